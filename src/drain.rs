@@ -1,0 +1,184 @@
+//! Waiting for others: a creation for the writers under way, a writer for the creation under way, a mapper for the pushers.
+//!
+//! Nobody waits for the dead, and nobody waits for ever.
+
+use core::time::Duration;
+
+use rustix::fs::FileType;
+
+use crate::creation::{Scope, Ticket};
+use crate::gate::{Frame, Phase, Turn};
+use crate::origin::{Origin, Place};
+use crate::raw::{self, ProcPath};
+use crate::sync::{Ordering, fence};
+use crate::table::Table;
+use crate::table::liveness;
+use crate::table::writer::WriterSlot;
+
+/// Who did not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// Its process; 0 if that is not known.
+    pub pid: u32,
+    /// Its thread; 0 if that is not known.
+    pub tid: u32,
+}
+
+/// Spins, then yields, then sleeps ever longer, up to a millisecond.
+#[derive(Debug, Default)]
+pub struct Patience(u32);
+
+impl Patience {
+    const SPINS: u32 = 64;
+    const YIELDS: u32 = 80;
+
+    /// Waits a little.
+    pub fn pause(&mut self) {
+        match self.0 {
+            0..Self::SPINS => core::hint::spin_loop(),
+            Self::SPINS..Self::YIELDS => raw::yield_now(),
+            rounds => raw::nap(Duration::from_micros(20 << (rounds - Self::YIELDS).min(6))),
+        }
+        self.0 = self.0.saturating_add(1);
+    }
+
+    /// Whether it is time to ask whether the other still lives: system calls that a short wait should not pay for.
+    #[must_use]
+    pub fn is_tried(&self) -> bool {
+        self.0 > Self::YIELDS
+    }
+}
+
+/// Where a `stat` leads.
+#[must_use]
+pub fn place_of(stat: &rustix::fs::Stat) -> Place {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Place::Origin(Origin::file(stat.st_dev, stat.st_ino)),
+        FileType::BlockDevice => Place::Origin(Origin::block_device(stat.st_rdev)),
+        _ => Place::Elsewhere,
+    }
+}
+
+impl Table {
+    /// Waits until no call that could change what `scope` covers is under way, but for those of the caller's slot.
+    pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Blame> {
+        for (index, slot) in self.writers_used().iter().enumerate() {
+            if index as u32 == own_slot {
+                continue;
+            }
+            for frame in slot.frames() {
+                self.await_frame(slot, frame, scope, deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
+        let mut patience = Patience::default();
+        loop {
+            let (phase, turn) = frame.look();
+            if phase == Phase::Idle {
+                return Ok(());
+            }
+            match frame.place_at(turn) {
+                Place::Elsewhere => return Ok(()),
+                Place::Origin(origin) if !scope.covers(origin) => return Ok(()),
+                _ => {}
+            }
+            if patience.is_tried() {
+                if self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope) {
+                    return Ok(());
+                }
+                if raw::now() > deadline {
+                    return Err(self.blame(slot));
+                }
+            }
+            patience.pause();
+        }
+    }
+
+    fn blame(&self, slot: &WriterSlot) -> Blame {
+        let pid = self.owner(slot.owner()).map_or(0, |(_, _, id)| id.pid());
+        Blame { pid, tid: slot.thread() }
+    }
+
+    /// Whether the call of `turn` cannot happen any more because its process or thread is gone.
+    fn is_over(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
+        let owner = slot.owner();
+        if owner == 0 || self.bury_if_dead(owner) {
+            // The record may be gone before its slots are: who buried it was killed in between.
+            slot.release(owner);
+            return true;
+        }
+        let Some((_, _, id)) = self.owner(owner) else { return false };
+        let gone = liveness::is_thread_gone(id.pid(), slot.thread());
+        if gone && frame.look().1 == turn {
+            slot.release(owner);
+        }
+        gone
+    }
+
+    /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
+    fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
+        let Some((_, process, id)) = self.owner(slot.owner()) else { return false };
+        let (descriptor, seen) = frame.descriptor();
+        let path = ProcPath::of(id.pid(), "fd").slash(descriptor);
+        let Ok(stat) = rustix::fs::stat(path.as_c_str()) else { return false };
+        let covered = match place_of(&stat) {
+            Place::Origin(origin) => scope.covers(origin),
+            Place::Elsewhere => false,
+            Place::Unknown => true,
+        };
+        // Acquire: pairs with the Release in `Process::change_descriptors`: the look was before any change that is not counted.
+        fence(Ordering::Acquire);
+        !covered && process.descriptors() == seen && frame.look().1 == turn
+    }
+
+    /// Waits until the creation that was seen is over, ending it if its owner is dead or has taken too long.
+    pub fn await_creation(&self, seen: Ticket) {
+        let creation = &self.header.creation;
+        let first_seen = raw::now();
+        let mut patience = Patience::default();
+        while creation.look() == seen {
+            patience.pause();
+            if !patience.is_tried() {
+                continue;
+            }
+            let owner = self.creation_owner(seen).map_or(0, WriterSlot::owner);
+            let dead = owner == 0 || self.bury_if_dead(owner);
+            let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
+            if dead || raw::now() > deadline.min(first_seen + LONGEST_CREATION) {
+                self.end_creation(seen);
+            } else {
+                raw::wait(creation.futex(), seen.low_half(), Duration::from_millis(2));
+            }
+        }
+    }
+
+    /// Waits until nobody pushes into snapshot `index`, whose generation is odd. With `only_bytes`, only for pushers that store
+    /// bytes. False: somebody still does when `deadline` has come.
+    #[must_use]
+    pub fn await_pushers(&self, index: u32, only_bytes: bool, deadline: u64) -> bool {
+        self.writers_used().iter().all(|slot| {
+            slot.frames().iter().all(|frame| {
+                let mut patience = Patience::default();
+                while frame.is_pushing(index, only_bytes) {
+                    if patience.is_tried() {
+                        if self.is_over(slot, frame, frame.look().1) {
+                            frame.stop_pushing();
+                            return true;
+                        }
+                        if raw::now() > deadline {
+                            return false;
+                        }
+                    }
+                    patience.pause();
+                }
+                true
+            })
+        })
+    }
+}
+
+/// However long a creator wanted to be given, from a damaged table for instance: nobody waits longer, in nanoseconds.
+const LONGEST_CREATION: u64 = 60_000_000_000;

@@ -1,0 +1,369 @@
+//! The gate: what lets a snapshot be one instant.
+//!
+//! A writer *announces* itself before it looks for snapshots; a snapshot in the making *raises the active word* before it looks for
+//! writers. Each puts a `SeqCst` fence between its store and its load, so at least one of the two sees the other (Dekker). Whoever
+//! sees the other waits; nobody holds a lock that a dying process could take along.
+//!
+//! A thread has a few [`Frame`]s, because a signal handler may write while the call it interrupted is under way.
+
+use crate::creation::{Creation, Intents, Ticket};
+use crate::origin::{Origin, Place, PlaceCell};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
+
+/// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
+///
+/// It is recomputed by looking at the table and never counts snapshots, so a process that dies cannot leave it wrong for good.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct ActiveWord(AtomicU64);
+
+impl ActiveWord {
+    /// A word that is down.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Whether a writer has to look for snapshots. Call it only after [`Frame::announce`].
+    #[inline]
+    pub fn is_raised(&self) -> bool {
+        // Acquire: pairs with the AcqRel in `raise`; the creation that raised it is visible to who sees the flag.
+        self.0.load(Ordering::Acquire) & 1 == 1
+    }
+
+    /// Makes every later announcement look for snapshots; every earlier one is visible to the caller afterwards.
+    pub fn raise(&self) {
+        let mut seen = self.0.load(Ordering::Relaxed);
+        // AcqRel: pairs with the Acquire in `is_raised` and with the exchange in `lower_if`.
+        while let Err(now) = self.0.compare_exchange(seen, (seen | 1).wrapping_add(2), Ordering::AcqRel, Ordering::Relaxed) {
+            seen = now;
+        }
+        if !planted(Fault::RaiseFence) {
+            // SeqCst: pairs with the fence in `Frame::announce`: the flag before the writers' phases.
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Takes the flag down if `unused` finds nothing that needs it. `unused` looks at the creation record before the snapshots.
+    pub fn lower_if(&self, unused: impl FnOnce() -> bool) {
+        // Acquire: pairs with the AcqRel in `raise`: the claim that came before a raise is visible to `unused`.
+        let seen = self.0.load(Ordering::Acquire);
+        if seen & 1 == 0 || !unused() {
+            return;
+        }
+        if planted(Fault::LowerExchange) {
+            self.0.store(seen & !1, Ordering::Release);
+        } else {
+            // AcqRel: fails against any raise since `seen` was read, because a raise always changes the count.
+            let _ = self.0.compare_exchange(seen, seen & !1, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How far a writer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No call under way.
+    Idle,
+    /// A call wants to happen; it has not happened and can still be made to start again.
+    Announced,
+    /// A call happens or has happened: no instant of its origin may be chosen until the frame is idle.
+    Passed,
+}
+
+/// One announcement of one frame; distinguishes it from the frame's earlier and later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn(u64);
+
+const PHASE_BITS: u32 = 8;
+
+impl Phase {
+    const fn of(word: u64) -> Self {
+        match word & ((1 << PHASE_BITS) - 1) {
+            0 => Self::Idle,
+            1 => Self::Announced,
+            // A word from a damaged table counts as the phase that is waited for.
+            _ => Self::Passed,
+        }
+    }
+}
+
+const fn word(turn: Turn, phase: Phase) -> u64 {
+    turn.0 << PHASE_BITS | phase as u64
+}
+
+/// What one interrupted-or-not call of a thread is doing. All-zero is "idle".
+///
+/// `phase` is written by the owning thread, and by who proves that thread gone; the rest by the owning thread only.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Frame {
+    phase: AtomicU64,
+    place: PlaceCell,
+    /// Stack pointer of the hook, to find out that it was left by longjmp.
+    stack: AtomicU64,
+    /// Bytes a call that writes at a shared position or at the end of the file still has to place, else 0.
+    floating: AtomicU64,
+    /// The snapshot this frame pushes pages into: index + 1, with [`WRITES_BYTES`].
+    pushing: AtomicU64,
+    descriptor: AtomicU32,
+    /// The process's descriptor-table generation when the call was announced.
+    descriptors_seen: AtomicU32,
+    reserved: AtomicU64,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Frame>() == 64);
+
+/// Set in [`Frame::pushing`] while the push stores bytes into the mapper instead of only breaking copy-on-write.
+const WRITES_BYTES: u64 = 1 << 63;
+
+impl Frame {
+    /// An idle frame.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self {
+            phase: AtomicU64::new(0),
+            place: PlaceCell::new(),
+            stack: AtomicU64::new(0),
+            floating: AtomicU64::new(0),
+            pushing: AtomicU64::new(0),
+            descriptor: AtomicU32::new(0),
+            descriptors_seen: AtomicU32::new(0),
+            reserved: AtomicU64::new(0),
+        }
+    }
+
+    /// Idle -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not see this.
+    #[inline]
+    pub fn announce(&self, descriptor: u32, descriptors_seen: u32, stack: u64) -> Turn {
+        let turn = Turn((self.phase.load(Ordering::Relaxed) >> PHASE_BITS).wrapping_add(1) & (u64::MAX >> PHASE_BITS));
+        self.place.store(Place::Unknown);
+        self.stack.store(stack, Ordering::Relaxed);
+        self.floating.store(0, Ordering::Relaxed);
+        self.descriptor.store(descriptor, Ordering::Relaxed);
+        self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
+        self.phase.store(word(turn, Phase::Announced), Ordering::Release);
+        if !planted(Fault::AnnounceFence) {
+            // SeqCst: pairs with the fence in `ActiveWord::raise`: the phase before the active word and the creation record.
+            fence(Ordering::SeqCst);
+        }
+        turn
+    }
+
+    /// Says where the call goes, and how many bytes it would place at a position that others can move (0: none).
+    pub fn settle(&self, place: Place, floating: u64) {
+        self.floating.store(floating, Ordering::Relaxed);
+        self.place.store(place);
+    }
+
+    /// Announced -> passed. False: a handler or a creation withdrew the announcement; announce again.
+    #[inline]
+    pub fn pass(&self, turn: Turn) -> bool {
+        if planted(Fault::PassedPhase) {
+            self.phase.store(word(turn, Phase::Passed), Ordering::Release);
+            return true;
+        }
+        // AcqRel: against `withdraw` by a handler of this thread; what the creator publishes after its drain is not yet there.
+        self.phase
+            .compare_exchange(word(turn, Phase::Announced), word(turn, Phase::Passed), Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Announced -> idle, by the caller itself or by a handler that interrupted it.
+    pub fn withdraw(&self, turn: Turn) {
+        // Release: nothing of this turn is done later than this.
+        let _ = self.phase.compare_exchange(
+            word(turn, Phase::Announced),
+            word(turn, Phase::Idle),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Passed -> idle, after the call. Does nothing if the frame is no longer at `turn`.
+    #[inline]
+    pub fn clear(&self, turn: Turn) {
+        // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
+        let _ = self.phase.compare_exchange(
+            word(turn, Phase::Passed),
+            word(turn, Phase::Idle),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Any phase -> idle, by who proved that the call of `turn` is over for good (thread gone, hook left by longjmp).
+    pub fn reclaim(&self, turn: Turn) {
+        self.stop_pushing();
+        for phase in [Phase::Announced, Phase::Passed] {
+            let _ =
+                self.phase.compare_exchange(word(turn, phase), word(turn, Phase::Idle), Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Phase and turn. Acquire: pairs with the Release stores of the owner.
+    #[inline]
+    pub fn look(&self) -> (Phase, Turn) {
+        let word = self.phase.load(Ordering::Acquire);
+        (Phase::of(word), Turn(word >> PHASE_BITS))
+    }
+
+    /// Where the call of `turn` goes; [`Place::Unknown`] if it is over or cannot be said.
+    pub fn place_at(&self, turn: Turn) -> Place {
+        let place = self.place.load();
+        // Acquire: orders the two loads: the place was read while the turn lasted.
+        fence(Ordering::Acquire);
+        if self.look().1 == turn { place } else { Place::Unknown }
+    }
+
+    /// Bytes that this frame will place at a movable position of `origin`.
+    pub fn floating_on(&self, origin: Origin) -> u64 {
+        let (phase, turn) = self.look();
+        if phase == Phase::Idle || self.place_at(turn) != Place::Origin(origin) {
+            return 0;
+        }
+        self.floating.load(Ordering::Relaxed)
+    }
+
+    /// The descriptor the call was made with, and the descriptor-table generation it was announced at.
+    pub fn descriptor(&self) -> (u32, u32) {
+        (self.descriptor.load(Ordering::Relaxed), self.descriptors_seen.load(Ordering::Relaxed))
+    }
+
+    /// The stack pointer of the hook.
+    pub fn stack(&self) -> u64 {
+        self.stack.load(Ordering::Relaxed)
+    }
+
+    /// Announces that pages are about to be pushed into snapshot `index`, before its generation is read.
+    pub fn start_pushing(&self, index: u32, writes_bytes: bool) {
+        let flag = if writes_bytes { WRITES_BYTES } else { 0 };
+        self.pushing.store(u64::from(index) + 1 | flag, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `Snapshot::begin_change`: the announcement before the generation.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The push is over, its bits are set.
+    pub fn stop_pushing(&self) {
+        // Release: pairs with the Acquire in `is_pushing`.
+        self.pushing.store(0, Ordering::Release);
+    }
+
+    /// Whether this frame pushes into snapshot `index`; with `only_bytes`, whether it stores bytes there.
+    pub fn is_pushing(&self, index: u32, only_bytes: bool) -> bool {
+        // Acquire: pairs with the Release in `stop_pushing`.
+        let pushing = self.pushing.load(Ordering::Acquire);
+        pushing & !WRITES_BYTES == u64::from(index) + 1 && (!only_bytes || pushing & WRITES_BYTES != 0)
+    }
+}
+
+/// What a writer asks of its surroundings while it goes through the gate.
+pub trait Writer {
+    /// Where `descriptor` leads (fstat).
+    fn place(&self, descriptor: u32) -> Place;
+    /// Waits until the creation that was seen has ended, or has been aborted for taking too long.
+    fn wait_for(&self, seen: Ticket);
+}
+
+/// How a call got through the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// No snapshot anywhere: just make the call.
+    Free,
+    /// Not a file or device: just make the call.
+    Elsewhere,
+    /// Snapshots may exist: preserve, then make the call.
+    Origin(Origin),
+}
+
+/// What a call says of itself when it enters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    /// The descriptor it acts on.
+    pub descriptor: u32,
+    /// The process's descriptor-table generation.
+    pub descriptors_seen: u32,
+    /// The hook's stack pointer.
+    pub stack: u64,
+    /// Bytes it places at a position that others can move (0: its range is fixed).
+    pub floating: u64,
+}
+
+/// The gate of every origin: the words that writers and creations meet at.
+#[derive(Debug)]
+pub struct Gate<'a, I> {
+    /// Whether there is anything to look for.
+    pub active: &'a ActiveWord,
+    /// The creation under way.
+    pub creation: &'a Creation,
+    /// What it covers.
+    pub intents: &'a I,
+}
+
+impl<I: Intents> Gate<'_, I> {
+    /// Takes a call through the gate: afterwards no snapshot of its origin comes into being until [`Frame::clear`].
+    ///
+    /// `frame` is idle; `outer` are the frames of the calls that this one interrupted.
+    #[inline]
+    pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
+        withdraw_interrupted(outer);
+        loop {
+            let turn = frame.announce(call.descriptor, call.descriptors_seen, call.stack);
+            let entry = if self.active.is_raised() {
+                match self.look_around(frame, outer, &call, writer) {
+                    Ok(entry) => entry,
+                    Err(seen) => {
+                        frame.withdraw(turn);
+                        writer.wait_for(seen);
+                        continue;
+                    }
+                }
+            } else {
+                Entry::Free
+            };
+            if frame.pass(turn) {
+                return (entry, turn);
+            }
+        }
+    }
+
+    #[cold]
+    fn look_around(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
+        let place = writer.place(call.descriptor);
+        frame.settle(place, call.floating);
+        let Place::Origin(origin) = place else { return Ok(Entry::Elsewhere) };
+        match self.creation.naming(origin, self.intents) {
+            Some(seen) if !planted(Fault::CreationCheck) && !self.waits_for_us(outer, writer) => Err(seen),
+            _ => Ok(Entry::Origin(origin)),
+        }
+    }
+
+    /// Whether the creation under way cannot reach its instant before a call that this one interrupted is over.
+    fn waits_for_us(&self, outer: &[Frame], writer: &impl Writer) -> bool {
+        outer.iter().any(|frame| {
+            let (phase, turn) = frame.look();
+            if phase != Phase::Passed {
+                return false;
+            }
+            let place = match frame.place_at(turn) {
+                Place::Unknown => writer.place(frame.descriptor().0),
+                known => known,
+            };
+            matches!(place, Place::Origin(origin) if self.creation.naming(origin, self.intents).is_some())
+        })
+    }
+}
+
+/// An interrupted call that has not passed starts again when the handler returns, so the creation need not wait for it meanwhile.
+fn withdraw_interrupted(outer: &[Frame]) {
+    for frame in outer {
+        let (phase, turn) = frame.look();
+        if phase == Phase::Announced && !planted(Fault::NestedWithdraw) {
+            frame.withdraw(turn);
+        }
+    }
+}

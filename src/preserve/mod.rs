@@ -1,0 +1,288 @@
+//! Preserving: giving a snapshot its own copy of a page before a change lands.
+//!
+//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether it
+//! worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
+//! answered by policy; it is never silently wrong.
+
+pub mod kept;
+pub mod local;
+pub mod unshare;
+pub mod verify;
+
+use core::ffi::c_void;
+use core::ops::Range;
+use core::time::Duration;
+
+use crate::drain::Patience;
+use crate::gate::Frame;
+use crate::origin::Origin;
+use crate::raw;
+use crate::snapshot::{Snapshot, State, View};
+use crate::sync::Ordering;
+use crate::table::Table;
+use crate::table::writer::{Answer, Request, WriterSlot};
+use kept::KeptFiles;
+
+/// Pages in one push: as many as process_vm_writev(2) pins at once.
+pub const RUN: u64 = 1024;
+
+/// Which ways of preserving may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the writer; where that is refused, by the mapper's agent.
+    Auto,
+    /// From the writer only.
+    Direct,
+    /// By the agent only.
+    Agent,
+}
+
+/// What happens when a page cannot be preserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The origin wins: the snapshot faults from then on, the write goes on.
+    BreakSnapshot,
+    /// The snapshot wins: the write fails.
+    FailWrite,
+}
+
+/// Why a page could not be preserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The kernel refuses access to the mapper, and its agent did not answer in time or does not exist.
+    NoAccess,
+    /// Access is granted, but copy-on-write could not be broken (no memory, or the mapping was changed behind the shim).
+    NoCopy,
+    /// The mapper was changing its mapping for too long (it is stopped).
+    MapperBusy,
+}
+
+/// A snapshot that could not be kept, and a write that must not happen.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// The mapper.
+    pub pid: u32,
+    /// What went wrong.
+    pub reason: Reason,
+}
+
+/// What others are told.
+pub trait Report {
+    /// Snapshot pieces of `pid` were broken, for `reason`, so that a write could go on.
+    fn broken(&self, pid: u32, origin: Origin, reason: Reason);
+}
+
+/// A thread that preserves, and what it may use.
+pub struct Pusher<'a, R> {
+    /// The table.
+    pub table: &'a Table,
+    /// The calling process, as an owner word.
+    pub own: u64,
+    /// The calling thread's slot.
+    pub slot: &'a WriterSlot,
+    /// The frame of the call under way.
+    pub frame: &'a Frame,
+    /// Files of other processes kept open.
+    pub kept: &'a KeptFiles,
+    /// A page of the calling process that cannot be read.
+    pub unreadable: *const c_void,
+    /// Which ways may be tried.
+    pub way: Way,
+    /// What happens when none works.
+    pub on_failure: OnFailure,
+    /// How long to wait for a mapper, nanoseconds.
+    pub patience: u64,
+    /// Who is told of what was broken.
+    pub report: &'a R,
+}
+
+impl<R> core::fmt::Debug for Pusher<'_, R> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.debug_struct("Pusher").field("way", &self.way).finish_non_exhaustive()
+    }
+}
+
+/// How one push of one run ended.
+enum Push {
+    /// Some pages from the start of the run on are preserved, and recorded.
+    Done,
+    /// The mapping changed meanwhile: look again.
+    Moved,
+    /// The kernel refuses access to the mapper.
+    Refused,
+    /// Nothing could be preserved.
+    Nothing,
+}
+
+impl<R: Report> Pusher<'_, R> {
+    /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
+    pub fn preserve(&self, origin: Origin, range: Range<u64>) -> Result<(), Failure> {
+        for (index, view) in self.table.snapshots_of(origin) {
+            self.preserve_in(index, view.head.life(), &range)?;
+        }
+        Ok(())
+    }
+
+    fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {
+        let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
+        let deadline = raw::now() + self.patience;
+        let mut patience = Patience::default();
+        loop {
+            let Some(view) = snapshot.view().filter(|view| view.head.life() == life && view.head.wants_pages()) else {
+                return Ok(());
+            };
+            let Some(missing) = self.missing(index, &view, range) else { return Ok(()) };
+            let push = if view.head.is_changing() {
+                Push::Moved
+            } else if self.way == Way::Agent {
+                Push::Refused
+            } else {
+                self.push(index, snapshot, &view, &missing)
+            };
+            let reason = match push {
+                Push::Done => continue,
+                Push::Moved if raw::now() < deadline => {
+                    patience.pause();
+                    if patience.is_tried() {
+                        self.table.bury_if_dead(view.identity.owner);
+                    }
+                    continue;
+                }
+                Push::Moved => Reason::MapperBusy,
+                Push::Refused => Reason::NoAccess,
+                Push::Nothing => Reason::NoCopy,
+            };
+            if self.table.bury_if_dead(view.identity.owner) {
+                continue;
+            }
+            if reason != Reason::MapperBusy && self.way != Way::Direct && self.ask_agent(index, &view, Some(&missing)) {
+                continue;
+            }
+            self.give_up(index, &view, reason)?;
+        }
+    }
+
+    /// The first pages of the range that have to be preserved still, at most a run.
+    fn missing(&self, index: u32, view: &View, range: &Range<u64>) -> Option<Range<u64>> {
+        let pages = Table::touched(view, range);
+        let base = view.identity.base;
+        let pool = self.table.blocks_for(index);
+        let bits = self.table.bits(&pool, view);
+        let missing = bits.first_missing(pages.start.saturating_sub(base)..pages.end.saturating_sub(base))?;
+        Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
+    }
+
+    fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Push {
+        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Push::Moved };
+        let by_bytes = !unshare::is_writable(view.extent.protection);
+        self.frame.start_pushing(index, by_bytes);
+        let push = if snapshot.is_still(view.head) {
+            let mapper = unshare::Mapper { id, process, is_own: view.identity.owner == self.own };
+            self.push_announced(index, snapshot, view, pages, &mapper)
+        } else {
+            Push::Moved
+        };
+        self.frame.stop_pushing();
+        push
+    }
+
+    fn push_announced(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        pages: &Range<u64>,
+        mapper: &unshare::Mapper<'_>,
+    ) -> Push {
+        let address = view.address_of(pages.start);
+        let count = pages.end - pages.start;
+        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
+        let private = verify::private_pages(mapper.id, address, count, self.kept);
+        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile.
+        if !snapshot.is_still(view.head) {
+            return Push::Moved;
+        }
+        match private {
+            Ok(0) if access.is_err() => Push::Refused,
+            Ok(0) => Push::Nothing,
+            Ok(private) => {
+                record(self.table, index, view, pages.start..pages.start + private);
+                Push::Done
+            }
+            Err(_) => Push::Refused,
+        }
+    }
+
+    /// Has the mapper's agent preserve `pages`, or with `None` break the snapshot. True once it is done and verified.
+    fn ask_agent(&self, index: u32, view: &View, pages: Option<&Range<u64>>) -> bool {
+        let Some((_, process, _)) = self.table.owner(view.identity.owner) else { return true };
+        if process.agent().is_none() {
+            return false;
+        }
+        let (first, count) = pages.map_or((0, 0), |pages| (pages.start, pages.end - pages.start));
+        let deadline = raw::now() + self.patience;
+        let mut number = self.slot.ask(Request { snapshot: index, life: view.head.life(), first, count });
+        process.ring();
+        loop {
+            match self.slot.look_for_answer(number) {
+                Answer::Done => return true,
+                Answer::Failed => return false,
+                Answer::Lost => {
+                    number = self.slot.ask(Request { snapshot: index, life: view.head.life(), first, count });
+                    process.ring();
+                }
+                Answer::Asked if raw::now() > deadline => {
+                    self.slot.withdraw_request(number);
+                    return self.slot.look_for_answer(number) == Answer::Done;
+                }
+                Answer::Asked => {
+                    let (futex, seen) = self.slot.request_futex(number);
+                    raw::wait(futex, seen, Duration::from_millis(20));
+                    if self.slot.look_for_answer(number) == Answer::Asked
+                        && self.table.bury_if_dead(view.identity.owner)
+                    {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The page cannot be preserved: the policy decides between origin and snapshot.
+    fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
+        let pid = self.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+        if self.on_failure == OnFailure::BreakSnapshot && self.break_mapping(index, view) {
+            self.report.broken(pid, view.identity.origin, reason);
+            return Ok(());
+        }
+        Err(Failure { pid, reason })
+    }
+
+    /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.
+    pub fn break_mapping(&self, index: u32, view: &View) -> bool {
+        if view.identity.owner == self.own {
+            local::break_snapshot(self.table, index, view.head.life(), raw::now() + self.patience)
+        } else {
+            self.ask_agent(index, view, None)
+        }
+    }
+}
+
+/// Records that `pages` (of the origin) of a snapshot are preserved and verified.
+fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
+    let Some(snapshot) = table.snapshot(index) else { return };
+    let base = view.identity.base;
+    let pool = table.blocks_for(index);
+    match table.bits(&pool, view).set(pages.start - base..pages.end - base) {
+        Some(new) => {
+            snapshot.preserved.fetch_add(new, Ordering::Relaxed);
+        }
+        None => snapshot.add_flags(crate::snapshot::BITS_INCOMPLETE),
+    }
+}
+
+/// Marks snapshot `index` doubtful, if it is exact.
+pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
+    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
+}
+

@@ -1,0 +1,98 @@
+//! Unshare: break copy-on-write on pages of a mapper's address space, from outside, without the mapper's help.
+
+use core::ffi::c_void;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
+
+use super::kept::{KeptFiles, Kind};
+use crate::PAGE;
+use crate::raw;
+use crate::snapshot::Extent;
+use crate::table::process::{Process, ProcessId};
+
+const PROT_WRITE: u32 = 2;
+
+/// Whether a mapping with these `PROT_*` bits can be unshared without storing bytes.
+#[must_use]
+pub fn is_writable(protection: u32) -> bool {
+    protection != Extent::PROTECTION_UNKNOWN && protection & PROT_WRITE != 0
+}
+
+/// The process whose pages are unshared.
+#[derive(Debug)]
+pub struct Mapper<'a> {
+    /// Which image.
+    pub id: ProcessId,
+    /// Its record.
+    pub process: &'a Process,
+    /// Whether it is the calling process.
+    pub is_own: bool,
+}
+
+impl Mapper<'_> {
+    /// Tries to make `pages` pages at `address` private. An error says that the mapper may not be touched; success has to be
+    /// verified. With a read-only protection the calling frame has announced that it stores bytes.
+    pub fn unshare(
+        &self,
+        address: u64,
+        pages: u64,
+        protection: u32,
+        unreadable: *const c_void,
+        kept: &KeptFiles,
+    ) -> Result<(), Errno> {
+        if protection == Extent::PROTECTION_UNKNOWN {
+            return Err(Errno::ACCESS);
+        }
+        if !is_writable(protection) {
+            return self.store_same_bytes(address, pages, kept);
+        }
+        if self.is_own {
+            // SAFETY: MADV_POPULATE_WRITE changes no byte of whatever is mapped there, it only makes pages present.
+            return unsafe { madvise(address as *mut c_void, (pages * PAGE) as usize, Advice::LinuxPopulateWrite) }
+                .or(Ok(()));
+        }
+        match raw::break_copy_on_write(self.id.pid(), address, pages, unreadable) {
+            Errno::SRCH => match self.process.agent() {
+                // The leader has exited, other threads live.
+                Some(tid) => allowed(raw::break_copy_on_write(tid, address, pages, unreadable)),
+                None => Err(Errno::SRCH),
+            },
+            error => allowed(error),
+        }
+    }
+
+    /// Writes one byte a page, as read from there, through /proc/PID/mem: the kernel then copies pages that the process itself may
+    /// not write (FOLL_FORCE). Nobody else stores there: the mapping is read-only, and the mapper waits for us before it changes.
+    fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<(), Errno> {
+        let (_, cookie) = self.process.marks();
+        kept.with(self.id, Kind::Memory, OFlags::RDWR, |memory| {
+            let mut word = [0u8; 8];
+            rustix::io::pread(memory, &mut word, cookie)?;
+            if u64::from_ne_bytes(word) != self.id.to_word() {
+                return Err(Errno::SRCH);
+            }
+            let mut byte = [0u8];
+            for page in 0..pages {
+                let at = address + page * PAGE;
+                let stored = rustix::io::pread(memory, &mut byte, at).and_then(|_| rustix::io::pwrite(memory, &byte, at));
+                match stored {
+                    Ok(1) => {}
+                    // What was reached so far is found by verification.
+                    Ok(_) | Err(_) if page > 0 => return Ok(()),
+                    Ok(_) => return Err(Errno::FAULT),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn allowed(error: Errno) -> Result<(), Errno> {
+    match error {
+        Errno::PERM | Errno::SRCH | Errno::NOSYS | Errno::ACCESS => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,116 @@
+//! Verify: read from the mapper's pagemap which pages are private.
+//!
+//! A page is private when it is present and not file-backed, or swapped and neither file-backed nor a guard region
+//! (Documentation/admin-guide/mm/pagemap.rst). An absent page is not.
+
+use rustix::fd::BorrowedFd;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::kept::{KeptFiles, Kind};
+use crate::PAGE;
+use crate::raw;
+use crate::table::process::ProcessId;
+
+/// How many of the `pages` pages at `address`, from the first on, are private to the process `id`.
+pub fn private_pages(id: ProcessId, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
+    kept.with(id, Kind::Pagemap, OFlags::RDONLY, |pagemap| {
+        let mut private = 0;
+        while private < pages {
+            let at = address + private * PAGE;
+            let scanned = match scan(pagemap, at, pages - private) {
+                // Not a pagemap: the application replaced the descriptor.
+                Err(Errno::BADF) => return Err(Errno::BADF),
+                Err(_) | Ok(0) => entries(pagemap, at, pages - private)?,
+                Ok(pages) => pages,
+            };
+            if scanned == 0 {
+                break;
+            }
+            private += scanned;
+        }
+        Ok(private)
+    })
+}
+
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGEMAP_SCAN: u32 = 0xC060_6610;
+
+/// `struct pm_scan_arg` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    regions_length: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<ScanArguments>() == 96);
+
+/// `struct page_region` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// The PAGEMAP_SCAN ioctl (Linux 6.7): pages from `address` on that are present and not file-backed.
+fn scan(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<u64, Errno> {
+    let mut region = Region::default();
+    let mut arguments = ScanArguments {
+        size: size_of::<ScanArguments>() as u64,
+        start: address,
+        end: address + pages * PAGE,
+        regions: &raw mut region as u64,
+        regions_length: 1,
+        category_inverted: PAGE_IS_FILE,
+        category_mask: PAGE_IS_FILE | PAGE_IS_PRESENT,
+        ..ScanArguments::default()
+    };
+    // SAFETY: the argument is a struct pm_scan_arg whose one region is writable; both outlive the call.
+    let found = unsafe { raw::ioctl(pagemap, PAGEMAP_SCAN, &raw mut arguments as usize) }?;
+    Ok(if found == 1 && region.start == address { (region.end - region.start) / PAGE } else { 0 })
+}
+
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const FILE: u64 = 1 << 61;
+const GUARD: u64 = 1 << 58;
+
+fn is_private(entry: u64) -> bool {
+    entry & FILE == 0 && (entry & PRESENT != 0 || entry & (SWAPPED | GUARD) == SWAPPED)
+}
+
+/// The same, read from the pagemap itself.
+fn entries(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<u64, Errno> {
+    let mut buffer = [0u8; 64 * 8];
+    let mut private = 0;
+    while private < pages {
+        let wanted = ((pages - private) * 8).min(buffer.len() as u64) as usize;
+        let read = rustix::io::pread(pagemap, &mut buffer[..wanted], (address / PAGE + private) * 8)?;
+        for entry in buffer[..read].chunks_exact(8) {
+            let mut word = [0u8; 8];
+            word.copy_from_slice(entry);
+            if !is_private(u64::from_ne_bytes(word)) {
+                return Ok(private);
+            }
+            private += 1;
+        }
+        if read < 8 {
+            break;
+        }
+    }
+    Ok(private)
+}

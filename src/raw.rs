@@ -1,0 +1,254 @@
+//! System calls that must never pass through a hook: rustix's `linux_raw` where it has them, `syscalls` for the few it has not.
+//!
+//! Everything here is async-signal-safe, allocates nothing and leaves errno alone.
+
+use core::ffi::{CStr, c_void};
+use core::time::Duration;
+
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use syscalls::{Sysno, syscall};
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// The low half of a 64-bit word, to wait on.
+pub fn low_half(word: &AtomicU64) -> &AtomicU32 {
+    const { assert!(cfg!(target_endian = "little")) };
+    // SAFETY: an AtomicU64 is 8 bytes of atomically accessed memory; on little-endian its first four are the low half.
+    unsafe { &*core::ptr::from_ref(word).cast::<AtomicU32>() }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine.
+pub fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between processes.
+pub fn wait(word: &AtomicU32, seen: u32, at_most: Duration) {
+    let timeout =
+        futex::Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
+    let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&timeout));
+}
+
+/// Wakes all who wait on `word`.
+pub fn wake(word: &AtomicU32) {
+    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+}
+
+/// sched_yield(2).
+pub fn yield_now() {
+    rustix::thread::sched_yield();
+}
+
+/// nanosleep(2), shorter if a signal comes.
+pub fn nap(time: Duration) {
+    let time = rustix::fs::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    let _ = rustix::thread::nanosleep(&time);
+}
+
+/// A `/proc/<pid>/...` path, built without allocation.
+#[derive(Debug)]
+pub struct ProcPath {
+    bytes: [u8; 64],
+    length: usize,
+}
+
+impl ProcPath {
+    /// `/proc/<pid>/<rest>`.
+    #[must_use]
+    pub fn of(pid: u32, rest: &str) -> Self {
+        let mut path = Self { bytes: [0; 64], length: 0 };
+        path.text("/proc/");
+        path.number(pid);
+        path.text("/");
+        path.text(rest);
+        path
+    }
+
+    /// Appends `/<number>`.
+    #[must_use]
+    pub fn slash(mut self, number: u32) -> Self {
+        self.text("/");
+        self.number(number);
+        self
+    }
+
+    /// Appends `text`.
+    #[must_use]
+    pub fn then(mut self, text: &str) -> Self {
+        self.text(text);
+        self
+    }
+
+    fn text(&mut self, text: &str) {
+        // The last byte stays NUL; a path that does not fit is cut and then simply not found.
+        for byte in text.bytes().take(self.bytes.len() - 1 - self.length) {
+            self.bytes[self.length] = byte;
+            self.length += 1;
+        }
+    }
+
+    fn number(&mut self, number: u32) {
+        let mut divisor = 1;
+        while number / divisor >= 10 {
+            divisor *= 10;
+        }
+        while divisor > 0 {
+            let digit = [b'0' + (number / divisor % 10) as u8];
+            self.text(core::str::from_utf8(&digit).unwrap_or(""));
+            divisor /= 10;
+        }
+    }
+
+    /// As a C string.
+    #[must_use]
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+    }
+}
+
+/// open(2), close-on-exec.
+pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Reads a small file into `buffer`; what fits of it.
+pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let file = open(path, OFlags::RDONLY)?;
+    let mut length = 0;
+    while length < buffer.len() {
+        match rustix::io::read(&file, &mut buffer[length..])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(&buffer[..length])
+}
+
+/// Borrows a descriptor number of the application for one system call.
+#[must_use]
+pub fn borrow(descriptor: u32) -> BorrowedFd<'static> {
+    let number = descriptor as i32;
+    // SAFETY: rustix hands the number to the kernel, which answers EBADF if it is none; -1 alone is not representable and is
+    // replaced by another number that cannot be open.
+    unsafe { BorrowedFd::borrow_raw(if number == -1 { i32::MAX } else { number }) }
+}
+
+/// Breaks copy-on-write on `pages` pages at `address` in thread `tid`'s address space without changing a byte.
+///
+/// process_vm_writev(2) pins the remote pages for writing before it reads the local buffer (mm/process_vm_access.c), and the local
+/// buffer is `unreadable`, so it always ends in EFAULT. Whether it had its effect has to be verified.
+pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *const c_void) -> Errno {
+    let length = (pages * crate::PAGE) as usize;
+    let local = [unreadable as usize, length];
+    let remote = [address as usize, length];
+    // SAFETY: both point to one struct iovec (base, length), alive for the call; the kernel checks the addresses inside.
+    let result = unsafe { syscall!(Sysno::process_vm_writev, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(_) => Errno::NOTSUP,
+        Err(error) => Errno::from_raw_os_error(error.into_raw()),
+    }
+}
+
+/// Reads eight bytes at `address` in `tid`'s address space (process_vm_readv(2)).
+pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
+    let mut word = 0u64;
+    let local = [&raw mut word as usize, 8];
+    let remote = [address as usize, 8];
+    // SAFETY: the local iovec names `word`, which is writable for eight bytes; the kernel checks the remote one.
+    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(8) => Ok(word),
+        Ok(_) => Err(Errno::FAULT),
+        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    }
+}
+
+/// All signals that a thread can block, blocked until dropped.
+#[derive(Debug)]
+pub struct SignalsBlocked(u64);
+
+const SIG_SETMASK: usize = 2;
+
+impl SignalsBlocked {
+    /// rt_sigprocmask(2) of every signal, the C library's own included.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(set_signal_mask(u64::MAX))
+    }
+
+    /// The mask that was in force before.
+    #[must_use]
+    pub fn previous(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Default for SignalsBlocked {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        set_signal_mask(self.0);
+    }
+}
+
+fn set_signal_mask(mask: u64) -> u64 {
+    let mut old = 0u64;
+    // SAFETY: both masks are eight bytes, as the last argument says.
+    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, SIG_SETMASK, &raw const mask, &raw mut old, 8) };
+    old
+}
+
+/// Random bits for names that must not repeat; falls back to the clock where getrandom(2) would block.
+#[must_use]
+pub fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => now().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(own_pid()) << 32,
+    }
+}
+
+/// getpid(2).
+#[must_use]
+pub fn own_pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get() as u32
+}
+
+/// gettid(2).
+#[must_use]
+pub fn own_tid() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+/// ioctl(2) with a pointer or value argument; the result on success.
+///
+/// # Safety
+/// `argument` is what `request` takes: see the documentation of the request.
+pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Result<usize, Errno> {
+    use rustix::fd::AsRawFd;
+    let number = descriptor.as_fd().as_raw_fd();
+    // SAFETY: the caller's promise.
+    unsafe { syscall!(Sysno::ioctl, number, request, argument) }.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+}
+
+/// Moves `file` to a number at or above `least`, close-on-exec; the original number is closed.
+pub fn move_up(file: OwnedFd, least: i32) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(&file, least)
+}
+
+/// Takes ownership of a descriptor number.
+///
+/// # Safety
+/// Nobody else closes it.
+pub unsafe fn own(number: i32) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}

@@ -1,0 +1,52 @@
+//! Atomics, and the places where a model may plant a fault.
+//!
+//! The protocol is written once and runs on real atomics in the table, and on loom's in `tests/models.rs`.
+
+#[cfg(not(loom))]
+pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// A step of the protocol that a model can leave out, to show that it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The fence between a writer's announcement and its look at the active word.
+    AnnounceFence,
+    /// The fence between a creation's raising of the active word and its look at the writers.
+    RaiseFence,
+    /// The compare-exchange from announced to passed (a plain store instead).
+    PassedPhase,
+    /// The wait for writers that are already under way.
+    Drain,
+    /// The look at the creation record between announcing and passing.
+    CreationCheck,
+    /// The second look at the generation after a push.
+    GenerationCheck,
+    /// The odd generation while a mapper changes its mapping.
+    OddGeneration,
+    /// The wait for announced pushers before preserved pages are dropped.
+    PusherDrain,
+    /// The compare-exchange that lets either commit or abort win (a plain store instead).
+    CommitExchange,
+    /// The clearing of an interrupted announcement by the handler that interrupted it.
+    NestedWithdraw,
+    /// The tag that ties a preserved bit to one life of a snapshot.
+    BitTag,
+    /// The creation record's comparison when the active word is lowered.
+    LowerExchange,
+}
+
+/// Whether the model under way leaves `fault`'s step out. Always false in the library.
+#[cfg(not(loom))]
+#[inline(always)]
+#[must_use]
+pub const fn planted(_fault: Fault) -> bool {
+    false
+}
+
+/// Whether `SNAPSHIM_PLANT` names `fault`.
+#[cfg(loom)]
+#[must_use]
+pub fn planted(fault: Fault) -> bool {
+    std::env::var("SNAPSHIM_PLANT").is_ok_and(|name| name == format!("{fault:?}"))
+}

@@ -1,0 +1,167 @@
+//! Attaching: finding the table, or making it, and mapping it for life.
+//!
+//! A table is made whole before it gets its name: written into an unnamed file, every block that is touched without asking allocated,
+//! then linked. Who loses the race to link maps the winner's.
+
+use core::ffi::CStr;
+use core::ptr;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+
+use super::header::MAGIC;
+use super::{LAYOUT, Table};
+use crate::raw::{self, ProcPath};
+use crate::sync::Ordering;
+
+/// The table's file name in its directory; the number is the ABI version.
+pub const FILE_NAME: &CStr = c"table-1";
+
+/// Why a process cannot join a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The directory cannot be made or opened.
+    Directory(Errno),
+    /// Somebody else (this uid) owns the directory.
+    DirectoryOwner(u32),
+    /// Everybody may write into the directory.
+    DirectoryOpen,
+    /// The table cannot be opened, made or mapped.
+    File(Errno),
+    /// The file system of the directory is full.
+    Full,
+    /// The file is not a table, or not a whole one.
+    NotATable,
+    /// Somebody else (this uid) owns the table.
+    FileOwner(u32),
+    /// The table was made by another version of snapshim.
+    OtherVersion,
+    /// The machine's pages are not 4 KiB.
+    PageSize,
+}
+
+/// Where a table is and whose it must be.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The directory.
+    pub directory: &'a CStr,
+    /// Whether a person named it: then it may belong to root or to one of the user's groups.
+    pub is_chosen: bool,
+}
+
+/// A table that the process is attached to.
+#[derive(Clone, Copy, Debug)]
+pub struct Attached {
+    /// The table.
+    pub table: &'static Table,
+    /// Its file, to find out whether the path still names it.
+    file: (u64, u64),
+}
+
+/// Maps the table at `place`, making it if there is none.
+pub fn attach(place: &Place<'_>) -> Result<Attached, Refusal> {
+    if rustix::param::page_size() as u64 != crate::PAGE {
+        return Err(Refusal::PageSize);
+    }
+    let (directory, mode) = open_directory(place)?;
+    let file = open_table(&directory, mode)?;
+    let stat = rustix::fs::fstat(&file).map_err(Refusal::File)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size as u64 != size_of::<Table>() as u64 {
+        return Err(if is_other_version(&file) { Refusal::OtherVersion } else { Refusal::NotATable });
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if mode == PRIVATE && stat.st_uid != own && stat.st_uid != 0 {
+        return Err(Refusal::FileOwner(stat.st_uid));
+    }
+    let table = map(&file)?;
+    if table.header.magic.load(Ordering::Relaxed) != MAGIC {
+        return Err(Refusal::NotATable);
+    }
+    if table.header.layout.load(Ordering::Relaxed) != LAYOUT {
+        return Err(Refusal::OtherVersion);
+    }
+    Ok(Attached { table, file: (stat.st_dev, stat.st_ino) })
+}
+
+impl Attached {
+    /// Whether the path still names this table; if not, processes that start now meet elsewhere.
+    #[must_use]
+    pub fn is_current(&self, place: &Place<'_>) -> bool {
+        let found = raw::open(place.directory, OFlags::DIRECTORY | OFlags::RDONLY)
+            .and_then(|directory| rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW));
+        found.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.file)
+    }
+}
+
+const PRIVATE: u32 = 0o600;
+const SHARED: u32 = 0o660;
+
+/// Opens the directory and decides with which mode tables are made in it.
+fn open_directory(place: &Place<'_>) -> Result<(OwnedFd, u32), Refusal> {
+    match rustix::fs::mkdir(place.directory, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(Refusal::Directory(error)),
+    }
+    let directory = raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).map_err(Refusal::Directory)?;
+    let stat = rustix::fs::fstat(&directory).map_err(Refusal::Directory)?;
+    let own = rustix::process::geteuid().as_raw();
+    if stat.st_mode & 0o002 != 0 {
+        return Err(Refusal::DirectoryOpen);
+    }
+    let is_shared = place.is_chosen && stat.st_mode & 0o020 != 0;
+    let is_trusted = stat.st_uid == own || place.is_chosen && (stat.st_uid == 0 || is_shared);
+    if !is_trusted {
+        return Err(Refusal::DirectoryOwner(stat.st_uid));
+    }
+    Ok((directory, if is_shared { SHARED } else { PRIVATE }))
+}
+
+fn open_table(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(directory, FILE_NAME, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        opened => return opened.map_err(Refusal::File),
+    }
+    let made = make(directory, mode)?;
+    let unnamed = ProcPath::of(raw::own_pid(), "fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
+    match rustix::fs::linkat(CWD, unnamed.as_c_str(), directory, FILE_NAME, AtFlags::SYMLINK_FOLLOW) {
+        Ok(()) => Ok(made),
+        Err(Errno::EXIST) => rustix::fs::openat(directory, FILE_NAME, flags, Mode::empty()).map_err(Refusal::File),
+        Err(error) => Err(Refusal::File(error)),
+    }
+}
+
+/// An unnamed file that is a whole, empty table.
+fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
+    let full = |error| if matches!(error, Errno::NOSPC | Errno::DQUOT) { Refusal::Full } else { Refusal::File(error) };
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, c".", flags, Mode::from_raw_mode(mode)).map_err(full)?;
+    // The creation mask of the application must not keep the group out.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(Refusal::File)?;
+    rustix::fs::ftruncate(&file, size_of::<Table>() as u64).map_err(full)?;
+    let backed = core::mem::offset_of!(Table, blocks) as u64;
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, backed).map_err(full)?;
+    let start = [MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()];
+    match rustix::io::pwrite(&file, start.as_flattened(), 0) {
+        Ok(16) => Ok(file),
+        Ok(_) => Err(Refusal::Full),
+        Err(error) => Err(full(error)),
+    }
+}
+
+fn is_other_version(file: &OwnedFd) -> bool {
+    let mut magic = [0u8; 8];
+    rustix::io::pread(file, &mut magic, 0) == Ok(8) && magic == MAGIC.to_ne_bytes()
+}
+
+fn map(file: &OwnedFd) -> Result<&'static Table, Refusal> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let address = unsafe { rustix::mm::mmap(ptr::null_mut(), size_of::<Table>(), access, MapFlags::SHARED, file, 0) };
+    let address = address.map_err(Refusal::File)?;
+    // SAFETY: the mapping is as large as a table (checked against the file's size), page-aligned, never unmapped, and every bit
+    // pattern is a table (zerocopy::FromBytes). Others change it only through atomics.
+    Ok(unsafe { &*address.cast::<Table>() })
+}

@@ -1,0 +1,74 @@
+//! The first page of the table: what it is, and the words that everybody meets at.
+
+use crate::creation::Creation;
+use crate::gate::ActiveWord;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// "snapshim" in ASCII.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"snapshim");
+
+/// `magic` and `layout` are written before the table is published and never change.
+#[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+#[repr(C, align(4096))]
+pub struct Header {
+    pub(super) magic: AtomicU64,
+    pub(super) layout: AtomicU64,
+    /// Lives of snapshots handed out.
+    lives: AtomicU32,
+    /// Records below these indices may be in use; never lowered.
+    processes: AtomicU32,
+    writers: AtomicU32,
+    snapshots: AtomicU32,
+    /// Ids of mappings handed out.
+    mappings: AtomicU64,
+    reserved: [AtomicU64; 3],
+    pub(crate) active: ActiveWord,
+    reserved_line: [AtomicU64; 7],
+    pub(crate) creation: Creation,
+    rest: [AtomicU64; 488],
+}
+
+const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);
+
+impl Header {
+    /// A life that no snapshot has now.
+    pub(crate) fn next_life(&self) -> u32 {
+        loop {
+            // Relaxed: only uniqueness matters.
+            let life = self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            if life != 0 {
+                return life;
+            }
+        }
+    }
+
+    /// An id for the pieces of a new mapping.
+    pub fn next_mapping(&self) -> u64 {
+        self.mappings.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn processes_used(&self) -> usize {
+        (self.processes.load(Ordering::Acquire) as usize).min(super::PROCESSES)
+    }
+
+    pub(super) fn writers_used(&self) -> usize {
+        (self.writers.load(Ordering::Acquire) as usize).min(super::WRITERS)
+    }
+
+    pub(super) fn snapshots_used(&self) -> usize {
+        (self.snapshots.load(Ordering::Acquire) as usize).min(super::SNAPSHOTS)
+    }
+
+    // AcqRel: a scan that acquires the mark sees every record claimed below it; the announcement's fence orders the rest.
+    pub(super) fn note_process(&self, index: u32) {
+        self.processes.fetch_max(index + 1, Ordering::AcqRel);
+    }
+
+    pub(super) fn note_writer(&self, index: u32) {
+        self.writers.fetch_max(index + 1, Ordering::AcqRel);
+    }
+
+    pub(super) fn note_snapshot(&self, index: u32) {
+        self.snapshots.fetch_max(index + 1, Ordering::AcqRel);
+    }
+}

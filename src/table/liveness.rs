@@ -1,0 +1,97 @@
+//! Whether the process behind a record still lives: dead, alive, or unknown.
+//!
+//! Judged from pid, start time, state and a word in its memory that only this image has; no descriptor is held. Who cannot be looked
+//! at (another user, another mount of /proc) is unknown, and unknown is treated as alive.
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+use super::process::{Process, ProcessId};
+use crate::raw::{ProcPath, read_file, read_remote_word};
+
+/// The three answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Its image is gone; nothing it had under way will ever happen.
+    Dead,
+    /// It runs, or is stopped.
+    Alive,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// What /proc/PID/stat says of a process or thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Field 3.
+    pub state: u8,
+    /// Field 20.
+    pub threads: u64,
+    /// Field 22, clock ticks after boot.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Reads and parses a `stat` file.
+    pub fn read(path: &ProcPath) -> Result<Self, Errno> {
+        let mut buffer = [0u8; 512];
+        Self::parse(read_file(path.as_c_str(), &mut buffer)?).ok_or(Errno::INVAL)
+    }
+
+    /// proc_pid_stat(5): the command name is in parentheses and may itself contain any byte.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let end_of_name = text.iter().rposition(|byte| *byte == b')')?;
+        let fields = core::str::from_utf8(text.get(end_of_name + 2..)?).ok()?;
+        let mut fields = fields.split_ascii_whitespace();
+        let state = fields.next()?.bytes().next()?;
+        let threads = fields.nth(16)?.parse().ok()?;
+        let start = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, threads, start })
+    }
+
+    fn is_over(&self) -> bool {
+        // A leader that exited stays a zombie while its other threads run.
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+    }
+}
+
+/// Judges the image `id` that has `record`.
+pub fn of(record: &Process, id: ProcessId) -> Liveness {
+    let Some(pid) = Pid::from_raw(id.pid() as i32) else { return Liveness::Unknown };
+    let (start, cookie) = record.marks();
+    match Stat::read(&ProcPath::of(id.pid(), "stat")) {
+        Ok(stat) if stat.is_over() || (start != 0 && stat.start != start) => return Liveness::Dead,
+        Ok(_) => {}
+        // /proc may hide the process or not be mounted, so the kernel is asked as well.
+        Err(_) if test_kill_process(pid) == Err(Errno::SRCH) => return Liveness::Dead,
+        Err(_) => return Liveness::Unknown,
+    }
+    if cookie == 0 {
+        return Liveness::Alive;
+    }
+    match read_remote_word(id.pid(), cookie) {
+        Ok(word) if word == id.to_word() => Liveness::Alive,
+        // Another image (exec), unless the record was given away while we looked.
+        Ok(_) | Err(Errno::FAULT) if record.id() == Some(id) => Liveness::Dead,
+        Ok(_) => Liveness::Unknown,
+        Err(_) => Liveness::Alive,
+    }
+}
+
+/// Whether thread `tid` of the living process `pid` is certainly gone.
+pub fn is_thread_gone(pid: u32, tid: u32) -> bool {
+    if tid == 0 {
+        return false;
+    }
+    match Stat::read(&ProcPath::of(pid, "task").slash(tid).then("/stat")) {
+        Ok(stat) => matches!(stat.state, b'Z' | b'X' | b'x'),
+        // Believed only if /proc shows the process itself.
+        Err(Errno::NOENT | Errno::SRCH) => Stat::read(&ProcPath::of(pid, "stat")).is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// The start time of the calling process, 0 if /proc does not say.
+pub fn own_start() -> u64 {
+    Stat::read(&ProcPath::of(crate::raw::own_pid(), "stat")).map_or(0, |stat| stat.start)
+}

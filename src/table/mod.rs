@@ -1,0 +1,187 @@
+//! The table: the shared memory in which all cooperating processes meet.
+//!
+//! One file of fixed layout, mapped by every process for life. All records are atomics, all-zero means empty, and records name each
+//! other by index. Whatever a process was doing when it died can be undone by any other from the table alone.
+
+pub mod attach;
+pub mod blocks;
+pub mod header;
+pub mod liveness;
+pub mod process;
+pub mod recovery;
+pub mod writer;
+
+use core::ops::Range;
+
+use crate::creation::{Intent, Intents};
+use crate::gate::Gate;
+use crate::origin::Origin;
+use crate::preserved::{Bits, Block};
+use crate::snapshot::{Snapshot, View};
+use crate::sync::{AtomicU64, Ordering};
+use blocks::SnapshotBlocks;
+use header::Header;
+use process::Process;
+use writer::WriterSlot;
+
+/// Processes that can be attached at once.
+pub const PROCESSES: usize = 1024;
+/// Threads that can have a slot at once.
+pub const WRITERS: usize = 4096;
+/// Snapshot pieces that can exist at once.
+pub const SNAPSHOTS: usize = 4096;
+/// Blocks of preserved bits: 64 MiB of them, taken from the file system as they come into use.
+pub const BLOCKS: usize = 16384;
+
+/// The table. Everything before `blocks` is backed by memory from the start.
+#[derive(Debug, zerocopy::FromBytes, zerocopy::KnownLayout)]
+#[repr(C, align(4096))]
+pub struct Table {
+    pub(crate) header: Header,
+    pub(crate) processes: [Process; PROCESSES],
+    pub(crate) writers: [WriterSlot; WRITERS],
+    pub(crate) snapshots: [Snapshot; SNAPSHOTS],
+    /// `Origin::mark` of each snapshot, 0 for none: what a writer scans.
+    marks: [AtomicU64; SNAPSHOTS],
+    pub(crate) block_owners: [AtomicU64; BLOCKS],
+    pub(crate) blocks: [Block; BLOCKS],
+}
+
+/// The word that stands for the layout: two builds that disagree about it never share a table.
+pub const LAYOUT: u64 = {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let facts = [
+        size_of::<Header>(),
+        size_of::<Process>(),
+        size_of::<WriterSlot>(),
+        size_of::<Snapshot>(),
+        PROCESSES,
+        WRITERS,
+        SNAPSHOTS,
+        BLOCKS,
+        size_of::<Table>(),
+    ];
+    let mut at = 0;
+    while at < facts.len() {
+        hash = (hash ^ facts[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+};
+
+impl Intents for Table {
+    fn intent(&self, owner: u16) -> Option<&Intent> {
+        self.writers.get(usize::from(owner)).map(|slot| &slot.intent)
+    }
+}
+
+impl Table {
+    /// The gate that all writers and creations go through.
+    pub fn gate(&self) -> Gate<'_, Self> {
+        Gate { active: &self.header.active, creation: &self.header.creation, intents: self }
+    }
+
+    /// The process record `index`.
+    pub fn process(&self, index: u32) -> Option<&Process> {
+        self.processes.get(index as usize)
+    }
+
+    /// The writer slot `index`.
+    pub fn writer(&self, index: u32) -> Option<&WriterSlot> {
+        self.writers.get(index as usize)
+    }
+
+    /// The snapshot record `index`.
+    pub fn snapshot(&self, index: u32) -> Option<&Snapshot> {
+        self.snapshots.get(index as usize)
+    }
+
+    /// The slots that were ever used.
+    pub fn writers_used(&self) -> &[WriterSlot] {
+        &self.writers[..self.header.writers_used()]
+    }
+
+    /// The process records that were ever used.
+    pub fn processes_used(&self) -> &[Process] {
+        &self.processes[..self.header.processes_used()]
+    }
+
+    /// The snapshots there are, with their indices.
+    pub fn snapshots_live(&self) -> impl Iterator<Item = (u32, View)> {
+        let used = &self.snapshots[..self.header.snapshots_used()];
+        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, snapshot.view()?)))
+    }
+
+    /// The snapshots of `origin` that want their pages preserved.
+    pub fn snapshots_of(&self, origin: Origin) -> impl Iterator<Item = (u32, View)> {
+        let mark = origin.mark();
+        let used = &self.marks[..self.header.snapshots_used()];
+        // Acquire: pairs with the Release in `publish_mark`.
+        used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
+            move |(index, _)| {
+                let view = self.snapshots[index].view()?;
+                (view.identity.origin == origin && view.head.wants_pages()).then_some((index as u32, view))
+            },
+        )
+    }
+
+    /// Whether any snapshot of `origin` wants its pages preserved.
+    pub fn is_origin_in_use(&self, origin: Origin) -> bool {
+        self.snapshots_of(origin).next().is_some()
+    }
+
+    /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.
+    pub fn publish_mark(&self, index: u32, origin: Origin) {
+        self.header.note_snapshot(index);
+        // Release: pairs with the Acquire in `snapshots_of`.
+        self.marks[index as usize].store(origin.mark(), Ordering::Release);
+    }
+
+    /// A free snapshot record, claimed for a new life.
+    pub fn claim_snapshot(&self) -> Option<(u32, crate::snapshot::Head)> {
+        self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
+            let free = snapshot.head().state() == crate::snapshot::State::Free;
+            free.then(|| snapshot.claim(self.header.next_life())).flatten().map(|head| (index as u32, head))
+        })
+    }
+
+    /// Ends one life of snapshot `index` and lowers the active word if it was the last.
+    pub fn retire_snapshot(&self, index: u32, life: u32) {
+        let Some(snapshot) = self.snapshot(index) else { return };
+        let mark = self.marks[index as usize].load(Ordering::Relaxed);
+        if snapshot.retire(life) {
+            // A mark that was replaced by a next life's is left alone; one that stays too long costs a look, no more.
+            let _ = self.marks[index as usize].compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
+            self.lower_active();
+        }
+    }
+
+    /// Lowers the active word if nothing needs it.
+    pub fn lower_active(&self) {
+        self.header.active.lower_if(|| {
+            // The creation record first: a creation that is over has published its snapshots before.
+            !self.header.creation.look().is_busy() && self.snapshots_live().next().is_none()
+        });
+    }
+
+    /// The preserved bits of snapshot `index` in the life that `view` saw.
+    pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
+        let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
+        let root = &self.snapshots[pool.snapshot as usize].root;
+        Bits { root, life: view.head.life(), pages, pool }
+    }
+
+    /// The blocks that snapshot `index` takes its bits from.
+    pub fn blocks_for(&self, index: u32) -> SnapshotBlocks<'_> {
+        SnapshotBlocks { table: self, snapshot: index }
+    }
+
+    /// The pages of `view` that a change of the bytes `range` of its origin touches.
+    #[must_use]
+    pub fn touched(view: &View, range: &Range<u64>) -> Range<u64> {
+        let kept = view.kept();
+        let start = (range.start / crate::PAGE).max(kept.start);
+        let end = range.end.div_ceil(crate::PAGE).min(kept.end);
+        start..end.max(start)
+    }
+}

@@ -1,0 +1,127 @@
+//! Recovery: taking out of the table what the dead left in it.
+//!
+//! Any process may run any of this at any time, twice, and be killed in it.
+
+use super::liveness::{self, Liveness};
+use super::process::{Birth, Process, ProcessId, owner_index};
+use super::{Table, writer::WriterSlot};
+use crate::creation::Ticket;
+use crate::raw;
+
+impl Table {
+    /// The process that `owner` refers to: its index, record and identity, if it is still in the table.
+    pub fn owner(&self, owner: u64) -> Option<(u32, &Process, ProcessId)> {
+        let index = owner_index(owner)?;
+        let record = self.process(index)?;
+        Some((index, record, record.owner_id(owner)?))
+    }
+
+    /// Whether the process that `owner` refers to is certainly gone. If it is, everything it had is taken out of the table.
+    pub fn bury_if_dead(&self, owner: u64) -> bool {
+        let Some((index, record, id)) = self.owner(owner) else { return true };
+        let dead = liveness::of(record, id) == Liveness::Dead;
+        if dead {
+            self.bury(index, record, id);
+        }
+        dead
+    }
+
+    /// Takes the image `id` out: first what refers to its record, then the record.
+    pub fn bury(&self, index: u32, record: &Process, id: ProcessId) {
+        let owner = id.owner_word(index);
+        let creation = self.header.creation.look();
+        for slot in self.writers_used().iter().filter(|slot| slot.owner() == owner) {
+            slot.release(owner);
+        }
+        for (snapshot, view) in self.snapshots_live() {
+            if view.identity.owner == owner {
+                self.retire_snapshot(snapshot, view.head.life());
+            }
+        }
+        self.settle_children(owner, creation);
+        if creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.owner() == 0) {
+            self.end_creation(creation);
+        }
+        record.free(id);
+        self.lower_active();
+    }
+
+    /// Says to the children that `parent` was forking when it died how it went: as the creation record says.
+    ///
+    /// A child that has not taken its name yet may never have existed; if it does, it finds its record gone and breaks what it
+    /// inherited.
+    fn settle_children(&self, parent: u64, creation: Ticket) {
+        for (index, record) in self.processes_used().iter().enumerate() {
+            let Some(id) = record.id() else { continue };
+            if record.birth() != Birth::Pending || record.parent() != parent {
+                continue;
+            }
+            if id.pid() == 0 {
+                self.bury(index as u32, record, id);
+            } else {
+                record.settle(if creation.is_committed() { Birth::Settled } else { Birth::Failed });
+            }
+        }
+    }
+
+    /// Takes every dead process out, and earlier images of the calling process's pid.
+    pub fn bury_the_dead(&self, own: Option<ProcessId>) {
+        for (index, record) in self.processes_used().iter().enumerate() {
+            let Some(id) = record.id() else { continue };
+            let earlier_image = own.is_some_and(|own| own.pid() == id.pid() && own != id);
+            if earlier_image || liveness::of(record, id) == Liveness::Dead {
+                self.bury(index as u32, record, id);
+            }
+        }
+    }
+
+    /// The slot of a creation's owner.
+    pub fn creation_owner(&self, creation: Ticket) -> Option<&WriterSlot> {
+        self.writer(u32::from(creation.owner()))
+    }
+
+    /// Ends a creation whose owner will not: what was not committed has not happened, what was is carried out.
+    pub fn end_creation(&self, seen: Ticket) {
+        if seen.is_committed() {
+            self.header.creation.release(seen);
+        } else {
+            self.header.creation.abort(seen);
+        }
+        raw::wake(self.header.creation.futex());
+    }
+
+    /// A record for process `id`, if one is free or can be freed.
+    pub fn claim_process(&self, id: ProcessId) -> Option<(u32, &Process)> {
+        let find = || self.processes.iter().enumerate().find(|(_, record)| record.id().is_none() && record.claim(id));
+        let (index, record) = find().or_else(|| {
+            self.bury_the_dead(None);
+            find()
+        })?;
+        self.header.note_process(index as u32);
+        Some((index as u32, record))
+    }
+
+    /// A slot for thread `tid` of process `owner`, if one is free or can be freed.
+    pub fn claim_writer(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
+        let find = || self.writers.iter().enumerate().find(|(_, slot)| slot.owner() == 0 && slot.claim(owner, tid));
+        let (index, slot) = find().or_else(|| {
+            self.free_abandoned_slots();
+            find()
+        })?;
+        self.header.note_writer(index as u32);
+        Some((index as u32, slot))
+    }
+
+    /// Frees the slots of dead processes and of threads that ended without saying so.
+    pub fn free_abandoned_slots(&self) {
+        self.bury_the_dead(None);
+        for slot in self.writers_used() {
+            let owner = slot.owner();
+            match self.owner(owner) {
+                None if owner != 0 => slot.release(owner),
+                Some((_, _, id)) if liveness::is_thread_gone(id.pid(), slot.thread()) => slot.release(owner),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The slot of one thread: the calls it has under way, and what it asks of an agent.
+
+use crate::creation::Intent;
+use crate::gate::Frame;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Calls of one thread that can be under way at once: one, and handlers that interrupt each other.
+pub const FRAMES: usize = 7;
+
+/// All-zero is "free". `owner` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest by
+/// the thread.
+#[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+#[repr(C, align(64))]
+pub struct WriterSlot {
+    owner: AtomicU64,
+    thread: AtomicU32,
+    request: AtomicU32,
+    pub(super) intent: Intent,
+    /// What is asked for: snapshot record, its life in the high half.
+    snapshot: AtomicU64,
+    first: AtomicU64,
+    count: AtomicU64,
+    frames: [Frame; FRAMES],
+}
+
+const _: () = assert!(size_of::<WriterSlot>() == 512 && core::mem::offset_of!(WriterSlot, frames) == 64);
+
+/// What a writer asks a mapper's agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The snapshot record.
+    pub snapshot: u32,
+    /// The life of it that is meant.
+    pub life: u32,
+    /// Preserve these pages of the origin; none: make the snapshot fault.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// How a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Not answered yet.
+    Asked,
+    /// Done, and verified by the agent.
+    Done,
+    /// The agent could not do it.
+    Failed,
+    /// There is no such request any more: a handler asked something else meanwhile.
+    Lost,
+}
+
+const ASKED: u32 = 1;
+const DONE: u32 = 2;
+const FAILED: u32 = 3;
+const STATE: u32 = 3;
+
+impl WriterSlot {
+    /// The process that has the slot, as an owner word; 0 is nobody.
+    pub fn owner(&self) -> u64 {
+        // Acquire: pairs with the AcqRel in `claim`.
+        self.owner.load(Ordering::Acquire)
+    }
+
+    /// The thread that has the slot; 0 for the moment between its claim and its first call.
+    pub fn thread(&self) -> u32 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    /// The frames, innermost last.
+    pub fn frames(&self) -> &[Frame; FRAMES] {
+        &self.frames
+    }
+
+    /// What the thread's creation covers.
+    pub fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// Free -> owned by thread `tid` of the process that `owner` refers to.
+    pub(super) fn claim(&self, owner: u64, tid: u32) -> bool {
+        // AcqRel: against other claims.
+        let claimed = self.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if claimed {
+            self.thread.store(tid, Ordering::Relaxed);
+        }
+        claimed
+    }
+
+    /// Owned by `owner` -> free, by the thread that ends or by who proved it gone. Its calls are over.
+    pub fn release(&self, owner: u64) {
+        if self.owner() != owner {
+            return;
+        }
+        for frame in &self.frames {
+            frame.reclaim(frame.look().1);
+        }
+        self.request.store(0, Ordering::Relaxed);
+        self.thread.store(0, Ordering::Relaxed);
+        // Release: the next owner finds the frames idle.
+        let _ = self.owner.compare_exchange(owner, 0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Puts a request; the returned number names it.
+    pub fn ask(&self, request: Request) -> u32 {
+        self.snapshot.store(u64::from(request.life) << 32 | u64::from(request.snapshot), Ordering::Relaxed);
+        self.first.store(request.first, Ordering::Relaxed);
+        self.count.store(request.count, Ordering::Relaxed);
+        let number = (self.request.load(Ordering::Relaxed) & !STATE).wrapping_add(STATE + 1);
+        // Release: pairs with the Acquire in `pending`.
+        self.request.store(number | ASKED, Ordering::Release);
+        number
+    }
+
+    /// The request that waits for an agent, and its number.
+    pub fn pending(&self) -> Option<(Request, u32)> {
+        // Acquire: pairs with the Release in `ask`.
+        let state = self.request.load(Ordering::Acquire);
+        if state & STATE != ASKED {
+            return None;
+        }
+        let snapshot = self.snapshot.load(Ordering::Relaxed);
+        let request = Request {
+            snapshot: snapshot as u32,
+            life: (snapshot >> 32) as u32,
+            first: self.first.load(Ordering::Relaxed),
+            count: self.count.load(Ordering::Relaxed),
+        };
+        // Acquire: orders the loads; the fields belong to this request.
+        crate::sync::fence(Ordering::Acquire);
+        (self.request.load(Ordering::Relaxed) == state).then_some((request, state & !STATE))
+    }
+
+    /// Answers request `number`, if it is still waited for.
+    pub fn answer(&self, number: u32, done: bool) {
+        let answer = number | if done { DONE } else { FAILED };
+        // AcqRel: pairs with the Acquire in `look_for_answer`; the copy is there before the answer.
+        if self.request.compare_exchange(number | ASKED, answer, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            crate::raw::wake(&self.request);
+        }
+    }
+
+    /// How request `number` stands.
+    pub fn look_for_answer(&self, number: u32) -> Answer {
+        // Acquire: pairs with the AcqRel in `answer`.
+        let state = self.request.load(Ordering::Acquire);
+        match (state & !STATE == number, state & STATE) {
+            (true, ASKED) => Answer::Asked,
+            (true, DONE) => Answer::Done,
+            (true, FAILED) => Answer::Failed,
+            _ => Answer::Lost,
+        }
+    }
+
+    /// Takes request `number` back.
+    pub fn withdraw_request(&self, number: u32) {
+        let _ = self.request.compare_exchange(number | ASKED, number, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// What the asking thread waits on while the state is `number`, asked.
+    pub fn request_futex(&self, number: u32) -> (&AtomicU32, u32) {
+        (&self.request, number | ASKED)
+    }
+}
