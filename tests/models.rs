@@ -1,0 +1,409 @@
+//! Models of the state machine: every interleaving (bounded) of the parties, on the code that the library runs.
+//!
+//! Run by `make models`; `make planted` runs each again with one step of the protocol left out and wants it to fail.
+
+#![cfg(loom)]
+
+use std::cell::Cell;
+
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
+use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Phase, Writer};
+use snapshim::origin::{Origin, Place};
+use snapshim::preserved::{Bits, Block, Pool};
+use snapshim::snapshot::{Extent, Head, Identity, Snapshot, State};
+use snapshim::sync::{Fault, planted};
+
+const ORIGIN: Origin = Origin::file(1, 2);
+const OLD: u64 = 10;
+const NEW: u64 = 11;
+
+fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 20_000;
+    builder.check(body);
+}
+
+/// One page of one snapshot: the copy that a push makes, and whether it was made.
+struct Page {
+    snapshot: Snapshot,
+    copy: AtomicU64,
+    preserved: AtomicU64,
+}
+
+impl Page {
+    fn new() -> Self {
+        Self { snapshot: Snapshot::new(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
+    }
+
+    fn publish(&self, life: u32) {
+        let head = self.snapshot.claim(life).expect("free");
+        let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
+        let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
+        self.snapshot.describe(head, &identity, &extent, 0);
+        self.snapshot.publish(head, State::Exact);
+    }
+
+    fn push(&self, file: &AtomicU64) {
+        if self.snapshot.view().is_some_and(|view| view.head.wants_pages()) && self.preserved.load(Ordering::Acquire) == 0 {
+            self.copy.store(file.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.preserved.store(1, Ordering::Release);
+        }
+    }
+
+    fn shows(&self, file: &AtomicU64) -> u64 {
+        if self.preserved.load(Ordering::Acquire) == 1 {
+            self.copy.load(Ordering::Relaxed)
+        } else {
+            file.load(Ordering::Relaxed)
+        }
+    }
+}
+
+/// The table, as far as a model needs it. `pages[0]` is the parent's, `pages[1]` the child's.
+struct World {
+    active: ActiveWord,
+    creation: Creation,
+    intent: Intent,
+    frames: [Frame; 2],
+    pages: [Page; 2],
+    file: AtomicU64,
+}
+
+impl Intents for World {
+    fn intent(&self, _owner: u16) -> Option<&Intent> {
+        Some(&self.intent)
+    }
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            active: ActiveWord::new(),
+            creation: Creation::new(),
+            intent: Intent::new(),
+            frames: [Frame::new(), Frame::new()],
+            pages: [Page::new(), Page::new()],
+            file: AtomicU64::new(OLD),
+        })
+    }
+
+    fn gate(&self) -> Gate<'_, Self> {
+        Gate { active: &self.active, creation: &self.creation, intents: self }
+    }
+
+    /// A whole write in frame `depth`.
+    fn write(&self, depth: usize, value: u64, writer: &impl Writer) {
+        let frame = &self.frames[depth];
+        let (entry, turn) = self.gate().enter(frame, &self.frames[..depth], Call { descriptor: 3, ..Call::default() }, writer);
+        if entry != Entry::Free {
+            for page in &self.pages {
+                page.push(&self.file);
+            }
+        }
+        self.file.store(value, Ordering::Relaxed);
+        frame.clear(turn);
+    }
+
+    fn drain(&self) {
+        if planted(Fault::Drain) {
+            return;
+        }
+        for frame in &self.frames {
+            while frame.look().0 != Phase::Idle {
+                thread::yield_now();
+            }
+        }
+    }
+
+    fn collect(&self, scope: Scope) -> Ticket {
+        self.intent.declare(scope, 0);
+        let ticket = self.creation.claim(0).expect("one creator");
+        self.active.raise();
+        self.drain();
+        ticket
+    }
+}
+
+/// A writer that waits for creations as they take, or aborts them at once; a handler may run when it looks at its descriptor.
+struct Thread<'a> {
+    world: &'a World,
+    aborts: bool,
+    handler: Cell<Option<u64>>,
+}
+
+impl Writer for Thread<'_> {
+    fn place(&self, _descriptor: u32) -> Place {
+        if let Some(value) = self.handler.take() {
+            self.world.write(1, value, &Thread { world: self.world, aborts: self.aborts, handler: Cell::new(None) });
+        }
+        Place::Origin(ORIGIN)
+    }
+
+    fn wait_for(&self, seen: Ticket) {
+        if self.aborts && self.world.creation.abort(seen) {
+            return;
+        }
+        while self.world.creation.look() == seen {
+            thread::yield_now();
+        }
+    }
+}
+
+fn spawn_writer(world: &Arc<World>, aborts: bool, handler: Option<u64>) -> thread::JoinHandle<()> {
+    let world = Arc::clone(world);
+    thread::spawn(move || {
+        let writer = Thread { world: &world, aborts, handler: Cell::new(handler) };
+        world.write(0, NEW, &writer);
+    })
+}
+
+#[test]
+fn a_write_is_before_the_instant_or_preserved() {
+    model(|| {
+        let world = World::new();
+        let writer = spawn_writer(&world, false, None);
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+    });
+}
+
+#[test]
+fn commit_and_abort_exclude_each_other() {
+    model(|| {
+        let world = World::new();
+        let writer = spawn_writer(&world, true, None);
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        let committed = world.creation.commit(ticket);
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        if committed {
+            assert_eq!(world.pages[0].shows(&world.file), instant);
+        }
+        assert!(!world.creation.look().is_busy());
+    });
+}
+
+#[test]
+fn an_aborted_creation_stays_aborted() {
+    model(|| {
+        let world = World::new();
+        world.intent.declare(Scope::One(ORIGIN), 0);
+        let ticket = world.creation.claim(0).expect("free");
+        let other = Arc::clone(&world);
+        let aborter = thread::spawn(move || other.creation.abort(ticket));
+        let committed = world.creation.commit(ticket);
+        assert_ne!(committed, aborter.join().unwrap());
+    });
+}
+
+#[test]
+fn a_handler_that_writes_inside_a_write_neither_deadlocks_nor_is_missed() {
+    model(|| {
+        let world = World::new();
+        // The flag is up already: the interrupted write is between its announcement and its passing.
+        world.active.raise();
+        let writer = spawn_writer(&world, false, Some(NEW + 1));
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+    });
+}
+
+#[test]
+fn fork_of_a_mapper_is_one_instant_for_both() {
+    model(|| {
+        let world = World::new();
+        world.active.raise();
+        world.pages[0].publish(1);
+        let writer = spawn_writer(&world, false, None);
+        let ticket = world.collect(Scope::All);
+        // The child's record is published with the parent's bits, then the address space is copied: a page whose bit is not
+        // copied has to be shared still.
+        let bits = world.pages[0].preserved.load(Ordering::Acquire);
+        world.pages[1].publish(2);
+        world.pages[1].copy.store(world.pages[0].copy.load(Ordering::Relaxed), Ordering::Relaxed);
+        world.pages[1].preserved.store(bits, Ordering::Release);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), OLD);
+        assert_eq!(world.pages[1].shows(&world.file), OLD);
+    });
+}
+
+#[test]
+fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
+    model(|| {
+        let world = World::new();
+        world.active.raise();
+        let other = Arc::clone(&world);
+        let retirer = thread::spawn(move || {
+            other.active.lower_if(|| {
+                !other.creation.look().is_busy() && other.pages[0].snapshot.view().is_none()
+            });
+        });
+        let ticket = world.collect(Scope::One(ORIGIN));
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        retirer.join().unwrap();
+        assert!(world.active.is_raised());
+    });
+}
+
+/// What the kernel keeps of two addresses of a mapper: whether the page there is private, changed under one lock.
+struct Kernel {
+    private: Mutex<[bool; 2]>,
+}
+
+const FIRST: u64 = 0;
+const SECOND: u64 = 4096;
+
+struct Mapping {
+    snapshot: Snapshot,
+    frame: Frame,
+    kernel: Kernel,
+    bit: AtomicU64,
+    changed: AtomicU64,
+}
+
+impl Mapping {
+    fn new() -> Arc<Self> {
+        let mapping = Self {
+            snapshot: Snapshot::new(),
+            frame: Frame::new(),
+            kernel: Kernel { private: Mutex::new([false, false]) },
+            bit: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+        };
+        let head = mapping.snapshot.claim(1).expect("free");
+        let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
+        mapping.snapshot.describe(head, &identity, &extent(FIRST), 0);
+        mapping.snapshot.publish(head, State::Exact);
+        Arc::new(mapping)
+    }
+
+    /// What a writer does before its change lands.
+    fn preserve_and_change(&self) {
+        while self.bit.load(Ordering::Acquire) == 0 {
+            let Some(view) = self.snapshot.view() else { break };
+            if view.head.is_changing() || !self.push(view.head, view.extent.address) {
+                thread::yield_now();
+            }
+        }
+        self.changed.store(1, Ordering::Relaxed);
+    }
+
+    fn push(&self, head: Head, address: u64) -> bool {
+        self.frame.start_pushing(0, false);
+        let mut done = false;
+        if self.snapshot.is_still(head) {
+            let at = (address / 4096) as usize;
+            self.kernel.private.lock().unwrap()[at] = true;
+            let private = self.kernel.private.lock().unwrap()[at];
+            if private && self.snapshot.is_still(head) {
+                self.bit.store(1, Ordering::Release);
+                done = true;
+            }
+        }
+        self.frame.stop_pushing();
+        done
+    }
+
+    fn lies_at(&self) -> usize {
+        (self.snapshot.view().expect("live").extent.address / 4096) as usize
+    }
+}
+
+fn extent(address: u64) -> Extent {
+    Extent { address, first: 0, pages: 1, protection: 3 }
+}
+
+#[test]
+fn a_push_into_a_mapping_that_moves_reaches_it() {
+    model(|| {
+        let mapping = Mapping::new();
+        let other = Arc::clone(&mapping);
+        let writer = thread::spawn(move || other.preserve_and_change());
+        // mremap: the page goes along with its privacy; something else comes to lie where it was.
+        mapping.snapshot.begin_change(1).expect("nobody else changes it");
+        {
+            let mut private = mapping.kernel.private.lock().unwrap();
+            private[1] = private[0];
+            private[0] = true;
+        }
+        mapping.snapshot.place(&extent(SECOND));
+        mapping.snapshot.end_change();
+        writer.join().unwrap();
+        assert_eq!(mapping.changed.load(Ordering::Relaxed), 1);
+        assert!(mapping.kernel.private.lock().unwrap()[mapping.lies_at()], "the file changed, the snapshot shares its page");
+    });
+}
+
+#[test]
+fn a_drop_never_takes_a_preserved_page() {
+    model(|| {
+        let mapping = Mapping::new();
+        let other = Arc::clone(&mapping);
+        let writer = thread::spawn(move || other.preserve_and_change());
+        // madvise(MADV_DONTNEED): what has no bit is dropped.
+        mapping.snapshot.begin_change(1).expect("nobody else changes it");
+        while mapping.frame.is_pushing(0, false) && !planted(Fault::PusherDrain) {
+            thread::yield_now();
+        }
+        if mapping.bit.load(Ordering::Acquire) == 0 {
+            mapping.kernel.private.lock().unwrap()[0] = false;
+        }
+        mapping.snapshot.end_change();
+        writer.join().unwrap();
+        assert!(mapping.kernel.private.lock().unwrap()[0], "the file changed, the snapshot shares its page");
+    });
+}
+
+/// One block, that every life takes.
+struct OneBlock(Block);
+
+impl Pool for OneBlock {
+    fn block(&self, index: u32) -> Option<&Block> {
+        (index == 0).then_some(&self.0)
+    }
+
+    fn take(&self, _life: u32) -> Option<u32> {
+        Some(0)
+    }
+
+    fn give_back(&self, _index: u32, _life: u32) {}
+}
+
+#[test]
+fn a_late_bit_of_a_former_snapshot_is_not_seen_in_the_next() {
+    model(|| {
+        let pool = Arc::new((OneBlock(Block(std::array::from_fn(|_| AtomicU64::new(0)))), AtomicU64::new(1 << 32)));
+        let (first, last) = (Arc::clone(&pool), Arc::clone(&pool));
+        let late = thread::spawn(move || {
+            Bits { root: &first.1, life: 1, pages: 64, pool: &first.0 }.set(5..6);
+        });
+        // The record's next life, which takes the same block.
+        let root = AtomicU64::new(snapshim::preserved::empty_root(2));
+        let bits = Bits { root: &root, life: 2, pages: 64, pool: &last.0 };
+        bits.set(7..8);
+        assert!(!bits.is_set(5));
+        late.join().unwrap();
+        assert!(!bits.is_set(5));
+    });
+}
