@@ -265,6 +265,8 @@ impl Frame {
 pub trait Writer {
     /// Where `descriptor` leads (fstat).
     fn place(&self, descriptor: u32) -> Place;
+    /// Bytes the call would place at a position that others can move (0: its range is fixed).
+    fn floating(&self) -> u64;
     /// Waits until the creation that was seen has ended, or has been aborted for taking too long.
     fn wait_for(&self, seen: Ticket);
 }
@@ -289,8 +291,6 @@ pub struct Call {
     pub descriptors_seen: u32,
     /// The hook's stack pointer.
     pub stack: u64,
-    /// Bytes it places at a position that others can move (0: its range is fixed).
-    pub floating: u64,
 }
 
 /// The gate of every origin: the words that writers and creations meet at.
@@ -334,7 +334,7 @@ impl<I: Intents> Gate<'_, I> {
     #[cold]
     fn look_around(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
         let place = writer.place(call.descriptor);
-        frame.settle(place, call.floating);
+        frame.settle(place, writer.floating());
         let Place::Origin(origin) = place else { return Ok(Entry::Elsewhere) };
         match self.creation.naming(origin, self.intents) {
             Some(seen) if !planted(Fault::CreationCheck) && !self.waits_for_us(outer, writer) => Err(seen),

@@ -148,6 +148,11 @@ impl<P: Pool> Bits<'_, P> {
         first_run(range, |page| self.load(page))
     }
 
+    /// The first run of pages in `range` that have their bit.
+    pub fn first_set(&self, range: Range<u64>) -> Option<Range<u64>> {
+        first_run(range, |page| !self.load(page))
+    }
+
     /// The first run of pages in `range` that were certainly never preserved: those that may be dropped.
     ///
     /// A word of another life inside a block of this one says that bits may have been lost: all its pages count as preserved.

@@ -252,3 +252,11 @@ pub unsafe fn own(number: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
+
+/// Ends the process when nothing else can be done: out of memory before `main`.
+pub fn abort() -> ! {
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::ABORT).ok();
+    loop {
+        nap(Duration::from_millis(1));
+    }
+}

@@ -143,6 +143,10 @@ impl Writer for Thread<'_> {
         Place::Origin(ORIGIN)
     }
 
+    fn floating(&self) -> u64 {
+        0
+    }
+
     fn wait_for(&self, seen: Ticket) {
         if self.aborts && self.world.creation.abort(seen) {
             return;

@@ -21,7 +21,9 @@ pub struct Header {
     snapshots: AtomicU32,
     /// Ids of mappings handed out.
     mappings: AtomicU64,
-    reserved: [AtomicU64; 3],
+    /// Bytes that calls at movable positions of origins in use have announced, ever.
+    floating: AtomicU64,
+    reserved: [AtomicU64; 2],
     pub(crate) active: ActiveWord,
     reserved_line: [AtomicU64; 7],
     pub(crate) creation: Creation,
@@ -45,6 +47,16 @@ impl Header {
     /// An id for the pieces of a new mapping.
     pub fn next_mapping(&self) -> u64 {
         self.mappings.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts `length` more bytes at movable positions; how many there were ever.
+    pub(super) fn announce_floating(&self, length: u64) -> u64 {
+        // AcqRel: the fence that follows in the caller orders it with the others' announcements.
+        self.floating.fetch_add(length, Ordering::AcqRel).wrapping_add(length)
+    }
+
+    pub(super) fn floating(&self) -> u64 {
+        self.floating.load(Ordering::Acquire)
     }
 
     pub(super) fn processes_used(&self) -> usize {

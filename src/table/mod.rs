@@ -137,6 +137,21 @@ impl Table {
         self.marks[index as usize].store(origin.mark(), Ordering::Release);
     }
 
+    /// Counts a call that will place `length` bytes at a movable position; the sum of all such calls ever.
+    pub fn announce_floating(&self, length: u64) -> u64 {
+        self.header.announce_floating(length)
+    }
+
+    /// The sum of what [`Table::announce_floating`] was told.
+    pub fn floating_announced(&self) -> u64 {
+        self.header.floating()
+    }
+
+    /// An id for the pieces of a new mapping.
+    pub fn next_mapping(&self) -> u64 {
+        self.header.next_mapping()
+    }
+
     /// A free snapshot record, claimed for a new life.
     pub fn claim_snapshot(&self) -> Option<(u32, crate::snapshot::Head)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {

@@ -1,0 +1,73 @@
+/* snapshim: point-in-time private mappings of files and block devices.
+ *
+ *     void *p = mmap(NULL, length, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+ *
+ * Every byte of p equals the file's content at one instant between the call and the return of mmap(), until it is unmapped, as long as
+ * every process that changes the file runs under LD_PRELOAD=libsnapshim.so with the same SNAPSHIM_DIR. Without the shim the kernel
+ * ignores the flag and the mapping is an ordinary MAP_PRIVATE one: ask snapshim_active() first.
+ *
+ * Nothing has to be linked. C and C++.
+ */
+#ifndef SNAPSHIM_H
+#define SNAPSHIM_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A flag for mmap(2), with MAP_PRIVATE. Checked to be free in every Linux ABI (include/uapi/asm-generic/mman-common.h, mman.h, and
+ * arch/{alpha,mips,parisc,powerpc,sparc,xtensa,x86}/include/uapi/asm/mman.h): the flags end at bit 20 (MAP_FIXED_NOREPLACE; bit 21 on
+ * alpha), bit 26 is MAP_UNINITIALIZED, and bits 26 to 31 hold the size of huge pages (MAP_HUGE_SHIFT). This is bit 24. */
+#ifndef MAP_SNAPSHOT
+#define MAP_SNAPSHOT 0x01000000
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    SNAPSHIM_EXACT = 0,    /* as promised */
+    SNAPSHIM_DOUBTFUL = 1, /* readable, but the shim can no longer vouch for it; the log says why */
+    SNAPSHIM_BROKEN = 2    /* a page could not be preserved; the broken part raises SIGBUS */
+};
+
+struct snapshim_stat {
+    int state;           /* SNAPSHIM_EXACT, SNAPSHIM_DOUBTFUL or SNAPSHIM_BROKEN: the worst of all parts of the mapping */
+    int reserved;
+    uint64_t size;       /* of the file or device at the instant, bytes */
+    uint64_t pages;      /* 4 KiB pages of the file that the mapping still shows */
+    uint64_t preserved;  /* of these, pages that were copied because somebody changed the file */
+    uint64_t bytes_held; /* memory that the snapshot costs beyond a plain mapping: copies and their bookkeeping */
+};
+
+extern int __snapshim_active(void) __attribute__((weak));
+extern int __snapshim_stat(const void *, struct snapshim_stat *) __attribute__((weak));
+extern const char *__snapshim_version(void) __attribute__((weak));
+
+/* 1 if this process can make snapshots; 0 without the shim, with SNAPSHIM_DISABLE=1, or if the shared table cannot be used. */
+static inline int snapshim_active(void)
+{
+    return __snapshim_active ? __snapshim_active() : 0;
+}
+
+/* Describes the snapshot that `addr` lies in. 0, or -1 with errno: EINVAL (no snapshot there), ENOSYS (no shim). */
+static inline int snapshim_stat(const void *addr, struct snapshim_stat *stat)
+{
+    if (__snapshim_stat)
+        return __snapshim_stat(addr, stat);
+    errno = ENOSYS;
+    return -1;
+}
+
+/* The version of the shim, "MAJOR.MINOR.PATCH"; NULL without it. */
+static inline const char *snapshim_version(void)
+{
+    return __snapshim_version ? __snapshim_version() : NULL;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

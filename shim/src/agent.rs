@@ -1,0 +1,121 @@
+//! The agent: the shim's one helper thread in a process that has snapshots.
+//!
+//! It preserves pages when a writer that may not touch this process asks for it, and breaks snapshots that cannot be kept. It is a bare
+//! kernel thread: no thread-local storage (it shares the register of the thread that started it and must not use it), no libc call,
+//! no lock, all signals blocked. The C library does not count it, so a program still ends with its own last thread.
+
+use core::ffi::{c_int, c_void};
+use core::ptr;
+use core::time::Duration;
+
+use rustix::mm::{MapFlags, ProtFlags};
+use snapshim::raw;
+use snapshim::snapshot::State;
+use snapshim::sync::Ordering;
+
+use crate::config::config;
+use crate::log::{Level, say};
+use crate::process::{self, Own};
+use crate::{create, init};
+
+/// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
+pub fn start_for_snapshots(own: &Own) {
+    if !own.identity.take_agent_start() {
+        return;
+    }
+    init::allow_access();
+    if create::needs_agent() && !start(own) {
+        say!(
+            Level::Warn,
+            "process {} could not start its agent: writers that the kernel keeps from its memory cannot preserve its snapshots",
+            raw::own_pid()
+        );
+    }
+}
+
+const STACK: usize = 64 << 10;
+const THREAD: c_int = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
+
+fn start(own: &Own) -> bool {
+    // Inherited by the thread.
+    let _signals = raw::SignalsBlocked::new();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address that the kernel chooses; its lowest page stays a guard.
+    let stack = unsafe {
+        rustix::mm::mmap_anonymous(ptr::null_mut(), STACK, access, MapFlags::PRIVATE | MapFlags::NORESERVE).and_then(|stack| {
+            rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()).map(|()| stack)
+        })
+    };
+    let Ok(stack) = stack else { return false };
+    // SAFETY: `run` never returns and lives on its own stack; it uses no thread-local storage, so sharing the register is harmless.
+    let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
+    match (own.record(), u32::try_from(tid)) {
+        (Some(record), Ok(tid)) => {
+            record.set_agent(tid);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// How often the agent looks whether the table is still where others find it.
+const ROUND: Duration = Duration::from_secs(5);
+
+extern "C" fn run(_: *mut c_void) -> c_int {
+    let _ = rustix::thread::set_name(c"snapshim-agent");
+    let mut next_look = raw::now() + ROUND.as_nanos() as u64;
+    loop {
+        let Some(own) = process::attached() else { return 0 };
+        let Some(record) = own.record() else { return 0 };
+        // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
+        let bell = record.doorbell().load(Ordering::Acquire);
+        answer_requests(&own);
+        if raw::now() >= next_look {
+            doubt_if_table_is_gone(&own);
+            next_look = raw::now() + ROUND.as_nanos() as u64;
+        }
+        raw::wait(record.doorbell(), bell, ROUND);
+    }
+}
+
+fn answer_requests(own: &Own) {
+    for slot in own.table.writers_used() {
+        let Some((request, number)) = slot.pending() else { continue };
+        let Some(view) = own.table.snapshot(request.snapshot).and_then(|snapshot| snapshot.view()) else {
+            continue;
+        };
+        if view.identity.owner != own.owner() {
+            continue;
+        }
+        let deadline = raw::now() + config().timeout;
+        let done = snapshim::preserve::local::serve(own.table, own.owner(), &request, process::kept(), deadline);
+        slot.answer(number, done);
+    }
+}
+
+/// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).
+fn doubt_if_table_is_gone(own: &Own) {
+    if process::is_table_current() {
+        return;
+    }
+    let mut doubted = 0;
+    for (index, view) in own.table.snapshots_live().filter(|(_, view)| view.identity.owner == own.owner()) {
+        if view.head.state() == State::Exact && snapshim::preserve::doubt(own.table, index, view.head.life()) {
+            doubted += 1;
+        }
+    }
+    if doubted > 0 {
+        say!(
+            Level::Error,
+            "process {}: the table in {} was removed or replaced; its {doubted} snapshots are doubtful from now on. Programs that start \
+             now do not see them; restart all that cooperate",
+            raw::own_pid(),
+            crate::log::Bytes(config().directory.to_bytes())
+        );
+    }
+}

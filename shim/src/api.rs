@@ -1,0 +1,75 @@
+//! The functions of snapshim.h.
+
+use core::ffi::{c_char, c_int, c_void};
+
+use snapshim::snapshot::State;
+
+use crate::doors::set_errno;
+use crate::{mapper, process};
+
+/// `struct snapshim_stat` of snapshim.h.
+#[repr(C)]
+pub struct Stat {
+    state: c_int,
+    reserved: c_int,
+    size: u64,
+    pages: u64,
+    preserved: u64,
+    held: u64,
+}
+
+/// 1 if this process takes part, 0 if it could not join the table or the shim is switched off.
+#[unsafe(no_mangle)]
+extern "C" fn __snapshim_active() -> c_int {
+    c_int::from(process::join().is_ok())
+}
+
+/// `snapshim_stat(3)`: see snapshim.h.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
+    let found = process::attached().and_then(|own| describe(&own, address as u64));
+    match found {
+        // SAFETY: the caller passes a writable struct snapshim_stat, as the header says.
+        Some(found) => unsafe {
+            stat.write(found);
+            0
+        },
+        None => {
+            set_errno(libc::EINVAL);
+            -1
+        }
+    }
+}
+
+/// The version of the library, `"MAJOR.MINOR.PATCH"`.
+#[unsafe(no_mangle)]
+extern "C" fn __snapshim_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+const EXACT: c_int = 0;
+const DOUBTFUL: c_int = 1;
+const BROKEN: c_int = 2;
+
+fn describe(own: &process::Own, address: u64) -> Option<Stat> {
+    let (_, here) = mapper::pieces(own, &(address..address.checked_add(1)?)).next()?;
+    let mut stat = Stat { state: EXACT, reserved: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
+    let same = own.table.snapshots_live().filter(|(_, view)| {
+        view.identity.owner == own.owner() && view.identity.mapping == here.identity.mapping
+    });
+    for (index, view) in same {
+        let kept = view.kept();
+        stat.pages += kept.end - kept.start;
+        stat.state = stat.state.max(match view.head.state() {
+            State::Exact => EXACT,
+            State::Doubtful => DOUBTFUL,
+            _ => BROKEN,
+        });
+        if let Some(snapshot) = own.table.snapshot(index) {
+            stat.preserved += snapshot.preserved.load(snapshim::sync::Ordering::Relaxed);
+        }
+        stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;
+    }
+    stat.held += stat.preserved * snapshim::PAGE;
+    Some(stat)
+}

@@ -1,0 +1,250 @@
+//! The environment variables, read once per process.
+//!
+//! They are read from /proc/self/environ, because a hook may need them before libc has set `environ` up; `environ` is the way out
+//! where /proc is not readable. Values stay where they were read to: in memory that is never given back.
+
+use core::ffi::{CStr, c_char};
+use core::ptr;
+
+use once_cell::race::OnceRef;
+use rustix::mm::{MapFlags, ProtFlags};
+use snapshim::preserve::{OnFailure, Way};
+use snapshim::raw;
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// What the environment says, defaults filled in.
+#[derive(Debug)]
+pub struct Config {
+    /// `SNAPSHIM_DISABLE=1`
+    pub is_disabled: bool,
+    /// `SNAPSHIM_DIR`
+    pub directory: &'static CStr,
+    /// Whether `directory` is not the default.
+    pub is_directory_chosen: bool,
+    /// `SNAPSHIM_FILES`, patterns separated by colons; empty if unset.
+    pub files: &'static [u8],
+    /// `SNAPSHIM_PUSH`
+    pub way: Way,
+    /// `SNAPSHIM_ON_FAILURE`
+    pub on_failure: OnFailure,
+    /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
+    pub timeout: u64,
+    /// `SNAPSHIM_LOG`, before the colon.
+    pub level: Level,
+    /// `SNAPSHIM_LOG`, behind the colon.
+    pub log_path: Option<&'static CStr>,
+}
+
+/// A value that cannot be used, and what is used instead.
+struct Unusable {
+    name: &'static str,
+    value: &'static [u8],
+    instead: &'static str,
+}
+
+static CONFIG: OnceRef<'static, Config> = OnceRef::new();
+
+const DEFAULT_TIMEOUT_MS: u64 = 2000;
+const LONGEST_TIMEOUT_MS: u64 = 60_000;
+
+/// The configuration of this process.
+pub fn config() -> &'static Config {
+    CONFIG.get().unwrap_or_else(read)
+}
+
+#[cold]
+fn read() -> &'static Config {
+    let mut unusable: [Option<Unusable>; 8] = [const { None }; 8];
+    let environment = Environment::read();
+    let config = leak(parse(&environment, &mut unusable));
+    if CONFIG.set(config).is_ok() {
+        for problem in unusable.iter().flatten() {
+            crate::log::say!(
+                Level::Error,
+                "{}={} cannot be used; using {} instead",
+                problem.name,
+                crate::log::Bytes(problem.value),
+                problem.instead
+            );
+        }
+    }
+    CONFIG.get().unwrap_or(config)
+}
+
+fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config {
+    let mut complain = |name, value, instead| {
+        if let Some(free) = unusable.iter_mut().find(|entry| entry.is_none()) {
+            *free = Some(Unusable { name, value, instead });
+        }
+    };
+    let mut choose = |name, choices: &[&'static str], default: usize| match environment.get(name) {
+        None => default,
+        Some(value) => choices.iter().position(|choice| choice.as_bytes() == value).unwrap_or_else(|| {
+            complain(name, value, choices[default]);
+            default
+        }),
+    };
+    let way = [Way::Auto, Way::Direct, Way::Agent][choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"], 0)];
+    let on_failure = [OnFailure::BreakSnapshot, OnFailure::FailWrite]
+        [choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"], 0)];
+    let is_disabled = choose("SNAPSHIM_DISABLE", &["0", "1", ""], 0) == 1;
+
+    let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
+        let number = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        number.filter(|ms| (1..=LONGEST_TIMEOUT_MS).contains(ms)).unwrap_or_else(|| {
+            complain("SNAPSHIM_TIMEOUT_MS", value, "2000 (1 to 60000 are possible)");
+            DEFAULT_TIMEOUT_MS
+        })
+    });
+
+    let (level, log_path) = environment.get("SNAPSHIM_LOG").map_or((Level::Warn, None), |value| {
+        let colon = value.iter().position(|byte| *byte == b':');
+        let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
+        let names: [(&[u8], Level); 5] = [
+            (b"off", Level::Off),
+            (b"error", Level::Error),
+            (b"warn", Level::Warn),
+            (b"info", Level::Info),
+            (b"debug", Level::Debug),
+        ];
+        let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
+        let path = path.filter(|path| !path.is_empty());
+        (found.unwrap_or_else(|| {
+            complain("SNAPSHIM_LOG", value, "warn (off, error, warn, info and debug are possible)");
+            Level::Warn
+        }), path)
+    });
+
+    let chosen = environment.get("SNAPSHIM_DIR").and_then(|value| {
+        let usable = c_str(value).filter(|path| path.to_bytes().first() == Some(&b'/'));
+        if usable.is_none() {
+            complain("SNAPSHIM_DIR", value, "the default (an absolute path is needed)");
+        }
+        usable
+    });
+    Config {
+        is_disabled,
+        directory: chosen.unwrap_or_else(default_directory),
+        is_directory_chosen: chosen.is_some(),
+        files: environment.get("SNAPSHIM_FILES").unwrap_or(b""),
+        way,
+        on_failure,
+        timeout: timeout_ms * 1_000_000,
+        level,
+        log_path,
+    }
+}
+
+/// The C string that `value` is: the byte behind it is the NUL that ends the variable.
+fn c_str(value: &'static [u8]) -> Option<&'static CStr> {
+    // SAFETY: `value` is a tail of one variable in `Environment::bytes`, where every variable is followed by a NUL.
+    let with_nul = unsafe { core::slice::from_raw_parts(value.as_ptr(), value.len() + 1) };
+    CStr::from_bytes_with_nul(with_nul).ok()
+}
+
+fn default_directory() -> &'static CStr {
+    struct Path {
+        bytes: [u8; 48],
+        length: usize,
+    }
+    impl core::fmt::Write for Path {
+        fn write_str(&mut self, text: &str) -> core::fmt::Result {
+            for byte in text.bytes() {
+                self.bytes[self.length] = byte;
+                self.length += 1;
+            }
+            Ok(())
+        }
+    }
+    let mut path = Path { bytes: [0; 48], length: 0 };
+    let _ = core::fmt::write(&mut path, format_args!("/dev/shm/snapshim-{}", rustix::process::geteuid().as_raw()));
+    CStr::from_bytes_until_nul(&leak(path).bytes).unwrap_or(c"/dev/shm/snapshim")
+}
+
+/// The environment as it was at exec: NAME=value, each followed by a NUL.
+struct Environment {
+    bytes: &'static [u8],
+}
+
+impl Environment {
+    fn read() -> Self {
+        Self { bytes: Self::from_proc().unwrap_or_else(Self::from_libc) }
+    }
+
+    fn from_proc() -> Option<&'static [u8]> {
+        let mut size = 64 << 10;
+        loop {
+            let buffer = memory(size)?;
+            let length = raw::read_file(c"/proc/self/environ", buffer).ok()?.len();
+            // One byte stays free, so that the last variable is followed by a NUL in any case.
+            if length < size - 1 {
+                return Some(&buffer[..length]);
+            }
+            size *= 4;
+        }
+    }
+
+    /// Copies the variables that concern us; there are few.
+    fn from_libc() -> &'static [u8] {
+        unsafe extern "C" {
+            static environ: *const *const c_char;
+        }
+        let Some(buffer) = memory(64 << 10) else { return b"" };
+        let mut length = 0;
+        // SAFETY: libc's environ is null or a null-terminated array of C strings.
+        unsafe {
+            let mut variable = environ;
+            while !variable.is_null() && !(*variable).is_null() {
+                let text = CStr::from_ptr(*variable).to_bytes_with_nul();
+                if text.starts_with(b"SNAPSHIM_") && length + text.len() < buffer.len() {
+                    buffer[length..length + text.len()].copy_from_slice(text);
+                    length += text.len();
+                }
+                variable = variable.add(1);
+            }
+        }
+        &buffer[..length]
+    }
+
+    fn get(&self, name: &str) -> Option<&'static [u8]> {
+        self.bytes
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+}
+
+/// Zeroed memory that lives as long as the process.
+fn memory(size: usize) -> Option<&'static mut [u8]> {
+    // SAFETY: a new anonymous mapping at an address that the kernel chooses, never unmapped, given out once.
+    unsafe {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let address = rustix::mm::mmap_anonymous(ptr::null_mut(), size, access, MapFlags::PRIVATE).ok()?;
+        Some(core::slice::from_raw_parts_mut(address.cast::<u8>(), size))
+    }
+}
+
+/// Moves `value` to memory that lives as long as the process.
+pub fn leak<T>(value: T) -> &'static T {
+    const { assert!(align_of::<T>() <= 4096) };
+    match memory(size_of::<T>().max(1)) {
+        // SAFETY: the memory is page-aligned, large enough and ours alone.
+        Some(memory) => unsafe {
+            let place = memory.as_mut_ptr().cast::<T>();
+            place.write(value);
+            &*place
+        },
+        // Not even a page: nothing that needs a configuration can work.
+        None => {
+            raw::abort()
+        }
+    }
+}

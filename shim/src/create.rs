@@ -1,0 +1,403 @@
+//! Making a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::Ordering;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MprotectFlags, madvise};
+use snapshim::PAGE;
+use snapshim::creation::{Scope, Ticket};
+use snapshim::drain::{Blame, place_of};
+use snapshim::origin::{Origin, Place};
+use snapshim::preserve::{Way, local};
+use snapshim::raw::{self, SignalsBlocked};
+use snapshim::snapshot::{Extent, Identity, State};
+use snapshim::table::writer::Request;
+
+use crate::config::config;
+use crate::hooks::change::Named;
+use crate::log::{Level, Program, say};
+use crate::thread::{self, Thread};
+use crate::{agent, init, mapper, process};
+
+/// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
+pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
+
+/// The arguments of mmap(2).
+#[derive(Clone, Copy)]
+pub struct Mmap {
+    pub address: *mut c_void,
+    pub length: usize,
+    pub protection: i32,
+    pub flags: i32,
+    pub descriptor: i32,
+    pub offset: i64,
+}
+
+impl Mmap {
+    /// The system call.
+    pub fn call(&self) -> Result<*mut c_void, Errno> {
+        // SAFETY: the application's own arguments, or a new mapping at an address that the kernel chooses.
+        unsafe {
+            syscalls::syscall!(
+                syscalls::Sysno::mmap,
+                self.address,
+                self.length,
+                self.protection,
+                self.flags,
+                self.descriptor,
+                self.offset
+            )
+        }
+        .map(|address| ptr::with_exposed_provenance_mut(address))
+        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    }
+
+    /// The length in whole pages.
+    fn pages(&self) -> u64 {
+        (self.length as u64).div_ceil(PAGE)
+    }
+}
+
+const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
+
+/// mmap(2) of a snapshot. Errors: those of mmap(2), and
+/// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
+/// without any system call here), `EBUSY` (a block device in use by the kernel), `ETIMEDOUT` (a writer did not finish in time),
+/// `EDEADLK` (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), and what
+/// kept the process from joining the table.
+pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
+    if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
+        return Err(Errno::INVAL);
+    }
+    if mmap.length == 0 || mmap.offset < 0 || mmap.offset as u64 % PAGE != 0 {
+        return Err(Errno::INVAL);
+    }
+    let (file, origin) = open_origin(mmap.descriptor)?;
+    let thread = thread::current()?;
+    if thread.is_inside(thread::stack_pointer()) {
+        return Err(Errno::DEADLK);
+    }
+    if !process::is_table_current() {
+        say!(
+            Level::Error,
+            "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
+             cooperate",
+            Named(origin),
+            crate::log::Bytes(config().directory.to_bytes())
+        );
+        return Err(Errno::STALE);
+    }
+    agent::start_for_snapshots(&thread.own);
+
+    let wants_fixed = mmap.flags & libc::MAP_FIXED != 0;
+    let made = make(&thread, origin, file.as_fd(), mmap, wants_fixed)?;
+    let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
+    settle(&thread, mmap, &made, address).map(|()| address)
+}
+
+/// A descriptor to map, and what it leads to.
+enum File {
+    Given(BorrowedFd<'static>),
+    Reopened(OwnedFd),
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Given(file) => *file,
+            Self::Reopened(file) => file.as_fd(),
+        }
+    }
+}
+
+/// File systems whose files change only by system calls and mappings on this machine (statfs(2), `f_type`).
+const ALLOWED: [u64; 6] =
+    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, OVERLAYFS];
+const OVERLAYFS: u64 = 0x794c_7630;
+
+fn open_origin(descriptor: i32) -> Result<(File, Origin), Errno> {
+    if descriptor < 0 {
+        return Err(Errno::BADF);
+    }
+    let file = raw::borrow(descriptor as u32);
+    let stat = rustix::fs::fstat(file)?;
+    let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
+    if origin.is_block_device() {
+        refuse_busy_device(origin)?;
+        return Ok((File::Given(file), origin));
+    }
+    let kind = rustix::fs::fstatfs(file)?.f_type as u64;
+    if !ALLOWED.contains(&kind) || is_dax(file) {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the file, \
+             or keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs",
+            Named(origin)
+        );
+        return Err(Errno::OPNOTSUPP);
+    }
+    if kind == OVERLAYFS {
+        // A descriptor that was opened before the file was copied up maps the lower file.
+        let path = raw::ProcPath::of(raw::own_pid(), "fd").slash(descriptor as u32);
+        return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin));
+    }
+    Ok((File::Given(file), origin))
+}
+
+fn is_dax(file: BorrowedFd<'_>) -> bool {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+    statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::DAX))
+}
+
+/// The kernel writes a mounted or stacked device's page cache without any system call on it.
+fn refuse_busy_device(origin: Origin) -> Result<(), Errno> {
+    let user = match init::device_user(origin.device()) {
+        None => return Ok(()),
+        Some(user) => user,
+    };
+    say!(
+        Level::Warn,
+        "snapshot of {} refused: {user}, so the kernel changes it without a system call; unmount or detach it first, or take the \
+         snapshot of the files on it",
+        Named(origin)
+    );
+    Err(Errno::BUSY)
+}
+
+/// A snapshot that has been committed.
+struct Made {
+    address: *mut c_void,
+    index: u32,
+    life: u32,
+    backed: u64,
+}
+
+/// From the gate's closing to its opening.
+fn make(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scratch: bool) -> Result<Made, Errno> {
+    let _signals = SignalsBlocked::new();
+    let ticket = begin(thread, Scope::One(origin))?;
+    let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, origin, file, mmap, scratch));
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            thread.own.table.end_creation(ticket);
+            thread.own.table.lower_active();
+            return Err(error);
+        }
+    };
+    if commit(thread, ticket) {
+        return Ok(made);
+    }
+    thread.own.table.retire_snapshot(made.index, made.life);
+    thread.own.identity.snapshots().fetch_sub(1, Ordering::Relaxed);
+    // SAFETY: the mapping is ours and nobody has been told of it.
+    let _ = unsafe { rustix::mm::munmap(made.address, mmap.length) };
+    say!(
+        Level::Warn,
+        "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",
+        Named(origin),
+        config().timeout / 1_000_000
+    );
+    Err(Errno::TIMEDOUT)
+}
+
+/// Closes the gate: from here on nobody who would change what `scope` covers begins to.
+pub fn begin(thread: &Thread, scope: Scope) -> Result<Ticket, Errno> {
+    let table = thread.own.table;
+    let gate = table.gate();
+    let give_up = raw::now() + 2 * config().timeout;
+    loop {
+        thread.slot.intent().declare(scope, raw::now() + config().timeout);
+        match gate.creation.claim(thread.index as u16) {
+            Ok(ticket) => {
+                gate.active.raise();
+                return Ok(ticket);
+            }
+            Err(_) if raw::now() > give_up => return Err(Errno::TIMEDOUT),
+            Err(other) => table.await_creation(other),
+        }
+    }
+}
+
+/// Waits for the writers under way.
+pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<(), Errno> {
+    let deadline = raw::now() + config().timeout;
+    thread.own.table.drain(scope, thread.index, deadline).map_err(|Blame { pid, tid }| {
+        say!(
+            Level::Warn,
+            "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it stopped?); \
+             continue it, or set SNAPSHIM_TIMEOUT_MS higher",
+            Program(pid),
+            config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
+}
+
+/// Decides the creation and opens the gate. False: somebody aborted it.
+pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
+    let creation = thread.own.table.gate().creation;
+    let committed = creation.commit(ticket);
+    if committed {
+        creation.release(ticket);
+    }
+    raw::wake(creation.futex());
+    committed
+}
+
+/// The instant: maps the file as it is now and publishes the snapshot.
+fn fill(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scratch: bool) -> Result<Made, Errno> {
+    let table = thread.own.table;
+    let size = size_of_origin(file, origin)?;
+    let first = mmap.offset as u64 / PAGE;
+    let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
+    let (index, head) = table.claim_snapshot().ok_or_else(|| {
+        say!(Level::Error, "snapshot of {} refused: the table is full (4096 pieces); end some snapshots", Named(origin));
+        Errno::NFILE
+    })?;
+    let address = map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
+    let extent =
+        Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
+    let identity =
+        Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
+    if let Some(snapshot) = table.snapshot(index) {
+        snapshot.describe(head, &identity, &extent, 0);
+        table.publish_mark(index, origin);
+        snapshot.publish(head, State::Exact);
+        thread.own.identity.snapshots().fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(Made { address, index, life: head.life(), backed })
+}
+
+const BLKGETSIZE64: u32 = 0x8008_1272;
+
+fn size_of_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<u64, Errno> {
+    if !origin.is_block_device() {
+        return Ok(rustix::fs::fstat(file)?.st_size as u64);
+    }
+    let mut size = 0u64;
+    // SAFETY: BLKGETSIZE64 (linux/fs.h) stores one u64 at its argument.
+    unsafe { raw::ioctl(file, BLKGETSIZE64, &raw mut size as usize) }?;
+    Ok(size)
+}
+
+/// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.
+fn map(file: BorrowedFd<'_>, mmap: &Mmap, size: u64, first: u64, backed: u64, scratch: bool) -> Result<*mut c_void, Errno> {
+    use rustix::fd::AsRawFd;
+    let tail = size % PAGE != 0 && (first..first + backed).contains(&(size / PAGE));
+    let opened = if tail { libc::PROT_READ | libc::PROT_WRITE } else { 0 };
+    let mut flags = mmap.flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
+    let mut hint = mmap.address;
+    if scratch {
+        flags &= !libc::MAP_FIXED;
+        hint = ptr::null_mut();
+    }
+    let protection = mmap.protection | opened;
+    let real = Mmap { address: hint, protection, flags, descriptor: file.as_raw_fd(), ..*mmap };
+    let address = real.call()?;
+    let start = address as u64;
+    let finish = || {
+        if tail {
+            zero_tail(start + (size / PAGE - first) * PAGE, size % PAGE)?;
+        }
+        if protection != mmap.protection {
+            protect(start, backed * PAGE, mmap.protection)?;
+        }
+        let past = mmap.pages() - backed;
+        if past > 0 {
+            local::map_faulting(start + backed * PAGE, (past * PAGE) as usize)?;
+            protect(start + backed * PAGE, past * PAGE, mmap.protection)?;
+        }
+        Ok(())
+    };
+    finish()
+        // SAFETY: the mapping was just made and nobody has been told of it.
+        .inspect_err(|_| unsafe { rustix::mm::munmap(address, mmap.length) }.unwrap_or(()))
+        .map(|()| address)
+}
+
+fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
+    let flags = MprotectFlags::from_bits_retain(protection as u32);
+    // SAFETY: the range is a part of the mapping that is being made.
+    unsafe { rustix::mm::mprotect(address as *mut c_void, length as usize, flags) }
+}
+
+/// Makes the page private and zeroes what lies behind the end of the file: a shared store can have put bytes there, and an append
+/// would.
+fn zero_tail(page: u64, used: u64) -> Result<(), Errno> {
+    // SAFETY: the page is a writable part of the mapping that is being made, and private once it is populated.
+    unsafe {
+        madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)?;
+        ptr::write_bytes((page + used) as *mut u8, 0, (PAGE - used) as usize);
+    }
+    Ok(())
+}
+
+/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there.
+fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_void, Errno> {
+    let mappings = mapper::hold(thread.own);
+    let pages = thread.own.table.snapshot(made.index).and_then(|snapshot| snapshot.view()).map_or(0, |view| view.extent.pages);
+    let from = made.address as u64..made.address as u64 + pages * PAGE;
+    let to = target as u64..(target as u64).saturating_add(pages * PAGE);
+    let moved = if to.start % PAGE == 0 {
+        mappings.replace(&to, || Ok(())).and_then(|()| mappings.shift(&from, to.start))
+    } else {
+        Err(Errno::INVAL)
+    };
+    moved.map(|()| target).inspect_err(|_| {
+        // SAFETY: the mapping was not moved and nobody has been told of it.
+        let _ = mappings.replace(&from, || unsafe {
+            rustix::mm::munmap(from.start as *mut c_void, (from.end - from.start) as usize)
+        });
+    })
+}
+
+/// MAP_LOCKED and MAP_POPULATE, once the gate is open: they may take long.
+fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Result<(), Errno> {
+    if mmap.flags & libc::MAP_LOCKED != 0 && made.backed > 0 {
+        // SAFETY: locking changes no byte.
+        let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
+        if let Err(error) = locked {
+            let range = address as u64..address as u64 + mmap.pages() * PAGE;
+            // SAFETY: the mapping is ours and nobody has been told of it.
+            let _ = mapper::hold(thread.own).replace(&range, || unsafe { rustix::mm::munmap(address, mmap.length) });
+            // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
+            return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
+        }
+    }
+    if mmap.flags & libc::MAP_POPULATE != 0 {
+        populate(thread, mmap, made);
+    }
+    Ok(())
+}
+
+/// Copies everything at once, so that no writer has to later. Like the kernel's, it is not an error if that does not succeed.
+fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
+    let first = mmap.offset as u64 / PAGE;
+    let mut page = first;
+    while page < first + made.backed {
+        let count = snapshim::preserve::RUN.min(first + made.backed - page);
+        let request = Request { snapshot: made.index, life: made.life, first: page, count };
+        let _signals = SignalsBlocked::new();
+        if !local::serve(
+            thread.own.table,
+            thread.own.owner(),
+            &request,
+            process::kept(),
+            raw::now() + config().timeout,
+        ) {
+            return;
+        }
+        page += count;
+    }
+}
+
+/// Whether the agent may be needed at all.
+pub fn needs_agent() -> bool {
+    config().way != Way::Direct
+}

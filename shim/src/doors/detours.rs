@@ -1,0 +1,63 @@
+//! Detours: jumps at the entries of libc's own functions, so that calls which libc makes for itself reach the hooks too.
+//!
+//! Set up once in the constructor, before the program's first thread, with signals blocked. Never taken down.
+
+use core::ffi::{CStr, c_void};
+
+use detour::RawDetour;
+
+use super::Door;
+use crate::log::{Level, say};
+
+/// Opens every door: first the way on behind the exported symbol, then the detour.
+pub fn open(doors: &[&Door]) {
+    // SAFETY: RTLD_NOLOAD only gives a handle to the libc that is loaded already.
+    let libc = unsafe { libc::dlopen(c"libc.so.6".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    let mut patched = true;
+    for door in doors {
+        let next = find(libc::RTLD_NEXT, door.name);
+        if !next.is_null() {
+            door.lead_next_to(next);
+        }
+        let entry = if libc.is_null() { core::ptr::null() } else { find(libc, door.name) };
+        if entry.is_null() || entry == door.detoured {
+            continue;
+        }
+        door.lead_original_to(entry);
+        match patch(entry, door.detoured) {
+            Some(trampoline) => {
+                door.lead_original_to(trampoline);
+                if next == entry {
+                    door.lead_next_to(trampoline);
+                }
+            }
+            None => patched = false,
+        }
+    }
+    if !patched {
+        say!(
+            Level::Warn,
+            "process {}: libc's code cannot be patched here (SELinux or MemoryDenyWriteExecute?); what stdio writes to files is NOT held \
+             back from others' snapshots",
+            snapshim::raw::own_pid()
+        );
+    }
+}
+
+/// Makes the function at `entry` jump to `hook`; the way to the function as it was.
+fn patch(entry: *const (), hook: *const ()) -> Option<*const ()> {
+    // SAFETY: `entry` is a libc function with the signature of `hook` (one door); no other thread runs yet.
+    unsafe {
+        let detour = RawDetour::new(entry, hook).ok()?;
+        detour.enable().ok()?;
+        let trampoline = detour.trampoline();
+        // Dropping it would take the jump away.
+        core::mem::forget(detour);
+        Some(trampoline)
+    }
+}
+
+fn find(handle: *mut c_void, name: &CStr) -> *const () {
+    // SAFETY: the handle is a loaded library's or RTLD_NEXT; the name is a C string.
+    unsafe { libc::dlsym(handle, name.as_ptr()) }.cast_const().cast()
+}

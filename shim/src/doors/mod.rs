@@ -1,0 +1,128 @@
+//! Doors: the ways by which a call reaches a hook.
+//!
+//! A program's own calls come in through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
+//! that libc makes for itself (stdio, for one) never look a symbol up; they come in through a *detour* at the entry of libc's function
+//! ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
+
+pub mod detours;
+
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// Where one interposed operation goes on to.
+pub struct Door {
+    /// libc's name for it.
+    pub name: &'static CStr,
+    /// Behind the exported symbol: the next library's, or the raw system call before the constructor has run.
+    next: AtomicPtr<()>,
+    /// Behind the detour: libc's own function.
+    original: AtomicPtr<()>,
+    /// What libc's entry is made to jump to.
+    pub detoured: *const (),
+}
+
+// SAFETY: `detoured` is the address of a function and never changes.
+unsafe impl Sync for Door {}
+
+impl Door {
+    /// A door that leads to the raw system call until it is opened.
+    pub const fn new(name: &'static CStr, raw: *const (), detoured: *const ()) -> Self {
+        Self { name, next: AtomicPtr::new(raw.cast_mut()), original: AtomicPtr::new(raw.cast_mut()), detoured }
+    }
+
+    /// What the exported symbol calls on to.
+    #[inline]
+    pub fn next(&self) -> *const () {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// What the detour calls on to.
+    #[inline]
+    pub fn original(&self) -> *const () {
+        self.original.load(Ordering::Relaxed)
+    }
+
+    /// Leads the exported symbol on to `function`.
+    pub fn lead_next_to(&self, function: *const ()) {
+        self.next.store(function.cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Leads the detour on to `function`.
+    pub fn lead_original_to(&self, function: *const ()) {
+        self.original.store(function.cast_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Declares interposed operations that may be cancellation points.
+///
+/// For each: `module: names => fn(arguments) -> result { raw: closure, hook: closure(real, arguments) }`. The frames are
+/// `extern "C-unwind"` and hold nothing that needs dropping, so that pthread_cancel and longjmp may unwind through them.
+macro_rules! interpose {
+    ($(
+        $(#[$doc:meta])*
+        $module:ident, $libc:literal: $($name:ident)+ => fn($($argument:ident: $type:ty),*) -> $result:ty {
+            raw $raw:expr, hook $hook:path $(,)?
+        }
+    )+) => {
+        $(
+            $(#[$doc])*
+            pub mod $module {
+                #[allow(unused_imports)]
+                use super::*;
+
+                type Function = unsafe extern "C-unwind" fn($($type),*) -> $result;
+
+                unsafe extern "C-unwind" fn raw($($argument: $type),*) -> $result {
+                    #[allow(clippy::redundant_closure_call)]
+                    ($raw)($($argument),*)
+                }
+
+                unsafe extern "C-unwind" fn detoured($($argument: $type),*) -> $result {
+                    // SAFETY: the pointer is libc's function of this name (its trampoline), or `raw`.
+                    let real: Function = unsafe { core::mem::transmute(DOOR.original()) };
+                    $hook(real, $($argument),*)
+                }
+
+                pub static DOOR: $crate::doors::Door =
+                    $crate::doors::Door::new($libc, raw as *const (), detoured as *const ());
+
+                $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($name)+ }
+            }
+        )+
+        /// The doors declared here.
+        pub static DOORS: &[&$crate::doors::Door] = &[$(&$module::DOOR),+];
+    };
+}
+pub(crate) use interpose;
+
+/// The exported symbols of one operation.
+macro_rules! export {
+    ($hook:path, ($($argument:ident: $type:ty),*) -> $result:ty, ) => {};
+    ($hook:path, ($($argument:ident: $type:ty),*) -> $result:ty, $name:ident $($rest:ident)*) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+            // SAFETY: the pointer is the next library's function of this name, or `raw`.
+            let real: Function = unsafe { core::mem::transmute(DOOR.next()) };
+            $hook(real, $($argument),*)
+        }
+        $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($rest)* }
+    };
+}
+pub(crate) use export;
+
+/// A raw system call's result as libc gives it: errno set, -1.
+pub fn as_libc(result: Result<usize, syscalls::Errno>) -> isize {
+    match result {
+        Ok(value) => value as isize,
+        Err(error) => {
+            set_errno(error.into_raw());
+            -1
+        }
+    }
+}
+
+/// Sets the calling thread's errno.
+pub fn set_errno(errno: i32) {
+    // SAFETY: libc gives the address of the calling thread's errno.
+    unsafe { *libc::__errno_location() = errno };
+}

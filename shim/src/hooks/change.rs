@@ -1,0 +1,263 @@
+//! What every change of a file has in common: announce, preserve, make the real call, clear.
+
+use core::ops::Range;
+
+use rustix::fs::OFlags;
+use snapshim::creation::Ticket;
+use snapshim::drain::place_of;
+use snapshim::gate::{Call, Entry, Frame, Writer};
+use snapshim::origin::{Origin, Place};
+use snapshim::preserve::{self, Failure, Pusher, Reason, Report};
+use snapshim::raw;
+use snapshim::sync::{Ordering, fence};
+use snapshim::table::Table;
+
+use crate::config::config;
+use crate::doors::set_errno;
+use crate::init;
+use crate::log::{Level, Program, say};
+use crate::thread::{self, Thread};
+
+/// The bytes of a file that a call would change.
+pub trait Touch {
+    /// How many at the most.
+    fn length(&self) -> u64;
+    /// At which offset; `None`: at the descriptor's file position.
+    fn offset(&self) -> Option<i64>;
+    /// Whether the bytes go to the end of the file, given that the descriptor was opened with O_APPEND or not.
+    fn appends(&self, opened_with_append: bool) -> bool {
+        opened_with_append
+    }
+}
+
+/// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
+pub const LONGEST_WRITE: u64 = 0x7fff_f000;
+
+/// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
+///
+/// Holds nothing that needs dropping while the real call runs.
+#[inline]
+pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
+    let stack = thread::stack_pointer();
+    let Ok(thread) = thread::current() else { return alone(&call) };
+    let Some(depth) = thread.depth(stack) else { return too_deep() };
+    let (outer, frame) = match thread.slot.frames().split_at(depth) {
+        (outer, [frame, ..]) => (outer, frame),
+        _ => return too_deep(),
+    };
+    let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors());
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack };
+    let surroundings = Surroundings { thread: &thread, touch: &touch };
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
+    let result = match entry {
+        Entry::Free | Entry::Elsewhere => call(),
+        Entry::Origin(origin) => change_origin(&thread, frame, descriptor, origin, &touch, &call),
+    };
+    // In a child that a handler forked inside the call, the slot is the parent's.
+    if thread.own.id.to_word() == crate::process::image() {
+        frame.clear(turn);
+    }
+    result
+}
+
+/// A writer that could not join the table: it said so, and goes on as it would without the shim.
+#[cold]
+fn alone(call: &impl Fn() -> isize) -> isize {
+    call()
+}
+
+#[cold]
+fn too_deep() -> isize {
+    set_errno(libc::EAGAIN);
+    -1
+}
+
+#[cold]
+fn change_origin(
+    thread: &Thread,
+    frame: &Frame,
+    descriptor: i32,
+    origin: Origin,
+    touch: &impl Touch,
+    call: &impl Fn() -> isize,
+) -> isize {
+    if !thread.own.table.is_origin_in_use(origin) {
+        return call();
+    }
+    let range = range_of(thread, frame, descriptor, origin, touch);
+    let pusher = pusher(thread, frame);
+    if let Err(failure) = pusher.preserve(origin, range.bytes.clone()) {
+        return refuse(origin, &failure);
+    }
+    let result = call();
+    if result > 0 && !range.held(thread, descriptor, result as u64) {
+        break_after_the_fact(thread, &pusher, origin);
+    }
+    result
+}
+
+/// The thread as one that preserves.
+pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller> {
+    Pusher {
+        table: thread.own.table,
+        own: thread.own.owner(),
+        slot: thread.slot,
+        frame,
+        kept: crate::process::kept(),
+        unreadable: init::unreadable_page(),
+        way: config().way,
+        on_failure: config().on_failure,
+        patience: config().timeout,
+        report: &Teller,
+    }
+}
+
+/// Logs what the core reports.
+pub struct Teller;
+
+impl Report for Teller {
+    fn broken(&self, pid: u32, origin: Origin, reason: Reason) {
+        say!(
+            Level::Warn,
+            "{}'s snapshot of {} was broken so that process {} could write: {}; it faults from now on. Set \
+             SNAPSHIM_ON_FAILURE=fail-write to let the write fail instead",
+            Program(pid),
+            Named(origin),
+            raw::own_pid(),
+            why(reason)
+        );
+    }
+}
+
+fn refuse(origin: Origin, failure: &Failure) -> isize {
+    say!(
+        Level::Warn,
+        "write of process {} to {} failed (ENOSPC): a page could not be preserved for the snapshot of {}: {}",
+        raw::own_pid(),
+        Named(origin),
+        Program(failure.pid),
+        why(failure.reason)
+    );
+    set_errno(libc::ENOSPC);
+    -1
+}
+
+/// The reason in words, with what to do.
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoAccess => {
+            "the kernel refuses access to it and its agent did not answer (is it stopped? SNAPSHIM_PUSH=auto tries both ways)"
+        }
+        Reason::NoCopy => "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)",
+        Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
+    }
+}
+
+/// An origin, for a person.
+pub struct Named(pub Origin);
+
+impl core::fmt::Display for Named {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let device = self.0.device();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        if self.0.is_block_device() {
+            write!(formatter, "block device {major}:{minor}")
+        } else {
+            write!(formatter, "inode {} of device {major}:{minor}", self.0.inode())
+        }
+    }
+}
+
+/// The bytes that were preserved, and what has to hold afterwards for the write to have stayed within them.
+struct Covered {
+    bytes: Range<u64>,
+    length: u64,
+    /// For a write at the file position: that position, and the bytes that all such writes had announced until then.
+    floating: Option<(u64, u64)>,
+}
+
+/// Finds out where the bytes of a call that has passed the gate can land.
+fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, touch: &impl Touch) -> Covered {
+    let file = raw::borrow(descriptor as u32);
+    let length = touch.length();
+    let opened_with_append = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+    let fixed = touch.offset().filter(|_| !touch.appends(opened_with_append));
+    if let Some(offset) = fixed {
+        // A negative offset is the kernel's to refuse.
+        let start = u64::try_from(offset).unwrap_or(0);
+        return Covered { bytes: start..start.saturating_add(length), length, floating: None };
+    }
+    frame.settle(Place::Origin(origin), length);
+    let announced = thread.own.table.announce_floating(length);
+    // SeqCst: pairs with itself in other writers: of two that announce at once, at least one counts the other.
+    fence(Ordering::SeqCst);
+    let reach = floating_bytes(thread.own.table, origin);
+    if touch.appends(opened_with_append) {
+        let end = rustix::fs::fstat(file).map_or(0, |stat| stat.st_size as u64);
+        return Covered { bytes: end..end.saturating_add(reach), length, floating: None };
+    }
+    let position = rustix::fs::tell(file).unwrap_or(0);
+    Covered { bytes: position..position.saturating_add(reach), length, floating: Some((position, announced)) }
+}
+
+/// Bytes that all calls under way would place at a position of `origin` that others can move, the caller's included.
+fn floating_bytes(table: &Table, origin: Origin) -> u64 {
+    let slots = table.writers_used().iter();
+    slots.flat_map(|slot| slot.frames()).map(|frame| frame.floating_on(origin)).fold(0, u64::saturating_add)
+}
+
+impl Covered {
+    /// Whether the write certainly stayed within the preserved bytes.
+    ///
+    /// A position that only cooperating writers move goes forward, and by no more than they announced. Anything else was somebody
+    /// who moved it at that very moment (lseek, read, a program without the shim), or an iovec that changed under the call.
+    fn held(&self, thread: &Thread, descriptor: i32, written: u64) -> bool {
+        if written > self.length {
+            return false;
+        }
+        let Some((position, announced)) = self.floating else { return true };
+        let Ok(now) = rustix::fs::tell(raw::borrow(descriptor as u32)) else { return false };
+        let moved = now.wrapping_sub(position);
+        let since = thread.own.table.floating_announced().wrapping_sub(announced);
+        let reach = self.bytes.end - self.bytes.start;
+        let alone = since == 0 && reach == self.length;
+        moved == written || !alone && now >= position && (written..=reach.saturating_add(since)).contains(&moved)
+    }
+}
+
+/// The write may have landed outside what was preserved: say so rather than be silently wrong.
+fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller>, origin: Origin) {
+    for (index, view) in thread.own.table.snapshots_of(origin) {
+        if !pusher.break_mapping(index, &view) {
+            preserve::doubt(thread.own.table, index, view.head.life());
+        }
+        let pid = thread.own.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+        say!(
+            Level::Warn,
+            "{}'s snapshot of {} is no longer exact: while process {} wrote, somebody moved the file position that it writes at",
+            Program(pid),
+            Named(origin),
+            raw::own_pid()
+        );
+    }
+}
+
+/// What the gate asks of this thread.
+struct Surroundings<'a, T> {
+    thread: &'a Thread,
+    touch: &'a T,
+}
+
+impl<T: Touch> Writer for Surroundings<'_, T> {
+    fn place(&self, descriptor: u32) -> Place {
+        rustix::fs::fstat(raw::borrow(descriptor)).map_or(Place::Elsewhere, |stat| place_of(&stat))
+    }
+
+    fn floating(&self) -> u64 {
+        if self.touch.offset().is_none() { self.touch.length() } else { 0 }
+    }
+
+    fn wait_for(&self, seen: Ticket) {
+        self.thread.own.table.await_creation(seen);
+    }
+}

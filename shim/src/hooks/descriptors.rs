@@ -1,0 +1,80 @@
+//! close(2), dup2(2) and their kin: a descriptor number may mean another file from now on.
+//!
+//! A creation that finds a writer blocked on a number looks that number up; it believes what it finds only if no such change came in
+//! between.
+
+use core::ffi::{c_int, c_uint};
+
+use syscalls::{Sysno, syscall};
+
+use crate::doors::{as_libc, interpose};
+use crate::process;
+
+interpose! {
+    /// close(2)
+    close, c"close": close __close => fn(fd: c_int) -> c_int {
+        // SAFETY: the application's argument, as it is.
+        raw |fd| as_libc(unsafe { syscall!(Sysno::close, fd) }) as c_int,
+        hook on_close,
+    }
+    /// dup2(2)
+    dup2, c"dup2": dup2 __dup2 => fn(old: c_int, new: c_int) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |old: c_int, new| as_libc(if old == new {
+            // dup2(2): equal numbers only have to be valid; dup3(2) would refuse them.
+            unsafe { syscall!(Sysno::fcntl, old, libc::F_GETFD) }.map(|_| new as usize)
+        } else {
+            unsafe { syscall!(Sysno::dup3, old, new, 0) }
+        }) as c_int,
+        hook on_dup2,
+    }
+    /// dup3(2)
+    dup3, c"dup3": dup3 __dup3 => fn(old: c_int, new: c_int, flags: c_int) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |old, new, flags| as_libc(unsafe { syscall!(Sysno::dup3, old, new, flags) }) as c_int,
+        hook on_dup3,
+    }
+    /// close_range(2)
+    close_range, c"close_range": close_range => fn(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |first, last, flags| as_libc(unsafe { syscall!(Sysno::close_range, first, last, flags) }) as c_int,
+        hook on_close_range,
+    }
+}
+
+/// Counted before the call, in the record of an attached process; one that is not attached has no writer to be looked up.
+#[inline]
+fn count_change() {
+    if let Some(record) = process::attached().and_then(|own| own.record()) {
+        record.change_descriptors();
+    }
+}
+
+fn on_close(real: unsafe extern "C-unwind" fn(c_int) -> c_int, fd: c_int) -> c_int {
+    count_change();
+    // SAFETY: the application's argument, as it is.
+    unsafe { real(fd) }
+}
+
+fn on_dup2(real: unsafe extern "C-unwind" fn(c_int, c_int) -> c_int, old: c_int, new: c_int) -> c_int {
+    count_change();
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(old, new) }
+}
+
+fn on_dup3(real: unsafe extern "C-unwind" fn(c_int, c_int, c_int) -> c_int, old: c_int, new: c_int, flags: c_int) -> c_int {
+    count_change();
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(old, new, flags) }
+}
+
+fn on_close_range(
+    real: unsafe extern "C-unwind" fn(c_uint, c_uint, c_int) -> c_int,
+    first: c_uint,
+    last: c_uint,
+    flags: c_int,
+) -> c_int {
+    count_change();
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(first, last, flags) }
+}

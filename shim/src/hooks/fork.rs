@@ -1,0 +1,236 @@
+//! fork(2): a child inherits its parent's snapshots, exactly.
+//!
+//! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's records
+//! are published with the parent's preserved bits, and only then the address space is copied.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use libc::pid_t;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use snapshim::creation::Scope;
+use snapshim::preserve::local;
+use snapshim::raw;
+use snapshim::snapshot::{Identity, NOT_INHERITED};
+use snapshim::table::process::{Birth, Process, ProcessId};
+use syscalls::{Sysno, syscall};
+
+use crate::doors::{as_libc, interpose};
+use crate::log::{Level, say};
+use crate::mapper::{self, Mappings};
+use crate::process::{self, Own};
+use crate::thread::{self, Thread};
+use crate::{agent, create};
+
+interpose! {
+    /// fork(2)
+    fork, c"fork": fork __fork => fn() -> pid_t {
+        // SAFETY: only before the constructor has run, when there are no atfork handlers yet.
+        raw || as_libc(unsafe { syscall!(Sysno::fork) }) as pid_t,
+        hook on_fork,
+    }
+    /// _Fork(3)
+    only_fork, c"_Fork": _Fork => fn() -> pid_t {
+        // SAFETY: as for fork.
+        raw || as_libc(unsafe { syscall!(Sysno::fork) }) as pid_t,
+        hook on_fork,
+    }
+}
+
+fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+    let mapper = process::attached().filter(|own| own.identity.snapshots().load(Ordering::Relaxed) > 0);
+    match mapper {
+        // SAFETY: the application's own call.
+        None => unsafe { real() },
+        Some(own) => fork_mapper(own, real),
+    }
+}
+
+#[cold]
+fn fork_mapper(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+    let mappings = mapper::hold(own);
+    let inheritance = Inheritance::list(&mappings);
+    let prepared = thread::current().and_then(|thread| Prepared::new(&mappings, thread));
+    // SAFETY: the application's own call.
+    let pid = unsafe { real() };
+    if pid == 0 {
+        let exact = prepared.ok().and_then(|prepared| prepared.be_born(&inheritance));
+        if exact.is_none() {
+            inheritance.break_all();
+        }
+        mapper::replace_lock(mappings);
+        if let Some(child) = exact {
+            agent::start_for_snapshots(&child);
+        }
+        return 0;
+    }
+    match prepared {
+        Ok(prepared) => prepared.finish(pid),
+        Err(error) => say!(
+            Level::Warn,
+            "process {pid}, forked by {}, cannot keep the snapshots it inherited (errno {}): they fault there",
+            raw::own_pid(),
+            error.raw_os_error()
+        ),
+    }
+    inheritance.forget();
+    pid
+}
+
+/// The address ranges that the child has to break if it turns out that its records are not good.
+struct Inheritance {
+    ranges: *mut (u64, u64),
+    count: usize,
+}
+
+impl Inheritance {
+    fn list(mappings: &Mappings) -> Self {
+        let pieces = || mapper::pieces(&mappings.own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(&mappings.own, *index));
+        let count = pieces().count();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let bytes = Self::bytes(count);
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let memory = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, access, MapFlags::PRIVATE) };
+        let Ok(memory) = memory else { return Self { ranges: ptr::null_mut(), count: 0 } };
+        let ranges = memory.cast::<(u64, u64)>();
+        for (at, (_, view)) in pieces().take(count).enumerate() {
+            // SAFETY: `at` is below `count`, for which the memory is large enough.
+            unsafe { ranges.add(at).write((view.extent.address, view.extent.pages * snapshim::PAGE)) };
+        }
+        Self { ranges, count }
+    }
+
+    fn bytes(count: usize) -> usize {
+        count.max(1) * size_of::<(u64, u64)>()
+    }
+
+    fn break_all(&self) {
+        for at in 0..self.count {
+            // SAFETY: written by `list`.
+            let (address, length) = unsafe { self.ranges.add(at).read() };
+            let _ = local::map_faulting(address, length as usize);
+        }
+        if self.count > 0 {
+            say!(
+                Level::Warn,
+                "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
+                 stopped in it)",
+                raw::own_pid()
+            );
+        }
+    }
+
+    fn forget(&self) {
+        if !self.ranges.is_null() {
+            // SAFETY: mapped by `list` with this size.
+            let _ = unsafe { rustix::mm::munmap(self.ranges.cast::<c_void>(), Self::bytes(self.count)) };
+        }
+    }
+}
+
+fn is_inherited(own: &Own, index: u32) -> bool {
+    own.table.snapshot(index).is_some_and(|snapshot| snapshot.flags() & NOT_INHERITED == 0)
+}
+
+/// A child's records, published under a closed gate.
+struct Prepared<'a> {
+    mappings: &'a Mappings,
+    thread: Thread,
+    ticket: snapshim::creation::Ticket,
+    record: &'static Process,
+    unborn: ProcessId,
+    index: u32,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(mappings: &'a Mappings, thread: Thread) -> Result<Self, Errno> {
+        if thread.is_inside(thread::stack_pointer()) {
+            return Err(Errno::DEADLK);
+        }
+        let own = &mappings.own;
+        mappings.begin_all()?;
+        let ticket = create::begin(&thread, Scope::All).inspect_err(|_| mappings.end_all())?;
+        let unborn = ProcessId::new(0, raw::random() as u32);
+        let claimed = create::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
+            .and_then(|()| own.table.claim_process(unborn).ok_or(Errno::NFILE));
+        let (index, record) = match claimed {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                own.table.end_creation(ticket);
+                mappings.end_all();
+                return Err(error);
+            }
+        };
+        record.expect_birth(own.owner());
+        let prepared = Self { mappings, thread, ticket, record, unborn, index };
+        match prepared.publish() {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                prepared.withdraw();
+                Err(error)
+            }
+        }
+    }
+
+    fn publish(&self) -> Result<(), Errno> {
+        let own = &self.mappings.own;
+        let owner = self.unborn.owner_word(self.index);
+        for (index, view) in mapper::pieces(own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(own, *index)) {
+            let identity = Identity { owner, base: view.extent.first, ..view.identity };
+            mapper::duplicate(own, index, &view, identity, &view.extent)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the child's records out again and opens the gate.
+    fn withdraw(&self) {
+        let table = self.mappings.own.table;
+        if let Some(id) = self.record.id() {
+            table.bury(self.index, self.record, id);
+        }
+        table.end_creation(self.ticket);
+        self.mappings.end_all();
+    }
+
+    /// In the parent, after the fork.
+    fn finish(&self, pid: pid_t) {
+        if pid < 0 {
+            return self.withdraw();
+        }
+        let table = self.mappings.own.table;
+        let born = ProcessId::new(pid as u32, self.unborn.epoch());
+        self.record.christen(self.unborn, born);
+        let creation = table.gate().creation;
+        let committed = creation.commit(self.ticket);
+        self.record.settle(if committed { Birth::Settled } else { Birth::Failed });
+        creation.release(self.ticket);
+        raw::wake(creation.futex());
+        self.mappings.end_all();
+    }
+
+    /// In the child: takes its name and waits to hear how the fork went. `None`: what it inherited is not exact.
+    fn be_born(&self, inheritance: &Inheritance) -> Option<Own> {
+        let _ = &self.thread;
+        let table = self.mappings.own.table;
+        let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
+        self.record.christen(self.unborn, born);
+        if self.record.id() != Some(born) {
+            return None;
+        }
+        let own = process::adopt(table, born, self.index, inheritance.count as u32)?;
+        let parent = self.record.parent();
+        loop {
+            match self.record.birth() {
+                Birth::Settled => return Some(own),
+                Birth::Failed => return None,
+                Birth::Pending => {
+                    raw::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
+                    table.bury_if_dead(parent);
+                }
+            }
+        }
+    }
+}

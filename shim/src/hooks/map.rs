@@ -1,0 +1,226 @@
+//! mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2).
+//!
+//! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator may
+//! call them under its own lock, and looking the real function up could allocate.
+
+use core::ffi::{c_int, c_void};
+use core::ops::Range;
+
+use libc::{off64_t, off_t, size_t};
+use redhook::hook;
+use rustix::io::Errno;
+use rustix::mm::Advice;
+use snapshim::PAGE;
+use syscalls::{Sysno, syscall};
+
+use crate::create::{MAP_SNAPSHOT, Mmap, create};
+use crate::doors::set_errno;
+use crate::{init, mapper};
+
+hook! {
+    unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
+    -> *mut c_void => on_mmap {
+        map(Mmap { address, length, protection, flags, descriptor: fd, offset })
+    }
+}
+
+hook! {
+    unsafe fn mmap64(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off64_t)
+    -> *mut c_void => on_mmap64 {
+        map(Mmap { address, length, protection, flags, descriptor: fd, offset })
+    }
+}
+
+hook! {
+    unsafe fn munmap(address: *mut c_void, length: size_t) -> c_int => on_munmap {
+        status(unmap(address, length))
+    }
+}
+
+hook! {
+    unsafe fn mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int => on_mprotect {
+        status(protect(address, length, protection))
+    }
+}
+
+hook! {
+    unsafe fn madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_madvise {
+        status(advise(address, length, advice))
+    }
+}
+
+hook! {
+    // Variadic in C; the fifth argument is read only with MREMAP_FIXED or MREMAP_DONTUNMAP, as by libc.
+    unsafe fn mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void)
+    -> *mut c_void => on_mremap {
+        pointer(remap(address, old, new, flags, target))
+    }
+}
+
+fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
+    result.unwrap_or_else(|error| {
+        set_errno(error.raw_os_error());
+        libc::MAP_FAILED
+    })
+}
+
+fn status(result: Result<(), Errno>) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            set_errno(error.raw_os_error());
+            -1
+        }
+    }
+}
+
+/// A raw system call whose result says only whether it worked.
+fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
+    result.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+}
+
+/// The addresses of whole pages; empty if there are none (the kernel then refuses the call).
+fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
+    let start = address as u64;
+    let end = start.checked_add(length as u64).map_or(start, |end| end.checked_next_multiple_of(PAGE).unwrap_or(start));
+    if start % PAGE == 0 { start..end } else { start..start }
+}
+
+fn map(arguments: Mmap) -> *mut c_void {
+    pointer(if arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments) {
+        create(&arguments)
+    } else if arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED {
+        map_over(&arguments)
+    } else {
+        arguments.call()
+    })
+}
+
+fn map_over(arguments: &Mmap) -> Result<*mut c_void, Errno> {
+    let range = addresses(arguments.address, arguments.length);
+    match mapper::touching(&range) {
+        None => arguments.call(),
+        Some(mappings) => mappings.replace(&range, || arguments.call()),
+    }
+}
+
+fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
+    // SAFETY: the application's arguments, as they are.
+    let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
+    let range = addresses(address, length);
+    match mapper::touching(&range) {
+        None => call(),
+        Some(mappings) => mappings.replace(&range, call),
+    }
+}
+
+fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
+    // SAFETY: the application's arguments, as they are.
+    let call = || plain(unsafe { syscall!(Sysno::mprotect, address, length, protection) }).map(drop);
+    let range = addresses(address, length);
+    match mapper::touching(&range) {
+        None => call(),
+        Some(mappings) => mappings.protect(&range, (protection & KNOWN_PROTECTION) as u32, call),
+    }
+}
+
+/// PROT_GROWSDOWN and its kin change how far the call reaches, not what is allowed.
+const KNOWN_PROTECTION: c_int = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+
+const MADV_DONTNEED_LOCKED: c_int = 24;
+const MADV_GUARD_INSTALL: c_int = 102;
+
+fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
+    // SAFETY: the application's arguments, as they are.
+    let call = || plain(unsafe { syscall!(Sysno::madvise, address, length, advice) }).map(drop);
+    if !is_advice_of_interest(advice) {
+        return call();
+    }
+    let range = addresses(address, length);
+    let Some(mappings) = mapper::touching(&range) else { return call() };
+    match advice {
+        libc::MADV_DONTFORK => mappings.inherit(&range, false, call),
+        libc::MADV_DOFORK => mappings.inherit(&range, true, call),
+        libc::MADV_DONTNEED => {
+            advise_between(&mappings, &range, advice)?;
+            mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
+        }
+        MADV_DONTNEED_LOCKED => {
+            // Advice of rustix has no name for it: what is locked stays.
+            advise_between(&mappings, &range, advice)?;
+            mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
+        }
+        // A file mapping refuses these; a part of a snapshot that has become anonymous memory must, too.
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn is_advice_of_interest(advice: c_int) -> bool {
+    matches!(
+        advice,
+        libc::MADV_DONTNEED
+            | MADV_DONTNEED_LOCKED
+            | libc::MADV_FREE
+            | libc::MADV_REMOVE
+            | libc::MADV_WIPEONFORK
+            | libc::MADV_DONTFORK
+            | libc::MADV_DOFORK
+            | MADV_GUARD_INSTALL
+    )
+}
+
+/// Gives the advice to what lies in the range but is no snapshot.
+fn advise_between(mappings: &mapper::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
+    let mut at = range.start;
+    while at < range.end {
+        let next = mapper::pieces(&mappings.own, &(at..range.end)).map(|(_, view)| view.extent).min_by_key(|extent| extent.address);
+        let (end, resume) = next.map_or((range.end, range.end), |extent| (extent.address.max(at), extent.end()));
+        if end > at {
+            // SAFETY: the application's own advice on its own memory.
+            plain(unsafe { syscall!(Sysno::madvise, at, end - at, advice) })?;
+        }
+        at = resume;
+    }
+    Ok(())
+}
+
+fn remap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> Result<*mut c_void, Errno> {
+    let call = || {
+        // SAFETY: the application's arguments, as they are.
+        plain(unsafe { syscall!(Sysno::mremap, address, old, new, flags, target) })
+            .map(core::ptr::with_exposed_provenance_mut::<c_void>)
+    };
+    let range = addresses(address, old);
+    let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
+    let Some(mappings) = mapper::touching(&range) else {
+        return match mapper::touching(&to) {
+            None => call(),
+            Some(mappings) => mappings.replace(&to, call),
+        };
+    };
+    let new_length = (new as u64).next_multiple_of(PAGE);
+    let is_fixed = flags & libc::MREMAP_FIXED != 0;
+    if range.is_empty() || new == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
+        return Err(Errno::INVAL);
+    }
+    let is_target_good = to.start % PAGE == 0 && (to.end <= range.start || range.end <= to.start);
+    if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || to.is_empty() || !is_target_good) {
+        return Err(Errno::INVAL);
+    }
+    if !mapper::pieces(&mappings.own, &range).any(|(_, view)| view.extent.address <= range.start && range.end <= view.extent.end()) {
+        return Err(Errno::FAULT);
+    }
+    let tail = range.start + new_length..range.end;
+    if !tail.is_empty() {
+        mappings.replace(&tail, || {
+            // SAFETY: mremap(2) with a smaller size gives the tail up.
+            plain(unsafe { syscall!(Sysno::munmap, tail.start, tail.end - tail.start) })
+        })?;
+    }
+    if !is_fixed {
+        return Ok(address);
+    }
+    mappings.replace(&to, || Ok(()))?;
+    mappings.shift(&(range.start..tail.start), to.start)?;
+    Ok(target)
+}

@@ -1,0 +1,169 @@
+//! write(2), pwrite(2) and their vectored forms: bytes go to [offset, offset + length), to the file position, or to the end.
+
+use core::ffi::{c_int, c_void};
+
+use libc::{iovec, off64_t, size_t, ssize_t};
+use syscalls::{Sysno, syscall};
+
+use super::change::{LONGEST_WRITE, Touch, change};
+use crate::doors::{as_libc, interpose};
+
+interpose! {
+    /// write(2)
+    write, c"write": write __write => fn(fd: c_int, data: *const c_void, length: size_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::write, fd, data, length) }),
+        hook on_write,
+    }
+    /// pwrite(2)
+    pwrite64, c"pwrite64": pwrite pwrite64 __pwrite64
+    => fn(fd: c_int, data: *const c_void, length: size_t, offset: off64_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, data, length, offset| as_libc(unsafe { syscall!(Sysno::pwrite64, fd, data, length, offset) }),
+        hook on_pwrite,
+    }
+    /// writev(2)
+    writev, c"writev": writev => fn(fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, vector, count| as_libc(unsafe { syscall!(Sysno::writev, fd, vector, count) }),
+        hook on_writev,
+    }
+    /// pwritev(2)
+    pwritev64, c"pwritev64": pwritev pwritev64
+    => fn(fd: c_int, vector: *const iovec, count: c_int, offset: off64_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are; the offset is one word on 64-bit machines.
+        raw |fd, vector, count, offset| as_libc(unsafe { syscall!(Sysno::pwritev, fd, vector, count, offset, 0) }),
+        hook on_pwritev,
+    }
+    /// pwritev2(2)
+    pwritev64v2, c"pwritev64v2": pwritev2 pwritev64v2
+    => fn(fd: c_int, vector: *const iovec, count: c_int, offset: off64_t, flags: c_int) -> ssize_t {
+        // SAFETY: the application's arguments, as they are; the offset is one word on 64-bit machines.
+        raw |fd, vector, count, offset, flags| {
+            as_libc(unsafe { syscall!(Sysno::pwritev2, fd, vector, count, offset, 0, flags) })
+        },
+        hook on_pwritev2,
+    }
+}
+
+fn on_write(
+    real: unsafe extern "C-unwind" fn(c_int, *const c_void, size_t) -> ssize_t,
+    fd: c_int,
+    data: *const c_void,
+    length: size_t,
+) -> ssize_t {
+    let touch = Plain { length, offset: None };
+    // SAFETY: the application's arguments, as they are.
+    change(fd, touch, || unsafe { real(fd, data, length) })
+}
+
+fn on_pwrite(
+    real: unsafe extern "C-unwind" fn(c_int, *const c_void, size_t, off64_t) -> ssize_t,
+    fd: c_int,
+    data: *const c_void,
+    length: size_t,
+    offset: off64_t,
+) -> ssize_t {
+    let touch = Plain { length, offset: Some(offset) };
+    // SAFETY: the application's arguments, as they are.
+    change(fd, touch, || unsafe { real(fd, data, length, offset) })
+}
+
+fn on_writev(
+    real: unsafe extern "C-unwind" fn(c_int, *const iovec, c_int) -> ssize_t,
+    fd: c_int,
+    vector: *const iovec,
+    count: c_int,
+) -> ssize_t {
+    let touch = Vectored { vector, count, offset: None, flags: 0 };
+    // SAFETY: the application's arguments, as they are.
+    change(fd, touch, || unsafe { real(fd, vector, count) })
+}
+
+fn on_pwritev(
+    real: unsafe extern "C-unwind" fn(c_int, *const iovec, c_int, off64_t) -> ssize_t,
+    fd: c_int,
+    vector: *const iovec,
+    count: c_int,
+    offset: off64_t,
+) -> ssize_t {
+    let touch = Vectored { vector, count, offset: Some(offset), flags: 0 };
+    // SAFETY: the application's arguments, as they are.
+    change(fd, touch, || unsafe { real(fd, vector, count, offset) })
+}
+
+fn on_pwritev2(
+    real: unsafe extern "C-unwind" fn(c_int, *const iovec, c_int, off64_t, c_int) -> ssize_t,
+    fd: c_int,
+    vector: *const iovec,
+    count: c_int,
+    offset: off64_t,
+    flags: c_int,
+) -> ssize_t {
+    // An offset of -1 means the file position (preadv2(2)).
+    let touch = Vectored { vector, count, offset: (offset != -1).then_some(offset), flags };
+    // SAFETY: the application's arguments, as they are.
+    change(fd, touch, || unsafe { real(fd, vector, count, offset, flags) })
+}
+
+/// One buffer.
+struct Plain {
+    length: size_t,
+    offset: Option<off64_t>,
+}
+
+impl Touch for Plain {
+    fn length(&self) -> u64 {
+        (self.length as u64).min(LONGEST_WRITE)
+    }
+
+    fn offset(&self) -> Option<i64> {
+        self.offset
+    }
+}
+
+/// Several buffers, perhaps with `RWF_*` flags.
+struct Vectored {
+    vector: *const iovec,
+    count: c_int,
+    offset: Option<off64_t>,
+    flags: c_int,
+}
+
+const RWF_APPEND: c_int = 0x10;
+/// Linux 6.9: an O_APPEND descriptor is written at the offset all the same.
+const RWF_NOAPPEND: c_int = 0x20;
+const IOV_MAX: c_int = 1024;
+
+impl Touch for Vectored {
+    /// The vector is read through the kernel, which answers EFAULT where a load would fault; the real call then fails the same way.
+    fn length(&self) -> u64 {
+        let mut total = 0u64;
+        let mut chunk = [[0usize; 2]; 16];
+        let mut done = 0;
+        while done < self.count.clamp(0, IOV_MAX) as usize {
+            let wanted = (self.count as usize - done).min(chunk.len());
+            let bytes = wanted * size_of::<iovec>();
+            let local = [chunk.as_mut_ptr() as usize, bytes];
+            let remote = [self.vector.wrapping_add(done) as usize, bytes];
+            let own = snapshim::raw::own_tid();
+            // SAFETY: the local iovec names `chunk`, writable for `bytes` bytes; the kernel checks the remote one.
+            let read = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+            if read != Ok(bytes) {
+                // Unreadable, or reading oneself is forbidden (seccomp): count what the kernel would write at the most.
+                return if matches!(read, Err(syscalls::Errno::EFAULT)) { total } else { LONGEST_WRITE };
+            }
+            total = chunk[..wanted].iter().fold(total, |sum, [_, length]| sum.saturating_add(*length as u64));
+            done += wanted;
+        }
+        total.min(LONGEST_WRITE)
+    }
+
+    fn offset(&self) -> Option<i64> {
+        self.offset
+    }
+
+    fn appends(&self, opened_with_append: bool) -> bool {
+        self.flags & RWF_APPEND != 0 || opened_with_append && self.flags & RWF_NOAPPEND == 0
+    }
+}

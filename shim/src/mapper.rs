@@ -1,0 +1,316 @@
+//! What the mapper does to its own mapping: munmap, mremap, mprotect, madvise and MAP_FIXED over snapshots.
+//!
+//! One thread of the process at a time, signals blocked, the generation of every piece concerned odd. Pieces are cut so that each
+//! stays contiguous and of one protection.
+
+use core::ffi::c_void;
+use core::ops::Range;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MremapFlags, madvise};
+use snapshim::PAGE;
+use snapshim::preserve::{local, unshare};
+use snapshim::raw::{self, SignalsBlocked};
+use snapshim::snapshot::{BITS_INCOMPLETE, Extent, Identity, NOT_INHERITED, Snapshot, View};
+
+use crate::config::config;
+use crate::process::{self, Own};
+
+static FIRST_LOCK: Mutex<()> = Mutex::new(());
+/// Null stands for `FIRST_LOCK`; a forked child gets a lock of its own.
+static LOCK: AtomicPtr<Mutex<()>> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The process's mappings, held still.
+pub struct Mappings {
+    pub own: Own,
+    _lock: MutexGuard<'static, ()>,
+    _signals: SignalsBlocked,
+}
+
+/// The snapshots that a range of addresses touches; `None` if there are none, which costs next to nothing to find out.
+#[inline]
+pub fn touching(range: &Range<u64>) -> Option<Mappings> {
+    let own = process::attached()?;
+    if own.identity.snapshots().load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    touching_any(own, range)
+}
+
+#[cold]
+fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
+    pieces(&own, range).next()?;
+    Some(hold(own))
+}
+
+/// Holds the mappings of this process still.
+pub fn hold(own: Own) -> Mappings {
+    let signals = SignalsBlocked::new();
+    Mappings { own, _lock: lock().lock(), _signals: signals }
+}
+
+fn lock() -> &'static Mutex<()> {
+    // SAFETY: null or a leaked mutex.
+    unsafe { LOCK.load(Ordering::Acquire).as_ref() }.unwrap_or(&FIRST_LOCK)
+}
+
+/// In a forked child: the lock's waiters exist only in the parent, so it is not given back but replaced.
+pub fn replace_lock(held: Mappings) {
+    LOCK.store(core::ptr::from_ref(crate::config::leak(Mutex::new(()))).cast_mut(), Ordering::Release);
+    let Mappings { _lock, _signals, .. } = held;
+    core::mem::forget(_lock);
+}
+
+/// The pieces of this process that a range of addresses touches.
+pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + 'a {
+    let (owner, range) = (own.owner(), range.clone());
+    own.table.snapshots_live().filter(move |(_, view)| {
+        view.identity.owner == owner && view.extent.address < range.end && range.start < view.extent.end()
+    })
+}
+
+/// The part of a piece that lies in a range of addresses.
+fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
+    range.start.max(view.extent.address)..range.end.min(view.extent.end())
+}
+
+/// What a piece would be if it showed only these addresses.
+fn part(extent: &Extent, addresses: Range<u64>) -> Extent {
+    Extent {
+        address: addresses.start,
+        first: extent.first + (addresses.start - extent.address) / PAGE,
+        pages: (addresses.end - addresses.start) / PAGE,
+        protection: extent.protection,
+    }
+}
+
+impl Mappings {
+    fn snapshot(&self, index: u32) -> Option<&'static Snapshot> {
+        self.own.table.snapshot(index)
+    }
+
+    fn deadline() -> u64 {
+        raw::now() + config().timeout
+    }
+
+    /// Makes the generation of every piece in `range` odd, does `body`, makes them even.
+    ///
+    /// The pieces are cut at the ends of the range first, so that each lies wholly inside or outside.
+    fn changing<T>(&self, range: &Range<u64>, body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let begun = self.cut_and_begin(range);
+        let result = begun.and_then(|()| body());
+        for (index, view) in self.own.table.snapshots_live().filter(|(_, view)| view.identity.owner == self.own.owner()) {
+            if let Some(snapshot) = self.snapshot(index).filter(|_| view.head.is_changing()) {
+                snapshot.end_change();
+            }
+        }
+        result
+    }
+
+    fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let deadline = Self::deadline();
+        for (index, view) in pieces(&self.own, range) {
+            let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+            let view = local::begin_change(snapshot, view.head.life(), deadline).ok_or(Errno::NOMEM)?;
+            let inside = overlap(&view, range);
+            for cut in [inside.end, inside.start] {
+                self.cut(index, &snapshot.view().ok_or(Errno::NOMEM)?, cut)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes two pieces of one at `address`, if it lies inside. The new one behind it comes into being odd as well.
+    fn cut(&self, index: u32, view: &View, address: u64) -> Result<(), Errno> {
+        let extent = &view.extent;
+        if address <= extent.address || address >= extent.end() {
+            return Ok(());
+        }
+        let behind = part(extent, address..extent.end());
+        let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+        let identity = Identity { base: behind.first, ..view.identity };
+        duplicate(&self.own, index, view, identity, &behind)?;
+        snapshot.place(&part(extent, extent.address..address));
+        Ok(())
+    }
+
+    /// Waits for those who push by storing bytes into a piece that is about to change its place or protection.
+    fn await_byte_pushers(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let deadline = Self::deadline();
+        let all = pieces(&self.own, range).all(|(index, view)| {
+            unshare::is_writable(view.extent.protection) || self.own.table.await_pushers(index, true, deadline)
+        });
+        if all { Ok(()) } else { Err(Errno::NOMEM) }
+    }
+
+    fn retire(&self, range: &Range<u64>) {
+        for (index, view) in pieces(&self.own, range) {
+            self.own.table.retire_snapshot(index, view.head.life());
+            self.own.identity.snapshots().fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Does `call`, which takes the mapping of `range` away.
+    pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.changing(range, || {
+            self.await_byte_pushers(range)?;
+            let result = call()?;
+            self.retire(range);
+            Ok(result)
+        })
+    }
+
+    /// mprotect(2): does `call`, which gives `range` the protection `protection`.
+    pub fn protect(&self, range: &Range<u64>, protection: u32, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        self.changing(range, || {
+            self.await_byte_pushers(range)?;
+            let result = call();
+            // A failed call may have changed a part.
+            let protection = if result.is_ok() { protection } else { Extent::PROTECTION_UNKNOWN };
+            for (index, view) in pieces(&self.own, range) {
+                if let Some(snapshot) = self.snapshot(index) {
+                    snapshot.place(&Extent { protection, ..view.extent });
+                }
+            }
+            result
+        })
+    }
+
+    /// mremap(2) with MREMAP_FIXED: moves `range`, which lies in one piece, to `target`.
+    pub fn shift(&self, range: &Range<u64>, target: u64) -> Result<(), Errno> {
+        self.changing(range, || {
+            self.await_byte_pushers(range)?;
+            for (index, view) in pieces(&self.own, range) {
+                let kept = view.kept();
+                let backed = (kept.end - kept.start) * PAGE;
+                let total = view.extent.pages * PAGE;
+                move_memory(view.extent.address, backed, target)?;
+                move_memory(view.extent.address + backed, total - backed, target + backed)?;
+                if let Some(snapshot) = self.snapshot(index) {
+                    snapshot.place(&Extent { address: target, ..view.extent });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// madvise(MADV_DONTNEED): drops what was never preserved, so that it is read anew from an origin that has not changed there.
+    /// What was preserved stays, the mapper's own stores in those pages included.
+    pub fn drop_unpreserved(&self, range: &Range<u64>, advice: Advice) -> Result<(), Errno> {
+        self.changing(range, || {
+            for (index, view) in pieces(&self.own, range) {
+                let incomplete = self.snapshot(index).is_none_or(|snapshot| snapshot.flags() & BITS_INCOMPLETE != 0);
+                if !incomplete && self.own.table.await_pushers(index, false, Self::deadline()) {
+                    self.drop_in_piece(index, &view, advice);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn drop_in_piece(&self, index: u32, view: &View, advice: Advice) {
+        let pool = self.own.table.blocks_for(index);
+        let bits = self.own.table.bits(&pool, view);
+        // The page that holds the end of the file was made private and zeroed when the snapshot was made.
+        let whole_pages = view.identity.size / PAGE;
+        let kept = view.kept();
+        let base = view.identity.base;
+        let mut at = kept.start;
+        while let Some(run) = bits.first_droppable(at - base..kept.end.min(whole_pages).max(at) - base) {
+            let address = view.address_of(run.start + base);
+            // SAFETY: the run is part of this process's snapshot; nobody relies on its pages being private.
+            let _ = unsafe { madvise(address as *mut c_void, ((run.end - run.start) * PAGE) as usize, advice) };
+            at = run.end + base;
+        }
+    }
+
+    /// madvise(MADV_DONTFORK) and MADV_DOFORK: does `call`, and notes whether a child inherits the range.
+    pub fn inherit(&self, range: &Range<u64>, inherited: bool, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        self.changing(range, || {
+            call()?;
+            for (index, _) in pieces(&self.own, range) {
+                match self.snapshot(index) {
+                    Some(snapshot) if inherited => snapshot.remove_flags(NOT_INHERITED),
+                    Some(snapshot) => snapshot.add_flags(NOT_INHERITED),
+                    None => {}
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
+    pub fn begin_all(&self) -> Result<(), Errno> {
+        let deadline = Self::deadline();
+        for (index, view) in pieces(&self.own, &(0..u64::MAX)) {
+            let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+            local::begin_change(snapshot, view.head.life(), deadline).ok_or(Errno::AGAIN)?;
+        }
+        Ok(())
+    }
+
+    /// Makes every piece even again.
+    pub fn end_all(&self) {
+        for (index, _) in pieces(&self.own, &(0..u64::MAX)) {
+            if let Some(snapshot) = self.snapshot(index) {
+                snapshot.end_change();
+            }
+        }
+    }
+}
+
+/// Publishes a further record for `extent` of the snapshot at `index`, with its preserved bits.
+///
+/// If the original is changing so is the duplicate of the same owner: writers wait for both.
+pub fn duplicate(own: &Own, index: u32, view: &View, identity: Identity, extent: &Extent) -> Result<u32, Errno> {
+    let table = own.table;
+    let (copy_index, head) = table.claim_snapshot().ok_or(Errno::NOMEM)?;
+    let (Some(original), Some(copy)) = (table.snapshot(index), table.snapshot(copy_index)) else {
+        return Err(Errno::NOMEM);
+    };
+    copy.describe(head, &identity, extent, original.flags());
+    let (from_pool, to_pool) = (table.blocks_for(index), table.blocks_for(copy_index));
+    let copied_view = View { head, identity, extent: *extent };
+    let (from, to) = (table.bits(&from_pool, view), table.bits(&to_pool, &copied_view));
+    let kept = copied_view.kept();
+    let mut at = kept.start;
+    while let Some(run) = from.first_set(at - view.identity.base..kept.end - view.identity.base) {
+        let pages = run.start + view.identity.base..run.end + view.identity.base;
+        match to.set(pages.start - identity.base..pages.end - identity.base) {
+            Some(new) => {
+                copy.preserved.fetch_add(new, Ordering::Relaxed);
+            }
+            None => copy.add_flags(BITS_INCOMPLETE),
+        }
+        at = pages.end;
+    }
+    table.publish_mark(copy_index, identity.origin);
+    copy.publish(head, view.head.state());
+    if identity.owner == own.owner() {
+        own.identity.snapshots().fetch_add(1, Ordering::Relaxed);
+        let _ = copy.begin_change(head.life());
+    }
+    Ok(copy_index)
+}
+
+/// Moves memory that may consist of several kernel mappings, which mremap(2) does not move in one call.
+fn move_memory(from: u64, length: u64, to: u64) -> Result<(), Errno> {
+    if length == 0 || from == to {
+        return Ok(());
+    }
+    let bytes = length as usize;
+    // SAFETY: both ranges are the caller's to move and to replace.
+    let moved = unsafe {
+        rustix::mm::mremap_fixed(from as *mut c_void, bytes, bytes, MremapFlags::MAYMOVE, to as *mut c_void)
+    };
+    match moved {
+        Err(Errno::FAULT) if length > PAGE => {
+            let half = length / PAGE / 2 * PAGE;
+            move_memory(from, half, to)?;
+            move_memory(from + half, length - half, to + half)
+        }
+        other => other.map(drop),
+    }
+}

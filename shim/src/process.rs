@@ -1,0 +1,274 @@
+//! This process in the table: attached on first need, by whatever call needs it.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use once_cell::race::OnceRef;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
+use snapshim::drain::place_of;
+use snapshim::origin::Place;
+use snapshim::preserve::kept::KeptFiles;
+use snapshim::raw;
+use snapshim::table::Table;
+use snapshim::table::attach::{self, Attached, Refusal};
+use snapshim::table::process::{Process, ProcessId};
+
+use crate::config::config;
+use crate::log::{Level, say};
+
+/// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
+#[repr(C)]
+pub struct Identity {
+    /// [`ProcessId`]; others read it to tell this image from one that exec put in its place.
+    word: AtomicU64,
+    /// Index of the process record.
+    index: AtomicU32,
+    /// Set while a thread is claiming the record.
+    claiming: AtomicU32,
+    /// Snapshots of this process.
+    snapshots: AtomicU32,
+    /// Whether the agent has been started.
+    agent: AtomicU32,
+}
+
+static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
+static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
+static KEPT: KeptFiles = KeptFiles::new();
+
+/// Whether joining was refused, and with what errno `mmap(MAP_SNAPSHOT)` answers.
+static REFUSED: AtomicU8 = AtomicU8::new(0);
+
+/// This process, attached.
+#[derive(Clone, Copy)]
+pub struct Own {
+    pub table: &'static Table,
+    pub identity: &'static Identity,
+    pub id: ProcessId,
+    pub index: u32,
+}
+
+impl Own {
+    /// How records refer to this process.
+    pub fn owner(&self) -> u64 {
+        self.id.owner_word(self.index)
+    }
+
+    /// This process's record.
+    pub fn record(&self) -> Option<&'static Process> {
+        self.table.process(self.index)
+    }
+}
+
+/// The files of other processes that this one keeps open.
+pub fn kept() -> &'static KeptFiles {
+    &KEPT
+}
+
+/// The identity page's image word: 0 before the first attach, and in a child until it attaches.
+#[inline]
+pub fn image() -> u64 {
+    let identity = IDENTITY.load(Ordering::Acquire);
+    if identity.is_null() {
+        return 0;
+    }
+    // SAFETY: once set, the page is never unmapped.
+    unsafe { &*identity }.word.load(Ordering::Acquire)
+}
+
+/// This process if it is attached already; for calls that concern only what it put into the table before.
+pub fn attached() -> Option<Own> {
+    let identity = IDENTITY.load(Ordering::Acquire);
+    if identity.is_null() {
+        return None;
+    }
+    // SAFETY: once set, the page is never unmapped.
+    let identity = unsafe { &*identity };
+    let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
+    Some(Own { table: ATTACHED.get()?.table, identity, id, index: identity.index.load(Ordering::Relaxed) })
+}
+
+/// This process, attaching it if need be. The error is the errno for a snapshot; a writer without a table goes on alone.
+pub fn join() -> Result<Own, Errno> {
+    match attached() {
+        Some(own) => Ok(own),
+        None => join_now(),
+    }
+}
+
+#[cold]
+fn join_now() -> Result<Own, Errno> {
+    if config().is_disabled {
+        return Err(Errno::OPNOTSUPP);
+    }
+    match REFUSED.load(Ordering::Relaxed) {
+        0 => {}
+        errno => return Err(Errno::from_raw_os_error(i32::from(errno))),
+    }
+    let joined = attach_table().map_err(|refusal| (explain(refusal), errno_for(refusal))).and_then(|table| {
+        let full = (Explanation("its table is full (1024 processes)", "end some of them"), Errno::NFILE);
+        claim(table).ok_or(full)
+    });
+    joined.map_err(|(explanation, errno)| {
+        if REFUSED.swap(errno.raw_os_error() as u8, Ordering::Relaxed) == 0 {
+            say!(
+                Level::Error,
+                "this process ({}) takes no part: {}: {}; {}. Its changes are NOT held back from others' snapshots",
+                raw::own_pid(),
+                crate::log::Bytes(config().directory.to_bytes()),
+                explanation.0,
+                explanation.1
+            );
+        }
+        errno
+    })
+}
+
+fn attach_table() -> Result<&'static Attached, Refusal> {
+    if let Some(attached) = ATTACHED.get() {
+        return Ok(attached);
+    }
+    let attached = attach::attach(&place())?;
+    let _ = ATTACHED.set(crate::config::leak(attached));
+    ATTACHED.get().ok_or(Refusal::NotATable)
+}
+
+fn place() -> attach::Place<'static> {
+    attach::Place { directory: config().directory, is_chosen: config().is_directory_chosen }
+}
+
+/// Whether the path still names the table that this process is attached to.
+pub fn is_table_current() -> bool {
+    ATTACHED.get().is_some_and(|attached| attached.is_current(&place()))
+}
+
+/// Takes a process record for this image. Several threads may try; one does, the others wait for it.
+fn claim(attached: &'static Attached) -> Option<Own> {
+    let identity = identity_page()?;
+    let table = attached.table;
+    if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        let id = ProcessId::new(raw::own_pid(), raw::random() as u32);
+        let claimed = {
+            // A handler that came now and wrote would wait for this very thread.
+            let _signals = raw::SignalsBlocked::new();
+            enter(table, identity, id)
+        };
+        identity.claiming.store(if claimed { 1 } else { 0 }, Ordering::Release);
+        if !claimed {
+            return None;
+        }
+    }
+    let mut patience = snapshim::drain::Patience::default();
+    while identity.word.load(Ordering::Acquire) == 0 {
+        if identity.claiming.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        patience.pause();
+    }
+    this(table, identity)
+}
+
+fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
+    let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
+    Some(Own { table, identity, id, index: identity.index.load(Ordering::Relaxed) })
+}
+
+fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> bool {
+    let Some((index, record)) = table.claim_process(id) else { return false };
+    record.describe(snapshim::table::liveness::own_start(), ptr::from_ref(&identity.word) as u64);
+    become_known(identity, id, index);
+    true
+}
+
+/// From here on the image answers to `id`.
+fn become_known(identity: &Identity, id: ProcessId, index: u32) {
+    identity.index.store(index, Ordering::Relaxed);
+    // Release: pairs with the Acquire in `attached`.
+    identity.word.store(id.to_word(), Ordering::Release);
+}
+
+/// Makes a forked child answer to the record that its parent prepared.
+pub fn adopt(table: &'static Table, id: ProcessId, index: u32, snapshots: u32) -> Option<Own> {
+    let identity = identity_page()?;
+    identity.claiming.store(1, Ordering::Relaxed);
+    identity.snapshots.store(snapshots, Ordering::Relaxed);
+    let record = table.process(index)?;
+    record.describe(snapshim::table::liveness::own_start(), ptr::from_ref(&identity.word) as u64);
+    become_known(identity, id, index);
+    this(table, identity)
+}
+
+fn identity_page() -> Option<&'static Identity> {
+    let known = IDENTITY.load(Ordering::Acquire);
+    if !known.is_null() {
+        // SAFETY: once set, the page is never unmapped.
+        return Some(unsafe { &*known });
+    }
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new anonymous page at an address that the kernel chooses; zero is a valid Identity.
+    let page = unsafe {
+        let page = rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, access, MapFlags::PRIVATE).ok()?;
+        madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
+        page.cast::<Identity>()
+    };
+    let page = match IDENTITY.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => page,
+        Err(first) => first,
+    };
+    // SAFETY: either page is mapped for the life of the process.
+    Some(unsafe { &*page })
+}
+
+impl Identity {
+    /// How many snapshots this process has: 0 lets the hooks of mappings pass at once.
+    pub fn snapshots(&self) -> &AtomicU32 {
+        &self.snapshots
+    }
+
+    /// True for the one caller that has to start the agent.
+    pub fn take_agent_start(&self) -> bool {
+        self.agent.swap(1, Ordering::AcqRel) == 0
+    }
+}
+
+/// Whether a file is one that somebody holds a snapshot of.
+pub fn is_origin_in_use(stat: &rustix::fs::Stat) -> bool {
+    match (attached(), place_of(stat)) {
+        (Some(own), Place::Origin(origin)) => own.table.is_origin_in_use(origin),
+        _ => false,
+    }
+}
+
+/// What happened, and what to do.
+struct Explanation(&'static str, &'static str);
+
+fn explain(refusal: Refusal) -> Explanation {
+    match refusal {
+        Refusal::Directory(Errno::NOENT) => {
+            Explanation("its parent directory does not exist", "create it or set SNAPSHIM_DIR")
+        }
+        Refusal::Directory(_) => Explanation("the directory cannot be opened", "make it accessible or set SNAPSHIM_DIR"),
+        Refusal::DirectoryOwner(_) => Explanation("another user owns the directory", "set SNAPSHIM_DIR to one of your own"),
+        Refusal::DirectoryOpen => {
+            Explanation("everybody may write into the directory", "take the permission away (chmod o-w)")
+        }
+        Refusal::File(_) => Explanation("the table cannot be opened or mapped", "check its permissions and the memory limits"),
+        Refusal::Full => Explanation("its file system is full", "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs"),
+        Refusal::NotATable => Explanation("its file table-1 is no table", "remove that file"),
+        Refusal::FileOwner(_) => Explanation("another user owns the table", "remove it or set SNAPSHIM_DIR"),
+        Refusal::OtherVersion => {
+            Explanation("the table was made by another version of snapshim", "end the programs that use it and remove table-1")
+        }
+        Refusal::PageSize => Explanation("this machine's pages are not 4 KiB", "there is no way around it yet"),
+    }
+}
+
+fn errno_for(refusal: Refusal) -> Errno {
+    match refusal {
+        Refusal::Full => Errno::NOSPC,
+        Refusal::Directory(errno) | Refusal::File(errno) => errno,
+        Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOwner(_) => Errno::ACCESS,
+        Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
+        Refusal::PageSize => Errno::OPNOTSUPP,
+    }
+}

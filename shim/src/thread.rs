@@ -1,0 +1,164 @@
+//! This thread in the table: its writer slot, claimed at its first call and given back when it ends.
+
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::io::Errno;
+use snapshim::gate::Phase;
+use snapshim::raw;
+use snapshim::table::writer::WriterSlot;
+use syscalls::{Sysno, syscall};
+
+use crate::process::{self, Own};
+
+/// A thread's slot, and the image it was claimed for: a forked child finds another image and claims its own.
+#[derive(Clone, Copy)]
+struct Claimed {
+    image: u64,
+    index: u32,
+}
+
+thread_local! {
+    static CLAIMED: Cell<Claimed> = const { Cell::new(Claimed { image: 0, index: 0 }) };
+}
+
+/// The calling thread, ready to announce a call.
+#[derive(Clone, Copy)]
+pub struct Thread {
+    pub own: Own,
+    pub slot: &'static WriterSlot,
+    pub index: u32,
+}
+
+/// The calling thread; the error is why it has no slot.
+#[inline]
+pub fn current() -> Result<Thread, Errno> {
+    let claimed = CLAIMED.get();
+    if claimed.image != 0 && claimed.image == process::image() {
+        if let Some(thread) = known(claimed.index) {
+            return Ok(thread);
+        }
+    }
+    claim()
+}
+
+#[inline]
+fn known(index: u32) -> Option<Thread> {
+    let own = process::attached()?;
+    Some(Thread { own, slot: own.table.writer(index)?, index })
+}
+
+#[cold]
+fn claim() -> Result<Thread, Errno> {
+    let own = process::join()?;
+    // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
+    let _signals = raw::SignalsBlocked::new();
+    let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid()).ok_or(Errno::AGAIN)?;
+    CLAIMED.set(Claimed { image: own.id.to_word(), index });
+    note_end_of_thread();
+    Ok(Thread { own, slot, index })
+}
+
+static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Keys below this have their place in every thread's descriptor: setting one allocates nothing (glibc, PTHREAD_KEY_2NDLEVEL_SIZE).
+const EARLY_KEYS: u32 = 32;
+
+/// Has threads give their slots back when they end. Called once, before the program starts.
+pub fn watch_ends() {
+    let mut key = 0;
+    // SAFETY: `key` is writable; the destructor stays, because the preload library is never unloaded.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(give_back)) } == 0 && key < EARLY_KEYS {
+        END_KEY.store(key, Ordering::Relaxed);
+    }
+}
+
+fn note_end_of_thread() {
+    let key = END_KEY.load(Ordering::Relaxed);
+    if key < EARLY_KEYS {
+        // SAFETY: the key exists; the value is a mark that is not null, so that the destructor runs.
+        unsafe { libc::pthread_setspecific(key, core::ptr::without_provenance(1)) };
+    }
+}
+
+unsafe extern "C" fn give_back(_mark: *mut c_void) {
+    let claimed = CLAIMED.replace(Claimed { image: 0, index: 0 });
+    if claimed.image != process::image() {
+        return;
+    }
+    if let Some(thread) = known(claimed.index) {
+        thread.slot.release(thread.own.owner());
+    }
+}
+
+impl Thread {
+    /// The number of frames that calls interrupted by this one occupy: the index of the frame to use.
+    #[inline]
+    pub fn depth(&self, stack: u64) -> Option<usize> {
+        if self.slot.frames()[0].look().0 == Phase::Idle { Some(0) } else { self.depth_when_nested(stack) }
+    }
+
+    #[cold]
+    fn depth_when_nested(&self, stack: u64) -> Option<usize> {
+        let alternate = AlternateStack::look();
+        let frames = self.slot.frames();
+        for (index, frame) in frames.iter().enumerate() {
+            let (phase, turn) = frame.look();
+            if phase == Phase::Idle {
+                return Some(index);
+            }
+            if alternate.was_left(frame.stack(), stack) {
+                for left in &frames[index..] {
+                    left.reclaim(left.look().1);
+                }
+                frame.reclaim(turn);
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Whether the calling thread is inside a hook (a handler interrupted it).
+    pub fn is_inside(&self, stack: u64) -> bool {
+        self.depth(stack) != Some(0)
+    }
+}
+
+
+/// The thread's alternate signal stack (sigaltstack(2)).
+struct AlternateStack {
+    start: u64,
+    end: u64,
+}
+
+impl AlternateStack {
+    fn look() -> Self {
+        let mut stack = libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+        // SAFETY: a null first argument changes nothing; the second is a writable stack_t.
+        let _ = unsafe { syscall!(Sysno::sigaltstack, 0, &raw mut stack) };
+        let start = stack.ss_sp as u64;
+        Self { start, end: start + stack.ss_size as u64 }
+    }
+
+    fn contains(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
+    /// Whether a call made at stack pointer `then` cannot be under way any more for one that is made at `now`: a handler left it by
+    /// longjmp, or its thread was cancelled in it. Stacks grow down, so what interrupts lies below what it interrupts.
+    fn was_left(&self, then: u64, now: u64) -> bool {
+        match (self.contains(then), self.contains(now)) {
+            (false, true) => false,
+            (true, false) => true,
+            _ => now >= then,
+        }
+    }
+}
+
+/// The stack pointer, near enough to order the frames of nested calls.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
+    let marker = 0u8;
+    core::ptr::from_ref(core::hint::black_box(&marker)) as u64
+}
