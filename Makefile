@@ -1,0 +1,51 @@
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+LIBRARY = target/release/libsnapshim.so
+
+.PHONY: all setup test check unit models planted integration soak bench demo install uninstall clean
+
+all:
+	$(CARGO) build --release --workspace
+
+# What the tests use beyond Rust, gcc, make and python3. Without root or apt-get they skip, aloud, what is missing.
+setup:
+	@tests/setup.sh
+
+test: all setup check unit models planted integration
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit:
+	$(CARGO) test --release --workspace --lib --bins
+
+models:
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release --test models --target-dir target/loom
+
+# Every step of the protocol left out once: a model has to fail.
+planted:
+	tests/planted.sh
+
+integration: all
+	tests/integration.sh
+
+soak: all
+	$(CARGO) test --release --test storm -- --ignored --nocapture
+
+bench: all
+	$(CARGO) run --release --quiet --example bench
+
+demo: all
+	examples/demo.sh
+
+install: all
+	install -Dm755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsnapshim.so
+	install -Dm644 shim/include/snapshim.h $(DESTDIR)$(PREFIX)/include/snapshim.h
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/lib/libsnapshim.so $(DESTDIR)$(PREFIX)/include/snapshim.h
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,165 @@
+//! What the integration tests share: the library, the C programs, directories on both file systems, and running a program natively
+//! or under the shim.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The two ways of preserving that every test runs.
+pub const WAYS: [&str; 2] = ["direct", "agent"];
+
+/// The library under test, built by `make`.
+pub fn library() -> PathBuf {
+    let library = root().join("target/release/libsnapshim.so");
+    assert!(library.exists(), "{} is missing: run `make` first", library.display());
+    library
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Compiles tests/programs/NAME.c; once per test binary.
+pub fn program(name: &str) -> PathBuf {
+    compile(name, &[])
+}
+
+/// Compiles tests/programs/NAME.c with further arguments for gcc.
+pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
+    static COMPILING: Mutex<()> = Mutex::new(());
+    let _one = COMPILING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let source = root().join("tests/programs").join(name).with_extension("c");
+    let directory = root().join("target/programs");
+    fs::create_dir_all(&directory).unwrap();
+    let made = directory.join(format!("{name}{}", arguments.concat().replace(['/', ' ', '='], "_")));
+    let is_fresh = |made: &Path| {
+        let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+        let headers = ["tests/programs/check.h", "shim/include/snapshim.h"].map(|header| time(&root().join(header)));
+        time(made) > time(&source) && headers.iter().all(|header| time(made) > *header)
+    };
+    if !is_fresh(&made) {
+        // Under a name of its own first: several test binaries may compile at once.
+        let partial = made.with_extension(std::process::id().to_string());
+        let status = Command::new("gcc")
+            .args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"])
+            .arg("-I")
+            .arg(root().join("shim/include"))
+            .arg("-o")
+            .arg(&partial)
+            .arg(&source)
+            .args(arguments)
+            .status()
+            .expect("gcc");
+        assert!(status.success(), "{} does not compile", source.display());
+        fs::rename(&partial, &made).unwrap();
+    }
+    made
+}
+
+/// A directory of its own, with a table of its own, removed at the end.
+pub struct Scratch {
+    pub path: PathBuf,
+    table: PathBuf,
+}
+
+/// The file systems that every test runs on: ext4 (or whatever the build directory is on) and tmpfs.
+pub fn scratches() -> [Scratch; 2] {
+    [Scratch::new(&root().join("target/scratch")), Scratch::new(Path::new("/dev/shm"))]
+}
+
+impl Scratch {
+    pub fn new(base: &Path) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("snapshim-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = base.join(&name);
+        fs::create_dir_all(&path).unwrap();
+        let table = Path::new("/dev/shm").join(format!("{name}-table"));
+        Self { path, table }
+    }
+
+    pub fn on_tmpfs() -> Self {
+        Self::new(Path::new("/dev/shm"))
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn table(&self) -> &Path {
+        &self.table
+    }
+
+    /// A program under the shim, on this scratch's table, preserving in `way`.
+    pub fn shimmed(&self, program: impl AsRef<OsStr>, way: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LD_PRELOAD", library())
+            .env("SNAPSHIM_DIR", &self.table)
+            .env("SNAPSHIM_PUSH", way)
+            .current_dir(&self.path)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The same program without the shim.
+    pub fn native(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.path).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+        let _ = fs::remove_dir_all(&self.table);
+    }
+}
+
+/// Runs a command that has to end well within a minute; its output.
+pub fn run(command: &mut Command) -> Output {
+    run_within(command, Duration::from_secs(60))
+}
+
+pub fn run_within(command: &mut Command, limit: Duration) -> Output {
+    let shown = format!("{command:?}");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let pid = child.id();
+    let started = Instant::now();
+    let (done, watch) = std::sync::mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        if watch.recv_timeout(limit).is_err() {
+            // SAFETY: kill(2) of our own child, which has not been waited for yet.
+            unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    let _ = done.send(());
+    guard.join().unwrap();
+    assert!(started.elapsed() < limit, "{shown} took longer than {limit:?}: {}", text(&output));
+    output
+}
+
+/// Runs a command that has to succeed; its standard output.
+pub fn run_ok(command: &mut Command) -> String {
+    let shown = format!("{command:?}");
+    let output = run(command);
+    assert!(output.status.success(), "{shown}: {}: {}", output.status, text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Both outputs, for a failure's message.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Says aloud that a test could not run here; `make test` counts these lines.
+pub fn skip(test: &str, why: &str) {
+    eprintln!("SKIPPED {test}: {why}");
+}

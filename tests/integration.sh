@@ -1,0 +1,13 @@
+#!/bin/sh
+# Runs the integration tests and counts what was skipped.
+set -u
+cd "$(dirname "$0")/.."
+log=target/integration.log
+cargo test --release --test '*' -- --nocapture >"$log" 2>&1
+status=$?
+cat "$log"
+passed=$(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+failed=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+skipped=$(grep -c '^SKIPPED' "$log")
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $status

@@ -1,0 +1,31 @@
+/* hold FILE PROT SIZE: takes a snapshot of FILE's first SIZE bytes, prints "ready", and when standard input ends compares it with a
+ * copy made before. PROT is r or rw. Prints the statistics of the snapshot. */
+#include "check.h"
+
+int main(int argc, char **argv)
+{
+    CHECK(argc == 4);
+    size_t size = strtoul(argv[3], NULL, 0);
+    int fd = open(argv[1], O_RDONLY);
+    CHECK(fd >= 0);
+    unsigned char *copy = malloc(size);
+    CHECK(copy && pread(fd, copy, size, 0) == (ssize_t)size);
+    unsigned char *at = snapshot(fd, 0, size, strcmp(argv[2], "rw") == 0 ? PROT_READ | PROT_WRITE : PROT_READ);
+    puts("ready");
+    fflush(stdout);
+    char byte;
+    while (read(0, &byte, 1) > 0)
+        ;
+    struct snapshim_stat stat;
+    CHECK(snapshim_stat(at, &stat) == 0);
+    printf("state=%d preserved=%llu\n", stat.state, (unsigned long long)stat.preserved);
+    if (memcmp(copy, at, size) != 0) {
+        for (size_t i = 0; i < size; i++)
+            if (copy[i] != at[i]) {
+                printf("DIFFERS at byte %zu\n", i);
+                return 1;
+            }
+    }
+    puts("same");
+    return 0;
+}
