@@ -154,12 +154,8 @@ impl Creation {
     pub fn release(&self, mine: Ticket) {
         let committed = state(COMMITTED, mine.number(), mine.owner());
         // Release: pairs with the Acquire in `look`.
-        let _ = self.state.compare_exchange(
-            committed,
-            state(FREE, mine.number(), 0),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
+        let _ =
+            self.state.compare_exchange(committed, state(FREE, mine.number(), 0), Ordering::Release, Ordering::Relaxed);
     }
 
     /// Collecting -> free, by anybody who may (owner dead, or too late), or by the creator that gives up.

@@ -36,7 +36,9 @@ impl ActiveWord {
     pub fn raise(&self) {
         let mut seen = self.0.load(Ordering::Relaxed);
         // AcqRel: pairs with the Acquire in `is_raised` and with the exchange in `lower_if`.
-        while let Err(now) = self.0.compare_exchange(seen, (seen | 1).wrapping_add(2), Ordering::AcqRel, Ordering::Relaxed) {
+        while let Err(now) =
+            self.0.compare_exchange(seen, (seen | 1).wrapping_add(2), Ordering::AcqRel, Ordering::Relaxed)
+        {
             seen = now;
         }
         if !planted(Fault::RaiseFence) {
@@ -169,7 +171,12 @@ impl Frame {
         }
         // AcqRel: against `withdraw` by a handler of this thread; what the creator publishes after its drain is not yet there.
         self.phase
-            .compare_exchange(word(turn, Phase::Announced), word(turn, Phase::Passed), Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(
+                word(turn, Phase::Announced),
+                word(turn, Phase::Passed),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 
@@ -200,8 +207,12 @@ impl Frame {
     pub fn reclaim(&self, turn: Turn) {
         self.stop_pushing();
         for phase in [Phase::Announced, Phase::Passed] {
-            let _ =
-                self.phase.compare_exchange(word(turn, phase), word(turn, Phase::Idle), Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.phase.compare_exchange(
+                word(turn, phase),
+                word(turn, Phase::Idle),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -242,7 +253,7 @@ impl Frame {
     /// Announces that pages are about to be pushed into snapshot `index`, before its generation is read.
     pub fn start_pushing(&self, index: u32, writes_bytes: bool) {
         let flag = if writes_bytes { WRITES_BYTES } else { 0 };
-        self.pushing.store(u64::from(index) + 1 | flag, Ordering::Relaxed);
+        self.pushing.store((u64::from(index) + 1) | flag, Ordering::Relaxed);
         // SeqCst: pairs with the fence in `Snapshot::begin_change`: the announcement before the generation.
         fence(Ordering::SeqCst);
     }

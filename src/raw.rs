@@ -28,8 +28,7 @@ pub fn now() -> u64 {
 
 /// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between processes.
 pub fn wait(word: &AtomicU32, seen: u32, at_most: Duration) {
-    let timeout =
-        futex::Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
+    let timeout = futex::Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
     let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&timeout));
 }
 
@@ -236,7 +235,8 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
     use rustix::fd::AsRawFd;
     let number = descriptor.as_fd().as_raw_fd();
     // SAFETY: the caller's promise.
-    unsafe { syscall!(Sysno::ioctl, number, request, argument) }.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    unsafe { syscall!(Sysno::ioctl, number, request, argument) }
+        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
 
 /// Moves `file` to a number at or above `least`, close-on-exec; the original number is closed.

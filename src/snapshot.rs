@@ -351,7 +351,12 @@ impl Snapshot {
                 return false;
             }
             // Release: nothing of the old life is touched later than this.
-            match self.head.compare_exchange(seen, Head::new(State::Free, 0, life).0, Ordering::Release, Ordering::Relaxed) {
+            match self.head.compare_exchange(
+                seen,
+                Head::new(State::Free, 0, life).0,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
             }

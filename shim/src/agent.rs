@@ -47,9 +47,11 @@ fn start(own: &Own) -> bool {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address that the kernel chooses; its lowest page stays a guard.
     let stack = unsafe {
-        rustix::mm::mmap_anonymous(ptr::null_mut(), STACK, access, MapFlags::PRIVATE | MapFlags::NORESERVE).and_then(|stack| {
-            rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()).map(|()| stack)
-        })
+        rustix::mm::mmap_anonymous(ptr::null_mut(), STACK, access, MapFlags::PRIVATE | MapFlags::NORESERVE).and_then(
+            |stack| {
+                rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()).map(|()| stack)
+            },
+        )
     };
     let Ok(stack) = stack else { return false };
     // SAFETY: `run` never returns and lives on its own stack; it uses no thread-local storage, so sharing the register is harmless.

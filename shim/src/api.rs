@@ -54,9 +54,10 @@ const BROKEN: c_int = 2;
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
     let (_, here) = mapper::pieces(own, &(address..address.checked_add(1)?)).next()?;
     let mut stat = Stat { state: EXACT, reserved: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
-    let same = own.table.snapshots_live().filter(|(_, view)| {
-        view.identity.owner == own.owner() && view.identity.mapping == here.identity.mapping
-    });
+    let same = own
+        .table
+        .snapshots_live()
+        .filter(|(_, view)| view.identity.owner == own.owner() && view.identity.mapping == here.identity.mapping);
     for (index, view) in same {
         let kept = view.kept();
         stat.pages += kept.end - kept.start;

@@ -118,10 +118,13 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         ];
         let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
         let path = path.filter(|path| !path.is_empty());
-        (found.unwrap_or_else(|| {
-            complain("SNAPSHIM_LOG", value, "warn (off, error, warn, info and debug are possible)");
-            Level::Warn
-        }), path)
+        (
+            found.unwrap_or_else(|| {
+                complain("SNAPSHIM_LOG", value, "warn (off, error, warn, info and debug are possible)");
+                Level::Warn
+            }),
+            path,
+        )
     });
 
     let chosen = environment.get("SNAPSHIM_DIR").and_then(|value| {
@@ -243,8 +246,6 @@ pub fn leak<T>(value: T) -> &'static T {
             &*place
         },
         // Not even a page: nothing that needs a configuration can work.
-        None => {
-            raw::abort()
-        }
+        None => raw::abort(),
     }
 }

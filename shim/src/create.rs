@@ -52,7 +52,7 @@ impl Mmap {
                 self.offset
             )
         }
-        .map(|address| ptr::with_exposed_provenance_mut(address))
+        .map(ptr::with_exposed_provenance_mut)
         .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
     }
 
@@ -73,7 +73,7 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
     }
-    if mmap.length == 0 || mmap.offset < 0 || mmap.offset as u64 % PAGE != 0 {
+    if mmap.length == 0 || mmap.offset < 0 || !(mmap.offset as u64).is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
     let (file, origin) = open_origin(mmap.descriptor)?;
@@ -115,8 +115,7 @@ impl AsFd for File {
 }
 
 /// File systems whose files change only by system calls and mappings on this machine (statfs(2), `f_type`).
-const ALLOWED: [u64; 6] =
-    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, OVERLAYFS];
+const ALLOWED: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, OVERLAYFS];
 const OVERLAYFS: u64 = 0x794c_7630;
 
 fn open_origin(descriptor: i32) -> Result<(File, Origin), Errno> {
@@ -181,7 +180,8 @@ struct Made {
 fn make(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scratch: bool) -> Result<Made, Errno> {
     let _signals = SignalsBlocked::new();
     let ticket = begin(thread, Scope::One(origin))?;
-    let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, origin, file, mmap, scratch));
+    let made =
+        drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, origin, file, mmap, scratch));
     let made = match made {
         Ok(made) => made,
         Err(error) => {
@@ -257,14 +257,17 @@ fn fill(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scra
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
     let (index, head) = table.claim_snapshot().ok_or_else(|| {
-        say!(Level::Error, "snapshot of {} refused: the table is full (4096 pieces); end some snapshots", Named(origin));
+        say!(
+            Level::Error,
+            "snapshot of {} refused: the table is full (4096 pieces); end some snapshots",
+            Named(origin)
+        );
         Errno::NFILE
     })?;
-    let address = map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
-    let extent =
-        Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
-    let identity =
-        Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
+    let address =
+        map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
+    let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
+    let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &identity, &extent, 0);
         table.publish_mark(index, origin);
@@ -287,9 +290,16 @@ fn size_of_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<u64, Errno> {
 }
 
 /// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.
-fn map(file: BorrowedFd<'_>, mmap: &Mmap, size: u64, first: u64, backed: u64, scratch: bool) -> Result<*mut c_void, Errno> {
+fn map(
+    file: BorrowedFd<'_>,
+    mmap: &Mmap,
+    size: u64,
+    first: u64,
+    backed: u64,
+    scratch: bool,
+) -> Result<*mut c_void, Errno> {
     use rustix::fd::AsRawFd;
-    let tail = size % PAGE != 0 && (first..first + backed).contains(&(size / PAGE));
+    let tail = !size.is_multiple_of(PAGE) && (first..first + backed).contains(&(size / PAGE));
     let opened = if tail { libc::PROT_READ | libc::PROT_WRITE } else { 0 };
     let mut flags = mmap.flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
     let mut hint = mmap.address;
@@ -341,10 +351,11 @@ fn zero_tail(page: u64, used: u64) -> Result<(), Errno> {
 /// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there.
 fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_void, Errno> {
     let mappings = mapper::hold(thread.own);
-    let pages = thread.own.table.snapshot(made.index).and_then(|snapshot| snapshot.view()).map_or(0, |view| view.extent.pages);
+    let pages =
+        thread.own.table.snapshot(made.index).and_then(|snapshot| snapshot.view()).map_or(0, |view| view.extent.pages);
     let from = made.address as u64..made.address as u64 + pages * PAGE;
     let to = target as u64..(target as u64).saturating_add(pages * PAGE);
-    let moved = if to.start % PAGE == 0 {
+    let moved = if to.start.is_multiple_of(PAGE) {
         mappings.replace(&to, || Ok(())).and_then(|()| mappings.shift(&from, to.start))
     } else {
         Err(Errno::INVAL)
@@ -384,13 +395,8 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
         let request = Request { snapshot: made.index, life: made.life, first: page, count };
         let _signals = SignalsBlocked::new();
-        if !local::serve(
-            thread.own.table,
-            thread.own.owner(),
-            &request,
-            process::kept(),
-            raw::now() + config().timeout,
-        ) {
+        if !local::serve(thread.own.table, thread.own.owner(), &request, process::kept(), raw::now() + config().timeout)
+        {
             return;
         }
         page += count;

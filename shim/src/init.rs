@@ -156,7 +156,9 @@ fn has_holders(device: u64) -> bool {
     let mut path = Path([0; 64], 0);
     let _ = write!(path, "/sys/dev/block/{}:{}/holders", rustix::fs::major(device), rustix::fs::minor(device));
     let path = core::ffi::CStr::from_bytes_until_nul(&path.0).unwrap_or(c"");
-    let Ok(directory) = raw::open(path, rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY) else { return false };
+    let Ok(directory) = raw::open(path, rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY) else {
+        return false;
+    };
     let mut buffer = [core::mem::MaybeUninit::uninit(); 512];
     let mut entries = rustix::fs::RawDir::new(directory, &mut buffer);
     while let Some(Ok(entry)) = entries.next() {

@@ -101,7 +101,8 @@ impl Mappings {
     fn changing<T>(&self, range: &Range<u64>, body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let begun = self.cut_and_begin(range);
         let result = begun.and_then(|()| body());
-        for (index, view) in self.own.table.snapshots_live().filter(|(_, view)| view.identity.owner == self.own.owner()) {
+        for (index, view) in self.own.table.snapshots_live().filter(|(_, view)| view.identity.owner == self.own.owner())
+        {
             if let Some(snapshot) = self.snapshot(index).filter(|_| view.head.is_changing()) {
                 snapshot.end_change();
             }
@@ -163,7 +164,12 @@ impl Mappings {
     }
 
     /// mprotect(2): does `call`, which gives `range` the protection `protection`.
-    pub fn protect(&self, range: &Range<u64>, protection: u32, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    pub fn protect(
+        &self,
+        range: &Range<u64>,
+        protection: u32,
+        call: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         self.changing(range, || {
             self.await_byte_pushers(range)?;
             let result = call();
@@ -227,7 +233,12 @@ impl Mappings {
     }
 
     /// madvise(MADV_DONTFORK) and MADV_DOFORK: does `call`, and notes whether a child inherits the range.
-    pub fn inherit(&self, range: &Range<u64>, inherited: bool, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    pub fn inherit(
+        &self,
+        range: &Range<u64>,
+        inherited: bool,
+        call: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         self.changing(range, || {
             call()?;
             for (index, _) in pieces(&self.own, range) {
@@ -302,9 +313,8 @@ fn move_memory(from: u64, length: u64, to: u64) -> Result<(), Errno> {
     }
     let bytes = length as usize;
     // SAFETY: both ranges are the caller's to move and to replace.
-    let moved = unsafe {
-        rustix::mm::mremap_fixed(from as *mut c_void, bytes, bytes, MremapFlags::MAYMOVE, to as *mut c_void)
-    };
+    let moved =
+        unsafe { rustix::mm::mremap_fixed(from as *mut c_void, bytes, bytes, MremapFlags::MAYMOVE, to as *mut c_void) };
     match moved {
         Err(Errno::FAULT) if length > PAGE => {
             let half = length / PAGE / 2 * PAGE;

@@ -207,7 +207,8 @@ fn identity_page() -> Option<&'static Identity> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new anonymous page at an address that the kernel chooses; zero is a valid Identity.
     let page = unsafe {
-        let page = rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, access, MapFlags::PRIVATE).ok()?;
+        let page =
+            rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, access, MapFlags::PRIVATE).ok()?;
         madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
         page.cast::<Identity>()
     };
@@ -247,18 +248,27 @@ fn explain(refusal: Refusal) -> Explanation {
         Refusal::Directory(Errno::NOENT) => {
             Explanation("its parent directory does not exist", "create it or set SNAPSHIM_DIR")
         }
-        Refusal::Directory(_) => Explanation("the directory cannot be opened", "make it accessible or set SNAPSHIM_DIR"),
-        Refusal::DirectoryOwner(_) => Explanation("another user owns the directory", "set SNAPSHIM_DIR to one of your own"),
+        Refusal::Directory(_) => {
+            Explanation("the directory cannot be opened", "make it accessible or set SNAPSHIM_DIR")
+        }
+        Refusal::DirectoryOwner(_) => {
+            Explanation("another user owns the directory", "set SNAPSHIM_DIR to one of your own")
+        }
         Refusal::DirectoryOpen => {
             Explanation("everybody may write into the directory", "take the permission away (chmod o-w)")
         }
-        Refusal::File(_) => Explanation("the table cannot be opened or mapped", "check its permissions and the memory limits"),
-        Refusal::Full => Explanation("its file system is full", "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs"),
+        Refusal::File(_) => {
+            Explanation("the table cannot be opened or mapped", "check its permissions and the memory limits")
+        }
+        Refusal::Full => {
+            Explanation("its file system is full", "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs")
+        }
         Refusal::NotATable => Explanation("its file table-1 is no table", "remove that file"),
         Refusal::FileOwner(_) => Explanation("another user owns the table", "remove it or set SNAPSHIM_DIR"),
-        Refusal::OtherVersion => {
-            Explanation("the table was made by another version of snapshim", "end the programs that use it and remove table-1")
-        }
+        Refusal::OtherVersion => Explanation(
+            "the table was made by another version of snapshim",
+            "end the programs that use it and remove table-1",
+        ),
         Refusal::PageSize => Explanation("this machine's pages are not 4 KiB", "there is no way around it yet"),
     }
 }

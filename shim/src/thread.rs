@@ -35,10 +35,11 @@ pub struct Thread {
 #[inline]
 pub fn current() -> Result<Thread, Errno> {
     let claimed = CLAIMED.get();
-    if claimed.image != 0 && claimed.image == process::image() {
-        if let Some(thread) = known(claimed.index) {
-            return Ok(thread);
-        }
+    if claimed.image != 0
+        && claimed.image == process::image()
+        && let Some(thread) = known(claimed.index)
+    {
+        return Ok(thread);
     }
     claim()
 }
@@ -124,7 +125,6 @@ impl Thread {
         self.depth(stack) != Some(0)
     }
 }
-
 
 /// The thread's alternate signal stack (sigaltstack(2)).
 struct AlternateStack {

@@ -43,7 +43,12 @@ impl KeptFiles {
     #[allow(clippy::new_without_default, reason = "only ever a static")]
     pub const fn new() -> Self {
         const fn entry() -> Entry {
-            Entry { image: AtomicU64::new(0), inode: AtomicU64::new(0), number: AtomicU32::new(0), busy: AtomicU32::new(0) }
+            Entry {
+                image: AtomicU64::new(0),
+                inode: AtomicU64::new(0),
+                number: AtomicU32::new(0),
+                busy: AtomicU32::new(0),
+            }
         }
         Self { entries: [const { [entry(), entry()] }; PLACES] }
     }
@@ -114,7 +119,8 @@ impl Entry {
             // SAFETY: it is the file that this entry opened, and this entry no longer names it.
             drop(unsafe { raw::own(old_number as i32) });
         }
-        let highest = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1 << 20);
+        let highest =
+            rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1 << 20);
         let least = highest.saturating_sub(64).max(highest / 2) as i32;
         let Ok(file) = raw::move_up(file, least) else { return };
         let Some(inode) = inode(rustix::fd::AsFd::as_fd(&file)) else { return };

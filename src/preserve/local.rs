@@ -28,8 +28,8 @@ pub fn serve(table: &Table, own: u64, request: &Request, kept: &KeptFiles, deadl
     let kept_pages = view.kept();
     let start = request.first.max(kept_pages.start);
     let end = request.first.saturating_add(request.count).min(kept_pages.end);
-    let done = view.identity.owner == own
-        && (start >= end || copy(table, request.snapshot, &view, start..end, kept).is_ok());
+    let done =
+        view.identity.owner == own && (start >= end || copy(table, request.snapshot, &view, start..end, kept).is_ok());
     snapshot.end_change();
     done
 }

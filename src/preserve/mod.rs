@@ -285,4 +285,3 @@ fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
 pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
     table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
 }
-

@@ -76,7 +76,8 @@ impl Mapper<'_> {
             let mut byte = [0u8];
             for page in 0..pages {
                 let at = address + page * PAGE;
-                let stored = rustix::io::pread(memory, &mut byte, at).and_then(|_| rustix::io::pwrite(memory, &byte, at));
+                let stored =
+                    rustix::io::pread(memory, &mut byte, at).and_then(|_| rustix::io::pwrite(memory, &byte, at));
                 match stored {
                     Ok(1) => {}
                     // What was reached so far is found by verification.

@@ -68,7 +68,9 @@ pub fn attach(place: &Place<'_>) -> Result<Attached, Refusal> {
     let (directory, mode) = open_directory(place)?;
     let file = open_table(&directory, mode)?;
     let stat = rustix::fs::fstat(&file).map_err(Refusal::File)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size as u64 != size_of::<Table>() as u64 {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+        || stat.st_size as u64 != size_of::<Table>() as u64
+    {
         return Err(if is_other_version(&file) { Refusal::OtherVersion } else { Refusal::NotATable });
     }
     let own = rustix::process::geteuid().as_raw();

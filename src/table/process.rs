@@ -193,8 +193,7 @@ impl Process {
 
     /// Pending -> settled or failed; the first to say so decides.
     pub fn settle(&self, outcome: Birth) {
-        let _ =
-            self.birth.compare_exchange(Birth::Pending as u32, outcome as u32, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.birth.compare_exchange(Birth::Pending as u32, outcome as u32, Ordering::AcqRel, Ordering::Relaxed);
         crate::raw::wake(&self.birth);
     }
 

@@ -148,7 +148,9 @@ fn why(reason: Reason) -> &'static str {
         Reason::NoAccess => {
             "the kernel refuses access to it and its agent did not answer (is it stopped? SNAPSHIM_PUSH=auto tries both ways)"
         }
-        Reason::NoCopy => "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)",
+        Reason::NoCopy => {
+            "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)"
+        }
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }
 }

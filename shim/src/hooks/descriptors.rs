@@ -19,13 +19,7 @@ interpose! {
     }
     /// dup2(2)
     dup2, c"dup2": dup2 __dup2 => fn(old: c_int, new: c_int) -> c_int {
-        // SAFETY: the application's arguments, as they are.
-        raw |old: c_int, new| as_libc(if old == new {
-            // dup2(2): equal numbers only have to be valid; dup3(2) would refuse them.
-            unsafe { syscall!(Sysno::fcntl, old, libc::F_GETFD) }.map(|_| new as usize)
-        } else {
-            unsafe { syscall!(Sysno::dup3, old, new, 0) }
-        }) as c_int,
+        raw |old, new| as_libc(raw_dup2(old, new)) as c_int,
         hook on_dup2,
     }
     /// dup3(2)
@@ -39,6 +33,18 @@ interpose! {
         // SAFETY: the application's arguments, as they are.
         raw |first, last, flags| as_libc(unsafe { syscall!(Sysno::close_range, first, last, flags) }) as c_int,
         hook on_close_range,
+    }
+}
+
+/// dup2(2) where dup3(2) has to do: equal numbers only have to be valid, which dup3 refuses.
+fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
+    // SAFETY: the application's arguments, as they are.
+    unsafe {
+        if old == new {
+            syscall!(Sysno::fcntl, old, libc::F_GETFD).map(|_| new as usize)
+        } else {
+            syscall!(Sysno::dup3, old, new, 0)
+        }
     }
 }
 
@@ -62,7 +68,12 @@ fn on_dup2(real: unsafe extern "C-unwind" fn(c_int, c_int) -> c_int, old: c_int,
     unsafe { real(old, new) }
 }
 
-fn on_dup3(real: unsafe extern "C-unwind" fn(c_int, c_int, c_int) -> c_int, old: c_int, new: c_int, flags: c_int) -> c_int {
+fn on_dup3(
+    real: unsafe extern "C-unwind" fn(c_int, c_int, c_int) -> c_int,
+    old: c_int,
+    new: c_int,
+    flags: c_int,
+) -> c_int {
     count_change();
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new, flags) }

@@ -88,7 +88,8 @@ struct Inheritance {
 
 impl Inheritance {
     fn list(mappings: &Mappings) -> Self {
-        let pieces = || mapper::pieces(&mappings.own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(&mappings.own, *index));
+        let pieces =
+            || mapper::pieces(&mappings.own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(&mappings.own, *index));
         let count = pieces().count();
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let bytes = Self::bytes(count);

@@ -6,7 +6,7 @@
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 
-use libc::{off64_t, off_t, size_t};
+use libc::{off_t, off64_t, size_t};
 use redhook::hook;
 use rustix::io::Errno;
 use rustix::mm::Advice;
@@ -83,7 +83,7 @@ fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
 fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
     let start = address as u64;
     let end = start.checked_add(length as u64).map_or(start, |end| end.checked_next_multiple_of(PAGE).unwrap_or(start));
-    if start % PAGE == 0 { start..end } else { start..start }
+    if start.is_multiple_of(PAGE) { start..end } else { start..start }
 }
 
 fn map(arguments: Mmap) -> *mut c_void {
@@ -173,7 +173,9 @@ fn is_advice_of_interest(advice: c_int) -> bool {
 fn advise_between(mappings: &mapper::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
-        let next = mapper::pieces(&mappings.own, &(at..range.end)).map(|(_, view)| view.extent).min_by_key(|extent| extent.address);
+        let next = mapper::pieces(&mappings.own, &(at..range.end))
+            .map(|(_, view)| view.extent)
+            .min_by_key(|extent| extent.address);
         let (end, resume) = next.map_or((range.end, range.end), |extent| (extent.address.max(at), extent.end()));
         if end > at {
             // SAFETY: the application's own advice on its own memory.
@@ -184,7 +186,13 @@ fn advise_between(mappings: &mapper::Mappings, range: &Range<u64>, advice: c_int
     Ok(())
 }
 
-fn remap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> Result<*mut c_void, Errno> {
+fn remap(
+    address: *mut c_void,
+    old: size_t,
+    new: size_t,
+    flags: c_int,
+    target: *mut c_void,
+) -> Result<*mut c_void, Errno> {
     let call = || {
         // SAFETY: the application's arguments, as they are.
         plain(unsafe { syscall!(Sysno::mremap, address, old, new, flags, target) })
@@ -203,11 +211,13 @@ fn remap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *
     if range.is_empty() || new == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
         return Err(Errno::INVAL);
     }
-    let is_target_good = to.start % PAGE == 0 && (to.end <= range.start || range.end <= to.start);
+    let is_target_good = to.start.is_multiple_of(PAGE) && (to.end <= range.start || range.end <= to.start);
     if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || to.is_empty() || !is_target_good) {
         return Err(Errno::INVAL);
     }
-    if !mapper::pieces(&mappings.own, &range).any(|(_, view)| view.extent.address <= range.start && range.end <= view.extent.end()) {
+    if !mapper::pieces(&mappings.own, &range)
+        .any(|(_, view)| view.extent.address <= range.start && range.end <= view.extent.end())
+    {
         return Err(Errno::FAULT);
     }
     let tail = range.start + new_length..range.end;

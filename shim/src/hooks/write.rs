@@ -38,8 +38,8 @@ interpose! {
     /// pwritev2(2)
     pwritev64v2, c"pwritev64v2": pwritev2 pwritev64v2
     => fn(fd: c_int, vector: *const iovec, count: c_int, offset: off64_t, flags: c_int) -> ssize_t {
-        // SAFETY: the application's arguments, as they are; the offset is one word on 64-bit machines.
         raw |fd, vector, count, offset, flags| {
+            // SAFETY: the application's arguments, as they are; the offset is one word on 64-bit machines.
             as_libc(unsafe { syscall!(Sysno::pwritev2, fd, vector, count, offset, 0, flags) })
         },
         hook on_pwritev2,
