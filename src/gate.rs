@@ -8,7 +8,7 @@
 
 use crate::creation::{Creation, Intents, Ticket};
 use crate::origin::{Origin, Place, PlaceCell};
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
 ///
@@ -113,7 +113,8 @@ pub struct Frame {
     descriptor: AtomicU32,
     /// The process's descriptor-table generation when the call was announced.
     descriptors_seen: AtomicU32,
-    reserved: AtomicU64,
+    /// The last turn that was withdrawn.
+    withdrawn: AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -134,7 +135,7 @@ impl Frame {
             pushing: AtomicU64::new(0),
             descriptor: AtomicU32::new(0),
             descriptors_seen: AtomicU32::new(0),
-            reserved: AtomicU64::new(0),
+            withdrawn: AtomicU64::new(0),
         }
     }
 
@@ -162,45 +163,39 @@ impl Frame {
         self.place.store(place);
     }
 
-    /// Announced -> passed. False: a handler or a creation withdrew the announcement; announce again.
+    /// Announced -> passed. False: a handler withdrew the announcement meanwhile; announce again.
+    ///
+    /// Only a handler on this very thread can come in between, so no locked instruction is needed: store, then look whether one did.
+    /// A frame that says passed for the moment until it is taken back only makes a creation wait that long.
     #[inline]
     pub fn pass(&self, turn: Turn) -> bool {
-        if planted(Fault::PassedPhase) {
-            self.phase.store(word(turn, Phase::Passed), Ordering::Release);
-            return true;
+        // Release: pairs with the Acquire in `look`.
+        self.phase.store(word(turn, Phase::Passed), Ordering::Release);
+        // A handler that comes before this point finds the frame announced or passed, as the look below finds its withdrawal or none.
+        signal_fence();
+        if self.withdrawn.load(Ordering::Relaxed) == turn.0 && !planted(Fault::PassedPhase) {
+            self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+            return false;
         }
-        // AcqRel: against `withdraw` by a handler of this thread; what the creator publishes after its drain is not yet there.
-        self.phase
-            .compare_exchange(
-                word(turn, Phase::Announced),
-                word(turn, Phase::Passed),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+        true
     }
 
     /// Announced -> idle, by the caller itself or by a handler that interrupted it.
     pub fn withdraw(&self, turn: Turn) {
-        // Release: nothing of this turn is done later than this.
-        let _ = self.phase.compare_exchange(
-            word(turn, Phase::Announced),
-            word(turn, Phase::Idle),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
+        self.withdrawn.store(turn.0, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `look`; nothing of this turn is done later than this.
+        self.phase.store(word(turn, Phase::Idle), Ordering::Release);
     }
 
     /// Passed -> idle, after the call. Does nothing if the frame is no longer at `turn`.
+    ///
+    /// Others touch the phase only when this thread is gone, and handlers on this thread only when it was left by longjmp.
     #[inline]
     pub fn clear(&self, turn: Turn) {
-        // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
-        let _ = self.phase.compare_exchange(
-            word(turn, Phase::Passed),
-            word(turn, Phase::Idle),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
+        if self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed) {
+            // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
+            self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+        }
     }
 
     /// Any phase -> idle, by who proved that the call of `turn` is over for good (thread gone, hook left by longjmp).

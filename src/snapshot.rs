@@ -175,6 +175,8 @@ impl View {
 
 /// The piece is not inherited by a child (MADV_DONTFORK).
 pub const NOT_INHERITED: u32 = 1;
+/// A hook of the mapper, not its agent, has made the generation odd.
+pub const CHANGED_BY_HOOK: u32 = 4;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
@@ -239,7 +241,16 @@ impl Snapshot {
 
     /// Claimed -> `state`; writers see it from now on.
     pub fn publish(&self, mine: Head, state: State) -> Head {
-        let head = Head::new(state, 0, mine.life());
+        self.publish_at(mine, state, 0)
+    }
+
+    /// Claimed -> `state` with an odd generation: the mapper, who publishes it, is changing the mapping.
+    pub fn publish_changing(&self, mine: Head, state: State) -> Head {
+        self.publish_at(mine, state, 1)
+    }
+
+    fn publish_at(&self, mine: Head, state: State, generation: u64) -> Head {
+        let head = Head::new(state, generation, mine.life());
         // Release: pairs with the Acquire in `head`; the description is visible to who sees the snapshot.
         self.head.store(head.0, Ordering::Release);
         head

@@ -7,6 +7,13 @@ pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+/// Keeps the compiler from moving memory accesses across, so that a handler on the same thread sees them in order.
+#[inline(always)]
+pub fn signal_fence() {
+    #[cfg(not(loom))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
 /// A step of the protocol that a model can leave out, to show that it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -14,7 +21,7 @@ pub enum Fault {
     AnnounceFence,
     /// The fence between a creation's raising of the active word and its look at the writers.
     RaiseFence,
-    /// The compare-exchange from announced to passed (a plain store instead).
+    /// The look, when a call passes, whether a handler withdrew its announcement.
     PassedPhase,
     /// The wait for writers that are already under way.
     Drain,

@@ -193,10 +193,7 @@ fn make(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scra
     if commit(thread, ticket) {
         return Ok(made);
     }
-    thread.own.table.retire_snapshot(made.index, made.life);
-    thread.own.identity.snapshots().fetch_sub(1, Ordering::Relaxed);
-    // SAFETY: the mapping is ours and nobody has been told of it.
-    let _ = unsafe { rustix::mm::munmap(made.address, mmap.length) };
+    unmake(thread, made.address, mmap.pages());
     say!(
         Level::Warn,
         "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",
@@ -355,17 +352,17 @@ fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_v
         thread.own.table.snapshot(made.index).and_then(|snapshot| snapshot.view()).map_or(0, |view| view.extent.pages);
     let from = made.address as u64..made.address as u64 + pages * PAGE;
     let to = target as u64..(target as u64).saturating_add(pages * PAGE);
-    let moved = if to.start.is_multiple_of(PAGE) {
-        mappings.replace(&to, || Ok(())).and_then(|()| mappings.shift(&from, to.start))
-    } else {
-        Err(Errno::INVAL)
-    };
-    moved.map(|()| target).inspect_err(|_| {
-        // SAFETY: the mapping was not moved and nobody has been told of it.
-        let _ = mappings.replace(&from, || unsafe {
-            rustix::mm::munmap(from.start as *mut c_void, (from.end - from.start) as usize)
-        });
-    })
+    let moved = if to.start.is_multiple_of(PAGE) { mappings.shift(&from, to.start) } else { Err(Errno::INVAL) };
+    drop(mappings);
+    moved.map(|()| target).inspect_err(|_| unmake(thread, made.address, pages))
+}
+
+/// Takes a snapshot away that the program has not been told of. Writers may be pushing into it.
+fn unmake(thread: &Thread, address: *mut c_void, pages: u64) {
+    let range = address as u64..address as u64 + pages * PAGE;
+    // SAFETY: the mapping is ours.
+    let _ =
+        mapper::hold(thread.own).replace(&range, || unsafe { rustix::mm::munmap(address, (pages * PAGE) as usize) });
 }
 
 /// MAP_LOCKED and MAP_POPULATE, once the gate is open: they may take long.
@@ -374,9 +371,7 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Re
         // SAFETY: locking changes no byte.
         let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
         if let Err(error) = locked {
-            let range = address as u64..address as u64 + mmap.pages() * PAGE;
-            // SAFETY: the mapping is ours and nobody has been told of it.
-            let _ = mapper::hold(thread.own).replace(&range, || unsafe { rustix::mm::munmap(address, mmap.length) });
+            unmake(thread, address, mmap.pages());
             // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
             return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
         }

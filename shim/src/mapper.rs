@@ -13,7 +13,7 @@ use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
 use snapshim::preserve::{local, unshare};
 use snapshim::raw::{self, SignalsBlocked};
-use snapshim::snapshot::{BITS_INCOMPLETE, Extent, Identity, NOT_INHERITED, Snapshot, View};
+use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NOT_INHERITED, Snapshot, View};
 
 use crate::config::config;
 use crate::process::{self, Own};
@@ -95,44 +95,63 @@ impl Mappings {
         raw::now() + config().timeout
     }
 
-    /// Makes the generation of every piece in `range` odd, does `body`, makes them even.
+    /// Makes the generation of every piece in `ranges` odd, does `body`, makes them even.
     ///
-    /// The pieces are cut at the ends of the range first, so that each lies wholly inside or outside.
-    fn changing<T>(&self, range: &Range<u64>, body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-        let begun = self.cut_and_begin(range);
+    /// The pieces are cut at the ends of the ranges first, so that each lies wholly inside or outside.
+    fn changing<T>(&self, ranges: &[&Range<u64>], body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let begun = ranges.iter().try_for_each(|range| self.cut_and_begin(range));
         let result = begun.and_then(|()| body());
-        for (index, view) in self.own.table.snapshots_live().filter(|(_, view)| view.identity.owner == self.own.owner())
-        {
-            if let Some(snapshot) = self.snapshot(index).filter(|_| view.head.is_changing()) {
-                snapshot.end_change();
-            }
-        }
+        self.end_all();
         result
     }
 
     fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let deadline = Self::deadline();
         for (index, view) in pieces(&self.own, range) {
-            let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
-            let view = local::begin_change(snapshot, view.head.life(), deadline).ok_or(Errno::NOMEM)?;
+            self.begin(index, &view)?;
             let inside = overlap(&view, range);
-            for cut in [inside.end, inside.start] {
-                self.cut(index, &snapshot.view().ok_or(Errno::NOMEM)?, cut)?;
+            for address in [inside.end, inside.start] {
+                self.cut(index, address)?;
             }
         }
         Ok(())
     }
 
+    /// Even -> odd, unless this hook has done so before.
+    fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
+        let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+        if snapshot.flags() & CHANGED_BY_HOOK == 0 {
+            local::begin_change(snapshot, view.head.life(), Self::deadline()).ok_or(Errno::NOMEM)?;
+            snapshot.add_flags(CHANGED_BY_HOOK);
+        }
+        Ok(())
+    }
+
+    /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
+    pub fn begin_all(&self) -> Result<(), Errno> {
+        pieces(&self.own, &(0..u64::MAX)).try_for_each(|(index, view)| self.begin(index, &view))
+    }
+
+    /// Makes every piece that a hook made odd even again.
+    pub fn end_all(&self) {
+        for (index, _) in pieces(&self.own, &(0..u64::MAX)) {
+            if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags() & CHANGED_BY_HOOK != 0) {
+                snapshot.remove_flags(CHANGED_BY_HOOK);
+                snapshot.end_change();
+            }
+        }
+    }
+
     /// Makes two pieces of one at `address`, if it lies inside. The new one behind it comes into being odd as well.
-    fn cut(&self, index: u32, view: &View, address: u64) -> Result<(), Errno> {
+    fn cut(&self, index: u32, address: u64) -> Result<(), Errno> {
+        let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+        let view = snapshot.view().ok_or(Errno::NOMEM)?;
         let extent = &view.extent;
         if address <= extent.address || address >= extent.end() {
             return Ok(());
         }
         let behind = part(extent, address..extent.end());
-        let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         let identity = Identity { base: behind.first, ..view.identity };
-        duplicate(&self.own, index, view, identity, &behind)?;
+        duplicate(&self.own, index, &view, identity, &behind)?;
         snapshot.place(&part(extent, extent.address..address));
         Ok(())
     }
@@ -155,7 +174,7 @@ impl Mappings {
 
     /// Does `call`, which takes the mapping of `range` away.
     pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-        self.changing(range, || {
+        self.changing(&[range], || {
             self.await_byte_pushers(range)?;
             let result = call()?;
             self.retire(range);
@@ -170,7 +189,7 @@ impl Mappings {
         protection: u32,
         call: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        self.changing(range, || {
+        self.changing(&[range], || {
             self.await_byte_pushers(range)?;
             let result = call();
             // A failed call may have changed a part.
@@ -184,16 +203,19 @@ impl Mappings {
         })
     }
 
-    /// mremap(2) with MREMAP_FIXED: moves `range`, which lies in one piece, to `target`.
+    /// mremap(2) with MREMAP_FIXED: moves `range`, which lies in one piece, to `target`, in place of what is there.
     pub fn shift(&self, range: &Range<u64>, target: u64) -> Result<(), Errno> {
-        self.changing(range, || {
+        let to = target..target.saturating_add(range.end - range.start);
+        self.changing(&[range, &to], || {
             self.await_byte_pushers(range)?;
+            self.await_byte_pushers(&to)?;
             for (index, view) in pieces(&self.own, range) {
                 let kept = view.kept();
                 let backed = (kept.end - kept.start) * PAGE;
                 let total = view.extent.pages * PAGE;
                 move_memory(view.extent.address, backed, target)?;
                 move_memory(view.extent.address + backed, total - backed, target + backed)?;
+                self.retire(&to);
                 if let Some(snapshot) = self.snapshot(index) {
                     snapshot.place(&Extent { address: target, ..view.extent });
                 }
@@ -205,10 +227,11 @@ impl Mappings {
     /// madvise(MADV_DONTNEED): drops what was never preserved, so that it is read anew from an origin that has not changed there.
     /// What was preserved stays, the mapper's own stores in those pages included.
     pub fn drop_unpreserved(&self, range: &Range<u64>, advice: Advice) -> Result<(), Errno> {
-        self.changing(range, || {
+        self.changing(&[range], || {
             for (index, view) in pieces(&self.own, range) {
-                let incomplete = self.snapshot(index).is_none_or(|snapshot| snapshot.flags() & BITS_INCOMPLETE != 0);
-                if !incomplete && self.own.table.await_pushers(index, false, Self::deadline()) {
+                let quiet = self.own.table.await_pushers(index, false, Self::deadline());
+                let complete = self.snapshot(index).is_some_and(|snapshot| snapshot.flags() & BITS_INCOMPLETE == 0);
+                if quiet && complete {
                     self.drop_in_piece(index, &view, advice);
                 }
             }
@@ -239,7 +262,7 @@ impl Mappings {
         inherited: bool,
         call: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        self.changing(range, || {
+        self.changing(&[range], || {
             call()?;
             for (index, _) in pieces(&self.own, range) {
                 match self.snapshot(index) {
@@ -251,37 +274,20 @@ impl Mappings {
             Ok(())
         })
     }
-
-    /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
-    pub fn begin_all(&self) -> Result<(), Errno> {
-        let deadline = Self::deadline();
-        for (index, view) in pieces(&self.own, &(0..u64::MAX)) {
-            let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
-            local::begin_change(snapshot, view.head.life(), deadline).ok_or(Errno::AGAIN)?;
-        }
-        Ok(())
-    }
-
-    /// Makes every piece even again.
-    pub fn end_all(&self) {
-        for (index, _) in pieces(&self.own, &(0..u64::MAX)) {
-            if let Some(snapshot) = self.snapshot(index) {
-                snapshot.end_change();
-            }
-        }
-    }
 }
 
-/// Publishes a further record for `extent` of the snapshot at `index`, with its preserved bits.
+/// Publishes a further record for `extent` of the snapshot at `index`, which is changing, with its preserved bits.
 ///
-/// If the original is changing so is the duplicate of the same owner: writers wait for both.
+/// One of the same owner comes into being changing as well: writers wait for both.
 pub fn duplicate(own: &Own, index: u32, view: &View, identity: Identity, extent: &Extent) -> Result<u32, Errno> {
     let table = own.table;
     let (copy_index, head) = table.claim_snapshot().ok_or(Errno::NOMEM)?;
     let (Some(original), Some(copy)) = (table.snapshot(index), table.snapshot(copy_index)) else {
         return Err(Errno::NOMEM);
     };
-    copy.describe(head, &identity, extent, original.flags());
+    let is_own = identity.owner == own.owner();
+    let flags = original.flags() & !CHANGED_BY_HOOK;
+    copy.describe(head, &identity, extent, if is_own { flags | CHANGED_BY_HOOK } else { flags });
     let (from_pool, to_pool) = (table.blocks_for(index), table.blocks_for(copy_index));
     let copied_view = View { head, identity, extent: *extent };
     let (from, to) = (table.bits(&from_pool, view), table.bits(&to_pool, &copied_view));
@@ -298,10 +304,11 @@ pub fn duplicate(own: &Own, index: u32, view: &View, identity: Identity, extent:
         at = pages.end;
     }
     table.publish_mark(copy_index, identity.origin);
-    copy.publish(head, view.head.state());
-    if identity.owner == own.owner() {
+    if is_own {
+        copy.publish_changing(head, view.head.state());
         own.identity.snapshots().fetch_add(1, Ordering::Relaxed);
-        let _ = copy.begin_change(head.life());
+    } else {
+        copy.publish(head, view.head.state());
     }
     Ok(copy_index)
 }

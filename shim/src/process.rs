@@ -54,6 +54,12 @@ impl Own {
         self.id.owner_word(self.index)
     }
 
+    /// Whether this is still the image that was attached, and not its forked child.
+    #[inline]
+    pub fn is_this_image(&self) -> bool {
+        self.identity.word.load(Ordering::Relaxed) == self.id.to_word()
+    }
+
     /// This process's record.
     pub fn record(&self) -> Option<&'static Process> {
         self.table.process(self.index)
@@ -63,17 +69,6 @@ impl Own {
 /// The files of other processes that this one keeps open.
 pub fn kept() -> &'static KeptFiles {
     &KEPT
-}
-
-/// The identity page's image word: 0 before the first attach, and in a child until it attaches.
-#[inline]
-pub fn image() -> u64 {
-    let identity = IDENTITY.load(Ordering::Acquire);
-    if identity.is_null() {
-        return 0;
-    }
-    // SAFETY: once set, the page is never unmapped.
-    unsafe { &*identity }.word.load(Ordering::Acquire)
 }
 
 /// This process if it is attached already; for calls that concern only what it put into the table before.

@@ -12,17 +12,6 @@ use syscalls::{Sysno, syscall};
 
 use crate::process::{self, Own};
 
-/// A thread's slot, and the image it was claimed for: a forked child finds another image and claims its own.
-#[derive(Clone, Copy)]
-struct Claimed {
-    image: u64,
-    index: u32,
-}
-
-thread_local! {
-    static CLAIMED: Cell<Claimed> = const { Cell::new(Claimed { image: 0, index: 0 }) };
-}
-
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
 pub struct Thread {
@@ -31,23 +20,18 @@ pub struct Thread {
     pub index: u32,
 }
 
+thread_local! {
+    /// What `current` found before. Good only for the image it was found in: a forked child claims a slot of its own.
+    static CLAIMED: Cell<Option<Thread>> = const { Cell::new(None) };
+}
+
 /// The calling thread; the error is why it has no slot.
 #[inline]
 pub fn current() -> Result<Thread, Errno> {
-    let claimed = CLAIMED.get();
-    if claimed.image != 0
-        && claimed.image == process::image()
-        && let Some(thread) = known(claimed.index)
-    {
-        return Ok(thread);
+    match CLAIMED.get() {
+        Some(thread) if thread.own.is_this_image() => Ok(thread),
+        _ => claim(),
     }
-    claim()
-}
-
-#[inline]
-fn known(index: u32) -> Option<Thread> {
-    let own = process::attached()?;
-    Some(Thread { own, slot: own.table.writer(index)?, index })
 }
 
 #[cold]
@@ -56,9 +40,10 @@ fn claim() -> Result<Thread, Errno> {
     // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
     let _signals = raw::SignalsBlocked::new();
     let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid()).ok_or(Errno::AGAIN)?;
-    CLAIMED.set(Claimed { image: own.id.to_word(), index });
+    let thread = Thread { own, slot, index };
+    CLAIMED.set(Some(thread));
     note_end_of_thread();
-    Ok(Thread { own, slot, index })
+    Ok(thread)
 }
 
 static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
@@ -84,11 +69,7 @@ fn note_end_of_thread() {
 }
 
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
-    let claimed = CLAIMED.replace(Claimed { image: 0, index: 0 });
-    if claimed.image != process::image() {
-        return;
-    }
-    if let Some(thread) = known(claimed.index) {
+    if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
         thread.slot.release(thread.own.owner());
     }
 }

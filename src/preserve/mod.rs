@@ -104,8 +104,8 @@ impl<R> core::fmt::Debug for Pusher<'_, R> {
 
 /// How one push of one run ended.
 enum Push {
-    /// Some pages from the start of the run on are preserved, and recorded.
-    Done,
+    /// So many pages from the start of the run on are preserved.
+    Done(u64),
     /// The mapping changed meanwhile: look again.
     Moved,
     /// The kernel refuses access to the mapper.
@@ -127,11 +127,13 @@ impl<R: Report> Pusher<'_, R> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
         let deadline = raw::now() + self.patience;
         let mut patience = Patience::default();
+        // Preserved so far by this call, whether or not their bits could be recorded.
+        let mut done = 0;
         loop {
             let Some(view) = snapshot.view().filter(|view| view.head.life() == life && view.head.wants_pages()) else {
                 return Ok(());
             };
-            let Some(missing) = self.missing(index, &view, range) else { return Ok(()) };
+            let Some(missing) = self.missing(index, &view, range, done) else { return Ok(()) };
             let push = if view.head.is_changing() {
                 Push::Moved
             } else if self.way == Way::Agent {
@@ -140,7 +142,10 @@ impl<R: Report> Pusher<'_, R> {
                 self.push(index, snapshot, &view, &missing)
             };
             let reason = match push {
-                Push::Done => continue,
+                Push::Done(pages) => {
+                    done = missing.start + pages;
+                    continue;
+                }
                 Push::Moved if raw::now() < deadline => {
                     patience.pause();
                     if patience.is_tried() {
@@ -156,15 +161,17 @@ impl<R: Report> Pusher<'_, R> {
                 continue;
             }
             if reason != Reason::MapperBusy && self.way != Way::Direct && self.ask_agent(index, &view, Some(&missing)) {
+                done = missing.end;
                 continue;
             }
             self.give_up(index, &view, reason)?;
         }
     }
 
-    /// The first pages of the range that have to be preserved still, at most a run.
-    fn missing(&self, index: u32, view: &View, range: &Range<u64>) -> Option<Range<u64>> {
+    /// The first pages of the range, from `done` on, that have to be preserved still; at most a run.
+    fn missing(&self, index: u32, view: &View, range: &Range<u64>, done: u64) -> Option<Range<u64>> {
         let pages = Table::touched(view, range);
+        let pages = pages.start.max(done)..pages.end;
         let base = view.identity.base;
         let pool = self.table.blocks_for(index);
         let bits = self.table.bits(&pool, view);
@@ -207,7 +214,7 @@ impl<R: Report> Pusher<'_, R> {
             Ok(0) => Push::Nothing,
             Ok(private) => {
                 record(self.table, index, view, pages.start..pages.start + private);
-                Push::Done
+                Push::Done(private)
             }
             Err(_) => Push::Refused,
         }

@@ -50,14 +50,37 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
-        Entry::Free | Entry::Elsewhere => call(),
-        Entry::Origin(origin) => change_origin(&thread, frame, descriptor, origin, &touch, &call),
+        Entry::Free => call(),
+        Entry::Elsewhere => watch_descriptor(&thread, frame, &about, None, call()),
+        Entry::Origin(origin) => {
+            let result = change_origin(&thread, frame, descriptor, origin, &touch, &call);
+            watch_descriptor(&thread, frame, &about, Some(origin), result)
+        }
     };
     // In a child that a handler forked inside the call, the slot is the parent's.
-    if thread.own.id.to_word() == crate::process::image() {
+    if thread.own.is_this_image() {
         frame.clear(turn);
     }
     result
+}
+
+/// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
+#[inline]
+fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
+    let is_same = thread.own.record().is_none_or(|record| record.descriptors() == about.descriptors_seen);
+    if !is_same && result > 0 {
+        doubt_if_replaced(thread, frame, about.descriptor, seen);
+    }
+    result
+}
+
+#[cold]
+fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
+    let Ok(stat) = rustix::fs::fstat(raw::borrow(descriptor)) else { return };
+    let Place::Origin(now) = place_of(&stat) else { return };
+    if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
+        break_after_the_fact(thread, &pusher(thread, frame), now);
+    }
 }
 
 /// A writer that could not join the table: it said so, and goes on as it would without the shim.
@@ -236,7 +259,8 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller>, origin: Or
         let pid = thread.own.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
         say!(
             Level::Warn,
-            "{}'s snapshot of {} is no longer exact: while process {} wrote, somebody moved the file position that it writes at",
+            "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position or replaced the descriptor \
+             that it wrote at",
             Program(pid),
             Named(origin),
             raw::own_pid()

@@ -230,7 +230,6 @@ fn remap(
     if !is_fixed {
         return Ok(address);
     }
-    mappings.replace(&to, || Ok(()))?;
     mappings.shift(&(range.start..tail.start), to.start)?;
     Ok(target)
 }
