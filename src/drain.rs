@@ -4,6 +4,7 @@
 
 use core::time::Duration;
 
+use crossbeam_utils::Backoff;
 use rustix::fs::FileType;
 
 use crate::creation::{Scope, Ticket};
@@ -26,26 +27,31 @@ pub struct Blame {
 
 /// Spins, then yields, then sleeps ever longer, up to a millisecond.
 #[derive(Debug, Default)]
-pub struct Patience(u32);
+pub struct Patience {
+    spinning: Backoff,
+    rounds: u32,
+}
 
 impl Patience {
-    const SPINS: u32 = 64;
-    const YIELDS: u32 = 80;
+    const YIELDS: u32 = 16;
 
     /// Waits a little.
     pub fn pause(&mut self) {
-        match self.0 {
-            0..Self::SPINS => core::hint::spin_loop(),
-            Self::SPINS..Self::YIELDS => raw::yield_now(),
+        if !self.spinning.is_completed() {
+            self.spinning.snooze();
+            return;
+        }
+        match self.rounds {
+            0..Self::YIELDS => raw::yield_now(),
             rounds => raw::nap(Duration::from_micros(20 << (rounds - Self::YIELDS).min(6))),
         }
-        self.0 = self.0.saturating_add(1);
+        self.rounds = self.rounds.saturating_add(1);
     }
 
     /// Whether it is time to ask whether the other still lives: system calls that a short wait should not pay for.
     #[must_use]
     pub fn is_tried(&self) -> bool {
-        self.0 > Self::YIELDS
+        self.rounds > Self::YIELDS
     }
 }
 

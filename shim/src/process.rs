@@ -100,19 +100,20 @@ fn join_now() -> Result<Own, Errno> {
         0 => {}
         errno => return Err(Errno::from_raw_os_error(i32::from(errno))),
     }
-    let joined = attach_table().map_err(|refusal| (explain(refusal), errno_for(refusal))).and_then(|table| {
-        let full = (Explanation("its table is full (1024 processes)", "end some of them"), Errno::NFILE);
-        claim(table).ok_or(full)
-    });
-    joined.map_err(|(explanation, errno)| {
+    let joined =
+        attach_table().map_err(|refusal| ((refusal.what(), refusal.remedy()), errno_for(refusal))).and_then(|table| {
+            let full = (("its table is full (1024 processes)", "end some of them"), Errno::NFILE);
+            claim(table).ok_or(full)
+        });
+    joined.map_err(|((what, remedy), errno)| {
         if REFUSED.swap(errno.raw_os_error() as u8, Ordering::Relaxed) == 0 {
             say!(
                 Level::Error,
                 "this process ({}) takes no part: {}: {}; {}. Its changes are NOT held back from others' snapshots",
                 raw::own_pid(),
                 crate::log::Bytes(config().directory.to_bytes()),
-                explanation.0,
-                explanation.1
+                what,
+                remedy
             );
         }
         errno
@@ -232,39 +233,6 @@ pub fn is_origin_in_use(stat: &rustix::fs::Stat) -> bool {
     match (attached(), place_of(stat)) {
         (Some(own), Place::Origin(origin)) => own.table.is_origin_in_use(origin),
         _ => false,
-    }
-}
-
-/// What happened, and what to do.
-struct Explanation(&'static str, &'static str);
-
-fn explain(refusal: Refusal) -> Explanation {
-    match refusal {
-        Refusal::Directory(Errno::NOENT) => {
-            Explanation("its parent directory does not exist", "create it or set SNAPSHIM_DIR")
-        }
-        Refusal::Directory(_) => {
-            Explanation("the directory cannot be opened", "make it accessible or set SNAPSHIM_DIR")
-        }
-        Refusal::DirectoryOwner(_) => {
-            Explanation("another user owns the directory", "set SNAPSHIM_DIR to one of your own")
-        }
-        Refusal::DirectoryOpen => {
-            Explanation("everybody may write into the directory", "take the permission away (chmod o-w)")
-        }
-        Refusal::File(_) => {
-            Explanation("the table cannot be opened or mapped", "check its permissions and the memory limits")
-        }
-        Refusal::Full => {
-            Explanation("its file system is full", "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs")
-        }
-        Refusal::NotATable => Explanation("its file table-1 is no table", "remove that file"),
-        Refusal::FileOwner(_) => Explanation("another user owns the table", "remove it or set SNAPSHIM_DIR"),
-        Refusal::OtherVersion => Explanation(
-            "the table was made by another version of snapshim",
-            "end the programs that use it and remove table-1",
-        ),
-        Refusal::PageSize => Explanation("this machine's pages are not 4 KiB", "there is no way around it yet"),
     }
 }
 

@@ -42,6 +42,42 @@ pub enum Refusal {
     PageSize,
 }
 
+impl Refusal {
+    /// What is wrong, for a person.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Directory(Errno::NOENT) => "its parent directory does not exist",
+            Self::Directory(_) => "the directory cannot be opened",
+            Self::DirectoryOwner(_) => "another user owns the directory",
+            Self::DirectoryOpen => "everybody may write into the directory",
+            Self::File(_) => "the table cannot be opened or mapped",
+            Self::Full => "its file system is full",
+            Self::NotATable => "its file table-1 is no table",
+            Self::FileOwner(_) => "another user owns the table",
+            Self::OtherVersion => "the table was made by another version of snapshim",
+            Self::PageSize => "this machine's pages are not 4 KiB",
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Directory(Errno::NOENT) => "create it or set SNAPSHIM_DIR",
+            Self::Directory(_) => "make it accessible or set SNAPSHIM_DIR",
+            Self::DirectoryOwner(_) => "set SNAPSHIM_DIR to one of your own",
+            Self::DirectoryOpen => "take the permission away (chmod o-w)",
+            Self::File(_) => "check its permissions and the memory limits",
+            Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
+            Self::NotATable => "remove that file",
+            Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
+            Self::OtherVersion => "end the programs that use it and remove table-1",
+            Self::PageSize => "there is no way around it yet",
+        }
+    }
+}
+
 /// Where a table is and whose it must be.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
@@ -85,6 +121,18 @@ pub fn attach(place: &Place<'_>) -> Result<Attached, Refusal> {
         return Err(Refusal::OtherVersion);
     }
     Ok(Attached { table, file: (stat.st_dev, stat.st_ino) })
+}
+
+/// Maps the table at `place` if there is one, for those who only look.
+pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
+    let directory = match raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(Refusal::Directory)?,
+    };
+    match rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        _ => attach(place).map(Some),
+    }
 }
 
 impl Attached {

@@ -1,0 +1,59 @@
+//! `snapshim status`
+
+use std::fs;
+
+use snapshim::origin::Origin;
+use snapshim::snapshot::{State, View};
+use snapshim::sync::Ordering;
+use snapshim::table::Table;
+use snapshim::table::attach::Attached;
+use snapshim::table::liveness::{self, Liveness};
+use snapshim::table::process::ProcessId;
+
+/// Prints who is attached and what is held.
+pub fn run(attached: &Attached) {
+    let table = attached.table;
+    println!("{:>8}  {:<16}  {:<8}  {:>9}", "pid", "program", "state", "snapshots");
+    for (index, record) in table.processes_used().iter().enumerate() {
+        let Some(id) = record.id() else { continue };
+        let owner = id.owner_word(index as u32);
+        let held = table.snapshots_live().filter(|(_, view)| view.identity.owner == owner).count();
+        let state = match liveness::of(record, id) {
+            Liveness::Alive => "alive",
+            Liveness::Dead => "dead",
+            Liveness::Unknown => "unknown",
+        };
+        println!("{:>8}  {:<16}  {state:<8}  {held:>9}", id.pid(), name(id));
+    }
+    println!();
+    println!("{:>8}  {:<24}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
+    for (index, view) in table.snapshots_live() {
+        print_snapshot(table, index, &view);
+    }
+}
+
+fn print_snapshot(table: &Table, index: u32, view: &View) {
+    let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    let state = match view.head.state() {
+        State::Exact => "exact",
+        State::Doubtful => "doubtful",
+        _ => "broken",
+    };
+    let kept = view.kept();
+    let preserved = table.snapshot(index).map_or(0, |snapshot| snapshot.preserved.load(Ordering::Relaxed));
+    let origin = describe(view.identity.origin);
+    println!("{pid:>8}  {origin:<24}  {state:<8}  {:>12}  {preserved:>10}", kept.end - kept.start);
+}
+
+fn describe(origin: Origin) -> String {
+    let (major, minor) = (rustix::fs::major(origin.device()), rustix::fs::minor(origin.device()));
+    if origin.is_block_device() {
+        format!("block device {major}:{minor}")
+    } else {
+        format!("inode {} on {major}:{minor}", origin.inode())
+    }
+}
+
+fn name(id: ProcessId) -> String {
+    fs::read_to_string(format!("/proc/{}/comm", id.pid())).map_or_else(|_| "?".into(), |name| name.trim_end().into())
+}
