@@ -156,10 +156,18 @@ pub struct View {
     pub identity: Identity,
     /// Where it lies.
     pub extent: Extent,
+    /// `NOT_INHERITED` and its kin.
+    pub flags: u32,
 }
 
 impl View {
-    /// Pages of the origin that the snapshot has to keep: from the extent's first page to the end of the file at the instant.
+    /// Whether the piece has left the file: it lies in memory of its own, and no change of the origin concerns it any more.
+    #[must_use]
+    pub fn is_relocated(&self) -> bool {
+        self.flags & RELOCATED != 0
+    }
+
+    /// Pages of the origin that the snapshot shows: from the extent's first page to the end of the file at the instant.
     #[must_use]
     pub fn kept(&self) -> core::ops::Range<u64> {
         let end = self.identity.size.div_ceil(crate::PAGE).min(self.extent.first.saturating_add(self.extent.pages));
@@ -177,6 +185,8 @@ impl View {
 pub const NOT_INHERITED: u32 = 1;
 /// A hook of the mapper, not its agent, has made the generation odd.
 pub const CHANGED_BY_HOOK: u32 = 4;
+/// All pages of the piece lie in memory that does not belong to the file.
+pub const RELOCATED: u32 = 8;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
@@ -289,8 +299,9 @@ impl Snapshot {
                 pages: self.pages.load(Ordering::Relaxed),
                 protection: self.protection.load(Ordering::Relaxed),
             };
+            let flags = self.flags.load(Ordering::Relaxed);
             if self.is_still(head) {
-                return Some(View { head, identity, extent });
+                return Some(View { head, identity, extent, flags });
             }
         }
     }

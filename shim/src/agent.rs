@@ -9,14 +9,16 @@ use core::ptr;
 use core::time::Duration;
 
 use rustix::mm::{MapFlags, ProtFlags};
+use snapshim::preserve::local::Means;
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 
 use crate::config::config;
+use crate::init;
 use crate::log::{Level, say};
 use crate::process::{self, Own};
-use crate::{create, init};
+use crate::trap::Trap;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -24,10 +26,10 @@ pub fn start_for_snapshots(own: &Own) {
         return;
     }
     init::allow_access();
-    if create::needs_agent() && !start(own) {
+    if !start(own) {
         say!(
             Level::Warn,
-            "process {} could not start its agent: writers that the kernel keeps from its memory cannot preserve its snapshots",
+            "process {} could not start its agent: its snapshots cannot be kept when their file is truncated, or written by whom the kernel keeps from its memory",
             raw::own_pid()
         );
     }
@@ -95,8 +97,8 @@ fn answer_requests(own: &Own) {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let done = snapshim::preserve::local::serve(own.table, own.owner(), &request, process::kept(), deadline);
-        slot.answer(number, done);
+        let means = Means { table: own.table, own: own.owner(), kept: process::kept(), stores: &Trap, deadline };
+        slot.answer(number, means.serve(&request));
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub way: Way,
     /// `SNAPSHIM_ON_FAILURE`
     pub on_failure: OnFailure,
+    /// `SNAPSHIM_IO_URING=allow`
+    pub allows_rings: bool,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
     pub timeout: u64,
     /// `SNAPSHIM_LOG`, before the colon.
@@ -98,6 +100,8 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         [choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"], 0)];
     let is_disabled = choose("SNAPSHIM_DISABLE", &["0", "1", ""], 0) == 1;
 
+    let allows_rings = choose("SNAPSHIM_IO_URING", &["deny", "allow"], 0) == 1;
+
     let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
         let number = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         number.filter(|ms| (1..=LONGEST_TIMEOUT_MS).contains(ms)).unwrap_or_else(|| {
@@ -141,6 +145,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         files: environment.get("SNAPSHIM_FILES").unwrap_or(b""),
         way,
         on_failure,
+        allows_rings,
         timeout: timeout_ms * 1_000_000,
         level,
         log_path,

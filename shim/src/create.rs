@@ -2,7 +2,6 @@
 
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::Ordering;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
@@ -12,15 +11,16 @@ use snapshim::PAGE;
 use snapshim::creation::{Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
 use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{Way, local};
+use snapshim::preserve::local::{self, Means};
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::snapshot::{Extent, Identity, State};
-use snapshim::table::writer::Request;
+use snapshim::table::writer::{Request, Task};
 
 use crate::config::config;
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::thread::{self, Thread};
+use crate::trap::Trap;
 use crate::{agent, init, mapper, process};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
@@ -269,7 +269,7 @@ fn fill(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scra
         snapshot.describe(head, &identity, &extent, 0);
         table.publish_mark(index, origin);
         snapshot.publish(head, State::Exact);
-        thread.own.identity.snapshots().fetch_add(1, Ordering::Relaxed);
+        thread.own.identity.note_snapshot();
     }
     Ok(Made { address, index, life: head.life(), backed })
 }
@@ -388,17 +388,13 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
     let mut page = first;
     while page < first + made.backed {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
-        let request = Request { snapshot: made.index, life: made.life, first: page, count };
-        let _signals = SignalsBlocked::new();
-        if !local::serve(thread.own.table, thread.own.owner(), &request, process::kept(), raw::now() + config().timeout)
-        {
+        let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
+        let deadline = raw::now() + config().timeout;
+        let means =
+            Means { table: thread.own.table, own: thread.own.owner(), kept: process::kept(), stores: &Trap, deadline };
+        if !means.serve(&request) {
             return;
         }
         page += count;
     }
-}
-
-/// Whether the agent may be needed at all.
-pub fn needs_agent() -> bool {
-    config().way != Way::Direct
 }

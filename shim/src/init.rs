@@ -23,7 +23,7 @@ extern "C" fn construct() {
         return;
     }
     let _signals = raw::SignalsBlocked::new();
-    let doors: [Option<&doors::Door>; 32] = {
+    let doors: [Option<&doors::Door>; 64] = {
         let mut all = hooks::doors();
         core::array::from_fn(|_| all.next())
     };

@@ -15,3 +15,4 @@ mod log;
 mod mapper;
 mod process;
 mod thread;
+mod trap;

@@ -11,12 +11,16 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
-use snapshim::preserve::{local, unshare};
+use snapshim::pieces::{Further, part};
+use snapshim::preserve::local::{self, Means};
+use snapshim::preserve::unshare;
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NOT_INHERITED, Snapshot, View};
+use snapshim::table::writer::{Request, Task};
 
 use crate::config::config;
 use crate::process::{self, Own};
+use crate::trap::Trap;
 
 static FIRST_LOCK: Mutex<()> = Mutex::new(());
 /// Null stands for `FIRST_LOCK`; a forked child gets a lock of its own.
@@ -33,7 +37,7 @@ pub struct Mappings {
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
     let own = process::attached()?;
-    if own.identity.snapshots().load(Ordering::Relaxed) == 0 {
+    if !own.identity.is_mapper() {
         return None;
     }
     touching_any(own, range)
@@ -71,19 +75,25 @@ pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32
     })
 }
 
+/// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.
+pub fn keep(address: u64, length: u64) {
+    let start = address / PAGE * PAGE;
+    let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+    let Some(own) = process::attached().filter(|own| own.identity.is_mapper()) else { return };
+    for (index, view) in pieces(&own, &(start..end)) {
+        let inside = overlap(&view, &(start..end));
+        let first = view.extent.first + (inside.start - view.extent.address) / PAGE;
+        let count = (inside.end - inside.start) / PAGE;
+        let request = Request { snapshot: index, life: view.head.life(), task: Task::Preserve, first, count };
+        let deadline = Mappings::deadline();
+        let means = Means { table: own.table, own: own.owner(), kept: process::kept(), stores: &Trap, deadline };
+        means.serve(&request);
+    }
+}
+
 /// The part of a piece that lies in a range of addresses.
 fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
     range.start.max(view.extent.address)..range.end.min(view.extent.end())
-}
-
-/// What a piece would be if it showed only these addresses.
-fn part(extent: &Extent, addresses: Range<u64>) -> Extent {
-    Extent {
-        address: addresses.start,
-        first: extent.first + (addresses.start - extent.address) / PAGE,
-        pages: (addresses.end - addresses.start) / PAGE,
-        protection: extent.protection,
-    }
 }
 
 impl Mappings {
@@ -105,13 +115,17 @@ impl Mappings {
         result
     }
 
+    /// Again until nothing is left to do: while we wait for the agent, it may cut a piece that we have not reached yet.
     fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
-        for (index, view) in pieces(&self.own, range) {
+        let left = || pieces(&self.own, range).find(|(_, view)| view.flags & CHANGED_BY_HOOK == 0);
+        while let Some((index, view)) = left() {
             self.begin(index, &view)?;
-            let inside = overlap(&view, range);
-            for address in [inside.end, inside.start] {
-                self.cut(index, address)?;
-            }
+        }
+        let inside = || pieces(&self.own, range).map(|(index, view)| (index, overlap(&view, range), view.extent));
+        while let Some((index, inside, extent)) =
+            inside().find(|(_, inside, extent)| inside.start != extent.address || inside.end != extent.end())
+        {
+            self.cut(index, if inside.end != extent.end() { inside.end } else { inside.start })?;
         }
         Ok(())
     }
@@ -120,7 +134,10 @@ impl Mappings {
     fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if snapshot.flags() & CHANGED_BY_HOOK == 0 {
-            local::begin_change(snapshot, view.head.life(), Self::deadline()).ok_or(Errno::NOMEM)?;
+            if local::begin_change(snapshot, view.head.life(), Self::deadline()).is_none() {
+                // Over meanwhile, or somebody is at it for too long.
+                return if snapshot.head().life() == view.head.life() { Err(Errno::NOMEM) } else { Ok(()) };
+            }
             snapshot.add_flags(CHANGED_BY_HOOK);
         }
         Ok(())
@@ -128,7 +145,7 @@ impl Mappings {
 
     /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
     pub fn begin_all(&self) -> Result<(), Errno> {
-        pieces(&self.own, &(0..u64::MAX)).try_for_each(|(index, view)| self.begin(index, &view))
+        self.cut_and_begin(&(0..u64::MAX))
     }
 
     /// Makes every piece that a hook made odd even again.
@@ -151,7 +168,8 @@ impl Mappings {
         }
         let behind = part(extent, address..extent.end());
         let identity = Identity { base: behind.first, ..view.identity };
-        duplicate(&self.own, index, &view, identity, &behind)?;
+        let further = Further { identity, extent: behind, flags: view.flags | CHANGED_BY_HOOK };
+        self.own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         snapshot.place(&part(extent, extent.address..address));
         Ok(())
     }
@@ -168,8 +186,8 @@ impl Mappings {
     fn retire(&self, range: &Range<u64>) {
         for (index, view) in pieces(&self.own, range) {
             self.own.table.retire_snapshot(index, view.head.life());
-            self.own.identity.snapshots().fetch_sub(1, Ordering::Relaxed);
         }
+        self.own.identity.forget_if_none(|| pieces(&self.own, &(0..u64::MAX)).next().is_none());
     }
 
     /// Does `call`, which takes the mapping of `range` away.
@@ -231,7 +249,7 @@ impl Mappings {
             for (index, view) in pieces(&self.own, range) {
                 let quiet = self.own.table.await_pushers(index, false, Self::deadline());
                 let complete = self.snapshot(index).is_some_and(|snapshot| snapshot.flags() & BITS_INCOMPLETE == 0);
-                if quiet && complete {
+                if quiet && complete && !view.is_relocated() {
                     self.drop_in_piece(index, &view, advice);
                 }
             }
@@ -274,43 +292,6 @@ impl Mappings {
             Ok(())
         })
     }
-}
-
-/// Publishes a further record for `extent` of the snapshot at `index`, which is changing, with its preserved bits.
-///
-/// One of the same owner comes into being changing as well: writers wait for both.
-pub fn duplicate(own: &Own, index: u32, view: &View, identity: Identity, extent: &Extent) -> Result<u32, Errno> {
-    let table = own.table;
-    let (copy_index, head) = table.claim_snapshot().ok_or(Errno::NOMEM)?;
-    let (Some(original), Some(copy)) = (table.snapshot(index), table.snapshot(copy_index)) else {
-        return Err(Errno::NOMEM);
-    };
-    let is_own = identity.owner == own.owner();
-    let flags = original.flags() & !CHANGED_BY_HOOK;
-    copy.describe(head, &identity, extent, if is_own { flags | CHANGED_BY_HOOK } else { flags });
-    let (from_pool, to_pool) = (table.blocks_for(index), table.blocks_for(copy_index));
-    let copied_view = View { head, identity, extent: *extent };
-    let (from, to) = (table.bits(&from_pool, view), table.bits(&to_pool, &copied_view));
-    let kept = copied_view.kept();
-    let mut at = kept.start;
-    while let Some(run) = from.first_set(at - view.identity.base..kept.end - view.identity.base) {
-        let pages = run.start + view.identity.base..run.end + view.identity.base;
-        match to.set(pages.start - identity.base..pages.end - identity.base) {
-            Some(new) => {
-                copy.preserved.fetch_add(new, Ordering::Relaxed);
-            }
-            None => copy.add_flags(BITS_INCOMPLETE),
-        }
-        at = pages.end;
-    }
-    table.publish_mark(copy_index, identity.origin);
-    if is_own {
-        copy.publish_changing(head, view.head.state());
-        own.identity.snapshots().fetch_add(1, Ordering::Relaxed);
-    } else {
-        copy.publish(head, view.head.state());
-    }
-    Ok(copy_index)
 }
 
 /// Moves memory that may consist of several kernel mappings, which mremap(2) does not move in one call.

@@ -26,7 +26,7 @@ pub struct Identity {
     index: AtomicU32,
     /// Set while a thread is claiming the record.
     claiming: AtomicU32,
-    /// Snapshots of this process.
+    /// Counts snapshots as they come; 0 when there are none.
     snapshots: AtomicU32,
     /// Whether the agent has been started.
     agent: AtomicU32,
@@ -217,9 +217,23 @@ fn identity_page() -> Option<&'static Identity> {
 }
 
 impl Identity {
-    /// How many snapshots this process has: 0 lets the hooks of mappings pass at once.
-    pub fn snapshots(&self) -> &AtomicU32 {
-        &self.snapshots
+    /// Whether this process may have snapshots; if not, the hooks of mappings pass at once.
+    #[inline]
+    pub fn is_mapper(&self) -> bool {
+        self.snapshots.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes a snapshot, after it has been published.
+    pub fn note_snapshot(&self) {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The process is no mapper any more if `none` finds no snapshot, and none comes while it looks.
+    pub fn forget_if_none(&self, none: impl FnOnce() -> bool) {
+        let noted = self.snapshots.load(Ordering::Relaxed);
+        if none() {
+            let _ = self.snapshots.compare_exchange(noted, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// True for the one caller that has to start the agent.

@@ -7,31 +7,82 @@ use core::ops::Range;
 
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise};
-use syscalls::{Sysno, syscall};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
+use super::relocate::{self, Stores};
 use super::{kept::KeptFiles, record, unshare, verify};
 use crate::PAGE;
 use crate::drain::Patience;
+use crate::pieces::{Further, part};
 use crate::raw;
-use crate::snapshot::{Extent, Snapshot, State, View};
+use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, State, View};
+use crate::sync::Ordering;
 use crate::table::Table;
-use crate::table::writer::Request;
+use crate::table::writer::{Request, Task};
 
-/// Does what `request` asks of the calling process, whose owner word is `own`. True once it is done and verified.
-pub fn serve(table: &Table, own: u64, request: &Request, kept: &KeptFiles, deadline: u64) -> bool {
-    let Some(snapshot) = table.snapshot(request.snapshot) else { return false };
-    if request.count == 0 {
-        return break_snapshot(table, request.snapshot, request.life, deadline);
+/// What this process may use for it.
+#[derive(Debug)]
+pub struct Means<'a, S> {
+    /// The table.
+    pub table: &'a Table,
+    /// This process, as an owner word.
+    pub own: u64,
+    /// Files in /proc kept open.
+    pub kept: &'a KeptFiles,
+    /// Keeps other threads from storing.
+    pub stores: &'a S,
+    /// When to give up waiting for other threads that change the mapping (CLOCK_MONOTONIC, nanoseconds).
+    pub deadline: u64,
+}
+
+impl<S: Stores> Means<'_, S> {
+    /// Does what `request` asks of the calling process. True once it is done and verified.
+    pub fn serve(&self, request: &Request) -> bool {
+        let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false };
+        if request.task == Task::Break {
+            return break_snapshot(self.table, request.snapshot, request.life, self.deadline);
+        }
+        let _signals = raw::SignalsBlocked::new();
+        let Some(view) = begin_change(snapshot, request.life, self.deadline) else {
+            return is_over(snapshot, request.life);
+        };
+        let shown = view.kept();
+        let start = request.first.max(shown.start);
+        let end = match request.task {
+            Task::Relocate => shown.end,
+            _ => request.first.saturating_add(request.count).min(shown.end),
+        };
+        let done = view.identity.owner == self.own
+            && (start >= end
+                || view.is_relocated()
+                || match request.task {
+                    Task::Relocate => self.relocate(request.snapshot, &view, start..end).is_ok(),
+                    _ => copy(self.table, request.snapshot, &view, start..end, self.kept).is_ok(),
+                });
+        snapshot.end_change();
+        done
     }
-    let Some(view) = begin_change(snapshot, request.life, deadline) else { return is_over(snapshot, request.life) };
-    let kept_pages = view.kept();
-    let start = request.first.max(kept_pages.start);
-    let end = request.first.saturating_add(request.count).min(kept_pages.end);
-    let done =
-        view.identity.owner == own && (start >= end || copy(table, request.snapshot, &view, start..end, kept).is_ok());
-    snapshot.end_change();
-    done
+
+    /// Moves `pages` (to the end of the file at the instant) away from the file. The piece is cut before them: what is behind needs
+    /// no writer any more. The generation is odd.
+    fn relocate(&self, index: u32, view: &View, pages: Range<u64>) -> Result<(), Errno> {
+        let address = view.address_of(pages.start);
+        let length = ((pages.end - pages.start) * PAGE) as usize;
+        relocate::move_to_own_memory(address, length, view.extent.protection, self.stores)?;
+        let snapshot = self.table.snapshot(index).ok_or(Errno::NOMEM)?;
+        if pages.start == view.extent.first {
+            snapshot.preserved.store(pages.end - pages.start, Ordering::Relaxed);
+            snapshot.add_flags(RELOCATED);
+            self.table.hide(index);
+            return Ok(());
+        }
+        let extent = part(&view.extent, address..view.extent.end());
+        let identity = Identity { base: pages.start, ..view.identity };
+        let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
+        self.table.publish_further(index, view, &further).ok_or(Errno::NOMEM)?;
+        snapshot.place(&part(&view.extent, view.extent.address..address));
+        Ok(())
+    }
 }
 
 /// Makes the whole piece fault (SIGBUS) and says so in its state.
@@ -77,7 +128,7 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
         // SAFETY: the range is part of the snapshot, which no other thread changes now; populating changes no byte.
         unsafe { madvise(address as *mut c_void, (count * PAGE) as usize, Advice::LinuxPopulateWrite) }?;
     } else if view.extent.protection != Extent::PROTECTION_UNKNOWN {
-        replace_by_copy(address, (count * PAGE) as usize, view.extent.protection)?;
+        relocate::replace_by_copy(address, (count * PAGE) as usize, view.extent.protection)?;
     } else {
         return Err(Errno::ACCESS);
     }
@@ -87,62 +138,6 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
     }
     record(table, index, view, pages);
     Ok(())
-}
-
-/// Puts anonymous memory with the same bytes and protection in place of a range that cannot be written.
-///
-/// The bytes come from the mapping itself, never from the origin. process_vm_readv(2) answers EFAULT where a load would fault.
-fn replace_by_copy(address: u64, length: usize, protection: u32) -> Result<(), Errno> {
-    let wanted = MprotectFlags::from_bits_retain(protection);
-    // SAFETY: a new anonymous mapping at an address that the kernel chooses.
-    let memory = unsafe {
-        rustix::mm::mmap_anonymous(core::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
-    }?;
-    let copied = readable(address, length, wanted, || read_own(address, memory, length)).and_then(|()| {
-        // SAFETY: `memory` is ours until it replaces the range at `address`, which is a snapshot that no other thread changes now;
-        // the replacement is atomic for threads that read it.
-        unsafe {
-            rustix::mm::mprotect(memory, length, wanted)?;
-            rustix::mm::mremap_fixed(memory, length, length, MremapFlags::MAYMOVE, address as *mut c_void).map(drop)
-        }
-    });
-    if copied.is_err() {
-        // SAFETY: `memory` was not moved, it is still ours.
-        let _ = unsafe { rustix::mm::munmap(memory, length) };
-    }
-    copied
-}
-
-/// Calls `read` while the range is readable; a range without PROT_READ is opened for that long.
-fn readable(
-    address: u64,
-    length: usize,
-    wanted: MprotectFlags,
-    read: impl FnOnce() -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    if wanted.contains(MprotectFlags::READ) {
-        return read();
-    }
-    let at = address as *mut c_void;
-    // SAFETY: the range is part of the snapshot, which no other thread changes now; more access breaks nobody.
-    unsafe { rustix::mm::mprotect(at, length, wanted | MprotectFlags::READ) }?;
-    let result = read();
-    // SAFETY: as above; this is the protection it had.
-    unsafe { rustix::mm::mprotect(at, length, wanted) }?;
-    result
-}
-
-fn read_own(address: u64, to: *mut c_void, length: usize) -> Result<(), Errno> {
-    let local = [to as usize, length];
-    let remote = [address as usize, length];
-    let own = raw::own_tid();
-    // SAFETY: the local iovec is writable for `length` bytes; the kernel checks the remote one.
-    let result = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(count) if count == length => Ok(()),
-        Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
-    }
 }
 
 /// Maps `length` bytes at `address` so that every access raises SIGBUS, as past the end of a file: an empty memfd.

@@ -6,6 +6,7 @@
 
 pub mod kept;
 pub mod local;
+pub mod relocate;
 pub mod unshare;
 pub mod verify;
 
@@ -13,6 +14,7 @@ use core::ffi::c_void;
 use core::ops::Range;
 use core::time::Duration;
 
+use crate::PAGE;
 use crate::drain::Patience;
 use crate::gate::Frame;
 use crate::origin::Origin;
@@ -20,8 +22,10 @@ use crate::raw;
 use crate::snapshot::{Snapshot, State, View};
 use crate::sync::Ordering;
 use crate::table::Table;
-use crate::table::writer::{Answer, Request, WriterSlot};
+use crate::table::writer::{Answer, Request, Task, WriterSlot};
 use kept::KeptFiles;
+use local::Means;
+use relocate::Stores;
 
 /// Pages in one push: as many as process_vm_writev(2) pins at once.
 pub const RUN: u64 = 1024;
@@ -53,6 +57,8 @@ pub enum Reason {
     NoAccess,
     /// Access is granted, but copy-on-write could not be broken (no memory, or the mapping was changed behind the shim).
     NoCopy,
+    /// The pages have to be moved off the file, which only the mapper's process can do, and its agent did not.
+    NoAgent,
     /// The mapper was changing its mapping for too long (it is stopped).
     MapperBusy,
 }
@@ -73,7 +79,7 @@ pub trait Report {
 }
 
 /// A thread that preserves, and what it may use.
-pub struct Pusher<'a, R> {
+pub struct Pusher<'a, R, S> {
     /// The table.
     pub table: &'a Table,
     /// The calling process, as an owner word.
@@ -94,9 +100,20 @@ pub struct Pusher<'a, R> {
     pub patience: u64,
     /// Who is told of what was broken.
     pub report: &'a R,
+    /// Keeps this process's other threads from storing while its own snapshots are relocated.
+    pub stores: &'a S,
 }
 
-impl<R> core::fmt::Debug for Pusher<'_, R> {
+/// What a change does to the bytes of an origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It replaces these bytes.
+    Bytes(Range<u64>),
+    /// It takes away, or moves, everything from this byte on: the kernel then takes private copies away as well.
+    Cut(u64),
+}
+
+impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         formatter.debug_struct("Pusher").field("way", &self.way).finish_non_exhaustive()
     }
@@ -114,7 +131,52 @@ enum Push {
     Nothing,
 }
 
-impl<R: Report> Pusher<'_, R> {
+impl<R: Report, S: Stores> Pusher<'_, R, S> {
+    /// Gives every snapshot of `origin` its own copy of what `change` would change. After success the change may happen.
+    pub fn make_way(&self, origin: Origin, change: &Change) -> Result<(), Failure> {
+        match change {
+            Change::Bytes(range) => self.preserve(origin, range.clone()),
+            Change::Cut(from) => {
+                // The page that holds the new end of the file only changes behind it.
+                let whole = from.next_multiple_of(PAGE);
+                self.preserve(origin, *from..whole)?;
+                self.relocate(origin, whole / PAGE)
+            }
+        }
+    }
+
+    /// Has every snapshot of `origin` moved off the file from page `first` on.
+    fn relocate(&self, origin: Origin, first: u64) -> Result<(), Failure> {
+        for (index, view) in self.table.snapshots_of(origin) {
+            self.relocate_in(index, view.head.life(), first)?;
+        }
+        Ok(())
+    }
+
+    fn relocate_in(&self, index: u32, life: u32, first: u64) -> Result<(), Failure> {
+        let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
+        loop {
+            let view = snapshot.view().filter(|view| view.head.life() == life && view.head.wants_pages());
+            let Some(view) =
+                view.filter(|view| !view.is_relocated() && first < view.kept().end && !view.kept().is_empty())
+            else {
+                return Ok(());
+            };
+            let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
+            let is_done =
+                if view.identity.owner == self.own { self.means().serve(&task) } else { self.ask_agent(&view, task) };
+            if !is_done && !self.table.bury_if_dead(view.identity.owner) {
+                self.give_up(index, &view, Reason::NoAgent)?;
+            }
+        }
+    }
+
+    /// What this process may use to preserve in its own snapshots.
+    fn means(&self) -> Means<'_, S> {
+        let deadline = raw::now() + self.patience;
+        Means { table: self.table, own: self.own, kept: self.kept, stores: self.stores, deadline }
+    }
+
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
     pub fn preserve(&self, origin: Origin, range: Range<u64>) -> Result<(), Failure> {
         for (index, view) in self.table.snapshots_of(origin) {
@@ -160,7 +222,10 @@ impl<R: Report> Pusher<'_, R> {
             if self.table.bury_if_dead(view.identity.owner) {
                 continue;
             }
-            if reason != Reason::MapperBusy && self.way != Way::Direct && self.ask_agent(index, &view, Some(&missing)) {
+            if reason != Reason::MapperBusy
+                && self.way != Way::Direct
+                && self.ask_agent(&view, preserve_task(index, life, &missing))
+            {
                 done = missing.end;
                 continue;
             }
@@ -220,22 +285,21 @@ impl<R: Report> Pusher<'_, R> {
         }
     }
 
-    /// Has the mapper's agent preserve `pages`, or with `None` break the snapshot. True once it is done and verified.
-    fn ask_agent(&self, index: u32, view: &View, pages: Option<&Range<u64>>) -> bool {
+    /// Has the mapper's agent do what `request` asks. True once it is done and verified.
+    fn ask_agent(&self, view: &View, request: Request) -> bool {
         let Some((_, process, _)) = self.table.owner(view.identity.owner) else { return true };
         if process.agent().is_none() {
             return false;
         }
-        let (first, count) = pages.map_or((0, 0), |pages| (pages.start, pages.end - pages.start));
         let deadline = raw::now() + self.patience;
-        let mut number = self.slot.ask(Request { snapshot: index, life: view.head.life(), first, count });
+        let mut number = self.slot.ask(request);
         process.ring();
         loop {
             match self.slot.look_for_answer(number) {
                 Answer::Done => return true,
                 Answer::Failed => return false,
                 Answer::Lost => {
-                    number = self.slot.ask(Request { snapshot: index, life: view.head.life(), first, count });
+                    number = self.slot.ask(request);
                     process.ring();
                 }
                 Answer::Asked if raw::now() > deadline => {
@@ -270,9 +334,14 @@ impl<R: Report> Pusher<'_, R> {
         if view.identity.owner == self.own {
             local::break_snapshot(self.table, index, view.head.life(), raw::now() + self.patience)
         } else {
-            self.ask_agent(index, view, None)
+            let life = view.head.life();
+            self.ask_agent(view, Request { snapshot: index, life, task: Task::Break, first: 0, count: 0 })
         }
     }
+}
+
+fn preserve_task(index: u32, life: u32, pages: &Range<u64>) -> Request {
+    Request { snapshot: index, life, task: Task::Preserve, first: pages.start, count: pages.end - pages.start }
 }
 
 /// Records that `pages` (of the origin) of a snapshot are preserved and verified.

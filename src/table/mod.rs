@@ -120,7 +120,8 @@ impl Table {
         used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
             move |(index, _)| {
                 let view = self.snapshots[index].view()?;
-                (view.identity.origin == origin && view.head.wants_pages()).then_some((index as u32, view))
+                let wanted = view.identity.origin == origin && view.head.wants_pages() && !view.is_relocated();
+                wanted.then_some((index as u32, view))
             },
         )
     }
@@ -128,6 +129,18 @@ impl Table {
     /// Whether any snapshot of `origin` wants its pages preserved.
     pub fn is_origin_in_use(&self, origin: Origin) -> bool {
         self.snapshots_of(origin).next().is_some()
+    }
+
+    /// Makes snapshot `index` one of those that are looked at.
+    pub fn note_snapshot(&self, index: u32) {
+        self.header.note_snapshot(index);
+    }
+
+    /// Hides snapshot `index` from writers: no change of its origin concerns it any more.
+    pub fn hide(&self, index: u32) {
+        if let Some(mark) = self.marks.get(index as usize) {
+            mark.store(0, Ordering::Release);
+        }
     }
 
     /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.

@@ -32,11 +32,27 @@ pub struct Request {
     pub snapshot: u32,
     /// The life of it that is meant.
     pub life: u32,
-    /// Preserve these pages of the origin; none: make the snapshot fault.
+    /// What is to be done.
+    pub task: Task,
+    /// With which pages of the origin, from this one on.
     pub first: u64,
     /// How many.
     pub count: u64,
 }
+
+/// What an agent is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Task {
+    /// Give the snapshot its own copy of the pages, where they are.
+    Preserve = 0,
+    /// Move all pages from the first on to memory that does not belong to the file.
+    Relocate = 1,
+    /// Make the whole piece fault.
+    Break = 2,
+}
+
+const TASK_SHIFT: u32 = 56;
 
 /// How a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +122,7 @@ impl WriterSlot {
     pub fn ask(&self, request: Request) -> u32 {
         self.snapshot.store(u64::from(request.life) << 32 | u64::from(request.snapshot), Ordering::Relaxed);
         self.first.store(request.first, Ordering::Relaxed);
-        self.count.store(request.count, Ordering::Relaxed);
+        self.count.store(request.count | (request.task as u64) << TASK_SHIFT, Ordering::Relaxed);
         let number = (self.request.load(Ordering::Relaxed) & !STATE).wrapping_add(STATE + 1);
         // Release: pairs with the Acquire in `pending`.
         self.request.store(number | ASKED, Ordering::Release);
@@ -121,11 +137,17 @@ impl WriterSlot {
             return None;
         }
         let snapshot = self.snapshot.load(Ordering::Relaxed);
+        let count = self.count.load(Ordering::Relaxed);
         let request = Request {
             snapshot: snapshot as u32,
             life: (snapshot >> 32) as u32,
+            task: match count >> TASK_SHIFT {
+                0 => Task::Preserve,
+                1 => Task::Relocate,
+                _ => Task::Break,
+            },
             first: self.first.load(Ordering::Relaxed),
-            count: self.count.load(Ordering::Relaxed),
+            count: count & ((1 << TASK_SHIFT) - 1),
         };
         // Acquire: orders the loads; the fields belong to this request.
         crate::sync::fence(Ordering::Acquire);

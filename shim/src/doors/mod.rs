@@ -60,7 +60,7 @@ impl Door {
 macro_rules! interpose {
     ($(
         $(#[$doc:meta])*
-        $module:ident, $libc:literal: $($name:ident)+ => fn($($argument:ident: $type:ty),*) -> $result:ty {
+        $module:ident, $libc:literal: $($name:ident)* => fn($($argument:ident: $type:ty),*) -> $result:ty {
             raw $raw:expr, hook $hook:path $(,)?
         }
     )+) => {
@@ -70,9 +70,10 @@ macro_rules! interpose {
                 #[allow(unused_imports)]
                 use super::*;
 
-                type Function = unsafe extern "C-unwind" fn($($type),*) -> $result;
+                pub type Function = unsafe extern "C-unwind" fn($($type),*) -> $result;
 
-                unsafe extern "C-unwind" fn raw($($argument: $type),*) -> $result {
+                /// The bare system call, as libc would answer it.
+                pub unsafe extern "C-unwind" fn raw($($argument: $type),*) -> $result {
                     #[allow(clippy::redundant_closure_call)]
                     ($raw)($($argument),*)
                 }
@@ -86,7 +87,7 @@ macro_rules! interpose {
                 pub static DOOR: $crate::doors::Door =
                     $crate::doors::Door::new($libc, raw as *const (), detoured as *const ());
 
-                $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($name)+ }
+                $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
             }
         )+
         /// The doors declared here.

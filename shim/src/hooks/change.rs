@@ -7,7 +7,7 @@ use snapshim::creation::Ticket;
 use snapshim::drain::place_of;
 use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{self, Failure, Pusher, Reason, Report};
+use snapshim::preserve::{self, Change, Failure, Pusher, Reason, Report};
 use snapshim::raw;
 use snapshim::sync::{Ordering, fence};
 use snapshim::table::Table;
@@ -17,6 +17,7 @@ use crate::doors::set_errno;
 use crate::init;
 use crate::log::{Level, Program, say};
 use crate::thread::{self, Thread};
+use crate::trap::Trap;
 
 /// The bytes of a file that a call would change.
 pub trait Touch {
@@ -27,6 +28,10 @@ pub trait Touch {
     /// Whether the bytes go to the end of the file, given that the descriptor was opened with O_APPEND or not.
     fn appends(&self, opened_with_append: bool) -> bool {
         opened_with_append
+    }
+    /// The byte from which on the call takes the file's content away or moves it; `None`: it only replaces bytes.
+    fn cuts_from(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -107,9 +112,15 @@ fn change_origin(
     if !thread.own.table.is_origin_in_use(origin) {
         return call();
     }
-    let range = range_of(thread, frame, descriptor, origin, touch);
     let pusher = pusher(thread, frame);
-    if let Err(failure) = pusher.preserve(origin, range.bytes.clone()) {
+    if let Some(from) = touch.cuts_from() {
+        return match pusher.make_way(origin, &Change::Cut(from)) {
+            Ok(()) => call(),
+            Err(failure) => refuse(origin, &failure),
+        };
+    }
+    let range = range_of(thread, frame, descriptor, origin, touch);
+    if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
         return refuse(origin, &failure);
     }
     let result = call();
@@ -120,7 +131,7 @@ fn change_origin(
 }
 
 /// The thread as one that preserves.
-pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller> {
+pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Trap> {
     Pusher {
         table: thread.own.table,
         own: thread.own.owner(),
@@ -132,6 +143,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller> {
         on_failure: config().on_failure,
         patience: config().timeout,
         report: &Teller,
+        stores: &Trap,
     }
 }
 
@@ -171,6 +183,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::NoAccess => {
             "the kernel refuses access to it and its agent did not answer (is it stopped? SNAPSHIM_PUSH=auto tries both ways)"
         }
+        Reason::NoAgent => "only its own agent can move it off the file, and it did not answer (is it stopped?)",
         Reason::NoCopy => {
             "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)"
         }
@@ -251,7 +264,7 @@ impl Covered {
 }
 
 /// The write may have landed outside what was preserved: say so rather than be silently wrong.
-fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller>, origin: Origin) {
+fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, origin: Origin) {
     for (index, view) in thread.own.table.snapshots_of(origin) {
         if !pusher.break_mapping(index, &view) {
             preserve::doubt(thread.own.table, index, view.head.life());

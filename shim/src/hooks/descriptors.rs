@@ -50,7 +50,7 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
 
 /// Counted before the call, in the record of an attached process; one that is not attached has no writer to be looked up.
 #[inline]
-fn count_change() {
+pub fn count_change() {
     if let Some(record) = process::attached().and_then(|own| own.record()) {
         record.change_descriptors();
     }

@@ -5,16 +5,16 @@
 
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::creation::Scope;
+use snapshim::pieces::Further;
 use snapshim::preserve::local;
 use snapshim::raw;
-use snapshim::snapshot::{Identity, NOT_INHERITED};
+use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
@@ -41,7 +41,7 @@ interpose! {
 }
 
 fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
-    let mapper = process::attached().filter(|own| own.identity.snapshots().load(Ordering::Relaxed) > 0);
+    let mapper = process::attached().filter(|own| own.identity.is_mapper());
     match mapper {
         // SAFETY: the application's own call.
         None => unsafe { real() },
@@ -152,7 +152,7 @@ impl<'a> Prepared<'a> {
             return Err(Errno::DEADLK);
         }
         let own = &mappings.own;
-        mappings.begin_all()?;
+        mappings.begin_all().inspect_err(|_| mappings.end_all())?;
         let ticket = create::begin(&thread, Scope::All).inspect_err(|_| mappings.end_all())?;
         let unborn = ProcessId::new(0, raw::random() as u32);
         let claimed = create::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
@@ -181,7 +181,8 @@ impl<'a> Prepared<'a> {
         let owner = self.unborn.owner_word(self.index);
         for (index, view) in mapper::pieces(own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
-            mapper::duplicate(own, index, &view, identity, &view.extent)?;
+            let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
+            own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator may
 //! call them under its own lock, and looking the real function up could allocate.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_long, c_void};
 use core::ops::Range;
 
 use libc::{off_t, off64_t, size_t};
@@ -55,6 +55,39 @@ hook! {
     -> *mut c_void => on_mremap {
         pointer(remap(address, old, new, flags, target))
     }
+}
+
+/// The same by number: syscall(2) answers with a long.
+pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -> c_long {
+    let (protection, flags, descriptor) = (protection as c_int, flags as c_int, fd as c_int);
+    let address = core::ptr::with_exposed_provenance_mut(address);
+    map(Mmap { address, length, protection, flags, descriptor, offset: offset as i64 }) as c_long
+}
+
+/// See [`by_number`].
+pub fn on_munmap_by_number(address: *mut c_void, length: size_t) -> c_long {
+    status(unmap(address, length)).into()
+}
+
+/// See [`by_number`].
+pub fn on_mprotect_by_number(address: *mut c_void, length: size_t, protection: c_int) -> c_long {
+    status(protect(address, length, protection)).into()
+}
+
+/// See [`by_number`].
+pub fn on_madvise_by_number(address: *mut c_void, length: size_t, advice: c_int) -> c_long {
+    status(advise(address, length, advice)).into()
+}
+
+/// See [`by_number`].
+pub fn on_mremap_by_number(
+    address: *mut c_void,
+    old: size_t,
+    new: size_t,
+    flags: c_int,
+    target: *mut c_void,
+) -> c_long {
+    pointer(remap(address, old, new, flags, target)) as c_long
 }
 
 fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {

@@ -46,7 +46,7 @@ interpose! {
     }
 }
 
-fn on_write(
+pub fn on_write(
     real: unsafe extern "C-unwind" fn(c_int, *const c_void, size_t) -> ssize_t,
     fd: c_int,
     data: *const c_void,
@@ -57,7 +57,7 @@ fn on_write(
     change(fd, touch, || unsafe { real(fd, data, length) })
 }
 
-fn on_pwrite(
+pub fn on_pwrite(
     real: unsafe extern "C-unwind" fn(c_int, *const c_void, size_t, off64_t) -> ssize_t,
     fd: c_int,
     data: *const c_void,
@@ -69,7 +69,7 @@ fn on_pwrite(
     change(fd, touch, || unsafe { real(fd, data, length, offset) })
 }
 
-fn on_writev(
+pub fn on_writev(
     real: unsafe extern "C-unwind" fn(c_int, *const iovec, c_int) -> ssize_t,
     fd: c_int,
     vector: *const iovec,
@@ -80,7 +80,7 @@ fn on_writev(
     change(fd, touch, || unsafe { real(fd, vector, count) })
 }
 
-fn on_pwritev(
+pub fn on_pwritev(
     real: unsafe extern "C-unwind" fn(c_int, *const iovec, c_int, off64_t) -> ssize_t,
     fd: c_int,
     vector: *const iovec,
@@ -92,7 +92,7 @@ fn on_pwritev(
     change(fd, touch, || unsafe { real(fd, vector, count, offset) })
 }
 
-fn on_pwritev2(
+pub fn on_pwritev2(
     real: unsafe extern "C-unwind" fn(c_int, *const iovec, c_int, off64_t, c_int) -> ssize_t,
     fd: c_int,
     vector: *const iovec,
@@ -136,27 +136,10 @@ const RWF_NOAPPEND: c_int = 0x20;
 const IOV_MAX: c_int = 1024;
 
 impl Touch for Vectored {
-    /// The vector is read through the kernel, which answers EFAULT where a load would fault; the real call then fails the same way.
     fn length(&self) -> u64 {
         let mut total = 0u64;
-        let mut chunk = [[0usize; 2]; 16];
-        let mut done = 0;
-        while done < self.count.clamp(0, IOV_MAX) as usize {
-            let wanted = (self.count as usize - done).min(chunk.len());
-            let bytes = wanted * size_of::<iovec>();
-            let local = [chunk.as_mut_ptr() as usize, bytes];
-            let remote = [self.vector.wrapping_add(done) as usize, bytes];
-            let own = snapshim::raw::own_tid();
-            // SAFETY: the local iovec names `chunk`, writable for `bytes` bytes; the kernel checks the remote one.
-            let read = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-            if read != Ok(bytes) {
-                // Unreadable, or reading oneself is forbidden (seccomp): count what the kernel would write at the most.
-                return if matches!(read, Err(syscalls::Errno::EFAULT)) { total } else { LONGEST_WRITE };
-            }
-            total = chunk[..wanted].iter().fold(total, |sum, [_, length]| sum.saturating_add(*length as u64));
-            done += wanted;
-        }
-        total.min(LONGEST_WRITE)
+        let whole = each_buffer(self.vector, self.count, |_, length| total = total.saturating_add(length));
+        if whole { total.min(LONGEST_WRITE) } else { LONGEST_WRITE }
     }
 
     fn offset(&self) -> Option<i64> {
@@ -166,4 +149,30 @@ impl Touch for Vectored {
     fn appends(&self, opened_with_append: bool) -> bool {
         self.flags & RWF_APPEND != 0 || opened_with_append && self.flags & RWF_NOAPPEND == 0
     }
+}
+
+/// Calls `each` with the address and length of every buffer of a vector. False if it could not be read to its end.
+///
+/// It is read through the kernel, which answers EFAULT where a load would fault; the real call then fails the same way.
+pub fn each_buffer(vector: *const iovec, count: c_int, mut each: impl FnMut(u64, u64)) -> bool {
+    let mut chunk = [[0usize; 2]; 16];
+    let count = count.clamp(0, IOV_MAX) as usize;
+    let mut done = 0;
+    while done < count {
+        let wanted = (count - done).min(chunk.len());
+        let bytes = wanted * size_of::<iovec>();
+        let local = [chunk.as_mut_ptr() as usize, bytes];
+        let remote = [vector.wrapping_add(done) as usize, bytes];
+        let own = snapshim::raw::own_tid();
+        // SAFETY: the local iovec names `chunk`, writable for `bytes` bytes; the kernel checks the remote one.
+        let read = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+        if read != Ok(bytes) {
+            return false;
+        }
+        for [address, length] in &chunk[..wanted] {
+            each(*address as u64, *length as u64);
+        }
+        done += wanted;
+    }
+    true
 }

@@ -1,0 +1,87 @@
+//! syscall(2): the calls above, made by number.
+
+use core::ffi::{c_int, c_long, c_void};
+use core::ptr::with_exposed_provenance_mut as pointer;
+
+use syscalls::{Sysno, raw_syscall};
+
+use super::{copy, descriptors, device, map, open, resize, ring, write};
+use crate::doors::{as_libc, interpose};
+
+interpose! {
+    /// syscall(2); variadic in C, six arguments are passed on as they come
+    syscall, c"syscall": syscall => fn(
+        number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize
+    ) -> c_long {
+        raw |number, a, b, c, d, e, f| by_number(number, [a, b, c, d, e, f]),
+        hook on_syscall,
+    }
+}
+
+fn by_number(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> c_long {
+    let Some(call) = Sysno::new(number as usize) else {
+        crate::doors::set_errno(libc::ENOSYS);
+        return -1;
+    };
+    // SAFETY: the application's arguments, as they are.
+    let result = unsafe { raw_syscall!(call, a, b, c, d, e, f) };
+    as_libc(syscalls::Errno::from_ret(result)) as c_long
+}
+
+/// Which number is which hook; everything else goes on.
+#[expect(clippy::too_many_arguments, reason = "syscall(2) takes a number and six arguments")]
+fn on_syscall(
+    real: syscall::Function,
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    let fd = a as c_int;
+    match number {
+        libc::SYS_write => write::on_write(write::write::raw, fd, pointer(b), c) as c_long,
+        libc::SYS_pwrite64 => write::on_pwrite(write::pwrite64::raw, fd, pointer(b), c, d as i64) as c_long,
+        libc::SYS_writev => write::on_writev(write::writev::raw, fd, pointer(b), c as c_int) as c_long,
+        libc::SYS_pwritev => write::on_pwritev(write::pwritev64::raw, fd, pointer(b), c as c_int, d as i64) as c_long,
+        libc::SYS_pwritev2 => {
+            write::on_pwritev2(write::pwritev64v2::raw, fd, pointer(b), c as c_int, d as i64, f as c_int) as c_long
+        }
+        libc::SYS_ftruncate => resize::on_ftruncate(resize::ftruncate64::raw, fd, b as i64).into(),
+        libc::SYS_truncate => resize::on_truncate(resize::truncate64::raw, pointer(a), b as i64).into(),
+        libc::SYS_fallocate => {
+            resize::on_fallocate(resize::fallocate64::raw, fd, b as c_int, c as i64, d as i64).into()
+        }
+        libc::SYS_open => open::on_open(open::open64::raw, pointer(a), b as c_int, c as u32).into(),
+        libc::SYS_openat => open::on_openat(open::openat64::raw, fd, pointer(b), c as c_int, d as u32).into(),
+        libc::SYS_openat2 => open::on_openat2(fd, pointer(b), pointer(c), d).into(),
+        libc::SYS_creat => open::on_creat(open::creat64::raw, pointer(a), b as u32).into(),
+        libc::SYS_open_by_handle_at => {
+            open::on_open_by_handle(open::open_by_handle::raw, fd, pointer(b), c as c_int).into()
+        }
+        libc::SYS_copy_file_range => {
+            let raw = copy::copy_file_range::raw;
+            copy::on_copy_file_range(raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
+        }
+        libc::SYS_sendfile => copy::on_sendfile(copy::sendfile64::raw, fd, b as c_int, pointer(c), d) as c_long,
+        libc::SYS_splice => {
+            copy::on_splice(copy::splice::raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
+        }
+        libc::SYS_vmsplice => copy::on_vmsplice(copy::vmsplice::raw, fd, pointer(b), c, d as u32) as c_long,
+        libc::SYS_ioctl => device::on_ioctl(device::ioctl::raw, fd, b as u64, pointer(c)).into(),
+        libc::SYS_mmap => map::by_number([a, b, c, d, e, f]),
+        libc::SYS_munmap => map::on_munmap_by_number(pointer(a), b),
+        libc::SYS_mprotect => map::on_mprotect_by_number(pointer(a), b, c as c_int),
+        libc::SYS_madvise => map::on_madvise_by_number(pointer(a), b, c as c_int),
+        libc::SYS_mremap => map::on_mremap_by_number(pointer(a), b, c, d as c_int, pointer::<c_void>(e)),
+        libc::SYS_close | libc::SYS_dup2 | libc::SYS_dup3 | libc::SYS_close_range => {
+            descriptors::count_change();
+            by_number(number, [a, b, c, d, e, f])
+        }
+        libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
+        // SAFETY: the application's arguments, as they are.
+        _ => unsafe { real(number, a, b, c, d, e, f) },
+    }
+}

@@ -1,0 +1,153 @@
+//! copy_file_range(2), sendfile(2), splice(2), vmsplice(2): bytes that come from another descriptor, or go to a pipe by reference.
+
+use core::ffi::{c_int, c_uint};
+
+use libc::{iovec, off64_t, size_t, ssize_t};
+use rustix::event::{PollFd, PollFlags, poll};
+use snapshim::drain::place_of;
+use snapshim::origin::Place;
+use snapshim::raw;
+use syscalls::{Sysno, syscall};
+
+use super::change::{LONGEST_WRITE, Touch, change};
+use super::write::each_buffer;
+use crate::doors::{as_libc, interpose};
+use crate::mapper;
+
+interpose! {
+    /// copy_file_range(2)
+    copy_file_range, c"copy_file_range": copy_file_range => fn(
+        from: c_int, from_offset: *mut off64_t, to: c_int, to_offset: *mut off64_t, length: size_t, flags: c_uint
+    ) -> ssize_t {
+        raw |from, from_offset, to, to_offset, length, flags| {
+            // SAFETY: the application's arguments, as they are.
+            as_libc(unsafe { syscall!(Sysno::copy_file_range, from, from_offset, to, to_offset, length, flags) })
+        },
+        hook on_copy_file_range,
+    }
+    /// sendfile(2)
+    sendfile64, c"sendfile64": sendfile sendfile64
+    => fn(to: c_int, from: c_int, offset: *mut off64_t, length: size_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |to, from, offset, length| as_libc(unsafe { syscall!(Sysno::sendfile, to, from, offset, length) }),
+        hook on_sendfile,
+    }
+    /// splice(2)
+    splice, c"splice": splice => fn(
+        from: c_int, from_offset: *mut off64_t, to: c_int, to_offset: *mut off64_t, length: size_t, flags: c_uint
+    ) -> ssize_t {
+        raw |from, from_offset, to, to_offset, length, flags| {
+            // SAFETY: the application's arguments, as they are.
+            as_libc(unsafe { syscall!(Sysno::splice, from, from_offset, to, to_offset, length, flags) })
+        },
+        hook on_splice,
+    }
+    /// vmsplice(2)
+    vmsplice, c"vmsplice": vmsplice => fn(fd: c_int, vector: *const iovec, count: size_t, flags: c_uint) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, vector, count, flags| as_libc(unsafe { syscall!(Sysno::vmsplice, fd, vector, count, flags) }),
+        hook on_vmsplice,
+    }
+}
+
+/// Bytes that go to the offset that a pointer names, or to the file position.
+struct Incoming {
+    length: size_t,
+    offset: *const off64_t,
+}
+
+impl Touch for Incoming {
+    fn length(&self) -> u64 {
+        (self.length as u64).min(LONGEST_WRITE)
+    }
+
+    /// An unreadable pointer is the kernel's to refuse.
+    fn offset(&self) -> Option<i64> {
+        let address = self.offset as u64;
+        (address != 0).then(|| raw::read_remote_word(raw::own_tid(), address).map_or(-1, |word| word as i64))
+    }
+}
+
+pub fn on_copy_file_range(
+    real: copy_file_range::Function,
+    from: c_int,
+    from_offset: *mut off64_t,
+    to: c_int,
+    to_offset: *mut off64_t,
+    length: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    let touch = Incoming { length, offset: to_offset };
+    // SAFETY: the application's arguments, as they are.
+    change(to, touch, || unsafe { real(from, from_offset, to, to_offset, length, flags) })
+}
+
+pub fn on_sendfile(
+    real: sendfile64::Function,
+    to: c_int,
+    from: c_int,
+    offset: *mut off64_t,
+    length: size_t,
+) -> ssize_t {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(to, from, offset, length) };
+    if !is_file(to) {
+        return call();
+    }
+    if !is_file(from) && is_patient(from) {
+        await_input(from);
+    }
+    change(to, Incoming { length, offset: core::ptr::null() }, call)
+}
+
+const SPLICE_F_NONBLOCK: c_uint = 2;
+
+pub fn on_splice(
+    real: splice::Function,
+    from: c_int,
+    from_offset: *mut off64_t,
+    to: c_int,
+    to_offset: *mut off64_t,
+    length: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: the application's arguments, as they are but for SPLICE_F_NONBLOCK.
+    let call = |flags| unsafe { real(from, from_offset, to, to_offset, length, flags) };
+    if !is_file(to) {
+        return call(flags);
+    }
+    if flags & SPLICE_F_NONBLOCK != 0 || !is_patient(from) {
+        return change(to, Incoming { length, offset: to_offset }, || call(flags));
+    }
+    // Nobody waits for an empty pipe while announced: a creation would wait for us.
+    loop {
+        await_input(from);
+        let result = change(to, Incoming { length, offset: to_offset }, || call(flags | SPLICE_F_NONBLOCK));
+        // SAFETY: libc gives the address of the calling thread's errno.
+        if result >= 0 || unsafe { *libc::__errno_location() } != libc::EAGAIN {
+            return result;
+        }
+    }
+}
+
+pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, count: size_t, flags: c_uint) -> ssize_t {
+    // The pipe will hold the pages themselves, and show whatever is written to the file later.
+    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, mapper::keep);
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(fd, vector, count, flags) }
+}
+
+/// Whether bytes that arrive at the descriptor could be a snapshot's.
+fn is_file(fd: c_int) -> bool {
+    rustix::fs::fstat(raw::borrow(fd as u32)).is_ok_and(|stat| matches!(place_of(&stat), Place::Origin(_)))
+}
+
+/// Whether a read of the descriptor waits for input.
+fn is_patient(fd: c_int) -> bool {
+    rustix::fs::fcntl_getfl(raw::borrow(fd as u32)).is_ok_and(|flags| !flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
+fn await_input(fd: c_int) {
+    let file = raw::borrow(fd as u32);
+    let _ = poll(&mut [PollFd::new(&file, PollFlags::IN)], None);
+}

@@ -1,0 +1,118 @@
+//! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
+
+use core::ffi::{c_char, c_int};
+
+use libc::off64_t;
+use rustix::fs::OFlags;
+use snapshim::raw::{self, ProcPath};
+use syscalls::{Sysno, syscall};
+
+use super::change::{Touch, change};
+use crate::doors::{as_libc, interpose};
+
+interpose! {
+    /// ftruncate(2)
+    ftruncate64, c"ftruncate64": ftruncate ftruncate64 => fn(fd: c_int, length: off64_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, length| as_libc(unsafe { syscall!(Sysno::ftruncate, fd, length) }) as c_int,
+        hook on_ftruncate,
+    }
+    /// truncate(2)
+    truncate64, c"truncate64": truncate truncate64 => fn(path: *const c_char, length: off64_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |path, length| as_libc(unsafe { syscall!(Sysno::truncate, path, length) }) as c_int,
+        hook on_truncate,
+    }
+    /// fallocate(2)
+    fallocate64, c"fallocate64": fallocate fallocate64
+    => fn(fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, mode, offset, length| as_libc(unsafe { syscall!(Sysno::fallocate, fd, mode, offset, length) }) as c_int,
+        hook on_fallocate,
+    }
+}
+
+/// Everything from a byte on goes away.
+struct Cut(off64_t);
+
+impl Touch for Cut {
+    fn length(&self) -> u64 {
+        0
+    }
+
+    fn offset(&self) -> Option<i64> {
+        Some(self.0)
+    }
+
+    fn cuts_from(&self) -> Option<u64> {
+        // A negative length is the kernel's to refuse.
+        Some(u64::try_from(self.0).unwrap_or(u64::MAX >> 1))
+    }
+}
+
+/// Cuts the file behind `descriptor` to `length` bytes by `call`.
+pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
+    change(descriptor, Cut(length), || call() as isize) as c_int
+}
+
+pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    cut(fd, length, || unsafe { real(fd, length) })
+}
+
+/// The path is looked up once, so that what is preserved is what is cut.
+pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
+    let flags = (OFlags::PATH | OFlags::CLOEXEC).bits();
+    // SAFETY: the kernel checks the application's pointer.
+    let opened = unsafe { syscall!(Sysno::openat, libc::AT_FDCWD, path, flags, 0) };
+    let Ok(number) = opened else {
+        // SAFETY: the application's arguments, as they are; the call fails as the lookup did.
+        return unsafe { real(path, length) };
+    };
+    let found = ProcPath::of(raw::own_pid(), "fd").slash(number as u32);
+    // SAFETY: the path is a C string.
+    let result = cut(number as c_int, length, || unsafe { real(found.as_c_str().as_ptr(), length) });
+    // SAFETY: opened above.
+    drop(unsafe { raw::own(number as i32) });
+    result
+}
+
+const KEEP_SIZE: c_int = 0x01;
+const COLLAPSE_RANGE: c_int = 0x08;
+const INSERT_RANGE: c_int = 0x20;
+const UNSHARE_RANGE: c_int = 0x40;
+
+/// A range becomes zeros, or everything behind it moves.
+struct Allocation {
+    mode: c_int,
+    offset: off64_t,
+    length: off64_t,
+}
+
+impl Touch for Allocation {
+    fn length(&self) -> u64 {
+        u64::try_from(self.length).unwrap_or(0)
+    }
+
+    fn offset(&self) -> Option<i64> {
+        Some(self.offset)
+    }
+
+    fn appends(&self, _opened_with_append: bool) -> bool {
+        false
+    }
+
+    fn cuts_from(&self) -> Option<u64> {
+        (self.mode & (COLLAPSE_RANGE | INSERT_RANGE) != 0).then(|| u64::try_from(self.offset).unwrap_or(u64::MAX >> 1))
+    }
+}
+
+pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(fd, mode, offset, length) };
+    if mode & !(KEEP_SIZE | UNSHARE_RANGE) == 0 {
+        // Allocates only; every byte stays what it is.
+        return call();
+    }
+    change(fd, Allocation { mode, offset, length }, || call() as isize) as c_int
+}

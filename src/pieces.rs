@@ -1,0 +1,77 @@
+//! Pieces: a snapshot whose mapping is cut, copied or inherited in parts is several records.
+
+use crate::PAGE;
+use crate::preserved::Bits;
+use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, View};
+use crate::sync::Ordering;
+use crate::table::Table;
+use crate::table::blocks::SnapshotBlocks;
+
+/// What a piece would be if it showed only these addresses.
+#[must_use]
+pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
+    Extent {
+        address: addresses.start,
+        first: extent.first + (addresses.start - extent.address) / PAGE,
+        pages: (addresses.end - addresses.start) / PAGE,
+        protection: extent.protection,
+    }
+}
+
+/// How a further record comes into being.
+#[derive(Clone, Copy, Debug)]
+pub struct Further {
+    /// Its identity.
+    pub identity: Identity,
+    /// Where it lies.
+    pub extent: Extent,
+    /// Its flags; with `CHANGED_BY_HOOK` its generation is odd.
+    pub flags: u32,
+}
+
+impl Table {
+    /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is full.
+    pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
+        let (copy_index, head) = self.claim_snapshot()?;
+        let copy = self.snapshot(copy_index)?;
+        let Further { identity, extent, flags } = *further;
+        copy.describe(head, &identity, &extent, flags);
+        let copied = View { head, identity, extent, flags };
+        if flags & RELOCATED != 0 {
+            let kept = copied.kept();
+            copy.preserved.store(kept.end - kept.start, Ordering::Relaxed);
+        } else {
+            let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
+            match copy_bits(&self.bits(&from, view), view, &self.bits(&to, &copied), &copied) {
+                Some(count) => copy.preserved.store(count, Ordering::Relaxed),
+                None => copy.add_flags(BITS_INCOMPLETE),
+            }
+            self.publish_mark(copy_index, identity.origin);
+        }
+        self.note_snapshot(copy_index);
+        if flags & CHANGED_BY_HOOK != 0 {
+            copy.publish_changing(head, view.head.state());
+        } else {
+            copy.publish(head, view.head.state());
+        }
+        Some(copy_index)
+    }
+}
+
+/// Copies the bits of the pages that `copied` shows; how many are set, or `None` if some could not be recorded.
+fn copy_bits(
+    from: &Bits<'_, SnapshotBlocks<'_>>,
+    view: &View,
+    to: &Bits<'_, SnapshotBlocks<'_>>,
+    copied: &View,
+) -> Option<u64> {
+    let kept = copied.kept();
+    let (from_base, to_base) = (view.identity.base, copied.identity.base);
+    let (mut at, mut count) = (kept.start, 0);
+    while let Some(run) = from.first_set(at - from_base..kept.end - from_base) {
+        let pages = run.start + from_base..run.end + from_base;
+        count += to.set(pages.start - to_base..pages.end - to_base)?;
+        at = pages.end;
+    }
+    Some(count)
+}
