@@ -22,7 +22,7 @@ unit:
 	$(CARGO) test --release --workspace --lib --bins
 
 models:
-	RUSTFLAGS="--cfg loom" $(CARGO) test --release --test models --target-dir target/loom
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release --no-default-features --test models --target-dir target/loom
 
 # Every step of the protocol left out once: a model has to fail.
 planted:
