@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod holder;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -129,7 +131,11 @@ pub fn run(command: &mut Command) -> Output {
 
 pub fn run_within(command: &mut Command, limit: Duration) -> Output {
     let shown = format!("{command:?}");
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{shown}: {error}"));
     let pid = child.id();
     let started = Instant::now();
     let (done, watch) = std::sync::mpsc::channel::<()>();

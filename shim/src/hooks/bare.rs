@@ -5,7 +5,7 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{copy, descriptors, device, map, open, resize, ring, write};
+use super::{aio, copy, descriptors, device, map, open, resize, ring, write};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -80,6 +80,7 @@ fn on_syscall(
             descriptors::count_change();
             by_number(number, [a, b, c, d, e, f])
         }
+        libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },

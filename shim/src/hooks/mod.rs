@@ -1,5 +1,6 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
+pub mod aio;
 pub mod bare;
 pub mod change;
 pub mod copy;
@@ -24,6 +25,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         device::DOORS,
         bare::DOORS,
         ring::DOORS,
+        aio::DOORS,
         descriptors::DOORS,
         fork::DOORS,
     ]
