@@ -38,6 +38,10 @@ pub struct Config {
     pub on_failure: OnFailure,
     /// `SNAPSHIM_IO_URING=allow`
     pub allows_rings: bool,
+    /// `SNAPSHIM_ANYFS=1`
+    pub takes_any_file_system: bool,
+    /// `SNAPSHIM_STRICT=1`
+    pub is_strict: bool,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
     pub timeout: u64,
     /// `SNAPSHIM_LOG`, before the colon.
@@ -102,6 +106,9 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
 
     let allows_rings = choose("SNAPSHIM_IO_URING", &["deny", "allow"], 0) == 1;
 
+    let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
+    let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
+
     let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
         let number = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         number.filter(|ms| (1..=LONGEST_TIMEOUT_MS).contains(ms)).unwrap_or_else(|| {
@@ -146,6 +153,8 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         way,
         on_failure,
         allows_rings,
+        takes_any_file_system,
+        is_strict,
         timeout: timeout_ms * 1_000_000,
         level,
         log_path,

@@ -76,7 +76,7 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     if mmap.length == 0 || mmap.offset < 0 || !(mmap.offset as u64).is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
-    let (file, origin) = open_origin(mmap.descriptor)?;
+    let (file, origin, worth) = open_origin(mmap.descriptor)?;
     let thread = thread::current()?;
     if thread.is_inside(thread::stack_pointer()) {
         return Err(Errno::DEADLK);
@@ -94,7 +94,7 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     agent::start_for_snapshots(&thread.own);
 
     let wants_fixed = mmap.flags & libc::MAP_FIXED != 0;
-    let made = make(&thread, origin, file.as_fd(), mmap, wants_fixed)?;
+    let made = make(&thread, &Wanted { origin, worth, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
     settle(&thread, mmap, &made, address).map(|()| address)
 }
@@ -118,7 +118,8 @@ impl AsFd for File {
 const ALLOWED: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, OVERLAYFS];
 const OVERLAYFS: u64 = 0x794c_7630;
 
-fn open_origin(descriptor: i32) -> Result<(File, Origin), Errno> {
+/// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
+fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     if descriptor < 0 {
         return Err(Errno::BADF);
     }
@@ -127,24 +128,26 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin), Errno> {
     let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
         refuse_busy_device(origin)?;
-        return Ok((File::Given(file), origin));
+        return Ok((File::Given(file), origin, State::Exact));
     }
     let kind = rustix::fs::fstatfs(file)?.f_type as u64;
-    if !ALLOWED.contains(&kind) || is_dax(file) {
+    let is_known = ALLOWED.contains(&kind) && !is_dax(file);
+    if !is_known && !config().takes_any_file_system {
         say!(
             Level::Warn,
             "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the file, \
-             or keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs",
+             keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
             Named(origin)
         );
         return Err(Errno::OPNOTSUPP);
     }
+    let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
         let path = raw::ProcPath::of(raw::own_pid(), "fd").slash(descriptor as u32);
-        return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin));
+        return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
-    Ok((File::Given(file), origin))
+    Ok((File::Given(file), origin, worth))
 }
 
 fn is_dax(file: BorrowedFd<'_>) -> bool {
@@ -176,12 +179,22 @@ struct Made {
     backed: u64,
 }
 
+/// A snapshot that is to be made.
+struct Wanted<'a> {
+    origin: Origin,
+    worth: State,
+    file: BorrowedFd<'a>,
+    mmap: &'a Mmap,
+    /// Whether it is made where the kernel likes, to be moved where it is wanted later.
+    scratch: bool,
+}
+
 /// From the gate's closing to its opening.
-fn make(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scratch: bool) -> Result<Made, Errno> {
+fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
+    let Wanted { origin, mmap, .. } = *wanted;
     let _signals = SignalsBlocked::new();
     let ticket = begin(thread, Scope::One(origin))?;
-    let made =
-        drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, origin, file, mmap, scratch));
+    let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, wanted));
     let made = match made {
         Ok(made) => made,
         Err(error) => {
@@ -248,7 +261,8 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
 }
 
 /// The instant: maps the file as it is now and publishes the snapshot.
-fn fill(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scratch: bool) -> Result<Made, Errno> {
+fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
+    let Wanted { origin, worth, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
     let size = size_of_origin(file, origin)?;
     let first = mmap.offset as u64 / PAGE;
@@ -268,7 +282,7 @@ fn fill(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, mmap: &Mmap, scra
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &identity, &extent, 0);
         table.publish_mark(index, origin);
-        snapshot.publish(head, State::Exact);
+        snapshot.publish(head, worth);
         thread.own.identity.note_snapshot();
     }
     Ok(Made { address, index, life: head.life(), backed })

@@ -14,7 +14,7 @@ use crate::doors::{interpose, set_errno};
 interpose! {
     /// libaio's io_submit(3), which answers with a negative errno
     io_submit, c"io_submit": io_submit => fn(context: usize, count: c_long, batch: *mut *mut Block) -> c_int {
-        raw |context, count, batch| submit_raw(context, count, batch),
+        raw submit_raw,
         hook on_io_submit,
     }
 }

@@ -6,6 +6,7 @@ pub mod change;
 pub mod copy;
 pub mod descriptors;
 pub mod device;
+pub mod exec;
 pub mod fork;
 pub mod map;
 pub mod open;
@@ -28,6 +29,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         aio::DOORS,
         descriptors::DOORS,
         fork::DOORS,
+        exec::DOORS,
     ]
     .into_iter()
     .flatten()
