@@ -8,13 +8,13 @@ use crossbeam_utils::Backoff;
 use rustix::fs::FileType;
 
 use crate::creation::{Scope, Ticket};
-use crate::gate::{Frame, Phase, Turn};
+use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
 use crate::raw::{self, ProcPath};
 use crate::sync::{Ordering, fence};
 use crate::table::Table;
 use crate::table::liveness;
-use crate::table::writer::WriterSlot;
+use crate::table::writer::{WriterSlot, process_part, thread_part};
 
 /// Who did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,25 @@ impl Patience {
     }
 }
 
+/// Where a descriptor leads.
+///
+/// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every later
+/// write (Documentation/filesystems/multigrain-ts.rst).
+pub fn place_behind(descriptor: u32) -> Place {
+    use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
+    let wanted = StatxFlags::TYPE | StatxFlags::INO;
+    let Ok(found) = statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) else { return Place::Elsewhere };
+    match FileType::from_raw_mode(found.stx_mode.into()) {
+        FileType::RegularFile => {
+            Place::Origin(Origin::file(makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
+        }
+        FileType::BlockDevice => {
+            Place::Origin(Origin::block_device(makedev(found.stx_rdev_major, found.stx_rdev_minor)))
+        }
+        _ => Place::Elsewhere,
+    }
+}
+
 /// Where a `stat` leads.
 #[must_use]
 pub fn place_of(stat: &rustix::fs::Stat) -> Place {
@@ -76,14 +95,44 @@ impl Table {
                 self.await_frame(slot, frame, scope, deadline)?;
             }
         }
+        self.await_unannounced(deadline)
+    }
+
+    /// Waits for the calls that found no free slot to announce themselves in.
+    fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
+        let mut patience = Patience::default();
+        // Acquire: pairs with the Release in `leave_unannounced`; their changes are done.
+        while self.header.unannounced().load(Ordering::Acquire) != 0 {
+            if patience.is_tried() && raw::now() > deadline {
+                return Err(Blame { pid: 0, tid: 0 });
+            }
+            patience.pause();
+        }
         Ok(())
+    }
+
+    /// A call without a slot begins. False: snapshots exist or are being made, so it may not. See [`Table::leave_unannounced`].
+    pub fn enter_unannounced(&self) -> bool {
+        self.header.unannounced().fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `ActiveWord::raise`: the count before the active word.
+        fence(Ordering::SeqCst);
+        let may = !self.header.active.is_raised();
+        if !may {
+            self.leave_unannounced();
+        }
+        may
+    }
+
+    /// A call without a slot is over.
+    pub fn leave_unannounced(&self) {
+        self.header.unannounced().fetch_sub(1, Ordering::Release);
     }
 
     fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
         let mut patience = Patience::default();
         loop {
             let (phase, turn) = frame.look();
-            if phase == Phase::Idle {
+            if !phase.is_under_way() {
                 return Ok(());
             }
             match frame.place_at(turn) {
@@ -104,21 +153,24 @@ impl Table {
     }
 
     fn blame(&self, slot: &WriterSlot) -> Blame {
-        let pid = self.owner(slot.owner()).map_or(0, |(_, _, id)| id.pid());
-        Blame { pid, tid: slot.thread() }
+        let pid = self.owner(process_part(slot.owner())).map_or(0, |(_, _, id)| id.pid());
+        Blame { pid, tid: thread_part(slot.owner()) }
     }
 
     /// Whether the call of `turn` cannot happen any more because its process or thread is gone.
     fn is_over(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
         let owner = slot.owner();
-        if owner == 0 || self.bury_if_dead(owner) {
+        if owner == 0 {
+            return frame.look().1 == turn;
+        }
+        if self.bury_if_dead(process_part(owner)) {
             // The record may be gone before its slots are: who buried it was killed in between.
             slot.release(owner);
             return true;
         }
-        let Some((_, _, id)) = self.owner(owner) else { return false };
-        let gone = liveness::is_thread_gone(id.pid(), slot.thread());
-        if gone && frame.look().1 == turn {
+        let Some((_, _, id)) = self.owner(process_part(owner)) else { return false };
+        let gone = liveness::is_thread_gone(id.pid(), thread_part(owner));
+        if gone {
             slot.release(owner);
         }
         gone
@@ -126,7 +178,7 @@ impl Table {
 
     /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
-        let Some((_, process, id)) = self.owner(slot.owner()) else { return false };
+        let Some((_, process, id)) = self.owner(process_part(slot.owner())) else { return false };
         let (descriptor, seen) = frame.descriptor();
         let path = ProcPath::of(id.pid(), "fd").slash(descriptor);
         let Ok(stat) = rustix::fs::stat(path.as_c_str()) else { return false };
@@ -137,7 +189,7 @@ impl Table {
         };
         // Acquire: pairs with the Release in `Process::change_descriptors`: the look was before any change that is not counted.
         fence(Ordering::Acquire);
-        !covered && process.descriptors() == seen && frame.look().1 == turn
+        !covered && process.descriptors(descriptor) == seen && frame.look().1 == turn
     }
 
     /// Waits until the creation that was seen is over, ending it if its owner is dead or has taken too long.
@@ -151,7 +203,7 @@ impl Table {
                 continue;
             }
             let owner = self.creation_owner(seen).map_or(0, WriterSlot::owner);
-            let dead = owner == 0 || self.bury_if_dead(owner);
+            let dead = owner == 0 || self.bury_if_dead(process_part(owner));
             let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
             if dead || raw::now() > deadline.min(first_seen + LONGEST_CREATION) {
                 self.end_creation(seen);
@@ -171,7 +223,6 @@ impl Table {
                 while frame.is_pushing(index, only_bytes) {
                     if patience.is_tried() {
                         if self.is_over(slot, frame, frame.look().1) {
-                            frame.stop_pushing();
                             return true;
                         }
                         if raw::now() > deadline {

@@ -66,12 +66,22 @@ impl ActiveWord {
 /// How far a writer has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// No call under way.
+    /// No call under way; the frame is free.
     Idle,
     /// A call wants to happen; it has not happened and can still be made to start again.
     Announced,
     /// A call happens or has happened: no instant of its origin may be chosen until the frame is idle.
     Passed,
+    /// A call wants to happen and will announce itself anew: nobody waits for it, but the frame is taken.
+    Withdrawn,
+}
+
+impl Phase {
+    /// Whether a creation has to wait for the call.
+    #[must_use]
+    pub const fn is_under_way(self) -> bool {
+        matches!(self, Self::Announced | Self::Passed)
+    }
 }
 
 /// One announcement of one frame; distinguishes it from the frame's earlier and later ones.
@@ -85,6 +95,7 @@ impl Phase {
         match word & ((1 << PHASE_BITS) - 1) {
             0 => Self::Idle,
             1 => Self::Announced,
+            3 => Self::Withdrawn,
             // A word from a damaged table counts as the phase that is waited for.
             _ => Self::Passed,
         }
@@ -146,6 +157,7 @@ impl Frame {
         self.place.store(Place::Unknown);
         self.stack.store(stack, Ordering::Relaxed);
         self.floating.store(0, Ordering::Relaxed);
+        self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(descriptor, Ordering::Relaxed);
         self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
         // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
@@ -174,17 +186,17 @@ impl Frame {
         // A handler that comes before this point finds the frame announced or passed, as the look below finds its withdrawal or none.
         signal_fence();
         if self.withdrawn.load(Ordering::Relaxed) == turn.0 && !planted(Fault::PassedPhase) {
-            self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+            self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
             return false;
         }
         true
     }
 
-    /// Announced -> idle, by the caller itself or by a handler that interrupted it.
+    /// Announced -> withdrawn, by the caller itself or by a handler that interrupted it.
     pub fn withdraw(&self, turn: Turn) {
         self.withdrawn.store(turn.0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `look`; nothing of this turn is done later than this.
-        self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+        self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
     }
 
     /// Passed -> idle, after the call. Does nothing if the frame is no longer at `turn`.
@@ -200,8 +212,7 @@ impl Frame {
 
     /// Any phase -> idle, by who proved that the call of `turn` is over for good (thread gone, hook left by longjmp).
     pub fn reclaim(&self, turn: Turn) {
-        self.stop_pushing();
-        for phase in [Phase::Announced, Phase::Passed] {
+        for phase in [Phase::Announced, Phase::Passed, Phase::Withdrawn] {
             let _ = self.phase.compare_exchange(
                 word(turn, phase),
                 word(turn, Phase::Idle),
@@ -229,7 +240,7 @@ impl Frame {
     /// Bytes that this frame will place at a movable position of `origin`.
     pub fn floating_on(&self, origin: Origin) -> u64 {
         let (phase, turn) = self.look();
-        if phase == Phase::Idle || self.place_at(turn) != Place::Origin(origin) {
+        if !phase.is_under_way() || self.place_at(turn) != Place::Origin(origin) {
             return 0;
         }
         self.floating.load(Ordering::Relaxed)
@@ -263,7 +274,9 @@ impl Frame {
     pub fn is_pushing(&self, index: u32, only_bytes: bool) -> bool {
         // Acquire: pairs with the Release in `stop_pushing`.
         let pushing = self.pushing.load(Ordering::Acquire);
-        pushing & !WRITES_BYTES == u64::from(index) + 1 && (!only_bytes || pushing & WRITES_BYTES != 0)
+        pushing & !WRITES_BYTES == u64::from(index) + 1
+            && (!only_bytes || pushing & WRITES_BYTES != 0)
+            && self.look().0.is_under_way()
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Further {
 impl Table {
     /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is full.
     pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
-        let (copy_index, head) = self.claim_snapshot()?;
+        let (copy_index, head) = self.claim_snapshot(further.identity.owner)?;
         let copy = self.snapshot(copy_index)?;
         let Further { identity, extent, flags } = *further;
         copy.describe(head, &identity, &extent, flags);
@@ -42,7 +42,8 @@ impl Table {
             copy.preserved.store(kept.end - kept.start, Ordering::Relaxed);
         } else {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
-            match copy_bits(&self.bits(&from, view), view, &self.bits(&to, &copied), &copied) {
+            let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
+            match copy_bits(&from, view, &to, &copied).filter(|_| !from.is_any_lost()) {
                 Some(count) => copy.preserved.store(count, Ordering::Relaxed),
                 None => copy.add_flags(BITS_INCOMPLETE),
             }
@@ -54,6 +55,7 @@ impl Table {
         } else {
             copy.publish(head, view.head.state());
         }
+        self.header.note_cut();
         Some(copy_index)
     }
 }

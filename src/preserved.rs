@@ -148,6 +148,15 @@ impl<P: Pool> Bits<'_, P> {
         first_run(range, |page| self.load(page))
     }
 
+    /// Whether some bits may have been lost: a word of another life stands where one of this should.
+    pub fn is_any_lost(&self) -> bool {
+        (0..self.pages).step_by(WORD_PAGES as usize).any(|page| match self.word(page, false) {
+            Ok(word) => !is_of(word.load(Ordering::Relaxed), self.life),
+            Err(Absent::Lost) => true,
+            Err(Absent::Never) => false,
+        })
+    }
+
     /// The first run of pages in `range` that have their bit.
     pub fn first_set(&self, range: Range<u64>) -> Option<Range<u64>> {
         first_run(range, |page| !self.load(page))

@@ -101,6 +101,15 @@ impl Head {
         (self.0 >> LIFE_SHIFT) as u32
     }
 
+    /// The process record (index + 1) that claimed the record and has not published it.
+    #[must_use]
+    pub const fn claimer(self) -> Option<u32> {
+        match self.state() {
+            State::Claimed => Some(self.generation() as u32),
+            _ => None,
+        }
+    }
+
     /// Whether writers have to preserve pages for it.
     #[must_use]
     pub const fn wants_pages(self) -> bool {
@@ -223,14 +232,14 @@ impl Snapshot {
         self.owner.load(Ordering::Relaxed)
     }
 
-    /// Free -> claimed, with `life` new. `owner` may be stale for a moment: who recovers records looks at it only after publication,
-    /// or when no creation is under way.
-    pub fn claim(&self, life: u32) -> Option<Head> {
+    /// Free -> claimed, with `life` new, by the process that `claimer` (an owner word) refers to. The claim names its process
+    /// record, so that whoever buries it finds the claim.
+    pub fn claim(&self, life: u32, claimer: u64) -> Option<Head> {
         let free = self.head();
         if free.state() != State::Free {
             return None;
         }
-        let mine = Head::new(State::Claimed, 0, life);
+        let mine = Head::new(State::Claimed, claimer, life);
         // AcqRel: against other claims; what a former life left in the record is not read after this.
         self.head.compare_exchange(free.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(mine)

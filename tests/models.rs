@@ -10,7 +10,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
-use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Phase, Writer};
+use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserved::{Bits, Block, Pool};
 use snapshim::snapshot::{Extent, Head, Identity, Snapshot, State};
@@ -40,7 +40,7 @@ impl Page {
     }
 
     fn publish(&self, life: u32) {
-        let head = self.snapshot.claim(life).expect("free");
+        let head = self.snapshot.claim(life, 1).expect("free");
         let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
         self.snapshot.describe(head, &identity, &extent, 0);
@@ -48,7 +48,9 @@ impl Page {
     }
 
     fn push(&self, file: &AtomicU64) {
-        if self.snapshot.view().is_some_and(|view| view.head.wants_pages()) && self.preserved.load(Ordering::Acquire) == 0 {
+        if self.snapshot.view().is_some_and(|view| view.head.wants_pages())
+            && self.preserved.load(Ordering::Acquire) == 0
+        {
             self.copy.store(file.load(Ordering::Relaxed), Ordering::Relaxed);
             self.preserved.store(1, Ordering::Release);
         }
@@ -98,7 +100,8 @@ impl World {
     /// A whole write in frame `depth`.
     fn write(&self, depth: usize, value: u64, writer: &impl Writer) {
         let frame = &self.frames[depth];
-        let (entry, turn) = self.gate().enter(frame, &self.frames[..depth], Call { descriptor: 3, ..Call::default() }, writer);
+        let (entry, turn) =
+            self.gate().enter(frame, &self.frames[..depth], Call { descriptor: 3, ..Call::default() }, writer);
         if entry != Entry::Free {
             for page in &self.pages {
                 page.push(&self.file);
@@ -113,7 +116,7 @@ impl World {
             return;
         }
         for frame in &self.frames {
-            while frame.look().0 != Phase::Idle {
+            while frame.look().0.is_under_way() {
                 thread::yield_now();
             }
         }
@@ -257,9 +260,7 @@ fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
         world.active.raise();
         let other = Arc::clone(&world);
         let retirer = thread::spawn(move || {
-            other.active.lower_if(|| {
-                !other.creation.look().is_busy() && other.pages[0].snapshot.view().is_none()
-            });
+            other.active.lower_if(|| !other.creation.look().is_busy() && other.pages[0].snapshot.view().is_none());
         });
         let ticket = world.collect(Scope::One(ORIGIN));
         world.pages[0].publish(1);
@@ -295,7 +296,7 @@ impl Mapping {
             bit: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         };
-        let head = mapping.snapshot.claim(1).expect("free");
+        let head = mapping.snapshot.claim(1, 1).expect("free");
         let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         mapping.snapshot.describe(head, &identity, &extent(FIRST), 0);
         mapping.snapshot.publish(head, State::Exact);
@@ -304,6 +305,8 @@ impl Mapping {
 
     /// What a writer does before its change lands.
     fn preserve_and_change(&self) {
+        let turn = self.frame.announce(3, 0, 0);
+        assert!(self.frame.pass(turn));
         while self.bit.load(Ordering::Acquire) == 0 {
             let Some(view) = self.snapshot.view() else { break };
             if view.head.is_changing() || !self.push(view.head, view.extent.address) {
@@ -311,6 +314,7 @@ impl Mapping {
             }
         }
         self.changed.store(1, Ordering::Relaxed);
+        self.frame.clear(turn);
     }
 
     fn push(&self, head: Head, address: u64) -> bool {
@@ -355,7 +359,10 @@ fn a_push_into_a_mapping_that_moves_reaches_it() {
         mapping.snapshot.end_change();
         writer.join().unwrap();
         assert_eq!(mapping.changed.load(Ordering::Relaxed), 1);
-        assert!(mapping.kernel.private.lock().unwrap()[mapping.lies_at()], "the file changed, the snapshot shares its page");
+        assert!(
+            mapping.kernel.private.lock().unwrap()[mapping.lies_at()],
+            "the file changed, the snapshot shares its page"
+        );
     });
 }
 

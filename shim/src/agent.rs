@@ -55,16 +55,19 @@ fn start(own: &Own) -> bool {
             },
         )
     };
-    let Ok(stack) = stack else { return false };
+    let Ok(stack) = stack else {
+        if let Some(record) = own.record() {
+            record.set_agent(own.id, None);
+        }
+        return false;
+    };
     // SAFETY: `run` never returns and lives on its own stack; it uses no thread-local storage, so sharing the register is harmless.
     let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
-    match (own.record(), u32::try_from(tid)) {
-        (Some(record), Ok(tid)) => {
-            record.set_agent(tid);
-            true
-        }
-        _ => false,
+    let tid = u32::try_from(tid).ok().filter(|tid| *tid != 0);
+    if let Some(record) = own.record() {
+        record.set_agent(own.id, tid);
     }
+    tid.is_some()
 }
 
 /// How often the agent looks whether the table is still where others find it.

@@ -12,16 +12,17 @@ use snapshim::creation::{Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::local::{self, Means};
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::raw;
 use snapshim::snapshot::{Extent, Identity, State};
 use snapshim::table::writer::{Request, Task};
 
 use crate::config::config;
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
+use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, init, mapper, process};
+use crate::{agent, init, process};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -192,7 +193,8 @@ struct Wanted<'a> {
 /// From the gate's closing to its opening.
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, mmap, .. } = *wanted;
-    let _signals = SignalsBlocked::new();
+    // A fork of another thread must not come between the mapping and its record.
+    let mappings = mapper::hold(thread.own);
     let ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, wanted));
     let made = match made {
@@ -206,7 +208,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     if commit(thread, ticket) {
         return Ok(made);
     }
-    unmake(thread, made.address, mmap.pages());
+    unmake(&mappings, made.address, mmap.pages());
     say!(
         Level::Warn,
         "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",
@@ -267,7 +269,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let size = size_of_origin(file, origin)?;
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
-    let (index, head) = table.claim_snapshot().ok_or_else(|| {
+    let (index, head) = table.claim_snapshot(thread.own.owner()).ok_or_else(|| {
         say!(
             Level::Error,
             "snapshot of {} refused: the table is full (4096 pieces); end some snapshots",
@@ -367,16 +369,14 @@ fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_v
     let from = made.address as u64..made.address as u64 + pages * PAGE;
     let to = target as u64..(target as u64).saturating_add(pages * PAGE);
     let moved = if to.start.is_multiple_of(PAGE) { mappings.shift(&from, to.start) } else { Err(Errno::INVAL) };
-    drop(mappings);
-    moved.map(|()| target).inspect_err(|_| unmake(thread, made.address, pages))
+    moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, pages))
 }
 
 /// Takes a snapshot away that the program has not been told of. Writers may be pushing into it.
-fn unmake(thread: &Thread, address: *mut c_void, pages: u64) {
+fn unmake(mappings: &Mappings, address: *mut c_void, pages: u64) {
     let range = address as u64..address as u64 + pages * PAGE;
     // SAFETY: the mapping is ours.
-    let _ =
-        mapper::hold(thread.own).replace(&range, || unsafe { rustix::mm::munmap(address, (pages * PAGE) as usize) });
+    let _ = mappings.replace(&range, || unsafe { rustix::mm::munmap(address, (pages * PAGE) as usize) });
 }
 
 /// MAP_LOCKED and MAP_POPULATE, once the gate is open: they may take long.
@@ -385,7 +385,7 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Re
         // SAFETY: locking changes no byte.
         let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
         if let Err(error) = locked {
-            unmake(thread, address, mmap.pages());
+            unmake(&mapper::hold(thread.own), address, mmap.pages());
             // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
             return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
         }

@@ -12,7 +12,7 @@ use snapshim::raw;
 
 use crate::config::config;
 use crate::create::Mmap;
-use crate::{doors, hooks, thread};
+use crate::{doors, hooks, process, thread};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -31,6 +31,7 @@ extern "C" fn construct() {
         doors::detours::open(&[door]);
     }
     thread::watch_ends();
+    process::note_pid();
 }
 
 /// A page that cannot be read: what process_vm_writev(2) is told to copy from.

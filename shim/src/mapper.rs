@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
+use snapshim::drain::Patience;
 use snapshim::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
@@ -52,7 +53,14 @@ fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
 /// Holds the mappings of this process still.
 pub fn hold(own: Own) -> Mappings {
     let signals = SignalsBlocked::new();
-    Mappings { own, _lock: lock().lock(), _signals: signals }
+    // Never `lock`: to park, parking_lot allocates, and a fork may hold the allocator.
+    let mut patience = Patience::default();
+    loop {
+        if let Some(guard) = lock().try_lock() {
+            return Mappings { own, _lock: guard, _signals: signals };
+        }
+        patience.pause();
+    }
 }
 
 fn lock() -> &'static Mutex<()> {

@@ -24,6 +24,8 @@ pub struct Identity {
     word: AtomicU64,
     /// Index of the process record.
     index: AtomicU32,
+    /// The pid of the process whose memory this is; a vfork child has another. 0 in a forked child until it is filled in.
+    pid: AtomicU32,
     /// Set while a thread is claiming the record.
     claiming: AtomicU32,
     /// Counts snapshots as they come; 0 when there are none.
@@ -102,7 +104,7 @@ fn join_now() -> Result<Own, Errno> {
     }
     let joined =
         attach_table().map_err(|refusal| ((refusal.what(), refusal.remedy()), errno_for(refusal))).and_then(|table| {
-            let full = (("its table is full (1024 processes)", "end some of them"), Errno::NFILE);
+            let full = (("its table is full (1023 processes)", "end some of them"), Errno::NFILE);
             claim(table).ok_or(full)
         });
     joined.map_err(|((what, remedy), errno)| {
@@ -143,7 +145,7 @@ fn claim(attached: &'static Attached) -> Option<Own> {
     let identity = identity_page()?;
     let table = attached.table;
     if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-        let id = ProcessId::new(raw::own_pid(), raw::random() as u32);
+        let id = ProcessId::new(identity.pid(), raw::random() as u32);
         let claimed = {
             // A handler that came now and wrote would wait for this very thread.
             let _signals = raw::SignalsBlocked::new();
@@ -171,27 +173,38 @@ fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
 
 fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> bool {
     let Some((index, record)) = table.claim_process(id) else { return false };
-    record.describe(snapshim::table::liveness::own_start(), ptr::from_ref(&identity.word) as u64);
-    become_known(identity, id, index);
+    become_known(identity, record, id, index);
     true
 }
 
-/// From here on the image answers to `id`.
-fn become_known(identity: &Identity, id: ProcessId, index: u32) {
+/// From here on the image answers to `id`; only then others are told where to look for it.
+fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32) {
     identity.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     identity.word.store(id.to_word(), Ordering::Release);
+    record.describe_start(id, snapshim::table::liveness::start_of(id.pid()));
+    record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
 /// Makes a forked child answer to the record that its parent prepared.
-pub fn adopt(table: &'static Table, id: ProcessId, index: u32, snapshots: u32) -> Option<Own> {
+pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
     let identity = identity_page()?;
     identity.claiming.store(1, Ordering::Relaxed);
-    identity.snapshots.store(snapshots, Ordering::Relaxed);
-    let record = table.process(index)?;
-    record.describe(snapshim::table::liveness::own_start(), ptr::from_ref(&identity.word) as u64);
-    become_known(identity, id, index);
+    identity.note_snapshot();
+    become_known(identity, table.process(index)?, id, index);
     this(table, identity)
+}
+
+/// Notes whose memory this is, in the constructor and in a forked child, before a vfork child can be the first to use it.
+pub fn note_pid() {
+    if let Some(identity) = identity_page() {
+        identity.pid.store(raw::own_pid(), Ordering::Relaxed);
+    }
+}
+
+/// Whether the calling process only borrows this memory (vfork(2), posix_spawn(3)): it acts as the one whose memory it is.
+pub fn is_borrower() -> bool {
+    identity_page().is_some_and(|identity| identity.pid() != raw::own_pid())
 }
 
 fn identity_page() -> Option<&'static Identity> {
@@ -217,6 +230,13 @@ fn identity_page() -> Option<&'static Identity> {
 }
 
 impl Identity {
+    fn pid(&self) -> u32 {
+        match self.pid.load(Ordering::Relaxed) {
+            0 => raw::own_pid(),
+            pid => pid,
+        }
+    }
+
     /// Whether this process may have snapshots; if not, the hooks of mappings pass at once.
     #[inline]
     pub fn is_mapper(&self) -> bool {
@@ -256,6 +276,6 @@ fn errno_for(refusal: Refusal) -> Errno {
         Refusal::Directory(errno) | Refusal::File(errno) => errno,
         Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOwner(_) => Errno::ACCESS,
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
-        Refusal::PageSize => Errno::OPNOTSUPP,
+        Refusal::PageSize | Refusal::OtherNamespace => Errno::OPNOTSUPP,
     }
 }

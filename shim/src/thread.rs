@@ -39,7 +39,9 @@ fn claim() -> Result<Thread, Errno> {
     let own = process::join()?;
     // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
     let _signals = raw::SignalsBlocked::new();
-    let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid()).ok_or(Errno::AGAIN)?;
+    // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
+    let tid = if process::is_borrower() { 0 } else { raw::own_tid() };
+    let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
     let thread = Thread { own, slot, index };
     CLAIMED.set(Some(thread));
     note_end_of_thread();
@@ -70,7 +72,7 @@ fn note_end_of_thread() {
 
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
-        thread.slot.release(thread.own.owner());
+        thread.slot.release(thread.slot.owner());
     }
 }
 

@@ -14,6 +14,7 @@ use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::liveness::Stat;
+use snapshim::table::process::Agent;
 
 use crate::config::{config, leak};
 use crate::{mapper, process};
@@ -70,7 +71,10 @@ impl Stores for Trap {
 
 /// Whether the calling thread is the only one that could store.
 fn is_alone() -> bool {
-    let agent = process::attached().and_then(|own| own.record()).and_then(|record| record.agent());
+    let agent = process::attached().and_then(|own| match own.record()?.agent(own.id) {
+        Agent::Thread(tid) => Some(tid),
+        _ => None,
+    });
     let threads = Stat::read(&ProcPath::of(raw::own_pid(), "stat")).map_or(u64::MAX, |stat| stat.threads);
     agent != Some(raw::own_tid()) && threads <= 1 + u64::from(agent.is_some())
 }

@@ -15,9 +15,9 @@ use crate::table::process::ProcessId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// /proc/PID/pagemap
-    Pagemap = 0,
+    Pagemap,
     /// /proc/PID/mem
-    Memory = 1,
+    Memory,
 }
 
 const PLACES: usize = 16;
@@ -34,7 +34,7 @@ struct Entry {
 /// The kept files of the calling process.
 #[derive(Debug)]
 pub struct KeptFiles {
-    entries: [[Entry; 2]; PLACES],
+    entries: [Entry; PLACES],
 }
 
 impl KeptFiles {
@@ -50,30 +50,34 @@ impl KeptFiles {
                 busy: AtomicU32::new(0),
             }
         }
-        Self { entries: [const { [entry(), entry()] }; PLACES] }
+        Self { entries: [const { entry() }; PLACES] }
     }
 
-    /// Calls `use_file` with a file of process `id`; once more with a fresh one if it finds that the kept one is gone (EBADF).
-    pub fn with<T>(
-        &self,
-        id: ProcessId,
-        kind: Kind,
-        flags: OFlags,
-        use_file: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
-        let place = id.epoch() as usize % PLACES;
-        let entry = &self.entries[place][kind as usize];
+    /// Calls `use_file` with the pagemap of process `id`; once more with a fresh one if it finds that the kept one is gone (EBADF).
+    pub fn with<T>(&self, id: ProcessId, use_file: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+        let entry = &self.entries[id.epoch() as usize % PLACES];
         if let Some(number) = entry.number_for(id) {
-            match use_file(raw::borrow(number)) {
-                Err(Errno::BADF | Errno::NOTTY) => {}
-                result => return result,
+            let result = use_file(raw::borrow(number));
+            // Looked at again: another thread may have given the number to another process's file meanwhile.
+            if entry.number_for(id) == Some(number) && !matches!(result, Err(Errno::BADF | Errno::NOTTY)) {
+                return result;
             }
         }
-        let file = open(id, kind, flags)?;
+        let file = open(id, Kind::Pagemap, OFlags::RDONLY)?;
         let result = use_file(rustix::fd::AsFd::as_fd(&file));
         entry.keep(id, file);
         result
     }
+}
+
+/// Calls `use_file` with a file of process `id` that is opened for this and closed after it.
+pub fn fresh<T>(
+    id: ProcessId,
+    kind: Kind,
+    flags: OFlags,
+    use_file: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    use_file(rustix::fd::AsFd::as_fd(&open(id, kind, flags)?))
 }
 
 fn open(id: ProcessId, kind: Kind, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -84,8 +88,11 @@ fn open(id: ProcessId, kind: Kind, flags: OFlags) -> Result<OwnedFd, Errno> {
     raw::open(ProcPath::of(id.pid(), name).as_c_str(), flags)
 }
 
+/// What tells an open /proc file from every other file: its inode, with the file system's device mixed in.
 fn inode(file: BorrowedFd<'_>) -> Option<u64> {
-    rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::INO).ok()?;
+    Some(found.stx_ino ^ u64::from(found.stx_dev_minor) << 32 ^ u64::from(found.stx_dev_major) << 52)
 }
 
 impl Entry {

@@ -73,7 +73,6 @@ impl<S: Stores> Means<'_, S> {
         if pages.start == view.extent.first {
             snapshot.preserved.store(pages.end - pages.start, Ordering::Relaxed);
             snapshot.add_flags(RELOCATED);
-            self.table.hide(index);
             return Ok(());
         }
         let extent = part(&view.extent, address..view.extent.end());

@@ -22,6 +22,7 @@ use crate::raw;
 use crate::snapshot::{Snapshot, State, View};
 use crate::sync::Ordering;
 use crate::table::Table;
+use crate::table::process::Agent;
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
 use kept::KeptFiles;
 use local::Means;
@@ -119,6 +120,9 @@ impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
     }
 }
 
+/// How often a push that achieved nothing is tried again: some milliseconds, by `Patience`.
+const RETRIES: u32 = 64;
+
 /// How one push of one run ended.
 enum Push {
     /// So many pages from the start of the run on are preserved.
@@ -147,10 +151,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Has every snapshot of `origin` moved off the file from page `first` on.
     fn relocate(&self, origin: Origin, first: u64) -> Result<(), Failure> {
-        for (index, view) in self.table.snapshots_of(origin) {
-            self.relocate_in(index, view.head.life(), first)?;
-        }
-        Ok(())
+        self.in_each(origin, |index, life| self.relocate_in(index, life, first))
     }
 
     fn relocate_in(&self, index: u32, life: u32, first: u64) -> Result<(), Failure> {
@@ -179,16 +180,25 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
     pub fn preserve(&self, origin: Origin, range: Range<u64>) -> Result<(), Failure> {
-        for (index, view) in self.table.snapshots_of(origin) {
-            self.preserve_in(index, view.head.life(), &range)?;
+        self.in_each(origin, |index, life| self.preserve_in(index, life, &range))
+    }
+
+    /// Does `act` with every snapshot of `origin`, those included that are cut from others meanwhile.
+    fn in_each(&self, origin: Origin, act: impl Fn(u32, u32) -> Result<(), Failure>) -> Result<(), Failure> {
+        loop {
+            let cut = self.table.pieces_cut();
+            self.table.snapshots_of(origin).try_for_each(|(index, view)| act(index, view.head.life()))?;
+            if self.table.pieces_cut() == cut {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
         let deadline = raw::now() + self.patience;
         let mut patience = Patience::default();
+        let mut failures = 0;
         // Preserved so far by this call, whether or not their bits could be recorded.
         let mut done = 0;
         loop {
@@ -215,6 +225,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                     }
                     continue;
                 }
+                // The kernel can fail for a moment, while the page is migrated for instance.
+                Push::Nothing if failures < RETRIES => {
+                    failures += 1;
+                    patience.pause();
+                    continue;
+                }
                 Push::Moved => Reason::MapperBusy,
                 Push::Refused => Reason::NoAccess,
                 Push::Nothing => Reason::NoCopy,
@@ -226,7 +242,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 && self.way != Way::Direct
                 && self.ask_agent(&view, preserve_task(index, life, &missing))
             {
-                done = missing.end;
+                // The agent answers for the piece as it is by now; what was cut off is found by walking again.
+                if snapshot.view().is_some_and(|now| is_same_place(&now, &view)) {
+                    done = missing.end;
+                }
                 continue;
             }
             self.give_up(index, &view, reason)?;
@@ -246,6 +265,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Push {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Push::Moved };
+        if process.cookie(id).is_none() {
+            // A child that was just forked: it will be reachable in a moment.
+            return Push::Moved;
+        }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         self.frame.start_pushing(index, by_bytes);
         let push = if snapshot.is_still(view.head) {
@@ -268,7 +291,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     ) -> Push {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
-        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
+        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable);
         let private = verify::private_pages(mapper.id, address, count, self.kept);
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile.
         if !snapshot.is_still(view.head) {
@@ -287,11 +310,15 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Has the mapper's agent do what `request` asks. True once it is done and verified.
     fn ask_agent(&self, view: &View, request: Request) -> bool {
-        let Some((_, process, _)) = self.table.owner(view.identity.owner) else { return true };
-        if process.agent().is_none() {
+        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return true };
+        let deadline = raw::now() + self.patience;
+        let mut patience = Patience::default();
+        while process.agent(id) == Agent::NotYet && raw::now() < deadline {
+            patience.pause();
+        }
+        if !matches!(process.agent(id), Agent::Thread(_)) {
             return false;
         }
-        let deadline = raw::now() + self.patience;
         let mut number = self.slot.ask(request);
         process.ring();
         loop {
@@ -309,9 +336,14 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 Answer::Asked => {
                     let (futex, seen) = self.slot.request_futex(number);
                     raw::wait(futex, seen, Duration::from_millis(20));
+                    let is_over = || {
+                        let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
+                        now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
+                    };
                     if self.slot.look_for_answer(number) == Answer::Asked
-                        && self.table.bury_if_dead(view.identity.owner)
+                        && (is_over() || self.table.bury_if_dead(view.identity.owner))
                     {
+                        self.slot.withdraw_request(number);
                         return true;
                     }
                 }
@@ -338,6 +370,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             self.ask_agent(view, Request { snapshot: index, life, task: Task::Break, first: 0, count: 0 })
         }
     }
+}
+
+/// Whether a piece shows what it showed before.
+fn is_same_place(now: &View, before: &View) -> bool {
+    let place = |view: &View| (view.head.life(), view.extent.first, view.extent.pages);
+    place(now) == place(before)
 }
 
 fn preserve_task(index: u32, life: u32, pages: &Range<u64>) -> Request {

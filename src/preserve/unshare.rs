@@ -6,11 +6,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
-use super::kept::{KeptFiles, Kind};
+use super::kept::{self, Kind};
 use crate::PAGE;
 use crate::raw;
 use crate::snapshot::Extent;
-use crate::table::process::{Process, ProcessId};
+use crate::table::process::{Agent, Process, ProcessId};
 
 const PROT_WRITE: u32 = 2;
 
@@ -34,19 +34,12 @@ pub struct Mapper<'a> {
 impl Mapper<'_> {
     /// Tries to make `pages` pages at `address` private. An error says that the mapper may not be touched; success has to be
     /// verified. With a read-only protection the calling frame has announced that it stores bytes.
-    pub fn unshare(
-        &self,
-        address: u64,
-        pages: u64,
-        protection: u32,
-        unreadable: *const c_void,
-        kept: &KeptFiles,
-    ) -> Result<(), Errno> {
+    pub fn unshare(&self, address: u64, pages: u64, protection: u32, unreadable: *const c_void) -> Result<(), Errno> {
         if protection == Extent::PROTECTION_UNKNOWN {
             return Err(Errno::ACCESS);
         }
         if !is_writable(protection) {
-            return self.store_same_bytes(address, pages, kept);
+            return self.store_same_bytes(address, pages);
         }
         if self.is_own {
             // SAFETY: MADV_POPULATE_WRITE changes no byte of whatever is mapped there, it only makes pages present.
@@ -54,10 +47,10 @@ impl Mapper<'_> {
                 .or(Ok(()));
         }
         match raw::break_copy_on_write(self.id.pid(), address, pages, unreadable) {
-            Errno::SRCH => match self.process.agent() {
+            Errno::SRCH => match self.process.agent(self.id) {
                 // The leader has exited, other threads live.
-                Some(tid) => allowed(raw::break_copy_on_write(tid, address, pages, unreadable)),
-                None => Err(Errno::SRCH),
+                Agent::Thread(tid) => allowed(raw::break_copy_on_write(tid, address, pages, unreadable)),
+                _ => Err(Errno::SRCH),
             },
             error => allowed(error),
         }
@@ -65,9 +58,10 @@ impl Mapper<'_> {
 
     /// Writes one byte a page, as read from there, through /proc/PID/mem: the kernel then copies pages that the process itself may
     /// not write (FOLL_FORCE). Nobody else stores there: the mapping is read-only, and the mapper waits for us before it changes.
-    fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<(), Errno> {
-        let (_, cookie) = self.process.marks();
-        kept.with(self.id, Kind::Memory, OFlags::RDWR, |memory| {
+    fn store_same_bytes(&self, address: u64, pages: u64) -> Result<(), Errno> {
+        let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
+        // Never a kept one: what is stored must not reach another process because a number changed its meaning.
+        kept::fresh(self.id, Kind::Memory, OFlags::RDWR, |memory| {
             let mut word = [0u8; 8];
             rustix::io::pread(memory, &mut word, cookie)?;
             if u64::from_ne_bytes(word) != self.id.to_word() {

@@ -4,17 +4,16 @@
 //! (Documentation/admin-guide/mm/pagemap.rst). An absent page is not.
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::kept::{KeptFiles, Kind};
+use super::kept::KeptFiles;
 use crate::PAGE;
 use crate::raw;
 use crate::table::process::ProcessId;
 
 /// How many of the `pages` pages at `address`, from the first on, are private to the process `id`.
 pub fn private_pages(id: ProcessId, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
-    kept.with(id, Kind::Pagemap, OFlags::RDONLY, |pagemap| {
+    kept.with(id, |pagemap| {
         let mut private = 0;
         while private < pages {
             let at = address + private * PAGE;

@@ -38,6 +38,8 @@ pub enum Refusal {
     FileOwner(u32),
     /// The table was made by another version of snapshim.
     OtherVersion,
+    /// The table is used by processes of another pid namespace.
+    OtherNamespace,
     /// The machine's pages are not 4 KiB.
     PageSize,
 }
@@ -56,6 +58,7 @@ impl Refusal {
             Self::NotATable => "its file table-1 is no table",
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
+            Self::OtherNamespace => "processes of another pid namespace use the table",
             Self::PageSize => "this machine's pages are not 4 KiB",
         }
     }
@@ -73,6 +76,7 @@ impl Refusal {
             Self::NotATable => "remove that file",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherVersion => "end the programs that use it and remove table-1",
+            Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
             Self::PageSize => "there is no way around it yet",
         }
     }
@@ -119,6 +123,9 @@ pub fn attach(place: &Place<'_>) -> Result<Attached, Refusal> {
     }
     if table.header.layout.load(Ordering::Relaxed) != LAYOUT {
         return Err(Refusal::OtherVersion);
+    }
+    if table.header.namespace.load(Ordering::Relaxed) != own_namespace() {
+        return Err(Refusal::OtherNamespace);
     }
     Ok(Attached { table, file: (stat.st_dev, stat.st_ino) })
 }
@@ -194,11 +201,20 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     let backed = core::mem::offset_of!(Table, blocks) as u64;
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, backed).map_err(full)?;
     let start = [MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()];
-    match rustix::io::pwrite(&file, start.as_flattened(), 0) {
-        Ok(16) => Ok(file),
+    let written = rustix::io::pwrite(&file, start.as_flattened(), 0).and_then(|count| {
+        let at = core::mem::offset_of!(super::header::Header, namespace) as u64;
+        rustix::io::pwrite(&file, &own_namespace().to_ne_bytes(), at).map(|more| count + more)
+    });
+    match written {
+        Ok(24) => Ok(file),
         Ok(_) => Err(Refusal::Full),
         Err(error) => Err(full(error)),
     }
+}
+
+/// Pids mean something only within one namespace; 0 where /proc does not say.
+fn own_namespace() -> u64 {
+    rustix::fs::stat(c"/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
 fn is_other_version(file: &OwnedFd) -> bool {

@@ -23,9 +23,14 @@ pub struct Header {
     mappings: AtomicU64,
     /// Bytes that calls at movable positions of origins in use have announced, ever.
     floating: AtomicU64,
-    reserved: [AtomicU64; 2],
+    /// Pieces that were cut in two, ever.
+    pieces: AtomicU64,
+    /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
+    pub(super) namespace: AtomicU64,
     pub(crate) active: ActiveWord,
-    reserved_line: [AtomicU64; 7],
+    /// Calls under way that found no free slot; a creation waits until there are none.
+    unannounced: AtomicU64,
+    reserved_line: [AtomicU64; 6],
     pub(crate) creation: Creation,
     rest: [AtomicU64; 488],
 }
@@ -57,6 +62,21 @@ impl Header {
 
     pub(super) fn floating(&self) -> u64 {
         self.floating.load(Ordering::Acquire)
+    }
+
+    /// A further piece has been published; the one it was cut from still shows its pages.
+    pub(crate) fn note_cut(&self) {
+        // AcqRel: pairs with the Acquire in `pieces_cut`: who finds the old piece smaller finds the count changed.
+        self.pieces.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn pieces_cut(&self) -> u64 {
+        self.pieces.load(Ordering::Acquire)
+    }
+
+    /// Calls under way that found no free slot.
+    pub(crate) fn unannounced(&self) -> &AtomicU64 {
+        &self.unannounced
     }
 
     pub(super) fn processes_used(&self) -> usize {

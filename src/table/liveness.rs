@@ -58,23 +58,46 @@ impl Stat {
 /// Judges the image `id` that has `record`.
 pub fn of(record: &Process, id: ProcessId) -> Liveness {
     let Some(pid) = Pid::from_raw(id.pid() as i32) else { return Liveness::Unknown };
-    let (start, cookie) = record.marks();
     match Stat::read(&ProcPath::of(id.pid(), "stat")) {
-        Ok(stat) if stat.is_over() || (start != 0 && stat.start != start) => return Liveness::Dead,
+        Ok(stat) if stat.is_over() || record.is_start(id, stat.start) == Some(false) => return Liveness::Dead,
         Ok(_) => {}
         // /proc may hide the process or not be mounted, so the kernel is asked as well.
         Err(_) if test_kill_process(pid) == Err(Errno::SRCH) => return Liveness::Dead,
         Err(_) => return Liveness::Unknown,
     }
-    if cookie == 0 {
-        return Liveness::Alive;
-    }
+    let Some(cookie) = record.cookie(id) else { return Liveness::Alive };
     match read_remote_word(id.pid(), cookie) {
         Ok(word) if word == id.to_word() => Liveness::Alive,
-        // Another image (exec), unless the record was given away while we looked.
-        Ok(_) | Err(Errno::FAULT) if record.id() == Some(id) => Liveness::Dead,
-        Ok(_) => Liveness::Unknown,
+        // Another image (exec).
+        Ok(_) => Liveness::Dead,
+        // The page is not there any more, or it is and could not be brought in.
+        Err(Errno::FAULT) if is_mapped(id.pid(), cookie) == Some(false) => Liveness::Dead,
         Err(_) => Liveness::Alive,
+    }
+}
+
+/// Whether anything is mapped at `address` in the process (proc_pid_maps(5)); `None` if it cannot be told.
+fn is_mapped(pid: u32, address: u64) -> Option<bool> {
+    let file = crate::raw::open(ProcPath::of(pid, "maps").as_c_str(), rustix::fs::OFlags::RDONLY).ok()?;
+    let mut buffer = [0u8; 512];
+    // The number under way, the numbers of this line, and whether the line's range has been read.
+    let (mut number, mut start, mut in_range, mut lines) = (0u64, 0u64, true, 0u32);
+    loop {
+        let count = rustix::io::read(&file, &mut buffer).ok()?;
+        if count == 0 {
+            // An empty file says nothing: a zombie leader's is.
+            return (lines > 0).then_some(false);
+        }
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' => (number, start, in_range, lines) = (0, 0, true, lines + 1),
+                _ if !in_range => {}
+                b'-' => (start, number) = (number, 0),
+                b' ' if (start..number).contains(&address) => return Some(true),
+                b' ' => in_range = false,
+                digit => number = number << 4 | u64::from((*digit as char).to_digit(16)?),
+            }
+        }
     }
 }
 
@@ -91,7 +114,8 @@ pub fn is_thread_gone(pid: u32, tid: u32) -> bool {
     }
 }
 
-/// The start time of the calling process, 0 if /proc does not say.
-pub fn own_start() -> u64 {
-    Stat::read(&ProcPath::of(crate::raw::own_pid(), "stat")).map_or(0, |stat| stat.start)
+/// The start time of process `pid`, 0 if /proc does not say.
+#[must_use]
+pub fn start_of(pid: u32) -> u64 {
+    Stat::read(&ProcPath::of(pid, "stat")).map_or(0, |stat| stat.start)
 }

@@ -25,7 +25,7 @@ use process::Process;
 use writer::WriterSlot;
 
 /// Processes that can be attached at once.
-pub const PROCESSES: usize = 1024;
+pub const PROCESSES: usize = 1023;
 /// Threads that can have a slot at once.
 pub const WRITERS: usize = 4096;
 /// Snapshot pieces that can exist at once.
@@ -136,11 +136,10 @@ impl Table {
         self.header.note_snapshot(index);
     }
 
-    /// Hides snapshot `index` from writers: no change of its origin concerns it any more.
-    pub fn hide(&self, index: u32) {
-        if let Some(mark) = self.marks.get(index as usize) {
-            mark.store(0, Ordering::Release);
-        }
+    /// How often pieces were cut in two. Who walks over the snapshots of an origin walks again if it changed meanwhile: the new piece
+    /// may have come where it had been already.
+    pub fn pieces_cut(&self) -> u64 {
+        self.header.pieces_cut()
     }
 
     /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.
@@ -166,20 +165,20 @@ impl Table {
     }
 
     /// A free snapshot record, claimed for a new life.
-    pub fn claim_snapshot(&self) -> Option<(u32, crate::snapshot::Head)> {
+    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::snapshot::Head)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
             let free = snapshot.head().state() == crate::snapshot::State::Free;
-            free.then(|| snapshot.claim(self.header.next_life())).flatten().map(|head| (index as u32, head))
+            free.then(|| snapshot.claim(self.header.next_life(), claimer & 0xffff_ffff))
+                .flatten()
+                .map(|head| (index as u32, head))
         })
     }
 
     /// Ends one life of snapshot `index` and lowers the active word if it was the last.
     pub fn retire_snapshot(&self, index: u32, life: u32) {
         let Some(snapshot) = self.snapshot(index) else { return };
-        let mark = self.marks[index as usize].load(Ordering::Relaxed);
+        // The mark stays: the record's next life may have the same one already, and a stale one costs a look, no more.
         if snapshot.retire(life) {
-            // A mark that was replaced by a next life's is left alone; one that stays too long costs a look, no more.
-            let _ = self.marks[index as usize].compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
             self.lower_active();
         }
     }

@@ -2,30 +2,42 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// All-zero is "free". `identity` is written by claim and bury; the rest by the process itself, or by its parent before it exists.
+/// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before it
+/// exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
 #[repr(C, align(128))]
 pub struct Process {
     /// epoch:32 | pid:32.
     identity: AtomicU64,
-    /// Start time of the process in clock ticks after boot (/proc/PID/stat, field 22); 0 while not filled in.
+    /// epoch:32 | low half of the start time in clock ticks after boot (/proc/PID/stat, field 22):32.
     start: AtomicU64,
-    /// Address, in the process, of a word that holds `identity` as long as this image lives and is zero in a forked child.
+    /// Low bits of the epoch:28 | page:36 of a word, in the process, that holds `identity` as long as this image lives and is zero
+    /// in a forked child.
     cookie: AtomicU64,
-    /// Counts changes of the descriptor table that can make a number mean another file.
-    descriptors: AtomicU32,
-    /// The agent sleeps on it.
-    doorbell: AtomicU32,
-    /// Thread id of the agent, 0 if there is none.
-    agent: AtomicU32,
-    /// See [`Birth`].
-    birth: AtomicU32,
+    /// epoch:32 | thread id of the agent:32, or `NO_AGENT`.
+    agent: AtomicU64,
+    /// [`Birth`]:32, which is a futex | epoch:32.
+    birth: AtomicU64,
     /// Owner word of the process that forked this one, while `birth` is pending.
     parent: AtomicU64,
-    reserved: [AtomicU64; 10],
+    /// The agent sleeps on it.
+    doorbell: AtomicU32,
+    reserved: AtomicU32,
+    /// Count changes of the descriptor table that can make a number mean another file, by the number's low bits.
+    descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
+    rest: AtomicU64,
 }
 
+const DESCRIPTOR_GROUPS: usize = 16;
+const NO_AGENT: u32 = u32::MAX;
+const COOKIE_BITS: u32 = 36;
+
 const _: () = assert!(size_of::<Process>() == 128);
+
+/// `value` if `word` carries the epoch of `id` in its high half.
+fn of_image(word: u64, id: ProcessId) -> Option<u32> {
+    ((word >> 32) as u32 == id.epoch()).then_some(word as u32)
+}
 
 /// One image of one process; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,38 +127,55 @@ impl Process {
         let _ = self.identity.compare_exchange(unborn.to_word(), id.to_word(), Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// `id` -> free.
-    pub(super) fn free(&self, id: ProcessId) {
-        self.start.store(0, Ordering::Relaxed);
-        self.cookie.store(0, Ordering::Relaxed);
-        self.agent.store(0, Ordering::Relaxed);
-        self.birth.store(Birth::Settled as u32, Ordering::Relaxed);
-        let _ = self.identity.compare_exchange(id.to_word(), 0, Ordering::Release, Ordering::Relaxed);
+    /// `id` -> free. False: somebody else did it before, or it has another name by now.
+    pub(super) fn free(&self, id: ProcessId) -> bool {
+        self.identity.compare_exchange(id.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Fills in what liveness is judged by.
-    pub fn describe(&self, start: u64, cookie: u64) {
-        self.start.store(start, Ordering::Relaxed);
-        self.cookie.store(cookie, Ordering::Release);
+    /// Fills in the start time of `id`; 0 is not known.
+    pub fn describe_start(&self, id: ProcessId, start: u64) {
+        if start == 0 {
+            return;
+        }
+        self.start.store(u64::from(id.epoch()) << 32 | (start & 0xffff_ffff), Ordering::Relaxed);
     }
 
-    /// Start time and cookie address, 0 where not filled in.
-    pub fn marks(&self) -> (u64, u64) {
-        let cookie = self.cookie.load(Ordering::Acquire);
-        (self.start.load(Ordering::Relaxed), cookie)
+    /// Fills in where the page is, at whose start `id` stands by now.
+    pub fn describe_cookie(&self, id: ProcessId, page: u64) {
+        // Release: the word is there before it is looked for.
+        self.cookie.store((u64::from(id.epoch()) << COOKIE_BITS) | (page / crate::PAGE), Ordering::Release);
     }
 
-    /// The descriptor-table generation.
+    /// Whether `start` can be the start time of `id`; `None` while it has not been filled in.
+    pub fn is_start(&self, id: ProcessId, start: u64) -> Option<bool> {
+        of_image(self.start.load(Ordering::Relaxed), id).map(|low| low == start as u32)
+    }
+
+    /// The address of the word by which `id` is known; `None` while it has not been filled in.
+    pub fn cookie(&self, id: ProcessId) -> Option<u64> {
+        let word = self.cookie.load(Ordering::Acquire);
+        let is_of = word >> COOKIE_BITS == u64::from(id.epoch()) << COOKIE_BITS >> COOKIE_BITS;
+        is_of.then_some((word & ((1 << COOKIE_BITS) - 1)) * crate::PAGE)
+    }
+
+    /// The descriptor-table generation that `descriptor` falls under.
     #[inline]
-    pub fn descriptors(&self) -> u32 {
-        self.descriptors.load(Ordering::Relaxed)
+    pub fn descriptors(&self, descriptor: u32) -> u32 {
+        self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].load(Ordering::Relaxed)
     }
 
-    /// A number may mean another file from now on. Called before the change, by the process itself.
+    /// `descriptor` may mean another file from now on. Called before the change, by the process itself.
     #[inline]
-    pub fn change_descriptors(&self) {
+    pub fn change_descriptor(&self, descriptor: u32) {
         // Release: who looks the descriptor up and finds the generation unchanged looked before the change.
-        self.descriptors.fetch_add(1, Ordering::Release);
+        self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].fetch_add(1, Ordering::Release);
+    }
+
+    /// Every descriptor may.
+    pub fn change_all_descriptors(&self) {
+        for group in &self.descriptors {
+            group.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// What the agent sleeps on.
@@ -161,22 +190,27 @@ impl Process {
         crate::raw::wake(&self.doorbell);
     }
 
-    /// The agent's thread id, if there is an agent.
-    pub fn agent(&self) -> Option<u32> {
-        Some(self.agent.load(Ordering::Relaxed)).filter(|tid| *tid != 0)
+    /// The agent of `id`.
+    pub fn agent(&self, id: ProcessId) -> Agent {
+        match of_image(self.agent.load(Ordering::Relaxed), id) {
+            None => Agent::NotYet,
+            Some(NO_AGENT) => Agent::None,
+            Some(tid) => Agent::Thread(tid),
+        }
     }
 
-    /// Says who the agent is.
-    pub fn set_agent(&self, tid: u32) {
-        self.agent.store(tid, Ordering::Relaxed);
+    /// Says who the agent of `id` is, or that there will be none.
+    pub fn set_agent(&self, id: ProcessId, tid: Option<u32>) {
+        self.agent.store(u64::from(id.epoch()) << 32 | u64::from(tid.unwrap_or(NO_AGENT)), Ordering::Relaxed);
     }
 
-    /// How the record's process came to its snapshots. Acquire: pairs with the Release in `settle`.
-    pub fn birth(&self) -> Birth {
-        match self.birth.load(Ordering::Acquire) {
-            0 => Birth::Settled,
-            1 => Birth::Pending,
-            _ => Birth::Failed,
+    /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.
+    pub fn birth(&self, id: ProcessId) -> Birth {
+        let word = self.birth.load(Ordering::Acquire);
+        match (word >> 32) as u32 == id.epoch() {
+            true if word as u32 == Birth::Pending as u32 => Birth::Pending,
+            true if word as u32 != Birth::Settled as u32 => Birth::Failed,
+            _ => Birth::Settled,
         }
     }
 
@@ -185,20 +219,33 @@ impl Process {
         self.parent.load(Ordering::Relaxed)
     }
 
-    /// Marks a record claimed for a child of `parent` (an owner word).
-    pub fn expect_birth(&self, parent: u64) {
+    /// Marks a record claimed for the child `unborn` of `parent` (an owner word).
+    pub fn expect_birth(&self, unborn: ProcessId, parent: u64) {
         self.parent.store(parent, Ordering::Relaxed);
-        self.birth.store(Birth::Pending as u32, Ordering::Relaxed);
+        self.birth.store(u64::from(unborn.epoch()) << 32 | Birth::Pending as u64, Ordering::Release);
     }
 
     /// Pending -> settled or failed; the first to say so decides.
-    pub fn settle(&self, outcome: Birth) {
-        let _ = self.birth.compare_exchange(Birth::Pending as u32, outcome as u32, Ordering::AcqRel, Ordering::Relaxed);
-        crate::raw::wake(&self.birth);
+    pub fn settle(&self, id: ProcessId, outcome: Birth) {
+        let epoch = u64::from(id.epoch()) << 32;
+        let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
+        let _ = self.birth.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
+        crate::raw::wake(self.birth_futex());
     }
 
     /// What a child waits on until its parent has settled its birth.
     pub fn birth_futex(&self) -> &AtomicU32 {
-        &self.birth
+        crate::raw::low_half(&self.birth)
     }
+}
+
+/// The helper thread of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// The process (a child that was just forked) has not come to starting it.
+    NotYet,
+    /// It could not be started.
+    None,
+    /// This thread.
+    Thread(u32),
 }

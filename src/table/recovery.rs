@@ -2,9 +2,10 @@
 //!
 //! Any process may run any of this at any time, twice, and be killed in it.
 
+use super::Table;
 use super::liveness::{self, Liveness};
 use super::process::{Birth, Process, ProcessId, owner_index};
-use super::{Table, writer::WriterSlot};
+use super::writer::{WriterSlot, process_part, slot_owner, thread_part};
 use crate::creation::Ticket;
 use crate::raw;
 
@@ -18,7 +19,10 @@ impl Table {
 
     /// Whether the process that `owner` refers to is certainly gone. If it is, everything it had is taken out of the table.
     pub fn bury_if_dead(&self, owner: u64) -> bool {
-        let Some((index, record, id)) = self.owner(owner) else { return true };
+        let Some((index, record, id)) = self.owner(owner) else {
+            self.retire_all_of(owner);
+            return true;
+        };
         let dead = liveness::of(record, id) == Liveness::Dead;
         if dead {
             self.bury(index, record, id);
@@ -30,36 +34,60 @@ impl Table {
     pub fn bury(&self, index: u32, record: &Process, id: ProcessId) {
         let owner = id.owner_word(index);
         let creation = self.header.creation.look();
-        for slot in self.writers_used().iter().filter(|slot| slot.owner() == owner) {
-            slot.release(owner);
+        let is_theirs =
+            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| process_part(slot.owner()) == owner);
+        self.settle_children(owner, is_theirs && creation.is_committed());
+        if is_theirs {
+            self.end_creation(creation);
         }
+        for slot in self.writers_used() {
+            let slot_owner = slot.owner();
+            if process_part(slot_owner) == owner {
+                slot.release(slot_owner);
+            }
+        }
+        self.retire_all_of(owner);
+        self.retire_claims_of(index);
+        record.free(id);
+        self.lower_active();
+    }
+
+    /// Retires the published snapshots of `owner`.
+    pub fn retire_all_of(&self, owner: u64) {
         for (snapshot, view) in self.snapshots_live() {
             if view.identity.owner == owner {
                 self.retire_snapshot(snapshot, view.head.life());
             }
         }
-        self.settle_children(owner, creation);
-        if creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.owner() == 0) {
-            self.end_creation(creation);
-        }
-        record.free(id);
-        self.lower_active();
     }
 
-    /// Says to the children that `parent` was forking when it died how it went: as the creation record says.
+    /// Retires the snapshots that process record `index` claimed and never published. The record still is the dead one's.
+    fn retire_claims_of(&self, index: u32) {
+        for snapshot in &self.snapshots {
+            let head = snapshot.head();
+            if head.claimer() == Some(index + 1) {
+                snapshot.retire(head.life());
+            }
+        }
+    }
+
+    /// Says to the children that `parent` was forking when it died how it went.
     ///
     /// A child that has not taken its name yet may never have existed; if it does, it finds its record gone and breaks what it
     /// inherited.
-    fn settle_children(&self, parent: u64, creation: Ticket) {
+    fn settle_children(&self, parent: u64, committed: bool) {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id() else { continue };
-            if record.birth() != Birth::Pending || record.parent() != parent {
+            if record.birth(id) != Birth::Pending || record.parent() != parent {
                 continue;
             }
-            if id.pid() == 0 {
-                self.bury(index as u32, record, id);
-            } else {
-                record.settle(if creation.is_committed() { Birth::Settled } else { Birth::Failed });
+            if id.pid() != 0 {
+                record.settle(id, if committed { Birth::Settled } else { Birth::Failed });
+                continue;
+            }
+            self.retire_claims_of(index as u32);
+            if record.free(id) {
+                self.retire_all_of(id.owner_word(index as u32));
             }
         }
     }
@@ -107,7 +135,8 @@ impl Table {
 
     /// A slot for thread `tid` of process `owner`, if one is free or can be freed.
     pub fn claim_writer(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
-        let find = || self.writers.iter().enumerate().find(|(_, slot)| slot.owner() == 0 && slot.claim(owner, tid));
+        let mine = slot_owner(owner, tid);
+        let find = || self.writers.iter().enumerate().find(|(_, slot)| slot.owner() == 0 && slot.claim(mine));
         let (index, slot) = find().or_else(|| {
             self.free_abandoned_slots();
             find()
@@ -121,9 +150,9 @@ impl Table {
         self.bury_the_dead(None);
         for slot in self.writers_used() {
             let owner = slot.owner();
-            match self.owner(owner) {
-                None if owner != 0 => slot.release(owner),
-                Some((_, _, id)) if liveness::is_thread_gone(id.pid(), slot.thread()) => slot.release(owner),
+            match self.owner(process_part(owner)) {
+                None => slot.release(owner),
+                Some((_, _, id)) if liveness::is_thread_gone(id.pid(), thread_part(owner)) => slot.release(owner),
                 _ => {}
             }
         }

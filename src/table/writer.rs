@@ -12,9 +12,10 @@ pub const FRAMES: usize = 7;
 #[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
 #[repr(C, align(64))]
 pub struct WriterSlot {
+    /// epoch:32 | thread id:22 | process record index + 1:10, so that one exchange says all.
     owner: AtomicU64,
-    thread: AtomicU32,
     request: AtomicU32,
+    reserved: AtomicU32,
     pub(super) intent: Intent,
     /// What is asked for: snapshot record, its life in the high half.
     snapshot: AtomicU64,
@@ -24,6 +25,28 @@ pub struct WriterSlot {
 }
 
 const _: () = assert!(size_of::<WriterSlot>() == 512 && core::mem::offset_of!(WriterSlot, frames) == 64);
+
+const INDEX_BITS: u32 = 10;
+const THREAD_MASK: u64 = (1 << 22) - 1;
+const _: () = assert!(super::PROCESSES < 1 << INDEX_BITS);
+
+/// A slot's owner word: thread `tid` (0: not known) of the process that `process` refers to.
+#[must_use]
+pub fn slot_owner(process: u64, tid: u32) -> u64 {
+    (process >> 32 << 32) | (u64::from(tid) & THREAD_MASK) << INDEX_BITS | (process & ((1 << INDEX_BITS) - 1))
+}
+
+/// The process in a slot's owner word, as records refer to it.
+#[must_use]
+pub fn process_part(owner: u64) -> u64 {
+    (owner >> 32 << 32) | (owner & ((1 << INDEX_BITS) - 1))
+}
+
+/// The thread in a slot's owner word; 0 if it is not known.
+#[must_use]
+pub fn thread_part(owner: u64) -> u32 {
+    (owner >> INDEX_BITS & THREAD_MASK) as u32
+}
 
 /// What a writer asks a mapper's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +96,10 @@ const FAILED: u32 = 3;
 const STATE: u32 = 3;
 
 impl WriterSlot {
-    /// The process that has the slot, as an owner word; 0 is nobody.
+    /// Who has the slot: see [`slot_owner`]; 0 is nobody.
     pub fn owner(&self) -> u64 {
         // Acquire: pairs with the AcqRel in `claim`.
         self.owner.load(Ordering::Acquire)
-    }
-
-    /// The thread that has the slot; 0 for the moment between its claim and its first call.
-    pub fn thread(&self) -> u32 {
-        self.thread.load(Ordering::Relaxed)
     }
 
     /// The frames, innermost last.
@@ -94,26 +112,26 @@ impl WriterSlot {
         &self.intent
     }
 
-    /// Free -> owned by thread `tid` of the process that `owner` refers to.
-    pub(super) fn claim(&self, owner: u64, tid: u32) -> bool {
+    /// Free -> owned by `owner`.
+    pub(super) fn claim(&self, owner: u64) -> bool {
         // AcqRel: against other claims.
-        let claimed = self.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if claimed {
-            self.thread.store(tid, Ordering::Relaxed);
-        }
-        claimed
+        self.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Owned by `owner` -> free, by the thread that ends or by who proved it gone. Its calls are over.
+    ///
+    /// Several may do it at once, and one of them late: the turns are read before the owner is looked at again, so that a next
+    /// owner's announcements, which are later turns, are not touched.
     pub fn release(&self, owner: u64) {
-        if self.owner() != owner {
+        let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].look().1);
+        // Acquire: orders the loads.
+        crate::sync::fence(Ordering::Acquire);
+        if owner == 0 || self.owner() != owner {
             return;
         }
-        for frame in &self.frames {
-            frame.reclaim(frame.look().1);
+        for (frame, turn) in self.frames.iter().zip(turns) {
+            frame.reclaim(turn);
         }
-        self.request.store(0, Ordering::Relaxed);
-        self.thread.store(0, Ordering::Relaxed);
         // Release: the next owner finds the frames idle.
         let _ = self.owner.compare_exchange(owner, 0, Ordering::Release, Ordering::Relaxed);
     }

@@ -26,7 +26,7 @@ pub fn open(doors: &[&Door]) {
         door.lead_original_to(entry);
         match patch(entry, door.detoured) {
             Some(trampoline) => {
-                door.lead_original_to(trampoline);
+                door.lead_detour_to(trampoline);
                 if next == entry {
                     door.lead_next_to(trampoline);
                 }

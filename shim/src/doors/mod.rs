@@ -7,7 +7,7 @@
 pub mod detours;
 
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Where one interposed operation goes on to.
 pub struct Door {
@@ -17,6 +17,7 @@ pub struct Door {
     next: AtomicPtr<()>,
     /// Behind the detour: libc's own function.
     original: AtomicPtr<()>,
+    patched: AtomicBool,
     /// What libc's entry is made to jump to.
     pub detoured: *const (),
 }
@@ -27,7 +28,13 @@ unsafe impl Sync for Door {}
 impl Door {
     /// A door that leads to the raw system call until it is opened.
     pub const fn new(name: &'static CStr, raw: *const (), detoured: *const ()) -> Self {
-        Self { name, next: AtomicPtr::new(raw.cast_mut()), original: AtomicPtr::new(raw.cast_mut()), detoured }
+        let (next, original) = (AtomicPtr::new(raw.cast_mut()), AtomicPtr::new(raw.cast_mut()));
+        Self { name, next, original, patched: AtomicBool::new(false), detoured }
+    }
+
+    /// Whether libc's own calls come in here too.
+    pub fn is_detoured(&self) -> bool {
+        self.patched.load(Ordering::Relaxed)
     }
 
     /// What the exported symbol calls on to.
@@ -47,7 +54,13 @@ impl Door {
         self.next.store(function.cast_mut(), Ordering::Relaxed);
     }
 
-    /// Leads the detour on to `function`.
+    /// Leads the detour, which is in place, on to `function`.
+    pub fn lead_detour_to(&self, function: *const ()) {
+        self.patched.store(true, Ordering::Relaxed);
+        self.lead_original_to(function);
+    }
+
+    /// Leads who calls the original on to `function`.
     pub fn lead_original_to(&self, function: *const ()) {
         self.original.store(function.cast_mut(), Ordering::Relaxed);
     }

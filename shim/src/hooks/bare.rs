@@ -77,7 +77,7 @@ fn on_syscall(
         libc::SYS_madvise => map::on_madvise_by_number(pointer(a), b, c as c_int),
         libc::SYS_mremap => map::on_mremap_by_number(pointer(a), b, c, d as c_int, pointer::<c_void>(e)),
         libc::SYS_close | libc::SYS_dup2 | libc::SYS_dup3 | libc::SYS_close_range => {
-            descriptors::count_change();
+            descriptors::count_all();
             by_number(number, [a, b, c, d, e, f])
         }
         libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),

@@ -3,8 +3,9 @@
 use core::ops::Range;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use snapshim::creation::Ticket;
-use snapshim::drain::place_of;
+use snapshim::drain::{Patience, place_behind};
 use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::{self, Change, Failure, Pusher, Reason, Report};
@@ -44,18 +45,25 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 #[inline]
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
     let stack = thread::stack_pointer();
-    let Ok(thread) = thread::current() else { return alone(&call) };
+    let thread = match thread::current() {
+        Ok(thread) => thread,
+        Err(Errno::AGAIN) => match without_slot(&call) {
+            Ok(result) => return result,
+            Err(thread) => thread,
+        },
+        Err(_) => return alone(&call),
+    };
     let Some(depth) = thread.depth(stack) else { return too_deep() };
     let (outer, frame) = match thread.slot.frames().split_at(depth) {
         (outer, [frame, ..]) => (outer, frame),
         _ => return too_deep(),
     };
-    let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors());
+    let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, stack };
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
-        Entry::Free => call(),
+        Entry::Free => watch_descriptor(&thread, frame, &about, None, call()),
         Entry::Elsewhere => watch_descriptor(&thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
             let result = change_origin(&thread, frame, descriptor, origin, &touch, &call);
@@ -72,7 +80,8 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
 /// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
 #[inline]
 fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
-    let is_same = thread.own.record().is_none_or(|record| record.descriptors() == about.descriptors_seen);
+    let is_same =
+        thread.own.record().is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
     if !is_same && result > 0 {
         doubt_if_replaced(thread, frame, about.descriptor, seen);
     }
@@ -81,10 +90,38 @@ fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<O
 
 #[cold]
 fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
-    let Ok(stat) = rustix::fs::fstat(raw::borrow(descriptor)) else { return };
-    let Place::Origin(now) = place_of(&stat) else { return };
+    let Place::Origin(now) = place_behind(descriptor) else { return };
     if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
         break_after_the_fact(thread, &pusher(thread, frame), now);
+    }
+}
+
+/// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot, and fails if none comes free.
+#[cold]
+fn without_slot(call: &impl Fn() -> isize) -> Result<isize, Thread> {
+    let Some(own) = crate::process::attached() else { return Ok(call()) };
+    let deadline = raw::now() + config().timeout;
+    let mut patience = Patience::default();
+    loop {
+        if own.table.enter_unannounced() {
+            let result = call();
+            own.table.leave_unannounced();
+            return Ok(result);
+        }
+        if let Ok(thread) = thread::current() {
+            return Err(thread);
+        }
+        if raw::now() > deadline {
+            say!(
+                Level::Error,
+                "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
+                raw::own_pid(),
+                snapshim::table::WRITERS
+            );
+            set_errno(libc::ENOSPC);
+            return Ok(-1);
+        }
+        patience.pause();
     }
 }
 
@@ -218,22 +255,24 @@ struct Covered {
 fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, touch: &impl Touch) -> Covered {
     let file = raw::borrow(descriptor as u32);
     let length = touch.length();
-    let opened_with_append = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
-    let fixed = touch.offset().filter(|_| !touch.appends(opened_with_append));
-    if let Some(offset) = fixed {
-        // A negative offset is the kernel's to refuse.
+    if let Some(offset) = touch.offset()
+        && (origin.is_block_device() || !touch.appends(false))
+    {
+        // pwrite(2) on an O_APPEND descriptor appends, on Linux. An append touches no page that is not preserved: the page that holds
+        // the end of the file is private from the start, and what lies behind a later, lower end has been relocated.
         let start = u64::try_from(offset).unwrap_or(0);
         return Covered { bytes: start..start.saturating_add(length), length, floating: None };
+    }
+    let opened_with_append = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+    // A block device is written at the position all the same (block/fops.c).
+    if touch.appends(opened_with_append) && !origin.is_block_device() {
+        return Covered { bytes: 0..0, length, floating: None };
     }
     frame.settle(Place::Origin(origin), length);
     let announced = thread.own.table.announce_floating(length);
     // SeqCst: pairs with itself in other writers: of two that announce at once, at least one counts the other.
     fence(Ordering::SeqCst);
     let reach = floating_bytes(thread.own.table, origin);
-    if touch.appends(opened_with_append) {
-        let end = rustix::fs::fstat(file).map_or(0, |stat| stat.st_size as u64);
-        return Covered { bytes: end..end.saturating_add(reach), length, floating: None };
-    }
     let position = rustix::fs::tell(file).unwrap_or(0);
     Covered { bytes: position..position.saturating_add(reach), length, floating: Some((position, announced)) }
 }
@@ -265,6 +304,7 @@ impl Covered {
 
 /// The write may have landed outside what was preserved: say so rather than be silently wrong.
 fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, origin: Origin) {
+    let cut = thread.own.table.pieces_cut();
     for (index, view) in thread.own.table.snapshots_of(origin) {
         if !pusher.break_mapping(index, &view) {
             preserve::doubt(thread.own.table, index, view.head.life());
@@ -279,6 +319,9 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, orig
             raw::own_pid()
         );
     }
+    if thread.own.table.pieces_cut() != cut {
+        break_after_the_fact(thread, pusher, origin);
+    }
 }
 
 /// What the gate asks of this thread.
@@ -289,7 +332,7 @@ struct Surroundings<'a, T> {
 
 impl<T: Touch> Writer for Surroundings<'_, T> {
     fn place(&self, descriptor: u32) -> Place {
-        rustix::fs::fstat(raw::borrow(descriptor)).map_or(Place::Elsewhere, |stat| place_of(&stat))
+        place_behind(descriptor)
     }
 
     fn floating(&self) -> u64 {

@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_uint};
 
 use libc::{iovec, off64_t, size_t, ssize_t};
 use rustix::event::{PollFd, PollFlags, poll};
-use snapshim::drain::place_of;
+use snapshim::drain::place_behind;
 use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
@@ -139,7 +139,7 @@ pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, co
 
 /// Whether bytes that arrive at the descriptor could be a snapshot's.
 fn is_file(fd: c_int) -> bool {
-    rustix::fs::fstat(raw::borrow(fd as u32)).is_ok_and(|stat| matches!(place_of(&stat), Place::Origin(_)))
+    matches!(place_behind(fd as u32), Place::Origin(_))
 }
 
 /// Whether a read of the descriptor waits for input.

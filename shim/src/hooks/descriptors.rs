@@ -50,20 +50,27 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
 
 /// Counted before the call, in the record of an attached process; one that is not attached has no writer to be looked up.
 #[inline]
-pub fn count_change() {
+pub fn count_change(fd: c_int) {
     if let Some(record) = process::attached().and_then(|own| own.record()) {
-        record.change_descriptors();
+        record.change_descriptor(fd as u32);
+    }
+}
+
+/// The same for every number.
+pub fn count_all() {
+    if let Some(record) = process::attached().and_then(|own| own.record()) {
+        record.change_all_descriptors();
     }
 }
 
 fn on_close(real: unsafe extern "C-unwind" fn(c_int) -> c_int, fd: c_int) -> c_int {
-    count_change();
+    count_change(fd);
     // SAFETY: the application's argument, as it is.
     unsafe { real(fd) }
 }
 
 fn on_dup2(real: unsafe extern "C-unwind" fn(c_int, c_int) -> c_int, old: c_int, new: c_int) -> c_int {
-    count_change();
+    count_change(new);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new) }
 }
@@ -74,7 +81,7 @@ fn on_dup3(
     new: c_int,
     flags: c_int,
 ) -> c_int {
-    count_change();
+    count_change(new);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new, flags) }
 }
@@ -85,7 +92,7 @@ fn on_close_range(
     last: c_uint,
     flags: c_int,
 ) -> c_int {
-    count_change();
+    count_all();
     // SAFETY: the application's arguments, as they are.
     unsafe { real(first, last, flags) }
 }

@@ -15,6 +15,7 @@ use snapshim::pieces::Further;
 use snapshim::preserve::local;
 use snapshim::raw;
 use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
+use snapshim::table::liveness;
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
@@ -26,45 +27,78 @@ use crate::thread::{self, Thread};
 use crate::{agent, create};
 
 interpose! {
-    /// fork(2)
-    fork, c"fork": fork __fork => fn() -> pid_t {
-        // SAFETY: only before the constructor has run, when there are no atfork handlers yet.
-        raw || as_libc(unsafe { syscall!(Sysno::fork) }) as pid_t,
-        hook on_fork,
-    }
-    /// _Fork(3)
+    /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
     only_fork, c"_Fork": _Fork => fn() -> pid_t {
-        // SAFETY: as for fork.
+        // SAFETY: only before the constructor has run, when nothing is to be put in order around it.
         raw || as_libc(unsafe { syscall!(Sysno::fork) }) as pid_t,
         hook on_fork,
     }
+    /// fork(2), for a libc whose code cannot be patched, or that has no _Fork
+    fork, c"fork": fork __fork => fn() -> pid_t {
+        // SAFETY: as for _Fork.
+        raw || as_libc(unsafe { syscall!(Sysno::fork) }) as pid_t,
+        hook on_outer_fork,
+    }
+}
+
+fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+    if only_fork::DOOR.is_detoured() {
+        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        return unsafe { real() };
+    }
+    on_fork(real)
 }
 
 fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
-    let mapper = process::attached().filter(|own| own.identity.is_mapper());
-    match mapper {
-        // SAFETY: the application's own call.
-        None => unsafe { real() },
-        Some(own) => fork_mapper(own, real),
+    match process::attached().filter(|_| !process::is_borrower()) {
+        None => {
+            // SAFETY: the application's own call.
+            let pid = unsafe { real() };
+            if pid == 0 {
+                process::note_pid();
+            }
+            pid
+        }
+        Some(own) => fork_attached(own, real),
     }
 }
 
-#[cold]
-fn fork_mapper(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+/// The lock is taken even without snapshots, because another thread may be making the first.
+fn fork_attached(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     let mappings = mapper::hold(own);
-    let inheritance = Inheritance::list(&mappings);
-    let prepared = thread::current().and_then(|thread| Prepared::new(&mappings, thread));
+    let pid = if own.identity.is_mapper() {
+        fork_mapper(&mappings, real)
+    } else {
+        // SAFETY: the application's own call.
+        unsafe { real() }
+    };
+    if pid == 0 {
+        process::note_pid();
+        mapper::replace_lock(mappings);
+    }
+    pid
+}
+
+#[cold]
+fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+    let prepared = thread::current().and_then(|thread| Prepared::new(mappings, thread));
+    // Under the closed gate, so that it is what the child inherits.
+    let inheritance = Inheritance::list(mappings);
     // SAFETY: the application's own call.
     let pid = unsafe { real() };
     if pid == 0 {
-        let exact = prepared.ok().and_then(|prepared| prepared.be_born(&inheritance));
-        if exact.is_none() {
+        process::note_pid();
+        let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
+        if !is_exact {
             inheritance.break_all();
         }
-        mapper::replace_lock(mappings);
-        if let Some(child) = exact {
+        if let Some(child) = process::attached() {
+            if !is_exact {
+                child.table.retire_all_of(child.owner());
+            }
             agent::start_for_snapshots(&child);
         }
+        inheritance.forget();
         return 0;
     }
     match prepared {
@@ -139,7 +173,6 @@ fn is_inherited(own: &Own, index: u32) -> bool {
 /// A child's records, published under a closed gate.
 struct Prepared<'a> {
     mappings: &'a Mappings,
-    thread: Thread,
     ticket: snapshim::creation::Ticket,
     record: &'static Process,
     unborn: ProcessId,
@@ -152,10 +185,10 @@ impl<'a> Prepared<'a> {
             return Err(Errno::DEADLK);
         }
         let own = &mappings.own;
-        mappings.begin_all().inspect_err(|_| mappings.end_all())?;
-        let ticket = create::begin(&thread, Scope::All).inspect_err(|_| mappings.end_all())?;
+        let ticket = create::begin(&thread, Scope::All)?;
         let unborn = ProcessId::new(0, raw::random() as u32);
         let claimed = create::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
+            .and_then(|()| mappings.begin_all())
             .and_then(|()| own.table.claim_process(unborn).ok_or(Errno::NFILE));
         let (index, record) = match claimed {
             Ok(claimed) => claimed,
@@ -165,8 +198,8 @@ impl<'a> Prepared<'a> {
                 return Err(error);
             }
         };
-        record.expect_birth(own.owner());
-        let prepared = Self { mappings, thread, ticket, record, unborn, index };
+        record.expect_birth(unborn, own.owner());
+        let prepared = Self { mappings, ticket, record, unborn, index };
         match prepared.publish() {
             Ok(()) => Ok(prepared),
             Err(error) => {
@@ -204,30 +237,29 @@ impl<'a> Prepared<'a> {
         }
         let table = self.mappings.own.table;
         let born = ProcessId::new(pid as u32, self.unborn.epoch());
+        self.record.describe_start(born, liveness::start_of(born.pid()));
         self.record.christen(self.unborn, born);
         let creation = table.gate().creation;
         let committed = creation.commit(self.ticket);
-        self.record.settle(if committed { Birth::Settled } else { Birth::Failed });
+        self.record.settle(born, if committed { Birth::Settled } else { Birth::Failed });
         creation.release(self.ticket);
         raw::wake(creation.futex());
         self.mappings.end_all();
     }
 
-    /// In the child: takes its name and waits to hear how the fork went. `None`: what it inherited is not exact.
-    fn be_born(&self, inheritance: &Inheritance) -> Option<Own> {
-        let _ = &self.thread;
+    /// In the child: takes its name and waits to hear how the fork went. False: what it inherited is not exact.
+    fn be_born(&self) -> bool {
         let table = self.mappings.own.table;
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
         self.record.christen(self.unborn, born);
-        if self.record.id() != Some(born) {
-            return None;
+        if self.record.id() != Some(born) || process::adopt(table, born, self.index).is_none() {
+            return false;
         }
-        let own = process::adopt(table, born, self.index, inheritance.count as u32)?;
         let parent = self.record.parent();
         loop {
-            match self.record.birth() {
-                Birth::Settled => return Some(own),
-                Birth::Failed => return None,
+            match self.record.birth(born) {
+                Birth::Settled => return true,
+                Birth::Failed => return false,
                 Birth::Pending => {
                     raw::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
                     table.bury_if_dead(parent);

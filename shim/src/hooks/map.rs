@@ -44,6 +44,14 @@ hook! {
 }
 
 hook! {
+    unsafe fn pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int => on_pkey_mprotect {
+        // SAFETY: the application's arguments, as they are.
+        let call = || plain(unsafe { syscall!(Sysno::pkey_mprotect, address, length, protection, key) }).map(drop);
+        status(protect_by(address, length, protection, call))
+    }
+}
+
+hook! {
     unsafe fn madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_madvise {
         status(advise(address, length, advice))
     }
@@ -150,6 +158,15 @@ fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
 fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::mprotect, address, length, protection) }).map(drop);
+    protect_by(address, length, protection, call)
+}
+
+fn protect_by(
+    address: *mut c_void,
+    length: size_t,
+    protection: c_int,
+    call: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let range = addresses(address, length);
     match mapper::touching(&range) {
         None => call(),

@@ -1,0 +1,275 @@
+//! `make bench`: what the shim costs. Each figure is the median of the ratios of many rounds; in each round both sides run one after
+//! the other on the same processor, in turn the one or the other first.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// A long-lived worker.c.
+struct Worker {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(mut command: Command, processor: &str) -> Self {
+        let mut child = command.arg(processor).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("worker");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self { input: child.stdin.take(), child, output }
+    }
+
+    /// Has one command done; both numbers of the answer.
+    fn ask_both(&mut self, command: &str) -> (f64, f64) {
+        writeln!(self.input.as_ref().expect("open until dropped"), "{command}").expect("the worker lives");
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the worker lives");
+        let mut numbers = line.split_whitespace().filter_map(|number| number.parse().ok());
+        numbers.next().zip(numbers.next()).unwrap_or_else(|| panic!("no answer to: {command}"))
+    }
+
+    fn ask(&mut self, command: &str) -> f64 {
+        self.ask_both(command).0
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The processes and directories that all figures use.
+struct Bench {
+    native: Worker,
+    shimmed: Worker,
+    mapper: Worker,
+    memory: PathBuf,
+    disk: PathBuf,
+    table: PathBuf,
+    missed: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let library = root.join("target/release/libsnapshim.so");
+        assert!(library.exists(), "{} is missing: run `make` first", library.display());
+        let name = format!("snapshim-bench-{}", std::process::id());
+        let (memory, disk) = (Path::new("/dev/shm").join(&name), root.join("target").join(&name));
+        let table = Path::new("/dev/shm").join(format!("{name}-table"));
+        for directory in [&memory, &disk] {
+            fs::create_dir_all(directory).expect("a directory to work in");
+        }
+        let worker = root.join("target/bench-worker");
+        let compiled = Command::new("gcc")
+            .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-I"])
+            .arg(root.join("shim/include"))
+            .arg("-o")
+            .args([&worker, &root.join("examples/bench/worker.c")])
+            .status();
+        assert!(compiled.is_ok_and(|status| status.success()), "gcc could not build the worker");
+        let plain = || Command::new(&worker);
+        let under = || {
+            let mut command = plain();
+            command.env("LD_PRELOAD", &library).env("SNAPSHIM_DIR", &table);
+            command
+        };
+        Self {
+            native: Worker::start(plain(), "0"),
+            shimmed: Worker::start(under(), "0"),
+            mapper: Worker::start(under(), "1"),
+            memory,
+            disk,
+            table,
+            missed: 0,
+        }
+    }
+
+    fn report(&mut self, figure: &str, ratio: f64, target: f64, note: &str) {
+        let verdict = if ratio <= target { "ok" } else { "missed" };
+        self.missed += u32::from(ratio > target);
+        println!("| {figure:<72} | {ratio:6.3} | {target:5.2} | {verdict:<6} | {note}");
+    }
+
+    /// The ratio of two commands, in turns; the note is what one operation takes.
+    fn compare(
+        &mut self,
+        rounds: u32,
+        operations: f64,
+        mut round: impl FnMut(&mut Self, bool) -> f64,
+    ) -> (f64, String) {
+        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..rounds + 2 {
+            let first = round(self, number % 2 == 0);
+            let second = round(self, number % 2 != 0);
+            let (our, their) = if number % 2 == 0 { (first, second) } else { (second, first) };
+            // The first rounds warm up.
+            if number >= 2 {
+                ours.push(our / operations);
+                theirs.push(their / operations);
+                ratios.push(our / their);
+            }
+        }
+        let note = format!("{:.2} us / {:.2} us", median(ours) / 1000.0, median(theirs) / 1000.0);
+        (median(ratios), note)
+    }
+
+    fn writes_without_snapshots(&mut self) {
+        let file = file_of(&self.memory, "plain", 4 * MIB);
+        let command = format!("write {} 4096 1000", file.display());
+        let (ratio, note) = self.compare(600, 1000.0, |bench, ours| {
+            if ours { &mut bench.shimmed } else { &mut bench.native }.ask(&command)
+        });
+        self.report("4 KiB pwrite, tmpfs, no snapshot anywhere / without the shim", ratio, 1.03, &note);
+    }
+
+    fn writes_beside_another_snapshot(&mut self) {
+        let file = file_of(&self.disk, "plain", 4 * MIB);
+        let other = file_of(&self.disk, "other", 4 * MIB);
+        self.mapper.ask(&format!("hold {} r {}", other.display(), 4 * MIB));
+        let command = format!("write {} 4096 1000", file.display());
+        let (ratio, note) = self.compare(300, 1000.0, |bench, ours| {
+            if ours { &mut bench.shimmed } else { &mut bench.native }.ask(&command)
+        });
+        self.mapper.ask("drop");
+        self.report("4 KiB pwrite, ext4, snapshot of another file / without the shim", ratio, 1.25, &note);
+    }
+
+    fn first_writes(&mut self, size: u64, target: f64) {
+        for (system, directory) in [("tmpfs", self.memory.clone()), ("ext4", self.disk.clone())] {
+            for (access, letter) in [("read-only", 'r'), ("writable", 'w')] {
+                let length = 8 * MIB;
+                let file = file_of(&directory, "first", length);
+                let (path, count) = (file.display(), length / size);
+                let (ratio, note) = self.compare(40, count as f64, |bench, ours| {
+                    if !ours {
+                        return bench.native.ask(&format!("fault {path} {size} {count}"));
+                    }
+                    bench.mapper.ask(&format!("hold {path} {letter} {length}"));
+                    let took = bench.shimmed.ask(&format!("write {path} {size} {count}"));
+                    bench.mapper.ask("drop");
+                    took
+                });
+                let call = if size < MIB { "4 KiB" } else { "1 MiB" };
+                let figure = format!("first {call} write, {system}, {access} snapshot / pwrite + copy-on-write faults");
+                self.report(&figure, ratio, target, &note);
+            }
+        }
+    }
+
+    fn second_writes(&mut self) {
+        let file = file_of(&self.disk, "second", 4 * MIB);
+        let command = format!("write {} 4096 1000", file.display());
+        self.mapper.ask(&format!("hold {} r {}", file.display(), 4 * MIB));
+        self.shimmed.ask(&command);
+        let (ratio, note) = self.compare(300, 1000.0, |bench, ours| {
+            if ours { &mut bench.shimmed } else { &mut bench.native }.ask(&command)
+        });
+        self.mapper.ask("drop");
+        self.report("second 4 KiB write to a page, ext4 / without the shim", ratio, 1.30, &note);
+    }
+
+    fn creation(&mut self) {
+        let sizes = [("4 KiB", PAGE), ("1 GiB", GIB), ("64 GiB", 64 * GIB)];
+        let files = sizes.map(|(_, size)| {
+            let file = self.disk.join(format!("sparse-{size}"));
+            File::create(&file).and_then(|made| made.set_len(size)).expect("a sparse file");
+            file
+        });
+        let mut times = [const { Vec::new() }; 3];
+        for round in 0..600 {
+            for turn in 0..3 {
+                let which = (round + turn) % 3;
+                let took = self.mapper.ask(&format!("make {} {}", files[which].display(), sizes[which].1));
+                times[which].push(took);
+            }
+        }
+        let ratios = times[2].iter().zip(&times[0]).map(|(largest, smallest)| largest / smallest).collect();
+        let copies = (0..3).map(|_| self.mapper.ask(&format!("copy {} {GIB}", files[1].display()))).collect();
+        let copy = median(copies);
+        for ((name, _), times) in sizes.iter().zip(times.clone()) {
+            let time = median(times);
+            let note = format!("{:.1} us; eager copy of 1 GiB: {:.0} ms", time / 1e3, copy / 1e6);
+            self.report(&format!("taking a snapshot of {name}, sparse / 1 ms"), time / 1e6, 1.0, &note);
+        }
+        self.report("taking a snapshot of 64 GiB / of 4 KiB", median(ratios), 2.0, "");
+    }
+
+    fn reading(&mut self) {
+        let length = 64 * MIB;
+        let file = file_of(&self.disk, "read", length);
+        let path = file.display();
+        let (ratio, note) = self.compare(40, (length / PAGE) as f64, |bench, ours| {
+            bench.mapper.ask(&format!("read {path} {} {length}", if ours { "snapshot" } else { "plain" }))
+        });
+        self.report("sequential read of a fresh snapshot / of a plain mapping", ratio, 1.02, &note);
+    }
+
+    fn memory_held(&mut self) {
+        let length = 256 * MIB;
+        let file = file_of(&self.disk, "held", length);
+        let path = file.display();
+        self.mapper.ask(&format!("hold {path} r {length}"));
+        let (before, _) = self.mapper.ask_both("held");
+        self.shimmed.ask(&format!("write {path} 4096 {}", 64 * MIB / PAGE));
+        let (after, said) = self.mapper.ask_both("held");
+        self.mapper.ask("drop");
+        let held = (after - before).max(said);
+        let note =
+            format!("kernel: {:.1} MiB, snapshim_stat: {:.1} MiB", (after - before) / MIB as f64, said / MIB as f64);
+        self.report("memory held / bytes overwritten, 64 of 256 MiB", held / (64 * MIB) as f64, 1.05, &note);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for directory in [&self.memory, &self.disk, &self.table] {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// A file of `length` bytes that are not holes.
+fn file_of(directory: &Path, name: &str, length: u64) -> PathBuf {
+    let path = directory.join(name);
+    let mut file = File::create(&path).expect("a file");
+    for _ in 0..length.div_ceil(MIB) {
+        file.write_all(&vec![7; MIB.min(length) as usize]).expect("room for the file");
+    }
+    // Written back now, not while something is measured.
+    file.sync_all().expect("room for the file");
+    path
+}
+
+fn main() {
+    println!(
+        "| {:<72} | {:>6} | {:>5} | {:<6} | ours / theirs, median of one operation",
+        "figure", "ratio", "limit", ""
+    );
+    println!("|{:-<74}|{:->8}|{:->7}|{:-<8}|", "", "", "", "");
+    let mut bench = Bench::new();
+    bench.writes_without_snapshots();
+    bench.writes_beside_another_snapshot();
+    bench.first_writes(PAGE, 2.0);
+    bench.first_writes(MIB, 1.3);
+    bench.second_writes();
+    bench.creation();
+    bench.reading();
+    bench.memory_held();
+    println!(
+        "{}",
+        if bench.missed == 0 { "all within their limits".to_owned() } else { format!("{} missed", bench.missed) }
+    );
+}

@@ -1,0 +1,149 @@
+/* What bench.rs measures: reads one command a line, does it, answers one line. Times are nanoseconds for the whole command.
+ *
+ *   write FILE SIZE COUNT        COUNT calls of pwrite, SIZE bytes each, one behind the other
+ *   fault FILE SIZE COUNT        the same, and after each call one store into each of its pages in a plain private mapping
+ *   hold FILE r|w LENGTH         takes a snapshot that stays until `drop`
+ *   held                         memory that the process has of its own, and what snapshim_stat says the snapshot costs, in bytes
+ *   make FILE LENGTH             takes a snapshot and drops it; the time is that of mmap
+ *   copy FILE LENGTH             reads the file into memory
+ *   read FILE snapshot|plain LENGTH   maps and reads every word; the time is that of reading */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "snapshim.h"
+
+enum { PAGE = 4096 };
+
+static void need(int holds, const char *what)
+{
+    if (!holds) {
+        perror(what);
+        exit(1);
+    }
+}
+
+static long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static unsigned char *map(int fd, size_t length, int protection, int flags)
+{
+    unsigned char *at = mmap(NULL, length, protection, MAP_PRIVATE | flags, fd, 0);
+    need(at != MAP_FAILED, "mmap");
+    return at;
+}
+
+static long write_all(int fd, size_t size, size_t count, volatile unsigned char *faults)
+{
+    static char *data;
+    if (!data)
+        need(posix_memalign((void **)&data, PAGE, 1 << 20) == 0, "memory");
+    memset(data, rand(), size);
+    long start = now();
+    for (size_t i = 0; i < count; i++) {
+        need(pwrite(fd, data, size, (off_t)(i * size)) == (ssize_t)size, "pwrite");
+        for (size_t at = i * size; faults && at < (i + 1) * size; at += PAGE)
+            faults[at] = 1;
+    }
+    return now() - start;
+}
+
+static long read_all(int fd, size_t length, int flags)
+{
+    unsigned char *at = map(fd, length, PROT_READ, flags);
+    long start = now();
+    unsigned long sum = 0;
+    for (size_t i = 0; i < length / sizeof sum; i++)
+        sum += ((unsigned long *)at)[i];
+    long took = now() - start;
+    munmap(at, length);
+    /* The sum has to be used, or the loop is not done. */
+    return took + (sum == 42);
+}
+
+static long copy_all(int fd, size_t length)
+{
+    long start = now();
+    char *copy = malloc(length);
+    need(copy != NULL, "memory");
+    for (size_t done = 0; done < length;) {
+        ssize_t got = pread(fd, copy + done, length - done, (off_t)done);
+        need(got > 0, "pread");
+        done += (size_t)got;
+    }
+    long took = now() - start;
+    free(copy);
+    return took;
+}
+
+static long own_memory(void)
+{
+    char line[256];
+    long kib = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    need(status != NULL, "status");
+    while (fgets(line, sizeof line, status))
+        sscanf(line, "RssAnon: %ld", &kib);
+    fclose(status);
+    return kib * 1024;
+}
+
+int main(int argc, char **argv)
+{
+    cpu_set_t cpu;
+    CPU_ZERO(&cpu);
+    CPU_SET(argc > 1 ? atoi(argv[1]) : 0, &cpu);
+    sched_setaffinity(0, sizeof cpu, &cpu);
+    unsigned char *held = NULL;
+    size_t held_length = 0;
+    static char line[4200], command[16], path[4096], word[16];
+    while (fgets(line, sizeof line, stdin)) {
+        long answer = 0, more = 0;
+        size_t length = 0, size = 0, count = 0;
+        sscanf(line, "%15s %4095s", command, path);
+        int fd = path[0] ? open(path, O_RDWR) : -1;
+        if (strcmp(command, "write") == 0 && sscanf(line, "%*s %*s %zu %zu", &size, &count) == 2) {
+            answer = write_all(fd, size, count, NULL);
+        } else if (strcmp(command, "fault") == 0 && sscanf(line, "%*s %*s %zu %zu", &size, &count) == 2) {
+            unsigned char *at = map(fd, size * count, PROT_READ | PROT_WRITE, 0);
+            answer = write_all(fd, size, count, at);
+            munmap(at, size * count);
+        } else if (strcmp(command, "hold") == 0 && sscanf(line, "%*s %*s %15s %zu", word, &held_length) == 2) {
+            held = map(fd, held_length, PROT_READ | (word[0] == 'w' ? PROT_WRITE : 0), MAP_SNAPSHOT);
+        } else if (strcmp(command, "drop") == 0) {
+            munmap(held, held_length);
+        } else if (strcmp(command, "held") == 0) {
+            struct snapshim_stat stat;
+            need(snapshim_stat(held, &stat) == 0 && stat.state == SNAPSHIM_EXACT, "an exact snapshot");
+            answer = own_memory();
+            more = (long)stat.bytes_held;
+        } else if (strcmp(command, "make") == 0 && sscanf(line, "%*s %*s %zu", &length) == 1) {
+            long start = now();
+            unsigned char *at = map(fd, length, PROT_READ, MAP_SNAPSHOT);
+            answer = now() - start;
+            munmap(at, length);
+        } else if (strcmp(command, "copy") == 0 && sscanf(line, "%*s %*s %zu", &length) == 1) {
+            answer = copy_all(fd, length);
+        } else if (strcmp(command, "read") == 0 && sscanf(line, "%*s %*s %15s %zu", word, &length) == 2) {
+            answer = read_all(fd, length, word[0] == 's' ? MAP_SNAPSHOT : 0);
+        } else {
+            fprintf(stderr, "not understood: %s", line);
+            return 1;
+        }
+        close(fd);
+        path[0] = 0;
+        printf("%ld %ld\n", answer, more);
+        fflush(stdout);
+    }
+    return 0;
+}
