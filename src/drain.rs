@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use crossbeam_utils::Backoff;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use crate::creation::{Scope, Ticket};
 use crate::gate::{Frame, Turn};
@@ -180,16 +181,27 @@ impl Table {
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
         let Some((_, process, id)) = self.owner(process_part(slot.owner())) else { return false };
         let (descriptor, seen) = frame.descriptor();
-        let path = ProcPath::of(id.pid(), "fd").slash(descriptor);
-        let Ok(stat) = rustix::fs::stat(path.as_c_str()) else { return false };
-        let covered = match place_of(&stat) {
-            Place::Origin(origin) => scope.covers(origin),
-            Place::Elsewhere => false,
-            Place::Unknown => true,
+        let thread = thread_part(slot.owner());
+        let doing = Doing::read(id.pid(), thread);
+        if doing.has_left(frame.stack(), id.pid(), thread) {
+            return frame.look().1 == turn;
+        }
+        let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
+        let covered = match rustix::fs::stat(path.as_c_str()) {
+            Ok(stat) => match place_of(&stat) {
+                Place::Origin(origin) => scope.covers(origin),
+                Place::Elsewhere => false,
+                Place::Unknown => true,
+            },
+            Err(Errno::NOENT) => false,
+            Err(_) => true,
         };
-        // Acquire: pairs with the Release in `Process::change_descriptors`: the look was before any change that is not counted.
+        // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
         fence(Ordering::Acquire);
-        !covered && process.descriptors(descriptor) == seen && frame.look().1 == turn
+        // A number that was given away meanwhile says nothing of a call that is in the kernel with it. One that is yet to be made,
+        // or made again, with a number that comes to mean an origin is found afterwards, by the writer itself.
+        let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
+        !covered && is_telling && frame.look().1 == turn && frame.place_at(turn) == Place::Unknown
     }
 
     /// Waits until the creation that was seen is over, ending it if its owner is dead or has taken too long.
@@ -234,6 +246,69 @@ impl Table {
                 true
             })
         })
+    }
+}
+
+/// What a thread is doing in the kernel: /proc/PID/task/TID/syscall (proc_pid_syscall(5)), which is readable for who may trace it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doing {
+    /// The number of the call that it waits in.
+    call: Option<u64>,
+    stack: u64,
+}
+
+impl Doing {
+    fn read(pid: u32, thread: u32) -> Self {
+        let mut buffer = [0u8; 256];
+        let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
+        let text = raw::read_file(path.as_c_str(), &mut buffer).unwrap_or(b"");
+        Self::parse(core::str::from_utf8(text).unwrap_or("")).unwrap_or_default()
+    }
+
+    /// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
+    fn parse(text: &str) -> Option<Self> {
+        let call = text.split_ascii_whitespace().next()?.parse::<u64>().ok();
+        let stack = text.split_ascii_whitespace().rev().nth(1)?;
+        Some(Self { call, stack: u64::from_str_radix(stack.strip_prefix("0x")?, 16).ok()? })
+    }
+
+    /// Whether it waits in a call that writes nothing.
+    fn is_waiting_elsewhere(&self) -> bool {
+        self.call.is_some_and(|call| !WRITING.contains(&call))
+    }
+
+    /// Whether it has left the hook that was called at `stack` by longjmp: it waits in a call further up the stack, and not in a
+    /// handler, which would have its signal blocked and may run on a stack of its own.
+    fn has_left(&self, stack: u64, pid: u32, thread: u32) -> bool {
+        self.is_waiting_elsewhere() && self.stack > stack && blocks_no_signal(pid, thread)
+    }
+}
+
+/// The system calls that the hooks announce (x86-64).
+const WRITING: [u64; 16] = [1, 2, 16, 18, 20, 40, 76, 77, 85, 209, 257, 275, 285, 296, 304, 326];
+
+/// Whether a thread has no signal blocked (proc_pid_status(5), SigBlk).
+fn blocks_no_signal(pid: u32, thread: u32) -> bool {
+    let mut buffer = [0u8; 1000];
+    let path = ProcPath::of(pid, "task").slash(thread).then("/status");
+    let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else {
+        return false;
+    };
+    // The line lies within the first two buffers; what is cut between them is found by carrying a part over.
+    let mut carried = 0;
+    loop {
+        let Ok(count) = rustix::io::read(&file, &mut buffer[carried..]) else { return false };
+        let filled = carried + count;
+        if let Some(at) = buffer[..filled].windows(8).position(|part| part == b"SigBlk:\t")
+            && at + 24 <= filled
+        {
+            return buffer[at + 8..at + 24].iter().all(|digit| *digit == b'0');
+        }
+        if count == 0 {
+            return false;
+        }
+        carried = filled.min(32);
+        buffer.copy_within(filled - carried..filled, 0);
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::PAGE;
 use crate::preserved::Bits;
 use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, View};
-use crate::sync::Ordering;
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;
 
@@ -37,15 +36,11 @@ impl Table {
         let Further { identity, extent, flags } = *further;
         copy.describe(head, &identity, &extent, flags);
         let copied = View { head, identity, extent, flags };
-        if flags & RELOCATED != 0 {
-            let kept = copied.kept();
-            copy.preserved.store(kept.end - kept.start, Ordering::Relaxed);
-        } else {
+        if flags & RELOCATED == 0 {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
-            match copy_bits(&from, view, &to, &copied).filter(|_| !from.is_any_lost()) {
-                Some(count) => copy.preserved.store(count, Ordering::Relaxed),
-                None => copy.add_flags(BITS_INCOMPLETE),
+            if from.is_any_lost() || !copy_bits(&from, view, &to, &copied) {
+                copy.add_flags(BITS_INCOMPLETE);
             }
             self.publish_mark(copy_index, identity.origin);
         }
@@ -60,20 +55,22 @@ impl Table {
     }
 }
 
-/// Copies the bits of the pages that `copied` shows; how many are set, or `None` if some could not be recorded.
+/// Copies the bits of the pages that `copied` shows. False: some could not be recorded.
 fn copy_bits(
     from: &Bits<'_, SnapshotBlocks<'_>>,
     view: &View,
     to: &Bits<'_, SnapshotBlocks<'_>>,
     copied: &View,
-) -> Option<u64> {
+) -> bool {
     let kept = copied.kept();
     let (from_base, to_base) = (view.identity.base, copied.identity.base);
-    let (mut at, mut count) = (kept.start, 0);
+    let mut at = kept.start;
     while let Some(run) = from.first_set(at - from_base..kept.end - from_base) {
         let pages = run.start + from_base..run.end + from_base;
-        count += to.set(pages.start - to_base..pages.end - to_base)?;
+        if to.set(pages.start - to_base..pages.end - to_base).is_none() {
+            return false;
+        }
         at = pages.end;
     }
-    Some(count)
+    true
 }

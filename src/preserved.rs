@@ -26,7 +26,8 @@ pub const LEAF_PAGES: u64 = BLOCK_WORDS as u64 * WORD_PAGES;
 /// One block: words of bits, or entries that name further blocks.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[derive(Debug)]
-#[repr(C)]
+#[cfg_attr(loom, repr(C))]
+#[cfg_attr(not(loom), repr(C, align(4096)))]
 pub struct Block(pub [AtomicU64; BLOCK_WORDS]);
 
 /// Where blocks come from.
@@ -146,6 +147,16 @@ impl<P: Pool> Bits<'_, P> {
     /// The first run of pages in `range` that have no bit: those to push.
     pub fn first_missing(&self, range: Range<u64>) -> Option<Range<u64>> {
         first_run(range, |page| self.load(page))
+    }
+
+    /// How many pages in `range` have their bit.
+    pub fn count(&self, range: Range<u64>) -> u64 {
+        let (mut at, mut count) = (range.start, 0);
+        while let Some(run) = self.first_set(at..range.end) {
+            count += run.end - run.start;
+            at = run.end;
+        }
+        count
     }
 
     /// Whether some bits may have been lost: a word of another life stands where one of this should.

@@ -67,6 +67,15 @@ impl ProcPath {
         path
     }
 
+    /// `/proc/thread-self/<rest>`: the caller's own, even where its process's first thread has ended.
+    #[must_use]
+    pub fn own(rest: &str) -> Self {
+        let mut path = Self { bytes: [0; 64], length: 0 };
+        path.text("/proc/thread-self/");
+        path.text(rest);
+        path
+    }
+
     /// Appends `/<number>`.
     #[must_use]
     pub fn slash(mut self, number: u32) -> Self {

@@ -32,13 +32,11 @@ pub struct Snapshot {
     size: AtomicU64,
     /// Preserved bits: see [`crate::preserved`].
     pub root: AtomicU64,
-    /// Pages preserved by a push, for `snapshim_stat`.
-    pub preserved: AtomicU64,
     /// Shared by all pieces of one mmap.
     mapping: AtomicU64,
     protection: AtomicU32,
     flags: AtomicU32,
-    reserved: [AtomicU64; 3],
+    reserved: [AtomicU64; 4],
 }
 
 #[cfg(not(loom))]
@@ -196,6 +194,8 @@ pub const NOT_INHERITED: u32 = 1;
 pub const CHANGED_BY_HOOK: u32 = 4;
 /// All pages of the piece lie in memory that does not belong to the file.
 pub const RELOCATED: u32 = 8;
+/// The piece is locked into memory (mlock(2)).
+pub const LOCKED: u32 = 16;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
@@ -214,11 +214,10 @@ impl Snapshot {
             base: zero(),
             size: zero(),
             root: zero(),
-            preserved: zero(),
             mapping: zero(),
             protection: AtomicU32::new(0),
             flags: AtomicU32::new(0),
-            reserved: [zero(), zero(), zero()],
+            reserved: [zero(), zero(), zero(), zero()],
         }
     }
 
@@ -253,7 +252,6 @@ impl Snapshot {
         self.base.store(identity.base, Ordering::Relaxed);
         self.mapping.store(identity.mapping, Ordering::Relaxed);
         self.root.store(empty_root(mine.life()), Ordering::Relaxed);
-        self.preserved.store(0, Ordering::Relaxed);
         self.flags.store(flags, Ordering::Relaxed);
         self.place(extent);
     }

@@ -8,7 +8,6 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::time::Duration;
 
-use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::preserve::local::Means;
 use snapshim::raw;
 use snapshim::snapshot::State;
@@ -46,16 +45,11 @@ const THREAD: c_int = libc::CLONE_VM
 fn start(own: &Own) -> bool {
     // Inherited by the thread.
     let _signals = raw::SignalsBlocked::new();
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping at an address that the kernel chooses; its lowest page stays a guard.
-    let stack = unsafe {
-        rustix::mm::mmap_anonymous(ptr::null_mut(), STACK, access, MapFlags::PRIVATE | MapFlags::NORESERVE).and_then(
-            |stack| {
-                rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()).map(|()| stack)
-            },
-        )
-    };
-    let Ok(stack) = stack else {
+    let stack = crate::arena::memory(STACK).filter(|stack| {
+        // SAFETY: our own memory; its lowest page becomes a guard.
+        unsafe { rustix::mm::mprotect(*stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()) }.is_ok()
+    });
+    let Some(stack) = stack else {
         if let Some(record) = own.record() {
             record.set_agent(own.id, None);
         }

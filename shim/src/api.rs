@@ -66,9 +66,7 @@ fn describe(own: &process::Own, address: u64) -> Option<Stat> {
             State::Doubtful => DOUBTFUL,
             _ => BROKEN,
         });
-        if let Some(snapshot) = own.table.snapshot(index) {
-            stat.preserved += snapshot.preserved.load(snapshim::sync::Ordering::Relaxed);
-        }
+        stat.preserved += own.table.preserved_pages(index, &view);
         stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;
     }
     stat.held += stat.preserved * snapshim::PAGE;

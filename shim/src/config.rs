@@ -4,10 +4,8 @@
 //! where /proc is not readable. Values stay where they were read to: in memory that is never given back.
 
 use core::ffi::{CStr, c_char};
-use core::ptr;
 
 use once_cell::race::OnceRef;
-use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::preserve::{OnFailure, Way};
 use snapshim::raw;
 
@@ -241,12 +239,9 @@ impl Environment {
 
 /// Zeroed memory that lives as long as the process.
 fn memory(size: usize) -> Option<&'static mut [u8]> {
-    // SAFETY: a new anonymous mapping at an address that the kernel chooses, never unmapped, given out once.
-    unsafe {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let address = rustix::mm::mmap_anonymous(ptr::null_mut(), size, access, MapFlags::PRIVATE).ok()?;
-        Some(core::slice::from_raw_parts_mut(address.cast::<u8>(), size))
-    }
+    let address = crate::arena::memory(size)?;
+    // SAFETY: given out once, `size` bytes long, never given back.
+    Some(unsafe { core::slice::from_raw_parts_mut(address.cast::<u8>(), size) })
 }
 
 /// Moves `value` to memory that lives as long as the process.

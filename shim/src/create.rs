@@ -13,7 +13,7 @@ use snapshim::drain::{Blame, place_of};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::local::{self, Means};
 use snapshim::raw;
-use snapshim::snapshot::{Extent, Identity, State};
+use snapshim::snapshot::{Extent, Identity, LOCKED, State};
 use snapshim::table::writer::{Request, Task};
 
 use crate::config::config;
@@ -64,6 +64,8 @@ impl Mmap {
 }
 
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
+/// The end of a program's address space (47 bits, but for the last page).
+const ADDRESSES: u64 = (1 << 47) - PAGE;
 
 /// mmap(2) of a snapshot. Errors: those of mmap(2), and
 /// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
@@ -74,7 +76,7 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
     }
-    if mmap.length == 0 || mmap.offset < 0 || !(mmap.offset as u64).is_multiple_of(PAGE) {
+    if mmap.length == 0 || !(mmap.offset as u64).is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
     let (file, origin, worth) = open_origin(mmap.descriptor)?;
@@ -94,7 +96,11 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     }
     agent::start_for_snapshots(&thread.own);
 
-    let wants_fixed = mmap.flags & libc::MAP_FIXED != 0;
+    // With both, the kernel lets MAP_FIXED_NOREPLACE win.
+    let wants_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
+    if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
+        return Err(Errno::NOMEM);
+    }
     let made = make(&thread, &Wanted { origin, worth, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
     settle(&thread, mmap, &made, address).map(|()| address)
@@ -145,7 +151,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
-        let path = raw::ProcPath::of(raw::own_pid(), "fd").slash(descriptor as u32);
+        let path = raw::ProcPath::own("fd").slash(descriptor as u32);
         return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((File::Given(file), origin, worth))
@@ -311,25 +317,12 @@ fn map(
     backed: u64,
     scratch: bool,
 ) -> Result<*mut c_void, Errno> {
-    use rustix::fd::AsRawFd;
     let tail = !size.is_multiple_of(PAGE) && (first..first + backed).contains(&(size / PAGE));
-    let opened = if tail { libc::PROT_READ | libc::PROT_WRITE } else { 0 };
-    let mut flags = mmap.flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
-    let mut hint = mmap.address;
-    if scratch {
-        flags &= !libc::MAP_FIXED;
-        hint = ptr::null_mut();
-    }
-    let protection = mmap.protection | opened;
-    let real = Mmap { address: hint, protection, flags, descriptor: file.as_raw_fd(), ..*mmap };
-    let address = real.call()?;
+    let address = if scratch { map_aside(file, mmap)? } else { real_map(file, mmap, mmap.address, mmap.flags)? };
     let start = address as u64;
     let finish = || {
         if tail {
-            zero_tail(start + (size / PAGE - first) * PAGE, size % PAGE)?;
-        }
-        if protection != mmap.protection {
-            protect(start, backed * PAGE, mmap.protection)?;
+            zero_tail(start + (size / PAGE - first) * PAGE, size % PAGE, mmap.protection)?;
         }
         let past = mmap.pages() - backed;
         if past > 0 {
@@ -344,6 +337,35 @@ fn map(
         .map(|()| address)
 }
 
+/// The kernel's mapping of the file.
+fn real_map(file: BorrowedFd<'_>, mmap: &Mmap, address: *mut c_void, flags: i32) -> Result<*mut c_void, Errno> {
+    use rustix::fd::AsRawFd;
+    let flags = flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
+    Mmap { address, flags, descriptor: file.as_raw_fd(), ..*mmap }.call()
+}
+
+/// Maps the file where the kernel likes, but not where it is to be moved later.
+///
+/// As long as a mapping that overlaps the target is there, the kernel finds another place; two can overlap it, one at each end.
+fn map_aside(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
+    let mut found = [const { Err(Errno::NOMEM) }; 3];
+    let mut chosen = Err(Errno::NOMEM);
+    for place in &mut found {
+        *place = real_map(file, mmap, ptr::null_mut(), mmap.flags & !libc::MAP_FIXED);
+        chosen = *place;
+        let is_apart =
+            |at: *mut c_void| (at as usize).abs_diff(mmap.address as usize) >= (mmap.pages() * PAGE) as usize;
+        if chosen.is_err() || chosen.is_ok_and(is_apart) {
+            break;
+        }
+    }
+    for other in found.into_iter().flatten().filter(|place| Ok(*place) != chosen) {
+        // SAFETY: just mapped, and nobody was told.
+        let _ = unsafe { rustix::mm::munmap(other, mmap.length) };
+    }
+    chosen
+}
+
 fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
     let flags = MprotectFlags::from_bits_retain(protection as u32);
     // SAFETY: the range is a part of the mapping that is being made.
@@ -352,13 +374,17 @@ fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
 
 /// Makes the page private and zeroes what lies behind the end of the file: a shared store can have put bytes there, and an append
 /// would.
-fn zero_tail(page: u64, used: u64) -> Result<(), Errno> {
+fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
+    let opened = libc::PROT_READ | libc::PROT_WRITE;
+    if protection & opened != opened {
+        protect(page, PAGE, opened)?;
+    }
     // SAFETY: the page is a writable part of the mapping that is being made, and private once it is populated.
     unsafe {
         madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)?;
         ptr::write_bytes((page + used) as *mut u8, 0, (PAGE - used) as usize);
     }
-    Ok(())
+    if protection & opened != opened { protect(page, PAGE, protection) } else { Ok(()) }
 }
 
 /// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there.
@@ -388,6 +414,9 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Re
             unmake(&mapper::hold(thread.own), address, mmap.pages());
             // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
             return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
+        }
+        if let Some(snapshot) = thread.own.table.snapshot(made.index) {
+            snapshot.add_flags(LOCKED);
         }
     }
     if mmap.flags & libc::MAP_POPULATE != 0 {

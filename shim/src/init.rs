@@ -12,13 +12,14 @@ use snapshim::raw;
 
 use crate::config::config;
 use crate::create::Mmap;
-use crate::{doors, hooks, process, thread};
+use crate::{arena, doors, hooks, process, thread};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = construct;
 
 extern "C" fn construct() {
+    arena::reserve();
     if config().is_disabled {
         return;
     }
@@ -41,18 +42,16 @@ pub fn unreadable_page() -> *const c_void {
     if !page.is_null() {
         return page;
     }
-    // SAFETY: a new mapping at an address that the kernel chooses.
-    let made = unsafe {
-        rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE)
-    };
+    let made = arena::unreadable_page().ok_or(()).or_else(|()| {
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE)
+        }
+    });
     let Ok(made) = made else { return ptr::without_provenance(usize::MAX & !0xfff) };
     match PAGE.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => made,
-        Err(first) => {
-            // SAFETY: just mapped, and nobody was told.
-            let _ = unsafe { rustix::mm::munmap(made, snapshim::PAGE as usize) };
-            first
-        }
+        Err(first) => first,
     }
 }
 
@@ -82,7 +81,7 @@ fn is_matching_file(descriptor: u32) -> bool {
     }
     // A path of PATH_MAX bytes would be more than a hook may take of the stack.
     let mut buffer = [core::mem::MaybeUninit::uninit(); 1000];
-    let link = raw::ProcPath::of(raw::own_pid(), "fd").slash(descriptor);
+    let link = raw::ProcPath::own("fd").slash(descriptor);
     let Ok((path, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) else { return false };
     config().files.split(|byte| *byte == b':').any(|pattern| matches_pattern(pattern, path))
 }

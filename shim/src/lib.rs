@@ -6,6 +6,7 @@
 
 mod agent;
 mod api;
+mod arena;
 mod config;
 mod create;
 mod doors;

@@ -16,7 +16,7 @@ use snapshim::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, SignalsBlocked};
-use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NOT_INHERITED, Snapshot, View};
+use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, Snapshot, View};
 use snapshim::table::writer::{Request, Task};
 
 use crate::config::config;
@@ -38,7 +38,7 @@ pub struct Mappings {
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
     let own = process::attached()?;
-    if !own.identity.is_mapper() {
+    if !own.identity.is_mapper() || range.is_empty() {
         return None;
     }
     touching_any(own, range)
@@ -231,6 +231,9 @@ impl Mappings {
 
     /// mremap(2) with MREMAP_FIXED: moves `range`, which lies in one piece, to `target`, in place of what is there.
     pub fn shift(&self, range: &Range<u64>, target: u64) -> Result<(), Errno> {
+        if target == range.start {
+            return Ok(());
+        }
         let to = target..target.saturating_add(range.end - range.start);
         self.changing(&[range, &to], || {
             self.await_byte_pushers(range)?;
@@ -281,19 +284,20 @@ impl Mappings {
         }
     }
 
-    /// madvise(MADV_DONTFORK) and MADV_DOFORK: does `call`, and notes whether a child inherits the range.
-    pub fn inherit(
+    /// Does `call`, after which `range` has the property that `flag` stands for, or has it no more.
+    pub fn note(
         &self,
         range: &Range<u64>,
-        inherited: bool,
+        flag: u32,
+        on: bool,
         call: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         self.changing(&[range], || {
             call()?;
             for (index, _) in pieces(&self.own, range) {
                 match self.snapshot(index) {
-                    Some(snapshot) if inherited => snapshot.remove_flags(NOT_INHERITED),
-                    Some(snapshot) => snapshot.add_flags(NOT_INHERITED),
+                    Some(snapshot) if on => snapshot.add_flags(flag),
+                    Some(snapshot) => snapshot.remove_flags(flag),
                     None => {}
                 }
             }

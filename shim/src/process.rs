@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use once_cell::race::OnceRef;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
+use rustix::mm::{Advice, madvise};
 use snapshim::drain::place_of;
 use snapshim::origin::Place;
 use snapshim::preserve::kept::KeptFiles;
@@ -126,7 +126,7 @@ fn attach_table() -> Result<&'static Attached, Refusal> {
     if let Some(attached) = ATTACHED.get() {
         return Ok(attached);
     }
-    let attached = attach::attach(&place())?;
+    let attached = attach::attach(&place(), crate::arena::place_for_table())?;
     let _ = ATTACHED.set(crate::config::leak(attached));
     ATTACHED.get().ok_or(Refusal::NotATable)
 }
@@ -213,11 +213,9 @@ fn identity_page() -> Option<&'static Identity> {
         // SAFETY: once set, the page is never unmapped.
         return Some(unsafe { &*known });
     }
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new anonymous page at an address that the kernel chooses; zero is a valid Identity.
+    // SAFETY: a zeroed page that nobody else has; zero is a valid Identity.
     let page = unsafe {
-        let page =
-            rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, access, MapFlags::PRIVATE).ok()?;
+        let page = crate::arena::memory(snapshim::PAGE as usize)?;
         madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
         page.cast::<Identity>()
     };

@@ -53,8 +53,13 @@ impl KeptFiles {
         Self { entries: [const { entry() }; PLACES] }
     }
 
-    /// Calls `use_file` with the pagemap of process `id`; once more with a fresh one if it finds that the kept one is gone (EBADF).
-    pub fn with<T>(&self, id: ProcessId, use_file: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+    /// Calls `use_file` with the pagemap of process `id`, one of whose living threads is `thread`; once more with a fresh one if it finds that the kept one is gone (EBADF).
+    pub fn with<T>(
+        &self,
+        id: ProcessId,
+        thread: u32,
+        use_file: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let entry = &self.entries[id.epoch() as usize % PLACES];
         if let Some(number) = entry.number_for(id) {
             let result = use_file(raw::borrow(number));
@@ -63,7 +68,7 @@ impl KeptFiles {
                 return result;
             }
         }
-        let file = open(id, Kind::Pagemap, OFlags::RDONLY)?;
+        let file = open(id, thread, Kind::Pagemap, OFlags::RDONLY)?;
         let result = use_file(rustix::fd::AsFd::as_fd(&file));
         entry.keep(id, file);
         result
@@ -73,19 +78,21 @@ impl KeptFiles {
 /// Calls `use_file` with a file of process `id` that is opened for this and closed after it.
 pub fn fresh<T>(
     id: ProcessId,
+    thread: u32,
     kind: Kind,
     flags: OFlags,
     use_file: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
 ) -> Result<T, Errno> {
-    use_file(rustix::fd::AsFd::as_fd(&open(id, kind, flags)?))
+    use_file(rustix::fd::AsFd::as_fd(&open(id, thread, kind, flags)?))
 }
 
-fn open(id: ProcessId, kind: Kind, flags: OFlags) -> Result<OwnedFd, Errno> {
+fn open(id: ProcessId, thread: u32, kind: Kind, flags: OFlags) -> Result<OwnedFd, Errno> {
     let name = match kind {
         Kind::Pagemap => "pagemap",
         Kind::Memory => "mem",
     };
-    raw::open(ProcPath::of(id.pid(), name).as_c_str(), flags)
+    let path = ProcPath::of(id.pid(), "task").slash(thread).then("/").then(name);
+    raw::open(path.as_c_str(), flags)
 }
 
 /// What tells an open /proc file from every other file: its inode, with the file system's device mixed in.

@@ -16,7 +16,6 @@ use crate::drain::Patience;
 use crate::pieces::{Further, part};
 use crate::raw;
 use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, State, View};
-use crate::sync::Ordering;
 use crate::table::Table;
 use crate::table::writer::{Request, Task};
 
@@ -68,10 +67,9 @@ impl<S: Stores> Means<'_, S> {
     fn relocate(&self, index: u32, view: &View, pages: Range<u64>) -> Result<(), Errno> {
         let address = view.address_of(pages.start);
         let length = ((pages.end - pages.start) * PAGE) as usize;
-        relocate::move_to_own_memory(address, length, view.extent.protection, self.stores)?;
+        relocate::move_to_own_memory(address, length, view, self.stores)?;
         let snapshot = self.table.snapshot(index).ok_or(Errno::NOMEM)?;
         if pages.start == view.extent.first {
-            snapshot.preserved.store(pages.end - pages.start, Ordering::Relaxed);
             snapshot.add_flags(RELOCATED);
             return Ok(());
         }
@@ -127,12 +125,12 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
         // SAFETY: the range is part of the snapshot, which no other thread changes now; populating changes no byte.
         unsafe { madvise(address as *mut c_void, (count * PAGE) as usize, Advice::LinuxPopulateWrite) }?;
     } else if view.extent.protection != Extent::PROTECTION_UNKNOWN {
-        relocate::replace_by_copy(address, (count * PAGE) as usize, view.extent.protection)?;
+        relocate::replace_by_copy(address, (count * PAGE) as usize, view)?;
     } else {
         return Err(Errno::ACCESS);
     }
     // Where even /proc/self cannot be read, the kernel's success has to do: nobody but this thread changes the mapping.
-    if verify::private_pages(id, address, count, kept).is_ok_and(|private| private < count) {
+    if verify::private_pages(id, raw::own_tid(), address, count, kept).is_ok_and(|private| private < count) {
         return Err(Errno::NOMEM);
     }
     record(table, index, view, pages);
@@ -143,7 +141,8 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
 pub fn map_faulting(address: u64, length: usize) -> Result<(), Errno> {
     let empty = rustix::fs::memfd_create(c"snapshim", MemfdFlags::CLOEXEC)?;
     let access = ProtFlags::READ | ProtFlags::WRITE;
+    // Nothing is ever stored there, so no memory has to be set aside for it.
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
     // SAFETY: the caller owns the range and wants it replaced.
-    unsafe { rustix::mm::mmap(address as *mut c_void, length, access, MapFlags::PRIVATE | MapFlags::FIXED, &empty, 0) }
-        .map(drop)
+    unsafe { rustix::mm::mmap(address as *mut c_void, length, access, flags, &empty, 0) }.map(drop)
 }

@@ -20,7 +20,6 @@ use crate::gate::Frame;
 use crate::origin::Origin;
 use crate::raw;
 use crate::snapshot::{Snapshot, State, View};
-use crate::sync::Ordering;
 use crate::table::Table;
 use crate::table::process::Agent;
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
@@ -292,7 +291,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
         let access = mapper.unshare(address, count, view.extent.protection, self.unreadable);
-        let private = verify::private_pages(mapper.id, address, count, self.kept);
+        let private = verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept);
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile.
         if !snapshot.is_still(view.head) {
             return Push::Moved;
@@ -387,11 +386,8 @@ fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
     let Some(snapshot) = table.snapshot(index) else { return };
     let base = view.identity.base;
     let pool = table.blocks_for(index);
-    match table.bits(&pool, view).set(pages.start - base..pages.end - base) {
-        Some(new) => {
-            snapshot.preserved.fetch_add(new, Ordering::Relaxed);
-        }
-        None => snapshot.add_flags(crate::snapshot::BITS_INCOMPLETE),
+    if table.bits(&pool, view).set(pages.start - base..pages.end - base).is_none() {
+        snapshot.add_flags(crate::snapshot::BITS_INCOMPLETE);
     }
 }
 

@@ -12,6 +12,7 @@ use syscalls::{Sysno, syscall};
 
 use super::unshare;
 use crate::raw;
+use crate::snapshot::{LOCKED, NOT_INHERITED, View};
 
 /// Keeps the process's other threads from storing into a range while it is copied.
 pub trait Stores {
@@ -22,17 +23,18 @@ pub trait Stores {
 }
 
 /// Moves a range to memory of its own, stores of other threads included up to the moment it is replaced.
-pub fn move_to_own_memory(address: u64, length: usize, protection: u32, stores: &impl Stores) -> Result<(), Errno> {
+pub fn move_to_own_memory(address: u64, length: usize, view: &View, stores: &impl Stores) -> Result<(), Errno> {
+    let protection = view.extent.protection;
     if protection == crate::snapshot::Extent::PROTECTION_UNKNOWN {
         return Err(Errno::ACCESS);
     }
     if !unshare::is_writable(protection) {
-        return replace_by_copy(address, length, protection);
+        return replace_by_copy(address, length, view);
     }
     if !stores.hold(address, length, protection) {
         return Err(Errno::AGAIN);
     }
-    let replaced = replace_by_copy(address, length, protection);
+    let replaced = replace_by_copy(address, length, view);
     if replaced.is_err() {
         let wanted = MprotectFlags::from_bits_retain(protection);
         // SAFETY: the range is part of the snapshot, which no other thread changes now; this is the protection it had.
@@ -45,19 +47,27 @@ pub fn move_to_own_memory(address: u64, length: usize, protection: u32, stores: 
 /// Puts anonymous memory with the same bytes and protection in place of a range that nobody stores into now.
 ///
 /// process_vm_readv(2) answers EFAULT where a load would fault.
-pub fn replace_by_copy(address: u64, length: usize, protection: u32) -> Result<(), Errno> {
-    let wanted = MprotectFlags::from_bits_retain(protection);
+pub fn replace_by_copy(address: u64, length: usize, view: &View) -> Result<(), Errno> {
+    let wanted = MprotectFlags::from_bits_retain(view.extent.protection);
     let memory = Memory::like(address, length)?;
     let copied = readable(address, length, wanted, || read_own(address, memory.start, length)).and_then(|()| {
         // SAFETY: the memory is ours until it replaces the range at `address`, which is a snapshot that no other thread changes
         // now; the replacement is atomic for threads that read it.
         unsafe {
             rustix::mm::mprotect(memory.start, length, wanted)?;
+            if view.flags & NOT_INHERITED != 0 {
+                madvise(memory.start, length, Advice::LinuxDontFork)?;
+            }
             rustix::mm::mremap_fixed(memory.start, length, length, MremapFlags::MAYMOVE, address as *mut c_void)
                 .map(drop)
         }
     });
     memory.give_back(copied.is_ok());
+    if copied.is_ok() && view.flags & LOCKED != 0 {
+        // Only now, so that both are never counted; what cannot be locked stays readable.
+        // SAFETY: locking changes no byte.
+        let _ = unsafe { rustix::mm::mlock(address as *mut c_void, length) };
+    }
     copied
 }
 

@@ -32,6 +32,16 @@ pub struct Mapper<'a> {
 }
 
 impl Mapper<'_> {
+    /// A thread of it that lives: its first one may have ended.
+    #[must_use]
+    pub fn thread(&self) -> u32 {
+        match self.process.agent(self.id) {
+            _ if self.is_own => raw::own_tid(),
+            Agent::Thread(tid) => tid,
+            _ => self.id.pid(),
+        }
+    }
+
     /// Tries to make `pages` pages at `address` private. An error says that the mapper may not be touched; success has to be
     /// verified. With a read-only protection the calling frame has announced that it stores bytes.
     pub fn unshare(&self, address: u64, pages: u64, protection: u32, unreadable: *const c_void) -> Result<(), Errno> {
@@ -46,14 +56,7 @@ impl Mapper<'_> {
             return unsafe { madvise(address as *mut c_void, (pages * PAGE) as usize, Advice::LinuxPopulateWrite) }
                 .or(Ok(()));
         }
-        match raw::break_copy_on_write(self.id.pid(), address, pages, unreadable) {
-            Errno::SRCH => match self.process.agent(self.id) {
-                // The leader has exited, other threads live.
-                Agent::Thread(tid) => allowed(raw::break_copy_on_write(tid, address, pages, unreadable)),
-                _ => Err(Errno::SRCH),
-            },
-            error => allowed(error),
-        }
+        allowed(raw::break_copy_on_write(self.thread(), address, pages, unreadable))
     }
 
     /// Writes one byte a page, as read from there, through /proc/PID/mem: the kernel then copies pages that the process itself may
@@ -61,7 +64,7 @@ impl Mapper<'_> {
     fn store_same_bytes(&self, address: u64, pages: u64) -> Result<(), Errno> {
         let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
         // Never a kept one: what is stored must not reach another process because a number changed its meaning.
-        kept::fresh(self.id, Kind::Memory, OFlags::RDWR, |memory| {
+        kept::fresh(self.id, self.thread(), Kind::Memory, OFlags::RDWR, |memory| {
             let mut word = [0u8; 8];
             rustix::io::pread(memory, &mut word, cookie)?;
             if u64::from_ne_bytes(word) != self.id.to_word() {

@@ -3,7 +3,7 @@
 //! A table is made whole before it gets its name: written into an unnamed file, every block that is touched without asking allocated,
 //! then linked. Who loses the race to link maps the winner's.
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_void};
 use core::ptr;
 
 use rustix::fd::OwnedFd;
@@ -101,7 +101,9 @@ pub struct Attached {
 }
 
 /// Maps the table at `place`, making it if there is none.
-pub fn attach(place: &Place<'_>) -> Result<Attached, Refusal> {
+///
+/// `at` is where: addresses of the caller's that may be replaced, or null for where the kernel likes.
+pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     if rustix::param::page_size() as u64 != crate::PAGE {
         return Err(Refusal::PageSize);
     }
@@ -117,7 +119,7 @@ pub fn attach(place: &Place<'_>) -> Result<Attached, Refusal> {
     if mode == PRIVATE && stat.st_uid != own && stat.st_uid != 0 {
         return Err(Refusal::FileOwner(stat.st_uid));
     }
-    let table = map(&file)?;
+    let table = map(&file, at)?;
     if table.header.magic.load(Ordering::Relaxed) != MAGIC {
         return Err(Refusal::NotATable);
     }
@@ -138,7 +140,7 @@ pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
     };
     match rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(None),
-        _ => attach(place).map(Some),
+        _ => attach(place, ptr::null_mut()).map(Some),
     }
 }
 
@@ -148,7 +150,11 @@ impl Attached {
     pub fn is_current(&self, place: &Place<'_>) -> bool {
         let found = raw::open(place.directory, OFlags::DIRECTORY | OFlags::RDONLY)
             .and_then(|directory| rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW));
-        found.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.file)
+        match found {
+            Ok(stat) => (stat.st_dev, stat.st_ino) == self.file,
+            // Who may not look any more (it changed its user) cannot tell.
+            Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR),
+        }
     }
 }
 
@@ -182,7 +188,7 @@ fn open_table(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
         opened => return opened.map_err(Refusal::File),
     }
     let made = make(directory, mode)?;
-    let unnamed = ProcPath::of(raw::own_pid(), "fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
+    let unnamed = ProcPath::own("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
     match rustix::fs::linkat(CWD, unnamed.as_c_str(), directory, FILE_NAME, AtFlags::SYMLINK_FOLLOW) {
         Ok(()) => Ok(made),
         Err(Errno::EXIST) => rustix::fs::openat(directory, FILE_NAME, flags, Mode::empty()).map_err(Refusal::File),
@@ -222,10 +228,11 @@ fn is_other_version(file: &OwnedFd) -> bool {
     rustix::io::pread(file, &mut magic, 0) == Ok(8) && magic == MAGIC.to_ne_bytes()
 }
 
-fn map(file: &OwnedFd) -> Result<&'static Table, Refusal> {
+fn map(file: &OwnedFd, at: *mut c_void) -> Result<&'static Table, Refusal> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping at an address that the kernel chooses.
-    let address = unsafe { rustix::mm::mmap(ptr::null_mut(), size_of::<Table>(), access, MapFlags::SHARED, file, 0) };
+    let flags = if at.is_null() { MapFlags::SHARED } else { MapFlags::SHARED | MapFlags::FIXED };
+    // SAFETY: in place of what the caller may replace, or at an address that the kernel chooses.
+    let address = unsafe { rustix::mm::mmap(at, size_of::<Table>(), access, flags, file, 0) };
     let address = address.map_err(Refusal::File)?;
     // SAFETY: the mapping is as large as a table (checked against the file's size), page-aligned, never unmapped, and every bit
     // pattern is a table (zerocopy::FromBytes). Others change it only through atomics.

@@ -47,6 +47,9 @@ pub struct Table {
     pub(crate) blocks: [Block; BLOCKS],
 }
 
+// A block is asked for memory by the page.
+const _: () = assert!(core::mem::offset_of!(Table, blocks).is_multiple_of(4096) && size_of::<Block>() == 4096);
+
 /// The word that stands for the layout: two builds that disagree about it never share a table.
 pub const LAYOUT: u64 = {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -196,6 +199,18 @@ impl Table {
         let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
         let root = &self.snapshots[pool.snapshot as usize].root;
         Bits { root, life: view.head.life(), pages, pool }
+    }
+
+    /// How many of the pages that a piece shows have their own copy.
+    #[must_use]
+    pub fn preserved_pages(&self, index: u32, view: &View) -> u64 {
+        let shown = view.kept();
+        if view.is_relocated() {
+            return shown.end - shown.start;
+        }
+        let pool = self.blocks_for(index);
+        let base = view.identity.base;
+        self.bits(&pool, view).count(shown.start - base..shown.end - base)
     }
 
     /// The blocks that snapshot `index` takes its bits from.

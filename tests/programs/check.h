@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -131,5 +132,186 @@ static inline unsigned char *snapshot(int fd, size_t offset, size_t length, int 
         CHECK(WIFEXITED(status_) && WEXITSTATUS(status_) == 0); \
     } while (0)
 
+/* Overwrites [offset, offset + length) with version `version` in one call; 0 or errno. */
+static inline int try_overwrite(int fd, size_t offset, size_t length, int version)
+{
+    unsigned char *bytes = malloc(length);
+    CHECK(bytes);
+    for (size_t i = 0; i < length; i++)
+        bytes[i] = stamp((offset + i) / PAGE, version);
+    ssize_t written = pwrite(fd, bytes, length, (off_t)offset);
+    int failure = written == (ssize_t)length ? 0 : written < 0 ? errno : EIO;
+    free(bytes);
+    return failure;
+}
+
+/* Who writes the file: the mapper, or a process that it forked before or after it took its snapshot. */
+enum who { ITSELF, FORKED_BEFORE, FORKED_AFTER, WRITERS };
+
+struct writer {
+    enum who who;
+    const char *path;
+    pid_t pid;
+    int commands, answers;
+};
+
+struct command {
+    size_t offset, length;
+    int version;
+};
+
+static inline void writer_fork(struct writer *writer)
+{
+    int commands[2], answers[2];
+    CHECK(pipe(commands) == 0 && pipe(answers) == 0);
+    writer->pid = fork();
+    CHECK(writer->pid >= 0);
+    if (writer->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(commands[1]);
+        close(answers[0]);
+        int fd = open(writer->path, O_WRONLY);
+        CHECK(fd >= 0);
+        struct command command;
+        while (read(commands[0], &command, sizeof command) == sizeof command) {
+            int failure = try_overwrite(fd, command.offset, command.length, command.version);
+            CHECK(write(answers[1], &failure, sizeof failure) == sizeof failure);
+        }
+        _exit(0);
+    }
+    close(commands[0]);
+    close(answers[1]);
+    writer->commands = commands[1];
+    writer->answers = answers[0];
+}
+
+/* Called before the snapshot is taken. */
+static inline struct writer writer_before(enum who who, const char *path)
+{
+    struct writer writer = {.who = who, .path = path};
+    if (who == FORKED_BEFORE)
+        writer_fork(&writer);
+    return writer;
+}
+
+/* Called after the snapshot has been taken. */
+static inline void writer_after(struct writer *writer)
+{
+    if (writer->who == FORKED_AFTER)
+        writer_fork(writer);
+}
+
+/* Has the writer overwrite [offset, offset + length) with version `version`; 0 or the errno that it got. */
+static inline int writer_tries(const struct writer *writer, size_t offset, size_t length, int version)
+{
+    int failure;
+    if (writer->who == ITSELF) {
+        int fd = open(writer->path, O_WRONLY);
+        CHECK(fd >= 0);
+        failure = try_overwrite(fd, offset, length, version);
+        close(fd);
+        return failure;
+    }
+    struct command command = {.offset = offset, .length = length, .version = version};
+    CHECK(write(writer->commands, &command, sizeof command) == sizeof command);
+    CHECK(read(writer->answers, &failure, sizeof failure) == sizeof failure);
+    return failure;
+}
+
+static inline void writer_writes(const struct writer *writer, size_t offset, size_t length, int version)
+{
+    errno = writer_tries(writer, offset, length, version);
+    CHECK(errno == 0);
+}
+
+static inline void writer_end(struct writer *writer)
+{
+    if (writer->pid == 0)
+        return;
+    close(writer->commands);
+    close(writer->answers);
+    int status;
+    CHECK(waitpid(writer->pid, &status, 0) == writer->pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* The statistics of the snapshot at `at`. */
+static inline struct snapshim_stat stat_of(const void *at)
+{
+    struct snapshim_stat stat;
+    CHECK(snapshim_stat(at, &stat) == 0);
+    return stat;
+}
+
+/* A range of addresses that nothing is mapped at. */
+static inline unsigned char *free_range(size_t length)
+{
+    unsigned char *at = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(at != MAP_FAILED && munmap(at, length) == 0);
+    return at;
+}
+
+/* One part of a test program; the driver names it. With EACH it runs for both protections and each writer, else once. */
+struct scenario {
+    const char *name;
+    void (*run)(int protection, enum who who);
+    int runs_for_each;
+};
+
+#define EACH(function) {#function, function, 1}
+#define ONCE(function) {#function, function, 0}
+
+/* Says that a scenario cannot run here; the driver passes it on. */
+#define SKIP(why)                          \
+    do {                                   \
+        printf("SKIPPED %s\n", why);       \
+        fflush(stdout);                    \
+        return;                            \
+    } while (0)
+
+static inline void run_scenario(const struct scenario *scenario, int protection, enum who who)
+{
+    static const char *const names[] = {"itself", "forked before", "forked after"};
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(40);
+        unlink("file");
+        scenario->run(protection, who);
+        fflush(NULL);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    if (status == 0)
+        return;
+    fprintf(stderr, "%s: %s, writer %s: status %#x\n", scenario->name, protection & PROT_WRITE ? "rw" : "r", names[who],
+            (unsigned)status);
+    exit(1);
+}
+
+/* Runs the scenario that the first argument names, each run in a process of its own. */
+static inline int run_scenarios(int argc, char **argv, const struct scenario *all, size_t count)
+{
+    CHECK(argc >= 2);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(all[i].name, argv[1]) != 0)
+            continue;
+        for (int who = ITSELF; who < (all[i].runs_for_each ? WRITERS : 1); who++)
+            for (int rw = 0; rw < (all[i].runs_for_each ? 2 : 1); rw++)
+                run_scenario(&all[i], rw ? PROT_READ | PROT_WRITE : PROT_READ, (enum who)who);
+        return 0;
+    }
+    fprintf(stderr, "no scenario %s\n", argv[1]);
+    return 2;
+}
+
+#define MAIN(scenarios)                                                                     \
+    int main(int argc, char **argv)                                                         \
+    {                                                                                       \
+        return run_scenarios(argc, argv, scenarios, sizeof scenarios / sizeof scenarios[0]); \
+    }
 
 #endif

@@ -3,7 +3,7 @@
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator may
 //! call them under its own lock, and looking the real function up could allocate.
 
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long, c_uint, c_void};
 use core::ops::Range;
 
 use libc::{off_t, off64_t, size_t};
@@ -11,6 +11,7 @@ use redhook::hook;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
+use snapshim::snapshot::{LOCKED, NOT_INHERITED};
 use syscalls::{Sysno, syscall};
 
 use crate::create::{MAP_SNAPSHOT, Mmap, create};
@@ -54,6 +55,27 @@ hook! {
 hook! {
     unsafe fn madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_madvise {
         status(advise(address, length, advice))
+    }
+}
+
+hook! {
+    unsafe fn mlock(address: *const c_void, length: size_t) -> c_int => on_mlock {
+        // SAFETY: the application's arguments, as they are.
+        status(lock(address, length, true, || plain(unsafe { syscall!(Sysno::mlock, address, length) }).map(drop)))
+    }
+}
+
+hook! {
+    unsafe fn mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int => on_mlock2 {
+        // SAFETY: the application's arguments, as they are.
+        status(lock(address, length, true, || plain(unsafe { syscall!(Sysno::mlock2, address, length, flags) }).map(drop)))
+    }
+}
+
+hook! {
+    unsafe fn munlock(address: *const c_void, length: size_t) -> c_int => on_munlock {
+        // SAFETY: the application's arguments, as they are.
+        status(lock(address, length, false, || plain(unsafe { syscall!(Sysno::munlock, address, length) }).map(drop)))
     }
 }
 
@@ -189,8 +211,8 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
     let range = addresses(address, length);
     let Some(mappings) = mapper::touching(&range) else { return call() };
     match advice {
-        libc::MADV_DONTFORK => mappings.inherit(&range, false, call),
-        libc::MADV_DOFORK => mappings.inherit(&range, true, call),
+        libc::MADV_DONTFORK => mappings.note(&range, NOT_INHERITED, true, call),
+        libc::MADV_DOFORK => mappings.note(&range, NOT_INHERITED, false, call),
         libc::MADV_DONTNEED => {
             advise_between(&mappings, &range, advice)?;
             mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
@@ -202,6 +224,22 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
         }
         // A file mapping refuses these; a part of a snapshot that has become anonymous memory must, too.
         _ => Err(Errno::INVAL),
+    }
+}
+
+/// mlock(2) takes any address and means its whole page.
+fn lock(
+    address: *const c_void,
+    length: size_t,
+    on: bool,
+    call: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let within = address as u64 % PAGE;
+    let range =
+        addresses(address.wrapping_byte_sub(within as usize).cast_mut(), length.saturating_add(within as usize));
+    match mapper::touching(&range) {
+        None => call(),
+        Some(mappings) => mappings.note(&range, LOCKED, on, call),
     }
 }
 

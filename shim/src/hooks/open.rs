@@ -114,7 +114,7 @@ fn cut_opened(fd: c_int, flags: c_int) -> c_int {
         }
         _ => return fd,
     }
-    let path = ProcPath::of(raw::own_pid(), "fd").slash(fd as u32);
+    let path = ProcPath::own("fd").slash(fd as u32);
     let result = cut(fd, 0, || {
         // SAFETY: a descriptor and a C string of our own; ftruncate(2) needs one that is open for writing.
         as_libc(unsafe {

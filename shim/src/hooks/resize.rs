@@ -69,7 +69,7 @@ pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off6
         // SAFETY: the application's arguments, as they are; the call fails as the lookup did.
         return unsafe { real(path, length) };
     };
-    let found = ProcPath::of(raw::own_pid(), "fd").slash(number as u32);
+    let found = ProcPath::own("fd").slash(number as u32);
     // SAFETY: the path is a C string.
     let result = cut(number as c_int, length, || unsafe { real(found.as_c_str().as_ptr(), length) });
     // SAFETY: opened above.

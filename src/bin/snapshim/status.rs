@@ -4,7 +4,6 @@ use std::fs;
 
 use snapshim::origin::Origin;
 use snapshim::snapshot::{State, View};
-use snapshim::sync::Ordering;
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 use snapshim::table::liveness::{self, Liveness};
@@ -40,7 +39,7 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
         _ => "broken",
     };
     let kept = view.kept();
-    let preserved = table.snapshot(index).map_or(0, |snapshot| snapshot.preserved.load(Ordering::Relaxed));
+    let preserved = table.preserved_pages(index, view);
     let origin = describe(view.identity.origin);
     println!("{pid:>8}  {origin:<24}  {state:<8}  {:>12}  {preserved:>10}", kept.end - kept.start);
 }

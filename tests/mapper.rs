@@ -1,0 +1,228 @@
+//! The mapper's side: whatever a mapper does to its mappings, and whoever writes, its snapshots stay what they were.
+//!
+//! Each test is a scenario of a program in `tests/programs/map_*.c`. The programs run it read-only and writable, written by the mapper
+//! itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both ways.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
+
+/// Runs a program that has to succeed, and passes on what it skipped.
+fn succeeds(test: &str, command: &mut Command) {
+    let mut skipped: Vec<String> =
+        run_ok(command).lines().filter_map(|line| Some(line.strip_prefix("SKIPPED ")?.to_owned())).collect();
+    skipped.dedup();
+    skipped.iter().for_each(|why| skip(test, why));
+}
+
+fn holds(name: &str, scenario: &str) {
+    for scratch in scratches() {
+        for way in WAYS {
+            succeeds(scenario, scratch.shimmed(program(name), way).arg(scenario));
+        }
+    }
+}
+
+/// Natively the flag is ignored and the mapping is a plain one: a scenario that succeeds then proves nothing.
+fn fails_without_the_shim(name: &str, scenario: &str) {
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.native(program(name));
+    let output = run_within(command.arg(scenario), Duration::from_secs(120));
+    assert!(!output.status.success(), "{name} {scenario} does not need the shim: {}", text(&output));
+}
+
+macro_rules! scenarios {
+    ($($program:ident { $($scenario:ident)* })*) => {
+        $(
+            mod $program {
+                $(
+                    #[test]
+                    fn $scenario() {
+                        super::holds(stringify!($program), stringify!($scenario));
+                    }
+                )*
+            }
+        )*
+
+        #[test]
+        fn every_scenario_fails_without_the_shim() {
+            $($(fails_without_the_shim(stringify!($program), stringify!($scenario));)*)*
+        }
+    };
+}
+
+scenarios! {
+    map_errors {
+        shared_and_anonymous_are_einval
+        neither_file_nor_block_device_is_enodev
+        procfs_is_eopnotsupp
+        hugetlbfs_is_eopnotsupp
+        the_descriptor_is_not_needed_any_more
+    }
+    map_end {
+        appended_pages_stay_sigbus_and_the_tail_zero
+        bytes_that_a_shared_mapping_put_behind_the_end_are_not_seen
+        a_range_wholly_past_the_end_is_sigbus_for_ever
+        an_empty_file_stays_sigbus
+        an_end_on_a_page_boundary_is_kept
+        an_offset_shows_its_own_part
+        holes_of_a_sparse_file_stay_zero
+        a_long_range_past_the_end_costs_nothing
+    }
+    map_place {
+        fixed_where_nothing_is
+        fixed_where_something_was_unmapped
+        fixed_over_a_plain_mapping
+        fixed_over_another_snapshot
+        fixed_that_fails_changes_nothing
+        noreplace_never_replaces
+        populate_leaves_nothing_to_push
+        locked_memory_stays_locked
+        none_opened_later
+        executable_code_stays
+        write_only_is_private_too
+    }
+    map_change {
+        munmap_of_parts
+        munmap_over_several_snapshots
+        mremap_shrinks
+        mremap_never_grows
+        mremap_moves_all_of_it
+        mremap_moves_a_part
+        mremap_onto_a_snapshot
+        plain_memory_mapped_over_it
+        mprotect_both_ways_while_a_process_writes
+        mremap_and_munmap_while_a_process_writes
+    }
+    map_advice {
+        dontneed_keeps_what_is_preserved
+        dontneed_page_by_page
+        dontneed_keeps_the_end
+        dontneed_of_the_neighbours
+        what_would_lose_pages_is_refused
+        other_advice_changes_no_byte
+        dontneed_while_a_process_writes
+    }
+    map_many {
+        many_moments_of_overlapping_ranges
+        many_mappers_of_one_file
+        own_stores_stay_private_and_survive_pushes
+        a_read_into_the_snapshot_survives
+        stat_counts_pages_once
+        stat_of_what_is_left
+    }
+    map_fork {
+        child_and_parent_stay_exact
+        each_may_unmap_and_move_its_own
+        a_grandchild_outlives_its_parents
+        dontfork_parts_are_not_inherited
+        fork_while_a_process_writes
+    }
+}
+
+// Comparisons with a plain mapping: they succeed natively, too.
+
+#[test]
+fn other_arguments_are_judged_as_by_mmap() {
+    holds("map_errors", "other_arguments_are_judged_as_by_mmap");
+}
+
+#[test]
+fn locking_beyond_the_limit_is_eagain() {
+    holds("map_place", "locking_beyond_the_limit_is_eagain");
+}
+
+const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];
+
+/// Other users have to reach library and programs.
+fn may_others_run() -> bool {
+    let path = common::root().join("target/programs");
+    path.ancestors().all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
+}
+
+/// `outcome` is "served", "refused" or "broken".
+fn preserving(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
+    for scratch in scratches() {
+        fs::set_permissions(&scratch.path, Permissions::from_mode(0o777)).unwrap();
+        for policy in policies {
+            // A table of its own each time: its directory may be shared with other users.
+            let table = Path::new(scratch.table()).with_extension(policy);
+            let mut command = scratch.shimmed(program("map_rights"), way);
+            command.args([scenario, outcome]).env("SNAPSHIM_DIR", &table).env("SNAPSHIM_ON_FAILURE", policy);
+            // Long where nobody should wait, short where somebody has to.
+            command.env("SNAPSHIM_TIMEOUT_MS", if outcome == "served" { "20000" } else { "300" });
+            let _removed = Removed(&table);
+            succeeds(scenario, &mut command);
+        }
+    }
+}
+
+struct Removed<'a>(&'a Path);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0);
+    }
+}
+
+fn as_other_users(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
+    if may_others_run() {
+        preserving(scenario, way, policies, outcome);
+    } else {
+        skip(scenario, "other users cannot reach the build directory");
+    }
+}
+
+#[test]
+fn a_stopped_mapper_does_not_stop_a_direct_writer() {
+    preserving("a_stopped_mapper", "direct", &POLICIES, "served");
+    preserving("a_stopped_mapper", "auto", &POLICIES, "served");
+}
+
+#[test]
+fn a_write_that_needs_a_stopped_mappers_agent_fails() {
+    preserving("a_stopped_mapper", "agent", &POLICIES, "refused");
+}
+
+#[test]
+fn a_mapper_of_the_same_user_needs_no_agent() {
+    as_other_users("a_dumpable_mapper_of_the_same_user", "direct", &POLICIES, "served");
+}
+
+#[test]
+fn a_mapper_that_is_not_dumpable_is_served_by_its_agent() {
+    as_other_users("a_mapper_that_is_not_dumpable", "auto", &POLICIES, "served");
+}
+
+#[test]
+fn a_mapper_of_another_user_is_served_by_its_agent() {
+    as_other_users("a_mapper_of_another_user", "auto", &POLICIES, "served");
+    as_other_users("a_mapper_of_another_user", "agent", &POLICIES, "served");
+}
+
+#[test]
+fn a_group_that_is_nobodys_primary_one_shares_a_table() {
+    as_other_users("a_mapper_of_another_user_and_primary_group", "auto", &POLICIES, "served");
+}
+
+#[test]
+fn a_direct_write_without_access_is_answered_by_policy() {
+    for scenario in ["a_mapper_that_is_not_dumpable", "a_mapper_of_another_user"] {
+        as_other_users(scenario, "direct", &["fail-write"], "refused");
+        as_other_users(scenario, "direct", &["break-snapshot"], "broken");
+    }
+}
+
+#[test]
+fn a_page_that_nobody_can_copy_is_answered_by_policy() {
+    for way in ["auto", "agent", "direct"] {
+        preserving("a_page_that_nobody_can_copy", way, &["break-snapshot"], "broken");
+        preserving("a_page_that_nobody_can_copy", way, &["fail-write"], "refused");
+    }
+}
