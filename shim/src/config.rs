@@ -127,6 +127,13 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         ];
         let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
         let path = path.filter(|path| !path.is_empty());
+        let path = path.filter(|path| {
+            let usable = crate::log::open(path).is_ok();
+            if !usable {
+                complain("SNAPSHIM_LOG", value, "standard error");
+            }
+            usable
+        });
         (
             found.unwrap_or_else(|| {
                 complain("SNAPSHIM_LOG", value, "warn (off, error, warn, info and debug are possible)");
@@ -135,6 +142,11 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
             path,
         )
     });
+
+    let files = environment.get("SNAPSHIM_FILES").unwrap_or(b"");
+    if files.split(|byte| *byte == b':').any(is_left_open) {
+        complain("SNAPSHIM_FILES", files, "its patterns that leave no [ or { open");
+    }
 
     let chosen = environment.get("SNAPSHIM_DIR").and_then(|value| {
         let usable = c_str(value).filter(|path| path.to_bytes().first() == Some(&b'/'));
@@ -147,7 +159,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         is_disabled,
         directory: chosen.unwrap_or_else(default_directory),
         is_directory_chosen: chosen.is_some(),
-        files: environment.get("SNAPSHIM_FILES").unwrap_or(b""),
+        files,
         way,
         on_failure,
         allows_rings,
@@ -157,6 +169,15 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         level,
         log_path,
     }
+}
+
+/// Whether a pattern has a class or an alternative that does not end: it would match nothing.
+pub fn is_left_open(pattern: &[u8]) -> bool {
+    let unclosed = |open, close| {
+        let last = pattern.iter().rposition(|byte| *byte == open);
+        last.is_some_and(|at| !pattern[at..].contains(&close))
+    };
+    unclosed(b'[', b']') || unclosed(b'{', b'}')
 }
 
 /// The C string that `value` is: the byte behind it is the NUL that ends the variable.

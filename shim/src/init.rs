@@ -19,18 +19,13 @@ use crate::{arena, doors, hooks, process, thread};
 static CONSTRUCTOR: extern "C" fn() = construct;
 
 extern "C" fn construct() {
-    arena::reserve();
+    let _signals = raw::SignalsBlocked::new();
     if config().is_disabled {
+        doors::detours::lead_on(hooks::doors());
         return;
     }
-    let _signals = raw::SignalsBlocked::new();
-    let doors: [Option<&doors::Door>; 64] = {
-        let mut all = hooks::doors();
-        core::array::from_fn(|_| all.next())
-    };
-    for door in doors.iter().flatten() {
-        doors::detours::open(&[door]);
-    }
+    arena::reserve();
+    doors::detours::open(hooks::doors());
     thread::watch_ends();
     process::note_pid();
 }

@@ -2,10 +2,12 @@
 //!
 //! Written with one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, opened for each line.
 
+use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use snapshim::raw;
 
 pub use crate::config::Level;
@@ -77,13 +79,18 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
     let line = &line.bytes[..=line.length];
     match config.log_path {
         Some(path) => {
-            let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
-            if let Ok(file) = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
+            if let Ok(file) = open(path) {
                 write_unless_origin(file.as_fd(), line);
             }
         }
         None => write_unless_origin(raw::borrow(2), line),
     }
+}
+
+/// Opens the log file, making it if need be.
+pub fn open(path: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
 }
 
 /// Our own writes pass no gate, so they must not reach what somebody holds a snapshot of, nor a file that took the place of stderr.

@@ -144,16 +144,12 @@ pub fn is_table_current() -> bool {
 fn claim(attached: &'static Attached) -> Option<Own> {
     let identity = identity_page()?;
     let table = attached.table;
-    if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-        let id = ProcessId::new(identity.pid(), raw::random() as u32);
-        let claimed = {
-            // A handler that came now and wrote would wait for this very thread.
-            let _signals = raw::SignalsBlocked::new();
-            enter(table, identity, id)
-        };
-        identity.claiming.store(if claimed { 1 } else { 0 }, Ordering::Release);
-        if !claimed {
-            return None;
+    {
+        // A handler that came now and wrote would wait for this very thread; one that jumped away would leave the others waiting.
+        let _signals = raw::SignalsBlocked::new();
+        if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
+            identity.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
     let mut patience = snapshim::drain::Patience::default();

@@ -9,16 +9,28 @@ use detour::RawDetour;
 use super::Door;
 use crate::log::{Level, say};
 
+/// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
+pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
+    for door in doors {
+        lead_next(door);
+    }
+}
+
+fn lead_next(door: &Door) -> *const () {
+    let next = find(libc::RTLD_NEXT, door.name);
+    if !next.is_null() {
+        door.lead_next_to(next);
+    }
+    next
+}
+
 /// Opens every door: first the way on behind the exported symbol, then the detour.
-pub fn open(doors: &[&Door]) {
+pub fn open(doors: impl Iterator<Item = &'static Door>) {
     // SAFETY: RTLD_NOLOAD only gives a handle to the libc that is loaded already.
     let libc = unsafe { libc::dlopen(c"libc.so.6".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     let mut patched = true;
     for door in doors {
-        let next = find(libc::RTLD_NEXT, door.name);
-        if !next.is_null() {
-            door.lead_next_to(next);
-        }
+        let next = lead_next(door);
         let entry = if libc.is_null() { core::ptr::null() } else { find(libc, door.name) };
         if entry.is_null() || entry == door.detoured {
             continue;

@@ -14,6 +14,7 @@ use snapshim::PAGE;
 use snapshim::snapshot::{LOCKED, NOT_INHERITED};
 use syscalls::{Sysno, syscall};
 
+use crate::config::config;
 use crate::create::{MAP_SNAPSHOT, Mmap, create};
 use crate::doors::set_errno;
 use crate::{init, mapper};
@@ -150,7 +151,7 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
 }
 
 fn map(arguments: Mmap) -> *mut c_void {
-    pointer(if arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments) {
+    pointer(if (arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments)) && !config().is_disabled {
         create(&arguments)
     } else if arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED {
         map_over(&arguments)

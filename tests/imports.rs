@@ -1,0 +1,198 @@
+//! What the library takes from libc, and what it puts in front of it.
+//!
+//! A hook may run in a signal handler, under malloc's locks, and before libc's constructors: what it calls has to stand that. A new
+//! import is put into its group here after a look at who calls it; one that is no longer needed is taken out.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use common::{library, run_ok, skip};
+
+/// Called by hooks and by the agent: no memory is allocated, no lock taken, nothing looked up, errno left alone.
+const HOOK_PATH: &[&str] = &[
+    // Plain computation.
+    "bcmp",
+    "memcpy",
+    "memmove",
+    "memset",
+    "strlen",
+    // This thread's storage and errno: ours is in the static block, because the library is there from the start.
+    "__errno_location",
+    "__tls_get_addr",
+    // A key below 32, whose place is in every thread's descriptor.
+    "pthread_setspecific",
+    // Starts the agent.
+    "clone",
+    // The fault handler of relocations; a table in libc, one system call.
+    "sigaction",
+    // Read where /proc is not readable.
+    "environ",
+];
+
+/// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would stop
+/// other threads if there were any.
+const CONSTRUCTOR: &[&str] = &[
+    "dlopen",
+    "dlsym",
+    "pthread_key_create",
+    "__libc_current_sigrtmin",
+    "calloc",
+    "clock_gettime",
+    "getpid",
+    "pthread_equal",
+    "pthread_kill",
+    "pthread_self",
+    "read",
+    "sigfillset",
+    "sysconf",
+];
+
+/// What the Rust runtime brings along: memory for the constructor and for panics, messages and backtraces of panics, and what the
+/// linker adds to every library. Hooks do not panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
+const RUNTIME: &[&str] = &[
+    "_ITM_deregisterTMCloneTable",
+    "_ITM_registerTMCloneTable",
+    "__cxa_finalize",
+    "__gmon_start__",
+    "_Unwind_Backtrace",
+    "_Unwind_DeleteException",
+    "_Unwind_GetDataRelBase",
+    "_Unwind_GetIP",
+    "_Unwind_GetIPInfo",
+    "_Unwind_GetLanguageSpecificData",
+    "_Unwind_GetRegionStart",
+    "_Unwind_GetTextRelBase",
+    "_Unwind_RaiseException",
+    "_Unwind_Resume",
+    "_Unwind_SetGR",
+    "_Unwind_SetIP",
+    "abort",
+    "dl_iterate_phdr",
+    "free",
+    "fstat64",
+    "getcwd",
+    "getenv",
+    "gettid",
+    "lseek64",
+    "malloc",
+    "readlink",
+    "realloc",
+    "realpath",
+    "stat64",
+    "statx",
+    "posix_memalign",
+    "sched_yield",
+];
+
+/// What stands before libc's functions of the same names, and our own three.
+const EXPORTS: &[&str] = &[
+    "__snapshim_active __snapshim_stat __snapshim_version",
+    // write
+    "write __write pwrite pwrite64 __pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2",
+    // resize
+    "truncate truncate64 ftruncate ftruncate64 fallocate fallocate64",
+    "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at",
+    // copy
+    "sendfile sendfile64 splice copy_file_range vmsplice ioctl",
+    // asynchronous and bare calls
+    "io_submit io_uring_setup io_uring_queue_init io_uring_queue_init_params syscall",
+    // descriptors
+    "close __close close_range dup2 __dup2 dup3 __dup3",
+    // map
+    "mmap mmap64 munmap mremap mprotect pkey_mprotect madvise mlock mlock2 munlock",
+    // process
+    "fork __fork _Fork execve",
+];
+
+/// The names in one column of nm's output, without versions.
+fn symbols(selection: &str) -> BTreeSet<String> {
+    let listed = run_ok(Command::new("nm").args(["-D", selection]).arg(library()));
+    let last =
+        |line: &str| line.split_whitespace().last().map(|name| name.split('@').next().unwrap_or(name).to_owned());
+    listed.lines().filter_map(last).collect()
+}
+
+fn set(lists: &[&[&str]]) -> BTreeSet<String> {
+    lists.concat().iter().flat_map(|names| names.split_whitespace()).map(str::to_owned).collect()
+}
+
+fn assert_same(found: &BTreeSet<String>, listed: &BTreeSet<String>, what: &str) {
+    let new: Vec<_> = found.difference(listed).collect();
+    let gone: Vec<_> = listed.difference(found).collect();
+    assert!(new.is_empty() && gone.is_empty(), "{what} that are not listed: {new:?}; listed, but gone: {gone:?}");
+}
+
+#[test]
+fn nothing_is_imported_that_is_not_listed() {
+    assert_same(&symbols("--undefined-only"), &set(&[HOOK_PATH, CONSTRUCTOR, RUNTIME]), "imports");
+}
+
+#[test]
+fn nothing_is_exported_that_is_not_meant_to_be() {
+    assert_same(&symbols("--defined-only"), &set(&[EXPORTS]), "exports");
+}
+
+/// Which functions of the library refer to which imports: function -> imports, from the slots that its instructions name.
+fn uses() -> Option<BTreeMap<String, BTreeSet<String>>> {
+    let output = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).arg(library()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let slots: BTreeMap<u64, String> = output("readelf", &["-rW"])?
+        .lines()
+        .filter(|line| line.contains("_GLOB_DAT") || line.contains("_JUMP_SLO"))
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let name = fields.get(4)?.split('@').next()?;
+            Some((u64::from_str_radix(fields[0], 16).ok()?, name.to_owned()))
+        })
+        .collect();
+    let mut uses = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut function = String::new();
+    for line in output("objdump", &["-d", "--no-show-raw-insn", "--demangle=rust"])?.lines() {
+        if let Some((_, name)) = line.strip_suffix(">:").and_then(|line| line.split_once(" <")) {
+            name.clone_into(&mut function);
+        } else if let Some((_, target)) = line.split_once("# ") {
+            let slot = target.split_whitespace().next().and_then(|address| u64::from_str_radix(address, 16).ok());
+            if let Some(import) = slot.and_then(|slot| slots.get(&slot)) {
+                uses.entry(function.clone()).or_default().insert(import.clone());
+            }
+        }
+    }
+    Some(uses)
+}
+
+/// The entries that redhook makes drop the payload of a panic.
+const PANIC_PATH: &[&str] = &["free"];
+
+/// The constructor, into which what only it calls is inlined.
+const CONSTRUCTOR_ITSELF: &str = "snapshim::init::construct";
+
+#[test]
+fn our_own_code_calls_only_what_the_hook_path_may() {
+    let Some(uses) = uses() else {
+        return skip("our_own_code_calls_only_what_the_hook_path_may", "readelf or objdump is missing");
+    };
+    let (hook_path, exports) = (set(&[HOOK_PATH]), set(&[EXPORTS]));
+    let is_ours = |function: &str| {
+        ["snapshim::", "rustix::", "syscalls::"].iter().any(|name| function.contains(name))
+            || exports.contains(function)
+    };
+    assert!(
+        uses.keys().filter(|function| is_ours(function)).count() > 5,
+        "the library has its symbols: {:?}",
+        uses.keys()
+    );
+    for (function, imports) in uses.iter().filter(|(function, _)| is_ours(function)) {
+        let allowed = match function.as_str() {
+            // Before the program runs it may call what it likes.
+            CONSTRUCTOR_ITSELF => continue,
+            entry if exports.contains(entry) => set(&[HOOK_PATH, PANIC_PATH]),
+            _ => hook_path.clone(),
+        };
+        let others: Vec<_> = imports.difference(&allowed).collect();
+        assert!(others.is_empty(), "{function} calls {others:?}");
+    }
+}

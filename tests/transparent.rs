@@ -1,0 +1,249 @@
+//! A program under the shim does what it does without: the same output, the same exit status, the same file, whether snapshots exist
+//! or not. And the snapshots stay what they were.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use common::{Scratch, WAYS, compile, library, program, run, run_ok, run_within, text};
+
+const PAGES: usize = 64;
+
+fn fill(file: &Path) {
+    let content: Vec<u8> = (0..PAGES * 4096).map(|at| (at / 4096 * 7 + at % 251) as u8).collect();
+    fs::write(file, content).unwrap();
+}
+
+/// Another process that goes on until its standard input ends.
+struct Companion {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Companion {
+    /// Starts it and waits until it says that it is ready.
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self { input: child.stdin.take(), child, output }
+    }
+
+    /// Holds a snapshot of all of `file`.
+    fn holding(scratch: &Scratch, way: &str, file: &Path) -> Self {
+        let size = fs::metadata(file).unwrap().len().to_string();
+        Self::start(scratch.shimmed(program("hold"), way).arg(file).args(["r", &size]))
+    }
+
+    /// What it says at its end.
+    fn finish(mut self) -> String {
+        drop(self.input.take());
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).unwrap();
+        self.child.wait().unwrap();
+        said
+    }
+}
+
+/// What exists while the program runs.
+const SITUATIONS: [&str; 3] = ["no snapshot", "a snapshot of another file", "a snapshot of the file"];
+
+/// Runs `program` with `arguments` and the name of a file, natively and under the shim.
+fn same(program: &Path, arguments: &[&str]) {
+    let scratch = Scratch::on_tmpfs();
+    let (victim, other) = (scratch.file("victim"), scratch.file("other"));
+    let outcome = |command: &mut Command| {
+        fill(&victim);
+        let output = run(command.args(arguments).arg("victim"));
+        (output.status, text(&output), fs::read(&victim).unwrap())
+    };
+    let natively = outcome(&mut scratch.native(program));
+    for way in WAYS {
+        for situation in SITUATIONS {
+            let about = format!("{} {arguments:?}, {way}, {situation}", program.display());
+            fill(&victim);
+            fill(&other);
+            let held = [None, Some(&other), Some(&victim)][SITUATIONS.iter().position(|it| *it == situation).unwrap()];
+            let companion = held.map(|file| Companion::holding(&scratch, way, file));
+            let shimmed = outcome(&mut scratch.shimmed(program, way));
+            assert_eq!(shimmed.0, natively.0, "{about}: {}", shimmed.1);
+            assert_eq!(shimmed.1, natively.1, "{about}");
+            assert!(shimmed.2 == natively.2, "{about}: the file differs");
+            if let Some(companion) = companion {
+                let found = companion.finish();
+                assert!(found.contains("same\n") && found.contains("state=0 "), "{about}: {found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_cancelled_in_writes_run_their_cleanup() {
+    same(&program("like_cancel"), &[]);
+}
+
+#[test]
+fn a_blocked_write_is_interrupted_as_natively() {
+    for mode in ["interrupted", "restarted", "half-way"] {
+        same(&program("like_signals"), &[mode]);
+    }
+}
+
+#[test]
+fn handlers_write_while_the_program_writes() {
+    for mode in ["storm", "storm-on-alternate-stack"] {
+        same(&program("like_signals"), &[mode]);
+    }
+}
+
+#[test]
+fn handlers_jump_out_of_blocked_writes() {
+    for mode in ["jump-blocked", "jump-blocked-on-alternate-stack"] {
+        same(&program("like_signals"), &[mode]);
+    }
+}
+
+#[test]
+fn handlers_jump_out_of_writes_anywhere() {
+    for mode in ["jump-storm", "jump-storm-on-alternate-stack"] {
+        same(&program("like_signals"), &[mode]);
+    }
+}
+
+#[test]
+fn errno_and_the_signal_mask_stay() {
+    same(&program("like_signals"), &["errno"]);
+}
+
+#[test]
+fn writers_fork() {
+    same(&program("like_processes"), &["forks"]);
+}
+
+#[test]
+fn writers_start_programs() {
+    same(&program("like_processes"), &["spawns"]);
+}
+
+#[test]
+fn writers_close_and_replace_descriptors() {
+    for mode in ["closes", "closes-ranges", "duplicates", "standard-ones-closed"] {
+        same(&program("like_processes"), &[mode]);
+    }
+}
+
+#[test]
+fn six_thousand_threads_write_once_each() {
+    same(&program("like_threads"), &["many"]);
+}
+
+#[test]
+fn main_threads_end_before_others() {
+    let modes = ["main-goes-first", "main-goes-first-exit", "mapper-goes-first", "mapper-goes-first-exit", "alone"];
+    for mode in modes {
+        same(&program("like_threads"), &[mode]);
+    }
+}
+
+/// With a shell's redirections: descriptors 0, 1 and 2 do not exist from the start.
+#[test]
+fn programs_start_with_closed_standard_descriptors() {
+    let script = "dd if=/bin/sh of=victim bs=1000 count=20 conv=notrunc <&- >&- 2>&-; echo $? >>victim
+                  printf 'into the file' 1<>victim; ls nothing 2>>victim <&- >&-; cat victim | wc -c";
+    same(Path::new("/bin/bash"), &["-c", script]);
+}
+
+/// Its entries stand before libc's even then: they have to lead on to them, not to bare system calls, which nobody can cancel.
+#[test]
+fn switched_off_the_shim_changes_nothing() {
+    let cases = [
+        ("like_cancel", &[][..]),
+        ("like_signals", &["interrupted"]),
+        ("like_signals", &["errno"]),
+        ("like_processes", &["forks"]),
+        ("like_processes", &["closes"]),
+    ];
+    for (name, arguments) in cases {
+        let scratch = Scratch::on_tmpfs();
+        let victim = scratch.file("victim");
+        let outcome = |command: &mut Command| {
+            fill(&victim);
+            let output = run_within(command.args(arguments).arg("victim"), Duration::from_secs(15));
+            (output.status, text(&output), fs::read(&victim).unwrap())
+        };
+        let natively = outcome(&mut scratch.native(program(name)));
+        let shimmed = outcome(scratch.shimmed(program(name), "auto").env("SNAPSHIM_DISABLE", "1"));
+        assert!(shimmed == natively, "{name} {arguments:?}: {} instead of {}", shimmed.1, natively.1);
+    }
+}
+
+fn constructor() -> PathBuf {
+    compile("like_constructor", &["-shared", "-fPIC"])
+}
+
+fn constructor_is_preserved(how: &str, order: impl Fn(&str, &str) -> String) {
+    let (shim, writer) = (library(), constructor());
+    let preload = order(shim.to_str().unwrap(), writer.to_str().unwrap());
+    for way in WAYS {
+        let scratch = Scratch::on_tmpfs();
+        let victim = scratch.file("victim");
+        let overwrite = |command: &mut Command| {
+            fill(&victim);
+            let holder = Companion::holding(&scratch, way, &victim);
+            run_ok(command.env("VICTIM", &victim).env("HOW", how));
+            (holder.finish(), fs::read(&victim).unwrap())
+        };
+        let (torn, natively) = overwrite(scratch.native("/bin/true").env("LD_PRELOAD", &writer));
+        assert!(torn.contains("DIFFERS"), "without the shim, the constructor's write is seen: {torn}");
+        let (found, shimmed) = overwrite(scratch.shimmed("/bin/true", way).env("LD_PRELOAD", &preload));
+        assert!(found.contains("same\n") && found.contains("state=0 "), "{how}, {way}, {preload}: {found}");
+        assert!(shimmed == natively, "{how}, {way}, {preload}: the file differs");
+    }
+}
+
+#[test]
+fn what_a_constructor_writes_after_ours_ran_is_held_back() {
+    constructor_is_preserved("calls", |shim, writer| format!("{writer}:{shim}"));
+    constructor_is_preserved("stdio", |shim, writer| format!("{writer}:{shim}"));
+}
+
+#[test]
+fn what_a_constructor_writes_before_ours_ran_is_held_back() {
+    constructor_is_preserved("calls", |shim, writer| format!("{shim}:{writer}"));
+    constructor_is_preserved("stdio", |shim, writer| format!("{shim}:{writer}"));
+}
+
+/// Milliseconds that snapshots of `file` take: the median and the longest of 40.
+fn creation_time(scratch: &Scratch, way: &str, file: &Path) -> (f64, f64) {
+    let said = run_ok(scratch.shimmed(program("like_blocking"), way).arg("measure").arg(file).arg("40"));
+    let mut numbers = said.split_whitespace().map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+#[test]
+fn blocked_pipe_writers_delay_no_snapshot() {
+    for way in WAYS {
+        for mode in ["quiet", "busy"] {
+            for held in [false, true] {
+                let scratch = Scratch::on_tmpfs();
+                let (victim, other) = (scratch.file("victim"), scratch.file("other"));
+                fill(&victim);
+                fill(&other);
+                let holder = held.then(|| Companion::holding(&scratch, way, &other));
+                let blocked = Companion::start(scratch.shimmed(program("like_blocking"), way).args(["blocked", mode]));
+                let (median, longest) = creation_time(&scratch, way, &victim);
+                let about = format!("{way}, {mode}, held: {held}: median {median} ms, longest {longest} ms");
+                assert!(median < 20.0 && longest < 500.0, "{about}");
+                blocked.finish();
+                holder.map(Companion::finish);
+            }
+        }
+    }
+}
