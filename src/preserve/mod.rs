@@ -290,7 +290,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     ) -> Push {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
-        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable);
+        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
         let private = verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept);
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile.
         if !snapshot.is_still(view.head) {

@@ -2,11 +2,10 @@
 
 use core::ffi::c_void;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
-use super::kept::{self, Kind};
+use super::kept::KeptFiles;
 use crate::PAGE;
 use crate::raw;
 use crate::snapshot::Extent;
@@ -44,12 +43,19 @@ impl Mapper<'_> {
 
     /// Tries to make `pages` pages at `address` private. An error says that the mapper may not be touched; success has to be
     /// verified. With a read-only protection the calling frame has announced that it stores bytes.
-    pub fn unshare(&self, address: u64, pages: u64, protection: u32, unreadable: *const c_void) -> Result<(), Errno> {
+    pub fn unshare(
+        &self,
+        address: u64,
+        pages: u64,
+        protection: u32,
+        unreadable: *const c_void,
+        kept: &KeptFiles,
+    ) -> Result<(), Errno> {
         if protection == Extent::PROTECTION_UNKNOWN {
             return Err(Errno::ACCESS);
         }
         if !is_writable(protection) {
-            return self.store_same_bytes(address, pages);
+            return self.store_same_bytes(address, pages, kept);
         }
         if self.is_own {
             // SAFETY: MADV_POPULATE_WRITE changes no byte of whatever is mapped there, it only makes pages present.
@@ -61,10 +67,9 @@ impl Mapper<'_> {
 
     /// Writes one byte a page, as read from there, through /proc/PID/mem: the kernel then copies pages that the process itself may
     /// not write (FOLL_FORCE). Nobody else stores there: the mapping is read-only, and the mapper waits for us before it changes.
-    fn store_same_bytes(&self, address: u64, pages: u64) -> Result<(), Errno> {
+    fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<(), Errno> {
         let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
-        // Never a kept one: what is stored must not reach another process because a number changed its meaning.
-        kept::fresh(self.id, self.thread(), Kind::Memory, OFlags::RDWR, |memory| {
+        kept.with_memory(self.id, self.thread(), |memory| {
             let mut word = [0u8; 8];
             rustix::io::pread(memory, &mut word, cookie)?;
             if u64::from_ne_bytes(word) != self.id.to_word() {
