@@ -34,7 +34,6 @@ const HOOK_PATH: &[&str] = &[
 /// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would stop
 /// other threads if there were any.
 const CONSTRUCTOR: &[&str] = &[
-    "dlopen",
     "dlsym",
     "pthread_key_create",
     "__libc_current_sigrtmin",

@@ -1,18 +1,36 @@
 #!/bin/sh
-# Installs what the tests use and the machine lacks: sqlite3 and perl as writers, numpy as a mapper.
+# Installs what the tests use and the machine lacks: sqlite3 and perl as writers, numpy as a mapper, libraries that save over what they map.
 set -u
 cd "$(dirname "$0")/.."
 missing=""
 for tool in sqlite3 perl; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
+
+# Into an environment of its own: nothing of the user's Python changes.
+pip_install() {
+    { [ -x target/venv/bin/pip ] || python3 -m venv target/venv; } >/dev/null 2>&1 &&
+        target/venv/bin/pip install -q "$@" >/dev/null 2>&1
+}
+
 if ! python3 -c 'import numpy' 2>/dev/null && ! target/venv/bin/python3 -c 'import numpy' 2>/dev/null; then
-    # An environment of its own: nothing of the user's Python changes.
-    if ! { python3 -m venv target/venv && target/venv/bin/pip install -q numpy; } >/dev/null 2>&1; then
+    if ! pip_install numpy; then
         rm -rf target/venv
         missing="$missing python3-numpy"
     fi
 fi
+
+install_libraries() {
+    for library in numpy safetensors pyarrow; do
+        target/venv/bin/python3 -c "import $library" 2>/dev/null || pip_install "$library" ||
+            echo "not installable here: $library; its test is skipped" >&2
+    done
+    # From 2 on it maps no IPC files any more.
+    target/venv/bin/python3 -c 'import polars; exit(polars.__version__ >= "2")' 2>/dev/null || pip_install 'polars<2' ||
+        echo "not installable here: polars<2; its test is skipped" >&2
+}
+install_libraries
+
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $missing

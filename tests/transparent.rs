@@ -4,11 +4,11 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
+use common::holder::Holder;
 use common::{Scratch, WAYS, compile, library, program, run, run_ok, run_within, text};
 
 const PAGES: usize = 64;
@@ -16,40 +16,6 @@ const PAGES: usize = 64;
 fn fill(file: &Path) {
     let content: Vec<u8> = (0..PAGES * 4096).map(|at| (at / 4096 * 7 + at % 251) as u8).collect();
     fs::write(file, content).unwrap();
-}
-
-/// Another process that goes on until its standard input ends.
-struct Companion {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Companion {
-    /// Starts it and waits until it says that it is ready.
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self { input: child.stdin.take(), child, output }
-    }
-
-    /// Holds a snapshot of all of `file`.
-    fn holding(scratch: &Scratch, way: &str, file: &Path) -> Self {
-        let size = fs::metadata(file).unwrap().len().to_string();
-        Self::start(scratch.shimmed(program("hold"), way).arg(file).args(["r", &size]))
-    }
-
-    /// What it says at its end.
-    fn finish(mut self) -> String {
-        drop(self.input.take());
-        let mut said = String::new();
-        self.output.read_to_string(&mut said).unwrap();
-        self.child.wait().unwrap();
-        said
-    }
 }
 
 /// What exists while the program runs.
@@ -71,7 +37,7 @@ fn same(program: &Path, arguments: &[&str]) {
             fill(&victim);
             fill(&other);
             let held = [None, Some(&other), Some(&victim)][SITUATIONS.iter().position(|it| *it == situation).unwrap()];
-            let companion = held.map(|file| Companion::holding(&scratch, way, file));
+            let companion = held.map(|file| Holder::start(&scratch, way, file, "r"));
             let shimmed = outcome(&mut scratch.shimmed(program, way));
             assert_eq!(shimmed.0, natively.0, "{about}: {}", shimmed.1);
             assert_eq!(shimmed.1, natively.1, "{about}");
@@ -196,7 +162,7 @@ fn constructor_is_preserved(how: &str, order: impl Fn(&str, &str) -> String) {
         let victim = scratch.file("victim");
         let overwrite = |command: &mut Command| {
             fill(&victim);
-            let holder = Companion::holding(&scratch, way, &victim);
+            let holder = Holder::start(&scratch, way, &victim, "r");
             run_ok(command.env("VICTIM", &victim).env("HOW", how));
             (holder.finish(), fs::read(&victim).unwrap())
         };
@@ -236,13 +202,13 @@ fn blocked_pipe_writers_delay_no_snapshot() {
                 let (victim, other) = (scratch.file("victim"), scratch.file("other"));
                 fill(&victim);
                 fill(&other);
-                let holder = held.then(|| Companion::holding(&scratch, way, &other));
-                let blocked = Companion::start(scratch.shimmed(program("like_blocking"), way).args(["blocked", mode]));
+                let holder = held.then(|| Holder::start(&scratch, way, &other, "r"));
+                let blocked = Holder::run(scratch.shimmed(program("like_blocking"), way).args(["blocked", mode]));
                 let (median, longest) = creation_time(&scratch, way, &victim);
                 let about = format!("{way}, {mode}, held: {held}: median {median} ms, longest {longest} ms");
                 assert!(median < 20.0 && longest < 500.0, "{about}");
                 blocked.finish();
-                holder.map(Companion::finish);
+                holder.map(Holder::finish);
             }
         }
     }

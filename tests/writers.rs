@@ -3,52 +3,11 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
+use common::holder::Holder;
 use common::{Scratch, WAYS, program, root, run, run_ok, scratches, skip, text};
-
-/// A program that holds a snapshot until it is asked whether it still is what it was.
-struct Holder {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Holder {
-    fn start(scratch: &Scratch, way: &str, file: &Path, protection: &str) -> Self {
-        let size = fs::metadata(file).unwrap().len().to_string();
-        let mut child = scratch
-            .shimmed(program("hold"), way)
-            .arg(file)
-            .args([protection, &size])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self { input: child.stdin.take(), child, output }
-    }
-
-    /// Ends the program; what it found.
-    fn finish(mut self) -> String {
-        drop(self.input.take());
-        let mut found = String::new();
-        self.output.read_to_string(&mut found).unwrap();
-        self.child.wait().unwrap();
-        found
-    }
-
-    /// Ends the program; the snapshot must be exact.
-    fn finish_exact(self, about: &str) {
-        let found = self.finish();
-        assert!(found.contains("same\n") && found.contains("state=0 "), "{about}: {found}");
-    }
-}
 
 /// The interpreter itself, not a script that looks for it.
 fn python() -> PathBuf {

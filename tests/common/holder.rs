@@ -1,10 +1,11 @@
-//! A program that holds a snapshot until it is asked whether it still is what it was.
+//! A program that goes on until its standard input ends; above all one that holds a snapshot and then says whether it still is what it
+//! was.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::{Scratch, program};
 
@@ -19,14 +20,12 @@ impl Holder {
     pub fn start(scratch: &Scratch, way: &str, file: &Path, protection: &str) -> Self {
         let found = fs::metadata(file).unwrap();
         let size = if found.file_type().is_block_device() { fs::read(file).unwrap().len() as u64 } else { found.len() };
-        let mut child = scratch
-            .shimmed(program("hold"), way)
-            .arg(file)
-            .args([protection, &size.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::run(scratch.shimmed(program("hold"), way).arg(file).args([protection, &size.to_string()]))
+    }
+
+    /// Starts any program and waits until it says that it is ready.
+    pub fn run(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
@@ -41,5 +40,11 @@ impl Holder {
         self.output.read_to_string(&mut found).unwrap();
         self.child.wait().unwrap();
         found
+    }
+
+    /// Ends the program; the snapshot must be exact.
+    pub fn finish_exact(self, about: &str) {
+        let found = self.finish();
+        assert!(found.contains("same\n") && found.contains("state=0 "), "{about}: {found}");
     }
 }

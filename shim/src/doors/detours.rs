@@ -2,11 +2,10 @@
 //!
 //! Set up once in the constructor, before the program's first thread, with signals blocked. Never taken down.
 
-use core::ffi::{CStr, c_void};
-
 use detour::RawDetour;
 
 use super::Door;
+use super::symbols::{Where, find};
 use crate::log::{Level, say};
 
 /// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
@@ -17,7 +16,7 @@ pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
 }
 
 fn lead_next(door: &Door) -> *const () {
-    let next = find(libc::RTLD_NEXT, door.name);
+    let next = find(Where::Next, door.name);
     if !next.is_null() {
         door.lead_next_to(next);
     }
@@ -26,12 +25,10 @@ fn lead_next(door: &Door) -> *const () {
 
 /// Opens every door: first the way on behind the exported symbol, then the detour.
 pub fn open(doors: impl Iterator<Item = &'static Door>) {
-    // SAFETY: RTLD_NOLOAD only gives a handle to the libc that is loaded already.
-    let libc = unsafe { libc::dlopen(c"libc.so.6".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     let mut patched = true;
     for door in doors {
         let next = lead_next(door);
-        let entry = if libc.is_null() { core::ptr::null() } else { find(libc, door.name) };
+        let entry = find(Where::Libc, door.name);
         if entry.is_null() || entry == door.detoured {
             continue;
         }
@@ -67,9 +64,4 @@ fn patch(entry: *const (), hook: *const ()) -> Option<*const ()> {
         core::mem::forget(detour);
         Some(trampoline)
     }
-}
-
-fn find(handle: *mut c_void, name: &CStr) -> *const () {
-    // SAFETY: the handle is a loaded library's or RTLD_NEXT; the name is a C string.
-    unsafe { libc::dlsym(handle, name.as_ptr()) }.cast_const().cast()
 }

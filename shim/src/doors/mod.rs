@@ -5,6 +5,7 @@
 //! ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
 
 pub mod detours;
+mod symbols;
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};

@@ -1,0 +1,152 @@
+//! Looking functions up in the libraries that are loaded, without dlsym(3).
+//!
+//! The constructor runs before libc's own (see build.rs): a dlopen(3) would then initialise libc without an environment, and a dlsym(3)
+//! that finds nothing would stumble over what is not set up yet. So the symbol tables are read directly (elf(5)).
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+
+/// Which libraries are searched, in the order in which they were loaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// Those behind this one, as with RTLD_NEXT.
+    Next,
+    /// libc alone.
+    Libc,
+}
+
+struct Search<'a> {
+    name: &'a CStr,
+    place: Where,
+    own_is_behind: bool,
+    found: *const (),
+}
+
+/// The address of a function; null if there is none of that name.
+pub fn find(place: Where, name: &CStr) -> *const () {
+    let mut search = Search { name, place, own_is_behind: false, found: core::ptr::null() };
+    // SAFETY: `visit` takes the search as its argument, which outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+    search.found
+}
+
+/// Called for each library; anything but 0 ends the walk.
+unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
+    // SAFETY: libc passes a description that is valid for the call, and the argument of `find`.
+    let (library, search) = unsafe { (&*library, &mut *search.cast::<Search<'_>>()) };
+    let is_libc = || {
+        // SAFETY: the name is a C string, or null.
+        let name = unsafe { library.dlpi_name.as_ref().map(|name| CStr::from_ptr(name).to_bytes()) };
+        name.is_some_and(|name| name.ends_with(b"/libc.so.6"))
+    };
+    let is_searched = match search.place {
+        Where::Next => search.own_is_behind,
+        Where::Libc => is_libc(),
+    };
+    if is_searched {
+        // SAFETY: the library is loaded and relocated.
+        search.found = unsafe { Symbols::of(library) }.map_or(core::ptr::null(), |symbols| symbols.find(search.name));
+    }
+    search.own_is_behind |= is_own(library);
+    c_int::from(!search.found.is_null())
+}
+
+fn headers(library: &libc::dl_phdr_info) -> &[libc::Elf64_Phdr] {
+    // SAFETY: libc says where the program headers are and how many.
+    unsafe { core::slice::from_raw_parts(library.dlpi_phdr, usize::from(library.dlpi_phnum)) }
+}
+
+fn is_own(library: &libc::dl_phdr_info) -> bool {
+    let here = visit as *const () as u64;
+    headers(library).iter().any(|header| {
+        let start = library.dlpi_addr + header.p_vaddr;
+        header.p_type == libc::PT_LOAD && (start..start + header.p_memsz).contains(&here)
+    })
+}
+
+/// A library's dynamic symbols.
+struct Symbols {
+    base: u64,
+    table: *const libc::Elf64_Sym,
+    names: *const c_char,
+    versions: *const u16,
+    hash: *const u32,
+}
+
+const DT_STRTAB: i64 = 5;
+const DT_SYMTAB: i64 = 6;
+const DT_GNU_HASH: i64 = 0x6fff_fef5;
+const DT_VERSYM: i64 = 0x6fff_fff0;
+const HIDDEN: u16 = 0x8000;
+const FUNCTION: u8 = 2;
+
+impl Symbols {
+    /// # Safety
+    /// `library` is loaded and relocated.
+    unsafe fn of(library: &libc::dl_phdr_info) -> Option<Self> {
+        let dynamic = headers(library).iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
+        let mut entry = (library.dlpi_addr + dynamic.p_vaddr) as *const [i64; 2];
+        let mut found = [0u64; 4];
+        // SAFETY: the dynamic section is an array of (tag, value) that ends with tag 0.
+        unsafe {
+            while (*entry)[0] != 0 {
+                let [tag, value] = *entry;
+                let wanted = [DT_SYMTAB, DT_STRTAB, DT_VERSYM, DT_GNU_HASH];
+                if let Some(at) = wanted.iter().position(|wanted| *wanted == tag) {
+                    found[at] = value as u64;
+                }
+                entry = entry.add(1);
+            }
+        }
+        let [table, names, versions, hash] = found;
+        // Where the loader does not relocate the section (the vDSO), the values are not addresses.
+        if table < library.dlpi_addr || names == 0 || hash == 0 {
+            return None;
+        }
+        Some(Self {
+            base: library.dlpi_addr,
+            table: table as *const libc::Elf64_Sym,
+            names: names as *const c_char,
+            versions: versions as *const u16,
+            hash: hash as *const u32,
+        })
+    }
+
+    /// The function of that name in its default version. The table is hashed as GNU ld does: buckets, then chains of hash values
+    /// that run along the symbol table, the last of a chain marked by its lowest bit.
+    fn find(&self, name: &CStr) -> *const () {
+        let wanted =
+            name.to_bytes().iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add((*byte).into()));
+        // SAFETY: the header's four words say where the buckets and the chains are; every index comes from the table itself.
+        unsafe {
+            let [buckets, first, filter] = [*self.hash, *self.hash.add(1), *self.hash.add(2)];
+            let bucket_table = self.hash.add(4 + 2 * filter as usize);
+            let chains = bucket_table.add(buckets as usize);
+            let mut index = *bucket_table.add((wanted % buckets.max(1)) as usize);
+            while index >= first && index != 0 {
+                let hash = *chains.add((index - first) as usize);
+                if hash | 1 == wanted | 1 && self.is(index as usize, name) {
+                    return (self.base + (*self.table.add(index as usize)).st_value) as *const ();
+                }
+                if hash & 1 == 1 {
+                    break;
+                }
+                index += 1;
+            }
+        }
+        core::ptr::null()
+    }
+
+    /// # Safety
+    /// `index` is one of the symbol table's.
+    unsafe fn is(&self, index: usize, name: &CStr) -> bool {
+        // SAFETY: the caller's promise; the name's offset comes from the table.
+        unsafe {
+            let symbol = &*self.table.add(index);
+            let is_default = self.versions.is_null() || *self.versions.add(index) & HIDDEN == 0;
+            symbol.st_shndx != 0
+                && symbol.st_info & 0xf == FUNCTION
+                && is_default
+                && CStr::from_ptr(self.names.add(symbol.st_name as usize)) == name
+        }
+    }
+}
