@@ -3,8 +3,9 @@
 set -u
 cd "$(dirname "$0")/.."
 missing=""
-for tool in sqlite3 perl; do
-    command -v "$tool" >/dev/null || missing="$missing $tool"
+# The command, and its package where that is called otherwise.
+for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do
+    command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
 done
 
 # Into an environment of its own: nothing of the user's Python changes.
@@ -26,7 +27,7 @@ install_libraries() {
             echo "not installable here: $library; its test is skipped" >&2
     done
     # From 2 on it maps no IPC files any more.
-    target/venv/bin/python3 -c 'import polars; exit(polars.__version__ >= "2")' 2>/dev/null || pip_install 'polars<2' ||
+    target/venv/bin/python3 -c 'import polars; exit(int(polars.__version__.split(".")[0]) > 1)' 2>/dev/null || pip_install 'polars<2' ||
         echo "not installable here: polars<2; its test is skipped" >&2
 }
 install_libraries
