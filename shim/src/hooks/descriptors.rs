@@ -17,6 +17,12 @@ interpose! {
         raw |fd| as_libc(unsafe { syscall!(Sysno::close, fd) }) as c_int,
         hook on_close,
     }
+    /// What fclose(3) and others call: close(2) that is no cancellation point
+    close_nocancel, c"__close_nocancel": => fn(fd: c_int) -> c_int {
+        // SAFETY: the caller's argument, as it is.
+        raw |fd| as_libc(unsafe { syscall!(Sysno::close, fd) }) as c_int,
+        hook on_close,
+    }
     /// dup2(2)
     dup2, c"dup2": dup2 __dup2 => fn(old: c_int, new: c_int) -> c_int {
         raw |old, new| as_libc(raw_dup2(old, new)) as c_int,

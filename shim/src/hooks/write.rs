@@ -15,6 +15,12 @@ interpose! {
         raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::write, fd, data, length) }),
         hook on_write,
     }
+    /// What libc calls for itself where no cancellation may happen: write(2)
+    write_nocancel, c"__write_nocancel": => fn(fd: c_int, data: *const c_void, length: size_t) -> ssize_t {
+        // SAFETY: the caller's arguments, as they are.
+        raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::write, fd, data, length) }),
+        hook on_write,
+    }
     /// pwrite(2)
     pwrite64, c"pwrite64": pwrite pwrite64 __pwrite64
     => fn(fd: c_int, data: *const c_void, length: size_t, offset: off64_t) -> ssize_t {

@@ -1,0 +1,190 @@
+//! Every function of the installed libc that could change a file is known: hooked, or harmless for a reason. A new one fails this test.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use common::library;
+
+/// Parts of the names of what could change a file, a mapping, or what a descriptor means.
+const SUSPICIOUS: [&str; 18] = [
+    "write",
+    "trunc",
+    "falloc",
+    "fallocate",
+    "splice",
+    "sendfile",
+    "copy_file",
+    "creat",
+    "open",
+    "aio",
+    "lio_",
+    "mmap",
+    "mprotect",
+    "madvise",
+    "mremap",
+    "remap_file",
+    "munmap",
+    "syscall",
+];
+
+/// Doors behind names that only libc itself uses.
+const DETOURED: [&str; 3] = ["__open_nocancel", "__write_nocancel", "__close_nocancel"];
+
+/// Names that come to a hooked function inside libc, through its detour.
+const COME_TO_A_HOOK: [&str; 47] = [
+    "_IO_do_write",
+    "_IO_fdopen",
+    "_IO_file_fopen",
+    "_IO_file_open",
+    "_IO_file_write",
+    "_IO_fopen",
+    "_IO_fwrite",
+    "_IO_popen",
+    "_IO_proc_open",
+    "_IO_wdo_write",
+    "__nss_files_data_open",
+    "__nss_files_fopen",
+    "__open64_2",
+    "__open64_nocancel",
+    "__open_2",
+    "__open_catalog",
+    "__openat64_2",
+    "__openat_2",
+    "aio_write",
+    "aio_write64",
+    "catopen",
+    "fdopen",
+    "fopen",
+    "fopen64",
+    "freopen",
+    "freopen64",
+    "fts64_open",
+    "fts_open",
+    "fwrite",
+    "fwrite_unlocked",
+    "lio_listio",
+    "lio_listio64",
+    "openlog",
+    "popen",
+    "posix_fallocate",
+    "posix_fallocate64",
+    "posix_spawn_file_actions_addopen",
+    "sem_open",
+    "shm_open",
+    "__gconv_open",
+    "iconv_open",
+    "opendir",
+    "openpty",
+    "posix_openpt",
+    "fopencookie",
+    "__libc_pwrite",
+    "eventfd_write",
+];
+
+/// Names that change no file's content.
+const CHANGE_NO_FILE: [&str; 24] = [
+    // They read, wait, or make something that is no file yet.
+    "aio_cancel",
+    "aio_cancel64",
+    "aio_error",
+    "aio_error64",
+    "aio_fsync",
+    "aio_fsync64",
+    "aio_init",
+    "aio_read",
+    "aio_read64",
+    "aio_return",
+    "aio_return64",
+    "aio_suspend",
+    "aio_suspend64",
+    "epoll_create",
+    "epoll_create1",
+    "timerfd_create",
+    "memfd_create",
+    "pidfd_open",
+    "fsopen",
+    "open_tree",
+    "mq_open",
+    "__mq_open_2",
+    "fdopendir",
+    "fmemopen",
+];
+
+/// Names without a file, or that only libc's own loader and allocator use.
+const NOT_ABOUT_FILES: [&str; 18] = [
+    "__madvise",
+    "__mmap",
+    "__mprotect",
+    "__munmap",
+    "posix_madvise",
+    "dlmopen",
+    "dlopen",
+    "open_memstream",
+    "open_wmemstream",
+    "hcreate",
+    "hcreate_r",
+    "pthread_create",
+    "__pthread_key_create",
+    "__nptl_create_event",
+    "__gconv_create_spec",
+    "__libc_alloc_buffer_create_failure",
+    "argz_create_sep",
+    "create_module",
+];
+
+/// Changes that are named in docs/not-covered.md.
+const NOT_COVERED: [&str; 3] = ["process_vm_writev", "process_madvise", "remap_file_pages"];
+
+/// Functions and their addresses.
+fn functions(file: &Path) -> BTreeMap<String, String> {
+    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(file).output().expect("nm (binutils)");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (address, kind, name) = (fields.next()?, fields.next()?, fields.next()?);
+            matches!(kind, "T" | "W" | "i").then(|| (name.split('@').next().unwrap().to_string(), address.to_string()))
+        })
+        .collect()
+}
+
+fn libc_path() -> String {
+    let output = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.contains("libc.so.6")).unwrap().to_string();
+    line.split_ascii_whitespace().find(|word| word.starts_with('/')).unwrap().to_string()
+}
+
+#[test]
+fn every_function_of_libc_that_could_change_a_file_is_known() {
+    let libc = functions(Path::new(&libc_path()));
+    let ours = functions(&library());
+    let hooked: BTreeSet<&String> = libc
+        .iter()
+        .filter(|(name, _)| ours.contains_key(*name) || DETOURED.contains(&name.as_str()))
+        .map(|(_, at)| at)
+        .collect();
+    let known: BTreeSet<&str> =
+        [&COME_TO_A_HOOK[..], &CHANGE_NO_FILE, &NOT_ABOUT_FILES, &NOT_COVERED].concat().into_iter().collect();
+    let is_suspicious = |name: &str| SUSPICIOUS.iter().any(|part| name.contains(part));
+    let is_rpc = |name: &str| ["clnt", "svc", "auth", "xdr", "rpc"].iter().any(|part| name.contains(part));
+    let is_creation_of_no_file = |name: &str| {
+        name.ends_with("_create")
+            && ["pthread_key", "thrd", "timer", "tss", "argz"].iter().any(|part| name.starts_with(part))
+    };
+    let unknown: Vec<&String> = libc
+        .iter()
+        .filter(|(name, at)| {
+            is_suspicious(name)
+                && !hooked.contains(at)
+                && !known.contains(name.as_str())
+                && !is_rpc(name)
+                && !is_creation_of_no_file(name)
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert!(unknown.is_empty(), "not hooked, and no reason known: {unknown:?}");
+}
