@@ -12,7 +12,7 @@ use crate::creation::{Scope, Ticket};
 use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
 use crate::raw::{self, ProcPath};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, full_fence};
 use crate::table::Table;
 use crate::table::liveness;
 use crate::table::writer::{WriterSlot, process_part, thread_part};
@@ -116,7 +116,7 @@ impl Table {
     pub fn enter_unannounced(&self) -> bool {
         self.header.unannounced().fetch_add(1, Ordering::Relaxed);
         // SeqCst: pairs with the fence in `ActiveWord::raise`: the count before the active word.
-        fence(Ordering::SeqCst);
+        full_fence();
         let may = !self.header.active.is_raised();
         if !may {
             self.leave_unannounced();

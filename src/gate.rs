@@ -8,7 +8,7 @@
 
 use crate::creation::{Creation, Intents, Ticket};
 use crate::origin::{Origin, Place, PlaceCell};
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted, signal_fence};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
 ///
@@ -43,7 +43,7 @@ impl ActiveWord {
         }
         if !planted(Fault::RaiseFence) {
             // SeqCst: pairs with the fence in `Frame::announce`: the flag before the writers' phases.
-            fence(Ordering::SeqCst);
+            full_fence();
         }
     }
 
@@ -164,7 +164,7 @@ impl Frame {
         self.phase.store(word(turn, Phase::Announced), Ordering::Release);
         if !planted(Fault::AnnounceFence) {
             // SeqCst: pairs with the fence in `ActiveWord::raise`: the phase before the active word and the creation record.
-            fence(Ordering::SeqCst);
+            full_fence();
         }
         turn
     }
@@ -261,7 +261,7 @@ impl Frame {
         let flag = if writes_bytes { WRITES_BYTES } else { 0 };
         self.pushing.store((u64::from(index) + 1) | flag, Ordering::Relaxed);
         // SeqCst: pairs with the fence in `Snapshot::begin_change`: the announcement before the generation.
-        fence(Ordering::SeqCst);
+        full_fence();
     }
 
     /// The push is over, its bits are set.

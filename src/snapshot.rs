@@ -5,7 +5,7 @@
 
 use crate::origin::{Origin, Place, PlaceCell};
 use crate::preserved::empty_root;
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
 /// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
 ///
@@ -334,7 +334,7 @@ impl Snapshot {
         self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // SeqCst: pairs with the fence in `Frame::start_pushing`: the odd generation before the look at the pushers, and before
         // the places are changed.
-        fence(Ordering::SeqCst);
+        full_fence();
         Some(odd)
     }
 

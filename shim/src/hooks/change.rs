@@ -10,7 +10,7 @@ use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::{self, Change, Failure, Pusher, Reason, Report};
 use snapshim::raw;
-use snapshim::sync::{Ordering, fence};
+use snapshim::sync::full_fence;
 use snapshim::table::Table;
 
 use crate::config::config;
@@ -271,7 +271,7 @@ fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, tou
     frame.settle(Place::Origin(origin), length);
     let announced = thread.own.table.announce_floating(length);
     // SeqCst: pairs with itself in other writers: of two that announce at once, at least one counts the other.
-    fence(Ordering::SeqCst);
+    full_fence();
     let reach = floating_bytes(thread.own.table, origin);
     let position = rustix::fs::tell(file).unwrap_or(0);
     Covered { bytes: position..position.saturating_add(reach), length, floating: Some((position, announced)) }
