@@ -314,3 +314,29 @@ fn blocks_no_signal(pid: u32, thread: u32) -> bool {
 
 /// However long a creator wanted to be given, from a damaged table for instance: nobody waits longer, in nanoseconds.
 const LONGEST_CREATION: u64 = 60_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IN_READ: &str = "0 0x0 0x7f0000000000 0x400 0x0 0x0 0x0 0x7ffd00001000 0x7f1234567890\n";
+
+    #[test]
+    fn a_thread_that_waits_in_read_writes_nothing() {
+        let doing = Doing::parse(IN_READ).unwrap();
+        assert_eq!((doing.call, doing.stack), (Some(0), 0x7ffd_0000_1000));
+        assert!(doing.is_waiting_elsewhere());
+    }
+
+    #[test]
+    fn a_thread_that_writes_runs_or_cannot_be_seen_may_be_writing() {
+        for text in [
+            "1 0x3 0x7f0000000000 0x400 0x0 0x0 0x0 0x7ffd00001000 0x7f12",
+            "running\n",
+            "-1 0x7ffd00001000 0x7f12\n",
+            "",
+        ] {
+            assert!(!Doing::parse(text).unwrap_or_default().is_waiting_elsewhere(), "{text}");
+        }
+    }
+}

@@ -234,3 +234,89 @@ fn find(range: Range<u64>, bits: impl Fn(u64) -> u32) -> Option<u64> {
     }
     None
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Blocks that are handed out one after another.
+    struct Blocks {
+        blocks: Vec<Box<Block>>,
+        next: AtomicU64,
+    }
+
+    impl Blocks {
+        fn new(count: usize) -> Self {
+            let block = |_| Box::new(Block(core::array::from_fn(|_| AtomicU64::new(u64::MAX))));
+            Self { blocks: (0..count).map(block).collect(), next: AtomicU64::new(0) }
+        }
+    }
+
+    impl Pool for Blocks {
+        fn block(&self, index: u32) -> Option<&Block> {
+            self.blocks.get(index as usize).map(Box::as_ref)
+        }
+
+        fn take(&self, _life: u32) -> Option<u32> {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            (next < self.blocks.len() as u64).then_some(next as u32)
+        }
+
+        fn give_back(&self, _index: u32, _life: u32) {}
+    }
+
+    const LIFE: u32 = 7;
+
+    fn check(pages: u64, set: &[Range<u64>]) {
+        let (pool, root) = (Blocks::new(8), AtomicU64::new(empty_root(LIFE)));
+        let bits = Bits { root: &root, life: LIFE, pages, pool: &pool };
+        for range in set {
+            assert_eq!(bits.set(range.clone()), Some(range.end - range.start));
+            assert_eq!(bits.set(range.clone()), Some(0));
+        }
+        let mut at = 0;
+        for range in set {
+            assert_eq!(bits.first_set(at..pages), Some(range.clone()));
+            let missing = (at < range.start).then_some(at..range.start);
+            assert_eq!(bits.first_missing(at..range.start), missing);
+            assert_eq!(bits.first_droppable(at..range.start), missing);
+            at = range.end;
+        }
+        assert_eq!(bits.first_set(at..pages), None);
+        assert_eq!(bits.count(0..pages), set.iter().map(|range| range.end - range.start).sum());
+        assert!(!bits.is_any_lost());
+    }
+
+    #[test]
+    fn runs_are_found_again_in_every_size_of_tree() {
+        check(5, &[0..1, 3..5]);
+        check(LEAF_PAGES, &[31..33, 64..96, LEAF_PAGES - 1..LEAF_PAGES]);
+        check(LEAF_PAGES * 3, &[5..6, LEAF_PAGES - 2..LEAF_PAGES + 40, LEAF_PAGES * 2 + 7..LEAF_PAGES * 2 + 8]);
+        check(LEAF_PAGES * BLOCK_WORDS as u64 * 2, &[1..2, LEAF_PAGES * 700..LEAF_PAGES * 700 + 33]);
+    }
+
+    #[test]
+    fn without_blocks_nothing_is_recorded_and_nothing_may_be_dropped_by_mistake() {
+        let (pool, root) = (Blocks::new(0), AtomicU64::new(empty_root(LIFE)));
+        let bits = Bits { root: &root, life: LIFE, pages: 100, pool: &pool };
+        assert_eq!(bits.set(0..1), None);
+        assert!(!bits.is_set(0));
+    }
+
+    #[test]
+    fn a_word_of_another_life_is_empty_for_writers_and_kept_for_who_drops() {
+        let (pool, root) = (Blocks::new(1), AtomicU64::new(empty_root(LIFE)));
+        let bits = Bits { root: &root, life: LIFE, pages: 100, pool: &pool };
+        bits.set(0..1).unwrap();
+        pool.blocks[0].0[0].store(tagged(LIFE + 1, u32::MAX), Ordering::Relaxed);
+        assert!(!bits.is_set(0));
+        assert_eq!(bits.set(2..3), None);
+        assert_eq!(bits.first_droppable(0..32), None);
+        assert!(bits.is_any_lost());
+    }
+}

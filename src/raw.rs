@@ -269,3 +269,17 @@ pub fn abort() -> ! {
         nap(Duration::from_millis(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_in_proc_are_built_and_cut() {
+        assert_eq!(ProcPath::of(0, "stat").as_c_str(), c"/proc/0/stat");
+        let path = ProcPath::of(u32::MAX, "task").slash(12).then("/fd").slash(100);
+        assert_eq!(path.as_c_str(), c"/proc/4294967295/task/12/fd/100");
+        let long = ProcPath::of(1, "x").then("0123456789012345678901234567890123456789012345678901234567890123456789");
+        assert_eq!(long.as_c_str().to_bytes().len(), 63);
+    }
+}

@@ -119,3 +119,29 @@ pub fn is_thread_gone(pid: u32, tid: u32) -> bool {
 pub fn start_of(pid: u32) -> u64 {
     Stat::read(&ProcPath::of(pid, "stat")).map_or(0, |stat| stat.start)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_parentheses_and_spaces_is_no_field() {
+        let text = b"4711 (a) R (b c) S 1 4711 4711 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2 3";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.threads, stat.start), (b'S', 3, 987_654));
+        assert!(!stat.is_over());
+    }
+
+    #[test]
+    fn a_zombie_leader_with_other_threads_is_not_over() {
+        let stat = |threads| Stat { state: b'Z', threads, start: 1 };
+        assert!(stat(1).is_over());
+        assert!(!stat(2).is_over());
+    }
+
+    #[test]
+    fn what_is_cut_short_is_not_believed() {
+        assert_eq!(Stat::parse(b"4711 (name) S 1 2 3"), None);
+        assert_eq!(Stat::parse(b""), None);
+    }
+}
