@@ -20,8 +20,11 @@ static START: AtomicUsize = AtomicUsize::new(0);
 /// How much of `SMALL` has been given out.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// Reserves the addresses. They cost no memory.
+/// Reserves the addresses. They cost no memory, but would count where a program's address space is limited (RLIMIT_AS).
 pub fn reserve() {
+    if rustix::process::getrlimit(rustix::process::Resource::As).current.is_some() {
+        return;
+    }
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a new mapping at an address that the kernel chooses.
     let reserved = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), LENGTH, ProtFlags::empty(), flags) };
