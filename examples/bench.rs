@@ -207,6 +207,27 @@ impl Bench {
         self.report("taking a snapshot of 64 GiB / of 4 KiB", median(ratios), 2.0, "");
     }
 
+    fn relocation(&mut self, access: &str, name: &str) {
+        let length = 64 * MIB;
+        let (mut ratios, mut cuts, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..9 {
+            let file = file_of(&self.memory, "cut", length);
+            let path = file.display();
+            let copy = self.mapper.ask(&format!("copy {path} {length}"));
+            self.mapper.ask(&format!("hold {path} {access} {length}"));
+            let ours = self.shimmed.ask(&format!("cut {path}"));
+            self.mapper.ask("drop");
+            let file = file_of(&self.memory, "cut", length);
+            let plain = self.native.ask(&format!("cut {}", file.display()));
+            ratios.push((ours - plain) / copy);
+            cuts.push(ours - plain);
+            copies.push(copy);
+        }
+        let note = format!("{:.1} ms / {:.1} ms for 64 MiB", median(cuts) / 1e6, median(copies) / 1e6);
+        let figure = format!("truncating under a {name} snapshot, beyond the truncation / eager copy");
+        self.report(&figure, median(ratios), 1.5, &note);
+    }
+
     fn reading(&mut self) {
         let length = 64 * MIB;
         let file = file_of(&self.disk, "read", length);
@@ -266,6 +287,8 @@ fn main() {
     bench.first_writes(MIB, 1.3);
     bench.second_writes();
     bench.creation();
+    bench.relocation("r", "read-only");
+    bench.relocation("w", "writable");
     bench.reading();
     bench.memory_held();
     println!(

@@ -5,6 +5,7 @@
  *   hold FILE r|w LENGTH         takes a snapshot that stays until `drop`
  *   held                         memory that the process has of its own, and what snapshim_stat says the snapshot costs, in bytes
  *   make FILE LENGTH             takes a snapshot and drops it; the time is that of mmap
+ *   cut FILE                     truncates it to nothing
  *   copy FILE LENGTH             reads the file into memory
  *   read FILE snapshot|plain LENGTH   maps and reads every word; the time is that of reading */
 #define _GNU_SOURCE
@@ -132,6 +133,10 @@ int main(int argc, char **argv)
             unsigned char *at = map(fd, length, PROT_READ, MAP_SNAPSHOT);
             answer = now() - start;
             munmap(at, length);
+        } else if (strcmp(command, "cut") == 0) {
+            long start = now();
+            need(ftruncate(fd, 0) == 0, "ftruncate");
+            answer = now() - start;
         } else if (strcmp(command, "copy") == 0 && sscanf(line, "%*s %*s %zu", &length) == 1) {
             answer = copy_all(fd, length);
         } else if (strcmp(command, "read") == 0 && sscanf(line, "%*s %*s %15s %zu", word, &length) == 2) {
