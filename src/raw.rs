@@ -175,6 +175,21 @@ pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     }
 }
 
+/// Pages that [`read_first_bytes`] reads in one call.
+pub const PAGES_AT_ONCE: usize = 48;
+
+/// Reads the first byte of each page from `address` on in `tid`'s address space (process_vm_readv(2)); of how many pages, from the
+/// first on.
+pub fn read_first_bytes(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
+    let count = bytes.len().min(PAGES_AT_ONCE);
+    let local = [bytes.as_mut_ptr() as usize, count];
+    let remote: [[usize; 2]; PAGES_AT_ONCE] =
+        core::array::from_fn(|page| [(address + page as u64 * crate::PAGE) as usize, 1]);
+    // SAFETY: the local iovec names `bytes`, writable for `count` bytes; the kernel checks the remote ones.
+    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), count, 0) };
+    result.unwrap_or(0)
+}
+
 /// All signals that a thread can block, blocked until dropped.
 #[derive(Debug)]
 pub struct SignalsBlocked(u64);

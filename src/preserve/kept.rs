@@ -68,17 +68,24 @@ impl KeptFiles {
         result
     }
 
-    /// Calls `act` with the memory of process `id`, one of whose living threads is `thread`.
+    /// Calls `act` with the memory of process `id`, one of whose living threads is `thread`. The word at `cookie` told, when it was
+    /// opened, that it is the memory of this image.
     pub fn with_memory<T>(
         &self,
         id: ProcessId,
         thread: u32,
+        cookie: u64,
         act: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         if let Some(entry) = find(&self.memories, id).filter(|entry| entry.is_intact()) {
             return act(entry.file());
         }
         let file = open(id, thread, "mem", OFlags::RDWR)?;
+        let mut word = [0u8; 8];
+        rustix::io::pread(&file, &mut word, cookie)?;
+        if u64::from_ne_bytes(word) != id.to_word() {
+            return Err(Errno::SRCH);
+        }
         let result = act(file.as_fd());
         keep(&self.memories, id, file);
         result

@@ -67,26 +67,34 @@ impl Mapper<'_> {
 
     /// Writes one byte a page, as read from there, through /proc/PID/mem: the kernel then copies pages that the process itself may
     /// not write (FOLL_FORCE). Nobody else stores there: the mapping is read-only, and the mapper waits for us before it changes.
+    ///
+    /// The bytes may be read by thread id, because they are written to the address space that the file was opened on: if another
+    /// image has taken its place, that is gone, and nothing is written.
     fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<(), Errno> {
         let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
-        kept.with_memory(self.id, self.thread(), |memory| {
-            let mut word = [0u8; 8];
-            rustix::io::pread(memory, &mut word, cookie)?;
-            if u64::from_ne_bytes(word) != self.id.to_word() {
-                return Err(Errno::SRCH);
-            }
-            let mut byte = [0u8];
-            for page in 0..pages {
-                let at = address + page * PAGE;
-                let stored =
-                    rustix::io::pread(memory, &mut byte, at).and_then(|_| rustix::io::pwrite(memory, &byte, at));
-                match stored {
-                    Ok(1) => {}
-                    // What was reached so far is found by verification.
-                    Ok(_) | Err(_) if page > 0 => return Ok(()),
-                    Ok(_) => return Err(Errno::FAULT),
-                    Err(error) => return Err(error),
+        let thread = self.thread();
+        kept.with_memory(self.id, thread, cookie, |memory| {
+            let mut page = 0;
+            while page < pages {
+                let mut bytes = [0u8; raw::PAGES_AT_ONCE];
+                let wanted = (pages - page).min(bytes.len() as u64) as usize;
+                let first = address + page * PAGE;
+                // What it does not reach (PROT_NONE) is read one by one.
+                let known = raw::read_first_bytes(thread, first, &mut bytes[..wanted]);
+                for (index, byte) in bytes[..wanted].iter_mut().enumerate() {
+                    let at = first + index as u64 * PAGE;
+                    if index >= known {
+                        rustix::io::pread(memory, core::slice::from_mut(byte), at)?;
+                    }
+                    match rustix::io::pwrite(memory, core::slice::from_ref(byte), at) {
+                        Ok(1) => {}
+                        // What was reached so far is found by verification.
+                        Ok(_) | Err(_) if page > 0 || index > 0 => return Ok(()),
+                        Ok(_) => return Err(Errno::FAULT),
+                        Err(error) => return Err(error),
+                    }
                 }
+                page += wanted as u64;
             }
             Ok(())
         })
