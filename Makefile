@@ -43,9 +43,11 @@ demo: all
 install: all
 	install -Dm755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsnapshim.so
 	install -Dm644 shim/include/snapshim.h $(DESTDIR)$(PREFIX)/include/snapshim.h
+	install -Dm755 target/release/snapshim $(DESTDIR)$(PREFIX)/bin/snapshim
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/lib/libsnapshim.so $(DESTDIR)$(PREFIX)/include/snapshim.h
+	rm -f $(DESTDIR)$(PREFIX)/lib/libsnapshim.so $(DESTDIR)$(PREFIX)/include/snapshim.h \
+	    $(DESTDIR)$(PREFIX)/bin/snapshim
 
 clean:
 	$(CARGO) clean

@@ -41,9 +41,19 @@ struct snapshim_stat {
     uint64_t bytes_held; /* memory that the snapshot costs beyond a plain mapping: copies and their bookkeeping */
 };
 
-extern int __snapshim_active(void) __attribute__((weak));
-extern int __snapshim_stat(const void *, struct snapshim_stat *) __attribute__((weak));
-extern const char *__snapshim_version(void) __attribute__((weak));
+/* Weak: absent without the shim. In a program that is linked at a fixed address (-no-pie) the linker would settle on "absent" for good,
+ * unless the address is loaded from the global offset table, which noplt asks for. */
+#if defined(__has_attribute)
+#if __has_attribute(noplt)
+#define SNAPSHIM_WEAK_ __attribute__((weak, noplt))
+#endif
+#endif
+#ifndef SNAPSHIM_WEAK_
+#define SNAPSHIM_WEAK_ __attribute__((weak))
+#endif
+extern int __snapshim_active(void) SNAPSHIM_WEAK_;
+extern int __snapshim_stat(const void *, struct snapshim_stat *) SNAPSHIM_WEAK_;
+extern const char *__snapshim_version(void) SNAPSHIM_WEAK_;
 
 /* 1 if this process can make snapshots; 0 without the shim, with SNAPSHIM_DISABLE=1, or if the shared table cannot be used. */
 static inline int snapshim_active(void)
