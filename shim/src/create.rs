@@ -372,6 +372,16 @@ fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
     unsafe { rustix::mm::mprotect(address as *mut c_void, length as usize, flags) }
 }
 
+fn tell_kernel(error: Errno) {
+    if error == Errno::INVAL {
+        say!(
+            Level::Error,
+            "snapshot of process {} refused: this kernel has no MADV_POPULATE_WRITE; Linux 5.14 or later is needed",
+            raw::own_pid()
+        );
+    }
+}
+
 /// Makes the page private and zeroes what lies behind the end of the file: a shared store can have put bytes there, and an append
 /// would.
 fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
@@ -381,7 +391,8 @@ fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
     }
     // SAFETY: the page is a writable part of the mapping that is being made, and private once it is populated.
     unsafe {
-        madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)?;
+        madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)
+            .inspect_err(|error| tell_kernel(*error))?;
         ptr::write_bytes((page + used) as *mut u8, 0, (PAGE - used) as usize);
     }
     if protection & opened != opened { protect(page, PAGE, protection) } else { Ok(()) }
