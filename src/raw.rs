@@ -202,12 +202,6 @@ impl SignalsBlocked {
     pub fn new() -> Self {
         Self(set_signal_mask(u64::MAX))
     }
-
-    /// The mask that was in force before.
-    #[must_use]
-    pub fn previous(&self) -> u64 {
-        self.0
-    }
 }
 
 impl Default for SignalsBlocked {

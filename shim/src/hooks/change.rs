@@ -63,8 +63,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
-        Entry::Free => watch_descriptor(&thread, frame, &about, None, call()),
-        Entry::Elsewhere => watch_descriptor(&thread, frame, &about, None, call()),
+        Entry::Free | Entry::Elsewhere => watch_descriptor(&thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
             let result = change_origin(&thread, frame, descriptor, origin, &touch, &call);
             watch_descriptor(&thread, frame, &about, Some(origin), result)
@@ -82,7 +81,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
 fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
     let is_same =
         thread.own.record().is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
-    if !is_same && result > 0 {
+    if !is_same && result >= 0 {
         doubt_if_replaced(thread, frame, about.descriptor, seen);
     }
     result

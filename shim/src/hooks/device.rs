@@ -79,8 +79,4 @@ impl Touch for Request {
     fn offset(&self) -> Option<i64> {
         Some(i64::try_from(self.offset).unwrap_or(i64::MAX))
     }
-
-    fn appends(&self, _opened_with_append: bool) -> bool {
-        false
-    }
 }

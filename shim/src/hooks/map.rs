@@ -214,12 +214,8 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
     match advice {
         libc::MADV_DONTFORK => mappings.note(&range, NOT_INHERITED, true, call),
         libc::MADV_DOFORK => mappings.note(&range, NOT_INHERITED, false, call),
-        libc::MADV_DONTNEED => {
-            advise_between(&mappings, &range, advice)?;
-            mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
-        }
-        MADV_DONTNEED_LOCKED => {
-            // Advice of rustix has no name for it: what is locked stays.
+        // Advice of rustix has no name for the second: what is locked stays.
+        libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
             advise_between(&mappings, &range, advice)?;
             mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
         }

@@ -98,10 +98,6 @@ impl Touch for Allocation {
         Some(self.offset)
     }
 
-    fn appends(&self, _opened_with_append: bool) -> bool {
-        false
-    }
-
     fn cuts_from(&self) -> Option<u64> {
         (self.mode & (COLLAPSE_RANGE | INSERT_RANGE) != 0).then(|| u64::try_from(self.offset).unwrap_or(u64::MAX >> 1))
     }
