@@ -83,7 +83,9 @@ impl Ticket {
         self.0 & 0xff
     }
 
-    const fn number(self) -> u64 {
+    /// Distinguishes the creations there ever were.
+    #[must_use]
+    pub const fn number(self) -> u64 {
         self.0 >> NUMBER_SHIFT & NUMBER_BITS
     }
 
@@ -184,6 +186,16 @@ impl Creation {
                 return (!spared).then_some(seen);
             }
         }
+    }
+
+    /// What the creation `seen` covers; `None` if it is over.
+    pub fn scope(&self, seen: Ticket, intents: &impl Intents) -> Option<Scope> {
+        let place = intents.intent(seen.owner())?.scope.load();
+        let scope = match place {
+            Place::Origin(origin) => Scope::One(origin),
+            Place::Unknown | Place::Elsewhere => Scope::All,
+        };
+        self.still(seen).then_some(scope)
     }
 
     /// When waiters may abort the creation `seen` (CLOCK_MONOTONIC, nanoseconds); `None` if it is over.

@@ -152,14 +152,14 @@ impl Frame {
 
     /// Idle -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not see this.
     #[inline]
-    pub fn announce(&self, descriptor: u32, descriptors_seen: u32, stack: u64) -> Turn {
+    pub fn announce(&self, call: &Call) -> Turn {
         let turn = Turn((self.phase.load(Ordering::Relaxed) >> PHASE_BITS).wrapping_add(1) & (u64::MAX >> PHASE_BITS));
-        self.place.store(Place::Unknown);
-        self.stack.store(stack, Ordering::Relaxed);
+        self.place.store(call.place);
+        self.stack.store(call.stack, Ordering::Relaxed);
         self.floating.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
-        self.descriptor.store(descriptor, Ordering::Relaxed);
-        self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
+        self.descriptor.store(call.descriptor, Ordering::Relaxed);
+        self.descriptors_seen.store(call.descriptors_seen, Ordering::Relaxed);
         // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
         self.phase.store(word(turn, Phase::Announced), Ordering::Release);
         if !planted(Fault::AnnounceFence) {
@@ -310,6 +310,8 @@ pub struct Call {
     pub descriptors_seen: u32,
     /// The hook's stack pointer.
     pub stack: u64,
+    /// Where its bytes go, if that is known without looking at a descriptor.
+    pub place: Place,
 }
 
 /// The gate of every origin: the words that writers and creations meet at.
@@ -331,7 +333,7 @@ impl<I: Intents> Gate<'_, I> {
     pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
         withdraw_interrupted(outer);
         loop {
-            let turn = frame.announce(call.descriptor, call.descriptors_seen, call.stack);
+            let turn = frame.announce(&call);
             let entry = if self.active.is_raised() {
                 match self.look_around(frame, outer, &call, writer) {
                     Ok(entry) => entry,
@@ -352,7 +354,10 @@ impl<I: Intents> Gate<'_, I> {
 
     #[cold]
     fn look_around(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
-        let place = writer.place(call.descriptor);
+        let place = match call.place {
+            Place::Unknown => writer.place(call.descriptor),
+            known => known,
+        };
         frame.settle(place, writer.floating());
         let Place::Origin(origin) = place else { return Ok(Entry::Elsewhere) };
         match self.creation.naming(origin, self.intents) {

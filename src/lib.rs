@@ -26,6 +26,8 @@ pub mod preserve;
 #[cfg(not(loom))]
 pub mod raw;
 #[cfg(not(loom))]
+pub mod sharing;
+#[cfg(not(loom))]
 pub mod table;
 
 /// Bytes in a page. snapshim supports the 4 KiB pages of x86-64 and of the common aarch64 kernels; `attach` refuses others.

@@ -10,9 +10,10 @@ pub struct Origin {
 }
 
 /// Where a call's bytes would go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Place {
     /// Not looked at yet.
+    #[default]
     Unknown,
     /// Nothing that can be an origin: a pipe, a socket, a terminal.
     Elsewhere,

@@ -305,7 +305,7 @@ impl Mapping {
 
     /// What a writer does before its change lands.
     fn preserve_and_change(&self) {
-        let turn = self.frame.announce(3, 0, 0);
+        let turn = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
         assert!(self.frame.pass(turn));
         while self.bit.load(Ordering::Acquire) == 0 {
             let Some(view) = self.snapshot.view() else { break };

@@ -1,11 +1,13 @@
-//! The agent: the shim's one helper thread in a process that has snapshots.
+//! The agent: the shim's one helper thread in a process that has snapshots or writable shared mappings.
 //!
-//! It preserves pages when a writer that may not touch this process asks for it, and breaks snapshots that cannot be kept. It is a bare
+//! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms shared
+//! mappings when a snapshot is made. It is a bare
 //! kernel thread: no thread-local storage (it shares the register of the thread that started it and must not use it), no libc call,
 //! no lock, all signals blocked. The C library does not count it, so a program still ends with its own last thread.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use snapshim::preserve::local::Means;
@@ -17,18 +19,26 @@ use crate::config::config;
 use crate::init;
 use crate::log::{Level, say};
 use crate::process::{self, Own};
+use crate::shared;
 use crate::trap::Trap;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
-    if !own.identity.take_agent_start() {
-        return;
+    static ALLOWED: AtomicBool = AtomicBool::new(false);
+    // A forked child has its parent's flag, and its permission.
+    if !ALLOWED.swap(true, Ordering::Relaxed) {
+        init::allow_access();
     }
-    init::allow_access();
-    if !start(own) {
+    start(own);
+}
+
+/// Starts the agent, once.
+pub fn start(own: &Own) {
+    if own.identity.take_agent_start() && !start_thread(own) {
         say!(
             Level::Warn,
-            "process {} could not start its agent: its snapshots cannot be kept when their file is truncated, or written by whom the kernel keeps from its memory",
+            "process {} could not start its agent: its snapshots cannot be kept when their file is truncated, or written by whom the \
+             kernel keeps from its memory, and snapshots of files that it maps shared and writable are refused",
             raw::own_pid()
         );
     }
@@ -42,7 +52,7 @@ const THREAD: c_int = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-fn start(own: &Own) -> bool {
+fn start_thread(own: &Own) -> bool {
     // Inherited by the thread.
     let _signals = raw::SignalsBlocked::new();
     let stack = crate::arena::memory(STACK).filter(|stack| {
@@ -75,6 +85,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         let Some(record) = own.record() else { return 0 };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
+        shared::arm::answer_creation(&own);
         answer_requests(&own);
         if raw::now() >= next_look {
             doubt_if_table_is_gone(&own);

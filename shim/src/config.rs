@@ -40,6 +40,8 @@ pub struct Config {
     pub takes_any_file_system: bool,
     /// `SNAPSHIM_STRICT=1`
     pub is_strict: bool,
+    /// `SNAPSHIM_CHUNK_KB`, in pages.
+    pub chunk: u64,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
     pub timeout: u64,
     /// `SNAPSHIM_LOG`, before the colon.
@@ -59,6 +61,8 @@ static CONFIG: OnceRef<'static, Config> = OnceRef::new();
 
 const DEFAULT_TIMEOUT_MS: u64 = 2000;
 const LONGEST_TIMEOUT_MS: u64 = 60_000;
+const DEFAULT_CHUNK_KB: u64 = 64;
+const LARGEST_CHUNK_KB: u64 = 2048;
 
 /// The configuration of this process.
 pub fn config() -> &'static Config {
@@ -115,6 +119,14 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         })
     });
 
+    let chunk = environment.get("SNAPSHIM_CHUNK_KB").map_or(DEFAULT_CHUNK_KB, |value| {
+        let number = core::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
+        number.filter(|kb| kb.is_power_of_two() && (4..=LARGEST_CHUNK_KB).contains(kb)).unwrap_or_else(|| {
+            complain("SNAPSHIM_CHUNK_KB", value, "64 (powers of two from 4 to 2048 are possible)");
+            DEFAULT_CHUNK_KB
+        })
+    });
+
     let (level, log_path) = environment.get("SNAPSHIM_LOG").map_or((Level::Warn, None), |value| {
         let colon = value.iter().position(|byte| *byte == b':');
         let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
@@ -165,6 +177,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         allows_rings,
         takes_any_file_system,
         is_strict,
+        chunk: chunk * 1024 / snapshim::PAGE,
         timeout: timeout_ms * 1_000_000,
         level,
         log_path,

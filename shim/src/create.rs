@@ -22,7 +22,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, init, process};
+use crate::{agent, init, process, shared};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -58,7 +58,7 @@ impl Mmap {
     }
 
     /// The length in whole pages.
-    fn pages(&self) -> u64 {
+    pub fn pages(&self) -> u64 {
         (self.length as u64).div_ceil(PAGE)
     }
 }
@@ -202,7 +202,9 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     // A fork of another thread must not come between the mapping and its record.
     let mappings = mapper::hold(thread.own);
     let ticket = begin(thread, Scope::One(origin))?;
-    let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, wanted));
+    let made = drained(thread, Scope::One(origin), &Named(origin))
+        .and_then(|()| armed(thread, origin, ticket))
+        .and_then(|()| fill(thread, wanted));
     let made = match made {
         Ok(made) => made,
         Err(error) => {
@@ -250,6 +252,24 @@ pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> 
             Level::Warn,
             "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it stopped?); \
              continue it, or set SNAPSHIM_TIMEOUT_MS higher",
+            Program(pid),
+            config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
+}
+
+/// Has all who could store into the origin through a shared mapping armed, the calling process included.
+fn armed(thread: &Thread, origin: Origin, ticket: Ticket) -> Result<(), Errno> {
+    let (own, scope) = (&thread.own, Scope::One(origin));
+    shared::arm::arm(scope)?;
+    let deadline = raw::now() + config().timeout;
+    own.table.arm_others(scope, ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, or set \
+             SNAPSHIM_TIMEOUT_MS higher",
+            Named(origin),
             Program(pid),
             config().timeout / 1_000_000
         );
@@ -405,7 +425,11 @@ fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_v
         thread.own.table.snapshot(made.index).and_then(|snapshot| snapshot.view()).map_or(0, |view| view.extent.pages);
     let from = made.address as u64..made.address as u64 + pages * PAGE;
     let to = target as u64..(target as u64).saturating_add(pages * PAGE);
-    let moved = if to.start.is_multiple_of(PAGE) { mappings.shift(&from, to.start) } else { Err(Errno::INVAL) };
+    let shift = || mappings.shift(&from, to.start);
+    let moved = match to.start.is_multiple_of(PAGE) {
+        true => shared::change::take_away(&thread.own, &to, shift),
+        false => Err(Errno::INVAL),
+    };
     moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, pages))
 }
 

@@ -15,5 +15,6 @@ mod init;
 mod log;
 mod mapper;
 mod process;
+mod shared;
 mod thread;
 mod trap;

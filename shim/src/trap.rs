@@ -15,8 +15,10 @@ use snapshim::preserve::unshare;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
+use syscalls::{Sysno, syscall};
 
 use crate::config::{config, leak};
+use crate::shared::open::{Opened, open_for_store};
 use crate::{mapper, process};
 
 /// The one range that is held.
@@ -85,7 +87,7 @@ fn is_held(address: u64) -> bool {
 
 type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-fn install() -> bool {
+pub fn install() -> bool {
     // SAFETY: both actions are valid and alive for the calls.
     unsafe {
         let mut now: libc::sigaction = core::mem::zeroed();
@@ -114,7 +116,41 @@ extern "C" fn on_fault(signal: c_int, information: *mut libc::siginfo_t, context
         }
         return;
     }
+    if code == SEGV_ACCERR && is_store(context) {
+        match open_for_store(address) {
+            Opened::Yes => return,
+            Opened::Refused => return raise_bus_error(address),
+            Opened::Foreign => {}
+        }
+    }
     pass_on(signal, information, context);
+}
+
+/// Whether the access that faulted was a store (bit 1 of the page-fault error code).
+fn is_store(context: *mut c_void) -> bool {
+    // SAFETY: the kernel passes a valid ucontext_t.
+    let error = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
+    error & 2 != 0
+}
+
+/// A store that cannot happen ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS): SIGBUS at its address.
+fn raise_bus_error(address: u64) {
+    #[repr(C)]
+    struct Information {
+        signal: c_int,
+        errno: c_int,
+        code: c_int,
+        padding: c_int,
+        address: u64,
+        rest: [u64; 13],
+    }
+    const BUS_ADRERR: c_int = 2;
+    let information =
+        Information { signal: libc::SIGBUS, errno: 0, code: BUS_ADRERR, padding: 0, address, rest: [0; 13] };
+    // SAFETY: the structure is laid out as siginfo_t; the signal goes to the calling thread.
+    let _ = unsafe {
+        syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), libc::SIGBUS, &raw const information)
+    };
 }
 
 /// Whether the store faulted only because its range was held, perhaps no longer.

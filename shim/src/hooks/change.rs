@@ -48,7 +48,11 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
     let thread = match thread::current() {
         Ok(thread) => thread,
         Err(Errno::AGAIN) => match without_slot(&call) {
-            Ok(result) => return result,
+            Ok(Some(result)) => return result,
+            Ok(None) => {
+                set_errno(libc::ENOSPC);
+                return -1;
+            }
             Err(thread) => thread,
         },
         Err(_) => return alone(&call),
@@ -59,7 +63,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
         _ => return too_deep(),
     };
     let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack };
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: Place::Unknown };
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
@@ -95,17 +99,81 @@ fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Opti
     }
 }
 
-/// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot, and fails if none comes free.
+/// A change that reaches its origin without a descriptor: a store through a shared mapping, or the making of one.
+pub struct Announced<'a> {
+    thread: &'a Thread,
+    frame: &'a Frame,
+    origin: Origin,
+    /// Whether snapshots may exist.
+    is_watched: bool,
+}
+
+impl Announced<'_> {
+    /// Whether somebody holds a snapshot of the origin.
+    pub fn is_in_use(&self) -> bool {
+        self.is_watched && self.thread.own.table.is_origin_in_use(self.origin)
+    }
+
+    /// Preserves what snapshots have of `bytes`. After success they may change, until the announcement is over.
+    pub fn make_way(&self, bytes: Range<u64>) -> Result<(), Failure> {
+        if !self.is_watched {
+            return Ok(());
+        }
+        pusher(self.thread, self.frame).make_way(self.origin, &Change::Bytes(bytes))
+    }
+}
+
+/// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be concerned.
+///
+/// Errors: `ENOSPC`, no slot is free although snapshots exist; `EAGAIN`, too many handlers interrupt each other.
+pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
+    let stack = thread::stack_pointer();
+    let thread = match thread::current() {
+        Ok(thread) => thread,
+        Err(Errno::AGAIN) => match without_slot(&|| act(None)) {
+            Ok(Some(result)) => return Ok(result),
+            Ok(None) => return Err(Errno::NOSPC),
+            Err(thread) => thread,
+        },
+        Err(_) => return Ok(act(None)),
+    };
+    let depth = thread.depth(stack).ok_or(Errno::AGAIN)?;
+    let (outer, rest) = thread.slot.frames().split_at(depth);
+    let frame = rest.first().ok_or(Errno::AGAIN)?;
+    let about = Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) };
+    let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
+    let is_watched = matches!(entry, Entry::Origin(_));
+    let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
+    if thread.own.is_this_image() {
+        frame.clear(turn);
+    }
+    Ok(result)
+}
+
+/// What the gate is told of a change without a descriptor: its place is known, and it moves no file position.
+struct Nowhere;
+
+impl Touch for Nowhere {
+    fn length(&self) -> u64 {
+        0
+    }
+    fn offset(&self) -> Option<i64> {
+        Some(0)
+    }
+}
+
+/// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot. `None`: none came free.
 #[cold]
-fn without_slot(call: &impl Fn() -> isize) -> Result<isize, Thread> {
-    let Some(own) = crate::process::attached() else { return Ok(call()) };
+fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Thread> {
+    let Some(own) = crate::process::attached() else { return Ok(Some(call())) };
     let deadline = raw::now() + config().timeout;
     let mut patience = Patience::default();
     loop {
         if own.table.enter_unannounced() {
             let result = call();
             own.table.leave_unannounced();
-            return Ok(result);
+            return Ok(Some(result));
         }
         if let Ok(thread) = thread::current() {
             return Err(thread);
@@ -117,8 +185,7 @@ fn without_slot(call: &impl Fn() -> isize) -> Result<isize, Thread> {
                 raw::own_pid(),
                 snapshim::table::WRITERS
             );
-            set_errno(libc::ENOSPC);
-            return Ok(-1);
+            return Ok(None);
         }
         patience.pause();
     }
@@ -214,7 +281,7 @@ fn refuse(origin: Origin, failure: &Failure) -> isize {
 }
 
 /// The reason in words, with what to do.
-fn why(reason: Reason) -> &'static str {
+pub fn why(reason: Reason) -> &'static str {
     match reason {
         Reason::NoAccess => {
             "the kernel refuses access to it and its agent did not answer (is it stopped? SNAPSHIM_PUSH=auto tries both ways)"

@@ -24,7 +24,7 @@ use crate::log::{Level, say};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
 use crate::thread::{self, Thread};
-use crate::{agent, create};
+use crate::{agent, create, shared};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
@@ -66,14 +66,10 @@ fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
 /// The lock is taken even without snapshots, because another thread may be making the first.
 fn fork_attached(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     let mappings = mapper::hold(own);
-    let pid = if own.identity.is_mapper() {
-        fork_mapper(&mappings, real)
-    } else {
-        // SAFETY: the application's own call.
-        unsafe { real() }
-    };
+    let pid = if own.identity.is_mapper() { fork_mapper(&mappings, real) } else { shared::fork(real) };
     if pid == 0 {
         process::note_pid();
+        shared::join_in_child();
         mapper::replace_lock(mappings);
     }
     pid
@@ -84,8 +80,7 @@ fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t
     let prepared = thread::current().and_then(|thread| Prepared::new(mappings, thread));
     // Under the closed gate, so that it is what the child inherits.
     let inheritance = Inheritance::list(mappings);
-    // SAFETY: the application's own call.
-    let pid = unsafe { real() };
+    let pid = shared::fork(real);
     if pid == 0 {
         process::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());

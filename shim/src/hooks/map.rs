@@ -17,7 +17,8 @@ use syscalls::{Sysno, syscall};
 use crate::config::config;
 use crate::create::{MAP_SNAPSHOT, Mmap, create};
 use crate::doors::set_errno;
-use crate::{init, mapper};
+use crate::shared::{self, list};
+use crate::{init, mapper, process};
 
 hook! {
     unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
@@ -47,9 +48,11 @@ hook! {
 
 hook! {
     unsafe fn pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int => on_pkey_mprotect {
-        // SAFETY: the application's arguments, as they are.
-        let call = || plain(unsafe { syscall!(Sysno::pkey_mprotect, address, length, protection, key) }).map(drop);
-        status(protect_by(address, length, protection, call))
+        // SAFETY: the application's call, or a part of it with less access.
+        let call = |address: u64, length: u64, protection: c_int| unsafe {
+            plain(syscall!(Sysno::pkey_mprotect, address, length, protection, key)).map(drop)
+        };
+        status(protect_by(address, length, protection, &call))
     }
 }
 
@@ -153,6 +156,8 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
 fn map(arguments: Mmap) -> *mut c_void {
     pointer(if (arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments)) && !config().is_disabled {
         create(&arguments)
+    } else if let Some(origin) = shared::change::origin_shared(&arguments) {
+        shared::change::map(&arguments, origin)
     } else if arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED {
         map_over(&arguments)
     } else {
@@ -161,46 +166,57 @@ fn map(arguments: Mmap) -> *mut c_void {
 }
 
 fn map_over(arguments: &Mmap) -> Result<*mut c_void, Errno> {
-    let range = addresses(arguments.address, arguments.length);
-    match mapper::touching(&range) {
-        None => arguments.call(),
-        Some(mappings) => mappings.replace(&range, || arguments.call()),
-    }
+    take_away(&addresses(arguments.address, arguments.length), || arguments.call())
+}
+
+/// Does `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
+fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let Some(own) = process::attached().filter(|_| list::may_touch(range)) else {
+        return match mapper::touching(range) {
+            None => call(),
+            Some(mappings) => mappings.replace(range, call),
+        };
+    };
+    mapper::hold(own).replace(range, || shared::change::take_away(&own, range, call))
 }
 
 fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
-    let range = addresses(address, length);
-    match mapper::touching(&range) {
-        None => call(),
-        Some(mappings) => mappings.replace(&range, call),
-    }
+    take_away(&addresses(address, length), call)
 }
 
 fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
-    // SAFETY: the application's arguments, as they are.
-    let call = || plain(unsafe { syscall!(Sysno::mprotect, address, length, protection) }).map(drop);
-    protect_by(address, length, protection, call)
+    // SAFETY: the application's call, or a part of it with less access.
+    let call = |address: u64, length: u64, protection: c_int| unsafe {
+        plain(syscall!(Sysno::mprotect, address, length, protection)).map(drop)
+    };
+    protect_by(address, length, protection, &call)
 }
 
 fn protect_by(
     address: *mut c_void,
     length: size_t,
     protection: c_int,
-    call: impl FnOnce() -> Result<(), Errno>,
+    call: &impl Fn(u64, u64, c_int) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
-    match mapper::touching(&range) {
-        None => call(),
-        Some(mappings) => mappings.protect(&range, (protection & KNOWN_PROTECTION) as u32, call),
-    }
+    let whole = || call(address as u64, length as u64, protection);
+    let Some(own) = process::attached().filter(|_| list::may_touch(&range)) else {
+        return match mapper::touching(&range) {
+            None => whole(),
+            Some(mappings) => mappings.protect(&range, (protection & KNOWN_PROTECTION) as u32, whole),
+        };
+    };
+    let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
+    shared::change::protect(&mapper::hold(own), &range, protection, &part)
 }
 
 /// PROT_GROWSDOWN and its kin change how far the call reaches, not what is allowed.
 const KNOWN_PROTECTION: c_int = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
 
 const MADV_DONTNEED_LOCKED: c_int = 24;
+const MADV_POPULATE_WRITE: c_int = 23;
 const MADV_GUARD_INSTALL: c_int = 102;
 
 fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
@@ -210,8 +226,22 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
         return call();
     }
     let range = addresses(address, length);
+    if list::may_touch(&range)
+        && let Some(own) = process::attached()
+    {
+        match advice {
+            libc::MADV_REMOVE | MADV_POPULATE_WRITE => return shared::change::changing(&range, &call),
+            libc::MADV_DONTFORK | libc::MADV_DOFORK => {
+                let is_inherited = advice == libc::MADV_DOFORK;
+                let note = || shared::change::note_inheritance(&range, is_inherited, call);
+                return mapper::hold(own).note(&range, NOT_INHERITED, !is_inherited, note);
+            }
+            _ => {}
+        }
+    }
     let Some(mappings) = mapper::touching(&range) else { return call() };
     match advice {
+        MADV_POPULATE_WRITE => call(),
         libc::MADV_DONTFORK => mappings.note(&range, NOT_INHERITED, true, call),
         libc::MADV_DOFORK => mappings.note(&range, NOT_INHERITED, false, call),
         // Advice of rustix has no name for the second: what is locked stays.
@@ -250,6 +280,7 @@ fn is_advice_of_interest(advice: c_int) -> bool {
             | libc::MADV_WIPEONFORK
             | libc::MADV_DONTFORK
             | libc::MADV_DOFORK
+            | MADV_POPULATE_WRITE
             | MADV_GUARD_INSTALL
     )
 }
@@ -285,13 +316,14 @@ fn remap(
     };
     let range = addresses(address, old);
     let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
-    let Some(mappings) = mapper::touching(&range) else {
-        return match mapper::touching(&to) {
-            None => call(),
-            Some(mappings) => mappings.replace(&to, call),
-        };
-    };
     let new_length = (new as u64).next_multiple_of(PAGE);
+    if let Some(own) = process::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
+        && let Some(origin) = shared::change::origin_at(range.start)
+    {
+        let wanted = shared::change::Move { from: range, length: new_length, flags, target: to };
+        return shared::change::remap(&mapper::hold(own), &wanted, origin, &call);
+    }
+    let Some(mappings) = mapper::touching(&range) else { return take_away(&to, call) };
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
     if range.is_empty() || new == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
         return Err(Errno::INVAL);
@@ -315,6 +347,6 @@ fn remap(
     if !is_fixed {
         return Ok(address);
     }
-    mappings.shift(&(range.start..tail.start), to.start)?;
-    Ok(target)
+    let shift = || mappings.shift(&(range.start..tail.start), to.start);
+    shared::change::take_away(&mappings.own, &to, shift).map(|()| target)
 }

@@ -1,0 +1,55 @@
+//! Arming: taking the write permission of shared mappings away, so that the next store traps.
+
+use rustix::io::Errno;
+use snapshim::creation::Scope;
+use snapshim::raw::{self, SignalsBlocked};
+
+use super::list::{self, Entry, List};
+use super::set_protection;
+use crate::log::{Level, say};
+use crate::process::Own;
+use crate::trap;
+
+/// Arms every mapping of this process that `scope` covers. The gate is closed for it.
+pub fn arm(scope: Scope) -> Result<(), Errno> {
+    if !list::is_any() {
+        return Ok(());
+    }
+    if !trap::install() {
+        return Err(Errno::NOMEM);
+    }
+    let _signals = SignalsBlocked::new();
+    let list = list::write();
+    list.entries().iter().filter(|entry| scope.covers(entry.origin)).try_for_each(arm_entry)
+}
+
+/// Arms one mapping. Its parts become one mapping of the kernel's again.
+pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
+    if !entry.is_writable() {
+        return Ok(());
+    }
+    set_protection(entry, &entry.range, false)
+}
+
+/// Arms all there are, so that few mappings of the kernel's are left. The list is held alone.
+pub fn arm_all(list: &List) {
+    for entry in list.entries() {
+        let _ = arm_entry(entry);
+    }
+}
+
+/// The agent's part: answers the creation that waits for this process.
+pub fn answer_creation(own: &Own) {
+    let Some(record) = own.record() else { return };
+    let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return };
+    match arm(scope) {
+        Ok(()) => record.acknowledge(own.id, creation),
+        Err(error) => say!(
+            Level::Error,
+            "process {} cannot be kept from storing into a shared mapping of a file that a snapshot is wanted of (errno {}), so the \
+             snapshot will be refused; raise vm.max_map_count",
+            raw::own_pid(),
+            error.raw_os_error()
+        ),
+    }
+}

@@ -1,0 +1,284 @@
+//! The application's own calls on shared mappings: mmap, munmap, mprotect, mremap and madvise.
+
+use core::ffi::c_void;
+use core::ops::Range;
+
+use rustix::io::Errno;
+use rustix::mm::MremapFlags;
+use snapshim::drain::place_behind;
+use snapshim::origin::{Origin, Place};
+use snapshim::preserve::Failure;
+use snapshim::{PAGE, raw};
+
+use super::list::{self, Course, Entry, List, Writing};
+use super::{arm, describe, set_protection};
+use crate::config::config;
+use crate::create::Mmap;
+use crate::hooks::change::{Announced, announced};
+use crate::mapper::{self, Mappings};
+use crate::process::{self, Own};
+use crate::{agent, trap};
+
+/// The origin that a call of mmap(2) would map shared; `None` if it maps none.
+#[inline]
+pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
+    const ANONYMOUS_OR_TYPE: i32 = libc::MAP_ANONYMOUS | libc::MAP_SHARED_VALIDATE;
+    let is_shared = matches!(mmap.flags & ANONYMOUS_OR_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
+    if !is_shared || mmap.descriptor < 0 || mmap.length == 0 || config().is_disabled {
+        return None;
+    }
+    match place_behind(mmap.descriptor as u32) {
+        Place::Origin(origin) => Some(origin),
+        _ => None,
+    }
+}
+
+/// mmap(2) of `origin`, shared.
+pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
+    let Ok(own) = process::join() else { return mmap.call() };
+    let mappings = mapper::hold(own);
+    let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
+    let start = mmap.address as u64;
+    let target = if is_fixed { start..start.saturating_add(mmap.pages() * PAGE) } else { 0..0 };
+    let is_writable = mmap.protection & libc::PROT_WRITE != 0;
+    if is_writable {
+        agent::start(&own);
+    }
+    let call = |announced: Option<&Announced<'_>>| {
+        let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
+        mappings.replace(&target, || {
+            let mut list = list_with_room(&target)?;
+            let at = if is_armed { map_armed(mmap, &target)? } else { mmap.call()? };
+            let range = at as u64..at as u64 + mmap.pages() * PAGE;
+            list.carve(&range);
+            let first = mmap.offset as u64 / PAGE;
+            let protection = mmap.protection;
+            list.add(Entry { range, first, origin, protection, is_inherited: true, course: Course::default() });
+            describe(&own, &list);
+            Ok(at)
+        })
+    };
+    announced(origin, call).map_err(|_| Errno::NOMEM)?
+}
+
+/// The list, held alone, with room for what a change of `range` may add.
+fn list_with_room(range: &Range<u64>) -> Result<Writing, Errno> {
+    let mut list = list::write();
+    let more = list.touching(range).count() + 2;
+    if list.reserve(more) { Ok(list) } else { Err(Errno::NOMEM) }
+}
+
+/// A new mapping that nobody can store into before it is armed.
+fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
+    if !trap::install() {
+        return Err(Errno::NOMEM);
+    }
+    // Aside first: where the application wants it, another thread could store between the two calls.
+    let aside = match target.is_empty() {
+        true => *mmap,
+        false => Mmap { address: core::ptr::null_mut(), flags: mmap.flags & !libc::MAP_FIXED, ..*mmap },
+    };
+    let at = aside.call()?;
+    let length = (mmap.pages() * PAGE) as usize;
+    let finish = || {
+        let read_only = rustix::mm::MprotectFlags::from_bits_retain((mmap.protection & !libc::PROT_WRITE) as u32);
+        // SAFETY: the mapping was just made and nobody has been told of it; the target is the application's to replace.
+        unsafe {
+            rustix::mm::mprotect(at, length, read_only)?;
+            match target.is_empty() {
+                true => Ok(at),
+                false => rustix::mm::mremap_fixed(at, length, length, MremapFlags::MAYMOVE, mmap.address),
+            }
+        }
+    };
+    finish().inspect_err(|_| {
+        // SAFETY: as above.
+        let _ = unsafe { rustix::mm::munmap(at, length) };
+    })
+}
+
+/// Does `call`, which takes away what is mapped in `range`.
+pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let mut list = list_with_room(range)?;
+    let result = call()?;
+    list.carve(range);
+    describe(own, &list);
+    Ok(result)
+}
+
+/// mprotect(2) of a range that shared mappings touch: `call` changes one part of it.
+///
+/// Like the kernel it goes from the lowest address on and stops at the first part that fails.
+pub fn protect(
+    mappings: &Mappings,
+    range: &Range<u64>,
+    protection: i32,
+    call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let mut at = range.start;
+    while at < range.end {
+        let next = next_part(&(at..range.end));
+        let start = next.as_ref().map_or(range.end, |(part, _)| part.start);
+        if at < start {
+            let between = at..start;
+            let known = protection & (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
+            mappings.protect(&between, known as u32, || call(&between, protection))?;
+        }
+        let Some((part, origin)) = next else { return Ok(()) };
+        protect_part(mappings, &part, origin, protection, call)?;
+        at = part.end;
+    }
+    Ok(())
+}
+
+/// The first part of a range that lies in a shared mapping.
+fn next_part(range: &Range<u64>) -> Option<(Range<u64>, Origin)> {
+    let list = list::read();
+    let parts = list.touching(range).map(|entry| (entry.part(range), entry.origin));
+    parts.min_by_key(|(part, _)| part.start)
+}
+
+fn protect_part(
+    mappings: &Mappings,
+    part: &Range<u64>,
+    origin: Origin,
+    protection: i32,
+    call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let is_writable = protection & libc::PROT_WRITE != 0;
+    if is_writable {
+        agent::start(&mappings.own);
+    }
+    let act = |announced: Option<&Announced<'_>>| {
+        let watched = announced.filter(|announced| is_writable && announced.is_in_use());
+        if let Some(watched) = watched {
+            make_way_for_first_page(watched, part, origin)?;
+        }
+        let mut list = list_with_room(part)?;
+        if watched.is_some() {
+            if !trap::install() {
+                return Err(Errno::NOMEM);
+            }
+            // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.
+            let first_page = part.start..part.start + PAGE;
+            call(&first_page, protection)?;
+            call(part, protection & !libc::PROT_WRITE)?;
+        } else {
+            call(part, protection)?;
+        }
+        list.replace(part, |entry| Some(Entry { protection, ..entry }));
+        describe(&mappings.own, &list);
+        Ok(())
+    };
+    announced(origin, act).map_err(|_| Errno::NOMEM)?
+}
+
+fn make_way_for_first_page(watched: &Announced<'_>, part: &Range<u64>, origin: Origin) -> Result<(), Errno> {
+    let bytes = list::read().at(part.start).filter(|entry| entry.origin == origin).map(|entry| {
+        let page = part.start..part.start + PAGE;
+        entry.bytes(&page)
+    });
+    bytes.map_or(Ok(()), |bytes| watched.make_way(bytes)).map_err(|Failure { .. }| Errno::NOMEM)
+}
+
+/// A call of mremap(2).
+pub struct Move {
+    pub from: Range<u64>,
+    /// Bytes that the application wants afterwards, whole pages.
+    pub length: u64,
+    pub flags: i32,
+    /// Where with MREMAP_FIXED; empty without.
+    pub target: Range<u64>,
+}
+
+/// mremap(2) of what lies in a shared mapping. `call` is the system call.
+pub fn remap(
+    mappings: &Mappings,
+    wanted: &Move,
+    origin: Origin,
+    call: &impl Fn() -> Result<*mut c_void, Errno>,
+) -> Result<*mut c_void, Errno> {
+    let act = |announced: Option<&Announced<'_>>| {
+        let is_in_use = announced.is_some_and(Announced::is_in_use);
+        mappings.replace(&wanted.target, || {
+            let mut list = list_with_room(&wanted.from)?;
+            let more = list.touching(&wanted.target).count() + 2;
+            if !list.reserve(more) {
+                return Err(Errno::NOMEM);
+            }
+            make_one(&list, &wanted.from, is_in_use)?;
+            let at = call()?;
+            note_move(&mut list, wanted, at as u64);
+            describe(&mappings.own, &list);
+            Ok(at)
+        })
+    };
+    announced(origin, act).map_err(|_| Errno::NOMEM)?
+}
+
+/// mremap(2) takes only what is one mapping of the kernel's: no part of it may be open and another not.
+fn make_one(list: &List, range: &Range<u64>, is_armed: bool) -> Result<(), Errno> {
+    let probe = range.start..range.end.max(range.start + 1);
+    for entry in list.touching(&probe) {
+        if is_armed {
+            arm::arm_entry(entry)?;
+        } else if entry.is_writable() {
+            set_protection(entry, &entry.range, true)?;
+        }
+    }
+    Ok(())
+}
+
+fn note_move(list: &mut List, wanted: &Move, at: u64) {
+    let Some(old) = list.at(wanted.from.start) else { return };
+    let first = old.first + (wanted.from.start - old.range.start) / PAGE;
+    let Entry { origin, protection, is_inherited, .. } = *old;
+    let new = at..at + wanted.length;
+    // Of a length of zero the old mapping stays, and so it does with MREMAP_DONTUNMAP.
+    if !wanted.from.is_empty() && wanted.flags & libc::MREMAP_DONTUNMAP == 0 {
+        list.carve(&wanted.from);
+    }
+    list.carve(&new);
+    list.add(Entry { range: new, first, origin, protection, is_inherited, course: Course::default() });
+}
+
+/// The origin of the shared mapping at `address`.
+pub fn origin_at(address: u64) -> Option<Origin> {
+    let _signals = raw::SignalsBlocked::new();
+    list::read().at(address).map(|entry| entry.origin)
+}
+
+/// Does `call`, by which the kernel changes bytes of the file that `range` shows (MADV_REMOVE), or stores into it, announced.
+pub fn changing<T>(range: &Range<u64>, call: &impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let _signals = raw::SignalsBlocked::new();
+    let Some((part, origin)) = next_part(range) else { return call() };
+    let rest = part.end..range.end.max(part.end);
+    let act = |announced: Option<&Announced<'_>>| {
+        if let Some(watched) = announced.filter(|announced| announced.is_in_use()) {
+            let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(&part));
+            watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
+        }
+        open_parts(&part)?;
+        changing(&rest, call)
+    };
+    announced(origin, act).map_err(|_| Errno::NOMEM)?
+}
+
+fn open_parts(range: &Range<u64>) -> Result<(), Errno> {
+    let list = list::read();
+    list.touching(range)
+        .filter(|entry| entry.is_writable())
+        .try_for_each(|entry| set_protection(entry, &entry.part(range), true))
+}
+
+/// madvise(2) with MADV_DONTFORK or MADV_DOFORK: does `call` and notes it.
+pub fn note_inheritance(
+    range: &Range<u64>,
+    is_inherited: bool,
+    call: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let mut list = list_with_room(range)?;
+    call()?;
+    list.replace(range, |entry| Some(Entry { is_inherited, ..entry }));
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! The shared file mappings of this process, and the lock that holds them still.
+//!
+//! Whoever changes a mapping or its protection holds the lock to write, whoever opens a part of one or has the kernel store into one
+//! holds it to read. It is taken inside the gate, with all signals blocked, so no handler finds its own thread holding it and no
+//! jump leaves it held; who holds it waits for nobody but the kernel.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut, Range};
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use snapshim::PAGE;
+use snapshim::drain::Patience;
+use snapshim::origin::Origin;
+
+/// One contiguous shared mapping of a file or block device.
+#[derive(Debug)]
+pub struct Entry {
+    /// Addresses, whole pages.
+    pub range: Range<u64>,
+    /// Page of the origin at `range.start`.
+    pub first: u64,
+    pub origin: Origin,
+    /// As the application set it; what the kernel has may lack PROT_WRITE.
+    pub protection: i32,
+    /// Whether a forked child has it (MADV_DONTFORK).
+    pub is_inherited: bool,
+    /// How stores into it came so far.
+    pub course: Course,
+}
+
+/// What a trap remembers for the next one; a guess that may be stale.
+#[derive(Debug, Default)]
+pub struct Course {
+    /// The address behind the part that was opened last.
+    pub sequel: AtomicU64,
+    /// Its pages.
+    pub chunk: AtomicU64,
+}
+
+impl Entry {
+    /// Whether the application may store into it.
+    pub fn is_writable(&self) -> bool {
+        self.protection & libc::PROT_WRITE != 0
+    }
+
+    /// The bytes of the origin that a part of the mapping shows.
+    pub fn bytes(&self, part: &Range<u64>) -> Range<u64> {
+        let offset = self.first * PAGE;
+        let start = offset.saturating_add(part.start - self.range.start);
+        start..start.saturating_add(part.end - part.start)
+    }
+
+    /// The part of it that lies in `range`.
+    pub fn part(&self, range: &Range<u64>) -> Range<u64> {
+        self.range.start.max(range.start)..self.range.end.min(range.end)
+    }
+
+    fn touches(&self, range: &Range<u64>) -> bool {
+        self.range.start < range.end && range.start < self.range.end
+    }
+
+    /// An entry like this one for a part of it.
+    pub fn cut(&self, part: Range<u64>) -> Self {
+        let first = self.first + (part.start - self.range.start) / PAGE;
+        let Self { origin, protection, is_inherited, .. } = *self;
+        Self { range: part, first, origin, protection, is_inherited, course: Course::default() }
+    }
+}
+
+/// The entries, in no order.
+pub struct List {
+    entries: *mut Entry,
+    count: usize,
+    capacity: usize,
+}
+
+impl List {
+    /// All of them.
+    pub fn entries(&self) -> &[Entry] {
+        if self.count == 0 {
+            return &[];
+        }
+        // SAFETY: `entries` points to `capacity` places, of which the first `count` are filled.
+        unsafe { core::slice::from_raw_parts(self.entries, self.count) }
+    }
+
+    fn entries_mut(&mut self) -> &mut [Entry] {
+        if self.count == 0 {
+            return &mut [];
+        }
+        // SAFETY: as in `entries`; the borrow is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.entries, self.count) }
+    }
+
+    /// Those that `range` touches.
+    pub fn touching<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        let range = range.clone();
+        self.entries().iter().filter(move |entry| entry.touches(&range))
+    }
+
+    /// The one that has `address`.
+    pub fn at(&self, address: u64) -> Option<&Entry> {
+        self.entries().iter().find(|entry| entry.range.contains(&address))
+    }
+
+    /// Makes sure that so many can be added without asking for memory.
+    #[must_use]
+    pub fn reserve(&mut self, more: usize) -> bool {
+        let wanted = self.count + more;
+        if wanted <= self.capacity {
+            return true;
+        }
+        let capacity = wanted.next_power_of_two().max(PAGE as usize / size_of::<Entry>());
+        let Some(memory) = crate::arena::memory(capacity * size_of::<Entry>()) else { return false };
+        let entries = memory.cast::<Entry>();
+        if self.count > 0 {
+            // SAFETY: both have room for `count` entries; the old places are never read again.
+            unsafe { ptr::copy_nonoverlapping(self.entries, entries, self.count) };
+        }
+        (self.entries, self.capacity) = (entries, capacity);
+        true
+    }
+
+    /// Adds one, for which room was reserved.
+    pub fn add(&mut self, entry: Entry) {
+        if self.count == self.capacity || entry.range.is_empty() {
+            return;
+        }
+        // SAFETY: `count` is below `capacity`.
+        unsafe { self.entries.add(self.count).write(entry) };
+        self.count += 1;
+        note(self);
+    }
+
+    /// Takes `range` out of all of them. Two more may come of it, for which room was reserved.
+    pub fn carve(&mut self, range: &Range<u64>) {
+        self.replace(range, |_| None);
+    }
+
+    /// Puts `changed` in place of the part of each entry that lies in `range`. See [`List::carve`] for the room it needs.
+    pub fn replace(&mut self, range: &Range<u64>, changed: impl Fn(Entry) -> Option<Entry>) {
+        for at in 0..self.count {
+            let entry = &self.entries()[at];
+            if !entry.touches(range) {
+                continue;
+            }
+            let part = entry.part(range);
+            let before = entry.cut(entry.range.start..part.start);
+            let after = entry.cut(part.end..entry.range.end);
+            let middle = changed(entry.cut(part));
+            // What is left of it, maybe nothing, keeps its place; nothing is taken out before all have been looked at.
+            self.entries_mut()[at] = before;
+            [Some(after), middle].into_iter().flatten().for_each(|entry| self.add(entry));
+        }
+        self.retain(|entry| !entry.range.is_empty());
+    }
+
+    /// Keeps those that `is_kept` says.
+    fn retain(&mut self, is_kept: impl Fn(&Entry) -> bool) {
+        let mut at = 0;
+        while at < self.count {
+            if is_kept(&self.entries()[at]) {
+                at += 1;
+                continue;
+            }
+            self.count -= 1;
+            // The last comes into its place.
+            // SAFETY: both places are filled, and what is overwritten needs no dropping; the last is not there any more.
+            unsafe { ptr::copy(self.entries.add(self.count), self.entries.add(at), 1) };
+        }
+        note(self);
+    }
+
+    /// Forgets those that a forked child does not have.
+    pub fn keep_inherited(&mut self) {
+        self.retain(|entry| entry.is_inherited);
+    }
+}
+
+/// What can be known without the lock: between which addresses all entries lie.
+static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
+static HIGHEST: AtomicU64 = AtomicU64::new(0);
+
+fn note(list: &List) {
+    let lowest = list.entries().iter().map(|entry| entry.range.start).min().unwrap_or(u64::MAX);
+    let highest = list.entries().iter().map(|entry| entry.range.end).max().unwrap_or(0);
+    LOWEST.store(lowest, Ordering::Relaxed);
+    HIGHEST.store(highest, Ordering::Relaxed);
+}
+
+/// Whether an entry may touch `range`. A mapping that another thread makes at this moment may be missed.
+#[inline]
+pub fn may_touch(range: &Range<u64>) -> bool {
+    range.start < HIGHEST.load(Ordering::Relaxed) && LOWEST.load(Ordering::Relaxed) < range.end
+}
+
+/// Whether there is any entry.
+#[inline]
+pub fn is_any() -> bool {
+    HIGHEST.load(Ordering::Relaxed) != 0
+}
+
+/// Readers, or [`WRITING`].
+static STATE: AtomicU32 = AtomicU32::new(0);
+const WRITING: u32 = 1 << 31;
+
+struct Locked(UnsafeCell<List>);
+
+// SAFETY: the list is reached only through the guards below.
+unsafe impl Sync for Locked {}
+
+static LIST: Locked = Locked(UnsafeCell::new(List { entries: ptr::null_mut(), count: 0, capacity: 0 }));
+
+/// The list, held against changes. Signals are blocked.
+pub struct Reading(());
+
+/// The list, held alone. Signals are blocked.
+pub struct Writing(());
+
+/// Holds the list against changes.
+pub fn read() -> Reading {
+    let mut patience = Patience::default();
+    loop {
+        let seen = STATE.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release in `Writing::drop`.
+        if seen & WRITING == 0 && STATE.compare_exchange(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return Reading(());
+        }
+        patience.pause();
+    }
+}
+
+/// Holds the list alone.
+pub fn write() -> Writing {
+    let mut patience = Patience::default();
+    // Acquire: pairs with the Release in both drops.
+    while STATE.compare_exchange(0, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        patience.pause();
+    }
+    Writing(())
+}
+
+impl Deref for Reading {
+    type Target = List;
+    fn deref(&self) -> &List {
+        // SAFETY: nobody writes while a reader is counted.
+        unsafe { &*LIST.0.get() }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        STATE.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Deref for Writing {
+    type Target = List;
+    fn deref(&self) -> &List {
+        // SAFETY: the writer is alone.
+        unsafe { &*LIST.0.get() }
+    }
+}
+
+impl DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut List {
+        // SAFETY: the writer is alone.
+        unsafe { &mut *LIST.0.get() }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        STATE.store(0, Ordering::Release);
+    }
+}
