@@ -6,7 +6,7 @@
 //! signal handler, and before `main`.
 //!
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
-//! [`preserved`] (what has been kept so far), then `preserve` (how a page is kept).
+//! [`preserved`] (what has been kept so far), [`sharing`] (stores that make no call), then `preserve` (how a page is kept).
 
 #![cfg_attr(not(loom), no_std)]
 
@@ -14,9 +14,12 @@ pub mod creation;
 pub mod gate;
 pub mod origin;
 pub mod preserved;
+pub mod sharing;
 pub mod snapshot;
 pub mod sync;
 
+#[cfg(not(loom))]
+pub mod arming;
 #[cfg(not(loom))]
 pub mod drain;
 #[cfg(not(loom))]
@@ -25,8 +28,6 @@ pub mod pieces;
 pub mod preserve;
 #[cfg(not(loom))]
 pub mod raw;
-#[cfg(not(loom))]
-pub mod sharing;
 #[cfg(not(loom))]
 pub mod table;
 

@@ -6,62 +6,63 @@
 //! behind the gate.
 
 use crate::creation::{Scope, Ticket};
-use crate::drain::{Blame, Patience};
-use crate::raw;
-use crate::table::Table;
-use crate::table::process::{Agent, Process, ProcessId};
+use crate::origin::Origin;
+use crate::sync::{AtomicU64, Fault, Ordering, planted};
 
-impl Table {
-    /// Has every other process that may have what `scope` covers mapped shared and writable arm it, and waits for the answers.
-    ///
-    /// The gate is closed by `creation`, and the writers are drained: nobody begins to map or to open what has been armed.
-    pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Blame> {
-        let sharers = || {
-            let records = self.processes_used().iter().enumerate();
-            records.filter_map(move |(index, record)| {
-                let id = record.id().filter(|id| *id != own)?;
-                (record.shares(scope) && !record.has_armed(id, creation)).then_some((index as u32, record, id))
-            })
-        };
-        for (_, record, _) in sharers() {
-            record.ring();
-        }
-        sharers().try_for_each(|(index, record, id)| self.await_arming(index, record, id, scope, creation, deadline))
+/// What a process record says of shared mappings. Both words are written by the process itself.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(C)]
+pub struct Sharing {
+    /// One bit for each origin that the process has mapped shared and writable; several may have the same.
+    origins: AtomicU64,
+    /// Low bits of the image epoch:24 | number of the last creation that the process has armed for:40.
+    armed: AtomicU64,
+}
+
+const NUMBER_BITS: u32 = 40;
+
+fn bit(origin: Origin) -> u64 {
+    1 << (origin.mark() >> 58)
+}
+
+impl Sharing {
+    /// Nothing shared.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { origins: AtomicU64::new(0), armed: AtomicU64::new(0) }
     }
 
-    fn await_arming(
-        &self,
-        index: u32,
-        record: &Process,
-        id: ProcessId,
-        scope: Scope,
-        creation: Ticket,
-        deadline: u64,
-    ) -> Result<(), Blame> {
-        let mut patience = Patience::default();
-        while record.id() == Some(id) && record.shares(scope) && !record.has_armed(id, creation) {
-            patience.pause();
-            if patience.is_tried() {
-                if self.bury_if_dead(id.owner_word(index)) {
-                    return Ok(());
-                }
-                if raw::now() > deadline {
-                    let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
-                    return Err(Blame { pid: id.pid(), tid });
-                }
-                record.ring();
-            }
-        }
-        Ok(())
+    /// Says which origins the process has mapped shared and writable; announced, for each that is new.
+    pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
+        // Release: pairs with the Acquire in `includes`.
+        self.origins.store(origins.fold(0, |bits, origin| bits | bit(origin)), Ordering::Release);
     }
 
-    /// The creation that waits for process `id` to arm, and what it covers.
-    pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
-        let creation = &self.header.creation;
-        let seen = creation.look();
-        if !seen.is_busy() || seen.is_committed() || record.has_armed(id, seen) {
-            return None;
+    /// Whether the process may have an origin that `scope` covers mapped shared and writable.
+    pub fn includes(&self, scope: Scope) -> bool {
+        // Acquire: pairs with the Release in `describe`; a mapping whose announcement is over is in it.
+        let bits = self.origins.load(Ordering::Acquire);
+        match scope {
+            _ if planted(Fault::Arming) => false,
+            Scope::One(origin) => bits & bit(origin) != 0,
+            Scope::All => bits != 0,
         }
-        Some((seen, creation.scope(seen, self)?))
     }
+
+    /// From now on stores of the image `epoch` through its shared mappings of what `creation` covers trap.
+    pub fn acknowledge(&self, epoch: u32, creation: Ticket) {
+        // Release: pairs with the Acquire in `is_armed_for`.
+        self.armed.store(acknowledgement(epoch, creation), Ordering::Release);
+    }
+
+    /// Whether the image `epoch` has said so.
+    pub fn is_armed_for(&self, epoch: u32, creation: Ticket) -> bool {
+        // Acquire: pairs with the Release in `acknowledge`; the stores that came before are done.
+        self.armed.load(Ordering::Acquire) == acknowledgement(epoch, creation)
+    }
+}
+
+fn acknowledgement(epoch: u32, creation: Ticket) -> u64 {
+    u64::from(epoch) << NUMBER_BITS | creation.number()
 }

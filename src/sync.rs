@@ -54,6 +54,10 @@ pub enum Fault {
     NestedWithdraw,
     /// The tag that ties a preserved bit to one life of a snapshot.
     BitTag,
+    /// The arming of shared mappings before the instant.
+    Arming,
+    /// The announcement of a new shared mapping.
+    MappingAnnouncement,
     /// The creation record's comparison when the active word is lowered.
     LowerExchange,
 }

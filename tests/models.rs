@@ -13,6 +13,7 @@ use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserved::{Bits, Block, Pool};
+use snapshim::sharing::Sharing;
 use snapshim::snapshot::{Extent, Head, Identity, Snapshot, State};
 use snapshim::sync::{Fault, planted};
 
@@ -268,6 +269,90 @@ fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
         world.creation.release(ticket);
         retirer.join().unwrap();
         assert!(world.active.is_raised());
+    });
+}
+
+/// A shared mapping of the file: whether the kernel lets stores through, changed under one lock.
+struct Shared {
+    world: Arc<World>,
+    sharing: Sharing,
+    is_open: Mutex<bool>,
+}
+
+const EPOCH: u32 = 7;
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { world: World::new(), sharing: Sharing::new(), is_open: Mutex::new(false) })
+    }
+
+    /// Makes the way through the gate, then `act` with whether snapshots may exist.
+    fn announced(&self, act: impl FnOnce(bool)) {
+        let world = &self.world;
+        let writer = Thread { world, aborts: false, handler: Cell::new(None) };
+        let call = Call { place: Place::Origin(ORIGIN), ..Call::default() };
+        let (entry, turn) = world.gate().enter(&world.frames[0], &[], call, &writer);
+        act(entry != Entry::Free);
+        world.frames[0].clear(turn);
+    }
+
+    fn map(&self) {
+        let make = |is_watched: bool| {
+            self.sharing.describe([ORIGIN].into_iter());
+            *self.is_open.lock().unwrap() = !(is_watched && self.world.pages[0].snapshot.view().is_some());
+        };
+        if planted(Fault::MappingAnnouncement) { make(false) } else { self.announced(make) }
+    }
+
+    fn store(&self, value: u64) {
+        loop {
+            {
+                let is_open = self.is_open.lock().unwrap();
+                if *is_open {
+                    return self.world.file.store(value, Ordering::Relaxed);
+                }
+            }
+            self.announced(|is_watched| {
+                if is_watched {
+                    self.world.pages[0].push(&self.world.file);
+                }
+                *self.is_open.lock().unwrap() = true;
+            });
+        }
+    }
+
+    /// What the agent does for the creation that it finds.
+    fn arm(&self) {
+        let seen = self.world.creation.look();
+        if seen.is_busy() && !self.sharing.is_armed_for(EPOCH, seen) {
+            *self.is_open.lock().unwrap() = false;
+            self.sharing.acknowledge(EPOCH, seen);
+        }
+    }
+}
+
+#[test]
+fn a_store_through_a_shared_mapping_is_before_the_instant_or_preserved() {
+    model(|| {
+        let shared = Shared::new();
+        let other = Arc::clone(&shared);
+        let storer = thread::spawn(move || {
+            other.map();
+            other.store(NEW);
+        });
+        let world = &shared.world;
+        let scope = Scope::One(ORIGIN);
+        let ticket = world.collect(scope);
+        if shared.sharing.includes(scope) {
+            shared.arm();
+            assert!(shared.sharing.is_armed_for(EPOCH, ticket));
+        }
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        storer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
     });
 }
 

@@ -178,7 +178,7 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     identity.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     identity.word.store(id.to_word(), Ordering::Release);
-    record.describe_shared(core::iter::empty());
+    record.sharing.describe(core::iter::empty());
     record.describe_start(id, snapshim::table::liveness::start_of(id.pid()));
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }

@@ -1,7 +1,6 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
-use crate::creation::{Scope, Ticket};
-use crate::origin::Origin;
+use crate::sharing::Sharing;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before it
@@ -27,10 +26,8 @@ pub struct Process {
     reserved: AtomicU32,
     /// Count changes of the descriptor table that can make a number mean another file, by the number's low bits.
     descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
-    /// One bit for each origin that the process has mapped shared and writable, or has had since it last had none ([`sharing_bit`]).
-    shared: AtomicU64,
-    /// Low bits of the epoch:24 | number of the last creation that it has armed its shared mappings for:40.
-    armed: AtomicU64,
+    /// Its shared mappings of files.
+    pub sharing: Sharing,
     rest: [AtomicU64; 7],
 }
 
@@ -39,13 +36,6 @@ const NO_AGENT: u32 = u32::MAX;
 const COOKIE_BITS: u32 = 36;
 
 const _: () = assert!(size_of::<Process>() == 192);
-
-const NUMBER_BITS: u32 = 40;
-
-/// The bit that stands for `origin` among the 64 of [`Process::shares`].
-fn sharing_bit(origin: Origin) -> u64 {
-    1 << (origin.mark() >> 58)
-}
 
 /// `value` if `word` carries the epoch of `id` in its high half.
 fn of_image(word: u64, id: ProcessId) -> Option<u32> {
@@ -215,38 +205,6 @@ impl Process {
     /// Says who the agent of `id` is, or that there will be none.
     pub fn set_agent(&self, id: ProcessId, tid: Option<u32>) {
         self.agent.store(u64::from(id.epoch()) << 32 | u64::from(tid.unwrap_or(NO_AGENT)), Ordering::Relaxed);
-    }
-
-    /// Says which origins the process has mapped shared and writable. Called by the process itself, announced, before it maps another.
-    pub fn describe_shared(&self, origins: impl Iterator<Item = Origin>) {
-        // Release: pairs with the Acquire in `shares`.
-        self.shared.store(origins.fold(0, |bits, origin| bits | sharing_bit(origin)), Ordering::Release);
-    }
-
-    /// Whether the process may have an origin that `scope` covers mapped shared and writable.
-    pub fn shares(&self, scope: Scope) -> bool {
-        // Acquire: pairs with the Release in `describe_shared`; a mapping whose announcement is over is in it.
-        let bits = self.shared.load(Ordering::Acquire);
-        match scope {
-            Scope::One(origin) => bits & sharing_bit(origin) != 0,
-            Scope::All => bits != 0,
-        }
-    }
-
-    /// From now on stores of `id` through its shared mappings of what `creation` covers trap.
-    pub fn acknowledge(&self, id: ProcessId, creation: Ticket) {
-        // Release: pairs with the Acquire in `has_armed`.
-        self.armed.store(Self::acknowledgement(id, creation), Ordering::Release);
-    }
-
-    /// Whether `id` has said so.
-    pub fn has_armed(&self, id: ProcessId, creation: Ticket) -> bool {
-        // Acquire: pairs with the Release in `acknowledge`; the stores that came before are done.
-        self.armed.load(Ordering::Acquire) == Self::acknowledgement(id, creation)
-    }
-
-    fn acknowledgement(id: ProcessId, creation: Ticket) -> u64 {
-        u64::from(id.epoch()) << NUMBER_BITS | creation.number()
     }
 
     /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.

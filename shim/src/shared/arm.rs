@@ -43,7 +43,7 @@ pub fn answer_creation(own: &Own) {
     let Some(record) = own.record() else { return };
     let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return };
     match arm(scope) {
-        Ok(()) => record.acknowledge(own.id, creation),
+        Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
         Err(error) => say!(
             Level::Error,
             "process {} cannot be kept from storing into a shared mapping of a file that a snapshot is wanted of (errno {}), so the \

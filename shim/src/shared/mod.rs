@@ -39,7 +39,7 @@ fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(),
 /// Says in the table which origins this process has mapped shared and writable.
 fn describe(own: &Own, list: &List) {
     if let Some(record) = own.record() {
-        record.describe_shared(list.entries().iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin));
+        record.sharing.describe(list.entries().iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin));
     }
 }
 
