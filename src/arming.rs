@@ -61,7 +61,7 @@ impl Table {
     pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
         let creation = &self.header.creation;
         let seen = creation.look();
-        if !seen.is_busy() || seen.is_committed() || record.sharing.is_armed_for(id.epoch(), seen) {
+        if !seen.is_arming() || record.sharing.is_armed_for(id.epoch(), seen) {
             return None;
         }
         Some((seen, creation.scope(seen, self)?))

@@ -62,6 +62,10 @@ pub enum Scope {
     All,
 }
 
+/// Somebody gave the creation up: its owner took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted;
+
 /// One state of one creation, as somebody saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
@@ -69,6 +73,7 @@ pub struct Ticket(u64);
 const FREE: u64 = 0;
 const COLLECTING: u64 = 1;
 const COMMITTED: u64 = 2;
+const ARMING: u64 = 3;
 
 const NUMBER_SHIFT: u32 = 8;
 const NUMBER_BITS: u64 = (1 << 40) - 1;
@@ -93,6 +98,12 @@ impl Ticket {
     #[must_use]
     pub const fn is_busy(self) -> bool {
         self.phase() != FREE
+    }
+
+    /// Whether the writers are drained, and those who share what is covered are to arm.
+    #[must_use]
+    pub const fn is_arming(self) -> bool {
+        self.phase() == ARMING
     }
 
     /// Whether the creation has been committed and only its aftermath is left.
@@ -140,7 +151,17 @@ impl Creation {
         Ok(Ticket(mine))
     }
 
-    /// Collecting -> committed. False: somebody aborted it; nothing has come about.
+    /// Collecting -> arming, once the writers are drained. The error: somebody aborted it.
+    ///
+    /// Who armed before could have a mapping opened again by a writer that had passed the gate already.
+    pub fn start_arming(&self, mine: Ticket) -> Result<Ticket, Aborted> {
+        let arming = state(ARMING, mine.number(), mine.owner());
+        // AcqRel: against `abort`; pairs with the Acquire in `look`.
+        let started = self.state.compare_exchange(mine.0, arming, Ordering::AcqRel, Ordering::Relaxed);
+        started.map(|_| Ticket(arming)).map_err(|_| Aborted)
+    }
+
+    /// Collecting or arming -> committed. False: somebody aborted it; nothing has come about.
     #[must_use]
     pub fn commit(&self, mine: Ticket) -> bool {
         let committed = state(COMMITTED, mine.number(), mine.owner());
@@ -160,17 +181,12 @@ impl Creation {
             self.state.compare_exchange(committed, state(FREE, mine.number(), 0), Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Collecting -> free, by anybody who may (owner dead, or too late), or by the creator that gives up.
+    /// Collecting or arming, as it was seen -> free, by anybody who may (owner dead, or too late), or by the creator that gives up.
     pub fn abort(&self, seen: Ticket) -> bool {
-        // AcqRel: against `commit`.
-        self.state
-            .compare_exchange(
-                state(COLLECTING, seen.number(), seen.owner()),
-                state(FREE, seen.number(), 0),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+        let free = state(FREE, seen.number(), 0);
+        // AcqRel: against `start_arming` and `commit`.
+        matches!(seen.phase(), COLLECTING | ARMING)
+            && self.state.compare_exchange(seen.0, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The creation under way if writers of `origin` have to wait for it.

@@ -56,6 +56,8 @@ pub enum Fault {
     BitTag,
     /// The arming of shared mappings before the instant.
     Arming,
+    /// The wait with arming until the writers are drained.
+    ArmingAfterDrain,
     /// The announcement of a new shared mapping.
     MappingAnnouncement,
     /// The creation record's comparison when the active word is lowered.

@@ -324,36 +324,44 @@ impl Shared {
     /// What the agent does for the creation that it finds.
     fn arm(&self) {
         let seen = self.world.creation.look();
-        if seen.is_busy() && !self.sharing.is_armed_for(EPOCH, seen) {
+        let is_time = seen.is_arming() || planted(Fault::ArmingAfterDrain) && seen.is_busy();
+        if is_time && !self.sharing.is_armed_for(EPOCH, seen) {
             *self.is_open.lock().unwrap() = false;
             self.sharing.acknowledge(EPOCH, seen);
         }
     }
 }
 
+/// `storer` maps and stores; the agent may look for creations at any time, not only when it was rung for.
+fn a_snapshot_beside_a_storer() {
+    let shared = Shared::new();
+    let other = Arc::clone(&shared);
+    let storer = thread::spawn(move || {
+        other.map();
+        other.store(NEW);
+    });
+    let other = Arc::clone(&shared);
+    let agent = thread::spawn(move || other.arm());
+    let world = &shared.world;
+    let scope = Scope::One(ORIGIN);
+    let ticket = world.collect(scope);
+    let ticket = world.creation.start_arming(ticket).expect("nobody aborts");
+    if shared.sharing.includes(scope) && !shared.sharing.is_armed_for(EPOCH, ticket) {
+        shared.arm();
+        assert!(shared.sharing.is_armed_for(EPOCH, ticket));
+    }
+    let instant = world.file.load(Ordering::Relaxed);
+    world.pages[0].publish(1);
+    assert!(world.creation.commit(ticket));
+    world.creation.release(ticket);
+    storer.join().unwrap();
+    agent.join().unwrap();
+    assert_eq!(world.pages[0].shows(&world.file), instant);
+}
+
 #[test]
 fn a_store_through_a_shared_mapping_is_before_the_instant_or_preserved() {
-    model(|| {
-        let shared = Shared::new();
-        let other = Arc::clone(&shared);
-        let storer = thread::spawn(move || {
-            other.map();
-            other.store(NEW);
-        });
-        let world = &shared.world;
-        let scope = Scope::One(ORIGIN);
-        let ticket = world.collect(scope);
-        if shared.sharing.includes(scope) {
-            shared.arm();
-            assert!(shared.sharing.is_armed_for(EPOCH, ticket));
-        }
-        let instant = world.file.load(Ordering::Relaxed);
-        world.pages[0].publish(1);
-        assert!(world.creation.commit(ticket));
-        world.creation.release(ticket);
-        storer.join().unwrap();
-        assert_eq!(world.pages[0].shows(&world.file), instant);
-    });
+    model(a_snapshot_beside_a_storer);
 }
 
 /// What the kernel keeps of two addresses of a mapper: whether the page there is private, changed under one lock.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Scratch, program, root, run_within, text};
+use common::{Scratch, program, root, run_within, scratches, text};
 
 /// Where it blows, and the ways of preserving that its writers use in turn.
 fn rounds() -> [(Scratch, &'static str); 4] {
@@ -46,6 +46,45 @@ fn every_snapshot_is_one_cut_for_a_minute() {
 fn every_snapshot_is_one_cut_for_ten_minutes() {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     every_snapshot_is_one_cut(150, clock);
+}
+
+/// Stores through shared mappings, of the mapper's own process too, and writes to the same pages.
+fn every_snapshot_is_one_cut_across_stores(seconds: u64) {
+    for scratch in scratches() {
+        let place = format!("stores in {}, {seconds} s", scratch.path.display());
+        let output = store(&scratch, seconds, |_| {});
+        assert!(output.status.success(), "{place}: {}", text(&output));
+        print!("storm: {place}: {}", text(&output));
+    }
+}
+
+fn store(scratch: &Scratch, seconds: u64, change: impl Fn(&mut Command)) -> Output {
+    let mut storm = scratch.shimmed(program("shared_storm"), "auto");
+    storm.arg(scratch.file("shared")).arg(seconds.to_string());
+    change(&mut storm);
+    run_within(&mut storm, Duration::from_secs(seconds + 60))
+}
+
+#[test]
+fn every_snapshot_is_one_cut_across_stores_for_a_minute() {
+    every_snapshot_is_one_cut_across_stores(30);
+}
+
+#[test]
+#[ignore = "ten minutes: make soak"]
+fn every_snapshot_is_one_cut_across_stores_for_ten_minutes() {
+    every_snapshot_is_one_cut_across_stores(300);
+}
+
+#[test]
+fn the_storm_of_stores_finds_plain_mappings_out() {
+    for scratch in scratches() {
+        let output = store(&scratch, 20, |storm| {
+            storm.env_remove("LD_PRELOAD");
+        });
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains("memcmp") && !said.contains("MAP_FAILED"), "{said}");
+    }
 }
 
 /// Without the shim the kernel ignores the flag: ordinary private mappings, and the checks of their bytes have to see it.

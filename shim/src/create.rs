@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise};
 use snapshim::PAGE;
-use snapshim::creation::{Scope, Ticket};
+use snapshim::creation::{Aborted, Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::local::{self, Means};
@@ -201,9 +201,9 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, mmap, .. } = *wanted;
     // A fork of another thread must not come between the mapping and its record.
     let mappings = mapper::hold(thread.own);
-    let ticket = begin(thread, Scope::One(origin))?;
+    let mut ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin))
-        .and_then(|()| armed(thread, origin, ticket))
+        .and_then(|()| armed(thread, origin, &mut ticket))
         .and_then(|()| fill(thread, wanted));
     let made = match made {
         Ok(made) => made,
@@ -217,13 +217,17 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         return Ok(made);
     }
     unmake(&mappings, made.address, mmap.pages());
+    Err(too_late(origin))
+}
+
+fn too_late(origin: Origin) -> Errno {
     say!(
         Level::Warn,
         "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",
         Named(origin),
         config().timeout / 1_000_000
     );
-    Err(Errno::TIMEDOUT)
+    Errno::TIMEDOUT
 }
 
 /// Closes the gate: from here on nobody who would change what `scope` covers begins to.
@@ -260,11 +264,12 @@ pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> 
 }
 
 /// Has all who could store into the origin through a shared mapping armed, the calling process included.
-fn armed(thread: &Thread, origin: Origin, ticket: Ticket) -> Result<(), Errno> {
+fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Errno> {
     let (own, scope) = (&thread.own, Scope::One(origin));
+    *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     shared::arm::arm(scope)?;
     let deadline = raw::now() + config().timeout;
-    own.table.arm_others(scope, ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
+    own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
         say!(
             Level::Warn,
             "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, or set \
