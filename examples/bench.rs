@@ -54,6 +54,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 struct Bench {
     native: Worker,
     shimmed: Worker,
+    /// Opens what it stores into page by page.
+    by_page: Worker,
     mapper: Worker,
     memory: PathBuf,
     disk: PathBuf,
@@ -86,9 +88,12 @@ impl Bench {
             command.env("LD_PRELOAD", &library).env("SNAPSHIM_DIR", &table);
             command
         };
+        let mut by_page = under();
+        by_page.env("SNAPSHIM_CHUNK_KB", "4");
         Self {
             native: Worker::start(plain(), "0"),
             shimmed: Worker::start(under(), "0"),
+            by_page: Worker::start(by_page, "0"),
             mapper: Worker::start(under(), "1"),
             memory,
             disk,
@@ -238,6 +243,71 @@ impl Bench {
         self.report("sequential read of a fresh snapshot / of a plain mapping", ratio, 1.02, &note);
     }
 
+    fn stores_into_open_pages(&mut self) {
+        let length = 8 * MIB;
+        let file = file_of(&self.disk, "open", length);
+        let share = format!("share {} {length}", file.display());
+        self.shimmed.ask(&share);
+        self.native.ask(&share);
+        self.mapper.ask(&format!("hold {} r {length}", file.display()));
+        self.shimmed.ask("store 1");
+        let (ratio, note) = self.compare(300, (length / PAGE) as f64, |bench, ours| {
+            if ours { &mut bench.shimmed } else { &mut bench.native }.ask("store 1")
+        });
+        self.mapper.ask("drop");
+        self.shimmed.ask("unshare");
+        self.native.ask("unshare");
+        self.report("store into an open page of a shared mapping / without the shim", ratio, 1.02, &note);
+    }
+
+    fn first_stores(&mut self) {
+        const SPREAD: u64 = 733;
+        for (system, directory) in [("tmpfs", self.memory.clone()), ("ext4", self.disk.clone())] {
+            for (order, stride) in [("sequential", 1), ("random", SPREAD)] {
+                for (how, pages) in [("in chunks", 16), ("page by page", 1)] {
+                    let length = 8 * MIB;
+                    let file = file_of(&directory, "stores", length);
+                    let path = file.display();
+                    let (ratio, note) = self.compare(24, (length / PAGE) as f64, |bench, ours| {
+                        if !ours {
+                            return bench.native.ask(&format!("trap {path} {length} {pages} {stride}"));
+                        }
+                        let worker = if pages == 1 { &mut bench.by_page } else { &mut bench.shimmed };
+                        worker.ask(&format!("share {path} {length}"));
+                        bench.mapper.ask(&format!("hold {path} w {length}"));
+                        let took = worker.ask(&format!("store {stride}"));
+                        bench.mapper.ask("drop");
+                        worker.ask("unshare");
+                        took
+                    });
+                    let figure =
+                        format!("first store a page, {system}, {order}, {how} / trap + mprotect + copy-on-write");
+                    self.report(&figure, ratio, 1.5, &note);
+                }
+            }
+        }
+    }
+
+    fn arming(&mut self) {
+        for (system, directory) in [("tmpfs", self.memory.clone()), ("ext4", self.disk.clone())] {
+            let file = file_of(&directory, "armed", GIB);
+            self.shimmed.ask(&format!("share {} {GIB}", file.display()));
+            let make = format!("make {} {GIB}", file.display());
+            let armed = |bench: &mut Self| {
+                let took = bench.mapper.ask(&make);
+                // Opens it again.
+                bench.shimmed.ask("store 1");
+                took
+            };
+            let times = (0..15).map(|_| armed(self)).collect();
+            self.shimmed.ask("unshare");
+            let time = median(times);
+            let _ = fs::remove_file(&file);
+            let figure = format!("taking a snapshot of 1 GiB, {system}, mapped shared by another process / 1 ms");
+            self.report(&figure, time / 1e6, 1.0, &format!("{:.0} us", time / 1e3));
+        }
+    }
+
     fn memory_held(&mut self) {
         let length = 256 * MIB;
         let file = file_of(&self.disk, "held", length);
@@ -281,6 +351,12 @@ fn main() {
     );
     println!("|{:-<74}|{:->8}|{:->7}|{:-<8}|", "", "", "", "");
     let mut bench = Bench::new();
+    if std::env::args().nth(1).is_some() {
+        bench.stores_into_open_pages();
+        bench.first_stores();
+        bench.arming();
+        return;
+    }
     bench.writes_without_snapshots();
     bench.writes_beside_another_snapshot();
     bench.first_writes(PAGE, 2.0);
@@ -291,6 +367,9 @@ fn main() {
     bench.relocation("w", "writable");
     bench.reading();
     bench.memory_held();
+    bench.stores_into_open_pages();
+    bench.first_stores();
+    bench.arming();
     println!(
         "{}",
         if bench.missed == 0 { "all within their limits".to_owned() } else { format!("{} missed", bench.missed) }

@@ -7,11 +7,17 @@
  *   make FILE LENGTH             takes a snapshot and drops it; the time is that of mmap
  *   cut FILE                     truncates it to nothing
  *   copy FILE LENGTH             reads the file into memory
- *   read FILE snapshot|plain LENGTH   maps and reads every word; the time is that of reading */
+ *   read FILE snapshot|plain LENGTH   maps and reads every word; the time is that of reading
+ *   share FILE LENGTH            maps it shared and stores into every page; stays until `unshare`
+ *   store STRIDE                 one store into each page of the shared mapping, every STRIDE-th (odd) page next
+ *   trap FILE LENGTH CHUNK STRIDE     the same natively after its write permission was taken away, with a handler that gives it back
+ *                                to CHUNK pages at a time, and one store into each page of a plain private mapping */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -87,6 +93,45 @@ static long copy_all(int fd, size_t length)
     return took;
 }
 
+static long store_all(volatile unsigned char *at, size_t pages, size_t stride)
+{
+    long start = now();
+    for (size_t i = 0; i < pages; i++)
+        at[i * stride % pages * PAGE] += 1;
+    return now() - start;
+}
+
+static unsigned char *map_shared(int fd, size_t length)
+{
+    unsigned char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    need(at != MAP_FAILED, "mmap");
+    store_all(at, length / PAGE, 1);
+    return at;
+}
+
+static size_t chunk;
+
+static void open_chunk(int number, siginfo_t *information, void *context)
+{
+    (void)number, (void)context;
+    uintptr_t at = (uintptr_t)information->si_addr / chunk * chunk;
+    need(mprotect((void *)at, chunk, PROT_READ | PROT_WRITE) == 0, "mprotect");
+}
+
+static long trap_all(int fd, size_t length, size_t stride)
+{
+    struct sigaction action = {.sa_sigaction = open_chunk, .sa_flags = SA_SIGINFO}, before;
+    unsigned char *at = map_shared(fd, length), *copy = map(fd, length, PROT_READ | PROT_WRITE, 0);
+    sigaction(SIGSEGV, &action, &before);
+    need(mprotect(at, length, PROT_READ) == 0, "mprotect");
+    long took = store_all(at, length / PAGE, stride);
+    sigaction(SIGSEGV, &before, NULL);
+    took += store_all(copy, length / PAGE, 1);
+    munmap(at, length);
+    munmap(copy, length);
+    return took;
+}
+
 static long own_memory(void)
 {
     char line[256];
@@ -105,8 +150,8 @@ int main(int argc, char **argv)
     CPU_ZERO(&cpu);
     CPU_SET(argc > 1 ? atoi(argv[1]) : 0, &cpu);
     sched_setaffinity(0, sizeof cpu, &cpu);
-    unsigned char *held = NULL;
-    size_t held_length = 0;
+    unsigned char *held = NULL, *shared = NULL;
+    size_t held_length = 0, shared_length = 0;
     static char line[4200], command[16], path[4096], word[16];
     while (fgets(line, sizeof line, stdin)) {
         long answer = 0, more = 0;
@@ -141,6 +186,15 @@ int main(int argc, char **argv)
             answer = copy_all(fd, length);
         } else if (strcmp(command, "read") == 0 && sscanf(line, "%*s %*s %15s %zu", word, &length) == 2) {
             answer = read_all(fd, length, word[0] == 's' ? MAP_SNAPSHOT : 0);
+        } else if (strcmp(command, "share") == 0 && sscanf(line, "%*s %*s %zu", &shared_length) == 1) {
+            shared = map_shared(fd, shared_length);
+        } else if (strcmp(command, "unshare") == 0) {
+            munmap(shared, shared_length);
+        } else if (strcmp(command, "store") == 0 && sscanf(line, "%*s %zu", &count) == 1) {
+            answer = store_all(shared, shared_length / PAGE, count);
+        } else if (strcmp(command, "trap") == 0 && sscanf(line, "%*s %*s %zu %zu %zu", &length, &size, &count) == 3) {
+            chunk = size * PAGE;
+            answer = trap_all(fd, length, count);
         } else {
             fprintf(stderr, "not understood: %s", line);
             return 1;
