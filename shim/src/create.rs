@@ -22,7 +22,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, init, process};
+use crate::{agent, device, process};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -134,7 +134,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let stat = rustix::fs::fstat(file)?;
     let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
-        refuse_busy_device(origin)?;
+        device::refuse_if_busy(origin)?;
         return Ok((File::Given(file), origin, State::Exact));
     }
     let kind = rustix::fs::fstatfs(file)?.f_type as u64;
@@ -161,21 +161,6 @@ fn is_dax(file: BorrowedFd<'_>) -> bool {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
     statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
         .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::DAX))
-}
-
-/// The kernel writes a mounted or stacked device's page cache without any system call on it.
-fn refuse_busy_device(origin: Origin) -> Result<(), Errno> {
-    let user = match init::device_user(origin.device()) {
-        None => return Ok(()),
-        Some(user) => user,
-    };
-    say!(
-        Level::Warn,
-        "snapshot of {} refused: {user}, so the kernel changes it without a system call; unmount or detach it first, or take the \
-         snapshot of the files on it",
-        Named(origin)
-    );
-    Err(Errno::BUSY)
 }
 
 /// A snapshot that has been committed.
