@@ -43,6 +43,26 @@ impl Disk {
         Some(disk)
     }
 
+    /// Its first partition, from 1 MiB on.
+    fn partition(&self, test: &str) -> Option<PathBuf> {
+        let device = path(&self.device);
+        let made = sh(&["addpart", device, "1", "2048", "65536"]);
+        let node = self.scratch.file("partition");
+        let name = self.device.file_name().unwrap().to_str().unwrap();
+        let number = fs::read_to_string(format!("/sys/block/{name}/{name}p1/dev"));
+        match (made, number) {
+            (Ok(_), Ok(number)) => {
+                let (major, minor) = number.trim().split_once(':').unwrap();
+                sh(&["mknod", path(&node), "b", major, minor]).unwrap();
+                Some(node)
+            }
+            (made, number) => {
+                skip(test, &format!("no partition: {made:?} {number:?}"));
+                None
+            }
+        }
+    }
+
     fn start(&self, file: &Path, verbs: &[&str]) -> Running {
         Running::start(&self.scratch, file, verbs, &[])
     }
@@ -56,6 +76,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        let _ = sh(&["delpart", path(&self.device), "1"]);
         let _ = sh(&["losetup", "-d", path(&self.device)]);
     }
 }
@@ -138,8 +159,13 @@ impl Running {
     }
 }
 
+const TAKEN: &str = "snapshot: taken\n";
 const EXACT: &str = "snapshot: taken\nstate: exact\ncompare: same\n";
+const DOUBTFUL: &str = "snapshot: taken\nstate: doubtful\n";
 const SHOW: [&str; 3] = ["snapshot", "state", "compare"];
+
+/// For a program that opens its file for reading only, and so is no writer of it.
+const READ_ONLY: [(&str, &str); 1] = [("DEVICE_READ_ONLY", "1")];
 
 /// One line, which has every part.
 fn says(log: &str, parts: &[&str]) {
@@ -189,4 +215,144 @@ fn a_device_that_is_mounted_later_makes_its_snapshots_doubtful() {
         assert_eq!(said, "snapshot: EBUSY\n", "{mkfs:?}: {log}");
         says(&log, &["snapshot of block device 7:", "refused", "a file system is mounted", "unmount"]);
     }
+}
+
+#[test]
+fn a_writer_of_the_backing_file_makes_a_loop_devices_snapshot_doubtful() {
+    let Some(disk) = Disk::attach("a_writer_of_the_backing_file_makes_a_loop_devices_snapshot_doubtful") else {
+        return;
+    };
+    let parts = ["snapshot of block device 7:", "doubtful", "for writing", "backed by", "page cache", "again"];
+
+    // While it is open already.
+    let mut writer = disk.start(&disk.image, &["wait"]);
+    writer.until_ready();
+    let (said, log) = disk.start(&disk.device, &["snapshot", "state"]).finish();
+    assert_eq!(said, DOUBTFUL, "{log}");
+    says(&log, &[&parts[..], &[&writer.name()]].concat());
+    writer.finish();
+
+    // Opened later, by the mapper itself.
+    let open = format!("open={}", disk.image.display());
+    let mut mapper = disk.start(&disk.device, &["snapshot", "state", "wait", &open, "doubtful", "state"]);
+    assert_eq!(mapper.until_ready(), "snapshot: taken\nstate: exact\n", "{}", mapper.logged());
+    let name = mapper.name();
+    let (said, log) = mapper.finish();
+    assert_eq!(said, "state: doubtful\n", "{log}");
+    says(&log, &[&parts[..], &[&name]].concat());
+}
+
+#[test]
+fn a_writer_of_the_loop_device_makes_its_backing_files_snapshot_doubtful() {
+    let test = "a_writer_of_the_loop_device_makes_its_backing_files_snapshot_doubtful";
+    let Some(disk) = Disk::format(test, &["mkfs.ext4", "-q", "-F"]) else { return };
+    let mut writer = disk.start(&disk.device, &["write", "wait"]);
+    writer.until_ready();
+    let (said, log) = disk.start(&disk.image, &["snapshot", "state"]).finish();
+    assert_eq!(said, DOUBTFUL, "{log}");
+    says(
+        &log,
+        &[
+            "snapshot of inode ",
+            "doubtful",
+            &writer.name(),
+            "for writing",
+            "block device 7:",
+            "loop device backed by it",
+        ],
+    );
+    writer.finish();
+
+    // The kernel as the writer, later. What `write` did to the first page leaves the superblock's second copy; make it anew.
+    sh(&["mkfs.ext4", "-q", "-F", path(&disk.device)]).unwrap();
+    let mut mapper = disk.start(&disk.image, &["snapshot", "state", "wait", "doubtful", "state"]);
+    assert_eq!(mapper.until_ready(), "snapshot: taken\nstate: exact\n", "{}", mapper.logged());
+    let _mount = disk.mount(&disk.device).unwrap();
+    let (said, log) = mapper.finish();
+    assert_eq!(said, "state: doubtful\n", "{log}");
+    says(&log, &["snapshot of inode ", "a file system is mounted from block device 7:", "loop device backed by it"]);
+}
+
+#[test]
+fn a_snapshot_of_an_alias_is_told_and_both_stay_exact() {
+    let Some(disk) = Disk::attach("a_snapshot_of_an_alias_is_told_and_both_stay_exact") else { return };
+    for (first, second) in [(&disk.device, &disk.image), (&disk.image, &disk.device)] {
+        let mut holder = Running::start(&disk.scratch, first, &["snapshot", "wait", "state", "compare"], &READ_ONLY);
+        assert_eq!(holder.until_ready(), TAKEN);
+        let (said, log) = Running::start(&disk.scratch, second, &SHOW, &READ_ONLY).finish();
+        assert_eq!(said, EXACT, "{log}");
+        says(
+            &log,
+            &[
+                "snapshot of ",
+                &holder.name(),
+                "holds a snapshot of",
+                "page cache of its own",
+                "take both of the same one",
+            ],
+        );
+        assert_eq!(holder.finish(), ("state: exact\ncompare: same\n".into(), String::new()));
+    }
+}
+
+#[test]
+fn a_partition_and_its_disk_are_aliases() {
+    let test = "a_partition_and_its_disk_are_aliases";
+    let Some(disk) = Disk::attach(test) else { return };
+    let Some(partition) = disk.partition(test) else { return };
+    let cases = [
+        (&disk.device, &partition, "(a partition of it)"),
+        (&partition, &disk.device, "(the disk that it is a part of)"),
+        // Through the loop device.
+        (&disk.image, &partition, "(a partition of it)"),
+        (&partition, &disk.image, "(what the loop device is backed by)"),
+    ];
+    for (origin, written, kind) in cases {
+        let mut writer = disk.start(written, &["write", "wait"]);
+        writer.until_ready();
+        let (said, log) = disk.start(origin, &["snapshot", "state"]).finish();
+        assert_eq!(said, DOUBTFUL, "{kind}: {log}");
+        says(&log, &["doubtful", &writer.name(), "for writing", kind, "page cache of its own"]);
+        writer.finish();
+    }
+    sh(&["mkfs.ext4", "-q", "-F", path(&partition)]).unwrap();
+    let _mount = disk.mount(&partition).unwrap();
+    for origin in [&disk.device, &disk.image] {
+        let (said, log) = Running::start(&disk.scratch, origin, &["snapshot", "state"], &READ_ONLY).finish();
+        assert_eq!(said, DOUBTFUL, "{log}");
+        says(&log, &["a file system is mounted from", "(a partition of it)", "page cache of its own"]);
+    }
+}
+
+/// As packages that are mounted from images have it.
+#[test]
+fn a_mounted_image_that_nobody_can_write_stays_exact() {
+    let test = "a_mounted_image_that_nobody_can_write_stays_exact";
+    let Some(mut disk) = Disk::format(test, &["mkfs.ext4", "-q", "-F"]) else { return };
+    sh(&["losetup", "-d", path(&disk.device)]).unwrap();
+    disk.device = sh(&["losetup", "-r", "-f", "--show", path(&disk.image)]).unwrap().into();
+    let _mount = disk.mount(&disk.device).unwrap();
+    let (said, log) = disk.start(&disk.image, &SHOW).finish();
+    assert_eq!((said.as_str(), log.as_str()), (EXACT, ""));
+}
+
+#[test]
+fn a_loop_device_over_a_device_is_its_alias() {
+    let test = "a_loop_device_over_a_device_is_its_alias";
+    let Some(disk) = Disk::format(test, &["mkfs.ext4", "-q", "-F"]) else { return };
+    let stacked = match sh(&["losetup", "-f", "--show", path(&disk.device)]) {
+        Ok(device) => PathBuf::from(device),
+        Err(why) => return skip(test, &why),
+    };
+    let mut mapper = disk.start(&disk.device, &["snapshot", "state", "wait", "doubtful", "state"]);
+    assert_eq!(mapper.until_ready(), "snapshot: taken\nstate: exact\n");
+    let mount = disk.mount(&stacked).unwrap();
+    let (said, log) = mapper.finish();
+    drop(mount);
+    sh(&["losetup", "-d", path(&stacked)]).unwrap();
+    assert_eq!(said, "state: doubtful\n", "{log}");
+    says(
+        &log,
+        &["snapshot of block device 7:", "a file system is mounted from block device 7:", "loop device backed by it"],
+    );
 }

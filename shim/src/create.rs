@@ -22,7 +22,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, device, process};
+use crate::{agent, alias_use, device, process};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -103,7 +103,9 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     }
     let made = make(&thread, &Wanted { origin, worth, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
-    settle(&thread, mmap, &made, address).map(|()| address)
+    settle(&thread, mmap, &made, address)?;
+    alias_use::tell(&thread.own, origin);
+    Ok(address)
 }
 
 /// A descriptor to map, and what it leads to.

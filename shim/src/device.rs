@@ -9,6 +9,7 @@ use snapshim::origin::Origin;
 use snapshim::raw;
 use snapshim::snapshot::State;
 
+use crate::alias_use;
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::process::Own;
@@ -61,10 +62,11 @@ pub fn look(own: &Own) {
             look_at(own, origin);
         }
     }
+    alias_use::look_at_files(own);
 }
 
 fn look_at(own: &Own, origin: Origin) {
-    let Some(user) = user_of(origin.device()) else { return };
+    let Some(user) = user_of(origin.device()) else { return alias_use::look_at(own, origin) };
     if doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
@@ -74,6 +76,11 @@ fn look_at(own: &Own, origin: Origin) {
             Program(raw::own_pid())
         );
     }
+}
+
+/// Whether this process has a snapshot of `origin` that is exact and can still be spoilt.
+pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
+    exact_of(own, origin).next().is_some()
 }
 
 /// Marks this process's snapshots of `origin` doubtful; how many were exact.

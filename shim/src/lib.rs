@@ -5,6 +5,8 @@
 //! an application thread could hold, never panics and leaves errno to the real call.
 
 mod agent;
+mod alias;
+mod alias_use;
 mod api;
 mod arena;
 mod config;

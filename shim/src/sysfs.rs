@@ -53,6 +53,11 @@ pub fn device(path: fmt::Arguments<'_>) -> Option<u64> {
     Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
+/// Whether a file says 1.
+pub fn is_set(path: fmt::Arguments<'_>) -> bool {
+    read(path, &mut [0u8; 8]) == Some(b"1")
+}
+
 /// Whether `wanted` finds what it looks for among the names in a directory.
 pub fn any_entry(path: fmt::Arguments<'_>, mut wanted: impl FnMut(&str) -> bool) -> bool {
     let Ok(directory) = raw::open(Path::new(path).as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
