@@ -1,13 +1,14 @@
 //! Block devices have other ways to their bytes than the device itself: mounts, partitions, loop devices. A snapshot of one is refused,
-//! or says that it is doubtful.
+//! kept safe by a claim, or says that it is doubtful.
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Scratch, program, root, skip};
 
@@ -67,10 +68,34 @@ impl Disk {
         Running::start(&self.scratch, file, verbs, &[])
     }
 
+    fn start_claiming(&self, verbs: &[&str]) -> Running {
+        Running::start(&self.scratch, &self.device, verbs, &[("SNAPSHIM_CLAIM", "1")])
+    }
+
     fn mount(&self, device: &Path) -> Result<Mount, String> {
         let at = self.scratch.file("mounted");
         fs::create_dir_all(&at).unwrap();
         sh(&["mount", path(device), path(&at)]).map(|_| Mount(at))
+    }
+
+    /// Whether somebody has an exclusive claim on the device.
+    fn is_claimed(&self) -> bool {
+        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&self.device) {
+            Ok(_) => false,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+                true
+            }
+        }
+    }
+
+    /// Closing a descriptor ends a claim, but not always before the program that held it is seen to be over.
+    fn becomes_free(&self) -> bool {
+        let started = Instant::now();
+        while self.is_claimed() && started.elapsed() < Duration::from_secs(5) {
+            std::thread::yield_now();
+        }
+        !self.is_claimed()
     }
 }
 
@@ -209,7 +234,17 @@ fn a_device_that_is_mounted_later_makes_its_snapshots_doubtful() {
         assert!(status(&disk.scratch).contains(" doubtful "), "{}", status(&disk.scratch));
         let name = mapper.name();
         let (_, log) = mapper.finish();
-        says(&log, &["snapshot of block device 7:", &name, "doubtful", "a file system is mounted", "unmount"]);
+        says(
+            &log,
+            &[
+                "snapshot of block device 7:",
+                &name,
+                "doubtful",
+                "a file system is mounted",
+                "unmount",
+                "SNAPSHIM_CLAIM=1",
+            ],
+        );
 
         let (said, log) = disk.start(&disk.device, &["snapshot"]).finish();
         assert_eq!(said, "snapshot: EBUSY\n", "{mkfs:?}: {log}");
@@ -355,4 +390,120 @@ fn a_loop_device_over_a_device_is_its_alias() {
         &log,
         &["snapshot of block device 7:", "a file system is mounted from block device 7:", "loop device backed by it"],
     );
+}
+
+#[test]
+fn a_claim_keeps_mounts_away_as_long_as_the_snapshot_lives() {
+    let test = "a_claim_keeps_mounts_away_as_long_as_the_snapshot_lives";
+    let Some(disk) = Disk::format(test, &["mkfs.ext4", "-q", "-F"]) else { return };
+    let verbs = ["snapshot", "snapshot", "wait", "release", "wait", "write", "state", "compare", "release", "wait"];
+    let mut mapper = disk.start_claiming(&verbs);
+    assert_eq!(mapper.until_ready(), [TAKEN, TAKEN].concat());
+    for command in [&["mkfs.ext4", "-q", "-F"][..], &["blkdiscard"]] {
+        assert!(sh(&[command, &[path(&disk.device)]].concat()).is_err(), "{command:?}");
+    }
+    assert!(disk.mount(&disk.device).is_err());
+    mapper.go_on();
+    mapper.until_ready();
+    assert!(disk.is_claimed(), "one snapshot is left");
+    mapper.go_on();
+    assert_eq!(mapper.until_ready(), "state: exact\ncompare: same\n");
+    assert!(!disk.is_claimed(), "none is left");
+    assert_eq!(mapper.finish(), (String::new(), String::new()));
+
+    let mut mapper = disk.start_claiming(&["snapshot", "wait"]);
+    mapper.until_ready();
+    assert!(disk.is_claimed());
+    mapper.child.kill().unwrap();
+    mapper.child.wait().unwrap();
+    assert!(disk.becomes_free(), "killed");
+}
+
+#[test]
+fn a_claim_that_cannot_be_had_refuses_the_snapshot() {
+    let Some(disk) = Disk::attach("a_claim_that_cannot_be_had_refuses_the_snapshot") else { return };
+    let other = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&disk.device).unwrap();
+    let (said, log) = disk.start_claiming(&["snapshot"]).finish();
+    assert_eq!(said, "snapshot: EBUSY\n", "{log}");
+    says(&log, &["snapshot of block device 7:", "refused", "exclusive claim", "somebody else", "SNAPSHIM_CLAIM"]);
+    drop(other);
+
+    let mut first = disk.start_claiming(&["snapshot", "wait", "state", "compare"]);
+    first.until_ready();
+    let (said, log) = disk.start_claiming(&["snapshot"]).finish();
+    assert_eq!(said, "snapshot: EBUSY\n", "{log}");
+    says(&log, &["refused", "exclusive claim", &first.name(), "SNAPSHIM_CLAIM"]);
+    assert_eq!(first.finish(), ("state: exact\ncompare: same\n".into(), String::new()));
+    // Without a snapshot, nothing is claimed.
+    let mut other = disk.start_claiming(&["write", "wait"]);
+    other.until_ready();
+    assert!(!disk.is_claimed());
+    other.finish();
+}
+
+#[test]
+fn a_claim_lives_on_in_the_child_that_inherits_the_snapshot() {
+    let Some(disk) = Disk::attach("a_claim_lives_on_in_the_child_that_inherits_the_snapshot") else { return };
+    let mut both = disk.start_claiming(&["snapshot", "fork", "wait", "write", "state", "compare", "release", "wait"]);
+    both.until_ready();
+    // SAFETY: kill(2) of our own child, which has not been waited for.
+    unsafe { libc::kill(both.child.id() as i32, libc::SIGKILL) };
+    both.child.wait().unwrap();
+    assert!(disk.is_claimed(), "the child has it still");
+    both.go_on();
+    assert_eq!(both.until_ready(), "state: exact\ncompare: same\n");
+    assert!(disk.becomes_free(), "the child has given it back");
+    assert_eq!(both.logged(), "");
+    both.go_on();
+
+    let mut both = disk.start_claiming(&["snapshot", "alone", "fork", "wait"]);
+    both.until_ready();
+    // SAFETY: as above.
+    unsafe { libc::kill(both.child.id() as i32, libc::SIGKILL) };
+    both.child.wait().unwrap();
+    assert!(disk.becomes_free(), "the child has no snapshot to keep it for");
+    both.go_on();
+}
+
+#[test]
+fn exec_ends_a_claim() {
+    let Some(disk) = Disk::attach("exec_ends_a_claim") else { return };
+    let mut mapper = disk.start_claiming(&["snapshot", "wait", "exec"]);
+    assert_eq!(mapper.until_ready(), TAKEN);
+    assert!(disk.is_claimed());
+    mapper.go_on();
+    mapper.until_ready();
+    assert!(disk.becomes_free());
+    mapper.finish();
+}
+
+#[test]
+fn a_claim_that_the_program_closes_makes_its_snapshots_doubtful() {
+    let Some(disk) = Disk::attach("a_claim_that_the_program_closes_makes_its_snapshots_doubtful") else { return };
+    let mut mapper =
+        disk.start_claiming(&["snapshot", "wait", "close", "doubtful", "state", "wait", "snapshot", "wait"]);
+    assert_eq!(mapper.until_ready(), TAKEN);
+    mapper.go_on();
+    assert_eq!(mapper.until_ready(), "state: doubtful\n", "{}", mapper.logged());
+    assert!(!disk.is_claimed());
+    says(
+        &mapper.logged(),
+        &["snapshot of block device 7:", &mapper.name(), "doubtful", "closed descriptor", "SNAPSHIM_CLAIM=1", "again"],
+    );
+    mapper.go_on();
+    assert_eq!(mapper.until_ready(), TAKEN);
+    assert!(disk.is_claimed(), "a new snapshot is claimed anew");
+    mapper.finish();
+}
+
+#[test]
+fn a_value_of_claim_that_means_nothing_is_named() {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("victim"), [1; 8192]).unwrap();
+    let victim = scratch.file("victim");
+    let (said, log) = Running::start(&scratch, &victim, &SHOW, &[("SNAPSHIM_CLAIM", "yes")]).finish();
+    assert_eq!(said, EXACT);
+    says(&log, &["SNAPSHIM_CLAIM=yes cannot be used; using 0 instead"]);
+    let (said, log) = Running::start(&scratch, &victim, &SHOW, &[("SNAPSHIM_CLAIM", "1")]).finish();
+    assert_eq!((said.as_str(), log.as_str()), (EXACT, ""), "files are not claimed");
 }

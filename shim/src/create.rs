@@ -22,7 +22,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, alias_use, device, process};
+use crate::{agent, alias_use, claim, device, process};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -69,7 +69,7 @@ const ADDRESSES: u64 = (1 << 47) - PAGE;
 
 /// mmap(2) of a snapshot. Errors: those of mmap(2), and
 /// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
-/// without any system call here), `EBUSY` (a block device in use by the kernel), `ETIMEDOUT` (a writer did not finish in time),
+/// without any system call here), `EBUSY` (a block device in use by the kernel, or claimed by somebody else where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time),
 /// `EDEADLK` (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), and what
 /// kept the process from joining the table.
 pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
@@ -183,11 +183,21 @@ struct Wanted<'a> {
     scratch: bool,
 }
 
-/// From the gate's closing to its opening.
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
-    let Wanted { origin, mmap, .. } = *wanted;
+    let origin = wanted.origin;
     // A fork of another thread must not come between the mapping and its record.
     let mappings = mapper::hold(thread.own);
+    claim::take(&mappings, wanted.file, origin)?;
+    let made = make_claimed(thread, wanted, &mappings);
+    if made.is_err() {
+        claim::release_unused(&mappings.own);
+    }
+    made
+}
+
+/// From the gate's closing to its opening.
+fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
+    let Wanted { origin, mmap, .. } = *wanted;
     let ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, wanted));
     let made = match made {
@@ -201,7 +211,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     if commit(thread, ticket) {
         return Ok(made);
     }
-    unmake(&mappings, made.address, mmap.pages());
+    unmake(mappings, made.address, mmap.pages());
     say!(
         Level::Warn,
         "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",

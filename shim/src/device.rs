@@ -9,11 +9,11 @@ use snapshim::origin::Origin;
 use snapshim::raw;
 use snapshim::snapshot::State;
 
-use crate::alias_use;
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::process::Own;
 use crate::sysfs::{self, Device};
+use crate::{alias_use, claim};
 
 /// What the kernel uses a block device for.
 #[derive(Clone, Copy)]
@@ -53,6 +53,7 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
 
 /// A round of the agent: what has become of the devices that this process has snapshots of.
 pub fn look(own: &Own) {
+    claim::look(own);
     let mut looked_at = None;
     for (_, view) in own.table.snapshots_live().filter(|(_, view)| view.identity.owner == own.owner()) {
         let origin = view.identity.origin;
@@ -71,7 +72,7 @@ fn look_at(own: &Own, origin: Origin) {
         say!(
             Level::Warn,
             "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or detach \
-             it and take the snapshot again",
+             it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
             Named(origin),
             Program(raw::own_pid())
         );

@@ -9,6 +9,7 @@ mod alias;
 mod alias_use;
 mod api;
 mod arena;
+mod claim;
 mod config;
 mod create;
 mod device;
