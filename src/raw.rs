@@ -257,8 +257,10 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
         .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
 
-/// Moves `file` to a number at or above `least`, close-on-exec; the original number is closed.
-pub fn move_up(file: OwnedFd, least: i32) -> Result<OwnedFd, Errno> {
+/// Moves `file` to a number higher than programs use, close-on-exec; the original number is closed.
+pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
+    let highest = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1 << 20);
+    let least = highest.saturating_sub(64).max(highest / 2) as i32;
     rustix::io::fcntl_dupfd_cloexec(&file, least)
 }
 

@@ -16,6 +16,7 @@ use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 
 use crate::config::config;
+use crate::device;
 use crate::init;
 use crate::log::{Level, say};
 use crate::process::{self, Own};
@@ -30,6 +31,10 @@ pub fn start_for_snapshots(own: &Own) {
         init::allow_access();
     }
     start(own);
+    if let Some(record) = own.record().filter(|_| !own.identity.is_mapper()) {
+        // From now on it makes its rounds.
+        record.ring();
+    }
 }
 
 /// Starts the agent, once.
@@ -74,8 +79,8 @@ fn start_thread(own: &Own) -> bool {
     tid.is_some()
 }
 
-/// How often the agent looks whether the table is still where others find it.
-const ROUND: Duration = Duration::from_secs(5);
+/// How often the agent looks whether what its snapshots rest on is still so.
+const ROUND: Duration = Duration::from_secs(1);
 
 extern "C" fn run(_: *mut c_void) -> c_int {
     let _ = rustix::thread::set_name(c"snapshim-agent");
@@ -89,9 +94,11 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         answer_requests(&own);
         if raw::now() >= next_look {
             doubt_if_table_is_gone(&own);
+            device::look(&own);
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
-        raw::wait(record.doorbell(), bell, ROUND);
+        // Who has no snapshots is rung for, and not kept awake.
+        raw::wait(record.doorbell(), bell, if own.identity.is_mapper() { ROUND } else { Duration::from_secs(3600) });
     }
 }
 

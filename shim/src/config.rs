@@ -38,6 +38,8 @@ pub struct Config {
     pub allows_rings: bool,
     /// `SNAPSHIM_ANYFS=1`
     pub takes_any_file_system: bool,
+    /// `SNAPSHIM_CLAIM=1`
+    pub claims_devices: bool,
     /// `SNAPSHIM_STRICT=1`
     pub is_strict: bool,
     /// `SNAPSHIM_CHUNK_KB`, in pages.
@@ -71,7 +73,7 @@ pub fn config() -> &'static Config {
 
 #[cold]
 fn read() -> &'static Config {
-    let mut unusable: [Option<Unusable>; 8] = [const { None }; 8];
+    let mut unusable: [Option<Unusable>; 16] = [const { None }; 16];
     let environment = Environment::read();
     let config = leak(parse(&environment, &mut unusable));
     if CONFIG.set(config).is_ok() {
@@ -109,6 +111,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
     let allows_rings = choose("SNAPSHIM_IO_URING", &["deny", "allow"], 0) == 1;
 
     let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
+    let claims_devices = choose("SNAPSHIM_CLAIM", &["0", "1"], 0) == 1;
     let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
 
     let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
@@ -176,6 +179,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         on_failure,
         allows_rings,
         takes_any_file_system,
+        claims_devices,
         is_strict,
         chunk: chunk * 1024 / snapshim::PAGE,
         timeout: timeout_ms * 1_000_000,

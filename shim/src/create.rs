@@ -22,7 +22,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, init, process, shared};
+use crate::{agent, alias_use, claim, device, process, shared};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -69,9 +69,9 @@ const ADDRESSES: u64 = (1 << 47) - PAGE;
 
 /// mmap(2) of a snapshot. Errors: those of mmap(2), and
 /// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
-/// without any system call here), `EBUSY` (a block device in use by the kernel), `ETIMEDOUT` (a writer did not finish in time),
-/// `EDEADLK` (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), and what
-/// kept the process from joining the table.
+/// without any system call here), `EBUSY` (a block device in use by the kernel, or claimed by somebody else where `SNAPSHIM_CLAIM`
+/// asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK` (inside a write that a signal interrupted), `ENFILE`
+/// (the table is full), `ESTALE` (the table was replaced), and what kept the process from joining the table.
 pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
@@ -103,7 +103,9 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     }
     let made = make(&thread, &Wanted { origin, worth, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
-    settle(&thread, mmap, &made, address).map(|()| address)
+    settle(&thread, mmap, &made, address)?;
+    alias_use::tell(&thread.own, origin);
+    Ok(address)
 }
 
 /// A descriptor to map, and what it leads to.
@@ -134,7 +136,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let stat = rustix::fs::fstat(file)?;
     let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
-        refuse_busy_device(origin)?;
+        device::refuse_if_busy(origin)?;
         return Ok((File::Given(file), origin, State::Exact));
     }
     let kind = rustix::fs::fstatfs(file)?.f_type as u64;
@@ -163,21 +165,6 @@ fn is_dax(file: BorrowedFd<'_>) -> bool {
         .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::DAX))
 }
 
-/// The kernel writes a mounted or stacked device's page cache without any system call on it.
-fn refuse_busy_device(origin: Origin) -> Result<(), Errno> {
-    let user = match init::device_user(origin.device()) {
-        None => return Ok(()),
-        Some(user) => user,
-    };
-    say!(
-        Level::Warn,
-        "snapshot of {} refused: {user}, so the kernel changes it without a system call; unmount or detach it first, or take the \
-         snapshot of the files on it",
-        Named(origin)
-    );
-    Err(Errno::BUSY)
-}
-
 /// A snapshot that has been committed.
 struct Made {
     address: *mut c_void,
@@ -196,11 +183,21 @@ struct Wanted<'a> {
     scratch: bool,
 }
 
-/// From the gate's closing to its opening.
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
-    let Wanted { origin, mmap, .. } = *wanted;
+    let origin = wanted.origin;
     // A fork of another thread must not come between the mapping and its record.
     let mappings = mapper::hold(thread.own);
+    claim::take(&mappings, wanted.file, origin)?;
+    let made = make_claimed(thread, wanted, &mappings);
+    if made.is_err() {
+        claim::release_unused(&mappings.own);
+    }
+    made
+}
+
+/// From the gate's closing to its opening.
+fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
+    let Wanted { origin, mmap, .. } = *wanted;
     let mut ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin))
         .and_then(|()| armed(thread, origin, &mut ticket))
@@ -216,7 +213,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     if commit(thread, ticket) {
         return Ok(made);
     }
-    unmake(&mappings, made.address, mmap.pages());
+    unmake(mappings, made.address, mmap.pages());
     Err(too_late(origin))
 }
 

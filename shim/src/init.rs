@@ -1,7 +1,6 @@
 //! Before `main`, and what the hooks look up once.
 
 use core::ffi::c_void;
-use core::fmt;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -86,80 +85,4 @@ fn matches_pattern(pattern: &[u8], path: &[u8]) -> bool {
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
     let subject = if pattern.contains(&b'/') { path } else { name };
     !pattern.is_empty() && fast_glob::glob_match(pattern, subject)
-}
-
-/// What the kernel uses a block device for.
-pub enum DeviceUser {
-    Mount,
-    Holder,
-}
-
-impl fmt::Display for DeviceUser {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Mount => "a file system is mounted from it",
-            Self::Holder => "another block device is built on it",
-        })
-    }
-}
-
-/// What the kernel uses the block device for, if anything.
-pub fn device_user(device: u64) -> Option<DeviceUser> {
-    if is_mounted(device) {
-        return Some(DeviceUser::Mount);
-    }
-    has_holders(device).then_some(DeviceUser::Holder)
-}
-
-/// proc_pid_mountinfo(5): the third field is major:minor.
-fn is_mounted(device: u64) -> bool {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let Ok(file) = raw::open(c"/proc/self/mountinfo", rustix::fs::OFlags::RDONLY) else { return false };
-    let mut buffer = [0u8; 512];
-    // The field under way: its number, and the numbers before and behind its colon.
-    let (mut field, mut numbers, mut behind) = (0, [0u32; 2], 0);
-    loop {
-        let Ok(count) = rustix::io::read(&file, &mut buffer) else { return false };
-        if count == 0 {
-            return false;
-        }
-        for byte in &buffer[..count] {
-            match byte {
-                b' ' if field == 2 && numbers == [major, minor] => return true,
-                b' ' => field += 1,
-                b'\n' => (field, numbers, behind) = (0, [0; 2], 0),
-                b':' if field == 2 => behind = 1,
-                b'0'..=b'9' if field == 2 => {
-                    numbers[behind] = numbers[behind].wrapping_mul(10).wrapping_add(u32::from(byte - b'0'));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn has_holders(device: u64) -> bool {
-    use fmt::Write;
-    struct Path([u8; 64], usize);
-    impl Write for Path {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0[self.1..self.1 + text.len()].copy_from_slice(text.as_bytes());
-            self.1 += text.len();
-            Ok(())
-        }
-    }
-    let mut path = Path([0; 64], 0);
-    let _ = write!(path, "/sys/dev/block/{}:{}/holders", rustix::fs::major(device), rustix::fs::minor(device));
-    let path = core::ffi::CStr::from_bytes_until_nul(&path.0).unwrap_or(c"");
-    let Ok(directory) = raw::open(path, rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY) else {
-        return false;
-    };
-    let mut buffer = [core::mem::MaybeUninit::uninit(); 512];
-    let mut entries = rustix::fs::RawDir::new(directory, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            return true;
-        }
-    }
-    false
 }

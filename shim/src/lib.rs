@@ -5,10 +5,14 @@
 //! an application thread could hold, never panics and leaves errno to the real call.
 
 mod agent;
+mod alias;
+mod alias_use;
 mod api;
 mod arena;
+mod claim;
 mod config;
 mod create;
+mod device;
 mod doors;
 mod hooks;
 mod init;
@@ -16,5 +20,6 @@ mod log;
 mod mapper;
 mod process;
 mod shared;
+mod sysfs;
 mod thread;
 mod trap;

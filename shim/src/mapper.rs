@@ -19,6 +19,7 @@ use snapshim::raw::{self, SignalsBlocked};
 use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, Snapshot, View};
 use snapshim::table::writer::{Request, Task};
 
+use crate::claim;
 use crate::config::config;
 use crate::process::{self, Own};
 use crate::trap::Trap;
@@ -61,6 +62,12 @@ pub fn hold(own: Own) -> Mappings {
         }
         patience.pause();
     }
+}
+
+/// The same if nobody else holds them; for the agent, which waits for no thread of the application.
+pub fn try_hold(own: Own) -> Option<Mappings> {
+    let signals = SignalsBlocked::new();
+    Some(Mappings { own, _lock: lock().try_lock()?, _signals: signals })
 }
 
 fn lock() -> &'static Mutex<()> {
@@ -196,6 +203,7 @@ impl Mappings {
             self.own.table.retire_snapshot(index, view.head.life());
         }
         self.own.identity.forget_if_none(|| pieces(&self.own, &(0..u64::MAX)).next().is_none());
+        claim::release_unused(&self.own);
     }
 
     /// Does `call`, which takes the mapping of `range` away.

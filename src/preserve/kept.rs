@@ -118,9 +118,7 @@ fn keep(entries: &[Entry], id: ProcessId, file: OwnedFd) {
     let claim =
         |entry: &&Entry| entry.image.compare_exchange(0, id.to_word(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
     let Some(entry) = entries.iter().find(claim) else { return };
-    let highest = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1 << 20);
-    let least = highest.saturating_sub(64).max(highest / 2) as i32;
-    let Ok(file) = raw::move_up(file, least) else { return };
+    let Ok(file) = raw::move_up(file) else { return };
     let Some(inode) = inode(file.as_fd()) else { return };
     entry.number.store(file.as_raw_fd() as u32, Ordering::Relaxed);
     entry.inode.store(inode, Ordering::Relaxed);

@@ -24,7 +24,7 @@ use crate::log::{Level, say};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
 use crate::thread::{self, Thread};
-use crate::{agent, create, shared};
+use crate::{agent, claim, create, shared};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
@@ -93,6 +93,7 @@ fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t
             }
             agent::start_for_snapshots(&child);
         }
+        claim::keep_inherited();
         inheritance.forget();
         return 0;
     }

@@ -1,0 +1,140 @@
+//! Block devices that the kernel itself uses: it changes their page cache without any system call on them.
+//!
+//! A snapshot of one is refused; one that comes into such use later makes its snapshots doubtful, which the agent's rounds find out.
+
+use core::fmt;
+
+use rustix::io::Errno;
+use snapshim::origin::Origin;
+use snapshim::raw;
+use snapshim::snapshot::State;
+
+use crate::hooks::change::Named;
+use crate::log::{Level, Program, say};
+use crate::process::Own;
+use crate::sysfs::{self, Device};
+use crate::{alias_use, claim};
+
+/// What the kernel uses a block device for.
+#[derive(Clone, Copy)]
+pub enum DeviceUser {
+    Mount,
+    Holder,
+}
+
+impl fmt::Display for DeviceUser {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Mount => "a file system is mounted from",
+            Self::Holder => "another block device is built on",
+        })
+    }
+}
+
+/// What the kernel uses the block device for, if anything.
+pub fn user_of(device: u64) -> Option<DeviceUser> {
+    if is_mounted(device) || is_part_of_btrfs(device) {
+        return Some(DeviceUser::Mount);
+    }
+    has_holders(device).then_some(DeviceUser::Holder)
+}
+
+/// EBUSY for a device that the kernel uses.
+pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
+    let Some(user) = user_of(origin.device()) else { return Ok(()) };
+    say!(
+        Level::Warn,
+        "snapshot of {} refused: {user} it, so the kernel changes it without a system call; unmount or detach it first, or take the \
+         snapshot of the files on it",
+        Named(origin)
+    );
+    Err(Errno::BUSY)
+}
+
+/// A round of the agent: what has become of the devices that this process has snapshots of.
+pub fn look(own: &Own) {
+    claim::look(own);
+    let mut looked_at = None;
+    for (_, view) in own.table.snapshots_live().filter(|(_, view)| view.identity.owner == own.owner()) {
+        let origin = view.identity.origin;
+        let is_worth_it = origin.is_block_device() && view.head.state() == State::Exact && looked_at != Some(origin);
+        if is_worth_it {
+            looked_at = Some(origin);
+            look_at(own, origin);
+        }
+    }
+    alias_use::look_at_files(own);
+}
+
+fn look_at(own: &Own, origin: Origin) {
+    let Some(user) = user_of(origin.device()) else { return alias_use::look_at(own, origin) };
+    if doubt_snapshots_of(own, origin) > 0 {
+        say!(
+            Level::Warn,
+            "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or detach \
+             it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
+            Named(origin),
+            Program(raw::own_pid())
+        );
+    }
+}
+
+/// Whether this process has a snapshot of `origin` that is exact and can still be spoilt.
+pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
+    exact_of(own, origin).next().is_some()
+}
+
+/// Marks this process's snapshots of `origin` doubtful; how many were exact.
+pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
+    exact_of(own, origin).filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count()
+}
+
+fn exact_of(own: &Own, origin: Origin) -> impl Iterator<Item = (u32, u32)> {
+    let owner = own.owner();
+    own.table.snapshots_of(origin).filter_map(move |(index, view)| {
+        let is_exact = view.identity.owner == owner && view.head.state() == State::Exact;
+        is_exact.then_some((index, view.head.life()))
+    })
+}
+
+/// proc_pid_mountinfo(5): the third field is major:minor.
+fn is_mounted(device: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let path = raw::ProcPath::own("mountinfo");
+    let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else { return false };
+    let mut buffer = [0u8; 512];
+    // The field under way: its number, and the numbers before and behind its colon.
+    let (mut field, mut numbers, mut behind) = (0, [0u32; 2], 0);
+    loop {
+        let Ok(count) = rustix::io::read(&file, &mut buffer) else { return false };
+        if count == 0 {
+            return false;
+        }
+        for byte in &buffer[..count] {
+            match byte {
+                b' ' if field == 2 && numbers == [major, minor] => return true,
+                b' ' => field += 1,
+                b'\n' => (field, numbers, behind) = (0, [0; 2], 0),
+                b':' if field == 2 => behind = 1,
+                b'0'..=b'9' if field == 2 => {
+                    numbers[behind] = numbers[behind].wrapping_mul(10).wrapping_add(u32::from(byte - b'0'));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A btrfs has a device number of its own; which block devices it lies on, sysfs says.
+fn is_part_of_btrfs(device: u64) -> bool {
+    const MOUNTED: &str = "/sys/fs/btrfs";
+    sysfs::any_entry(format_args!("{MOUNTED}"), |id| {
+        sysfs::any_entry(format_args!("{MOUNTED}/{id}/devices"), |name| {
+            sysfs::device(format_args!("{MOUNTED}/{id}/devices/{name}/dev")) == Some(device)
+        })
+    })
+}
+
+fn has_holders(device: u64) -> bool {
+    sysfs::any_entry(format_args!("{}/holders", Device(device)), |_| true)
+}

@@ -1,0 +1,124 @@
+/* device FILE VERB...: does what the verbs say, in order, and says how it went.
+ *
+ *   snapshot    takes a snapshot of all of FILE (64 KiB at the most)
+ *   release     gives the last one back
+ *   compare     is every snapshot what FILE was when it was taken?
+ *   state       of the first snapshot
+ *   doubtful    waits until the first snapshot is doubtful, 15 seconds at the most
+ *   close       closes every descriptor but the standard ones and FILE
+ *   alone       the first snapshot is not inherited by a child
+ *   fork        goes on in a child too; the parent waits for it and ends
+ *   exec        becomes cat(1), and says "ready" before
+ *   write       overwrites FILE's first page
+ *   open=PATH   opens PATH for writing and keeps it open
+ *   wait        says "ready" and waits for a line on standard input
+ *
+ * With DEVICE_READ_ONLY set, FILE is opened for reading only.
+ */
+#include "check.h"
+
+enum { MOST = 8, LONGEST = 1 << 16 };
+
+static int file, taken, version;
+static size_t length;
+static unsigned char *held[MOST], *copies[MOST];
+
+static void take(void)
+{
+    CHECK(taken < MOST);
+    copies[taken] = malloc(length);
+    CHECK(copies[taken] && pread(file, copies[taken], length, 0) == (ssize_t)length);
+    held[taken] = mmap(NULL, length, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+    if (held[taken] == MAP_FAILED)
+        printf("snapshot: %s\n", strerrorname_np(errno));
+    else {
+        taken++;
+        puts("snapshot: taken");
+    }
+}
+
+static void compare(void)
+{
+    int good = 1;
+    for (int i = 0; i < taken; i++)
+        good &= memcmp(held[i], copies[i], length) == 0;
+    puts(good ? "compare: same" : "compare: differs");
+}
+
+static const char *state(void)
+{
+    static const char *const names[] = {"exact", "doubtful", "broken"};
+    return names[stat_of(held[0]).state];
+}
+
+static void await_doubt(void)
+{
+    for (int i = 0; i < 750 && strcmp(state(), "exact") == 0; i++)
+        usleep(20000);
+}
+
+static void wait_for_line(void)
+{
+    char byte = 0;
+    puts("ready");
+    fflush(stdout);
+    while (byte != '\n' && read(0, &byte, 1) == 1)
+        ;
+}
+
+static void become_two(void)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        return;
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    exit(status != 0);
+}
+
+static void obey(const char *verb)
+{
+    if (strcmp(verb, "snapshot") == 0)
+        take();
+    else if (strcmp(verb, "release") == 0)
+        CHECK(taken > 0 && munmap(held[--taken], length) == 0);
+    else if (strcmp(verb, "compare") == 0)
+        compare();
+    else if (strcmp(verb, "state") == 0)
+        printf("state: %s\n", state());
+    else if (strcmp(verb, "doubtful") == 0)
+        await_doubt();
+    else if (strcmp(verb, "close") == 0)
+        CHECK(close_range((unsigned)file + 1, ~0U, 0) == 0);
+    else if (strcmp(verb, "alone") == 0)
+        CHECK(madvise(held[0], length, MADV_DONTFORK) == 0);
+    else if (strcmp(verb, "fork") == 0)
+        become_two();
+    else if (strcmp(verb, "exec") == 0) {
+        puts("ready");
+        fflush(stdout);
+        CHECK(execlp("cat", "cat", NULL) == 0);
+    } else if (strcmp(verb, "write") == 0)
+        overwrite(file, 0, PAGE, ++version);
+    else if (strncmp(verb, "open=", 5) == 0)
+        CHECK(open(verb + 5, O_RDWR) >= 0);
+    else if (strcmp(verb, "wait") == 0)
+        wait_for_line();
+    else
+        CHECK(!"a known verb");
+}
+
+int main(int argc, char **argv)
+{
+    CHECK(argc >= 2);
+    file = open(argv[1], getenv("DEVICE_READ_ONLY") ? O_RDONLY : O_RDWR);
+    CHECK(file >= 0);
+    off_t size = lseek(file, 0, SEEK_END);
+    CHECK(size > 0);
+    length = size < LONGEST ? (size_t)size : LONGEST;
+    for (int i = 2; i < argc; i++)
+        obey(argv[i]);
+    return 0;
+}
