@@ -196,6 +196,8 @@ pub const CHANGED_BY_HOOK: u32 = 4;
 pub const RELOCATED: u32 = 8;
 /// The piece is locked into memory (mlock(2)).
 pub const LOCKED: u32 = 16;
+/// The program must not make the piece writable: it asked for a shared mapping through a descriptor that is only for reading.
+pub const NEVER_WRITABLE: u32 = 32;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 

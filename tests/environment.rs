@@ -82,6 +82,7 @@ fn a_value_that_cannot_be_used_is_named_once_with_what_is_used_instead() {
         ("SNAPSHIM_LOG", "debug:/no/such/directory/log", "standard error"),
         ("SNAPSHIM_DISABLE", "perhaps", "0"),
         ("SNAPSHIM_FILES", "[", "no"),
+        ("SNAPSHIM_SHARED_FILES", "{*.npy", "no"),
         ("SNAPSHIM_DIR", "relative/path", "default"),
         ("SNAPSHIM_DIR", "", "default"),
     ];
@@ -111,6 +112,8 @@ fn values_that_can_be_used_are_not_remarked_on() {
         ("SNAPSHIM_DISABLE", ""),
         ("SNAPSHIM_FILES", ""),
         ("SNAPSHIM_FILES", "*.db:/data/{a,b}/*"),
+        ("SNAPSHIM_SHARED_FILES", ""),
+        ("SNAPSHIM_SHARED_FILES", "*.npy:/data/{a,b}/*"),
     ];
     for (name, value) in cases {
         let scratch = scratch();

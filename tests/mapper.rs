@@ -22,9 +22,14 @@ fn succeeds(test: &str, command: &mut Command) {
 }
 
 fn holds(name: &str, scenario: &str) {
+    holds_with(&[], name, scenario);
+}
+
+fn holds_with(variables: &[(&str, &str)], name: &str, scenario: &str) {
     for scratch in scratches() {
         for way in WAYS {
-            succeeds(scenario, scratch.shimmed(program(name), way).arg(scenario));
+            let mut command = scratch.shimmed(program(name), way);
+            succeeds(scenario, command.arg(scenario).envs(variables.iter().copied()));
         }
     }
 }
@@ -136,6 +141,32 @@ fn other_arguments_are_judged_as_by_mmap() {
 #[test]
 fn locking_beyond_the_limit_is_eagain() {
     holds("map_place", "locking_beyond_the_limit_is_eagain");
+}
+
+const SHARED_FILES: &[(&str, &str)] = &[("SNAPSHIM_SHARED_FILES", "file")];
+
+#[test]
+fn a_read_only_shared_mapping_of_a_named_file_stays_what_it_was() {
+    holds_with(SHARED_FILES, "map_shared", "stays_what_it_was");
+    fails_without_the_shim("map_shared", "stays_what_it_was");
+}
+
+/// What succeeds natively, too.
+fn is_as_natively(variables: &[(&str, &str)], scenario: &str) {
+    succeeds(scenario, Scratch::on_tmpfs().native(program("map_shared")).arg(scenario));
+    holds_with(variables, "map_shared", scenario);
+}
+
+#[test]
+fn a_read_only_shared_mapping_never_becomes_writable() {
+    is_as_natively(SHARED_FILES, "never_becomes_writable");
+    is_as_natively(SHARED_FILES, "mprotect_over_it_ends_there");
+}
+
+#[test]
+fn mappings_that_shared_files_does_not_speak_of_see_the_changes() {
+    is_as_natively(SHARED_FILES, "others_see_the_changes");
+    is_as_natively(&[("SNAPSHIM_FILES", "file")], "sees_the_changes");
 }
 
 const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];

@@ -1,5 +1,5 @@
 //! Real libraries, unmodified, that save over the very file they mapped: natively what they loaded becomes zeros, newer bytes or a
-//! SIGBUS; with the file named in SNAPSHIM_FILES it stays, and the file becomes what was saved.
+//! SIGBUS; with the file named in SNAPSHIM_FILES, or SNAPSHIM_SHARED_FILES, it stays, and the file becomes what was saved.
 
 mod common;
 
@@ -42,8 +42,8 @@ fn natively(scratch: &Scratch, library: &str, load: &str, save: &str) -> Output 
 
 /// Every file of the scratch directory is named, and nothing else.
 fn shimmed(scratch: &Scratch, way: &str, library: &str, load: &str, save: &str) -> Output {
-    let mut command = scratch.shimmed(python(), way);
-    script(command.env("SNAPSHIM_FILES", scratch.file("*")), library, load, save)
+    let variable = if load == "shared" { "SNAPSHIM_SHARED_FILES" } else { "SNAPSHIM_FILES" };
+    script(scratch.shimmed(python(), way).env(variable, scratch.file("*")), library, load, save)
 }
 
 /// What the line of a script's output that begins with `word` says.
@@ -133,29 +133,18 @@ fn safetensors_replaced_by_save_file_are_as_natively() {
     }
 }
 
-/// SNAPSHIM_FILES speaks of private mappings; who maps shared asked to see the changes.
-fn shared_mapping_is_as_natively(library: &str) {
-    for save in SAVES {
-        let native = fate_natively(library, "shared", save);
-        for way in WAYS {
-            let output = shimmed(&Scratch::on_tmpfs(), way, library, "shared", save);
-            assert_eq!(fate(&output), native, "{library}, {save}, {way}: {}", text(&output));
-        }
+#[test]
+fn read_only_shared_mappings_of_numpy_outlive_save_and_tofile() {
+    if has("read_only_shared_mappings_of_numpy_outlive_save_and_tofile", "numpy") {
+        loaded_data_outlives_saving("numpy", "shared");
+        loaded_data_outlives_saving("memmap", "shared");
     }
 }
 
 #[test]
-fn read_only_shared_mappings_of_numpy_see_the_changes_as_natively() {
-    if has("read_only_shared_mappings_of_numpy_see_the_changes_as_natively", "numpy") {
-        shared_mapping_is_as_natively("numpy");
-        shared_mapping_is_as_natively("memmap");
-    }
-}
-
-#[test]
-fn read_only_shared_mappings_of_polars_see_the_changes_as_natively() {
-    if has("read_only_shared_mappings_of_polars_see_the_changes_as_natively", "polars") {
-        shared_mapping_is_as_natively("polars");
+fn read_only_shared_mappings_of_polars_outlive_write_ipc() {
+    if has("read_only_shared_mappings_of_polars_outlive_write_ipc", "polars") {
+        loaded_data_outlives_saving("polars", "shared");
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Config {
     pub is_directory_chosen: bool,
     /// `SNAPSHIM_FILES`, patterns separated by colons; empty if unset.
     pub files: &'static [u8],
+    /// `SNAPSHIM_SHARED_FILES`, the same for read-only shared mappings.
+    pub shared_files: &'static [u8],
     /// `SNAPSHIM_PUSH`
     pub way: Way,
     /// `SNAPSHIM_ON_FAILURE`
@@ -158,10 +160,13 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         )
     });
 
-    let files = environment.get("SNAPSHIM_FILES").unwrap_or(b"");
-    if files.split(|byte| *byte == b':').any(is_left_open) {
-        complain("SNAPSHIM_FILES", files, "its patterns that leave no [ or { open");
-    }
+    let [files, shared_files] = ["SNAPSHIM_FILES", "SNAPSHIM_SHARED_FILES"].map(|name| {
+        let patterns = environment.get(name).unwrap_or(b"");
+        if patterns.split(|byte| *byte == b':').any(is_left_open) {
+            complain(name, patterns, "its patterns that leave no [ or { open");
+        }
+        patterns
+    });
 
     let chosen = environment.get("SNAPSHIM_DIR").and_then(|value| {
         let usable = c_str(value).filter(|path| path.to_bytes().first() == Some(&b'/'));
@@ -175,6 +180,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         directory: chosen.unwrap_or_else(default_directory),
         is_directory_chosen: chosen.is_some(),
         files,
+        shared_files,
         way,
         on_failure,
         allows_rings,

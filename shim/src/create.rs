@@ -57,6 +57,11 @@ impl Mmap {
         .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
     }
 
+    /// The same, but private.
+    pub fn as_private(&self) -> Self {
+        Self { flags: self.flags & !libc::MAP_TYPE | libc::MAP_PRIVATE, ..*self }
+    }
+
     /// The length in whole pages.
     pub fn pages(&self) -> u64 {
         (self.length as u64).div_ceil(PAGE)
@@ -71,8 +76,9 @@ const ADDRESSES: u64 = (1 << 47) - PAGE;
 /// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
 /// without any system call here), `EBUSY` (a block device in use by the kernel, or claimed by somebody else where `SNAPSHIM_CLAIM`
 /// asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK` (inside a write that a signal interrupted), `ENFILE`
-/// (the table is full), `ESTALE` (the table was replaced), and what kept the process from joining the table.
-pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
+/// (the table is full), `ESTALE` (the table was replaced), and what kept the process from joining the table. `flags` are the
+/// snapshot's: 0 or `NEVER_WRITABLE`.
+pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
     }
@@ -101,7 +107,7 @@ pub fn create(mmap: &Mmap) -> Result<*mut c_void, Errno> {
     if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
         return Err(Errno::NOMEM);
     }
-    let made = make(&thread, &Wanted { origin, worth, file: file.as_fd(), mmap, scratch: wants_fixed })?;
+    let made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
     settle(&thread, mmap, &made, address)?;
     alias_use::tell(&thread.own, origin);
@@ -177,6 +183,7 @@ struct Made {
 struct Wanted<'a> {
     origin: Origin,
     worth: State,
+    flags: u32,
     file: BorrowedFd<'a>,
     mmap: &'a Mmap,
     /// Whether it is made where the kernel likes, to be moved where it is wanted later.
@@ -292,7 +299,7 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
 
 /// The instant: maps the file as it is now and publishes the snapshot.
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
-    let Wanted { origin, worth, file, mmap, scratch } = *wanted;
+    let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
     let size = size_of_origin(file, origin)?;
     let first = mmap.offset as u64 / PAGE;
@@ -310,7 +317,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
-        snapshot.describe(head, &identity, &extent, 0);
+        snapshot.describe(head, &identity, &extent, flags);
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         thread.own.identity.note_snapshot();

@@ -16,7 +16,7 @@ use snapshim::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, SignalsBlocked};
-use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, Snapshot, View};
+use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, View};
 use snapshim::table::writer::{Request, Task};
 
 use crate::claim;
@@ -216,8 +216,30 @@ impl Mappings {
         })
     }
 
-    /// mprotect(2): does `call`, which gives `range` the protection `protection`.
+    /// The first address in `range` that the program must not make writable.
+    fn first_never_writable(&self, range: &Range<u64>) -> Option<u64> {
+        let closed = pieces(&self.own, range).filter(|(_, view)| view.flags & NEVER_WRITABLE != 0);
+        closed.map(|(_, view)| overlap(&view, range).start).min()
+    }
+
+    /// mprotect(2): does `call`, which gives a range the protection `protection`, to `range`.
+    ///
+    /// Like the kernel: what lies before a piece that refuses is changed.
     pub fn protect(
+        &self,
+        range: &Range<u64>,
+        protection: u32,
+        call: impl FnOnce(&Range<u64>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let refused = if unshare::is_writable(protection) { self.first_never_writable(range) } else { None };
+        let allowed = range.start..refused.unwrap_or(range.end);
+        if !allowed.is_empty() {
+            self.protect_allowed(&allowed, protection, || call(&allowed))?;
+        }
+        refused.map_or(Ok(()), |_| Err(Errno::ACCESS))
+    }
+
+    fn protect_allowed(
         &self,
         range: &Range<u64>,
         protection: u32,

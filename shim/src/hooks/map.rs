@@ -11,7 +11,7 @@ use redhook::hook;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
-use snapshim::snapshot::{LOCKED, NOT_INHERITED};
+use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
@@ -155,7 +155,9 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
 
 fn map(arguments: Mmap) -> *mut c_void {
     pointer(if (arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments)) && !config().is_disabled {
-        create(&arguments)
+        create(&arguments, 0)
+    } else if init::matches_shared_files(&arguments) && !config().is_disabled {
+        create(&arguments.as_private(), NEVER_WRITABLE)
     } else if let Some(origin) = shared::change::origin_shared(&arguments) {
         shared::change::map(&arguments, origin)
     } else if arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED {
@@ -201,14 +203,14 @@ fn protect_by(
     call: &impl Fn(u64, u64, c_int) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
-    let whole = || call(address as u64, length as u64, protection);
+    let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
     let Some(own) = process::attached().filter(|_| list::may_touch(&range)) else {
+        let known = (protection & KNOWN_PROTECTION) as u32;
         return match mapper::touching(&range) {
-            None => whole(),
-            Some(mappings) => mappings.protect(&range, (protection & KNOWN_PROTECTION) as u32, whole),
+            None => call(address as u64, length as u64, protection),
+            Some(mappings) => mappings.protect(&range, known, |allowed| part(allowed, protection)),
         };
     };
-    let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
     shared::change::protect(&mapper::hold(own), &range, protection, &part)
 }
 

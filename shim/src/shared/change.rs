@@ -122,7 +122,7 @@ pub fn protect(
         if at < start {
             let between = at..start;
             let known = protection & (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
-            mappings.protect(&between, known as u32, || call(&between, protection))?;
+            mappings.protect(&between, known as u32, |allowed| call(allowed, protection))?;
         }
         let Some((part, origin)) = next else { return Ok(()) };
         protect_part(mappings, &part, origin, protection, call)?;
