@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the tests use and the machine lacks: sqlite3 and perl as writers, numpy as a mapper, libraries that save over what they map.
+# Installs what the tests use and the machine lacks: sqlite3, perl and fsx as writers, numpy as a mapper, libraries that save over
+# what they map.
 set -u
 cd "$(dirname "$0")/.."
 missing=""
@@ -31,6 +32,11 @@ install_libraries() {
         echo "not installable here: polars<2; its test is skipped" >&2
 }
 install_libraries
+
+# The file system exerciser, a writer that checks what it wrote.
+[ "$(target/tools/bin/fsx --version 2>/dev/null)" = "fsx 0.3.2" ] ||
+    "${CARGO:-cargo}" install -q fsx --version 0.3.2 --locked --root target/tools >/dev/null 2>&1 ||
+    echo "not installable here: fsx; its tests are skipped" >&2
 
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
