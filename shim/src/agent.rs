@@ -31,10 +31,6 @@ pub fn start_for_snapshots(own: &Own) {
         init::allow_access();
     }
     start(own);
-    if let Some(record) = own.record().filter(|_| !own.identity.is_mapper()) {
-        // From now on it makes its rounds.
-        record.ring();
-    }
 }
 
 /// Starts the agent, once.

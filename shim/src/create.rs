@@ -320,7 +320,11 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         snapshot.describe(head, &identity, &extent, flags);
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
-        thread.own.identity.note_snapshot();
+        if thread.own.identity.note_snapshot()
+            && let Some(record) = thread.own.record()
+        {
+            record.ring();
+        }
     }
     Ok(Made { address, index, life: head.life(), backed })
 }

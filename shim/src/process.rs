@@ -239,8 +239,10 @@ impl Identity {
     }
 
     /// Notes a snapshot, after it has been published.
-    pub fn note_snapshot(&self) {
-        self.snapshots.fetch_add(1, Ordering::Relaxed);
+    ///
+    /// True for the first: the agent has to make its rounds from now on.
+    pub fn note_snapshot(&self) -> bool {
+        self.snapshots.fetch_add(1, Ordering::Relaxed) == 0
     }
 
     /// The process is no mapper any more if `none` finds no snapshot, and none comes while it looks.

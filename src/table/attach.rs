@@ -17,7 +17,7 @@ use crate::raw::{self, ProcPath};
 use crate::sync::Ordering;
 
 /// The table's file name in its directory; the number is the ABI version.
-pub const FILE_NAME: &CStr = c"table-1";
+pub const FILE_NAME: &CStr = c"table-2";
 
 /// Why a process cannot join a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Refusal {
             Self::DirectoryOpen => "everybody may write into the directory",
             Self::File(_) => "the table cannot be opened or mapped",
             Self::Full => "its file system is full",
-            Self::NotATable => "its file table-1 is no table",
+            Self::NotATable => "its file table-2 is no table",
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
@@ -75,7 +75,7 @@ impl Refusal {
             Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
             Self::NotATable => "remove that file",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
-            Self::OtherVersion => "end the programs that use it and remove table-1",
+            Self::OtherVersion => "end the programs that use it and remove table-2",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
             Self::PageSize => "there is no way around it yet",
         }
