@@ -80,14 +80,20 @@ const ROUND: Duration = Duration::from_secs(1);
 
 extern "C" fn run(_: *mut c_void) -> c_int {
     let _ = rustix::thread::set_name(c"snapshim-agent");
+    let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
     loop {
         let Some(own) = process::attached() else { return 0 };
         let Some(record) = own.record() else { return 0 };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
-        shared::arm::answer_creation(&own);
+        if shared::arm::answer_creation(&own) {
+            eager.begin_anew();
+        }
         answer_requests(&own);
+        if eager.open_piece(&own) {
+            continue;
+        }
         if raw::now() >= next_look {
             doubt_if_table_is_gone(&own);
             device::look(&own);

@@ -44,6 +44,8 @@ pub struct Config {
     pub claims_devices: bool,
     /// `SNAPSHIM_STRICT=1`
     pub is_strict: bool,
+    /// `SNAPSHIM_SHARED=eager`
+    pub opens_eagerly: bool,
     /// `SNAPSHIM_CHUNK_KB`, in pages.
     pub chunk: u64,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
@@ -112,6 +114,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
 
     let allows_rings = choose("SNAPSHIM_IO_URING", &["deny", "allow"], 0) == 1;
 
+    let opens_eagerly = choose("SNAPSHIM_SHARED", &["trap", "eager"], 0) == 1;
     let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
     let claims_devices = choose("SNAPSHIM_CLAIM", &["0", "1"], 0) == 1;
     let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
@@ -187,6 +190,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         takes_any_file_system,
         claims_devices,
         is_strict,
+        opens_eagerly,
         chunk: chunk * 1024 / snapshim::PAGE,
         timeout: timeout_ms * 1_000_000,
         level,

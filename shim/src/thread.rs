@@ -48,6 +48,12 @@ fn claim() -> Result<Thread, Errno> {
     Ok(thread)
 }
 
+/// A slot for a thread without thread-local storage, which keeps it for life.
+pub fn without_storage(own: Own) -> Option<Thread> {
+    let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid())?;
+    Some(Thread { own, slot, index })
+}
+
 static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// Keys below this have their place in every thread's descriptor: setting one allocates nothing (glibc, PTHREAD_KEY_2NDLEVEL_SIZE).

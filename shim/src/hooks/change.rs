@@ -127,7 +127,6 @@ impl Announced<'_> {
 ///
 /// Errors: `ENOSPC`, no slot is free although snapshots exist; `EAGAIN`, too many handlers interrupt each other.
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
-    let stack = thread::stack_pointer();
     let thread = match thread::current() {
         Ok(thread) => thread,
         Err(Errno::AGAIN) => match without_slot(&|| act(None)) {
@@ -137,14 +136,24 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
         },
         Err(_) => return Ok(act(None)),
     };
+    announced_by(&thread, origin, act)
+}
+
+/// See [`announced`]; for a thread that keeps no note of its slot.
+pub fn announced_by<T>(
+    thread: &Thread,
+    origin: Origin,
+    act: impl FnOnce(Option<&Announced<'_>>) -> T,
+) -> Result<T, Errno> {
+    let stack = thread::stack_pointer();
     let depth = thread.depth(stack).ok_or(Errno::AGAIN)?;
     let (outer, rest) = thread.slot.frames().split_at(depth);
     let frame = rest.first().ok_or(Errno::AGAIN)?;
     let about = Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) };
-    let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
+    let surroundings = Surroundings { thread, touch: &Nowhere };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let is_watched = matches!(entry, Entry::Origin(_));
-    let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
+    let result = act(Some(&Announced { thread, frame, origin, is_watched }));
     if thread.own.is_this_image() {
         frame.clear(turn);
     }

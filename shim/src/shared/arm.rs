@@ -38,10 +38,10 @@ pub fn arm_all(list: &List) {
     }
 }
 
-/// The agent's part: answers the creation that waits for this process.
-pub fn answer_creation(own: &Own) {
-    let Some(record) = own.record() else { return };
-    let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return };
+/// The agent's part: answers the creation that waits for this process. True if there was one.
+pub fn answer_creation(own: &Own) -> bool {
+    let Some(record) = own.record() else { return false };
+    let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return false };
     match arm(scope) {
         Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
         Err(error) => say!(
@@ -52,4 +52,5 @@ pub fn answer_creation(own: &Own) {
             error.raw_os_error()
         ),
     }
+    true
 }

@@ -9,6 +9,7 @@
 
 pub mod arm;
 pub mod change;
+pub mod eager;
 pub mod list;
 pub mod open;
 
