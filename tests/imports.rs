@@ -99,7 +99,8 @@ const EXPORTS: &[&str] = &[
     // copy
     "sendfile sendfile64 splice copy_file_range vmsplice ioctl",
     // asynchronous and bare calls
-    "io_submit io_uring_setup io_uring_queue_init io_uring_queue_init_params syscall",
+    "io_submit io_uring_setup io_uring_queue_init io_uring_queue_init_params io_uring_queue_init_mem io_uring_get_probe",
+    "syscall",
     // descriptors
     "close __close close_range dup2 __dup2 dup3 __dup3",
     // map
@@ -166,8 +167,9 @@ fn uses() -> Option<BTreeMap<String, BTreeSet<String>>> {
     Some(uses)
 }
 
-/// Called before the constructor only, from another library's that comes first: it looks up what has no raw system call.
-const TOO_EARLY: &str = "snapshim::doors::behind";
+/// Looks up what has no raw system call: before the constructor, for another library's that comes first, and for liburing when it came
+/// later.
+const LOOKS_UP: &str = "snapshim::doors::behind";
 
 /// The entries that redhook makes drop the payload of a panic.
 const PANIC_PATH: &[&str] = &["free"];
@@ -193,7 +195,7 @@ fn our_own_code_calls_only_what_the_hook_path_may() {
     for (function, imports) in uses.iter().filter(|(function, _)| is_ours(function)) {
         let allowed = match function.as_str() {
             // Before the program runs it may call what it likes.
-            CONSTRUCTOR_ITSELF | TOO_EARLY => continue,
+            CONSTRUCTOR_ITSELF | LOOKS_UP => continue,
             entry if exports.contains(entry) => set(&[HOOK_PATH, PANIC_PATH]),
             _ => hook_path.clone(),
         };

@@ -36,6 +36,8 @@ pub struct Config {
     pub on_failure: OnFailure,
     /// `SNAPSHIM_IO_URING=allow`
     pub allows_rings: bool,
+    /// `SNAPSHIM_IO_URING=seccomp`
+    pub filters_rings: bool,
     /// `SNAPSHIM_ANYFS=1`
     pub takes_any_file_system: bool,
     /// `SNAPSHIM_STRICT=1`
@@ -102,7 +104,8 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         [choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"], 0)];
     let is_disabled = choose("SNAPSHIM_DISABLE", &["0", "1", ""], 0) == 1;
 
-    let allows_rings = choose("SNAPSHIM_IO_URING", &["deny", "allow"], 0) == 1;
+    let rings = choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"], 0);
+    let (allows_rings, filters_rings) = (rings == 1, rings == 2);
 
     let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
     let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
@@ -163,6 +166,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         way,
         on_failure,
         allows_rings,
+        filters_rings,
         takes_any_file_system,
         is_strict,
         timeout: timeout_ms * 1_000_000,

@@ -30,6 +30,7 @@ extern "C" fn construct() {
     if !doors::detours::open(hooks::doors()) {
         see_libc_otherwise();
     }
+    hooks::ring::filter();
     thread::watch_ends();
     process::note_pid();
 }

@@ -28,7 +28,8 @@ pub fn note_libc_unseen() {
     LIBC_IS_SEEN.store(false, Ordering::Relaxed);
 }
 
-/// The next library's function, for a call that comes before the constructor and has no raw system call to go to.
+/// The next library's function, for a call that has no raw system call to go to and comes before the constructor, or whose library came
+/// after it.
 #[cold]
 pub fn behind(name: &CStr) -> Option<*const ()> {
     let next = symbols::find(symbols::Where::Next, name);
