@@ -38,6 +38,8 @@ pub struct Config {
     pub on_failure: OnFailure,
     /// `SNAPSHIM_IO_URING=allow`
     pub allows_rings: bool,
+    /// `SNAPSHIM_IO_URING=seccomp`
+    pub filters_rings: bool,
     /// `SNAPSHIM_ANYFS=1`
     pub takes_any_file_system: bool,
     /// `SNAPSHIM_CLAIM=1`
@@ -112,7 +114,8 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         [choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"], 0)];
     let is_disabled = choose("SNAPSHIM_DISABLE", &["0", "1", ""], 0) == 1;
 
-    let allows_rings = choose("SNAPSHIM_IO_URING", &["deny", "allow"], 0) == 1;
+    let rings = choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"], 0);
+    let (allows_rings, filters_rings) = (rings == 1, rings == 2);
 
     let opens_eagerly = choose("SNAPSHIM_SHARED", &["trap", "eager"], 0) == 1;
     let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
@@ -187,6 +190,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         way,
         on_failure,
         allows_rings,
+        filters_rings,
         takes_any_file_system,
         claims_devices,
         is_strict,

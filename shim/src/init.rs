@@ -12,6 +12,7 @@ use snapshim::raw;
 
 use crate::config::config;
 use crate::create::Mmap;
+use crate::log::{Level, say};
 use crate::{arena, doors, hooks, process, thread};
 
 #[used]
@@ -20,14 +21,40 @@ static CONSTRUCTOR: extern "C" fn() = construct;
 
 extern "C" fn construct() {
     let _signals = raw::SignalsBlocked::new();
+    doors::detours::lead_on(hooks::outer_doors());
     if config().is_disabled {
         doors::detours::lead_on(hooks::doors());
         return;
     }
     arena::reserve();
-    doors::detours::open(hooks::doors());
+    if !doors::detours::open(hooks::doors()) {
+        see_libc_otherwise();
+    }
+    hooks::ring::filter();
     thread::watch_ends();
     process::note_pid();
+}
+
+/// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.
+fn see_libc_otherwise() {
+    doors::note_libc_unseen();
+    let stdio_comes_in = doors::streams::open(hooks::stream::DOORS);
+    let (level, what) = match (stdio_comes_in, doors::streams::carry_dprintf()) {
+        (true, true) => (Level::Info, "stdio is seen through its tables"),
+        (true, false) => (
+            Level::Warn,
+            "stdio is seen through its tables; what dprintf writes to files is NOT held back from others' snapshots",
+        ),
+        (false, _) => (
+            Level::Warn,
+            "nor are the tables of stdio known; what stdio writes to files is NOT held back from others' snapshots",
+        ),
+    };
+    say!(
+        level,
+        "process {}: libc's code cannot be patched here (SELinux or MemoryDenyWriteExecute); {what}",
+        raw::own_pid()
+    );
 }
 
 /// A page that cannot be read: what process_vm_writev(2) is told to copy from.

@@ -6,7 +6,6 @@ use detour::RawDetour;
 
 use super::Door;
 use super::symbols::{Where, find};
-use crate::log::{Level, say};
 
 /// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
 pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
@@ -23,8 +22,10 @@ fn lead_next(door: &Door) -> *const () {
     next
 }
 
-/// Opens every door: first the way on behind the exported symbol, then the detour.
-pub fn open(doors: impl Iterator<Item = &'static Door>) {
+/// Opens every door: first the way on behind the exported symbol, then the detour. False: libc's code cannot be patched here (SELinux
+/// without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
+#[must_use]
+pub fn open(doors: impl Iterator<Item = &'static Door>) -> bool {
     let mut patched = true;
     for door in doors {
         let next = lead_next(door);
@@ -43,14 +44,7 @@ pub fn open(doors: impl Iterator<Item = &'static Door>) {
             None => patched = false,
         }
     }
-    if !patched {
-        say!(
-            Level::Warn,
-            "process {}: libc's code cannot be patched here (SELinux or MemoryDenyWriteExecute?); what stdio writes to files is NOT held \
-             back from others' snapshots",
-            snapshim::raw::own_pid()
-        );
-    }
+    patched
 }
 
 /// Makes the function at `entry` jump to `hook`; the way to the function as it was.

@@ -4,6 +4,7 @@
 //! that finds nothing would stumble over what is not set up yet. So the symbol tables are read directly (elf(5)).
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ops::Range;
 
 /// Which libraries are searched, in the order in which they were loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,14 +34,9 @@ pub fn find(place: Where, name: &CStr) -> *const () {
 unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
     // SAFETY: libc passes a description that is valid for the call, and the argument of `find`.
     let (library, search) = unsafe { (&*library, &mut *search.cast::<Search<'_>>()) };
-    let is_libc = || {
-        // SAFETY: the name is a C string, or null.
-        let name = unsafe { library.dlpi_name.as_ref().map(|name| CStr::from_ptr(name).to_bytes()) };
-        name.is_some_and(|name| name.ends_with(b"/libc.so.6"))
-    };
     let is_searched = match search.place {
         Where::Next => search.own_is_behind,
-        Where::Libc => is_libc(),
+        Where::Libc => is_libc(library),
     };
     if is_searched {
         // SAFETY: the library is loaded and relocated.
@@ -48,6 +44,33 @@ unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, searc
     }
     search.own_is_behind |= is_own(library);
     c_int::from(!search.found.is_null())
+}
+
+/// The part of libc's data that the loader made read-only after it had relocated it; empty if there is none.
+pub fn read_only_data_of_libc() -> Range<u64> {
+    let mut found = 0..0;
+    // SAFETY: `visit_libc` takes the range as its argument, which outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit_libc), (&raw mut found).cast()) };
+    found
+}
+
+unsafe extern "C" fn visit_libc(library: *mut libc::dl_phdr_info, _size: usize, found: *mut c_void) -> c_int {
+    // SAFETY: libc passes a description that is valid for the call, and the argument of `read_only_data_of_libc`.
+    let (library, found) = unsafe { (&*library, &mut *found.cast::<Range<u64>>()) };
+    if !is_libc(library) {
+        return 0;
+    }
+    if let Some(header) = headers(library).iter().find(|header| header.p_type == libc::PT_GNU_RELRO) {
+        let start = library.dlpi_addr + header.p_vaddr;
+        *found = start..start + header.p_memsz;
+    }
+    1
+}
+
+fn is_libc(library: &libc::dl_phdr_info) -> bool {
+    // SAFETY: the name is a C string, or null.
+    let name = unsafe { library.dlpi_name.as_ref().map(|name| CStr::from_ptr(name).to_bytes()) };
+    name.is_some_and(|name| name.ends_with(b"/libc.so.6"))
 }
 
 fn headers(library: &libc::dl_phdr_info) -> &[libc::Elf64_Phdr] {

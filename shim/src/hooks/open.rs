@@ -91,7 +91,7 @@ pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: us
 }
 
 #[inline]
-fn opened(flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
+pub fn opened(flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
     if flags & libc::O_TRUNC == 0 || flags & libc::O_PATH != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE {
         return open(flags);
     }

@@ -4,11 +4,16 @@ use core::ffi::{c_char, c_int};
 
 use libc::off64_t;
 use rustix::fs::OFlags;
+use snapshim::drain::place_behind;
+use snapshim::origin::{Origin, Place};
+use snapshim::preserve;
 use snapshim::raw::{self, ProcPath};
 use syscalls::{Sysno, syscall};
 
-use super::change::{Touch, change};
+use super::change::{Named, Touch, change};
 use crate::doors::{as_libc, interpose};
+use crate::log::{Level, say};
+use crate::process;
 
 interpose! {
     /// ftruncate(2)
@@ -53,6 +58,63 @@ impl Touch for Cut {
 /// Cuts the file behind `descriptor` to `length` bytes by `call`.
 pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
     change(descriptor, Cut(length), || call() as isize) as c_int
+}
+
+/// The same for a call that empties the file behind `descriptor` by opening it once more, among other things.
+pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
+    change(descriptor, Cut(0), call)
+}
+
+/// Makes `call`, which looks `path` up by itself and empties the file it finds.
+pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
+    let found = open_path(directory, path);
+    let origin = found.and_then(regular_file);
+    let result = match (found, origin) {
+        (Some(descriptor), Some(_)) => cut_in(descriptor, call),
+        _ => call(),
+    };
+    if let Some(descriptor) = found {
+        close(descriptor);
+    }
+    doubt_if_other(directory, path, origin);
+    result
+}
+
+fn open_path(directory: c_int, path: *const c_char) -> Option<c_int> {
+    let flags = (OFlags::PATH | OFlags::CLOEXEC).bits();
+    // SAFETY: the kernel checks the application's pointer.
+    unsafe { syscall!(Sysno::openat, directory, path, flags, 0) }.ok().map(|number| number as c_int)
+}
+
+fn close(descriptor: c_int) {
+    // SAFETY: opened by `open_path`, and nobody else knows of it.
+    drop(unsafe { raw::own(descriptor) });
+}
+
+fn regular_file(descriptor: c_int) -> Option<Origin> {
+    match place_behind(descriptor as u32) {
+        Place::Origin(origin) if !origin.is_block_device() => Some(origin),
+        _ => None,
+    }
+}
+
+/// Somebody may have put another file there between our look and the call's.
+fn doubt_if_other(directory: c_int, path: *const c_char, seen: Option<Origin>) {
+    let Some(own) = process::attached().filter(|own| own.table.gate().active.is_raised()) else { return };
+    let Some(descriptor) = open_path(directory, path) else { return };
+    let now = regular_file(descriptor);
+    close(descriptor);
+    let Some(now) = now.filter(|_| now != seen) else { return };
+    for (index, view) in own.table.snapshots_of(now) {
+        if preserve::doubt(own.table, index, view.head.life()) {
+            say!(
+                Level::Warn,
+                "a snapshot of {} is doubtful from now on: it came under the name that process {} emptied at that very moment",
+                Named(now),
+                raw::own_pid()
+            );
+        }
+    }
 }
 
 pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> c_int {

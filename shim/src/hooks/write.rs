@@ -113,9 +113,9 @@ pub fn on_pwritev2(
 }
 
 /// One buffer.
-struct Plain {
-    length: size_t,
-    offset: Option<off64_t>,
+pub struct Plain {
+    pub length: size_t,
+    pub offset: Option<off64_t>,
 }
 
 impl Touch for Plain {

@@ -1,0 +1,115 @@
+//! io_uring is not there for whoever runs under the shim; with a filter, not even for who makes the system call itself.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+
+use common::{Scratch, program, run, run_ok, skip, text};
+
+/// Whether the kernel lets a program have a ring at all.
+fn has_rings(test: &str) -> bool {
+    let has = run_ok(&mut Command::new(program("ring"))).contains("instruction: made");
+    if !has {
+        skip(test, "the kernel gives no io_uring");
+    }
+    has
+}
+
+/// As whom the test runs.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
+}
+
+fn said(value: &str, words: &[&str]) -> (String, String) {
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.table()).unwrap();
+    fs::set_permissions(scratch.table(), fs::Permissions::from_mode(0o700)).unwrap();
+    if words.contains(&"as-nobody") {
+        std::os::unix::fs::chown(scratch.table(), Some(65534), Some(65534)).unwrap();
+    }
+    // Nobody may not read the build directory everywhere.
+    let (library, made) = (scratch.file("libsnapshim.so"), scratch.file("ring"));
+    fs::copy(common::library(), &library).unwrap();
+    fs::copy(program("ring"), &made).unwrap();
+    let mut command = scratch.shimmed(&made, "auto");
+    let output = run(command.args(words).env("LD_PRELOAD", &library).env("SNAPSHIM_IO_URING", value));
+    assert!(output.status.success(), "{value} {words:?}: {}", text(&output));
+    let strings = (output.stdout, output.stderr);
+    (String::from_utf8(strings.0).unwrap(), String::from_utf8(strings.1).unwrap())
+}
+
+#[test]
+fn denied_to_who_asks_libc_and_allowed_where_it_is() {
+    if !has_rings("denied_to_who_asks_libc_and_allowed_where_it_is") {
+        return;
+    }
+    let (denied, _) = said("deny", &[]);
+    assert!(denied.contains("syscall: ENOSYS\ninstruction: made\n"), "{denied}");
+    let (allowed, _) = said("allow", &[]);
+    assert!(allowed.contains("syscall: made\ninstruction: made\n"), "{allowed}");
+}
+
+#[test]
+fn a_filter_denies_it_to_who_makes_the_system_call_itself() {
+    const TEST: &str = "a_filter_denies_it_to_who_makes_the_system_call_itself";
+    if !has_rings(TEST) {
+        return;
+    }
+    if !is_root() {
+        return skip(TEST, "it needs root");
+    }
+    for words in [&[][..], &["no-new-privs"], &["as-nobody", "no-new-privs"]] {
+        let (found, complaint) = said("seccomp", words);
+        let privileges = u8::from(words.contains(&"no-new-privs"));
+        let expected = format!("syscall: ENOSYS\ninstruction: ENOSYS\nx32: ENOSYS\nno_new_privs: {privileges}\n");
+        assert_eq!(found, expected, "{words:?}");
+        // As root the program before the last exec may have it, too; as nobody only who has no new privileges.
+        assert_eq!(complaint, "", "{words:?}");
+    }
+}
+
+#[test]
+fn a_filter_that_may_not_be_says_so_and_changes_nothing() {
+    const TEST: &str = "a_filter_that_may_not_be_says_so_and_changes_nothing";
+    if !has_rings(TEST) {
+        return;
+    }
+    let (found, complaint) = if is_root() {
+        // The program before the exec is root's and would set the filter up for the next one.
+        let scratch = Scratch::on_tmpfs();
+        let made = scratch.file("ring");
+        let library = scratch.file("libsnapshim.so");
+        fs::copy(common::library(), &library).unwrap();
+        fs::copy(program("ring"), &made).unwrap();
+        fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o777)).unwrap();
+        let preload = format!("LD_PRELOAD={}", library.display());
+        let table = format!("SNAPSHIM_DIR={}", scratch.file("table").display());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "env", &preload, &table]);
+        let output = run(command.arg("SNAPSHIM_IO_URING=seccomp").arg(&made));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    } else {
+        said("seccomp", &[])
+    };
+    assert!(found.contains("syscall: ENOSYS\ninstruction: made\n"), "{found}{complaint}");
+    assert!(complaint.contains("SNAPSHIM_IO_URING=seccomp had no effect"), "{complaint}");
+}
+
+#[test]
+fn programs_executed_one_after_another_set_up_one_filter() {
+    const TEST: &str = "programs_executed_one_after_another_set_up_one_filter";
+    if !has_rings(TEST) || !is_root() {
+        return skip(TEST, "it needs root and io_uring");
+    }
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed("sh", "auto");
+    command
+        .args(["-c", "exec sh -c 'exec grep Seccomp_filters /proc/self/status'"])
+        .env("SNAPSHIM_IO_URING", "seccomp");
+    let found = run_ok(&mut command);
+    let native = run_ok(Command::new("grep").args(["Seccomp_filters", "/proc/self/status"]));
+    let count = |text: &str| text.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap();
+    assert_eq!(count(&found), count(&native) + 1);
+}
