@@ -12,6 +12,7 @@ pub mod map;
 pub mod open;
 pub mod resize;
 pub mod ring;
+pub mod times;
 pub mod write;
 
 use crate::doors::Door;
@@ -21,6 +22,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
         write::DOORS,
         resize::DOORS,
+        times::DOORS,
         open::DOORS,
         copy::DOORS,
         device::DOORS,
