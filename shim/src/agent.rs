@@ -18,6 +18,7 @@ use crate::init;
 use crate::log::{Level, say};
 use crate::process::{self, Own};
 use crate::trap::Trap;
+use crate::watch;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -64,12 +65,15 @@ fn start(own: &Own) -> bool {
     tid.is_some()
 }
 
-/// How often the agent looks whether the table is still where others find it.
-const ROUND: Duration = Duration::from_secs(5);
+/// How often the agent looks at the origins.
+const ROUND: Duration = Duration::from_secs(1);
+/// In how many rounds it looks whether the table is still where others find it.
+const TABLE_ROUNDS: u32 = 5;
 
 extern "C" fn run(_: *mut c_void) -> c_int {
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
+    let mut rounds = 0;
     loop {
         let Some(own) = process::attached() else { return 0 };
         let Some(record) = own.record() else { return 0 };
@@ -77,7 +81,11 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         let bell = record.doorbell().load(Ordering::Acquire);
         answer_requests(&own);
         if raw::now() >= next_look {
-            doubt_if_table_is_gone(&own);
+            watch::look_at_all(&own);
+            rounds += 1;
+            if rounds % TABLE_ROUNDS == 0 {
+                doubt_if_table_is_gone(&own);
+            }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
         raw::wait(record.doorbell(), bell, ROUND);

@@ -10,6 +10,7 @@ use rustix::mm::{Advice, MprotectFlags, madvise};
 use snapshim::PAGE;
 use snapshim::creation::{Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
+use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::local::{self, Means};
 use snapshim::raw;
@@ -22,7 +23,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, init, process};
+use crate::{agent, init, process, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -203,6 +204,9 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let mappings = mapper::hold(thread.own);
     let ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin)).and_then(|()| fill(thread, wanted));
+    if made.is_ok() {
+        watch::watch(&mappings, origin, wanted.file);
+    }
     let made = match made {
         Ok(made) => made,
         Err(error) => {
@@ -272,7 +276,9 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, worth, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
-    let size = size_of_origin(file, origin)?;
+    let modified = look_at_origin(file, origin)?;
+    let seen = table.sight_at_instant(origin, modified);
+    let size = modified.size;
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
     let (index, head) = table.claim_snapshot(thread.own.owner()).ok_or_else(|| {
@@ -289,6 +295,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &identity, &extent, 0);
+        snapshot.see(&seen);
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         thread.own.identity.note_snapshot();
@@ -298,14 +305,17 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 
 const BLKGETSIZE64: u32 = 0x8008_1272;
 
-fn size_of_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<u64, Errno> {
+/// Size, and the time of modification that foreign changes are told by. That time has been asked for anyway, by the fstat(2) that
+/// says what is mapped.
+fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errno> {
     if !origin.is_block_device() {
-        return Ok(rustix::fs::fstat(file)?.st_size as u64);
+        let stat = rustix::fs::fstat(file)?;
+        return Ok(Modified::new(stat.st_mtime, stat.st_mtime_nsec, stat.st_size as u64));
     }
     let mut size = 0u64;
     // SAFETY: BLKGETSIZE64 (linux/fs.h) stores one u64 at its argument.
     unsafe { raw::ioctl(file, BLKGETSIZE64, &raw mut size as usize) }?;
-    Ok(size)
+    Ok(Modified { time: 0, size })
 }
 
 /// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.

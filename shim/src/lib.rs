@@ -17,3 +17,4 @@ mod mapper;
 mod process;
 mod thread;
 mod trap;
+mod watch;
