@@ -2,6 +2,7 @@
 
 use crate::creation::{Scope, Ticket};
 use crate::drain::{Blame, Patience};
+use crate::origin::Origin;
 use crate::raw;
 use crate::table::Table;
 use crate::table::process::{Agent, Process, ProcessId};
@@ -55,6 +56,13 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// Whether a cooperating process may have `origin` mapped shared and writable: then its time of modification moves with stores
+    /// that make no call.
+    #[must_use]
+    pub fn is_shared(&self, origin: Origin) -> bool {
+        self.processes_used().iter().any(|record| record.id().is_some() && record.sharing.includes(Scope::One(origin)))
     }
 
     /// The creation that waits for process `id` to arm, and what it covers.

@@ -2,13 +2,18 @@
 //!
 //! Nobody waits for the dead, and nobody waits for ever.
 
+use core::ffi::c_char;
+use core::mem::MaybeUninit;
 use core::time::Duration;
 
 use crossbeam_utils::Backoff;
-use rustix::fs::FileType;
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev, statx};
 use rustix::io::Errno;
+use syscalls::{Sysno, syscall};
 
 use crate::creation::{Scope, Ticket};
+use crate::foreign::Modified;
 use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
 use crate::raw::{self, ProcPath};
@@ -61,9 +66,35 @@ impl Patience {
 /// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every later
 /// write (Documentation/filesystems/multigrain-ts.rst).
 pub fn place_behind(descriptor: u32) -> Place {
-    use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    let Ok(found) = statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) else { return Place::Elsewhere };
+    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
+        Ok(found) => place_found(&found),
+        Err(_) => Place::Elsewhere,
+    }
+}
+
+/// Where a path leads from `directory`, an application's path, with statx(2)'s flags.
+pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
+    let mut found = MaybeUninit::<Statx>::uninit();
+    let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
+    // SAFETY: `found` is a struct statx; the kernel checks the application's pointer.
+    let done = unsafe { syscall!(Sysno::statx, directory as i32, path, flags, wanted, found.as_mut_ptr()) };
+    match done {
+        // SAFETY: the call filled it in.
+        Ok(_) => place_found(unsafe { found.assume_init_ref() }),
+        Err(_) => Place::Elsewhere,
+    }
+}
+
+/// Where a descriptor leads, when that file was modified, and its size. To be asked seldom: see [`place_behind`].
+pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Place, Modified)> {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MTIME | StatxFlags::SIZE;
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let modified = Modified::new(found.stx_mtime.tv_sec, u64::from(found.stx_mtime.tv_nsec), found.stx_size);
+    StatxFlags::from_bits_retain(found.stx_mask).contains(wanted).then(|| (place_found(&found), modified))
+}
+
+fn place_found(found: &Statx) -> Place {
     match FileType::from_raw_mode(found.stx_mode.into()) {
         FileType::RegularFile => {
             Place::Origin(Origin::file(makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
@@ -132,15 +163,7 @@ impl Table {
     fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
         let mut patience = Patience::default();
         loop {
-            let (phase, turn) = frame.look();
-            if !phase.is_under_way() {
-                return Ok(());
-            }
-            match frame.place_at(turn) {
-                Place::Elsewhere => return Ok(()),
-                Place::Origin(origin) if !scope.covers(origin) => return Ok(()),
-                _ => {}
-            }
+            let Some(turn) = under_way(frame, scope) else { return Ok(()) };
             if patience.is_tried() {
                 if self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope) {
                     return Ok(());
@@ -151,6 +174,18 @@ impl Table {
             }
             patience.pause();
         }
+    }
+
+    /// Whether no call is under way that may be changing `origin`. Waits for nobody.
+    pub(crate) fn is_quiet(&self, origin: Origin) -> bool {
+        let scope = Scope::One(origin);
+        let is_clear = |slot: &WriterSlot, frame: &Frame| {
+            under_way(frame, scope)
+                .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
+        };
+        self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
+            // Acquire: pairs with the Release in `leave_unannounced`; their changes are done.
+            && self.header.unannounced().load(Ordering::Acquire) == 0
     }
 
     fn blame(&self, slot: &WriterSlot) -> Blame {
@@ -249,6 +284,18 @@ impl Table {
     }
 }
 
+/// The call in `frame`, if it is under way and may be changing what `scope` covers.
+fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
+    let (phase, turn) = frame.look();
+    let concerned = phase.is_under_way()
+        && match frame.place_at(turn) {
+            Place::Elsewhere => false,
+            Place::Origin(origin) => scope.covers(origin),
+            Place::Unknown => true,
+        };
+    concerned.then_some(turn)
+}
+
 /// What a thread is doing in the kernel: /proc/PID/task/TID/syscall (proc_pid_syscall(5)), which is readable for who may trace it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Doing {
@@ -285,7 +332,7 @@ impl Doing {
 }
 
 /// The system calls that the hooks announce (x86-64).
-const WRITING: [u64; 16] = [1, 2, 16, 18, 20, 40, 76, 77, 85, 209, 257, 275, 285, 296, 304, 326];
+const WRITING: [u64; 20] = [1, 2, 16, 18, 20, 40, 76, 77, 85, 132, 209, 235, 257, 261, 275, 280, 285, 296, 304, 326];
 
 /// Whether a thread has no signal blocked (proc_pid_status(5), SigBlk).
 fn blocks_no_signal(pid: u32, thread: u32) -> bool {

@@ -11,6 +11,7 @@
 #![cfg_attr(not(loom), no_std)]
 
 pub mod creation;
+pub mod foreign;
 pub mod gate;
 pub mod origin;
 pub mod preserved;

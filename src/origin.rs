@@ -79,6 +79,14 @@ const ELSEWHERE: u64 = u64::MAX;
 
 impl PlaceCell {
     /// A cell that says [`Place::Unknown`].
+    #[cfg(not(loom))]
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "outside of the table only ever in a static")]
+    pub const fn new() -> Self {
+        Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+    }
+
+    /// The same, loom's.
     #[cfg(loom)]
     pub fn new() -> Self {
         Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }

@@ -35,6 +35,7 @@ impl Table {
         let copy = self.snapshot(copy_index)?;
         let Further { identity, extent, flags } = *further;
         copy.describe(head, &identity, &extent, flags);
+        copy.see(&self.snapshot(index)?.seen());
         let copied = View { head, identity, extent, flags };
         if flags & RELOCATED == 0 {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));

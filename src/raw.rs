@@ -258,9 +258,11 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
 }
 
 /// Moves `file` to a number higher than programs use, close-on-exec; the original number is closed.
+///
+/// Not so high that the kernel makes a large table for it, which each fork would copy.
 pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
-    let highest = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1 << 20);
-    let least = highest.saturating_sub(64).max(highest / 2) as i32;
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024);
+    let least = (most - (most / 2).min(256)) as i32;
     rustix::io::fcntl_dupfd_cloexec(&file, least)
 }
 

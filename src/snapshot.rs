@@ -3,6 +3,7 @@
 //! The mapper changes where its snapshot lies only while the *generation* is odd. A writer that pushes pages reads the generation
 //! before and after, so it never takes a page for preserved that the mapper moved or dropped meanwhile.
 
+use crate::foreign::{Modified, Sight};
 use crate::origin::{Origin, Place, PlaceCell};
 use crate::preserved::empty_root;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
@@ -36,7 +37,11 @@ pub struct Snapshot {
     mapping: AtomicU64,
     protection: AtomicU32,
     flags: AtomicU32,
-    reserved: [AtomicU64; 4],
+    /// The last [`Sight`] of the origin: when it was modified, its size, the changes counted.
+    modified: AtomicU64,
+    size_seen: AtomicU64,
+    counted: AtomicU64,
+    reserved: AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -219,7 +224,10 @@ impl Snapshot {
             mapping: zero(),
             protection: AtomicU32::new(0),
             flags: AtomicU32::new(0),
-            reserved: [zero(), zero(), zero(), zero()],
+            modified: zero(),
+            size_seen: zero(),
+            counted: zero(),
+            reserved: zero(),
         }
     }
 
@@ -392,6 +400,24 @@ impl Snapshot {
                 Err(now) => seen = now,
             }
         }
+    }
+
+    /// Notes how the origin is: when it is described, later by the mapper.
+    pub fn see(&self, sight: &Sight) {
+        self.modified.store(sight.file.time, Ordering::Relaxed);
+        self.size_seen.store(sight.file.size, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `seen`: who finds this count finds this file, or a later one.
+        self.counted.store(sight.counted, Ordering::Release);
+    }
+
+    /// How the origin was when the mapper last looked. Read while it looks again, a later file can come with an earlier count, which
+    /// tells on nobody.
+    pub fn seen(&self) -> Sight {
+        // Acquire: pairs with the Release in `see`.
+        let counted = self.counted.load(Ordering::Acquire);
+        let file =
+            Modified { time: self.modified.load(Ordering::Relaxed), size: self.size_seen.load(Ordering::Relaxed) };
+        Sight { counted, file }
     }
 
     /// `NOT_INHERITED`, `BITS_INCOMPLETE`.

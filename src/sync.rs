@@ -62,6 +62,12 @@ pub enum Fault {
     MappingAnnouncement,
     /// The creation record's comparison when the active word is lowered.
     LowerExchange,
+    /// The count of a cooperating change.
+    CountedChange,
+    /// The look at the calls under way before the look at a file.
+    QuietLook,
+    /// The second look at the count, after the look at a file.
+    SecondCount,
 }
 
 /// Whether the model under way leaves `fault`'s step out. Always false in the library.

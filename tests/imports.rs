@@ -91,7 +91,9 @@ const EXPORTS: &[&str] = &[
     // write
     "write __write pwrite pwrite64 __pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2",
     // resize
-    "truncate truncate64 ftruncate ftruncate64 fallocate fallocate64",
+    "truncate truncate64 ftruncate ftruncate64 fallocate fallocate64 posix_fallocate posix_fallocate64",
+    // times
+    "futimens utimensat utimes lutimes futimes futimesat utime",
     "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at",
     // taken as a whole where libc's code cannot be patched
     "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp",

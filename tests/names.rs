@@ -9,7 +9,7 @@ use std::process::Command;
 use common::library;
 
 /// Parts of the names of what could change a file, a mapping, or what a descriptor means.
-const SUSPICIOUS: [&str; 18] = [
+const SUSPICIOUS: [&str; 19] = [
     "write",
     "trunc",
     "falloc",
@@ -28,13 +28,14 @@ const SUSPICIOUS: [&str; 18] = [
     "remap_file",
     "munmap",
     "syscall",
+    "utime",
 ];
 
 /// Doors behind names that only libc itself uses.
 const DETOURED: [&str; 3] = ["__open_nocancel", "__write_nocancel", "__close_nocancel"];
 
 /// Names that come to a hooked function inside libc, through its detour.
-const COME_TO_A_HOOK: [&str; 47] = [
+const COME_TO_A_HOOK: [&str; 45] = [
     "_IO_do_write",
     "_IO_fdopen",
     "_IO_file_fopen",
@@ -69,8 +70,6 @@ const COME_TO_A_HOOK: [&str; 47] = [
     "lio_listio64",
     "openlog",
     "popen",
-    "posix_fallocate",
-    "posix_fallocate64",
     "posix_spawn_file_actions_addopen",
     "sem_open",
     "shm_open",

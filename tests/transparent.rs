@@ -26,10 +26,10 @@ fn same(program: &Path, arguments: &[&str]) {
     let scratch = Scratch::on_tmpfs();
     let (victim, other) = (scratch.file("victim"), scratch.file("other"));
     let outcome = |command: &mut Command| {
-        fill(&victim);
         let output = run(command.args(arguments).arg("victim"));
         (output.status, text(&output), fs::read(&victim).unwrap())
     };
+    fill(&victim);
     let natively = outcome(&mut scratch.native(program));
     for way in WAYS {
         for situation in SITUATIONS {

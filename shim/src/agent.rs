@@ -22,6 +22,7 @@ use crate::log::{Level, say};
 use crate::process::{self, Own};
 use crate::shared;
 use crate::trap::Trap;
+use crate::watch;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -77,11 +78,14 @@ fn start_thread(own: &Own) -> bool {
 
 /// How often the agent looks whether what its snapshots rest on is still so.
 const ROUND: Duration = Duration::from_secs(1);
+/// In how many rounds it looks whether the table is still where others find it.
+const TABLE_ROUNDS: u32 = 5;
 
 extern "C" fn run(_: *mut c_void) -> c_int {
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
+    let mut rounds = 0;
     loop {
         let Some(own) = process::attached() else { return 0 };
         let Some(record) = own.record() else { return 0 };
@@ -95,8 +99,12 @@ extern "C" fn run(_: *mut c_void) -> c_int {
             continue;
         }
         if raw::now() >= next_look {
-            doubt_if_table_is_gone(&own);
             device::look(&own);
+            watch::look_at_all(&own);
+            rounds += 1;
+            if rounds % TABLE_ROUNDS == 0 {
+                doubt_if_table_is_gone(&own);
+            }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
         // Who has no snapshots is rung for, and not kept awake.

@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int, c_void};
 use snapshim::snapshot::State;
 
 use crate::doors::set_errno;
-use crate::{mapper, process};
+use crate::{mapper, process, watch};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
@@ -52,7 +52,9 @@ const DOUBTFUL: c_int = 1;
 const BROKEN: c_int = 2;
 
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
-    let (_, here) = mapper::pieces(own, &(address..address.checked_add(1)?)).next()?;
+    let here = address..address.checked_add(1)?;
+    watch::look_behind(own, &here);
+    let (_, here) = mapper::pieces(own, &here).next()?;
     let mut stat = Stat { state: EXACT, reserved: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
     let same = own
         .table

@@ -10,6 +10,7 @@ use rustix::mm::{Advice, MprotectFlags, madvise};
 use snapshim::PAGE;
 use snapshim::creation::{Aborted, Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
+use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::local::{self, Means};
 use snapshim::raw;
@@ -22,7 +23,7 @@ use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
 use crate::trap::Trap;
-use crate::{agent, alias_use, claim, device, process, shared};
+use crate::{agent, alias_use, claim, device, process, shared, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -209,6 +210,9 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
     let made = drained(thread, Scope::One(origin), &Named(origin))
         .and_then(|()| armed(thread, origin, &mut ticket))
         .and_then(|()| fill(thread, wanted));
+    if made.is_ok() {
+        watch::watch(mappings, origin, wanted.file);
+    }
     let made = match made {
         Ok(made) => made,
         Err(error) => {
@@ -301,7 +305,9 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
-    let size = size_of_origin(file, origin)?;
+    let modified = look_at_origin(file, origin)?;
+    let seen = table.sight_at_instant(origin, modified);
+    let size = modified.size;
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
     let (index, head) = table.claim_snapshot(thread.own.owner()).ok_or_else(|| {
@@ -318,6 +324,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &identity, &extent, flags);
+        snapshot.see(&seen);
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         if thread.own.identity.note_snapshot()
@@ -331,14 +338,17 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 
 const BLKGETSIZE64: u32 = 0x8008_1272;
 
-fn size_of_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<u64, Errno> {
+/// Size, and the time of modification that foreign changes are told by. That time has been asked for anyway, by the fstat(2) that
+/// says what is mapped.
+fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errno> {
     if !origin.is_block_device() {
-        return Ok(rustix::fs::fstat(file)?.st_size as u64);
+        let stat = rustix::fs::fstat(file)?;
+        return Ok(Modified::new(stat.st_mtime, stat.st_mtime_nsec, stat.st_size as u64));
     }
     let mut size = 0u64;
     // SAFETY: BLKGETSIZE64 (linux/fs.h) stores one u64 at its argument.
     unsafe { raw::ioctl(file, BLKGETSIZE64, &raw mut size as usize) }?;
-    Ok(size)
+    Ok(Modified { time: 0, size })
 }
 
 /// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.

@@ -23,3 +23,4 @@ mod shared;
 mod sysfs;
 mod thread;
 mod trap;
+mod watch;

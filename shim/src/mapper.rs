@@ -23,6 +23,7 @@ use crate::claim;
 use crate::config::config;
 use crate::process::{self, Own};
 use crate::trap::Trap;
+use crate::watch;
 
 static FIRST_LOCK: Mutex<()> = Mutex::new(());
 /// Null stands for `FIRST_LOCK`; a forked child gets a lock of its own.
@@ -202,12 +203,15 @@ impl Mappings {
         for (index, view) in pieces(&self.own, range) {
             self.own.table.retire_snapshot(index, view.head.life());
         }
+        watch::forget_unneeded(self);
         self.own.identity.forget_if_none(|| pieces(&self.own, &(0..u64::MAX)).next().is_none());
         claim::release_unused(&self.own);
     }
 
     /// Does `call`, which takes the mapping of `range` away.
     pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        // Who has used it hears now, or never, that it was doubtful.
+        watch::look_behind(&self.own, range);
         self.changing(&[range], || {
             self.await_byte_pushers(range)?;
             let result = call()?;

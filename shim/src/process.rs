@@ -32,6 +32,8 @@ pub struct Identity {
     snapshots: AtomicU32,
     /// Whether the agent has been started.
     agent: AtomicU32,
+    /// Whether a thread looks for foreign changes.
+    looking: AtomicU32,
 }
 
 static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
@@ -251,6 +253,17 @@ impl Identity {
         if none() {
             let _ = self.snapshots.compare_exchange(noted, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
+    }
+
+    /// False: another thread is looking for foreign changes.
+    pub fn begin_look(&self) -> bool {
+        // Acquire: pairs with the Release in `end_look`: what the last look noted is what this one compares with.
+        self.looking.swap(1, Ordering::Acquire) == 0
+    }
+
+    /// The look is over.
+    pub fn end_look(&self) {
+        self.looking.store(0, Ordering::Release);
     }
 
     /// True for the one caller that has to start the agent.

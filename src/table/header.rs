@@ -1,11 +1,16 @@
 //! The first page of the table: what it is, and the words that everybody meets at.
 
 use crate::creation::Creation;
+use crate::foreign::Changes;
 use crate::gate::ActiveWord;
+use crate::origin::Origin;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// "snapshim" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"snapshim");
+
+/// Counters of cooperating changes.
+pub(super) const COUNTERS: usize = 256;
 
 /// `magic` and `layout` are written before the table is published and never change.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
@@ -32,7 +37,9 @@ pub struct Header {
     unannounced: AtomicU64,
     reserved_line: [AtomicU64; 6],
     pub(crate) creation: Creation,
-    rest: [AtomicU64; 488],
+    /// Of the origins whose marks begin with the index.
+    changes: [Changes; COUNTERS],
+    rest: [AtomicU64; 232],
 }
 
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);
@@ -41,12 +48,28 @@ impl Header {
     /// A life that no snapshot has now.
     pub(crate) fn next_life(&self) -> u32 {
         loop {
-            // Relaxed: only uniqueness matters.
-            let life = self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            // Release: pairs with the Acquire in `newest_life`: what the mapper has seen of the origin, it saw before.
+            let life = self.lives.fetch_add(1, Ordering::Release).wrapping_add(1);
             if life != 0 {
                 return life;
             }
         }
+    }
+
+    /// The life that was handed out last.
+    pub(super) fn newest_life(&self) -> u32 {
+        // Acquire: pairs with the Release in `next_life`.
+        self.lives.load(Ordering::Acquire)
+    }
+
+    /// Counts a change of every origin.
+    pub(super) fn note_all_changes(&self) {
+        self.changes.iter().for_each(Changes::note);
+    }
+
+    /// The counter of `origin`'s cooperating changes.
+    pub(crate) fn changes_of(&self, origin: Origin) -> &Changes {
+        &self.changes[(origin.mark() >> 56) as usize % COUNTERS]
     }
 
     /// An id for the pieces of a new mapping.

@@ -62,6 +62,7 @@ pub const LAYOUT: u64 = {
         WRITERS,
         SNAPSHOTS,
         BLOCKS,
+        header::COUNTERS,
         size_of::<Table>(),
     ];
     let mut at = 0;
@@ -165,6 +166,11 @@ impl Table {
     /// An id for the pieces of a new mapping.
     pub fn next_mapping(&self) -> u64 {
         self.header.next_mapping()
+    }
+
+    /// The life that was handed out last. Snapshots with a later one were taken later.
+    pub(crate) fn newest_life(&self) -> u32 {
+        self.header.newest_life()
     }
 
     /// A free snapshot record, claimed for a new life.

@@ -6,7 +6,7 @@ use super::Table;
 use super::liveness::{self, Liveness};
 use super::process::{Birth, Process, ProcessId, owner_index};
 use super::writer::{WriterSlot, process_part, slot_owner, thread_part};
-use crate::creation::Ticket;
+use crate::creation::{Scope, Ticket};
 use crate::raw;
 
 impl Table {
@@ -45,6 +45,10 @@ impl Table {
             if process_part(slot_owner) == owner {
                 slot.release(slot_owner);
             }
+        }
+        if record.sharing.includes(Scope::All) {
+            // Of its stores nothing is known but that there may have been some.
+            self.header.note_all_changes();
         }
         self.retire_all_of(owner);
         self.retire_claims_of(index);

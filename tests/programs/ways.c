@@ -108,6 +108,13 @@ static void by_ftruncate_and_back(void)
 }
 static void by_truncate(void) { must(truncate(path, 4096)); }
 static void allocate(int mode, off_t offset, off_t length) { must(fallocate(opened(O_RDWR), mode, offset, length)); }
+static void by_request(unsigned long request)
+{
+    struct space_resv range = {.l_whence = SEEK_SET, .l_start = AT, .l_len = 9000};
+    must(ioctl(opened(O_RDWR), request, &range));
+}
+static void by_unreserving(void) { by_request(FS_IOC_UNRESVSP64); }
+static void by_zeroing(void) { by_request(FS_IOC_ZERO_RANGE); }
 static void by_punch(void) { allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, AT, 9000); }
 static void by_zero(void) { allocate(FALLOC_FL_ZERO_RANGE, AT, 9000); }
 static void by_collapse(void) { allocate(FALLOC_FL_COLLAPSE_RANGE, 8192, 8192); }
@@ -285,6 +292,8 @@ static const struct way {
     {"ftruncate and write anew", "relocated", by_ftruncate_and_back},
     {"truncate", "relocated", by_truncate},
     {"fallocate punch hole", "preserved", by_punch},
+    {"ioctl FS_IOC_UNRESVSP64", "preserved", by_unreserving},
+    {"ioctl FS_IOC_ZERO_RANGE", "preserved", by_zeroing},
     {"fallocate zero range", "preserved", by_zero},
     {"fallocate collapse range", "relocated", by_collapse},
     {"fallocate insert range", "relocated", by_insert},

@@ -5,7 +5,7 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{aio, copy, descriptors, device, map, open, resize, ring, write};
+use super::{aio, copy, descriptors, device, map, open, resize, ring, times, write};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -54,6 +54,12 @@ fn on_syscall(
         libc::SYS_fallocate => {
             resize::on_fallocate(resize::fallocate64::raw, fd, b as c_int, c as i64, d as i64).into()
         }
+        libc::SYS_utimensat => {
+            times::on_utimensat(times::utimensat::raw, fd, pointer(b), pointer(c), d as c_int).into()
+        }
+        libc::SYS_futimesat => times::on_futimesat(times::futimesat::raw, fd, pointer(b), pointer(c)).into(),
+        libc::SYS_utimes => times::on_utimes(times::utimes::raw, pointer(a), pointer(b)).into(),
+        libc::SYS_utime => times::on_utime(times::utime::raw, pointer(a), pointer(b)).into(),
         libc::SYS_open => open::on_open(open::open64::raw, pointer(a), b as c_int, c as u32).into(),
         libc::SYS_openat => open::on_openat(open::openat64::raw, fd, pointer(b), c as c_int, d as u32).into(),
         libc::SYS_openat2 => open::on_openat2(fd, pointer(b), pointer(c), d).into(),

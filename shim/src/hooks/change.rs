@@ -34,6 +34,10 @@ pub trait Touch {
     fn cuts_from(&self) -> Option<u64> {
         None
     }
+    /// Which file it is, looked up by the descriptor that the call is made with.
+    fn place(&self, descriptor: u32) -> Place {
+        place_behind(descriptor)
+    }
 }
 
 /// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
@@ -224,6 +228,7 @@ fn change_origin(
     if !thread.own.table.is_origin_in_use(origin) {
         return call();
     }
+    thread.own.table.note_change(origin);
     let pusher = pusher(thread, frame);
     if let Some(from) = touch.cuts_from() {
         return match pusher.make_way(origin, &Change::Cut(from)) {
@@ -407,7 +412,7 @@ struct Surroundings<'a, T> {
 
 impl<T: Touch> Writer for Surroundings<'_, T> {
     fn place(&self, descriptor: u32) -> Place {
-        place_behind(descriptor)
+        self.touch.place(descriptor)
     }
 
     fn floating(&self) -> u64 {

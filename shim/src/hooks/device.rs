@@ -28,13 +28,16 @@ enum Names {
     Everything,
 }
 
-/// linux/fs.h, linux/ext4.h, and the XFS exchange requests.
-const REQUESTS: [(c_ulong, Names); 9] = [
+/// linux/fs.h, linux/falloc.h, linux/ext4.h, and the XFS exchange requests.
+const REQUESTS: [(c_ulong, Names); 12] = [
     (0x1277, Names::Range),           // BLKDISCARD
     (0x127D, Names::Range),           // BLKSECDISCARD
     (0x127F, Names::Range),           // BLKZEROOUT
     (0x4004_9409, Names::Everything), // FICLONE
     (0x4020_940D, Names::CloneRange), // FICLONERANGE
+    (0x4030_5829, Names::Everything), // FS_IOC_UNRESVSP
+    (0x4030_582B, Names::Everything), // FS_IOC_UNRESVSP64
+    (0x4030_5839, Names::Everything), // FS_IOC_ZERO_RANGE
     (0x6611, Names::Everything),      // EXT4_IOC_SWAP_BOOT
     (0xC028_660F, Names::Everything), // EXT4_IOC_MOVE_EXT
     (0xC0C0_586D, Names::Everything), // XFS_IOC_SWAPEXT

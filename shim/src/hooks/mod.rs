@@ -17,6 +17,7 @@ pub mod resize;
 pub mod ring;
 pub mod spawn;
 pub mod stream;
+pub mod times;
 pub mod write;
 
 use crate::doors::Door;
@@ -26,6 +27,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
         write::DOORS,
         resize::DOORS,
+        times::DOORS,
         open::DOORS,
         copy::DOORS,
         device::DOORS,

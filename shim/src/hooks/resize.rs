@@ -11,6 +11,7 @@ use snapshim::raw::{self, ProcPath};
 use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};
+use super::times::without_bytes;
 use crate::doors::{as_libc, interpose};
 use crate::log::{Level, say};
 use crate::process;
@@ -34,6 +35,15 @@ interpose! {
         // SAFETY: the application's arguments, as they are.
         raw |fd, mode, offset, length| as_libc(unsafe { syscall!(Sysno::fallocate, fd, mode, offset, length) }) as c_int,
         hook on_fallocate,
+    }
+    /// posix_fallocate(3), which makes the system call itself and answers with an errno
+    posix_fallocate64, c"posix_fallocate64": posix_fallocate posix_fallocate64
+    => fn(fd: c_int, offset: off64_t, length: off64_t) -> c_int {
+        raw |fd, offset, length| {
+            // SAFETY: the application's arguments, as they are.
+            unsafe { syscall!(Sysno::fallocate, fd, 0, offset, length) }.map_or_else(syscalls::Errno::into_raw, |_| 0)
+        },
+        hook on_posix_fallocate,
     }
 }
 
@@ -165,12 +175,20 @@ impl Touch for Allocation {
     }
 }
 
+fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off64_t, length: off64_t) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    match without_bytes(fd, || unsafe { real(fd, offset, length) }) {
+        -1 => libc::EAGAIN,
+        result => result,
+    }
+}
+
 pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, mode, offset, length) };
     if mode & !(KEEP_SIZE | UNSHARE_RANGE) == 0 {
         // Allocates only; every byte stays what it is.
-        return call();
+        return without_bytes(fd, call);
     }
     change(fd, Allocation { mode, offset, length }, || call() as isize) as c_int
 }

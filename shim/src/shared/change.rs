@@ -48,6 +48,7 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
         let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
         mappings.replace(&target, || {
             let mut list = list_with_room(&target)?;
+            note_changes(&own, &list, &target);
             let at = if is_armed { map_armed(mmap, &target)? } else { mmap.call()? };
             let range = at as u64..at as u64 + mmap.pages() * PAGE;
             list.carve(&range);
@@ -66,6 +67,13 @@ fn list_with_room(range: &Range<u64>) -> Result<Writing, Errno> {
     let mut list = list::write();
     let more = list.touching(range).count() + 2;
     if list.reserve(more) { Ok(list) } else { Err(Errno::NOMEM) }
+}
+
+/// What was stored through a mapping that is about to go may have moved the file's time of modification: counted, or the next look at
+/// it would suspect a foreign change.
+fn note_changes(own: &Own, list: &List, range: &Range<u64>) {
+    let going = list.touching(range).filter(|entry| entry.is_writable());
+    going.for_each(|entry| own.table.note_change(entry.origin));
 }
 
 /// A new mapping that nobody can store into before it is armed.
@@ -100,6 +108,7 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
 /// Does `call`, which takes away what is mapped in `range`.
 pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let mut list = list_with_room(range)?;
+    note_changes(own, &list, range);
     let result = call()?;
     list.carve(range);
     describe(own, &list);
@@ -166,6 +175,7 @@ fn protect_part(
         } else {
             call(part, protection)?;
         }
+        note_changes(&mappings.own, &list, part);
         list.replace(part, |entry| Some(Entry { protection, ..entry }));
         describe(&mappings.own, &list);
         Ok(())
@@ -206,6 +216,7 @@ pub fn remap(
             if !list.reserve(more) {
                 return Err(Errno::NOMEM);
             }
+            note_changes(&mappings.own, &list, &wanted.target);
             make_one(&list, &wanted.from, is_in_use)?;
             let at = call()?;
             note_move(&mut list, wanted, at as u64);

@@ -37,7 +37,7 @@ fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(),
     unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }
 }
 
-/// Says in the table which origins this process has mapped shared and writable.
+/// Says in the table which origins this process has mapped shared and writable. Called whenever that may have changed.
 fn describe(own: &Own, list: &List) {
     if let Some(record) = own.record() {
         record.sharing.describe(list.entries().iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin));

@@ -1,0 +1,183 @@
+//! Changes by programs without the shim make a snapshot doubtful, and the log says where; changes by cooperating ones, and foreign ones
+//! of attributes only, never do.
+
+mod common;
+
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::holder::Holder;
+use common::{Scratch, compile, program, run, run_ok, scratches, skip, text};
+
+const SIZE: usize = 200_000;
+
+fn lay(scratch: &Scratch) {
+    fs::write(scratch.file("victim"), vec![b'o'; SIZE]).unwrap();
+}
+
+/// A program that holds a snapshot of `victim` and logs into the file `log`.
+fn hold(scratch: &Scratch) -> Holder {
+    let log = File::create(scratch.file("log")).unwrap();
+    let mut command = scratch.shimmed(program("hold"), "auto");
+    Holder::run(command.arg("victim").args(["r", &SIZE.to_string()]).stderr(Stdio::from(log)))
+}
+
+fn log(scratch: &Scratch) -> String {
+    fs::read_to_string(scratch.file("log")).unwrap()
+}
+
+fn foreign(scratch: &Scratch, verb: &str) {
+    let program = compile("foreign", &["-static"]);
+    run_ok(scratch.shimmed(program, "auto").args(["victim", verb]));
+}
+
+fn assert_named_once(scratch: &Scratch, about: &str) {
+    let log = log(scratch);
+    let victim = scratch.file("victim");
+    assert!(log.contains(victim.to_str().unwrap()) && log.contains("(hold)"), "{about}: {log}");
+    assert!(log.contains("run every program that writes it under the shim"), "{about}: {log}");
+    assert_eq!(log.matches("is doubtful").count(), 1, "{about}: {log}");
+}
+
+#[test]
+fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said_once() {
+    for scratch in scratches() {
+        for verb in ["write", "cut"] {
+            lay(&scratch);
+            let holder = hold(&scratch);
+            foreign(&scratch, verb);
+            let found = holder.finish();
+            let about = format!("{verb}, {}", scratch.path.display());
+            // Cut off by somebody else, it cannot even be compared.
+            assert!(found.contains("state=1 "), "{about}: {found}");
+            assert_named_once(&scratch, &about);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_was_started_without_the_shim_is_found_too() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold(&scratch);
+        run_ok(scratch.native("sh").args(["-c", "echo foreign >>victim"]));
+        assert!(holder.finish().contains("state=1 "));
+        assert_named_once(&scratch, "sh");
+    }
+}
+
+/// The agent looks by itself.
+#[test]
+fn it_is_said_while_the_snapshot_is_held() {
+    let scratch = Scratch::on_tmpfs();
+    lay(&scratch);
+    let holder = hold(&scratch);
+    foreign(&scratch, "write");
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !log(&scratch).contains("is doubtful") {
+        assert!(Instant::now() < patience, "nothing was said");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(holder.finish().contains("state=1 "));
+    assert_named_once(&scratch, "agent");
+}
+
+#[test]
+fn changes_of_attributes_by_a_program_without_the_shim_raise_no_doubt() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold(&scratch);
+        foreign(&scratch, "attributes");
+        holder.finish_exact("attributes");
+        assert_eq!(log(&scratch), "");
+    }
+}
+
+#[test]
+fn thousands_of_cooperating_changes_raise_no_doubt_and_one_foreign_change_after_them_does() {
+    for scratch in scratches() {
+        let output = run(scratch.shimmed(program("foreign_none"), "auto").arg(scratch.file("victim")));
+        let found = text(&output);
+        assert!(found.starts_with("exact until the foreign one\n"), "{}: {found}", scratch.path.display());
+        assert_eq!(found.matches("is doubtful").count(), 1, "{found}");
+    }
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status();
+    found.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn programs_that_set_times_raise_no_doubt() {
+    let python = run_ok(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
+    let python = python.trim_end();
+    let cases: [(&str, &[&str]); 7] = [
+        ("cp", &["-p", "new", "victim"]),
+        ("touch", &["-d", "2001-02-03", "victim"]),
+        ("tar", &["-xf", "archive", "--overwrite"]),
+        ("rsync", &["-a", "--inplace", "--ignore-times", "new", "victim"]),
+        ("sqlite3", &["base", "insert into t values (2); delete from t; vacuum"]),
+        ("perl", &["-e", "utime(1, 2, 'victim') == 1 or die; truncate('victim', 5) or die"]),
+        (python, &["-c", "import os, shutil; os.utime('victim', (0, 0)); shutil.copy2('new', 'victim')"]),
+    ];
+    for scratch in scratches() {
+        for (writer, arguments) in &cases {
+            if !has(writer) {
+                skip("programs_that_set_times_raise_no_doubt", &format!("{writer} is not installed"));
+                continue;
+            }
+            lay(&scratch);
+            fs::write(scratch.file("new"), vec![b'n'; SIZE / 2]).unwrap();
+            run_ok(scratch.native("tar").args(["-cf", "archive", "victim"]));
+            let _ = fs::remove_file(scratch.file("base"));
+            if *writer == "sqlite3" {
+                run_ok(scratch.native("sqlite3").args(["base", "create table t(a); insert into t values (1)"]));
+            }
+            let held = if *writer == "sqlite3" { "base" } else { "victim" };
+            let holder = Holder::start(&scratch, "auto", &scratch.file(held), "r");
+            run_ok(scratch.shimmed(writer, "auto").args(*arguments));
+            holder.finish_exact(&format!("{writer}, {}", scratch.path.display()));
+        }
+    }
+}
+
+#[test]
+fn an_application_that_closes_every_descriptor_loses_the_detection_and_nothing_else() {
+    let scratch = Scratch::on_tmpfs();
+    lay(&scratch);
+    let script = "
+import ctypes, mmap, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+fd = os.open('victim', os.O_RDONLY)
+at, looked_at = (libc.mmap(None, 200000, 1, 0x01000002, fd, 0) for _ in range(2))
+for open_descriptor in os.listdir('/proc/self/fd'):
+    if int(open_descriptor) > 2:
+        try: os.close(int(open_descriptor))
+        except OSError: pass
+taken = [os.open('/dev/null', os.O_RDONLY)]
+for number in range(3, 1024):
+    os.dup2(taken[0], number)
+assert libc.munmap(ctypes.c_void_p(looked_at), 200000) == 0
+other = os.open('victim', os.O_WRONLY)
+os.pwrite(other, b'n' * 100, 0)
+assert ctypes.string_at(at, 200000) == b'o' * 200000
+assert libc.munmap(ctypes.c_void_p(at), 200000) == 0
+assert all(os.path.samefile('/proc/self/fd/%d' % number, '/dev/null') for number in range(3, 1024) if number != other)
+print('kept')
+";
+    let python = run_ok(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
+    let output = run(scratch.shimmed(python.trim_end(), "auto").args(["-c", script]));
+    assert_eq!(text(&output), "kept\n");
+}
+
+/// What is kept of an origin goes with its last snapshot.
+#[test]
+fn no_descriptor_is_left_when_the_snapshots_are_gone() {
+    let scratch = Scratch::on_tmpfs();
+    lay(&scratch);
+    run_ok(scratch.shimmed(program("foreign_descriptors"), "auto").arg("victim"));
+}
