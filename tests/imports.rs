@@ -108,6 +108,7 @@ const EXPORTS: &[&str] = &[
     // map
     "mmap mmap64 munmap mremap mprotect pkey_mprotect madvise mlock mlock2 munlock",
     // process
+    "daemon forkpty",
     "fork __fork _Fork execve",
 ];
 

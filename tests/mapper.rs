@@ -128,6 +128,8 @@ scenarios! {
         a_grandchild_outlives_its_parents
         dontfork_parts_are_not_inherited
         fork_while_a_process_writes
+        a_daemon_keeps_what_it_inherited
+        a_child_on_a_terminal_keeps_what_it_inherited
     }
 }
 

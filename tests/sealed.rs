@@ -210,6 +210,8 @@ fn a_mapper_keeps_its_snapshots_through_what_it_does_to_them() {
     let scenarios = [
         ("map_fork", "child_and_parent_stay_exact"),
         ("map_fork", "fork_while_a_process_writes"),
+        ("map_fork", "a_daemon_keeps_what_it_inherited"),
+        ("map_fork", "a_child_on_a_terminal_keeps_what_it_inherited"),
         ("map_change", "mremap_moves_all_of_it"),
         ("map_change", "mprotect_both_ways_while_a_process_writes"),
         ("map_many", "own_stores_stay_private_and_survive_pushes"),

@@ -1,5 +1,6 @@
 /* fork of a mapper: child and parent both keep their snapshots, whoever writes. */
 #include "check.h"
+#include <pty.h>
 
 #define PAGES ((size_t)16)
 #define SIZE (PAGES * PAGE)
@@ -255,7 +256,59 @@ static void fork_while_a_process_writes(int protection, enum who who)
     CHECK(waitpid(storm, &status, 0) == storm && status == 0);
 }
 
+static pid_t become_daemon(void)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        CHECK(daemon(1, 1) == 0);
+    return pid;
+}
+
+static pid_t fork_on_terminal(void)
+{
+    int master;
+    return forkpty(&master, NULL, NULL, NULL);
+}
+
+/* Whom libc forks by itself. The child says through a pipe what it found. */
+static void inherited_by(pid_t (*forked)(void), int protection, enum who who)
+{
+    int fd = make_file("file", SIZE), to[2], from[2];
+    struct writer writer = writer_before(who, "file");
+    unsigned char *at = snapshot(fd, 0, SIZE, protection);
+    writer_after(&writer);
+    CHECK(pipe(to) == 0 && pipe(from) == 0);
+    pid_t pid = forked();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        struct peer parent = {.in = to[0], .out = from[1]};
+        await(&parent);
+        CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+        hand_over(&parent);
+        _exit(0);
+    }
+    close(from[1]);
+    struct peer child = {.in = from[0], .out = to[1]};
+    writer_writes(&writer, 0, 4 * PAGE, 1);
+    hand_over(&child);
+    await(&child);
+    CHECK(shows(at, 0, SIZE, 0));
+    writer_end(&writer);
+}
+
+static void a_daemon_keeps_what_it_inherited(int protection, enum who who)
+{
+    inherited_by(become_daemon, protection, who);
+}
+
+static void a_child_on_a_terminal_keeps_what_it_inherited(int protection, enum who who)
+{
+    inherited_by(fork_on_terminal, protection, who);
+}
+
 static const struct scenario scenarios[] = {
+    EACH(a_daemon_keeps_what_it_inherited),
+    EACH(a_child_on_a_terminal_keeps_what_it_inherited),
     EACH(child_and_parent_stay_exact),
     EACH(each_may_unmap_and_move_its_own),
     EACH(a_grandchild_outlives_its_parents),

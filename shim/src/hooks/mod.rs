@@ -4,6 +4,7 @@ pub mod aio;
 pub mod bare;
 pub mod change;
 pub mod copy;
+pub mod daemon;
 pub mod descriptors;
 pub mod device;
 pub mod exec;
@@ -36,6 +37,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         aio::DOORS,
         descriptors::DOORS,
         fork::DOORS,
+        daemon::DOORS,
         exec::DOORS,
     ]
     .into_iter()
