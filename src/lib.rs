@@ -20,6 +20,8 @@ pub mod sync;
 #[cfg(not(loom))]
 pub mod drain;
 #[cfg(not(loom))]
+pub mod masks;
+#[cfg(not(loom))]
 pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;
