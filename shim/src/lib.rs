@@ -15,5 +15,6 @@ mod init;
 mod log;
 mod mapper;
 mod process;
+mod signals;
 mod thread;
 mod trap;

@@ -5,7 +5,7 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{aio, copy, descriptors, device, map, open, resize, ring, write};
+use super::{aio, copy, descriptors, device, map, open, resize, ring, signal, write};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -81,6 +81,10 @@ fn on_syscall(
             by_number(number, [a, b, c, d, e, f])
         }
         libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),
+        libc::SYS_rt_sigaction => signal::action_by_number(fd, pointer(b), pointer(c), d)
+            .unwrap_or_else(|| by_number(number, [a, b, c, d, e, f])),
+        libc::SYS_rt_sigprocmask => signal::mask_by_number(fd, pointer(b), pointer(c), d)
+            .unwrap_or_else(|| by_number(number, [a, b, c, d, e, f])),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },

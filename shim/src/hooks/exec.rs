@@ -9,7 +9,7 @@ use syscalls::{Sysno, syscall};
 use crate::config::config;
 use crate::doors::{as_libc, interpose, set_errno};
 use crate::log::{Bytes, Level, say};
-use crate::process;
+use crate::{process, signals};
 
 interpose! {
     /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
@@ -38,8 +38,11 @@ fn on_execve(
             }
         }
     }
+    let handed_over = signals::hand_over();
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(path, arguments, environment) }
+    let failed = unsafe { real(path, arguments, environment) };
+    handed_over.take_back();
+    failed
 }
 
 /// Looking costs a few system calls, so only where somebody wants to know.

@@ -12,6 +12,7 @@ pub mod map;
 pub mod open;
 pub mod resize;
 pub mod ring;
+pub mod signal;
 pub mod write;
 
 use crate::doors::Door;
@@ -30,6 +31,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         descriptors::DOORS,
         fork::DOORS,
         exec::DOORS,
+        signal::DOORS,
     ]
     .into_iter()
     .flatten()
