@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Scratch, program, run, text};
+use common::{Scratch, program, run, run_ok, scratches, text};
 
 /// The shim's handler comes before the program's own actions and masks, or after.
 fn same(name: &str) {
@@ -33,4 +33,11 @@ fn own_faults_reach_the_program_as_natively() {
 #[test]
 fn sent_signals_masks_and_actions_are_as_natively() {
     same("signal_sent");
+}
+
+#[test]
+fn stores_that_trap_while_the_signal_is_blocked_go_on() {
+    for scratch in scratches() {
+        run_ok(scratch.shimmed(program("signal_stores"), "auto").args(["victim", "8"]));
+    }
 }

@@ -131,6 +131,14 @@ impl Frame {
         unsafe { *self.mask_place() |= masks::FAULT };
     }
 
+    /// Has sigreturn restore a mask in which SIGSEGV is open.
+    pub fn open_faults(&self) {
+        if self.mask() & masks::FAULT != 0 {
+            // SAFETY: a place inside the context.
+            unsafe { *self.mask_place() = masks::to_kernel(self.mask()) };
+        }
+    }
+
     fn start(&self) -> usize {
         self.context as usize - 8
     }

@@ -10,6 +10,7 @@ pub mod action;
 mod deliver;
 mod frame;
 pub mod guarded;
+mod threads;
 
 use core::cell::Cell;
 use core::ffi::c_int;
@@ -61,6 +62,7 @@ pub fn install() -> bool {
     let adopted = adopt(STAND_IN) && adopt(FAULT);
     if adopted && is_first {
         open_faults_in_handlers();
+        threads::open_faults();
     }
     adopted
 }
@@ -111,10 +113,14 @@ fn open_faults_in_handlers() {
     }
 }
 
+fn libc_restorer() -> usize {
+    LIBC_RESTORER.load(Ordering::Relaxed)
+}
+
 /// An action as a program gives it to libc's sigaction(2).
 pub fn from_libc(handler: usize, flags: c_int, mask: u64) -> Action {
     let flags = u64::from(flags as u32) | RESTORER;
-    Action { handler, flags, restorer: LIBC_RESTORER.load(Ordering::Relaxed), mask }
+    Action { handler, flags, restorer: libc_restorer(), mask }
 }
 
 /// sigaction(2) on a virtual action; the one before.
