@@ -236,6 +236,35 @@ static void masks_of_waiting_calls(void)
     CHECK_ERRNO(ppoll(NULL, 0, &soon, (sigset_t *)8), -1, EFAULT);
 }
 
+static void waiting_calls_by_number(void)
+{
+    act(SIGSEGV, tell, SA_SIGINFO, NULL);
+    block(SIG_BLOCK, (int[]){SIGSEGV, SIGUSR1, 0});
+    now_late();
+    unsigned long open = 0, set = 1ul << (SIGSEGV - 1), pending = 0;
+    struct timespec soon = {5, 0};
+    struct epoll_event event;
+    siginfo_t info;
+    int epoll = epoll_create1(0);
+    struct { void *mask; size_t size; } with_size = {&open, 8};
+    raise(SIGSEGV);
+    CHECK(syscall(SYS_rt_sigpending, &pending, 8) == 0);
+    say("pending %#lx\n", (long)pending, 0, 0);
+    CHECK_ERRNO(syscall(SYS_rt_sigsuspend, &open, 8), -1, EINTR);
+    raise(SIGSEGV);
+    CHECK_ERRNO(syscall(SYS_ppoll, NULL, 0, &soon, &open, 8), -1, EINTR);
+    raise(SIGSEGV);
+    CHECK_ERRNO(syscall(SYS_pselect6, 0, NULL, NULL, NULL, &soon, &with_size), -1, EINTR);
+    raise(SIGSEGV);
+    CHECK_ERRNO(syscall(SYS_epoll_pwait, epoll, &event, 1, 5000, &open, 8), -1, EINTR);
+    raise(SIGSEGV);
+    long number = syscall(SYS_rt_sigtimedwait, &set, &info, NULL, 8);
+    say("taken %ld %ld %ld\n", number, info.si_signo, info.si_errno);
+    CHECK_ERRNO(syscall(SYS_rt_sigsuspend, &open, 4), -1, EINVAL);
+    CHECK_ERRNO(syscall(SYS_ppoll, NULL, 0, &soon, (void *)8, 8), -1, EFAULT);
+    say_mask("after");
+}
+
 static void sent_during_waiting_calls(void)
 {
     act(SIGSEGV, tell, SA_SIGINFO, NULL);
@@ -583,6 +612,7 @@ static const struct scene scenes[] = {
     SCENE(waited_for),
     SCENE(waited_for_before_it_comes),
     SCENE(masks_of_waiting_calls),
+    SCENE(waiting_calls_by_number),
     SCENE(sent_during_waiting_calls),
     SCENE(fed_to_a_descriptor),
     SCENE(interrupts_a_read),

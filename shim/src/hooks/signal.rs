@@ -231,12 +231,21 @@ fn change_virtual(signal: c_int, new: Option<Action>) -> Action {
     signals::change(signal, new)
 }
 
+/// Bytes in a mask, as the kernel wants to hear them.
+const MASK: usize = 8;
+
 /// rt_sigaction(2) by number.
-pub fn action_by_number(signal: c_int, new: *const u64, old: *mut u64, size: usize) -> Option<c_long> {
-    if !signals::is_installed() || !(1..=64).contains(&signal) || size != 8 {
-        return None;
+pub fn action_by_number(
+    real: impl FnOnce() -> c_long,
+    signal: c_int,
+    new: *const u64,
+    old: *mut u64,
+    size: usize,
+) -> c_long {
+    if !signals::is_installed() || !(1..=64).contains(&signal) || size != MASK {
+        return real();
     }
-    Some(answer(act(signal, new, old)).into())
+    answer(act(signal, new, old)).into()
 }
 
 fn act(signal: c_int, new: *const u64, old: *mut u64) -> Result<(), Errno> {
@@ -310,18 +319,26 @@ fn change_mask(how: c_int, new: Option<u64>, old: *mut u64) -> Result<(), Errno>
 }
 
 /// rt_sigprocmask(2) by number.
-pub fn mask_by_number(how: c_int, new: *const u64, old: *mut u64, size: usize) -> Option<c_long> {
-    if !signals::is_installed() || size != 8 {
-        return None;
+pub fn mask_by_number(
+    real: impl FnOnce() -> c_long,
+    how: c_int,
+    new: *const u64,
+    old: *mut u64,
+    size: usize,
+) -> c_long {
+    if !signals::is_installed() || size != MASK {
+        let result = real();
+        signals::open_faults_of_thread();
+        return result;
     }
     let change = || {
         let new = if new.is_null() { None } else { Some(guarded::load(new)?) };
         change_mask(how, new, old)
     };
-    Some(answer(change()).into())
+    answer(change()).into()
 }
 
-fn on_sigpending(real: sigpending::Function, set: *mut sigset_t) -> c_int {
+pub fn on_sigpending(real: sigpending::Function, set: *mut sigset_t) -> c_int {
     // SAFETY: the application's argument, as it is.
     let result = unsafe { real(set) };
     if result == 0 && signals::is_installed() {
@@ -338,7 +355,7 @@ fn pending(kernel: u64) -> u64 {
 
 /// Calls with a mask in place of the application's, which may be null.
 #[inline]
-fn with_mask(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> c_int) -> c_int {
+fn with_mask<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) -> R {
     if mask.is_null() || !signals::is_installed() {
         return call(mask);
     }
@@ -354,7 +371,7 @@ fn with_mask(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> c_int)
 
 /// The same for calls that wait with it.
 #[inline]
-fn wait_with(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> c_int) -> c_int {
+fn wait_with<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) -> R {
     with_mask(mask, |given| {
         if given == mask {
             return call(given);
@@ -362,6 +379,36 @@ fn wait_with(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> c_int)
         // SAFETY: made by `with_mask`.
         signals::wait_with(unsafe { word(given) }, || call(given))
     })
+}
+
+/// rt_sigsuspend(2), ppoll(2), epoll_pwait(2) by number: the mask is the argument numbered `at`, its size the next.
+pub fn wait_by_number(real: impl FnOnce([usize; 6]) -> c_long, mut arguments: [usize; 6], at: usize) -> c_long {
+    if arguments[at + 1] != MASK {
+        return real(arguments);
+    }
+    wait_with(core::ptr::with_exposed_provenance(arguments[at]), |mask| {
+        arguments[at] = mask.expose_provenance();
+        real(arguments)
+    })
+}
+
+/// pselect6(2): the last argument points to the mask and its size.
+pub fn pselect_by_number(real: impl FnOnce([usize; 6]) -> c_long, mut arguments: [usize; 6]) -> c_long {
+    if !signals::is_installed() || arguments[5] == 0 {
+        return real(arguments);
+    }
+    let place = core::ptr::with_exposed_provenance::<u64>(arguments[5]);
+    let with_size = guarded::load(place).and_then(|mask| Ok((mask, guarded::load(place.wrapping_add(1))?)));
+    match with_size {
+        Ok((mask, size)) if size == MASK as u64 => {
+            wait_with(core::ptr::with_exposed_provenance(mask as usize), |mask| {
+                let with_size = [mask.expose_provenance(), MASK];
+                arguments[5] = with_size.as_ptr().expose_provenance();
+                real(arguments)
+            })
+        }
+        _ => real(arguments),
+    }
 }
 
 fn on_sigsuspend(real: sigsuspend::Function, mask: *const sigset_t) -> c_int {
@@ -449,7 +496,7 @@ fn awaited(set: u64) -> u64 {
     masks::to_kernel(set) | set & masks::FAULT
 }
 
-fn on_sigtimedwait(
+pub fn on_sigtimedwait(
     real: sigtimedwait::Function,
     set: *const sigset_t,
     information: *mut siginfo_t,
@@ -476,7 +523,7 @@ fn on_sigtimedwait(
     }
 }
 
-fn on_signalfd(real: signalfd::Function, fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
+pub fn on_signalfd(real: signalfd::Function, fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
     let wanted = if signals::is_installed() { guarded::load(mask.cast()).ok() } else { None };
     let Some(wanted) = wanted else {
         // SAFETY: the application's arguments, as they are.
