@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::{Scratch, program, run, run_ok, scratches, text};
+use std::fs;
+use std::process::Command;
+
+use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
 
 /// The shim's handler comes before the program's own actions and masks, or after.
 fn same(name: &str) {
@@ -39,5 +42,73 @@ fn sent_signals_masks_and_actions_are_as_natively() {
 fn stores_that_trap_while_the_signal_is_blocked_go_on() {
     for scratch in scratches() {
         run_ok(scratch.shimmed(program("signal_stores"), "auto").args(["victim", "8"]));
+    }
+}
+
+/// What `SNAPSHIM_FILES` makes a snapshot of.
+const FILE: &str = "victim";
+
+/// Runs an unmodified program natively and under the shim: the same output but for addresses.
+fn same_program(command: &str, arguments: &[&str]) {
+    let scratch = Scratch::on_tmpfs();
+    let outcome = |command: &mut Command| {
+        fs::write(scratch.file(FILE), []).unwrap();
+        let output = run(command.args(arguments));
+        (output.status, without_addresses(&text(&output)))
+    };
+    let native = outcome(&mut scratch.native(command));
+    let shimmed = outcome(scratch.shimmed(command, "auto").env("SNAPSHIM_FILES", FILE));
+    assert_eq!(shimmed.1, native.1, "{command} {arguments:?}");
+    assert_eq!(shimmed.0, native.0, "{command} {arguments:?}: {}", native.1);
+}
+
+/// Addresses differ from run to run.
+fn without_addresses(text: &str) -> String {
+    let words =
+        |line: &str| -> String { line.split(' ').filter(|word| !word.starts_with("0x")).collect::<Vec<_>>().join(" ") };
+    text.lines().map(|line| words(line) + "\n").collect()
+}
+
+fn is_installed(test: &str, programs: &[&str]) -> bool {
+    let is_missing = |program: &&&str| !Command::new(program).arg("-version").output().is_ok_and(|_| true);
+    let missing = programs.iter().find(is_missing);
+    if let Some(program) = missing {
+        skip(test, &format!("{program} is not installed"));
+    }
+    missing.is_none()
+}
+
+fn source(name: &str) -> String {
+    root().join("tests/programs").join(name).display().to_string()
+}
+
+#[test]
+fn a_java_virtual_machine_checks_for_null() {
+    if is_installed("a_java_virtual_machine_checks_for_null", &["java", "javac"]) {
+        for mode in ["-Xint", "-Xcheck:jni"] {
+            same_program("java", &[mode, &source("signal_null.java"), FILE]);
+        }
+    }
+}
+
+#[test]
+fn a_python_interpreter_reports_its_fault() {
+    for (handler, how) in [("-Xfaulthandler", "fault"), ("-Xdev", "handle"), ("-q", "fault")] {
+        same_program("python3", &[handler, &source("signal_python.py"), FILE, how]);
+    }
+}
+
+#[test]
+fn a_go_program_with_c_code_recovers_from_nil() {
+    let test = "a_go_program_with_c_code_recovers_from_nil";
+    if !is_installed(test, &["go"]) {
+        return;
+    }
+    let program = root().join("target/programs/signal_go");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&program).arg(source("signal_go.go")).env("GOCACHE", root().join("target/go"));
+    run_ok(build.env("GO111MODULE", "off"));
+    for arguments in [&[FILE][..], &[FILE, "and end"]] {
+        same_program(&program.display().to_string(), arguments);
     }
 }

@@ -58,7 +58,7 @@ static void by_sigprocmask(struct storer *storer)
 static void by_number(struct storer *storer)
 {
     (void)storer;
-    unsigned long all = ~0ul;
+    sigset_t all = full();
     CHECK(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, 8) == 0);
 }
 
