@@ -15,6 +15,7 @@ use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
 use crate::config::config;
+use crate::signals::frame::Access;
 use crate::{mapper, process, signals};
 
 /// The one range that is held.
@@ -84,9 +85,11 @@ const SLICE: Duration = Duration::from_millis(10);
 
 /// Whether a fault of an access to `address` was the shim's making; then the instruction can be run again.
 ///
-/// Called by the handler of SIGSEGV, on the stack and in the place of whatever faulted, with all signals blocked.
-pub fn resolve(address: u64) -> bool {
-    if !is_ours(address) {
+/// Called by the handler of SIGSEGV, in the place of whatever faulted, with all signals blocked, on a stack of ours ([`stacks`]).
+///
+/// [`stacks`]: crate::signals::stacks
+pub fn resolve(address: u64, access: Access) -> bool {
+    if access == Access::Fetch || !is_ours(address) {
         return false;
     }
     while is_held(address) {

@@ -3,10 +3,11 @@
 #include "check.h"
 
 #include <pthread.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
-enum { PAGES = 1024, IN_HANDLER = 2000 };
+enum { PAGES = 1024, IN_HANDLER = 512 };
 
 static unsigned char *at;
 static volatile int stop;
@@ -98,6 +99,23 @@ static void by_swapcontext(struct storer *storer)
     CHECK(swapcontext(&back[storer->number], &there) == 0);
 }
 
+/* With room for no more than the frame of the kernel and half a KiB of a handler. */
+static void on_a_nearly_full_stack(struct storer *storer)
+{
+    enum { OWN = 512, HANDLER = 512 };
+    size_t least = getauxval(AT_MINSIGSTKSZ) + OWN + HANDLER, pages = (least + PAGE - 1) / PAGE * PAGE;
+    unsigned char *memory = mmap(NULL, PAGE + pages, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED && mprotect(memory, PAGE, PROT_NONE) == 0);
+    ucontext_t there;
+    CHECK(getcontext(&there) == 0);
+    sigdelset(&there.uc_sigmask, SIGUSR1);
+    there.uc_stack.ss_sp = memory + PAGE;
+    there.uc_stack.ss_size = least;
+    there.uc_link = &back[storer->number];
+    makecontext(&there, store_here, 0);
+    CHECK(swapcontext(&back[storer->number], &there) == 0);
+}
+
 static void on_signal(int number)
 {
     (void)number;
@@ -123,7 +141,7 @@ static void by_sigsuspend_in_a_handlers_mask(struct storer *storer)
 }
 
 static void (*const ways[])(struct storer *) = {
-    by_pthread_sigmask, by_sigprocmask, by_number, inherited, by_siglongjmp, by_swapcontext, by_a_handlers_mask,
+    by_pthread_sigmask, by_sigprocmask, by_number, inherited, by_siglongjmp, by_swapcontext, on_a_nearly_full_stack, by_a_handlers_mask,
     by_sigsuspend_in_a_handlers_mask,
 };
 enum { THREADS = sizeof ways / sizeof ways[0] };

@@ -10,8 +10,8 @@ use snapshim::{masks, raw};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
-use super::frame::Frame;
-use super::{FAULT, STAND_IN, WAITING, disposition, guarded};
+use super::frame::{Access, Frame};
+use super::{FAULT, STAND_IN, WAITING, disposition, guarded, stacks};
 use crate::trap;
 
 /// Where `on_signal` goes on.
@@ -71,7 +71,7 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 
 /// An instruction faulted.
 fn on_fault(frame: &Frame) -> Next {
-    if frame.code() == SEGV_ACCERR && !frame.is_fetch() && trap::resolve(frame.address()) {
+    if frame.code() == SEGV_ACCERR && stacks::call(resolve, frame.address(), frame.access() as u64) {
         return RETURN;
     }
     if let Some(recovery) = guarded::recovers(frame.instruction()) {
@@ -89,6 +89,11 @@ fn on_fault(frame: &Frame) -> Next {
         frame.let_fault_kill();
     }
     RETURN
+}
+
+extern "C" fn resolve(address: u64, access: u64) -> bool {
+    const ALL: [Access; 3] = [Access::Load, Access::Store, Access::Fetch];
+    ALL.into_iter().find(|known| *known as u64 == access).is_some_and(|access| trap::resolve(address, access))
 }
 
 /// Somebody sent SIGSEGV.

@@ -14,6 +14,14 @@ pub struct Frame {
     context: *mut libc::ucontext_t,
 }
 
+/// How memory was accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Load,
+    Store,
+    Fetch,
+}
+
 /// As the kernel lays it out; less than libc's ucontext_t, which is larger.
 const CONTEXT: usize = 304;
 const INFORMATION: usize = 128;
@@ -99,11 +107,17 @@ impl Frame {
         unsafe { *self.register(libc::REG_RSP) as usize }
     }
 
-    /// Whether a page fault came of fetching an instruction (the page fault error code, bit 4).
-    pub fn is_fetch(&self) -> bool {
+    /// What a page fault's instruction was at (the page fault error code, bits 1 and 4).
+    pub fn access(&self) -> Access {
+        const STORE: i64 = 1 << 1;
         const FETCH: i64 = 1 << 4;
         // SAFETY: a place inside the context.
-        unsafe { *self.register(libc::REG_ERR) & FETCH != 0 }
+        let error = unsafe { *self.register(libc::REG_ERR) };
+        match error & (STORE | FETCH) {
+            0 => Access::Load,
+            STORE => Access::Store,
+            _ => Access::Fetch,
+        }
     }
 
     fn mask_place(&self) -> *mut u64 {

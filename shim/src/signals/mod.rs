@@ -8,8 +8,9 @@
 
 pub mod action;
 mod deliver;
-mod frame;
+pub mod frame;
 pub mod guarded;
+pub mod stacks;
 mod threads;
 
 use core::cell::Cell;
@@ -56,6 +57,7 @@ pub fn install() -> bool {
     }
     // Its end gives this thread a mask in which SIGSEGV is open.
     let _signals = SignalsBlocked::new();
+    stacks::prepare();
     let is_first = !is_installed();
     // Before the actions are adopted: who sets one from now on waits for that, and changes the virtual one.
     masks::keep_faults_open();
