@@ -100,7 +100,7 @@ const EXPORTS: &[&str] = &[
     // map
     "mmap mmap64 munmap mremap mprotect pkey_mprotect madvise mlock mlock2 munlock",
     // process
-    "fork __fork _Fork execve",
+    "fork __fork _Fork execve execveat fexecve",
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",

@@ -68,6 +68,8 @@ fn start(own: &Own) -> bool {
 const ROUND: Duration = Duration::from_secs(5);
 
 extern "C" fn run(_: *mut c_void) -> c_int {
+    // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
+    raw::set_signal_mask(u64::MAX);
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
     loop {

@@ -555,6 +555,19 @@ static void start(void)
     CHECK(waitpid(child, NULL, 0) == child);
     CHECK(posix_spawnp(&child, "grep", NULL, NULL, show_signals, environ) == 0);
     CHECK(waitpid(child, NULL, 0) == child);
+    child = fork();
+    if (child == 0) {
+        int file = open("/bin/grep", O_RDONLY);
+        fexecve(file, show_signals, environ);
+        _exit(127);
+    }
+    CHECK(waitpid(child, NULL, 0) == child);
+    child = fork();
+    if (child == 0) {
+        syscall(SYS_execve, "/bin/grep", show_signals, environ);
+        _exit(127);
+    }
+    CHECK(waitpid(child, NULL, 0) == child);
     CHECK(system("grep -E '^Sig(Blk|Ign)' /proc/self/status") == 0);
 }
 
@@ -594,6 +607,22 @@ static void vfork_children_change_their_own_actions(void)
     raise(SIGSEGV);
 }
 
+/* What the shim uses in SIGSEGV's place is still there for who asks for it. */
+static void the_signal_that_stands_in(void)
+{
+    struct sigaction now;
+    act(SIGSTKFLT, tell, SA_SIGINFO, NULL);
+    now_late();
+    raise(SIGSTKFLT);
+    CHECK(sigaction(SIGSTKFLT, NULL, &now) == 0);
+    printf("%s %#x\n", named(now.sa_handler), (unsigned)now.sa_flags);
+    signal(SIGSTKFLT, SIG_IGN);
+    raise(SIGSTKFLT);
+    signal(SIGSTKFLT, SIG_DFL);
+    fflush(stdout);
+    raise(SIGSTKFLT);
+}
+
 static void aborts(void)
 {
     act(SIGSEGV, tell, SA_SIGINFO, NULL);
@@ -623,6 +652,7 @@ static const struct scene scenes[] = {
     SCENE(masks_are_inherited_and_restored),
     SCENE(programs_that_are_started),
     SCENE(vfork_children_change_their_own_actions),
+    SCENE(the_signal_that_stands_in),
     SCENE(aborts),
 };
 
