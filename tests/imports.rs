@@ -103,6 +103,7 @@ const EXPORTS: &[&str] = &[
     "fork __fork _Fork execve execveat fexecve",
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
+    "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",
     "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",
 ];
 

@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
@@ -31,6 +32,26 @@ fn scenes(output: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn own_faults_reach_the_program_as_natively() {
     same("signal_faults");
+}
+
+/// Where the program may not make memory executable, libc's own calls come to no hook.
+#[test]
+fn own_faults_reach_the_program_where_libc_cannot_be_patched() {
+    const PR_SET_MDWE: i32 = 65;
+    let refuses_code = || {
+        // SAFETY: the arguments are values.
+        let refused = unsafe { libc::prctl(PR_SET_MDWE, 1, 0, 0, 0) };
+        if refused == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    let scratch = Scratch::on_tmpfs();
+    let mut shimmed = scratch.shimmed(program("signal_faults"), "auto");
+    // SAFETY: one system call between fork and exec.
+    unsafe { shimmed.env("SNAPSHIM_LOG", "off").arg("early").pre_exec(refuses_code) };
+    let Ok(shimmed) = shimmed.output() else {
+        return skip("own_faults_reach_the_program_where_libc_cannot_be_patched", "the kernel has no PR_SET_MDWE");
+    };
+    let native = run(scratch.native(program("signal_faults")).arg("early"));
+    assert_eq!(text(&shimmed), text(&native));
 }
 
 #[test]

@@ -6,7 +6,9 @@
 
 use core::ffi::{c_int, c_long};
 
-use libc::{epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, siginfo_t, sigset_t, timespec, ucontext_t};
+use libc::{
+    epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sighandler_t, siginfo_t, sigset_t, timespec, ucontext_t,
+};
 use rustix::io::Errno;
 use snapshim::masks;
 use syscalls::{Sysno, syscall};
@@ -20,6 +22,14 @@ interpose! {
         signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction
     ) -> c_int {
         raw raw_sigaction, hook on_sigaction,
+    }
+    /// signal(2), for a libc whose code cannot be patched
+    signal, c"signal": signal bsd_signal ssignal => fn(signal: c_int, handler: sighandler_t) -> sighandler_t {
+        raw |_signal, _handler| not_here() as sighandler_t, hook on_signal,
+    }
+    /// signal(2) as in System V, likewise
+    sysv_signal, c"sysv_signal": sysv_signal __sysv_signal => fn(signal: c_int, handler: sighandler_t) -> sighandler_t {
+        raw |_signal, _handler| not_here() as sighandler_t, hook on_sysv_signal,
     }
     /// sigprocmask(2)
     sigprocmask, c"sigprocmask": sigprocmask => fn(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
@@ -48,7 +58,17 @@ interpose! {
         raw |mask| as_libc(unsafe { syscall!(Sysno::rt_sigsuspend, mask, 8) }) as c_int,
         hook on_sigsuspend,
     }
-    /// sigtimedwait(2), which sigwait(3) and sigwaitinfo(2) come to
+    /// sigwait(3), for a libc whose code cannot be patched: the error is its result
+    sigwait, c"sigwait": sigwait => fn(set: *const sigset_t, signal: *mut c_int) -> c_int {
+        raw |_set, _signal| libc::ENOSYS, hook on_sigwait,
+    }
+    /// sigwaitinfo(2), likewise
+    sigwaitinfo, c"sigwaitinfo": sigwaitinfo => fn(set: *const sigset_t, information: *mut siginfo_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |set, information| as_libc(unsafe { syscall!(Sysno::rt_sigtimedwait, set, information, 0, 8) }) as c_int,
+        hook on_sigwaitinfo,
+    }
+    /// sigtimedwait(2), which the two before come to
     sigtimedwait, c"sigtimedwait": sigtimedwait => fn(
         set: *const sigset_t, information: *mut siginfo_t, timeout: *const timespec
     ) -> c_int {
@@ -140,12 +160,12 @@ pub unsafe fn real_sigaction(signal: c_int, new: *const libc::sigaction, old: *m
     unsafe { real(signal, new, old) }
 }
 
-/// Only before the constructor has run: without a way back from handlers of its own, none can be set.
+/// Only before the constructor has run.
 fn raw_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
     let mut found = Action::DEFAULT;
     // SAFETY: the application's action where it has one; `found` is as large as the kernel's.
     let result = unsafe {
-        let given = new.as_ref().map(|new| Action { flags: new.sa_flags as u32 as u64, ..of_libc(new) });
+        let given = new.as_ref().map(|new| of_libc(new).returning());
         let given = given.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
         syscall!(Sysno::rt_sigaction, signal, given, &raw mut found, 8)
     };
@@ -229,6 +249,33 @@ fn change_virtual(signal: c_int, new: Option<Action>) -> Action {
         return signals::change_borrowed(signal, new).unwrap_or_default();
     }
     signals::change(signal, new)
+}
+
+fn on_signal(real: signal::Function, number: c_int, handler: sighandler_t) -> sighandler_t {
+    // BSD's: the signal is blocked in its handler, which stays, and calls go on behind it.
+    let itself = 1u64.wrapping_shl((number - 1) as u32);
+    let action = || signals::from_libc(handler, libc::SA_RESTART, itself);
+    // SAFETY: the application's arguments, as they are.
+    set_handler(number, handler, action, || unsafe { real(number, handler) })
+}
+
+fn on_sysv_signal(real: sysv_signal::Function, number: c_int, handler: sighandler_t) -> sighandler_t {
+    let action = || signals::from_libc(handler, libc::SA_RESETHAND | libc::SA_NODEFER, 0);
+    // SAFETY: the application's arguments, as they are.
+    set_handler(number, handler, action, || unsafe { real(number, handler) })
+}
+
+fn set_handler(
+    number: c_int,
+    handler: sighandler_t,
+    action: impl FnOnce() -> Action,
+    real: impl FnOnce() -> sighandler_t,
+) -> sighandler_t {
+    let comes_to_sigaction = sigaction::DOOR.is_detoured() || handler == libc::SIG_ERR;
+    if comes_to_sigaction || !signals::is_installed() || !signals::is_virtual(number) {
+        return real();
+    }
+    change_virtual(number, Some(action())).handler
 }
 
 /// Bytes in a mask, as the kernel wants to hear them.
@@ -502,16 +549,52 @@ pub fn on_sigtimedwait(
     information: *mut siginfo_t,
     timeout: *const timespec,
 ) -> c_int {
+    // SAFETY: the application's arguments but for the set, which is one, and the information, which is writable.
+    take_signal(set, information, |set, information| unsafe { real(set, information, timeout) })
+}
+
+fn on_sigwaitinfo(real: sigwaitinfo::Function, set: *const sigset_t, information: *mut siginfo_t) -> c_int {
+    if sigtimedwait::DOOR.is_detoured() {
+        // SAFETY: the application's arguments, as they are.
+        return unsafe { real(set, information) };
+    }
+    // SAFETY: as in `on_sigtimedwait`.
+    take_signal(set, information, |set, information| unsafe { real(set, information) })
+}
+
+fn on_sigwait(real: sigwait::Function, set: *const sigset_t, number: *mut c_int) -> c_int {
+    if sigtimedwait::DOOR.is_detoured() || !signals::is_installed() {
+        // SAFETY: the application's arguments, as they are.
+        return unsafe { real(set, number) };
+    }
+    // SAFETY: the application's set, as libc's sigwait(3) would read it.
+    let awaited = set_of(awaited(unsafe { word(set) }));
+    let mut taken = 0;
+    // SAFETY: both are valid.
+    let error = unsafe { real(&raw const awaited, &raw mut taken) };
+    if error == 0 {
+        let named = if taken == signals::STAND_IN { signals::FAULT } else { taken };
+        // SAFETY: the application's place for it.
+        unsafe { number.write(named) };
+    }
+    error
+}
+
+/// Waits for signals of the set; what was put off is named SIGSEGV again.
+fn take_signal(
+    set: *const sigset_t,
+    information: *mut siginfo_t,
+    wait: impl FnOnce(*const sigset_t, *mut siginfo_t) -> c_int,
+) -> c_int {
     let wanted = if signals::is_installed() { guarded::load(set.cast()).ok() } else { None };
     let Some(wanted) = wanted else {
-        // SAFETY: the application's arguments, as they are.
-        return unsafe { real(set, information, timeout) };
+        return wait(set, information);
     };
     let set = set_of(awaited(wanted));
-    // SAFETY: all-zero is a valid siginfo_t; the set is one, the rest the application's.
+    // SAFETY: all-zero is a valid siginfo_t; the information is null, or the application's.
     unsafe {
         let mut found: siginfo_t = core::mem::zeroed();
-        let result = real(&raw const set, &raw mut found, timeout);
+        let result = wait(&raw const set, &raw mut found);
         if result < 0 {
             return result;
         }

@@ -1,5 +1,6 @@
 //! What the application wants done with a signal whose action in the kernel is ours.
 
+use core::arch::global_asm;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -28,6 +29,22 @@ const KNOWN_FLAGS: u64 = (libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT | libc::SA_SIG
 const RESETHAND: u64 = 0x8000_0000;
 const EXPOSE_TAGBITS: u64 = 0x800;
 
+// The way back from a handler, as libc has it, where libc cannot be asked yet. Debuggers and unwinders know it by these very bytes.
+global_asm!(
+    ".pushsection .text.snapshim_restorer,\"ax\",@progbits",
+    ".hidden snapshim_restorer",
+    ".globl snapshim_restorer",
+    "nop",
+    "snapshim_restorer:",
+    ".byte 0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0", // mov rax, 15
+    "syscall",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn snapshim_restorer();
+}
+
 const fn bit(signal: c_int) -> u64 {
     1 << (signal - 1)
 }
@@ -35,6 +52,11 @@ const fn bit(signal: c_int) -> u64 {
 impl Action {
     pub const DEFAULT: Self = Self { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
     pub const IGNORE: Self = Self { handler: libc::SIG_IGN, ..Self::DEFAULT };
+
+    /// With a way back of our own.
+    pub fn returning(self) -> Self {
+        Self { flags: self.flags | RESTORER, restorer: snapshim_restorer as *const () as usize, ..self }
+    }
 
     /// As the kernel keeps it.
     pub fn cleaned(self) -> Self {
