@@ -24,6 +24,8 @@ pub mod arming;
 #[cfg(not(loom))]
 pub mod drain;
 #[cfg(not(loom))]
+pub mod masks;
+#[cfg(not(loom))]
 pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;

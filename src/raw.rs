@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use syscalls::{Sysno, syscall};
 
+use crate::masks;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// The low half of a 64-bit word, to wait on.
@@ -192,15 +193,24 @@ pub fn read_first_bytes(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
 
 /// All signals that a thread can block, blocked until dropped.
 #[derive(Debug)]
-pub struct SignalsBlocked(u64);
+pub struct SignalsBlocked {
+    before: u64,
+    /// Whether `before` is a mask of the kernel's that already differs from the application's (see [`masks`]).
+    is_translated: bool,
+}
 
+const SIG_BLOCK: usize = 0;
 const SIG_SETMASK: usize = 2;
+/// The signals of pthread_cancel(3) and setuid(2), which libc lets no program block.
+const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
 
 impl SignalsBlocked {
-    /// rt_sigprocmask(2) of every signal, the C library's own included.
+    /// rt_sigprocmask(2) of every signal, the C library's own included; SIGSEGV by its stand-in.
     #[must_use]
     pub fn new() -> Self {
-        Self(set_signal_mask(u64::MAX))
+        let is_translated = masks::are_faults_kept_open();
+        let all = if is_translated { masks::to_kernel(u64::MAX) } else { u64::MAX };
+        Self { before: change_signal_mask(SIG_BLOCK, all), is_translated }
     }
 }
 
@@ -212,15 +222,29 @@ impl Default for SignalsBlocked {
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        set_signal_mask(self.0);
+        // A mask with libc's own signals is not the application's but ours: of a guard around this one, or of the agent.
+        let is_applications = self.before & LIBC_OWN != LIBC_OWN;
+        let has_changed = masks::are_faults_kept_open() && !self.is_translated && is_applications;
+        set_signal_mask(if has_changed { masks::to_kernel(self.before) } else { self.before });
     }
 }
 
-fn set_signal_mask(mask: u64) -> u64 {
+/// rt_sigprocmask(2) SIG_SETMASK, as the kernel takes it; the mask before.
+pub fn set_signal_mask(mask: u64) -> u64 {
+    change_signal_mask(SIG_SETMASK, mask)
+}
+
+fn change_signal_mask(how: usize, mask: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: both masks are eight bytes, as the last argument says.
-    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, SIG_SETMASK, &raw const mask, &raw mut old, 8) };
+    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, how, &raw const mask, &raw mut old, 8) };
     old
+}
+
+/// The calling thread's mask, as the kernel has it.
+#[must_use]
+pub fn signal_mask() -> u64 {
+    change_signal_mask(SIG_BLOCK, 0)
 }
 
 /// Random bits for names that must not repeat; falls back to the clock where getrandom(2) would block.

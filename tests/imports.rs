@@ -25,8 +25,6 @@ const HOOK_PATH: &[&str] = &[
     "pthread_setspecific",
     // Starts the agent.
     "clone",
-    // The fault handler of relocations; a table in libc, one system call.
-    "sigaction",
     // Read where /proc is not readable.
     "environ",
 ];
@@ -109,7 +107,11 @@ const EXPORTS: &[&str] = &[
     "mmap mmap64 munmap mremap mprotect pkey_mprotect madvise mlock mlock2 munlock",
     // process
     "daemon forkpty",
-    "fork __fork _Fork execve",
+    "fork __fork _Fork execve execveat fexecve",
+    // signal
+    "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
+    "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",
+    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",
 ];
 
 /// The names in one column of nm's output, without versions.

@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/.."
 missing=""
 # The command, and its package where that is called otherwise.
-for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do
+for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless go:golang-go mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do
     command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
 done
 

@@ -82,6 +82,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const TABLE_ROUNDS: u32 = 5;
 
 extern "C" fn run(_: *mut c_void) -> c_int {
+    // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
+    raw::set_signal_mask(u64::MAX);
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;

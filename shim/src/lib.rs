@@ -20,6 +20,7 @@ mod log;
 mod mapper;
 mod process;
 mod shared;
+mod signals;
 mod sysfs;
 mod thread;
 mod trap;

@@ -11,6 +11,7 @@ use snapshim::table::writer::WriterSlot;
 use syscalls::{Sysno, syscall};
 
 use crate::process::{self, Own};
+use crate::signals::stacks;
 
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
@@ -137,9 +138,12 @@ impl AlternateStack {
     /// Whether a call made at stack pointer `then` cannot be under way any more for one that is made at `now`: a handler left it by
     /// longjmp, or its thread was cancelled in it. Stacks grow down, so what interrupts lies below what it interrupts.
     fn was_left(&self, then: u64, now: u64) -> bool {
-        match (self.contains(then), self.contains(now)) {
-            (false, true) => false,
-            (true, false) => true,
+        match (stacks::contain(then), stacks::contain(now), self.contains(then), self.contains(now)) {
+            // What resolves a fault interrupts everything else of its thread, and is never left but at its end.
+            (false, true, ..) => false,
+            (true, false, ..) => true,
+            (false, false, false, true) => false,
+            (false, false, true, false) => true,
             _ => now >= then,
         }
     }

@@ -1,11 +1,9 @@
 //! The trap: while a writable range of a snapshot is copied, stores of the process's other threads into it fault, wait, and go on.
 //!
-//! The handler for SIGSEGV is put in place when the first such range is held and stays; whatever handler it replaced gets every fault
-//! that is not ours, with the mask and flags that it was installed with.
+//! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here whose fault it was.
 
 use core::ffi::{c_int, c_void};
-use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use rustix::mm::MprotectFlags;
@@ -17,17 +15,16 @@ use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
-use crate::config::{config, leak};
+use crate::config::config;
 use crate::shared::open::{Opened, open_for_store};
-use crate::{mapper, process};
+use crate::signals::frame::Access;
+use crate::{mapper, process, signals};
 
 /// The one range that is held.
 static START: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
 /// 1 while a range is held; those who trap sleep on it.
 static HELD: AtomicU32 = AtomicU32::new(0);
-/// The action that ours replaced.
-static REPLACED: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
 /// Keeps the other threads of this process from storing.
 #[derive(Debug)]
@@ -51,8 +48,9 @@ impl Stores for Trap {
         END.store(address + length as u64, Ordering::Release);
         let readable = MprotectFlags::from_bits_retain(protection).difference(MprotectFlags::WRITE);
         // SAFETY: the range is part of a snapshot of this process that no other thread changes now; who stores into it waits in
-        // `on_fault`.
-        let held = install() && unsafe { rustix::mm::mprotect(address as *mut c_void, length, readable) }.is_ok();
+        // `resolve`.
+        let held =
+            signals::install() && unsafe { rustix::mm::mprotect(address as *mut c_void, length, readable) }.is_ok();
         if !held {
             self.release();
         }
@@ -85,52 +83,31 @@ fn is_held(address: u64) -> bool {
     (START.load(Ordering::Relaxed)..END.load(Ordering::Acquire)).contains(&address)
 }
 
-type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+const SLICE: Duration = Duration::from_millis(10);
 
-pub fn install() -> bool {
-    // SAFETY: both actions are valid and alive for the calls.
-    unsafe {
-        let mut now: libc::sigaction = core::mem::zeroed();
-        if libc::sigaction(libc::SIGSEGV, ptr::null(), &raw mut now) != 0 {
-            return false;
-        }
-        if now.sa_sigaction == on_fault as *const () as usize {
-            return true;
-        }
-        REPLACED.store(ptr::from_ref(leak(now)).cast_mut(), Ordering::Release);
-        let mut ours = now;
-        ours.sa_sigaction = on_fault as *const () as usize;
-        ours.sa_flags = (now.sa_flags & !libc::SA_RESETHAND) | libc::SA_SIGINFO;
-        libc::sigaction(libc::SIGSEGV, &raw const ours, ptr::null_mut()) == 0
-    }
-}
-
-const SEGV_ACCERR: c_int = 2;
-
-extern "C" fn on_fault(signal: c_int, information: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes a valid siginfo_t.
-    let (code, address) = unsafe { ((*information).si_code, (*information).si_addr() as u64) };
-    if code == SEGV_ACCERR && is_ours(address) {
-        while is_held(address) {
-            raw::wait(&HELD, 1, Duration::from_millis(10));
-        }
-        return;
-    }
-    if code == SEGV_ACCERR && is_store(context) {
+/// Whether a fault of an access to `address` was the shim's making; then the instruction can be run again.
+///
+/// Called by the handler of SIGSEGV, in the place of whatever faulted, with all signals blocked, on a stack of ours ([`stacks`]).
+///
+/// [`stacks`]: crate::signals::stacks
+pub fn resolve(address: u64, access: Access) -> bool {
+    if access == Access::Store {
         match open_for_store(address) {
-            Opened::Yes => return,
-            Opened::Refused => return raise_bus_error(address),
+            Opened::Yes => return true,
+            Opened::Refused => {
+                raise_bus_error(address);
+                return true;
+            }
             Opened::Foreign => {}
         }
     }
-    pass_on(signal, information, context);
-}
-
-/// Whether the access that faulted was a store (bit 1 of the page-fault error code).
-fn is_store(context: *mut c_void) -> bool {
-    // SAFETY: the kernel passes a valid ucontext_t.
-    let error = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
-    error & 2 != 0
+    if access == Access::Fetch || !is_ours(address) {
+        return false;
+    }
+    while is_held(address) {
+        raw::wait(&HELD, 1, SLICE);
+    }
+    true
 }
 
 /// A store that cannot happen ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS): SIGBUS at its address.
@@ -159,24 +136,4 @@ fn is_ours(address: u64) -> bool {
         || process::attached().is_some_and(|own| {
             mapper::pieces(&own, &(address..address + 1)).any(|(_, view)| unshare::is_writable(view.extent.protection))
         })
-}
-
-fn pass_on(signal: c_int, information: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: a leaked action, or null.
-    let Some(action) = (unsafe { REPLACED.load(Ordering::Acquire).as_ref() }) else { return };
-    let is_default = action.sa_sigaction == libc::SIG_DFL || action.sa_sigaction == libc::SIG_IGN;
-    if is_default || action.sa_flags & libc::SA_RESETHAND != 0 {
-        // SAFETY: all-zero is SIG_DFL with no flags. The faulting instruction runs again and ends the process as natively.
-        unsafe {
-            let default: libc::sigaction = core::mem::zeroed();
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
-        }
-    }
-    if is_default {
-        return;
-    }
-    // SAFETY: the application installed this function as its handler; one argument or three makes no difference in the calling
-    // convention.
-    let handler: Handler = unsafe { core::mem::transmute(action.sa_sigaction) };
-    handler(signal, information, context);
 }

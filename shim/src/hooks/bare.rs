@@ -5,7 +5,7 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{aio, copy, descriptors, device, map, open, resize, ring, times, write};
+use super::{aio, copy, descriptors, device, exec, map, open, resize, ring, signal, times, write};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -41,6 +41,9 @@ fn on_syscall(
     f: usize,
 ) -> c_long {
     let fd = a as c_int;
+    let arguments = [a, b, c, d, e, f];
+    let pass = || by_number(number, arguments);
+    let pass_with = |arguments| by_number(number, arguments);
     match number {
         libc::SYS_write => write::on_write(write::write::raw, fd, pointer(b), c) as c_long,
         libc::SYS_pwrite64 => write::on_pwrite(write::pwrite64::raw, fd, pointer(b), c, d as i64) as c_long,
@@ -87,6 +90,18 @@ fn on_syscall(
             by_number(number, [a, b, c, d, e, f])
         }
         libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),
+        libc::SYS_rt_sigaction => signal::action_by_number(pass, fd, pointer(b), pointer(c), d),
+        libc::SYS_rt_sigprocmask => signal::mask_by_number(pass, fd, pointer(b), pointer(c), d),
+        libc::SYS_rt_sigsuspend => signal::wait_by_number(pass_with, arguments, 0),
+        libc::SYS_ppoll => signal::wait_by_number(pass_with, arguments, 3),
+        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => signal::wait_by_number(pass_with, arguments, 4),
+        libc::SYS_pselect6 => signal::pselect_by_number(pass_with, arguments),
+        libc::SYS_rt_sigpending if b == 8 => signal::on_sigpending(signal::sigpending::raw, pointer(a)).into(),
+        libc::SYS_rt_sigtimedwait if d == 8 => {
+            signal::on_sigtimedwait(signal::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
+        }
+        libc::SYS_signalfd4 if c == 8 => signal::on_signalfd(signal::signalfd::raw, fd, pointer(b), d as c_int).into(),
+        libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },

@@ -1,6 +1,6 @@
 //! execve(2): a program that the shim does not reach is found before it runs.
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char, c_int, c_long};
 
 use rustix::fs::OFlags;
 use snapshim::raw;
@@ -9,7 +9,7 @@ use syscalls::{Sysno, syscall};
 use crate::config::config;
 use crate::doors::{as_libc, interpose, set_errno};
 use crate::log::{Bytes, Level, say};
-use crate::process;
+use crate::{process, signals};
 
 interpose! {
     /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
@@ -18,6 +18,61 @@ interpose! {
         raw |path, arguments, environment| as_libc(unsafe { syscall!(Sysno::execve, path, arguments, environment) }) as c_int,
         hook on_execve,
     }
+    /// execveat(2)
+    execveat, c"execveat": execveat => fn(
+        directory: c_int, path: *const c_char, arguments: *const *const c_char, environment: *const *const c_char, flags: c_int
+    ) -> c_int {
+        raw |directory, path, arguments, environment, flags| {
+            // SAFETY: the application's arguments, as they are.
+            as_libc(unsafe { syscall!(Sysno::execveat, directory, path, arguments, environment, flags) }) as c_int
+        },
+        hook on_execveat,
+    }
+    /// fexecve(3)
+    fexecve, c"fexecve": fexecve => fn(fd: c_int, arguments: *const *const c_char, environment: *const *const c_char) -> c_int {
+        raw |fd, arguments, environment| {
+            // SAFETY: the application's arguments, as they are; the path is empty, so that the descriptor is what is executed.
+            as_libc(unsafe {
+                syscall!(Sysno::execveat, fd, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH)
+            }) as c_int
+        },
+        hook on_fexecve,
+    }
+}
+
+/// What a new program inherits of signals is the application's, not ours.
+fn handing_over<R>(call: impl FnOnce() -> R) -> R {
+    let handed_over = signals::hand_over();
+    let failed = call();
+    handed_over.take_back();
+    failed
+}
+
+/// execve(2) and execveat(2) by number.
+pub fn by_number(call: impl FnOnce() -> c_long) -> c_long {
+    handing_over(call)
+}
+
+fn on_execveat(
+    real: execveat::Function,
+    directory: c_int,
+    path: *const c_char,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    handing_over(|| unsafe { real(directory, path, arguments, environment, flags) })
+}
+
+fn on_fexecve(
+    real: fexecve::Function,
+    fd: c_int,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    handing_over(|| unsafe { real(fd, arguments, environment) })
 }
 
 fn on_execve(
@@ -39,7 +94,7 @@ fn on_execve(
         }
     }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(path, arguments, environment) }
+    handing_over(|| unsafe { real(path, arguments, environment) })
 }
 
 /// Looking costs a few system calls, so only where somebody wants to know.

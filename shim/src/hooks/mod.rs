@@ -16,6 +16,7 @@ pub mod open;
 pub mod queue;
 pub mod resize;
 pub mod ring;
+pub mod signal;
 pub mod spawn;
 pub mod stream;
 pub mod times;
@@ -39,6 +40,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         fork::DOORS,
         daemon::DOORS,
         exec::DOORS,
+        signal::DOORS,
     ]
     .into_iter()
     .flatten()

@@ -8,14 +8,14 @@ use super::list::{self, Entry, List};
 use super::set_protection;
 use crate::log::{Level, say};
 use crate::process::Own;
-use crate::trap;
+use crate::signals;
 
 /// Arms every mapping of this process that `scope` covers. The gate is closed for it.
 pub fn arm(scope: Scope) -> Result<(), Errno> {
     if !list::is_any() {
         return Ok(());
     }
-    if !trap::install() {
+    if !signals::install() {
         return Err(Errno::NOMEM);
     }
     let _signals = SignalsBlocked::new();

@@ -17,7 +17,7 @@ use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
-use crate::{agent, trap};
+use crate::{agent, signals};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
 #[inline]
@@ -78,7 +78,7 @@ fn note_changes(own: &Own, list: &List, range: &Range<u64>) {
 
 /// A new mapping that nobody can store into before it is armed.
 fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
-    if !trap::install() {
+    if !signals::install() {
         return Err(Errno::NOMEM);
     }
     // Aside first: where the application wants it, another thread could store between the two calls.
@@ -165,7 +165,7 @@ fn protect_part(
         }
         let mut list = list_with_room(part)?;
         if watched.is_some() {
-            if !trap::install() {
+            if !signals::install() {
                 return Err(Errno::NOMEM);
             }
             // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.

@@ -26,7 +26,7 @@ use list::{Entry, List};
 use crate::hooks::change::{Announced, Named, announced};
 use crate::log::{Level, say};
 use crate::process::{self, Own};
-use crate::{agent, trap};
+use crate::{agent, signals};
 
 /// Gives a part of a mapping the protection that the application set, or that without PROT_WRITE.
 fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(), Errno> {
@@ -68,7 +68,7 @@ pub fn join_in_child() {
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || trap::install() && arm::arm(snapshim::creation::Scope::One(origin)).is_ok();
+                || signals::install() && arm::arm(snapshim::creation::Scope::One(origin)).is_ok();
             if !is_armed {
                 say!(
                     Level::Error,

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::origin::Origin;
 use snapshim::preserve::Failure;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::raw;
 
 use super::list::{self, Entry, List};
 use super::{arm, set_protection};
@@ -31,12 +31,11 @@ pub enum Opened {
     Refused,
 }
 
-/// Opens what a store at `address` needs.
+/// Opens what a store at `address` needs. Signals are blocked.
 pub fn open_for_store(address: u64) -> Opened {
     if !list::is_any() {
         return Opened::Foreign;
     }
-    let _signals = SignalsBlocked::new();
     loop {
         let Some(origin) = writable_origin(address) else { return Opened::Foreign };
         match announced(origin, |announced| open_at(announced, origin, address)) {

@@ -1,0 +1,178 @@
+//! The handler: what is ours is resolved, everything else reaches the application as if the kernel had called it.
+//!
+//! [`on_signal`] holds nothing and leaves nothing on the stack when the application's handler begins: it jumps there with the kernel's
+//! own frame. Returning from it, changing its context, leaving it by siglongjmp are then as without the shim.
+
+use core::arch::naked_asm;
+use core::ffi::c_int;
+
+use snapshim::{masks, raw};
+use syscalls::{Sysno, syscall};
+
+use super::action::{Action, RESTORER};
+use super::frame::{Access, Frame};
+use super::{FAULT, STAND_IN, WAITING, disposition, guarded, stacks};
+use crate::trap;
+
+/// Where `on_signal` goes on.
+#[repr(C)]
+struct Next {
+    /// The application's handler; 0 to return.
+    handler: usize,
+    /// What the frame was moved by.
+    shift: usize,
+}
+
+const RETURN: Next = Next { handler: 0, shift: 0 };
+
+/// The kernel's action for SIGSEGV and its stand-in.
+#[unsafe(naked)]
+pub unsafe extern "C" fn on_signal(signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+    naked_asm!(
+        "push rdi",
+        "push rsi",
+        "push rdx",
+        "call {decide}",
+        "mov rcx, rdx",
+        "pop rdx",
+        "pop rsi",
+        "pop rdi",
+        "test rax, rax",
+        "jz 2f",
+        "add rsp, rcx",
+        "add rsi, rcx",
+        "add rdx, rcx",
+        "mov edi, [rsi]",
+        "mov rcx, rax",
+        "xor eax, eax",
+        "jmp rcx",
+        "2:",
+        "ret",
+        decide = sym decide,
+    )
+}
+
+const SEGV_ACCERR: c_int = 2;
+const SI_KERNEL: c_int = 0x80;
+
+/// Every signal is blocked here, so nothing interrupts it but the signals that cannot be blocked.
+extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> Next {
+    // SAFETY: called with what the kernel passed to the handler.
+    let frame = unsafe { Frame::new(information, context) };
+    if signal == FAULT {
+        return if frame.code() > 0 { on_fault(&frame) } else { on_sent_fault(&frame) };
+    }
+    if frame.errno() == PUT_OFF {
+        frame.rename(FAULT, 0);
+        return deliver_sent(FAULT, &frame);
+    }
+    deliver_sent(signal, &frame)
+}
+
+/// An instruction faulted.
+fn on_fault(frame: &Frame) -> Next {
+    if frame.code() == SEGV_ACCERR && stacks::call(resolve, frame.address(), frame.access() as u64) {
+        return RETURN;
+    }
+    if let Some(recovery) = guarded::recovers(frame.instruction()) {
+        frame.go_on_at(recovery);
+        return RETURN;
+    }
+    let action = if frame.mask() & masks::STAND_IN == 0 { take(FAULT) } else { Action::DEFAULT };
+    if action.is_function() {
+        return call(&action, frame, frame.mask());
+    }
+    // The kernel forces a signal with this code where no instruction need fault again.
+    if frame.code() == SI_KERNEL {
+        die(FAULT, frame);
+    } else {
+        frame.let_fault_kill();
+    }
+    RETURN
+}
+
+extern "C" fn resolve(address: u64, access: u64) -> bool {
+    const ALL: [Access; 3] = [Access::Load, Access::Store, Access::Fetch];
+    ALL.into_iter().find(|known| *known as u64 == access).is_some_and(|access| trap::resolve(address, access))
+}
+
+/// Somebody sent SIGSEGV.
+fn on_sent_fault(frame: &Frame) -> Next {
+    if mask_of_sent(frame) & masks::STAND_IN != 0 {
+        put_off(frame);
+        return RETURN;
+    }
+    deliver_sent(FAULT, frame)
+}
+
+fn deliver_sent(signal: c_int, frame: &Frame) -> Next {
+    let action = take(signal);
+    if action.is_function() {
+        return call(&action, frame, mask_of_sent(frame));
+    }
+    if action.handler == libc::SIG_DFL {
+        die(signal, frame);
+    }
+    RETURN
+}
+
+/// The mask in force when a sent signal came.
+fn mask_of_sent(frame: &Frame) -> u64 {
+    let waiting = WAITING.get();
+    if frame.has_interrupted_call_at(waiting.stack) { waiting.mask } else { frame.mask() }
+}
+
+/// The application's action; SA_RESETHAND makes it the default from now on.
+fn take(signal: c_int) -> Action {
+    let disposition = disposition(signal);
+    let action = disposition.look();
+    let is_for_once = |action: Action| action.is_function() && action.has(libc::SA_RESETHAND);
+    if !is_for_once(action) {
+        return action;
+    }
+    disposition.change(|now| if is_for_once(now) { Action { handler: libc::SIG_DFL, ..now } } else { now })
+}
+
+/// Prepares the call of the application's handler: the stack, the mask, the way back.
+fn call(action: &Action, frame: &Frame, mask: u64) -> Next {
+    if action.has(RESTORER as c_int) && action.restorer != 0 {
+        frame.return_to(action.restorer);
+    }
+    let moves = !action.has(libc::SA_ONSTACK) && frame.has_changed_stack();
+    let shift = if moves { frame.move_to_interrupted_stack() } else { Some(0) };
+    let Some(shift) = shift else {
+        frame.become_forced(FAULT, SI_KERNEL);
+        die(FAULT, frame);
+        return RETURN;
+    };
+    let itself = if action.has(libc::SA_NODEFER) { 0 } else { masks::STAND_IN };
+    raw::set_signal_mask(mask | masks::to_kernel(action.mask) | itself);
+    Next { handler: action.handler, shift }
+}
+
+/// si_errno of a stand-in that is a SIGSEGV put off until it is unblocked. The kernel's own signals have 0 there.
+pub const PUT_OFF: c_int = 0x736e_6170;
+
+const SI_TKILL: c_int = -6;
+
+/// Leaves a SIGSEGV that is blocked pending, as its stand-in: for the thread if it was sent to a thread, else for the process.
+fn put_off(frame: &Frame) {
+    frame.rename(STAND_IN, PUT_OFF);
+    let pid = raw::own_pid();
+    // SAFETY: the siginfo_t is the kernel's own; a process may send itself any.
+    let _ = unsafe {
+        if frame.code() == SI_TKILL {
+            syscall!(Sysno::rt_tgsigqueueinfo, pid, raw::own_tid(), STAND_IN, frame.information())
+        } else {
+            syscall!(Sysno::rt_sigqueueinfo, pid, STAND_IN, frame.information())
+        }
+    };
+}
+
+/// Sends the signal again, this time with the kernel's default; it comes when the handler has returned.
+fn die(signal: c_int, frame: &Frame) {
+    // SAFETY: the default is no function.
+    unsafe { Action::DEFAULT.give_to_kernel(signal) };
+    // SAFETY: as in `put_off`.
+    let _ = unsafe { syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), signal, frame.information()) };
+}

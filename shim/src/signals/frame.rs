@@ -1,0 +1,219 @@
+//! The frame that the kernel pushes for a handler (arch/x86/kernel/signal.c): the address to return to, the ucontext, the siginfo, and
+//! above them the state of the floating point unit.
+
+use core::ffi::c_int;
+use core::ptr;
+
+use snapshim::masks;
+use syscalls::{Sysno, syscall};
+
+/// The siginfo_t and the ucontext_t that a handler is called with.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    information: *mut libc::siginfo_t,
+    context: *mut libc::ucontext_t,
+}
+
+/// How memory was accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Load,
+    Store,
+    Fetch,
+}
+
+/// As the kernel lays it out; less than libc's ucontext_t, which is larger.
+const CONTEXT: usize = 304;
+const INFORMATION: usize = 128;
+const FRAME: usize = 8 + CONTEXT + INFORMATION;
+/// What leaf functions use below the stack pointer (System V ABI).
+const RED_ZONE: usize = 128;
+
+/// siginfo_t begins with these.
+#[repr(C)]
+struct Head {
+    signal: c_int,
+    errno: c_int,
+    code: c_int,
+}
+
+impl Frame {
+    /// # Safety
+    /// Both are what the kernel passed to a handler that has not returned, and stay so while the frame is used.
+    pub unsafe fn new(information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> Self {
+        Self { information, context }
+    }
+
+    fn head(&self) -> *mut Head {
+        self.information.cast()
+    }
+
+    /// si_code: above 0 if the kernel says so, that is, if an instruction faulted.
+    pub fn code(&self) -> c_int {
+        // SAFETY: the promise of `new`.
+        unsafe { (*self.head()).code }
+    }
+
+    pub fn errno(&self) -> c_int {
+        // SAFETY: the promise of `new`.
+        unsafe { (*self.head()).errno }
+    }
+
+    /// The frame of another signal, with another errno.
+    pub fn rename(&self, signal: c_int, errno: c_int) {
+        // SAFETY: the promise of `new`.
+        unsafe {
+            (*self.head()).signal = signal;
+            (*self.head()).errno = errno;
+        }
+    }
+
+    /// What the kernel says where it has nothing to say but that the process must end.
+    pub fn become_forced(&self, signal: c_int, code: c_int) {
+        // SAFETY: the promise of `new`; all-zero is a valid siginfo_t.
+        unsafe {
+            ptr::write_bytes(self.information, 0, 1);
+            *self.head() = Head { signal, errno: 0, code };
+        }
+    }
+
+    /// si_addr.
+    pub fn address(&self) -> u64 {
+        // SAFETY: the promise of `new`; the bytes are there whatever the signal.
+        unsafe { (*self.information).si_addr() as u64 }
+    }
+
+    pub fn information(&self) -> *const libc::siginfo_t {
+        self.information
+    }
+
+    fn register(&self, number: c_int) -> *mut i64 {
+        // SAFETY: the promise of `new`; the numbers are libc's.
+        unsafe { (&raw mut (*self.context).uc_mcontext.gregs).cast::<i64>().add(number as usize) }
+    }
+
+    pub fn instruction(&self) -> u64 {
+        // SAFETY: a place inside the context.
+        unsafe { *self.register(libc::REG_RIP) as u64 }
+    }
+
+    pub fn go_on_at(&self, instruction: u64) {
+        // SAFETY: a place inside the context.
+        unsafe { *self.register(libc::REG_RIP) = instruction as i64 };
+    }
+
+    fn stack(&self) -> usize {
+        // SAFETY: a place inside the context.
+        unsafe { *self.register(libc::REG_RSP) as usize }
+    }
+
+    /// What a page fault's instruction was at (the page fault error code, bits 1 and 4).
+    pub fn access(&self) -> Access {
+        const STORE: i64 = 1 << 1;
+        const FETCH: i64 = 1 << 4;
+        // SAFETY: a place inside the context.
+        let error = unsafe { *self.register(libc::REG_ERR) };
+        match error & (STORE | FETCH) {
+            0 => Access::Load,
+            STORE => Access::Store,
+            _ => Access::Fetch,
+        }
+    }
+
+    fn mask_place(&self) -> *mut u64 {
+        // SAFETY: inside the context. The kernel's mask is eight bytes, the first of libc's 128.
+        unsafe { (&raw mut (*self.context).uc_sigmask).cast() }
+    }
+
+    /// The mask that sigreturn restores.
+    pub fn mask(&self) -> u64 {
+        // SAFETY: a place inside the context.
+        unsafe { *self.mask_place() }
+    }
+
+    /// Whether it interrupted a system call made at most a few frames below `stack`, which is going to return EINTR.
+    pub fn has_interrupted_call_at(&self, stack: u64) -> bool {
+        const FEW_FRAMES: u64 = 1024;
+        // SAFETY: a place inside the context.
+        let result = unsafe { *self.register(libc::REG_RAX) };
+        result == -i64::from(libc::EINTR) && stack.wrapping_sub(self.stack() as u64) < FEW_FRAMES
+    }
+
+    /// Has the kernel end the process, as it does natively, if the instruction faults again.
+    pub fn let_fault_kill(&self) {
+        // SAFETY: a place inside the context.
+        unsafe { *self.mask_place() |= masks::FAULT };
+    }
+
+    /// Has sigreturn restore a mask in which SIGSEGV is open.
+    pub fn open_faults(&self) {
+        if self.mask() & masks::FAULT != 0 {
+            // SAFETY: a place inside the context.
+            unsafe { *self.mask_place() = masks::to_kernel(self.mask()) };
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.context as usize - 8
+    }
+
+    /// Makes the handler return to the application's own restorer.
+    pub fn return_to(&self, restorer: usize) {
+        // SAFETY: the kernel put the address to return to in front of the context.
+        unsafe { *(self.start() as *mut usize) = restorer };
+    }
+
+    /// Whether the kernel put the frame on the alternate stack and would not have without SA_ONSTACK.
+    pub fn has_changed_stack(&self) -> bool {
+        // SAFETY: a place inside the context: what sigaltstack(2) says.
+        let stack = unsafe { (*self.context).uc_stack };
+        let is_on = |address: usize| {
+            address.wrapping_sub(stack.ss_sp as usize) <= stack.ss_size && address > stack.ss_sp as usize
+        };
+        stack.ss_size != 0 && is_on(self.start()) && !is_on(self.stack())
+    }
+
+    /// Copies the frame to where the kernel would have put it on the interrupted stack; how far that is. None: there is no room.
+    pub fn move_to_interrupted_stack(&self) -> Option<usize> {
+        // SAFETY: places inside the context; the kernel's copy is as long as the state that it describes. The target is writable, and
+        // free: it lies below what the interrupted code uses of its stack.
+        unsafe {
+            let state = &raw mut (*self.context).uc_mcontext.fpregs;
+            let length = if (*state).is_null() { 0 } else { state_length((*state).cast()) };
+            let new_state = self.stack().checked_sub(RED_ZONE + length)? & !63;
+            let new_start = (new_state.checked_sub(FRAME)? & !15) - 8;
+            if !is_writable(new_start, new_state + length) {
+                return None;
+            }
+            if length != 0 {
+                ptr::copy_nonoverlapping((*state).cast::<u8>(), new_state as *mut u8, length);
+                *state = new_state as *mut libc::_libc_fpstate;
+            }
+            ptr::copy_nonoverlapping(self.start() as *const u8, new_start as *mut u8, FRAME);
+            Some(new_start.wrapping_sub(self.start()))
+        }
+    }
+}
+
+/// Whether all of a free part of the stack can be written: the kernel tries, a word in each page.
+fn is_writable(start: usize, end: usize) -> bool {
+    const PAGE: usize = snapshim::PAGE as usize;
+    let next_pages = (start / PAGE + 1..=(end - 1) / PAGE).map(|page| page * PAGE);
+    core::iter::once(start).chain(next_pages).all(|place| {
+        // SAFETY: a null new mask changes nothing; the kernel checks where it stores the old one.
+        unsafe { syscall!(Sysno::rt_sigprocmask, 0, 0, place, 8) }.is_ok()
+    })
+}
+
+/// Bytes of floating point state: FXSAVE's, or what its reserved bytes say of XSAVE (struct _fpx_sw_bytes).
+///
+/// # Safety
+/// `state` is what a context's `fpregs` points to.
+unsafe fn state_length(state: *const u8) -> usize {
+    const FXSAVE: usize = 512;
+    const SOFTWARE_BYTES: usize = 464;
+    const MAGIC: u32 = 0x4650_5853;
+    // SAFETY: the caller's promise; FXSAVE's 512 bytes are always there.
+    let [magic, length] = unsafe { *state.add(SOFTWARE_BYTES).cast::<[u32; 2]>() };
+    if magic == MAGIC { length as usize } else { FXSAVE }
+}

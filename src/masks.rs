@@ -1,0 +1,65 @@
+//! Signal masks where the shim handles SIGSEGV.
+//!
+//! The kernel ends a process whose thread faults with SIGSEGV blocked, and a store that the shim has to see first is a fault. So from
+//! [`keep_faults_open`] on the kernel is never told to block SIGSEGV: in its masks another signal *stands in* for it, which nothing
+//! raises (SIGSTKFLT). Whatever saves, inherits or restores a mask (sigreturn, siglongjmp, swapcontext, clone) thereby keeps SIGSEGV's
+//! bit without knowing.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// SIGSEGV's bit.
+pub const FAULT: u64 = 1 << (11 - 1);
+/// SIGSTKFLT's bit.
+pub const STAND_IN: u64 = 1 << (16 - 1);
+/// The last real-time signal's bit: whoever names all signals, or few, names or leaves out both it and SIGSTKFLT.
+const COMPANION: u64 = 1 << (64 - 1);
+
+static FAULTS_STAY_OPEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on masks differ from what the application asked for.
+pub fn keep_faults_open() {
+    // Release: pairs with the Acquire in `are_faults_kept_open`; what handles faults is in place.
+    FAULTS_STAY_OPEN.store(true, Ordering::Release);
+}
+
+/// Whether masks differ from what the application asked for.
+#[inline]
+#[must_use]
+pub fn are_faults_kept_open() -> bool {
+    FAULTS_STAY_OPEN.load(Ordering::Acquire)
+}
+
+/// What the kernel is told where the application says `mask`.
+#[must_use]
+pub const fn to_kernel(mask: u64) -> u64 {
+    let others = mask & !(FAULT | STAND_IN);
+    if mask & FAULT == 0 { others } else { others | STAND_IN }
+}
+
+/// What the application is told where the kernel says `mask`.
+#[must_use]
+pub const fn to_application(mask: u64) -> u64 {
+    let mut told = mask & !STAND_IN;
+    if mask & STAND_IN != 0 {
+        told |= FAULT;
+    }
+    if mask & COMPANION != 0 {
+        told |= STAND_IN;
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_come_back_as_they_were_asked_for() {
+        // sigfillset(3) leaves 32 and 33 out, the kernel SIGKILL and SIGSTOP.
+        let full = !(3 << 31 | 1 << 8 | 1 << 18);
+        for mask in [0, FAULT, 1, FAULT | 1 << 9, full, full & !FAULT] {
+            assert_eq!(to_kernel(mask) & FAULT, 0);
+            assert_eq!(to_application(to_kernel(mask)), mask, "{mask:#x}");
+        }
+    }
+}
