@@ -58,8 +58,10 @@ pub fn fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
 ///
 /// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since.
 pub fn join_in_child() {
+    // The list is not held over an iteration, which may change it.
+    let origin_of = |at: usize| list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;
-    while let Some(origin) = list::read().entries().get(at).map(|entry| entry.origin) {
+    while let Some(origin) = origin_of(at) {
         let Ok(own) = process::join() else { return };
         agent::start(&own);
         let arm = |announced: Option<&Announced<'_>>| {
