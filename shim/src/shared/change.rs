@@ -11,7 +11,7 @@ use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
 use super::list::{self, Course, Entry, List, Writing};
-use super::{arm, describe, set_protection};
+use super::{arm, armed, describe, set_protection};
 use crate::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
@@ -81,7 +81,7 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
     let at = aside.call()?;
     let length = (mmap.pages() * PAGE) as usize;
     let finish = || {
-        let read_only = rustix::mm::MprotectFlags::from_bits_retain((mmap.protection & !libc::PROT_WRITE) as u32);
+        let read_only = rustix::mm::MprotectFlags::from_bits_retain(armed(mmap.protection) as u32);
         // SAFETY: the mapping was just made and nobody has been told of it; the target is the application's to replace.
         unsafe {
             rustix::mm::mprotect(at, length, read_only)?;
@@ -162,7 +162,7 @@ fn protect_part(
             // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
-            call(part, protection & !libc::PROT_WRITE)?;
+            call(part, armed(protection))?;
         } else {
             call(part, protection)?;
         }
