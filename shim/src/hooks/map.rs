@@ -202,7 +202,7 @@ fn protect_by(
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
     let whole = || call(address as u64, length as u64, protection);
-    let Some(own) = process::attached().filter(|_| list::may_touch(&range)) else {
+    let Some(own) = process::attached().filter(|_| !range.is_empty() && list::may_touch(&range)) else {
         return match mapper::touching(&range) {
             None => whole(),
             Some(mappings) => mappings.protect(&range, (protection & KNOWN_PROTECTION) as u32, whole),
