@@ -230,7 +230,14 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
         && let Some(own) = process::attached()
     {
         match advice {
-            libc::MADV_REMOVE | MADV_POPULATE_WRITE => return shared::change::changing(&range, &call),
+            libc::MADV_REMOVE | MADV_POPULATE_WRITE if !range.is_empty() => {
+                let passes_over_gaps = advice == libc::MADV_REMOVE;
+                return shared::change::changing(&range, passes_over_gaps, &|part| {
+                    // SAFETY: a part of the application's call.
+                    let result = unsafe { syscall!(Sysno::madvise, part.start, part.end - part.start, advice) };
+                    plain(result).map(drop)
+                });
+            }
             libc::MADV_DONTFORK | libc::MADV_DOFORK => {
                 let is_inherited = advice == libc::MADV_DOFORK;
                 let note = || shared::change::note_inheritance(&range, is_inherited, call);
@@ -318,8 +325,12 @@ fn remap(
     let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
     let new_length = (new as u64).next_multiple_of(PAGE);
     if let Some(own) = process::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
-        && let Some(origin) = shared::change::origin_at(range.start)
+        && let Some(origin) = shared::change::origin_in(&range)
     {
+        if mapper::touching(&range).is_some() {
+            // Not in one call with a snapshot, as natively before Linux 6.17.
+            return Err(Errno::FAULT);
+        }
         let wanted = shared::change::Move { from: range, length: new_length, flags, target: to };
         return shared::change::remap(&mapper::hold(own), &wanted, origin, &call);
     }

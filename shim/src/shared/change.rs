@@ -204,11 +204,11 @@ pub fn remap(
         let is_in_use = announced.is_some_and(Announced::is_in_use);
         mappings.replace(&wanted.target, || {
             let mut list = list_with_room(&wanted.from)?;
-            let more = list.touching(&wanted.target).count() + 2;
+            let more = list.touching(&wanted.from).chain(list.touching(&wanted.target)).count() + 4;
             if !list.reserve(more) {
                 return Err(Errno::NOMEM);
             }
-            make_one(&list, &wanted.from, is_in_use)?;
+            make_one(&list, &wanted.from, |entry| is_in_use || entry.origin != origin)?;
             let at = call()?;
             note_move(&mut list, wanted, at as u64);
             describe(&mappings.own, &list);
@@ -219,58 +219,98 @@ pub fn remap(
 }
 
 /// mremap(2) takes only what is one mapping of the kernel's: no part of it may be open and another not.
-fn make_one(list: &List, range: &Range<u64>, is_armed: bool) -> Result<(), Errno> {
+fn make_one(list: &List, range: &Range<u64>, is_armed: impl Fn(&Entry) -> bool) -> Result<(), Errno> {
     let probe = range.start..range.end.max(range.start + 1);
-    for entry in list.touching(&probe) {
-        if is_armed {
-            arm::arm_entry(entry)?;
-        } else if entry.is_writable() {
+    for entry in list.touching(&probe).filter(|entry| entry.is_writable()) {
+        if !is_armed(entry) {
             set_protection(entry, &entry.range, true)?;
+        } else if trap::install() {
+            arm::arm_entry(entry)?;
+        } else {
+            return Err(Errno::NOMEM);
         }
     }
     Ok(())
 }
 
+/// What was moved may be several mappings (since Linux 6.17); then the length stays.
 fn note_move(list: &mut List, wanted: &Move, at: u64) {
-    let Some(old) = list.at(wanted.from.start) else { return };
-    let first = old.first + (wanted.from.start - old.range.start) / PAGE;
-    let Entry { origin, protection, is_inherited, .. } = *old;
-    let new = at..at + wanted.length;
-    // Of a length of zero the old mapping stays, and so it does with MREMAP_DONTUNMAP.
-    if !wanted.from.is_empty() && wanted.flags & libc::MREMAP_DONTUNMAP == 0 {
-        list.carve(&wanted.from);
+    let Move { ref from, length, flags, .. } = *wanted;
+    let new = at..at + length;
+    if from.is_empty() {
+        // Of a length of zero the old mapping stays.
+        let Some(old) = list.at(from.start) else { return };
+        let doubled = old.cut(from.start..from.start);
+        list.carve(&new);
+        return list.add(Entry { range: new, ..doubled });
     }
-    list.carve(&new);
-    list.add(Entry { range: new, first, origin, protection, is_inherited, course: Course::default() });
+    if at == from.start {
+        list.carve(&(new.end.min(from.end)..from.end));
+    } else {
+        list.carve(&new);
+        list.copy(from, at);
+        list.carve(&(new.end..new.end.max(at + (from.end - from.start))));
+        if flags & libc::MREMAP_DONTUNMAP == 0 {
+            list.carve(from);
+        }
+    }
+    list.stretch(at + (from.end - from.start), new.end);
 }
 
-/// The origin of the shared mapping at `address`.
-pub fn origin_at(address: u64) -> Option<Origin> {
+/// The origin of the first shared mapping in a range; in an empty one, of what is mapped where it begins.
+pub fn origin_in(range: &Range<u64>) -> Option<Origin> {
     let _signals = raw::SignalsBlocked::new();
-    list::read().at(address).map(|entry| entry.origin)
+    next_part(&(range.start..range.end.max(range.start + 1))).map(|(_, origin)| origin)
 }
 
-/// Does `call`, by which the kernel changes bytes of the file that `range` shows (MADV_REMOVE), or stores into it, announced.
-pub fn changing<T>(range: &Range<u64>, call: &impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+/// madvise(2) by which the kernel changes bytes of the file that `range` shows (MADV_REMOVE), or stores into it
+/// (MADV_POPULATE_WRITE): `call` does it to one part, announced.
+///
+/// Like the kernel it goes from the lowest address on; MADV_REMOVE passes over what is not mapped, and fails in the end.
+pub fn changing(
+    range: &Range<u64>,
+    passes_over_gaps: bool,
+    call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let _signals = raw::SignalsBlocked::new();
-    let Some((part, origin)) = next_part(range) else { return call() };
-    let rest = part.end..range.end.max(part.end);
+    let mut outcome = Ok(());
+    let mut at = range.start;
+    while at < range.end {
+        let next = next_part(&(at..range.end)).filter(|(part, _)| part.start == at);
+        let (end, result) = match next {
+            Some((part, origin)) => (part.end, change_part(&part, origin, call)),
+            None => {
+                let end = next_part(&(at..range.end)).map_or(range.end, |(part, _)| part.start);
+                (end, call(&(at..end)))
+            }
+        };
+        match result {
+            Err(Errno::NOMEM) if passes_over_gaps => outcome = result,
+            result => result?,
+        }
+        at = end;
+    }
+    outcome
+}
+
+fn change_part(
+    part: &Range<u64>,
+    origin: Origin,
+    call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let act = |announced: Option<&Announced<'_>>| {
         if let Some(watched) = announced.filter(|announced| announced.is_in_use()) {
-            let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(&part));
+            let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(part));
             watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
         }
-        open_parts(&part)?;
-        changing(&rest, call)
+        // Held over the call: nobody arms what has been opened.
+        let list = list::read();
+        list.touching(part)
+            .filter(|entry| entry.is_writable())
+            .try_for_each(|entry| set_protection(entry, &entry.part(part), true))?;
+        call(part)
     };
     announced(origin, act).map_err(|_| Errno::NOMEM)?
-}
-
-fn open_parts(range: &Range<u64>) -> Result<(), Errno> {
-    let list = list::read();
-    list.touching(range)
-        .filter(|entry| entry.is_writable())
-        .try_for_each(|entry| set_protection(entry, &entry.part(range), true))
 }
 
 /// madvise(2) with MADV_DONTFORK or MADV_DOFORK: does `call` and notes it.
