@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Scratch, program, root, run, run_ok, skip, text};
+use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
 
 /// Who holds snapshots of the file, with which protection.
 const KEEPERS: [[&str; 2]; 5] = [["nobody", "r"], ["own", "r"], ["own", "rw"], ["other", "r"], ["other", "rw"]];
@@ -82,6 +82,59 @@ parts! {
     the_same_file_twice
     behind_the_end
     seals
+}
+
+/// Natively, where the flag is ignored, a scenario that looks at bytes has to fail.
+fn lives(scenario: &str, timeout: &str) -> Vec<String> {
+    let told = |scratch: &Scratch, way: &str| {
+        let mut shimmed = scratch.shimmed(program("sharing_life"), way);
+        let output = run(shimmed.arg(scenario).envs([("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_CHUNK_KB", "4")]));
+        assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
+        text(&output)
+    };
+    scratches().iter().zip(["direct", "agent"]).map(|(scratch, way)| told(scratch, way)).collect()
+}
+
+fn fails_natively(scenario: &str) {
+    let scratch = Scratch::on_tmpfs();
+    let output = run(scratch.native(program("sharing_life")).arg(scenario));
+    assert!(!output.status.success(), "{scenario} does not need the shim: {}", text(&output));
+}
+
+#[test]
+fn a_stopped_process_is_named() {
+    for told in lives("a_stopped_process_is_named", "300") {
+        let pid = told.lines().find_map(|line| line.strip_prefix("stopped: process ")).unwrap();
+        assert!(told.contains(&format!("refused: process {pid} (sharing_life) ")), "{told}");
+    }
+    fails_natively("a_stopped_process_is_named");
+}
+
+#[test]
+fn a_stopped_process_is_killed_meanwhile() {
+    lives("a_stopped_process_is_killed_meanwhile", "20000");
+}
+
+#[test]
+fn a_killed_process_leaves_nothing_behind() {
+    lives("a_killed_process_leaves_nothing_behind", "10000");
+    fails_natively("a_killed_process_leaves_nothing_behind");
+}
+
+#[test]
+fn fifty_children_store_while_snapshots_are_taken() {
+    lives("fifty_children_store_while_snapshots_are_taken", "10000");
+    fails_natively("fifty_children_store_while_snapshots_are_taken");
+}
+
+#[test]
+fn random_stores_over_64_gibibytes_leave_mappings_and_memory() {
+    for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
+        let mut shimmed = scratch.shimmed(program("sharing_sparse"), way);
+        println!("{}", run_ok(shimmed.arg("victim").env("SNAPSHIM_CHUNK_KB", "4")));
+    }
+    let natively = run(Scratch::on_tmpfs().native(program("sharing_sparse")).arg("victim"));
+    assert!(!natively.status.success(), "{}", text(&natively));
 }
 
 struct LoopDevice(String);

@@ -487,20 +487,6 @@ static void behind_the_end(void)
     STORE(at + 5 * PAGE, 5);
 }
 
-static void pages_of_the_file_in_another_order(void)
-{
-    unsigned char *at = map_at(0, 8, RW, 0);
-    moment();
-    SAY(remap_file_pages(at + PAGE, 2 * PAGE, 0, 6, 0));
-    STORE(at + PAGE, 1);
-    STORE(at + 2 * PAGE, 2);
-    moment();
-    STORE(at + PAGE, 3);
-    SAY(remap_file_pages(at + PAGE, 2 * PAGE, PROT_READ, 6, 0));
-    SAY(remap_file_pages(at + 40 * PAGE, PAGE, 0, 6, 0));
-    STORE(at, 4);
-}
-
 static void seals(void)
 {
     if (fcntl(file, F_GET_SEALS) < 0)
@@ -546,7 +532,6 @@ static const struct part parts[] = {
     PART(forked_processes_store),
     PART(the_same_file_twice),
     PART(behind_the_end),
-    PART(pages_of_the_file_in_another_order),
     PART(seals),
 };
 SHARING_MAIN(parts)
