@@ -104,7 +104,7 @@ const EXPORTS: &[&str] = &[
     // descriptors
     "close __close close_range dup2 __dup2 dup3 __dup3",
     // map
-    "mmap mmap64 munmap mremap mprotect pkey_mprotect madvise mlock mlock2 munlock",
+    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect madvise mlock mlock2 munlock",
     // process
     "daemon forkpty",
     "fork __fork _Fork execve execveat fexecve",

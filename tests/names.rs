@@ -135,7 +135,7 @@ const NOT_ABOUT_FILES: [&str; 18] = [
 ];
 
 /// Changes that are named in docs/not-covered.md.
-const NOT_COVERED: [&str; 3] = ["process_vm_writev", "process_madvise", "remap_file_pages"];
+const NOT_COVERED: [&str; 2] = ["process_vm_writev", "process_madvise"];
 
 /// Functions and their addresses.
 fn functions(file: &Path) -> BTreeMap<String, String> {

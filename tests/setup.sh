@@ -23,7 +23,7 @@ if ! python3 -c 'import numpy' 2>/dev/null && ! target/venv/bin/python3 -c 'impo
 fi
 
 install_libraries() {
-    for library in numpy safetensors pyarrow; do
+    for library in numpy safetensors pyarrow lmdb; do
         target/venv/bin/python3 -c "import $library" 2>/dev/null || pip_install "$library" ||
             echo "not installable here: $library; its test is skipped" >&2
     done

@@ -84,6 +84,7 @@ fn on_syscall(
         libc::SYS_munmap => map::on_munmap_by_number(pointer(a), b),
         libc::SYS_mprotect => map::on_mprotect_by_number(pointer(a), b, c as c_int),
         libc::SYS_madvise => map::on_madvise_by_number(pointer(a), b, c as c_int),
+        libc::SYS_remap_file_pages => map::on_remap_file_pages_by_number(pointer(a), b, c as c_int, d, e as c_int),
         libc::SYS_mremap => map::on_mremap_by_number(pointer(a), b, c, d as c_int, pointer::<c_void>(e)),
         libc::SYS_close | libc::SYS_dup2 | libc::SYS_dup3 | libc::SYS_close_range => {
             descriptors::count_all();

@@ -91,6 +91,13 @@ hook! {
     }
 }
 
+hook! {
+    unsafe fn remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int)
+    -> c_int => on_remap_file_pages {
+        status(show_other_pages(address, length, protection, first, flags))
+    }
+}
+
 /// The same by number: syscall(2) answers with a long.
 pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -> c_long {
     let (protection, flags, descriptor) = (protection as c_int, flags as c_int, fd as c_int);
@@ -122,6 +129,17 @@ pub fn on_mremap_by_number(
     target: *mut c_void,
 ) -> c_long {
     pointer(remap(address, old, new, flags, target)) as c_long
+}
+
+/// See [`by_number`].
+pub fn on_remap_file_pages_by_number(
+    address: *mut c_void,
+    length: size_t,
+    protection: c_int,
+    first: size_t,
+    flags: c_int,
+) -> c_long {
+    status(show_other_pages(address, length, protection, first, flags)).into()
 }
 
 fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
@@ -204,7 +222,7 @@ fn protect_by(
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
     let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
-    let Some(own) = process::attached().filter(|_| list::may_touch(&range)) else {
+    let Some(own) = process::attached().filter(|_| !range.is_empty() && list::may_touch(&range)) else {
         let known = (protection & KNOWN_PROTECTION) as u32;
         return match mapper::touching(&range) {
             None => call(address as u64, length as u64, protection),
@@ -212,6 +230,28 @@ fn protect_by(
         };
     };
     shared::change::protect(&mapper::hold(own), &range, protection, &part)
+}
+
+fn show_other_pages(
+    address: *mut c_void,
+    length: size_t,
+    protection: c_int,
+    first: size_t,
+    flags: c_int,
+) -> Result<(), Errno> {
+    // SAFETY: the application's arguments, as they are.
+    let call =
+        || plain(unsafe { syscall!(Sysno::remap_file_pages, address, length, protection, first, flags) }).map(drop);
+    // The kernel rounds both down (mm/mmap.c).
+    let start = address as u64 / PAGE * PAGE;
+    let range = start..start.saturating_add(length as u64 / PAGE * PAGE);
+    let origin = if range.is_empty() || !list::may_touch(&range) { None } else { shared::change::origin_in(&range) };
+    match process::attached().zip(origin) {
+        None => call(),
+        Some((own, origin)) => {
+            shared::change::show_other_pages(&mapper::hold(own), &range, first as u64, origin, &call)
+        }
+    }
 }
 
 /// PROT_GROWSDOWN and its kin change how far the call reaches, not what is allowed.
@@ -232,7 +272,14 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
         && let Some(own) = process::attached()
     {
         match advice {
-            libc::MADV_REMOVE | MADV_POPULATE_WRITE => return shared::change::changing(&range, &call),
+            libc::MADV_REMOVE | MADV_POPULATE_WRITE if !range.is_empty() => {
+                let passes_over_gaps = advice == libc::MADV_REMOVE;
+                return shared::change::changing(&range, passes_over_gaps, &|part| {
+                    // SAFETY: a part of the application's call.
+                    let result = unsafe { syscall!(Sysno::madvise, part.start, part.end - part.start, advice) };
+                    plain(result).map(drop)
+                });
+            }
             libc::MADV_DONTFORK | libc::MADV_DOFORK => {
                 let is_inherited = advice == libc::MADV_DOFORK;
                 let note = || shared::change::note_inheritance(&range, is_inherited, call);
@@ -320,8 +367,12 @@ fn remap(
     let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
     let new_length = (new as u64).next_multiple_of(PAGE);
     if let Some(own) = process::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
-        && let Some(origin) = shared::change::origin_at(range.start)
+        && let Some(origin) = shared::change::origin_in(&range)
     {
+        if mapper::touching(&range).is_some() {
+            // Not in one call with a snapshot, as natively before Linux 6.17.
+            return Err(Errno::FAULT);
+        }
         let wanted = shared::change::Move { from: range, length: new_length, flags, target: to };
         return shared::change::remap(&mapper::hold(own), &wanted, origin, &call);
     }

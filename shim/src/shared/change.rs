@@ -11,7 +11,7 @@ use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
 use super::list::{self, Course, Entry, List, Writing};
-use super::{arm, describe, set_protection};
+use super::{arm, armed, describe, set_protection};
 use crate::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
@@ -39,7 +39,9 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
     let mappings = mapper::hold(own);
     let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
     let start = mmap.address as u64;
-    let target = if is_fixed { start..start.saturating_add(mmap.pages() * PAGE) } else { 0..0 };
+    // At an address that no page begins at the kernel replaces nothing.
+    let replaces = is_fixed && start.is_multiple_of(PAGE);
+    let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
     if is_writable {
         agent::start(&own);
@@ -89,7 +91,7 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
     let at = aside.call()?;
     let length = (mmap.pages() * PAGE) as usize;
     let finish = || {
-        let read_only = rustix::mm::MprotectFlags::from_bits_retain((mmap.protection & !libc::PROT_WRITE) as u32);
+        let read_only = rustix::mm::MprotectFlags::from_bits_retain(armed(mmap.protection) as u32);
         // SAFETY: the mapping was just made and nobody has been told of it; the target is the application's to replace.
         unsafe {
             rustix::mm::mprotect(at, length, read_only)?;
@@ -171,7 +173,7 @@ fn protect_part(
             // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
-            call(part, protection & !libc::PROT_WRITE)?;
+            call(part, armed(protection))?;
         } else {
             call(part, protection)?;
         }
@@ -212,12 +214,12 @@ pub fn remap(
         let is_in_use = announced.is_some_and(Announced::is_in_use);
         mappings.replace(&wanted.target, || {
             let mut list = list_with_room(&wanted.from)?;
-            let more = list.touching(&wanted.target).count() + 2;
+            let more = list.touching(&wanted.from).chain(list.touching(&wanted.target)).count() + 4;
             if !list.reserve(more) {
                 return Err(Errno::NOMEM);
             }
             note_changes(&mappings.own, &list, &wanted.target);
-            make_one(&list, &wanted.from, is_in_use)?;
+            make_one(&list, &wanted.from, |entry| is_in_use || entry.origin != origin)?;
             let at = call()?;
             note_move(&mut list, wanted, at as u64);
             describe(&mappings.own, &list);
@@ -228,58 +230,119 @@ pub fn remap(
 }
 
 /// mremap(2) takes only what is one mapping of the kernel's: no part of it may be open and another not.
-fn make_one(list: &List, range: &Range<u64>, is_armed: bool) -> Result<(), Errno> {
+fn make_one(list: &List, range: &Range<u64>, is_armed: impl Fn(&Entry) -> bool) -> Result<(), Errno> {
     let probe = range.start..range.end.max(range.start + 1);
-    for entry in list.touching(&probe) {
-        if is_armed {
-            arm::arm_entry(entry)?;
-        } else if entry.is_writable() {
+    for entry in list.touching(&probe).filter(|entry| entry.is_writable()) {
+        if !is_armed(entry) {
             set_protection(entry, &entry.range, true)?;
+        } else if signals::install() {
+            arm::arm_entry(entry)?;
+        } else {
+            return Err(Errno::NOMEM);
         }
     }
     Ok(())
 }
 
+/// What was moved may be several mappings (since Linux 6.17); then the length stays.
 fn note_move(list: &mut List, wanted: &Move, at: u64) {
-    let Some(old) = list.at(wanted.from.start) else { return };
-    let first = old.first + (wanted.from.start - old.range.start) / PAGE;
-    let Entry { origin, protection, is_inherited, .. } = *old;
-    let new = at..at + wanted.length;
-    // Of a length of zero the old mapping stays, and so it does with MREMAP_DONTUNMAP.
-    if !wanted.from.is_empty() && wanted.flags & libc::MREMAP_DONTUNMAP == 0 {
-        list.carve(&wanted.from);
+    let Move { ref from, length, flags, .. } = *wanted;
+    let new = at..at + length;
+    if from.is_empty() {
+        // Of a length of zero the old mapping stays.
+        let Some(old) = list.at(from.start) else { return };
+        let doubled = old.cut(from.start..from.start);
+        list.carve(&new);
+        return list.add(Entry { range: new, ..doubled });
     }
-    list.carve(&new);
-    list.add(Entry { range: new, first, origin, protection, is_inherited, course: Course::default() });
-}
-
-/// The origin of the shared mapping at `address`.
-pub fn origin_at(address: u64) -> Option<Origin> {
-    let _signals = raw::SignalsBlocked::new();
-    list::read().at(address).map(|entry| entry.origin)
-}
-
-/// Does `call`, by which the kernel changes bytes of the file that `range` shows (MADV_REMOVE), or stores into it, announced.
-pub fn changing<T>(range: &Range<u64>, call: &impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-    let _signals = raw::SignalsBlocked::new();
-    let Some((part, origin)) = next_part(range) else { return call() };
-    let rest = part.end..range.end.max(part.end);
-    let act = |announced: Option<&Announced<'_>>| {
-        if let Some(watched) = announced.filter(|announced| announced.is_in_use()) {
-            let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(&part));
-            watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
+    if at == from.start {
+        list.carve(&(new.end.min(from.end)..from.end));
+    } else {
+        list.carve(&new);
+        list.copy(from, at);
+        list.carve(&(new.end..new.end.max(at + (from.end - from.start))));
+        if flags & libc::MREMAP_DONTUNMAP == 0 {
+            list.carve(from);
         }
-        open_parts(&part)?;
-        changing(&rest, call)
+    }
+    list.stretch(at + (from.end - from.start), new.end);
+}
+
+/// remap_file_pages(2): `range` shows the file from page `first` on; `call` is the system call.
+pub fn show_other_pages(
+    mappings: &Mappings,
+    range: &Range<u64>,
+    first: u64,
+    origin: Origin,
+    call: &impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let act = |announced: Option<&Announced<'_>>| {
+        let is_in_use = announced.is_some_and(Announced::is_in_use);
+        let mut list = list_with_room(range)?;
+        // The new mapping is as open as the old one was.
+        make_one(&list, range, |entry| is_in_use || entry.origin != origin)?;
+        call()?;
+        list.replace(range, |entry| Some(Entry { first: first + (entry.range.start - range.start) / PAGE, ..entry }));
+        describe(&mappings.own, &list);
+        Ok(())
     };
     announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
-fn open_parts(range: &Range<u64>) -> Result<(), Errno> {
-    let list = list::read();
-    list.touching(range)
-        .filter(|entry| entry.is_writable())
-        .try_for_each(|entry| set_protection(entry, &entry.part(range), true))
+/// The origin of the first shared mapping in a range; in an empty one, of what is mapped where it begins.
+pub fn origin_in(range: &Range<u64>) -> Option<Origin> {
+    let _signals = raw::SignalsBlocked::new();
+    next_part(&(range.start..range.end.max(range.start + 1))).map(|(_, origin)| origin)
+}
+
+/// madvise(2) by which the kernel changes bytes of the file that `range` shows (MADV_REMOVE), or stores into it
+/// (MADV_POPULATE_WRITE): `call` does it to one part, announced.
+///
+/// Like the kernel it goes from the lowest address on; MADV_REMOVE passes over what is not mapped, and fails in the end.
+pub fn changing(
+    range: &Range<u64>,
+    passes_over_gaps: bool,
+    call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let _signals = raw::SignalsBlocked::new();
+    let mut outcome = Ok(());
+    let mut at = range.start;
+    while at < range.end {
+        let next = next_part(&(at..range.end)).filter(|(part, _)| part.start == at);
+        let (end, result) = match next {
+            Some((part, origin)) => (part.end, change_part(&part, origin, call)),
+            None => {
+                let end = next_part(&(at..range.end)).map_or(range.end, |(part, _)| part.start);
+                (end, call(&(at..end)))
+            }
+        };
+        match result {
+            Err(Errno::NOMEM) if passes_over_gaps => outcome = result,
+            result => result?,
+        }
+        at = end;
+    }
+    outcome
+}
+
+fn change_part(
+    part: &Range<u64>,
+    origin: Origin,
+    call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let act = |announced: Option<&Announced<'_>>| {
+        if let Some(watched) = announced.filter(|announced| announced.is_in_use()) {
+            let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(part));
+            watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
+        }
+        // Held over the call: nobody arms what has been opened.
+        let list = list::read();
+        list.touching(part)
+            .filter(|entry| entry.is_writable())
+            .try_for_each(|entry| set_protection(entry, &entry.part(part), true))?;
+        call(part)
+    };
+    announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
 /// madvise(2) with MADV_DONTFORK or MADV_DOFORK: does `call` and notes it.

@@ -57,7 +57,7 @@ impl Entry {
     }
 
     fn touches(&self, range: &Range<u64>) -> bool {
-        self.range.start < range.end && range.start < self.range.end
+        !range.is_empty() && self.range.start < range.end && range.start < self.range.end
     }
 
     /// An entry like this one for a part of it.
@@ -154,6 +154,27 @@ impl List {
             [Some(after), middle].into_iter().flatten().for_each(|entry| self.add(entry));
         }
         self.retain(|entry| !entry.range.is_empty());
+    }
+
+    /// Adds what lies in `from` once more, at `to`. For each one may come of it, for which room was reserved.
+    pub fn copy(&mut self, from: &Range<u64>, to: u64) {
+        for at in 0..self.count {
+            let entry = &self.entries()[at];
+            if entry.touches(from) {
+                let copy = entry.cut(entry.part(from));
+                let start = to + (copy.range.start - from.start);
+                let end = start + (copy.range.end - copy.range.start);
+                self.add(Entry { range: start..end, ..copy });
+            }
+        }
+    }
+
+    /// Has the one that ends at `end` reach `further`, if that is behind.
+    pub fn stretch(&mut self, end: u64, further: u64) {
+        if let Some(entry) = self.entries_mut().iter_mut().find(|entry| entry.range.end == end && end < further) {
+            entry.range.end = further;
+            note(self);
+        }
     }
 
     /// Keeps those that `is_kept` says.

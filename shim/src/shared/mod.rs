@@ -28,9 +28,14 @@ use crate::log::{Level, say};
 use crate::process::{self, Own};
 use crate::{agent, signals};
 
+/// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).
+fn armed(protection: i32) -> i32 {
+    if protection & libc::PROT_WRITE == 0 { protection } else { protection & !libc::PROT_WRITE | libc::PROT_READ }
+}
+
 /// Gives a part of a mapping the protection that the application set, or that without PROT_WRITE.
 fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(), Errno> {
-    let protection = if is_open { entry.protection } else { entry.protection & !libc::PROT_WRITE };
+    let protection = if is_open { entry.protection } else { armed(entry.protection) };
     let flags = MprotectFlags::from_bits_retain(protection as u32);
     // SAFETY: the part lies in a mapping of the application that cannot change while the list is held; PROT_WRITE is only taken away
     // or given back to what had it.

@@ -1,0 +1,193 @@
+/* Processes with shared mappings are stopped, killed and forked while snapshots are made. */
+#include "check.h"
+#include <time.h>
+
+enum { PAGES = 64, SIZE = PAGES * 4096 };
+
+static double seconds(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static volatile uint64_t *map_shared(int fd)
+{
+    void *at = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(at != MAP_FAILED);
+    return at;
+}
+
+static uint64_t *try_snapshot(int fd)
+{
+    return mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+}
+
+/* Stores one number into the first word of each half of the file, then into the second of each, and so on, for ever. */
+enum { HALF = SIZE / 2 / 8 };
+
+static void store_pairs(volatile uint64_t *words, size_t first, size_t last)
+{
+    for (uint64_t number = words[first] + 1;; number++)
+        for (size_t i = first; i < last; i++) {
+            words[i] = number;
+            words[HALF + i] = number;
+        }
+}
+
+/* Each pair was caught before, after or between its two stores, and only one of them all between. */
+static void check_pairs(const uint64_t *words, size_t first, size_t last)
+{
+    size_t between = 0;
+    for (size_t i = first; i < last; i++) {
+        CHECK(words[i] == words[HALF + i] || words[i] == words[HALF + i] + 1);
+        between += words[i] != words[HALF + i];
+        CHECK(i == first || words[i] == words[i - 1] || words[i] + 1 == words[i - 1]);
+    }
+    CHECK(between <= 1);
+}
+
+/* A child that does not outlive its parent, nor the test. */
+static pid_t fork_bound(void)
+{
+    pid_t parent = getpid(), pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(40);
+        if (getppid() != parent)
+            _exit(1);
+    }
+    return pid;
+}
+
+static pid_t start_storing(int fd)
+{
+    int ready[2];
+    char byte = 0;
+    CHECK(pipe(ready) == 0);
+    pid_t pid = fork_bound();
+    if (pid == 0) {
+        volatile uint64_t *words = map_shared(fd);
+        words[0]++;
+        words[HALF] = words[0];
+        CHECK(write(ready[1], &byte, 1) == 1);
+        store_pairs(words, 0, HALF);
+    }
+    CHECK(read(ready[0], &byte, 1) == 1);
+    close(ready[0]), close(ready[1]);
+    return pid;
+}
+
+static void a_stopped_process_is_named(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    int fd = open("file", O_RDWR | O_CREAT, 0600), status;
+    CHECK(fd >= 0 && ftruncate(fd, SIZE) == 0);
+    pid_t pid = start_storing(fd);
+    CHECK(kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, WUNTRACED) == pid);
+    printf("stopped: process %d\n", (int)pid);
+    for (int round = 0; round < 2; round++) {
+        double start = seconds();
+        CHECK_ERRNO(try_snapshot(fd), MAP_FAILED, ETIMEDOUT);
+        CHECK(seconds() - start < 5);
+    }
+    CHECK(kill(pid, SIGCONT) == 0);
+    uint64_t *at = try_snapshot(fd);
+    CHECK(at != MAP_FAILED);
+    check_pairs(at, 0, HALF);
+    CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid);
+    check_pairs(at, 0, HALF);
+}
+
+static void a_stopped_process_is_killed_meanwhile(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    int fd = open("file", O_RDWR | O_CREAT, 0600), status;
+    CHECK(fd >= 0 && ftruncate(fd, SIZE) == 0);
+    pid_t pid = start_storing(fd);
+    CHECK(kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, WUNTRACED) == pid);
+    pid_t killer = fork();
+    if (killer == 0) {
+        usleep(200000);
+        _exit(kill(pid, SIGKILL));
+    }
+    uint64_t *at = try_snapshot(fd);
+    CHECK(at != MAP_FAILED);
+    check_pairs(at, 0, HALF);
+    CHECK(waitpid(killer, &status, 0) == killer && status == 0);
+    CHECK(waitpid(pid, &status, 0) == pid);
+}
+
+/* Killed at any moment of a store that traps: nobody waits for it, and what it leaves is none of a snapshot's. */
+static void a_killed_process_leaves_nothing_behind(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    static uint64_t copy[SIZE / 8];
+    int fd = open("file", O_RDWR | O_CREAT, 0600), status;
+    CHECK(fd >= 0 && ftruncate(fd, SIZE) == 0);
+    for (unsigned round = 0; round < 150; round++) {
+        pid_t pid = start_storing(fd);
+        uint64_t *at = try_snapshot(fd), *second;
+        CHECK(at != MAP_FAILED);
+        memcpy(copy, at, SIZE);
+        usleep(round * 7919 % 1500);
+        CHECK(kill(pid, SIGKILL) == 0);
+        second = try_snapshot(fd);
+        CHECK(second != MAP_FAILED);
+        CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+        uint64_t word = round;
+        CHECK(pwrite(fd, &word, 8, SIZE - 8) == 8);
+        word = ((uint64_t *)second)[HALF - 1];
+        CHECK(pwrite(fd, &word, 8, SIZE - 8) == 8);
+        CHECK(memcmp(at, copy, SIZE) == 0);
+        CHECK(munmap(at, SIZE) == 0 && munmap(second, SIZE) == 0);
+        CHECK(ftruncate(fd, 0) == 0 && ftruncate(fd, SIZE) == 0);
+    }
+}
+
+/* Children store through the mapping that they inherited, each into words of its own, while others are being forked. */
+static void fifty_children_store_while_snapshots_are_taken(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    enum { CHILDREN = 50, SHARE = HALF / CHILDREN, SNAPSHOTS = 60 };
+    static uint64_t copy[SIZE / 8];
+    int fd = open("file", O_RDWR | O_CREAT, 0600), status;
+    CHECK(fd >= 0 && ftruncate(fd, SIZE) == 0);
+    volatile uint64_t *words = map_shared(fd);
+    pid_t bomb = fork_bound();
+    if (bomb == 0) {
+        for (size_t child = 0; child < CHILDREN; child++)
+            if (fork_bound() == 0)
+                store_pairs(words, child * SHARE, (child + 1) * SHARE);
+        for (;;)
+            pause();
+    }
+    uint64_t *before = NULL;
+    for (size_t taken = 0; taken < SNAPSHOTS; taken++) {
+        uint64_t *at = try_snapshot(fd);
+        CHECK(at != MAP_FAILED);
+        if (before) {
+            CHECK(memcmp(before, copy, SIZE) == 0);
+            CHECK(munmap(before, SIZE) == 0);
+        }
+        memcpy(copy, at, SIZE);
+        for (size_t child = 0; child < CHILDREN; child++)
+            check_pairs(copy, child * SHARE, (child + 1) * SHARE);
+        before = at;
+        usleep(10000);
+    }
+    size_t stored = 0;
+    for (size_t child = 0; child < CHILDREN; child++)
+        stored += words[child * SHARE] > 0;
+    CHECK(stored == CHILDREN);
+    CHECK(kill(bomb, SIGKILL) == 0 && waitpid(bomb, &status, 0) == bomb);
+}
+
+static const struct scenario scenarios[] = {
+    ONCE(a_stopped_process_is_named),
+    ONCE(a_stopped_process_is_killed_meanwhile),
+    ONCE(a_killed_process_leaves_nothing_behind),
+    ONCE(fifty_children_store_while_snapshots_are_taken),
+};
+MAIN(scenarios)
