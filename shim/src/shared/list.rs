@@ -56,8 +56,9 @@ impl Entry {
         self.range.start.max(range.start)..self.range.end.min(range.end)
     }
 
+    /// An empty range touches nothing.
     fn touches(&self, range: &Range<u64>) -> bool {
-        self.range.start < range.end && range.start < self.range.end
+        !range.is_empty() && self.range.start < range.end && range.start < self.range.end
     }
 
     /// An entry like this one for a part of it.
