@@ -10,6 +10,8 @@ pub mod exec;
 pub mod fork;
 pub mod map;
 pub mod open;
+pub mod read;
+pub mod receive;
 pub mod resize;
 pub mod ring;
 pub mod write;
@@ -20,6 +22,8 @@ use crate::doors::Door;
 pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
         write::DOORS,
+        read::DOORS,
+        receive::DOORS,
         resize::DOORS,
         open::DOORS,
         copy::DOORS,
