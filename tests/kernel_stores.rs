@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, run_ok, scratches};
+use common::{Scratch, WAYS, compile, program, run, run_ok, scratches, text};
 
 const BYTES: usize = 64 * 4096;
 
@@ -44,4 +44,19 @@ fn kernel_stores_are_as_natively_beside_snapshots() {
             }
         }
     }
+}
+
+#[test]
+fn every_snapshot_is_one_cut_while_the_kernel_stores() {
+    for scratch in scratches() {
+        let said = run_ok(scratch.shimmed(program("shared_storm"), "auto").args(["storm", "5", "kernel"]));
+        print!("{}: {said}", scratch.path.display());
+    }
+}
+
+#[test]
+fn the_storm_finds_plain_mappings_out() {
+    let scratch = Scratch::on_tmpfs();
+    let output = run(scratch.native(program("shared_storm")).args(["storm", "10", "kernel"]));
+    assert!(!output.status.success() && text(&output).contains("newest[storer]"), "{}", text(&output));
 }
