@@ -41,7 +41,6 @@ const CONSTRUCTOR: &[&str] = &[
     "pthread_equal",
     "pthread_kill",
     "pthread_self",
-    "read",
     "sigfillset",
     "sysconf",
 ];
@@ -88,6 +87,10 @@ const EXPORTS: &[&str] = &[
     "__snapshim_active __snapshim_stat __snapshim_version",
     // write
     "write __write pwrite pwrite64 __pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2",
+    // read
+    "read __read pread pread64 __pread64 readv preadv preadv64 preadv2 preadv64v2 getrandom process_vm_readv",
+    // receive
+    "recv recvfrom recvmsg recvmmsg",
     // resize
     "truncate truncate64 ftruncate ftruncate64 fallocate fallocate64 posix_fallocate posix_fallocate64",
     // times

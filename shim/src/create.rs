@@ -134,6 +134,15 @@ impl AsFd for File {
 const ALLOWED: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, OVERLAYFS];
 const OVERLAYFS: u64 = 0x794c_7630;
 
+fn kind_of_file_system(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    rustix::fs::fstatfs(file).map(|found| found.f_type as u64)
+}
+
+/// Whether a file is on one of them.
+pub fn is_on_known_file_system(file: BorrowedFd<'_>) -> bool {
+    kind_of_file_system(file).is_ok_and(|kind| ALLOWED.contains(&kind))
+}
+
 /// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
 fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     if descriptor < 0 {
@@ -146,7 +155,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
         device::refuse_if_busy(origin)?;
         return Ok((File::Given(file), origin, State::Exact));
     }
-    let kind = rustix::fs::fstatfs(file)?.f_type as u64;
+    let kind = kind_of_file_system(file)?;
     let is_known = ALLOWED.contains(&kind) && !is_dax(file);
     if !is_known && !config().takes_any_file_system {
         say!(

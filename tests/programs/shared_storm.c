@@ -1,4 +1,4 @@
-/* shared_storm FILE SECONDS: two processes store through shared mappings of FILE, a third writes it, a fourth stores as well and takes
+/* shared_storm FILE SECONDS [kernel]: two processes store through shared mappings of FILE, a third writes it, a fourth stores as well and takes
  * snapshots; a fifth only takes snapshots. Prints what was done; fails on the first snapshot that is not one cut, or that changes.
  *
  * Each storer numbers its stores. Where store `n` goes follows from the storer and n, and every storer passes all its words before it
@@ -43,6 +43,25 @@ static volatile uint64_t *map_shared(int fd)
     return at;
 }
 
+/* Whether two of the storers have the kernel store for them: what they read from a pipe, and from another file. */
+static int by_kernel;
+
+static void put(volatile uint64_t *at, uint64_t word, size_t storer)
+{
+    static _Thread_local int fds[2];
+    if (!by_kernel || storer > 1) {
+        *at = word;
+        return;
+    }
+    if (storer == 0) {
+        CHECK(fds[1] || pipe(fds) == 0);
+        CHECK(write(fds[1], &word, 8) == 8 && read(fds[0], (void *)at, 8) == 8);
+    } else {
+        CHECK(fds[1] || (fds[1] = memfd_create("source", 0)) > 0);
+        CHECK(pwrite(fds[1], &word, 8, 0) == 8 && pread(fds[1], (void *)at, 8, 0) == 8);
+    }
+}
+
 static void *store(void *argument)
 {
     size_t storer = (size_t)argument, next = (storer + 1) % STORERS;
@@ -55,7 +74,7 @@ static void *store(void *argument)
         if (storer == 2)
             CHECK(pwrite(fd, &word, 8, (off_t)(at * 8)) == 8);
         else
-            words[at] = word;
+            put(&words[at], word, storer);
         control->done[storer] = number;
         /* Now and then from scratch: mapped while snapshots exist, changed in its protection, moved. */
         if (number % 50000 == 0 && storer != 2) {
@@ -137,7 +156,8 @@ static void take_snapshots(void)
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 3);
+    CHECK(argc == 3 || argc == 4);
+    by_kernel = argc == 4;
     path = argv[1];
     control = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);

@@ -28,7 +28,7 @@ enum { HALF = SIZE / 2 / 8 };
 
 static void store_pairs(volatile uint64_t *words, size_t first, size_t last)
 {
-    for (uint64_t number = words[first] + 1;; number++)
+    for (uint64_t number = words[first];; number++)
         for (size_t i = first; i < last; i++) {
             words[i] = number;
             words[HALF + i] = number;

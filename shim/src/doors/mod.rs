@@ -119,9 +119,14 @@ macro_rules! interpose {
                 }
 
                 unsafe extern "C-unwind" fn detoured($($argument: $type),*) -> $result {
+                    $hook(original(), $($argument),*)
+                }
+
+                /// libc's own function, or `raw`.
+                #[inline]
+                pub fn original() -> Function {
                     // SAFETY: the pointer is libc's function of this name (its trampoline), or `raw`.
-                    let real: Function = unsafe { core::mem::transmute(DOOR.original()) };
-                    $hook(real, $($argument),*)
+                    unsafe { core::mem::transmute::<*const (), Function>(DOOR.original()) }
                 }
 
                 pub static DOOR: $crate::doors::Door =

@@ -1,15 +1,18 @@
-//! io_submit(2) (libaio): each write of a batch is announced and preserved by itself, then handed to the kernel.
+//! io_submit(2) (libaio): each write of a batch, and each read into a shared mapping, is announced and preserved by itself, then handed to
+//! the kernel.
 //!
 //! glibc's own aio_write(3) needs nothing here: it calls pwrite in a thread of its own.
 
 use core::ffi::{c_int, c_long};
 
-use snapshim::raw;
+use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};
 use super::write::each_buffer;
 use crate::doors::{interpose, set_errno};
+use crate::shared::change::while_open;
+use crate::shared::list;
 
 interpose! {
     /// libaio's io_submit(3), which answers with a negative errno
@@ -39,6 +42,7 @@ pub struct Block {
 
 const _: () = assert!(size_of::<Block>() == 64);
 
+const PREAD: u16 = 0;
 const PWRITE: u16 = 1;
 const PWRITEV: u16 = 8;
 
@@ -58,8 +62,9 @@ pub fn on_io_submit(real: io_submit::Function, context: usize, count: c_long, ba
         let entry = batch.wrapping_add(submitted as usize);
         // SAFETY: the application's arguments; the kernel checks them.
         let one = || unsafe { real(context, 1, entry) };
-        let result = match write_of(entry as u64) {
+        let result = match submission_at(entry as u64) {
             None => one(),
+            Some(read) if read.operation == PREAD => submit_read(&read, &one),
             Some(write) => change(write.descriptor as c_int, write, || one() as isize) as c_int,
         };
         match result {
@@ -73,6 +78,16 @@ pub fn on_io_submit(real: io_submit::Function, context: usize, count: c_long, ba
     submitted
 }
 
+/// The kernel has the pages by the time the call returns, so they are opened for it.
+fn submit_read(read: &Submission, one: &impl Fn() -> c_int) -> c_int {
+    let range = read.buffer..read.buffer.saturating_add(read.bytes);
+    if !list::may_touch(&range) {
+        return one();
+    }
+    let pages = range.start / PAGE * PAGE..range.end.checked_next_multiple_of(PAGE).unwrap_or(range.end);
+    while_open(&pages, one).unwrap_or_else(|error| -error.raw_os_error())
+}
+
 /// The same by number: -1 and errno.
 pub fn by_number(context: usize, count: c_long, batch: *mut *mut Block) -> c_long {
     match on_io_submit(io_submit::raw, context, count, batch) {
@@ -84,18 +99,21 @@ pub fn by_number(context: usize, count: c_long, batch: *mut *mut Block) -> c_lon
     }
 }
 
-/// A write of a batch, as the kernel will read it; `None` if it is none, or unreadable.
-fn write_of(entry: u64) -> Option<Submission> {
+/// A write or read of a batch, as the kernel will read it; `None` if it is none, or unreadable.
+fn submission_at(entry: u64) -> Option<Submission> {
     let word = |address: u64| raw::read_remote_word(raw::own_tid(), address).ok();
     let block = word(entry)?;
     let operation = word(block + 16)?;
-    let vectored = match operation as u16 {
-        PWRITE => false,
+    let descriptor = (operation >> 32) as u32;
+    let operation = operation as u16;
+    let vectored = match operation {
+        PREAD | PWRITE => false,
         PWRITEV => true,
         _ => return None,
     };
     Some(Submission {
-        descriptor: (operation >> 32) as u32,
+        operation,
+        descriptor,
         buffer: word(block + 24)?,
         bytes: word(block + 32)?,
         offset: word(block + 40)? as i64,
@@ -103,8 +121,9 @@ fn write_of(entry: u64) -> Option<Submission> {
     })
 }
 
-/// One write of a batch.
+/// One write or read of a batch.
 struct Submission {
+    operation: u16,
     descriptor: u32,
     buffer: u64,
     bytes: u64,

@@ -5,7 +5,7 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{aio, copy, descriptors, device, exec, map, open, resize, ring, signal, times, write};
+use super::{aio, copy, descriptors, device, exec, map, open, read, receive, resize, ring, signal, times, write};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -51,6 +51,26 @@ fn on_syscall(
         libc::SYS_pwritev => write::on_pwritev(write::pwritev64::raw, fd, pointer(b), c as c_int, d as i64) as c_long,
         libc::SYS_pwritev2 => {
             write::on_pwritev2(write::pwritev64v2::raw, fd, pointer(b), c as c_int, d as i64, f as c_int) as c_long
+        }
+        libc::SYS_read => read::on_read(read::read::raw, fd, pointer(b), c) as c_long,
+        libc::SYS_pread64 => read::on_pread(read::pread64::raw, fd, pointer(b), c, d as i64) as c_long,
+        libc::SYS_readv => read::on_readv(read::readv::raw, fd, pointer(b), c as c_int) as c_long,
+        libc::SYS_preadv => read::on_preadv(read::preadv64::raw, fd, pointer(b), c as c_int, d as i64) as c_long,
+        libc::SYS_preadv2 => {
+            read::on_preadv2(read::preadv64v2::raw, fd, pointer(b), c as c_int, d as i64, f as c_int) as c_long
+        }
+        libc::SYS_getrandom => read::on_getrandom(read::getrandom::raw, pointer(a), b, c as u32) as c_long,
+        libc::SYS_process_vm_readv => {
+            let raw = read::process_vm_readv::raw;
+            read::on_process_vm_readv(raw, a as c_int, pointer(b), c as u64, pointer(d), e as u64, f as u64) as c_long
+        }
+        libc::SYS_recvfrom => {
+            receive::on_recvfrom(receive::recvfrom::raw, fd, pointer(b), c, d as c_int, pointer(e), pointer(f))
+                as c_long
+        }
+        libc::SYS_recvmsg => receive::on_recvmsg(receive::recvmsg::raw, fd, pointer(b), c as c_int) as c_long,
+        libc::SYS_recvmmsg => {
+            receive::on_recvmmsg(receive::recvmmsg::raw, fd, pointer(b), c as u32, d as c_int, pointer(e)).into()
         }
         libc::SYS_ftruncate => resize::on_ftruncate(resize::ftruncate64::raw, fd, b as i64).into(),
         libc::SYS_truncate => resize::on_truncate(resize::truncate64::raw, pointer(a), b as i64).into(),

@@ -118,6 +118,11 @@ impl Announced<'_> {
         self.is_watched && self.thread.own.table.is_origin_in_use(self.origin)
     }
 
+    /// Where snapshots are found.
+    pub fn table(&self) -> &'static Table {
+        self.thread.own.table
+    }
+
     /// Preserves what snapshots have of `bytes`. After success they may change, until the announcement is over.
     pub fn make_way(&self, bytes: Range<u64>) -> Result<(), Failure> {
         if !self.is_watched {

@@ -14,6 +14,8 @@ pub mod fortified;
 pub mod map;
 pub mod open;
 pub mod queue;
+pub mod read;
+pub mod receive;
 pub mod resize;
 pub mod ring;
 pub mod signal;
@@ -28,6 +30,8 @@ use crate::doors::Door;
 pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
         write::DOORS,
+        read::DOORS,
+        receive::DOORS,
         resize::DOORS,
         times::DOORS,
         open::DOORS,

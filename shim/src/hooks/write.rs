@@ -139,7 +139,8 @@ struct Vectored {
 const RWF_APPEND: c_int = 0x10;
 /// Linux 6.9: an O_APPEND descriptor is written at the offset all the same.
 const RWF_NOAPPEND: c_int = 0x20;
-const IOV_MAX: c_int = 1024;
+/// Most buffers of a vector (UIO_MAXIOV).
+pub const IOV_MAX: c_int = 1024;
 
 impl Touch for Vectored {
     fn length(&self) -> u64 {

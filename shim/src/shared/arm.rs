@@ -1,8 +1,11 @@
 //! Arming: taking the write permission of shared mappings away, so that the next store traps.
 
+use core::sync::atomic::Ordering;
+
 use rustix::io::Errno;
 use snapshim::creation::Scope;
 use snapshim::raw::{self, SignalsBlocked};
+use snapshim::table::Table;
 
 use super::list::{self, Entry, List};
 use super::set_protection;
@@ -28,12 +31,16 @@ pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
     if !entry.is_writable() {
         return Ok(());
     }
+    // The list's lock orders it.
+    entry.course.is_open.store(false, Ordering::Relaxed);
     set_protection(entry, &entry.range, false)
 }
 
-/// Arms all there are, so that few mappings of the kernel's are left. The list is held alone.
-pub fn arm_all(list: &List) {
-    for entry in list.entries() {
+/// Arms all whose origin a snapshot is held of, so that few mappings of the kernel's are left. The list is held alone.
+///
+/// Not the others: the kernel may be storing into them.
+pub fn arm_again(list: &List, table: &Table) {
+    for entry in list.entries().iter().filter(|entry| table.is_origin_in_use(entry.origin)) {
         let _ = arm_entry(entry);
     }
 }

@@ -330,17 +330,37 @@ fn change_part(
     origin: Origin,
     call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
+    announced(origin, |announced| change_part_announced(announced, part, || call(part))).map_err(|_| Errno::NOMEM)?
+}
+
+fn change_part_announced(
+    announced: Option<&Announced<'_>>,
+    part: &Range<u64>,
+    call: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    if let Some(watched) = announced.filter(|announced| announced.is_in_use()) {
+        let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(part));
+        watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
+    }
+    // Held over the call: nobody arms what has been opened.
+    let list = list::read();
+    list.touching(part)
+        .filter(|entry| entry.is_writable())
+        .try_for_each(|entry| set_protection(entry, &entry.part(part), true))?;
+    call()
+}
+
+/// Makes `call`, which has the kernel take hold of `range` to store into it, announced and with what it shows of one origin open.
+pub fn while_open<T>(range: &Range<u64>, call: &impl Fn() -> T) -> Result<T, Errno> {
+    let _signals = raw::SignalsBlocked::new();
+    let Some((_, origin)) = next_part(range) else { return Ok(call()) };
     let act = |announced: Option<&Announced<'_>>| {
-        if let Some(watched) = announced.filter(|announced| announced.is_in_use()) {
-            let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(part));
-            watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
+        let mut at = range.start;
+        while let Some((part, _)) = next_part(&(at..range.end)).filter(|(_, other)| *other == origin) {
+            at = part.end;
+            change_part_announced(announced, &part, || Ok(()))?;
         }
-        // Held over the call: nobody arms what has been opened.
-        let list = list::read();
-        list.touching(part)
-            .filter(|entry| entry.is_writable())
-            .try_for_each(|entry| set_protection(entry, &entry.part(part), true))?;
-        call(part)
+        Ok(call())
     };
     announced(origin, act).map_err(|_| Errno::NOMEM)?
 }

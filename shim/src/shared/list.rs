@@ -7,7 +7,7 @@
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut, Range};
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use snapshim::PAGE;
 use snapshim::drain::Patience;
@@ -29,13 +29,15 @@ pub struct Entry {
     pub course: Course,
 }
 
-/// What a trap remembers for the next one; a guess that may be stale.
+/// What a trap remembers for the next one; guesses that may be stale, but for the last.
 #[derive(Debug, Default)]
 pub struct Course {
     /// The address behind the part that was opened last.
     pub sequel: AtomicU64,
     /// Its pages.
     pub chunk: AtomicU64,
+    /// Whether the kernel lets the application store into all of it; this is no guess. Changed only while the list is held.
+    pub is_open: AtomicBool,
 }
 
 impl Entry {
@@ -56,6 +58,7 @@ impl Entry {
         self.range.start.max(range.start)..self.range.end.min(range.end)
     }
 
+    /// An empty range touches nothing.
     fn touches(&self, range: &Range<u64>) -> bool {
         !range.is_empty() && self.range.start < range.end && range.start < self.range.end
     }

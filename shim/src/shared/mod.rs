@@ -3,15 +3,17 @@
 //! A mapping is put into the [`list`] when it is made. When a snapshot of its file is made, it is *armed* ([`arm`]): the kernel's
 //! protection loses PROT_WRITE, and the next store traps ([`open`]): the pages of a chunk are preserved, the chunk is opened, the store
 //! runs again. The application's own calls on such mappings come in through [`change`]; what it asked for stands in the list, what
-//! the kernel has may be less.
+//! the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`].
 //!
 //! The order: the lock of `mapper`, then the gate, then the list's lock. Nobody who holds the list's lock waits for the gate.
 
 pub mod arm;
+pub mod aside;
 pub mod change;
 pub mod eager;
 pub mod list;
 pub mod open;
+pub mod store;
 
 use core::ffi::c_void;
 use core::ops::Range;

@@ -57,14 +57,14 @@ pub struct Refused;
 fn open_at(announced: Option<&Announced<'_>>, origin: Origin, address: u64) -> Result<bool, Refused> {
     // Without snapshots there is nothing to trap for any more.
     let Some(watched) = announced.filter(|announced| announced.is_in_use()) else {
-        return open_part(origin, address, |entry| entry.range.clone()).map_err(|error| refuse(origin, error));
+        return open_at_once(origin, address).map_err(|error| refuse(origin, error));
     };
     if is_split_too_much() {
-        join_parts();
+        join_parts(watched);
     }
     let chunk = |entry: &Entry| chunk_at(entry, address);
     match open_preserved(watched, origin, address, chunk) {
-        Err(Failed::Kernel(_)) => join_parts(),
+        Err(Failed::Kernel(_)) => join_parts(watched),
         other => return other.map_err(|failed| failed.told(origin)),
     }
     // Not even now there is room for one more part: the mapping as a whole needs none.
@@ -133,11 +133,18 @@ fn open_preserved(
     Ok(true)
 }
 
-/// Opens a part for which nothing has to be preserved.
-fn open_part(origin: Origin, address: u64, choose: impl Fn(&Entry) -> Range<u64>) -> Result<bool, Errno> {
+/// Opens all of a mapping, of which nothing has to be preserved.
+fn open_at_once(origin: Origin, address: u64) -> Result<bool, Errno> {
     let list = list::read();
-    let Some(entry) = find(&list, origin, address) else { return Ok(false) };
-    set_protection(entry, &choose(entry), true).map(|()| true)
+    find(&list, origin, address).map_or(Ok(false), |entry| open_whole(entry).map(|()| true))
+}
+
+/// Opens all of a mapping. The list is held; nothing has to be preserved.
+pub fn open_whole(entry: &Entry) -> Result<(), Errno> {
+    set_protection(entry, &entry.range, true)?;
+    // The list's lock orders it.
+    entry.course.is_open.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 fn find(list: &List, origin: Origin, address: u64) -> Option<&Entry> {
@@ -190,7 +197,7 @@ fn most_parts() -> u32 {
     most
 }
 
-fn join_parts() {
+fn join_parts(watched: &Announced<'_>) {
     OPENED.store(0, Ordering::Relaxed);
-    arm::arm_all(&list::write());
+    arm::arm_again(&list::write(), watched.table());
 }

@@ -1,0 +1,459 @@
+//! Memory aside: what the kernel is given to store into in place of shared mappings, and how it gets from there into them.
+//!
+//! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do. Only what
+//! lies in a shared mapping is replaced; all else the kernel gets as it is, so that it finds a bad pointer where it would have found it. What a call stored before it failed does not come home.
+
+use core::mem::offset_of;
+use core::ops::Range;
+use core::ptr::{self, with_exposed_provenance as pointer, with_exposed_provenance_mut as pointer_mut};
+
+use libc::{iovec, mmsghdr, msghdr};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use snapshim::origin::Origin;
+use snapshim::{PAGE, raw};
+use syscalls::{Sysno, syscall};
+
+use super::list::{self, Entry, List};
+use crate::hooks::change::LONGEST_WRITE;
+use crate::hooks::write::{IOV_MAX, each_buffer};
+
+/// What the kernel may be handed of mappings.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Touched {
+    /// No byte of a shared mapping that the application may store into.
+    #[default]
+    Nothing,
+    /// Bytes that show this origin.
+    One(Origin),
+    /// Bytes of several origins.
+    Several,
+}
+
+impl Touched {
+    fn add(&mut self, origin: Origin) {
+        *self = match *self {
+            Self::Nothing => Self::One(origin),
+            Self::One(before) if before == origin => return,
+            _ => Self::Several,
+        };
+    }
+}
+
+/// Memory for one call, given out from its start to its end.
+struct Room {
+    /// `None`: there is no memory yet; it is found out how much is needed.
+    start: Option<u64>,
+    at: u64,
+    end: u64,
+    touched: Touched,
+}
+
+impl Room {
+    fn counting() -> Self {
+        Self { start: None, at: 0, end: 1 << 46, touched: Touched::Nothing }
+    }
+
+    /// Memory for as much as a counting room has given out. It costs only what is used of it.
+    fn map(counted: &Self) -> Result<Self, Errno> {
+        let length = counted.at.next_multiple_of(PAGE);
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let start = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length as usize, access, flags)? } as u64;
+        Ok(Self { start: Some(start), at: start, end: start + length, touched: Touched::Nothing })
+    }
+
+    /// So many bytes, at the place within a page that `home` has: what is aligned for O_DIRECT stays so.
+    fn take(&mut self, length: u64, home: u64) -> Option<u64> {
+        let at = self.at.next_multiple_of(PAGE) + home % PAGE;
+        self.at = at.checked_add(length).filter(|end| *end <= self.end)?;
+        Some(at)
+    }
+
+    /// Zeroed memory for `count` of a plain structure of the C kind; null while counting.
+    fn take_zeroed<T>(&mut self, count: usize) -> Option<*mut T> {
+        let at = self.take((size_of::<T>() * count) as u64, 0)?;
+        Some(if self.start.is_some() { pointer_mut(at as usize) } else { ptr::null_mut() })
+    }
+
+    fn give_back(&self) {
+        if let Some(start) = self.start {
+            // SAFETY: our own mapping, of which nobody else was told.
+            let _ = unsafe { rustix::mm::munmap(pointer_mut(start as usize), (self.end - start) as usize) };
+        }
+    }
+}
+
+/// What `lay` would touch. What it cannot lay out the kernel refuses as well.
+fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
+    let mut counting = Room::counting();
+    let _signals = raw::SignalsBlocked::new();
+    let is_whole = lay(&mut counting, &list::read()).is_some();
+    if is_whole { counting.touched } else { Touched::Nothing }
+}
+
+/// Does `lay` in memory of the right size.
+fn lay_out<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Result<(Room, T), Errno> {
+    let _signals = raw::SignalsBlocked::new();
+    let list = list::read();
+    let mut counting = Room::counting();
+    lay(&mut counting, &list).ok_or(Errno::FAULT)?;
+    let mut room = Room::map(&counting)?;
+    // Another thread may have changed the application's vector meanwhile.
+    let laid = lay(&mut room, &list).ok_or(Errno::FAULT).inspect_err(|_| room.give_back())?;
+    Ok((room, laid))
+}
+
+const MOST: usize = IOV_MAX as usize;
+
+/// A vector for the kernel in place of the application's. All-zero is "empty".
+#[repr(C)]
+pub struct Parts {
+    vector: [iovec; MOST],
+    /// Where each part belongs; 0 where it is there already.
+    homes: [u64; MOST],
+    count: usize,
+    total: u64,
+}
+
+impl Parts {
+    /// For the kernel.
+    pub fn vector(&self) -> &[iovec] {
+        &self.vector[..self.count]
+    }
+
+    /// Of a vector that has too many parts the last are cut off: the kernel stores less, as it may.
+    fn push(&mut self, address: u64, length: u64, home: u64) {
+        if self.count < MOST {
+            self.vector[self.count] = iovec { iov_base: pointer_mut(address as usize), iov_len: length as usize };
+            self.homes[self.count] = home;
+            self.count += 1;
+            self.total = self.total.saturating_add(length);
+        }
+    }
+
+    fn push_at_home(&mut self, range: Range<u64>) {
+        self.push(range.start, range.end - range.start, 0);
+    }
+
+    /// The parts that are aside, each with its home.
+    fn aside(&self) -> impl Iterator<Item = (&iovec, u64)> {
+        self.vector().iter().zip(self.homes.iter().copied()).filter(|(_, home)| *home != 0)
+    }
+
+    /// Stores the first `received` bytes of the vector where they belong.
+    fn bring_home(&self, received: u64) {
+        let mut rest = received as usize;
+        for (part, home) in self.vector().iter().zip(self.homes.iter().copied()) {
+            let here = part.iov_len.min(rest);
+            if home != 0 {
+                bring_home(part.iov_base as u64, home, here as u64);
+            }
+            rest -= here;
+        }
+    }
+
+    /// Makes the memory aside what is at home, for calls that say more bytes than they store (MSG_TRUNC).
+    fn fill_from_home(&self) {
+        for (part, home) in self.aside() {
+            read_own(home, part.iov_base as u64, part.iov_len as u64);
+        }
+    }
+}
+
+/// Copies with ordinary stores.
+fn bring_home(aside: u64, home: u64, length: u64) {
+    // SAFETY: the bytes aside are ours; the application gave the others to be stored into.
+    unsafe { ptr::copy_nonoverlapping::<u8>(pointer(aside as usize), pointer_mut(home as usize), length as usize) };
+}
+
+/// Reads memory of this process that may not be there (process_vm_readv(2)); how many bytes.
+fn read_own(from: u64, to: u64, length: u64) -> u64 {
+    let (local, remote) = ([to, length], [from, length]);
+    // SAFETY: the caller's memory at `to` is writable for so many bytes; the kernel checks the other.
+    let read = unsafe { syscall!(Sysno::process_vm_readv, raw::own_tid(), local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    read.unwrap_or(0) as u64
+}
+
+/// The room that the application says it has for a name; `None` if it cannot be read.
+pub fn read_length(home: *const u32) -> Option<u32> {
+    let mut length = 0u32;
+    (read_own(home as u64, (&raw mut length) as u64, 4) == 4).then_some(length)
+}
+
+/// The writable mapping that `range` comes to first.
+fn first_mapping<'a>(list: &'a List, range: &Range<u64>) -> Option<&'a Entry> {
+    list.touching(range).filter(|entry| entry.is_writable()).min_by_key(|entry| entry.range.start)
+}
+
+/// How much of a part of a mapping is there: pages behind the end of the file are not.
+fn pages_there(part: &Range<u64>) -> Range<u64> {
+    let is_there = |address: u64| {
+        let mut byte = 0u8;
+        read_own(address, (&raw mut byte) as u64, 1) == 1
+    };
+    if is_there(part.end - 1) {
+        return part.clone();
+    }
+    let first_page = part.start / PAGE;
+    let (mut there, mut missing) = (first_page, (part.end - 1) / PAGE);
+    while there < missing {
+        let middle = (there + missing) / 2;
+        if is_there((middle * PAGE).max(part.start)) { there = middle + 1 } else { missing = middle }
+    }
+    part.start..(there * PAGE).max(part.start)
+}
+
+/// Lays out one buffer.
+fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buffer: Range<u64>) -> Option<()> {
+    let mut at = buffer.start;
+    while let Some(entry) = first_mapping(list, &(at..buffer.end)) {
+        let part = entry.part(&(at..buffer.end));
+        room.touched.add(entry.origin);
+        // More than that the kernel does not store.
+        let longest = part.start..part.end.min(part.start + LONGEST_WRITE);
+        match parts {
+            None => _ = room.take(longest.end - longest.start, longest.start)?,
+            Some(parts) => {
+                let there = pages_there(&longest);
+                let length = there.end - there.start;
+                if at < part.start {
+                    parts.push_at_home(at..part.start);
+                }
+                if length > 0 {
+                    parts.push(room.take(length, there.start)?, length, there.start);
+                }
+                if there.end < part.end {
+                    parts.push_at_home(there.end..part.end);
+                }
+            }
+        }
+        at = part.end;
+    }
+    if let Some(parts) = parts
+        && (at < buffer.end || buffer.is_empty())
+    {
+        parts.push_at_home(at..buffer.end);
+    }
+    Some(())
+}
+
+/// Lays out a vector; null while counting. `None`: it cannot be read, or there is no room for it.
+fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usize) -> Option<*mut Parts> {
+    if count > MOST {
+        return None;
+    }
+    let place = room.take_zeroed::<Parts>(1)?;
+    // SAFETY: null, or zeroed memory of our own, which is a valid value.
+    let mut parts = unsafe { place.as_mut() };
+    let mut is_laid = true;
+    let is_read = each_buffer(vector, count as i32, |address, length| {
+        // The kernel refuses it whole.
+        is_laid &= i64::try_from(length).is_ok();
+        let buffer = address..address.saturating_add(length);
+        is_laid = is_laid && lay_buffer(room, list, &mut parts, buffer).is_some();
+    });
+    (is_read && is_laid).then_some(place)
+}
+
+/// What the kernel would touch of shared mappings if it filled a vector.
+pub fn touched_by(vector: *const iovec, count: usize) -> Touched {
+    look(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))
+}
+
+/// A vector aside.
+pub struct Aside {
+    room: Room,
+    parts: *const Parts,
+}
+
+impl Aside {
+    /// Lays out a vector.
+    pub fn of(vector: *const iovec, count: usize) -> Result<Self, Errno> {
+        let (room, parts) = lay_out(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))?;
+        Ok(Self { room, parts })
+    }
+
+    /// What the kernel is given.
+    pub fn parts(&self) -> &Parts {
+        // SAFETY: laid out in the room, which is mapped until the end.
+        unsafe { &*self.parts }
+    }
+
+    /// See [`Messages::fill_from_home`].
+    pub fn fill_from_home(&self) {
+        self.parts().fill_from_home();
+    }
+
+    /// The call is over: its result, the bytes that it counts where they belong.
+    pub fn finish(self, result: isize) -> isize {
+        if let Ok(received) = u64::try_from(result) {
+            self.parts().bring_home(received);
+        }
+        self.room.give_back();
+        result
+    }
+}
+
+/// What belongs to one message. All-zero is "nothing aside".
+#[repr(C)]
+struct Envelope {
+    name: u64,
+    name_length: u32,
+    control: u64,
+    parts: *const Parts,
+}
+
+/// Headers of messages to receive, aside, with all that they name.
+pub struct Messages {
+    room: Room,
+    home: *mut u8,
+    stride: usize,
+    headers: *mut mmsghdr,
+    envelopes: *const Envelope,
+    /// How many could be read.
+    count: usize,
+}
+
+/// The headers at `home`, `stride` bytes apart: of `mmsghdr`, or one `msghdr`.
+#[derive(Clone, Copy)]
+pub struct Headers {
+    pub home: *mut u8,
+    pub stride: usize,
+    pub count: usize,
+}
+
+type Laid = (*mut mmsghdr, *mut Envelope, usize);
+
+/// The longest address of a socket (`sockaddr_storage`).
+const LONGEST_NAME: u32 = 128;
+
+fn lay_messages(room: &mut Room, list: &List, given: Headers) -> Option<Laid> {
+    let headers = room.take_zeroed::<mmsghdr>(given.count)?;
+    let envelopes = room.take_zeroed::<Envelope>(given.count)?;
+    for index in 0..given.count {
+        // SAFETY: all-zero is a valid header.
+        let mut header: mmsghdr = unsafe { core::mem::zeroed() };
+        let home = given.home.wrapping_add(index * given.stride) as u64;
+        let length = given.stride.min(size_of::<mmsghdr>()) as u64;
+        if read_own(home, (&raw mut header) as u64, length) != length {
+            // The kernel gets as far as this one.
+            return (index > 0).then_some((headers, envelopes, index));
+        }
+        if let Some(entry) = first_mapping(list, &(home..home + length)) {
+            room.touched.add(entry.origin);
+        }
+        let envelope = lay_message(room, list, &mut header.msg_hdr)?;
+        if !headers.is_null() {
+            // SAFETY: both have `count` places, in memory of our own.
+            unsafe {
+                headers.add(index).write(header);
+                envelopes.add(index).write(envelope);
+            }
+        }
+    }
+    Some((headers, envelopes, given.count))
+}
+
+fn lay_message(room: &mut Room, list: &List, header: &mut msghdr) -> Option<Envelope> {
+    let parts = lay_vector(room, list, header.msg_iov, header.msg_iovlen)?;
+    let (name, control) = (header.msg_name as u64, header.msg_control as u64);
+    let name_length = header.msg_namelen;
+    if let Some(aside) = lay_result(room, list, name, u64::from(name_length.min(LONGEST_NAME)))? {
+        header.msg_name = pointer_mut(aside as usize);
+    }
+    if let Some(aside) = lay_result(room, list, control, (header.msg_controllen as u64).min(LONGEST_WRITE))? {
+        header.msg_control = pointer_mut(aside as usize);
+    }
+    // SAFETY: null, or just laid out.
+    if let Some(parts) = unsafe { parts.as_ref() } {
+        header.msg_iov = parts.vector.as_ptr().cast_mut();
+        header.msg_iovlen = parts.count;
+    }
+    Some(Envelope { name, name_length, control, parts })
+}
+
+/// Memory aside for a result of at most so many bytes, if a mapping is touched.
+fn lay_result(room: &mut Room, list: &List, home: u64, length: u64) -> Option<Option<u64>> {
+    let range = home..home.saturating_add(length);
+    let Some(entry) = first_mapping(list, &range).filter(|_| home != 0) else { return Some(None) };
+    room.touched.add(entry.origin);
+    let aside = room.take(length, home)?;
+    if room.start.is_some() {
+        // What the kernel leaves out between two control messages stays as it is.
+        read_own(home, aside, length);
+    }
+    Some(Some(aside))
+}
+
+/// Whether receiving messages would touch shared mappings.
+pub fn is_touched_by_messages(given: Headers) -> bool {
+    look(&|room: &mut Room, list: &List| lay_messages(room, list, given)) != Touched::Nothing
+}
+
+impl Messages {
+    /// Lays out the headers and what they name.
+    pub fn of(given: Headers) -> Result<Self, Errno> {
+        let (room, laid) = lay_out(&|room: &mut Room, list: &List| lay_messages(room, list, given))?;
+        let (headers, envelopes, count) = laid;
+        Ok(Self { room, home: given.home, stride: given.stride, headers, envelopes, count })
+    }
+
+    /// What the kernel is given.
+    pub fn headers(&self) -> (*mut mmsghdr, usize) {
+        (self.headers, self.count)
+    }
+
+    fn envelope(&self, index: usize) -> &Envelope {
+        // SAFETY: `index` is below `count`; laid out in the room, which is mapped until the end.
+        unsafe { &*self.envelopes.add(index) }
+    }
+
+    fn parts(&self, index: usize) -> &Parts {
+        // SAFETY: as above.
+        unsafe { &*self.envelope(index).parts }
+    }
+
+    /// Makes the memory aside what is at home, for calls that say more bytes than they store (MSG_TRUNC).
+    pub fn fill_from_home(&self) {
+        (0..self.count).for_each(|index| self.parts(index).fill_from_home());
+    }
+
+    /// Stores the first `received` messages where they belong.
+    pub fn bring_home(&self, received: usize) {
+        for index in 0..received.min(self.count) {
+            // SAFETY: as above.
+            let now = unsafe { *self.headers.add(index) };
+            let (header, envelope) = (now.msg_hdr, self.envelope(index));
+            self.parts(index).bring_home(now.msg_len.into());
+            if header.msg_name as u64 != envelope.name {
+                let length = header.msg_namelen.min(envelope.name_length).min(LONGEST_NAME);
+                bring_home(header.msg_name as u64, envelope.name, length.into());
+            }
+            if header.msg_control as u64 != envelope.control {
+                bring_home(header.msg_control as u64, envelope.control, header.msg_controllen as u64);
+            }
+            self.answer(index, &now);
+        }
+    }
+
+    /// What the kernel says of a message in its header.
+    fn answer(&self, index: usize, now: &mmsghdr) {
+        let home = self.home.wrapping_add(index * self.stride);
+        let header = home.cast::<msghdr>();
+        // SAFETY: the application's header, which the kernel stores into at the same places.
+        unsafe {
+            (&raw mut (*header).msg_namelen).write_unaligned(now.msg_hdr.msg_namelen);
+            (&raw mut (*header).msg_controllen).write_unaligned(now.msg_hdr.msg_controllen);
+            (&raw mut (*header).msg_flags).write_unaligned(now.msg_hdr.msg_flags);
+            if self.stride > size_of::<msghdr>() {
+                home.add(offset_of!(mmsghdr, msg_len)).cast::<u32>().write_unaligned(now.msg_len);
+            }
+        }
+    }
+
+    /// The call is over.
+    pub fn end(self) {
+        self.room.give_back();
+    }
+}

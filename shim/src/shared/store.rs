@@ -1,0 +1,139 @@
+//! Calls that have the kernel store into memory of the application's, where that is a shared mapping.
+//!
+//! Into an armed page the kernel does not store: EFAULT, and a packet that was to come there is lost. So while no snapshot of the mapping's
+//! file exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the open mapping; no
+//! snapshot comes meanwhile. Else the kernel stores into memory [`aside`], and the call may wait as long as it likes. A call that is left
+//! by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
+
+use core::ffi::c_int;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+use libc::{iovec, mmsghdr};
+use rustix::io::Errno;
+use snapshim::drain::place_behind;
+use snapshim::origin::{Origin, Place};
+use snapshim::raw;
+
+use super::aside::{self, Aside, Headers, Messages, Touched};
+use super::list::{self, Entry};
+use super::open::open_whole;
+use crate::create;
+use crate::doors::set_errno;
+use crate::hooks::change::{Announced, announced};
+use crate::hooks::write::each_buffer;
+
+/// Where the bytes come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// What the descriptor leads to, perhaps a file.
+    Descriptor(c_int),
+    /// Somebody who may let us wait.
+    Other,
+    /// The same, and the result may count bytes that are not stored (MSG_TRUNC).
+    OtherCounting,
+}
+
+/// Whether one buffer may lie in a shared mapping.
+#[inline]
+pub fn may_touch(data: u64, length: usize) -> bool {
+    list::may_touch(&(data..data.saturating_add(length as u64)))
+}
+
+/// Whether anything may lie in a shared mapping.
+#[inline]
+pub fn may_touch_any() -> bool {
+    list::is_any()
+}
+
+/// Has the kernel fill the buffers of `vector`: `call` with it, or `aside` with others in their place.
+#[cold]
+pub fn fill(
+    source: Source,
+    vector: *const iovec,
+    count: usize,
+    call: impl Fn() -> isize,
+    aside: impl Fn(&[iovec]) -> isize,
+) -> isize {
+    let touched = aside::touched_by(vector, count);
+    if touched == Touched::Nothing {
+        return call();
+    }
+    if let (Touched::One(origin), Source::Descriptor(descriptor)) = (touched, source)
+        && is_prompt(descriptor)
+        && let Some(result) = fill_open(origin, vector, count, &call)
+    {
+        return result;
+    }
+    let other = match Aside::of(vector, count) {
+        Ok(other) => other,
+        Err(error) => return fail(error),
+    };
+    if source == Source::OtherCounting {
+        other.fill_from_home();
+    }
+    let result = aside(other.parts().vector());
+    other.finish(result)
+}
+
+fn fail(error: Errno) -> isize {
+    set_errno(error.raw_os_error());
+    -1
+}
+
+/// Whether a read of the descriptor waits for nobody but a disk.
+fn is_prompt(descriptor: c_int) -> bool {
+    match place_behind(descriptor as u32) {
+        Place::Origin(origin) => {
+            origin.is_block_device() || create::is_on_known_file_system(raw::borrow(descriptor as u32))
+        }
+        _ => false,
+    }
+}
+
+/// Makes the call announced, on mappings that are open; `None`: a snapshot needs what they show.
+fn fill_open(origin: Origin, vector: *const iovec, count: usize, call: &impl Fn() -> isize) -> Option<isize> {
+    let act = |announced: Option<&Announced<'_>>| {
+        let is_free = announced.is_some_and(|announced| !announced.is_in_use());
+        let mut is_open = is_free;
+        let open = |address: u64, length: u64| {
+            is_open = is_open && open_range(origin, &(address..address.saturating_add(length)))
+        };
+        (is_free && each_buffer(vector, count as c_int, open) && is_open).then(call)
+    };
+    announced(origin, act).ok()?
+}
+
+fn open_range(origin: Origin, range: &Range<u64>) -> bool {
+    let _signals = raw::SignalsBlocked::new();
+    let list = list::read();
+    // The list's lock orders it.
+    let open = |entry: &Entry| entry.course.is_open.load(Ordering::Relaxed) || open_whole(entry).is_ok();
+    let mut touched = list.touching(range).filter(|entry| entry.is_writable());
+    touched.all(|entry| entry.origin == origin && open(entry))
+}
+
+/// Receives messages: `call` with the application's headers, or `aside` with others in their place. It tells how many came.
+#[cold]
+pub fn receive(
+    given: Headers,
+    counts_more: bool,
+    call: impl Fn() -> isize,
+    aside: impl Fn(*mut mmsghdr, usize) -> (isize, usize),
+) -> isize {
+    if !aside::is_touched_by_messages(given) {
+        return call();
+    }
+    let messages = match Messages::of(given) {
+        Ok(messages) => messages,
+        Err(error) => return fail(error),
+    };
+    if counts_more {
+        messages.fill_from_home();
+    }
+    let (headers, count) = messages.headers();
+    let (result, received) = aside(headers, count);
+    messages.bring_home(received);
+    messages.end();
+    result
+}
