@@ -314,6 +314,12 @@ pub struct Call {
     pub place: Place,
 }
 
+/// Why an announcement came to nothing: a creation is under way, or a handler withdrew it.
+struct Turned {
+    seen: Option<Ticket>,
+    turn: Turn,
+}
+
 /// The gate of every origin: the words that writers and creations meet at.
 #[derive(Debug)]
 pub struct Gate<'a, I> {
@@ -333,23 +339,49 @@ impl<I: Intents> Gate<'_, I> {
     pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
         withdraw_interrupted(outer);
         loop {
-            let turn = frame.announce(&call);
-            let entry = if self.active.is_raised() {
-                match self.look_around(frame, outer, &call, writer) {
-                    Ok(entry) => entry,
-                    Err(seen) => {
-                        frame.withdraw(turn);
-                        writer.wait_for(seen);
-                        continue;
-                    }
-                }
-            } else {
-                Entry::Free
-            };
-            if frame.pass(turn) {
-                return (entry, turn);
+            match self.try_enter(frame, outer, &call, writer) {
+                Ok(entered) => return entered,
+                Err(Turned { seen: Some(seen), .. }) => writer.wait_for(seen),
+                Err(Turned { seen: None, .. }) => {}
             }
         }
+    }
+
+    /// As [`Gate::enter`], but `None` where it would have to wait: for who is needed to let a creation go on.
+    pub fn enter_without_waiting(&self, frame: &Frame, call: Call, writer: &impl Writer) -> Option<(Entry, Turn)> {
+        loop {
+            match self.try_enter(frame, &[], &call, writer) {
+                Ok(entered) => return Some(entered),
+                Err(Turned { seen: Some(_), turn }) => {
+                    frame.reclaim(turn);
+                    return None;
+                }
+                Err(Turned { seen: None, .. }) => {}
+            }
+        }
+    }
+
+    #[inline]
+    fn try_enter(
+        &self,
+        frame: &Frame,
+        outer: &[Frame],
+        call: &Call,
+        writer: &impl Writer,
+    ) -> Result<(Entry, Turn), Turned> {
+        let turn = frame.announce(call);
+        let entry = if self.active.is_raised() {
+            match self.look_around(frame, outer, call, writer) {
+                Ok(entry) => entry,
+                Err(seen) => {
+                    frame.withdraw(turn);
+                    return Err(Turned { seen: Some(seen), turn });
+                }
+            }
+        } else {
+            Entry::Free
+        };
+        if frame.pass(turn) { Ok((entry, turn)) } else { Err(Turned { seen: None, turn }) }
     }
 
     #[cold]

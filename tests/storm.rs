@@ -49,10 +49,12 @@ fn every_snapshot_is_one_cut_for_ten_minutes() {
 }
 
 /// Stores through shared mappings, of the mapper's own process too, and writes to the same pages.
-fn every_snapshot_is_one_cut_across_stores(seconds: u64) {
+fn every_snapshot_is_one_cut_across_stores(seconds: u64, shared: &str) {
     for scratch in scratches() {
-        let place = format!("stores in {}, {seconds} s", scratch.path.display());
-        let output = store(&scratch, seconds, |_| {});
+        let place = format!("stores ({shared}) in {}, {seconds} s", scratch.path.display());
+        let output = store(&scratch, seconds, |storm| {
+            storm.env("SNAPSHIM_SHARED", shared);
+        });
         assert!(output.status.success(), "{place}: {}", text(&output));
         print!("storm: {place}: {}", text(&output));
     }
@@ -67,13 +69,15 @@ fn store(scratch: &Scratch, seconds: u64, change: impl Fn(&mut Command)) -> Outp
 
 #[test]
 fn every_snapshot_is_one_cut_across_stores_for_a_minute() {
-    every_snapshot_is_one_cut_across_stores(30);
+    every_snapshot_is_one_cut_across_stores(25, "trap");
+    every_snapshot_is_one_cut_across_stores(5, "eager");
 }
 
 #[test]
 #[ignore = "ten minutes: make soak"]
 fn every_snapshot_is_one_cut_across_stores_for_ten_minutes() {
-    every_snapshot_is_one_cut_across_stores(300);
+    every_snapshot_is_one_cut_across_stores(200, "trap");
+    every_snapshot_is_one_cut_across_stores(100, "eager");
 }
 
 #[test]

@@ -9,6 +9,7 @@
  *   copy FILE LENGTH             reads the file into memory
  *   read FILE snapshot|plain LENGTH   maps and reads every word; the time is that of reading
  *   share FILE LENGTH            maps it shared and stores into every page; stays until `unshare`
+ *   sharehuge FILE LENGTH        the same, aligned for huge pages, of which the kernel takes as many as the file has
  *   store STRIDE                 one store into each page of the shared mapping, every STRIDE-th (odd) page next
  *   trap FILE LENGTH CHUNK STRIDE     the same natively after its write permission was taken away, with a handler that gives it back
  *                                to CHUNK pages at a time, and one store into each page of a plain private mapping */
@@ -109,6 +110,20 @@ static unsigned char *map_shared(int fd, size_t length)
     return at;
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
+static unsigned char *map_huge(int fd, size_t length)
+{
+    unsigned char *room = mmap(NULL, length + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    need(room != MAP_FAILED, "mmap");
+    room += HUGE_PAGE - (uintptr_t)room % HUGE_PAGE;
+    unsigned char *at = mmap(room, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    need(at != MAP_FAILED, "mmap");
+    madvise(at, length, MADV_HUGEPAGE);
+    madvise(at, length, MADV_POPULATE_WRITE);
+    return at;
+}
+
 static size_t chunk;
 
 static void open_chunk(int number, siginfo_t *information, void *context)
@@ -188,6 +203,8 @@ int main(int argc, char **argv)
             answer = read_all(fd, length, word[0] == 's' ? MAP_SNAPSHOT : 0);
         } else if (strcmp(command, "share") == 0 && sscanf(line, "%*s %*s %zu", &shared_length) == 1) {
             shared = map_shared(fd, shared_length);
+        } else if (strcmp(command, "sharehuge") == 0 && sscanf(line, "%*s %*s %zu", &shared_length) == 1) {
+            shared = map_huge(fd, shared_length);
         } else if (strcmp(command, "unshare") == 0) {
             munmap(shared, shared_length);
         } else if (strcmp(command, "store") == 0 && sscanf(line, "%*s %zu", &count) == 1) {

@@ -21,6 +21,7 @@ use crate::init;
 use crate::log::{Level, say};
 use crate::process::{self, Own};
 use crate::shared;
+use crate::shared::eager::Progress;
 use crate::trap::Trap;
 use crate::watch;
 
@@ -97,9 +98,13 @@ extern "C" fn run(_: *mut c_void) -> c_int {
             eager.begin_anew();
         }
         answer_requests(&own);
-        if eager.open_piece(&own) {
-            continue;
-        }
+        let pause = match eager.open_piece(&own) {
+            Progress::Until(_) => continue,
+            Progress::Later => Duration::from_millis(1),
+            // Who has no snapshots is rung for, and not kept awake.
+            Progress::Over if own.identity.is_mapper() => ROUND,
+            Progress::Over => Duration::from_secs(3600),
+        };
         if raw::now() >= next_look {
             device::look(&own);
             watch::look_at_all(&own);
@@ -109,8 +114,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
             }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
-        // Who has no snapshots is rung for, and not kept awake.
-        raw::wait(record.doorbell(), bell, if own.identity.is_mapper() { ROUND } else { Duration::from_secs(3600) });
+        raw::wait(record.doorbell(), bell, pause);
     }
 }
 

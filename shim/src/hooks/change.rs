@@ -8,7 +8,7 @@ use snapshim::creation::Ticket;
 use snapshim::drain::{Patience, place_behind};
 use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{self, Change, Failure, Pusher, Reason, Report};
+use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::raw;
 use snapshim::sync::full_fence;
 use snapshim::table::Table;
@@ -130,6 +130,16 @@ impl Announced<'_> {
         }
         pusher(self.thread, self.frame).make_way(self.origin, &Change::Bytes(bytes))
     }
+
+    /// The same without asking anybody for help, and without breaking a snapshot that would need it: agents must not wait for each other.
+    pub fn make_way_alone(&self, bytes: Range<u64>) -> Result<(), Failure> {
+        if !self.is_watched {
+            return Ok(());
+        }
+        let pusher = pusher(self.thread, self.frame);
+        let alone = Pusher { way: Way::Direct, on_failure: OnFailure::FailWrite, ..pusher };
+        alone.make_way(self.origin, &Change::Bytes(bytes))
+    }
 }
 
 /// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be concerned.
@@ -145,28 +155,34 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
         },
         Err(_) => return Ok(act(None)),
     };
-    announced_by(&thread, origin, act)
-}
-
-/// See [`announced`]; for a thread that keeps no note of its slot.
-pub fn announced_by<T>(
-    thread: &Thread,
-    origin: Origin,
-    act: impl FnOnce(Option<&Announced<'_>>) -> T,
-) -> Result<T, Errno> {
     let stack = thread::stack_pointer();
     let depth = thread.depth(stack).ok_or(Errno::AGAIN)?;
     let (outer, rest) = thread.slot.frames().split_at(depth);
     let frame = rest.first().ok_or(Errno::AGAIN)?;
-    let about = Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) };
-    let surroundings = Surroundings { thread, touch: &Nowhere };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
+    let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin, stack), &surroundings);
     let is_watched = matches!(entry, Entry::Origin(_));
-    let result = act(Some(&Announced { thread, frame, origin, is_watched }));
+    let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
     if thread.own.is_this_image() {
         frame.clear(turn);
     }
     Ok(result)
+}
+
+fn without_descriptor(origin: Origin, stack: u64) -> Call {
+    Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) }
+}
+
+/// See [`announced`]; for the agent, which waits for nobody who may wait for it. `None`: it is not the time.
+pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&Announced<'_>) -> T) -> Option<T> {
+    let frame = &thread.slot.frames()[0];
+    let surroundings = Surroundings { thread, touch: &Nowhere };
+    let call = without_descriptor(origin, thread::stack_pointer());
+    let (entry, turn) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
+    let is_watched = matches!(entry, Entry::Origin(_));
+    let result = act(&Announced { thread, frame, origin, is_watched });
+    frame.clear(turn);
+    Some(result)
 }
 
 /// What the gate is told of a change without a descriptor: its place is known, and it moves no file position.

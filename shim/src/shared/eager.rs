@@ -4,11 +4,11 @@
 use core::ops::Range;
 
 use snapshim::PAGE;
-use snapshim::raw::SignalsBlocked;
+use snapshim::origin::Origin;
 
 use super::{list, set_protection};
 use crate::config::config;
-use crate::hooks::change::{Announced, announced_by};
+use crate::hooks::change::{Announced, announced_by_agent};
 use crate::process::Own;
 use crate::thread::{self, Thread};
 
@@ -31,29 +31,36 @@ impl Eager {
         }
     }
 
-    /// Opens one more piece. False: there is none.
-    pub fn open_piece(&mut self, own: &Own) -> bool {
-        let Some(next) = self.next else { return false };
+    /// Opens one more piece.
+    pub fn open_piece(&mut self, own: &Own) -> Progress {
+        let Some(next) = self.next else { return Progress::Over };
         self.thread = self.thread.filter(|thread| thread.own.id == own.id).or_else(|| thread::without_storage(*own));
-        let done = self.thread.as_ref().and_then(|thread| open_from(thread, next));
-        self.next = done;
-        done.is_some()
+        let Some(thread) = &self.thread else { return Progress::Over };
+        let progress = open_from(thread, next);
+        match progress {
+            Progress::Until(next) => self.next = Some(next),
+            Progress::Over => self.next = None,
+            Progress::Later => {}
+        }
+        progress
     }
 }
 
-/// Opens a piece at or behind `next`, the address behind it; `None` if there is none, or it cannot be preserved: then its stores trap.
-fn open_from(thread: &Thread, next: u64) -> Option<u64> {
-    let (part, origin) = {
-        let _signals = SignalsBlocked::new();
-        let list = list::read();
-        let behind = list.touching(&(next..u64::MAX)).filter(|entry| entry.is_writable());
-        let entry = behind.min_by_key(|entry| entry.range.start.max(next))?;
-        let start = entry.range.start.max(next);
-        (start..entry.range.end.min(start + PIECE), entry.origin)
-    };
-    let open = |announced: Option<&Announced<'_>>| {
+/// What opening a piece has come to.
+pub enum Progress {
+    /// Everything below this address is open.
+    Until(u64),
+    /// A creation is under way.
+    Later,
+    /// There is no more, or it cannot be preserved: then its stores trap.
+    Over,
+}
+
+fn open_from(thread: &Thread, next: u64) -> Progress {
+    let Some((part, origin)) = piece_from(next) else { return Progress::Over };
+    let open = |announced: &Announced<'_>| {
         let bytes = bytes_of(&part)?;
-        announced?.make_way(bytes.clone()).ok()?;
+        announced.make_way_alone(bytes.clone()).ok()?;
         let list = list::read();
         let entry = list.at(part.start).filter(|entry| entry.is_writable() && entry.origin == origin)?;
         if entry.part(&part) == part && entry.bytes(&part) == bytes {
@@ -61,7 +68,20 @@ fn open_from(thread: &Thread, next: u64) -> Option<u64> {
         }
         Some(part.end)
     };
-    announced_by(thread, origin, open).ok().flatten()
+    match announced_by_agent(thread, origin, open) {
+        None => Progress::Later,
+        Some(None) => Progress::Over,
+        Some(Some(end)) => Progress::Until(end),
+    }
+}
+
+/// The first piece at or behind `next`, and what it shows.
+fn piece_from(next: u64) -> Option<(Range<u64>, Origin)> {
+    let list = list::read();
+    let behind = list.touching(&(next..u64::MAX)).filter(|entry| entry.is_writable());
+    let entry = behind.min_by_key(|entry| entry.range.start.max(next))?;
+    let start = entry.range.start.max(next);
+    Some((start..entry.range.end.min(start + PIECE), entry.origin))
 }
 
 fn bytes_of(part: &Range<u64>) -> Option<Range<u64>> {
