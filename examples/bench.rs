@@ -335,8 +335,10 @@ impl Drop for Bench {
 fn file_of(directory: &Path, name: &str, length: u64) -> PathBuf {
     let path = directory.join(name);
     let mut file = File::create(&path).expect("a file");
-    for _ in 0..length.div_ceil(MIB) {
-        file.write_all(&vec![7; MIB.min(length) as usize]).expect("room for the file");
+    // Large enough for folios of a huge page's size.
+    const PIECE: u64 = 4 * MIB;
+    for _ in 0..length.div_ceil(PIECE) {
+        file.write_all(&vec![7; PIECE.min(length) as usize]).expect("room for the file");
     }
     // Written back now, not while something is measured.
     file.sync_all().expect("room for the file");
