@@ -141,6 +141,12 @@ mod in_table {
             doubted
         }
 
+        /// Makes the exact snapshots that process `own` has of `origin` doubtful. True if there were any.
+        pub fn doubt_all_of(&self, own: u64, origin: Origin) -> bool {
+            let ours = self.snapshots_of(origin).filter(|(_, view)| view.identity.owner == own);
+            ours.filter(|(index, view)| preserve::doubt(self, *index, view.head.life())).count() > 0
+        }
+
         fn changes_of(&self, origin: Origin) -> &Changes {
             self.header.changes_of(origin)
         }

@@ -67,6 +67,38 @@ fn a_program_that_was_started_without_the_shim_is_found_too() {
     }
 }
 
+/// The kernel's notices name a program that lives, even where a cooperating change hides it from the file's times.
+#[test]
+fn a_program_that_still_runs_is_named_where_the_kernel_gives_notices() {
+    const TEST: &str = "a_program_that_still_runs_is_named_where_the_kernel_gives_notices";
+    // SAFETY: no arguments.
+    if unsafe { libc::geteuid() } != 0 {
+        return skip(TEST, "fanotify with the writer's pid needs root");
+    }
+    let scratch = Scratch::new(&common::root().join("target/scratch"));
+    lay(&scratch);
+    let file = File::create(scratch.file("log")).unwrap();
+    let mut command = scratch.shimmed(program("hold"), "auto");
+    command.env("SNAPSHIM_FANOTIFY", "1").arg("victim").args(["r", &SIZE.to_string()]).stderr(Stdio::from(file));
+    let holder = Holder::run(&mut command);
+    // Cooperating, some of them dead by the time the notice is read.
+    run_ok(
+        scratch.shimmed("sh", "auto").args(["-c", "echo ours >>victim; sleep 0.1 >>victim & echo ours >>victim; wait"]),
+    );
+    let script = "exec 3>>victim; echo foreign >&3; exec sleep 20";
+    let mut culprit = scratch.native("sh").args(["-c", script]).spawn().unwrap();
+    while !fs::read(scratch.file("victim")).unwrap().ends_with(b"foreign\n") {
+        std::thread::yield_now();
+    }
+    run_ok(scratch.shimmed("sh", "auto").args(["-c", "echo ours >>victim"]));
+    let found = holder.finish();
+    let said = log(&scratch);
+    culprit.kill().unwrap();
+    culprit.wait().unwrap();
+    assert!(found.contains("state=1 "), "{found}");
+    assert!(said.contains(&format!("process {} (sleep) changed the file", culprit.id())), "{said}");
+}
+
 /// The agent looks by itself.
 #[test]
 fn it_is_said_while_the_snapshot_is_held() {

@@ -44,6 +44,8 @@ pub struct Config {
     pub takes_any_file_system: bool,
     /// `SNAPSHIM_CLAIM=1`
     pub claims_devices: bool,
+    /// `SNAPSHIM_FANOTIFY=1`
+    pub reads_notices: bool,
     /// `SNAPSHIM_STRICT=1`
     pub is_strict: bool,
     /// `SNAPSHIM_SHARED=eager`
@@ -120,6 +122,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
     let opens_eagerly = choose("SNAPSHIM_SHARED", &["trap", "eager"], 0) == 1;
     let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
     let claims_devices = choose("SNAPSHIM_CLAIM", &["0", "1"], 0) == 1;
+    let reads_notices = choose("SNAPSHIM_FANOTIFY", &["0", "1"], 0) == 1;
     let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
 
     let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
@@ -193,6 +196,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         filters_rings,
         takes_any_file_system,
         claims_devices,
+        reads_notices,
         is_strict,
         opens_eagerly,
         chunk: chunk * 1024 / snapshim::PAGE,

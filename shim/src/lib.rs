@@ -18,6 +18,7 @@ mod hooks;
 mod init;
 mod log;
 mod mapper;
+mod notices;
 mod process;
 mod shared;
 mod signals;

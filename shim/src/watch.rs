@@ -16,22 +16,27 @@ use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
 use snapshim::raw::{self, ProcPath, SignalsBlocked};
 
+use crate::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
 use crate::log::{Bytes, Level, Program, say};
 use crate::mapper::{self, Mappings};
+use crate::notices;
 use crate::process::Own;
 
 /// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
 struct Watched {
     origin: PlaceCell,
     number: AtomicU32,
+    /// The descriptor of the kernel's notices, 0 if there are none: who asks for them has its standard input open.
+    notices: AtomicU32,
 }
 
 /// More origins are not watched.
 const MOST: usize = 64;
 
-static WATCHED: [Watched; MOST] = [const { Watched { origin: PlaceCell::new(), number: AtomicU32::new(0) } }; MOST];
+static WATCHED: [Watched; MOST] =
+    [const { Watched { origin: PlaceCell::new(), number: AtomicU32::new(0), notices: AtomicU32::new(0) } }; MOST];
 
 /// Keeps a way to `origin`, which `file` leads to. The process's mappings are held.
 pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
@@ -45,7 +50,8 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
     if let Ok(kept) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
         free.number.store(kept.into_raw_fd() as u32, Ordering::Relaxed);
-        // Release: see `PlaceCell`; the number is there before the origin.
+        free.take_notices();
+        // Release: see `PlaceCell`; the numbers are there before the origin.
         free.origin.store(Place::Origin(origin));
     }
 }
@@ -58,6 +64,7 @@ pub fn forget_unneeded(held: &Mappings) {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
         let is_ours = watched.leads_to(origin) && is_path(watched.file());
         watched.origin.store(Place::Unknown);
+        watched.give_notices_back();
         if is_ours {
             let number = watched.number.load(Ordering::Relaxed) as i32;
             descriptors::count_change(number);
@@ -72,7 +79,38 @@ fn is_path(file: BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::PATH))
 }
 
+/// In a forked child: a notice is read once, so parent and child must not read the same ones.
+pub fn begin_anew_in_child() {
+    for watched in WATCHED.iter().filter(|watched| watched.notices.load(Ordering::Relaxed) != 0) {
+        watched.give_notices_back();
+        watched.take_notices();
+    }
+}
+
 impl Watched {
+    fn take_notices(&self) {
+        if config().reads_notices
+            && let Some(group) = notices::of(self.file())
+        {
+            self.notices.store(group.into_raw_fd() as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// The notices, if the descriptor still is what it was.
+    fn notices(&self) -> Option<BorrowedFd<'static>> {
+        let number = self.notices.load(Ordering::Relaxed);
+        (number != 0 && notices::are(number)).then(|| raw::borrow(number))
+    }
+
+    fn give_notices_back(&self) {
+        let number = self.notices.swap(0, Ordering::Relaxed);
+        if number != 0 && notices::are(number) {
+            descriptors::count_change(number as i32);
+            // SAFETY: opened by `take_notices`, and nobody else has been told of it.
+            drop(unsafe { raw::own(number as i32) });
+        }
+    }
+
     fn origin(&self) -> Option<Origin> {
         match self.origin.load() {
             Place::Origin(origin) => Some(origin),
@@ -120,24 +158,39 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
     }
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
-        if own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin)) {
-            say_foreign(watched, origin);
+        let culprit = watched.notices().and_then(|group| notices::read_culprit(group, own.table));
+        let is_changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
+        if is_changed || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin) {
+            say_foreign(watched, origin, culprit);
         }
     }
     own.identity.end_look();
 }
 
 #[cold]
-fn say_foreign(watched: &Watched, origin: Origin) {
+fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let link = ProcPath::own("fd").slash(watched.number.load(Ordering::Relaxed));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     say!(
         Level::Warn,
-        "{}'s snapshot of {} ({}) is doubtful from now on: something changed the file without the shim, so the snapshot may show its \
+        "{}'s snapshot of {} ({}) is doubtful from now on: {} changed the file without the shim, so the snapshot may show its \
          bytes; run every program that writes it under the shim, on the same table, and take the snapshot again",
         Program(raw::own_pid()),
         Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
-        Named(origin)
+        Named(origin),
+        Culprit(culprit)
     );
+}
+
+/// Who changed a file, as far as that is known.
+struct Culprit(Option<u32>);
+
+impl core::fmt::Display for Culprit {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Some(pid) => Program(pid).fmt(formatter),
+            None => formatter.write_str("something"),
+        }
+    }
 }

@@ -24,7 +24,7 @@ use crate::log::{Level, say};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
 use crate::thread::{self, Thread};
-use crate::{agent, claim, create, shared};
+use crate::{agent, claim, create, shared, watch};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
@@ -94,6 +94,7 @@ fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t
             agent::start_for_snapshots(&child);
         }
         claim::keep_inherited();
+        watch::begin_anew_in_child();
         inheritance.forget();
         return 0;
     }
