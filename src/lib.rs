@@ -30,6 +30,8 @@ pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;
 #[cfg(not(loom))]
+pub mod queues;
+#[cfg(not(loom))]
 pub mod raw;
 #[cfg(not(loom))]
 pub mod table;

@@ -102,7 +102,7 @@ const EXPORTS: &[&str] = &[
     // copy
     "sendfile sendfile64 splice copy_file_range vmsplice ioctl",
     // asynchronous and bare calls
-    "io_submit io_uring_setup io_uring_queue_init io_uring_queue_init_params io_uring_queue_init_mem io_uring_get_probe",
+    "io_submit io_setup io_queue_init io_destroy io_queue_release io_uring_setup io_uring_queue_init io_uring_queue_init_params io_uring_queue_init_mem io_uring_get_probe",
     "syscall",
     // descriptors
     "close __close close_range dup2 __dup2 dup3 __dup3",

@@ -217,6 +217,7 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
     let Wanted { origin, mmap, .. } = *wanted;
     let mut ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin))
+        .and_then(|()| landed(thread, origin))
         .and_then(|()| armed(thread, origin, &mut ticket))
         .and_then(|()| fill(thread, wanted));
     if made.is_ok() {
@@ -291,6 +292,22 @@ fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Err
             Level::Warn,
             "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, or set \
              SNAPSHIM_TIMEOUT_MS higher",
+            Named(origin),
+            Program(pid),
+            config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
+}
+
+/// Waits for the asynchronous writes under way that bypass the page cache. Those to a snapshot that is inherited have been preserved.
+fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
+    let deadline = raw::now() + config().timeout;
+    thread.own.table.await_queues(origin, deadline).map_err(|Blame { pid, .. }| {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, or cannot \
+             be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
             Named(origin),
             Program(pid),
             config().timeout / 1_000_000

@@ -9,6 +9,7 @@ use rustix::mm::{Advice, madvise};
 use snapshim::drain::place_of;
 use snapshim::origin::Place;
 use snapshim::preserve::kept::KeptFiles;
+use snapshim::queues::{QUEUES_AT, Queues};
 use snapshim::raw;
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal};
@@ -62,6 +63,18 @@ impl Own {
     #[inline]
     pub fn is_this_image(&self) -> bool {
         self.identity.word.load(Ordering::Relaxed) == self.id.to_word()
+    }
+
+    /// The counts of its asynchronous writes; they stand behind the identity, and are wiped with it when the process forks.
+    pub fn queues(&self) -> &'static Queues {
+        const {
+            assert!(
+                size_of::<Identity>() <= QUEUES_AT as usize
+                    && (QUEUES_AT as usize).is_multiple_of(align_of::<Queues>())
+            )
+        };
+        // SAFETY: `identity_page` is a whole page that is never unmapped; all-zero is valid, and everything in it is atomic.
+        unsafe { &*ptr::from_ref(self.identity).cast::<u8>().add(QUEUES_AT as usize).cast::<Queues>() }
     }
 
     /// This process's record.

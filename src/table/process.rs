@@ -28,7 +28,9 @@ pub struct Process {
     descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
     /// Its shared mappings of files.
     pub sharing: Sharing,
-    rest: [AtomicU64; 7],
+    /// epoch:32 | whether direct writes are submitted (`queues`):32.
+    queues: AtomicU64,
+    rest: [AtomicU64; 6],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -159,6 +161,19 @@ impl Process {
         let word = self.cookie.load(Ordering::Acquire);
         let is_of = word >> COOKIE_BITS == u64::from(id.epoch()) << COOKIE_BITS >> COOKIE_BITS;
         is_of.then_some((word & ((1 << COOKIE_BITS) - 1)) * crate::PAGE)
+    }
+
+    /// Notes, before the first, that `id` submits asynchronous writes that bypass the page cache.
+    pub fn note_queues(&self, id: ProcessId) {
+        if !self.has_queues(id) {
+            // Release: the counts are there before they are looked for.
+            self.queues.store(u64::from(id.epoch()) << 32 | 1, Ordering::Release);
+        }
+    }
+
+    /// Whether `id` submits such writes.
+    pub fn has_queues(&self, id: ProcessId) -> bool {
+        of_image(self.queues.load(Ordering::Acquire), id) == Some(1)
     }
 
     /// The descriptor-table generation that `descriptor` falls under.

@@ -23,6 +23,15 @@ impl Holder {
         Self::run(scratch.shimmed(program("hold"), way).arg(file).args([protection, &size.to_string()]))
     }
 
+    /// Takes a snapshot of the first `size` bytes of `file` before anything has been read of it.
+    pub fn start_at_once(scratch: &Scratch, file: &Path, protection: &str, size: usize) -> Self {
+        Self::run(scratch.shimmed(program("hold"), "auto").arg(file).args([protection, &size.to_string(), "at-once"]))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts any program and waits until it says that it is ready.
     pub fn run(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -46,5 +55,12 @@ impl Holder {
     pub fn finish_exact(self, about: &str) {
         let found = self.finish();
         assert!(found.contains("same\n") && found.contains("state=0 "), "{about}: {found}");
+    }
+}
+
+/// A test that fails leaves nobody behind, stopped or not.
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
     }
 }

@@ -1,16 +1,19 @@
-/* hold FILE PROT SIZE: takes a snapshot of FILE's first SIZE bytes, prints "ready", and when standard input ends compares it with a
- * copy made before. PROT is r or rw. Prints the statistics of the snapshot. */
+/* hold FILE PROT SIZE [at-once]: takes a snapshot of FILE's first SIZE bytes, prints "ready", and when standard input ends compares it
+ * with a copy made before; with at-once, with a copy of the snapshot that was made right behind it. PROT is r or rw. Prints the
+ * statistics of the snapshot. */
 #include "check.h"
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 4);
+    CHECK(argc == 4 || argc == 5);
     size_t size = strtoul(argv[3], NULL, 0);
     int fd = open(argv[1], O_RDONLY);
     CHECK(fd >= 0);
     unsigned char *copy = malloc(size);
-    CHECK(copy && pread(fd, copy, size, 0) == (ssize_t)size);
+    CHECK(copy && (argc == 5 || pread(fd, copy, size, 0) == (ssize_t)size));
     unsigned char *at = snapshot(fd, 0, size, strcmp(argv[2], "rw") == 0 ? PROT_READ | PROT_WRITE : PROT_READ);
+    if (argc == 5)
+        memcpy(copy, at, size);
     puts("ready");
     fflush(stdout);
     char byte;

@@ -110,6 +110,8 @@ fn on_syscall(
             descriptors::count_all();
             by_number(number, [a, b, c, d, e, f])
         }
+        libc::SYS_io_setup => aio::setup_by_number(a as c_int, pointer(b)),
+        libc::SYS_io_destroy => aio::destroy_by_number(a),
         libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),
         libc::SYS_rt_sigaction => signal::action_by_number(pass, fd, pointer(b), pointer(c), d),
         libc::SYS_rt_sigprocmask => signal::mask_by_number(pass, fd, pointer(b), pointer(c), d),

@@ -1,0 +1,233 @@
+//! Asynchronous writes that bypass the page cache (io_submit(2) with O_DIRECT) land after the call, when no hook runs: a creation waits
+//! until those of its origin have.
+//!
+//! How many are under way is in the kernel's own ring, which begins at the address that is the context's name: of a context with room
+//! for `nr` events fewer than `nr` are under way, and each that ends moves the ring's tail by one, modulo `nr`. So the difference
+//! between what was submitted and the tail says how many there are, and whether a program has fetched the events makes none.
+//!
+//! The counts stand in the process's own memory, behind the word of its cookie. A creation reads them, and the ring, from outside, after it
+//! has closed the gate: from then on none begins, and those it has to wait for are counted. What could not be counted, or cannot be seen,
+//! is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land before the memory goes,
+//! and before another program's memory can be read (`exec_update_lock`).
+
+use crate::drain::{Blame, Patience};
+use crate::origin::Origin;
+use crate::raw;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::table::Table;
+use crate::table::process::{Process, ProcessId};
+
+/// Where a process keeps its [`Queues`]: so far behind its cookie.
+pub const QUEUES_AT: u64 = 1024;
+/// Contexts of one process that are counted; direct writes through more make it [`Queues::overflow`].
+pub const QUEUES: usize = 64;
+
+/// One context.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Queue {
+    /// The context's name, which is a page's address, or one of the states below; with `ENDING` while it is destroyed.
+    context: AtomicU64,
+    /// [`Origin::mark`] of what is written past the page cache, 0 for nothing, `SEVERAL`.
+    target: AtomicU64,
+    /// Submissions that have begun, that have ended, and the requests that the kernel took.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    taken: AtomicU64,
+}
+
+/// Of an entry that no context has, and of one that is being given to one.
+const FREE: u64 = 0;
+const CLAIMED: u64 = 2;
+const ENDING: u64 = 1;
+
+const WORDS: usize = 5;
+const SEVERAL: u64 = u64::MAX;
+
+/// The contexts of one process.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Queues {
+    overflow: AtomicU64,
+    all: [Queue; QUEUES],
+}
+
+const _: () = assert!(size_of::<Queue>() == WORDS * 8 && QUEUES_AT as usize + size_of::<Queues>() <= 4096);
+
+/// The beginning of `struct aio_ring` (fs/aio.c).
+#[derive(Clone, Copy, Debug)]
+struct Ring {
+    room: u32,
+    tail: u32,
+}
+
+impl Ring {
+    const MAGIC: u32 = 0xa10a_10a1;
+
+    fn read(tid: u32, context: u64) -> Option<Self> {
+        let word = |index: u64| raw::read_remote_word(tid, context + index * 8).ok();
+        let (room, tail, magic) = ((word(0)? >> 32) as u32, (word(1)? >> 32) as u32, word(2)? as u32);
+        (magic == Self::MAGIC && room > 0 && tail < room).then_some(Self { room, tail })
+    }
+
+    fn is_idle(self, taken: u64) -> bool {
+        taken % u64::from(self.room) == u64::from(self.tail)
+    }
+}
+
+impl Queues {
+    /// The entry of `context`, if it is counted.
+    pub fn of(&self, context: u64) -> Option<&Queue> {
+        self.all.iter().find(|queue| queue.is_of(context))
+    }
+
+    /// The kernel has just made `context`, with an empty ring. Without a free entry it will not be counted.
+    pub fn open(&self, context: u64) {
+        // One that had the name before was destroyed unseen, or by a thread that is about to say so.
+        for earlier in &self.all {
+            earlier.leave(context);
+            earlier.leave(context | ENDING);
+        }
+        let _ = self.all.iter().any(|queue| queue.claim(context));
+    }
+
+    /// The kernel is asked to destroy `context`: till it has, nobody can say that all has landed, for the ring goes first.
+    pub fn start_close(&self, context: u64) -> Option<&Queue> {
+        let to_ending = |queue: &&Queue| {
+            queue.context.compare_exchange(context, context | ENDING, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        };
+        self.of(context).filter(to_ending)
+    }
+
+    /// Notes that something is written past the page cache that is not counted.
+    pub fn overflow(&self) {
+        self.overflow.store(1, Ordering::SeqCst);
+    }
+}
+
+impl Queue {
+    fn is_of(&self, context: u64) -> bool {
+        context > CLAIMED && self.context.load(Ordering::SeqCst) & !ENDING == context
+    }
+
+    /// Free -> counts `context`. An entry stays unused while a submission that found it before is under way.
+    fn claim(&self, context: u64) -> bool {
+        // SeqCst: pairs with `begin`: either it is seen here, or it sees that the entry is not its context's any more.
+        if self.context.compare_exchange(FREE, CLAIMED, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let is_unused = self.ended.load(Ordering::SeqCst) == self.begun.load(Ordering::SeqCst);
+        if is_unused {
+            self.target.store(0, Ordering::Relaxed);
+            self.taken.store(0, Ordering::Relaxed);
+        }
+        // SeqCst: the entry is clean when it is found.
+        self.context.store(if is_unused { context } else { FREE }, Ordering::SeqCst);
+        is_unused
+    }
+
+    /// `name` -> free.
+    fn leave(&self, name: u64) {
+        let _ = self.context.compare_exchange(name, FREE, Ordering::SeqCst, Ordering::Relaxed);
+    }
+
+    /// Ends what [`Queues::start_close`] began: the context is gone, and all has landed, or it is not.
+    pub fn finish_close(&self, context: u64, is_gone: bool) {
+        let next = if is_gone { FREE } else { context };
+        let _ = self.context.compare_exchange(context | ENDING, next, Ordering::SeqCst, Ordering::Relaxed);
+    }
+
+    /// Whether `origin` is, or may be, written past the page cache.
+    pub fn aims_at(&self, origin: Origin) -> bool {
+        is_aimed(self.target.load(Ordering::Relaxed), origin)
+    }
+
+    /// Notes that `origin` is written past the page cache.
+    pub fn aim_at(&self, origin: Origin) {
+        let mark = origin.mark();
+        let first = self.target.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed);
+        if first.is_err_and(|other| other != mark) {
+            self.target.store(SEVERAL, Ordering::SeqCst);
+        }
+    }
+
+    /// A submission begins. False: the entry is not that of `context` any more.
+    pub fn begin(&self, context: u64) -> bool {
+        // SeqCst: pairs with `claim`, and comes before what the kernel takes; who finds none under way has counted all before.
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let is_counted = self.is_of(context);
+        if !is_counted {
+            self.ended.fetch_add(1, Ordering::SeqCst);
+        }
+        is_counted
+    }
+
+    /// It is over; the kernel took so many requests.
+    pub fn end(&self, taken: u64) {
+        self.taken.fetch_add(taken, Ordering::SeqCst);
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn is_aimed(target: u64, origin: Origin) -> bool {
+    target == origin.mark() || target == SEVERAL
+}
+
+impl Table {
+    /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error is whose is.
+    pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
+        for (index, record) in self.processes_used().iter().enumerate() {
+            let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
+            let mut patience = Patience::default();
+            while !is_idle(record, id, origin) {
+                if patience.is_tried() {
+                    if self.bury_if_dead(id.owner_word(index as u32)) {
+                        break;
+                    }
+                    if raw::now() > deadline {
+                        return Err(Blame { pid: id.pid(), tid: 0 });
+                    }
+                }
+                patience.pause();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether certainly none is under way in the process.
+fn is_idle(record: &Process, id: ProcessId, origin: Origin) -> bool {
+    let Some(cookie) = record.cookie(id) else { return false };
+    let queues = cookie + QUEUES_AT;
+    let word = |address: u64| raw::read_remote_word(id.pid(), address).ok();
+    let is_counted = word(cookie) == Some(id.to_word()) && word(queues) == Some(0);
+    is_counted
+        && (0..QUEUES as u64).all(|index| {
+            let at = |field: u64| word(queues + 8 + (index * WORDS as u64 + field) * 8);
+            is_queue_idle(id.pid(), at, origin).unwrap_or(false)
+        })
+}
+
+/// `None` if that cannot be seen.
+fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> Option<bool> {
+    const CONTEXT: u64 = 0;
+    const TARGET: u64 = 1;
+    const BEGUN: u64 = 2;
+    const ENDED: u64 = 3;
+    const TAKEN: u64 = 4;
+    let context = at(CONTEXT)?;
+    // None of the origin's begins while the gate is closed, so an entry that is free now has none even if it is taken next.
+    if context == FREE || context == CLAIMED || !is_aimed(at(TARGET)?, origin) {
+        return Some(true);
+    }
+    if context & ENDING != 0 {
+        return Some(false);
+    }
+    let ended = at(ENDED)?;
+    let is_between = at(BEGUN)? == ended;
+    let taken = at(TAKEN)?;
+    let ring = Ring::read(tid, context)?;
+    fence(Ordering::SeqCst);
+    // None was under way while the ring was looked at, so that the count and the tail are of one moment.
+    Some(is_between && at(BEGUN)? == ended && at(CONTEXT)? == context && ring.is_idle(taken))
+}
