@@ -3,7 +3,7 @@
 set -u
 cd "$(dirname "$0")/.."
 log=target/integration.log
-cargo test --release --test '*' -- --nocapture >"$log" 2>&1
+cargo test --release --no-fail-fast --test '*' -- --nocapture >"$log" 2>&1
 status=$?
 cat "$log"
 passed=$(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
