@@ -129,6 +129,16 @@ fn fifty_children_store_while_snapshots_are_taken() {
 }
 
 #[test]
+fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
+    for told in lives("what_a_failed_mprotect_opened_reaches_no_snapshot", "10000") {
+        if let Some(why) = told.strip_prefix("SKIPPED ") {
+            return skip("what_a_failed_mprotect_opened_reaches_no_snapshot", why);
+        }
+    }
+    fails_natively("what_a_failed_mprotect_opened_reaches_no_snapshot");
+}
+
+#[test]
 fn random_stores_over_64_gibibytes_leave_mappings_and_memory() {
     for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
         let mut shimmed = scratch.shimmed(program("sharing_sparse"), way);

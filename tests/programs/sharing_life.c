@@ -1,5 +1,6 @@
 /* Processes with shared mappings are stopped, killed and forked while snapshots are made. */
 #include "check.h"
+#include <sys/syscall.h>
 #include <time.h>
 
 enum { PAGES = 64, SIZE = PAGES * 4096 };
@@ -184,10 +185,37 @@ static void fifty_children_store_while_snapshots_are_taken(int protection, enum 
     CHECK(kill(bomb, SIGKILL) == 0 && waitpid(bomb, &status, 0) == bomb);
 }
 
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
+
+/* The kernel opens the page before the sealed one, and then refuses. */
+static void what_a_failed_mprotect_opened_reaches_no_snapshot(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    int fd = make_file("file", 3 * PAGE);
+    unsigned char *at = mmap(NULL, 3 * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(at != MAP_FAILED);
+    if (syscall(SYS_mseal, at + PAGE, PAGE, 0ul) != 0)
+        SKIP("this kernel has no mseal(2)");
+    for (int round = 0; round < 2; round++) {
+        CHECK_ERRNO(mprotect(at, 3 * PAGE, PROT_READ | PROT_WRITE), -1, EPERM);
+        unsigned char *taken = mmap(NULL, 3 * PAGE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+        CHECK(taken != MAP_FAILED);
+        struct sigaction action = {.sa_handler = on_fault}, old;
+        CHECK(sigaction(SIGSEGV, &action, &old) == 0);
+        if (sigsetjmp(fault_escape, 1) == 0)
+            *(volatile unsigned char *)at = stamp(0, 1);
+        CHECK(sigaction(SIGSEGV, &old, NULL) == 0);
+        CHECK(shows(taken, 0, 3 * PAGE, 0));
+    }
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_stopped_process_is_named),
     ONCE(a_stopped_process_is_killed_meanwhile),
     ONCE(a_killed_process_leaves_nothing_behind),
     ONCE(fifty_children_store_while_snapshots_are_taken),
+    ONCE(what_a_failed_mprotect_opened_reaches_no_snapshot),
 };
 MAIN(scenarios)
