@@ -241,10 +241,16 @@ impl Table {
 
     /// Waits until the creation that was seen is over, ending it if its owner is dead or has taken too long.
     pub fn await_creation(&self, seen: Ticket) {
+        self.await_creation_and(seen, || ());
+    }
+
+    /// The same; goes on with what others wait for `meanwhile`, the creation among them.
+    pub fn await_creation_and(&self, seen: Ticket, mut meanwhile: impl FnMut()) {
         let creation = &self.header.creation;
         let first_seen = raw::now();
         let mut patience = Patience::default();
         while creation.look() == seen {
+            meanwhile();
             patience.pause();
             if !patience.is_tried() {
                 continue;

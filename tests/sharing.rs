@@ -87,9 +87,14 @@ parts! {
 
 /// Natively, where the flag is ignored, a scenario that looks at bytes has to fail.
 fn lives(scenario: &str, timeout: &str) -> Vec<String> {
+    lives_with(scenario, timeout, "trap")
+}
+
+fn lives_with(scenario: &str, timeout: &str, shared: &str) -> Vec<String> {
     let told = |scratch: &Scratch, way: &str| {
         let mut shimmed = scratch.shimmed(program("sharing_life"), way);
-        let output = run(shimmed.arg(scenario).envs([("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_CHUNK_KB", "4")]));
+        let settings = [("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_CHUNK_KB", "4"), ("SNAPSHIM_SHARED", shared)];
+        let output = run(shimmed.arg(scenario).envs(settings));
         assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
         text(&output)
     };
@@ -136,6 +141,16 @@ fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
         }
     }
     fails_natively("what_a_failed_mprotect_opened_reaches_no_snapshot");
+}
+
+#[test]
+fn snapshots_are_made_while_the_agent_opens() {
+    lives_with("snapshots_are_made_while_the_agent_opens", "10000", "eager");
+}
+
+#[test]
+fn the_agent_breaks_no_snapshot() {
+    lives_with("the_agent_breaks_no_snapshot", "100", "eager");
 }
 
 #[test]

@@ -93,11 +93,10 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         let Some(record) = own.record() else { return 0 };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
-        if shared::arm::answer_creation(&own) {
+        if answer(&own) {
             eager.begin_anew();
         }
-        answer_requests(&own);
-        if eager.open_piece(&own) {
+        if eager.open_piece(&own, || answer(&own)) {
             continue;
         }
         if raw::now() >= next_look {
@@ -112,6 +111,13 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         // Who has no snapshots is rung for, and not kept awake.
         raw::wait(record.doorbell(), bell, if own.identity.is_mapper() { ROUND } else { Duration::from_secs(3600) });
     }
+}
+
+/// Does what others wait for. True if the shared mappings have been armed.
+fn answer(own: &Own) -> bool {
+    let is_armed = shared::arm::answer_creation(own);
+    answer_requests(own);
+    is_armed
 }
 
 fn answer_requests(own: &Own) {

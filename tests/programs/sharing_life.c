@@ -211,11 +211,59 @@ static void what_a_failed_mprotect_opened_reaches_no_snapshot(int protection, en
     }
 }
 
+/* The agent that opens what is shared is asked to arm it meanwhile. */
+static void snapshots_are_made_while_the_agent_opens(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    enum { LARGE = 64 << 20, SNAPSHOTS = 400 };
+    int fd = open("file", O_RDWR | O_CREAT, 0600), status;
+    CHECK(fd >= 0 && ftruncate(fd, LARGE) == 0);
+    int ready[2];
+    char byte = 0;
+    CHECK(pipe(ready) == 0);
+    pid_t pid = fork_bound();
+    if (pid == 0) {
+        volatile unsigned char *at = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(at != MAP_FAILED && write(ready[1], &byte, 1) == 1);
+        for (;;)
+            pause();
+    }
+    CHECK(read(ready[0], &byte, 1) == 1);
+    double worst = 0;
+    for (unsigned i = 0; i < SNAPSHOTS; i++) {
+        double start = seconds();
+        uint64_t *at = try_snapshot(fd);
+        CHECK(at != MAP_FAILED);
+        worst = seconds() - start > worst ? seconds() - start : worst;
+        CHECK(munmap(at, SIZE) == 0);
+        usleep(i * 37 % 900);
+    }
+    printf("the slowest took %.3f s\n", worst);
+    CHECK(worst < 5);
+    CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid);
+}
+
+/* The agent preserves in a snapshot of its own process, whose own agent it is. */
+static void the_agent_breaks_no_snapshot(int protection, enum who who)
+{
+    (void)who;
+    int fd = make_file("file", SIZE);
+    volatile uint64_t *words = map_shared(fd);
+    unsigned char *at = snapshot(fd, 0, SIZE, protection);
+    usleep(500000);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT);
+    for (size_t page = 0; page < PAGES; page++)
+        words[page * PAGE / 8] = 0;
+    CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_stopped_process_is_named),
     ONCE(a_stopped_process_is_killed_meanwhile),
     ONCE(a_killed_process_leaves_nothing_behind),
     ONCE(fifty_children_store_while_snapshots_are_taken),
     ONCE(what_a_failed_mprotect_opened_reaches_no_snapshot),
+    ONCE(snapshots_are_made_while_the_agent_opens),
+    EACH(the_agent_breaks_no_snapshot),
 };
 MAIN(scenarios)

@@ -8,7 +8,7 @@ use snapshim::creation::Ticket;
 use snapshim::drain::{Patience, place_behind};
 use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{self, Change, Failure, Pusher, Reason, Report};
+use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::raw;
 use snapshim::sync::full_fence;
 use snapshim::table::Table;
@@ -130,6 +130,17 @@ impl Announced<'_> {
         }
         pusher(self.thread, self.frame).make_way(self.origin, &Change::Bytes(bytes))
     }
+
+    /// The same for an agent: waits for no agent, least of all for itself, nor long for a mapper, and breaks nothing.
+    pub fn try_make_way(&self, bytes: Range<u64>) -> Result<(), Failure> {
+        const MOMENT: u64 = 10_000_000;
+        if !self.is_watched {
+            return Ok(());
+        }
+        let pusher = pusher(self.thread, self.frame);
+        let pusher = Pusher { way: Way::Direct, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
+        pusher.make_way(self.origin, &Change::Bytes(bytes))
+    }
 }
 
 /// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be concerned.
@@ -145,13 +156,14 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
         },
         Err(_) => return Ok(act(None)),
     };
-    announced_by(&thread, origin, act)
+    announced_by(&thread, origin, |seen| thread.own.table.await_creation(seen), act)
 }
 
-/// See [`announced`]; for a thread that keeps no note of its slot.
+/// See [`announced`]; for a thread that keeps no note of its slot, and has its own way to `wait` for a creation.
 pub fn announced_by<T>(
     thread: &Thread,
     origin: Origin,
+    wait: impl Fn(Ticket),
     act: impl FnOnce(Option<&Announced<'_>>) -> T,
 ) -> Result<T, Errno> {
     let stack = thread::stack_pointer();
@@ -159,8 +171,7 @@ pub fn announced_by<T>(
     let (outer, rest) = thread.slot.frames().split_at(depth);
     let frame = rest.first().ok_or(Errno::AGAIN)?;
     let about = Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) };
-    let surroundings = Surroundings { thread, touch: &Nowhere };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &Undescribed(wait));
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(Some(&Announced { thread, frame, origin, is_watched }));
     if thread.own.is_this_image() {
@@ -170,14 +181,19 @@ pub fn announced_by<T>(
 }
 
 /// What the gate is told of a change without a descriptor: its place is known, and it moves no file position.
-struct Nowhere;
+struct Undescribed<W>(W);
 
-impl Touch for Nowhere {
-    fn length(&self) -> u64 {
+impl<W: Fn(Ticket)> Writer for Undescribed<W> {
+    fn place(&self, _descriptor: u32) -> Place {
+        Place::Unknown
+    }
+
+    fn floating(&self) -> u64 {
         0
     }
-    fn offset(&self) -> Option<i64> {
-        Some(0)
+
+    fn wait_for(&self, seen: Ticket) {
+        self.0(seen);
     }
 }
 
