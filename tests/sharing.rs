@@ -134,6 +134,11 @@ fn fifty_children_store_while_snapshots_are_taken() {
 }
 
 #[test]
+fn who_arms_too_late_disturbs_nobody() {
+    lives("who_arms_too_late_disturbs_nobody", "20");
+}
+
+#[test]
 fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
     for told in lives("what_a_failed_mprotect_opened_reaches_no_snapshot", "10000") {
         if let Some(why) = told.strip_prefix("SKIPPED ") {

@@ -1,5 +1,6 @@
 /* Processes with shared mappings are stopped, killed and forked while snapshots are made. */
 #include "check.h"
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -257,11 +258,64 @@ static void the_agent_breaks_no_snapshot(int protection, enum who who)
     CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
 }
 
+/* Keeps its thread from answering signals, with SIGSEGV blocked, until it is told. */
+static void *be_deaf(void *pipes)
+{
+    const int *ready = pipes, *end = ready + 2;
+    sigset_t fault;
+    char byte = 0;
+    sigemptyset(&fault);
+    sigaddset(&fault, SIGSEGV);
+    CHECK(pthread_sigmask(SIG_BLOCK, &fault, NULL) == 0);
+    pid_t pid = vfork();
+    if (pid == 0) {
+        syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+        syscall(SYS_write, ready[1], &byte, 1);
+        syscall(SYS_read, end[0], &byte, 1);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    return NULL;
+}
+
+/* The first arming is slow here, because a thread does not answer; the creation is given up before. What the kernel stores meanwhile
+ * is as little disturbed as without it. */
+static void who_arms_too_late_disturbs_nobody(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    enum { LARGE = 8 << 20 };
+    int fd = open("file", O_RDWR | O_CREAT, 0600);
+    CHECK(fd >= 0 && ftruncate(fd, LARGE) == 0);
+    int source = open("source", O_RDWR | O_CREAT, 0600), begin[2], pipes[4], status;
+    char byte = 0;
+    CHECK(source >= 0 && ftruncate(source, LARGE) == 0);
+    CHECK(pipe(begin) == 0 && pipe(pipes) == 0 && pipe(pipes + 2) == 0);
+    pid_t pid = fork_bound();
+    if (pid == 0) {
+        unsigned char *at = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(at != MAP_FAILED && pread(source, at, LARGE, 0) == LARGE);
+        pthread_t deaf;
+        CHECK(pthread_create(&deaf, NULL, be_deaf, pipes) == 0);
+        CHECK(read(begin[0], &byte, 1) == 1);
+        for (double end = seconds() + 0.2; seconds() < end;)
+            CHECK(pread(source, at, LARGE, 0) == LARGE);
+        CHECK(write(pipes[3], &byte, 1) == 1 && pthread_join(deaf, NULL) == 0);
+        _exit(0);
+    }
+    CHECK(read(pipes[0], &byte, 1) == 1);
+    uint64_t *at = try_snapshot(fd);
+    CHECK(write(begin[1], &byte, 1) == 1);
+    CHECK(at == MAP_FAILED && errno == ETIMEDOUT);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK(unlink("source") == 0);
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_stopped_process_is_named),
     ONCE(a_stopped_process_is_killed_meanwhile),
     ONCE(a_killed_process_leaves_nothing_behind),
     ONCE(fifty_children_store_while_snapshots_are_taken),
+    ONCE(who_arms_too_late_disturbs_nobody),
     ONCE(what_a_failed_mprotect_opened_reaches_no_snapshot),
     ONCE(snapshots_are_made_while_the_agent_opens),
     EACH(the_agent_breaks_no_snapshot),
