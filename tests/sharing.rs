@@ -159,6 +159,15 @@ fn the_agent_breaks_no_snapshot() {
 }
 
 #[test]
+fn preserving_reads_what_is_preserved() {
+    for told in lives("preserving_reads_what_is_preserved", "10000") {
+        if let Some(why) = told.strip_prefix("SKIPPED ") {
+            skip("preserving_reads_what_is_preserved", why);
+        }
+    }
+}
+
+#[test]
 fn random_stores_over_64_gibibytes_leave_mappings_and_memory() {
     for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
         let mut shimmed = scratch.shimmed(program("sharing_sparse"), way);

@@ -310,6 +310,48 @@ static void who_arms_too_late_disturbs_nobody(int protection, enum who who)
     CHECK(unlink("source") == 0);
 }
 
+static size_t cached_pages(int fd, size_t pages)
+{
+    unsigned char *in = malloc(pages);
+    size_t count = 0;
+    void *at = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(in && at != MAP_FAILED && mincore(at, pages * PAGE, in) == 0 && munmap(at, pages * PAGE) == 0);
+    for (size_t page = 0; page < pages; page++)
+        count += in[page] & 1;
+    free(in);
+    return count;
+}
+
+/* Writes, and stores where the program asks for no reading ahead: the pages are read that are changed, and hardly more. */
+static void preserving_reads_what_is_preserved(int protection, enum who who)
+{
+    (void)who;
+    enum { ALL = 16384, CHANGES = 40, LARGE = ALL * 4096 };
+    for (int stores = 0; stores < 2; stores++) {
+        int fd = make_file("file", LARGE);
+        CHECK(fsync(fd) == 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
+        if (cached_pages(fd, ALL) > 0)
+            SKIP("this file system keeps what is cached");
+        volatile unsigned char *shared = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(shared != MAP_FAILED && madvise((void *)shared, LARGE, MADV_RANDOM) == 0);
+        unsigned char *at = mmap(NULL, LARGE, protection, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+        CHECK(at != MAP_FAILED);
+        for (size_t i = 0; i < CHANGES; i++) {
+            size_t page = i * 7919 % ALL;
+            unsigned char byte = stamp(page, 1);
+            if (stores)
+                shared[page * PAGE] = byte;
+            else
+                CHECK(pwrite(fd, &byte, 1, (off_t)(page * PAGE)) == 1);
+        }
+        size_t cached = cached_pages(fd, ALL);
+        printf("%s: %zu pages\n", stores ? "stores" : "writes", cached);
+        CHECK(cached <= 4 * CHANGES);
+        CHECK(shows(at, 0, LARGE, 0));
+        CHECK(munmap(at, LARGE) == 0 && munmap((void *)shared, LARGE) == 0 && close(fd) == 0);
+    }
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_stopped_process_is_named),
     ONCE(a_stopped_process_is_killed_meanwhile),
@@ -319,5 +361,6 @@ static const struct scenario scenarios[] = {
     ONCE(what_a_failed_mprotect_opened_reaches_no_snapshot),
     ONCE(snapshots_are_made_while_the_agent_opens),
     EACH(the_agent_breaks_no_snapshot),
+    EACH(preserving_reads_what_is_preserved),
 };
 MAIN(scenarios)
