@@ -159,6 +159,12 @@ fn the_agent_breaks_no_snapshot() {
 }
 
 #[test]
+fn who_is_forked_by_number_stores_into_no_snapshot() {
+    lives("who_is_forked_by_number_stores_into_no_snapshot", "10000");
+    fails_natively("who_is_forked_by_number_stores_into_no_snapshot");
+}
+
+#[test]
 fn preserving_reads_what_is_preserved() {
     for told in lives("preserving_reads_what_is_preserved", "10000") {
         if let Some(why) = told.strip_prefix("SKIPPED ") {

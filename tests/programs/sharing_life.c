@@ -310,6 +310,32 @@ static void who_arms_too_late_disturbs_nobody(int protection, enum who who)
     CHECK(unlink("source") == 0);
 }
 
+/* A child stores through the mapping that it inherited, whichever call made it. */
+static void who_is_forked_by_number_stores_into_no_snapshot(int protection, enum who who)
+{
+    (void)who;
+    for (int by_clone = 0; by_clone < 2; by_clone++) {
+        int fd = make_file("file", SIZE), ready[2], begin[2], status;
+        char byte = 0;
+        CHECK(pipe(ready) == 0 && pipe(begin) == 0);
+        volatile uint64_t *words = map_shared(fd);
+        words[0] = words[0];
+        pid_t pid = (pid_t)(by_clone ? syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : syscall(SYS_fork));
+        CHECK(pid >= 0);
+        if (pid == 0) {
+            CHECK(write(ready[1], &byte, 1) == 1 && read(begin[0], &byte, 1) == 1);
+            for (size_t page = 0; page < PAGES; page++)
+                words[page * PAGE / 8] = 0;
+            _exit(0);
+        }
+        CHECK(read(ready[0], &byte, 1) == 1);
+        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+        CHECK(at != MAP_FAILED && write(begin[1], &byte, 1) == 1);
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+        CHECK(words[0] == 0 && shows(at, 0, SIZE, 0));
+    }
+}
+
 static size_t cached_pages(int fd, size_t pages)
 {
     unsigned char *in = malloc(pages);
@@ -361,6 +387,7 @@ static const struct scenario scenarios[] = {
     ONCE(what_a_failed_mprotect_opened_reaches_no_snapshot),
     ONCE(snapshots_are_made_while_the_agent_opens),
     EACH(the_agent_breaks_no_snapshot),
+    EACH(who_is_forked_by_number_stores_into_no_snapshot),
     EACH(preserving_reads_what_is_preserved),
 };
 MAIN(scenarios)
