@@ -307,7 +307,10 @@ fn a_writer_of_the_loop_device_makes_its_backing_files_snapshot_doubtful() {
     assert_eq!(said, "state: doubtful\n", "{log}");
     // Or what the mount wrote has come to the file before the mount was looked for.
     if !log.contains("something changed the file without the shim") {
-        says(&log, &["snapshot of inode ", "a file system is mounted from block device 7:", "loop device backed by it"]);
+        says(
+            &log,
+            &["snapshot of inode ", "a file system is mounted from block device 7:", "loop device backed by it"],
+        );
     }
 }
 

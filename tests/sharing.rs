@@ -87,9 +87,14 @@ parts! {
 
 /// Natively, where the flag is ignored, a scenario that looks at bytes has to fail.
 fn lives(scenario: &str, timeout: &str) -> Vec<String> {
+    lives_with(scenario, timeout, "trap")
+}
+
+fn lives_with(scenario: &str, timeout: &str, shared: &str) -> Vec<String> {
     let told = |scratch: &Scratch, way: &str| {
         let mut shimmed = scratch.shimmed(program("sharing_life"), way);
-        let output = run(shimmed.arg(scenario).envs([("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_CHUNK_KB", "4")]));
+        let settings = [("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_CHUNK_KB", "4"), ("SNAPSHIM_SHARED", shared)];
+        let output = run(shimmed.arg(scenario).envs(settings));
         assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
         text(&output)
     };
@@ -126,6 +131,46 @@ fn a_killed_process_leaves_nothing_behind() {
 fn fifty_children_store_while_snapshots_are_taken() {
     lives("fifty_children_store_while_snapshots_are_taken", "10000");
     fails_natively("fifty_children_store_while_snapshots_are_taken");
+}
+
+#[test]
+fn who_arms_too_late_disturbs_nobody() {
+    lives("who_arms_too_late_disturbs_nobody", "20");
+}
+
+#[test]
+fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
+    for told in lives("what_a_failed_mprotect_opened_reaches_no_snapshot", "10000") {
+        if let Some(why) = told.strip_prefix("SKIPPED ") {
+            return skip("what_a_failed_mprotect_opened_reaches_no_snapshot", why);
+        }
+    }
+    fails_natively("what_a_failed_mprotect_opened_reaches_no_snapshot");
+}
+
+#[test]
+fn snapshots_are_made_while_the_agent_opens() {
+    lives_with("snapshots_are_made_while_the_agent_opens", "10000", "eager");
+}
+
+#[test]
+fn the_agent_breaks_no_snapshot() {
+    lives_with("the_agent_breaks_no_snapshot", "100", "eager");
+}
+
+#[test]
+fn who_is_forked_by_number_stores_into_no_snapshot() {
+    lives("who_is_forked_by_number_stores_into_no_snapshot", "10000");
+    fails_natively("who_is_forked_by_number_stores_into_no_snapshot");
+}
+
+#[test]
+fn preserving_reads_what_is_preserved() {
+    for told in lives("preserving_reads_what_is_preserved", "10000") {
+        if let Some(why) = told.strip_prefix("SKIPPED ") {
+            skip("preserving_reads_what_is_preserved", why);
+        }
+    }
 }
 
 #[test]

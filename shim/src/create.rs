@@ -285,7 +285,8 @@ pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> 
 fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Errno> {
     let (own, scope) = (&thread.own, Scope::One(origin));
     *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
-    shared::arm::arm(scope)?;
+    let arming = *ticket;
+    shared::arm::arm(scope, || own.table.gate().creation.look() == arming)?;
     let deadline = raw::now() + config().timeout;
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
         say!(

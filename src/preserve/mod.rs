@@ -27,6 +27,9 @@ use kept::KeptFiles;
 use local::Means;
 use relocate::Stores;
 
+/// Pages that are read in before they are pushed. Of more the kernel reads ahead what is needed soon.
+const FEW: u64 = 16;
+
 /// Pages in one push: as many as process_vm_writev(2) pins at once.
 pub const RUN: u64 = 1024;
 
@@ -102,6 +105,10 @@ pub struct Pusher<'a, R, S> {
     pub report: &'a R,
     /// Keeps this process's other threads from storing while its own snapshots are relocated.
     pub stores: &'a S,
+    /// Has the kernel read in these bytes of the origin, which are few, and are about to be preserved.
+    ///
+    /// The fault that preserves a page reads as far ahead as the mapper's descriptor and mapping let it, megabytes perhaps.
+    pub read_in: &'a dyn Fn(&Range<u64>),
 }
 
 /// What a change does to the bytes of an origin.
@@ -205,6 +212,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 return Ok(());
             };
             let Some(missing) = self.missing(index, &view, range, done) else { return Ok(()) };
+            if missing.end - missing.start <= FEW {
+                (self.read_in)(&(missing.start * PAGE..missing.end * PAGE));
+            }
             let push = if view.head.is_changing() {
                 Push::Moved
             } else if self.way == Way::Agent {

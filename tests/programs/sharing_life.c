@@ -1,5 +1,7 @@
 /* Processes with shared mappings are stopped, killed and forked while snapshots are made. */
 #include "check.h"
+#include <pthread.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 enum { PAGES = 64, SIZE = PAGES * 4096 };
@@ -184,10 +186,208 @@ static void fifty_children_store_while_snapshots_are_taken(int protection, enum 
     CHECK(kill(bomb, SIGKILL) == 0 && waitpid(bomb, &status, 0) == bomb);
 }
 
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
+
+/* The kernel opens the page before the sealed one, and then refuses. */
+static void what_a_failed_mprotect_opened_reaches_no_snapshot(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    int fd = make_file("file", 3 * PAGE);
+    unsigned char *at = mmap(NULL, 3 * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(at != MAP_FAILED);
+    if (syscall(SYS_mseal, at + PAGE, PAGE, 0ul) != 0)
+        SKIP("this kernel has no mseal(2)");
+    for (int round = 0; round < 2; round++) {
+        CHECK_ERRNO(mprotect(at, 3 * PAGE, PROT_READ | PROT_WRITE), -1, EPERM);
+        unsigned char *taken = mmap(NULL, 3 * PAGE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+        CHECK(taken != MAP_FAILED);
+        struct sigaction action = {.sa_handler = on_fault}, old;
+        CHECK(sigaction(SIGSEGV, &action, &old) == 0);
+        if (sigsetjmp(fault_escape, 1) == 0)
+            *(volatile unsigned char *)at = stamp(0, 1);
+        CHECK(sigaction(SIGSEGV, &old, NULL) == 0);
+        CHECK(shows(taken, 0, 3 * PAGE, 0));
+    }
+}
+
+/* The agent that opens what is shared is asked to arm it meanwhile. */
+static void snapshots_are_made_while_the_agent_opens(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    enum { LARGE = 64 << 20, SNAPSHOTS = 400 };
+    int fd = open("file", O_RDWR | O_CREAT, 0600), status;
+    CHECK(fd >= 0 && ftruncate(fd, LARGE) == 0);
+    int ready[2];
+    char byte = 0;
+    CHECK(pipe(ready) == 0);
+    pid_t pid = fork_bound();
+    if (pid == 0) {
+        volatile unsigned char *at = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(at != MAP_FAILED && write(ready[1], &byte, 1) == 1);
+        for (;;)
+            pause();
+    }
+    CHECK(read(ready[0], &byte, 1) == 1);
+    double worst = 0;
+    for (unsigned i = 0; i < SNAPSHOTS; i++) {
+        double start = seconds();
+        uint64_t *at = try_snapshot(fd);
+        CHECK(at != MAP_FAILED);
+        worst = seconds() - start > worst ? seconds() - start : worst;
+        CHECK(munmap(at, SIZE) == 0);
+        usleep(i * 37 % 900);
+    }
+    printf("the slowest took %.3f s\n", worst);
+    CHECK(worst < 5);
+    CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid);
+}
+
+/* The agent preserves in a snapshot of its own process, whose own agent it is. */
+static void the_agent_breaks_no_snapshot(int protection, enum who who)
+{
+    (void)who;
+    int fd = make_file("file", SIZE);
+    volatile uint64_t *words = map_shared(fd);
+    unsigned char *at = snapshot(fd, 0, SIZE, protection);
+    usleep(500000);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT);
+    for (size_t page = 0; page < PAGES; page++)
+        words[page * PAGE / 8] = 0;
+    CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+}
+
+/* Keeps its thread from answering signals, with SIGSEGV blocked, until it is told. */
+static void *be_deaf(void *pipes)
+{
+    const int *ready = pipes, *end = ready + 2;
+    sigset_t fault;
+    char byte = 0;
+    sigemptyset(&fault);
+    sigaddset(&fault, SIGSEGV);
+    CHECK(pthread_sigmask(SIG_BLOCK, &fault, NULL) == 0);
+    pid_t pid = vfork();
+    if (pid == 0) {
+        syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+        syscall(SYS_write, ready[1], &byte, 1);
+        syscall(SYS_read, end[0], &byte, 1);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    return NULL;
+}
+
+/* The first arming is slow here, because a thread does not answer; the creation is given up before. What the kernel stores meanwhile
+ * is as little disturbed as without it. */
+static void who_arms_too_late_disturbs_nobody(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    enum { LARGE = 8 << 20 };
+    int fd = open("file", O_RDWR | O_CREAT, 0600);
+    CHECK(fd >= 0 && ftruncate(fd, LARGE) == 0);
+    int source = open("source", O_RDWR | O_CREAT, 0600), begin[2], pipes[4], status;
+    char byte = 0;
+    CHECK(source >= 0 && ftruncate(source, LARGE) == 0);
+    CHECK(pipe(begin) == 0 && pipe(pipes) == 0 && pipe(pipes + 2) == 0);
+    pid_t pid = fork_bound();
+    if (pid == 0) {
+        unsigned char *at = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(at != MAP_FAILED && pread(source, at, LARGE, 0) == LARGE);
+        pthread_t deaf;
+        CHECK(pthread_create(&deaf, NULL, be_deaf, pipes) == 0);
+        CHECK(read(begin[0], &byte, 1) == 1);
+        for (double end = seconds() + 0.2; seconds() < end;)
+            CHECK(pread(source, at, LARGE, 0) == LARGE);
+        CHECK(write(pipes[3], &byte, 1) == 1 && pthread_join(deaf, NULL) == 0);
+        _exit(0);
+    }
+    CHECK(read(pipes[0], &byte, 1) == 1);
+    uint64_t *at = try_snapshot(fd);
+    CHECK(write(begin[1], &byte, 1) == 1);
+    CHECK(at == MAP_FAILED && errno == ETIMEDOUT);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK(unlink("source") == 0);
+}
+
+/* A child stores through the mapping that it inherited, whichever call made it. */
+static void who_is_forked_by_number_stores_into_no_snapshot(int protection, enum who who)
+{
+    (void)who;
+    for (int by_clone = 0; by_clone < 2; by_clone++) {
+        int fd = make_file("file", SIZE), ready[2], begin[2], status;
+        char byte = 0;
+        CHECK(pipe(ready) == 0 && pipe(begin) == 0);
+        volatile uint64_t *words = map_shared(fd);
+        words[0] = words[0];
+        pid_t pid = (pid_t)(by_clone ? syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : syscall(SYS_fork));
+        CHECK(pid >= 0);
+        if (pid == 0) {
+            CHECK(write(ready[1], &byte, 1) == 1 && read(begin[0], &byte, 1) == 1);
+            for (size_t page = 0; page < PAGES; page++)
+                words[page * PAGE / 8] = 0;
+            _exit(0);
+        }
+        CHECK(read(ready[0], &byte, 1) == 1);
+        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+        CHECK(at != MAP_FAILED && write(begin[1], &byte, 1) == 1);
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+        CHECK(words[0] == 0 && shows(at, 0, SIZE, 0));
+    }
+}
+
+static size_t cached_pages(int fd, size_t pages)
+{
+    unsigned char *in = malloc(pages);
+    size_t count = 0;
+    void *at = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(in && at != MAP_FAILED && mincore(at, pages * PAGE, in) == 0 && munmap(at, pages * PAGE) == 0);
+    for (size_t page = 0; page < pages; page++)
+        count += in[page] & 1;
+    free(in);
+    return count;
+}
+
+/* Writes, and stores where the program asks for no reading ahead: the pages are read that are changed, and hardly more. */
+static void preserving_reads_what_is_preserved(int protection, enum who who)
+{
+    (void)who;
+    enum { ALL = 16384, CHANGES = 40, LARGE = ALL * 4096 };
+    for (int stores = 0; stores < 2; stores++) {
+        int fd = make_file("file", LARGE);
+        CHECK(fsync(fd) == 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
+        if (cached_pages(fd, ALL) > 0)
+            SKIP("this file system keeps what is cached");
+        volatile unsigned char *shared = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(shared != MAP_FAILED && madvise((void *)shared, LARGE, MADV_RANDOM) == 0);
+        unsigned char *at = mmap(NULL, LARGE, protection, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+        CHECK(at != MAP_FAILED);
+        for (size_t i = 0; i < CHANGES; i++) {
+            size_t page = i * 7919 % ALL;
+            unsigned char byte = stamp(page, 1);
+            if (stores)
+                shared[page * PAGE] = byte;
+            else
+                CHECK(pwrite(fd, &byte, 1, (off_t)(page * PAGE)) == 1);
+        }
+        size_t cached = cached_pages(fd, ALL);
+        printf("%s: %zu pages\n", stores ? "stores" : "writes", cached);
+        CHECK(cached <= 4 * CHANGES);
+        CHECK(shows(at, 0, LARGE, 0));
+        CHECK(munmap(at, LARGE) == 0 && munmap((void *)shared, LARGE) == 0 && close(fd) == 0);
+    }
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_stopped_process_is_named),
     ONCE(a_stopped_process_is_killed_meanwhile),
     ONCE(a_killed_process_leaves_nothing_behind),
     ONCE(fifty_children_store_while_snapshots_are_taken),
+    ONCE(who_arms_too_late_disturbs_nobody),
+    ONCE(what_a_failed_mprotect_opened_reaches_no_snapshot),
+    ONCE(snapshots_are_made_while_the_agent_opens),
+    EACH(the_agent_breaks_no_snapshot),
+    EACH(who_is_forked_by_number_stores_into_no_snapshot),
+    EACH(preserving_reads_what_is_preserved),
 };
 MAIN(scenarios)

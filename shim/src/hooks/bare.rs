@@ -5,7 +5,7 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{aio, copy, descriptors, device, exec, map, open, read, receive, resize, ring, signal, times, write};
+use super::{aio, copy, descriptors, device, exec, fork, map, open, read, receive, resize, ring, signal, times, write};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -124,6 +124,8 @@ fn on_syscall(
             signal::on_sigtimedwait(signal::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
         }
         libc::SYS_signalfd4 if c == 8 => signal::on_signalfd(signal::signalfd::raw, fd, pointer(b), d as c_int).into(),
+        libc::SYS_fork => fork::by_number(),
+        libc::SYS_clone if fork::is_fork(a, b) => fork::by_number(),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
         // SAFETY: the application's arguments, as they are.

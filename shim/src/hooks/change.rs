@@ -125,10 +125,16 @@ impl Announced<'_> {
 
     /// Preserves what snapshots have of `bytes`. After success they may change, until the announcement is over.
     pub fn make_way(&self, bytes: Range<u64>) -> Result<(), Failure> {
+        self.make_way_reading(bytes, &|_| ())
+    }
+
+    /// The same for bytes that `read_in` can have read in.
+    pub fn make_way_reading(&self, bytes: Range<u64>, read_in: &dyn Fn(&Range<u64>)) -> Result<(), Failure> {
         if !self.is_watched {
             return Ok(());
         }
-        pusher(self.thread, self.frame).make_way(self.origin, &Change::Bytes(bytes))
+        let pusher = Pusher { read_in, ..pusher(self.thread, self.frame) };
+        pusher.make_way(self.origin, &Change::Bytes(bytes))
     }
 
     /// The same without asking anybody for help, and without breaking a snapshot that would need it: agents must not wait for each other.
@@ -136,8 +142,10 @@ impl Announced<'_> {
         if !self.is_watched {
             return Ok(());
         }
+        // It waits no longer for a mapper that changes its mapping either.
+        const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
-        let alone = Pusher { way: Way::Direct, on_failure: OnFailure::FailWrite, ..pusher };
+        let alone = Pusher { way: Way::Direct, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
         alone.make_way(self.origin, &Change::Bytes(bytes))
     }
 }
@@ -257,6 +265,7 @@ fn change_origin(
             Err(failure) => refuse(origin, &failure),
         };
     }
+    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ..pusher };
     let range = range_of(thread, frame, descriptor, origin, touch);
     if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
         return refuse(origin, &failure);
@@ -282,7 +291,14 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         patience: config().timeout,
         report: &Teller,
         stores: &Trap,
+        read_in: &|_| (),
     }
+}
+
+/// posix_fadvise(2), which needs no right to read.
+fn read_in(descriptor: i32, bytes: &Range<u64>) {
+    let length = core::num::NonZeroU64::new(bytes.end - bytes.start);
+    let _ = rustix::fs::fadvise(raw::borrow(descriptor as u32), bytes.start, length, rustix::fs::Advice::WillNeed);
 }
 
 /// Logs what the core reports.

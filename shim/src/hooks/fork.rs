@@ -3,7 +3,7 @@
 //! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's records
 //! are published with the parent's preserved bits, and only then the address space is copied.
 
-use core::ffi::c_void;
+use core::ffi::{c_long, c_void};
 use core::ptr;
 use core::time::Duration;
 
@@ -47,6 +47,16 @@ fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
         return unsafe { real() };
     }
     on_fork(real)
+}
+
+/// The same by number.
+pub fn by_number() -> c_long {
+    on_fork(only_fork::raw).into()
+}
+
+/// Whether arguments of clone(2), as the kernel takes them, ask for what fork(2) does.
+pub fn is_fork(flags: usize, stack: usize) -> bool {
+    flags == libc::SIGCHLD as usize && stack == 0
 }
 
 fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {

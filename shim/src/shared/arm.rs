@@ -13,8 +13,11 @@ use crate::log::{Level, say};
 use crate::process::Own;
 use crate::signals;
 
-/// Arms every mapping of this process that `scope` covers. The gate is closed for it.
-pub fn arm(scope: Scope) -> Result<(), Errno> {
+/// Arms every mapping of this process that `scope` covers, if `is_wanted` says so while the list is held.
+///
+/// The gate is closed for it, or was until a moment ago: who has come through since, and opens a mapping to have the kernel store
+/// into it, holds the list before and finds no arming wanted, or behind and opens what was armed.
+pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> {
     if !list::is_any() {
         return Ok(());
     }
@@ -23,6 +26,9 @@ pub fn arm(scope: Scope) -> Result<(), Errno> {
     }
     let _signals = SignalsBlocked::new();
     let list = list::write();
+    if !is_wanted() {
+        return Ok(());
+    }
     list.entries().iter().filter(|entry| scope.covers(entry.origin)).try_for_each(arm_entry)
 }
 
@@ -49,7 +55,8 @@ pub fn arm_again(list: &List, table: &Table) {
 pub fn answer_creation(own: &Own) -> bool {
     let Some(record) = own.record() else { return false };
     let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return false };
-    match arm(scope) {
+    let is_wanted = || own.table.gate().creation.look() == creation;
+    match arm(scope, is_wanted) {
         Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
         Err(error) => say!(
             Level::Error,

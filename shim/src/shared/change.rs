@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
@@ -161,28 +162,43 @@ fn protect_part(
         agent::start(&mappings.own);
     }
     let act = |announced: Option<&Announced<'_>>| {
-        let watched = announced.filter(|announced| is_writable && announced.is_in_use());
+        let in_use = announced.filter(|announced| announced.is_in_use());
+        let watched = in_use.filter(|_| is_writable);
         if let Some(watched) = watched {
             make_way_for_first_page(watched, part, origin)?;
         }
         let mut list = list_with_room(part)?;
-        if watched.is_some() {
-            if !signals::install() {
-                return Err(Errno::NOMEM);
+        if watched.is_some() && !signals::install() {
+            return Err(Errno::NOMEM);
+        }
+        let change = || {
+            if watched.is_none() {
+                return call(part, protection);
             }
             // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
-            call(part, armed(protection))?;
-        } else {
-            call(part, protection)?;
-        }
+            call(part, armed(protection))
+        };
+        change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;
         note_changes(&mappings.own, &list, part);
         list.replace(part, |entry| Some(Entry { protection, ..entry }));
         describe(&mappings.own, &list);
         Ok(())
     };
     announced(origin, act).map_err(|_| Errno::NOMEM)?
+}
+
+/// mprotect(2) may have changed a part before it failed. What the list does not know of must not be open.
+fn take_back(list: &List, part: &Range<u64>, is_open: bool) {
+    for entry in list.touching(part) {
+        if !is_open {
+            // The list's lock orders it.
+            entry.course.is_open.store(false, Ordering::Relaxed);
+        }
+        // It comes as far as the call came.
+        let _ = set_protection(entry, &entry.part(part), is_open);
+    }
 }
 
 fn make_way_for_first_page(watched: &Announced<'_>, part: &Range<u64>, origin: Origin) -> Result<(), Errno> {

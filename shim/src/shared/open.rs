@@ -4,10 +4,12 @@
 //! a process may have only so many (vm.max_map_count), so once many have been opened all mappings are armed anew, which joins the
 //! parts; what was preserved stays preserved.
 
+use core::ffi::c_void;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
 use snapshim::PAGE;
 use snapshim::origin::Origin;
 use snapshim::preserve::Failure;
@@ -124,13 +126,20 @@ fn open_preserved(
     }) else {
         return Ok(false);
     };
-    watched.make_way(bytes.clone()).map_err(Failed::Preserving)?;
+    let read_in = |missing: &Range<u64>| read_in(part.start + (missing.start.max(bytes.start) - bytes.start), missing);
+    watched.make_way_reading(bytes.clone(), &read_in).map_err(Failed::Preserving)?;
     let list = list::read();
     let is_same = |entry: &&Entry| entry.part(&part) == part && entry.bytes(&part) == bytes;
     let Some(entry) = find(&list, origin, address).filter(is_same) else { return Ok(false) };
     set_protection(entry, &part, true).map_err(Failed::Kernel)?;
     note_course(entry, &part);
     Ok(true)
+}
+
+/// madvise(2) on the mapping that is stored to.
+fn read_in(address: u64, bytes: &Range<u64>) {
+    // SAFETY: the advice changes nothing, whatever is mapped there.
+    let _ = unsafe { madvise(address as *mut c_void, (bytes.end - bytes.start) as usize, Advice::WillNeed) };
 }
 
 /// Opens all of a mapping, of which nothing has to be preserved.
