@@ -97,6 +97,26 @@ fn system_calls_are_traced() {
 }
 
 #[test]
+fn valgrind_finds_the_programs_errors_and_no_others() {
+    if are_installed("valgrind_finds_the_programs_errors_and_no_others", &["valgrind"]) {
+        compile("unharmed_victim", &[]);
+        compile("unharmed_errors", &[]);
+        // The shim's frames may stand above the program's where it made a call.
+        same("unharmed_valgrind.sh", valgrind_says);
+    }
+}
+
+/// Without process ids, without where in libraries, and without a guess about the stack that traps are resolved on.
+fn valgrind_says(text: &str) -> String {
+    let is_told = |line: &&str| {
+        let passing = ["   at 0x", "   by 0x", "client switching stacks", "to suppress, use: --max-stackframe"];
+        !passing.iter().any(|part| line.contains(part)) || line.contains("unharmed_")
+    };
+    let lines: Vec<_> = text.lines().filter(is_told).collect();
+    without_numbers(&lines.join("\n"))
+}
+
+#[test]
 fn the_address_sanitizer_finds_the_programs_errors_and_no_others() {
     let test = "the_address_sanitizer_finds_the_programs_errors_and_no_others";
     let has_runtime = Command::new("gcc").arg("-print-file-name=libasan.a").output().unwrap();

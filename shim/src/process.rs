@@ -286,6 +286,6 @@ fn errno_for(refusal: Refusal) -> Errno {
         Refusal::Directory(errno) | Refusal::File(errno) => errno,
         Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOwner(_) => Errno::ACCESS,
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
-        Refusal::PageSize | Refusal::OtherNamespace => Errno::OPNOTSUPP,
+        Refusal::OtherNamespace => Errno::OPNOTSUPP,
     }
 }
