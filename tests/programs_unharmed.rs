@@ -89,6 +89,24 @@ fn repositories_are_cloned_and_packed() {
 }
 
 #[test]
+fn a_debugger_debugs() {
+    if are_installed("a_debugger_debugs", &["gdb"]) {
+        compile("unharmed_victim", &[]);
+        same("unharmed_gdb.sh", gdb_says);
+    }
+}
+
+/// Without the numbers of threads: the shim's agent is one.
+fn gdb_says(text: &str) -> String {
+    let is_told = |line: &&str| !line.starts_with("[Switching to Thread");
+    let tidy = |line: &str| match line.strip_prefix("Thread ") {
+        Some(rest) => rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).to_owned() + "\n",
+        None => without_numbers(line),
+    };
+    text.lines().filter(is_told).map(tidy).collect()
+}
+
+#[test]
 fn system_calls_are_traced() {
     if are_installed("system_calls_are_traced", &["strace"]) {
         compile("unharmed_victim", &[]);
