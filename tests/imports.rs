@@ -107,6 +107,8 @@ const EXPORTS: &[&str] = &[
     // process
     "daemon forkpty",
     "fork __fork _Fork execve execveat fexecve",
+    // rights
+    "setuid setgid seteuid setegid setreuid setregid setresuid setresgid setgroups capset unshare setns",
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",

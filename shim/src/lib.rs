@@ -22,6 +22,7 @@ mod mapper;
 mod process;
 mod shared;
 mod signals;
+mod solitude;
 mod sysfs;
 mod thread;
 mod trap;

@@ -16,6 +16,7 @@ use snapshim::table::process::{Process, ProcessId};
 
 use crate::config::config;
 use crate::log::{Level, say};
+use crate::solitude::Presence;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]
@@ -30,8 +31,8 @@ pub struct Identity {
     claiming: AtomicU32,
     /// Counts snapshots as they come; 0 when there are none.
     snapshots: AtomicU32,
-    /// Whether the agent has been started.
-    agent: AtomicU32,
+    /// Whether there is an agent.
+    agent: Presence,
     /// Whether a thread looks for foreign changes.
     looking: AtomicU32,
 }
@@ -266,9 +267,9 @@ impl Identity {
         self.looking.store(0, Ordering::Release);
     }
 
-    /// True for the one caller that has to start the agent.
-    pub fn take_agent_start(&self) -> bool {
-        self.agent.swap(1, Ordering::AcqRel) == 0
+    /// Whether there is an agent.
+    pub fn presence(&self) -> &Presence {
+        &self.agent
     }
 }
 
