@@ -36,5 +36,5 @@ pub mod raw;
 #[cfg(not(loom))]
 pub mod table;
 
-/// Bytes in a page. snapshim supports the 4 KiB pages of x86-64 and of the common aarch64 kernels; `attach` refuses others.
+/// Bytes in a page of x86-64, which knows no others.
 pub const PAGE: u64 = 4096;

@@ -35,7 +35,6 @@ const CONSTRUCTOR: &[&str] = &[
     "dlsym",
     "pthread_key_create",
     "__libc_current_sigrtmin",
-    "calloc",
     "clock_gettime",
     "getpid",
     "pthread_equal",
@@ -45,7 +44,7 @@ const CONSTRUCTOR: &[&str] = &[
     "sysconf",
 ];
 
-/// What the Rust runtime brings along: memory for the constructor and for panics, messages and backtraces of panics, and what the
+/// What the Rust runtime brings along: messages and backtraces of panics, and what the
 /// linker adds to every library. Hooks do not panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
 const RUNTIME: &[&str] = &[
     "_ITM_deregisterTMCloneTable",
@@ -72,13 +71,10 @@ const RUNTIME: &[&str] = &[
     "getenv",
     "gettid",
     "lseek64",
-    "malloc",
     "readlink",
-    "realloc",
     "realpath",
     "stat64",
     "statx",
-    "posix_memalign",
     "sched_yield",
 ];
 
@@ -111,6 +107,8 @@ const EXPORTS: &[&str] = &[
     // process
     "daemon forkpty",
     "fork __fork _Fork execve execveat fexecve",
+    // rights
+    "setuid setgid seteuid setegid setreuid setregid setresuid setresgid setgroups capset unshare setns",
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",

@@ -1,13 +1,16 @@
 #!/bin/sh
 # Installs what the tests use and the machine lacks: sqlite3, perl and fsx as writers, numpy as a mapper, libraries that save over
-# what they map.
+# what they map, debuggers and Python's own tests.
 set -u
 cd "$(dirname "$0")/.."
 missing=""
 # The command, and its package where that is called otherwise.
-for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless go:golang-go mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do
+for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless go:golang-go mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
+    gdb strace valgrind ps:procps; do
     command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
 done
+
+python3 -c 'import test.test_mmap' 2>/dev/null || /usr/bin/python3 -c 'import test.test_mmap' 2>/dev/null || missing="$missing libpython3-testsuite"
 
 # Into an environment of its own: nothing of the user's Python changes.
 pip_install() {

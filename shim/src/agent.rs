@@ -7,7 +7,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicPtr};
 use core::time::Duration;
 
 use snapshim::preserve::local::Means;
@@ -37,7 +37,14 @@ pub fn start_for_snapshots(own: &Own) {
 
 /// Starts the agent, once.
 pub fn start(own: &Own) {
-    if own.identity.take_agent_start() && !start_thread(own) {
+    if own.identity.presence().take_start() {
+        start_anew(own);
+    }
+}
+
+/// Starts the agent where it has left.
+pub fn start_anew(own: &Own) {
+    if !start_thread(own) {
         say!(
             Level::Warn,
             "process {} could not start its agent: its snapshots cannot be kept when their file is truncated, or written by whom the \
@@ -58,23 +65,41 @@ const THREAD: c_int = libc::CLONE_VM
 fn start_thread(own: &Own) -> bool {
     // Inherited by the thread.
     let _signals = raw::SignalsBlocked::new();
-    let stack = crate::arena::memory(STACK).filter(|stack| {
-        // SAFETY: our own memory; its lowest page becomes a guard.
-        unsafe { rustix::mm::mprotect(*stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()) }.is_ok()
-    });
+    let stack = take_stack();
     let Some(stack) = stack else {
         if let Some(record) = own.record() {
             record.set_agent(own.id, None);
         }
         return false;
     };
-    // SAFETY: `run` never returns and lives on its own stack; it uses no thread-local storage, so sharing the register is harmless.
+    // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing the register is harmless.
     let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
     let tid = u32::try_from(tid).ok().filter(|tid| *tid != 0);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
     }
     tid.is_some()
+}
+
+/// Of the agent that was started last.
+static LAST_STACK: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+static IS_LAST_STACK_FREE: AtomicBool = AtomicBool::new(false);
+
+/// The thread that was started last is gone altogether.
+pub fn give_stack_back() {
+    IS_LAST_STACK_FREE.store(true, Ordering::Release);
+}
+
+fn take_stack() -> Option<*mut c_void> {
+    // Acquire: pairs with the Release in `give_stack_back`.
+    if IS_LAST_STACK_FREE.swap(false, Ordering::Acquire) {
+        return Some(LAST_STACK.load(Ordering::Relaxed));
+    }
+    let stack = crate::arena::memory(STACK)?;
+    // SAFETY: our own memory; its lowest page becomes a guard.
+    unsafe { rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()) }.ok()?;
+    LAST_STACK.store(stack, Ordering::Relaxed);
+    Some(stack)
 }
 
 /// How often the agent looks whether what its snapshots rest on is still so.
@@ -94,6 +119,9 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         let Some(record) = own.record() else { return 0 };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
+        if own.identity.presence().must_leave() {
+            return 0;
+        }
         if shared::arm::answer_creation(&own) {
             eager.begin_anew();
         }

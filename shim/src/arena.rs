@@ -11,8 +11,8 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use snapshim::PAGE;
 use snapshim::table::Table;
 
-/// For small things: configuration, stacks of agents, single pages.
-const SMALL: usize = 1 << 20;
+/// For small things: our heap, configuration, stacks of agents, single pages.
+const SMALL: usize = 8 << 20;
 const LENGTH: usize = size_of::<Table>() + SMALL;
 
 /// Where the reservation starts, 0 if there is none.

@@ -1,6 +1,6 @@
 //! Before `main`, and what the hooks look up once.
 
-use core::ffi::c_void;
+use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -17,10 +17,14 @@ use crate::{arena, doors, hooks, process, thread};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
-static CONSTRUCTOR: extern "C" fn() = construct;
+static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = construct;
 
-extern "C" fn construct() {
+extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8) {
     let _signals = raw::SignalsBlocked::new();
+    // Where the vDSO is, as the program was told and not as the kernel would say: valgrind takes it away and tells the program so.
+    // Until then the time is asked by system call.
+    // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.
+    unsafe { rustix::param::init(environment) };
     doors::detours::lead_on(hooks::outer_doors());
     if config().is_disabled {
         doors::detours::lead_on(hooks::doors());

@@ -17,6 +17,7 @@ use snapshim::table::process::{Process, ProcessId};
 
 use crate::config::config;
 use crate::log::{Level, say};
+use crate::solitude::Presence;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]
@@ -31,8 +32,8 @@ pub struct Identity {
     claiming: AtomicU32,
     /// Counts snapshots as they come; 0 when there are none.
     snapshots: AtomicU32,
-    /// Whether the agent has been started.
-    agent: AtomicU32,
+    /// Whether there is an agent.
+    agent: Presence,
     /// Whether a thread looks for foreign changes.
     looking: AtomicU32,
 }
@@ -279,9 +280,9 @@ impl Identity {
         self.looking.store(0, Ordering::Release);
     }
 
-    /// True for the one caller that has to start the agent.
-    pub fn take_agent_start(&self) -> bool {
-        self.agent.swap(1, Ordering::AcqRel) == 0
+    /// Whether there is an agent.
+    pub fn presence(&self) -> &Presence {
+        &self.agent
     }
 }
 
@@ -299,6 +300,6 @@ fn errno_for(refusal: Refusal) -> Errno {
         Refusal::Directory(errno) | Refusal::File(errno) => errno,
         Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOwner(_) => Errno::ACCESS,
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
-        Refusal::PageSize | Refusal::OtherNamespace => Errno::OPNOTSUPP,
+        Refusal::OtherNamespace => Errno::OPNOTSUPP,
     }
 }

@@ -40,8 +40,6 @@ pub enum Refusal {
     OtherVersion,
     /// The table is used by processes of another pid namespace.
     OtherNamespace,
-    /// The machine's pages are not 4 KiB.
-    PageSize,
 }
 
 impl Refusal {
@@ -59,7 +57,6 @@ impl Refusal {
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
-            Self::PageSize => "this machine's pages are not 4 KiB",
         }
     }
 
@@ -77,7 +74,6 @@ impl Refusal {
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherVersion => "end the programs that use it and remove table-2",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
-            Self::PageSize => "there is no way around it yet",
         }
     }
 }
@@ -104,9 +100,6 @@ pub struct Attached {
 ///
 /// `at` is where: addresses of the caller's that may be replaced, or null for where the kernel likes.
 pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
-    if rustix::param::page_size() as u64 != crate::PAGE {
-        return Err(Refusal::PageSize);
-    }
     let (directory, mode) = open_directory(place)?;
     let file = open_table(&directory, mode)?;
     let stat = rustix::fs::fstat(&file).map_err(Refusal::File)?;

@@ -222,6 +222,11 @@ impl Process {
         self.agent.store(u64::from(id.epoch()) << 32 | u64::from(tid.unwrap_or(NO_AGENT)), Ordering::Relaxed);
     }
 
+    /// Says that the agent leaves, and that another will come.
+    pub fn forget_agent(&self) {
+        self.agent.store(0, Ordering::Relaxed);
+    }
+
     /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.
     pub fn birth(&self, id: ProcessId) -> Birth {
         let word = self.birth.load(Ordering::Acquire);

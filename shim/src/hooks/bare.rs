@@ -5,7 +5,9 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 
 use syscalls::{Sysno, raw_syscall};
 
-use super::{aio, copy, descriptors, device, exec, fork, map, open, read, receive, resize, ring, signal, times, write};
+use super::{
+    aio, copy, descriptors, device, exec, fork, map, open, read, receive, resize, rights, ring, signal, times, write,
+};
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -127,6 +129,7 @@ fn on_syscall(
         libc::SYS_fork => fork::by_number(),
         libc::SYS_clone if fork::is_fork(a, b) => fork::by_number(),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
+        _ if rights::NUMBERS.contains(&number) => crate::solitude::without_agent(pass),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },

@@ -17,6 +17,7 @@ pub mod queue;
 pub mod read;
 pub mod receive;
 pub mod resize;
+pub mod rights;
 pub mod ring;
 pub mod signal;
 pub mod spawn;
@@ -45,6 +46,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         daemon::DOORS,
         exec::DOORS,
         signal::DOORS,
+        rights::DOORS,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,82 @@
+//! setuid(2), unshare(2) and their kin: what the kernel changes for one thread, or only for a process of one thread.
+//!
+//! libc takes its own threads along; of the agent it does not know. Left alone it would keep the rights that the program gives up, and
+//! hold up a program that has no other thread. So it leaves before, and is started anew, with what its starter has then.
+
+use core::ffi::{c_int, c_void};
+
+use libc::{gid_t, size_t, uid_t};
+use syscalls::{Sysno, syscall};
+
+use crate::doors::{as_libc, interpose};
+use crate::solitude::without_agent;
+
+/// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
+macro_rules! in_solitude {
+    ($($(#[$doc:meta])* $name:ident, $libc:literal($($argument:ident: $type:ty),*): $number:ident($($given:expr),*);)+) => {
+        interpose! {
+            $(
+                $(#[$doc])*
+                $name, $libc: $name => fn($($argument: $type),*) -> c_int {
+                    // SAFETY: the application's arguments, as they are.
+                    raw |$($argument: $type),*| as_libc(unsafe { syscall!(Sysno::$number, $($given),*) }) as c_int,
+                    hook hooked::$name,
+                }
+            )+
+        }
+
+        mod hooked {
+            use super::*;
+            $(
+                pub fn $name(real: super::$name::Function, $($argument: $type),*) -> c_int {
+                    // SAFETY: the application's arguments, as they are.
+                    without_agent(|| unsafe { real($($argument),*) })
+                }
+            )+
+        }
+    };
+}
+
+/// What leaves a user or group as it is.
+const SAME: u32 = u32::MAX;
+
+in_solitude! {
+    /// setuid(2)
+    setuid, c"setuid"(user: uid_t): setuid(user);
+    /// setgid(2)
+    setgid, c"setgid"(group: gid_t): setgid(group);
+    /// seteuid(3)
+    seteuid, c"seteuid"(user: uid_t): setresuid(SAME, user, SAME);
+    /// setegid(3)
+    setegid, c"setegid"(group: gid_t): setresgid(SAME, group, SAME);
+    /// setreuid(2)
+    setreuid, c"setreuid"(real_user: uid_t, user: uid_t): setreuid(real_user, user);
+    /// setregid(2)
+    setregid, c"setregid"(real_group: gid_t, group: gid_t): setregid(real_group, group);
+    /// setresuid(2)
+    setresuid, c"setresuid"(real_user: uid_t, user: uid_t, saved: uid_t): setresuid(real_user, user, saved);
+    /// setresgid(2)
+    setresgid, c"setresgid"(real_group: gid_t, group: gid_t, saved: gid_t): setresgid(real_group, group, saved);
+    /// setgroups(2)
+    setgroups, c"setgroups"(count: size_t, groups: *const gid_t): setgroups(count, groups);
+    /// capset(2)
+    capset, c"capset"(header: *mut c_void, data: *const c_void): capset(header, data);
+    /// unshare(2)
+    unshare, c"unshare"(what: c_int): unshare(what);
+    /// setns(2)
+    setns, c"setns"(space: c_int, kind: c_int): setns(space, kind);
+}
+
+/// The numbers of these calls: by number, and in a program of one thread, they are for the whole of it.
+pub const NUMBERS: [i64; 10] = [
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_capset,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+];

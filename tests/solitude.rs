@@ -1,0 +1,73 @@
+//! A program that holds a snapshot, and with it the agent, gives up rights and enters namespaces as one thread does; its snapshot stays.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::process::Stdio;
+
+use common::holder::Holder;
+use common::{Scratch, WAYS, program, run_ok, skip};
+
+const SIZE: usize = 64 * 4096;
+
+/// A program that made `call` and holds a snapshot; the different things that its threads say of their rights.
+fn hold(scratch: &Scratch, way: &str, call: &str) -> (Holder, BTreeSet<String>) {
+    fs::write(scratch.file("victim"), vec![b'o'; SIZE]).unwrap();
+    let said = File::create(scratch.file("said")).unwrap();
+    let mut command = scratch.shimmed(program("solitude"), way);
+    let holder = Holder::run(command.arg("victim").args([&SIZE.to_string(), call]).stderr(Stdio::from(said)));
+    let lines = fs::read_to_string(scratch.file("said")).unwrap().lines().map(str::to_owned).collect();
+    (holder, lines)
+}
+
+fn is_root(test: &str) -> bool {
+    // SAFETY: no arguments.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !is_root {
+        skip(test, "only root has rights to give up");
+    }
+    is_root
+}
+
+#[test]
+fn no_thread_keeps_the_rights_that_the_program_gave_up() {
+    if !is_root("no_thread_keeps_the_rights_that_the_program_gave_up") {
+        return;
+    }
+    for way in WAYS {
+        for call in ["setresuid", "by number"] {
+            let scratch = Scratch::on_tmpfs();
+            let (holder, rights) = hold(&scratch, way, call);
+            let nobody = "Uid:\t65534\t65534\t65534\t65534";
+            let has = |start: &str| rights.iter().filter(|line| line.starts_with(start)).collect::<Vec<_>>();
+            assert_eq!(has("Uid:"), [nobody], "{call}, {way}");
+            assert_eq!(has("CapEff:"), ["CapEff:\t0000000000000000"], "{call}, {way}");
+            assert_eq!(has("Groups:"), ["Groups:\t "], "{call}, {way}");
+            let write = "printf new | dd of=victim conv=notrunc seek=5000 bs=1; : >victim";
+            run_ok(scratch.shimmed("sh", way).args(["-c", write]));
+            holder.finish_exact(&format!("{call}, {way}"));
+        }
+    }
+}
+
+#[test]
+fn a_program_of_one_thread_enters_a_namespace() {
+    for way in WAYS {
+        let scratch = Scratch::on_tmpfs();
+        let (holder, _) = hold(&scratch, way, "unshare");
+        run_ok(scratch.shimmed("sh", way).args(["-c", "printf new | dd of=victim conv=notrunc seek=5000 bs=1"]));
+        holder.finish_exact(way);
+    }
+}
+
+#[test]
+fn threads_that_change_rights_at_once_wait_for_each_other() {
+    if is_root("threads_that_change_rights_at_once_wait_for_each_other") {
+        let scratch = Scratch::on_tmpfs();
+        let (holder, rights) = hold(&scratch, "agent", "many");
+        assert_eq!(rights.iter().filter(|line| line.starts_with("Uid:")).count(), 1);
+        run_ok(scratch.shimmed("sh", "agent").args(["-c", "printf new | dd of=victim conv=notrunc; : >victim"]));
+        holder.finish_exact("many");
+    }
+}
