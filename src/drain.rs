@@ -218,7 +218,7 @@ impl Table {
         let (descriptor, seen) = frame.descriptor();
         let thread = thread_part(slot.owner());
         let doing = Doing::read(id.pid(), thread);
-        if doing.has_left(frame.stack(), id.pid(), thread) {
+        if !process.has_other_stacks(id) && doing.has_left(frame.stack(), id.pid(), thread) {
             return frame.look().1 == turn;
         }
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);

@@ -1,7 +1,7 @@
 //! This process in the table: attached on first need, by whatever call needs it.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use once_cell::race::OnceRef;
 use rustix::io::Errno;
@@ -195,8 +195,23 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     // Release: pairs with the Acquire in `attached`.
     identity.word.store(id.to_word(), Ordering::Release);
     record.sharing.describe(core::iter::empty());
+    if OTHER_STACKS.load(Ordering::Relaxed) {
+        record.note_other_stacks(id);
+    }
     record.describe_start(id, snapshim::table::liveness::start_of(id.pid()));
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
+}
+
+static OTHER_STACKS: AtomicBool = AtomicBool::new(false);
+
+/// A handler may run on a stack other than its thread's from now on (SA_ONSTACK, swapcontext(3)).
+pub fn note_other_stacks() {
+    OTHER_STACKS.store(true, Ordering::Relaxed);
+    if let Some(own) = attached()
+        && let Some(record) = own.record()
+    {
+        record.note_other_stacks(own.id);
+    }
 }
 
 /// Makes a forked child answer to the record that its parent prepared.

@@ -30,7 +30,9 @@ pub struct Process {
     pub sharing: Sharing,
     /// epoch:32 | whether direct writes are submitted (`queues`):32.
     queues: AtomicU64,
-    rest: [AtomicU64; 6],
+    /// epoch:32 | 1 once a handler of the process may run on a stack of its own.
+    stacks: AtomicU64,
+    rest: [AtomicU64; 5],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -225,6 +227,16 @@ impl Process {
     /// Says that the agent leaves, and that another will come.
     pub fn forget_agent(&self) {
         self.agent.store(0, Ordering::Relaxed);
+    }
+
+    /// From now on a handler of `id` may run on a stack other than its thread's: where the stack pointer is says nothing any more.
+    pub fn note_other_stacks(&self, id: ProcessId) {
+        self.stacks.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
+    }
+
+    /// Whether `id` has said so.
+    pub fn has_other_stacks(&self, id: ProcessId) -> bool {
+        of_image(self.stacks.load(Ordering::Relaxed), id) == Some(1)
     }
 
     /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.

@@ -14,6 +14,7 @@ use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
 use crate::doors::{as_libc, interpose, set_errno};
+use crate::process;
 use crate::signals::{self, action::Action, guarded};
 
 interpose! {
@@ -220,6 +221,10 @@ fn on_sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
+    // SAFETY: null, or the application's action.
+    if unsafe { new.as_ref() }.is_some_and(|new| new.sa_flags & libc::SA_ONSTACK != 0) {
+        process::note_other_stacks();
+    }
     if !signals::is_installed() {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(signal, new, old) };
@@ -289,6 +294,10 @@ pub fn action_by_number(
     old: *mut u64,
     size: usize,
 ) -> c_long {
+    if !new.is_null() {
+        // Its flags are not looked at: few come this way.
+        process::note_other_stacks();
+    }
     if !signals::is_installed() || !(1..=64).contains(&signal) || size != MASK {
         return real();
     }
@@ -632,12 +641,14 @@ fn open_faults_of_context(context: *const ucontext_t) {
 }
 
 fn on_setcontext(real: setcontext::Function, context: *const ucontext_t) -> c_int {
+    process::note_other_stacks();
     open_faults_of_context(context);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(context) }
 }
 
 fn on_swapcontext(real: swapcontext::Function, old: *mut ucontext_t, new: *const ucontext_t) -> c_int {
+    process::note_other_stacks();
     open_faults_of_context(new);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new) }
