@@ -55,9 +55,18 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
             let at = if is_armed { map_armed(mmap, &target)? } else { mmap.call()? };
             let range = at as u64..at as u64 + mmap.pages() * PAGE;
             list.carve(&range);
-            let first = mmap.offset as u64 / PAGE;
-            let protection = mmap.protection;
-            list.add(Entry { range, first, origin, protection, is_inherited: true, course: Course::default() });
+            let (first, protection, course) = (mmap.offset as u64 / PAGE, mmap.protection, Course::default());
+            let mut entry = Entry { range, first, origin, protection, is_inherited: true, course };
+            // Another thread may have put another file under the number. Nobody has stored yet, so it is not too late to arm.
+            if let Place::Origin(now) = place_behind(mmap.descriptor as u32)
+                && now != origin
+            {
+                entry.origin = now;
+                if is_writable && signals::install() {
+                    arm::arm_entry(&entry)?;
+                }
+            }
+            list.add(entry);
             describe(&own, &list);
             Ok(at)
         })
