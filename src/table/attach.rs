@@ -40,6 +40,8 @@ pub enum Refusal {
     OtherVersion,
     /// The table is used by processes of another pid namespace.
     OtherNamespace,
+    /// Somebody found the table damaged.
+    Damaged,
     /// The machine's pages are not 4 KiB.
     PageSize,
 }
@@ -59,6 +61,7 @@ impl Refusal {
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
+            Self::Damaged => "the table was found damaged",
             Self::PageSize => "this machine's pages are not 4 KiB",
         }
     }
@@ -77,6 +80,7 @@ impl Refusal {
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherVersion => "end the programs that use it and remove table-2",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
+            Self::Damaged => "end the programs that use it and remove table-2",
             Self::PageSize => "there is no way around it yet",
         }
     }
@@ -128,6 +132,9 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     }
     if table.header.namespace.load(Ordering::Relaxed) != own_namespace() {
         return Err(Refusal::OtherNamespace);
+    }
+    if table.is_damaged() {
+        return Err(Refusal::Damaged);
     }
     Ok(Attached { table, file: (stat.st_dev, stat.st_ino) })
 }

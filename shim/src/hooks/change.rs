@@ -128,7 +128,8 @@ impl Announced<'_> {
         if !self.is_watched {
             return Ok(());
         }
-        pusher(self.thread, self.frame).make_way(self.origin, &Change::Bytes(bytes))
+        let made = pusher(self.thread, self.frame).make_way(self.origin, &Change::Bytes(bytes));
+        if made.is_err() && self.thread.own.leaves_damaged() { Ok(()) } else { made }
     }
 }
 
@@ -230,7 +231,7 @@ fn change_origin(
     touch: &impl Touch,
     call: &impl Fn() -> isize,
 ) -> isize {
-    if !thread.own.table.is_origin_in_use(origin) {
+    if !thread.own.table.is_origin_in_use(origin) || thread.own.leaves_damaged() {
         return call();
     }
     thread.own.table.note_change(origin);
@@ -238,12 +239,13 @@ fn change_origin(
     if let Some(from) = touch.cuts_from() {
         return match pusher.make_way(origin, &Change::Cut(from)) {
             Ok(()) => call(),
+            Err(_) if thread.own.leaves_damaged() => call(),
             Err(failure) => refuse(origin, &failure),
         };
     }
     let range = range_of(thread, frame, descriptor, origin, touch);
     if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
-        return refuse(origin, &failure);
+        return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }
     let result = call();
     if result > 0 && !range.held(thread, descriptor, result as u64) {
@@ -260,6 +262,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         slot: thread.slot,
         frame,
         kept: crate::process::kept(),
+        holdings: crate::process::holdings(),
         unreadable: init::unreadable_page(),
         way: config().way,
         on_failure: config().on_failure,
@@ -309,6 +312,7 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::NoCopy => {
             "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)"
         }
+        Reason::Damaged => "the table is damaged; end the programs that use it and remove table-2",
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }
 }
