@@ -67,9 +67,12 @@ impl Patience {
 /// write (Documentation/filesystems/multigrain-ts.rst).
 pub fn place_behind(descriptor: u32) -> Place {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
+    let file = raw::borrow(descriptor);
+    match statx(file, c"", AtFlags::EMPTY_PATH, wanted) {
         Ok(found) => place_found(&found),
-        Err(_) => Place::Elsewhere,
+        Err(Errno::BADF) => Place::Elsewhere,
+        // A filter of seccomp(2) that does not know the call, or no memory.
+        Err(_) => rustix::fs::fstat(file).map_or(Place::Elsewhere, |found| place_of(&found)),
     }
 }
 

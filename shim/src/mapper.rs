@@ -5,7 +5,6 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -25,9 +24,8 @@ use crate::process::{self, Own};
 use crate::trap::Trap;
 use crate::watch;
 
-static FIRST_LOCK: Mutex<()> = Mutex::new(());
-/// Null stands for `FIRST_LOCK`; a forked child gets a lock of its own.
-static LOCK: AtomicPtr<Mutex<()>> = AtomicPtr::new(core::ptr::null_mut());
+/// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
+static LOCK: Mutex<()> = Mutex::new(());
 
 /// The process's mappings, held still.
 pub struct Mappings {
@@ -60,7 +58,7 @@ pub fn hold(own: Own) -> Mappings {
     // Never `lock`: to park, parking_lot allocates, and a fork may hold the allocator.
     let mut patience = Patience::default();
     loop {
-        if let Some(guard) = lock().try_lock() {
+        if let Some(guard) = LOCK.try_lock() {
             return Mappings { own, _lock: guard, _signals: signals };
         }
         patience.pause();
@@ -70,19 +68,7 @@ pub fn hold(own: Own) -> Mappings {
 /// The same if nobody else holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: Own) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
-    Some(Mappings { own, _lock: lock().try_lock()?, _signals: signals })
-}
-
-fn lock() -> &'static Mutex<()> {
-    // SAFETY: null or a leaked mutex.
-    unsafe { LOCK.load(Ordering::Acquire).as_ref() }.unwrap_or(&FIRST_LOCK)
-}
-
-/// In a forked child: the lock's waiters exist only in the parent, so it is not given back but replaced.
-pub fn replace_lock(held: Mappings) {
-    LOCK.store(core::ptr::from_ref(crate::config::leak(Mutex::new(()))).cast_mut(), Ordering::Release);
-    let Mappings { _lock, _signals, .. } = held;
-    core::mem::forget(_lock);
+    Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
 }
 
 /// The pieces of this process that a range of addresses touches. What is not held at its addresses is none of them, whatever the table

@@ -178,7 +178,8 @@ fn attach_table() -> Result<&'static Attached, Refusal> {
         return Ok(attached);
     }
     let attached = attach::attach(&place(), crate::arena::place_for_table())?;
-    let _ = ATTACHED.set(crate::config::leak(attached));
+    let attached = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
+    let _ = ATTACHED.set(attached);
     ATTACHED.get().ok_or(Refusal::NotATable)
 }
 

@@ -74,7 +74,6 @@ fn fork_attached(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_
     if pid == 0 {
         process::note_pid();
         shared::join_in_child();
-        mapper::replace_lock(mappings);
     }
     pid
 }
