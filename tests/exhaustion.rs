@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Scratch, program, run_within, skip, text};
+use common::holder::Holder;
+use common::{Scratch, WAYS, program, root, run, run_within, skip, text};
 
 fn keeps_its_bytes(policy: &str, way: &str) {
     let scratch = Scratch::on_tmpfs();
@@ -36,4 +39,70 @@ fn a_call_that_fails_costs_a_write_and_no_snapshot() {
 fn a_call_that_fails_costs_no_byte_the_other_way_round() {
     keeps_its_bytes("break-snapshot", "agent");
     keeps_its_bytes("fail-write", "auto");
+}
+
+/// A memory cgroup with a limit, for as long as it is wanted.
+struct Limited(PathBuf);
+
+impl Limited {
+    fn to(bytes: u64) -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = |prefix: &str| groups.lines().find_map(|line| Some(line.split_once(prefix)?.1.to_string()));
+        let (base, limit) = match path(":memory:") {
+            Some(path) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"),
+            None => (format!("/sys/fs/cgroup{}", path("0::")?), "memory.max"),
+        };
+        let group = Path::new(&base).join(format!("snapshim-test-{}", std::process::id()));
+        fs::create_dir(&group).ok()?;
+        let group = Self(group);
+        fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+        Some(group)
+    }
+
+    fn take_in(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// One page more would have got the mapper killed.
+#[test]
+fn a_mapper_at_the_limit_of_its_memory_cgroup_lives() {
+    const SIZE: usize = 96 << 20;
+    for way in WAYS {
+        for (policy, cut, states) in [
+            ("break-snapshot", false, ["state=2 ", "state=2 "]),
+            ("break-snapshot", true, ["state=2 ", "state=2 "]),
+            ("fail-write", false, ["state=0 ", "same"]),
+            ("fail-write", true, ["state=0 ", "same"]),
+        ] {
+            let about = format!("{way}, {policy}, {}", if cut { "cut" } else { "written" });
+            let scratch = Scratch::new(&root().join("target/scratch"));
+            let file = scratch.file("victim");
+            fs::write(&file, vec![1; SIZE]).unwrap();
+            let Some(group) = Limited::to(48 << 20) else {
+                return skip("a_mapper_at_the_limit_of_its_memory_cgroup_lives", "no memory cgroup can be made here");
+            };
+            let mut command = scratch.shimmed(program("look"), way);
+            let holder = Holder::run(command.arg(&file).arg(SIZE.to_string()));
+            group.take_in(holder.pid());
+            let verb = if cut {
+                "truncate -s 0 victim"
+            } else {
+                "head -c 100663296 /dev/zero | dd of=victim bs=1M conv=notrunc iflag=fullblock"
+            };
+            let mut write = scratch.shimmed("sh", way);
+            let output = run(write.args(["-c", verb]).env("SNAPSHIM_ON_FAILURE", policy));
+            let said = text(&output);
+            assert_eq!(output.status.success(), policy == "break-snapshot", "{about}: {said}");
+            assert!(said.contains("memory cgroup"), "{about}: {said}");
+            let found = holder.finish();
+            assert!(states.iter().all(|state| found.contains(state)), "{about}: {found}{said}");
+        }
+    }
 }

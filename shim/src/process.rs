@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use snapshim::drain::place_of;
 use snapshim::origin::Place;
+use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::raw;
@@ -42,6 +43,7 @@ static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
 static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
 static KEPT: KeptFiles = KeptFiles::new();
 static HOLDINGS: Holdings = Holdings::new();
+static HEADROOM: Headroom = Headroom::new();
 
 /// Whether joining was refused, and with what errno `mmap(MAP_SNAPSHOT)` answers.
 static REFUSED: AtomicU8 = AtomicU8::new(0);
@@ -76,6 +78,11 @@ impl Own {
 /// The files of other processes that this one keeps open.
 pub fn kept() -> &'static KeptFiles {
     &KEPT
+}
+
+/// What mappers may still keep, as this process found it.
+pub fn headroom() -> &'static Headroom {
+    &HEADROOM
 }
 
 /// Where this process's snapshots lie, whatever the table says.

@@ -4,6 +4,7 @@
 //! worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
 
+pub mod headroom;
 pub mod holdings;
 pub mod kept;
 pub mod local;
@@ -24,6 +25,7 @@ use crate::snapshot::{Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::Agent;
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
+use headroom::Headroom;
 use holdings::Holdings;
 use kept::KeptFiles;
 use local::Means;
@@ -63,6 +65,8 @@ pub enum Reason {
     NoAgent,
     /// The mapper was changing its mapping for too long (it is stopped).
     MapperBusy,
+    /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
+    NoMemory,
     /// The table cannot be trusted.
     Damaged,
 }
@@ -94,6 +98,8 @@ pub struct Pusher<'a, R, S> {
     pub frame: &'a Frame,
     /// Files of other processes kept open.
     pub kept: &'a KeptFiles,
+    /// What mappers may still keep.
+    pub headroom: &'a Headroom,
     /// Where the calling process's own snapshots lie.
     pub holdings: &'a Holdings,
     /// A page of the calling process that cannot be read.
@@ -167,6 +173,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             else {
                 return Ok(());
             };
+            if !self.has_room(&view, view.kept().end - first.max(view.kept().start)) {
+                self.give_up(index, &view, Reason::NoMemory)?;
+                continue;
+            }
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
             let is_done =
                 if view.identity.owner == self.own { self.means().serve(&task) } else { self.ask_agent(&view, task) };
@@ -213,6 +223,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 return self.give_up(index, &view, Reason::Damaged);
             }
             let Some(missing) = self.missing(index, &view, range, done) else { return Ok(()) };
+            if !self.has_room(&view, missing.end - missing.start) {
+                self.give_up(index, &view, Reason::NoMemory)?;
+                continue;
+            }
             let push = if view.head.is_changing() {
                 Push::Moved
             } else if self.way == Way::Agent {
@@ -257,6 +271,11 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             }
             self.give_up(index, &view, reason)?;
         }
+    }
+
+    /// Whether the mapper can keep so many pages more and live.
+    fn has_room(&self, view: &View, pages: u64) -> bool {
+        self.table.owner(view.identity.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
     }
 
     /// The first pages of the range, from `done` on, that have to be preserved still; at most a run.

@@ -33,6 +33,10 @@ impl Holder {
         Self { input: child.stdin.take(), child, output }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends the program; what it found.
     pub fn finish(mut self) -> String {
         drop(self.input.take());

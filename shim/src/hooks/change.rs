@@ -262,6 +262,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         slot: thread.slot,
         frame,
         kept: crate::process::kept(),
+        headroom: crate::process::headroom(),
         holdings: crate::process::holdings(),
         unreadable: init::unreadable_page(),
         way: config().way,
@@ -311,6 +312,9 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::NoAgent => "only its own agent can move it off the file, and it did not answer (is it stopped?)",
         Reason::NoCopy => {
             "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)"
+        }
+        Reason::NoMemory => {
+            "its memory cgroup is at its limit, and the kernel would kill it for one page more; raise the limit"
         }
         Reason::Damaged => "the table is damaged; end the programs that use it and remove table-2",
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
