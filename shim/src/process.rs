@@ -343,7 +343,9 @@ fn errno_for(refusal: Refusal) -> Errno {
     match refusal {
         Refusal::Full => Errno::NOSPC,
         Refusal::Directory(errno) | Refusal::File(errno) => errno,
-        Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOwner(_) => Errno::ACCESS,
+        Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOpen | Refusal::FileOwner(_) => {
+            Errno::ACCESS
+        }
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
         Refusal::Damaged => Errno::UCLEAN,
         Refusal::PageSize | Refusal::OtherNamespace => Errno::OPNOTSUPP,
