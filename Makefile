@@ -32,7 +32,7 @@ integration: all
 	tests/integration.sh
 
 soak: all
-	$(CARGO) test --release --test storm -- --ignored --nocapture
+	$(CARGO) test --release --test storm --test damage --test exhaustion -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

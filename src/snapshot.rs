@@ -41,8 +41,8 @@ pub struct Snapshot {
     modified: AtomicU64,
     size_seen: AtomicU64,
     counted: AtomicU64,
-    /// A hash of what is constant in this life, and of the place: tells a damaged record.
-    seal: AtomicU64,
+    /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the models'.
+    seal: core::sync::atomic::AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -263,7 +263,7 @@ impl Snapshot {
             modified: zero(),
             size_seen: zero(),
             counted: zero(),
-            seal: zero(),
+            seal: core::sync::atomic::AtomicU64::new(0),
         }
     }
 

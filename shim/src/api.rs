@@ -61,8 +61,8 @@ const BROKEN: c_int = 2;
 /// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
 fn describe_unvouched(address: u64) -> Option<Stat> {
     let held = process::holdings().ranges().find(|range| process::has_left() && range.contains(&address))?;
-    let size = held.end - held.start;
-    Some(Stat { state: DOUBTFUL, reserved: 0, size, pages: size / snapshim::PAGE, preserved: 0, held: 0 })
+    let pages = (held.end - held.start) / snapshim::PAGE;
+    Some(Stat { state: DOUBTFUL, reserved: 0, size: 0, pages, preserved: 0, held: 0 })
 }
 
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
