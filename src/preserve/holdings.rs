@@ -24,7 +24,7 @@ const PAGES_BITS: u32 = 28;
 const LONGEST: u64 = ((1 << PAGES_BITS) - 1) * PAGE;
 
 fn word(range: &Range<u64>) -> u64 {
-    (range.start / PAGE) << PAGES_BITS | (range.end - range.start) / PAGE
+    ((range.start / PAGE) << PAGES_BITS) | ((range.end - range.start) / PAGE)
 }
 
 fn range(word: u64) -> Range<u64> {
