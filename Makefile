@@ -32,7 +32,7 @@ integration: all
 	tests/integration.sh
 
 soak: all
-	$(CARGO) test --release --test storm --test programs_unharmed -- --ignored --nocapture
+	$(CARGO) test --release --test storm --test damage --test exhaustion --test programs_unharmed -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

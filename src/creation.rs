@@ -189,6 +189,15 @@ impl Creation {
             && self.state.compare_exchange(seen.0, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    /// A state that no creation has -> free. False: it is one.
+    pub fn clear_impossible(&self, seen: Ticket) -> bool {
+        seen.phase() > ARMING
+            && self
+                .state
+                .compare_exchange(seen.0, state(FREE, seen.number(), 0), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+    }
+
     /// The creation under way if writers of `origin` have to wait for it.
     pub fn naming(&self, origin: Origin, intents: &impl Intents) -> Option<Ticket> {
         loop {

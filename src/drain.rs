@@ -67,9 +67,12 @@ impl Patience {
 /// write (Documentation/filesystems/multigrain-ts.rst).
 pub fn place_behind(descriptor: u32) -> Place {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
+    let file = raw::borrow(descriptor);
+    match statx(file, c"", AtFlags::EMPTY_PATH, wanted) {
         Ok(found) => place_found(&found),
-        Err(_) => Place::Elsewhere,
+        Err(Errno::BADF) => Place::Elsewhere,
+        // A filter of seccomp(2) that does not know the call, or no memory.
+        Err(_) => rustix::fs::fstat(file).map_or(Place::Elsewhere, |found| place_of(&found)),
     }
 }
 
@@ -134,7 +137,12 @@ impl Table {
     fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
         let mut patience = Patience::default();
         // Acquire: pairs with the Release in `leave_unannounced`; their changes are done.
-        while self.header.unannounced().load(Ordering::Acquire) != 0 {
+        while let calls = self.header.unannounced().load(Ordering::Acquire)
+            && calls != 0
+        {
+            if calls > MOST_THREADS {
+                self.declare_damaged();
+            }
             if patience.is_tried() && raw::now() > deadline {
                 return Err(Blame { pid: 0, tid: 0 });
             }
@@ -252,7 +260,10 @@ impl Table {
             let owner = self.creation_owner(seen).map_or(0, WriterSlot::owner);
             let dead = owner == 0 || self.bury_if_dead(process_part(owner));
             let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
-            if dead || raw::now() > deadline.min(first_seen + LONGEST_CREATION) {
+            if deadline > first_seen + LONGEST_CREATION {
+                self.declare_damaged();
+            }
+            if dead || self.is_damaged() || raw::now() > deadline {
                 self.end_creation(seen);
             } else {
                 raw::wait(creation.futex(), seen.low_half(), Duration::from_millis(2));
@@ -359,8 +370,11 @@ fn blocks_no_signal(pid: u32, thread: u32) -> bool {
     }
 }
 
-/// However long a creator wanted to be given, from a damaged table for instance: nobody waits longer, in nanoseconds.
+/// The longest SNAPSHIM_TIMEOUT_MS, in nanoseconds: no creator gives itself longer.
 const LONGEST_CREATION: u64 = 60_000_000_000;
+
+/// PID_MAX_LIMIT of linux/threads.h.
+const MOST_THREADS: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -36,11 +36,11 @@ impl Table {
         let Further { identity, extent, flags } = *further;
         copy.describe(head, &identity, &extent, flags);
         copy.see(&self.snapshot(index)?.seen());
-        let copied = View { head, identity, extent, flags };
+        let copied = View { head, identity, extent, flags, is_sealed: true };
         if flags & RELOCATED == 0 {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
-            if from.is_any_lost() || !copy_bits(&from, view, &to, &copied) {
+            if from.is_any_lost(of_bits(view, &copied)) || !copy_bits(&from, view, &to, &copied) {
                 copy.add_flags(BITS_INCOMPLETE);
             }
             self.publish_mark(copy_index, identity.origin);
@@ -54,6 +54,12 @@ impl Table {
         self.header.note_cut();
         Some(copy_index)
     }
+}
+
+/// The pages that a piece cut from `view` shows, as the bits of `view` count them.
+fn of_bits(view: &View, cut: &View) -> core::ops::Range<u64> {
+    let (shown, base) = (cut.kept(), view.identity.base);
+    shown.start - base..shown.end - base
 }
 
 /// Copies the bits of the pages that `copied` shows. False: some could not be recorded.

@@ -159,9 +159,10 @@ impl<P: Pool> Bits<'_, P> {
         count
     }
 
-    /// Whether some bits may have been lost: a word of another life stands where one of this should.
-    pub fn is_any_lost(&self) -> bool {
-        (0..self.pages).step_by(WORD_PAGES as usize).any(|page| match self.word(page, false) {
+    /// Whether some bits of `range` may have been lost: a word of another life stands where one of this should.
+    pub fn is_any_lost(&self, range: Range<u64>) -> bool {
+        let words = range.start / WORD_PAGES..range.end.div_ceil(WORD_PAGES);
+        words.map(|word| word * WORD_PAGES).any(|page| match self.word(page, false) {
             Ok(word) => !is_of(word.load(Ordering::Relaxed), self.life),
             Err(Absent::Lost) => true,
             Err(Absent::Never) => false,
@@ -289,7 +290,7 @@ mod tests {
         }
         assert_eq!(bits.first_set(at..pages), None);
         assert_eq!(bits.count(0..pages), set.iter().map(|range| range.end - range.start).sum());
-        assert!(!bits.is_any_lost());
+        assert!(!bits.is_any_lost(0..pages));
     }
 
     #[test]
@@ -317,6 +318,6 @@ mod tests {
         assert!(!bits.is_set(0));
         assert_eq!(bits.set(2..3), None);
         assert_eq!(bits.first_droppable(0..32), None);
-        assert!(bits.is_any_lost());
+        assert!(bits.is_any_lost(0..100));
     }
 }

@@ -41,7 +41,8 @@ pub struct Snapshot {
     modified: AtomicU64,
     size_seen: AtomicU64,
     counted: AtomicU64,
-    reserved: AtomicU64,
+    /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the models'.
+    seal: core::sync::atomic::AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -170,6 +171,8 @@ pub struct View {
     pub extent: Extent,
     /// `NOT_INHERITED` and its kin.
     pub flags: u32,
+    /// Whether the record is as its mapper wrote it; others than the mapper cannot tell while it is changing.
+    pub is_sealed: bool,
 }
 
 impl View {
@@ -206,6 +209,39 @@ pub const NEVER_WRITABLE: u32 = 32;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
+fn hash(words: &[u64]) -> u64 {
+    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        let mixed = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mixed ^ mixed >> 32
+    })
+}
+
+fn seal_of(life: u32, identity: &Identity) -> u64 {
+    let Identity { origin, owner, size, base, mapping } = identity;
+    hash(&[u64::from(life), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
+}
+
+fn seal_of_place(extent: &Extent) -> u64 {
+    hash(&[extent.address, extent.first, extent.pages, u64::from(extent.protection)])
+}
+
+impl View {
+    /// Whether the record can be what a mapper wrote: sealed, and nowhere that no mapping or file reaches.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        const ADDRESSES: u64 = 1 << 56;
+        const BYTES: u64 = i64::MAX as u64;
+        let Extent { address, first, pages, .. } = self.extent;
+        (self.is_sealed || self.head.is_changing())
+            && address.is_multiple_of(crate::PAGE)
+            && address < ADDRESSES
+            && pages <= ADDRESSES / crate::PAGE
+            && first <= BYTES / crate::PAGE
+            && self.identity.base <= first
+            && self.identity.size <= BYTES
+    }
+}
+
 impl Snapshot {
     /// A free record.
     #[cfg(loom)]
@@ -227,7 +263,7 @@ impl Snapshot {
             modified: zero(),
             size_seen: zero(),
             counted: zero(),
-            reserved: zero(),
+            seal: core::sync::atomic::AtomicU64::new(0),
         }
     }
 
@@ -263,6 +299,8 @@ impl Snapshot {
         self.mapping.store(identity.mapping, Ordering::Relaxed);
         self.root.store(empty_root(mine.life()), Ordering::Relaxed);
         self.flags.store(flags, Ordering::Relaxed);
+        let old = self.extent();
+        self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_place(&old)), Ordering::Relaxed);
         self.place(extent);
     }
 
@@ -285,6 +323,9 @@ impl Snapshot {
 
     /// Replaces the extent; the generation is odd, or the record is only claimed.
     pub fn place(&self, extent: &Extent) {
+        // Carried forward rather than made anew: what was damaged before stays unsealed.
+        let change = seal_of_place(extent).wrapping_sub(seal_of_place(&self.extent()));
+        self.seal.store(self.seal.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
         self.address.store(extent.address, Ordering::Relaxed);
         self.first.store(extent.first, Ordering::Relaxed);
         self.pages.store(extent.pages, Ordering::Relaxed);
@@ -310,16 +351,22 @@ impl Snapshot {
                 base: self.base.load(Ordering::Relaxed),
                 mapping: self.mapping.load(Ordering::Relaxed),
             };
-            let extent = Extent {
-                address: self.address.load(Ordering::Relaxed),
-                first: self.first.load(Ordering::Relaxed),
-                pages: self.pages.load(Ordering::Relaxed),
-                protection: self.protection.load(Ordering::Relaxed),
-            };
+            let extent = self.extent();
             let flags = self.flags.load(Ordering::Relaxed);
+            let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_place(&extent));
+            let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
             if self.is_still(head) {
-                return Some(View { head, identity, extent, flags });
+                return Some(View { head, identity, extent, flags, is_sealed });
             }
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        Extent {
+            address: self.address.load(Ordering::Relaxed),
+            first: self.first.load(Ordering::Relaxed),
+            pages: self.pages.load(Ordering::Relaxed),
+            protection: self.protection.load(Ordering::Relaxed),
         }
     }
 

@@ -29,7 +29,8 @@ extern "C" {
 enum {
     SNAPSHIM_EXACT = 0,    /* as promised */
     SNAPSHIM_DOUBTFUL = 1, /* readable, but the shim can no longer vouch for it (a program without the shim changed the file, for one);
-                            * the log says why */
+                            * or the table was damaged; the log says why. Of a process that left a damaged table only state and pages
+                            * are known */
     SNAPSHIM_BROKEN = 2    /* a page could not be preserved; the broken part raises SIGBUS */
 };
 

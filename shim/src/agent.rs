@@ -10,7 +10,6 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr};
 use core::time::Duration;
 
-use snapshim::preserve::local::Means;
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
@@ -19,10 +18,10 @@ use crate::config::config;
 use crate::device;
 use crate::init;
 use crate::log::{Level, say};
+use crate::mapper;
 use crate::process::{self, Own};
 use crate::shared;
 use crate::shared::eager::Progress;
-use crate::trap::Trap;
 use crate::watch;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
@@ -115,7 +114,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
     let mut rounds = 0;
     loop {
-        let Some(own) = process::attached() else { return 0 };
+        let Some(own) = process::attached() else { return leave() };
         let Some(record) = own.record() else { return 0 };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
@@ -136,6 +135,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         if raw::now() >= next_look {
             device::look(&own);
             watch::look_at_all(&own);
+            look_at_table(&own);
             rounds += 1;
             if rounds % TABLE_ROUNDS == 0 {
                 doubt_if_table_is_gone(&own);
@@ -146,17 +146,31 @@ extern "C" fn run(_: *mut c_void) -> c_int {
     }
 }
 
+/// Whether the table still is what this process made of it.
+fn look_at_table(own: &Own) {
+    match mapper::try_hold(*own) {
+        Some(_mappings) => own.leaves_after_inspection(),
+        None => own.leaves_damaged(),
+    };
+}
+
+/// The process has left the table, so no store has to trap any more.
+fn leave() -> c_int {
+    if process::has_left() {
+        shared::give_up();
+    }
+    0
+}
+
 fn answer_requests(own: &Own) {
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
-        let Some(view) = own.table.snapshot(request.snapshot).and_then(|snapshot| snapshot.view()) else {
-            continue;
-        };
-        if view.identity.owner != own.owner() {
+        let is_ours = |view: snapshim::snapshot::View| view.identity.owner == own.owner();
+        if !own.table.view(request.snapshot).is_some_and(is_ours) {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { table: own.table, own: own.owner(), kept: process::kept(), stores: &Trap, deadline };
+        let means = mapper::means(own, deadline);
         slot.answer(number, means.serve(&request));
     }
 }

@@ -27,7 +27,14 @@ extern "C" fn __snapshim_active() -> c_int {
 /// `snapshim_stat(3)`: see snapshim.h.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
-    let found = process::attached().and_then(|own| describe(&own, address as u64));
+    let held = process::attached().filter(|own| {
+        let _mappings = mapper::hold(*own);
+        !own.leaves_after_inspection()
+    });
+    let found = match held {
+        Some(own) => describe(&own, address as u64),
+        None => describe_unvouched(address as u64),
+    };
     match found {
         // SAFETY: the caller passes a writable struct snapshim_stat, as the header says.
         Some(found) => unsafe {
@@ -50,6 +57,13 @@ extern "C" fn __snapshim_version() -> *const c_char {
 const EXACT: c_int = 0;
 const DOUBTFUL: c_int = 1;
 const BROKEN: c_int = 2;
+
+/// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
+fn describe_unvouched(address: u64) -> Option<Stat> {
+    let held = process::holdings().ranges().find(|range| process::has_left() && range.contains(&address))?;
+    let pages = (held.end - held.start) / snapshim::PAGE;
+    Some(Stat { state: DOUBTFUL, reserved: 0, size: 0, pages, preserved: 0, held: 0 })
+}
 
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;

@@ -301,16 +301,17 @@ fn memory(size: usize) -> Option<&'static mut [u8]> {
 }
 
 /// Moves `value` to memory that lives as long as the process.
-pub fn leak<T>(value: T) -> &'static T {
+pub fn try_leak<T>(value: T) -> Option<&'static T> {
     const { assert!(align_of::<T>() <= 4096) };
-    match memory(size_of::<T>().max(1)) {
-        // SAFETY: the memory is page-aligned, large enough and ours alone.
-        Some(memory) => unsafe {
-            let place = memory.as_mut_ptr().cast::<T>();
-            place.write(value);
-            &*place
-        },
-        // Not even a page: nothing that needs a configuration can work.
-        None => raw::abort(),
+    let place = memory(size_of::<T>())?.as_mut_ptr().cast::<T>();
+    // SAFETY: the memory is page-aligned, large enough and ours alone.
+    unsafe {
+        place.write(value);
+        Some(&*place)
     }
+}
+
+/// The same where nothing works without it: before `main`.
+fn leak<T>(value: T) -> &'static T {
+    try_leak(value).unwrap_or_else(|| raw::abort())
 }

@@ -12,7 +12,7 @@ use snapshim::creation::{Aborted, Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place};
-use snapshim::preserve::local::{self, Means};
+use snapshim::preserve::local;
 use snapshim::raw;
 use snapshim::snapshot::{Extent, Identity, LOCKED, State};
 use snapshim::table::writer::{Request, Task};
@@ -22,7 +22,6 @@ use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
-use crate::trap::Trap;
 use crate::{agent, alias_use, claim, device, process, shared, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
@@ -77,7 +76,7 @@ const ADDRESSES: u64 = (1 << 47) - PAGE;
 /// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
 /// without any system call here), `EBUSY` (a block device in use by the kernel, or claimed by somebody else where `SNAPSHIM_CLAIM`
 /// asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK` (inside a write that a signal interrupted), `ENFILE`
-/// (the table is full), `ESTALE` (the table was replaced), and what kept the process from joining the table. `flags` are the
+/// (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is damaged), and what kept the process from joining the table. `flags` are the
 /// snapshot's: 0 or `NEVER_WRITABLE`.
 pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
@@ -204,6 +203,9 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let origin = wanted.origin;
     // A fork of another thread must not come between the mapping and its record.
     let mappings = mapper::hold(thread.own);
+    if thread.own.leaves_after_inspection() {
+        return Err(Errno::UCLEAN);
+    }
     claim::take(&mappings, wanted.file, origin)?;
     let made = make_claimed(thread, wanted, &mappings);
     if made.is_err() {
@@ -348,6 +350,12 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let address =
         map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
+    if !process::holdings().add(&(extent.address..extent.end())) {
+        table.retire_snapshot(index, head.life());
+        // SAFETY: the mapping was just made and nobody has been told of it.
+        let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
+        return Err(Errno::NFILE);
+    }
     let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &identity, &extent, flags);
@@ -471,8 +479,7 @@ fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
 /// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there.
 fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_void, Errno> {
     let mappings = mapper::hold(thread.own);
-    let pages =
-        thread.own.table.snapshot(made.index).and_then(|snapshot| snapshot.view()).map_or(0, |view| view.extent.pages);
+    let pages = thread.own.table.view(made.index).map_or(0, |view| view.extent.pages);
     let from = made.address as u64..made.address as u64 + pages * PAGE;
     let to = target as u64..(target as u64).saturating_add(pages * PAGE);
     let shift = || mappings.shift(&from, to.start);
@@ -518,9 +525,7 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
         let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
         let deadline = raw::now() + config().timeout;
-        let means =
-            Means { table: thread.own.table, own: thread.own.owner(), kept: process::kept(), stores: &Trap, deadline };
-        if !means.serve(&request) {
+        if !mapper::means(&thread.own, deadline).serve(&request) {
             return;
         }
         page += count;

@@ -5,7 +5,6 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -25,9 +24,8 @@ use crate::process::{self, Own};
 use crate::trap::Trap;
 use crate::watch;
 
-static FIRST_LOCK: Mutex<()> = Mutex::new(());
-/// Null stands for `FIRST_LOCK`; a forked child gets a lock of its own.
-static LOCK: AtomicPtr<Mutex<()>> = AtomicPtr::new(core::ptr::null_mut());
+/// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
+static LOCK: Mutex<()> = Mutex::new(());
 
 /// The process's mappings, held still.
 pub struct Mappings {
@@ -48,7 +46,9 @@ pub fn touching(range: &Range<u64>) -> Option<Mappings> {
 
 #[cold]
 fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
-    pieces(&own, range).next()?;
+    if !process::holdings().touches(range) || own.leaves_damaged() {
+        return None;
+    }
     Some(hold(own))
 }
 
@@ -58,7 +58,7 @@ pub fn hold(own: Own) -> Mappings {
     // Never `lock`: to park, parking_lot allocates, and a fork may hold the allocator.
     let mut patience = Patience::default();
     loop {
-        if let Some(guard) = lock().try_lock() {
+        if let Some(guard) = LOCK.try_lock() {
             return Mappings { own, _lock: guard, _signals: signals };
         }
         patience.pause();
@@ -68,27 +68,31 @@ pub fn hold(own: Own) -> Mappings {
 /// The same if nobody else holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: Own) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
-    Some(Mappings { own, _lock: lock().try_lock()?, _signals: signals })
+    Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
 }
 
-fn lock() -> &'static Mutex<()> {
-    // SAFETY: null or a leaked mutex.
-    unsafe { LOCK.load(Ordering::Acquire).as_ref() }.unwrap_or(&FIRST_LOCK)
-}
-
-/// In a forked child: the lock's waiters exist only in the parent, so it is not given back but replaced.
-pub fn replace_lock(held: Mappings) {
-    LOCK.store(core::ptr::from_ref(crate::config::leak(Mutex::new(()))).cast_mut(), Ordering::Release);
-    let Mappings { _lock, _signals, .. } = held;
-    core::mem::forget(_lock);
-}
-
-/// The pieces of this process that a range of addresses touches.
+/// The pieces of this process that a range of addresses touches. What is not held at its addresses is none of them, whatever the table
+/// says; where all are meant, that costs too much to ask of each.
 pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + 'a {
     let (owner, range) = (own.owner(), range.clone());
     own.table.snapshots_live().filter(move |(_, view)| {
-        view.identity.owner == owner && view.extent.address < range.end && range.start < view.extent.end()
+        view.identity.owner == owner
+            && view.extent.address < range.end
+            && range.start < view.extent.end()
+            && (range == EVERYWHERE || is_held(own, view))
     })
+}
+
+/// All addresses.
+pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
+
+/// Whether a piece lies where this process mapped a snapshot.
+pub fn is_held(own: &Own, view: &View) -> bool {
+    let is_held = process::holdings().contains(&(view.extent.address..view.extent.end()));
+    if !is_held {
+        own.table.declare_damaged();
+    }
+    is_held
 }
 
 /// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.
@@ -102,9 +106,15 @@ pub fn keep(address: u64, length: u64) {
         let count = (inside.end - inside.start) / PAGE;
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Preserve, first, count };
         let deadline = Mappings::deadline();
-        let means = Means { table: own.table, own: own.owner(), kept: process::kept(), stores: &Trap, deadline };
+        let means = means(&own, deadline);
         means.serve(&request);
     }
+}
+
+/// What this process may use to preserve in its own snapshots.
+pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
+    let (kept, holdings) = (process::kept(), process::holdings());
+    Means { table: own.table, own: own.owner(), kept, holdings, stores: &Trap, deadline }
 }
 
 /// The part of a piece that lies in a range of addresses.
@@ -126,9 +136,14 @@ impl Mappings {
     /// The pieces are cut at the ends of the ranges first, so that each lies wholly inside or outside.
     fn changing<T>(&self, ranges: &[&Range<u64>], body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let begun = ranges.iter().try_for_each(|range| self.cut_and_begin(range));
-        let result = begun.and_then(|()| body());
+        if begun.is_ok() {
+            let result = body();
+            self.end_all();
+            return result;
+        }
         self.end_all();
-        result
+        // What the program asks for does not depend on records that cannot be trusted.
+        if self.own.leaves_after_inspection() { body() } else { begun.and_then(|()| body()) }
     }
 
     /// Again until nothing is left to do: while we wait for the agent, it may cut a piece that we have not reached yet.
@@ -161,12 +176,12 @@ impl Mappings {
 
     /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
     pub fn begin_all(&self) -> Result<(), Errno> {
-        self.cut_and_begin(&(0..u64::MAX))
+        self.cut_and_begin(&EVERYWHERE)
     }
 
     /// Makes every piece that a hook made odd even again.
     pub fn end_all(&self) {
-        for (index, _) in pieces(&self.own, &(0..u64::MAX)) {
+        for (index, _) in pieces(&self.own, &EVERYWHERE) {
             if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags() & CHANGED_BY_HOOK != 0) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);
                 snapshot.end_change();
@@ -203,8 +218,9 @@ impl Mappings {
         for (index, view) in pieces(&self.own, range) {
             self.own.table.retire_snapshot(index, view.head.life());
         }
+        process::holdings().remove(range);
         watch::forget_unneeded(self);
-        self.own.identity.forget_if_none(|| pieces(&self.own, &(0..u64::MAX)).next().is_none());
+        self.own.identity.forget_if_none(|| pieces(&self.own, &EVERYWHERE).next().is_none());
         claim::release_unused(&self.own);
     }
 
@@ -281,6 +297,10 @@ impl Mappings {
                 self.retire(&to);
                 if let Some(snapshot) = self.snapshot(index) {
                     snapshot.place(&Extent { address: target, ..view.extent });
+                }
+                process::holdings().remove(range);
+                if !process::holdings().add(&to) {
+                    self.own.table.declare_damaged();
                 }
             }
             Ok(())

@@ -8,11 +8,14 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use snapshim::drain::place_of;
 use snapshim::origin::Place;
+use snapshim::preserve::headroom::Headroom;
+use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::queues::{QUEUES_AT, Queues};
 use snapshim::raw;
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal};
+use snapshim::table::inspection::Knowledge;
 use snapshim::table::process::{Process, ProcessId};
 
 use crate::config::config;
@@ -41,6 +44,8 @@ pub struct Identity {
 static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
 static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
 static KEPT: KeptFiles = KeptFiles::new();
+static HOLDINGS: Holdings = Holdings::new();
+static HEADROOM: Headroom = Headroom::new();
 
 /// Whether joining was refused, and with what errno `mmap(MAP_SNAPSHOT)` answers.
 static REFUSED: AtomicU8 = AtomicU8::new(0);
@@ -87,6 +92,57 @@ impl Own {
 /// The files of other processes that this one keeps open.
 pub fn kept() -> &'static KeptFiles {
     &KEPT
+}
+
+/// What mappers may still keep, as this process found it.
+pub fn headroom() -> &'static Headroom {
+    &HEADROOM
+}
+
+/// Where this process's snapshots lie, whatever the table says.
+pub fn holdings() -> &'static Holdings {
+    &HOLDINGS
+}
+
+impl Own {
+    /// Compares the table with what this process knows of itself; true if it cannot be trusted, and this process has left. Nobody
+    /// makes, moves or unmaps a snapshot meanwhile.
+    pub fn leaves_after_inspection(&self) -> bool {
+        let cookie = ptr::from_ref(&self.identity.word) as u64 / snapshim::PAGE * snapshim::PAGE;
+        self.table.inspect(&Knowledge { id: self.id, index: self.index, cookie, holdings: &HOLDINGS });
+        self.leaves_damaged()
+    }
+
+    /// True if somebody found the table damaged, and this process has left.
+    #[inline]
+    pub fn leaves_damaged(&self) -> bool {
+        self.table.is_damaged() && self.leave()
+    }
+
+    /// Stops taking part, for good. Like a child that was just forked, this image does not answer to its name any more, so the others
+    /// take it for dead; its snapshots stay where they are, and nobody vouches for them.
+    #[cold]
+    fn leave(&self) -> bool {
+        // Before the name goes: who finds none finds this.
+        REFUSED.store(Errno::UCLEAN.raw_os_error() as u8, Ordering::Release);
+        if self.identity.word.swap(0, Ordering::AcqRel) != 0 {
+            say!(
+                Level::Error,
+                "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its changes are                  NOT held back from others' snapshots; end the programs that use the table and remove table-2",
+                crate::log::Bytes(config().directory.to_bytes()),
+                raw::own_pid()
+            );
+            if let Some(record) = self.record() {
+                record.ring();
+            }
+        }
+        true
+    }
+}
+
+/// Whether this process has left a damaged table.
+pub fn has_left() -> bool {
+    i32::from(REFUSED.load(Ordering::Acquire)) == Errno::UCLEAN.raw_os_error() && ATTACHED.get().is_some()
 }
 
 /// This process if it is attached already; for calls that concern only what it put into the table before.
@@ -143,7 +199,8 @@ fn attach_table() -> Result<&'static Attached, Refusal> {
         return Ok(attached);
     }
     let attached = attach::attach(&place(), crate::arena::place_for_table())?;
-    let _ = ATTACHED.set(crate::config::leak(attached));
+    let attached = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
+    let _ = ATTACHED.set(attached);
     ATTACHED.get().ok_or(Refusal::NotATable)
 }
 
@@ -185,6 +242,8 @@ fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
 
 fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> bool {
     let Some((index, record)) = table.claim_process(id) else { return false };
+    // A child that no hook saw being forked inherited its parent's, and has no part in them.
+    HOLDINGS.clear();
     become_known(identity, record, id, index);
     true
 }
@@ -313,8 +372,11 @@ fn errno_for(refusal: Refusal) -> Errno {
     match refusal {
         Refusal::Full => Errno::NOSPC,
         Refusal::Directory(errno) | Refusal::File(errno) => errno,
-        Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOwner(_) => Errno::ACCESS,
+        Refusal::DirectoryOwner(_) | Refusal::DirectoryOpen | Refusal::FileOpen | Refusal::FileOwner(_) => {
+            Errno::ACCESS
+        }
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
+        Refusal::Damaged => Errno::UCLEAN,
         Refusal::OtherNamespace => Errno::OPNOTSUPP,
     }
 }

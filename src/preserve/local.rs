@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use super::relocate::{self, Stores};
-use super::{kept::KeptFiles, record, unshare, verify};
+use super::{holdings::Holdings, kept::KeptFiles, record, unshare, verify};
 use crate::PAGE;
 use crate::drain::Patience;
 use crate::pieces::{Further, part};
@@ -28,6 +28,8 @@ pub struct Means<'a, S> {
     pub own: u64,
     /// Files in /proc kept open.
     pub kept: &'a KeptFiles,
+    /// Where its snapshots lie.
+    pub holdings: &'a Holdings,
     /// Keeps other threads from storing.
     pub stores: &'a S,
     /// When to give up waiting for other threads that change the mapping (CLOCK_MONOTONIC, nanoseconds).
@@ -38,28 +40,48 @@ impl<S: Stores> Means<'_, S> {
     /// Does what `request` asks of the calling process. True once it is done and verified.
     pub fn serve(&self, request: &Request) -> bool {
         let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false };
-        if request.task == Task::Break {
-            return break_snapshot(self.table, request.snapshot, request.life, self.deadline);
-        }
         let _signals = raw::SignalsBlocked::new();
+        self.holdings.changing(|| self.serve_changing(request, snapshot))
+    }
+
+    fn serve_changing(&self, request: &Request, snapshot: &Snapshot) -> bool {
         let Some(view) = begin_change(snapshot, request.life, self.deadline) else {
             return is_over(snapshot, request.life);
         };
+        let done = if self.is_ours(&view) {
+            self.serve_in(request, snapshot, &view)
+        } else {
+            self.table.declare_damaged();
+            false
+        };
+        snapshot.end_change();
+        done
+    }
+
+    /// A record may say anything; what lies in memory is known by this process alone.
+    fn is_ours(&self, view: &View) -> bool {
+        view.is_sealed
+            && view.identity.owner == self.own
+            && self.holdings.contains(&(view.extent.address..view.extent.end()))
+    }
+
+    /// The generation is odd, and the piece is ours.
+    fn serve_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> bool {
+        if request.task == Task::Break {
+            return break_piece(snapshot, view);
+        }
         let shown = view.kept();
         let start = request.first.max(shown.start);
         let end = match request.task {
             Task::Relocate => shown.end,
             _ => request.first.saturating_add(request.count).min(shown.end),
         };
-        let done = view.identity.owner == self.own
-            && (start >= end
-                || view.is_relocated()
-                || match request.task {
-                    Task::Relocate => self.relocate(request.snapshot, &view, start..end).is_ok(),
-                    _ => copy(self.table, request.snapshot, &view, start..end, self.kept).is_ok(),
-                });
-        snapshot.end_change();
-        done
+        start >= end
+            || view.is_relocated()
+            || match request.task {
+                Task::Relocate => self.relocate(request.snapshot, view, start..end).is_ok(),
+                _ => copy(self.table, request.snapshot, view, start..end, self.kept).is_ok(),
+            }
     }
 
     /// Moves `pages` (to the end of the file at the instant) away from the file. The piece is cut before them: what is behind needs
@@ -83,16 +105,12 @@ impl<S: Stores> Means<'_, S> {
 }
 
 /// Makes the whole piece fault (SIGBUS) and says so in its state.
-pub fn break_snapshot(table: &Table, index: u32, life: u32, deadline: u64) -> bool {
-    let Some(snapshot) = table.snapshot(index) else { return false };
-    let _signals = raw::SignalsBlocked::new();
-    let Some(view) = begin_change(snapshot, life, deadline) else { return is_over(snapshot, life) };
+fn break_piece(snapshot: &Snapshot, view: &View) -> bool {
     let length = (view.extent.pages * PAGE) as usize;
     let broken = map_faulting(view.extent.address, length).is_ok();
     if broken {
-        snapshot.mark(life, State::Broken);
+        snapshot.mark(view.head.life(), State::Broken);
     }
-    snapshot.end_change();
     broken
 }
 

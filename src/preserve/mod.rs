@@ -4,6 +4,8 @@
 //! worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
 
+pub mod headroom;
+pub mod holdings;
 pub mod kept;
 pub mod local;
 pub mod relocate;
@@ -23,6 +25,8 @@ use crate::snapshot::{Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::Agent;
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
+use headroom::Headroom;
+use holdings::Holdings;
 use kept::KeptFiles;
 use local::Means;
 use relocate::Stores;
@@ -64,6 +68,10 @@ pub enum Reason {
     NoAgent,
     /// The mapper was changing its mapping for too long (it is stopped).
     MapperBusy,
+    /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
+    NoMemory,
+    /// The table cannot be trusted.
+    Damaged,
 }
 
 /// A snapshot that could not be kept, and a write that must not happen.
@@ -93,6 +101,10 @@ pub struct Pusher<'a, R, S> {
     pub frame: &'a Frame,
     /// Files of other processes kept open.
     pub kept: &'a KeptFiles,
+    /// What mappers may still keep.
+    pub headroom: &'a Headroom,
+    /// Where the calling process's own snapshots lie.
+    pub holdings: &'a Holdings,
     /// A page of the calling process that cannot be read.
     pub unreadable: *const c_void,
     /// Which ways may be tried.
@@ -161,14 +173,17 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     }
 
     fn relocate_in(&self, index: u32, life: u32, first: u64) -> Result<(), Failure> {
-        let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
         loop {
-            let view = snapshot.view().filter(|view| view.head.life() == life && view.head.wants_pages());
+            let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
             let Some(view) =
                 view.filter(|view| !view.is_relocated() && first < view.kept().end && !view.kept().is_empty())
             else {
                 return Ok(());
             };
+            if !self.has_room(&view, view.kept().end - first.max(view.kept().start)) {
+                self.give_up(index, &view, Reason::NoMemory)?;
+                continue;
+            }
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
             let is_done =
                 if view.identity.owner == self.own { self.means().serve(&task) } else { self.ask_agent(&view, task) };
@@ -181,7 +196,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// What this process may use to preserve in its own snapshots.
     fn means(&self) -> Means<'_, S> {
         let deadline = raw::now() + self.patience;
-        Means { table: self.table, own: self.own, kept: self.kept, stores: self.stores, deadline }
+        let Self { table, own, kept, holdings, stores, .. } = *self;
+        Means { table, own, kept, holdings, stores, deadline }
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
@@ -208,10 +224,16 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         // Preserved so far by this call, whether or not their bits could be recorded.
         let mut done = 0;
         loop {
-            let Some(view) = snapshot.view().filter(|view| view.head.life() == life && view.head.wants_pages()) else {
-                return Ok(());
-            };
+            let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
+            let Some(view) = view else { return Ok(()) };
+            if self.table.is_damaged() {
+                return self.give_up(index, &view, Reason::Damaged);
+            }
             let Some(missing) = self.missing(index, &view, range, done) else { return Ok(()) };
+            if !self.has_room(&view, missing.end - missing.start) {
+                self.give_up(index, &view, Reason::NoMemory)?;
+                continue;
+            }
             if missing.end - missing.start <= FEW {
                 (self.read_in)(&(missing.start * PAGE..missing.end * PAGE));
             }
@@ -252,13 +274,18 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 && self.ask_agent(&view, preserve_task(index, life, &missing))
             {
                 // The agent answers for the piece as it is by now; what was cut off is found by walking again.
-                if snapshot.view().is_some_and(|now| is_same_place(&now, &view)) {
+                if self.table.view(index).is_some_and(|now| is_same_place(&now, &view)) {
                     done = missing.end;
                 }
                 continue;
             }
             self.give_up(index, &view, reason)?;
         }
+    }
+
+    /// Whether the mapper can keep so many pages more and live.
+    fn has_room(&self, view: &View, pages: u64) -> bool {
+        self.table.owner(view.identity.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
     }
 
     /// The first pages of the range, from `done` on, that have to be preserved still; at most a run.
@@ -278,10 +305,15 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             // A child that was just forked: it will be reachable in a moment.
             return Push::Moved;
         }
+        let is_own = view.identity.owner == self.own;
+        if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
+            self.table.declare_damaged();
+            return Push::Refused;
+        }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         self.frame.start_pushing(index, by_bytes);
         let push = if snapshot.is_still(view.head) {
-            let mapper = unshare::Mapper { id, process, is_own: view.identity.owner == self.own };
+            let mapper = unshare::Mapper { id, process, is_own };
             self.push_announced(index, snapshot, view, pages, &mapper)
         } else {
             Push::Moved
@@ -334,6 +366,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             match self.slot.look_for_answer(number) {
                 Answer::Done => return true,
                 Answer::Failed => return false,
+                Answer::Lost if raw::now() > deadline => return false,
                 Answer::Lost => {
                     number = self.slot.ask(request);
                     process.ring();
@@ -349,6 +382,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                         let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
                         now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
                     };
+                    if self.table.is_damaged() {
+                        return false;
+                    }
                     if self.slot.look_for_answer(number) == Answer::Asked
                         && (is_over() || self.table.bury_if_dead(view.identity.owner))
                     {
@@ -363,6 +399,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// The page cannot be preserved: the policy decides between origin and snapshot.
     fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
         let pid = self.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+        if reason == Reason::Damaged || self.table.is_damaged() {
+            return Err(Failure { pid, reason: Reason::Damaged });
+        }
         if self.on_failure == OnFailure::BreakSnapshot && self.break_mapping(index, view) {
             self.report.broken(pid, view.identity.origin, reason);
             return Ok(());
@@ -372,12 +411,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
-        if view.identity.owner == self.own {
-            local::break_snapshot(self.table, index, view.head.life(), raw::now() + self.patience)
-        } else {
-            let life = view.head.life();
-            self.ask_agent(view, Request { snapshot: index, life, task: Task::Break, first: 0, count: 0 })
-        }
+        let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
+        if view.identity.owner == self.own { self.means().serve(&request) } else { self.ask_agent(view, request) }
     }
 }
 

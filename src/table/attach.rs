@@ -10,6 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+use syscalls::{Sysno, syscall};
 
 use super::header::MAGIC;
 use super::{LAYOUT, Table};
@@ -34,12 +35,16 @@ pub enum Refusal {
     Full,
     /// The file is not a table, or not a whole one.
     NotATable,
+    /// Everybody may write the table.
+    FileOpen,
     /// Somebody else (this uid) owns the table.
     FileOwner(u32),
     /// The table was made by another version of snapshim.
     OtherVersion,
     /// The table is used by processes of another pid namespace.
     OtherNamespace,
+    /// Somebody found the table damaged.
+    Damaged,
 }
 
 impl Refusal {
@@ -54,9 +59,11 @@ impl Refusal {
             Self::File(_) => "the table cannot be opened or mapped",
             Self::Full => "its file system is full",
             Self::NotATable => "its file table-2 is no table",
+            Self::FileOpen => "everybody may write the table",
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
+            Self::Damaged => "the table was found damaged",
         }
     }
 
@@ -71,9 +78,11 @@ impl Refusal {
             Self::File(_) => "check its permissions and the memory limits",
             Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
             Self::NotATable => "remove that file",
+            Self::FileOpen => "end the programs that use it and remove table-2",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherVersion => "end the programs that use it and remove table-2",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
+            Self::Damaged => "end the programs that use it and remove table-2",
         }
     }
 }
@@ -108,6 +117,9 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     {
         return Err(if is_other_version(&file) { Refusal::OtherVersion } else { Refusal::NotATable });
     }
+    if stat.st_mode & 0o002 != 0 {
+        return Err(Refusal::FileOpen);
+    }
     let own = rustix::process::geteuid().as_raw();
     if mode == PRIVATE && stat.st_uid != own && stat.st_uid != 0 {
         return Err(Refusal::FileOwner(stat.st_uid));
@@ -121,6 +133,9 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     }
     if table.header.namespace.load(Ordering::Relaxed) != own_namespace() {
         return Err(Refusal::OtherNamespace);
+    }
+    if table.is_damaged() {
+        return Err(Refusal::Damaged);
     }
     Ok(Attached { table, file: (stat.st_dev, stat.st_ino) })
 }
@@ -167,15 +182,24 @@ fn open_directory(place: &Place<'_>) -> Result<(OwnedFd, u32), Refusal> {
         return Err(Refusal::DirectoryOpen);
     }
     let is_shared = place.is_chosen && stat.st_mode & 0o020 != 0;
-    let is_trusted = stat.st_uid == own || place.is_chosen && (stat.st_uid == 0 || is_shared);
+    let is_trusted = stat.st_uid == own || place.is_chosen && (stat.st_uid == 0 || is_shared && is_member(stat.st_gid));
     if !is_trusted {
         return Err(Refusal::DirectoryOwner(stat.st_uid));
     }
     Ok((directory, if is_shared { SHARED } else { PRIVATE }))
 }
 
+/// Whether the calling process belongs to a group, as the kernel judges its access to files.
+fn is_member(group: u32) -> bool {
+    let mut groups = [0u32; 200];
+    // SAFETY: the buffer has room for as many groups as the call is told; if there are more, it fails.
+    let found = unsafe { syscall!(Sysno::getgroups, groups.len(), groups.as_mut_ptr()) }.unwrap_or(0);
+    rustix::process::getegid().as_raw() == group || groups[..found].contains(&group)
+}
+
 fn open_table(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // What is no table, a terminal for one, must not come to life by being looked at.
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
     match rustix::fs::openat(directory, FILE_NAME, flags, Mode::empty()) {
         Err(Errno::NOENT) => {}
         opened => return opened.map_err(Refusal::File),

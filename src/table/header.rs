@@ -35,7 +35,9 @@ pub struct Header {
     pub(crate) active: ActiveWord,
     /// Calls under way that found no free slot; a creation waits until there are none.
     unannounced: AtomicU64,
-    reserved_line: [AtomicU64; 6],
+    /// Not 0: somebody found the table damaged, and nobody cooperates by it any more.
+    damaged: AtomicU64,
+    reserved_line: [AtomicU64; 5],
     pub(crate) creation: Creation,
     /// Of the origins whose marks begin with the index.
     changes: [Changes; COUNTERS],
@@ -60,6 +62,18 @@ impl Header {
     pub(super) fn newest_life(&self) -> u32 {
         // Acquire: pairs with the Release in `next_life`.
         self.lives.load(Ordering::Acquire)
+    }
+
+    /// Whether the table cannot be trusted.
+    pub(super) fn is_damaged(&self) -> bool {
+        // Relaxed: who sees it later leaves later.
+        self.damaged.load(Ordering::Relaxed) != 0
+            || self.magic.load(Ordering::Relaxed) != MAGIC
+            || self.layout.load(Ordering::Relaxed) != super::LAYOUT
+    }
+
+    pub(super) fn declare_damaged(&self) {
+        self.damaged.store(1, Ordering::Relaxed);
     }
 
     /// Counts a change of every origin.

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod blocks;
 pub mod header;
+pub mod inspection;
 pub mod liveness;
 pub mod process;
 pub mod recovery;
@@ -113,7 +114,7 @@ impl Table {
     /// The snapshots there are, with their indices.
     pub fn snapshots_live(&self) -> impl Iterator<Item = (u32, View)> {
         let used = &self.snapshots[..self.header.snapshots_used()];
-        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, snapshot.view()?)))
+        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, self.sound(snapshot)?)))
     }
 
     /// The snapshots of `origin` that want their pages preserved.
@@ -123,7 +124,7 @@ impl Table {
         // Acquire: pairs with the Release in `publish_mark`.
         used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
             move |(index, _)| {
-                let view = self.snapshots[index].view()?;
+                let view = self.sound(&self.snapshots[index])?;
                 let wanted = view.identity.origin == origin && view.head.wants_pages() && !view.is_relocated();
                 wanted.then_some((index as u32, view))
             },

@@ -116,6 +116,8 @@ impl Table {
     pub fn end_creation(&self, seen: Ticket) {
         if seen.is_committed() {
             self.header.creation.release(seen);
+        } else if self.header.creation.clear_impossible(seen) {
+            self.declare_damaged();
         } else {
             self.header.creation.abort(seen);
         }

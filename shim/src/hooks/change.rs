@@ -134,7 +134,8 @@ impl Announced<'_> {
             return Ok(());
         }
         let pusher = Pusher { read_in, ..pusher(self.thread, self.frame) };
-        pusher.make_way(self.origin, &Change::Bytes(bytes))
+        let made = pusher.make_way(self.origin, &Change::Bytes(bytes));
+        if made.is_err() && self.thread.own.leaves_damaged() { Ok(()) } else { made }
     }
 
     /// The same without asking anybody for help, and without breaking a snapshot that would need it: agents must not wait for each other.
@@ -254,7 +255,7 @@ fn change_origin(
     touch: &impl Touch,
     call: &impl Fn() -> isize,
 ) -> isize {
-    if !thread.own.table.is_origin_in_use(origin) {
+    if !thread.own.table.is_origin_in_use(origin) || thread.own.leaves_damaged() {
         return call();
     }
     thread.own.table.note_change(origin);
@@ -262,13 +263,14 @@ fn change_origin(
     if let Some(from) = touch.cuts_from() {
         return match pusher.make_way(origin, &Change::Cut(from)) {
             Ok(()) => call(),
+            Err(_) if thread.own.leaves_damaged() => call(),
             Err(failure) => refuse(origin, &failure),
         };
     }
     let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ..pusher };
     let range = range_of(thread, frame, descriptor, origin, touch);
     if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
-        return refuse(origin, &failure);
+        return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }
     let result = call();
     if result > 0 && !range.held(thread, descriptor, result as u64) {
@@ -285,6 +287,8 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         slot: thread.slot,
         frame,
         kept: crate::process::kept(),
+        headroom: crate::process::headroom(),
+        holdings: crate::process::holdings(),
         unreadable: init::unreadable_page(),
         way: config().way,
         on_failure: config().on_failure,
@@ -341,6 +345,10 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::NoCopy => {
             "its memory could not be copied (no memory left, or it changed the mapping behind the shim's back)"
         }
+        Reason::NoMemory => {
+            "its memory cgroup is at its limit, and the kernel would kill it for one page more; raise the limit"
+        }
+        Reason::Damaged => "the table is damaged; end the programs that use it and remove table-2",
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }
 }

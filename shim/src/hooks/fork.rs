@@ -4,14 +4,13 @@
 //! are published with the parent's preserved bits, and only then the address space is copied.
 
 use core::ffi::{c_long, c_void};
-use core::ptr;
 use core::time::Duration;
 
 use libc::pid_t;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::creation::Scope;
 use snapshim::pieces::Further;
+use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::local;
 use snapshim::raw;
 use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
@@ -19,9 +18,10 @@ use snapshim::table::liveness;
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
+use crate::config::config;
 use crate::doors::{as_libc, interpose};
 use crate::log::{Level, say};
-use crate::mapper::{self, Mappings};
+use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::{self, Own};
 use crate::thread::{self, Thread};
 use crate::{agent, claim, create, shared, watch};
@@ -76,11 +76,14 @@ fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
 /// The lock is taken even without snapshots, because another thread may be making the first.
 fn fork_attached(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     let mappings = mapper::hold(own);
-    let pid = if own.identity.is_mapper() { fork_mapper(&mappings, real) } else { shared::fork(real) };
+    let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
+        fork_mapper(&mappings, real)
+    } else {
+        shared::fork(real)
+    };
     if pid == 0 {
         process::note_pid();
         shared::join_in_child();
-        mapper::replace_lock(mappings);
     }
     pid
 }
@@ -94,7 +97,9 @@ fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t
     if pid == 0 {
         process::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
-        if !is_exact {
+        if is_exact {
+            inheritance.be_held();
+        } else {
             inheritance.break_all();
         }
         if let Some(child) = process::attached() {
@@ -105,7 +110,6 @@ fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t
         }
         claim::keep_inherited();
         watch::begin_anew_in_child();
-        inheritance.forget();
         return 0;
     }
     match prepared {
@@ -117,58 +121,52 @@ fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t
             error.raw_os_error()
         ),
     }
-    inheritance.forget();
     pid
 }
 
-/// The address ranges that the child has to break if it turns out that its records are not good.
-struct Inheritance {
-    ranges: *mut (u64, u64),
-    count: usize,
-}
+/// What the child inherits: listed while the mappings are held still, in memory that no limit can refuse.
+static INHERITED: Holdings = Holdings::new();
+
+struct Inheritance;
 
 impl Inheritance {
     fn list(mappings: &Mappings) -> Self {
-        let pieces =
-            || mapper::pieces(&mappings.own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(&mappings.own, *index));
-        let count = pieces().count();
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let bytes = Self::bytes(count);
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let memory = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, access, MapFlags::PRIVATE) };
-        let Ok(memory) = memory else { return Self { ranges: ptr::null_mut(), count: 0 } };
-        let ranges = memory.cast::<(u64, u64)>();
-        for (at, (_, view)) in pieces().take(count).enumerate() {
-            // SAFETY: `at` is below `count`, for which the memory is large enough.
-            unsafe { ranges.add(at).write((view.extent.address, view.extent.pages * snapshim::PAGE)) };
+        let own = &mappings.own;
+        INHERITED.clear();
+        for (_, view) in mapper::pieces(own, &EVERYWHERE)
+            .filter(|(index, view)| is_inherited(own, *index) && mapper::is_held(own, view))
+        {
+            let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
         }
-        Self { ranges, count }
+        Self
     }
 
-    fn bytes(count: usize) -> usize {
-        count.max(1) * size_of::<(u64, u64)>()
+    /// In the child: what the parent alone had is not the child's.
+    fn be_held(&self) {
+        let holdings = process::holdings();
+        holdings.clear();
+        for range in INHERITED.ranges() {
+            let _ = holdings.add(&range);
+        }
     }
 
+    /// In a child whose records are not good.
     fn break_all(&self) {
-        for at in 0..self.count {
-            // SAFETY: written by `list`.
-            let (address, length) = unsafe { self.ranges.add(at).read() };
-            let _ = local::map_faulting(address, length as usize);
+        process::holdings().clear();
+        for range in INHERITED.ranges() {
+            if local::map_faulting(range.start, (range.end - range.start) as usize).is_err() {
+                // Not even that: then nothing is there.
+                // SAFETY: the range is a snapshot of this process, which must not be read any more.
+                let _ = unsafe { rustix::mm::munmap(range.start as *mut c_void, (range.end - range.start) as usize) };
+            }
         }
-        if self.count > 0 {
+        if INHERITED.pages() > 0 {
             say!(
                 Level::Warn,
                 "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
                  stopped in it)",
                 raw::own_pid()
             );
-        }
-    }
-
-    fn forget(&self) {
-        if !self.ranges.is_null() {
-            // SAFETY: mapped by `list` with this size.
-            let _ = unsafe { rustix::mm::munmap(self.ranges.cast::<c_void>(), Self::bytes(self.count)) };
         }
     }
 }
@@ -219,7 +217,7 @@ impl<'a> Prepared<'a> {
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
-        for (index, view) in mapper::pieces(own, &(0..u64::MAX)).filter(|(index, _)| is_inherited(own, *index)) {
+        for (index, view) in mapper::pieces(own, &EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
             let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
@@ -263,11 +261,16 @@ impl<'a> Prepared<'a> {
             return false;
         }
         let parent = self.record.parent();
+        let give_up = raw::now() + 2 * config().timeout;
         loop {
             match self.record.birth(born) {
                 Birth::Settled => return true,
                 Birth::Failed => return false,
                 Birth::Pending => {
+                    if raw::now() > give_up {
+                        // The parent is stopped; the first to say so decides.
+                        self.record.settle(born, Birth::Failed);
+                    }
                     raw::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
                     table.bury_if_dead(parent);
                 }

@@ -196,6 +196,11 @@ impl List {
         note(self);
     }
 
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.retain(|_| false);
+    }
+
     /// Forgets those that a forked child does not have.
     pub fn keep_inherited(&mut self) {
         self.retain(|entry| entry.is_inherited);

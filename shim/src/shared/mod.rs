@@ -51,6 +51,15 @@ fn describe(own: &Own, list: &List) {
     }
 }
 
+/// The process takes no part any more: its mappings are the kernel's and the program's alone.
+pub fn give_up() {
+    let mut list = list::write();
+    for entry in list.entries().iter().filter(|entry| entry.is_writable()) {
+        let _ = open::open_whole(entry);
+    }
+    list.clear();
+}
+
 /// fork(2): the child gets the mappings and the list as they are between two changes. Signals are blocked.
 pub fn fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     let mut list = list::write();

@@ -1,0 +1,204 @@
+//! Headroom: how much memory a mapper's memory cgroup still gives it.
+//!
+//! Each page that is preserved is charged to the mapper. At the limit of its cgroup the kernel answers no errno: it kills. So it is looked
+//! at before, and too little is a failure like any other (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst). Looking
+//! costs some ten system calls, so it is done once a second, or when an eighth of what was found has been used.
+
+use rustix::fs::OFlags;
+
+use crate::PAGE;
+use crate::raw::{self, ProcPath};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::process::ProcessId;
+
+/// What was found of one mapper. Guesses: two threads that race look once more, or once less.
+#[derive(Debug)]
+struct Found {
+    image: AtomicU64,
+    /// Until when it is believed (CLOCK_MONOTONIC, nanoseconds).
+    until: AtomicU64,
+    /// Pages that may be used until it is looked again.
+    budget: AtomicU64,
+}
+
+const PLACES: usize = 16;
+const BELIEVED: u64 = 1_000_000_000;
+/// Bytes left alone: the kernel charges in batches for each processor, and page tables too.
+const RESERVE: u64 = 4 << 20;
+
+/// The calling process's findings.
+#[derive(Debug)]
+pub struct Headroom {
+    found: [Found; PLACES],
+}
+
+impl Headroom {
+    /// None yet.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "only ever a static")]
+    pub const fn new() -> Self {
+        const fn nothing() -> Found {
+            Found { image: AtomicU64::new(0), until: AtomicU64::new(0), budget: AtomicU64::new(0) }
+        }
+        Self { found: [const { nothing() }; PLACES] }
+    }
+
+    /// Whether process `id` can be made to keep `pages` pages more. True where that cannot be told.
+    pub fn allows(&self, id: ProcessId, pages: u64) -> bool {
+        let found = &self.found[id.epoch() as usize % PLACES];
+        let is_known = found.image.load(Ordering::Relaxed) == id.to_word()
+            && raw::now() < found.until.load(Ordering::Relaxed)
+            && found.budget.load(Ordering::Relaxed) >= pages;
+        if !is_known {
+            let room = bytes_left(id.pid()).saturating_sub(RESERVE) / PAGE;
+            if room < pages {
+                return false;
+            }
+            found.image.store(id.to_word(), Ordering::Relaxed);
+            found.budget.store((room / 8).max(pages), Ordering::Relaxed);
+            found.until.store(raw::now() + BELIEVED, Ordering::Relaxed);
+        }
+        let _ = found.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |budget| budget.checked_sub(pages));
+        true
+    }
+}
+
+/// How a kind of memory cgroup names things.
+struct Kind {
+    /// What its line in /proc/PID/cgroup has between the colons.
+    controllers: &'static [u8],
+    root: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    /// In memory.stat: page cache, which the kernel takes back first.
+    reclaimable: [&'static [u8]; 2],
+}
+
+const KINDS: [Kind; 2] = [
+    Kind {
+        controllers: b"",
+        root: "/sys/fs/cgroup",
+        limit: "memory.max",
+        usage: "memory.current",
+        reclaimable: [b"inactive_file ", b"active_file "],
+    },
+    Kind {
+        controllers: b"memory",
+        root: "/sys/fs/cgroup/memory",
+        limit: "memory.limit_in_bytes",
+        usage: "memory.usage_in_bytes",
+        reclaimable: [b"total_inactive_file ", b"total_active_file "],
+    },
+];
+
+/// Bytes that the cgroup of a process, and those around it, still give.
+fn bytes_left(pid: u32) -> u64 {
+    let mut least = u64::MAX;
+    each_line(ProcPath::of(pid, "cgroup").as_c_str(), |line| {
+        let Some((kind, path)) = KINDS.iter().find_map(|kind| Some((kind, path_of(line, kind.controllers)?))) else {
+            return;
+        };
+        let mut path = path;
+        loop {
+            least = least.min(bytes_left_in(kind, path));
+            match path.rsplit_once('/') {
+                Some((parent, _)) => path = parent,
+                None => break,
+            }
+        }
+    });
+    least
+}
+
+/// The path in a line of /proc/PID/cgroup: hierarchy:controllers:path.
+fn path_of<'a>(line: &'a [u8], controllers: &[u8]) -> Option<&'a str> {
+    let mut parts = line.splitn(3, |byte| *byte == b':');
+    let is_wanted = parts.nth(1)?.split(|byte| *byte == b',').any(|name| name == controllers);
+    let path = core::str::from_utf8(parts.next()?).ok()?;
+    is_wanted.then(|| path.trim_end_matches('/'))
+}
+
+/// What one cgroup gives; all there is if it has no limit.
+fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
+    let Some(limit) = number_in(kind, path, kind.limit) else { return u64::MAX };
+    let Some(usage) = number_in(kind, path, kind.usage) else { return u64::MAX };
+    let mut left = limit.saturating_sub(usage);
+    each_line(FilePath::new(&[kind.root, path, "/", "memory.stat"]).as_c_str(), |line| {
+        let value = kind.reclaimable.iter().find_map(|name| parse(line.strip_prefix(*name)?));
+        left = left.saturating_add(value.unwrap_or(0));
+    });
+    left
+}
+
+fn number_in(kind: &Kind, path: &str, name: &str) -> Option<u64> {
+    let mut buffer = [0u8; 24];
+    parse(raw::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
+}
+
+/// A number; "max" is none.
+fn parse(text: &[u8]) -> Option<u64> {
+    core::str::from_utf8(text.trim_ascii_end()).ok()?.parse().ok()
+}
+
+/// A path put together without allocation. One that does not fit is not found.
+struct FilePath {
+    bytes: [u8; 400],
+}
+
+impl FilePath {
+    fn new(parts: &[&str]) -> Self {
+        let mut path = Self { bytes: [0; 400] };
+        let bytes = parts.iter().flat_map(|part| part.bytes());
+        // The last byte stays NUL.
+        path.bytes[..399].iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+        path
+    }
+
+    fn as_c_str(&self) -> &core::ffi::CStr {
+        core::ffi::CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+    }
+}
+
+/// Calls `take` with each line of a file; what is too long of one is left out.
+fn each_line(path: &core::ffi::CStr, mut take: impl FnMut(&[u8])) {
+    let Ok(file) = raw::open(path, OFlags::RDONLY) else { return };
+    let (mut line, mut length) = ([0u8; 300], 0);
+    let mut buffer = [0u8; 128];
+    while let Ok(count) = rustix::io::read(&file, &mut buffer)
+        && count > 0
+    {
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' => {
+                    take(&line[..length]);
+                    length = 0;
+                }
+                _ if length < line.len() => {
+                    line[length] = *byte;
+                    length += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_the_memory_controller_is_found_in_both_kinds() {
+        assert_eq!(path_of(b"0::/user.slice/a:b", KINDS[0].controllers), Some("/user.slice/a:b"));
+        assert_eq!(path_of(b"4:memory:/job", KINDS[1].controllers), Some("/job"));
+        assert_eq!(path_of(b"4:cpu,memory:/", KINDS[1].controllers), Some(""));
+        for (line, kind) in [(&b"4:memory:/job"[..], 0), (b"0::/", 1), (b"9:name=systemd:/", 1), (b"nonsense", 0)] {
+            assert_eq!(path_of(line, KINDS[kind].controllers), None);
+        }
+    }
+
+    #[test]
+    fn no_limit_is_no_number() {
+        assert_eq!((parse(b"max\n"), parse(b"4096\n"), parse(b"")), (None, Some(4096), None));
+    }
+}

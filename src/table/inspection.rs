@@ -1,0 +1,94 @@
+//! Inspection: whether the table is what those who cooperate made of it.
+//!
+//! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in the
+//! header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
+
+use super::Table;
+use super::process::ProcessId;
+use crate::drain::Patience;
+use crate::preserve::holdings::Holdings;
+use crate::snapshot::{Snapshot, View};
+use crate::sync::Ordering;
+
+/// What a process knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Knowledge<'a> {
+    /// Who it is.
+    pub id: ProcessId,
+    /// Index of its record.
+    pub index: u32,
+    /// Where the word is by which others know it.
+    pub cookie: u64,
+    /// Where its snapshots lie.
+    pub holdings: &'a Holdings,
+}
+
+/// Looks before what does not fit counts as damage: another thread may be cutting a piece.
+const LOOKS: u32 = 40;
+
+impl Table {
+    /// Whether somebody found the table damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.header.is_damaged()
+    }
+
+    /// Makes everybody who uses the table leave it.
+    #[cold]
+    pub fn declare_damaged(&self) {
+        self.header.declare_damaged();
+    }
+
+    /// The snapshot `index`, if there is one that can be true.
+    pub fn view(&self, index: u32) -> Option<View> {
+        self.sound(self.snapshot(index)?)
+    }
+
+    pub(super) fn sound(&self, snapshot: &Snapshot) -> Option<View> {
+        let view = snapshot.view()?;
+        if !view.is_sound() {
+            self.declare_damaged();
+            return None;
+        }
+        Some(view)
+    }
+
+    /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
+    /// makes, moves or unmaps a snapshot meanwhile.
+    pub fn inspect(&self, known: &Knowledge<'_>) {
+        let mut patience = Patience::default();
+        for _ in 0..LOOKS {
+            if self.is_damaged() || self.is_as_known(known) {
+                return;
+            }
+            patience.pause();
+        }
+        self.declare_damaged();
+    }
+
+    fn is_as_known(&self, known: &Knowledge<'_>) -> bool {
+        let is_record_ours = self
+            .process(known.index)
+            .is_some_and(|record| record.id() == Some(known.id) && record.cookie(known.id) == Some(known.cookie));
+        is_record_ours && (known.index as usize) < self.header.processes_used() && self.shows(known)
+    }
+
+    /// Whether the pieces in the table are those that the process holds, and writers find them.
+    fn shows(&self, known: &Knowledge<'_>) -> bool {
+        let owner = known.id.owner_word(known.index);
+        let mut pages = 0;
+        for (index, view) in self.snapshots_live().filter(|(_, view)| view.identity.owner == owner) {
+            if view.head.is_changing() {
+                return known.holdings.is_changing();
+            }
+            let is_found = view.is_relocated()
+                // Acquire: as in `snapshots_of`.
+                || self.marks[index as usize].load(Ordering::Acquire) == view.identity.origin.mark();
+            if !is_found || !known.holdings.contains(&(view.extent.address..view.extent.end())) {
+                return false;
+            }
+            pages += view.extent.pages;
+        }
+        pages == known.holdings.pages() && (pages == 0 || self.header.active.is_raised())
+    }
+}
