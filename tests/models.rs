@@ -526,7 +526,7 @@ impl Watched {
     }
 
     fn write(&self) {
-        let turn = self.frame.announce(3, 0, 0);
+        let turn = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
         assert!(self.frame.pass(turn));
         self.changes.note();
         self.change();
