@@ -18,6 +18,15 @@ pub mod preserved;
 pub mod sharing;
 pub mod snapshot;
 pub mod sync;
+#[cfg(not(loom))]
+pub mod table;
+
+/// The records of the table that have models of their own.
+#[cfg(loom)]
+pub mod table {
+    pub mod process;
+    pub mod writer;
+}
 
 #[cfg(not(loom))]
 pub mod arming;
@@ -31,8 +40,6 @@ pub mod pieces;
 pub mod preserve;
 #[cfg(not(loom))]
 pub mod raw;
-#[cfg(not(loom))]
-pub mod table;
 
 /// Bytes in a page. snapshim supports the 4 KiB pages of x86-64 and of the common aarch64 kernels; `attach` refuses others.
 pub const PAGE: u64 = 4096;
