@@ -17,9 +17,10 @@ use crate::foreign::Modified;
 use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
 use crate::raw::{self, ProcPath};
-use crate::sync::{Ordering, fence, full_fence};
+use crate::sync::{Ordering, fence};
 use crate::table::Table;
 use crate::table::liveness;
+use crate::table::process::{Process, ProcessId};
 use crate::table::writer::{WriterSlot, process_part, thread_part};
 
 /// Who did not answer in time.
@@ -136,36 +137,35 @@ impl Table {
     /// Waits for the calls that found no free slot to announce themselves in.
     fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
         let mut patience = Patience::default();
-        // Acquire: pairs with the Release in `leave_unannounced`; their changes are done.
-        while let calls = self.header.unannounced().load(Ordering::Acquire)
-            && calls != 0
-        {
-            if calls > MOST_THREADS {
+        while let Some((index, id)) = self.first_unannounced() {
+            if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
                 self.declare_damaged();
             }
-            if patience.is_tried() && raw::now() > deadline {
-                return Err(Blame { pid: 0, tid: 0 });
+            if patience.is_tried() && !self.bury_if_dead(id.owner_word(index)) && raw::now() > deadline {
+                return Err(Blame { pid: id.pid(), tid: 0 });
             }
             patience.pause();
         }
         Ok(())
     }
 
-    /// A call without a slot begins. False: snapshots exist or are being made, so it may not. See [`Table::leave_unannounced`].
-    pub fn enter_unannounced(&self) -> bool {
-        self.header.unannounced().fetch_add(1, Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `ActiveWord::raise`: the count before the active word.
-        full_fence();
-        let may = !self.header.active.is_raised();
-        if !may {
-            self.leave_unannounced();
-        }
-        may
+    /// A process that has calls under way without a slot.
+    fn first_unannounced(&self) -> Option<(u32, ProcessId)> {
+        self.processes_used().iter().enumerate().find_map(|(index, record)| {
+            let id = record.id()?;
+            (record.unannounced(id) != 0).then_some((index as u32, id))
+        })
     }
 
-    /// A call without a slot is over.
-    pub fn leave_unannounced(&self) {
-        self.header.unannounced().fetch_sub(1, Ordering::Release);
+    /// A call without a slot, of the calling process, begins. False: snapshots exist or are being made, so it may not. See
+    /// [`Process::leave_unannounced`].
+    pub fn enter_unannounced(&self, own: &Process, id: ProcessId) -> bool {
+        own.enter_unannounced(id);
+        let may = !self.header.active.is_raised();
+        if !may {
+            own.leave_unannounced(id);
+        }
+        may
     }
 
     fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
@@ -192,8 +192,7 @@ impl Table {
                 .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
         };
         self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
-            // Acquire: pairs with the Release in `leave_unannounced`; their changes are done.
-            && self.header.unannounced().load(Ordering::Acquire) == 0
+            && self.first_unannounced().is_none()
     }
 
     fn blame(&self, slot: &WriterSlot) -> Blame {
@@ -374,7 +373,7 @@ fn blocks_no_signal(pid: u32, thread: u32) -> bool {
 const LONGEST_CREATION: u64 = 60_000_000_000;
 
 /// PID_MAX_LIMIT of linux/threads.h.
-const MOST_THREADS: u64 = 4 << 20;
+const MOST_THREADS: u32 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,15 @@ pub mod preserved;
 pub mod sharing;
 pub mod snapshot;
 pub mod sync;
+#[cfg(not(loom))]
+pub mod table;
+
+/// The records of the table that have models of their own.
+#[cfg(loom)]
+pub mod table {
+    pub mod process;
+    pub mod writer;
+}
 
 #[cfg(not(loom))]
 pub mod arming;
@@ -33,8 +42,6 @@ pub mod preserve;
 pub mod queues;
 #[cfg(not(loom))]
 pub mod raw;
-#[cfg(not(loom))]
-pub mod table;
 
 /// Bytes in a page of x86-64, which knows no others.
 pub const PAGE: u64 = 4096;

@@ -449,6 +449,15 @@ impl Snapshot {
         }
     }
 
+    /// Claimed for process record `claimer` and never published -> free. `is_theirs` tells, after the look at the claim, whether the
+    /// record still is the dead one's.
+    pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) {
+        let head = self.head();
+        if head.claimer() == Some(claimer + 1) && is_theirs() {
+            self.retire(head.life());
+        }
+    }
+
     /// Notes how the origin is: when it is described, later by the mapper.
     pub fn see(&self, sight: &Sight) {
         self.modified.store(sight.file.time, Ordering::Relaxed);

@@ -29,6 +29,14 @@ pub fn signal_fence() {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
+/// Wakes who waits for a change of `word`. In a model nobody sleeps.
+pub fn wake(word: &AtomicU32) {
+    #[cfg(not(loom))]
+    crate::raw::wake(word);
+    #[cfg(loom)]
+    let _ = word;
+}
+
 /// A step of the protocol that a model can leave out, to show that it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -68,6 +76,18 @@ pub enum Fault {
     QuietLook,
     /// The second look at the count, after the look at a file.
     SecondCount,
+    /// The look whether a dead process still has its record, after the look at what seems to be theirs.
+    DeadRecord,
+    /// The second look at a child that was christened while its dead parent was buried.
+    SecondChristening,
+    /// The fence between the count of a call without a slot and its look at the active word.
+    UnannouncedFence,
+    /// The wait for calls without a slot.
+    UnannouncedDrain,
+    /// The look at a slot's owner between the look at its frames and their reclaiming.
+    SlotOwner,
+    /// The number by which an agent answers a request.
+    RequestNumber,
 }
 
 /// Whether the model under way leaves `fault`'s step out. Always false in the library.

@@ -11,12 +11,14 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::foreign::{Changes, Modified, Sight, look};
-use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
+use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Phase, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserved::{Bits, Block, Pool};
 use snapshim::sharing::Sharing;
 use snapshim::snapshot::{Extent, Head, Identity, Snapshot, State};
 use snapshim::sync::{Fault, planted};
+use snapshim::table::process::{Birth, Dead, Process, ProcessId};
+use snapshim::table::writer::{Answer, Request, Task, WriterSlot, slot_owner};
 
 const ORIGIN: Origin = Origin::file(1, 2);
 const OLD: u64 = 10;
@@ -584,5 +586,184 @@ fn a_change_that_nobody_announced_is_told_on() {
         foreigner.join().unwrap();
         let after = watched.look().expect("nobody is under way");
         assert!(during.tells_on_somebody_since(&seen) || after.tells_on_somebody_since(&during));
+    });
+}
+
+const DEAD: ProcessId = ProcessId::new(100, 1);
+const NEXT: ProcessId = ProcessId::new(101, 2);
+
+#[test]
+fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
+    model(|| {
+        let slot = Arc::new(WriterSlot::new());
+        let (dead, next) = (slot_owner(DEAD.owner_word(0), 1), slot_owner(NEXT.owner_word(0), 2));
+        assert!(slot.claim(dead));
+        let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(slot.frames()[0].pass(turn));
+        let late = Arc::clone(&slot);
+        let late = thread::spawn(move || late.release(dead));
+        slot.release(dead);
+        assert!(!slot.frames()[0].look().0.is_under_way());
+        assert!(slot.claim(next));
+        let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
+        late.join().unwrap();
+        assert_eq!(slot.owner(), next);
+        assert_eq!(slot.frames()[0].look(), (Phase::Announced, turn));
+    });
+}
+
+/// A process record and a snapshot record, buried by two at once.
+struct Grave {
+    record: Process,
+    snapshot: Snapshot,
+}
+
+impl Grave {
+    /// Recovery, as far as these two are concerned.
+    fn bury(&self) {
+        let dead = Dead { index: 0, record: &self.record, id: DEAD };
+        self.snapshot.retire_claim(0, || dead.has_record());
+        self.record.free(DEAD);
+    }
+}
+
+#[test]
+fn a_late_burial_leaves_the_claims_of_the_records_next_owner_alone() {
+    model(|| {
+        let grave = Arc::new(Grave { record: Process::new(), snapshot: Snapshot::new() });
+        assert!(grave.record.claim(DEAD));
+        grave.snapshot.claim(1, DEAD.owner_word(0) & 0xffff_ffff).expect("free");
+        let late = Arc::clone(&grave);
+        let late = thread::spawn(move || late.bury());
+        grave.bury();
+        assert_eq!(grave.snapshot.head().state(), State::Free);
+        assert!(grave.record.claim(NEXT));
+        let claimed = grave.snapshot.claim(2, NEXT.owner_word(0) & 0xffff_ffff).expect("free");
+        late.join().unwrap();
+        assert_eq!(grave.record.id(), Some(NEXT));
+        assert_eq!(grave.snapshot.head(), claimed);
+    });
+}
+
+/// A parent, dead in the middle of its fork, and what it prepared for its child.
+struct Family {
+    parent: Process,
+    child: Process,
+}
+
+#[test]
+fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
+    model(|| {
+        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        let unborn = ProcessId::unborn(0, 7);
+        let born = ProcessId::new(102, 7);
+        assert!(family.parent.claim(DEAD));
+        assert!(family.child.claim(unborn));
+        family.child.expect_birth(unborn, DEAD.owner_word(0));
+        let bury = |family: &Family| {
+            let dead = Dead { index: 0, record: &family.parent, id: DEAD };
+            family.child.lose_parent(&dead, false, |_| {});
+            family.parent.free(DEAD);
+        };
+        let other = Arc::clone(&family);
+        let burier = thread::spawn(move || bury(&other));
+        family.child.christen(unborn, born);
+        let is_there = family.child.id() == Some(born);
+        burier.join().unwrap();
+        // Who waits looks for the parent by its identity.
+        if family.parent.id() == Some(DEAD) {
+            bury(&family);
+        }
+        if is_there {
+            assert_eq!(family.child.id(), Some(born));
+            assert_eq!(family.child.birth(born), Birth::Failed);
+        } else {
+            assert_eq!(family.child.id(), None);
+        }
+    });
+}
+
+#[test]
+fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
+    model(|| {
+        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        assert!(family.parent.claim(DEAD));
+        assert!(family.child.claim(ProcessId::unborn(0, 7)));
+        let bury = |family: &Family| {
+            let dead = Dead { index: 0, record: &family.parent, id: DEAD };
+            family.child.lose_parent(&dead, false, |_| {});
+            family.parent.free(DEAD);
+        };
+        let other = Arc::clone(&family);
+        let late = thread::spawn(move || bury(&other));
+        bury(&family);
+        assert!(family.parent.claim(NEXT));
+        let next = ProcessId::unborn(0, 8);
+        assert!(family.child.claim(next));
+        late.join().unwrap();
+        assert_eq!(family.child.id(), Some(next));
+    });
+}
+
+#[test]
+fn a_call_without_a_slot_is_before_the_instant_or_sees_the_snapshot() {
+    model(|| {
+        let world = World::new();
+        let record = Arc::new(Process::new());
+        assert!(record.claim(NEXT));
+        let (other, own) = (Arc::clone(&world), Arc::clone(&record));
+        let writer = thread::spawn(move || {
+            own.enter_unannounced(NEXT);
+            if !other.active.is_raised() {
+                other.file.store(NEW, Ordering::Relaxed);
+            }
+            own.leave_unannounced(NEXT);
+        });
+        let ticket = world.collect(Scope::One(ORIGIN));
+        while record.unannounced(NEXT) != 0 && !planted(Fault::UnannouncedDrain) {
+            thread::yield_now();
+        }
+        let instant = world.file.load(Ordering::Relaxed);
+        assert!(world.creation.commit(ticket));
+        writer.join().unwrap();
+        assert_eq!(world.file.load(Ordering::Relaxed), instant);
+    });
+}
+
+#[test]
+fn calls_of_a_dead_image_do_not_count_for_the_next() {
+    model(|| {
+        let record = Process::new();
+        assert!(record.claim(DEAD));
+        record.enter_unannounced(DEAD);
+        assert!(record.free(DEAD) && record.claim(NEXT));
+        assert_eq!(record.unannounced(NEXT), 0);
+    });
+}
+
+#[test]
+fn an_answer_is_that_of_its_own_request() {
+    model(|| {
+        let slot = Arc::new(WriterSlot::new());
+        let asks = |first: u64| Request { snapshot: 0, life: 1, task: Task::Preserve, first, count: 1 };
+        let served = Arc::new(AtomicU64::new(u64::MAX));
+        let (other, told) = (Arc::clone(&slot), Arc::clone(&served));
+        let agent = thread::spawn(move || {
+            if let Some((request, number)) = other.pending() {
+                told.store(request.first, Ordering::Relaxed);
+                other.answer(number, true);
+            }
+        });
+        // The first is given up, or answered already; what is answered to the second was done for the second.
+        let first = slot.ask(asks(1));
+        slot.withdraw_request(first);
+        let second = slot.ask(asks(2));
+        if slot.look_for_answer(second) == Answer::Done {
+            assert_eq!(served.load(Ordering::Relaxed), 2);
+        }
+        agent.join().unwrap();
+        if slot.look_for_answer(second) == Answer::Done {
+            assert_eq!(served.load(Ordering::Relaxed), 2);
+        }
     });
 }

@@ -256,8 +256,14 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                     }
                     continue;
                 }
-                // The kernel can fail for a moment, while the page is migrated for instance.
+                // The kernel can fail for a moment: while the page is migrated, or the mapper is on its way out, its memory gone before
+                // it is known to be dead. Where an agent can be asked, that is found out meanwhile.
                 Push::Nothing if failures < RETRIES => {
+                    failures += 1;
+                    patience.pause();
+                    continue;
+                }
+                Push::Refused if failures < RETRIES && self.way == Way::Direct => {
                     failures += 1;
                     patience.pause();
                     continue;

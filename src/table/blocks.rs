@@ -29,7 +29,7 @@ impl SnapshotBlocks<'_> {
         u64::from(life) << 32 | u64::from(self.snapshot + 1)
     }
 
-    fn is_free(&self, owner: u64) -> bool {
+    pub(super) fn is_free(&self, owner: u64) -> bool {
         let Some(index) = (owner as u32).checked_sub(1) else { return true };
         self.table.snapshot(index).is_none_or(|snapshot| {
             let head = snapshot.head();

@@ -33,11 +33,9 @@ pub struct Header {
     /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
     pub(super) namespace: AtomicU64,
     pub(crate) active: ActiveWord,
-    /// Calls under way that found no free slot; a creation waits until there are none.
-    unannounced: AtomicU64,
     /// Not 0: somebody found the table damaged, and nobody cooperates by it any more.
     damaged: AtomicU64,
-    reserved_line: [AtomicU64; 5],
+    reserved_line: [AtomicU64; 6],
     pub(crate) creation: Creation,
     /// Of the origins whose marks begin with the index.
     changes: [Changes; COUNTERS],
@@ -109,11 +107,6 @@ impl Header {
 
     pub(super) fn pieces_cut(&self) -> u64 {
         self.pieces.load(Ordering::Acquire)
-    }
-
-    /// Calls under way that found no free slot.
-    pub(crate) fn unannounced(&self) -> &AtomicU64 {
-        &self.unannounced
     }
 
     pub(super) fn processes_used(&self) -> usize {

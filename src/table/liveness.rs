@@ -20,11 +20,16 @@ pub enum Liveness {
     Unknown,
 }
 
+/// PF_EXITING (linux/sched.h).
+const EXITING: u64 = 4;
+
 /// What /proc/PID/stat says of a process or thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// Field 3.
     pub state: u8,
+    /// Field 9.
+    pub flags: u64,
     /// Field 20.
     pub threads: u64,
     /// Field 22, clock ticks after boot.
@@ -44,14 +49,16 @@ impl Stat {
         let fields = core::str::from_utf8(text.get(end_of_name + 2..)?).ok()?;
         let mut fields = fields.split_ascii_whitespace();
         let state = fields.next()?.bytes().next()?;
-        let threads = fields.nth(16)?.parse().ok()?;
+        let flags = fields.nth(5)?.parse().ok()?;
+        let threads = fields.nth(10)?.parse().ok()?;
         let start = fields.nth(1)?.parse().ok()?;
-        Some(Self { state, threads, start })
+        Some(Self { state, flags, threads, start })
     }
 
     fn is_over(&self) -> bool {
-        // A leader that exited stays a zombie while its other threads run.
-        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+        // A leader that exited stays a zombie while its other threads run. Who is on the way to that makes no step of its own any
+        // more, and has no memory left that could be looked at.
+        (matches!(self.state, b'Z' | b'X' | b'x') || self.flags & EXITING != 0) && self.threads <= 1
     }
 }
 
@@ -128,13 +135,13 @@ mod tests {
     fn a_command_name_with_parentheses_and_spaces_is_no_field() {
         let text = b"4711 (a) R (b c) S 1 4711 4711 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2 3";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.threads, stat.start), (b'S', 3, 987_654));
+        assert_eq!((stat.state, stat.flags, stat.threads, stat.start), (b'S', 4_194_304, 3, 987_654));
         assert!(!stat.is_over());
     }
 
     #[test]
     fn a_zombie_leader_with_other_threads_is_not_over() {
-        let stat = |threads| Stat { state: b'Z', threads, start: 1 };
+        let stat = |threads| Stat { state: b'Z', flags: 0, threads, start: 1 };
         assert!(stat(1).is_over());
         assert!(!stat(2).is_over());
     }

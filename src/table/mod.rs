@@ -225,6 +225,13 @@ impl Table {
         SnapshotBlocks { table: self, snapshot: index }
     }
 
+    /// How many blocks belong to snapshots that there are.
+    #[must_use]
+    pub fn blocks_in_use(&self) -> usize {
+        let pool = self.blocks_for(0);
+        self.block_owners.iter().filter(|word| !pool.is_free(word.load(Ordering::Relaxed))).count()
+    }
+
     /// The pages of `view` that a change of the bytes `range` of its origin touches.
     #[must_use]
     pub fn touched(view: &View, range: &Range<u64>) -> Range<u64> {

@@ -1,14 +1,15 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
 use crate::sharing::Sharing;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before it
 /// exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
-#[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Process {
-    /// epoch:32 | pid:32.
+    /// epoch:32 | pid:32, or what stands in its place in a child that is not born: see [`ProcessId::unborn`].
     identity: AtomicU64,
     /// epoch:32 | low half of the start time in clock ticks after boot (/proc/PID/stat, field 22):32.
     start: AtomicU64,
@@ -28,17 +29,20 @@ pub struct Process {
     descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
     /// Its shared mappings of files.
     pub sharing: Sharing,
+    /// epoch:32 | calls under way that found no free slot:32.
+    unannounced: AtomicU64,
     /// epoch:32 | whether direct writes are submitted (`queues`):32.
     queues: AtomicU64,
     /// epoch:32 | 1 once a handler of the process may run on a stack of its own.
     stacks: AtomicU64,
-    rest: [AtomicU64; 5],
+    rest: [AtomicU64; 4],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
 const NO_AGENT: u32 = u32::MAX;
 const COOKIE_BITS: u32 = 36;
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Process>() == 192);
 
 /// `value` if `word` carries the epoch of `id` in its high half.
@@ -46,9 +50,12 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
     ((word >> 32) as u32 == id.epoch()).then_some(word as u32)
 }
 
-/// One image of one process; never 0.
+/// One image of one process, or a child that is not born; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessId(u64);
+
+/// No pid is as large (linux/threads.h, PID_MAX_LIMIT).
+const UNBORN: u32 = 1 << 31;
 
 /// Whether a forked process is known to have inherited its snapshots exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +72,22 @@ pub enum Birth {
 impl ProcessId {
     /// The image `epoch` (random, not 0) of `pid`.
     #[must_use]
-    pub fn new(pid: u32, epoch: u32) -> Self {
-        Self(u64::from(epoch.max(1)) << 32 | u64::from(pid))
+    pub const fn new(pid: u32, epoch: u32) -> Self {
+        let epoch = if epoch == 0 { 1 } else { epoch };
+        Self((epoch as u64) << 32 | pid as u64)
+    }
+
+    /// A child that process record `parent` is about to fork: one exchange claims its record and says who answers for it.
+    #[must_use]
+    pub fn unborn(parent: u32, epoch: u32) -> Self {
+        Self::new(UNBORN | parent, epoch)
+    }
+
+    /// The process record that forks it, if it is not born.
+    #[must_use]
+    pub fn unborn_of(self) -> Option<u32> {
+        let low = self.0 as u32;
+        (low & UNBORN != 0).then_some(low & !UNBORN)
     }
 
     /// From a word that [`ProcessId::to_word`] made.
@@ -84,7 +105,7 @@ impl ProcessId {
     /// The process id; 0 for a child that is not born yet.
     #[must_use]
     pub fn pid(self) -> u32 {
-        self.0 as u32
+        if self.unborn_of().is_some() { 0 } else { self.0 as u32 }
     }
 
     /// The image epoch.
@@ -112,7 +133,66 @@ pub fn owner_epoch(owner: u64) -> u32 {
     (owner >> 32) as u32
 }
 
+/// How a child stands to a process that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Child {
+    /// It is not theirs, or knows by now how its birth went.
+    Settled,
+    /// Its record was free before it was born; what was published for it is nobody's.
+    NeverBorn(ProcessId),
+}
+
+/// A process that died, and its record.
+#[derive(Clone, Copy, Debug)]
+pub struct Dead<'a> {
+    /// Of the record.
+    pub index: u32,
+    /// Its record.
+    pub record: &'a Process,
+    /// Who it was.
+    pub id: ProcessId,
+}
+
+impl Dead<'_> {
+    /// How records refer to it.
+    #[must_use]
+    pub fn owner(&self) -> u64 {
+        self.id.owner_word(self.index)
+    }
+
+    /// Whether the record still is theirs. Whoever took something for theirs by the record's index alone looks afterwards: others
+    /// may have buried them meanwhile, and somebody else have the record.
+    #[must_use]
+    pub fn has_record(&self) -> bool {
+        // Acquire: orders the caller's look before this one.
+        sync::fence(Ordering::Acquire);
+        self.record.id() == Some(self.id) || planted(Fault::DeadRecord)
+    }
+}
+
 impl Process {
+    /// A free record.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            identity: zero(),
+            start: zero(),
+            cookie: zero(),
+            agent: zero(),
+            birth: zero(),
+            parent: zero(),
+            doorbell: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            descriptors: std::array::from_fn(|_| AtomicU32::new(0)),
+            sharing: Sharing::new(),
+            unannounced: zero(),
+            queues: zero(),
+            stacks: zero(),
+            rest: std::array::from_fn(|_| zero()),
+        }
+    }
+
     /// Who has the record. Acquire: pairs with the Release in `claim`.
     pub fn id(&self) -> Option<ProcessId> {
         ProcessId::from_word(self.identity.load(Ordering::Acquire))
@@ -124,7 +204,7 @@ impl Process {
     }
 
     /// Free -> `id`.
-    pub(super) fn claim(&self, id: ProcessId) -> bool {
+    pub fn claim(&self, id: ProcessId) -> bool {
         // AcqRel: against other claims.
         self.identity.compare_exchange(0, id.to_word(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -135,7 +215,7 @@ impl Process {
     }
 
     /// `id` -> free. False: somebody else did it before, or it has another name by now.
-    pub(super) fn free(&self, id: ProcessId) -> bool {
+    pub fn free(&self, id: ProcessId) -> bool {
         self.identity.compare_exchange(id.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
@@ -207,7 +287,7 @@ impl Process {
     pub fn ring(&self) {
         // Release: pairs with the Acquire with which the agent reads the bell before it looks for requests.
         self.doorbell.fetch_add(1, Ordering::Release);
-        crate::raw::wake(&self.doorbell);
+        sync::wake(&self.doorbell);
     }
 
     /// The agent of `id`.
@@ -265,10 +345,73 @@ impl Process {
         let epoch = u64::from(id.epoch()) << 32;
         let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
         let _ = self.birth.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
-        crate::raw::wake(self.birth_futex());
+        #[cfg(not(loom))]
+        sync::wake(self.birth_futex());
+    }
+
+    /// Says to the process of this record, if it is a child that `parent` was forking when it died, how that went.
+    ///
+    /// A child that has not taken its name yet may never have existed: its record is freed. If it does exist, it finds its record gone
+    /// and breaks what it inherited.
+    pub fn lose_parent(&self, parent: &Dead<'_>, committed: bool, retire_claims: impl Fn(ProcessId)) -> Child {
+        // Again when it takes its name meanwhile: nobody else would tell it.
+        while let Some(id) = self.id() {
+            if id.unborn_of().is_none() {
+                if self.birth(id) == Birth::Pending && self.parent() == parent.owner() {
+                    self.settle(id, if committed { Birth::Settled } else { Birth::Failed });
+                }
+                return Child::Settled;
+            }
+            if id.unborn_of() != Some(parent.index) || !parent.has_record() {
+                return Child::Settled;
+            }
+            retire_claims(id);
+            if self.free(id) {
+                return Child::NeverBorn(id);
+            }
+            if planted(Fault::SecondChristening) {
+                return Child::Settled;
+            }
+        }
+        Child::Settled
+    }
+
+    /// A call of `id` without a slot begins; it is visible to who has raised the active word, or finds it raised.
+    pub fn enter_unannounced(&self, id: ProcessId) {
+        self.count_unannounced(id, |count| count + 1);
+        if !planted(Fault::UnannouncedFence) {
+            // SeqCst: pairs with the fence in `ActiveWord::raise`: the count before the active word.
+            full_fence();
+        }
+    }
+
+    /// A call without a slot is over.
+    pub fn leave_unannounced(&self, id: ProcessId) {
+        self.count_unannounced(id, |count| count.saturating_sub(1));
+    }
+
+    /// Calls of `id` under way that found no slot.
+    pub fn unannounced(&self, id: ProcessId) -> u32 {
+        // Acquire: pairs with the Release in `count_unannounced`; the changes of those that are over are done.
+        of_image(self.unannounced.load(Ordering::Acquire), id).unwrap_or(0)
+    }
+
+    /// The count belongs to an image, so one that dies takes its calls along.
+    fn count_unannounced(&self, id: ProcessId, change: impl Fn(u32) -> u32) {
+        let mut seen = self.unannounced.load(Ordering::Relaxed);
+        loop {
+            let count = change(of_image(seen, id).unwrap_or(0));
+            let word = u64::from(id.epoch()) << 32 | u64::from(count);
+            // Release: pairs with the Acquire in `unannounced`.
+            match self.unannounced.compare_exchange(seen, word, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
     }
 
     /// What a child waits on until its parent has settled its birth.
+    #[cfg(not(loom))]
     pub fn birth_futex(&self) -> &AtomicU32 {
         crate::raw::low_half(&self.birth)
     }

@@ -4,7 +4,7 @@
 
 use super::Table;
 use super::liveness::{self, Liveness};
-use super::process::{Birth, Process, ProcessId, owner_index};
+use super::process::{Child, Dead, Process, ProcessId, owner_index};
 use super::writer::{WriterSlot, process_part, slot_owner, thread_part};
 use crate::creation::{Scope, Ticket};
 use crate::raw;
@@ -32,11 +32,12 @@ impl Table {
 
     /// Takes the image `id` out: first what refers to its record, then the record.
     pub fn bury(&self, index: u32, record: &Process, id: ProcessId) {
-        let owner = id.owner_word(index);
+        let dead = Dead { index, record, id };
+        let owner = dead.owner();
         let creation = self.header.creation.look();
         let is_theirs =
             creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| process_part(slot.owner()) == owner);
-        self.settle_children(owner, is_theirs && creation.is_committed());
+        self.settle_children(&dead, is_theirs && creation.is_committed());
         if is_theirs {
             self.end_creation(creation);
         }
@@ -51,7 +52,7 @@ impl Table {
             self.header.note_all_changes();
         }
         self.retire_all_of(owner);
-        self.retire_claims_of(index);
+        self.retire_claims_of(&dead);
         record.free(id);
         self.lower_active();
     }
@@ -65,33 +66,29 @@ impl Table {
         }
     }
 
-    /// Retires the snapshots that process record `index` claimed and never published. The record still is the dead one's.
-    fn retire_claims_of(&self, index: u32) {
+    /// Retires the snapshots that were claimed for `dead` and never published.
+    fn retire_claims_of(&self, dead: &Dead<'_>) {
         for snapshot in &self.snapshots {
-            let head = snapshot.head();
-            if head.claimer() == Some(index + 1) {
-                snapshot.retire(head.life());
-            }
+            snapshot.retire_claim(dead.index, || dead.has_record());
         }
     }
 
     /// Says to the children that `parent` was forking when it died how it went.
-    ///
-    /// A child that has not taken its name yet may never have existed; if it does, it finds its record gone and breaks what it
-    /// inherited.
-    fn settle_children(&self, parent: u64, committed: bool) {
+    fn settle_children(&self, parent: &Dead<'_>, committed: bool) {
         for (index, record) in self.processes_used().iter().enumerate() {
-            let Some(id) = record.id() else { continue };
-            if record.birth(id) != Birth::Pending || record.parent() != parent {
-                continue;
+            let index = index as u32;
+            let retire_claims = |id| self.retire_claims_of(&Dead { index, record, id });
+            if let Child::NeverBorn(id) = record.lose_parent(parent, committed, retire_claims) {
+                self.retire_all_of(id.owner_word(index));
             }
-            if id.pid() != 0 {
-                record.settle(id, if committed { Birth::Settled } else { Birth::Failed });
-                continue;
-            }
-            self.retire_claims_of(index as u32);
-            if record.free(id) {
-                self.retire_all_of(id.owner_word(index as u32));
+        }
+    }
+
+    /// Retires the snapshots whose mapper is not in the table any more: who buried it was killed in it.
+    fn retire_orphans(&self) {
+        for (snapshot, view) in self.snapshots_live() {
+            if self.owner(view.identity.owner).is_none() {
+                self.retire_snapshot(snapshot, view.head.life());
             }
         }
     }
@@ -105,6 +102,8 @@ impl Table {
                 self.bury(index as u32, record, id);
             }
         }
+        self.retire_orphans();
+        self.lower_active();
     }
 
     /// The slot of a creation's owner.
@@ -125,8 +124,16 @@ impl Table {
     }
 
     /// A record for process `id`, if one is free or can be freed.
+    ///
+    /// It counts as used before it is claimed: who is killed in between is found.
     pub fn claim_process(&self, id: ProcessId) -> Option<(u32, &Process)> {
-        let find = || self.processes.iter().enumerate().find(|(_, record)| record.id().is_none() && record.claim(id));
+        let claim = |(index, record): &(usize, &Process)| {
+            record.id().is_none() && {
+                self.header.note_process(*index as u32);
+                record.claim(id)
+            }
+        };
+        let find = || self.processes.iter().enumerate().find(claim);
         let (index, record) = find().or_else(|| {
             self.bury_the_dead(None);
             find()
@@ -135,19 +142,23 @@ impl Table {
         if index as u32 % 32 == 31 {
             self.bury_the_dead(Some(id));
         }
-        self.header.note_process(index as u32);
         Some((index as u32, record))
     }
 
-    /// A slot for thread `tid` of process `owner`, if one is free or can be freed.
+    /// A slot for thread `tid` of process `owner`, if one is free or can be freed. Like a record, it counts as used before.
     pub fn claim_writer(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
         let mine = slot_owner(owner, tid);
-        let find = || self.writers.iter().enumerate().find(|(_, slot)| slot.owner() == 0 && slot.claim(mine));
+        let claim = |(index, slot): &(usize, &WriterSlot)| {
+            slot.owner() == 0 && {
+                self.header.note_writer(*index as u32);
+                slot.claim(mine)
+            }
+        };
+        let find = || self.writers.iter().enumerate().find(claim);
         let (index, slot) = find().or_else(|| {
             self.free_abandoned_slots();
             find()
         })?;
-        self.header.note_writer(index as u32);
         Some((index as u32, slot))
     }
 

@@ -2,14 +2,19 @@
 
 use crate::creation::Intent;
 use crate::gate::Frame;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
 
 /// Calls of one thread that can be under way at once: one, and handlers that interrupt each other.
+#[cfg(not(loom))]
 pub const FRAMES: usize = 7;
+#[cfg(loom)]
+/// Calls of one thread that can be under way at once: one, for the model.
+pub const FRAMES: usize = 1;
 
 /// All-zero is "free". `owner` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest by
 /// the thread.
-#[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct WriterSlot {
     /// epoch:32 | thread id:22 | process record index + 1:10, so that one exchange says all.
@@ -24,10 +29,12 @@ pub struct WriterSlot {
     frames: [Frame; FRAMES],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<WriterSlot>() == 512 && core::mem::offset_of!(WriterSlot, frames) == 64);
 
 const INDEX_BITS: u32 = 10;
 const THREAD_MASK: u64 = (1 << 22) - 1;
+#[cfg(not(loom))]
 const _: () = assert!(super::PROCESSES < 1 << INDEX_BITS);
 
 /// A slot's owner word: thread `tid` (0: not known) of the process that `process` refers to.
@@ -96,6 +103,21 @@ const FAILED: u32 = 3;
 const STATE: u32 = 3;
 
 impl WriterSlot {
+    /// A free slot.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self {
+            owner: AtomicU64::new(0),
+            request: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            intent: Intent::new(),
+            snapshot: AtomicU64::new(0),
+            first: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+            frames: std::array::from_fn(|_| Frame::new()),
+        }
+    }
+
     /// Who has the slot: see [`slot_owner`]; 0 is nobody.
     pub fn owner(&self) -> u64 {
         // Acquire: pairs with the AcqRel in `claim`.
@@ -113,7 +135,7 @@ impl WriterSlot {
     }
 
     /// Free -> owned by `owner`.
-    pub(super) fn claim(&self, owner: u64) -> bool {
+    pub fn claim(&self, owner: u64) -> bool {
         // AcqRel: against other claims.
         self.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -126,7 +148,7 @@ impl WriterSlot {
         let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].look().1);
         // Acquire: orders the loads.
         crate::sync::fence(Ordering::Acquire);
-        if owner == 0 || self.owner() != owner {
+        if owner == 0 || self.owner() != owner && !planted(Fault::SlotOwner) {
             return;
         }
         for (frame, turn) in self.frames.iter().zip(turns) {
@@ -174,10 +196,11 @@ impl WriterSlot {
 
     /// Answers request `number`, if it is still waited for.
     pub fn answer(&self, number: u32, done: bool) {
+        let number = if planted(Fault::RequestNumber) { self.request.load(Ordering::Relaxed) & !STATE } else { number };
         let answer = number | if done { DONE } else { FAILED };
         // AcqRel: pairs with the Acquire in `look_for_answer`; the copy is there before the answer.
         if self.request.compare_exchange(number | ASKED, answer, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            crate::raw::wake(&self.request);
+            sync::wake(&self.request);
         }
     }
 

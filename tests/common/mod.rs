@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod holder;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -213,9 +213,10 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Thread> {
     let deadline = raw::now() + config().timeout;
     let mut patience = Patience::default();
     loop {
-        if own.table.enter_unannounced() {
+        let Some(record) = own.record() else { return Ok(Some(call())) };
+        if own.table.enter_unannounced(record, own.id) {
             let result = call();
-            own.table.leave_unannounced();
+            record.leave_unannounced(own.id);
             return Ok(Some(result));
         }
         if let Ok(thread) = thread::current() {

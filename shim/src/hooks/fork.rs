@@ -191,7 +191,7 @@ impl<'a> Prepared<'a> {
         }
         let own = &mappings.own;
         let ticket = create::begin(&thread, Scope::All)?;
-        let unborn = ProcessId::new(0, raw::random() as u32);
+        let unborn = ProcessId::unborn(own.index, raw::random() as u32);
         let claimed = create::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
             .and_then(|()| mappings.begin_all())
             .and_then(|()| own.table.claim_process(unborn).ok_or(Errno::NFILE));

@@ -1,0 +1,255 @@
+//! Any process may die at any instruction: what it leaves in the table is taken out by anybody, twice and in parallel.
+//!
+//! Each operation is done again and again, and ended by SIGKILL at one point after the other: in front of and behind every store to
+//! the table, and behind every system call that changes something. Then others do what they want, [`after_cut`], while the dead are
+//! taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
+
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::holder::Holder;
+use common::tracer::{Ended, Point, Target, run_to};
+use common::{Scratch, program, root, run_within, text};
+use snapshim::snapshot::State;
+use snapshim::table::Table;
+use snapshim::table::attach::{Place, attach_existing};
+
+const PAGE: usize = 4096;
+const PAGES: usize = 8;
+/// No operation has as many points.
+const MANY: usize = 2000;
+
+/// What is done, and beside whom.
+struct Scene {
+    operation: &'static str,
+    way: &'static str,
+    target: Target,
+    /// Whether another process holds a snapshot, which must stay exact.
+    is_witnessed: bool,
+    /// Whether a dead process is in the table already, with a snapshot, a shared mapping, a slot.
+    is_haunted: bool,
+    /// Whether there is no table yet.
+    is_first: bool,
+    /// Whether the dead are taken out before anybody wants a snapshot or writes, which would take some out on the way.
+    is_quiet: bool,
+}
+
+impl Scene {
+    const fn new(operation: &'static str) -> Self {
+        Self {
+            operation,
+            way: "direct",
+            target: Target::Itself,
+            is_witnessed: false,
+            is_haunted: false,
+            is_first: false,
+            is_quiet: false,
+        }
+    }
+
+    /// Cuts the operation everywhere; the points there were.
+    fn cut_everywhere(&self) -> Vec<Point> {
+        let scratch = Scratch::on_tmpfs();
+        let file = scratch.file("file");
+        let mut points = Vec::new();
+        for number in 0..MANY {
+            if self.is_first {
+                let _ = fs::remove_dir_all(scratch.table());
+            }
+            match self.cut(&scratch, &file, number) {
+                Ended::Cut(point) => points.push(point),
+                Ended::Whole | Ended::Replaced => return points,
+            }
+        }
+        panic!("{}: more than {MANY} points", self.operation);
+    }
+
+    fn cut(&self, scratch: &Scratch, file: &Path, number: usize) -> Ended {
+        fill(file);
+        if self.is_haunted {
+            scratch.shimmed(program("cut"), self.way).arg("die").arg(file).status().unwrap();
+        }
+        let witness = self.is_witnessed.then(|| Holder::start(scratch, self.way, file, "rw"));
+        let mut command = self.command(scratch, file);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let is_marked = self.operation != "recover";
+        let (mut victim, ended) = run_to(&mut command, self.target, is_marked, number);
+        let about = format!("{} {} cut at {number}: {ended:?}", self.operation, self.way);
+        if self.is_quiet {
+            assert_recovered(scratch, &about);
+        }
+        after_cut(scratch, file, &about);
+        if self.operation == "exec" {
+            // The process lives on, as another image.
+            assert_recovered(scratch, &about);
+        }
+        // What is left of the program, if anything.
+        drop(victim.stdin.take());
+        let mut said = String::new();
+        victim.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!said.contains("WRONG"), "{about}: {said}");
+        if let Some(witness) = witness {
+            witness.finish_exact(&about);
+        }
+        assert_recovered(scratch, &about);
+        let _ = victim.wait();
+        ended
+    }
+
+    fn command(&self, scratch: &Scratch, file: &Path) -> Command {
+        if self.operation == "recover" {
+            return recover(scratch);
+        }
+        let mut command = scratch.shimmed(program("cut"), self.way);
+        command.arg(self.operation).arg(file);
+        command
+    }
+}
+
+fn fill(file: &Path) {
+    let stamp = |page: usize| (1 + page * 7 % 255) as u8;
+    let bytes: Vec<u8> = (0..PAGES).flat_map(|page| [stamp(page); PAGE]).collect();
+    fs::write(file, bytes).unwrap();
+}
+
+fn recover(scratch: &Scratch) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snapshim"));
+    command.arg("recover").env("SNAPSHIM_DIR", scratch.table());
+    command
+}
+
+/// Two processes take snapshots and write, two take out the dead, all at once.
+fn after_cut(scratch: &Scratch, file: &Path, about: &str) {
+    let users = ["0", "1"].map(|page| {
+        let mut command = scratch.shimmed(program("after_cut"), "direct");
+        command.arg(file).arg(page);
+        command
+    });
+    // Nobody may have to wait for the dead: all of them succeed, well before they would give up.
+    std::thread::scope(|scope| {
+        for mut command in users.into_iter().chain([recover(scratch), recover(scratch)]) {
+            scope.spawn(move || {
+                let output = run_within(&mut command, Duration::from_secs(20));
+                assert!(
+                    output.status.success() && output.stderr.is_empty(),
+                    "{about}: then {command:?}: {}",
+                    text(&output)
+                );
+            });
+        }
+    });
+}
+
+/// The invariants of a table whose processes are all gone, once two have taken the dead out at the same time: no record, no slot, no
+/// call under way, no snapshot, no claim, no block, no creation has an owner, and writers do not look for snapshots.
+fn assert_recovered(scratch: &Scratch, about: &str) {
+    let directory = std::ffi::CString::new(scratch.table().as_os_str().as_encoded_bytes()).unwrap();
+    let place = Place { directory: &directory, is_chosen: true };
+    let Some(attached) = attach_existing(&place).unwrap() else { return };
+    let table = attached.table;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| table.free_abandoned_slots());
+        }
+    });
+    for index in 0..snapshim::table::PROCESSES as u32 {
+        assert_eq!(table.process(index).unwrap().id(), None, "{about}: process record {index}");
+    }
+    for index in 0..snapshim::table::WRITERS as u32 {
+        let slot = table.writer(index).unwrap();
+        assert_eq!(slot.owner(), 0, "{about}: slot {index}");
+        assert!(slot.frames().iter().all(|frame| !frame.look().0.is_under_way()), "{about}: slot {index}");
+    }
+    for index in 0..snapshim::table::SNAPSHOTS as u32 {
+        assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
+    }
+    assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
+    assert!(!table.gate().creation.look().is_busy(), "{about}: creation");
+    assert!(!table.gate().active.is_raised(), "{about}: active word");
+    // SAFETY: mapped by `attach_existing` for this function; nothing refers to it any more.
+    unsafe { libc::munmap(std::ptr::from_ref(table).cast_mut().cast(), size_of::<Table>()) };
+}
+
+/// Cuts every scene, and wants each to have at least so many points.
+fn cut_all(scenes: &[(Scene, usize)]) {
+    assert!(root().join("target/release/libsnapshim.so").exists());
+    for (scene, least) in scenes {
+        let started = std::time::Instant::now();
+        let points = scene.cut_everywhere();
+        println!(
+            "{} ({}, {:?}): {} points, {:?}",
+            scene.operation,
+            scene.way,
+            scene.target,
+            points.len(),
+            started.elapsed()
+        );
+        assert!(points.len() >= *least, "{}: only {points:?}", scene.operation);
+    }
+}
+
+#[test]
+fn attach_and_claim_can_be_cut_anywhere() {
+    cut_all(&[
+        (Scene { is_first: true, is_quiet: true, ..Scene::new("attach") }, 10),
+        (Scene { is_witnessed: true, ..Scene::new("attach") }, 10),
+        (Scene::new("end_thread"), 10),
+    ]);
+}
+
+#[test]
+fn a_write_can_be_cut_anywhere() {
+    cut_all(&[(Scene::new("announce"), 5), (Scene { is_witnessed: true, ..Scene::new("announce") }, 5)]);
+}
+
+#[test]
+fn a_creation_can_be_cut_anywhere() {
+    cut_all(&[
+        (Scene::new("create"), 20),
+        (Scene { is_witnessed: true, ..Scene::new("create_fixed") }, 20),
+        (Scene::new("retire"), 5),
+    ]);
+}
+
+#[test]
+fn preserving_can_be_cut_anywhere() {
+    let preserve = || Scene { is_witnessed: true, ..Scene::new("preserve") };
+    cut_all(&[
+        (preserve(), 10),
+        (Scene { way: "agent", ..preserve() }, 10),
+        (Scene { is_witnessed: true, way: "agent", ..Scene::new("relocate") }, 10),
+        (Scene { is_witnessed: true, ..Scene::new("relocate") }, 10),
+        (Scene::new("divide"), 10),
+    ]);
+}
+
+#[test]
+fn arming_can_be_cut_anywhere() {
+    cut_all(&[(Scene { is_witnessed: true, ..Scene::new("arm") }, 20)]);
+}
+
+#[test]
+fn a_fork_can_be_cut_anywhere_in_the_parent_and_in_the_child() {
+    cut_all(&[
+        (Scene { is_witnessed: true, ..Scene::new("fork") }, 20),
+        (Scene { target: Target::ForkedChild, is_witnessed: true, ..Scene::new("fork") }, 5),
+        (Scene::new("exec"), 0),
+    ]);
+}
+
+#[test]
+fn recovery_can_be_cut_anywhere() {
+    cut_all(&[
+        (Scene { is_haunted: true, ..Scene::new("recover") }, 10),
+        (Scene { is_haunted: true, is_quiet: true, ..Scene::new("recover") }, 10),
+        (Scene { is_haunted: true, ..Scene::new("attach") }, 10),
+        (Scene { is_haunted: true, is_witnessed: true, ..Scene::new("create") }, 10),
+    ]);
+}
