@@ -74,7 +74,7 @@ impl Scene {
     fn cut(&self, scratch: &Scratch, file: &Path, number: usize) -> Ended {
         fill(file);
         if self.is_haunted {
-            scratch.shimmed(program("cut"), self.way).arg("die").arg(file).status().unwrap();
+            haunt(scratch, file);
         }
         let witness = self.is_witnessed.then(|| Holder::start(scratch, self.way, file, "rw"));
         let mut command = self.command(scratch, file);
@@ -110,6 +110,17 @@ impl Scene {
         let mut command = scratch.shimmed(program("cut"), self.way);
         command.arg(self.operation).arg(file);
         command
+    }
+}
+
+/// Dead processes: one that had everything, one in the middle of a creation, one in the middle of a fork.
+fn haunt(scratch: &Scratch, file: &Path) {
+    scratch.shimmed(program("cut"), "direct").arg("die").arg(file).status().unwrap();
+    for (operation, number) in [("fork", 30), ("create", 20)] {
+        let mut command = scratch.shimmed(program("cut"), "direct");
+        command.arg(operation).arg(file).stdout(Stdio::null());
+        let (mut dead, _) = run_to(&mut command, Target::Itself, true, number);
+        let _ = dead.wait();
     }
 }
 
