@@ -149,7 +149,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
 /// Whether the table still is what this process made of it.
 fn look_at_table(own: &Own) {
     match mapper::try_hold(*own) {
-        Some(_mappings) => own.leaves_after_inspection(),
+        Some(_mappings) => own.leaves_after_long_inspection(),
         None => own.leaves_damaged(),
     };
 }

@@ -29,7 +29,7 @@ extern "C" fn __snapshim_active() -> c_int {
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
     let held = process::attached().filter(|own| {
         let _mappings = mapper::hold(*own);
-        !own.leaves_after_inspection()
+        !own.leaves_after_long_inspection()
     });
     let found = match held {
         Some(own) => describe(&own, address as u64),

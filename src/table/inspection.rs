@@ -3,8 +3,9 @@
 //! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in the
 //! header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
 
-use super::Table;
 use super::process::ProcessId;
+use super::writer::process_part;
+use super::{Table, liveness};
 use crate::drain::Patience;
 use crate::preserve::holdings::Holdings;
 use crate::snapshot::{Snapshot, View};
@@ -64,6 +65,43 @@ impl Table {
             patience.pause();
         }
         self.declare_damaged();
+    }
+
+    /// The same, and whether everybody who lives would be found by who looks for processes and writers.
+    pub fn inspect_all(&self, known: &Knowledge<'_>) {
+        let mut patience = Patience::default();
+        for _ in 0..LOOKS {
+            if self.is_damaged() || self.finds_all() {
+                return self.inspect(known);
+            }
+            patience.pause();
+        }
+        self.declare_damaged();
+    }
+
+    /// Who was killed between its claim and the note of it is behind what is looked through as well: that is put right.
+    fn finds_all(&self) -> bool {
+        let processes = self.header.processes_used();
+        let writers = self.header.writers_used();
+        let are_processes_found = self.processes.iter().enumerate().skip(processes).all(|(index, record)| {
+            record.id().is_none_or(|id| {
+                let is_dead = liveness::of(record, id) == liveness::Liveness::Dead;
+                if is_dead {
+                    self.bury(index as u32, record, id);
+                }
+                is_dead
+            })
+        });
+        let is_over = |owner| owner == 0 || self.bury_if_dead(process_part(owner));
+        are_processes_found
+            && self.writers[writers..].iter().all(|slot| {
+                let owner = slot.owner();
+                let is_over = is_over(owner);
+                if is_over {
+                    slot.release(owner);
+                }
+                is_over
+            })
     }
 
     fn is_as_known(&self, known: &Knowledge<'_>) -> bool {
