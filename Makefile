@@ -32,6 +32,7 @@ integration: all
 	tests/integration.sh
 
 soak: all
+	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --release --test cuts -- --nocapture
 	$(CARGO) test --release --test storm --test damage --test exhaustion --test programs_unharmed -- --ignored --nocapture
 
 bench: all

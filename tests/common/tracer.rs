@@ -352,6 +352,12 @@ impl Tracer {
         if victim != self.leader {
             // The tracer's report comes before the parent's.
             wait_for(victim);
+        } else {
+            let mut information = MaybeUninit::<libc::siginfo_t>::uninit();
+            let until_dead = libc::WEXITED | libc::WNOWAIT;
+            // Its zombie is left to who started it.
+            // SAFETY: waitid(2) of a child that has just been killed, with room for the answer.
+            unsafe { libc::waitid(libc::P_PID, victim as u32, information.as_mut_ptr(), until_dead) };
         }
         for thread in others {
             release(thread);
