@@ -12,7 +12,7 @@ all:
 setup:
 	@tests/setup.sh
 
-test: all setup check unit models planted integration
+test: all setup check unit models integration
 
 check:
 	$(CARGO) fmt --all --check
@@ -31,7 +31,7 @@ planted:
 integration: all
 	tests/integration.sh
 
-soak: all
+soak: all planted
 	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --release --test cuts -- --nocapture
 	$(CARGO) test --release --test storm --test damage --test exhaustion --test programs_unharmed -- --ignored --nocapture
 

@@ -273,7 +273,8 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
 
 static OTHER_STACKS: AtomicBool = AtomicBool::new(false);
 
-/// A handler may run on a stack other than its thread's from now on (SA_ONSTACK, swapcontext(3)).
+/// A handler may run on a stack other than its thread's, with no signal blocked, from now on (SA_ONSTACK with SA_NODEFER,
+/// swapcontext(3)).
 pub fn note_other_stacks() {
     OTHER_STACKS.store(true, Ordering::Relaxed);
     if let Some(own) = attached()

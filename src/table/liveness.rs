@@ -56,9 +56,13 @@ impl Stat {
     }
 
     fn is_over(&self) -> bool {
-        // A leader that exited stays a zombie while its other threads run. Who is on the way to that makes no step of its own any
-        // more, and has no memory left that could be looked at.
-        (matches!(self.state, b'Z' | b'X' | b'x') || self.flags & EXITING != 0) && self.threads <= 1
+        // A leader that exited stays a zombie while its other threads run.
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+    }
+
+    /// On the way to that: it makes no step of its own any more, and has no memory left that could be looked at.
+    fn is_ending(&self) -> bool {
+        self.flags & EXITING != 0 && self.threads <= 1
     }
 }
 
@@ -67,6 +71,8 @@ pub fn of(record: &Process, id: ProcessId) -> Liveness {
     let Some(pid) = Pid::from_raw(id.pid() as i32) else { return Liveness::Unknown };
     match Stat::read(&ProcPath::of(id.pid(), "stat")) {
         Ok(stat) if stat.is_over() || record.is_start(id, stat.start) == Some(false) => return Liveness::Dead,
+        // The kernel lets what is left of io_submit(2) land first (exit_aio, fs/aio.c).
+        Ok(stat) if stat.is_ending() && !record.has_queues(id) => return Liveness::Dead,
         Ok(_) => {}
         // /proc may hide the process or not be mounted, so the kernel is asked as well.
         Err(_) if test_kill_process(pid) == Err(Errno::SRCH) => return Liveness::Dead,

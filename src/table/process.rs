@@ -33,7 +33,7 @@ pub struct Process {
     unannounced: AtomicU64,
     /// epoch:32 | whether direct writes are submitted (`queues`):32.
     queues: AtomicU64,
-    /// epoch:32 | 1 once a handler of the process may run on a stack of its own.
+    /// epoch:32 | 1 once a handler of the process may run on a stack of its own with no signal blocked.
     stacks: AtomicU64,
     rest: [AtomicU64; 4],
 }
@@ -309,7 +309,7 @@ impl Process {
         self.agent.store(0, Ordering::Relaxed);
     }
 
-    /// From now on a handler of `id` may run on a stack other than its thread's: where the stack pointer is says nothing any more.
+    /// From now on a handler of `id` may run on a stack other than its thread's with no signal blocked: where the stack pointer is says nothing any more.
     pub fn note_other_stacks(&self, id: ProcessId) {
         self.stacks.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
     }

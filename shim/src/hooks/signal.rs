@@ -221,8 +221,10 @@ fn on_sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
+    // One that runs elsewhere with its own signal blocked is told by that.
+    const ELSEWHERE_UNBLOCKED: c_int = libc::SA_ONSTACK | libc::SA_NODEFER;
     // SAFETY: null, or the application's action.
-    if unsafe { new.as_ref() }.is_some_and(|new| new.sa_flags & libc::SA_ONSTACK != 0) {
+    if unsafe { new.as_ref() }.is_some_and(|new| new.sa_flags & ELSEWHERE_UNBLOCKED == ELSEWHERE_UNBLOCKED) {
         process::note_other_stacks();
     }
     if !signals::is_installed() {
