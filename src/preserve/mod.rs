@@ -313,6 +313,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let is_own = view.identity.owner == self.own;
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
+            // Another thread gives a snapshot up, or moves it, while its generation is odd.
+            if !snapshot.is_still(view.head) {
+                return Push::Moved;
+            }
             self.table.declare_damaged();
             return Push::Refused;
         }
