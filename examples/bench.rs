@@ -1,4 +1,4 @@
-//! `make bench`: what the shim costs. Each figure is the median of the ratios of many rounds; in each round both sides run one after
+//! `make bench`: what the shim costs; with the argument `shared` only what shared mappings do. Each figure is the median of the ratios of many rounds; in each round both sides run one after
 //! the other on the same processor, in turn the one or the other first.
 
 use std::fs::{self, File};
@@ -352,7 +352,7 @@ fn main() {
     );
     println!("|{:-<74}|{:->8}|{:->7}|{:-<8}|", "", "", "", "");
     let mut bench = Bench::new();
-    if std::env::args().nth(1).is_some() {
+    if std::env::args().nth(1).as_deref() == Some("shared") {
         bench.stores_into_open_pages();
         bench.first_stores();
         bench.arming();
