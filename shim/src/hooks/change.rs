@@ -216,7 +216,10 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Thread> {
         let Some(record) = own.record() else { return Ok(Some(call())) };
         if own.table.enter_unannounced(record, own.id) {
             let result = call();
-            record.leave_unannounced(own.id);
+            // In a child that a handler forked inside the call, the count is the parent's.
+            if own.is_this_image() {
+                record.leave_unannounced(own.id);
+            }
             return Ok(Some(result));
         }
         if let Ok(thread) = thread::current() {
