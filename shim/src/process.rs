@@ -138,7 +138,7 @@ impl Own {
         if self.identity.word.swap(0, Ordering::AcqRel) != 0 {
             say!(
                 Level::Error,
-                "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its changes are                  NOT held back from others' snapshots; end the programs that use the table and remove table-3",
+                "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its changes are NOT held back from others' snapshots; end the programs that use the table and remove table-3",
                 crate::log::Bytes(config().directory.to_bytes()),
                 raw::own_pid()
             );
@@ -260,13 +260,14 @@ fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> b
 
 /// From here on the image answers to `id`; only then others are told where to look for it.
 fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32) {
-    identity.index.store(index, Ordering::Relaxed);
-    // Release: pairs with the Acquire in `attached`.
-    identity.word.store(id.to_word(), Ordering::Release);
+    // Before any thread finds the record, and says there what it shares.
     record.sharing.describe(core::iter::empty());
     if OTHER_STACKS.load(Ordering::Relaxed) {
         record.note_other_stacks(id);
     }
+    identity.index.store(index, Ordering::Relaxed);
+    // Release: pairs with the Acquire in `attached`.
+    identity.word.store(id.to_word(), Ordering::Release);
     record.describe_start(id, snapshim::table::liveness::start_of(id.pid()));
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }

@@ -127,13 +127,17 @@ impl List {
 
     /// Adds one, for which room was reserved.
     pub fn add(&mut self, entry: Entry) {
+        self.push(entry);
+        note(self);
+    }
+
+    fn push(&mut self, entry: Entry) {
         if self.count == self.capacity || entry.range.is_empty() {
             return;
         }
         // SAFETY: `count` is below `capacity`.
         unsafe { self.entries.add(self.count).write(entry) };
         self.count += 1;
-        note(self);
     }
 
     /// Takes `range` out of all of them. Two more may come of it, for which room was reserved.
@@ -154,7 +158,7 @@ impl List {
             let middle = changed(entry.cut(part));
             // What is left of it, maybe nothing, keeps its place; nothing is taken out before all have been looked at.
             self.entries_mut()[at] = before;
-            [Some(after), middle].into_iter().flatten().for_each(|entry| self.add(entry));
+            [Some(after), middle].into_iter().flatten().for_each(|entry| self.push(entry));
         }
         self.retain(|entry| !entry.range.is_empty());
     }
@@ -167,9 +171,10 @@ impl List {
                 let copy = entry.cut(entry.part(from));
                 let start = to + (copy.range.start - from.start);
                 let end = start + (copy.range.end - copy.range.start);
-                self.add(Entry { range: start..end, ..copy });
+                self.push(Entry { range: start..end, ..copy });
             }
         }
+        note(self);
     }
 
     /// Has the one that ends at `end` reach `further`, if that is behind.
@@ -207,7 +212,7 @@ impl List {
     }
 }
 
-/// What can be known without the lock: between which addresses all entries lie.
+/// What can be known without the lock: between which addresses all entries lie. Noted when a change of the list is whole.
 static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
 static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
