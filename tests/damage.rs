@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{Scratch, program};
+use common::{Scratch, program, run, text};
 use snapshim::preserved::Block;
 use snapshim::snapshot::Snapshot;
 use snapshim::table::header::Header;
@@ -177,6 +177,13 @@ fn survives(target: Target, every: Duration, seconds: f64, seed: u64) {
 fn seed() -> u64 {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     std::env::var("SNAPSHIM_DAMAGE_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap())
+}
+
+#[test]
+fn snapshots_that_end_while_other_threads_look_at_them_damage_nothing() {
+    let scratch = Scratch::on_tmpfs();
+    let output = run(&mut scratch.shimmed(program("damage_none"), "auto"));
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
 }
 
 #[test]

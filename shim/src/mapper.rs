@@ -75,11 +75,11 @@ pub fn try_hold(own: Own) -> Option<Mappings> {
 /// says; where all are meant, that costs too much to ask of each.
 pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + 'a {
     let (owner, range) = (own.owner(), range.clone());
-    own.table.snapshots_live().filter(move |(_, view)| {
+    own.table.snapshots_live().filter(move |(index, view)| {
         view.identity.owner == owner
             && view.extent.address < range.end
             && range.start < view.extent.end()
-            && (range == EVERYWHERE || is_held(own, view))
+            && (range == EVERYWHERE || is_held(own, *index, view))
     })
 }
 
@@ -87,9 +87,11 @@ pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32
 pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 
 /// Whether a piece lies where this process mapped a snapshot.
-pub fn is_held(own: &Own, view: &View) -> bool {
+pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
     let is_held = process::holdings().contains(&(view.extent.address..view.extent.end()));
-    if !is_held {
+    // Another thread may be taking it away, or have done so meanwhile.
+    let is_there = || !view.head.is_changing() && own.table.snapshot(index).is_some_and(|it| it.is_still(view.head));
+    if !is_held && is_there() {
         own.table.declare_damaged();
     }
     is_held

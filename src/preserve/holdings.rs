@@ -6,16 +6,20 @@
 use core::ops::Range;
 
 use crate::PAGE;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::drain::Patience;
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::table::SNAPSHOTS;
 
-/// The address ranges, whole pages. One thread at a time changes them; who reads meanwhile finds what does not change.
+/// The address ranges, whole pages. One thread at a time changes them, with signals blocked; who reads meanwhile finds what does not
+/// change.
 #[derive(Debug)]
 pub struct Holdings {
     /// First page:36 | pages:28; 0 is none. A longer range takes several.
     ranges: [AtomicU64; SNAPSHOTS],
     /// Words below this index may be in use.
     used: AtomicU32,
+    /// Odd while ranges are taken out.
+    version: AtomicU32,
     /// Threads that change pieces without holding all mappings still: the agent, and writers of what their own process holds.
     changing: AtomicU32,
 }
@@ -37,7 +41,12 @@ impl Holdings {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "only ever a static")]
     pub const fn new() -> Self {
-        Self { ranges: [const { AtomicU64::new(0) }; SNAPSHOTS], used: AtomicU32::new(0), changing: AtomicU32::new(0) }
+        Self {
+            ranges: [const { AtomicU64::new(0) }; SNAPSHOTS],
+            used: AtomicU32::new(0),
+            version: AtomicU32::new(0),
+            changing: AtomicU32::new(0),
+        }
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -51,7 +60,26 @@ impl Holdings {
     }
 
     /// Whether all of `addresses` is held.
+    ///
+    /// Who is told that a piece is not, and finds its record unchanged after that, has found a record that lies.
     pub fn contains(&self, addresses: &Range<u64>) -> bool {
+        let mut patience = Patience::default();
+        loop {
+            // Acquire: pairs with the Release of the even version: all ranges are where they were put by then.
+            let seen = self.version.load(Ordering::Acquire);
+            if self.covers(addresses) {
+                return true;
+            }
+            // Acquire before the second look: pairs with the Release fence in `remove`; a range that was seen shortened tells of itself.
+            fence(Ordering::Acquire);
+            if seen.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == seen {
+                return false;
+            }
+            patience.pause();
+        }
+    }
+
+    fn covers(&self, addresses: &Range<u64>) -> bool {
         let mut at = addresses.start;
         while at < addresses.end {
             let Some(here) = self.ranges().find(|range| range.contains(&at)) else { return false };
@@ -93,8 +121,17 @@ impl Holdings {
         true
     }
 
-    /// Takes a range out. What is left behind it is added before it is taken, so that it never seems not to be held.
+    /// Takes a range out, whose pieces are over or changing.
     pub fn remove(&self, addresses: &Range<u64>) {
+        self.version.fetch_add(1, Ordering::Relaxed);
+        // Release: pairs with the Acquire fence in `contains`.
+        fence(Ordering::Release);
+        self.take_out(addresses);
+        // Release: pairs with the Acquire in `contains`.
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    fn take_out(&self, addresses: &Range<u64>) {
         for place in self.words() {
             let here = range(place.load(Ordering::Relaxed));
             if here.start >= addresses.end || addresses.start >= here.end {
@@ -125,6 +162,7 @@ impl Holdings {
     /// Takes all out, in a process that has none yet.
     pub fn clear(&self) {
         self.changing.store(0, Ordering::Relaxed);
+        self.version.store(0, Ordering::Relaxed);
         self.words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
@@ -176,5 +214,26 @@ mod tests {
         }
         assert!(!holdings.add(&pages(100_000..100_001)));
         assert!(!holdings.contains(&pages(100_000..100_001)));
+    }
+
+    #[test]
+    fn what_stays_seems_held_while_the_rest_is_taken_out() {
+        let holdings = Box::new(Holdings::new());
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            const END: u64 = 1_000_000;
+            assert!(holdings.add(&pages(0..END)));
+            scope.spawn(|| {
+                // What is left behind the middle goes by turns to the place behind and to the one before, which a look may have passed.
+                for first in (0..END - 10).step_by(2) {
+                    holdings.remove(&pages(first + 1..first + 2));
+                    holdings.remove(&pages(first..first + 1));
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(holdings.contains(&pages(END - 5..END)));
+            }
+        });
     }
 }

@@ -134,7 +134,7 @@ impl Inheritance {
         let own = &mappings.own;
         INHERITED.clear();
         for (_, view) in mapper::pieces(own, &EVERYWHERE)
-            .filter(|(index, view)| is_inherited(own, *index) && mapper::is_held(own, view))
+            .filter(|(index, view)| is_inherited(own, *index) && mapper::is_held(own, *index, view))
         {
             let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
         }
