@@ -59,12 +59,14 @@ fn are_installed(test: &str, programs: &[&str]) -> bool {
     missing.is_none()
 }
 
-/// Addresses and the ids of processes and threads differ from run to run.
+/// Addresses and the ids of processes and threads differ from run to run, and so do the blanks that align them.
 fn without_numbers(text: &str) -> String {
     let is_passing = |word: &str| word.contains("0x") || word.parse::<u32>().is_ok_and(|number| number > 300);
     let words = |line: &str| {
         let words = line.split_inclusive([' ', '(', ')', '[', ']', ',', ':', '=', '\'']);
-        words.filter(|word| !is_passing(word.trim_end_matches(|end: char| !end.is_alphanumeric()))).collect::<String>()
+        let is_same =
+            |word: &&str| *word != " " && !is_passing(word.trim_end_matches(|end: char| !end.is_alphanumeric()));
+        words.filter(is_same).collect::<String>()
     };
     text.lines().map(|line| words(line) + "\n").collect()
 }

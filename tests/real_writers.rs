@@ -204,7 +204,7 @@ fn tar_extracting_over_a_file() {
     let lay = |scratch: &Scratch| {
         empty(scratch);
         fs::write(scratch.file("victim"), other_content()).unwrap();
-        run_ok(scratch.native("tar").args(["cf", "archive.tar", "victim"]));
+        run_ok(scratch.native("tar").args(["cf", "archive.tar", "--mtime=@0", "victim"]));
         fs::write(scratch.file("victim"), content()).unwrap();
     };
     for option in ["--unlink-first", "--overwrite", "--recursive-unlink"] {

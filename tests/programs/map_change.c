@@ -1,6 +1,8 @@
 /* The mapper changes its own mapping: munmap, mremap, MAP_FIXED over it, mprotect. What is left stays exact. */
 #include "check.h"
 
+#include <sched.h>
+
 #define PAGES ((size_t)16)
 #define SIZE (PAGES * PAGE)
 
@@ -208,10 +210,15 @@ static void plain_memory_mapped_over_it(int protection, enum who who)
     writer_end(&writer);
 }
 
+/* How often the storm has overwritten all. */
+static _Atomic int *turns;
+
 /* Overwrites the whole file page by page, round after round, until the pipe is closed. */
 static pid_t start_storm(size_t pages, int *stop)
 {
     int ends[2];
+    turns = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(turns != MAP_FAILED);
     CHECK(pipe2(ends, O_CLOEXEC) == 0);
     pid_t pid = fork();
     CHECK(pid >= 0);
@@ -221,13 +228,20 @@ static pid_t start_storm(size_t pages, int *stop)
         CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
         int fd = open("file", O_WRONLY);
         char byte;
-        for (int version = 1; read(ends[0], &byte, 1) != 0; version++)
+        for (int version = 1; read(ends[0], &byte, 1) != 0; version++, ++*turns)
             overwrite(fd, 0, pages * PAGE, version % 200);
         _exit(0);
     }
     close(ends[0]);
     *stop = ends[1];
     return pid;
+}
+
+/* By the end of a whole turn of it, every page has another content. */
+static void await_turn(void)
+{
+    for (int begun = *turns; *turns < begun + 2;)
+        sched_yield();
 }
 
 static void end_storm(pid_t pid, int stop)
@@ -279,6 +293,8 @@ static void mprotect_both_ways_while_a_process_writes(int protection, enum who w
             }
             CHECK(mprotect(at + first * PAGE, pages * PAGE, turn % 3 ? PROT_READ : PROT_NONE) == 0);
         }
+        if (round % 10 == 0)
+            await_turn();
         CHECK(mprotect(at, MANY * PAGE, PROT_READ) == 0);
         CHECK(memcmp(at, copy, MANY * PAGE) == 0);
         CHECK(stat_of(at).state == SNAPSHIM_EXACT);
@@ -309,6 +325,8 @@ static void mremap_and_munmap_while_a_process_writes(int protection, enum who wh
         CHECK(memcmp(to + behind * PAGE, copy + behind * PAGE, (MANY - behind) * PAGE) == 0);
         CHECK(munmap(to, PAGE) == 0);
         bait(to, 1);
+        if (round % 10 == 0)
+            await_turn();
         CHECK(mremap(at, pages * PAGE, pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to + first * PAGE) == to + first * PAGE);
         CHECK(memcmp(to + PAGE, copy + PAGE, (MANY - 1) * PAGE) == 0);
         CHECK(is_bait(to, 1));
