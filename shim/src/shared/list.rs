@@ -63,6 +63,15 @@ impl Entry {
         !range.is_empty() && self.range.start < range.end && range.start < self.range.end
     }
 
+    /// Whether `next` goes on where this one ends, in memory and in the file, and is like it otherwise.
+    fn goes_on_in(&self, next: &Self) -> bool {
+        self.range.end == next.range.start
+            && self.first + (self.range.end - self.range.start) / PAGE == next.first
+            && self.origin == next.origin
+            && self.protection == next.protection
+            && self.is_inherited == next.is_inherited
+    }
+
     /// An entry like this one for a part of it.
     pub fn cut(&self, part: Range<u64>) -> Self {
         let first = self.first + (part.start - self.range.start) / PAGE;
@@ -127,8 +136,33 @@ impl List {
 
     /// Adds one, for which room was reserved.
     pub fn add(&mut self, entry: Entry) {
+        let range = entry.range.clone();
         self.push(entry);
+        self.join(&range);
         note(self);
+    }
+
+    /// Makes one of entries that go on in each other in or around `range`: a program that changes its mapping page by page does not
+    /// leave as many entries behind.
+    fn join(&mut self, range: &Range<u64>) {
+        let mut at = 0;
+        while at < self.count {
+            let entry = &self.entries()[at];
+            let is_around = entry.range.start <= range.end && range.start <= entry.range.end;
+            let is_next = |next: &Entry| entry.goes_on_in(next);
+            let Some(next) = is_around.then(|| self.entries().iter().position(is_next)).flatten() else {
+                at += 1;
+                continue;
+            };
+            let end = self.entries()[next].range.end;
+            let is_open = [at, next].iter().all(|at| self.entries()[*at].course.is_open.load(Ordering::Relaxed));
+            let entry = &mut self.entries_mut()[at];
+            entry.range.end = end;
+            *entry.course.is_open.get_mut() = is_open;
+            self.take_out(next);
+            // The last has come to another place, maybe one that was passed.
+            at = 0;
+        }
     }
 
     fn push(&mut self, entry: Entry) {
@@ -161,6 +195,7 @@ impl List {
             [Some(after), middle].into_iter().flatten().for_each(|entry| self.push(entry));
         }
         self.retain(|entry| !entry.range.is_empty());
+        self.join(range);
     }
 
     /// Adds what lies in `from` once more, at `to`. For each one may come of it, for which room was reserved.
@@ -191,14 +226,18 @@ impl List {
         while at < self.count {
             if is_kept(&self.entries()[at]) {
                 at += 1;
-                continue;
+            } else {
+                self.take_out(at);
             }
-            self.count -= 1;
-            // The last comes into its place.
-            // SAFETY: both places are filled, and what is overwritten needs no dropping; the last is not there any more.
-            unsafe { ptr::copy(self.entries.add(self.count), self.entries.add(at), 1) };
         }
         note(self);
+    }
+
+    /// The last comes into its place.
+    fn take_out(&mut self, at: usize) {
+        self.count -= 1;
+        // SAFETY: both places are filled, and what is overwritten needs no dropping; the last is not there any more.
+        unsafe { ptr::copy(self.entries.add(self.count), self.entries.add(at), 1) };
     }
 
     /// Forgets all.
