@@ -117,6 +117,18 @@ fn a_stopped_process_is_named() {
 }
 
 #[test]
+fn a_refused_store_ends_as_one_that_the_kernel_refuses() {
+    for scratch in scratches() {
+        let native = run(&mut scratch.native(program("sharing_refused")));
+        let settings = [("SNAPSHIM_ON_FAILURE", "fail-write"), ("SNAPSHIM_TIMEOUT_MS", "200"), ("SNAPSHIM_LOG", "off")];
+        let mut shimmed = scratch.shimmed(program("sharing_refused"), "agent");
+        let shimmed = run(shimmed.arg("refused").envs(settings));
+        assert_eq!(text(&shimmed), text(&native));
+        assert!(text(&native).contains("way 3: signal 7"), "{}", text(&native));
+    }
+}
+
+#[test]
 fn a_stopped_process_is_killed_meanwhile() {
     lives("a_stopped_process_is_killed_meanwhile", "20000");
 }

@@ -2,7 +2,7 @@
 //!
 //! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here whose fault it was.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
@@ -13,7 +13,6 @@ use snapshim::preserve::unshare;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
-use syscalls::{Sysno, syscall};
 
 use crate::config::config;
 use crate::shared::open::{Opened, open_for_store};
@@ -85,49 +84,38 @@ fn is_held(address: u64) -> bool {
 
 const SLICE: Duration = Duration::from_millis(10);
 
-/// Whether a fault of an access to `address` was the shim's making; then the instruction can be run again.
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Outcome {
+    /// It was not the shim's making.
+    Foreign,
+    /// The instruction can be run again.
+    Resolved,
+    /// The store must not happen: it ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS), by SIGBUS at its address.
+    Refused,
+}
+
+/// Resolves a fault of an access to `address` if it was the shim's making.
 ///
 /// Called by the handler of SIGSEGV, in the place of whatever faulted, with all signals blocked, on a stack of ours ([`stacks`]).
 ///
 /// [`stacks`]: crate::signals::stacks
-pub fn resolve(address: u64, access: Access) -> bool {
+pub fn resolve(address: u64, access: Access) -> Outcome {
     if access == Access::Store {
         match open_for_store(address) {
-            Opened::Yes => return true,
-            Opened::Refused => {
-                raise_bus_error(address);
-                return true;
-            }
+            Opened::Yes => return Outcome::Resolved,
+            Opened::Refused => return Outcome::Refused,
             Opened::Foreign => {}
         }
     }
     if access == Access::Fetch || !is_ours(address) {
-        return false;
+        return Outcome::Foreign;
     }
     while is_held(address) {
         raw::wait(&HELD, 1, SLICE);
     }
-    true
-}
-
-/// A store that cannot happen ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS): SIGBUS at its address.
-fn raise_bus_error(address: u64) {
-    #[repr(C)]
-    struct Information {
-        signal: c_int,
-        errno: c_int,
-        code: c_int,
-        padding: c_int,
-        address: u64,
-        rest: [u64; 13],
-    }
-    const BUS_ADRERR: c_int = 2;
-    let information =
-        Information { signal: libc::SIGBUS, errno: 0, code: BUS_ADRERR, padding: 0, address, rest: [0; 13] };
-    // SAFETY: the structure is laid out as siginfo_t; the signal goes to the calling thread.
-    let _ = unsafe {
-        syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), libc::SIGBUS, &raw const information)
-    };
+    Outcome::Resolved
 }
 
 /// Whether the store faulted only because its range was held, perhaps no longer.

@@ -12,7 +12,7 @@ use syscalls::{Sysno, syscall};
 use super::action::{Action, RESTORER};
 use super::frame::{Access, Frame};
 use super::{FAULT, STAND_IN, WAITING, disposition, guarded, stacks};
-use crate::trap;
+use crate::trap::{self, Outcome};
 
 /// Where `on_signal` goes on.
 #[repr(C)]
@@ -71,8 +71,17 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 
 /// An instruction faulted.
 fn on_fault(frame: &Frame) -> Next {
-    if frame.code() == SEGV_ACCERR && stacks::call(resolve, frame.address(), frame.access() as u64) {
-        return RETURN;
+    let outcome = match frame.code() {
+        SEGV_ACCERR => stacks::call(resolve, frame.address(), frame.access() as u64),
+        _ => Outcome::Foreign,
+    };
+    match outcome {
+        Outcome::Resolved => return RETURN,
+        Outcome::Refused => {
+            force_bus_error(frame);
+            return RETURN;
+        }
+        Outcome::Foreign => {}
     }
     if let Some(recovery) = guarded::recovers(frame.instruction()) {
         frame.go_on_at(recovery);
@@ -91,9 +100,24 @@ fn on_fault(frame: &Frame) -> Next {
     RETURN
 }
 
-extern "C" fn resolve(address: u64, access: u64) -> bool {
+extern "C" fn resolve(address: u64, access: u64) -> Outcome {
     const ALL: [Access; 3] = [Access::Load, Access::Store, Access::Fetch];
-    ALL.into_iter().find(|known| *known as u64 == access).is_some_and(|access| trap::resolve(address, access))
+    let known = ALL.into_iter().find(|known| *known as u64 == access);
+    known.map_or(Outcome::Foreign, |access| trap::resolve(address, access))
+}
+
+/// SIGBUS for the store that faulted, when the handler has returned. As the kernel forces it (kernel/signal.c,
+/// force_sig_info_to_task): who blocks or ignores it is ended by it.
+fn force_bus_error(frame: &Frame) {
+    const BUS_ADRERR: c_int = 2;
+    let is_ignored = Action::of_kernel(libc::SIGBUS).is_some_and(|action| action.handler == libc::SIG_IGN);
+    if frame.unblock(libc::SIGBUS) || is_ignored {
+        // SAFETY: the default is no function.
+        unsafe { Action::DEFAULT.give_to_kernel(libc::SIGBUS) };
+    }
+    // The address stays.
+    frame.become_fault(libc::SIGBUS, BUS_ADRERR);
+    send_to_itself(libc::SIGBUS, frame);
 }
 
 /// Somebody sent SIGSEGV.
@@ -173,6 +197,10 @@ fn put_off(frame: &Frame) {
 fn die(signal: c_int, frame: &Frame) {
     // SAFETY: the default is no function.
     unsafe { Action::DEFAULT.give_to_kernel(signal) };
+    send_to_itself(signal, frame);
+}
+
+fn send_to_itself(signal: c_int, frame: &Frame) {
     // SAFETY: as in `put_off`.
     let _ = unsafe { syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), signal, frame.information()) };
 }

@@ -77,6 +77,12 @@ impl Frame {
         }
     }
 
+    /// The frame of a fault at the same address that ends in another signal.
+    pub fn become_fault(&self, signal: c_int, code: c_int) {
+        // SAFETY: the promise of `new`.
+        unsafe { *self.head() = Head { signal, errno: 0, code } };
+    }
+
     /// si_addr.
     pub fn address(&self) -> u64 {
         // SAFETY: the promise of `new`; the bytes are there whatever the signal.
@@ -151,6 +157,15 @@ impl Frame {
             // SAFETY: a place inside the context.
             unsafe { *self.mask_place() = masks::to_kernel(self.mask()) };
         }
+    }
+
+    /// Has sigreturn restore a mask in which `signal` is open; whether it was not.
+    pub fn unblock(&self, signal: c_int) -> bool {
+        let bit = 1 << (signal - 1);
+        let was_blocked = self.mask() & bit != 0;
+        // SAFETY: a place inside the context.
+        unsafe { *self.mask_place() &= !bit };
+        was_blocked
     }
 
     fn start(&self) -> usize {

@@ -11,6 +11,7 @@ use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
 
 use crate::arena;
+use crate::trap::Outcome;
 
 const COUNT: usize = 12;
 const STACK: usize = 32 << 10;
@@ -57,7 +58,7 @@ pub fn contain(address: u64) -> bool {
 }
 
 /// Calls `function` with both words on a stack of our own.
-pub fn call(function: extern "C" fn(u64, u64) -> bool, first: u64, second: u64) -> bool {
+pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u64) -> Outcome {
     let Some(head) = pool() else { return function(first, second) };
     let taken = head.taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, |taken| {
         let free = taken.trailing_ones();
@@ -78,10 +79,10 @@ pub fn call(function: extern "C" fn(u64, u64) -> bool, first: u64, second: u64) 
 #[unsafe(naked)]
 unsafe extern "C" fn call_on(
     top: *const c_void,
-    function: extern "C" fn(u64, u64) -> bool,
+    function: extern "C" fn(u64, u64) -> Outcome,
     first: u64,
     second: u64,
-) -> bool {
+) -> Outcome {
     naked_asm!(
         "push rbp",
         "mov rbp, rsp",
