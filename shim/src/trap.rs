@@ -102,14 +102,14 @@ pub enum Outcome {
 ///
 /// [`stacks`]: crate::signals::stacks
 pub fn resolve(address: u64, access: Access) -> Outcome {
-    if access == Access::Store {
-        match open_for_store(address) {
+    if access.is_store() && !access.is_fetch() {
+        match open_for_store(address, access.found_page()) {
             Opened::Yes => return Outcome::Resolved,
             Opened::Refused => return Outcome::Refused,
             Opened::Foreign => {}
         }
     }
-    if access == Access::Fetch || !is_ours(address) {
+    if access.is_fetch() || !is_ours(address) {
         return Outcome::Foreign;
     }
     while is_held(address) {

@@ -33,14 +33,15 @@ pub enum Opened {
     Refused,
 }
 
-/// Opens what a store at `address` needs. Signals are blocked.
-pub fn open_for_store(address: u64) -> Opened {
+/// Opens what a store at `address` needs, where `is_read_in` says that the page is in memory. Signals are blocked.
+pub fn open_for_store(address: u64, is_read_in: bool) -> Opened {
     if !list::is_any() {
         return Opened::Foreign;
     }
     loop {
         let Some(origin) = writable_origin(address) else { return Opened::Foreign };
-        match announced(origin, |announced| open_at(announced, origin, address)) {
+        let store = Store { origin, address, is_read_in };
+        match announced(origin, |announced| open_at(announced, &store)) {
             Ok(Ok(true)) => return Opened::Yes,
             Ok(Ok(false)) => {}
             Ok(Err(Refused)) | Err(_) => return Opened::Refused,
@@ -52,11 +53,20 @@ fn writable_origin(address: u64) -> Option<Origin> {
     list::read().at(address).filter(|entry| entry.is_writable()).map(|entry| entry.origin)
 }
 
+/// A store that trapped.
+struct Store {
+    origin: Origin,
+    address: u64,
+    /// Whether its page is in memory.
+    is_read_in: bool,
+}
+
 /// The store must not happen.
 pub struct Refused;
 
 /// False: the mapping has changed meanwhile.
-fn open_at(announced: Option<&Announced<'_>>, origin: Origin, address: u64) -> Result<bool, Refused> {
+fn open_at(announced: Option<&Announced<'_>>, store: &Store) -> Result<bool, Refused> {
+    let Store { origin, address, .. } = *store;
     // Without snapshots there is nothing to trap for any more.
     let Some(watched) = announced.filter(|announced| announced.is_in_use()) else {
         return open_at_once(origin, address).map_err(|error| refuse(origin, error));
@@ -65,13 +75,13 @@ fn open_at(announced: Option<&Announced<'_>>, origin: Origin, address: u64) -> R
         join_parts(watched);
     }
     let chunk = |entry: &Entry| chunk_at(entry, address);
-    match open_preserved(watched, origin, address, chunk) {
+    match open_preserved(watched, store, chunk) {
         Err(Failed::Kernel(_)) => join_parts(watched),
         other => return other.map_err(|failed| failed.told(origin)),
     }
     // Not even now there is room for one more part: the mapping as a whole needs none.
-    let again = open_preserved(watched, origin, address, chunk);
-    let again = again.or_else(|_| open_preserved(watched, origin, address, |entry| entry.range.clone()));
+    let again = open_preserved(watched, store, chunk);
+    let again = again.or_else(|_| open_preserved(watched, store, |entry| entry.range.clone()));
     again.map_err(|failed| failed.told(origin))
 }
 
@@ -115,10 +125,10 @@ fn refuse(origin: Origin, error: Errno) -> Refused {
 /// Preserves what snapshots have of the part that `choose` names, then opens it.
 fn open_preserved(
     watched: &Announced<'_>,
-    origin: Origin,
-    address: u64,
+    store: &Store,
     choose: impl Fn(&Entry) -> Range<u64>,
 ) -> Result<bool, Failed> {
+    let Store { origin, address, is_read_in } = *store;
     let Some((part, bytes)) = find(&list::read(), origin, address).map(|entry| {
         let part = choose(entry);
         let bytes = entry.bytes(&part);
@@ -126,7 +136,14 @@ fn open_preserved(
     }) else {
         return Ok(false);
     };
-    let read_in = |missing: &Range<u64>| read_in(part.start + (missing.start.max(bytes.start) - bytes.start), missing);
+    let page = address / PAGE * PAGE;
+    let read_in = |missing: &Range<u64>| {
+        let start = part.start + (missing.start.max(bytes.start) - bytes.start);
+        let is_that_page = start == page && missing.end - missing.start <= PAGE;
+        if !(is_read_in && is_that_page) {
+            read_in(start, missing);
+        }
+    };
     watched.make_way_reading(bytes.clone(), &read_in).map_err(Failed::Preserving)?;
     let list = list::read();
     let is_same = |entry: &&Entry| entry.part(&part) == part && entry.bytes(&part) == bytes;

@@ -72,7 +72,7 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 /// An instruction faulted.
 fn on_fault(frame: &Frame) -> Next {
     let outcome = match frame.code() {
-        SEGV_ACCERR => stacks::call(resolve, frame.address(), frame.access() as u64),
+        SEGV_ACCERR => stacks::call(resolve, frame.address(), frame.access().0),
         _ => Outcome::Foreign,
     };
     match outcome {
@@ -100,10 +100,8 @@ fn on_fault(frame: &Frame) -> Next {
     RETURN
 }
 
-extern "C" fn resolve(address: u64, access: u64) -> Outcome {
-    const ALL: [Access; 3] = [Access::Load, Access::Store, Access::Fetch];
-    let known = ALL.into_iter().find(|known| *known as u64 == access);
-    known.map_or(Outcome::Foreign, |access| trap::resolve(address, access))
+extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
+    trap::resolve(address, Access(error_code))
 }
 
 /// SIGBUS for the store that faulted, when the handler has returned. As the kernel forces it (kernel/signal.c,

@@ -14,12 +14,23 @@ pub struct Frame {
     context: *mut libc::ucontext_t,
 }
 
-/// How memory was accessed.
+/// How memory was accessed: the page fault error code (Intel SDM vol. 3, 4.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Load,
-    Store,
-    Fetch,
+pub struct Access(pub u64);
+
+impl Access {
+    /// A page was there, only not to be accessed in this way.
+    pub fn found_page(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    pub fn is_store(self) -> bool {
+        self.0 & 1 << 1 != 0
+    }
+
+    pub fn is_fetch(self) -> bool {
+        self.0 & 1 << 4 != 0
+    }
 }
 
 /// As the kernel lays it out; less than libc's ucontext_t, which is larger.
@@ -113,17 +124,10 @@ impl Frame {
         unsafe { *self.register(libc::REG_RSP) as usize }
     }
 
-    /// What a page fault's instruction was at (the page fault error code, bits 1 and 4).
+    /// What a page fault's instruction was at.
     pub fn access(&self) -> Access {
-        const STORE: i64 = 1 << 1;
-        const FETCH: i64 = 1 << 4;
         // SAFETY: a place inside the context.
-        let error = unsafe { *self.register(libc::REG_ERR) };
-        match error & (STORE | FETCH) {
-            0 => Access::Load,
-            STORE => Access::Store,
-            _ => Access::Fetch,
-        }
+        Access(unsafe { *self.register(libc::REG_ERR) as u64 })
     }
 
     fn mask_place(&self) -> *mut u64 {
