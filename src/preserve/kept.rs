@@ -1,11 +1,11 @@
 //! Files of other processes in /proc that are opened once and used again.
 //!
 //! The application may close or replace any descriptor, so none is relied on: at each use the number is checked to be the file that was
-//! opened, by its inode, which is unique among open /proc files. A file is bound to the address space it was opened on. What is kept is
-//! never closed or replaced by us, so that a number which another thread is using does not change its meaning under it.
+//! opened, by its position, a random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is
+//! at offsets). A file is bound to the address space it was opened on. What is kept is never closed or replaced by us, so that a number which another thread is using does not change its meaning under it.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
-use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::fs::{OFlags, SeekFrom, seek, tell};
 use rustix::io::Errno;
 
 use crate::raw::{self, ProcPath};
@@ -18,9 +18,9 @@ const PLACES: usize = 16;
 #[derive(Debug)]
 struct Entry {
     image: AtomicU64,
-    inode: AtomicU64,
+    position: AtomicU64,
     number: AtomicU32,
-    /// Set once `number` and `inode` are there.
+    /// Set once `number` and `position` are there.
     ready: AtomicU32,
 }
 
@@ -39,7 +39,7 @@ impl KeptFiles {
         const fn entry() -> Entry {
             Entry {
                 image: AtomicU64::new(0),
-                inode: AtomicU64::new(0),
+                position: AtomicU64::new(0),
                 number: AtomicU32::new(0),
                 ready: AtomicU32::new(0),
             }
@@ -97,12 +97,6 @@ fn open(id: ProcessId, thread: u32, name: &str, flags: OFlags) -> Result<OwnedFd
     raw::open(path.as_c_str(), flags)
 }
 
-/// What tells an open /proc file from every other file: its inode, with the file system's device mixed in.
-fn inode(file: BorrowedFd<'_>) -> Option<u64> {
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::INO).ok()?;
-    Some(found.stx_ino ^ u64::from(found.stx_dev_minor) << 32 ^ u64::from(found.stx_dev_major) << 52)
-}
-
 fn find(entries: &[Entry], id: ProcessId) -> Option<&Entry> {
     entries.iter().find(|entry| {
         // Acquire: pairs with the Release in `keep`.
@@ -119,9 +113,12 @@ fn keep(entries: &[Entry], id: ProcessId, file: OwnedFd) {
         |entry: &&Entry| entry.image.compare_exchange(0, id.to_word(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
     let Some(entry) = entries.iter().find(claim) else { return };
     let Ok(file) = raw::move_up(file) else { return };
-    let Some(inode) = inode(file.as_fd()) else { return };
+    let position = raw::random() >> 2;
+    if seek(&file, SeekFrom::Start(position)) != Ok(position) {
+        return;
+    }
     entry.number.store(file.as_raw_fd() as u32, Ordering::Relaxed);
-    entry.inode.store(inode, Ordering::Relaxed);
+    entry.position.store(position, Ordering::Relaxed);
     let _ = file.into_raw_fd();
     // Release: pairs with the Acquire in `find`.
     entry.ready.store(1, Ordering::Release);
@@ -134,6 +131,6 @@ impl Entry {
 
     /// Whether the number still is the file that was kept.
     fn is_intact(&self) -> bool {
-        inode(self.file()) == Some(self.inode.load(Ordering::Relaxed))
+        tell(self.file()) == Ok(self.position.load(Ordering::Relaxed))
     }
 }
