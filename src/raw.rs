@@ -176,6 +176,19 @@ pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     }
 }
 
+/// Writes eight bytes at `address` in the caller's own address space; an error where a store would fault.
+pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
+    let local = [&raw const word as usize, 8];
+    let remote = [address as usize, 8];
+    // SAFETY: the local iovec names `word`; the kernel checks the remote one, whose bytes the caller may change.
+    let result = unsafe { syscall!(Sysno::process_vm_writev, own_tid(), local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(8) => Ok(()),
+        Ok(_) => Err(Errno::FAULT),
+        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    }
+}
+
 /// Pages that [`read_first_bytes`] reads in one call.
 pub const PAGES_AT_ONCE: usize = 48;
 

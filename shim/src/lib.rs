@@ -14,6 +14,7 @@ mod config;
 mod create;
 mod device;
 mod doors;
+mod executing;
 mod heap;
 mod hooks;
 mod init;

@@ -322,7 +322,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         self.frame.start_pushing(index, by_bytes);
-        let push = if snapshot.is_still(view.head) {
+        let push = if process.executing.is_under_way(id) {
+            // Its agent may preserve as long as the image lasts, and nobody may afterwards.
+            if self.way == Way::Direct { Push::Moved } else { Push::Refused }
+        } else if snapshot.is_still(view.head) {
             let mapper = unshare::Mapper { id, process, is_own };
             self.push_announced(index, snapshot, view, pages, &mapper)
         } else {
@@ -366,6 +369,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut patience = Patience::default();
         while process.agent(id) == Agent::NotYet && raw::now() < deadline {
             patience.pause();
+            // It may have been away when its image was replaced.
+            if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
+                return true;
+            }
         }
         if !matches!(process.agent(id), Agent::Thread(_)) {
             return false;

@@ -1,5 +1,6 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
+use super::executing::Executing;
 use crate::sharing::Sharing;
 use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
@@ -35,7 +36,9 @@ pub struct Process {
     queues: AtomicU64,
     /// epoch:32 | 1 once a handler of the process may run on a stack of its own with no signal blocked.
     stacks: AtomicU64,
-    rest: [AtomicU64; 4],
+    /// Whether it calls exec.
+    pub executing: Executing,
+    rest: [AtomicU64; 3],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -189,6 +192,7 @@ impl Process {
             unannounced: zero(),
             queues: zero(),
             stacks: zero(),
+            executing: Executing::new(),
             rest: std::array::from_fn(|_| zero()),
         }
     }

@@ -93,17 +93,26 @@ impl Table {
         }
     }
 
-    /// Takes every dead process out, and earlier images of the calling process's pid.
-    pub fn bury_the_dead(&self, own: Option<ProcessId>) {
+    /// Takes every dead process out.
+    pub fn bury_the_dead(&self) {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id() else { continue };
-            let earlier_image = own.is_some_and(|own| own.pid() == id.pid() && own != id);
-            if earlier_image || liveness::of(record, id) == Liveness::Dead {
+            if liveness::of(record, id) == Liveness::Dead {
                 self.bury(index as u32, record, id);
             }
         }
         self.retire_orphans();
         self.lower_active();
+    }
+
+    /// Takes out what had the pid of `id` before: exec put `id` in its place, or the pid was used again.
+    fn bury_earlier_images(&self, id: ProcessId) {
+        let is_earlier = |other: &ProcessId| id.pid() != 0 && other.pid() == id.pid() && *other != id;
+        for (index, record) in self.processes_used().iter().enumerate() {
+            if let Some(earlier) = record.id().filter(is_earlier) {
+                self.bury(index as u32, record, earlier);
+            }
+        }
     }
 
     /// The slot of a creation's owner.
@@ -135,12 +144,13 @@ impl Table {
         };
         let find = || self.processes.iter().enumerate().find(claim);
         let (index, record) = find().or_else(|| {
-            self.bury_the_dead(None);
+            self.bury_the_dead();
             find()
         })?;
+        self.bury_earlier_images(id);
         // Now and then, so that those who end without saying so do not pile up.
         if index as u32 % 32 == 31 {
-            self.bury_the_dead(Some(id));
+            self.bury_the_dead();
         }
         Some((index as u32, record))
     }
@@ -164,7 +174,7 @@ impl Table {
 
     /// Frees the slots of dead processes and of threads that ended without saying so.
     pub fn free_abandoned_slots(&self) {
-        self.bury_the_dead(None);
+        self.bury_the_dead();
         for slot in self.writers_used() {
             let owner = slot.owner();
             match self.owner(process_part(owner)) {
