@@ -282,6 +282,13 @@ pub fn own_tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 
+/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)); yes where /proc does not say.
+#[must_use]
+pub fn are_children_in_own_namespace() -> bool {
+    let inode = |name| rustix::fs::stat(ProcPath::own(name).as_c_str()).map(|stat| stat.st_ino);
+    inode("ns/pid_for_children") == inode("ns/pid")
+}
+
 /// ioctl(2) with a pointer or value argument; the result on success.
 ///
 /// # Safety

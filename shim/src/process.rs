@@ -301,6 +301,21 @@ pub fn note_pid() {
     }
 }
 
+/// In a forked child that is in another pid namespace than the table's processes: it takes no part.
+pub fn refuse_in_child(parent: &Own) {
+    let refusal = Refusal::OtherNamespace;
+    if parent.table.gate().active.is_raised() {
+        say!(
+            Level::Error,
+            "a process that {} forked takes no part: it is in another pid namespace; {}. Its changes are NOT held back from others' \
+             snapshots",
+            parent.id.pid(),
+            refusal.remedy()
+        );
+    }
+    REFUSED.store(errno_for(refusal).raw_os_error() as u8, Ordering::Relaxed);
+}
+
 /// Whether the calling process only borrows this memory (vfork(2), posix_spawn(3)): it acts as the one whose memory it is.
 pub fn is_borrower() -> bool {
     identity_page().is_some_and(|identity| identity.pid() != raw::own_pid())

@@ -3,7 +3,7 @@
 //! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's records
 //! are published with the parent's preserved bits, and only then the address space is copied.
 
-use core::ffi::{c_long, c_void};
+use core::ffi::c_void;
 use core::time::Duration;
 
 use libc::pid_t;
@@ -49,48 +49,56 @@ fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     on_fork(real)
 }
 
-/// The same by number.
-pub fn by_number() -> c_long {
-    on_fork(only_fork::raw).into()
-}
-
-/// Whether arguments of clone(2), as the kernel takes them, ask for what fork(2) does.
-pub fn is_fork(flags: usize, stack: usize) -> bool {
-    flags == libc::SIGCHLD as usize && stack == 0
-}
-
 fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+    // SAFETY: the application's own call.
+    forked(0, &|| unsafe { real() })
+}
+
+/// Makes `real`, which returns in a child that has a copy of this memory as well. `flags` are those of clone(2).
+pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     match process::attached().filter(|_| !process::is_borrower()) {
         None => {
-            // SAFETY: the application's own call.
-            let pid = unsafe { real() };
+            let pid = real();
             if pid == 0 {
                 process::note_pid();
             }
             pid
         }
-        Some(own) => fork_attached(own, real),
+        Some(own) => fork_attached(own, flags, real),
     }
 }
 
 /// The lock is taken even without snapshots, because another thread may be making the first.
-fn fork_attached(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = mapper::hold(own);
+    let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !raw::are_children_in_own_namespace();
+    let hindrance = if leaves {
+        // The child's number, as it has it, means nothing to the others.
+        Some(Errno::XDEV)
+    } else if flags & libc::CLONE_VFORK as u64 != 0 {
+        // The parent cannot say how it went before the child is done.
+        Some(Errno::DEADLK)
+    } else {
+        None
+    };
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
-        fork_mapper(&mappings, real)
+        fork_mapper(&mappings, hindrance, real)
     } else {
         shared::fork(real)
     };
     if pid == 0 {
         process::note_pid();
+        if leaves {
+            process::refuse_in_child(&own);
+        }
         shared::join_in_child();
     }
     pid
 }
 
 #[cold]
-fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
-    let prepared = thread::current().and_then(|thread| Prepared::new(mappings, thread));
+fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() -> pid_t) -> pid_t {
+    let prepared = hindrance.map_or_else(thread::current, Err).and_then(|thread| Prepared::new(mappings, thread));
     // Under the closed gate, so that it is what the child inherits.
     let inheritance = Inheritance::list(mappings);
     let pid = shared::fork(real);
