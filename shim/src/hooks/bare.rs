@@ -134,6 +134,7 @@ fn on_syscall(
             // SAFETY: the application's arguments, as they are.
             None => unsafe { real(number, a, b, c, d, e, f) },
         },
+        libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         _ if rights::NUMBERS.contains(&number) => crate::solitude::without_agent(pass),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),

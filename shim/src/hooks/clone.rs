@@ -8,6 +8,7 @@ use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
 use super::fork::forked;
+use crate::agent;
 use crate::doors::{self, as_libc, interpose, set_errno};
 
 /// What the child of clone(3) runs.
@@ -83,12 +84,17 @@ unsafe fn run_on(stack: *mut c_void, main: Main, argument: *mut c_void) -> ! {
     }
 }
 
-/// _exit(2) of the calling thread alone.
-unsafe extern "C-unwind" fn end(code: c_int) -> ! {
+/// exit(2) of the calling thread alone, by number.
+pub fn end_by_number(code: c_int) -> ! {
+    agent::note_end_of_thread(code);
     loop {
         // SAFETY: the argument is a value.
         let _ = unsafe { syscall!(Sysno::exit, code) };
     }
+}
+
+unsafe extern "C-unwind" fn end(code: c_int) -> ! {
+    end_by_number(code)
 }
 
 /// Whether clone(2) by number is a fork: what returns on a stack of its own is for those who are not written in C.
