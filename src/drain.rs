@@ -225,6 +225,10 @@ impl Table {
         let (descriptor, seen) = frame.descriptor();
         let thread = thread_part(slot.owner());
         let doing = Doing::read(id.pid(), thread);
+        if thread == 0 || doing.is_lending() {
+            // A child that acts in this memory may make the call, with descriptors of its own.
+            return false;
+        }
         if !process.has_other_stacks(id) && doing.has_left(frame.stack(), id.pid(), thread) {
             return frame.look().1 == turn;
         }
@@ -332,6 +336,12 @@ impl Doing {
     /// Whether it waits in a call that writes nothing.
     fn is_waiting_elsewhere(&self) -> bool {
         self.call.is_some_and(|call| !WRITING.contains(&call))
+    }
+
+    /// Whether it waits for a child of vfork(2), or by clone(2), that may have its memory and stack meanwhile.
+    fn is_lending(&self) -> bool {
+        const LENDING: [u64; 3] = [56, 58, 435];
+        self.call.is_some_and(|call| LENDING.contains(&call))
     }
 
     /// Whether it has left the hook that was called at `stack` by longjmp: it waits in a call further up the stack, and not in a
