@@ -123,12 +123,19 @@ pub fn place_of(stat: &rustix::fs::Stat) -> Place {
 impl Table {
     /// Waits until no call that could change what `scope` covers is under way, but for those of the caller's slot.
     pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Blame> {
-        for (index, slot) in self.writers_used().iter().enumerate() {
-            if index as u32 == own_slot {
-                continue;
+        loop {
+            let continued = self.header.continued();
+            for (index, slot) in self.writers_used().iter().enumerate() {
+                if index as u32 == own_slot {
+                    continue;
+                }
+                for frame in slot.frames() {
+                    self.await_frame(slot, frame, scope, deadline)?;
+                }
             }
-            for frame in slot.frames() {
-                self.await_frame(slot, frame, scope, deadline)?;
+            // Else a call that was waited for may be under way in a slot that was passed by.
+            if self.header.continued() == continued {
+                break;
             }
         }
         self.await_unannounced(deadline)
@@ -191,7 +198,9 @@ impl Table {
             under_way(frame, scope)
                 .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
         };
+        let continued = self.header.continued();
         self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
+            && self.header.continued() == continued
             && self.first_unannounced().is_none()
     }
 

@@ -227,6 +227,14 @@ impl SignalsBlocked {
     }
 }
 
+impl SignalsBlocked {
+    /// Whether some were blocked before.
+    #[must_use]
+    pub fn were_some_before(&self) -> bool {
+        self.before != 0
+    }
+}
+
 impl Default for SignalsBlocked {
     fn default() -> Self {
         Self::new()

@@ -16,6 +16,7 @@ mod device;
 mod doors;
 mod executing;
 mod heap;
+mod heir;
 mod hooks;
 mod init;
 mod log;

@@ -136,6 +136,29 @@ pub fn owner_epoch(owner: u64) -> u32 {
     (owner >> 32) as u32
 }
 
+/// The calling process, for a call that may find itself in a child: a handler that interrupted it forked.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// Owner word of the image that made the call.
+    pub owner: u64,
+    /// The word by which the process is known; another in a child, or zero.
+    pub image: &'a AtomicU64,
+}
+
+impl Caller<'_> {
+    /// Whether this still is the process that made the call.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        (self.image.load(Ordering::Relaxed) >> 32) as u32 == owner_epoch(self.owner)
+    }
+
+    /// Whether what refers to `owner` is the calling process's own.
+    #[must_use]
+    pub fn is(&self, owner: u64) -> bool {
+        owner == self.owner && self.is_here()
+    }
+}
+
 /// How a child stands to a process that died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Child {

@@ -7,6 +7,7 @@ use super::liveness::{self, Liveness};
 use super::process::{Child, Dead, Process, ProcessId, owner_index};
 use super::writer::{WriterSlot, process_part, slot_owner, thread_part};
 use crate::creation::{Scope, Ticket};
+use crate::gate::Frame;
 use crate::raw;
 
 impl Table {
@@ -170,6 +171,42 @@ impl Table {
             find()
         })?;
         Some((index as u32, slot))
+    }
+
+    /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page, so that
+    /// it can take its address.
+    pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
+        let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
+        let heirs = slot_owner(owner, 0);
+        let can_continue =
+            |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
+        let claim = |(index, slot): &(usize, &WriterSlot)| {
+            let is_claimed = slot.owner() == 0 && can_continue(slot) && {
+                self.header.note_writer(*index as u32);
+                slot.claim(heirs)
+            };
+            // Somebody may have had it meanwhile.
+            let is_good = is_claimed && can_continue(slot);
+            if is_claimed && !is_good {
+                slot.release(heirs);
+            }
+            is_good
+        };
+        let find = || self.writers.iter().enumerate().skip(parent as usize % a_page).step_by(a_page).find(claim);
+        let (index, slot) = find().or_else(|| {
+            self.free_abandoned_slots();
+            find()
+        })?;
+        Some((index as u32, slot))
+    }
+
+    /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent only
+    /// after this, and who looks for calls meanwhile looks again.
+    pub fn continue_calls(&self, slot: &WriterSlot, frames: &[Frame], descriptors_seen: impl Fn(&Frame) -> u32) {
+        for (frame, other) in slot.frames().iter().zip(frames) {
+            frame.continue_from(other, descriptors_seen(other));
+        }
+        self.header.note_continued();
     }
 
     /// Frees the slots of dead processes and of threads that ended without saying so.

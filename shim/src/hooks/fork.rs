@@ -19,7 +19,8 @@ use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
-use crate::doors::{as_libc, interpose};
+use crate::doors::{as_libc, interpose, set_errno};
+use crate::heir::Heir;
 use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::{self, Own};
@@ -81,11 +82,28 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     } else {
         None
     };
+    // Who takes no part is not waited for.
+    let heir = if leaves { Ok(None) } else { Heir::prepare(&mappings) };
+    let heir = match heir {
+        Ok(heir) => heir,
+        Err(error) => {
+            set_errno(error.raw_os_error());
+            return -1;
+        }
+    };
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
         fork_mapper(&mappings, hindrance, real)
     } else {
         shared::fork(real)
     };
+    match (pid, heir) {
+        (0, Some(heir)) => {
+            process::note_pid();
+            heir.take_over();
+        }
+        (pid, Some(heir)) => heir.leave_to(pid),
+        (_, None) => {}
+    }
     if pid == 0 {
         process::note_pid();
         if leaves {
@@ -172,7 +190,7 @@ impl Inheritance {
             say!(
                 Level::Warn,
                 "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
-                 stopped in it)",
+                 stopped in it, or forked in a handler that interrupted a write)",
                 raw::own_pid()
             );
         }
@@ -265,9 +283,11 @@ impl<'a> Prepared<'a> {
         let table = self.mappings.own.table;
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
         self.record.christen(self.unborn, born);
-        if self.record.id() != Some(born) || process::adopt(table, born, self.index).is_none() {
+        if self.record.id() != Some(born) {
             return false;
         }
+        let Some(own) = process::adopt(table, born, self.index) else { return false };
+        own.identity.note_snapshot();
         let parent = self.record.parent();
         let give_up = raw::now() + 2 * config().timeout;
         loop {
