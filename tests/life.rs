@@ -133,6 +133,8 @@ macro_rules! scenarios {
 scenarios! {
     life_fork {
         children_by_any_way_keep_what_they_inherit
+        a_child_of_a_handler_keeps_what_it_inherits
+        what_a_handler_in_a_write_hands_down_faults
         children_by_any_way_are_seen_to_store
         a_process_of_many_threads_forks
         two_hundred_children_keep_what_they_inherit

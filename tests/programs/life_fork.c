@@ -2,6 +2,7 @@
 #include "check.h"
 #include <linux/sched.h>
 #include <pthread.h>
+#include <sys/ioctl.h>
 #include <sched.h>
 #include <sys/syscall.h>
 
@@ -141,6 +142,91 @@ static void children_by_any_way_keep_what_they_inherit(int protection, enum who 
         part(&meeting);
         close(meeting.fd);
     }
+}
+
+static struct meeting *handed;
+static volatile pid_t forked;
+
+static void fork_in_handler(int number)
+{
+    (void)number;
+    forked = fork();
+    if (forked == 0)
+        _exit(keeps_it(handed));
+}
+
+static void a_child_of_a_handler_keeps_what_it_inherits(int protection, enum who who)
+{
+    struct meeting meeting = {.fd = make_file("file", SIZE)};
+    struct writer writer = writer_before(who, "file");
+    meeting.at = snapshot(meeting.fd, 0, SIZE, protection);
+    writer_after(&writer);
+    meet(&meeting);
+    handed = &meeting;
+    struct sigaction action = {.sa_handler = fork_in_handler};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    writer_writes(&writer, 0, 2 * PAGE, 1);
+    CHECK(raise(SIGUSR1) == 0 && forked > 0);
+    writer_writes(&writer, 0, 4 * PAGE, 2);
+    tell(meeting.to_child);
+    await(meeting.to_parent);
+    writer_writes(&writer, 0, SIZE, 3);
+    tell(meeting.to_child);
+    reap(forked);
+    CHECK(shows(meeting.at, 0, SIZE, 0) && stat_of(meeting.at).state == SNAPSHIM_EXACT);
+    writer_end(&writer);
+}
+
+static void fork_and_look_in_handler(int number)
+{
+    (void)number;
+    forked = fork();
+    if (forked == 0)
+        _exit(fault_of_reading(handed->at) != SIGBUS);
+}
+
+/* Till the pipe is full, so that its writer waits; then interrupts that, and empties the pipe. */
+static void interrupt_a_full_pipe(const int *ends, pid_t writer)
+{
+    char bytes[4096];
+    int size = fcntl(ends[0], F_GETPIPE_SZ), filled = 0;
+    close(ends[1]);
+    while (filled < size)
+        CHECK(ioctl(ends[0], FIONREAD, &filled) == 0);
+    CHECK(kill(writer, SIGUSR1) == 0);
+    while (read(ends[0], bytes, sizeof bytes) > 0)
+        ;
+    _exit(0);
+}
+
+/* Inside a call that it interrupted, a handler cannot choose an instant for what its child inherits. */
+static void what_a_handler_in_a_write_hands_down_faults(int protection, enum who who)
+{
+    static char bytes[1 << 20];
+    int ends[2];
+    struct meeting meeting = {.fd = make_file("file", SIZE)};
+    struct writer writer = writer_before(who, "file");
+    meeting.at = snapshot(meeting.fd, 0, SIZE, protection);
+    writer_after(&writer);
+    handed = &meeting;
+    struct sigaction action = {.sa_handler = fork_and_look_in_handler, .sa_flags = SA_RESTART};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0 && pipe(ends) == 0);
+    pid_t self = getpid(), reader = fork();
+    CHECK(reader >= 0);
+    if (reader == 0)
+        interrupt_a_full_pipe(ends, self);
+    close(ends[0]);
+    for (size_t done = 0; done < sizeof bytes;) {
+        ssize_t now = write(ends[1], bytes + done, sizeof bytes - done);
+        CHECK(now > 0);
+        done += (size_t)now;
+    }
+    close(ends[1]);
+    CHECK(forked > 0);
+    reap(forked), reap(reader);
+    writer_writes(&writer, 0, SIZE, 1);
+    CHECK(shows(meeting.at, 0, SIZE, 0) && stat_of(meeting.at).state == SNAPSHIM_EXACT);
+    writer_end(&writer);
 }
 
 static int stores(void *argument)
@@ -340,6 +426,8 @@ static void wipeonfork_is_refused(int protection, enum who who)
 
 static const struct scenario scenarios[] = {
     EACH(children_by_any_way_keep_what_they_inherit),
+    EACH(a_child_of_a_handler_keeps_what_it_inherits),
+    EACH(what_a_handler_in_a_write_hands_down_faults),
     ONCE(children_by_any_way_are_seen_to_store),
     ONCE(a_process_of_many_threads_forks),
     ONCE(two_hundred_children_keep_what_they_inherit),
