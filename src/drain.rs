@@ -123,12 +123,19 @@ pub fn place_of(stat: &rustix::fs::Stat) -> Place {
 impl Table {
     /// Waits until no call that could change what `scope` covers is under way, but for those of the caller's slot.
     pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Blame> {
-        for (index, slot) in self.writers_used().iter().enumerate() {
-            if index as u32 == own_slot {
-                continue;
+        loop {
+            let continued = self.header.continued();
+            for (index, slot) in self.writers_used().iter().enumerate() {
+                if index as u32 == own_slot {
+                    continue;
+                }
+                for frame in slot.frames() {
+                    self.await_frame(slot, frame, scope, deadline)?;
+                }
             }
-            for frame in slot.frames() {
-                self.await_frame(slot, frame, scope, deadline)?;
+            // Else a call that was waited for may be under way in a slot that was passed by.
+            if self.header.continued() == continued {
+                break;
             }
         }
         self.await_unannounced(deadline)
@@ -191,7 +198,9 @@ impl Table {
             under_way(frame, scope)
                 .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
         };
+        let continued = self.header.continued();
         self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
+            && self.header.continued() == continued
             && self.first_unannounced().is_none()
     }
 
@@ -225,6 +234,10 @@ impl Table {
         let (descriptor, seen) = frame.descriptor();
         let thread = thread_part(slot.owner());
         let doing = Doing::read(id.pid(), thread);
+        if thread == 0 || doing.is_lending() {
+            // A child that acts in this memory may make the call, with descriptors of its own.
+            return false;
+        }
         if !process.has_other_stacks(id) && doing.has_left(frame.stack(), id.pid(), thread) {
             return frame.look().1 == turn;
         }
@@ -332,6 +345,12 @@ impl Doing {
     /// Whether it waits in a call that writes nothing.
     fn is_waiting_elsewhere(&self) -> bool {
         self.call.is_some_and(|call| !WRITING.contains(&call))
+    }
+
+    /// Whether it waits for a child of vfork(2), or by clone(2), that may have its memory and stack meanwhile.
+    fn is_lending(&self) -> bool {
+        const LENDING: [u64; 3] = [56, 58, 435];
+        self.call.is_some_and(|call| LENDING.contains(&call))
     }
 
     /// Whether it has left the hook that was called at `stack` by longjmp: it waits in a call further up the stack, and not in a

@@ -199,6 +199,26 @@ impl Frame {
         self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
     }
 
+    /// Whether no turn of this frame is as late as that of `other`: who frees this frame late, for who had it before, does not find it.
+    #[must_use]
+    pub fn can_continue(&self, other: &Self) -> bool {
+        let (phase, turn) = self.look();
+        phase == Phase::Idle && turn.0 < other.look().1.0
+    }
+
+    /// Idle -> as `other`, whose thread is about to fork: in the child the call that it interrupted goes on in this frame.
+    pub fn continue_from(&self, other: &Self, descriptors_seen: u32) {
+        self.place.store(other.place.load());
+        self.stack.store(other.stack(), Ordering::Relaxed);
+        self.floating.store(other.floating.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.pushing.store(other.pushing.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.descriptor.store(other.descriptor().0, Ordering::Relaxed);
+        self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
+        self.withdrawn.store(other.withdrawn.load(Ordering::Relaxed), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
+        self.phase.store(other.phase.load(Ordering::Relaxed), Ordering::Release);
+    }
+
     /// Passed -> idle, after the call. Does nothing if the frame is no longer at `turn`.
     ///
     /// Others touch the phase only when this thread is gone, and handlers on this thread only when it was left by longjmp.
@@ -415,7 +435,7 @@ impl<I: Intents> Gate<'_, I> {
 }
 
 /// An interrupted call that has not passed starts again when the handler returns, so the creation need not wait for it meanwhile.
-fn withdraw_interrupted(outer: &[Frame]) {
+pub fn withdraw_interrupted(outer: &[Frame]) {
     for frame in outer {
         let (phase, turn) = frame.look();
         if phase == Phase::Announced && !planted(Fault::NestedWithdraw) {

@@ -24,6 +24,7 @@ pub mod table;
 /// The records of the table that have models of their own.
 #[cfg(loom)]
 pub mod table {
+    pub mod executing;
     pub mod process;
     pub mod writer;
 }

@@ -176,6 +176,19 @@ pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     }
 }
 
+/// Writes eight bytes at `address` in the caller's own address space; an error where a store would fault.
+pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
+    let local = [&raw const word as usize, 8];
+    let remote = [address as usize, 8];
+    // SAFETY: the local iovec names `word`; the kernel checks the remote one, whose bytes the caller may change.
+    let result = unsafe { syscall!(Sysno::process_vm_writev, own_tid(), local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(8) => Ok(()),
+        Ok(_) => Err(Errno::FAULT),
+        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    }
+}
+
 /// Pages that [`read_first_bytes`] reads in one call.
 pub const PAGES_AT_ONCE: usize = 48;
 
@@ -211,6 +224,14 @@ impl SignalsBlocked {
         let is_translated = masks::are_faults_kept_open();
         let all = if is_translated { masks::to_kernel(u64::MAX) } else { u64::MAX };
         Self { before: change_signal_mask(SIG_BLOCK, all), is_translated }
+    }
+}
+
+impl SignalsBlocked {
+    /// Whether some were blocked before.
+    #[must_use]
+    pub fn were_some_before(&self) -> bool {
+        self.before != 0
     }
 }
 
@@ -267,6 +288,13 @@ pub fn own_pid() -> u32 {
 #[must_use]
 pub fn own_tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)); yes where /proc does not say.
+#[must_use]
+pub fn are_children_in_own_namespace() -> bool {
+    let inode = |name| rustix::fs::stat(ProcPath::own(name).as_c_str()).map(|stat| stat.st_ino);
+    inode("ns/pid_for_children") == inode("ns/pid")
 }
 
 /// ioctl(2) with a pointer or value argument; the result on success.

@@ -23,8 +23,6 @@ const HOOK_PATH: &[&str] = &[
     "__tls_get_addr",
     // A key below 32, whose place is in every thread's descriptor.
     "pthread_setspecific",
-    // Starts the agent.
-    "clone",
     // Read where /proc is not readable.
     "environ",
 ];
@@ -106,7 +104,7 @@ const EXPORTS: &[&str] = &[
     "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect madvise mlock mlock2 munlock",
     // process
     "daemon forkpty",
-    "fork __fork _Fork execve execveat fexecve",
+    "fork __fork _Fork clone execve execveat fexecve",
     // rights
     "setuid setgid seteuid setegid setreuid setregid setresuid setresgid setgroups capset unshare setns",
     // signal

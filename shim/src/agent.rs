@@ -13,6 +13,7 @@ use core::time::Duration;
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
+use snapshim::table::liveness::Stat;
 
 use crate::config::config;
 use crate::device;
@@ -101,6 +102,40 @@ fn take_stack() -> Option<*mut c_void> {
     Some(stack)
 }
 
+/// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to end
+/// with the status that would have been the process's (synchronize_group_exit, kernel/exit.c).
+pub fn note_end_of_thread(status: c_int) {
+    let Some(own) = process::attached().filter(|_| !process::is_borrower()) else { return };
+    own.identity.presence().note_end(status);
+    if let Some(record) = own.record() {
+        record.ring();
+    }
+}
+
+/// The agent's look whether the program still has threads of its own, once some ended past libc: soon after each, then ever more seldom.
+#[derive(Default)]
+struct Company {
+    ends: u32,
+    looks: u32,
+}
+
+impl Company {
+    /// When to look next; `None`: the agent is alone.
+    fn look(&mut self, own: &Own) -> Option<Duration> {
+        const SELDOM: Duration = Duration::from_secs(3600);
+        let ends = own.identity.presence().ends();
+        if ends == 0 {
+            return Some(SELDOM);
+        }
+        self.looks = if ends == self.ends { self.looks + 1 } else { 0 };
+        self.ends = ends;
+        // The first thread is counted until the process ends.
+        let stat = Stat::read(&raw::ProcPath::of(raw::own_pid(), "stat"));
+        let is_alone = stat.is_ok_and(|stat| stat.threads == 2 && stat.state == b'Z');
+        (!is_alone).then(|| ROUND.min(Duration::from_millis(1 << self.looks.min(10))))
+    }
+}
+
 /// How often the agent looks whether what its snapshots rest on is still so.
 const ROUND: Duration = Duration::from_secs(1);
 /// In how many rounds it looks whether the table is still where others find it.
@@ -113,6 +148,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
     let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
     let mut rounds = 0;
+    let mut company = Company::default();
     loop {
         let Some(own) = process::attached() else { return leave() };
         let Some(record) = own.record() else { return 0 };
@@ -121,6 +157,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         if own.identity.presence().must_leave() {
             return 0;
         }
+        let Some(until_look) = company.look(&own) else { return own.identity.presence().last_status() };
         if shared::arm::answer_creation(&own) {
             eager.begin_anew();
         }
@@ -142,7 +179,7 @@ extern "C" fn run(_: *mut c_void) -> c_int {
             }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
-        raw::wait(record.doorbell(), bell, pause);
+        raw::wait(record.doorbell(), bell, pause.min(until_look));
     }
 }
 

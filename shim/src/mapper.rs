@@ -31,7 +31,7 @@ static LOCK: Mutex<()> = Mutex::new(());
 pub struct Mappings {
     pub own: Own,
     _lock: MutexGuard<'static, ()>,
-    _signals: SignalsBlocked,
+    signals: SignalsBlocked,
 }
 
 /// The snapshots that a range of addresses touches; `None` if there are none, which costs next to nothing to find out.
@@ -59,7 +59,7 @@ pub fn hold(own: Own) -> Mappings {
     let mut patience = Patience::default();
     loop {
         if let Some(guard) = LOCK.try_lock() {
-            return Mappings { own, _lock: guard, _signals: signals };
+            return Mappings { own, _lock: guard, signals };
         }
         patience.pause();
     }
@@ -68,7 +68,7 @@ pub fn hold(own: Own) -> Mappings {
 /// The same if nobody else holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: Own) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
-    Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
+    Some(Mappings { own, _lock: LOCK.try_lock()?, signals })
 }
 
 /// The pieces of this process that a range of addresses touches. What is not held at its addresses is none of them, whatever the table
@@ -116,7 +116,7 @@ pub fn keep(address: u64, length: u64) {
 /// What this process may use to preserve in its own snapshots.
 pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
     let (kept, holdings) = (process::kept(), process::holdings());
-    Means { table: own.table, own: own.owner(), kept, holdings, stores: &Trap, deadline }
+    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, deadline }
 }
 
 /// The part of a piece that lies in a range of addresses.
@@ -125,6 +125,11 @@ fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
 }
 
 impl Mappings {
+    /// Whether the calling thread may be in a signal handler: that has its own signal blocked.
+    pub fn may_be_in_handler(&self) -> bool {
+        self.signals.were_some_before() || process::may_handlers_block_nothing()
+    }
+
     fn snapshot(&self, index: u32) -> Option<&'static Snapshot> {
         self.own.table.snapshot(index)
     }

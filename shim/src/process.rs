@@ -16,7 +16,7 @@ use snapshim::raw;
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal};
 use snapshim::table::inspection::Knowledge;
-use snapshim::table::process::{Process, ProcessId};
+use snapshim::table::process::{Caller, Process, ProcessId};
 
 use crate::config::config;
 use crate::log::{Level, say};
@@ -63,6 +63,11 @@ impl Own {
     /// How records refer to this process.
     pub fn owner(&self) -> u64 {
         self.id.owner_word(self.index)
+    }
+
+    /// The same for a call that may find itself in a child.
+    pub fn caller(&self) -> Caller<'static> {
+        Caller { owner: self.owner(), image: &self.identity.word }
     }
 
     /// Whether this is still the image that was attached, and not its forked child.
@@ -164,7 +169,7 @@ pub fn attached() -> Option<Own> {
     // SAFETY: once set, the page is never unmapped.
     let identity = unsafe { &*identity };
     let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
-    Some(Own { table: ATTACHED.get()?.table, identity, id, index: identity.index.load(Ordering::Relaxed) })
+    Some(Own { table: table()?, identity, id, index: identity.index.load(Ordering::Relaxed) })
 }
 
 /// This process, attaching it if need be. The error is the errno for a snapshot; a writer without a table goes on alone.
@@ -204,14 +209,32 @@ fn join_now() -> Result<Own, Errno> {
     })
 }
 
-fn attach_table() -> Result<&'static Attached, Refusal> {
-    if let Some(attached) = ATTACHED.get() {
-        return Ok(attached);
+/// Where a child that was forked inside a hook has the table; else null.
+static TABLE: AtomicPtr<Table> = AtomicPtr::new(ptr::null_mut());
+
+/// From now on the table is used at this address. In a child of one thread.
+pub fn use_table(table: &'static Table) {
+    TABLE.store(ptr::from_ref(table).cast_mut(), Ordering::Release);
+}
+
+/// The table, if this process is attached.
+fn table() -> Option<&'static Table> {
+    let elsewhere = TABLE.load(Ordering::Acquire);
+    if elsewhere.is_null() {
+        return Some(ATTACHED.get()?.table);
+    }
+    // SAFETY: set to a table that is never unmapped.
+    Some(unsafe { &*elsewhere })
+}
+
+fn attach_table() -> Result<&'static Table, Refusal> {
+    if let Some(table) = table() {
+        return Ok(table);
     }
     let attached = attach::attach(&place(), crate::arena::place_for_table())?;
     let attached = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
     let _ = ATTACHED.set(attached);
-    ATTACHED.get().ok_or(Refusal::NotATable)
+    table().ok_or(Refusal::NotATable)
 }
 
 fn place() -> attach::Place<'static> {
@@ -224,9 +247,8 @@ pub fn is_table_current() -> bool {
 }
 
 /// Takes a process record for this image. Several threads may try; one does, the others wait for it.
-fn claim(attached: &'static Attached) -> Option<Own> {
+fn claim(table: &'static Table) -> Option<Own> {
     let identity = identity_page()?;
-    let table = attached.table;
     {
         // A handler that came now and wrote would wait for this very thread; one that jumped away would leave the others waiting.
         let _signals = raw::SignalsBlocked::new();
@@ -272,6 +294,18 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
+static OPEN_HANDLERS: AtomicBool = AtomicBool::new(false);
+
+/// A handler may run with no signal blocked from now on (SA_NODEFER).
+pub fn note_open_handlers() {
+    OPEN_HANDLERS.store(true, Ordering::Relaxed);
+}
+
+/// Whether one may run so, on its thread's stack or another.
+pub fn may_handlers_block_nothing() -> bool {
+    OPEN_HANDLERS.load(Ordering::Relaxed) || OTHER_STACKS.load(Ordering::Relaxed)
+}
+
 static OTHER_STACKS: AtomicBool = AtomicBool::new(false);
 
 /// A handler may run on a stack other than its thread's, with no signal blocked, from now on (SA_ONSTACK with SA_NODEFER,
@@ -289,7 +323,6 @@ pub fn note_other_stacks() {
 pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
     let identity = identity_page()?;
     identity.claiming.store(1, Ordering::Relaxed);
-    identity.note_snapshot();
     become_known(identity, table.process(index)?, id, index);
     this(table, identity)
 }
@@ -299,6 +332,21 @@ pub fn note_pid() {
     if let Some(identity) = identity_page() {
         identity.pid.store(raw::own_pid(), Ordering::Relaxed);
     }
+}
+
+/// In a forked child that is in another pid namespace than the table's processes: it takes no part.
+pub fn refuse_in_child(parent: &Own) {
+    let refusal = Refusal::OtherNamespace;
+    if parent.table.gate().active.is_raised() {
+        say!(
+            Level::Error,
+            "a process that {} forked takes no part: it is in another pid namespace; {}. Its changes are NOT held back from others' \
+             snapshots",
+            parent.id.pid(),
+            refusal.remedy()
+        );
+    }
+    REFUSED.store(errno_for(refusal).raw_os_error() as u8, Ordering::Relaxed);
 }
 
 /// Whether the calling process only borrows this memory (vfork(2), posix_spawn(3)): it acts as the one whose memory it is.

@@ -3,7 +3,7 @@
 //! ABSENT -> PRESENT -> ASKED -> AWAY -> PRESENT; from PRESENT back to AWAY at once if such a call is under way. The word lies in a page
 //! that fork wipes, as the agent does not live on in a child.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use snapshim::drain::Patience;
 use snapshim::raw;
@@ -19,6 +19,9 @@ use crate::process::{self, Own};
 pub struct Presence {
     state: AtomicU32,
     solitudes: AtomicU32,
+    /// Threads that ended past libc, and with what status the last did.
+    ends: AtomicU32,
+    status: AtomicI32,
 }
 
 const ABSENT: u32 = 0;
@@ -40,6 +43,23 @@ impl Presence {
     /// True for the one caller who has to start the agent. In a solitude it is who ends that.
     pub fn take_start(&self) -> bool {
         self.step(ABSENT, PRESENT) && !(self.solitudes.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
+    }
+
+    /// A thread ends past libc, which would end the process with its last one.
+    pub fn note_end(&self, status: i32) {
+        self.status.store(status, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `ends`.
+        self.ends.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many have.
+    pub fn ends(&self) -> u32 {
+        self.ends.load(Ordering::Acquire)
+    }
+
+    /// The status of the last of them: the process's, if nobody but the agent is left.
+    pub fn last_status(&self) -> i32 {
+        self.status.load(Ordering::Relaxed)
     }
 
     /// For the agent: whether it has to leave.

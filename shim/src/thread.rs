@@ -5,9 +5,9 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
-use snapshim::gate::Phase;
+use snapshim::gate::{Frame, Phase};
 use snapshim::raw;
-use snapshim::table::writer::WriterSlot;
+use snapshim::table::writer::{WriterSlot, process_part};
 use syscalls::{Sysno, syscall};
 
 use crate::process::{self, Own};
@@ -33,6 +33,17 @@ pub fn current() -> Result<Thread, Errno> {
         Some(thread) if thread.own.is_this_image() => Ok(thread),
         _ => claim(),
     }
+}
+
+/// The calling thread, if it has a slot.
+pub fn known() -> Option<Thread> {
+    CLAIMED.get().filter(|thread| thread.own.is_this_image())
+}
+
+/// The calling thread, which a fork has left alone in a child, is `thread` from now on.
+pub fn take(thread: Thread) {
+    CLAIMED.set(Some(thread));
+    note_end_of_thread();
 }
 
 #[cold]
@@ -113,6 +124,23 @@ impl Thread {
     /// Whether the calling thread is inside a hook (a handler interrupted it).
     pub fn is_inside(&self, stack: u64) -> bool {
         self.depth(stack) != Some(0)
+    }
+
+    /// The frames of the calls that the caller, at `stack`, interrupted.
+    pub fn interrupted(&self, stack: u64) -> &'static [Frame] {
+        let frames = self.slot.frames();
+        &frames[..self.depth(stack).unwrap_or(frames.len())]
+    }
+
+    /// Whether the slot is the calling process's, be it a child that a handler forked inside a call of this thread.
+    #[inline]
+    pub fn has_slot(&self) -> bool {
+        self.own.is_this_image() || self.has_inherited_slot()
+    }
+
+    #[cold]
+    fn has_inherited_slot(&self) -> bool {
+        process::attached().is_some_and(|own| process_part(self.slot.owner()) == own.owner())
     }
 }
 

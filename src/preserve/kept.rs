@@ -93,7 +93,12 @@ impl KeptFiles {
 }
 
 fn open(id: ProcessId, thread: u32, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = ProcPath::of(id.pid(), "task").slash(thread).then("/").then(name);
+    // A child of vfork(2) acts as the process whose memory it has, and is no thread of it.
+    let path = if thread == raw::own_tid() {
+        ProcPath::own(name)
+    } else {
+        ProcPath::of(id.pid(), "task").slash(thread).then("/").then(name)
+    };
     raw::open(path.as_c_str(), flags)
 }
 

@@ -17,6 +17,7 @@ use crate::pieces::{Further, part};
 use crate::raw;
 use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, State, View};
 use crate::table::Table;
+use crate::table::process::Caller;
 use crate::table::writer::{Request, Task};
 
 /// What this process may use for it.
@@ -24,8 +25,8 @@ use crate::table::writer::{Request, Task};
 pub struct Means<'a, S> {
     /// The table.
     pub table: &'a Table,
-    /// This process, as an owner word.
-    pub own: u64,
+    /// This process.
+    pub own: Caller<'a>,
     /// Files in /proc kept open.
     pub kept: &'a KeptFiles,
     /// Where its snapshots lie.
@@ -41,6 +42,9 @@ impl<S: Stores> Means<'_, S> {
     pub fn serve(&self, request: &Request) -> bool {
         let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false };
         let _signals = raw::SignalsBlocked::new();
+        if !self.own.is_here() {
+            return false;
+        }
         self.holdings.changing(|| self.serve_changing(request, snapshot))
     }
 
@@ -61,7 +65,7 @@ impl<S: Stores> Means<'_, S> {
     /// A record may say anything; what lies in memory is known by this process alone.
     fn is_ours(&self, view: &View) -> bool {
         view.is_sealed
-            && view.identity.owner == self.own
+            && self.own.is(view.identity.owner)
             && self.holdings.contains(&(view.extent.address..view.extent.end()))
     }
 

@@ -23,7 +23,7 @@ use crate::origin::Origin;
 use crate::raw;
 use crate::snapshot::{Snapshot, State, View};
 use crate::table::Table;
-use crate::table::process::Agent;
+use crate::table::process::{Agent, Caller};
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
 use headroom::Headroom;
 use holdings::Holdings;
@@ -93,8 +93,8 @@ pub trait Report {
 pub struct Pusher<'a, R, S> {
     /// The table.
     pub table: &'a Table,
-    /// The calling process, as an owner word.
-    pub own: u64,
+    /// The calling process.
+    pub own: Caller<'a>,
     /// The calling thread's slot.
     pub slot: &'a WriterSlot,
     /// The frame of the call under way.
@@ -186,7 +186,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             }
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
             let is_done =
-                if view.identity.owner == self.own { self.means().serve(&task) } else { self.ask_agent(&view, task) };
+                if self.own.is(view.identity.owner) { self.means().serve(&task) } else { self.ask_agent(&view, task) };
             if !is_done && !self.table.bury_if_dead(view.identity.owner) {
                 self.give_up(index, &view, Reason::NoAgent)?;
             }
@@ -311,10 +311,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             // A child that was just forked: it will be reachable in a moment.
             return Push::Moved;
         }
-        let is_own = view.identity.owner == self.own;
+        let is_own = self.own.is(view.identity.owner);
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
-            // Another thread gives a snapshot up, or moves it, while its generation is odd.
-            if !snapshot.is_still(view.head) {
+            // Another thread gives a snapshot up, or moves it, while its generation is odd; a child that was forked meanwhile has none.
+            if !snapshot.is_still(view.head) || !self.own.is_here() {
                 return Push::Moved;
             }
             self.table.declare_damaged();
@@ -322,7 +322,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         self.frame.start_pushing(index, by_bytes);
-        let push = if snapshot.is_still(view.head) {
+        let push = if process.executing.is_under_way(id) {
+            // Its agent may preserve as long as the image lasts, and nobody may afterwards.
+            if self.way == Way::Direct { Push::Moved } else { Push::Refused }
+        } else if snapshot.is_still(view.head) {
             let mapper = unshare::Mapper { id, process, is_own };
             self.push_announced(index, snapshot, view, pages, &mapper)
         } else {
@@ -344,8 +347,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let count = pages.end - pages.start;
         let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
         let private = verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept);
-        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile.
-        if !snapshot.is_still(view.head) {
+        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process till now.
+        if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
             return Push::Moved;
         }
         match private {
@@ -366,6 +369,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut patience = Patience::default();
         while process.agent(id) == Agent::NotYet && raw::now() < deadline {
             patience.pause();
+            // It may have been away when its image was replaced.
+            if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
+                return true;
+            }
         }
         if !matches!(process.agent(id), Agent::Thread(_)) {
             return false;
@@ -422,7 +429,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
-        if view.identity.owner == self.own { self.means().serve(&request) } else { self.ask_agent(view, request) }
+        if self.own.is(view.identity.owner) { self.means().serve(&request) } else { self.ask_agent(view, request) }
     }
 }
 

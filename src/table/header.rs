@@ -35,7 +35,9 @@ pub struct Header {
     pub(crate) active: ActiveWord,
     /// Not 0: somebody found the table damaged, and nobody cooperates by it any more.
     damaged: AtomicU64,
-    reserved_line: [AtomicU64; 6],
+    /// Calls that children were forked in, and continue in slots of their own, ever.
+    continued: AtomicU64,
+    reserved_line: [AtomicU64; 5],
     pub(crate) creation: Creation,
     /// Of the origins whose marks begin with the index.
     changes: [Changes; COUNTERS],
@@ -107,6 +109,16 @@ impl Header {
 
     pub(super) fn pieces_cut(&self) -> u64 {
         self.pieces.load(Ordering::Acquire)
+    }
+
+    /// The calls of a thread that is about to fork stand in its child's slot as well.
+    pub(super) fn note_continued(&self) {
+        // Release: pairs with the Acquire in `continued`: who finds the parent's call over finds the count changed.
+        self.continued.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn continued(&self) -> u64 {
+        self.continued.load(Ordering::Acquire)
     }
 
     pub(super) fn processes_used(&self) -> usize {

@@ -1,7 +1,8 @@
 //! Whether the process behind a record still lives: dead, alive, or unknown.
 //!
-//! Judged from pid, start time, state and a word in its memory that only this image has; no descriptor is held. Who cannot be looked
-//! at (another user, another mount of /proc) is unknown, and unknown is treated as alive.
+//! Judged from pid, start time, state, what the kernel says of an exec ([`executing`](super::executing)), and a word in its memory that
+//! only this image has; no descriptor is held. Who cannot be looked at (another user, another mount of /proc) is unknown, and unknown
+//! is treated as alive.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -62,17 +63,26 @@ impl Stat {
 
     /// On the way to that: it makes no step of its own any more, and has no memory left that could be looked at.
     fn is_ending(&self) -> bool {
-        self.flags & EXITING != 0 && self.threads <= 1
+        self.is_exiting() && self.threads <= 1
+    }
+
+    /// Set before a thread leaves its address space (do_exit, kernel/exit.c).
+    fn is_exiting(&self) -> bool {
+        self.flags & EXITING != 0
     }
 }
 
 /// Judges the image `id` that has `record`.
 pub fn of(record: &Process, id: ProcessId) -> Liveness {
     let Some(pid) = Pid::from_raw(id.pid() as i32) else { return Liveness::Unknown };
+    // Before its state: a first thread that was killed in exec is exiting by then, and others may be at work still.
+    let was_replaced = record.executing.is_marked(id);
     match Stat::read(&ProcPath::of(id.pid(), "stat")) {
         Ok(stat) if stat.is_over() || record.is_start(id, stat.start) == Some(false) => return Liveness::Dead,
         // The kernel lets what is left of io_submit(2) land first (exit_aio, fs/aio.c).
-        Ok(stat) if stat.is_ending() && !record.has_queues(id) => return Liveness::Dead,
+        Ok(stat) if (stat.is_ending() || was_replaced && !stat.is_exiting()) && !record.has_queues(id) => {
+            return Liveness::Dead;
+        }
         Ok(_) => {}
         // /proc may hide the process or not be mounted, so the kernel is asked as well.
         Err(_) if test_kill_process(pid) == Err(Errno::SRCH) => return Liveness::Dead,

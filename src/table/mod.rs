@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod blocks;
+pub mod executing;
 pub mod header;
 pub mod inspection;
 pub mod liveness;
@@ -64,6 +65,7 @@ pub const LAYOUT: u64 = {
         SNAPSHOTS,
         BLOCKS,
         header::COUNTERS,
+        core::mem::offset_of!(Process, executing),
         size_of::<Table>(),
     ];
     let mut at = 0;

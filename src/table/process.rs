@@ -1,5 +1,6 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
+use super::executing::Executing;
 use crate::sharing::Sharing;
 use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
@@ -35,7 +36,9 @@ pub struct Process {
     queues: AtomicU64,
     /// epoch:32 | 1 once a handler of the process may run on a stack of its own with no signal blocked.
     stacks: AtomicU64,
-    rest: [AtomicU64; 4],
+    /// Whether it calls exec.
+    pub executing: Executing,
+    rest: [AtomicU64; 3],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -133,6 +136,29 @@ pub fn owner_epoch(owner: u64) -> u32 {
     (owner >> 32) as u32
 }
 
+/// The calling process, for a call that may find itself in a child: a handler that interrupted it forked.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// Owner word of the image that made the call.
+    pub owner: u64,
+    /// The word by which the process is known; another in a child, or zero.
+    pub image: &'a AtomicU64,
+}
+
+impl Caller<'_> {
+    /// Whether this still is the process that made the call.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        (self.image.load(Ordering::Relaxed) >> 32) as u32 == owner_epoch(self.owner)
+    }
+
+    /// Whether what refers to `owner` is the calling process's own.
+    #[must_use]
+    pub fn is(&self, owner: u64) -> bool {
+        owner == self.owner && self.is_here()
+    }
+}
+
 /// How a child stands to a process that died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Child {
@@ -189,6 +215,7 @@ impl Process {
             unannounced: zero(),
             queues: zero(),
             stacks: zero(),
+            executing: Executing::new(),
             rest: std::array::from_fn(|_| zero()),
         }
     }

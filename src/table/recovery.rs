@@ -7,6 +7,7 @@ use super::liveness::{self, Liveness};
 use super::process::{Child, Dead, Process, ProcessId, owner_index};
 use super::writer::{WriterSlot, process_part, slot_owner, thread_part};
 use crate::creation::{Scope, Ticket};
+use crate::gate::Frame;
 use crate::raw;
 
 impl Table {
@@ -93,17 +94,26 @@ impl Table {
         }
     }
 
-    /// Takes every dead process out, and earlier images of the calling process's pid.
-    pub fn bury_the_dead(&self, own: Option<ProcessId>) {
+    /// Takes every dead process out.
+    pub fn bury_the_dead(&self) {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id() else { continue };
-            let earlier_image = own.is_some_and(|own| own.pid() == id.pid() && own != id);
-            if earlier_image || liveness::of(record, id) == Liveness::Dead {
+            if liveness::of(record, id) == Liveness::Dead {
                 self.bury(index as u32, record, id);
             }
         }
         self.retire_orphans();
         self.lower_active();
+    }
+
+    /// Takes out what had the pid of `id` before: exec put `id` in its place, or the pid was used again.
+    fn bury_earlier_images(&self, id: ProcessId) {
+        let is_earlier = |other: &ProcessId| id.pid() != 0 && other.pid() == id.pid() && *other != id;
+        for (index, record) in self.processes_used().iter().enumerate() {
+            if let Some(earlier) = record.id().filter(is_earlier) {
+                self.bury(index as u32, record, earlier);
+            }
+        }
     }
 
     /// The slot of a creation's owner.
@@ -135,12 +145,13 @@ impl Table {
         };
         let find = || self.processes.iter().enumerate().find(claim);
         let (index, record) = find().or_else(|| {
-            self.bury_the_dead(None);
+            self.bury_the_dead();
             find()
         })?;
+        self.bury_earlier_images(id);
         // Now and then, so that those who end without saying so do not pile up.
         if index as u32 % 32 == 31 {
-            self.bury_the_dead(Some(id));
+            self.bury_the_dead();
         }
         Some((index as u32, record))
     }
@@ -162,9 +173,45 @@ impl Table {
         Some((index as u32, slot))
     }
 
+    /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page, so that
+    /// it can take its address.
+    pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
+        let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
+        let heirs = slot_owner(owner, 0);
+        let can_continue =
+            |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
+        let claim = |(index, slot): &(usize, &WriterSlot)| {
+            let is_claimed = slot.owner() == 0 && can_continue(slot) && {
+                self.header.note_writer(*index as u32);
+                slot.claim(heirs)
+            };
+            // Somebody may have had it meanwhile.
+            let is_good = is_claimed && can_continue(slot);
+            if is_claimed && !is_good {
+                slot.release(heirs);
+            }
+            is_good
+        };
+        let find = || self.writers.iter().enumerate().skip(parent as usize % a_page).step_by(a_page).find(claim);
+        let (index, slot) = find().or_else(|| {
+            self.free_abandoned_slots();
+            find()
+        })?;
+        Some((index as u32, slot))
+    }
+
+    /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent only
+    /// after this, and who looks for calls meanwhile looks again.
+    pub fn continue_calls(&self, slot: &WriterSlot, frames: &[Frame], descriptors_seen: impl Fn(&Frame) -> u32) {
+        for (frame, other) in slot.frames().iter().zip(frames) {
+            frame.continue_from(other, descriptors_seen(other));
+        }
+        self.header.note_continued();
+    }
+
     /// Frees the slots of dead processes and of threads that ended without saying so.
     pub fn free_abandoned_slots(&self) {
-        self.bury_the_dead(None);
+        self.bury_the_dead();
         for slot in self.writers_used() {
             let owner = slot.owner();
             match self.owner(process_part(owner)) {

@@ -140,6 +140,16 @@ impl WriterSlot {
         self.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    /// Owned by a thread of `process` that had no number yet -> by thread `tid`.
+    pub fn christen(&self, process: u64, tid: u32) {
+        let _ = self.owner.compare_exchange(
+            slot_owner(process, 0),
+            slot_owner(process, tid),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+    }
+
     /// Owned by `owner` -> free, by the thread that ends or by who proved it gone. Its calls are over.
     ///
     /// Several may do it at once, and one of them late: the turns are read before the owner is looked at again, so that a next

@@ -6,7 +6,8 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 use syscalls::{Sysno, raw_syscall};
 
 use super::{
-    aio, copy, descriptors, device, exec, fork, map, open, read, receive, resize, rights, ring, signal, times, write,
+    aio, clone, copy, descriptors, device, exec, fork, map, open, read, receive, resize, rights, ring, signal, times,
+    write,
 };
 use crate::doors::{as_libc, interpose};
 
@@ -126,8 +127,14 @@ fn on_syscall(
             signal::on_sigtimedwait(signal::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
         }
         libc::SYS_signalfd4 if c == 8 => signal::on_signalfd(signal::signalfd::raw, fd, pointer(b), d as c_int).into(),
-        libc::SYS_fork => fork::by_number(),
-        libc::SYS_clone if fork::is_fork(a, b) => fork::by_number(),
+        libc::SYS_fork => fork::forked(0, &|| pass() as libc::pid_t).into(),
+        libc::SYS_clone if clone::is_fork(a, b) => clone::by_number([a, b, c, d, e]),
+        libc::SYS_clone3 => match clone::Arguments::of_fork(pointer(a), b) {
+            Some(arguments) => clone::by_structure(arguments, b),
+            // SAFETY: the application's arguments, as they are.
+            None => unsafe { real(number, a, b, c, d, e, f) },
+        },
+        libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         _ if rights::NUMBERS.contains(&number) => crate::solitude::without_agent(pass),
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),

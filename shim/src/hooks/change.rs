@@ -77,8 +77,8 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
             watch_descriptor(&thread, frame, &about, Some(origin), result)
         }
     };
-    // In a child that a handler forked inside the call, the slot is the parent's.
-    if thread.own.is_this_image() {
+    // In a child that no hook saw being forked inside the call, the slot is the parent's.
+    if thread.has_slot() {
         frame.clear(turn);
     }
     result
@@ -172,7 +172,7 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin, stack), &surroundings);
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
-    if thread.own.is_this_image() {
+    if thread.has_slot() {
         frame.clear(turn);
     }
     Ok(result)
@@ -287,7 +287,7 @@ fn change_origin(
 pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Trap> {
     Pusher {
         table: thread.own.table,
-        own: thread.own.owner(),
+        own: thread.own.caller(),
         slot: thread.slot,
         frame,
         kept: crate::process::kept(),

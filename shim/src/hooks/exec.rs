@@ -9,7 +9,7 @@ use syscalls::{Sysno, syscall};
 use crate::config::config;
 use crate::doors::{as_libc, interpose, set_errno};
 use crate::log::{Bytes, Level, say};
-use crate::{process, signals};
+use crate::{executing, process, signals};
 
 interpose! {
     /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
@@ -42,10 +42,12 @@ interpose! {
 
 /// What a new program inherits of signals is the application's, not ours.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
-    let handed_over = signals::hand_over();
-    let failed = call();
-    handed_over.take_back();
-    failed
+    executing::announced(|| {
+        let handed_over = signals::hand_over();
+        let failed = call();
+        handed_over.take_back();
+        failed
+    })
 }
 
 /// execve(2) and execveat(2) by number.

@@ -3,7 +3,7 @@
 //! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's records
 //! are published with the parent's preserved bits, and only then the address space is copied.
 
-use core::ffi::{c_long, c_void};
+use core::ffi::c_void;
 use core::time::Duration;
 
 use libc::pid_t;
@@ -19,7 +19,8 @@ use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
-use crate::doors::{as_libc, interpose};
+use crate::doors::{as_libc, interpose, set_errno};
+use crate::heir::Heir;
 use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::{self, Own};
@@ -49,48 +50,73 @@ fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     on_fork(real)
 }
 
-/// The same by number.
-pub fn by_number() -> c_long {
-    on_fork(only_fork::raw).into()
-}
-
-/// Whether arguments of clone(2), as the kernel takes them, ask for what fork(2) does.
-pub fn is_fork(flags: usize, stack: usize) -> bool {
-    flags == libc::SIGCHLD as usize && stack == 0
-}
-
 fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+    // SAFETY: the application's own call.
+    forked(0, &|| unsafe { real() })
+}
+
+/// Makes `real`, which returns in a child that has a copy of this memory as well. `flags` are those of clone(2).
+pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     match process::attached().filter(|_| !process::is_borrower()) {
         None => {
-            // SAFETY: the application's own call.
-            let pid = unsafe { real() };
+            let pid = real();
             if pid == 0 {
                 process::note_pid();
             }
             pid
         }
-        Some(own) => fork_attached(own, real),
+        Some(own) => fork_attached(own, flags, real),
     }
 }
 
 /// The lock is taken even without snapshots, because another thread may be making the first.
-fn fork_attached(own: Own, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = mapper::hold(own);
+    let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !raw::are_children_in_own_namespace();
+    let hindrance = if leaves {
+        // The child's number, as it has it, means nothing to the others.
+        Some(Errno::XDEV)
+    } else if flags & libc::CLONE_VFORK as u64 != 0 {
+        // The parent cannot say how it went before the child is done.
+        Some(Errno::DEADLK)
+    } else {
+        None
+    };
+    // Who takes no part is not waited for.
+    let heir = if leaves { Ok(None) } else { Heir::prepare(&mappings) };
+    let heir = match heir {
+        Ok(heir) => heir,
+        Err(error) => {
+            set_errno(error.raw_os_error());
+            return -1;
+        }
+    };
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
-        fork_mapper(&mappings, real)
+        fork_mapper(&mappings, hindrance, real)
     } else {
         shared::fork(real)
     };
+    match (pid, heir) {
+        (0, Some(heir)) => {
+            process::note_pid();
+            heir.take_over();
+        }
+        (pid, Some(heir)) => heir.leave_to(pid),
+        (_, None) => {}
+    }
     if pid == 0 {
         process::note_pid();
+        if leaves {
+            process::refuse_in_child(&own);
+        }
         shared::join_in_child();
     }
     pid
 }
 
 #[cold]
-fn fork_mapper(mappings: &Mappings, real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
-    let prepared = thread::current().and_then(|thread| Prepared::new(mappings, thread));
+fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() -> pid_t) -> pid_t {
+    let prepared = hindrance.map_or_else(thread::current, Err).and_then(|thread| Prepared::new(mappings, thread));
     // Under the closed gate, so that it is what the child inherits.
     let inheritance = Inheritance::list(mappings);
     let pid = shared::fork(real);
@@ -164,7 +190,7 @@ impl Inheritance {
             say!(
                 Level::Warn,
                 "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
-                 stopped in it)",
+                 stopped in it, or forked in a handler that interrupted a write)",
                 raw::own_pid()
             );
         }
@@ -257,9 +283,11 @@ impl<'a> Prepared<'a> {
         let table = self.mappings.own.table;
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
         self.record.christen(self.unborn, born);
-        if self.record.id() != Some(born) || process::adopt(table, born, self.index).is_none() {
+        if self.record.id() != Some(born) {
             return false;
         }
+        let Some(own) = process::adopt(table, born, self.index) else { return false };
+        own.identity.note_snapshot();
         let parent = self.record.parent();
         let give_up = raw::now() + 2 * config().timeout;
         loop {

@@ -3,6 +3,7 @@
 pub mod aio;
 pub mod bare;
 pub mod change;
+pub mod clone;
 pub mod copy;
 pub mod daemon;
 pub mod descriptors;
@@ -55,5 +56,5 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 
 /// The doors of functions that change files by libc's own calls: exported only, and of use only where those are not seen.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [fopen::DOORS, fortified::DOORS, spawn::DOORS, queue::DOORS].into_iter().flatten().copied()
+    [fopen::DOORS, fortified::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS].into_iter().flatten().copied()
 }

@@ -224,8 +224,12 @@ fn on_sigaction(
     // One that runs elsewhere with its own signal blocked is told by that.
     const ELSEWHERE_UNBLOCKED: c_int = libc::SA_ONSTACK | libc::SA_NODEFER;
     // SAFETY: null, or the application's action.
-    if unsafe { new.as_ref() }.is_some_and(|new| new.sa_flags & ELSEWHERE_UNBLOCKED == ELSEWHERE_UNBLOCKED) {
+    let flags = unsafe { new.as_ref() }.map_or(0, |new| new.sa_flags);
+    if flags & ELSEWHERE_UNBLOCKED == ELSEWHERE_UNBLOCKED {
         process::note_other_stacks();
+    }
+    if flags & libc::SA_NODEFER != 0 {
+        process::note_open_handlers();
     }
     if !signals::is_installed() {
         // SAFETY: the application's arguments, as they are.

@@ -61,10 +61,9 @@ pub fn give_up() {
 }
 
 /// fork(2): the child gets the mappings and the list as they are between two changes. Signals are blocked.
-pub fn fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
+pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
     let mut list = list::write();
-    // SAFETY: the application's own call.
-    let pid = unsafe { real() };
+    let pid = real();
     if pid == 0 {
         list.keep_inherited();
     }

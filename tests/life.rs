@@ -1,0 +1,166 @@
+//! Processes that execute, fork and end threads while they hold snapshots: what they leave is taken away, what they
+//! inherit is exact, and what comes after them is left alone.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::holder::Holder;
+use common::{Scratch, WAYS, compile, program, root, run, run_ok, scratches, text};
+
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
+/// A scratch directory that belongs to `NOBODY`.
+fn of_nobody(base: &Path) -> Scratch {
+    let scratch = Scratch::new(base);
+    chown(&scratch.path, Some(NOBODY), Some(NOBODY)).expect("root");
+    scratch
+}
+
+/// What the table has, as its user is told.
+fn status(scratch: &Scratch, user: u32) -> String {
+    let mut command = Command::new(root().join("target/release/snapshim"));
+    run_ok(command.arg("status").env("SNAPSHIM_DIR", scratch.table()).uid(user).gid(user))
+}
+
+/// A copy of `original` with these rights, of `owner`.
+fn copy(scratch: &Scratch, original: &Path, name: &str, owner: u32, mode: u32) -> PathBuf {
+    let copy = scratch.file(name);
+    fs::copy(original, &copy).unwrap();
+    chown(&copy, Some(owner), Some(owner)).unwrap();
+    fs::set_permissions(&copy, Permissions::from_mode(mode)).unwrap();
+    copy
+}
+
+/// A mapper executes `target`. Afterwards a write does not wait, the table has nothing of the mapper's, and the new image was left
+/// alone.
+fn becomes(scratch: &Scratch, way: &str, how: &str, target: &Path, environment: &str) {
+    let about = format!("{way}, {how}, {}, {environment}, {}", target.display(), scratch.path.display());
+    let mut command = scratch.shimmed(program("life_exec"), way);
+    command.args(["target", how]).arg(target).arg(environment).env("SNAPSHIM_TIMEOUT_MS", "20000");
+    let holder = Holder::run(command.uid(NOBODY).gid(NOBODY).stderr(Stdio::inherit()));
+    let told = status(scratch, NOBODY);
+    let (processes, snapshots) = told.split_once("\n\n").unwrap();
+    assert_eq!(snapshots.lines().count(), 1, "{about}: {told}");
+    // Who has ended altogether ("?") may be there until somebody needs the place.
+    assert!(processes.lines().all(|line| !line.contains(" dead ") || line.contains(" ? ")), "{about}: {told}");
+    assert_eq!(holder.finish(), "status 0\n", "{about}");
+}
+
+#[test]
+fn what_a_mapper_held_before_exec_is_nobodys_afterwards() {
+    let target = program("life_target");
+    for scratch in [of_nobody(&root().join("target/scratch")), of_nobody(Path::new("/dev/shm"))] {
+        for way in WAYS {
+            for how in ["execve", "execveat", "fexecve", "syscall", "thread"] {
+                becomes(&scratch, way, how, &target, "shim");
+            }
+            becomes(&scratch, way, "execve", &target, "none");
+            becomes(&scratch, way, "thread", &target, "none");
+        }
+    }
+}
+
+#[test]
+fn a_static_program_is_not_taken_for_the_mapper_that_executed_it() {
+    let target = compile("life_target", &["-static"]);
+    let scratch = of_nobody(&root().join("target/scratch"));
+    WAYS.iter().for_each(|way| becomes(&scratch, way, "execve", &target, "shim"));
+}
+
+#[test]
+fn a_program_that_nobody_may_look_into_is_not_taken_for_the_mapper_that_executed_it() {
+    let scratch = of_nobody(&root().join("target/scratch"));
+    let original = program("life_target");
+    let unreadable = copy(&scratch, &original, "unreadable", 0, 0o711);
+    let setuid = copy(&scratch, &original, "setuid", 1, 0o4755);
+    for way in WAYS {
+        for how in ["execve", "execveat", "syscall", "thread"] {
+            becomes(&scratch, way, how, &unreadable, "shim");
+            becomes(&scratch, way, how, &setuid, "shim");
+        }
+        becomes(&scratch, way, "fexecve", &setuid, "shim");
+    }
+}
+
+#[test]
+fn an_exec_that_fails_leaves_snapshots_as_they_were() {
+    for (scratch, way) in scratches().iter().zip(WAYS) {
+        run_ok(scratch.shimmed(program("life_exec"), way).arg("failure"));
+    }
+}
+
+#[test]
+fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
+    for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
+        run_ok(scratch.shimmed(program("life_exec"), way).arg("storm"));
+    }
+}
+
+/// Runs a scenario on both file systems, in both ways. Natively, where the flag is ignored, it has to fail.
+fn holds(name: &str, scenario: &str) {
+    // In some a snapshot is refused, and that is waited for.
+    let timeout = if name == "life_nested" { "1500" } else { "4000" };
+    for scratch in scratches() {
+        for way in WAYS {
+            run_ok(scratch.shimmed(program(name), way).arg(scenario).env("SNAPSHIM_TIMEOUT_MS", timeout));
+        }
+    }
+    let natively = run(Scratch::on_tmpfs().native(program(name)).arg(scenario));
+    assert!(!natively.status.success(), "{name} {scenario} does not need the shim: {}", text(&natively));
+}
+
+macro_rules! scenarios {
+    ($($program:ident { $($scenario:ident)* })*) => {
+        $(
+            mod $program {
+                $(
+                    #[test]
+                    fn $scenario() {
+                        super::holds(stringify!($program), stringify!($scenario));
+                    }
+                )*
+            }
+        )*
+    };
+}
+
+scenarios! {
+    life_fork {
+        children_by_any_way_keep_what_they_inherit
+        a_child_of_a_handler_keeps_what_it_inherits
+        what_a_handler_in_a_write_hands_down_faults
+        children_by_any_way_are_seen_to_store
+        a_process_of_many_threads_forks
+        two_hundred_children_keep_what_they_inherit
+        what_cannot_be_inherited_faults
+        vfork_spawn_system_and_popen_leave_snapshots_alone
+        wipeonfork_is_refused
+    }
+    life_nested {
+        a_call_that_a_handler_forked_in_is_waited_for
+        a_child_that_dies_in_an_inherited_call_is_not_waited_for
+        an_announcement_is_each_process_its_own
+        a_call_of_a_vfork_child_is_waited_for
+    }
+    life_threads {
+        thousands_of_short_threads_leave_no_slot_behind
+        a_process_without_threads_ends
+        a_hook_that_was_left_by_a_jump_holds_nobody_up
+        a_death_without_a_slot_is_noticed
+    }
+}
+
+#[test]
+fn none_of_this_goes_without_the_shim() {
+    let scratch = Scratch::on_tmpfs();
+    for arguments in [&["failure"][..], &["storm"]] {
+        let output = run(scratch.native(program("life_exec")).args(arguments));
+        assert!(!output.status.success(), "{arguments:?} needs no shim: {}", text(&output));
+    }
+}

@@ -1,0 +1,262 @@
+/* Threads that end in every way, more of them than the table has slots, and processes that die without a slot. */
+#include "check.h"
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+#define PAGES ((size_t)16)
+#define SIZE (PAGES * PAGE)
+enum { SLOTS = 4096 };
+
+static int file;
+
+static void *writes_and_ends(void *how)
+{
+    overwrite(file, 0, PAGE, 1);
+    switch ((intptr_t)how % 3) {
+    case 0:
+        return NULL;
+    case 1:
+        pthread_exit(NULL);
+    default:
+        pthread_cancel(pthread_self());
+        overwrite(file, 0, PAGE, 1);
+        pthread_testcancel();
+        CHECK(!"cancelled");
+        return NULL;
+    }
+}
+
+static void start(pthread_t *thread, void *(*body)(void *), intptr_t argument)
+{
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, 32 << 10) == 0);
+    CHECK(pthread_create(thread, &attributes, body, (void *)argument) == 0);
+    pthread_attr_destroy(&attributes);
+}
+
+/* One and a half times as many as there are slots, a few at a time: each finds one. */
+static void thousands_of_short_threads_leave_no_slot_behind(int protection, enum who who)
+{
+    (void)who;
+    file = make_file("file", SIZE);
+    unsigned char *at = snapshot(file, 0, SIZE, protection);
+    for (int round = 0; round < SLOTS * 3 / 2 / 8; round++) {
+        pthread_t threads[8];
+        for (int i = 0; i < 8; i++)
+            start(&threads[i], writes_and_ends, i);
+        for (int i = 0; i < 8; i++)
+            CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+    unsigned char *second = snapshot(file, 0, SIZE, protection);
+    CHECK(second[0] == stamp(0, 1));
+}
+
+static void ends_by_number(void)
+{
+    syscall(SYS_exit, 3);
+}
+
+static void *ends_thread_by_number(void *unused)
+{
+    syscall(SYS_exit, 3);
+    return unused;
+}
+
+static void all_end_by_number(void)
+{
+    pthread_t thread;
+    for (int i = 0; i < 8; i++)
+        start(&thread, ends_thread_by_number, 0);
+    syscall(SYS_exit, 3);
+}
+
+static void *outlives_the_first(void *first)
+{
+    pthread_join((pthread_t)first, NULL);
+    overwrite(file, 0, PAGE, 2);
+    exit(3);
+}
+
+static void ends_as_the_first(void)
+{
+    pthread_t thread;
+    start(&thread, outlives_the_first, (intptr_t)pthread_self());
+    pthread_exit(NULL);
+}
+
+static void *only_ends(void *unused)
+{
+    return unused;
+}
+
+static void ends_as_the_last(void)
+{
+    pthread_t thread;
+    start(&thread, only_ends, 0);
+    pthread_exit(NULL);
+}
+
+/* The shim's own thread keeps no process that the program has left, and changes no status of it. */
+static void a_process_without_threads_ends(int protection, enum who who)
+{
+    (void)who;
+    const struct {
+        void (*end)(void);
+        int status;
+    } ends[] = {{ends_by_number, 3}, {all_end_by_number, 3}, {ends_as_the_first, 3}, {ends_as_the_last, 0}};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        file = make_file("file", SIZE);
+        int status;
+        pid_t pid = fork();
+        if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            unsigned char *at = snapshot(file, 0, SIZE, protection);
+            overwrite(file, 0, PAGE, 1);
+            CHECK(shows(at, 0, SIZE, 0));
+            ends[i].end();
+            _exit(1);
+        }
+        CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == ends[i].status);
+        close(file);
+    }
+}
+
+/* Until somebody waits in a write to the pipe. */
+static void await_full(int end)
+{
+    int size = fcntl(end, F_GETPIPE_SZ), filled = 0;
+    while (filled < size) {
+        usleep(1000);
+        CHECK(ioctl(end, FIONREAD, &filled) == 0);
+    }
+}
+
+/* Until the only thread of a process sleeps. */
+static void await_asleep(pid_t pid)
+{
+    char path[32], state = 'R';
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    while (state != 'S') {
+        usleep(1000);
+        FILE *stat = fopen(path, "r");
+        CHECK(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1);
+        fclose(stat);
+    }
+}
+
+static sigjmp_buf out;
+
+static void jump_out(int number)
+{
+    (void)number;
+    siglongjmp(out, 1);
+}
+
+/* A handler leaves a hook that it interrupted, in a pipe that is full; the thread ends without another call. */
+static void *writes_to_nobody(void *pipe_end)
+{
+    char bytes[4096] = {0};
+    if (sigsetjmp(out, 1) == 0)
+        for (;;)
+            CHECK(write((int)(intptr_t)pipe_end, bytes, sizeof bytes) > 0);
+    return NULL;
+}
+
+static void a_hook_that_was_left_by_a_jump_holds_nobody_up(int protection, enum who who)
+{
+    (void)who;
+    file = make_file("file", SIZE);
+    unsigned char *first = snapshot(file, 0, SIZE, protection);
+    struct sigaction action = {.sa_handler = jump_out};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    for (int round = 0; round < 20; round++) {
+        int ends[2];
+        pthread_t thread;
+        CHECK(pipe(ends) == 0);
+        start(&thread, writes_to_nobody, ends[1]);
+        await_full(ends[0]);
+        CHECK(pthread_kill(thread, SIGUSR1) == 0 && pthread_join(thread, NULL) == 0);
+        close(ends[0]), close(ends[1]);
+        overwrite(file, 0, SIZE, round + 1);
+        unsigned char *at = snapshot(file, 0, SIZE, protection);
+        CHECK(shows(at, 0, SIZE, round + 1) && shows(first, 0, SIZE, 0));
+        CHECK(munmap(at, SIZE) == 0);
+    }
+}
+
+static int held[2];
+
+static void *takes_a_slot(void *unused)
+{
+    overwrite(file, 0, 1, 1);
+    CHECK(write(held[1], "", 1) == 1);
+    for (;;)
+        pause();
+    return unused;
+}
+
+/* All slots are taken, and whoever comes then dies in a call that it could not announce. */
+static void a_death_without_a_slot_is_noticed(int protection, enum who who)
+{
+    (void)who;
+    enum { HOLDERS = 4, SHARE = SLOTS / HOLDERS + 4 };
+    file = make_file("file", SIZE);
+    /* This process has its slot, and gives it to no other. */
+    overwrite(file, 0, PAGE, 0);
+    pid_t holders[HOLDERS], last;
+    int started[2], full[2], status;
+    char byte, bytes[4096] = {0};
+    CHECK(pipe(held) == 0 && pipe(started) == 0 && pipe(full) == 0);
+    for (int i = 0; i < HOLDERS; i++) {
+        if ((holders[i] = fork()) == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (int thread = 0; thread < SHARE; thread++) {
+                pthread_t started_thread;
+                start(&started_thread, takes_a_slot, 0);
+            }
+            for (;;)
+                pause();
+        }
+        CHECK(holders[i] > 0);
+    }
+    for (int i = 0; i < HOLDERS * SHARE; i++)
+        CHECK(read(held[0], &byte, 1) == 1);
+    if ((last = fork()) == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        overwrite(file, 0, PAGE, 2);
+        CHECK(write(started[1], "", 1) == 1);
+        for (;;)
+            CHECK(write(full[1], bytes, sizeof bytes) > 0);
+    }
+    CHECK(last > 0 && read(started[0], &byte, 1) == 1);
+    /* The pipe is full: the call goes on for ever. */
+    await_full(full[0]);
+    await_asleep(last);
+    CHECK_ERRNO(mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0), MAP_FAILED, ETIMEDOUT);
+    CHECK(kill(last, SIGKILL) == 0 && waitpid(last, &status, 0) == last);
+    unsigned char *at = snapshot(file, 0, SIZE, protection);
+    CHECK(shows(at, 0, PAGE, 2) && shows(at + PAGE, PAGE, SIZE - PAGE, 0));
+    /* While there are snapshots, who finds no slot waits; the death of others makes room. */
+    pid_t late = fork();
+    if (late == 0) {
+        overwrite(file, 0, SIZE, 3);
+        _exit(0);
+    }
+    for (int i = 0; i < HOLDERS; i++)
+        CHECK(kill(holders[i], SIGKILL) == 0 && waitpid(holders[i], &status, 0) == holders[i]);
+    CHECK(late > 0 && waitpid(late, &status, 0) == late && status == 0);
+    CHECK(shows(at, 0, PAGE, 2) && shows(at + PAGE, PAGE, SIZE - PAGE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+    overwrite(file, 0, SIZE, 4);
+    CHECK(shows(at, 0, PAGE, 2) && shows(at + PAGE, PAGE, SIZE - PAGE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+}
+
+static const struct scenario scenarios[] = {
+    ONCE(thousands_of_short_threads_leave_no_slot_behind),
+    ONCE(a_process_without_threads_ends),
+    ONCE(a_hook_that_was_left_by_a_jump_holds_nobody_up),
+    ONCE(a_death_without_a_slot_is_noticed),
+};
+MAIN(scenarios)
