@@ -100,6 +100,7 @@ scenarios! {
         mremap_never_grows
         mremap_moves_all_of_it
         mremap_moves_a_part
+        mremap_moves_and_shrinks_what_was_divided
         mremap_onto_a_snapshot
         plain_memory_mapped_over_it
         mprotect_both_ways_while_a_process_writes
