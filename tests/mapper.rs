@@ -86,6 +86,7 @@ scenarios! {
         fixed_over_a_plain_mapping
         fixed_over_another_snapshot
         fixed_that_fails_changes_nothing
+        fixed_while_the_file_is_truncated
         noreplace_never_replaces
         populate_leaves_nothing_to_push
         locked_memory_stays_locked
