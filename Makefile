@@ -33,7 +33,7 @@ integration: all
 
 soak: all planted
 	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --release --test cuts -- --nocapture
-	$(CARGO) test --release --test storm --test damage --test exhaustion --test programs_unharmed -- --ignored --nocapture
+	$(CARGO) test --release --test storm --test damage --test exhaustion --test soak --test programs_unharmed -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

@@ -15,11 +15,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::holder::Holder;
+use common::recovered::assert_recovered;
 use common::tracer::{Ended, Point, Target, run_to};
 use common::{Scratch, program, root, run_within, text};
-use snapshim::snapshot::State;
-use snapshim::table::Table;
-use snapshim::table::attach::{Place, attach_existing};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 8;
@@ -156,36 +154,6 @@ fn after_cut(scratch: &Scratch, file: &Path, about: &str) {
             });
         }
     });
-}
-
-/// The invariants of a table whose processes are all gone, once two have taken the dead out at the same time: no record, no slot, no
-/// call under way, no snapshot, no claim, no block, no creation has an owner, and writers do not look for snapshots.
-fn assert_recovered(scratch: &Scratch, about: &str) {
-    let directory = std::ffi::CString::new(scratch.table().as_os_str().as_encoded_bytes()).unwrap();
-    let place = Place { directory: &directory, is_chosen: true };
-    let Some(attached) = attach_existing(&place).unwrap() else { return };
-    let table = attached.table;
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| table.free_abandoned_slots());
-        }
-    });
-    for index in 0..snapshim::table::PROCESSES as u32 {
-        assert_eq!(table.process(index).unwrap().id(), None, "{about}: process record {index}");
-    }
-    for index in 0..snapshim::table::WRITERS as u32 {
-        let slot = table.writer(index).unwrap();
-        assert_eq!(slot.owner(), 0, "{about}: slot {index}");
-        assert!(slot.frames().iter().all(|frame| !frame.look().0.is_under_way()), "{about}: slot {index}");
-    }
-    for index in 0..snapshim::table::SNAPSHOTS as u32 {
-        assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
-    }
-    assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
-    assert!(!table.gate().creation.look().is_busy(), "{about}: creation");
-    assert!(!table.gate().active.is_raised(), "{about}: active word");
-    // SAFETY: mapped by `attach_existing` for this function; nothing refers to it any more.
-    unsafe { libc::munmap(std::ptr::from_ref(table).cast_mut().cast(), size_of::<Table>()) };
 }
 
 /// Of so many points one is taken: `make soak` takes every one, which takes minutes.

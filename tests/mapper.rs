@@ -86,6 +86,7 @@ scenarios! {
         fixed_over_a_plain_mapping
         fixed_over_another_snapshot
         fixed_that_fails_changes_nothing
+        fixed_while_the_file_is_truncated
         noreplace_never_replaces
         populate_leaves_nothing_to_push
         locked_memory_stays_locked
@@ -100,6 +101,7 @@ scenarios! {
         mremap_never_grows
         mremap_moves_all_of_it
         mremap_moves_a_part
+        mremap_moves_and_shrinks_what_was_divided
         mremap_onto_a_snapshot
         plain_memory_mapped_over_it
         mprotect_both_ways_while_a_process_writes

@@ -108,7 +108,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         return Err(Errno::NOMEM);
     }
     let made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
-    let address = if wants_fixed { move_to(&thread, &made, mmap.address)? } else { made.address };
+    let address = if wants_fixed { move_to(&thread, &made, mmap)? } else { made.address };
     settle(&thread, mmap, &made, address)?;
     alias_use::tell(&thread.own, origin);
     Ok(address)
@@ -476,18 +476,19 @@ fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
     if protection & opened != opened { protect(page, PAGE, protection) } else { Ok(()) }
 }
 
-/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there.
-fn move_to(thread: &Thread, made: &Made, target: *mut c_void) -> Result<*mut c_void, Errno> {
+/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by now.
+fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Errno> {
     let mappings = mapper::hold(thread.own);
-    let pages = thread.own.table.view(made.index).map_or(0, |view| view.extent.pages);
-    let from = made.address as u64..made.address as u64 + pages * PAGE;
-    let to = target as u64..(target as u64).saturating_add(pages * PAGE);
+    let (target, length) = (mmap.address, mmap.pages() * PAGE);
+    let from = made.address as u64..made.address as u64 + length;
+    let to = target as u64..(target as u64).saturating_add(length);
     let shift = || mappings.shift(&from, to.start);
-    let moved = match to.start.is_multiple_of(PAGE) {
-        true => shared::change::take_away(&thread.own, &to, shift),
-        false => Err(Errno::INVAL),
+    let moved = match (to.start.is_multiple_of(PAGE), mappings.is_all(&from)) {
+        (true, true) => shared::change::take_away(&thread.own, &to, shift),
+        (true, false) => Err(Errno::UCLEAN),
+        (false, _) => Err(Errno::INVAL),
     };
-    moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, pages))
+    moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, mmap.pages()))
 }
 
 /// Takes a snapshot away that the program has not been told of. Writers may be pushing into it.
@@ -507,9 +508,8 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Re
             // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
             return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
         }
-        if let Some(snapshot) = thread.own.table.snapshot(made.index) {
-            snapshot.add_flags(LOCKED);
-        }
+        let whole = address as u64..address as u64 + mmap.pages() * PAGE;
+        mapper::hold(thread.own).note(&whole, LOCKED, true, || Ok(()))?;
     }
     if mmap.flags & libc::MAP_POPULATE != 0 {
         populate(thread, mmap, made);

@@ -286,7 +286,19 @@ impl Mappings {
         })
     }
 
-    /// mremap(2) with MREMAP_FIXED: moves `range`, which lies in one piece, to `target`, in place of what is there.
+    /// Whether all of `range` is snapshots.
+    pub fn is_all(&self, range: &Range<u64>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            match pieces(&self.own, &(at..at + PAGE)).map(|(_, view)| view.extent.end()).max() {
+                Some(end) => at = end,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// mremap(2) with MREMAP_FIXED: moves `range`, which is all pieces, to `target`, in place of what is there.
     pub fn shift(&self, range: &Range<u64>, target: u64) -> Result<(), Errno> {
         if target == range.start {
             return Ok(());
@@ -295,23 +307,31 @@ impl Mappings {
         self.changing(&[range, &to], || {
             self.await_byte_pushers(range)?;
             self.await_byte_pushers(&to)?;
+            // Who was there is gone even if nothing comes in its place (mremap(2) unmaps first).
+            self.retire(&to);
             for (index, view) in pieces(&self.own, range) {
-                let kept = view.kept();
-                let backed = (kept.end - kept.start) * PAGE;
-                let total = view.extent.pages * PAGE;
-                move_memory(view.extent.address, backed, target)?;
-                move_memory(view.extent.address + backed, total - backed, target + backed)?;
-                self.retire(&to);
-                if let Some(snapshot) = self.snapshot(index) {
-                    snapshot.place(&Extent { address: target, ..view.extent });
-                }
-                process::holdings().remove(range);
-                if !process::holdings().add(&to) {
-                    self.own.table.declare_damaged();
-                }
+                let address = target + (view.extent.address - range.start);
+                self.shift_piece(index, &view, address)?;
             }
             Ok(())
         })
+    }
+
+    fn shift_piece(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
+        let old = view.extent.address..view.extent.end();
+        let kept = view.kept();
+        let backed = (kept.end - kept.start) * PAGE;
+        let total = view.extent.pages * PAGE;
+        move_memory(old.start, backed, target)?;
+        move_memory(old.start + backed, total - backed, target + backed)?;
+        if let Some(snapshot) = self.snapshot(index) {
+            snapshot.place(&Extent { address: target, ..view.extent });
+        }
+        process::holdings().remove(&old);
+        if !process::holdings().add(&(target..target + total)) {
+            self.own.table.declare_damaged();
+        }
+        Ok(())
     }
 
     /// madvise(MADV_DONTNEED): drops what was never preserved, so that it is read anew from an origin that has not changed there.

@@ -368,6 +368,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let deadline = raw::now() + self.patience;
         let mut patience = Patience::default();
         while process.agent(id) == Agent::NotYet && raw::now() < deadline {
+            if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
+                return true;
+            }
             patience.pause();
             // It may have been away when its image was replaced.
             if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
@@ -416,14 +419,27 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// The page cannot be preserved: the policy decides between origin and snapshot.
     fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
         let pid = self.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+        // Its mapper may have died, or given it up, only just now.
+        let is_over = self.is_over(index, view);
         if reason == Reason::Damaged || self.table.is_damaged() {
             return Err(Failure { pid, reason: Reason::Damaged });
         }
+        if is_over {
+            return Ok(());
+        }
         if self.on_failure == OnFailure::BreakSnapshot && self.break_mapping(index, view) {
-            self.report.broken(pid, view.identity.origin, reason);
+            if !self.is_over(index, view) {
+                self.report.broken(pid, view.identity.origin, reason);
+            }
             return Ok(());
         }
         Err(Failure { pid, reason })
+    }
+
+    /// Whether the snapshot has ended with its mapper, or before.
+    fn is_over(&self, index: u32, view: &View) -> bool {
+        self.table.bury_if_dead(view.identity.owner)
+            || self.table.view(index).is_none_or(|now| now.head.life() != view.head.life())
     }
 
     /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.

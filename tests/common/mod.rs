@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod holder;
+pub mod recovered;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 
@@ -44,8 +45,12 @@ pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
     let made = directory.join(format!("{name}{}", arguments.concat().replace(['/', ' ', '='], "_")));
     let is_fresh = |made: &Path| {
         let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-        let headers = ["tests/programs/check.h", "shim/include/snapshim.h"].map(|header| time(&root().join(header)));
-        time(made) > time(&source) && headers.iter().all(|header| time(made) > *header)
+        let beside = fs::read_dir(root().join("tests/programs")).unwrap().map(|entry| entry.unwrap().path());
+        let mut headers = beside.filter(|path| path.extension().is_some_and(|extension| extension == "h"));
+        let is_newer = |path: &Path| time(made) > time(path);
+        is_newer(&source)
+            && is_newer(&root().join("shim/include/snapshim.h"))
+            && headers.all(|header| is_newer(&header))
     };
     if !is_fresh(&made) {
         // Under a name of its own first: several test binaries may compile at once.

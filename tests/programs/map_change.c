@@ -164,6 +164,30 @@ static void mremap_moves_a_part(int protection, enum who who)
     writer_end(&writer);
 }
 
+/* Neither the truncation, which is not the mapper's doing, nor a change of protection makes several mappings of it for mremap. */
+static void mremap_moves_and_shrinks_what_was_divided(int protection, enum who who)
+{
+    const size_t size = SIZE - 1000;
+    int fd = make_file("file", size);
+    struct writer writer = writer_before(who, "file");
+    unsigned char *at = snapshot(fd, 0, SIZE, protection);
+    writer_after(&writer);
+    CHECK(ftruncate(fd, 9 * PAGE + 5) == 0);
+    CHECK(mprotect(at + 3 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE) == 0);
+    writer_writes(&writer, PAGE, PAGE, 1);
+    unsigned char *to = free_range(SIZE);
+    CHECK(mremap(at, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+    bait(at, PAGES);
+    CHECK(shows(to, 0, size, 0) && to[size] == 0 && stat_of(to).pages == PAGES);
+    writer_writes(&writer, 0, SIZE, 2);
+    CHECK(shows(to, 0, size, 0) && is_bait(at, PAGES));
+    CHECK(mremap(to, SIZE, 2 * PAGE, MREMAP_MAYMOVE) == to);
+    bait(to + 2 * PAGE, PAGES - 2);
+    writer_writes(&writer, 0, SIZE, 3);
+    CHECK(shows(to, 0, 2 * PAGE, 0) && is_bait(to + 2 * PAGE, PAGES - 2) && stat_of(to).state == SNAPSHIM_EXACT);
+    writer_end(&writer);
+}
+
 static void mremap_onto_a_snapshot(int protection, enum who who)
 {
     int fd = make_file("file", SIZE);
@@ -342,6 +366,7 @@ static const struct scenario scenarios[] = {
     EACH(mremap_never_grows),
     EACH(mremap_moves_all_of_it),
     EACH(mremap_moves_a_part),
+    EACH(mremap_moves_and_shrinks_what_was_divided),
     EACH(mremap_onto_a_snapshot),
     EACH(plain_memory_mapped_over_it),
     ONCE(mprotect_both_ways_while_a_process_writes),

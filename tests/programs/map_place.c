@@ -4,6 +4,7 @@
 #include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 #define PAGES ((size_t)8)
 #define SIZE (PAGES * PAGE)
@@ -279,12 +280,45 @@ static void write_only_is_private_too(int protection, enum who who)
     writer_end(&writer);
 }
 
+static int truncated;
+
+static void truncate_it(int number)
+{
+    (void)number;
+    CHECK(ftruncate(truncated, 2 * PAGE) == 0 && ftruncate(truncated, SIZE) == 0);
+}
+
+/* The truncation moves a part of the snapshot off the file before the snapshot has come to its place: all of it has to come there. The
+ * signal waits until the snapshot is made. */
+static void fixed_while_the_file_is_truncated(int protection, enum who who)
+{
+    (void)who;
+    truncated = make_file("file", 2 * PAGE);
+    CHECK(ftruncate(truncated, SIZE) == 0);
+    unsigned char *plain = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct sigaction action = {.sa_handler = truncate_it, .sa_flags = SA_RESTART};
+    struct itimerval often = {{0, 100}, {0, 100}}, never = {{0, 0}, {0, 0}};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    for (int round = 0; round < 200; round++) {
+        memset(plain, 0xab, SIZE);
+        CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
+        unsigned char *at = fixed(plain, truncated, 0, PAGES, protection);
+        CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
+        size_t size = stat_of(at).size;
+        CHECK(size >= 2 * PAGE && shows(at, 0, 2 * PAGE, 0));
+        for (size_t i = 2 * PAGE; i < size; i++)
+            CHECK(at[i] == 0);
+        CHECK(mmap(plain, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == plain);
+    }
+}
+
 static const struct scenario scenarios[] = {
     EACH(fixed_where_nothing_is),
     EACH(fixed_where_something_was_unmapped),
     EACH(fixed_over_a_plain_mapping),
     EACH(fixed_over_another_snapshot),
     EACH(fixed_that_fails_changes_nothing),
+    EACH(fixed_while_the_file_is_truncated),
     EACH(noreplace_never_replaces),
     EACH(populate_leaves_nothing_to_push),
     EACH(locked_memory_stays_locked),

@@ -385,9 +385,7 @@ fn remap(
     if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || to.is_empty() || !is_target_good) {
         return Err(Errno::INVAL);
     }
-    if !mapper::pieces(&mappings.own, &range)
-        .any(|(_, view)| view.extent.address <= range.start && range.end <= view.extent.end())
-    {
+    if !mappings.is_all(&range) {
         return Err(Errno::FAULT);
     }
     let tail = range.start + new_length..range.end;
