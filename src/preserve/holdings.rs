@@ -226,4 +226,26 @@ mod tests {
         assert!(!holdings.add(&pages(100_000..100_001)));
         assert!(!holdings.contains(&pages(100_000..100_001)));
     }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes a range apart half a million times")]
+    fn what_stays_seems_held_while_the_rest_is_taken_out() {
+        let holdings = Box::new(Holdings::new());
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            const END: u64 = 1_000_000;
+            assert!(holdings.add(&pages(0..END)));
+            scope.spawn(|| {
+                // What is left behind the middle goes by turns to the place behind and to the one before, which a look may have passed.
+                for first in (0..END - 10).step_by(2) {
+                    holdings.remove(&pages(first + 1..first + 2));
+                    holdings.remove(&pages(first..first + 1));
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(holdings.contains(&pages(END - 5..END)));
+            }
+        });
+    }
 }
