@@ -1,7 +1,7 @@
 //! Any process may die at any instruction: what it leaves in the table is taken out by anybody, twice and in parallel.
 //!
 //! Each operation is done again and again, and ended by SIGKILL at one point after the other: in front of and behind every store to
-//! the table, and behind every system call that changes something. Then others do what they want, [`after_cut`], while the dead are
+//! the table, and behind every system call that changes something. Then others do what they want, [`use_by_others`], while the dead are
 //! taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
 
 #![cfg(target_arch = "x86_64")]
@@ -12,17 +12,12 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use common::aftermath::{assert_recovered, fill, haunt, recover, use_by_others};
 use common::holder::Holder;
 use common::tracer::{Ended, Point, Target, run_to};
-use common::{Scratch, program, root, run_within, text};
-use snapshim::snapshot::State;
-use snapshim::table::Table;
-use snapshim::table::attach::{Place, attach_existing};
+use common::{Scratch, program, root};
 
-const PAGE: usize = 4096;
-const PAGES: usize = 8;
 /// No operation has as many points.
 const MANY: usize = 2000;
 
@@ -85,7 +80,7 @@ impl Scene {
         if self.is_quiet {
             assert_recovered(scratch, &about);
         }
-        after_cut(scratch, file, &about);
+        use_by_others(scratch, file, &about);
         if self.operation == "exec" {
             // The process lives on, as another image.
             assert_recovered(scratch, &about);
@@ -111,81 +106,6 @@ impl Scene {
         command.arg(self.operation).arg(file);
         command
     }
-}
-
-/// Dead processes: one that had everything, one in the middle of a creation, one in the middle of a fork.
-fn haunt(scratch: &Scratch, file: &Path) {
-    scratch.shimmed(program("cut"), "direct").arg("die").arg(file).status().unwrap();
-    for (operation, number) in [("fork", 30), ("create", 20)] {
-        let mut command = scratch.shimmed(program("cut"), "direct");
-        command.arg(operation).arg(file).stdout(Stdio::null());
-        let (mut dead, _) = run_to(&mut command, Target::Itself, true, number);
-        let _ = dead.wait();
-    }
-}
-
-fn fill(file: &Path) {
-    let stamp = |page: usize| (1 + page * 7 % 255) as u8;
-    let bytes: Vec<u8> = (0..PAGES).flat_map(|page| [stamp(page); PAGE]).collect();
-    fs::write(file, bytes).unwrap();
-}
-
-fn recover(scratch: &Scratch) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snapshim"));
-    command.arg("recover").env("SNAPSHIM_DIR", scratch.table());
-    command
-}
-
-/// Two processes take snapshots and write, two take out the dead, all at once.
-fn after_cut(scratch: &Scratch, file: &Path, about: &str) {
-    let users = ["0", "1"].map(|page| {
-        let mut command = scratch.shimmed(program("after_cut"), "direct");
-        command.arg(file).arg(page);
-        command
-    });
-    // Nobody may have to wait for the dead: all of them succeed, well before they would give up.
-    std::thread::scope(|scope| {
-        for mut command in users.into_iter().chain([recover(scratch), recover(scratch)]) {
-            scope.spawn(move || {
-                let output = run_within(&mut command, Duration::from_secs(20));
-                assert!(
-                    output.status.success() && output.stderr.is_empty(),
-                    "{about}: then {command:?}: {}",
-                    text(&output)
-                );
-            });
-        }
-    });
-}
-
-/// The invariants of a table whose processes are all gone, once two have taken the dead out at the same time: no record, no slot, no
-/// call under way, no snapshot, no claim, no block, no creation has an owner, and writers do not look for snapshots.
-fn assert_recovered(scratch: &Scratch, about: &str) {
-    let directory = std::ffi::CString::new(scratch.table().as_os_str().as_encoded_bytes()).unwrap();
-    let place = Place { directory: &directory, is_chosen: true };
-    let Some(attached) = attach_existing(&place).unwrap() else { return };
-    let table = attached.table;
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| table.free_abandoned_slots());
-        }
-    });
-    for index in 0..snapshim::table::PROCESSES as u32 {
-        assert_eq!(table.process(index).unwrap().id(), None, "{about}: process record {index}");
-    }
-    for index in 0..snapshim::table::WRITERS as u32 {
-        let slot = table.writer(index).unwrap();
-        assert_eq!(slot.owner(), 0, "{about}: slot {index}");
-        assert!(slot.frames().iter().all(|frame| !frame.look().0.is_under_way()), "{about}: slot {index}");
-    }
-    for index in 0..snapshim::table::SNAPSHOTS as u32 {
-        assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
-    }
-    assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
-    assert!(!table.gate().creation.look().is_busy(), "{about}: creation");
-    assert!(!table.gate().active.is_raised(), "{about}: active word");
-    // SAFETY: mapped by `attach_existing` for this function; nothing refers to it any more.
-    unsafe { libc::munmap(std::ptr::from_ref(table).cast_mut().cast(), size_of::<Table>()) };
 }
 
 /// Of so many points one is taken: `make soak` takes every one, which takes minutes.
@@ -246,9 +166,19 @@ fn preserving_can_be_cut_anywhere() {
     ]);
 }
 
+/// Of a mapper while somebody else changes the file: its agent is at work, or it is reached without.
+#[test]
+fn preserving_for_others_can_be_cut_anywhere_in_the_mapper() {
+    let asked = |operation| Scene { is_witnessed: true, way: "agent", ..Scene::new(operation) };
+    cut_all(&[(asked("asked_to_preserve"), 10), (asked("asked_to_relocate"), 10)]);
+}
+
 #[test]
 fn arming_can_be_cut_anywhere() {
-    cut_all(&[(Scene { is_witnessed: true, ..Scene::new("arm") }, 20)]);
+    cut_all(&[
+        (Scene { is_witnessed: true, ..Scene::new("arm") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("asked_to_arm") }, 10),
+    ]);
 }
 
 #[test]

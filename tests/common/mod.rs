@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+#[cfg(target_arch = "x86_64")]
+pub mod aftermath;
 pub mod holder;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
