@@ -3,7 +3,7 @@ DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
 
-.PHONY: all setup test check unit models planted integration soak bench demo install uninstall clean
+.PHONY: all setup test check unit models miri planted integration soak bench demo install uninstall clean
 
 all:
 	$(CARGO) build --release --workspace
@@ -24,6 +24,10 @@ unit:
 models:
 	RUSTFLAGS="--cfg loom" $(CARGO) test --release --no-default-features --test models --target-dir target/loom
 
+# The core's unit tests, interpreted; part of `integration`. Says so where it cannot run.
+miri:
+	tests/miri.sh
+
 # Every step of the protocol left out once: a model has to fail.
 planted:
 	tests/planted.sh
@@ -33,6 +37,7 @@ integration: all
 
 soak: all planted
 	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --release --test cuts -- --nocapture
+	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --release --test stops -- --nocapture
 	$(CARGO) test --release --test storm --test damage --test exhaustion --test soak --test programs_unharmed -- --ignored --nocapture
 
 bench: all

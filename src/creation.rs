@@ -39,6 +39,8 @@ impl Intent {
 
     /// Says what the next [`Creation::claim`] of this thread is for.
     pub fn declare(&self, scope: Scope, deadline: u64) {
+        // Release: pairs with the fence in `still`: who reads what is said now finds the thread's last creation over.
+        fence(Ordering::Release);
         self.deadline.store(deadline, Ordering::Relaxed);
         self.scope.store(match scope {
             Scope::One(origin) => Place::Origin(origin),
@@ -137,18 +139,24 @@ impl Creation {
         Ticket(self.state.load(Ordering::Acquire))
     }
 
-    /// Free -> collecting, by compare-exchange against other creators. The error is who has it.
+    /// Free -> collecting, by compare-exchange against other creators. The error is the creation under way.
     ///
     /// `owner` is the creator's writer slot, whose [`Intent`] has been declared.
     pub fn claim(&self, owner: u16) -> Result<Ticket, Ticket> {
-        let free = self.look();
-        if free.is_busy() {
-            return Err(free);
+        loop {
+            let free = self.look();
+            if free.is_busy() {
+                return Err(free);
+            }
+            let mine = state(COLLECTING, free.number() + 1, owner);
+            // AcqRel: pairs with `look`: the intent is visible to who sees the claim. A number is used once.
+            match self.state.compare_exchange(free.0, mine, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(Ticket(mine)),
+                Err(now) if planted(Fault::ClaimAgain) => return Err(Ticket(now)),
+                // Another creation has come, and may have gone: nobody would wake who waits for the end of one that is over.
+                Err(_) => {}
+            }
         }
-        let mine = state(COLLECTING, free.number() + 1, owner);
-        // AcqRel: pairs with `look`: the intent is visible to who sees the claim. A number is used once.
-        self.state.compare_exchange(free.0, mine, Ordering::AcqRel, Ordering::Acquire).map_err(Ticket)?;
-        Ok(Ticket(mine))
     }
 
     /// Collecting -> arming, once the writers are drained. The error: somebody aborted it.
@@ -187,6 +195,15 @@ impl Creation {
         // AcqRel: against `start_arming` and `commit`.
         matches!(seen.phase(), COLLECTING | ARMING)
             && self.state.compare_exchange(seen.0, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends a creation whose owner will not, as it was seen: what was not committed has not happened, what was is carried out.
+    pub fn end(&self, seen: Ticket) {
+        if seen.is_committed() && !planted(Fault::CommittedEnd) {
+            self.release(seen);
+        } else {
+            self.abort(seen);
+        }
     }
 
     /// A state that no creation has -> free. False: it is one.
@@ -234,7 +251,7 @@ impl Creation {
         // Acquire: orders the loads before it.
         fence(Ordering::Acquire);
         let now = Ticket(self.state.load(Ordering::Relaxed));
-        now.is_busy() && now.number() == seen.number()
+        planted(Fault::IntentOfOther) || now.is_busy() && now.number() == seen.number()
     }
 
     /// The half of the state that changes at every transition, to wait on.

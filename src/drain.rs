@@ -62,6 +62,32 @@ impl Patience {
     }
 }
 
+/// How long somebody else may take. What this thread does not notice, because it is stopped itself, does not count: others may have
+/// done their part long since, and are to be asked again.
+#[derive(Debug)]
+pub struct Allowance {
+    left: u64,
+    seen: u64,
+    /// The most that counts between two looks.
+    noticed: u64,
+}
+
+impl Allowance {
+    /// So many nanoseconds from now on.
+    #[must_use]
+    pub fn of(nanoseconds: u64) -> Self {
+        Self { left: nanoseconds, seen: raw::now(), noticed: nanoseconds / 8 + 1 }
+    }
+
+    /// Whether the time is up. To be asked between looks.
+    pub fn is_spent(&mut self) -> bool {
+        let now = raw::now();
+        self.left = self.left.saturating_sub(now.saturating_sub(self.seen).min(self.noticed));
+        self.seen = now;
+        self.left == 0
+    }
+}
+
 /// Where a descriptor leads.
 ///
 /// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every later
@@ -290,14 +316,17 @@ impl Table {
         self.writers_used().iter().all(|slot| {
             slot.frames().iter().all(|frame| {
                 let mut patience = Patience::default();
+                let mut is_late = false;
                 while frame.is_pushing(index, only_bytes) {
                     if patience.is_tried() {
                         if self.is_over(slot, frame, frame.look().1) {
                             return true;
                         }
-                        if raw::now() > deadline {
+                        // Once more behind the clock: this thread may have been stopped.
+                        if is_late {
                             return false;
                         }
+                        is_late = raw::now() > deadline;
                     }
                     patience.pause();
                 }

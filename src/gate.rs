@@ -106,6 +106,26 @@ const fn word(turn: Turn, phase: Phase) -> u64 {
     turn.0 << PHASE_BITS | phase as u64
 }
 
+/// Bytes that calls at movable positions of origins in use have announced, ever.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Floating(AtomicU64);
+
+impl Floating {
+    /// None so far.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn announced(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// What one interrupted-or-not call of a thread is doing. All-zero is "idle".
 ///
 /// `phase` is written by the owning thread, and by who proves that thread gone; the rest by the owning thread only.
@@ -173,6 +193,22 @@ impl Frame {
     pub fn settle(&self, place: Place, floating: u64) {
         self.floating.store(floating, Ordering::Relaxed);
         self.place.store(place);
+    }
+
+    /// Says that the call, which has passed, will place `length` bytes at a position of `origin` that others can move; how many were
+    /// announced so by all, ever.
+    ///
+    /// Of two that do so at once each finds the other's bytes in [`Frame::floating_on`], or counted later than its own.
+    pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
+        if !planted(Fault::FloatingFrame) {
+            self.settle(Place::Origin(origin), length);
+        }
+        // AcqRel: who is counted behind this one finds what this frame says.
+        let so_far = announced.0.fetch_add(length, Ordering::AcqRel).wrapping_add(length);
+        if planted(Fault::FloatingFrame) {
+            self.settle(Place::Origin(origin), length);
+        }
+        so_far
     }
 
     /// Announced -> passed. False: a handler withdrew the announcement meanwhile; announce again.

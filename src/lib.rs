@@ -25,8 +25,15 @@ pub mod table;
 #[cfg(loom)]
 pub mod table {
     pub mod executing;
+    pub mod owner;
     pub mod process;
     pub mod writer;
+}
+
+/// What a process knows of itself, and its threads of each other.
+#[cfg(loom)]
+pub mod preserve {
+    pub mod holdings;
 }
 
 #[cfg(not(loom))]
@@ -39,7 +46,6 @@ pub mod masks;
 pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;
-#[cfg(not(loom))]
 pub mod queues;
 #[cfg(not(loom))]
 pub mod raw;

@@ -40,7 +40,8 @@ impl Table {
         if flags & RELOCATED == 0 {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
-            if from.is_any_lost(of_bits(view, &copied)) || !copy_bits(&from, view, &to, &copied) {
+            // Looked for behind the copying: what is lost stays so, and may have been lost in it.
+            if !copy_bits(&from, view, &to, &copied) || from.is_any_lost(of_bits(view, &copied)) {
                 copy.add_flags(BITS_INCOMPLETE);
             }
             self.publish_mark(copy_index, identity.origin);
@@ -51,7 +52,7 @@ impl Table {
         } else {
             copy.publish(head, view.head.state());
         }
-        self.header.note_cut();
+        self.header.cuts.note();
         Some(copy_index)
     }
 }

@@ -10,17 +10,20 @@
 //! is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land before the memory goes,
 //! and before another program's memory can be read (`exec_update_lock`).
 
-use crate::drain::{Blame, Patience};
+#[cfg(not(loom))]
+mod from_outside;
+
 use crate::origin::Origin;
-use crate::raw;
-use crate::sync::{AtomicU64, Ordering, fence};
-use crate::table::Table;
-use crate::table::process::{Process, ProcessId};
+use crate::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// Where a process keeps its [`Queues`]: so far behind its cookie.
 pub const QUEUES_AT: u64 = 1024;
 /// Contexts of one process that are counted; direct writes through more make it [`Queues::overflow`].
+#[cfg(not(loom))]
 pub const QUEUES: usize = 64;
+#[cfg(loom)]
+/// Contexts of one process that are counted: one, for the model.
+pub const QUEUES: usize = 1;
 
 /// One context.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ const FREE: u64 = 0;
 const CLAIMED: u64 = 2;
 const ENDING: u64 = 1;
 
+#[cfg(not(loom))]
 const WORDS: usize = 5;
 const SEVERAL: u64 = u64::MAX;
 
@@ -52,30 +56,18 @@ pub struct Queues {
     all: [Queue; QUEUES],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Queue>() == WORDS * 8 && QUEUES_AT as usize + size_of::<Queues>() <= 4096);
 
-/// The beginning of `struct aio_ring` (fs/aio.c).
-#[derive(Clone, Copy, Debug)]
-struct Ring {
-    room: u32,
-    tail: u32,
-}
-
-impl Ring {
-    const MAGIC: u32 = 0xa10a_10a1;
-
-    fn read(tid: u32, context: u64) -> Option<Self> {
-        let word = |index: u64| raw::read_remote_word(tid, context + index * 8).ok();
-        let (room, tail, magic) = ((word(0)? >> 32) as u32, (word(1)? >> 32) as u32, word(2)? as u32);
-        (magic == Self::MAGIC && room > 0 && tail < room).then_some(Self { room, tail })
-    }
-
-    fn is_idle(self, taken: u64) -> bool {
-        taken % u64::from(self.room) == u64::from(self.tail)
-    }
-}
-
 impl Queues {
+    /// None.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        let free = |_| Queue { context: zero(), target: zero(), begun: zero(), ended: zero(), taken: zero() };
+        Self { overflow: zero(), all: std::array::from_fn(free) }
+    }
+
     /// The entry of `context`, if it is counted.
     pub fn of(&self, context: u64) -> Option<&Queue> {
         self.all.iter().find(|queue| queue.is_of(context))
@@ -112,11 +104,14 @@ impl Queue {
 
     /// Free -> counts `context`. An entry stays unused while a submission that found it before is under way.
     fn claim(&self, context: u64) -> bool {
-        // SeqCst: pairs with `begin`: either it is seen here, or it sees that the entry is not its context's any more.
-        if self.context.compare_exchange(FREE, CLAIMED, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+        if self.context.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        let is_unused = self.ended.load(Ordering::SeqCst) == self.begun.load(Ordering::SeqCst);
+        // SeqCst: pairs with the fence in `begin`: either it is seen here, or it sees that the entry is not its context's any more.
+        full_fence();
+        // Acquire: what has ended has been counted as begun, and has left its count.
+        let ended = self.ended.load(Ordering::Acquire);
+        let is_unused = ended == self.begun.load(Ordering::Acquire) || planted(Fault::UnusedQueue);
         if is_unused {
             self.target.store(0, Ordering::Relaxed);
             self.taken.store(0, Ordering::Relaxed);
@@ -153,13 +148,21 @@ impl Queue {
 
     /// A submission begins. False: the entry is not that of `context` any more.
     pub fn begin(&self, context: u64) -> bool {
-        // SeqCst: pairs with `claim`, and comes before what the kernel takes; who finds none under way has counted all before.
+        // SeqCst: comes before what the kernel takes; who finds none under way has counted all before.
         self.begun.fetch_add(1, Ordering::SeqCst);
+        // SeqCst: pairs with the fence in `claim`.
+        full_fence();
         let is_counted = self.is_of(context);
         if !is_counted {
             self.ended.fetch_add(1, Ordering::SeqCst);
         }
         is_counted
+    }
+
+    /// The requests that the kernel took of its context's.
+    #[cfg(loom)]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// It is over; the kernel took so many requests.
@@ -171,63 +174,4 @@ impl Queue {
 
 fn is_aimed(target: u64, origin: Origin) -> bool {
     target == origin.mark() || target == SEVERAL
-}
-
-impl Table {
-    /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error is whose is.
-    pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
-        for (index, record) in self.processes_used().iter().enumerate() {
-            let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
-            let mut patience = Patience::default();
-            while !is_idle(record, id, origin) {
-                if patience.is_tried() {
-                    if self.bury_if_dead(id.owner_word(index as u32)) {
-                        break;
-                    }
-                    if raw::now() > deadline {
-                        return Err(Blame { pid: id.pid(), tid: 0 });
-                    }
-                }
-                patience.pause();
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether certainly none is under way in the process.
-fn is_idle(record: &Process, id: ProcessId, origin: Origin) -> bool {
-    let Some(cookie) = record.cookie(id) else { return false };
-    let queues = cookie + QUEUES_AT;
-    let word = |address: u64| raw::read_remote_word(id.pid(), address).ok();
-    let is_counted = word(cookie) == Some(id.to_word()) && word(queues) == Some(0);
-    is_counted
-        && (0..QUEUES as u64).all(|index| {
-            let at = |field: u64| word(queues + 8 + (index * WORDS as u64 + field) * 8);
-            is_queue_idle(id.pid(), at, origin).unwrap_or(false)
-        })
-}
-
-/// `None` if that cannot be seen.
-fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> Option<bool> {
-    const CONTEXT: u64 = 0;
-    const TARGET: u64 = 1;
-    const BEGUN: u64 = 2;
-    const ENDED: u64 = 3;
-    const TAKEN: u64 = 4;
-    let context = at(CONTEXT)?;
-    // None of the origin's begins while the gate is closed, so an entry that is free now has none even if it is taken next.
-    if context == FREE || context == CLAIMED || !is_aimed(at(TARGET)?, origin) {
-        return Some(true);
-    }
-    if context & ENDING != 0 {
-        return Some(false);
-    }
-    let ended = at(ENDED)?;
-    let is_between = at(BEGUN)? == ended;
-    let taken = at(TAKEN)?;
-    let ring = Ring::read(tid, context)?;
-    fence(Ordering::SeqCst);
-    // None was under way while the ring was looked at, so that the count and the tail are of one moment.
-    Some(is_between && at(BEGUN)? == ended && at(CONTEXT)? == context && ring.is_idle(taken))
 }

@@ -209,6 +209,38 @@ pub const NEVER_WRITABLE: u32 = 32;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
+/// How often pieces were cut in two. Who walks over the snapshots of an origin walks again if it changed meanwhile: the new piece may
+/// have come where it had been already.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Cuts(AtomicU64);
+
+impl Cuts {
+    /// None so far.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// A further piece has been published; the one it was cut from still shows its pages.
+    pub fn note(&self) {
+        if planted(Fault::CutCount) {
+            return;
+        }
+        // AcqRel: pairs with the Acquire in `count`: who finds the old piece smaller finds the count changed.
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        // Acquire: orders the caller's walk before it, and behind the one before.
+        fence(Ordering::Acquire);
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 fn hash(words: &[u64]) -> u64 {
     words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
         let mixed = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -292,6 +324,8 @@ impl Snapshot {
 
     /// Fills a claimed record in.
     pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: u32) {
+        // Release: pairs with the fence in `is_still`: who reads what is stored now finds the last life over.
+        fence(Ordering::Release);
         self.owner.store(identity.owner, Ordering::Relaxed);
         self.origin.store(Place::Origin(identity.origin));
         self.size.store(identity.size, Ordering::Relaxed);

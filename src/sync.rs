@@ -13,12 +13,12 @@ pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 /// its time; every announcement pays for it.
 #[inline(always)]
 pub fn full_fence() {
-    #[cfg(all(not(loom), target_arch = "x86_64"))]
+    #[cfg(all(not(loom), not(miri), target_arch = "x86_64"))]
     // SAFETY: or-ing zero into the stack changes nothing; without `nomem` the compiler keeps every access on its side.
     unsafe {
         core::arch::asm!("lock or dword ptr [rsp - 64], 0", options(nostack));
     }
-    #[cfg(any(loom, not(target_arch = "x86_64")))]
+    #[cfg(any(loom, miri, not(target_arch = "x86_64")))]
     fence(Ordering::SeqCst);
 }
 
@@ -62,6 +62,8 @@ pub enum Fault {
     NestedWithdraw,
     /// The tag that ties a preserved bit to one life of a snapshot.
     BitTag,
+    /// The second look of a creator whom another one outran.
+    ClaimAgain,
     /// The arming of shared mappings before the instant.
     Arming,
     /// The wait with arming until the writers are drained.
@@ -88,6 +90,24 @@ pub enum Fault {
     SlotOwner,
     /// The number by which an agent answers a request.
     RequestNumber,
+    /// The look at the doorbell before the look for what is asked.
+    BellFirst,
+    /// The second look at whose an intent is that was read.
+    IntentOfOther,
+    /// The end, for whom its owner left it, of a creation that is committed.
+    CommittedEnd,
+    /// The order in which bytes at a movable position are announced: in the frame, then in the count.
+    FloatingFrame,
+    /// The count of pieces that were cut off.
+    CutCount,
+    /// The name of the life that gives a block back.
+    GivenBackByOwner,
+    /// The second look for a range that another thread has taken apart.
+    MovedHolding,
+    /// The look whether a submission is under way in the entry that another context gets.
+    UnusedQueue,
+    /// The mark that counts a slot as used, before it is claimed.
+    UsedFirst,
 }
 
 /// Whether the model under way leaves `fault`'s step out. Always false in the library.

@@ -1,7 +1,7 @@
 //! Any process may die at any instruction: what it leaves in the table is taken out by anybody, twice and in parallel.
 //!
 //! Each operation is done again and again, and ended by SIGKILL at one point after the other: in front of and behind every store to
-//! the table, and behind every system call that changes something. Then others do what they want, [`after_cut`], while the dead are
+//! the table, and behind every system call that changes something. Then others do what they want, [`use_by_others`], while the dead are
 //! taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
 
 #![cfg(target_arch = "x86_64")]
@@ -12,15 +12,12 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use common::aftermath::{assert_recovered, fill, haunt, recover, use_by_others};
 use common::holder::Holder;
-use common::recovered::assert_recovered;
 use common::tracer::{Ended, Point, Target, run_to};
-use common::{Scratch, program, root, run_within, text};
+use common::{Scratch, program, root};
 
-const PAGE: usize = 4096;
-const PAGES: usize = 8;
 /// No operation has as many points.
 const MANY: usize = 2000;
 
@@ -83,7 +80,7 @@ impl Scene {
         if self.is_quiet {
             assert_recovered(scratch, &about);
         }
-        after_cut(scratch, file, &about);
+        use_by_others(scratch, file, &about);
         if self.operation == "exec" {
             // The process lives on, as another image.
             assert_recovered(scratch, &about);
@@ -109,51 +106,6 @@ impl Scene {
         command.arg(self.operation).arg(file);
         command
     }
-}
-
-/// Dead processes: one that had everything, one in the middle of a creation, one in the middle of a fork.
-fn haunt(scratch: &Scratch, file: &Path) {
-    scratch.shimmed(program("cut"), "direct").arg("die").arg(file).status().unwrap();
-    for (operation, number) in [("fork", 30), ("create", 20)] {
-        let mut command = scratch.shimmed(program("cut"), "direct");
-        command.arg(operation).arg(file).stdout(Stdio::null());
-        let (mut dead, _) = run_to(&mut command, Target::Itself, true, number);
-        let _ = dead.wait();
-    }
-}
-
-fn fill(file: &Path) {
-    let stamp = |page: usize| (1 + page * 7 % 255) as u8;
-    let bytes: Vec<u8> = (0..PAGES).flat_map(|page| [stamp(page); PAGE]).collect();
-    fs::write(file, bytes).unwrap();
-}
-
-fn recover(scratch: &Scratch) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snapshim"));
-    command.arg("recover").env("SNAPSHIM_DIR", scratch.table());
-    command
-}
-
-/// Two processes take snapshots and write, two take out the dead, all at once.
-fn after_cut(scratch: &Scratch, file: &Path, about: &str) {
-    let users = ["0", "1"].map(|page| {
-        let mut command = scratch.shimmed(program("after_cut"), "direct");
-        command.arg(file).arg(page);
-        command
-    });
-    // Nobody may have to wait for the dead: all of them succeed, well before they would give up.
-    std::thread::scope(|scope| {
-        for mut command in users.into_iter().chain([recover(scratch), recover(scratch)]) {
-            scope.spawn(move || {
-                let output = run_within(&mut command, Duration::from_secs(20));
-                assert!(
-                    output.status.success() && output.stderr.is_empty(),
-                    "{about}: then {command:?}: {}",
-                    text(&output)
-                );
-            });
-        }
-    });
 }
 
 /// Of so many points one is taken: `make soak` takes every one, which takes minutes.
@@ -214,9 +166,19 @@ fn preserving_can_be_cut_anywhere() {
     ]);
 }
 
+/// Of a mapper while somebody else changes the file: its agent is at work, or it is reached without.
+#[test]
+fn preserving_for_others_can_be_cut_anywhere_in_the_mapper() {
+    let asked = |operation| Scene { is_witnessed: true, way: "agent", ..Scene::new(operation) };
+    cut_all(&[(asked("asked_to_preserve"), 10), (asked("asked_to_relocate"), 10)]);
+}
+
 #[test]
 fn arming_can_be_cut_anywhere() {
-    cut_all(&[(Scene { is_witnessed: true, ..Scene::new("arm") }, 20)]);
+    cut_all(&[
+        (Scene { is_witnessed: true, ..Scene::new("arm") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("asked_to_arm") }, 10),
+    ]);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Runs the integration tests and counts what was skipped.
+# Runs what needs more than the compiler, miri and the integration tests, and counts what was skipped.
 set -u
 cd "$(dirname "$0")/.."
 log=target/integration.log
-cargo test --release --no-fail-fast --test '*' -- --nocapture >"$log" 2>&1
-status=$?
+status=0
+tests/miri.sh >"$log" 2>&1 || status=$?
+cargo test --release --no-fail-fast --test '*' -- --nocapture >>"$log" 2>&1 || status=$?
 cat "$log"
 passed=$(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
 failed=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')

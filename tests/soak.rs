@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::recovered::assert_recovered;
+use common::aftermath::assert_recovered;
 use common::{Scratch, library, program, root, run_ok, run_within, text};
 use snapshim::raw::ProcPath;
 use snapshim::table::liveness::Stat;

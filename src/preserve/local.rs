@@ -126,13 +126,16 @@ fn is_over(snapshot: &Snapshot, life: u32) -> bool {
 /// Even -> odd, waiting for other threads of the process that are changing the mapping. `None` when it is over, or too late.
 pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<View> {
     let mut patience = Patience::default();
+    let mut is_late = false;
     while !is_over(snapshot, life) || snapshot.head().state() == State::Broken && snapshot.head().life() == life {
         if snapshot.begin_change(life).is_some() {
             return snapshot.view();
         }
-        if patience.is_tried() && raw::now() > deadline {
+        // Once more behind the clock: this thread may have been stopped.
+        if is_late {
             return None;
         }
+        is_late = patience.is_tried() && raw::now() > deadline;
         patience.pause();
     }
     None

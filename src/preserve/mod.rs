@@ -17,7 +17,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use crate::PAGE;
-use crate::drain::Patience;
+use crate::drain::{Allowance, Patience};
 use crate::gate::Frame;
 use crate::origin::Origin;
 use crate::raw;
@@ -218,7 +218,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
-        let deadline = raw::now() + self.patience;
+        let mut allowance = Allowance::of(self.patience);
         let mut patience = Patience::default();
         let mut failures = 0;
         // Preserved so far by this call, whether or not their bits could be recorded.
@@ -249,7 +249,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                     done = missing.start + pages;
                     continue;
                 }
-                Push::Moved if raw::now() < deadline => {
+                Push::Moved if !allowance.is_spent() => {
                     patience.pause();
                     if patience.is_tried() {
                         self.table.bury_if_dead(view.identity.owner);
@@ -365,12 +365,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Has the mapper's agent do what `request` asks. True once it is done and verified.
     fn ask_agent(&self, view: &View, request: Request) -> bool {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return true };
-        let deadline = raw::now() + self.patience;
+        let mut allowance = Allowance::of(self.patience);
         let mut patience = Patience::default();
-        while process.agent(id) == Agent::NotYet && raw::now() < deadline {
-            if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
-                return true;
-            }
+        while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
             patience.pause();
             // It may have been away when its image was replaced.
             if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
@@ -386,12 +383,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             match self.slot.look_for_answer(number) {
                 Answer::Done => return true,
                 Answer::Failed => return false,
-                Answer::Lost if raw::now() > deadline => return false,
+                Answer::Lost if allowance.is_spent() => return false,
                 Answer::Lost => {
                     number = self.slot.ask(request);
                     process.ring();
                 }
-                Answer::Asked if raw::now() > deadline => {
+                Answer::Asked if allowance.is_spent() => {
                     self.slot.withdraw_request(number);
                     return self.slot.look_for_answer(number) == Answer::Done;
                 }

@@ -8,9 +8,9 @@ use core::ptr;
 use rustix::mm::{Advice, madvise};
 
 use super::Table;
+use super::owner::Life;
 use crate::preserved::{Block, Pool};
 use crate::snapshot::State;
-use crate::sync::{AtomicU64, Ordering};
 
 /// The pool, as one snapshot uses it.
 pub struct SnapshotBlocks<'a> {
@@ -25,22 +25,21 @@ impl core::fmt::Debug for SnapshotBlocks<'_> {
 }
 
 impl SnapshotBlocks<'_> {
-    fn owner(&self, life: u32) -> u64 {
-        u64::from(life) << 32 | u64::from(self.snapshot + 1)
+    fn life(&self, life: u32) -> Life {
+        Life { snapshot: self.snapshot, life }
     }
 
-    pub(super) fn is_free(&self, owner: u64) -> bool {
-        let Some(index) = (owner as u32).checked_sub(1) else { return true };
-        self.table.snapshot(index).is_none_or(|snapshot| {
+    pub(super) fn is_over(&self, Life { snapshot, life }: Life) -> bool {
+        self.table.snapshot(snapshot).is_none_or(|snapshot| {
             let head = snapshot.head();
-            head.life() != (owner >> 32) as u32 || head.state() == State::Free
+            head.life() != life || head.state() == State::Free
         })
     }
 
     /// Blocks that the life `life` of this snapshot has taken.
     pub fn taken(&self, life: u32) -> u64 {
-        let owner = self.owner(life);
-        self.table.block_owners.iter().filter(|word| word.load(Ordering::Relaxed) == owner).count() as u64
+        let mine = Some(self.life(life));
+        self.table.block_owners.iter().filter(|owner| owner.named() == mine).count() as u64
     }
 }
 
@@ -57,26 +56,24 @@ impl Pool for SnapshotBlocks<'_> {
     }
 
     fn take(&self, life: u32) -> Option<u32> {
-        let mine = self.owner(life);
-        let start = (mine.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize;
+        let mine = self.life(life);
         // Dense at the start of the pool while it suffices, so that little of the tmpfs is used.
         let near = self.table.block_owners.iter().enumerate();
-        let found = near.skip(start % 8).chain(self.table.block_owners.iter().enumerate()).find(|(_, word)| {
-            let owner = word.load(Ordering::Relaxed);
-            // AcqRel: against others who take it.
-            self.is_free(owner) && word.compare_exchange(owner, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        let (index, word): (usize, &AtomicU64) = found?;
+        let start = (life.wrapping_mul(0x9E37_79B9) >> 16) as usize % 8;
+        let (index, owner) = near
+            .skip(start)
+            .chain(self.table.block_owners.iter().enumerate())
+            .find(|(_, owner)| owner.take(mine, |other| self.is_over(other)))?;
         if !is_backed(&self.table.blocks[index]) {
-            let _ = word.compare_exchange(mine, 0, Ordering::Release, Ordering::Relaxed);
+            owner.give_back(mine);
             return None;
         }
         Some(index as u32)
     }
 
     fn give_back(&self, index: u32, life: u32) {
-        if let Some(word) = self.table.block_owners.get(index as usize) {
-            let _ = word.compare_exchange(self.owner(life), 0, Ordering::Release, Ordering::Relaxed);
+        if let Some(owner) = self.table.block_owners.get(index as usize) {
+            owner.give_back(self.life(life));
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::creation::Creation;
 use crate::foreign::Changes;
-use crate::gate::ActiveWord;
+use crate::gate::{ActiveWord, Floating};
 use crate::origin::Origin;
+use crate::snapshot::Cuts;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// "snapshim" in ASCII.
@@ -26,10 +27,8 @@ pub struct Header {
     snapshots: AtomicU32,
     /// Ids of mappings handed out.
     mappings: AtomicU64,
-    /// Bytes that calls at movable positions of origins in use have announced, ever.
-    floating: AtomicU64,
-    /// Pieces that were cut in two, ever.
-    pieces: AtomicU64,
+    pub(crate) floating: Floating,
+    pub(crate) cuts: Cuts,
     /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
     pub(super) namespace: AtomicU64,
     pub(crate) active: ActiveWord,
@@ -89,26 +88,6 @@ impl Header {
     /// An id for the pieces of a new mapping.
     pub fn next_mapping(&self) -> u64 {
         self.mappings.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Counts `length` more bytes at movable positions; how many there were ever.
-    pub(super) fn announce_floating(&self, length: u64) -> u64 {
-        // AcqRel: the fence that follows in the caller orders it with the others' announcements.
-        self.floating.fetch_add(length, Ordering::AcqRel).wrapping_add(length)
-    }
-
-    pub(super) fn floating(&self) -> u64 {
-        self.floating.load(Ordering::Acquire)
-    }
-
-    /// A further piece has been published; the one it was cut from still shows its pages.
-    pub(crate) fn note_cut(&self) {
-        // AcqRel: pairs with the Acquire in `pieces_cut`: who finds the old piece smaller finds the count changed.
-        self.pieces.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(super) fn pieces_cut(&self) -> u64 {
-        self.pieces.load(Ordering::Acquire)
     }
 
     /// The calls of a thread that is about to fork stand in its child's slot as well.

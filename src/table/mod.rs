@@ -9,6 +9,7 @@ pub mod executing;
 pub mod header;
 pub mod inspection;
 pub mod liveness;
+pub mod owner;
 pub mod process;
 pub mod recovery;
 pub mod writer;
@@ -16,13 +17,14 @@ pub mod writer;
 use core::ops::Range;
 
 use crate::creation::{Intent, Intents};
-use crate::gate::Gate;
+use crate::gate::{Floating, Gate};
 use crate::origin::Origin;
 use crate::preserved::{Bits, Block};
 use crate::snapshot::{Snapshot, View};
 use crate::sync::{AtomicU64, Ordering};
 use blocks::SnapshotBlocks;
 use header::Header;
+use owner::BlockOwner;
 use process::Process;
 use writer::WriterSlot;
 
@@ -45,7 +47,7 @@ pub struct Table {
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
     /// `Origin::mark` of each snapshot, 0 for none: what a writer scans.
     marks: [AtomicU64; SNAPSHOTS],
-    pub(crate) block_owners: [AtomicU64; BLOCKS],
+    block_owners: [BlockOwner; BLOCKS],
     pub(crate) blocks: [Block; BLOCKS],
 }
 
@@ -143,10 +145,9 @@ impl Table {
         self.header.note_snapshot(index);
     }
 
-    /// How often pieces were cut in two. Who walks over the snapshots of an origin walks again if it changed meanwhile: the new piece
-    /// may have come where it had been already.
+    /// How often pieces were cut in two.
     pub fn pieces_cut(&self) -> u64 {
-        self.header.pieces_cut()
+        self.header.cuts.count()
     }
 
     /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.
@@ -156,14 +157,9 @@ impl Table {
         self.marks[index as usize].store(origin.mark(), Ordering::Release);
     }
 
-    /// Counts a call that will place `length` bytes at a movable position; the sum of all such calls ever.
-    pub fn announce_floating(&self, length: u64) -> u64 {
-        self.header.announce_floating(length)
-    }
-
-    /// The sum of what [`Table::announce_floating`] was told.
-    pub fn floating_announced(&self) -> u64 {
-        self.header.floating()
+    /// What calls at movable positions have announced.
+    pub fn floating(&self) -> &Floating {
+        &self.header.floating
     }
 
     /// An id for the pieces of a new mapping.
@@ -231,7 +227,7 @@ impl Table {
     #[must_use]
     pub fn blocks_in_use(&self) -> usize {
         let pool = self.blocks_for(0);
-        self.block_owners.iter().filter(|word| !pool.is_free(word.load(Ordering::Relaxed))).count()
+        self.block_owners.iter().filter(|owner| owner.named().is_some_and(|life| !pool.is_over(life))).count()
     }
 
     /// The pages of `view` that a change of the bytes `range` of its origin touches.

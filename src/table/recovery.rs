@@ -121,14 +121,12 @@ impl Table {
         self.writer(u32::from(creation.owner()))
     }
 
-    /// Ends a creation whose owner will not: what was not committed has not happened, what was is carried out.
+    /// Ends a creation whose owner will not, and wakes who waits for it.
     pub fn end_creation(&self, seen: Ticket) {
-        if seen.is_committed() {
-            self.header.creation.release(seen);
-        } else if self.header.creation.clear_impossible(seen) {
+        if self.header.creation.clear_impossible(seen) {
             self.declare_damaged();
         } else {
-            self.header.creation.abort(seen);
+            self.header.creation.end(seen);
         }
         raw::wake(self.header.creation.futex());
     }

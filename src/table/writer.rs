@@ -170,6 +170,8 @@ impl WriterSlot {
 
     /// Puts a request; the returned number names it.
     pub fn ask(&self, request: Request) -> u32 {
+        // Release: pairs with the fence in `pending`: who reads what is asked now finds the last request over.
+        sync::fence(Ordering::Release);
         self.snapshot.store(u64::from(request.life) << 32 | u64::from(request.snapshot), Ordering::Relaxed);
         self.first.store(request.first, Ordering::Relaxed);
         self.count.store(request.count | (request.task as u64) << TASK_SHIFT, Ordering::Relaxed);

@@ -3,8 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+#[cfg(target_arch = "x86_64")]
+pub mod aftermath;
 pub mod holder;
-pub mod recovered;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 

@@ -1,4 +1,5 @@
-//! Ends a program at any point at which the table, or what the kernel has of the program, is about to change or has just changed.
+//! Ends or stops a program at any point at which the table, or what the kernel has of the program, is about to change or has just
+//! changed.
 //!
 //! The program runs under ptrace(2) with the table write-protected: each store to it traps, the tracer opens the table, steps over
 //! the one instruction, and closes it again. Nothing of this is known to the program or the library.
@@ -15,7 +16,7 @@ use std::ptr;
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 use snapshim::preserved::Block;
 
-/// Which process of a program that forks is cut.
+/// Which process of a program that forks is cut, with all its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Itself,
@@ -25,7 +26,7 @@ pub enum Target {
 /// How a traced run ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// The target was killed at this point.
+    /// The target was killed, or stopped, at this point.
     Cut(Point),
     /// The target was killed at the end of its operation, which has no point of that number.
     Whole,
@@ -61,6 +62,8 @@ struct Tracer {
     threads: BTreeSet<pid_t>,
     /// Those whose first stop has been seen, and what became of them.
     met: BTreeSet<pid_t>,
+    /// The thread that was looked at last, which is stopped.
+    current: pid_t,
     /// Of the table in the victim.
     table: Option<(u64, u64)>,
     /// Of a system call instruction in the victim.
@@ -70,13 +73,69 @@ struct Tracer {
     left: usize,
     /// Whether anything changed since the last store trapped.
     is_news: bool,
-    /// What the victim does at SIGSEGV, as rt_sigaction(2) takes it.
-    action: [c_long; 4],
+    /// What the victim does at SIGSEGV, and at SIGTRAP.
+    on_fault: Action,
+    on_trap: Action,
 }
+
+/// As rt_sigaction(2) takes it.
+type Action = [c_long; 4];
 
 /// Starts `command` and kills it at point `number` of its operation. `is_marked`: the operation lies between two traps; else it is
 /// everything.
 pub fn run_to(command: &mut Command, target: Target, is_marked: bool, number: usize) -> (Child, Ended) {
+    let (child, mut tracer, ended) = trace(command, target, is_marked, number);
+    if !matches!(ended, Ended::Replaced) {
+        tracer.kill_victim();
+    }
+    (child, ended)
+}
+
+/// A process that is stopped as by SIGSTOP, and traced by nobody.
+pub struct Stopped {
+    pub pid: u32,
+    is_going_on: bool,
+}
+
+impl Stopped {
+    /// SIGCONT.
+    pub fn go_on(mut self) {
+        self.is_going_on = true;
+        // SAFETY: kill(2) of a stopped process, which can only be killed, and is not waited for before.
+        unsafe { libc::kill(self.pid as pid_t, libc::SIGCONT) };
+    }
+}
+
+/// A test that fails leaves nobody behind stopped.
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if !self.is_going_on {
+            // SAFETY: as above.
+            unsafe { libc::kill(self.pid as pid_t, libc::SIGKILL) };
+        }
+    }
+}
+
+/// Starts `command` and stops it at point `number` of its operation. At the operation's end it is killed.
+pub fn stop_at(
+    command: &mut Command,
+    target: Target,
+    is_marked: bool,
+    number: usize,
+) -> (Child, Result<(Stopped, Point), Ended>) {
+    let (child, mut tracer, ended) = trace(command, target, is_marked, number);
+    let stopped = match ended {
+        Ended::Cut(point) => Ok((tracer.stop_victim(), point)),
+        Ended::Whole => {
+            tracer.kill_victim();
+            Err(ended)
+        }
+        Ended::Replaced => Err(ended),
+    };
+    (child, stopped)
+}
+
+fn trace(command: &mut Command, target: Target, is_marked: bool, number: usize) -> (Child, Tracer, Ended) {
     // SAFETY: ptrace(2) is all that happens between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -100,19 +159,18 @@ pub fn run_to(command: &mut Command, target: Target, is_marked: bool, number: us
         leader,
         threads: BTreeSet::from([leader]),
         met: BTreeSet::from([leader]),
+        current: leader,
         table: None,
         instruction: 0,
         is_begun: !is_marked,
         left: number,
         is_news: true,
-        action: [0; 4],
+        on_fault: [0; 4],
+        on_trap: [0; 4],
     };
     tracer.go_on(leader, 0);
     let ended = tracer.run();
-    if !matches!(ended, Ended::Replaced) {
-        tracer.kill_victim();
-    }
-    (child, ended)
+    (child, tracer, ended)
 }
 
 impl Tracer {
@@ -127,6 +185,7 @@ impl Tracer {
                 }
                 continue;
             }
+            self.current = thread;
             match self.look_at(thread, status) {
                 None => {}
                 Some(ended) => return ended,
@@ -192,6 +251,9 @@ impl Tracer {
             self.close_table(thread);
         } else if is_process {
             self.protect(thread, false);
+            if self.is_begun {
+                self.set_action(thread, libc::SIGTRAP, self.on_trap);
+            }
             request(libc::PTRACE_DETACH, thread, 0, 0).unwrap();
             return;
         }
@@ -205,6 +267,7 @@ impl Tracer {
             return self.is_of_victim(thread);
         }
         self.is_begun = true;
+        self.on_trap = self.action(thread, libc::SIGTRAP);
         if self.target == Target::Itself {
             self.find_table();
             self.close_table(thread);
@@ -232,7 +295,7 @@ impl Tracer {
 
     fn close_table(&mut self, thread: pid_t) {
         if self.table.is_some() {
-            self.see_action(thread);
+            self.on_fault = self.action(thread, libc::SIGSEGV);
             self.protect(thread, true);
         }
     }
@@ -254,8 +317,7 @@ impl Tracer {
         let address = self.table.unwrap().0 + offset / 8 * 8;
         let before = self.peek(thread, address);
         self.protect(thread, false);
-        // Of a thread that blocks the signal, the kernel has taken the action away.
-        self.set_action(thread);
+        self.set_action(thread, libc::SIGSEGV, self.on_fault);
         step(thread);
         self.protect(thread, true);
         let is_changed = self.peek(thread, address) != before && !COUNTERS.contains(&offset);
@@ -278,7 +340,7 @@ impl Tracer {
             self.close_table(thread);
         }
         if registers.orig_rax == RT_SIGACTION && registers.rdi == libc::SIGSEGV as u64 {
-            self.see_action(thread);
+            self.on_fault = self.action(thread, libc::SIGSEGV);
         }
         let is_changing = CHANGING.contains(&registers.orig_rax);
         self.is_news |= is_changing;
@@ -314,19 +376,20 @@ impl Tracer {
         set_registers(thread, &registers);
     }
 
-    /// Notes what the victim does at SIGSEGV.
-    fn see_action(&mut self, thread: pid_t) {
+    /// What the victim does at a signal.
+    fn action(&self, thread: pid_t, signal: c_int) -> Action {
         let scratch = registers_of(thread).rsp - SCRATCH;
-        self.have_call(thread, libc::SYS_rt_sigaction, [libc::SIGSEGV as u64, 0, scratch, 8]);
-        self.action = [0, 8, 16, 24].map(|at| self.peek(thread, scratch + at));
+        self.have_call(thread, libc::SYS_rt_sigaction, [signal as u64, 0, scratch, 8]);
+        [0, 8, 16, 24].map(|at| self.peek(thread, scratch + at))
     }
 
-    fn set_action(&self, thread: pid_t) {
+    /// Puts it in place again: of a thread that blocks the signal when it is forced on it, the kernel has taken the action away.
+    fn set_action(&self, thread: pid_t, signal: c_int, action: Action) {
         let scratch = registers_of(thread).rsp - SCRATCH;
-        for (at, word) in (0..).step_by(8).zip(self.action) {
+        for (at, word) in (0..).step_by(8).zip(action) {
             request(libc::PTRACE_POKEDATA, thread, scratch + at, word as u64).unwrap();
         }
-        self.have_call(thread, libc::SYS_rt_sigaction, [libc::SIGSEGV as u64, scratch, 0, 8]);
+        self.have_call(thread, libc::SYS_rt_sigaction, [signal as u64, scratch, 0, 8]);
     }
 
     fn go_on(&self, thread: pid_t, signal: c_int) {
@@ -334,11 +397,63 @@ impl Tracer {
         let _ = request(libc::PTRACE_SYSCALL, thread, 0, signal as u64);
     }
 
+    /// The victim's threads, and the others.
+    fn threads_of(&self, victim: pid_t) -> (Vec<pid_t>, Vec<pid_t>) {
+        self.threads.iter().partition(|thread| **thread == victim || self.is_of_victim(**thread))
+    }
+
+    /// Stops the victim as a whole, and lets the others go.
+    fn stop_victim(&mut self) -> Stopped {
+        let victim = self.victim.unwrap_or(self.leader);
+        let (own, others) = self.threads_of(victim);
+        self.protect(self.current, false);
+        if self.table.is_some() {
+            self.set_action(self.current, libc::SIGSEGV, self.on_fault);
+            self.set_action(self.current, libc::SIGTRAP, self.on_trap);
+        }
+        request(libc::PTRACE_DETACH, self.current, 0, libc::SIGSTOP as u64).unwrap();
+        for thread in own.into_iter().filter(|thread| *thread != self.current) {
+            self.release(thread, libc::SIGSTOP);
+        }
+        for thread in others {
+            self.release(thread, 0);
+        }
+        while !is_stopped(victim) {
+            std::thread::yield_now();
+        }
+        Stopped { pid: victim as u32, is_going_on: false }
+    }
+
+    /// Detaches from a thread that may be running, and hands it a signal.
+    fn release(&self, thread: pid_t, last: c_int) {
+        // SAFETY: tkill(2) of a tracee.
+        let ask_to_stop = || unsafe { libc::syscall(libc::SYS_tkill, thread, libc::SIGSTOP) };
+        ask_to_stop();
+        loop {
+            let (_, status) = wait_for(thread);
+            if !libc::WIFSTOPPED(status) {
+                return;
+            }
+            let signal = libc::WSTOPSIG(status);
+            if signal == libc::SIGSTOP {
+                let _ = request(libc::PTRACE_DETACH, thread, 0, last as u64);
+                return;
+            }
+            let is_store = signal == libc::SIGSEGV && self.stored_at(thread).is_some();
+            if is_store {
+                // It runs again, now that the table is open.
+                self.set_action(thread, libc::SIGSEGV, self.on_fault);
+                ask_to_stop();
+            }
+            let is_signal = status >> 16 == 0 && signal & 0x80 == 0 && signal != libc::SIGTRAP && !is_store;
+            let _ = request(libc::PTRACE_CONT, thread, 0, if is_signal { signal as u64 } else { 0 });
+        }
+    }
+
     /// Kills the victim as a whole, and lets the others go.
     fn kill_victim(&mut self) {
         let victim = self.victim.unwrap_or(self.leader);
-        let (own, others): (Vec<pid_t>, Vec<pid_t>) =
-            self.threads.iter().partition(|thread| **thread == victim || self.is_of_victim(**thread));
+        let (own, others) = self.threads_of(victim);
         // SAFETY: kill(2) and tgkill(2) of processes that were started here and have not been waited for.
         unsafe { libc::kill(victim, libc::SIGKILL) };
         // A leader is reported last. Its zombie stays with whose child it is.
@@ -360,7 +475,7 @@ impl Tracer {
             unsafe { libc::waitid(libc::P_PID, victim as u32, information.as_mut_ptr(), until_dead) };
         }
         for thread in others {
-            release(thread);
+            self.release(thread, 0);
         }
     }
 }
@@ -377,30 +492,24 @@ fn group_of(thread: pid_t) -> pid_t {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Detaches from a thread that may be running.
-fn release(thread: pid_t) {
-    // SAFETY: tkill(2) of a tracee.
-    unsafe { libc::syscall(libc::SYS_tkill, thread, libc::SIGSTOP) };
-    loop {
-        let (_, status) = wait_for(thread);
-        if !libc::WIFSTOPPED(status) {
-            return;
-        }
-        let signal = libc::WSTOPSIG(status);
-        if signal == libc::SIGSTOP {
-            let _ = request(libc::PTRACE_DETACH, thread, 0, 0);
-            return;
-        }
-        let pass = if status >> 16 == 0 && signal & 0x80 == 0 && signal != libc::SIGTRAP { signal } else { 0 };
-        let _ = request(libc::PTRACE_CONT, thread, 0, pass as u64);
-    }
+/// Whether every thread of a process is stopped (proc_pid_stat(5), field 3).
+fn is_stopped(process: pid_t) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { panic!("{process} has ended") };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }
 
-/// Has a stopped thread do one instruction.
+/// Has a stopped thread do one instruction. A stop that is asked for meanwhile is put off.
 fn step(thread: pid_t) {
-    request(libc::PTRACE_SINGLESTEP, thread, 0, 0).unwrap();
-    let (_, status) = wait_for(thread);
-    assert_eq!(status & 0xffff, stopped_by(libc::SIGTRAP), "a step");
+    loop {
+        request(libc::PTRACE_SINGLESTEP, thread, 0, 0).unwrap();
+        let (_, status) = wait_for(thread);
+        if status & 0xffff != stopped_by(libc::SIGSTOP) {
+            return assert_eq!(status & 0xffff, stopped_by(libc::SIGTRAP), "a step");
+        }
+    }
 }
 
 const fn stopped_by(signal: c_int) -> c_int {

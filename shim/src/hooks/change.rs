@@ -10,7 +10,6 @@ use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::raw;
-use snapshim::sync::full_fence;
 use snapshim::table::Table;
 
 use crate::config::config;
@@ -397,10 +396,7 @@ fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, tou
     if touch.appends(opened_with_append) && !origin.is_block_device() {
         return Covered { bytes: 0..0, length, floating: None };
     }
-    frame.settle(Place::Origin(origin), length);
-    let announced = thread.own.table.announce_floating(length);
-    // SeqCst: pairs with itself in other writers: of two that announce at once, at least one counts the other.
-    full_fence();
+    let announced = frame.float(origin, length, thread.own.table.floating());
     let reach = floating_bytes(thread.own.table, origin);
     let position = rustix::fs::tell(file).unwrap_or(0);
     Covered { bytes: position..position.saturating_add(reach), length, floating: Some((position, announced)) }
@@ -424,7 +420,7 @@ impl Covered {
         let Some((position, announced)) = self.floating else { return true };
         let Ok(now) = rustix::fs::tell(raw::borrow(descriptor as u32)) else { return false };
         let moved = now.wrapping_sub(position);
-        let since = thread.own.table.floating_announced().wrapping_sub(announced);
+        let since = thread.own.table.floating().announced().wrapping_sub(announced);
         let reach = self.bytes.end - self.bytes.start;
         let alone = since == 0 && reach == self.length;
         moved == written || !alone && now >= position && (written..=reach.saturating_add(since)).contains(&moved)

@@ -1,0 +1,121 @@
+//! What is done beside and after a process that was killed or stopped in the middle of something, and what has to be left in the end.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use snapshim::snapshot::State;
+use snapshim::table::attach::{Place, attach_existing};
+use snapshim::table::process::{Agent, Birth, ProcessId};
+use snapshim::table::{PROCESSES, SNAPSHOTS, Table, WRITERS};
+
+use super::tracer::{Target, run_to};
+use super::{Scratch, program, run_within, text};
+
+const PAGE: usize = 4096;
+const PAGES: usize = 8;
+
+/// The file that everybody is after.
+pub fn fill(file: &Path) {
+    let stamp = |page: usize| (1 + page * 7 % 255) as u8;
+    let bytes: Vec<u8> = (0..PAGES).flat_map(|page| [stamp(page); PAGE]).collect();
+    fs::write(file, bytes).unwrap();
+}
+
+/// Leaves dead processes in the table: one that had everything, one in the middle of a fork, one in the middle of a creation.
+pub fn haunt(scratch: &Scratch, file: &Path) {
+    scratch.shimmed(program("cut"), "direct").arg("die").arg(file).status().unwrap();
+    for (operation, number) in [("fork", 30), ("create", 20)] {
+        let mut command = scratch.shimmed(program("cut"), "direct");
+        command.arg(operation).arg(file).stdout(Stdio::null());
+        let (mut dead, _) = run_to(&mut command, Target::Itself, true, number);
+        let _ = dead.wait();
+    }
+}
+
+/// `snapshim recover`.
+pub fn recover(scratch: &Scratch) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snapshim"));
+    command.arg("recover").env("SNAPSHIM_DIR", scratch.table());
+    command
+}
+
+/// Two processes take snapshots and write, two take out the dead, all at once. Nobody may have to wait for who is gone: all of them
+/// succeed, well before they would give up.
+pub fn use_by_others(scratch: &Scratch, file: &Path, about: &str) {
+    let users = ["0", "1"].map(|page| {
+        let mut command = scratch.shimmed(program("after_cut"), "direct");
+        command.arg(file).arg(page);
+        command
+    });
+    std::thread::scope(|scope| {
+        for mut command in users.into_iter().chain([recover(scratch), recover(scratch)]) {
+            scope.spawn(move || {
+                let output = run_within(&mut command, Duration::from_secs(20));
+                assert!(
+                    output.status.success() && output.stderr.is_empty(),
+                    "{about}: then {command:?}: {}",
+                    text(&output)
+                );
+            });
+        }
+    });
+}
+
+/// The processes of a table are all gone, or about to; two take the dead out at the same time, and it has to be as good as new.
+pub fn assert_recovered(scratch: &Scratch, about: &str) {
+    let directory = CString::new(scratch.table().as_os_str().as_encoded_bytes()).unwrap();
+    let place = Place { directory: &directory, is_chosen: true };
+    let Some(attached) = attach_existing(&place).unwrap() else { return };
+    let table = attached.table;
+    table.free_abandoned_slots();
+    let started = Instant::now();
+    // Who has closed its files is not dead yet.
+    while is_named(table) && started.elapsed() < Duration::from_secs(10) {
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| table.free_abandoned_slots());
+            }
+        });
+    }
+    assert_unused(table, about);
+    // SAFETY: mapped by `attach_existing` for this function; nothing refers to it any more.
+    unsafe { libc::munmap(std::ptr::from_ref(table).cast_mut().cast(), size_of::<Table>()) };
+}
+
+/// Whether any process is in the table.
+fn is_named(table: &Table) -> bool {
+    table.processes_used().iter().any(|record| record.id().is_some())
+}
+
+/// The invariants of a table that nobody uses: no record, no slot, no call under way, no snapshot, no claim, no block, no creation has
+/// an owner, writers do not look for snapshots, and nothing that is left in a record counts for who gets it next.
+fn assert_unused(table: &Table, about: &str) {
+    let next = ProcessId::new(1, 0xfeed_5eed);
+    for index in 0..PROCESSES as u32 {
+        let record = table.process(index).unwrap();
+        assert_eq!(record.id(), None, "{about}: process record {index}");
+        assert_eq!(record.unannounced(next), 0, "{about}: calls without a slot in record {index}");
+        assert_eq!(
+            (record.birth(next), record.agent(next)),
+            (Birth::Settled, Agent::NotYet),
+            "{about}: record {index}"
+        );
+        assert_eq!((record.cookie(next), record.is_start(next, 0)), (None, None), "{about}: record {index}");
+        assert!(!record.has_queues(next) && !record.has_other_stacks(next), "{about}: record {index}");
+    }
+    for index in 0..WRITERS as u32 {
+        let slot = table.writer(index).unwrap();
+        assert_eq!(slot.owner(), 0, "{about}: slot {index}");
+        assert!(slot.frames().iter().all(|frame| !frame.look().0.is_under_way()), "{about}: slot {index}");
+    }
+    for index in 0..SNAPSHOTS as u32 {
+        assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
+    }
+    assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
+    assert!(!table.gate().creation.look().is_busy(), "{about}: creation");
+    assert!(!table.gate().active.is_raised(), "{about}: active word");
+    assert!(!table.is_damaged(), "{about}: damaged");
+}

@@ -1,0 +1,74 @@
+//! What is asked of an agent, and that it wakes for it.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+use snapshim::sync::{Fault, planted};
+use snapshim::table::process::Process;
+use snapshim::table::writer::{Answer, Request, Task, WriterSlot};
+
+use super::world::model;
+
+/// From one request's number to the next one's.
+const NUMBERS: u64 = 4;
+
+#[test]
+fn an_answer_is_that_of_its_own_request() {
+    model(|| {
+        let slot = Arc::new(WriterSlot::new());
+        let asks = |first: u64| Request { snapshot: 0, life: 1, task: Task::Preserve, first, count: 1 };
+        let served = Arc::new(AtomicU64::new(u64::MAX));
+        let (other, told) = (Arc::clone(&slot), Arc::clone(&served));
+        let agent = thread::spawn(move || {
+            if let Some((request, number)) = other.pending() {
+                assert_eq!(u64::from(number), request.first * NUMBERS, "half of another request");
+                told.store(request.first, Ordering::Relaxed);
+                other.answer(number, true);
+            }
+        });
+        // The first is given up, or answered already; what is answered to the second was done for the second.
+        let first = slot.ask(asks(1));
+        slot.withdraw_request(first);
+        let second = slot.ask(asks(2));
+        if slot.look_for_answer(second) == Answer::Done {
+            assert_eq!(served.load(Ordering::Relaxed), 2);
+        }
+        agent.join().unwrap();
+        if slot.look_for_answer(second) == Answer::Done {
+            assert_eq!(served.load(Ordering::Relaxed), 2);
+        }
+    });
+}
+
+/// The agent sleeps as long as its bell says what it said before.
+#[test]
+fn an_agent_finds_what_it_was_rung_for() {
+    model(|| {
+        let place = Arc::new((WriterSlot::new(), Process::new()));
+        let other = Arc::clone(&place);
+        let agent = thread::spawn(move || {
+            let (slot, record) = &*other;
+            let look = || record.doorbell().load(Ordering::Acquire);
+            loop {
+                let mut bell = look();
+                let asked = slot.pending();
+                if planted(Fault::BellFirst) {
+                    bell = look();
+                }
+                match asked {
+                    Some((_, number)) => return slot.answer(number, true),
+                    None => {
+                        while look() == bell {
+                            thread::yield_now();
+                        }
+                    }
+                }
+            }
+        });
+        let (slot, record) = &*place;
+        let number = slot.ask(Request { snapshot: 0, life: 1, task: Task::Preserve, first: 0, count: 1 });
+        record.ring();
+        agent.join().unwrap();
+        assert_eq!(slot.look_for_answer(number), Answer::Done);
+    });
+}

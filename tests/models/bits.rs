@@ -1,0 +1,79 @@
+//! Preserved bits, and whose the blocks are that they stand in.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::thread;
+use snapshim::preserved::{Bits, Block, Pool, empty_root};
+use snapshim::table::owner::{BlockOwner, Life};
+
+use super::world::model;
+
+/// One block, that every life takes.
+struct OneBlock(Block);
+
+impl Pool for OneBlock {
+    fn block(&self, index: u32) -> Option<&Block> {
+        (index == 0).then_some(&self.0)
+    }
+
+    fn take(&self, _life: u32) -> Option<u32> {
+        Some(0)
+    }
+
+    fn give_back(&self, _index: u32, _life: u32) {}
+}
+
+#[test]
+fn a_late_bit_of_a_former_snapshot_is_not_seen_in_the_next() {
+    model(|| {
+        let pool = Arc::new((OneBlock(Block(std::array::from_fn(|_| AtomicU64::new(0)))), AtomicU64::new(1 << 32)));
+        let (first, last) = (Arc::clone(&pool), Arc::clone(&pool));
+        let late = thread::spawn(move || {
+            Bits { root: &first.1, life: 1, pages: 64, pool: &first.0 }.set(5..6);
+        });
+        // The record's next life, which takes the same block.
+        let root = AtomicU64::new(empty_root(2));
+        let bits = Bits { root: &root, life: 2, pages: 64, pool: &last.0 };
+        bits.set(7..8);
+        assert!(!bits.is_set(5));
+        late.join().unwrap();
+        assert!(!bits.is_set(5));
+    });
+}
+
+const FIRST: Life = Life { snapshot: 0, life: 1 };
+const SECOND: Life = Life { snapshot: 1, life: 2 };
+
+/// A writer for the first life takes a block and, too late, gives it back; that life ends meanwhile, and a second takes the block.
+#[test]
+fn a_block_that_is_given_back_late_stays_with_who_has_it() {
+    model(|| {
+        let block = Arc::new((BlockOwner::new(), AtomicBool::new(false)));
+        let other = Arc::clone(&block);
+        let late = thread::spawn(move || {
+            if other.0.take(FIRST, |_| false) {
+                other.0.give_back(FIRST);
+            }
+        });
+        thread::yield_now();
+        block.1.store(true, Ordering::Release);
+        let is_taken = block.0.take(SECOND, |life| life == FIRST && block.1.load(Ordering::Acquire));
+        late.join().unwrap();
+        if is_taken {
+            assert_eq!(block.0.named(), Some(SECOND));
+        }
+    });
+}
+
+#[test]
+fn a_block_is_taken_by_one() {
+    model(|| {
+        let block = Arc::new(BlockOwner::new());
+        let other = Arc::clone(&block);
+        let taker = thread::spawn(move || other.take(FIRST, |_| false));
+        let is_ours = block.take(SECOND, |_| false);
+        let is_theirs = taker.join().unwrap();
+        assert!(is_ours != is_theirs);
+        assert_eq!(block.named(), Some(if is_ours { SECOND } else { FIRST }));
+    });
+}

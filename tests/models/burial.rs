@@ -1,0 +1,134 @@
+//! The dead are taken out by anybody, several at once, and late.
+
+use loom::sync::Arc;
+use loom::thread;
+use snapshim::gate::{Call, Phase};
+use snapshim::snapshot::{Snapshot, State};
+use snapshim::table::process::{Birth, Dead, Process, ProcessId};
+use snapshim::table::writer::{WriterSlot, slot_owner};
+
+use super::world::{DEAD, NEXT, model};
+
+#[test]
+fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
+    model(|| {
+        let slot = Arc::new(WriterSlot::new());
+        let (dead, next) = (slot_owner(DEAD.owner_word(0), 1), slot_owner(NEXT.owner_word(0), 2));
+        assert!(slot.claim(dead));
+        let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(slot.frames()[0].pass(turn));
+        let late = Arc::clone(&slot);
+        let late = thread::spawn(move || late.release(dead));
+        slot.release(dead);
+        assert!(!slot.frames()[0].look().0.is_under_way());
+        assert!(slot.claim(next));
+        let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
+        late.join().unwrap();
+        assert_eq!(slot.owner(), next);
+        assert_eq!(slot.frames()[0].look(), (Phase::Announced, turn));
+    });
+}
+
+/// A process record and a snapshot record, buried by two at once.
+struct Grave {
+    record: Process,
+    snapshot: Snapshot,
+}
+
+impl Grave {
+    /// Recovery, as far as these two are concerned.
+    fn bury(&self) {
+        let dead = Dead { index: 0, record: &self.record, id: DEAD };
+        self.snapshot.retire_claim(0, || dead.has_record());
+        self.record.free(DEAD);
+    }
+}
+
+#[test]
+fn a_late_burial_leaves_the_claims_of_the_records_next_owner_alone() {
+    model(|| {
+        let grave = Arc::new(Grave { record: Process::new(), snapshot: Snapshot::new() });
+        assert!(grave.record.claim(DEAD));
+        grave.snapshot.claim(1, DEAD.owner_word(0) & 0xffff_ffff).expect("free");
+        let late = Arc::clone(&grave);
+        let late = thread::spawn(move || late.bury());
+        grave.bury();
+        assert_eq!(grave.snapshot.head().state(), State::Free);
+        assert!(grave.record.claim(NEXT));
+        let claimed = grave.snapshot.claim(2, NEXT.owner_word(0) & 0xffff_ffff).expect("free");
+        late.join().unwrap();
+        assert_eq!(grave.record.id(), Some(NEXT));
+        assert_eq!(grave.snapshot.head(), claimed);
+    });
+}
+
+/// A parent, dead in the middle of its fork, and what it prepared for its child.
+struct Family {
+    parent: Process,
+    child: Process,
+}
+
+#[test]
+fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
+    model(|| {
+        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        let unborn = ProcessId::unborn(0, 7);
+        let born = ProcessId::new(102, 7);
+        assert!(family.parent.claim(DEAD));
+        assert!(family.child.claim(unborn));
+        family.child.expect_birth(unborn, DEAD.owner_word(0));
+        let bury = |family: &Family| {
+            let dead = Dead { index: 0, record: &family.parent, id: DEAD };
+            family.child.lose_parent(&dead, false, |_| {});
+            family.parent.free(DEAD);
+        };
+        let other = Arc::clone(&family);
+        let burier = thread::spawn(move || bury(&other));
+        family.child.christen(unborn, born);
+        let is_there = family.child.id() == Some(born);
+        burier.join().unwrap();
+        // Who waits looks for the parent by its identity.
+        if family.parent.id() == Some(DEAD) {
+            bury(&family);
+        }
+        if is_there {
+            assert_eq!(family.child.id(), Some(born));
+            assert_eq!(family.child.birth(born), Birth::Failed);
+        } else {
+            assert_eq!(family.child.id(), None);
+        }
+    });
+}
+
+#[test]
+fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
+    model(|| {
+        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        assert!(family.parent.claim(DEAD));
+        assert!(family.child.claim(ProcessId::unborn(0, 7)));
+        let bury = |family: &Family| {
+            let dead = Dead { index: 0, record: &family.parent, id: DEAD };
+            family.child.lose_parent(&dead, false, |_| {});
+            family.parent.free(DEAD);
+        };
+        let other = Arc::clone(&family);
+        let late = thread::spawn(move || bury(&other));
+        bury(&family);
+        assert!(family.parent.claim(NEXT));
+        let next = ProcessId::unborn(0, 8);
+        assert!(family.child.claim(next));
+        late.join().unwrap();
+        assert_eq!(family.child.id(), Some(next));
+    });
+}
+
+#[test]
+fn calls_of_a_dead_image_do_not_count_for_the_next() {
+    model(|| {
+        let record = Process::new();
+        assert!(record.claim(DEAD));
+        record.enter_unannounced(DEAD);
+        assert!(record.free(DEAD) && record.claim(NEXT));
+        assert_eq!(record.unannounced(NEXT), 0);
+    });
+}

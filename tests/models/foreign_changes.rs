@@ -1,0 +1,77 @@
+//! A file that is watched: cooperating changes are counted, others are told on.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+use snapshim::foreign::{Changes, Modified, Sight, look};
+use snapshim::gate::{Call, Frame};
+
+use super::world::model;
+
+/// A file that is watched: what a write does to its time of modification, and who announces himself.
+struct Watched {
+    frame: Frame,
+    changes: Changes,
+    modified: AtomicU64,
+}
+
+impl Watched {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { frame: Frame::new(), changes: Changes::new(), modified: AtomicU64::new(0) })
+    }
+
+    fn write(&self) {
+        let turn = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(self.frame.pass(turn));
+        self.changes.note();
+        self.change();
+        self.frame.clear(turn);
+    }
+
+    /// What the kernel does.
+    fn change(&self) {
+        self.modified.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn look(&self) -> Option<Sight> {
+        let is_quiet = || !self.frame.look().0.is_under_way();
+        look(&self.changes, is_quiet, || Some(Modified { time: self.modified.load(Ordering::Relaxed), size: 0 }))
+    }
+}
+
+#[test]
+fn no_look_tells_on_a_writer_that_cooperates() {
+    model(|| {
+        let watched = Watched::new();
+        let other = Arc::clone(&watched);
+        let writer = thread::spawn(move || {
+            other.write();
+            other.write();
+        });
+        let mut seen = Sight { counted: 0, file: Modified { time: 0, size: 0 } };
+        for _ in 0..2 {
+            if let Some(sight) = watched.look() {
+                assert!(!sight.tells_on_somebody_since(&seen));
+                seen = sight;
+            }
+        }
+        writer.join().unwrap();
+        let last = watched.look().expect("nobody is under way");
+        assert!(!last.tells_on_somebody_since(&seen));
+    });
+}
+
+#[test]
+fn a_change_that_nobody_announced_is_told_on() {
+    model(|| {
+        let watched = Watched::new();
+        watched.write();
+        let seen = watched.look().expect("nobody is under way");
+        let other = Arc::clone(&watched);
+        let foreigner = thread::spawn(move || other.change());
+        let during = watched.look().expect("nobody is under way");
+        foreigner.join().unwrap();
+        let after = watched.look().expect("nobody is under way");
+        assert!(during.tells_on_somebody_since(&seen) || after.tells_on_somebody_since(&during));
+    });
+}

@@ -1,0 +1,236 @@
+//! The instant: a write is before it or sees the snapshot, whatever becomes of the creator.
+
+use loom::sync::Arc;
+use loom::sync::atomic::Ordering;
+use loom::thread;
+use snapshim::creation::{Creation, Scope};
+use snapshim::gate::{Call, Phase};
+use snapshim::origin::Origin;
+use snapshim::sync::{Fault, planted};
+use snapshim::table::process::Process;
+use snapshim::table::writer::{WriterSlot, slot_owner};
+
+use super::world::{NEW, NEXT, OLD, ORIGIN, World, model, spawn_writer};
+
+#[test]
+fn a_write_is_before_the_instant_or_preserved() {
+    model(|| {
+        let world = World::new();
+        let writer = spawn_writer(&world, false, None);
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+    });
+}
+
+#[test]
+fn commit_and_abort_exclude_each_other() {
+    model(|| {
+        let world = World::new();
+        let writer = spawn_writer(&world, true, None);
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        let committed = world.creation.commit(ticket);
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        if committed {
+            assert_eq!(world.pages[0].shows(&world.file), instant);
+        }
+        assert!(!world.creation.look().is_busy());
+    });
+}
+
+#[test]
+fn an_aborted_creation_stays_aborted() {
+    model(|| {
+        let world = World::new();
+        world.intent.declare(Scope::One(ORIGIN), 0);
+        let ticket = world.creation.claim(0).expect("free");
+        let other = Arc::clone(&world);
+        let aborter = thread::spawn(move || other.creation.abort(ticket));
+        let committed = world.creation.commit(ticket);
+        assert_ne!(committed, aborter.join().unwrap());
+    });
+}
+
+#[test]
+fn a_creator_who_has_to_wait_is_told_of_a_creation_that_will_end() {
+    model(|| {
+        let creation = Arc::new(Creation::new());
+        let other = Arc::clone(&creation);
+        let creator = thread::spawn(move || {
+            if let Ok(ticket) = other.claim(1) {
+                assert!(other.abort(ticket));
+            }
+        });
+        match creation.claim(0) {
+            Ok(ticket) => assert!(creation.commit(ticket)),
+            Err(seen) => assert!(seen.is_busy()),
+        }
+        creator.join().unwrap();
+    });
+}
+
+#[test]
+fn a_handler_that_writes_inside_a_write_neither_deadlocks_nor_is_missed() {
+    model(|| {
+        let world = World::new();
+        // The flag is up already: the interrupted write is between its announcement and its passing.
+        world.active.raise();
+        let writer = spawn_writer(&world, false, Some(NEW + 1));
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+    });
+}
+
+#[test]
+fn fork_of_a_mapper_is_one_instant_for_both() {
+    model(|| {
+        let world = World::new();
+        world.active.raise();
+        world.pages[0].publish(1);
+        let writer = spawn_writer(&world, false, None);
+        let ticket = world.collect(Scope::All);
+        // The child's record is published with the parent's bits, then the address space is copied: a page whose bit is not
+        // copied has to be shared still.
+        let bits = world.pages[0].preserved.load(Ordering::Acquire);
+        world.pages[1].publish(2);
+        world.pages[1].copy.store(world.pages[0].copy.load(Ordering::Relaxed), Ordering::Relaxed);
+        world.pages[1].preserved.store(bits, Ordering::Release);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), OLD);
+        assert_eq!(world.pages[1].shows(&world.file), OLD);
+    });
+}
+
+#[test]
+fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
+    model(|| {
+        let world = World::new();
+        world.active.raise();
+        let other = Arc::clone(&world);
+        let retirer = thread::spawn(move || {
+            other.active.lower_if(|| !other.creation.look().is_busy() && other.pages[0].snapshot.view().is_none());
+        });
+        let ticket = world.collect(Scope::One(ORIGIN));
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        retirer.join().unwrap();
+        assert!(world.active.is_raised());
+    });
+}
+
+#[test]
+fn a_call_without_a_slot_is_before_the_instant_or_sees_the_snapshot() {
+    model(|| {
+        let world = World::new();
+        let record = Arc::new(Process::new());
+        assert!(record.claim(NEXT));
+        let (other, own) = (Arc::clone(&world), Arc::clone(&record));
+        let writer = thread::spawn(move || {
+            own.enter_unannounced(NEXT);
+            if !other.active.is_raised() {
+                other.file.store(NEW, Ordering::Relaxed);
+            }
+            own.leave_unannounced(NEXT);
+        });
+        let ticket = world.collect(Scope::One(ORIGIN));
+        while record.unannounced(NEXT) != 0 && !planted(Fault::UnannouncedDrain) {
+            thread::yield_now();
+        }
+        let instant = world.file.load(Ordering::Relaxed);
+        assert!(world.creation.commit(ticket));
+        writer.join().unwrap();
+        assert_eq!(world.file.load(Ordering::Relaxed), instant);
+    });
+}
+
+/// A thread that has no slot yet takes the first, and writes.
+#[test]
+fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
+    model(|| {
+        let world = World::new();
+        let slot = Arc::new((WriterSlot::new(), loom::sync::atomic::AtomicU32::new(0)));
+        let (other, own) = (Arc::clone(&world), Arc::clone(&slot));
+        let note = |slot: &(WriterSlot, loom::sync::atomic::AtomicU32)| slot.1.fetch_max(1, Ordering::AcqRel);
+        let writer = thread::spawn(move || {
+            if !planted(Fault::UsedFirst) {
+                note(&own);
+            }
+            assert!(own.0.claim(slot_owner(NEXT.owner_word(0), 1)));
+            let frame = &own.0.frames()[0];
+            let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });
+            if !other.active.is_raised() && frame.pass(turn) {
+                other.file.store(NEW, Ordering::Relaxed);
+            }
+            frame.clear(turn);
+            frame.reclaim(turn);
+            note(&own);
+        });
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let used = slot.1.load(Ordering::Acquire) as usize;
+        for frame in slot.0.frames().iter().take(used) {
+            while matches!(frame.look().0, Phase::Announced | Phase::Passed) {
+                thread::yield_now();
+            }
+        }
+        let instant = world.file.load(Ordering::Relaxed);
+        assert!(world.creation.commit(ticket));
+        writer.join().unwrap();
+        assert_eq!(world.file.load(Ordering::Relaxed), instant);
+    });
+}
+
+const ELSEWHERE: Origin = Origin::file(1, 3);
+
+/// A creation of one file is given up, and the same thread begins one of another.
+#[test]
+fn what_a_creation_covers_is_its_own() {
+    model(|| {
+        let world = World::new();
+        world.intent.declare(Scope::One(ORIGIN), 0);
+        let first = world.creation.claim(0).expect("free");
+        let other = Arc::clone(&world);
+        let creator = thread::spawn(move || {
+            assert!(other.creation.abort(first));
+            other.intent.declare(Scope::One(ELSEWHERE), 0);
+            other.creation.claim(0).expect("free")
+        });
+        let covers = world.creation.scope(first, &*world);
+        let spared = world.creation.naming(ORIGIN, &*world);
+        assert!(covers.is_none_or(|scope| scope == Scope::One(ORIGIN)));
+        let second = creator.join().unwrap();
+        assert!(spared.is_none_or(|seen| seen == first), "waits for a creation that does not concern it");
+        assert_eq!(world.creation.naming(ELSEWHERE, &*world), Some(second));
+    });
+}
+
+/// The creator dies between its commit and the wake: two who wait find it, and end what it left.
+#[test]
+fn a_creation_whose_owner_died_behind_its_commit_is_carried_out() {
+    model(|| {
+        let world = World::new();
+        let ticket = world.collect(Scope::One(ORIGIN));
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        let other = Arc::clone(&world);
+        let waiter = thread::spawn(move || other.creation.end(other.creation.look()));
+        world.creation.end(world.creation.look());
+        waiter.join().unwrap();
+        assert!(!world.creation.look().is_busy());
+        assert!(world.pages[0].snapshot.view().is_some());
+    });
+}

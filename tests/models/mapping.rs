@@ -1,0 +1,200 @@
+//! A mapper changes its mapping while others push into it.
+
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+use snapshim::gate::{Call, Frame};
+use snapshim::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State};
+use snapshim::sync::{Fault, planted};
+
+use super::world::{ORIGIN, model, model_within};
+
+/// What the kernel keeps of two addresses of a mapper: whether the page there is private, changed under one lock.
+struct Kernel {
+    private: Mutex<[bool; 2]>,
+}
+
+const FIRST: u64 = 0;
+const SECOND: u64 = 4096;
+
+struct Mapping {
+    snapshot: Snapshot,
+    frame: Frame,
+    kernel: Kernel,
+    bit: AtomicU64,
+    changed: AtomicU64,
+}
+
+impl Mapping {
+    fn new() -> Arc<Self> {
+        let mapping = Self {
+            snapshot: Snapshot::new(),
+            frame: Frame::new(),
+            kernel: Kernel { private: Mutex::new([false, false]) },
+            bit: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+        };
+        let head = mapping.snapshot.claim(1, 1).expect("free");
+        let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
+        mapping.snapshot.describe(head, &identity, &extent(FIRST), 0);
+        mapping.snapshot.publish(head, State::Exact);
+        Arc::new(mapping)
+    }
+
+    /// What a writer does before its change lands.
+    fn preserve_and_change(&self) {
+        let turn = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(self.frame.pass(turn));
+        while self.bit.load(Ordering::Acquire) == 0 {
+            let Some(view) = self.snapshot.view() else { break };
+            if view.head.is_changing() || !self.push(view.head, view.extent.address) {
+                thread::yield_now();
+            }
+        }
+        self.changed.store(1, Ordering::Relaxed);
+        self.frame.clear(turn);
+    }
+
+    fn push(&self, head: Head, address: u64) -> bool {
+        self.frame.start_pushing(0, false);
+        let mut done = false;
+        if self.snapshot.is_still(head) {
+            let at = (address / 4096) as usize;
+            self.kernel.private.lock().unwrap()[at] = true;
+            let private = self.kernel.private.lock().unwrap()[at];
+            if private && self.snapshot.is_still(head) {
+                self.bit.store(1, Ordering::Release);
+                done = true;
+            }
+        }
+        self.frame.stop_pushing();
+        done
+    }
+
+    fn lies_at(&self) -> usize {
+        (self.snapshot.view().expect("live").extent.address / 4096) as usize
+    }
+}
+
+fn extent(address: u64) -> Extent {
+    Extent { address, first: 0, pages: 1, protection: 3 }
+}
+
+#[test]
+fn a_push_into_a_mapping_that_moves_reaches_it() {
+    model(|| {
+        let mapping = Mapping::new();
+        let other = Arc::clone(&mapping);
+        let writer = thread::spawn(move || other.preserve_and_change());
+        // mremap: the page goes along with its privacy; something else comes to lie where it was.
+        mapping.snapshot.begin_change(1).expect("nobody else changes it");
+        {
+            let mut private = mapping.kernel.private.lock().unwrap();
+            private[1] = private[0];
+            private[0] = true;
+        }
+        mapping.snapshot.place(&extent(SECOND));
+        mapping.snapshot.end_change();
+        writer.join().unwrap();
+        assert_eq!(mapping.changed.load(Ordering::Relaxed), 1);
+        assert!(
+            mapping.kernel.private.lock().unwrap()[mapping.lies_at()],
+            "the file changed, the snapshot shares its page"
+        );
+    });
+}
+
+#[test]
+fn a_drop_never_takes_a_preserved_page() {
+    model(|| {
+        let mapping = Mapping::new();
+        let other = Arc::clone(&mapping);
+        let writer = thread::spawn(move || other.preserve_and_change());
+        // madvise(MADV_DONTNEED): what has no bit is dropped.
+        mapping.snapshot.begin_change(1).expect("nobody else changes it");
+        while mapping.frame.is_pushing(0, false) && !planted(Fault::PusherDrain) {
+            thread::yield_now();
+        }
+        if mapping.bit.load(Ordering::Acquire) == 0 {
+            mapping.kernel.private.lock().unwrap()[0] = false;
+        }
+        mapping.snapshot.end_change();
+        writer.join().unwrap();
+        assert!(mapping.kernel.private.lock().unwrap()[0], "the file changed, the snapshot shares its page");
+    });
+}
+
+/// A snapshot of two pages, the second of which is cut off into a record in front of the first.
+#[test]
+fn who_walks_over_the_pieces_finds_the_one_that_is_cut_off() {
+    model(|| {
+        let pieces = Arc::new(([Snapshot::new(), Snapshot::new()], Cuts::new()));
+        let identity = Identity { origin: ORIGIN, owner: 1, size: 8192, base: 0, mapping: 1 };
+        let whole = Extent { address: 4096, first: 0, pages: 2, protection: 3 };
+        let head = pieces.0[1].claim(1, 1).expect("free");
+        pieces.0[1].describe(head, &identity, &whole, 0);
+        pieces.0[1].publish(head, State::Exact);
+        let other = Arc::clone(&pieces);
+        let mapper = thread::spawn(move || {
+            let ([front, back], cuts) = &*other;
+            back.begin_change(1).expect("nobody else changes it");
+            let head = front.claim(2, 1).expect("free");
+            front.describe(head, &identity, &Extent { address: 8192, first: 1, pages: 1, ..whole }, 0);
+            front.publish(head, State::Exact);
+            cuts.note();
+            back.place(&Extent { pages: 1, ..whole });
+            back.end_change();
+        });
+        thread::yield_now();
+        let ([front, back], cuts) = &*pieces;
+        let mut reached = [false; 2];
+        loop {
+            let cut = cuts.count();
+            for piece in [front, back] {
+                // The mapper is waited for where a piece is changing.
+                let view = loop {
+                    match piece.view() {
+                        Some(view) if view.head.is_changing() => thread::yield_now(),
+                        view => break view,
+                    }
+                };
+                for page in view.map_or(0..0, |view| view.extent.first..view.extent.first + view.extent.pages) {
+                    reached[page as usize] = true;
+                }
+            }
+            if cuts.count() == cut {
+                break;
+            }
+        }
+        mapper.join().unwrap();
+        assert_eq!(reached, [true; 2]);
+    });
+}
+
+/// A record whose snapshot ends and which the next one takes.
+#[test]
+fn what_is_seen_of_a_snapshot_is_of_one_life() {
+    // Many loads; the fault needs no more than two preemptions.
+    model_within(2, || {
+        let record = Arc::new(Snapshot::new());
+        let take = |record: &Snapshot, life: u32| {
+            let (size, address) = (u64::from(life) * 4096, u64::from(life) * 4096);
+            let identity = Identity { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };
+            let head = record.claim(life, 1).expect("free");
+            record.describe(head, &identity, &Extent { address, first: 0, pages: 1, protection: 3 }, 0);
+            record.publish(head, State::Exact);
+        };
+        take(&record, 1);
+        let other = Arc::clone(&record);
+        let mapper = thread::spawn(move || {
+            other.retire(1);
+            take(&other, 2);
+        });
+        if let Some(view) = record.view() {
+            let life = u64::from(view.head.life());
+            assert_eq!((view.identity.mapping, view.identity.size), (life, life * 4096));
+            assert_eq!(view.extent.address, life * 4096);
+        }
+        mapper.join().unwrap();
+    });
+}

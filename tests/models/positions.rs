@@ -1,0 +1,41 @@
+//! Writes at a position that several move.
+
+use loom::sync::Arc;
+use loom::thread;
+use snapshim::gate::{Call, Floating, Frame};
+
+use super::world::{ORIGIN, model};
+
+const LENGTHS: [u64; 2] = [10, 100];
+
+struct Shared {
+    frames: [Frame; 2],
+    floating: Floating,
+}
+
+impl Shared {
+    /// Whether writer `own` counts the other's bytes: before its call, or behind it.
+    fn counts_other(&self, own: usize) -> bool {
+        let frame = &self.frames[own];
+        let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(frame.pass(turn));
+        let announced = frame.float(ORIGIN, LENGTHS[own], &self.floating);
+        let is_before = self.frames[1 - own].floating_on(ORIGIN) == LENGTHS[1 - own];
+        // The call is made here, and takes until the other's is over.
+        while self.floating.announced() < LENGTHS[0] + LENGTHS[1] {
+            thread::yield_now();
+        }
+        is_before || self.floating.announced() > announced
+    }
+}
+
+#[test]
+fn of_two_writers_at_one_position_each_counts_the_other() {
+    model(|| {
+        let shared = Arc::new(Shared { frames: [Frame::new(), Frame::new()], floating: Floating::new() });
+        let other = Arc::clone(&shared);
+        let writer = thread::spawn(move || other.counts_other(1));
+        assert!(shared.counts_other(0));
+        assert!(writer.join().unwrap());
+    });
+}

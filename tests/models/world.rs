@@ -1,0 +1,177 @@
+//! What models share: one file with an old and a new content, writers of it, and snapshots of its one page.
+
+use std::cell::Cell;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
+use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
+use snapshim::origin::{Origin, Place};
+use snapshim::snapshot::{Extent, Identity, Snapshot, State};
+use snapshim::sync::{Fault, planted};
+use snapshim::table::process::ProcessId;
+
+pub const ORIGIN: Origin = Origin::file(1, 2);
+pub const OLD: u64 = 10;
+pub const NEW: u64 = 11;
+
+pub const DEAD: ProcessId = ProcessId::new(100, 1);
+pub const NEXT: ProcessId = ProcessId::new(101, 2);
+
+/// Up to three preemptions.
+///
+/// Of each object loom remembers the last access only: a thread that loads and then exchanges hides from it that another loaded before.
+/// Where that is so, the first thread yields before its part, so that the second one's is the one that is cut.
+pub fn model(body: impl Fn() + Sync + Send + 'static) {
+    model_within(3, body);
+}
+
+/// Every interleaving with so many preemptions at the most.
+pub fn model_within(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(body);
+}
+
+/// One page of one snapshot: the copy that a push makes, and whether it was made.
+pub struct Page {
+    pub snapshot: Snapshot,
+    pub copy: AtomicU64,
+    pub preserved: AtomicU64,
+}
+
+impl Page {
+    pub fn new() -> Self {
+        Self { snapshot: Snapshot::new(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
+    }
+
+    pub fn publish(&self, life: u32) {
+        let head = self.snapshot.claim(life, 1).expect("free");
+        let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
+        let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
+        self.snapshot.describe(head, &identity, &extent, 0);
+        self.snapshot.publish(head, State::Exact);
+    }
+
+    pub fn push(&self, file: &AtomicU64) {
+        if self.snapshot.view().is_some_and(|view| view.head.wants_pages())
+            && self.preserved.load(Ordering::Acquire) == 0
+        {
+            self.copy.store(file.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.preserved.store(1, Ordering::Release);
+        }
+    }
+
+    pub fn shows(&self, file: &AtomicU64) -> u64 {
+        if self.preserved.load(Ordering::Acquire) == 1 {
+            self.copy.load(Ordering::Relaxed)
+        } else {
+            file.load(Ordering::Relaxed)
+        }
+    }
+}
+
+/// The table, as far as a model needs it. `pages[0]` is the parent's, `pages[1]` the child's.
+pub struct World {
+    pub active: ActiveWord,
+    pub creation: Creation,
+    pub intent: Intent,
+    pub frames: [Frame; 2],
+    pub pages: [Page; 2],
+    pub file: AtomicU64,
+}
+
+impl Intents for World {
+    fn intent(&self, _owner: u16) -> Option<&Intent> {
+        Some(&self.intent)
+    }
+}
+
+impl World {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            active: ActiveWord::new(),
+            creation: Creation::new(),
+            intent: Intent::new(),
+            frames: [Frame::new(), Frame::new()],
+            pages: [Page::new(), Page::new()],
+            file: AtomicU64::new(OLD),
+        })
+    }
+
+    pub fn gate(&self) -> Gate<'_, Self> {
+        Gate { active: &self.active, creation: &self.creation, intents: self }
+    }
+
+    /// A whole write in frame `depth`.
+    pub fn write(&self, depth: usize, value: u64, writer: &impl Writer) {
+        let frame = &self.frames[depth];
+        let (entry, turn) =
+            self.gate().enter(frame, &self.frames[..depth], Call { descriptor: 3, ..Call::default() }, writer);
+        if entry != Entry::Free {
+            for page in &self.pages {
+                page.push(&self.file);
+            }
+        }
+        self.file.store(value, Ordering::Relaxed);
+        frame.clear(turn);
+    }
+
+    pub fn drain(&self) {
+        if planted(Fault::Drain) {
+            return;
+        }
+        for frame in &self.frames {
+            while frame.look().0.is_under_way() {
+                thread::yield_now();
+            }
+        }
+    }
+
+    pub fn collect(&self, scope: Scope) -> Ticket {
+        self.intent.declare(scope, 0);
+        let ticket = self.creation.claim(0).expect("one creator");
+        self.active.raise();
+        self.drain();
+        ticket
+    }
+}
+
+/// A writer that waits for creations as they take, or aborts them at once; a handler may run when it looks at its descriptor.
+pub struct Thread<'a> {
+    pub world: &'a World,
+    pub aborts: bool,
+    pub handler: Cell<Option<u64>>,
+}
+
+impl Writer for Thread<'_> {
+    fn place(&self, _descriptor: u32) -> Place {
+        if let Some(value) = self.handler.take() {
+            self.world.write(1, value, &Thread { world: self.world, aborts: self.aborts, handler: Cell::new(None) });
+        }
+        Place::Origin(ORIGIN)
+    }
+
+    fn floating(&self) -> u64 {
+        0
+    }
+
+    fn wait_for(&self, seen: Ticket) {
+        if self.aborts && self.world.creation.abort(seen) {
+            return;
+        }
+        while self.world.creation.look() == seen {
+            thread::yield_now();
+        }
+    }
+}
+
+pub fn spawn_writer(world: &Arc<World>, aborts: bool, handler: Option<u64>) -> thread::JoinHandle<()> {
+    let world = Arc::clone(world);
+    thread::spawn(move || {
+        let writer = Thread { world: &world, aborts, handler: Cell::new(handler) };
+        world.write(0, NEW, &writer);
+    })
+}
