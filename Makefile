@@ -32,8 +32,8 @@ integration: all
 	tests/integration.sh
 
 soak: all planted
-	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --release --test cuts -- --nocapture
-	$(CARGO) test --release --test storm --test damage --test exhaustion --test programs_unharmed -- --ignored --nocapture
+	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --test cuts -- --nocapture
+	$(CARGO) test --test storm --test damage --test exhaustion --test programs_unharmed -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench
