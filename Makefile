@@ -36,9 +36,9 @@ integration: all
 	tests/integration.sh
 
 soak: all planted
-	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --release --test cuts -- --nocapture
-	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --release --test stops -- --nocapture
-	$(CARGO) test --release --test storm --test damage --test exhaustion --test soak --test programs_unharmed -- --ignored --nocapture
+	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --test cuts -- --nocapture
+	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stops -- --nocapture
+	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test programs_unharmed -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

@@ -66,7 +66,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let library = root.join("target/release/libsnapshim.so");
+        let library = library();
         assert!(library.exists(), "{} is missing: run `make` first", library.display());
         let name = format!("snapshim-bench-{}", std::process::id());
         let (memory, disk) = (Path::new("/dev/shm").join(&name), root.join("target").join(&name));
@@ -184,6 +184,28 @@ impl Bench {
         });
         self.mapper.ask("drop");
         self.report("second 4 KiB write to a page, ext4 / without the shim", ratio, 1.30, &note);
+    }
+
+    fn starts(&mut self) {
+        let library = library();
+        let settings = [
+            ("run of `true`", format!("SNAPSHIM_DIR={}", self.table.display()), 2.0),
+            ("run of `true` with SNAPSHIM_DISABLE=1", "SNAPSHIM_DISABLE=1".to_owned(), 1.0),
+        ];
+        for (what, setting, limit) in settings {
+            let mut longer = Vec::new();
+            let run = |bench: &mut Self, ours: bool| {
+                let library = if ours { library.display().to_string() } else { "-".to_owned() };
+                bench.native.ask(&format!("run 10 {setting} {library}"))
+            };
+            let (_, note) = self.compare(100, 10.0, |bench, ours| {
+                let took = run(bench, ours);
+                longer.push(if ours { took } else { -took });
+                took
+            });
+            let beyond = median(longer.chunks(2).map(|round| round.iter().sum()).collect()) / 10.0 / 1e6;
+            self.report(&format!("{what}, beyond one without the shim / {limit} ms"), beyond / limit, 1.0, &note);
+        }
     }
 
     fn creation(&mut self) {
@@ -331,6 +353,10 @@ impl Drop for Bench {
     }
 }
 
+fn library() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/libsnapshim.so")
+}
+
 /// A file of `length` bytes that are not holes.
 fn file_of(directory: &Path, name: &str, length: u64) -> PathBuf {
     let path = directory.join(name);
@@ -358,6 +384,7 @@ fn main() {
         bench.arming();
         return;
     }
+    bench.starts();
     bench.writes_without_snapshots();
     bench.writes_beside_another_snapshot();
     bench.first_writes(PAGE, 2.0);

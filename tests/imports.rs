@@ -39,7 +39,6 @@ const CONSTRUCTOR: &[&str] = &[
     "pthread_kill",
     "pthread_self",
     "sigfillset",
-    "sysconf",
 ];
 
 /// What the Rust runtime brings along: messages and backtraces of panics, and what the

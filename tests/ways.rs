@@ -198,7 +198,7 @@ fn every_way_leaves_a_snapshot_as_it_was() {
 
 fn write_coverage(ways: &[(&str, &str)], grounds: &[Ground], matrix: &BTreeMap<(usize, &str), &str>) {
     let mut page = String::from(
-        "# What is covered\n\nWritten by `cargo test --release --test ways` (as root) from what it saw: each call was made on each file \
+        "# What is covered\n\nWritten by `cargo test --test ways` (as root) from what it saw: each call was made on each file \
          system while snapshots of\nthe file were held, read-only and writable, by the same process and by another, and compared byte by \
          byte.\n\n- preserved: the pages were copied before the change landed\n- relocated: the snapshot was moved off the file before \
          the change landed\n- no change: natively the call leaves the content as it is

@@ -11,17 +11,20 @@
  *   share FILE LENGTH            maps it shared and stores into every page; stays until `unshare`
  *   sharehuge FILE LENGTH        the same, aligned for huge pages, of which the kernel takes as many as the file has
  *   store STRIDE                 one store into each page of the shared mapping, every STRIDE-th (odd) page next
+ *   run COUNT SETTING LIBRARY    runs true(1) COUNT times with SETTING in the environment and, unless it is "-", LIBRARY preloaded
  *   trap FILE LENGTH CHUNK STRIDE     the same natively after its write permission was taken away, with a handler that gives it back
  *                                to CHUNK pages at a time, and one store into each page of a plain private mapping */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -147,6 +150,21 @@ static long trap_all(int fd, size_t length, size_t stride)
     return took;
 }
 
+static long run_all(size_t count, char *setting, const char *library)
+{
+    char preload[5000];
+    snprintf(preload, sizeof preload, "LD_PRELOAD=%s", library);
+    char *arguments[] = {"true", NULL}, *environment[] = {setting, library[0] == '-' ? NULL : preload, NULL};
+    long start = now();
+    for (size_t i = 0; i < count; i++) {
+        pid_t child;
+        int status = -1;
+        need(posix_spawn(&child, "/bin/true", NULL, NULL, arguments, environment) == 0, "posix_spawn");
+        need(waitpid(child, &status, 0) == child && status == 0, "true");
+    }
+    return now() - start;
+}
+
 static long own_memory(void)
 {
     char line[256];
@@ -167,7 +185,7 @@ int main(int argc, char **argv)
     sched_setaffinity(0, sizeof cpu, &cpu);
     unsigned char *held = NULL, *shared = NULL;
     size_t held_length = 0, shared_length = 0;
-    static char line[4200], command[16], path[4096], word[16];
+    static char line[8400], command[16], path[4096], setting[4096], word[16];
     while (fgets(line, sizeof line, stdin)) {
         long answer = 0, more = 0;
         size_t length = 0, size = 0, count = 0;
@@ -209,6 +227,8 @@ int main(int argc, char **argv)
             munmap(shared, shared_length);
         } else if (strcmp(command, "store") == 0 && sscanf(line, "%*s %zu", &count) == 1) {
             answer = store_all(shared, shared_length / PAGE, count);
+        } else if (strcmp(command, "run") == 0 && sscanf(line, "%*s %zu %4095s %4095s", &count, setting, path) == 3) {
+            answer = run_all(count, setting, path);
         } else if (strcmp(command, "trap") == 0 && sscanf(line, "%*s %*s %zu %zu %zu", &length, &size, &count) == 3) {
             chunk = size * PAGE;
             answer = trap_all(fd, length, count);

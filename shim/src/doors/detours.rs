@@ -2,10 +2,13 @@
 //!
 //! Set up once in the constructor, before the program's first thread, with signals blocked. Never taken down.
 
+use core::ops::Range;
+
 use detour::RawDetour;
+use region::{Protection, Survey};
 
 use super::Door;
-use super::symbols::{Where, find};
+use super::symbols::{Where, code_of_libc, find};
 
 /// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
 pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
@@ -14,48 +17,88 @@ pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
     }
 }
 
-fn lead_next(door: &Door) -> *const () {
+fn lead_next(door: &Door) {
     let next = find(Where::Next, door.name);
     if !next.is_null() {
         door.lead_next_to(next);
     }
-    next
 }
 
 /// Opens every door: first the way on behind the exported symbol, then the detour. False: libc's code cannot be patched here (SELinux
 /// without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
+///
+/// The detours are made before libc's code is opened: what is writable counts against limits, and so does what they allocate.
 #[must_use]
 pub fn open(doors: impl Iterator<Item = &'static Door>) -> bool {
-    let mut patched = true;
-    for door in doors {
-        let next = lead_next(door);
-        let entry = find(Where::Libc, door.name);
-        if entry.is_null() || entry == door.detoured {
-            continue;
-        }
-        door.lead_original_to(entry);
-        match patch(entry, door.detoured) {
-            Some(trampoline) => {
-                door.lead_detour_to(trampoline);
-                if next == entry {
-                    door.lead_next_to(trampoline);
-                }
-            }
-            None => patched = false,
+    let entries: Vec<_> = doors.filter_map(|door| Some((door, lead_to_libc(door)?))).collect();
+    let _survey = Survey::begin();
+    let mut is_whole = true;
+    let mut detours = Vec::new();
+    for (door, entry) in entries {
+        // SAFETY: `entry` is a libc function with the signature of `detoured` (one door).
+        match unsafe { RawDetour::new(entry, door.detoured) } {
+            Ok(detour) => detours.push((door, entry, detour)),
+            // What may not become executable here will not for the others.
+            Err(detour::Error::Memory(_)) => return false,
+            Err(_) => is_whole = false,
         }
     }
-    patched
+    let code = OpenedCode::of_libc();
+    if matches!(code, Err(region::Error::SystemCall(libc::EACCES | libc::EPERM))) {
+        return false;
+    }
+    // Where a limit keeps it from being opened as a whole, `detour` opens it page by page.
+    for (door, entry, detour) in detours {
+        is_whole &= put_in_place(door, entry, detour);
+    }
+    is_whole
 }
 
-/// Makes the function at `entry` jump to `hook`; the way to the function as it was.
-fn patch(entry: *const (), hook: *const ()) -> Option<*const ()> {
-    // SAFETY: `entry` is a libc function with the signature of `hook` (one door); no other thread runs yet.
-    unsafe {
-        let detour = RawDetour::new(entry, hook).ok()?;
-        detour.enable().ok()?;
-        let trampoline = detour.trampoline();
-        // Dropping it would take the jump away.
-        core::mem::forget(detour);
-        Some(trampoline)
+/// Leads both ways on to functions as they are; libc's, if it is to be patched.
+fn lead_to_libc(door: &Door) -> Option<*const ()> {
+    lead_next(door);
+    let entry = find(Where::Libc, door.name);
+    if entry.is_null() || entry == door.detoured {
+        return None;
     }
+    door.lead_original_to(entry);
+    Some(entry)
+}
+
+/// Makes the function at `entry` jump to the door's hook.
+fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
+    // SAFETY: no other thread runs yet.
+    if unsafe { detour.enable() }.is_err() {
+        return false;
+    }
+    let trampoline = detour.trampoline();
+    // Dropping it would take the jump away.
+    core::mem::forget(detour);
+    door.lead_detour_to(trampoline);
+    if door.next() == entry {
+        door.lead_next_to(trampoline);
+    }
+    true
+}
+
+/// libc's code, writable as well until dropped.
+struct OpenedCode(Range<u64>);
+
+impl OpenedCode {
+    fn of_libc() -> region::Result<Self> {
+        let code = code_of_libc();
+        protect(&code, Protection::READ_WRITE_EXECUTE)?;
+        Ok(Self(code))
+    }
+}
+
+impl Drop for OpenedCode {
+    fn drop(&mut self) {
+        let _ = protect(&self.0, Protection::READ_EXECUTE);
+    }
+}
+
+fn protect(code: &Range<u64>, protection: Protection) -> region::Result<()> {
+    // SAFETY: libc's code, which stays readable and executable.
+    unsafe { region::protect(code.start as *const u8, (code.end - code.start) as usize, protection) }
 }

@@ -48,21 +48,35 @@ unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, searc
 
 /// The part of libc's data that the loader made read-only after it had relocated it; empty if there is none.
 pub fn read_only_data_of_libc() -> Range<u64> {
-    let mut found = 0..0;
-    // SAFETY: `visit_libc` takes the range as its argument, which outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit_libc), (&raw mut found).cast()) };
-    found
+    segment_of_libc(|header| header.p_type == libc::PT_GNU_RELRO)
 }
 
-unsafe extern "C" fn visit_libc(library: *mut libc::dl_phdr_info, _size: usize, found: *mut c_void) -> c_int {
-    // SAFETY: libc passes a description that is valid for the call, and the argument of `read_only_data_of_libc`.
-    let (library, found) = unsafe { (&*library, &mut *found.cast::<Range<u64>>()) };
+/// libc's code; empty if there is none.
+pub fn code_of_libc() -> Range<u64> {
+    segment_of_libc(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0)
+}
+
+fn segment_of_libc(is_wanted: fn(&libc::Elf64_Phdr) -> bool) -> Range<u64> {
+    let mut segment = Segment { is_wanted, found: 0..0 };
+    // SAFETY: `visit_libc` takes the segment as its argument, which outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit_libc), (&raw mut segment).cast()) };
+    segment.found
+}
+
+struct Segment {
+    is_wanted: fn(&libc::Elf64_Phdr) -> bool,
+    found: Range<u64>,
+}
+
+unsafe extern "C" fn visit_libc(library: *mut libc::dl_phdr_info, _size: usize, segment: *mut c_void) -> c_int {
+    // SAFETY: libc passes a description that is valid for the call, and the argument of `segment_of_libc`.
+    let (library, segment) = unsafe { (&*library, &mut *segment.cast::<Segment>()) };
     if !is_libc(library) {
         return 0;
     }
-    if let Some(header) = headers(library).iter().find(|header| header.p_type == libc::PT_GNU_RELRO) {
+    if let Some(header) = headers(library).iter().find(|header| (segment.is_wanted)(header)) {
         let start = library.dlpi_addr + header.p_vaddr;
-        *found = start..start + header.p_memsz;
+        segment.found = start..start + header.p_memsz;
     }
     1
 }

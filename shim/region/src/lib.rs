@@ -1,0 +1,231 @@
+//! Crate `region` as far as crate `detour` uses it, quick enough to run before every program: it stands in the original's place.
+//!
+//! The original reads /proc/self/maps for each question, and `detour` has four about each function. Here one reading serves while a
+//! [`Survey`] lasts. A known region is taken to stay, and to change its protection by [`protect`] alone; whatever does not lie within
+//! one known region, free memory above all, is looked up anew.
+
+mod maps;
+mod protection;
+
+use core::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use protection::{Protection, protect};
+
+/// Why a question has no answer.
+#[derive(Debug)]
+pub enum Error {
+    /// Nothing is mapped there.
+    UnmappedRegion,
+    /// An argument that makes no sense.
+    InvalidParameter(&'static str),
+    /// /proc/self/maps does not read as proc(5) says.
+    ProcfsInput(String),
+    /// The system call's errno.
+    SystemCall(i32),
+    /// Never here: what macOS answers.
+    MachCall(i32),
+}
+
+/// What a question is answered with.
+pub type Result<T> = core::result::Result<T, Error>;
+
+impl From<rustix::io::Errno> for Error {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::SystemCall(errno.raw_os_error())
+    }
+}
+
+/// Pages next to each other that are mapped alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    range: Range<usize>,
+    protection: Protection,
+}
+
+impl Region {
+    /// Its addresses.
+    pub fn as_range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// What may be done there.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    /// Whether it may be read.
+    pub fn is_readable(&self) -> bool {
+        self.protection.contains(Protection::READ)
+    }
+
+    /// Whether it may be executed.
+    pub fn is_executable(&self) -> bool {
+        self.protection.contains(Protection::EXECUTE)
+    }
+
+    fn holds(&self, range: &Range<usize>) -> bool {
+        self.range.start <= range.start && range.end <= self.range.end
+    }
+
+    fn meets(&self, range: &Range<usize>) -> bool {
+        self.range.start < range.end && range.start < self.range.end
+    }
+}
+
+/// Pages, as `detour` rounds to them.
+pub mod page {
+    /// Of one page.
+    pub const fn size() -> usize {
+        snapshim::PAGE as usize
+    }
+
+    /// The start of the page.
+    pub fn floor<T>(address: *const T) -> *const T {
+        address.with_addr(address.addr() / size() * size())
+    }
+
+    /// The first start of a page that is not below.
+    pub fn ceil<T>(address: *const T) -> *const T {
+        address.with_addr(address.addr().checked_next_multiple_of(size()).unwrap_or(usize::MAX / size() * size()))
+    }
+
+    /// The pages that `length` bytes at `address` touch.
+    pub(crate) fn around<T>(address: *const T, length: usize) -> core::ops::Range<usize> {
+        floor(address).addr()..ceil(address.with_addr(address.addr().saturating_add(length))).addr()
+    }
+}
+
+/// What was read last, while a survey lasts.
+static KNOWN: Mutex<Option<Vec<Region>>> = Mutex::new(None);
+
+fn known() -> MutexGuard<'static, Option<Vec<Region>>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives, what was read of the mappings is remembered.
+#[derive(Debug)]
+#[must_use]
+pub struct Survey(());
+
+impl Survey {
+    /// Begins to remember.
+    pub fn begin() -> Self {
+        *known() = Some(Vec::new());
+        Self(())
+    }
+}
+
+impl Drop for Survey {
+    fn drop(&mut self) {
+        *known() = None;
+    }
+}
+
+/// The region of `address`.
+pub fn query<T>(address: *const T) -> Result<Region> {
+    query_range(address, 1)?.next().ok_or(Error::UnmappedRegion)?
+}
+
+/// The regions that the pages of `length` bytes at `address` lie in, by address.
+pub fn query_range<T>(address: *const T, length: usize) -> Result<impl Iterator<Item = Result<Region>>> {
+    if length == 0 {
+        return Err(Error::InvalidParameter("length"));
+    }
+    Ok(regions_of(&page::around(address, length))?.into_iter().map(Ok))
+}
+
+fn regions_of(pages: &Range<usize>) -> Result<Vec<Region>> {
+    let mut known = known();
+    if let Some(region) = known.iter().flatten().find(|region| region.holds(pages)) {
+        return Ok(vec![region.clone()]);
+    }
+    let regions = maps::read()?;
+    let met = regions.iter().filter(|region| region.meets(pages)).cloned().collect();
+    if let Some(known) = &mut *known {
+        *known = regions;
+    }
+    Ok(met)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ffi::c_void;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+    use super::*;
+
+    /// What is known is one for all: one test at a time.
+    fn alone() -> MutexGuard<'static, ()> {
+        static TEST: Mutex<()> = Mutex::new(());
+        TEST.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Three pages, of which the middle one may be read.
+    fn pages() -> *mut c_void {
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let start = unsafe {
+            mmap_anonymous(core::ptr::null_mut(), 3 * page::size(), ProtFlags::empty(), MapFlags::PRIVATE).unwrap()
+        };
+        // SAFETY: the second of them. Not by `protect`, which would have what is known forgotten.
+        unsafe { mprotect(start.byte_add(page::size()), page::size(), MprotectFlags::READ).unwrap() };
+        start
+    }
+
+    fn unmap(start: *mut c_void) {
+        // SAFETY: pages of `pages`.
+        unsafe { munmap(start, 3 * page::size()).unwrap() };
+    }
+
+    #[test]
+    fn the_region_of_an_address_is_the_kernels() {
+        let _alone = alone();
+        let start = pages();
+        let middle = query(start.wrapping_byte_add(page::size() + 100)).unwrap();
+        assert_eq!(middle.as_range(), start.addr() + page::size()..start.addr() + 2 * page::size());
+        assert_eq!(middle.protection(), Protection::READ);
+        unmap(start);
+        assert!(matches!(query(start), Err(Error::UnmappedRegion)));
+    }
+
+    #[test]
+    fn what_is_known_is_not_read_again() {
+        let _alone = alone();
+        let start = pages();
+        let middle = start.wrapping_byte_add(page::size());
+        let survey = Survey::begin();
+        let before = query(middle).unwrap();
+        unmap(start);
+        assert_eq!(query(middle).unwrap(), before);
+        drop(survey);
+        assert!(matches!(query(middle), Err(Error::UnmappedRegion)));
+    }
+
+    #[test]
+    fn free_memory_is_looked_up_anew() {
+        let _alone = alone();
+        let _survey = Survey::begin();
+        query(alone as *const ()).unwrap();
+        let start = pages();
+        let around = query_range(start.wrapping_byte_sub(page::size()), 5 * page::size()).unwrap();
+        let found: Vec<_> = around.map(|region| region.unwrap().as_range()).collect();
+        assert!(found.contains(&(start.addr() + page::size()..start.addr() + 2 * page::size())), "{found:x?}");
+        unmap(start);
+    }
+
+    #[test]
+    fn a_changed_protection_is_known_at_once() {
+        let _alone = alone();
+        let start = pages();
+        let middle = start.wrapping_byte_add(page::size());
+        let _survey = Survey::begin();
+        for protection in [Protection::READ, Protection::READ_WRITE, Protection::READ, Protection::NONE] {
+            // SAFETY: nobody else uses the page.
+            unsafe { protect(middle, 1, protection).unwrap() };
+            assert_eq!(query(middle).unwrap().protection(), protection);
+        }
+        unmap(start);
+    }
+}
