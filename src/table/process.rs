@@ -336,7 +336,8 @@ impl Process {
         self.agent.store(0, Ordering::Relaxed);
     }
 
-    /// From now on a handler of `id` may run on a stack other than its thread's with no signal blocked: where the stack pointer is says nothing any more.
+    /// From now on a handler of `id` may run on a stack other than its thread's with no signal blocked: where the stack pointer is says
+    /// nothing any more.
     pub fn note_other_stacks(&self, id: ProcessId) {
         self.stacks.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
     }
