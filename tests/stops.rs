@@ -273,7 +273,7 @@ fn errors_of(child: &mut Child) -> String {
 
 /// Of so many points one is taken: `make soak` takes every one, which takes minutes.
 fn every() -> usize {
-    number("SNAPSHIM_STOP_EVERY").unwrap_or(9)
+    number("SNAPSHIM_STOP_EVERY").unwrap_or(25)
 }
 
 fn number(name: &str) -> Option<usize> {
