@@ -144,7 +144,7 @@ static long trap_all(int fd, size_t length, size_t stride)
     need(mprotect(at, length, PROT_READ) == 0, "mprotect");
     long took = store_all(at, length / PAGE, stride);
     sigaction(SIGSEGV, &before, NULL);
-    took += store_all(copy, length / PAGE, 1);
+    took += store_all(copy, length / PAGE, stride);
     munmap(at, length);
     munmap(copy, length);
     return took;
