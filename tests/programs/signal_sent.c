@@ -198,6 +198,37 @@ static void waited_for_before_it_comes(void)
     printf("%d, handled %d\n", number, handled);
 }
 
+static void *wait_for_process_signal(void *main_thread)
+{
+    sigset_t set;
+    siginfo_t info;
+    sigemptyset(&set);
+    sigaddset(&set, SIGSEGV);
+    CHECK(pthread_join(*(pthread_t *)main_thread, NULL) == 0);
+    CHECK(kill(getpid(), SIGSEGV) == 0);
+    printf("sigwaitinfo %d", sigwaitinfo(&set, &info));
+    printf(" %d %d %d %d\n", info.si_signo, info.si_errno, info.si_code, info.si_pid == getpid());
+    union sigval value = {.sival_int = 80};
+    CHECK(sigqueue(getpid(), SIGSEGV, value) == 0);
+    printf("sigwaitinfo %d", sigwaitinfo(&set, &info));
+    printf(" %d %d %d\n", info.si_code, info.si_value.sival_int, handled);
+    fflush(NULL);
+    _exit(0);
+}
+
+/* What is sent to the process comes to a thread whose number is not the process's. */
+static void waited_for_where_the_first_thread_has_ended(void)
+{
+    static pthread_t main_thread;
+    pthread_t thread;
+    main_thread = pthread_self();
+    act(SIGSEGV, tell, SA_SIGINFO, NULL);
+    block(SIG_BLOCK, (int[]){SIGSEGV, 0});
+    now_late();
+    CHECK(pthread_create(&thread, NULL, wait_for_process_signal, &main_thread) == 0);
+    pthread_exit(NULL);
+}
+
 /* Calls with a mask of their own: what was pending comes in them, and the mask is as before behind them. */
 static void masks_of_waiting_calls(void)
 {
@@ -640,6 +671,7 @@ static const struct scene scenes[] = {
     SCENE(goes_to_the_thread_that_is_open),
     SCENE(waited_for),
     SCENE(waited_for_before_it_comes),
+    SCENE(waited_for_where_the_first_thread_has_ended),
     SCENE(masks_of_waiting_calls),
     SCENE(waiting_calls_by_number),
     SCENE(sent_during_waiting_calls),

@@ -178,15 +178,17 @@ pub const PUT_OFF: c_int = 0x736e_6170;
 const SI_TKILL: c_int = -6;
 
 /// Leaves a SIGSEGV that is blocked pending, as its stand-in: for the thread if it was sent to a thread, else for the process.
+///
+/// A siginfo_t of kill(2) a thread may send only to its own number (do_rt_sigqueueinfo, kernel/signal.c), which stands for the process too.
 fn put_off(frame: &Frame) {
     frame.rename(STAND_IN, PUT_OFF);
-    let pid = raw::own_pid();
-    // SAFETY: the siginfo_t is the kernel's own; a process may send itself any.
+    let thread = raw::own_tid();
+    // SAFETY: the siginfo_t is the kernel's own.
     let _ = unsafe {
         if frame.code() == SI_TKILL {
-            syscall!(Sysno::rt_tgsigqueueinfo, pid, raw::own_tid(), STAND_IN, frame.information())
+            syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), thread, STAND_IN, frame.information())
         } else {
-            syscall!(Sysno::rt_sigqueueinfo, pid, STAND_IN, frame.information())
+            syscall!(Sysno::rt_sigqueueinfo, thread, STAND_IN, frame.information())
         }
     };
 }
@@ -199,6 +201,6 @@ fn die(signal: c_int, frame: &Frame) {
 }
 
 fn send_to_itself(signal: c_int, frame: &Frame) {
-    // SAFETY: as in `put_off`.
+    // SAFETY: the siginfo_t is the kernel's own.
     let _ = unsafe { syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), signal, frame.information()) };
 }
