@@ -21,7 +21,7 @@ use crate::sync::{Ordering, fence};
 use crate::table::Table;
 use crate::table::liveness;
 use crate::table::process::{Process, ProcessId};
-use crate::table::writer::{WriterSlot, process_part, thread_part};
+use crate::table::writer::WriterSlot;
 
 /// Who did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,34 +231,36 @@ impl Table {
     }
 
     fn blame(&self, slot: &WriterSlot) -> Blame {
-        let pid = self.owner(process_part(slot.owner())).map_or(0, |(_, _, id)| id.pid());
-        Blame { pid, tid: thread_part(slot.owner()) }
+        let tenure = slot.tenure();
+        let pid = self.owner(tenure.process()).map_or(0, |(_, _, id)| id.pid());
+        Blame { pid, tid: slot.thread(tenure) }
     }
 
     /// Whether the call of `turn` cannot happen any more because its process or thread is gone.
     fn is_over(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
-        let owner = slot.owner();
-        if owner == 0 {
+        let tenure = slot.tenure();
+        if tenure.is_vacant() {
             return frame.look().1 == turn;
         }
-        if self.bury_if_dead(process_part(owner)) {
+        if self.bury_if_dead(tenure.process()) {
             // The record may be gone before its slots are: who buried it was killed in between.
-            slot.release(owner);
+            slot.release(tenure);
             return true;
         }
-        let Some((_, _, id)) = self.owner(process_part(owner)) else { return false };
-        let gone = liveness::is_thread_gone(id.pid(), thread_part(owner));
+        let Some((_, _, id)) = self.owner(tenure.process()) else { return false };
+        let gone = liveness::is_thread_gone(id.pid(), slot.thread(tenure));
         if gone {
-            slot.release(owner);
+            slot.release(tenure);
         }
         gone
     }
 
     /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
-        let Some((_, process, id)) = self.owner(process_part(slot.owner())) else { return false };
+        let tenure = slot.tenure();
+        let Some((_, process, id)) = self.owner(tenure.process()) else { return false };
         let (descriptor, seen) = frame.descriptor();
-        let thread = thread_part(slot.owner());
+        let thread = slot.thread(tenure);
         let doing = Doing::read(id.pid(), thread);
         if thread == 0 || doing.is_lending() {
             // A child that acts in this memory may make the call, with descriptors of its own.
@@ -295,8 +297,8 @@ impl Table {
             if !patience.is_tried() {
                 continue;
             }
-            let owner = self.creation_owner(seen).map_or(0, WriterSlot::owner);
-            let dead = owner == 0 || self.bury_if_dead(process_part(owner));
+            let owner = self.creation_owner(seen).map_or(0, |slot| slot.tenure().process());
+            let dead = owner == 0 || self.bury_if_dead(owner);
             let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
             if deadline > first_seen + LONGEST_CREATION {
                 self.declare_damaged();

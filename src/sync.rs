@@ -86,8 +86,10 @@ pub enum Fault {
     UnannouncedFence,
     /// The wait for calls without a slot.
     UnannouncedDrain,
-    /// The look at a slot's owner between the look at its frames and their reclaiming.
+    /// The look at who has a slot between the look at its frames and their reclaiming.
     SlotOwner,
+    /// The number that tells a thread's time with a slot from a later one's with its id.
+    TenureNumber,
     /// The number by which an agent answers a request.
     RequestNumber,
     /// The look at the doorbell before the look for what is asked.

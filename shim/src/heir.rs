@@ -108,7 +108,7 @@ impl Heir {
         process::use_table(self.table);
         match slot.and_then(|slot| Some((slot, process::adopt(self.table, born, self.index)?))) {
             Some((slot, own)) => {
-                slot.christen(own.owner(), raw::own_tid());
+                slot.christen(raw::own_tid());
                 thread::take(Thread { own, slot, index: self.slot });
             }
             None => doubt_all(self.table, self.parent.own.id.pid()),

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use snapshim::gate::{Frame, Phase};
 use snapshim::raw;
-use snapshim::table::writer::{WriterSlot, process_part};
+use snapshim::table::writer::WriterSlot;
 use syscalls::{Sysno, syscall};
 
 use crate::process::{self, Own};
@@ -90,7 +90,7 @@ fn note_end_of_thread() {
 
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
-        thread.slot.release(thread.slot.owner());
+        thread.slot.release(thread.slot.tenure());
     }
 }
 
@@ -140,7 +140,7 @@ impl Thread {
 
     #[cold]
     fn has_inherited_slot(&self) -> bool {
-        process::attached().is_some_and(|own| process_part(self.slot.owner()) == own.owner())
+        process::attached().is_some_and(|own| self.slot.tenure().process() == own.owner())
     }
 }
 

@@ -4,7 +4,6 @@
 //! header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
 
 use super::process::ProcessId;
-use super::writer::process_part;
 use super::{Table, liveness};
 use crate::drain::Patience;
 use crate::preserve::holdings::Holdings;
@@ -92,13 +91,12 @@ impl Table {
                 is_dead
             })
         });
-        let is_over = |owner| owner == 0 || self.bury_if_dead(process_part(owner));
         are_processes_found
             && self.writers[writers..].iter().all(|slot| {
-                let owner = slot.owner();
-                let is_over = is_over(owner);
+                let tenure = slot.tenure();
+                let is_over = tenure.is_vacant() || self.bury_if_dead(tenure.process());
                 if is_over {
-                    slot.release(owner);
+                    slot.release(tenure);
                 }
                 is_over
             })

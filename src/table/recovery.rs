@@ -5,7 +5,7 @@
 use super::Table;
 use super::liveness::{self, Liveness};
 use super::process::{Child, Dead, Process, ProcessId, owner_index};
-use super::writer::{WriterSlot, process_part, slot_owner, thread_part};
+use super::writer::WriterSlot;
 use crate::creation::{Scope, Ticket};
 use crate::gate::Frame;
 use crate::raw;
@@ -37,15 +37,15 @@ impl Table {
         let owner = dead.owner();
         let creation = self.header.creation.look();
         let is_theirs =
-            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| process_part(slot.owner()) == owner);
+            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.tenure().process() == owner);
         self.settle_children(&dead, is_theirs && creation.is_committed());
         if is_theirs {
             self.end_creation(creation);
         }
         for slot in self.writers_used() {
-            let slot_owner = slot.owner();
-            if process_part(slot_owner) == owner {
-                slot.release(slot_owner);
+            let tenure = slot.tenure();
+            if tenure.process() == owner {
+                slot.release(tenure);
             }
         }
         if record.sharing.includes(Scope::All) {
@@ -156,11 +156,10 @@ impl Table {
 
     /// A slot for thread `tid` of process `owner`, if one is free or can be freed. Like a record, it counts as used before.
     pub fn claim_writer(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
-        let mine = slot_owner(owner, tid);
         let claim = |(index, slot): &(usize, &WriterSlot)| {
-            slot.owner() == 0 && {
+            slot.tenure().is_vacant() && {
                 self.header.note_writer(*index as u32);
-                slot.claim(mine)
+                slot.claim(owner, tid)
             }
         };
         let find = || self.writers.iter().enumerate().find(claim);
@@ -175,18 +174,17 @@ impl Table {
     /// it can take its address.
     pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
         let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
-        let heirs = slot_owner(owner, 0);
         let can_continue =
             |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
         let claim = |(index, slot): &(usize, &WriterSlot)| {
-            let is_claimed = slot.owner() == 0 && can_continue(slot) && {
+            let is_claimed = slot.tenure().is_vacant() && can_continue(slot) && {
                 self.header.note_writer(*index as u32);
-                slot.claim(heirs)
+                slot.claim(owner, 0)
             };
             // Somebody may have had it meanwhile.
             let is_good = is_claimed && can_continue(slot);
             if is_claimed && !is_good {
-                slot.release(heirs);
+                slot.release(slot.tenure());
             }
             is_good
         };
@@ -211,10 +209,10 @@ impl Table {
     pub fn free_abandoned_slots(&self) {
         self.bury_the_dead();
         for slot in self.writers_used() {
-            let owner = slot.owner();
-            match self.owner(process_part(owner)) {
-                None => slot.release(owner),
-                Some((_, _, id)) if liveness::is_thread_gone(id.pid(), thread_part(owner)) => slot.release(owner),
+            let tenure = slot.tenure();
+            match self.owner(tenure.process()) {
+                None => slot.release(tenure),
+                Some((_, _, id)) if liveness::is_thread_gone(id.pid(), slot.thread(tenure)) => slot.release(tenure),
                 _ => {}
             }
         }

@@ -11,16 +11,17 @@ pub const FRAMES: usize = 7;
 /// Calls of one thread that can be under way at once: one, for the model.
 pub const FRAMES: usize = 1;
 
-/// All-zero is "free". `owner` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest by
+/// All-zero is "free". `tenure` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest by
 /// the thread.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct WriterSlot {
-    /// epoch:32 | thread id:22 | process record index + 1:10, so that one exchange says all.
-    owner: AtomicU64,
+    /// A [`Tenure`].
+    tenure: AtomicU64,
     request: AtomicU32,
-    reserved: AtomicU32,
+    /// Low bits of the tenure's number:10 | thread id:22, 0 if it is not known.
+    thread: AtomicU32,
     pub(super) intent: Intent,
     /// What is asked for: snapshot record, its life in the high half.
     snapshot: AtomicU64,
@@ -33,26 +34,50 @@ pub struct WriterSlot {
 const _: () = assert!(size_of::<WriterSlot>() == 512 && core::mem::offset_of!(WriterSlot, frames) == 64);
 
 const INDEX_BITS: u32 = 10;
-const THREAD_MASK: u64 = (1 << 22) - 1;
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+const NUMBER_MASK: u64 = (1 << 22) - 1;
+/// No thread id is as large (linux/threads.h, PID_MAX_LIMIT).
+const THREAD_BITS: u32 = 22;
 #[cfg(not(loom))]
 const _: () = assert!(super::PROCESSES < 1 << INDEX_BITS);
 
-/// A slot's owner word: thread `tid` (0: not known) of the process that `process` refers to.
-#[must_use]
-pub fn slot_owner(process: u64, tid: u32) -> u64 {
-    (process >> 32 << 32) | (u64::from(tid) & THREAD_MASK) << INDEX_BITS | (process & ((1 << INDEX_BITS) - 1))
-}
+/// The time for which one thread has a slot, or for which nobody has. Numbered, so that no two are the same: a thread that ended and
+/// another with its id are told apart, whoever is late.
+///
+/// epoch:32 | number:22 | process record index + 1:10; without epoch and index: vacant since the tenure of that number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenure(u64);
 
-/// The process in a slot's owner word, as records refer to it.
-#[must_use]
-pub fn process_part(owner: u64) -> u64 {
-    (owner >> 32 << 32) | (owner & ((1 << INDEX_BITS) - 1))
-}
+impl Tenure {
+    /// The process whose thread has the slot, as records refer to it; 0 if nobody has.
+    #[must_use]
+    pub const fn process(self) -> u64 {
+        (self.0 >> 32 << 32) | (self.0 & INDEX_MASK)
+    }
 
-/// The thread in a slot's owner word; 0 if it is not known.
-#[must_use]
-pub fn thread_part(owner: u64) -> u32 {
-    (owner >> INDEX_BITS & THREAD_MASK) as u32
+    /// Whether nobody has the slot.
+    #[must_use]
+    pub const fn is_vacant(self) -> bool {
+        self.process() == 0
+    }
+
+    const fn number(self) -> u64 {
+        self.0 >> INDEX_BITS & NUMBER_MASK
+    }
+
+    const fn vacated(self) -> Self {
+        Self(self.number() << INDEX_BITS)
+    }
+
+    fn next(self, process: u64) -> Self {
+        let number = if planted(Fault::TenureNumber) { self.number() } else { (self.number() + 1) & NUMBER_MASK };
+        Self((process >> 32 << 32) | number << INDEX_BITS | (process & INDEX_MASK))
+    }
+
+    /// The word that says that `thread` has it.
+    const fn held_by(self, thread: u32) -> u32 {
+        (self.number() as u32) << THREAD_BITS | thread & ((1 << THREAD_BITS) - 1)
+    }
 }
 
 /// What a writer asks a mapper's agent.
@@ -107,9 +132,9 @@ impl WriterSlot {
     #[cfg(loom)]
     pub fn new() -> Self {
         Self {
-            owner: AtomicU64::new(0),
+            tenure: AtomicU64::new(0),
             request: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
+            thread: AtomicU32::new(0),
             intent: Intent::new(),
             snapshot: AtomicU64::new(0),
             first: AtomicU64::new(0),
@@ -118,10 +143,18 @@ impl WriterSlot {
         }
     }
 
-    /// Who has the slot: see [`slot_owner`]; 0 is nobody.
-    pub fn owner(&self) -> u64 {
+    /// Who has the slot.
+    pub fn tenure(&self) -> Tenure {
         // Acquire: pairs with the AcqRel in `claim`.
-        self.owner.load(Ordering::Acquire)
+        Tenure(self.tenure.load(Ordering::Acquire))
+    }
+
+    /// The thread that has the slot for `tenure`; 0 if that is not known.
+    pub fn thread(&self, tenure: Tenure) -> u32 {
+        // The number says whose it is.
+        let word = self.thread.load(Ordering::Relaxed);
+        let thread = word & ((1 << THREAD_BITS) - 1);
+        if !tenure.is_vacant() && tenure.held_by(thread) == word { thread } else { 0 }
     }
 
     /// The frames, innermost last.
@@ -134,38 +167,40 @@ impl WriterSlot {
         &self.intent
     }
 
-    /// Free -> owned by `owner`.
-    pub fn claim(&self, owner: u64) -> bool {
+    /// Vacant -> held by thread `tid` (0: not known) of `process`.
+    pub fn claim(&self, process: u64, tid: u32) -> bool {
+        let vacant = self.tenure();
+        let mine = vacant.next(process);
         // AcqRel: against other claims.
-        self.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        let is_claimed = vacant.is_vacant()
+            && self.tenure.compare_exchange(vacant.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_claimed {
+            self.thread.store(mine.held_by(tid), Ordering::Relaxed);
+        }
+        is_claimed
     }
 
-    /// Owned by a thread of `process` that had no number yet -> by thread `tid`.
-    pub fn christen(&self, process: u64, tid: u32) {
-        let _ = self.owner.compare_exchange(
-            slot_owner(process, 0),
-            slot_owner(process, tid),
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
+    /// The thread that claimed the slot has a number now. By that thread.
+    pub fn christen(&self, tid: u32) {
+        self.thread.store(self.tenure().held_by(tid), Ordering::Relaxed);
     }
 
-    /// Owned by `owner` -> free, by the thread that ends or by who proved it gone. Its calls are over.
+    /// Ends `tenure`, by the thread that ends or by who proved it gone. Its calls are over.
     ///
-    /// Several may do it at once, and one of them late: the turns are read before the owner is looked at again, so that a next
-    /// owner's announcements, which are later turns, are not touched.
-    pub fn release(&self, owner: u64) {
+    /// Several may do it at once, and one of them late: the turns are read before the tenure is looked at again, so that the next
+    /// one's announcements, which are later turns, are not touched.
+    pub fn release(&self, tenure: Tenure) {
         let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].look().1);
         // Acquire: orders the loads.
         crate::sync::fence(Ordering::Acquire);
-        if owner == 0 || self.owner() != owner && !planted(Fault::SlotOwner) {
+        if tenure.is_vacant() || self.tenure() != tenure && !planted(Fault::SlotOwner) {
             return;
         }
         for (frame, turn) in self.frames.iter().zip(turns) {
             frame.reclaim(turn);
         }
-        // Release: the next owner finds the frames idle.
-        let _ = self.owner.compare_exchange(owner, 0, Ordering::Release, Ordering::Relaxed);
+        // Release: the next who has it finds the frames idle.
+        let _ = self.tenure.compare_exchange(tenure.0, tenure.vacated().0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Puts a request; the returned number names it.

@@ -108,7 +108,7 @@ fn assert_unused(table: &Table, about: &str) {
     }
     for index in 0..WRITERS as u32 {
         let slot = table.writer(index).unwrap();
-        assert_eq!(slot.owner(), 0, "{about}: slot {index}");
+        assert!(slot.tenure().is_vacant(), "{about}: slot {index}");
         assert!(slot.frames().iter().all(|frame| !frame.look().0.is_under_way()), "{about}: slot {index}");
     }
     for index in 0..SNAPSHOTS as u32 {

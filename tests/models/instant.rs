@@ -8,7 +8,7 @@ use snapshim::gate::{Call, Phase};
 use snapshim::origin::Origin;
 use snapshim::sync::{Fault, planted};
 use snapshim::table::process::Process;
-use snapshim::table::writer::{WriterSlot, slot_owner};
+use snapshim::table::writer::WriterSlot;
 
 use super::world::{NEW, NEXT, OLD, ORIGIN, World, model, spawn_writer};
 
@@ -170,7 +170,7 @@ fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
             if !planted(Fault::UsedFirst) {
                 note(&own);
             }
-            assert!(own.0.claim(slot_owner(NEXT.owner_word(0), 1)));
+            assert!(own.0.claim(NEXT.owner_word(0), 1));
             let frame = &own.0.frames()[0];
             let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });
             if !other.active.is_raised() && frame.pass(turn) {
