@@ -6,6 +6,8 @@ set -u
 cd "$(dirname "$0")/.."
 log=target/integration.log
 status=0
+# Most tests wait most of the time.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 5 / 2))}"
 tests/miri.sh >"$log" 2>&1 || status=$?
 cargo test --no-fail-fast --test '*' -- --nocapture >>"$log" 2>&1 || status=$?
 cat "$log"
