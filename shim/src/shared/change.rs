@@ -12,7 +12,7 @@ use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
 use super::list::{self, Course, Entry, List, Writing};
-use super::{arm, armed, describe, set_protection};
+use super::{arm, armed, describe, owners, set_protection};
 use crate::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
@@ -187,7 +187,9 @@ fn protect_part(
             // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
-            call(part, armed(protection))
+            call(part, armed(protection))?;
+            owners::want();
+            Ok(())
         };
         change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;
         note_changes(&mappings.own, &list, part);

@@ -6,7 +6,7 @@ use core::ops::Range;
 use snapshim::PAGE;
 use snapshim::origin::Origin;
 
-use super::{list, set_protection};
+use super::{list, owners, set_protection};
 use crate::config::config;
 use crate::hooks::change::{Announced, announced_by_agent};
 use crate::process::Own;
@@ -31,18 +31,28 @@ impl Eager {
         }
     }
 
-    /// Opens one more piece.
+    /// Opens one more piece; what the kernel may have to mark comes first, in any case.
     pub fn open_piece(&mut self, own: &Own) -> Progress {
+        let open_word = |part: &Range<u64>, origin| {
+            self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin))
+        };
+        if let Progress::Later = owners::open_words(open_word) {
+            return Progress::Later;
+        }
         let Some(next) = self.next else { return Progress::Over };
-        self.thread = self.thread.filter(|thread| thread.own.id == own.id).or_else(|| thread::without_storage(*own));
-        let Some(thread) = &self.thread else { return Progress::Over };
-        let progress = open_from(thread, next);
+        let Some(thread) = self.thread(own) else { return Progress::Over };
+        let progress = piece_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin));
         match progress {
             Progress::Until(next) => self.next = Some(next),
             Progress::Over => self.next = None,
             Progress::Later => {}
         }
         progress
+    }
+
+    fn thread(&mut self, own: &Own) -> Option<&Thread> {
+        self.thread = self.thread.filter(|thread| thread.own.id == own.id).or_else(|| thread::without_storage(*own));
+        self.thread.as_ref()
     }
 }
 
@@ -56,15 +66,15 @@ pub enum Progress {
     Over,
 }
 
-fn open_from(thread: &Thread, next: u64) -> Progress {
-    let Some((part, origin)) = piece_from(next) else { return Progress::Over };
+/// Preserves and opens a part of one mapping.
+fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin) -> Progress {
     let open = |announced: &Announced<'_>| {
-        let bytes = bytes_of(&part)?;
+        let bytes = bytes_of(part)?;
         announced.make_way_alone(bytes.clone()).ok()?;
         let list = list::read();
         let entry = list.at(part.start).filter(|entry| entry.is_writable() && entry.origin == origin)?;
-        if entry.part(&part) == part && entry.bytes(&part) == bytes {
-            set_protection(entry, &part, true).ok()?;
+        if entry.part(part) == *part && entry.bytes(part) == bytes {
+            set_protection(entry, part, true).ok()?;
         }
         Some(part.end)
     };

@@ -3,7 +3,8 @@
 //! A mapping is put into the [`list`] when it is made. When a snapshot of its file is made, it is *armed* ([`arm`]): the kernel's
 //! protection loses PROT_WRITE, and the next store traps ([`open`]): the pages of a chunk are preserved, the chunk is opened, the store
 //! runs again. The application's own calls on such mappings come in through [`change`]; what it asked for stands in the list, what
-//! the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`].
+//! the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`]; what the kernel may
+//! have to store without a call is opened beforehand ([`owners`]).
 //!
 //! The order: the lock of `mapper`, then the gate, then the list's lock. Nobody who holds the list's lock waits for the gate.
 
@@ -13,6 +14,7 @@ pub mod change;
 pub mod eager;
 pub mod list;
 pub mod open;
+pub mod owners;
 pub mod store;
 
 use core::ffi::c_void;
@@ -41,7 +43,11 @@ fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(),
     let flags = MprotectFlags::from_bits_retain(protection as u32);
     // SAFETY: the part lies in a mapping of the application that cannot change while the list is held; PROT_WRITE is only taken away
     // or given back to what had it.
-    unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }
+    unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;
+    if !is_open {
+        owners::want();
+    }
+    Ok(())
 }
 
 /// Says in the table which origins this process has mapped shared and writable. Called whenever that may have changed.
