@@ -247,8 +247,8 @@ impl Table {
             slot.release(tenure);
             return true;
         }
-        let Some((_, _, id)) = self.owner(tenure.process()) else { return false };
-        let gone = liveness::is_thread_gone(id.pid(), slot.thread(tenure));
+        let Some((_, record, id)) = self.owner(tenure.process()) else { return false };
+        let gone = liveness::is_thread_gone(record, id, slot.thread(tenure));
         if gone {
             slot.release(tenure);
         }

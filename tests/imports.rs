@@ -91,6 +91,8 @@ const EXPORTS: &[&str] = &[
     "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at",
     // taken as a whole where libc's code cannot be patched
     "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp",
+    // whose child acts in the caller's memory
+    "vfork __vfork",
     "aio_write aio_write64 lio_listio lio_listio64",
     // copy
     "sendfile sendfile64 splice copy_file_range vmsplice ioctl",

@@ -147,6 +147,7 @@ scenarios! {
         a_child_that_dies_in_an_inherited_call_is_not_waited_for
         an_announcement_is_each_process_its_own
         a_call_of_a_vfork_child_is_waited_for
+        a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone
     }
     life_threads {
         thousands_of_short_threads_leave_no_slot_behind

@@ -287,6 +287,9 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     if OTHER_STACKS.load(Ordering::Relaxed) {
         record.note_other_stacks(id);
     }
+    if LENDS.load(Ordering::Relaxed) {
+        record.note_lending(id);
+    }
     identity.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     identity.word.store(id.to_word(), Ordering::Release);
@@ -316,6 +319,18 @@ pub fn note_other_stacks() {
         && let Some(record) = own.record()
     {
         record.note_other_stacks(own.id);
+    }
+}
+
+static LENDS: AtomicBool = AtomicBool::new(false);
+
+/// A child may act in this memory from now on, and go on with that when this process is gone.
+pub fn note_lending() {
+    LENDS.store(true, Ordering::Relaxed);
+    if let Some(own) = attached()
+        && let Some(record) = own.record()
+    {
+        record.note_lending(own.id);
     }
 }
 

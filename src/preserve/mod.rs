@@ -187,7 +187,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
             let is_done =
                 if self.own.is(view.identity.owner) { self.means().serve(&task) } else { self.ask_agent(&view, task) };
-            if !is_done && !self.table.bury_if_dead(view.identity.owner) {
+            if !is_done && !self.table.retire_if_gone(view.identity.owner) {
                 self.give_up(index, &view, Reason::NoAgent)?;
             }
         }
@@ -252,7 +252,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 Push::Moved if !allowance.is_spent() => {
                     patience.pause();
                     if patience.is_tried() {
-                        self.table.bury_if_dead(view.identity.owner);
+                        self.table.retire_if_gone(view.identity.owner);
                     }
                     continue;
                 }
@@ -272,7 +272,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 Push::Refused => Reason::NoAccess,
                 Push::Nothing => Reason::NoCopy,
             };
-            if self.table.bury_if_dead(view.identity.owner) {
+            if self.table.retire_if_gone(view.identity.owner) {
                 continue;
             }
             if reason != Reason::MapperBusy
@@ -370,7 +370,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
             patience.pause();
             // It may have been away when its image was replaced.
-            if patience.is_tried() && self.table.bury_if_dead(view.identity.owner) {
+            if patience.is_tried() && self.table.retire_if_gone(view.identity.owner) {
                 return true;
             }
         }
@@ -403,7 +403,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                         return false;
                     }
                     if self.slot.look_for_answer(number) == Answer::Asked
-                        && (is_over() || self.table.bury_if_dead(view.identity.owner))
+                        && (is_over() || self.table.retire_if_gone(view.identity.owner))
                     {
                         self.slot.withdraw_request(number);
                         return true;
@@ -435,7 +435,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Whether the snapshot has ended with its mapper, or before.
     fn is_over(&self, index: u32, view: &View) -> bool {
-        self.table.bury_if_dead(view.identity.owner)
+        self.table.retire_if_gone(view.identity.owner)
             || self.table.view(index).is_none_or(|now| now.head.life() != view.head.life())
     }
 

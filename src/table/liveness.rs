@@ -7,6 +7,7 @@
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+use super::lending::is_memory_in_use;
 use super::process::{Process, ProcessId};
 use crate::raw::{ProcPath, read_file, read_remote_word};
 
@@ -15,7 +16,7 @@ use crate::raw::{ProcPath, read_file, read_remote_word};
 pub enum Liveness {
     /// Its image is gone; nothing it had under way will ever happen.
     Dead,
-    /// It runs, or is stopped.
+    /// It runs, or is stopped, or somebody still acts in its memory.
     Alive,
     /// It cannot be told.
     Unknown,
@@ -72,8 +73,16 @@ impl Stat {
     }
 }
 
-/// Judges the image `id` that has `record`.
+/// Judges the image `id` that has `record`. Who acts in its memory when it is gone lives for it.
 pub fn of(record: &Process, id: ProcessId) -> Liveness {
+    match of_image(record, id) {
+        Liveness::Dead if is_memory_in_use(record, id) => Liveness::Alive,
+        judged => judged,
+    }
+}
+
+/// Judges the process alone: whether there still is somebody to see its snapshots.
+pub fn of_image(record: &Process, id: ProcessId) -> Liveness {
     let Some(pid) = Pid::from_raw(id.pid() as i32) else { return Liveness::Unknown };
     // Before its state: a first thread that was killed in exec is exiting by then, and others may be at work still.
     let was_replaced = record.executing.is_marked(id);
@@ -124,17 +133,18 @@ fn is_mapped(pid: u32, address: u64) -> Option<bool> {
     }
 }
 
-/// Whether thread `tid` of the living process `pid` is certainly gone.
-pub fn is_thread_gone(pid: u32, tid: u32) -> bool {
+/// Whether thread `tid` of the image `id` is certainly gone, and nobody makes its calls in its place.
+pub fn is_thread_gone(record: &Process, id: ProcessId, tid: u32) -> bool {
     if tid == 0 {
         return false;
     }
-    match Stat::read(&ProcPath::of(pid, "task").slash(tid).then("/stat")) {
+    let is_gone = match Stat::read(&ProcPath::of(id.pid(), "task").slash(tid).then("/stat")) {
         Ok(stat) => matches!(stat.state, b'Z' | b'X' | b'x'),
         // Believed only if /proc shows the process itself.
-        Err(Errno::NOENT | Errno::SRCH) => Stat::read(&ProcPath::of(pid, "stat")).is_ok(),
+        Err(Errno::NOENT | Errno::SRCH) => Stat::read(&ProcPath::of(id.pid(), "stat")).is_ok(),
         Err(_) => false,
-    }
+    };
+    is_gone && !is_memory_in_use(record, id)
 }
 
 /// The start time of process `pid`, 0 if /proc does not say.

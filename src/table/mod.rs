@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod executing;
 pub mod header;
 pub mod inspection;
+pub mod lending;
 pub mod liveness;
 pub mod owner;
 pub mod process;

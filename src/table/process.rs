@@ -38,7 +38,9 @@ pub struct Process {
     stacks: AtomicU64,
     /// Whether it calls exec.
     pub executing: Executing,
-    rest: [AtomicU64; 3],
+    /// epoch:32 | 1 once a child may act in the process's memory (vfork(2)) and outlive it.
+    lent: AtomicU64,
+    rest: [AtomicU64; 2],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -216,6 +218,7 @@ impl Process {
             queues: zero(),
             stacks: zero(),
             executing: Executing::new(),
+            lent: zero(),
             rest: std::array::from_fn(|_| zero()),
         }
     }
@@ -345,6 +348,16 @@ impl Process {
     /// Whether `id` has said so.
     pub fn has_other_stacks(&self, id: ProcessId) -> bool {
         of_image(self.stacks.load(Ordering::Relaxed), id) == Some(1)
+    }
+
+    /// From now on a child may act in the memory of `id`: the end of the process is not the end of its calls.
+    pub fn note_lending(&self, id: ProcessId) {
+        self.lent.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
+    }
+
+    /// Whether `id` has said so.
+    pub fn has_lent(&self, id: ProcessId) -> bool {
+        of_image(self.lent.load(Ordering::Relaxed), id) == Some(1)
     }
 
     /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.

@@ -3,6 +3,7 @@
 //! Any process may run any of this at any time, twice, and be killed in it.
 
 use super::Table;
+use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
 use super::process::{Child, Dead, Process, ProcessId, owner_index};
 use super::writer::WriterSlot;
@@ -29,6 +30,17 @@ impl Table {
             self.bury(index, record, id);
         }
         dead
+    }
+
+    /// Whether there is nobody any more to see the snapshots of `owner`. They are taken out of the table then; the process is only if
+    /// nobody acts in its memory.
+    pub fn retire_if_gone(&self, owner: u64) -> bool {
+        let is_gone = |(_, record, id): (_, &Process, _)| liveness::of_image(record, id) == Liveness::Dead;
+        let gone = self.owner(owner).is_none_or(is_gone);
+        if gone && !self.bury_if_dead(owner) {
+            self.retire_all_of(owner);
+        }
+        gone
     }
 
     /// Takes the image `id` out: first what refers to its record, then the record.
@@ -110,7 +122,9 @@ impl Table {
     fn bury_earlier_images(&self, id: ProcessId) {
         let is_earlier = |other: &ProcessId| id.pid() != 0 && other.pid() == id.pid() && *other != id;
         for (index, record) in self.processes_used().iter().enumerate() {
-            if let Some(earlier) = record.id().filter(is_earlier) {
+            if let Some(earlier) = record.id().filter(is_earlier)
+                && !is_memory_in_use(record, earlier)
+            {
                 self.bury(index as u32, record, earlier);
             }
         }
@@ -212,8 +226,10 @@ impl Table {
             let tenure = slot.tenure();
             match self.owner(tenure.process()) {
                 None => slot.release(tenure),
-                Some((_, _, id)) if liveness::is_thread_gone(id.pid(), slot.thread(tenure)) => slot.release(tenure),
-                _ => {}
+                Some((_, record, id)) if liveness::is_thread_gone(record, id, slot.thread(tenure)) => {
+                    slot.release(tenure)
+                }
+                Some(_) => {}
             }
         }
     }

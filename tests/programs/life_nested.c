@@ -8,6 +8,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <sys/syscall.h>
+#include <pthread.h>
 #include <ucontext.h>
 
 #define PAGES ((size_t)16)
@@ -264,10 +265,80 @@ static void a_call_of_a_vfork_child_is_waited_for(int protection, enum who who)
     }
 }
 
+/* How the parent of a child of vfork(2) ends while the child writes. */
+enum end { REAPED, ZOMBIE, REPLACED };
+
+static void *replace_image(void *nothing)
+{
+    await(to_parent);
+    execlp("sleep", "sleep", "1000", NULL);
+    return nothing;
+}
+
+static void lend_memory_to_a_writer(enum end end)
+{
+    pthread_t thread;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    trap();
+    if (end == REPLACED)
+        CHECK(pthread_create(&thread, NULL, replace_image, NULL) == 0);
+    pid_t pid = vfork();
+    CHECK(pid == 0);
+    static unsigned char bytes[PAGE];
+    memset(bytes, stamp(TRAPPED / PAGE, 1), PAGE);
+    if (pwrite(file, bytes, PAGE, TRAPPED) == PAGE)
+        tell(from_both);
+    _exit(0);
+}
+
+static void await_image(pid_t pid, const char *name)
+{
+    char path[64], found[64] = "";
+    snprintf(path, sizeof path, "/proc/%d/comm", pid);
+    while (strncmp(found, name, strlen(name)) != 0) {
+        FILE *comm = fopen(path, "r");
+        CHECK(comm && fgets(found, sizeof found, comm));
+        fclose(comm);
+    }
+}
+
+static void a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone(int protection, enum who who)
+{
+    (void)who;
+    for (enum end end = REAPED; end <= REPLACED; end++) {
+        file = make_file("file", SIZE);
+        open_pipes();
+        before = waits;
+        pid_t writer = fork();
+        if (writer == 0)
+            lend_memory_to_a_writer(end);
+        CHECK(writer > 0);
+        await(from_both);
+        siginfo_t info;
+        if (end == REPLACED)
+            tell(to_parent), await_image(writer, "sleep");
+        else
+            CHECK(kill(writer, SIGKILL) == 0 && waitid(P_PID, writer, &info, WEXITED | (end == ZOMBIE ? WNOWAIT : 0)) == 0);
+        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+        CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
+        tell(to_child);
+        await(from_both);
+        if (at != MAP_FAILED)
+            CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
+        at = snapshot(file, 0, SIZE, protection);
+        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
+        if (end == REPLACED)
+            CHECK(kill(writer, SIGKILL) == 0);
+        if (end != REAPED)
+            CHECK(waitid(P_PID, writer, &info, WEXITED) == 0);
+    }
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_call_that_a_handler_forked_in_is_waited_for),
     ONCE(a_child_that_dies_in_an_inherited_call_is_not_waited_for),
     ONCE(an_announcement_is_each_process_its_own),
     ONCE(a_call_of_a_vfork_child_is_waited_for),
+    ONCE(a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone),
 };
 MAIN(scenarios)

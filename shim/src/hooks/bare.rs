@@ -10,6 +10,7 @@ use super::{
     write,
 };
 use crate::doors::{as_libc, interpose};
+use crate::process;
 
 interpose! {
     /// syscall(2); variadic in C, six arguments are passed on as they come
@@ -129,11 +130,14 @@ fn on_syscall(
         libc::SYS_signalfd4 if c == 8 => signal::on_signalfd(signal::signalfd::raw, fd, pointer(b), d as c_int).into(),
         libc::SYS_fork => fork::forked(0, &|| pass() as libc::pid_t).into(),
         libc::SYS_clone if clone::is_fork(a, b) => clone::by_number([a, b, c, d, e]),
-        libc::SYS_clone3 => match clone::Arguments::of_fork(pointer(a), b) {
-            Some(arguments) => clone::by_structure(arguments, b),
+        libc::SYS_clone3 if let Some(arguments) = clone::Arguments::of_fork(pointer(a), b) => {
+            clone::by_structure(arguments, b)
+        }
+        libc::SYS_clone | libc::SYS_clone3 | libc::SYS_vfork => {
+            process::note_lending();
             // SAFETY: the application's arguments, as they are.
-            None => unsafe { real(number, a, b, c, d, e, f) },
-        },
+            unsafe { real(number, a, b, c, d, e, f) }
+        }
         libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         _ if rights::NUMBERS.contains(&number) => crate::solitude::without_agent(pass),

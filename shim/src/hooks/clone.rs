@@ -1,6 +1,6 @@
 //! clone(2) without CLONE_VM: a fork by another name.
 //!
-//! With CLONE_VM the child is a thread, or borrows this memory as after vfork(2); then there is nothing to do.
+//! With CLONE_VM the child is a thread, or borrows this memory as after vfork(2); then that is only noted.
 
 use core::ffi::{c_int, c_long, c_void};
 
@@ -10,6 +10,7 @@ use syscalls::{Sysno, syscall};
 use super::fork::forked;
 use crate::agent;
 use crate::doors::{self, as_libc, interpose, set_errno};
+use crate::process;
 
 /// What the child of clone(3) runs.
 pub type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
@@ -52,6 +53,7 @@ fn on_clone(
 ) -> c_int {
     let flags_wide = u64::from(flags as u32);
     let (Some(run), false, false) = (main, stack.is_null(), flags_wide & SHARES_MEMORY != 0) else {
+        process::note_lending();
         // SAFETY: the application's own call.
         return unsafe { real(main, stack, flags, argument, parent_tid, storage, child_tid) };
     };

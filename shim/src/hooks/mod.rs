@@ -24,6 +24,7 @@ pub mod signal;
 pub mod spawn;
 pub mod stream;
 pub mod times;
+pub mod vfork;
 pub mod write;
 
 use crate::doors::Door;
@@ -56,5 +57,8 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 
 /// The doors of functions that change files by libc's own calls: exported only, and of use only where those are not seen.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [fopen::DOORS, fortified::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS].into_iter().flatten().copied()
+    [fopen::DOORS, fortified::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS, vfork::DOORS]
+        .into_iter()
+        .flatten()
+        .copied()
 }

@@ -9,6 +9,7 @@ use syscalls::{Sysno, syscall};
 
 use super::resize::cut_by_name;
 use crate::doors::{self, interpose};
+use crate::process;
 
 interpose! {
     /// posix_spawn(3)
@@ -114,6 +115,7 @@ fn on_spawn(
 ) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(pid, path, actions, attributes, arguments, environment) };
+    process::note_lending();
     if doors::is_libc_seen() || actions.is_null() {
         return call();
     }
