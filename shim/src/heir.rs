@@ -48,9 +48,12 @@ static PLACES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 impl Heir {
     /// `None`: the calling thread is inside no hook. Signals are blocked.
     ///
-    /// Errors: `EAGAIN`, the table has no room for the child; what mremap(2) answers.
+    /// Errors: `EAGAIN`, the table has no room for the child, or had none for the call; what mremap(2) answers.
     pub fn prepare(mappings: &Mappings) -> Result<Option<Self>, Errno> {
         let own = &mappings.own;
+        if thread::has_interrupted_call_without_slot() && mappings.may_be_in_handler() {
+            return Err(Errno::AGAIN);
+        }
         let Some(parent) = thread::known().filter(|parent| parent.own.id == own.id) else { return Ok(None) };
         let frames = parent.interrupted(thread::stack_pointer());
         // What lies further down the stack was not interrupted if there is no handler: it was left by longjmp.

@@ -66,6 +66,24 @@ pub fn without_storage(own: Own) -> Option<Thread> {
     Some(Thread { own, slot, index })
 }
 
+thread_local! {
+    /// Where the thread's stack was when it made a call for which there was no slot; 0: it is in none.
+    static WITHOUT_SLOT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Makes a call for which there is no slot.
+pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> T {
+    let before = WITHOUT_SLOT.replace(stack_pointer());
+    let result = call();
+    WITHOUT_SLOT.set(before);
+    result
+}
+
+/// Whether a call without a slot lies further up the stack: a handler interrupted it.
+pub fn has_interrupted_call_without_slot() -> bool {
+    WITHOUT_SLOT.get() > stack_pointer()
+}
+
 static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// Keys below this have their place in every thread's descriptor: setting one allocates nothing (glibc, PTHREAD_KEY_2NDLEVEL_SIZE).

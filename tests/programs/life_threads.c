@@ -198,6 +198,17 @@ static void *takes_a_slot(void *unused)
     return unused;
 }
 
+static volatile int *fork_error;
+
+static void try_to_fork(int number)
+{
+    (void)number;
+    pid_t pid = fork();
+    *fork_error = pid < 0 ? errno : -1;
+    if (pid == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 /* All slots are taken, and whoever comes then dies in a call that it could not announce. */
 static void a_death_without_a_slot_is_noticed(int protection, enum who who)
 {
@@ -210,6 +221,9 @@ static void a_death_without_a_slot_is_noticed(int protection, enum who who)
     int started[2], full[2], status;
     char byte, bytes[4096] = {0};
     CHECK(pipe(held) == 0 && pipe(started) == 0 && pipe(full) == 0);
+    fork_error = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct sigaction action = {.sa_handler = try_to_fork, .sa_flags = SA_RESTART};
+    CHECK(fork_error != MAP_FAILED && sigaction(SIGUSR1, &action, NULL) == 0);
     for (int i = 0; i < HOLDERS; i++) {
         if ((holders[i] = fork()) == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -236,6 +250,11 @@ static void a_death_without_a_slot_is_noticed(int protection, enum who who)
     await_full(full[0]);
     await_asleep(last);
     CHECK_ERRNO(mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0), MAP_FAILED, ETIMEDOUT);
+    /* A child of a handler would go on with the call, and nobody could wait for that. */
+    CHECK(kill(last, SIGUSR1) == 0);
+    while (*fork_error == 0)
+        usleep(1000);
+    CHECK(*fork_error == EAGAIN);
     CHECK(kill(last, SIGKILL) == 0 && waitpid(last, &status, 0) == last);
     unsigned char *at = snapshot(file, 0, SIZE, protection);
     CHECK(shows(at, 0, PAGE, 2) && shows(at + PAGE, PAGE, SIZE - PAGE, 0));

@@ -214,7 +214,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Thread> {
     loop {
         let Some(record) = own.record() else { return Ok(Some(call())) };
         if own.table.enter_unannounced(record, own.id) {
-            let result = call();
+            let result = thread::in_call_without_slot(call);
             // In a child that a handler forked inside the call, the count is the parent's.
             if own.is_this_image() {
                 record.leave_unannounced(own.id);
