@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use common::suspend::in_each_way;
 use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
 
 /// Runs a program that has to succeed, and passes on what it skipped.
@@ -181,15 +182,23 @@ fn may_others_run() -> bool {
     path.ancestors().all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
 }
 
-/// `outcome` is "served", "refused" or "broken".
 fn preserving(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
+    preserving_with("stop", scenario, way, policies, outcome);
+}
+
+/// `outcome` is "served", "refused" or "broken".
+fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], outcome: &str) {
     for scratch in scratches() {
         fs::set_permissions(&scratch.path, Permissions::from_mode(0o777)).unwrap();
         for policy in policies {
             // A table of its own each time: its directory may be shared with other users.
             let table = Path::new(scratch.table()).with_extension(policy);
             let mut command = scratch.shimmed(program("map_rights"), way);
-            command.args([scenario, outcome]).env("SNAPSHIM_DIR", &table).env("SNAPSHIM_ON_FAILURE", policy);
+            command
+                .args([scenario, outcome])
+                .env("SUSPEND", suspend)
+                .env("SNAPSHIM_DIR", &table)
+                .env("SNAPSHIM_ON_FAILURE", policy);
             // Long where nobody should wait, short where somebody has to.
             command.env("SNAPSHIM_TIMEOUT_MS", if outcome == "served" { "20000" } else { "300" });
             let _removed = Removed(&table);
@@ -215,14 +224,18 @@ fn as_other_users(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
 }
 
 #[test]
-fn a_stopped_mapper_does_not_stop_a_direct_writer() {
-    preserving("a_stopped_mapper", "direct", &POLICIES, "served");
-    preserving("a_stopped_mapper", "auto", &POLICIES, "served");
+fn a_suspended_mapper_does_not_stop_a_direct_writer() {
+    in_each_way("a_suspended_mapper_does_not_stop_a_direct_writer", |way| {
+        preserving_with(way, "a_suspended_mapper", "direct", &POLICIES, "served");
+        preserving_with(way, "a_suspended_mapper", "auto", &POLICIES, "served");
+    });
 }
 
 #[test]
-fn a_write_that_needs_a_stopped_mappers_agent_fails() {
-    preserving("a_stopped_mapper", "agent", &POLICIES, "refused");
+fn a_write_that_needs_a_suspended_mappers_agent_fails() {
+    in_each_way("a_write_that_needs_a_suspended_mappers_agent_fails", |way| {
+        preserving_with(way, "a_suspended_mapper", "agent", &POLICIES, "refused");
+    });
 }
 
 #[test]

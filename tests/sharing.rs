@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use common::suspend::in_each_way;
 use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
 
 /// Who holds snapshots of the file, with which protection.
@@ -86,15 +87,16 @@ parts! {
 }
 
 /// Natively, where the flag is ignored, a scenario that looks at bytes has to fail.
+const EAGER: (&str, &str) = ("SNAPSHIM_SHARED", "eager");
+
 fn lives(scenario: &str, timeout: &str) -> Vec<String> {
-    lives_with(scenario, timeout, "trap")
+    lives_with(scenario, &[("SNAPSHIM_TIMEOUT_MS", timeout)])
 }
 
-fn lives_with(scenario: &str, timeout: &str, shared: &str) -> Vec<String> {
+fn lives_with(scenario: &str, settings: &[(&str, &str)]) -> Vec<String> {
     let told = |scratch: &Scratch, way: &str| {
         let mut shimmed = scratch.shimmed(program("sharing_life"), way);
-        let settings = [("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_CHUNK_KB", "4"), ("SNAPSHIM_SHARED", shared)];
-        let output = run(shimmed.arg(scenario).envs(settings));
+        let output = run(shimmed.arg(scenario).env("SNAPSHIM_CHUNK_KB", "4").envs(settings.iter().copied()));
         assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
         text(&output)
     };
@@ -108,12 +110,14 @@ fn fails_natively(scenario: &str) {
 }
 
 #[test]
-fn a_stopped_process_is_named() {
-    for told in lives("a_stopped_process_is_named", "300") {
-        let pid = told.lines().find_map(|line| line.strip_prefix("stopped: process ")).unwrap();
-        assert!(told.contains(&format!("refused: process {pid} (sharing_life) ")), "{told}");
-    }
-    fails_natively("a_stopped_process_is_named");
+fn a_suspended_process_is_named() {
+    in_each_way("a_suspended_process_is_named", |way| {
+        for told in lives_with("a_suspended_process_is_named", &[("SUSPEND", way), ("SNAPSHIM_TIMEOUT_MS", "300")]) {
+            let pid = told.lines().find_map(|line| line.strip_prefix("suspended: process ")).unwrap();
+            assert!(told.contains(&format!("refused: process {pid} (sharing_life) ")), "{told}");
+        }
+    });
+    fails_natively("a_suspended_process_is_named");
 }
 
 #[test]
@@ -162,12 +166,12 @@ fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
 
 #[test]
 fn snapshots_are_made_while_the_agent_opens() {
-    lives_with("snapshots_are_made_while_the_agent_opens", "10000", "eager");
+    lives_with("snapshots_are_made_while_the_agent_opens", &[("SNAPSHIM_TIMEOUT_MS", "10000"), EAGER]);
 }
 
 #[test]
 fn the_agent_breaks_no_snapshot() {
-    lives_with("the_agent_breaks_no_snapshot", "100", "eager");
+    lives_with("the_agent_breaks_no_snapshot", &[("SNAPSHIM_TIMEOUT_MS", "100"), EAGER]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 pub mod aftermath;
 pub mod holder;
+pub mod suspend;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 

@@ -1,7 +1,7 @@
-/* A mapper that is stopped, or that the writer may not touch, and what happens when a page cannot be preserved.
+/* A mapper that is suspended, or that the writer may not touch, and what happens when a page cannot be preserved.
  * The driver sets SNAPSHIM_PUSH, SNAPSHIM_ON_FAILURE and SNAPSHIM_TIMEOUT_MS, and says in the second argument what has to come out:
  * "served", "refused" (the write fails, the snapshot stays exact) or "broken" (the snapshot faults, the write goes on). */
-#include "check.h"
+#include "suspend.h"
 
 #include <grp.h>
 #include <sys/syscall.h>
@@ -36,31 +36,35 @@ static int file_shows(int fd, size_t pages, int version)
     return 1;
 }
 
-/* Starts a mapper that holds a snapshot, and stops itself once it has it. `prepare` is called first. */
-static pid_t start_mapper(int protection, void (*prepare)(void), void (*check)(unsigned char *at))
+static int goes_on[2];
+
+/* Starts a mapper that holds a snapshot, and is suspended then. */
+static pid_t start_mapper(int protection, void (*check)(unsigned char *at))
 {
+    int is_ready[2];
+    char byte;
+    CHECK(pipe(is_ready) == 0 && pipe(goes_on) == 0);
     pid_t mapper = fork();
     CHECK(mapper >= 0);
     if (mapper == 0) {
-        if (prepare)
-            prepare();
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         int fd = open("file", O_RDONLY);
         CHECK(fd >= 0);
         unsigned char *at = snapshot(fd, 0, SIZE, protection);
-        raise(SIGSTOP);
+        CHECK(write(is_ready[1], "", 1) == 1 && read(goes_on[0], &byte, 1) == 1);
         check(at);
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(mapper, &status, WUNTRACED) == mapper && WIFSTOPPED(status));
+    CHECK(read(is_ready[0], &byte, 1) == 1);
+    suspend(mapper);
     return mapper;
 }
 
 static void finish_mapper(pid_t mapper)
 {
     int status;
-    CHECK(kill(mapper, SIGCONT) == 0);
+    resume(mapper);
+    CHECK(write(goes_on[1], "", 1) == 1);
     CHECK(waitpid(mapper, &status, 0) == mapper);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
@@ -72,13 +76,13 @@ static void check_exact(unsigned char *at)
 }
 
 /* Served: promptly, without the mapper's help. Refused: after the timeout the write fails, and nothing has changed. */
-static void a_stopped_mapper(int protection, enum who who)
+static void a_suspended_mapper(int protection, enum who who)
 {
     if (who == FORKED_AFTER)
         return;
     int fd = make_file("file", SIZE);
     struct writer writer = writer_before(who, "file");
-    pid_t mapper = start_mapper(protection, NULL, check_exact);
+    pid_t mapper = start_mapper(protection, check_exact);
     double start = now();
     int failure = writer_tries(&writer, 0, SIZE, 1);
     double took = now() - start;
@@ -265,7 +269,7 @@ static void a_page_that_nobody_can_copy(int protection, enum who who)
 }
 
 static const struct scenario scenarios[] = {
-    EACH(a_stopped_mapper),
+    EACH(a_suspended_mapper),
     EACH(a_dumpable_mapper_of_the_same_user),
     EACH(a_mapper_that_is_not_dumpable),
     EACH(a_mapper_of_another_user),

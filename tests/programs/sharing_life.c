@@ -1,5 +1,5 @@
 /* Processes with shared mappings are stopped, killed and forked while snapshots are made. */
-#include "check.h"
+#include "suspend.h"
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -81,20 +81,20 @@ static pid_t start_storing(int fd)
     return pid;
 }
 
-static void a_stopped_process_is_named(int protection, enum who who)
+static void a_suspended_process_is_named(int protection, enum who who)
 {
     (void)protection, (void)who;
     int fd = open("file", O_RDWR | O_CREAT, 0600), status;
     CHECK(fd >= 0 && ftruncate(fd, SIZE) == 0);
     pid_t pid = start_storing(fd);
-    CHECK(kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, WUNTRACED) == pid);
-    printf("stopped: process %d\n", (int)pid);
+    suspend(pid);
+    printf("suspended: process %d\n", (int)pid);
     for (int round = 0; round < 2; round++) {
         double start = seconds();
         CHECK_ERRNO(try_snapshot(fd), MAP_FAILED, ETIMEDOUT);
         CHECK(seconds() - start < 5);
     }
-    CHECK(kill(pid, SIGCONT) == 0);
+    resume(pid);
     uint64_t *at = try_snapshot(fd);
     CHECK(at != MAP_FAILED);
     check_pairs(at, 0, HALF);
@@ -379,7 +379,7 @@ static void preserving_reads_what_is_preserved(int protection, enum who who)
 }
 
 static const struct scenario scenarios[] = {
-    ONCE(a_stopped_process_is_named),
+    ONCE(a_suspended_process_is_named),
     ONCE(a_stopped_process_is_killed_meanwhile),
     ONCE(a_killed_process_leaves_nothing_behind),
     ONCE(fifty_children_store_while_snapshots_are_taken),

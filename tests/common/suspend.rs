@@ -1,0 +1,46 @@
+//! The ways in which a process is kept from running, as `tests/programs/suspend.h` takes them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::skip;
+
+/// A cgroup whose processes can be frozen, for as long as it is wanted.
+struct Freezer(PathBuf);
+
+impl Freezer {
+    /// cgroup v1 has a hierarchy for it; in v2 every group but the root can.
+    fn new() -> Option<Self> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = |prefix: &str| groups.lines().find_map(|line| Some(line.split_once(prefix)?.1.to_string()));
+        let places =
+            [("/sys/fs/cgroup/freezer", ":freezer:"), ("/sys/fs/cgroup", "0::"), ("/sys/fs/cgroup/unified", "0::")];
+        places.iter().find_map(|(mount, prefix)| {
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            let name = format!("snapshim-test-{}-{number}", std::process::id());
+            let group = Path::new(&format!("{mount}{}", own(prefix)?)).join(name);
+            fs::create_dir(&group).ok()?;
+            let group = Self(group);
+            let can = |file| group.0.join(file).exists();
+            (can("cgroup.procs") && (can("freezer.state") || can("cgroup.freeze"))).then_some(group)
+        })
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Runs `check` once for each value of SUSPEND.
+pub fn in_each_way(test: &str, check: impl Fn(&str)) {
+    check("stop");
+    check("trace");
+    match Freezer::new() {
+        Some(freezer) => check(freezer.0.to_str().unwrap()),
+        None => skip(test, "no cgroup can be made here that freezes its processes"),
+    }
+}
