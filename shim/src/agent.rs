@@ -1,20 +1,23 @@
 //! The agent: the shim's one helper thread in a process that has snapshots or writable shared mappings.
 //!
 //! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms shared
-//! mappings when a snapshot is made. It is a bare
-//! kernel thread: no thread-local storage (it shares the register of the thread that started it and must not use it), no libc call,
-//! no lock, all signals blocked. The C library does not count it, so a program still ends with its own last thread.
+//! mappings when a snapshot is made. It is a bare kernel thread: no thread-local storage (it shares the register of the thread that
+//! started it and must not use it), no libc call, no lock, all signals blocked, and a descriptor table of its own ([`apart`]). The C
+//! library does not count it, so a program still ends with its own last thread.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use core::time::Duration;
 
+use snapshim::preserve::kept::KeptFiles;
+use snapshim::preserve::local::Means;
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 use snapshim::table::liveness::Stat;
 
+use crate::apart;
 use crate::config::config;
 use crate::device;
 use crate::init;
@@ -23,6 +26,7 @@ use crate::mapper;
 use crate::process::{self, Own};
 use crate::shared;
 use crate::shared::eager::Progress;
+use crate::thread;
 use crate::watch;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
@@ -72,13 +76,30 @@ fn start_thread(own: &Own) -> bool {
         }
         return false;
     };
+    HAS_BEGUN.store(0, Ordering::Relaxed);
     // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing the register is harmless.
     let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
     let tid = u32::try_from(tid).ok().filter(|tid| *tid != 0);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
     }
+    if tid.is_some() {
+        await_beginning();
+    }
     tid.is_some()
+}
+
+/// 1 once the agent that was started last has left the application's descriptor table; a futex.
+static HAS_BEGUN: AtomicU32 = AtomicU32::new(0);
+
+/// Until then what the application closes may not be closed. The kernel waits for some file systems in between.
+fn await_beginning() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let until = raw::now() + PATIENCE.as_nanos() as u64;
+    // Acquire: pairs with the Release in `run`.
+    while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
+        raw::wait(&HAS_BEGUN, 0, PATIENCE);
+    }
 }
 
 /// Of the agent that was started last.
@@ -100,6 +121,12 @@ fn take_stack() -> Option<*mut c_void> {
     unsafe { rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()) }.ok()?;
     LAST_STACK.store(stack, Ordering::Relaxed);
     Some(stack)
+}
+
+/// Whether the calling thread is the agent.
+pub fn is_caller() -> bool {
+    let start = LAST_STACK.load(Ordering::Relaxed) as u64;
+    (start..start + STACK as u64).contains(&thread::stack_pointer())
 }
 
 /// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to end
@@ -144,6 +171,12 @@ const TABLE_ROUNDS: u32 = 5;
 extern "C" fn run(_: *mut c_void) -> c_int {
     // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
     raw::set_signal_mask(u64::MAX);
+    // Numbers mean something in one table only; these files go with it when the agent ends.
+    let kept_apart = KeptFiles::new();
+    let kept = if apart::begin() { &kept_apart } else { process::kept() };
+    // Release: pairs with the Acquire in `await_beginning`.
+    HAS_BEGUN.store(1, Ordering::Release);
+    raw::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
@@ -161,8 +194,8 @@ extern "C" fn run(_: *mut c_void) -> c_int {
         if shared::arm::answer_creation(&own) {
             eager.begin_anew();
         }
-        answer_requests(&own);
-        let pause = match eager.open_piece(&own) {
+        answer_requests(&own, kept);
+        let pause = match eager.open_piece(&own, kept) {
             Progress::Until(_) => continue,
             Progress::Later => Duration::from_millis(1),
             // Who has no snapshots is rung for, and not kept awake.
@@ -199,7 +232,7 @@ fn leave() -> c_int {
     0
 }
 
-fn answer_requests(own: &Own) {
+fn answer_requests(own: &Own, kept: &KeptFiles) {
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
         let is_ours = |view: snapshim::snapshot::View| view.identity.owner == own.owner();
@@ -207,7 +240,7 @@ fn answer_requests(own: &Own) {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = mapper::means(own, deadline);
+        let means = Means { kept, ..mapper::means(own, deadline) };
         slot.answer(number, means.serve(&request));
     }
 }

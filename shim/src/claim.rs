@@ -20,7 +20,7 @@ use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
-use crate::{alias_use, device};
+use crate::{alias_use, apart, device};
 
 /// A claim of this process.
 struct Claim {
@@ -112,10 +112,12 @@ impl Claim {
         Ok(())
     }
 
-    /// Whether the number still is the file that was opened.
+    /// Whether the number still is the file that was opened, as far as that can be told.
     fn is_intact(&self) -> bool {
-        let number = self.number.load(Ordering::Relaxed);
-        place_behind(number) == Place::Origin(self.origin()) && has_mark(raw::borrow(number))
+        match apart::open_file(self.number.load(Ordering::Relaxed)) {
+            Ok(file) => place_behind(file.number()) == Place::Origin(self.origin()) && has_mark(file.as_fd()),
+            Err(error) => error != Errno::BADF,
+        }
     }
 
     fn tell_lost(&self, own: &Own) {

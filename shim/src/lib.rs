@@ -7,6 +7,7 @@
 mod agent;
 mod alias;
 mod alias_use;
+mod apart;
 mod api;
 mod arena;
 mod claim;

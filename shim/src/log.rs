@@ -10,6 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::raw;
 
+use crate::apart;
 pub use crate::config::Level;
 use crate::config::config;
 use crate::process;
@@ -83,7 +84,11 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
                 write_unless_origin(file.as_fd(), line);
             }
         }
-        None => write_unless_origin(raw::borrow(2), line),
+        None => {
+            if let Ok(stderr) = apart::stream(2) {
+                write_unless_origin(stderr.as_fd(), line);
+            }
+        }
     }
 }
 

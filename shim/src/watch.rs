@@ -8,14 +8,15 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::{Patience, modified_behind};
+use snapshim::drain::{Patience, modified_behind, place_behind};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
 use snapshim::raw::{self, ProcPath, SignalsBlocked};
 
+use crate::apart::{self, Reached};
 use crate::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
@@ -62,7 +63,7 @@ pub fn forget_unneeded(held: &Mappings) {
     let is_needed = |origin| own.table.snapshots_of(origin).any(|(_, view)| view.identity.owner == own.owner());
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
-        let is_ours = watched.leads_to(origin) && is_path(watched.file());
+        let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
         watched.origin.store(Place::Unknown);
         watched.give_notices_back();
         if is_ours {
@@ -90,16 +91,18 @@ pub fn begin_anew_in_child() {
 impl Watched {
     fn take_notices(&self) {
         if config().reads_notices
-            && let Some(group) = notices::of(self.file())
+            && let Some(file) = self.file()
+            && let Some(group) = notices::of(file.as_fd())
         {
             self.notices.store(group.into_raw_fd() as u32, Ordering::Relaxed);
         }
     }
 
     /// The notices, if the descriptor still is what it was.
-    fn notices(&self) -> Option<BorrowedFd<'static>> {
+    fn notices(&self) -> Option<Reached> {
         let number = self.notices.load(Ordering::Relaxed);
-        (number != 0 && notices::are(number)).then(|| raw::borrow(number))
+        let group = if number == 0 { None } else { apart::open_file(number).ok() };
+        group.filter(|group| notices::are(group.number()))
     }
 
     fn give_notices_back(&self) {
@@ -118,18 +121,19 @@ impl Watched {
         }
     }
 
-    fn file(&self) -> BorrowedFd<'static> {
-        raw::borrow(self.number.load(Ordering::Relaxed))
+    fn file(&self) -> Option<Reached> {
+        apart::file(self.number.load(Ordering::Relaxed)).ok()
     }
 
     fn leads_to(&self, origin: Origin) -> bool {
         self.origin() == Some(origin)
-            && snapshim::drain::place_behind(self.number.load(Ordering::Relaxed)) == Place::Origin(origin)
+            && self.file().is_some_and(|file| place_behind(file.number()) == Place::Origin(origin))
     }
 
     /// The file, if the descriptor still leads to it.
     fn modified(&self, origin: Origin) -> Option<Modified> {
-        modified_behind(self.file()).and_then(|(place, modified)| (place == Place::Origin(origin)).then_some(modified))
+        let (place, modified) = modified_behind(self.file()?.as_fd())?;
+        (place == Place::Origin(origin)).then_some(modified)
     }
 }
 
@@ -158,7 +162,7 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
     }
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
-        let culprit = watched.notices().and_then(|group| notices::read_culprit(group, own.table));
+        let culprit = watched.notices().and_then(|group| notices::read_culprit(group.as_fd(), own.table));
         let is_changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
         if is_changed || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin) {
             say_foreign(watched, origin, culprit);
@@ -170,7 +174,8 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
 #[cold]
 fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
-    let link = ProcPath::own("fd").slash(watched.number.load(Ordering::Relaxed));
+    let file = watched.file();
+    let link = ProcPath::own("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     say!(
         Level::Warn,

@@ -25,7 +25,7 @@ struct Entry {
     ready: AtomicU32,
 }
 
-/// The kept files of the calling process.
+/// The kept files of a descriptor table: the calling process's, or its agent's own.
 #[derive(Debug)]
 pub struct KeptFiles {
     pagemaps: [Entry; PLACES],
@@ -35,7 +35,7 @@ pub struct KeptFiles {
 impl KeptFiles {
     /// None kept.
     #[must_use]
-    #[allow(clippy::new_without_default, reason = "only ever a static")]
+    #[allow(clippy::new_without_default, reason = "only ever a static, or an agent's")]
     pub const fn new() -> Self {
         const fn entry() -> Entry {
             Entry {

@@ -67,8 +67,9 @@ impl Stat {
         self.is_exiting() && self.threads <= 1
     }
 
-    /// Set before a thread leaves its address space (do_exit, kernel/exit.c).
-    fn is_exiting(&self) -> bool {
+    /// Whether the thread is past its last step: set before it leaves its address space (do_exit, kernel/exit.c).
+    #[must_use]
+    pub fn is_exiting(&self) -> bool {
         self.flags & EXITING != 0
     }
 }

@@ -8,6 +8,7 @@ use snapshim::creation::Ticket;
 use snapshim::drain::{Patience, place_behind};
 use snapshim::gate::{Call, Entry, Frame, Writer};
 use snapshim::origin::{Origin, Place};
+use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::raw;
 use snapshim::table::Table;
@@ -137,15 +138,16 @@ impl Announced<'_> {
         if made.is_err() && self.thread.own.leaves_damaged() { Ok(()) } else { made }
     }
 
-    /// The same without asking anybody for help, and without breaking a snapshot that would need it: agents must not wait for each other.
-    pub fn make_way_alone(&self, bytes: Range<u64>) -> Result<(), Failure> {
+    /// The same for the agent, without asking anybody for help, and without breaking a snapshot that would need it: agents must not wait
+    /// for each other.
+    pub fn make_way_alone(&self, bytes: Range<u64>, kept: &KeptFiles) -> Result<(), Failure> {
         if !self.is_watched {
             return Ok(());
         }
         // It waits no longer for a mapper that changes its mapping either.
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
-        let alone = Pusher { way: Way::Direct, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
+        let alone = Pusher { kept, way: Way::Direct, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
         alone.make_way(self.origin, &Change::Bytes(bytes))
     }
 }

@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use snapshim::PAGE;
 use snapshim::origin::Origin;
+use snapshim::preserve::kept::KeptFiles;
 
 use super::{list, owners, set_protection};
 use crate::config::config;
@@ -31,17 +32,17 @@ impl Eager {
         }
     }
 
-    /// Opens one more piece; what the kernel may have to mark comes first, in any case.
-    pub fn open_piece(&mut self, own: &Own) -> Progress {
+    /// Opens one more piece; what the kernel may have to mark comes first, in any case. `kept` is the agent's.
+    pub fn open_piece(&mut self, own: &Own, kept: &KeptFiles) -> Progress {
         let open_word = |part: &Range<u64>, origin| {
-            self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin))
+            self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, kept))
         };
         if let Progress::Later = owners::open_words(open_word) {
             return Progress::Later;
         }
         let Some(next) = self.next else { return Progress::Over };
         let Some(thread) = self.thread(own) else { return Progress::Over };
-        let progress = piece_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin));
+        let progress = piece_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin, kept));
         match progress {
             Progress::Until(next) => self.next = Some(next),
             Progress::Over => self.next = None,
@@ -67,10 +68,10 @@ pub enum Progress {
 }
 
 /// Preserves and opens a part of one mapping.
-fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin) -> Progress {
+fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin, kept: &KeptFiles) -> Progress {
     let open = |announced: &Announced<'_>| {
         let bytes = bytes_of(part)?;
-        announced.make_way_alone(bytes.clone()).ok()?;
+        announced.make_way_alone(bytes.clone(), kept).ok()?;
         let list = list::read();
         let entry = list.at(part.start).filter(|entry| entry.is_writable() && entry.origin == origin)?;
         if entry.part(part) == *part && entry.bytes(part) == bytes {

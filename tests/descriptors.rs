@@ -1,0 +1,98 @@
+//! A program's descriptor table is its own: the agent takes no number that the program counts on, and holds nothing open or locked; its
+//! messages come through all the same.
+
+mod common;
+
+use std::fs::{self, File};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::holder::Holder;
+use common::{Scratch, WAYS, program, run_ok};
+
+fn is_as_natively(scenario: &str) {
+    let scratch = Scratch::on_tmpfs();
+    let natively = run_ok(scratch.native(program("descriptors")).arg(scenario));
+    for (way, shared) in WAYS.into_iter().zip(["eager", "trap"]) {
+        let mut shimmed = scratch.shimmed(program("descriptors"), way);
+        let found = run_ok(shimmed.arg(scenario).env("SNAPSHIM_SHARED", shared));
+        assert_eq!(found, natively, "{way}");
+    }
+}
+
+/// `close(1); open(...)` once wrote into another file: the agent had a file open for a moment.
+#[test]
+fn the_lowest_number_is_its_own() {
+    is_as_natively("the_lowest_number_is_its_own");
+}
+
+#[test]
+fn what_is_closed_is_closed_and_what_is_locked_is_locked() {
+    is_as_natively("what_is_closed_is_closed_and_what_is_locked_is_locked");
+}
+
+#[test]
+fn what_is_closed_at_once_is_closed() {
+    is_as_natively("what_is_closed_at_once_is_closed");
+}
+
+/// The agent finds a foreign change by the program's descriptor, and says so at the program's standard error.
+fn is_said_while_held(what: &str) {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), vec![b'o'; 4096]).unwrap();
+    // A pipe, as most programs have it that are not run by hand.
+    let mut teller = scratch.native("sh").args(["-c", "cat >said"]).stdin(Stdio::piped()).spawn().unwrap();
+    let stderr = Stdio::from(teller.stdin.take().unwrap());
+    let mut command = scratch.shimmed(program("descriptors"), "auto");
+    let holder = Holder::run(command.args(["hold", what]).stderr(stderr));
+    drop(command);
+    run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
+    let said = || fs::read_to_string(scratch.file("said")).unwrap_or_default();
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !said().contains("is doubtful") {
+        assert!(Instant::now() < patience, "{what}: nothing was said: {}", said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    holder.finish();
+    teller.wait().unwrap();
+    assert!(said().contains("/file (inode ") && said().contains("(descriptors)'s snapshot"), "{what}: {}", said());
+    assert_eq!(said().matches("is doubtful").count(), 1, "{what}: {}", said());
+}
+
+#[test]
+fn messages_come_through() {
+    is_said_while_held("as ever");
+}
+
+#[test]
+fn messages_come_through_where_the_first_thread_has_ended() {
+    is_said_while_held("the first thread ended");
+}
+
+/// A filter that knows no descriptor tables ends nobody.
+#[test]
+fn a_filter_of_system_calls_is_borne() {
+    is_said_while_held("filtered before");
+    is_said_while_held("filtered afterwards");
+}
+
+/// To a file, which is at the place where the program's next line goes.
+#[test]
+fn a_message_in_a_file_is_not_overwritten() {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), vec![b'o'; 4096]).unwrap();
+    let mut command = scratch.shimmed(program("descriptors"), "auto");
+    let said = File::create(scratch.file("said")).unwrap();
+    let holder = Holder::run(command.args(["hold", "as ever"]).stderr(Stdio::from(said.try_clone().unwrap())));
+    run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
+    let patience = Instant::now() + Duration::from_secs(20);
+    while fs::metadata(scratch.file("said")).unwrap().len() == 0 {
+        assert!(Instant::now() < patience, "nothing was said");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    holder.finish();
+    // The same open file, as the program had it.
+    std::io::Write::write_all(&mut &said, b"next\n").unwrap();
+    let found = fs::read_to_string(scratch.file("said")).unwrap();
+    assert!(found.starts_with("snapshim: ") && found.ends_with(" again\nnext\n"), "{found}");
+}
