@@ -2,6 +2,7 @@
 
 use crate::PAGE;
 use crate::preserved::Bits;
+use crate::raw;
 use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, View};
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;
@@ -28,7 +29,26 @@ pub struct Further {
     pub flags: u32,
 }
 
+/// How long a cut waits for those who push without storing bytes.
+const MOMENT: u64 = 10_000_000;
+
 impl Table {
+    /// Waits for those who push into the piece at `index`, which is changing and about to be cut: they are announced at `index`, and would
+    /// not be found by who looks for the pushers of the part that is cut off. False: one who stores bytes is at it for too long.
+    #[must_use]
+    pub fn await_pushers_of_cut(&self, index: u32, deadline: u64) -> bool {
+        if !self.await_pushers(index, true, deadline) {
+            return false;
+        }
+        // Of the others what may be missing is the bit of a page that is private by now.
+        if !self.await_pushers(index, false, deadline.min(raw::now() + MOMENT))
+            && let Some(snapshot) = self.snapshot(index)
+        {
+            snapshot.add_flags(BITS_INCOMPLETE);
+        }
+        true
+    }
+
     /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is full.
     pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
         let (copy_index, head) = self.claim_snapshot(further.identity.owner)?;

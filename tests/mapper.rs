@@ -108,6 +108,10 @@ scenarios! {
         mprotect_both_ways_while_a_process_writes
         mremap_and_munmap_while_a_process_writes
     }
+    map_cut {
+        a_page_opened_beside_a_push_keeps_its_stores
+        a_page_closed_then_opened_beside_a_push_keeps_its_stores
+    }
     map_advice {
         dontneed_keeps_what_is_preserved
         dontneed_page_by_page

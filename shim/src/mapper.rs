@@ -199,6 +199,9 @@ impl Mappings {
     /// Makes two pieces of one at `address`, if it lies inside. The new one behind it comes into being odd as well.
     fn cut(&self, index: u32, address: u64) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+        if !self.own.table.await_pushers_of_cut(index, Self::deadline()) {
+            return Err(Errno::NOMEM);
+        }
         let view = snapshot.view().ok_or(Errno::NOMEM)?;
         let extent = &view.extent;
         if address <= extent.address || address >= extent.end() {

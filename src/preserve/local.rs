@@ -93,6 +93,9 @@ impl<S: Stores> Means<'_, S> {
     fn relocate(&self, index: u32, view: &View, pages: Range<u64>) -> Result<(), Errno> {
         let address = view.address_of(pages.start);
         let length = ((pages.end - pages.start) * PAGE) as usize;
+        if pages.start != view.extent.first && !self.table.await_pushers_of_cut(index, self.deadline) {
+            return Err(Errno::BUSY);
+        }
         relocate::move_to_own_memory(address, length, view, self.stores)?;
         let snapshot = self.table.snapshot(index).ok_or(Errno::NOMEM)?;
         if pages.start == view.extent.first {
