@@ -96,6 +96,13 @@ fn an_exec_that_fails_leaves_snapshots_as_they_were() {
 }
 
 #[test]
+fn the_agent_is_started_beside_an_exec_that_fails() {
+    let scratch = Scratch::on_tmpfs();
+    let output = run(scratch.shimmed(program("life_exec"), "direct").arg("beside"));
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+}
+
+#[test]
 fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
     for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
         run_ok(scratch.shimmed(program("life_exec"), way).arg("storm"));

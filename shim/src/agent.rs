@@ -10,6 +10,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use core::time::Duration;
 
+use snapshim::drain::Patience;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::Means;
 use snapshim::raw;
@@ -77,9 +78,7 @@ fn start_thread(own: &Own) -> bool {
         return false;
     };
     HAS_BEGUN.store(0, Ordering::Relaxed);
-    // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing the register is harmless.
-    let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
-    let tid = u32::try_from(tid).ok().filter(|tid| *tid != 0);
+    let tid = clone_beside_exec(own, stack);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
     }
@@ -100,6 +99,26 @@ fn await_beginning() {
     while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
         raw::wait(&HAS_BEGUN, 0, PATIENCE);
     }
+}
+
+/// How often it is tried to make a thread: some milliseconds, by `Patience`.
+const TRIES: u32 = 64;
+
+/// While another thread is in exec the kernel makes none (copy_fs, kernel/fork.c): the process ends with that, or needs its agent still.
+fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
+    let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
+    let mut patience = Patience::default();
+    let mut tries = 0;
+    while tries < TRIES || is_executing() {
+        // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing the register is harmless.
+        let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
+        if tid > 0 {
+            return Some(tid as u32);
+        }
+        tries += 1;
+        patience.pause();
+    }
+    None
 }
 
 /// Of the agent that was started last.

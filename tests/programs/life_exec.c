@@ -1,6 +1,7 @@
 /* A mapper that executes something else: nobody waits for what it held, and nobody touches what comes after it. */
 #include "check.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -176,6 +177,51 @@ static void storm(void)
     CHECK(kill(writer, SIGKILL) == 0 && waitpid(writer, &status, 0) == writer);
 }
 
+static atomic_int is_enough;
+
+static void *fail_to_execute(void *argument)
+{
+    char *const none[] = {argument, NULL};
+    while (!is_enough)
+        CHECK_ERRNO(execve(argument, none, environ), -1, ENOEXEC);
+    return NULL;
+}
+
+static void __attribute__((noreturn)) take_a_snapshot_beside_exec(int fd, int ready, int go)
+{
+    pthread_t thread;
+    char byte = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK(pthread_create(&thread, NULL, fail_to_execute, (void *)"garbage") == 0);
+    unsigned char *at = snapshot(fd, 0, SIZE, PROT_READ);
+    is_enough = 1;
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(write(ready, &byte, 1) == 1 && read(go, &byte, 1) == 1);
+    CHECK(shows(at, 0, SIZE, 0));
+    _exit(0);
+}
+
+/* The kernel makes no thread, so no agent, while another thread is in exec; if that fails, the agent is needed all the same. */
+static void agent_is_started_beside_exec(void)
+{
+    int garbage = open("garbage", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+    CHECK(garbage >= 0 && write(garbage, "garbage", 7) == 7 && close(garbage) == 0);
+    for (int round = 0; round < 40; round++) {
+        int fd = make_file("file", SIZE), ready[2], go[2], status;
+        char byte = 0;
+        CHECK(pipe(ready) == 0 && pipe(go) == 0);
+        pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0)
+            take_a_snapshot_beside_exec(fd, ready[1], go[0]);
+        close(ready[1]);
+        CHECK(read(ready[0], &byte, 1) == 1);
+        CHECK(ftruncate(fd, 0) == 0 && write(go[1], &byte, 1) == 1);
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+        close(fd), close(ready[0]), close(go[0]), close(go[1]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     alarm(50);
@@ -188,6 +234,8 @@ int main(int argc, char **argv)
         storm();
     } else if (argc == 2 && strcmp(argv[1], "failure") == 0) {
         failure_leaves_all_as_it_was();
+    } else if (argc == 2 && strcmp(argv[1], "beside") == 0) {
+        agent_is_started_beside_exec();
     } else {
         return 2;
     }
