@@ -267,7 +267,11 @@ impl Table {
             return false;
         }
         if !process.has_other_stacks(id) && doing.has_left(frame.stack(), id.pid(), thread) {
-            return frame.look().1 == turn;
+            let is_that_one = frame.look().1 == turn;
+            // A call from further down the stack would be taken for one that interrupted it, and let through: this creation would seem
+            // to wait for it still.
+            frame.reclaim(turn);
+            return is_that_one;
         }
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
         let covered = match rustix::fs::stat(path.as_c_str()) {

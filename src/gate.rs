@@ -257,7 +257,7 @@ impl Frame {
 
     /// Passed -> idle, after the call. Does nothing if the frame is no longer at `turn`.
     ///
-    /// Others touch the phase only when this thread is gone, and handlers on this thread only when it was left by longjmp.
+    /// Others touch the phase only when this thread is gone or has left the call by longjmp, as do handlers on this thread.
     #[inline]
     pub fn clear(&self, turn: Turn) {
         if self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed) {

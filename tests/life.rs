@@ -160,6 +160,7 @@ scenarios! {
         thousands_of_short_threads_leave_no_slot_behind
         a_process_without_threads_ends
         a_hook_that_was_left_by_a_jump_holds_nobody_up
+        a_hook_that_was_left_by_a_jump_lets_nobody_through
         a_death_without_a_slot_is_noticed
     }
 }

@@ -1,7 +1,9 @@
 /* Threads that end in every way, more of them than the table has slots, and processes that die without a slot. */
 #include "check.h"
+#include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #define PAGES ((size_t)16)
@@ -187,6 +189,84 @@ static void a_hook_that_was_left_by_a_jump_holds_nobody_up(int protection, enum 
     }
 }
 
+static sigjmp_buf out_of_write;
+
+static void jump_out_of_write(int number)
+{
+    (void)number;
+    siglongjmp(out_of_write, 1);
+}
+
+/* So far down its stack. */
+static void __attribute__((noinline)) write_from_below(size_t depth, size_t offset)
+{
+    volatile unsigned char below[depth];
+    below[0] = below[depth - 1] = stamp(0, 1);
+    (void)!pwrite(file, (const void *)below, 1, (off_t)offset);
+}
+
+/* A writer that left a write by a jump, and writes again from further down its stack when it is told to. */
+static void __attribute__((noreturn)) write_after_a_jump(volatile int *has_jumped, int said, int told)
+{
+    char byte = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct sigaction action = {.sa_handler = jump_out_of_write};
+    struct rlimit limit = {SIZE, SIZE};
+    CHECK(sigaction(SIGXFSZ, &action, NULL) == 0 && setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    if (sigsetjmp(out_of_write, 1) == 0)
+        write_from_below(1 << 16, SIZE);
+    *has_jumped = 1; /* a write would show that it has left the other */
+    CHECK(read(told, &byte, 1) == 1);
+    write_from_below(1 << 18, 0);
+    CHECK(write(said, &byte, 1) == 1);
+    _exit(0);
+}
+
+static void __attribute__((noreturn)) store_when_continued(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK(mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) != MAP_FAILED);
+    raise(SIGSTOP);
+    _exit(0);
+}
+
+/* The snapshot has to wait for who is stopped, and the writer for the snapshot. */
+static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, enum who who)
+{
+    (void)who;
+    int said[2], told[2], judged[2], status;
+    char byte = 0;
+    file = make_file("file", SIZE);
+    unsigned char *first = snapshot(file, 0, SIZE, protection);
+    volatile int *has_jumped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(has_jumped != MAP_FAILED && pipe(said) == 0 && pipe(told) == 0 && pipe(judged) == 0);
+    pid_t writer = fork(), sharer = writer == 0 ? -1 : fork();
+    if (writer == 0)
+        write_after_a_jump(has_jumped, said[1], told[0]);
+    if (sharer == 0)
+        store_when_continued();
+    while (!*has_jumped)
+        usleep(1000);
+    CHECK(waitpid(sharer, &status, WUNTRACED) == sharer && WIFSTOPPED(status));
+    await_asleep(writer);
+    pid_t mapper = fork();
+    if (mapper == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        unsigned char *at = snapshot(file, 0, SIZE, protection);
+        CHECK(read(judged[0], &byte, 1) == 1);
+        _exit(!shows(at, 0, SIZE, 0));
+    }
+    await_asleep(mapper);
+    CHECK(write(told[1], &byte, 1) == 1);
+    struct pollfd watched = {.fd = said[0], .events = POLLIN};
+    CHECK(poll(&watched, 1, 300) == 0);
+    CHECK(kill(sharer, SIGCONT) == 0 && read(said[0], &byte, 1) == 1);
+    CHECK(waitpid(sharer, &status, 0) == sharer && status == 0);
+    CHECK(waitpid(writer, &status, 0) == writer && status == 0);
+    CHECK(write(judged[1], &byte, 1) == 1 && waitpid(mapper, &status, 0) == mapper && status == 0);
+    CHECK(shows(first, 0, SIZE, 0));
+}
+
 static int held[2];
 
 static void *takes_a_slot(void *unused)
@@ -276,6 +356,7 @@ static const struct scenario scenarios[] = {
     ONCE(thousands_of_short_threads_leave_no_slot_behind),
     ONCE(a_process_without_threads_ends),
     ONCE(a_hook_that_was_left_by_a_jump_holds_nobody_up),
+    ONCE(a_hook_that_was_left_by_a_jump_lets_nobody_through),
     ONCE(a_death_without_a_slot_is_noticed),
 };
 MAIN(scenarios)
