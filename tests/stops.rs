@@ -248,7 +248,8 @@ impl Other {
         let mut said = String::new();
         while !said.ends_with("ready\n") {
             if output.read_line(&mut said).unwrap() == 0 {
-                panic!("{about}: {policy}: {said}{}", errors_of(&mut child));
+                let errors = errors_of(&mut child);
+                panic!("{about}: {policy}: {:?}: {said}{errors}", child.wait());
             }
         }
         Self { child, is_refused: said.contains("refused") }
