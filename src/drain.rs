@@ -255,6 +255,27 @@ impl Table {
         gone
     }
 
+    /// Whether a handler has left the call of `turn` by longjmp. Then its frame is closed.
+    ///
+    /// Else a call from further down the stack would be taken for one that interrupted it, and let through: a creation would seem to wait
+    /// for it still.
+    fn was_left(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
+        let tenure = slot.tenure();
+        let Some((_, process, id)) = self.owner(tenure.process()) else { return false };
+        let thread = slot.thread(tenure);
+        let doing = Doing::read(id.pid(), thread);
+        if thread == 0
+            || doing.is_lending()
+            || process.has_other_stacks(id)
+            || !doing.has_left(frame.stack(), id.pid(), thread)
+        {
+            return false;
+        }
+        let is_that_one = frame.look().1 == turn;
+        frame.reclaim(turn);
+        is_that_one
+    }
+
     /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
         let tenure = slot.tenure();
@@ -266,12 +287,8 @@ impl Table {
             // A child that acts in this memory may make the call, with descriptors of its own.
             return false;
         }
-        if !process.has_other_stacks(id) && doing.has_left(frame.stack(), id.pid(), thread) {
-            let is_that_one = frame.look().1 == turn;
-            // A call from further down the stack would be taken for one that interrupted it, and let through: this creation would seem
-            // to wait for it still.
-            frame.reclaim(turn);
-            return is_that_one;
+        if self.was_left(slot, frame, turn) {
+            return true;
         }
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
         let covered = match rustix::fs::stat(path.as_c_str()) {
@@ -325,7 +342,8 @@ impl Table {
                 let mut is_late = false;
                 while frame.is_pushing(index, only_bytes) {
                     if patience.is_tried() {
-                        if self.is_over(slot, frame, frame.look().1) {
+                        let (_, turn) = frame.look();
+                        if self.is_over(slot, frame, turn) || self.was_left(slot, frame, turn) {
                             return true;
                         }
                         // Once more behind the clock: this thread may have been stopped.

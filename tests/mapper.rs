@@ -111,6 +111,7 @@ scenarios! {
     map_cut {
         a_page_opened_beside_a_push_keeps_its_stores
         a_page_closed_then_opened_beside_a_push_keeps_its_stores
+        a_push_that_was_left_by_a_jump_holds_nobody_up
     }
     map_advice {
         dontneed_keeps_what_is_preserved

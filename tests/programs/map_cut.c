@@ -50,7 +50,42 @@ static int run_to_store(pid_t writer)
     return 1;
 }
 
-static void keeps_what_it_stores(void (*divide)(unsigned char *at))
+static sigjmp_buf out;
+
+static void jump_out(int number)
+{
+    (void)number;
+    siglongjmp(out, 1);
+}
+
+static void __attribute__((noreturn)) write_when_traced(int fd)
+{
+    struct sigaction action = {.sa_handler = jump_out};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ptrace(PTRACE_TRACEME, 0, 0, 0);
+    raise(SIGSTOP);
+    if (sigsetjmp(out, 1) != 0)
+        for (;;)
+            pause();
+    overwrite(fd, PART, PAGE, 1);
+    _exit(0);
+}
+
+static void await_asleep(pid_t pid)
+{
+    char path[32], state = 'R';
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    while (state != 'S') {
+        usleep(1000);
+        FILE *stat = fopen(path, "r");
+        CHECK(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1);
+        fclose(stat);
+    }
+}
+
+/* With `jumps`, a handler of the writer leaves what it was held in. */
+static void keeps_what_it_stores(void (*divide)(unsigned char *at), int jumps)
 {
     int fd = make_file("file", SIZE), status;
     char byte = 0;
@@ -60,19 +95,19 @@ static void keeps_what_it_stores(void (*divide)(unsigned char *at))
         map_and_store(divide);
     CHECK(read(done[0], &byte, 1) == 1);
     pid_t writer = fork();
-    if (writer == 0) {
-        ptrace(PTRACE_TRACEME, 0, 0, 0);
-        raise(SIGSTOP);
-        overwrite(fd, PART, PAGE, 1);
-        _exit(0);
-    }
+    if (writer == 0)
+        write_when_traced(fd);
     CHECK(waitpid(writer, &status, 0) == writer && WIFSTOPPED(status));
     int is_held = run_to_store(writer);
+    if (is_held && jumps) {
+        CHECK(kill(writer, SIGUSR1) == 0 && ptrace(PTRACE_DETACH, writer, 0, 0) == 0);
+        await_asleep(writer);
+    }
     CHECK(write(go[1], &byte, 1) == 1);
     /* A mapper that waits for the writer is not done before that goes on. */
     struct pollfd watched = {.fd = done[0], .events = POLLIN};
     (void)poll(&watched, 1, 300);
-    if (is_held) {
+    if (is_held && !jumps) {
         CHECK(ptrace(PTRACE_DETACH, writer, 0, 0) == 0);
         CHECK(waitpid(writer, &status, 0) == writer && status == 0);
     }
@@ -84,8 +119,13 @@ int main(int argc, char **argv)
 {
     CHECK(argc == 2);
     alarm(30);
-    int opens_at_once = strcmp(argv[1], "a_page_opened_beside_a_push_keeps_its_stores") == 0;
-    CHECK(opens_at_once || strcmp(argv[1], "a_page_closed_then_opened_beside_a_push_keeps_its_stores") == 0);
-    keeps_what_it_stores(opens_at_once ? open_a_page : close_then_open_a_page);
+    if (strcmp(argv[1], "a_page_opened_beside_a_push_keeps_its_stores") == 0)
+        keeps_what_it_stores(open_a_page, 0);
+    else if (strcmp(argv[1], "a_page_closed_then_opened_beside_a_push_keeps_its_stores") == 0)
+        keeps_what_it_stores(close_then_open_a_page, 0);
+    else if (strcmp(argv[1], "a_push_that_was_left_by_a_jump_holds_nobody_up") == 0)
+        keeps_what_it_stores(open_a_page, 1);
+    else
+        return 2;
     return 0;
 }
