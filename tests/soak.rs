@@ -3,6 +3,9 @@
 //!
 //! What the processes do, and how they know which bytes are right, is in tests/programs/soak*.h. Here they are started, killed, stopped,
 //! and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
+//!
+//! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the wait for
+//! pushers before an exec (tests/life.rs), and before a piece is cut (tests/mapper.rs).
 
 mod common;
 
@@ -22,11 +25,12 @@ use snapshim::table::liveness::Stat;
 
 const PROCESSES: usize = 30;
 const SEATS: usize = 96;
-/// An operation that takes longer hangs: a stopped process goes on long before.
-const LONGEST: Duration = Duration::from_secs(20);
+/// An operation that takes longer hangs: a stopped process goes on long before, and a disk that others load, which can take more than
+/// fifteen seconds for a page, does so too.
+const LONGEST: Duration = Duration::from_secs(90);
 const LONGEST_STOP_MS: usize = 400;
 /// Nobody is to give anybody up.
-const TIMEOUT_MS: &str = "15000";
+const TIMEOUT_MS: &str = "60000";
 
 /// See soak_shared.h.
 #[repr(C)]
@@ -408,6 +412,7 @@ fn nothing_goes_wrong(seconds: u64) {
     let mut report = Command::new(&soak.program);
     let done = run_ok(report.args(["report", &soak.id.to_string()]));
     println!("soak: {} kills, {} stops; {}", soak.kills, soak.stops, done.trim_end());
+    assert!(!done.contains("no write by"));
     assert_eq!(soak.said(), "");
     assert_recovered(&soak.scratch, &format!("after a soak of {seconds} s with seed {seed}"));
     // The table goes on serving.

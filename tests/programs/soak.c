@@ -63,6 +63,10 @@ static void report(void)
            (unsigned long long)shared->snapshots, (unsigned long long)shared->judged, (unsigned long long)shared->looks,
            (unsigned long long)shared->changes, (unsigned long long)shared->writes, (unsigned long long)shared->stores,
            (unsigned long long)shared->forks, (unsigned long long)shared->execs);
+    /* What never comes about proves nothing. */
+    for (size_t way = 0; way < WAYS; way++)
+        if (shared->ways[way] == 0 && shared->writes > 1000 * WAYS)
+            printf("no write by %s\n", way_names[way]);
 }
 
 int main(int argc, char **argv)

@@ -111,9 +111,9 @@ static void take_state(struct held *one, int fd)
     judge(one);
 }
 
-static void take(struct held *one)
+static void take(struct held *one, size_t file)
 {
-    *one = (struct held){.file = below(FILES), .is_writable = one_in(2)};
+    *one = (struct held){.file = file, .is_writable = one_in(2)};
     if (!is_cells_file(one->file))
         one->first = histories[one->file - CELL_FILES].reached;
     step("take", (int64_t)one->file, one->is_writable);
@@ -139,7 +139,8 @@ static void look(struct held *one)
         MUST(snapshim_stat(one->at, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
     for (size_t i = 0; i < one->size; i++)
         if (one->at[i] != one->copy[i])
-            fail("a snapshot of file %zu at %p has changed at %#zx: %#x is %#x", one->file, (void *)one->at, i, one->copy[i], one->at[i]);
+            fail("a snapshot of file %zu at %p%s has changed at %#zx: %#x is %#x", one->file, (void *)one->at,
+                 one->has_stores ? ", with stores of its own," : "", i, one->copy[i], one->at[i]);
     size_t end = (one->size + PAGE - 1) / PAGE * PAGE;
     MUST(end >= one->mapped || !is_readable(one->at + end));
     if (!is_cells_file(one->file))
@@ -262,7 +263,7 @@ static void use_a_snapshot(void)
 {
     struct held *one = &held[below(HELD)];
     if (!one->at)
-        take(one);
+        take(one, below(FILES));
     else if (one_in(6))
         drop(one);
     else if (one_in(2))

@@ -112,9 +112,12 @@ static void execute(int is_plain)
     shared->execs++;
     char *arguments[] = {"soak", is_plain ? "plain" : "run", id, seat, NULL};
     extern char **environ;
-    char *none[64];
     size_t count = 0;
-    for (char **variable = environ; *variable && count < 63; variable++)
+    while (environ[count])
+        count++;
+    char *none[count + 1];
+    count = 0;
+    for (char **variable = environ; *variable; variable++)
         if (strncmp(*variable, "LD_PRELOAD=", 11) != 0)
             none[count++] = *variable;
     none[count] = NULL;
@@ -122,19 +125,27 @@ static void execute(int is_plain)
     fail("exec");
 }
 
-/* The plain image: the memory that it has where its predecessor's snapshots were stays its own. */
+/* The plain image: the memory that it has where its predecessor's snapshots were stays its own, and what it has not used is not there. */
 static void __attribute__((noreturn)) be_plain(const char *library)
 {
-    size_t length = ARENA_SLOTS * ARENA_SLOT;
+    const size_t length = ARENA_SLOTS * ARENA_SLOT, used = 2 * ARENA_SLOT;
     unsigned char *at = mmap(ARENA, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     MUST(at == ARENA);
-    memset(at, 0xb7, length);
+    for (size_t i = 0; i < length; i += 2 * used)
+        memset(at + i, 0xb7, used);
     for (size_t turns = 1 + below(20); turns > 0 && !shared->stop; turns--) {
         step("is plain", (int64_t)turns, 0);
         usleep(10000);
-        for (size_t i = 0; i < length; i++)
+        for (size_t i = 0; i < length; i += i % (2 * used) == used - 1 ? used + 1 : 1)
             if (at[i] != 0xb7)
                 fail("memory of a program without the shim has changed at %p: %#x", (void *)(at + i), at[i]);
+        for (size_t i = used; i < length; i += 2 * used) {
+            unsigned char is_there[2 * ARENA_SLOT / PAGE];
+            MUST(mincore(at + i, used, is_there) == 0);
+            for (size_t page = 0; page < sizeof is_there; page++)
+                if (is_there[page] & 1)
+                    fail("memory that a program without the shim has not used is there at %p", (void *)(at + i + page * PAGE));
+        }
     }
     if (shared->stop)
         _exit(0);

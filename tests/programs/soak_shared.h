@@ -14,6 +14,11 @@
 
 enum { SEATS = 96, LANES = 3, STEPS = 64 };
 
+/* Ways to write to a place; the first ones by one call each, so that a snapshot shows all of it or nothing. */
+enum { PWRITE, WRITE, PWRITEV, PWRITEV2, WRITEV, AIO, WHOLE, STDIO = WHOLE, COPY, SENDFILE, SPLICE, WAYS };
+
+static const char *const way_names[] = {"pwrite", "write", "pwritev", "pwritev2", "writev", "aio_write", "stdio", "copy_file_range", "sendfile", "splice"};
+
 struct step {
     uint64_t tick, at_us;
     char what[16];
@@ -40,6 +45,7 @@ struct shared {
     _Atomic uint64_t clock; /* the next event's number */
     _Atomic uint32_t lives; /* images and forked children so far */
     _Atomic uint64_t snapshots, looks, judged, writes, stores, changes, forks, execs;
+    _Atomic uint64_t ways[WAYS]; /* writes that came about so */
     char directories[2][256];
 };
 

@@ -29,9 +29,13 @@ static ssize_t write_by_splice(int fd, const void *data, size_t length, off_t of
     return count;
 }
 
-static ssize_t write_by_copy(int fd, const void *data, size_t length, off_t offset)
+/* The kernel copies within one file system. */
+static ssize_t write_by_copy(int fd, const char *path, const void *data, size_t length, off_t offset)
 {
-    int from = memory_file(data, length);
+    char directory[320];
+    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(path, '/') - path), path);
+    int from = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    MUST(from >= 0 && write(from, data, length) == (ssize_t)length);
     off_t start = 0;
     ssize_t count = copy_file_range(from, &start, fd, &offset, length, 0);
     close(from);
@@ -73,13 +77,17 @@ static ssize_t write_by_aio(int fd, const void *data, size_t length, off_t offse
     return aio_return(&block);
 }
 
-static ssize_t write_by_queue(int fd, const void *data, size_t length, off_t offset)
+/* While it is under way, perhaps a snapshot of that very file is taken. */
+static ssize_t write_by_queue(int fd, size_t file, const void *data, size_t length, off_t offset)
 {
+    struct held *one = &held[below(HELD)];
     aio_context_t context = 0;
     struct io_event event;
     struct iocb block = {.aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)data, .aio_nbytes = length,
                          .aio_offset = offset}, *blocks[] = {&block};
     MUST(syscall(SYS_io_setup, 1, &context) == 0 && syscall(SYS_io_submit, context, 1L, blocks) == 1);
+    if (!one->at)
+        take(one, file);
     long got;
     do
         got = syscall(SYS_io_getevents, context, 1L, 1L, &event, NULL);
@@ -87,11 +95,6 @@ static ssize_t write_by_queue(int fd, const void *data, size_t length, off_t off
     MUST(got == 1 && syscall(SYS_io_destroy, context) == 0);
     return event.res;
 }
-
-/* Ways to write to a place; the first ones by one call each, so that a snapshot shows all of it or nothing. */
-enum { PWRITE, WRITE, PWRITEV, PWRITEV2, WRITEV, AIO, WHOLE, STDIO = WHOLE, COPY, SENDFILE, SPLICE, WAYS };
-
-static const char *const way_names[] = {"pwrite", "write", "pwritev", "pwritev2", "writev", "aio_write", "stdio", "copy_file_range", "sendfile", "splice"};
 
 /* Returns the bytes written, -1 if it failed. `fd` has a file position that nobody else uses. */
 static ssize_t write_by(int way, int fd, const char *path, unsigned char *data, size_t length, off_t offset)
@@ -104,7 +107,7 @@ static ssize_t write_by(int way, int fd, const char *path, unsigned char *data, 
     case PWRITEV2: return pwritev2(fd, parts, 2, offset, 0);
     case STDIO: return write_by_stdio(path, data, length, offset);
     case AIO: return write_by_aio(fd, data, length, offset);
-    case COPY: return write_by_copy(fd, data, length, offset);
+    case COPY: return write_by_copy(fd, path, data, length, offset);
     case SENDFILE: return write_by_sendfile(fd, data, length, offset);
     case SPLICE: return write_by_splice(fd, data, length, offset);
     default: return pwrite(fd, data, length, offset);
@@ -123,7 +126,8 @@ static void write_cells(int fd, size_t file, size_t first, size_t count, int way
         at = (unsigned char *)fill_cell(at, file, cell, number);
     size_t length = count * size;
     ssize_t written = write_by(way, fd, file_path(file), buffer, length, (off_t)(first * size));
-    if (written != (ssize_t)length && way >= WHOLE) /* not between these file systems, or a signal came */
+    shared->ways[way] += written == (ssize_t)length;
+    if (written != (ssize_t)length && way >= WHOLE) /* a signal came */
         written = write_by(PWRITE, fd, file_path(file), buffer, length, (off_t)(first * size));
     MUST(written == (ssize_t)length);
     end_write(number);
@@ -200,6 +204,7 @@ static void store_some_words(void)
 
 struct target {
     const char *path;
+    size_t file;
     int fd;
     size_t size;
 };
@@ -319,7 +324,7 @@ static void write_direct(struct target *target)
     if (one_in(2))
         MUST(pwrite(fd, buffer, length, (off_t)at) == (ssize_t)length);
     else
-        MUST(write_by_queue(fd, buffer, length, (off_t)at) == (ssize_t)length);
+        MUST(write_by_queue(fd, target->file, buffer, length, (off_t)at) == (ssize_t)length);
     close(fd);
 }
 
@@ -355,7 +360,7 @@ static void change_a_state(void)
         return;
     for (size_t turns = 1 + below(4); turns > 0; turns--) {
         struct stat found;
-        struct target target = {.path = path, .fd = open(path, O_RDWR | O_CLOEXEC)};
+        struct target target = {.path = path, .file = CELL_FILES + file, .fd = open(path, O_RDWR | O_CLOEXEC)};
         MUST(target.fd >= 0 && fstat(target.fd, &found) == 0);
         target.size = (size_t)found.st_size;
         fill_buffer();
