@@ -105,7 +105,8 @@ impl Bench {
     fn report(&mut self, figure: &str, ratio: f64, target: f64, note: &str) {
         let verdict = if ratio <= target { "ok" } else { "missed" };
         self.missed += u32::from(ratio > target);
-        println!("| {figure:<72} | {ratio:6.3} | {target:5.2} | {verdict:<6} | {note}");
+        let (verdict, limit) = if target.is_finite() { (verdict, format!("{target:.2}")) } else { ("", "–".into()) };
+        println!("| {figure:<72} | {ratio:6.3} | {limit:>5} | {verdict:<6} | {note}");
     }
 
     /// The ratio of two commands, in turns; the note is what one operation takes.
