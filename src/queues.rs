@@ -29,7 +29,8 @@ pub const QUEUES: usize = 1;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queue {
-    /// The context's name, which is a page's address, or one of the states below; with `ENDING` while it is destroyed.
+    /// The context's name, which is a page's address, or one of the states below; while it is destroyed with `ENDING` and the number of
+    /// its end, so that who finishes late does not take a later context of that name for it.
     context: AtomicU64,
     /// [`Origin::mark`] of what is written past the page cache, 0 for nothing, `SEVERAL`.
     target: AtomicU64,
@@ -43,6 +44,8 @@ pub struct Queue {
 const FREE: u64 = 0;
 const CLAIMED: u64 = 2;
 const ENDING: u64 = 1;
+const END_NUMBERS: u64 = 0xffc;
+const NAME: u64 = !0xfff;
 
 #[cfg(not(loom))]
 const WORDS: usize = 5;
@@ -54,6 +57,15 @@ const SEVERAL: u64 = u64::MAX;
 pub struct Queues {
     overflow: AtomicU64,
     all: [Queue; QUEUES],
+    /// Contexts that were destroyed, ever.
+    ends: AtomicU64,
+}
+
+/// A context that is being destroyed.
+#[derive(Debug)]
+pub struct Closing<'a> {
+    queue: &'a Queue,
+    name: u64,
 }
 
 #[cfg(not(loom))]
@@ -65,7 +77,7 @@ impl Queues {
     pub fn new() -> Self {
         let zero = || AtomicU64::new(0);
         let free = |_| Queue { context: zero(), target: zero(), begun: zero(), ended: zero(), taken: zero() };
-        Self { overflow: zero(), all: std::array::from_fn(free) }
+        Self { overflow: zero(), all: std::array::from_fn(free), ends: zero() }
     }
 
     /// The entry of `context`, if it is counted.
@@ -78,17 +90,17 @@ impl Queues {
         // One that had the name before was destroyed unseen, or by a thread that is about to say so.
         for earlier in &self.all {
             earlier.leave(context);
-            earlier.leave(context | ENDING);
         }
         let _ = self.all.iter().any(|queue| queue.claim(context));
     }
 
     /// The kernel is asked to destroy `context`: till it has, nobody can say that all has landed, for the ring goes first.
-    pub fn start_close(&self, context: u64) -> Option<&Queue> {
-        let to_ending = |queue: &&Queue| {
-            queue.context.compare_exchange(context, context | ENDING, Ordering::SeqCst, Ordering::Relaxed).is_ok()
-        };
-        self.of(context).filter(to_ending)
+    pub fn start_close(&self, context: u64) -> Option<Closing<'_>> {
+        let queue = self.of(context)?;
+        let number = if planted(Fault::EndNumber) { 0 } else { self.ends.fetch_add(4, Ordering::Relaxed) };
+        let name = context | ENDING | number & END_NUMBERS;
+        let is_started = queue.context.compare_exchange(context, name, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        is_started.then_some(Closing { queue, name })
     }
 
     /// Notes that something is written past the page cache that is not counted.
@@ -99,7 +111,7 @@ impl Queues {
 
 impl Queue {
     fn is_of(&self, context: u64) -> bool {
-        context > CLAIMED && self.context.load(Ordering::SeqCst) & !ENDING == context
+        context > CLAIMED && self.context.load(Ordering::SeqCst) & NAME == context
     }
 
     /// Free -> counts `context`. An entry stays unused while a submission that found it before is under way.
@@ -121,15 +133,12 @@ impl Queue {
         is_unused
     }
 
-    /// `name` -> free.
-    fn leave(&self, name: u64) {
-        let _ = self.context.compare_exchange(name, FREE, Ordering::SeqCst, Ordering::Relaxed);
-    }
-
-    /// Ends what [`Queues::start_close`] began: the context is gone, and all has landed, or it is not.
-    pub fn finish_close(&self, context: u64, is_gone: bool) {
-        let next = if is_gone { FREE } else { context };
-        let _ = self.context.compare_exchange(context | ENDING, next, Ordering::SeqCst, Ordering::Relaxed);
+    /// `context`, or the end of it -> free.
+    fn leave(&self, context: u64) {
+        let found = self.context.load(Ordering::SeqCst);
+        if found & NAME == context {
+            let _ = self.context.compare_exchange(found, FREE, Ordering::SeqCst, Ordering::Relaxed);
+        }
     }
 
     /// Whether `origin` is, or may be, written past the page cache.
@@ -169,6 +178,14 @@ impl Queue {
     pub fn end(&self, taken: u64) {
         self.taken.fetch_add(taken, Ordering::SeqCst);
         self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Closing<'_> {
+    /// Ends what [`Queues::start_close`] began: the context is gone, and all has landed, or it is not.
+    pub fn finish(self, is_gone: bool) {
+        let next = if is_gone { FREE } else { self.name & NAME };
+        let _ = self.queue.context.compare_exchange(self.name, next, Ordering::SeqCst, Ordering::Relaxed);
     }
 }
 

@@ -108,6 +108,8 @@ pub enum Fault {
     MovedHolding,
     /// The look whether a submission is under way in the entry that another context gets.
     UnusedQueue,
+    /// The number that tells the end of a queue from that of a later one of its name.
+    EndNumber,
     /// The mark that counts a slot as used, before it is claimed.
     UsedFirst,
 }

@@ -1,6 +1,7 @@
 //! What the threads of one process know of each other.
 
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::queues::Queues;
@@ -40,11 +41,36 @@ fn what_is_submitted_to_a_context_that_is_gone_counts_for_no_other() {
                 queue.end(1);
             }
         });
-        if let Some(queue) = queues.start_close(GONE) {
-            queue.finish_close(GONE, true);
+        if let Some(closing) = queues.start_close(GONE) {
+            closing.finish(true);
         }
         queues.open(NEXT);
         submitter.join().unwrap();
         assert!(queues.of(NEXT).is_none_or(|queue| queue.taken() == 0));
+    });
+}
+
+/// A context is gone, and another with its name is being destroyed, before it is noted that the first is gone.
+#[test]
+fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
+    const NAME: u64 = 4096;
+    model(|| {
+        let queues = Arc::new((Queues::new(), AtomicBool::new(false)));
+        queues.0.open(NAME);
+        let other = Arc::clone(&queues);
+        let first = thread::spawn(move || {
+            let closing = other.0.start_close(NAME).expect("nobody else closes it");
+            other.1.store(true, Ordering::Release);
+            closing.finish(true);
+        });
+        while !queues.1.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        queues.0.open(NAME);
+        let closing = queues.0.start_close(NAME).expect("it has just been made");
+        first.join().unwrap();
+        assert!(queues.0.of(NAME).is_some());
+        closing.finish(true);
+        assert!(queues.0.of(NAME).is_none());
     });
 }

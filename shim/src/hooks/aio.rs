@@ -92,10 +92,10 @@ fn on_io_queue_init(_: io_queue_init::Function, room: c_int, context: *mut usize
 }
 
 fn on_io_destroy(_: io_destroy::Function, context: usize) -> c_int {
-    let queue = process::attached().and_then(|own| own.queues().start_close(context as u64));
+    let closing = process::attached().and_then(|own| own.queues().start_close(context as u64));
     let result = destroy_call(context);
-    if let Some(queue) = queue {
-        queue.finish_close(context as u64, result == 0);
+    if let Some(closing) = closing {
+        closing.finish(result == 0);
     }
     result
 }
