@@ -1,5 +1,6 @@
-//! `make bench`: what the shim costs; with the argument `shared` only what shared mappings do. Each figure is the median of the ratios of many rounds; in each round both sides run one after
-//! the other on the same processor, in turn the one or the other first.
+//! `make bench`: what the shim costs; with the argument `shared` only what shared mappings do. Each figure is the median of the
+//! ratios of many rounds; in each round both sides run one after the other on the same processor, in turn the one or the other
+//! first.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

@@ -1,7 +1,8 @@
 //! The creation record: the one place in the table that decides a snapshot's instant.
 //!
 //! One creation is under way at a time. Its state is one word, and whether it came about is decided by one compare-exchange: the
-//! creator's `commit` against anybody's `abort`. The gates of the origins are this record: a writer that finds its origin named waits.
+//! creator's `commit` against anybody's `abort`. The gates of the origins are this record: a writer that finds its origin named
+//! waits.
 
 use crate::origin::{Origin, Place, PlaceCell};
 use crate::sync::{AtomicU64, Fault, Ordering, fence, planted};
@@ -134,7 +135,8 @@ impl Creation {
         Self { state: AtomicU64::new(0), reserved: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
-    /// The state as it is now. Acquire: pairs with the release in `commit` and `release`; what a past creation published is visible.
+    /// The state as it is now. Acquire: pairs with the release in `commit` and `release`; what a past creation published is
+    /// visible.
     pub fn look(&self) -> Ticket {
         Ticket(self.state.load(Ordering::Acquire))
     }

@@ -90,8 +90,8 @@ impl Allowance {
 
 /// Where a descriptor leads.
 ///
-/// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every later
-/// write (Documentation/filesystems/multigrain-ts.rst).
+/// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every
+/// later write (Documentation/filesystems/multigrain-ts.rst).
 pub fn place_behind(descriptor: u32) -> Place {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
     let file = raw::borrow(descriptor);
@@ -257,8 +257,8 @@ impl Table {
 
     /// Whether a handler has left the call of `turn` by longjmp. Then its frame is closed.
     ///
-    /// Else a call from further down the stack would be taken for one that interrupted it, and let through: a creation would seem to wait
-    /// for it still.
+    /// Else a call from further down the stack would be taken for one that interrupted it, and let through: a creation would seem
+    /// to wait for it still.
     fn was_left(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
         let tenure = slot.tenure();
         let Some((_, process, id)) = self.owner(tenure.process()) else { return false };

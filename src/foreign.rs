@@ -55,7 +55,8 @@ impl Modified {
     }
 }
 
-/// How a file was, and how many changes had been counted by then: all that were counted had landed, and what had landed was counted.
+/// How a file was, and how many changes had been counted by then: all that were counted had landed, and what had landed was
+/// counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
     /// By [`Changes`].
@@ -116,8 +117,8 @@ mod in_table {
             Sight { counted: self.changes_of(origin).count(), file }
         }
 
-        /// Looks whether somebody who does not cooperate changed `origin`, and makes the snapshots that process `own` has of it doubtful
-        /// if so. True if it made any. Only one thread of `own` looks at a time.
+        /// Looks whether somebody who does not cooperate changed `origin`, and makes the snapshots that process `own` has of it
+        /// doubtful if so. True if it made any. Only one thread of `own` looks at a time.
         pub fn doubt_if_changed(&self, own: u64, origin: Origin, file: impl FnOnce() -> Option<Modified>) -> bool {
             let newest = self.newest_life();
             let Some(sight) = look(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)

@@ -195,8 +195,8 @@ impl Frame {
         self.place.store(place);
     }
 
-    /// Says that the call, which has passed, will place `length` bytes at a position of `origin` that others can move; how many were
-    /// announced so by all, ever.
+    /// Says that the call, which has passed, will place `length` bytes at a position of `origin` that others can move; how many
+    /// were announced so by all, ever.
     ///
     /// Of two that do so at once each finds the other's bytes in [`Frame::floating_on`], or counted later than its own.
     pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
@@ -213,13 +213,14 @@ impl Frame {
 
     /// Announced -> passed. False: a handler withdrew the announcement meanwhile; announce again.
     ///
-    /// Only a handler on this very thread can come in between, so no locked instruction is needed: store, then look whether one did.
-    /// A frame that says passed for the moment until it is taken back only makes a creation wait that long.
+    /// Only a handler on this very thread can come in between, so no locked instruction is needed: store, then look whether one
+    /// did. A frame that says passed for the moment until it is taken back only makes a creation wait that long.
     #[inline]
     pub fn pass(&self, turn: Turn) -> bool {
         // Release: pairs with the Acquire in `look`.
         self.phase.store(word(turn, Phase::Passed), Ordering::Release);
-        // A handler that comes before this point finds the frame announced or passed, as the look below finds its withdrawal or none.
+        // A handler that comes before this point finds the frame announced or passed, as the look below finds its withdrawal or
+        // none.
         signal_fence();
         if self.withdrawn.load(Ordering::Relaxed) == turn.0 && !planted(Fault::PassedPhase) {
             self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
@@ -235,7 +236,8 @@ impl Frame {
         self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
     }
 
-    /// Whether no turn of this frame is as late as that of `other`: who frees this frame late, for who had it before, does not find it.
+    /// Whether no turn of this frame is as late as that of `other`: who frees this frame late, for who had it before, does not find
+    /// it.
     #[must_use]
     pub fn can_continue(&self, other: &Self) -> bool {
         let (phase, turn) = self.look();

@@ -1,9 +1,9 @@
 //! Signal masks where the shim handles SIGSEGV.
 //!
-//! The kernel ends a process whose thread faults with SIGSEGV blocked, and a store that the shim has to see first is a fault. So from
-//! [`keep_faults_open`] on the kernel is never told to block SIGSEGV: in its masks another signal *stands in* for it, which nothing
-//! raises (SIGSTKFLT). Whatever saves, inherits or restores a mask (sigreturn, siglongjmp, swapcontext, clone) thereby keeps SIGSEGV's
-//! bit without knowing.
+//! The kernel ends a process whose thread faults with SIGSEGV blocked, and a store that the shim has to see first is a fault. So
+//! from [`keep_faults_open`] on the kernel is never told to block SIGSEGV: in its masks another signal *stands in* for it, which
+//! nothing raises (SIGSTKFLT). Whatever saves, inherits or restores a mask (sigreturn, siglongjmp, swapcontext, clone) thereby
+//! keeps SIGSEGV's bit without knowing.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 

@@ -33,8 +33,9 @@ pub struct Further {
 const MOMENT: u64 = 10_000_000;
 
 impl Table {
-    /// Waits for those who push into the piece at `index`, which is changing and about to be cut: they are announced at `index`, and would
-    /// not be found by who looks for the pushers of the part that is cut off. False: one who stores bytes is at it for too long.
+    /// Waits for those who push into the piece at `index`, which is changing and about to be cut: they are announced at `index`,
+    /// and would not be found by who looks for the pushers of the part that is cut off. False: one who stores bytes is at it for
+    /// too long.
     #[must_use]
     pub fn await_pushers_of_cut(&self, index: u32, deadline: u64) -> bool {
         if !self.await_pushers(index, true, deadline) {
@@ -49,7 +50,8 @@ impl Table {
         true
     }
 
-    /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is full.
+    /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
+    /// full.
     pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
         let (copy_index, head) = self.claim_snapshot(further.identity.owner)?;
         let copy = self.snapshot(copy_index)?;

@@ -1,8 +1,8 @@
 //! Preserved bits: which pages of a snapshot have their own copy already.
 //!
 //! A bit is a memory aid of the writers: a page without its bit is pushed (again), which changes nothing. A bit that is set wrongly
-//! would be a newer byte. So each word carries the life of the snapshot that it belongs to: a word of another life reads as empty, and
-//! a writer that was stopped for long finds another life in a word that was given away meanwhile and lets it be.
+//! would be a newer byte. So each word carries the life of the snapshot that it belongs to: a word of another life reads as empty,
+//! and a writer that was stopped for long finds another life in a word that was given away meanwhile and lets it be.
 //!
 //! The words stand in blocks of a pool, found through a radix tree whose entries carry the life in the same way. A block whose
 //! snapshot has ended is free without anybody having to free it.

@@ -1,14 +1,15 @@
-//! Asynchronous writes that bypass the page cache (io_submit(2) with O_DIRECT) land after the call, when no hook runs: a creation waits
-//! until those of its origin have.
+//! Asynchronous writes that bypass the page cache (io_submit(2) with O_DIRECT) land after the call, when no hook runs: a creation
+//! waits until those of its origin have.
 //!
-//! How many are under way is in the kernel's own ring, which begins at the address that is the context's name: of a context with room
-//! for `nr` events fewer than `nr` are under way, and each that ends moves the ring's tail by one, modulo `nr`. So the difference
-//! between what was submitted and the tail says how many there are, and whether a program has fetched the events makes none.
+//! How many are under way is in the kernel's own ring, which begins at the address that is the context's name: of a context with
+//! room for `nr` events fewer than `nr` are under way, and each that ends moves the ring's tail by one, modulo `nr`. So the
+//! difference between what was submitted and the tail says how many there are, and whether a program has fetched the events makes
+//! none.
 //!
-//! The counts stand in the process's own memory, behind the word of its cookie. A creation reads them, and the ring, from outside, after it
-//! has closed the gate: from then on none begins, and those it has to wait for are counted. What could not be counted, or cannot be seen,
-//! is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land before the memory goes,
-//! and before another program's memory can be read (`exec_update_lock`).
+//! The counts stand in the process's own memory, behind the word of its cookie. A creation reads them, and the ring, from outside,
+//! after it has closed the gate: from then on none begins, and those it has to wait for are counted. What could not be counted, or
+//! cannot be seen, is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land
+//! before the memory goes, and before another program's memory can be read (`exec_update_lock`).
 
 #[cfg(not(loom))]
 mod from_outside;
@@ -29,8 +30,8 @@ pub const QUEUES: usize = 1;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queue {
-    /// The context's name, which is a page's address, or one of the states below; while it is destroyed with `ENDING` and the number of
-    /// its end, so that who finishes late does not take a later context of that name for it.
+    /// The context's name, which is a page's address, or one of the states below; while it is destroyed with `ENDING` and the
+    /// number of its end, so that who finishes late does not take a later context of that name for it.
     context: AtomicU64,
     /// [`Origin::mark`] of what is written past the page cache, 0 for nothing, `SEVERAL`.
     target: AtomicU64,

@@ -27,7 +27,8 @@ pub fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between processes.
+/// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between
+/// processes.
 pub fn wait(word: &AtomicU32, seen: u32, at_most: Duration) {
     let timeout = futex::Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
     let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&timeout));
@@ -320,8 +321,8 @@ pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
 
 /// Gives the calling thread, which shares its descriptor table with others, an empty one of its own: close_range(2), Linux 5.9.
 ///
-/// What the others have open stays open, and as it was; but of the first 64 numbers the new table has copies until the call has closed
-/// them (dup_fd, fs/file.c).
+/// What the others have open stays open, and as it was; but of the first 64 numbers the new table has copies until the call has
+/// closed them (dup_fd, fs/file.c).
 pub fn take_empty_table() -> bool {
     const UNSHARE: u32 = 1 << 1;
     // SAFETY: the arguments are values; the calling thread has nothing open that it relies on.

@@ -1,9 +1,9 @@
 //! Shared mappings of writers: a store through one is a write that makes no call.
 //!
-//! A process that maps a file shared and writable says so in its record, announced, before it can store. A creation, once the writers
-//! under way are drained, has every such process *arm* its mappings: take the write permission away, so that the next store traps and
-//! goes through the gate like a write. Only then is the instant chosen: stores are either before the arming, and in the snapshot, or
-//! behind the gate.
+//! A process that maps a file shared and writable says so in its record, announced, before it can store. A creation, once the
+//! writers under way are drained, has every such process *arm* its mappings: take the write permission away, so that the next store
+//! traps and goes through the gate like a write. Only then is the instant chosen: stores are either before the arming, and in the
+//! snapshot, or behind the gate.
 
 use crate::creation::{Scope, Ticket};
 use crate::origin::Origin;

@@ -41,7 +41,8 @@ pub struct Snapshot {
     modified: AtomicU64,
     size_seen: AtomicU64,
     counted: AtomicU64,
-    /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the models'.
+    /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the
+    /// models'.
     seal: core::sync::atomic::AtomicU64,
 }
 
@@ -209,8 +210,8 @@ pub const NEVER_WRITABLE: u32 = 32;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
-/// How often pieces were cut in two. Who walks over the snapshots of an origin walks again if it changed meanwhile: the new piece may
-/// have come where it had been already.
+/// How often pieces were cut in two. Who walks over the snapshots of an origin walks again if it changed meanwhile: the new piece
+/// may have come where it had been already.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[derive(Debug)]
 #[repr(transparent)]
@@ -483,8 +484,8 @@ impl Snapshot {
         }
     }
 
-    /// Claimed for process record `claimer` and never published -> free. `is_theirs` tells, after the look at the claim, whether the
-    /// record still is the dead one's.
+    /// Claimed for process record `claimer` and never published -> free. `is_theirs` tells, after the look at the claim, whether
+    /// the record still is the dead one's.
     pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) {
         let head = self.head();
         if head.claimer() == Some(claimer + 1) && is_theirs() {
@@ -500,8 +501,8 @@ impl Snapshot {
         self.counted.store(sight.counted, Ordering::Release);
     }
 
-    /// How the origin was when the mapper last looked. Read while it looks again, a later file can come with an earlier count, which
-    /// tells on nobody.
+    /// How the origin was when the mapper last looked. Read while it looks again, a later file can come with an earlier count,
+    /// which tells on nobody.
     pub fn seen(&self) -> Sight {
         // Acquire: pairs with the Release in `see`.
         let counted = self.counted.load(Ordering::Acquire);

@@ -1,5 +1,5 @@
-//! What reaches an armed mapping without a hook, the kernel at the death of a process above all: nothing of it comes into a snapshot,
-//! and what the kernel has to leave there is left.
+//! What reaches an armed mapping without a hook, the kernel at the death of a process above all: nothing of it comes into a
+//! snapshot, and what the kernel has to leave there is left.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! A program's descriptor table is its own: the agent takes no number that the program counts on, and holds nothing open or locked; its
-//! messages come through all the same.
+//! A program's descriptor table is its own: the agent takes no number that the program counts on, and holds nothing open or locked;
+//! its messages come through all the same.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Block devices have other ways to their bytes than the device itself: mounts, partitions, loop devices. A snapshot of one is refused,
-//! kept safe by a claim, or says that it is doubtful.
+//! Block devices have other ways to their bytes than the device itself: mounts, partitions, loop devices. A snapshot of one is
+//! refused, kept safe by a claim, or says that it is doubtful.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Nothing left: whatever the kernel refuses, a snapshot shows no other byte than it showed, or faults and says that it is broken; where
-//! the policy is that writes fail, it does not even fault.
+//! Nothing left: whatever the kernel refuses, a snapshot shows no other byte than it showed, or faults and says that it is broken;
+//! where the policy is that writes fail, it does not even fault.
 
 mod common;
 

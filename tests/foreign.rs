@@ -1,5 +1,5 @@
-//! Changes by programs without the shim make a snapshot doubtful, and the log says where; changes by cooperating ones, and foreign ones
-//! of attributes only, never do.
+//! Changes by programs without the shim make a snapshot doubtful, and the log says where; changes by cooperating ones, and foreign
+//! ones of attributes only, never do.
 
 mod common;
 

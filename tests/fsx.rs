@@ -1,6 +1,6 @@
-//! fsx, the file system exerciser: ten thousand random changes of one file, read back and compared by fsx itself. At several moments
-//! of the run other processes take snapshots of the file. fsx must find its file as it should be, and each snapshot must stay what the
-//! file was at its moment.
+//! fsx, the file system exerciser: ten thousand random changes of one file, read back and compared by fsx itself. At several
+//! moments of the run other processes take snapshots of the file. fsx must find its file as it should be, and each snapshot must
+//! stay what the file was at its moment.
 
 mod common;
 

@@ -27,8 +27,8 @@ const HOOK_PATH: &[&str] = &[
     "environ",
 ];
 
-/// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would stop
-/// other threads if there were any.
+/// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would
+/// stop other threads if there were any.
 const CONSTRUCTOR: &[&str] = &[
     "dlsym",
     "pthread_key_create",
@@ -41,8 +41,8 @@ const CONSTRUCTOR: &[&str] = &[
     "sigfillset",
 ];
 
-/// What the Rust runtime brings along: messages and backtraces of panics, and what the
-/// linker adds to every library. Hooks do not panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
+/// What the Rust runtime brings along: messages and backtraces of panics, and what the linker adds to every library. Hooks do not
+/// panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
 const RUNTIME: &[&str] = &[
     "_ITM_deregisterTMCloneTable",
     "_ITM_registerTMCloneTable",
@@ -172,8 +172,8 @@ fn uses() -> Option<BTreeMap<String, BTreeSet<String>>> {
     Some(uses)
 }
 
-/// Looks up what has no raw system call: before the constructor, for another library's that comes first, and for liburing when it came
-/// later.
+/// Looks up what has no raw system call: before the constructor, for another library's that comes first, and for liburing when it
+/// came later.
 const LOOKS_UP: &str = "snapshim::doors::behind";
 
 /// The entries that redhook makes drop the payload of a panic.

@@ -1,7 +1,8 @@
 //! The mapper's side: whatever a mapper does to its mappings, and whoever writes, its snapshots stay what they were.
 //!
-//! Each test is a scenario of a program in `tests/programs/map_*.c`. The programs run it read-only and writable, written by the mapper
-//! itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both ways.
+//! Each test is a scenario of a program in `tests/programs/map_*.c`. The programs run it read-only and writable, written by the
+//! mapper itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both
+//! ways.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Every function of the installed libc that could change a file, or that has the kernel fill a program's memory, is known: hooked, or
-//! harmless for a reason. A new one fails this test.
+//! Every function of the installed libc that could change a file, or that has the kernel fill a program's memory, is known: hooked,
+//! or harmless for a reason. A new one fails this test.
 
 mod common;
 

@@ -12,7 +12,8 @@ use common::{Scratch, program, root, run, run_ok, skip, text};
 
 const SIZE: usize = 48 << 20;
 
-/// A file on the disk that the build directory is on: a file system in memory has nothing under way. `None` where it has no O_DIRECT.
+/// A file on the disk that the build directory is on: a file system in memory has nothing under way. `None` where it has no
+/// O_DIRECT.
 fn arrange(test: &str) -> Option<(Scratch, PathBuf)> {
     let scratch = Scratch::new(&root().join("target/scratch"));
     let victim = scratch.file("victim");

@@ -1,4 +1,5 @@
-//! Who may reach a table: its user, and whom its user lets in by group. Nobody else can read or write it, or put another in its place.
+//! Who may reach a table: its user, and whom its user lets in by group. Nobody else can read or write it, or put another in its
+//! place.
 
 mod common;
 

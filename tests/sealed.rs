@@ -1,5 +1,5 @@
-//! Where libc's code cannot be patched (here PR_SET_MDWE), what libc writes for itself is held back all the same: streams, queues, and
-//! what opens and truncates inside. Programs run there as natively.
+//! Where libc's code cannot be patched (here PR_SET_MDWE), what libc writes for itself is held back all the same: streams, queues,
+//! and what opens and truncates inside. Programs run there as natively.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Unmodified programs that store through shared mappings, while other processes take and hold snapshots of their files: the programs
-//! achieve what they achieve natively, and each snapshot is one moment of the file.
+//! Unmodified programs that store through shared mappings, while other processes take and hold snapshots of their files: the
+//! programs achieve what they achieve natively, and each snapshot is one moment of the file.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Shared mappings of writers: each call that makes, changes or removes one does what it does natively, whoever holds snapshots of the
-//! file, and stores through them reach the file and never a snapshot.
+//! Shared mappings of writers: each call that makes, changes or removes one does what it does natively, whoever holds snapshots of
+//! the file, and stores through them reach the file and never a snapshot.
 
 mod common;
 

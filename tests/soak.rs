@@ -1,11 +1,11 @@
-//! Thirty processes do everything that the shim knows of, at random, while they are killed, stopped, forked and executed at random: no
-//! snapshot shows a wrong byte, nobody hangs, and nothing is left in the table.
+//! Thirty processes do everything that the shim knows of, at random, while they are killed, stopped, forked and executed at random:
+//! no snapshot shows a wrong byte, nobody hangs, and nothing is left in the table.
 //!
-//! What the processes do, and how they know which bytes are right, is in tests/programs/soak*.h. Here they are started, killed, stopped,
-//! and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
+//! What the processes do, and how they know which bytes are right, is in tests/programs/soak*.h. Here they are started, killed,
+//! stopped, and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
 //!
-//! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the wait for
-//! pushers before an exec (tests/life.rs), and before a piece is cut (tests/mapper.rs).
+//! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the
+//! wait for pushers before an exec (tests/life.rs), and before a piece is cut (tests/mapper.rs).
 
 mod common;
 
@@ -25,8 +25,8 @@ use snapshim::table::liveness::Stat;
 
 const PROCESSES: usize = 30;
 const SEATS: usize = 96;
-/// An operation that takes longer hangs: a stopped process goes on long before, and a disk that others load, which can take more than
-/// fifteen seconds for a page, does so too.
+/// An operation that takes longer hangs: a stopped process goes on long before, and a disk that others load, which can take more
+/// than fifteen seconds for a page, does so too.
 const LONGEST: Duration = Duration::from_secs(90);
 const LONGEST_STOP_MS: usize = 400;
 /// Nobody is to give anybody up.

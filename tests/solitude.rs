@@ -1,4 +1,5 @@
-//! A program that holds a snapshot, and with it the agent, gives up rights and enters namespaces as one thread does; its snapshot stays.
+//! A program that holds a snapshot, and with it the agent, gives up rights and enters namespaces as one thread does; its snapshot
+//! stays.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Any process may be stopped at any instruction, for longer than anybody waits: the others go on, or hear who keeps them waiting; and
-//! when it goes on itself, in a world that has changed, nothing is wrong, of its own or of the others'.
+//! Any process may be stopped at any instruction, for longer than anybody waits: the others go on, or hear who keeps them waiting;
+//! and when it goes on itself, in a world that has changed, nothing is wrong, of its own or of the others'.
 //!
 //! Each operation is done again and again, and stopped, as by SIGSTOP, at one point after the other: see [`common::tracer`].
 

@@ -1,5 +1,5 @@
-//! A program under the shim does what it does without: the same output, the same exit status, the same file, whether snapshots exist
-//! or not. And the snapshots stay what they were.
+//! A program under the shim does what it does without: the same output, the same exit status, the same file, whether snapshots
+//! exist or not. And the snapshots stay what they were.
 
 mod common;
 

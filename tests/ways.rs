@@ -1,5 +1,5 @@
-//! Every call that changes a file, on every file system there is here, with snapshots held read-only and writable, by the same process
-//! and by another: byte-exact. Writes docs/coverage.md from what it saw.
+//! Every call that changes a file, on every file system there is here, with snapshots held read-only and writable, by the same
+//! process and by another: byte-exact. Writes docs/coverage.md from what it saw.
 
 mod common;
 

@@ -1,9 +1,9 @@
 //! The agent: the shim's one helper thread in a process that has snapshots or writable shared mappings.
 //!
-//! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms shared
-//! mappings when a snapshot is made. It is a bare kernel thread: no thread-local storage (it shares the register of the thread that
-//! started it and must not use it), no libc call, no lock, all signals blocked, and a descriptor table of its own ([`apart`]). The C
-//! library does not count it, so a program still ends with its own last thread.
+//! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms
+//! shared mappings when a snapshot is made. It is a bare kernel thread: no thread-local storage (it shares the register of the
+//! thread that started it and must not use it), no libc call, no lock, all signals blocked, and a descriptor table of its own
+//! ([`apart`]). The C library does not count it, so a program still ends with its own last thread.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -104,13 +104,15 @@ fn await_beginning() {
 /// How often it is tried to make a thread: some milliseconds, by `Patience`.
 const TRIES: u32 = 64;
 
-/// While another thread is in exec the kernel makes none (copy_fs, kernel/fork.c): the process ends with that, or needs its agent still.
+/// While another thread is in exec the kernel makes none (copy_fs, kernel/fork.c): the process ends with that, or needs its agent
+/// still.
 fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
     let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
     let mut patience = Patience::default();
     let mut tries = 0;
     while tries < TRIES || is_executing() {
-        // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing the register is harmless.
+        // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing
+        // the register is harmless.
         let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
         if tid > 0 {
             return Some(tid as u32);
@@ -148,8 +150,8 @@ pub fn is_caller() -> bool {
     (start..start + STACK as u64).contains(&thread::stack_pointer())
 }
 
-/// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to end
-/// with the status that would have been the process's (synchronize_group_exit, kernel/exit.c).
+/// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to
+/// end with the status that would have been the process's (synchronize_group_exit, kernel/exit.c).
 pub fn note_end_of_thread(status: c_int) {
     let Some(own) = process::attached().filter(|_| !process::is_borrower()) else { return };
     own.identity.presence().note_end(status);
@@ -158,7 +160,8 @@ pub fn note_end_of_thread(status: c_int) {
     }
 }
 
-/// The agent's look whether the program still has threads of its own, once some ended past libc: soon after each, then ever more seldom.
+/// The agent's look whether the program still has threads of its own, once some ended past libc: soon after each, then ever more
+/// seldom.
 #[derive(Default)]
 struct Company {
     ends: u32,

@@ -1,8 +1,8 @@
 //! Who uses the aliases of what this process has snapshots of.
 //!
 //! The shim keeps the changes of one page cache back; what is written through another one comes in behind it. So a snapshot is
-//! doubtful once somebody can write an alias. A snapshot of an alias alone changes nothing, but its owner may expect more of it than
-//! it can give: that is told.
+//! doubtful once somebody can write an alias. A snapshot of an alias alone changes nothing, but its owner may expect more of it
+//! than it can give: that is told.
 
 use core::fmt;
 

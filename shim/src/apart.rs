@@ -1,8 +1,8 @@
 //! The agent's descriptor table, apart from the application's, and the way from there to the application's descriptors.
 //!
-//! A program may count on getting the lowest free number. A thread that opens files in its table whenever it likes would take that number
-//! away for a moment, so the agent has a table of its own, in which nothing of the application's stays: what the application closes is
-//! closed, and record locks, which belong to a table, are where they were (filp_close, fs/open.c).
+//! A program may count on getting the lowest free number. A thread that opens files in its table whenever it likes would take that
+//! number away for a moment, so the agent has a table of its own, in which nothing of the application's stays: what the application
+//! closes is closed, and record locks, which belong to a table, are where they were (filp_close, fs/open.c).
 //!
 //! A filter of seccomp(2) may end the process for a call that it does not know. Where one is in force the table stays shared.
 

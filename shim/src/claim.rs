@@ -1,9 +1,9 @@
 //! `SNAPSHIM_CLAIM=1`: an exclusive claim on a block device for as long as this process has a snapshot of it.
 //!
-//! A claim is an open file (open(2), O_EXCL on a block device): while there is one, the kernel refuses other claims, and a mount, mkfs or
-//! blkdiscard begins with one. A forked child inherits the file with the snapshots, so the device stays claimed until both are done;
-//! exec closes it. The application may close any descriptor: the claim is marked, looked at before it counts, and in each round of the
-//! agent. Changed only while the process's mappings are held.
+//! A claim is an open file (open(2), O_EXCL on a block device): while there is one, the kernel refuses other claims, and a mount,
+//! mkfs or blkdiscard begins with one. A forked child inherits the file with the snapshots, so the device stays claimed until both
+//! are done; exec closes it. The application may close any descriptor: the claim is marked, looked at before it counts, and in each
+//! round of the agent. Changed only while the process's mappings are held.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -72,12 +72,11 @@ const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
 /// The end of a program's address space (47 bits, but for the last page).
 const ADDRESSES: u64 = (1 << 47) - PAGE;
 
-/// mmap(2) of a snapshot. Errors: those of mmap(2), and
-/// `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device), `EOPNOTSUPP` (a file system whose files can change
-/// without any system call here), `EBUSY` (a block device in use by the kernel, or claimed by somebody else where `SNAPSHIM_CLAIM`
-/// asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK` (inside a write that a signal interrupted), `ENFILE`
-/// (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is damaged), and what kept the process from joining the table. `flags` are the
-/// snapshot's: 0 or `NEVER_WRITABLE`.
+/// mmap(2) of a snapshot. Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
+/// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
+/// or claimed by somebody else where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
+/// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
+/// damaged), and what kept the process from joining the table. `flags` are the snapshot's: 0 or `NEVER_WRITABLE`.
 pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
@@ -303,7 +302,8 @@ fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Err
     })
 }
 
-/// Waits for the asynchronous writes under way that bypass the page cache. Those to a snapshot that is inherited have been preserved.
+/// Waits for the asynchronous writes under way that bypass the page cache. Those to a snapshot that is inherited have been
+/// preserved.
 fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
     thread.own.table.await_queues(origin, deadline).map_err(|Blame { pid, .. }| {
@@ -476,7 +476,8 @@ fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
     if protection & opened != opened { protect(page, PAGE, protection) } else { Ok(()) }
 }
 
-/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by now.
+/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by
+/// now.
 fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Errno> {
     let mappings = mapper::hold(thread.own);
     let (target, length) = (mmap.address, mmap.pages() * PAGE);

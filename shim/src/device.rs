@@ -1,6 +1,7 @@
 //! Block devices that the kernel itself uses: it changes their page cache without any system call on them.
 //!
-//! A snapshot of one is refused; one that comes into such use later makes its snapshots doubtful, which the agent's rounds find out.
+//! A snapshot of one is refused; one that comes into such use later makes its snapshots doubtful, which the agent's rounds find
+//! out.
 
 use core::fmt;
 

@@ -1,7 +1,8 @@
-//! exec: the record says that this image is about to be replaced, and the kernel says there that it was (`snapshim::table::executing`).
+//! exec: the record says that this image is about to be replaced, and the kernel says there that it was
+//! (`snapshim::table::executing`).
 //!
-//! Nobody pushes into a process that calls exec: pushers that find the word ask the agent instead, which ends with the image, and those
-//! that came before are waited for here.
+//! Nobody pushes into a process that calls exec: pushers that find the word ask the agent instead, which ends with the image, and
+//! those that came before are waited for here.
 
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;

@@ -1,8 +1,8 @@
-//! The shim's own heap, for what Rust's library and the crate `detour` allocate in the constructor: the program's malloc is the program's.
-//! Leak checkers, and programs that count what they allocate, would find ours there.
+//! The shim's own heap, for what Rust's library and the crate `detour` allocate in the constructor: the program's malloc is the
+//! program's. Leak checkers, and programs that count what they allocate, would find ours there.
 //!
-//! The sizes of blocks are multiples of 16 bytes, of larger ones powers of two; one that is freed waits for the next of its size. The
-//! hook path allocates nothing.
+//! The sizes of blocks are multiples of 16 bytes, of larger ones powers of two; one that is freed waits for the next of its size.
+//! The hook path allocates nothing.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;

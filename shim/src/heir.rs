@@ -1,8 +1,8 @@
 //! A fork in a signal handler that interrupted a hook: in the child, too, the interrupted call goes on when the handler returns.
 //!
-//! Before the fork a slot is claimed for the child, and says what the parent's says: whoever waits for the call waits for both. What was
-//! interrupted knows its frame by address. So in the child that address gets the page of the table that the child's slot is in, and
-//! whoever comes later uses the table at another address, where the parent prepared it.
+//! Before the fork a slot is claimed for the child, and says what the parent's says: whoever waits for the call waits for both.
+//! What was interrupted knows its frame by address. So in the child that address gets the page of the table that the child's slot
+//! is in, and whoever comes later uses the table at another address, where the parent prepared it.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -119,8 +119,8 @@ impl Heir {
     }
 }
 
-/// The parent died, and what it had prepared was taken for its own; or the kernel has no memory for a page. The interrupted calls go on
-/// with frames that nobody sees.
+/// The parent died, and what it had prepared was taken for its own; or the kernel has no memory for a page. The interrupted calls
+/// go on with frames that nobody sees.
 #[cold]
 fn doubt_all(table: &Table, parent: u32) {
     places().for_each(hide);

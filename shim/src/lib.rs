@@ -1,8 +1,8 @@
 //! `libsnapshim.so`: carries the snapshim protocol into unmodified programs.
 //!
-//! A call comes in through a *door* ([`doors`]): the exported symbol, or the detour in libc's own code. A *hook* ([`hooks`]) says what
-//! the call would touch and hands it to the protocol in the core crate. Everything on that path allocates nothing, takes no lock that
-//! an application thread could hold, never panics and leaves errno to the real call.
+//! A call comes in through a *door* ([`doors`]): the exported symbol, or the detour in libc's own code. A *hook* ([`hooks`]) says
+//! what the call would touch and hands it to the protocol in the core crate. Everything on that path allocates nothing, takes no
+//! lock that an application thread could hold, never panics and leaves errno to the real call.
 
 mod agent;
 mod alias;

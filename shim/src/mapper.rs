@@ -71,8 +71,8 @@ pub fn try_hold(own: Own) -> Option<Mappings> {
     Some(Mappings { own, _lock: LOCK.try_lock()?, signals })
 }
 
-/// The pieces of this process that a range of addresses touches. What is not held at its addresses is none of them, whatever the table
-/// says; where all are meant, that costs too much to ask of each.
+/// The pieces of this process that a range of addresses touches. What is not held at its addresses is none of them, whatever the
+/// table says; where all are meant, that costs too much to ask of each.
 pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + 'a {
     let (owner, range) = (own.owner(), range.clone());
     own.table.snapshots_live().filter(move |(index, view)| {

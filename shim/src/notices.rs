@@ -1,5 +1,5 @@
-//! `SNAPSHIM_FANOTIFY=1`: the kernel's notices (fanotify(7)) of who writes a watched origin, which name the program that did it without the
-//! shim.
+//! `SNAPSHIM_FANOTIFY=1`: the kernel's notices (fanotify(7)) of who writes a watched origin, which name the program that did it
+//! without the shim.
 //!
 //! Only a help: a notice tells on somebody who is still there when the agent reads it, a second later at the most, and what is lost
 //! with the descriptor is lost. No event carries an open file (FAN_REPORT_FID): closing one would drop the program's own locks.

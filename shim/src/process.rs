@@ -134,8 +134,8 @@ impl Own {
         self.table.is_damaged() && self.leave()
     }
 
-    /// Stops taking part, for good. Like a child that was just forked, this image does not answer to its name any more, so the others
-    /// take it for dead; its snapshots stay where they are, and nobody vouches for them.
+    /// Stops taking part, for good. Like a child that was just forked, this image does not answer to its name any more, so the
+    /// others take it for dead; its snapshots stay where they are, and nobody vouches for them.
     #[cold]
     fn leave(&self) -> bool {
         // Before the name goes: who finds none finds this.

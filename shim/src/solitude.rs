@@ -1,7 +1,7 @@
 //! Calls that no agent may live through: it leaves before, and is started anew.
 //!
-//! ABSENT -> PRESENT -> ASKED -> AWAY -> PRESENT; from PRESENT back to AWAY at once if such a call is under way. The word lies in a page
-//! that fork wipes, as the agent does not live on in a child.
+//! ABSENT -> PRESENT -> ASKED -> AWAY -> PRESENT; from PRESENT back to AWAY at once if such a call is under way. The word lies in a
+//! page that fork wipes, as the agent does not live on in a child.
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 

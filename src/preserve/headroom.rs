@@ -1,8 +1,8 @@
 //! Headroom: how much memory a mapper's memory cgroup still gives it.
 //!
-//! Each page that is preserved is charged to the mapper. At the limit of its cgroup the kernel answers no errno: it kills. So it is looked
-//! at before, and too little is a failure like any other (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst). Looking
-//! costs some ten system calls, so it is done once a second, or when an eighth of what was found has been used.
+//! Each page that is preserved is charged to the mapper. At the limit of its cgroup the kernel answers no errno: it kills. So it is
+//! looked at before, and too little is a failure like any other (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst).
+//! Looking costs some ten system calls, so it is done once a second, or when an eighth of what was found has been used.
 
 use rustix::fs::OFlags;
 

@@ -1,7 +1,7 @@
 //! Where the calling process's snapshots lie, by its own knowledge.
 //!
-//! The table is shared and can be damaged. What is done to memory of this process (populate, move, replace, drop) is done only where
-//! it has itself mapped a snapshot, whatever a record says.
+//! The table is shared and can be damaged. What is done to memory of this process (populate, move, replace, drop) is done only
+//! where it has itself mapped a snapshot, whatever a record says.
 
 use core::ops::Range;
 
@@ -14,8 +14,8 @@ const PLACES: usize = crate::table::SNAPSHOTS;
 #[cfg(loom)]
 const PLACES: usize = 2;
 
-/// The address ranges, whole pages. One thread at a time changes them; who reads meanwhile finds what does not change, and waits for
-/// nobody.
+/// The address ranges, whole pages. One thread at a time changes them; who reads meanwhile finds what does not change, and waits
+/// for nobody.
 #[derive(Debug)]
 pub struct Holdings {
     /// First page:36 | pages:28; 0 is none. A longer range takes several.
@@ -92,7 +92,8 @@ impl Holdings {
         self.finds(|| self.ranges().any(|range| range.start < addresses.end && addresses.start < range.end))
     }
 
-    /// Whether `look` finds something. What is kept of a range that is being taken apart can pass it by unseen: then it looks again.
+    /// Whether `look` finds something. What is kept of a range that is being taken apart can pass it by unseen: then it looks
+    /// again.
     fn finds(&self, look: impl Fn() -> bool) -> bool {
         loop {
             // Acquire: pairs with the Release in `remove`: what was moved before is found in its new place.
@@ -136,8 +137,8 @@ impl Holdings {
         true
     }
 
-    /// Takes a range out, whose pieces are over or changing. What is left behind it is added before it is taken, so that it never seems
-    /// not to be held.
+    /// Takes a range out, whose pieces are over or changing. What is left behind it is added before it is taken, so that it never
+    /// seems not to be held.
     pub fn remove(&self, addresses: &Range<u64>) {
         for place in self.words() {
             let here = range(place.load(Ordering::Relaxed));
@@ -236,7 +237,8 @@ mod tests {
             const END: u64 = 1_000_000;
             assert!(holdings.add(&pages(0..END)));
             scope.spawn(|| {
-                // What is left behind the middle goes by turns to the place behind and to the one before, which a look may have passed.
+                // What is left behind the middle goes by turns to the place behind and to the one before, which a look may have
+                // passed.
                 for first in (0..END - 10).step_by(2) {
                     holdings.remove(&pages(first + 1..first + 2));
                     holdings.remove(&pages(first..first + 1));

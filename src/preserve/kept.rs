@@ -1,9 +1,9 @@
 //! Files of other processes in /proc that are opened once and used again.
 //!
-//! The application may close or replace any descriptor, so none is relied on: at each use the number is checked to be the file that was
-//! opened, by its position, a random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is
-//! at offsets). A file is bound to the address space it was opened on. What is kept is never closed or replaced by us, so that a number
-//! which another thread is using does not change its meaning under it.
+//! The application may close or replace any descriptor, so none is relied on: at each use the number is checked to be the file that
+//! was opened, by its position, a random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing
+//! here is at offsets). A file is bound to the address space it was opened on. What is kept is never closed or replaced by us, so
+//! that a number which another thread is using does not change its meaning under it.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};

@@ -1,7 +1,7 @@
 //! Preserving: giving a snapshot its own copy of a page before a change lands.
 //!
-//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether it
-//! worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
+//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether
+//! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
 
 pub mod headroom;
@@ -256,8 +256,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                     }
                     continue;
                 }
-                // The kernel can fail for a moment: while the page is migrated, or the mapper is on its way out, its memory gone before
-                // it is known to be dead. Where an agent can be asked, that is found out meanwhile.
+                // The kernel can fail for a moment: while the page is migrated, or the mapper is on its way out, its memory gone
+                // before it is known to be dead. Where an agent can be asked, that is found out meanwhile.
                 Push::Nothing if failures < RETRIES => {
                     failures += 1;
                     patience.pause();
@@ -313,7 +313,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let is_own = self.own.is(view.identity.owner);
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
-            // Another thread gives a snapshot up, or moves it, while its generation is odd; a child that was forked meanwhile has none.
+            // Another thread gives a snapshot up, or moves it, while its generation is odd; a child that was forked meanwhile has
+            // none.
             if !snapshot.is_still(view.head) || !self.own.is_here() {
                 return Push::Moved;
             }
@@ -347,7 +348,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let count = pages.end - pages.start;
         let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
         let private = verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept);
-        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process till now.
+        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process
+        // till now.
         if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
             return Push::Moved;
         }

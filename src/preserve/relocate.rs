@@ -82,8 +82,8 @@ struct Memory {
 }
 
 impl Memory {
-    /// For `length` bytes that go to `address`: from a huge page's length on, aligned alike and of huge pages, which moves them whole
-    /// and copies several times faster than page by page.
+    /// For `length` bytes that go to `address`: from a huge page's length on, aligned alike and of huge pages, which moves them
+    /// whole and copies several times faster than page by page.
     fn like(address: u64, length: usize) -> Result<Self, Errno> {
         let wants_huge = length >= HUGE_PAGE;
         let reserved_length = if wants_huge { length + HUGE_PAGE } else { length };

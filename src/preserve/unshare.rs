@@ -2,7 +2,8 @@
 //!
 //! Nothing is ever stored into an image that exec has put in the mapper's place. Bytes go through a file that is bound to the old
 //! address space. What addresses the pid instead carries no bytes; it can reach a new image only from a pusher that was stopped for
-//! longer than the mapper's exec waited, or where exec was called past its hook, and does there what a store of what is stored already would.
+//! longer than the mapper's exec waited, or where exec was called past its hook, and does there what a store of what is stored
+//! already would.
 
 use core::ffi::c_void;
 

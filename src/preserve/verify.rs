@@ -11,7 +11,8 @@ use crate::PAGE;
 use crate::raw;
 use crate::table::process::ProcessId;
 
-/// How many of the `pages` pages at `address`, from the first on, are private to the process `id`, one of whose living threads is `thread`.
+/// How many of the `pages` pages at `address`, from the first on, are private to the process `id`, one of whose living threads is
+/// `thread`.
 pub fn private_pages(id: ProcessId, thread: u32, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
     kept.with_pagemap(id, thread, |pagemap| {
         let mut private = 0;

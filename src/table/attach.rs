@@ -1,7 +1,7 @@
 //! Attaching: finding the table, or making it, and mapping it for life.
 //!
-//! A table is made whole before it gets its name: written into an unnamed file, every block that is touched without asking allocated,
-//! then linked. Who loses the race to link maps the winner's.
+//! A table is made whole before it gets its name: written into an unnamed file, every block that is touched without asking
+//! allocated, then linked. Who loses the race to link maps the winner's.
 
 use core::ffi::{CStr, c_void};
 use core::ptr;

@@ -1,10 +1,11 @@
 //! Whether an image has been replaced by exec: said by the kernel itself, in the process's record.
 //!
 //! Before exec, the hook makes a word of the record the pending entry of the calling thread's robust list (get_robust_list(2),
-//! Documentation/locking/robust-futexes.rst). When the kernel leaves the old address space, with all other threads ended (fs/exec.c,
-//! begin_new_exec), it puts `FUTEX_OWNER_DIED` in the place of the pid there. That needs no right to look at the new image. The
-//! kernel does the same for a thread that ends, so the mark alone says nothing of a process whose first thread is exiting. Nor does it of
-//! one with direct writes in its queues, which land when the old address space goes, a moment later (exit_aio, fs/aio.c).
+//! Documentation/locking/robust-futexes.rst). When the kernel leaves the old address space, with all other threads ended
+//! (fs/exec.c, begin_new_exec), it puts `FUTEX_OWNER_DIED` in the place of the pid there. That needs no right to look at the new
+//! image. The kernel does the same for a thread that ends, so the mark alone says nothing of a process whose first thread is
+//! exiting. Nor does it of one with direct writes in its queues, which land when the old address space goes, a moment later
+//! (exit_aio, fs/aio.c).
 
 use super::process::ProcessId;
 #[cfg(not(loom))]

@@ -1,7 +1,7 @@
 //! Inspection: whether the table is what those who cooperate made of it.
 //!
-//! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in the
-//! header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
+//! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in
+//! the header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
 
 use super::process::ProcessId;
 use super::{Table, liveness};

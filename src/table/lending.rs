@@ -1,5 +1,5 @@
-//! Memory that outlives its process: a child of vfork(2) or posix_spawn(3) acts in it until it executes its program, and goes on with
-//! that when its parent is killed, or when another thread of the parent calls exec.
+//! Memory that outlives its process: a child of vfork(2) or posix_spawn(3) acts in it until it executes its program, and goes on
+//! with that when its parent is killed, or when another thread of the parent calls exec.
 
 use core::mem::MaybeUninit;
 

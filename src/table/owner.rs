@@ -40,7 +40,8 @@ impl BlockOwner {
         Life::from_word(self.0.load(Ordering::Relaxed))
     }
 
-    /// Of nobody, or of a life that `is_over` -> of `mine`. A life that is over never comes again, so a name seen twice is the same.
+    /// Of nobody, or of a life that `is_over` -> of `mine`. A life that is over never comes again, so a name seen twice is the
+    /// same.
     pub fn take(&self, mine: Life, is_over: impl FnOnce(Life) -> bool) -> bool {
         let seen = self.0.load(Ordering::Relaxed);
         let is_free = Life::from_word(seen).is_none_or(is_over);

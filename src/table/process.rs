@@ -4,8 +4,8 @@ use super::executing::Executing;
 use crate::sharing::Sharing;
 use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
-/// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before it
-/// exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
+/// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
+/// it exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -339,8 +339,8 @@ impl Process {
         self.agent.store(0, Ordering::Relaxed);
     }
 
-    /// From now on a handler of `id` may run on a stack other than its thread's with no signal blocked: where the stack pointer is says
-    /// nothing any more.
+    /// From now on a handler of `id` may run on a stack other than its thread's with no signal blocked: where the stack pointer is
+    /// says nothing any more.
     pub fn note_other_stacks(&self, id: ProcessId) {
         self.stacks.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
     }
@@ -392,8 +392,8 @@ impl Process {
 
     /// Says to the process of this record, if it is a child that `parent` was forking when it died, how that went.
     ///
-    /// A child that has not taken its name yet may never have existed: its record is freed. If it does exist, it finds its record gone
-    /// and breaks what it inherited.
+    /// A child that has not taken its name yet may never have existed: its record is freed. If it does exist, it finds its record
+    /// gone and breaks what it inherited.
     pub fn lose_parent(&self, parent: &Dead<'_>, committed: bool, retire_claims: impl Fn(ProcessId)) -> Child {
         // Again when it takes its name meanwhile: nobody else would tell it.
         while let Some(id) = self.id() {

@@ -32,8 +32,8 @@ impl Table {
         dead
     }
 
-    /// Whether there is nobody any more to see the snapshots of `owner`. They are taken out of the table then; the process is only if
-    /// nobody acts in its memory.
+    /// Whether there is nobody any more to see the snapshots of `owner`. They are taken out of the table then; the process is only
+    /// if nobody acts in its memory.
     pub fn retire_if_gone(&self, owner: u64) -> bool {
         let is_gone = |(_, record, id): (_, &Process, _)| liveness::of_image(record, id) == Liveness::Dead;
         let gone = self.owner(owner).is_none_or(is_gone);
@@ -184,8 +184,8 @@ impl Table {
         Some((index as u32, slot))
     }
 
-    /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page, so that
-    /// it can take its address.
+    /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page,
+    /// so that it can take its address.
     pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
         let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
         let can_continue =
@@ -210,8 +210,8 @@ impl Table {
         Some((index as u32, slot))
     }
 
-    /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent only
-    /// after this, and who looks for calls meanwhile looks again.
+    /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent
+    /// only after this, and who looks for calls meanwhile looks again.
     pub fn continue_calls(&self, slot: &WriterSlot, frames: &[Frame], descriptors_seen: impl Fn(&Frame) -> u32) {
         for (frame, other) in slot.frames().iter().zip(frames) {
             frame.continue_from(other, descriptors_seen(other));

@@ -11,8 +11,8 @@ pub const FRAMES: usize = 7;
 /// Calls of one thread that can be under way at once: one, for the model.
 pub const FRAMES: usize = 1;
 
-/// All-zero is "free". `tenure` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest by
-/// the thread.
+/// All-zero is "free". `tenure` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest
+/// by the thread.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -41,8 +41,8 @@ const THREAD_BITS: u32 = 22;
 #[cfg(not(loom))]
 const _: () = assert!(super::PROCESSES < 1 << INDEX_BITS);
 
-/// The time for which one thread has a slot, or for which nobody has. Numbered, so that no two are the same: a thread that ended and
-/// another with its id are told apart, whoever is late.
+/// The time for which one thread has a slot, or for which nobody has. Numbered, so that no two are the same: a thread that ended
+/// and another with its id are told apart, whoever is late.
 ///
 /// epoch:32 | number:22 | process record index + 1:10; without epoch and index: vacant since the tenure of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

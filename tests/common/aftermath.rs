@@ -1,4 +1,5 @@
-//! What is done beside and after a process that was killed or stopped in the middle of something, and what has to be left in the end.
+//! What is done beside and after a process that was killed or stopped in the middle of something, and what has to be left in the
+//! end.
 
 use std::ffi::CString;
 use std::fs;
@@ -90,8 +91,8 @@ fn is_named(table: &Table) -> bool {
     table.processes_used().iter().any(|record| record.id().is_some())
 }
 
-/// The invariants of a table that nobody uses: no record, no slot, no call under way, no snapshot, no claim, no block, no creation has
-/// an owner, writers do not look for snapshots, and nothing that is left in a record counts for who gets it next.
+/// The invariants of a table that nobody uses: no record, no slot, no call under way, no snapshot, no claim, no block, no creation
+/// has an owner, writers do not look for snapshots, and nothing that is left in a record counts for who gets it next.
 fn assert_unused(table: &Table, about: &str) {
     let next = ProcessId::new(1, 0xfeed_5eed);
     for index in 0..PROCESSES as u32 {

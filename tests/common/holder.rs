@@ -1,5 +1,5 @@
-//! A program that goes on until its standard input ends; above all one that holds a snapshot and then says whether it still is what it
-//! was.
+//! A program that goes on until its standard input ends; above all one that holds a snapshot and then says whether it still is what
+//! it was.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -21,8 +21,8 @@ pub const NEXT: ProcessId = ProcessId::new(101, 2);
 
 /// Up to three preemptions.
 ///
-/// Of each object loom remembers the last access only: a thread that loads and then exchanges hides from it that another loaded before.
-/// Where that is so, the first thread yields before its part, so that the second one's is the one that is cut.
+/// Of each object loom remembers the last access only: a thread that loads and then exchanges hides from it that another loaded
+/// before. Where that is so, the first thread yields before its part, so that the second one's is the one that is cut.
 pub fn model(body: impl Fn() + Sync + Send + 'static) {
     model_within(3, body);
 }

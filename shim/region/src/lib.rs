@@ -1,8 +1,8 @@
 //! Crate `region` as far as crate `detour` uses it, quick enough to run before every program: it stands in the original's place.
 //!
 //! The original reads /proc/self/maps for each question, and `detour` has four about each function. Here one reading serves while a
-//! [`Survey`] lasts. A known region is taken to stay, and to change its protection by [`protect`] alone; whatever does not lie within
-//! one known region, free memory above all, is looked up anew.
+//! [`Survey`] lasts. A known region is taken to stay, and to change its protection by [`protect`] alone; whatever does not lie
+//! within one known region, free memory above all, is looked up anew.
 
 mod maps;
 mod protection;

@@ -41,7 +41,8 @@ impl BitOr for Protection {
     }
 }
 
-/// Changes the protection of the pages that `length` bytes at `address` touch. There is nothing to change where it is known to be so.
+/// Changes the protection of the pages that `length` bytes at `address` touch. There is nothing to change where it is known to be
+/// so.
 ///
 /// # Safety
 /// See mprotect(2): whoever uses these pages gets along with it.

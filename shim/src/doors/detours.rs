@@ -24,8 +24,8 @@ fn lead_next(door: &Door) {
     }
 }
 
-/// Opens every door: first the way on behind the exported symbol, then the detour. False: libc's code cannot be patched here (SELinux
-/// without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
+/// Opens every door: first the way on behind the exported symbol, then the detour. False: libc's code cannot be patched here
+/// (SELinux without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
 ///
 /// The detours are made before libc's code is opened: what is writable counts against limits, and so does what they allocate.
 #[must_use]

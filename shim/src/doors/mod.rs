@@ -1,11 +1,11 @@
 //! Doors: the ways by which a call reaches a hook.
 //!
 //! A program's own calls come in through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
-//! that libc makes for itself (stdio, for one) never look a symbol up; they come in through a *detour* at the entry of libc's function
-//! ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
+//! that libc makes for itself (stdio, for one) never look a symbol up; they come in through a *detour* at the entry of libc's
+//! function ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
 //!
-//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`streams`]), and the few exported functions that
-//! change files inside by other ways are taken as a whole (`hooks::outer_doors`).
+//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`streams`]), and the few exported functions
+//! that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
 
 pub mod detours;
 pub mod streams;
@@ -28,8 +28,8 @@ pub fn note_libc_unseen() {
     LIBC_IS_SEEN.store(false, Ordering::Relaxed);
 }
 
-/// The next library's function, for a call that has no raw system call to go to and comes before the constructor, or whose library came
-/// after it.
+/// The next library's function, for a call that has no raw system call to go to and comes before the constructor, or whose library
+/// came after it.
 #[cold]
 pub fn behind(name: &CStr) -> Option<*const ()> {
     let next = symbols::find(symbols::Where::Next, name);

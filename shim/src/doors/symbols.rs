@@ -1,7 +1,7 @@
 //! Looking functions up in the libraries that are loaded, without dlsym(3).
 //!
-//! The constructor runs before libc's own (see build.rs): a dlopen(3) would then initialise libc without an environment, and a dlsym(3)
-//! that finds nothing would stumble over what is not set up yet. So the symbol tables are read directly (elf(5)).
+//! The constructor runs before libc's own (see build.rs): a dlopen(3) would then initialise libc without an environment, and a
+//! dlsym(3) that finds nothing would stumble over what is not set up yet. So the symbol tables are read directly (elf(5)).
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::Range;

@@ -1,7 +1,9 @@
-//! io_submit(2) (libaio): each write of a batch, and each read into a shared mapping, is announced and preserved by itself, then handed to
-//! the kernel. What bypasses the page cache lands later; it is counted, so that a creation can wait for it ([`snapshim::queues`]).
+//! io_submit(2) (libaio): each write of a batch, and each read into a shared mapping, is announced and preserved by itself, then
+//! handed to the kernel. What bypasses the page cache lands later; it is counted, so that a creation can wait for it
+//! ([`snapshim::queues`]).
 //!
-//! The hooks make the system calls themselves: libaio would make them by syscall(2), which is a door too, and all would be counted twice.
+//! The hooks make the system calls themselves: libaio would make them by syscall(2), which is a door too, and all would be counted
+//! twice.
 //!
 //! glibc's own aio_write(3) needs nothing here: it calls pwrite in a thread of its own.
 

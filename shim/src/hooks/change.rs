@@ -138,8 +138,8 @@ impl Announced<'_> {
         if made.is_err() && self.thread.own.leaves_damaged() { Ok(()) } else { made }
     }
 
-    /// The same for the agent, without asking anybody for help, and without breaking a snapshot that would need it: agents must not wait
-    /// for each other.
+    /// The same for the agent, without asking anybody for help, and without breaking a snapshot that would need it: agents must not
+    /// wait for each other.
     pub fn make_way_alone(&self, bytes: Range<u64>, kept: &KeptFiles) -> Result<(), Failure> {
         if !self.is_watched {
             return Ok(());
@@ -152,7 +152,8 @@ impl Announced<'_> {
     }
 }
 
-/// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be concerned.
+/// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be
+/// concerned.
 ///
 /// Errors: `ENOSPC`, no slot is free although snapshots exist; `EAGAIN`, too many handlers interrupt each other.
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
@@ -388,8 +389,8 @@ fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, tou
     if let Some(offset) = touch.offset()
         && (origin.is_block_device() || !touch.appends(false))
     {
-        // pwrite(2) on an O_APPEND descriptor appends, on Linux. An append touches no page that is not preserved: the page that holds
-        // the end of the file is private from the start, and what lies behind a later, lower end has been relocated.
+        // pwrite(2) on an O_APPEND descriptor appends, on Linux. An append touches no page that is not preserved: the page that
+        // holds the end of the file is private from the start, and what lies behind a later, lower end has been relocated.
         let start = u64::try_from(offset).unwrap_or(0);
         return Covered { bytes: start..start.saturating_add(length), length, floating: None };
     }

@@ -1,7 +1,7 @@
 //! close(2), dup2(2) and their kin: a descriptor number may mean another file from now on.
 //!
-//! A creation that finds a writer blocked on a number looks that number up; it believes what it finds only if no such change came in
-//! between.
+//! A creation that finds a writer blocked on a number looks that number up; it believes what it finds only if no such change came
+//! in between.
 
 use core::ffi::{c_int, c_uint};
 

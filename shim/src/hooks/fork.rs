@@ -1,7 +1,7 @@
 //! fork(2): a child inherits its parent's snapshots, exactly.
 //!
-//! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's records
-//! are published with the parent's preserved bits, and only then the address space is copied.
+//! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's
+//! records are published with the parent's preserved bits, and only then the address space is copied.
 
 use core::ffi::c_void;
 use core::time::Duration;

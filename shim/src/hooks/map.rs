@@ -1,7 +1,7 @@
 //! mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2).
 //!
-//! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator may
-//! call them under its own lock, and looking the real function up could allocate.
+//! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator
+//! may call them under its own lock, and looking the real function up could allocate.
 
 use core::ffi::{c_int, c_long, c_uint, c_void};
 use core::ops::Range;

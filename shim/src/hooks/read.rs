@@ -1,4 +1,5 @@
-//! read(2), pread(2) and their vectored forms, getrandom(2) and process_vm_readv(2): the kernel stores into the application's buffers.
+//! read(2), pread(2) and their vectored forms, getrandom(2) and process_vm_readv(2): the kernel stores into the application's
+//! buffers.
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 

@@ -1,4 +1,5 @@
-//! recv(2), recvfrom(2), recvmsg(2) and recvmmsg(2): what comes from a socket goes into buffers, and its circumstances into headers.
+//! recv(2), recvfrom(2), recvmsg(2) and recvmmsg(2): what comes from a socket goes into buffers, and its circumstances into
+//! headers.
 
 use core::ffi::{c_int, c_uint, c_void};
 

@@ -1,7 +1,7 @@
 //! setuid(2), unshare(2) and their kin: what the kernel changes for one thread, or only for a process of one thread.
 //!
-//! libc takes its own threads along; of the agent it does not know. Left alone it would keep the rights that the program gives up, and
-//! hold up a program that has no other thread. So it leaves before, and is started anew, with what its starter has then.
+//! libc takes its own threads along; of the agent it does not know. Left alone it would keep the rights that the program gives up,
+//! and hold up a program that has no other thread. So it leaves before, and is started anew, with what its starter has then.
 
 use core::ffi::{c_int, c_void};
 

@@ -1,7 +1,7 @@
 //! io_uring: what it writes cannot be seen, so by default it is not there, and programs fall back to calls that can.
 //!
-//! A program that makes the system call itself is reached by a filter (seccomp(2)) only. It stays with all children, also those that the
-//! shim does not reach, and costs a little at every system call, so it is there for who asks.
+//! A program that makes the system call itself is reached by a filter (seccomp(2)) only. It stays with all children, also those
+//! that the shim does not reach, and costs a little at every system call, so it is there for who asks.
 
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::null_mut;

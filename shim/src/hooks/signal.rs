@@ -1,8 +1,8 @@
 //! sigaction(2), sigprocmask(2), and every other call that names SIGSEGV, a mask, or waits for signals.
 //!
-//! They pass until the shim handles faults ([`signals::install`]). From then on SIGSEGV's action is virtual, and masks go to the kernel
-//! with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3), sigblock(3), siglongjmp(3), sigwait(3) and their kin come to
-//! these inside libc.
+//! They pass until the shim handles faults ([`signals::install`]). From then on SIGSEGV's action is virtual, and masks go to the
+//! kernel with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3), sigblock(3), siglongjmp(3), sigwait(3) and their
+//! kin come to these inside libc.
 
 use core::ffi::{c_int, c_long};
 

@@ -1,5 +1,5 @@
-//! posix_spawn(3) with file actions that open with O_TRUNC: where libc's code cannot be patched, the child's open(2) is not seen, so
-//! the whole call counts as the truncation of each such file. It returns when the child has executed its program, or failed to.
+//! posix_spawn(3) with file actions that open with O_TRUNC: where libc's code cannot be patched, the child's open(2) is not seen,
+//! so the whole call counts as the truncation of each such file. It returns when the child has executed its program, or failed to.
 
 use core::ffi::{c_char, c_int, c_void};
 

@@ -1,9 +1,9 @@
 //! Arming: taking the write permission of shared mappings away, so that the next store traps.
 //!
-//! By mprotect(2), which lasts as long as the address space. userfaultfd(2) would have the kernel's own stores into shared memory wait
-//! until they are resolved, but it ends with the thread that keeps the descriptor, in whatever table: a process that is killed or
-//! calls exec ends its threads in no order, and a `read` under way, or the mark of a robust mutex, then gets into pages that nobody has
-//! preserved. It also costs a page table entry for each page, mapped or not, and large folios are split.
+//! By mprotect(2), which lasts as long as the address space. userfaultfd(2) would have the kernel's own stores into shared memory
+//! wait until they are resolved, but it ends with the thread that keeps the descriptor, in whatever table: a process that is killed
+//! or calls exec ends its threads in no order, and a `read` under way, or the mark of a robust mutex, then gets into pages that
+//! nobody has preserved. It also costs a page table entry for each page, mapped or not, and large folios are split.
 
 use core::sync::atomic::Ordering;
 

@@ -1,7 +1,8 @@
 //! Memory aside: what the kernel is given to store into in place of shared mappings, and how it gets from there into them.
 //!
-//! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do. Only what
-//! lies in a shared mapping is replaced; all else the kernel gets as it is, so that it finds a bad pointer where it would have found it. What a call stored before it failed does not come home.
+//! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do.
+//! Only what lies in a shared mapping is replaced; all else the kernel gets as it is, so that it finds a bad pointer where it would
+//! have found it. What a call stored before it failed does not come home.
 
 use core::mem::offset_of;
 use core::ops::Range;

@@ -81,8 +81,8 @@ fn list_with_room(range: &Range<u64>) -> Result<Writing, Errno> {
     if list.reserve(more) { Ok(list) } else { Err(Errno::NOMEM) }
 }
 
-/// What was stored through a mapping that is about to go may have moved the file's time of modification: counted, or the next look at
-/// it would suspect a foreign change.
+/// What was stored through a mapping that is about to go may have moved the file's time of modification: counted, or the next look
+/// at it would suspect a foreign change.
 fn note_changes(own: &Own, list: &List, range: &Range<u64>) {
     let going = list.touching(range).filter(|entry| entry.is_writable());
     going.for_each(|entry| own.table.note_change(entry.origin));

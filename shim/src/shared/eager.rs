@@ -1,5 +1,5 @@
-//! `SNAPSHIM_SHARED=eager`: after a snapshot was made the agent preserves what the shared mappings of its process cover and opens them,
-//! so that few stores trap. Until it has come to a page a store into it traps as ever, so the snapshot is as exact.
+//! `SNAPSHIM_SHARED=eager`: after a snapshot was made the agent preserves what the shared mappings of its process cover and opens
+//! them, so that few stores trap. Until it has come to a page a store into it traps as ever, so the snapshot is as exact.
 
 use core::ops::Range;
 

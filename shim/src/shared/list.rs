@@ -1,8 +1,8 @@
 //! The shared file mappings of this process, and the lock that holds them still.
 //!
-//! Whoever changes a mapping or its protection holds the lock to write, whoever opens a part of one or has the kernel store into one
-//! holds it to read. It is taken inside the gate, with all signals blocked, so no handler finds its own thread holding it and no
-//! jump leaves it held; who holds it waits for nobody but the kernel.
+//! Whoever changes a mapping or its protection holds the lock to write, whoever opens a part of one or has the kernel store into
+//! one holds it to read. It is taken inside the gate, with all signals blocked, so no handler finds its own thread holding it and
+//! no jump leaves it held; who holds it waits for nobody but the kernel.
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut, Range};

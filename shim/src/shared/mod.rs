@@ -1,10 +1,10 @@
 //! Writable shared mappings of files: stores through them never reach a snapshot.
 //!
 //! A mapping is put into the [`list`] when it is made. When a snapshot of its file is made, it is *armed* ([`arm`]): the kernel's
-//! protection loses PROT_WRITE, and the next store traps ([`open`]): the pages of a chunk are preserved, the chunk is opened, the store
-//! runs again. The application's own calls on such mappings come in through [`change`]; what it asked for stands in the list, what
-//! the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`]; what the kernel may
-//! have to store without a call is opened beforehand ([`owners`]).
+//! protection loses PROT_WRITE, and the next store traps ([`open`]): the pages of a chunk are preserved, the chunk is opened, the
+//! store runs again. The application's own calls on such mappings come in through [`change`]; what it asked for stands in the list,
+//! what the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`]; what the
+//! kernel may have to store without a call is opened beforehand ([`owners`]).
 //!
 //! The order: the lock of `mapper`, then the gate, then the list's lock. Nobody who holds the list's lock waits for the gate.
 
@@ -41,8 +41,8 @@ fn armed(protection: i32) -> i32 {
 fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(), Errno> {
     let protection = if is_open { entry.protection } else { armed(entry.protection) };
     let flags = MprotectFlags::from_bits_retain(protection as u32);
-    // SAFETY: the part lies in a mapping of the application that cannot change while the list is held; PROT_WRITE is only taken away
-    // or given back to what had it.
+    // SAFETY: the part lies in a mapping of the application that cannot change while the list is held; PROT_WRITE is only taken
+    // away or given back to what had it.
     unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;
     if !is_open {
         owners::want();

@@ -1,8 +1,8 @@
 //! The trap: a store into an armed mapping preserves a chunk of pages, opens it, and runs again.
 //!
-//! A chunk starts small and doubles while stores go on where the last one ended. Every chunk may split a mapping of the kernel's, and
-//! a process may have only so many (vm.max_map_count), so once many have been opened all mappings are armed anew, which joins the
-//! parts; what was preserved stays preserved.
+//! A chunk starts small and doubles while stores go on where the last one ended. Every chunk may split a mapping of the kernel's,
+//! and a process may have only so many (vm.max_map_count), so once many have been opened all mappings are armed anew, which joins
+//! the parts; what was preserved stays preserved.
 
 use core::ffi::c_void;
 use core::ops::Range;

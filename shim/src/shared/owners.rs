@@ -1,8 +1,9 @@
-//! Robust mutexes in armed pages: the kernel marks them when their owner dies, by a store that does not trap. In an armed page it would
-//! be lost, and who waits for the mutex would wait for ever.
+//! Robust mutexes in armed pages: the kernel marks them when their owner dies, by a store that does not trap. In an armed page it
+//! would be lost, and who waits for the mutex would wait for ever.
 //!
 //! Whoever takes such a mutex stores into it, which opens its page. So the ones that count were held already when their page was
-//! armed: the agent finds them in the lists that threads keep for the kernel (get_robust_list(2)), preserves their pages and opens them.
+//! armed: the agent finds them in the lists that threads keep for the kernel (get_robust_list(2)), preserves their pages and opens
+//! them.
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -71,8 +72,8 @@ fn each_thread(mut see: impl FnMut(u32) -> Tried) -> Tried {
 
 const TASKS: &CStr = c"/proc/self/task";
 
-/// Whether the application has one thread: such a program may count on getting the lowest free descriptor, so after a snapshot none is opened
-/// behind its back. The directory has a link for each thread (fs/proc/base.c, proc_task_getattr).
+/// Whether the application has one thread: such a program may count on getting the lowest free descriptor, so after a snapshot none
+/// is opened behind its back. The directory has a link for each thread (fs/proc/base.c, proc_task_getattr).
 fn has_one_thread() -> bool {
     const PLAIN_DIRECTORY: u32 = 2;
     const IT_AND_THE_AGENT: u32 = 2;

@@ -1,9 +1,9 @@
 //! Calls that have the kernel store into memory of the application's, where that is a shared mapping.
 //!
-//! Into an armed page the kernel does not store: EFAULT, and a packet that was to come there is lost. So while no snapshot of the mapping's
-//! file exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the open mapping; no
-//! snapshot comes meanwhile. Else the kernel stores into memory [`aside`], and the call may wait as long as it likes. A call that is left
-//! by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
+//! Into an armed page the kernel does not store: EFAULT, and a packet that was to come there is lost. So while no snapshot of the
+//! mapping's file exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the
+//! open mapping; no snapshot comes meanwhile. Else the kernel stores into memory [`aside`], and the call may wait as long as it
+//! likes. A call that is left by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
 
 use core::ffi::c_int;
 use core::ops::Range;

@@ -1,7 +1,7 @@
 //! The handler: what is ours is resolved, everything else reaches the application as if the kernel had called it.
 //!
-//! [`on_signal`] holds nothing and leaves nothing on the stack when the application's handler begins: it jumps there with the kernel's
-//! own frame. Returning from it, changing its context, leaving it by siglongjmp are then as without the shim.
+//! [`on_signal`] holds nothing and leaves nothing on the stack when the application's handler begins: it jumps there with the
+//! kernel's own frame. Returning from it, changing its context, leaving it by siglongjmp are then as without the shim.
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
@@ -179,7 +179,8 @@ const SI_TKILL: c_int = -6;
 
 /// Leaves a SIGSEGV that is blocked pending, as its stand-in: for the thread if it was sent to a thread, else for the process.
 ///
-/// A siginfo_t of kill(2) a thread may send only to its own number (do_rt_sigqueueinfo, kernel/signal.c), which stands for the process too.
+/// A siginfo_t of kill(2) a thread may send only to its own number (do_rt_sigqueueinfo, kernel/signal.c), which stands for the
+/// process too.
 fn put_off(frame: &Frame) {
     frame.rename(STAND_IN, PUT_OFF);
     let thread = raw::own_tid();

@@ -1,5 +1,5 @@
-//! The frame that the kernel pushes for a handler (arch/x86/kernel/signal.c): the address to return to, the ucontext, the siginfo, and
-//! above them the state of the floating point unit.
+//! The frame that the kernel pushes for a handler (arch/x86/kernel/signal.c): the address to return to, the ucontext, the siginfo,
+//! and above them the state of the floating point unit.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -194,8 +194,8 @@ impl Frame {
 
     /// Copies the frame to where the kernel would have put it on the interrupted stack; how far that is. None: there is no room.
     pub fn move_to_interrupted_stack(&self) -> Option<usize> {
-        // SAFETY: places inside the context; the kernel's copy is as long as the state that it describes. The target is writable, and
-        // free: it lies below what the interrupted code uses of its stack.
+        // SAFETY: places inside the context; the kernel's copy is as long as the state that it describes. The target is writable,
+        // and free: it lies below what the interrupted code uses of its stack.
         unsafe {
             let state = &raw mut (*self.context).uc_mcontext.fpregs;
             let length = if (*state).is_null() { 0 } else { state_length((*state).cast()) };

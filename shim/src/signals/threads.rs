@@ -1,7 +1,7 @@
 //! Threads that blocked SIGSEGV before the handler was installed: each has to give itself another mask.
 //!
-//! They are asked by the signal that setuid(2) reaches every thread with (SIGSETXID): libc keeps it out of every mask. Ours is told from
-//! libc's by its siginfo; libc's goes on to libc's handler.
+//! They are asked by the signal that setuid(2) reaches every thread with (SIGSETXID): libc keeps it out of every mask. Ours is told
+//! from libc's by its siginfo; libc's goes on to libc's handler.
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
