@@ -47,7 +47,7 @@ while IFS='|' read -r name file edit; do
         miss "$name: does not compile without it"
     elif (cd "$copy" && cargo test --quiet --test soak for_a_minute -- --nocapture) >"$copy/log" 2>&1 </dev/null; then
         miss "$name: without it the soak passes"
-    elif ! found=$(grep -m1 '^FAILED' "$copy/log" || grep -m1 -e ' hangs in ' -e 'after a soak' -e '^snapshim: ' "$copy/log"); then
+    elif ! found=$(grep -m1 '^FAILED' "$copy/log" || grep -m1 -e ' ended with status ' -e ' hangs in ' -e 'after a soak' -e '^snapshim: ' "$copy/log"); then
         tail -20 "$copy/log"
         miss "$name: the soak does not end well, but does not say why"
     else
