@@ -3,10 +3,11 @@
 //! Everything here is async-signal-safe, allocates nothing and leaves errno alone.
 
 use core::ffi::{CStr, c_void};
+use core::mem::MaybeUninit;
 use core::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use rustix::thread::futex;
 use syscalls::{Sysno, syscall};
@@ -136,6 +137,20 @@ pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errn
         }
     }
     Ok(&buffer[..length])
+}
+
+/// Whether `wanted` finds what it looks for among the names in a directory.
+pub fn any_entry(directory: impl AsFd, mut wanted: impl FnMut(&str) -> bool) -> bool {
+    let mut buffer = [MaybeUninit::uninit(); 512];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        match entry.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) if wanted(name) => return true,
+            Ok(_) => {}
+        }
+    }
+    false
 }
 
 /// Borrows a descriptor number of the application for one system call.

@@ -2,9 +2,8 @@
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
-use core::mem::MaybeUninit;
 
-use rustix::fs::{OFlags, RawDir};
+use rustix::fs::OFlags;
 use snapshim::raw;
 
 /// A path that is put together without allocation. One that does not fit is none, and nothing is found there.
@@ -59,20 +58,11 @@ pub fn is_set(path: fmt::Arguments<'_>) -> bool {
 }
 
 /// Whether `wanted` finds what it looks for among the names in a directory.
-pub fn any_entry(path: fmt::Arguments<'_>, mut wanted: impl FnMut(&str) -> bool) -> bool {
+pub fn any_entry(path: fmt::Arguments<'_>, wanted: impl FnMut(&str) -> bool) -> bool {
     let Ok(directory) = raw::open(Path::new(path).as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
         return false;
     };
-    let mut buffer = [MaybeUninit::uninit(); 512];
-    let mut entries = RawDir::new(directory, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
-        match entry.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) if wanted(name) => return true,
-            Ok(_) => {}
-        }
-    }
-    false
+    raw::any_entry(directory, wanted)
 }
 
 /// Where sysfs describes a block device.

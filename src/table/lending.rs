@@ -1,9 +1,7 @@
 //! Memory that outlives its process: a child of vfork(2) or posix_spawn(3) acts in it until it executes its program, and goes on
 //! with that when its parent is killed, or when another thread of the parent calls exec.
 
-use core::mem::MaybeUninit;
-
-use rustix::fs::{OFlags, RawDir};
+use rustix::fs::OFlags;
 
 use super::process::{Process, ProcessId};
 use crate::raw;
@@ -15,18 +13,7 @@ pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {
     }
     // Without it the process has told nobody of anything.
     let Some(cookie) = record.cookie(id) else { return false };
-    any_process(|pid| pid != id.pid() && raw::read_remote_word(pid, cookie) == Ok(id.to_word()))
-}
-
-fn any_process(mut is_it: impl FnMut(u32) -> bool) -> bool {
+    let acts = |pid: u32| pid != id.pid() && raw::read_remote_word(pid, cookie) == Ok(id.to_word());
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return false };
-    let mut buffer = [MaybeUninit::uninit(); 1000];
-    let mut entries = RawDir::new(all, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
-        let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
-        if number.is_some_and(&mut is_it) {
-            return true;
-        }
-    }
-    false
+    raw::any_entry(all, |name| name.parse().is_ok_and(acts))
 }

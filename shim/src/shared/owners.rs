@@ -6,11 +6,10 @@
 //! them.
 
 use core::ffi::CStr;
-use core::mem::MaybeUninit;
 use core::ops::{ControlFlow, Range};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, OFlags, RawDir, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 use snapshim::origin::Origin;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
@@ -59,15 +58,8 @@ fn each_thread(mut see: impl FnMut(u32) -> Tried) -> Tried {
     }
     let directory = OFlags::DIRECTORY | OFlags::RDONLY;
     let Ok(tasks) = raw::open(TASKS, directory).and_then(raw::move_up) else { return Tried::Continue(()) };
-    let mut buffer = [MaybeUninit::uninit(); 512];
-    let mut entries = RawDir::new(tasks, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
-        let name = entry.file_name().to_str().ok();
-        if let Some(tid) = name.and_then(|name| name.parse().ok()) {
-            see(tid)?;
-        }
-    }
-    Tried::Continue(())
+    let is_broken_off = raw::any_entry(tasks, |name| name.parse().is_ok_and(|tid| see(tid).is_break()));
+    if is_broken_off { Tried::Break(()) } else { Tried::Continue(()) }
 }
 
 const TASKS: &CStr = c"/proc/self/task";

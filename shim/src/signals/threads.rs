@@ -5,11 +5,10 @@
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
-use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
-use rustix::fs::{OFlags, RawDir};
+use rustix::fs::OFlags;
 use snapshim::masks;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::process::Agent;
@@ -121,15 +120,13 @@ impl Blockers {
     fn each(&self, mut see: impl FnMut(u32)) {
         let directory = OFlags::DIRECTORY | OFlags::RDONLY;
         let Ok(tasks) = raw::open(c"/proc/self/task", directory) else { return };
-        let mut buffer = [MaybeUninit::uninit(); 512];
-        let mut entries = RawDir::new(tasks, &mut buffer);
-        while let Some(Ok(entry)) = entries.next() {
-            let name = entry.file_name().to_str().ok();
-            let Some(thread) = name.and_then(|name| name.parse().ok()) else { continue };
-            if thread != self.own && Some(thread) != self.agent && blocks_faults(thread) {
+        raw::any_entry(tasks, |name| {
+            let is_other = |thread: &u32| *thread != self.own && Some(*thread) != self.agent;
+            if let Some(thread) = name.parse().ok().filter(is_other).filter(|thread| blocks_faults(*thread)) {
                 see(thread);
             }
-        }
+            false
+        });
     }
 }
 
