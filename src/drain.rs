@@ -256,40 +256,27 @@ impl Table {
     }
 
     /// Whether a handler has left the call of `turn` by longjmp. Then its frame is closed.
-    ///
-    /// Else a call from further down the stack would be taken for one that interrupted it, and let through: a creation would seem
-    /// to wait for it still.
     fn was_left(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
+        self.maker(slot).is_some_and(|maker| maker.has_left(frame, turn))
+    }
+
+    /// Who makes the calls of a slot; `None`: somebody else may, with descriptors of its own, as a child that acts in this memory.
+    fn maker(&self, slot: &WriterSlot) -> Option<Maker<'_>> {
         let tenure = slot.tenure();
-        let Some((_, process, id)) = self.owner(tenure.process()) else { return false };
+        let (_, process, id) = self.owner(tenure.process())?;
         let thread = slot.thread(tenure);
         let doing = Doing::read(id.pid(), thread);
-        if thread == 0
-            || doing.is_lending()
-            || process.has_other_stacks(id)
-            || !doing.has_left(frame.stack(), id.pid(), thread)
-        {
-            return false;
-        }
-        let is_that_one = frame.look().1 == turn;
-        frame.reclaim(turn);
-        is_that_one
+        (thread != 0 && !doing.is_lending()).then_some(Maker { process, id, thread, doing })
     }
 
     /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
-        let tenure = slot.tenure();
-        let Some((_, process, id)) = self.owner(tenure.process()) else { return false };
         let (descriptor, seen) = frame.descriptor();
-        let thread = slot.thread(tenure);
-        let doing = Doing::read(id.pid(), thread);
-        if thread == 0 || doing.is_lending() {
-            // A child that acts in this memory may make the call, with descriptors of its own.
-            return false;
-        }
-        if self.was_left(slot, frame, turn) {
+        let Some(maker) = self.maker(slot) else { return false };
+        if maker.has_left(frame, turn) {
             return true;
         }
+        let Maker { process, id, thread, doing } = maker;
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
         let covered = match rustix::fs::stat(path.as_c_str()) {
             Ok(stat) => match place_of(&stat) {
@@ -370,6 +357,29 @@ fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
             Place::Unknown => true,
         };
     concerned.then_some(turn)
+}
+
+/// The thread that makes the calls of a slot.
+struct Maker<'a> {
+    process: &'a Process,
+    id: ProcessId,
+    thread: u32,
+    doing: Doing,
+}
+
+impl Maker<'_> {
+    /// Whether it has left the call of `turn` by longjmp out of a handler. Then the frame is closed.
+    ///
+    /// Else a call from further down the stack would be taken for one that interrupted it, and let through: a creation would seem to
+    /// wait for it still.
+    fn has_left(&self, frame: &Frame, turn: Turn) -> bool {
+        if self.process.has_other_stacks(self.id) || !self.doing.has_left(frame.stack(), self.id.pid(), self.thread) {
+            return false;
+        }
+        let is_that_one = frame.look().1 == turn;
+        frame.reclaim(turn);
+        is_that_one
+    }
 }
 
 /// What a thread is doing in the kernel: /proc/PID/task/TID/syscall (proc_pid_syscall(5)), which is readable for who may trace it.
