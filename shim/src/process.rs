@@ -314,11 +314,16 @@ static OTHER_STACKS: AtomicBool = AtomicBool::new(false);
 /// A handler may run on a stack other than its thread's, with no signal blocked, from now on (SA_ONSTACK with SA_NODEFER,
 /// swapcontext(3)).
 pub fn note_other_stacks() {
-    OTHER_STACKS.store(true, Ordering::Relaxed);
+    note(&OTHER_STACKS, Process::note_other_stacks);
+}
+
+/// Of this image now, or once it has a record.
+fn note(is_so: &AtomicBool, in_record: fn(&Process, ProcessId)) {
+    is_so.store(true, Ordering::Relaxed);
     if let Some(own) = attached()
         && let Some(record) = own.record()
     {
-        record.note_other_stacks(own.id);
+        in_record(record, own.id);
     }
 }
 
@@ -326,12 +331,7 @@ static LENDS: AtomicBool = AtomicBool::new(false);
 
 /// A child may act in this memory from now on, and go on with that when this process is gone.
 pub fn note_lending() {
-    LENDS.store(true, Ordering::Relaxed);
-    if let Some(own) = attached()
-        && let Some(record) = own.record()
-    {
-        record.note_lending(own.id);
-    }
+    note(&LENDS, Process::note_lending);
 }
 
 /// Makes a forked child answer to the record that its parent prepared.
