@@ -116,6 +116,19 @@ static inline unsigned char *snapshot(int fd, size_t offset, size_t length, int 
     return at;
 }
 
+/* Until the only thread of a process sleeps. */
+static inline void await_asleep(pid_t pid)
+{
+    char path[32], state = 'R';
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    while (state != 'S') {
+        usleep(1000);
+        FILE *stat = fopen(path, "r");
+        CHECK(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1);
+        fclose(stat);
+    }
+}
+
 /* Runs `body` in a child process and waits for it; the child must exit with 0. */
 #define IN_CHILD(body)                                          \
     do {                                                        \

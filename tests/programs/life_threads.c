@@ -136,19 +136,6 @@ static void await_full(int end)
     }
 }
 
-/* Until the only thread of a process sleeps. */
-static void await_asleep(pid_t pid)
-{
-    char path[32], state = 'R';
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    while (state != 'S') {
-        usleep(1000);
-        FILE *stat = fopen(path, "r");
-        CHECK(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1);
-        fclose(stat);
-    }
-}
-
 static sigjmp_buf out;
 
 static void jump_out(int number)

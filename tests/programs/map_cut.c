@@ -72,18 +72,6 @@ static void __attribute__((noreturn)) write_when_traced(int fd)
     _exit(0);
 }
 
-static void await_asleep(pid_t pid)
-{
-    char path[32], state = 'R';
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    while (state != 'S') {
-        usleep(1000);
-        FILE *stat = fopen(path, "r");
-        CHECK(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1);
-        fclose(stat);
-    }
-}
-
 /* With `jumps`, a handler of the writer leaves what it was held in. */
 static void keeps_what_it_stores(void (*divide)(unsigned char *at), int jumps)
 {
