@@ -163,12 +163,13 @@ mod tests {
         TEST.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Three pages, of which the middle one may be read.
+    /// Three pages, of which the middle one may be read. Far below where the kernel puts mappings of its own choice: a stack
+    /// of another test's thread would else come to lie where they were unmapped.
     fn pages() -> *mut c_void {
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let start = unsafe {
-            mmap_anonymous(core::ptr::null_mut(), 3 * page::size(), ProtFlags::empty(), MapFlags::PRIVATE).unwrap()
-        };
+        let place = core::ptr::without_provenance_mut(1 << 40);
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: a new mapping where none is: the kernel refuses it otherwise.
+        let start = unsafe { mmap_anonymous(place, 3 * page::size(), ProtFlags::empty(), flags).unwrap() };
         // SAFETY: the second of them. Not by `protect`, which would have what is known forgotten.
         unsafe { mprotect(start.byte_add(page::size()), page::size(), MprotectFlags::READ).unwrap() };
         start
