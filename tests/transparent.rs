@@ -111,6 +111,11 @@ fn six_thousand_threads_write_once_each() {
 }
 
 #[test]
+fn threads_splice_from_one_pipe() {
+    same(&program("like_threads"), &["splice"]);
+}
+
+#[test]
 fn main_threads_end_before_others() {
     let modes = ["main-goes-first", "main-goes-first-exit", "mapper-goes-first", "mapper-goes-first-exit", "alone"];
     for mode in modes {

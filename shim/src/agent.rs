@@ -21,6 +21,7 @@ use snapshim::table::liveness::Stat;
 use crate::apart;
 use crate::config::config;
 use crate::device;
+use crate::doors;
 use crate::init;
 use crate::log::{Level, say};
 use crate::mapper;
@@ -78,7 +79,10 @@ fn start_thread(own: &Own) -> bool {
         return false;
     };
     HAS_BEGUN.store(0, Ordering::Relaxed);
+    let errno = doors::errno();
     let tid = clone_beside_exec(own, stack);
+    // Where it was tried more than once, libc has set it.
+    doors::set_errno(errno);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
     }

@@ -193,7 +193,9 @@ static void __attribute__((noreturn)) take_a_snapshot_beside_exec(int fd, int re
     char byte = 0;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     CHECK(pthread_create(&thread, NULL, fail_to_execute, (void *)"garbage") == 0);
+    errno = 0;
     unsigned char *at = snapshot(fd, 0, SIZE, PROT_READ);
+    CHECK(errno == 0);
     is_enough = 1;
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(write(ready, &byte, 1) == 1 && read(go, &byte, 1) == 1);

@@ -71,6 +71,36 @@ static void mapper_goes_first(int exits)
     pthread_exit(NULL);
 }
 
+enum { SPLICED = 4000 };
+
+static int ends[2];
+
+/* Each waits for what the other may take. */
+static void *splice_half(void *argument)
+{
+    (void)argument;
+    for (loff_t at = 0; at < SPLICED / 2; at++) {
+        loff_t to = at;
+        errno = 4242;
+        CHECK(splice(ends[0], NULL, file, &to, 1, 0) == 1);
+        CHECK(errno == 4242);
+    }
+    return NULL;
+}
+
+static void splice_one_pipe(void)
+{
+    pthread_t threads[2];
+    CHECK(pipe(ends) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_create(&threads[i], NULL, splice_half, NULL) == 0);
+    for (int i = 0; i < SPLICED; i++)
+        CHECK(write(ends[1], "x", 1) == 1);
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    print_file(path);
+}
+
 /* The only thread ends by pthread_exit: the status of the process is 0. */
 static void alone(void)
 {
@@ -96,6 +126,8 @@ int main(int argc, char **argv)
         mapper_goes_first(0);
     else if (strcmp(mode, "mapper-goes-first-exit") == 0)
         mapper_goes_first(1);
+    else if (strcmp(mode, "splice") == 0)
+        splice_one_pipe();
     else if (strcmp(mode, "alone") == 0)
         alone();
     else

@@ -167,6 +167,12 @@ pub fn as_libc(result: Result<usize, syscalls::Errno>) -> isize {
     }
 }
 
+/// The calling thread's errno.
+pub fn errno() -> i32 {
+    // SAFETY: libc gives the address of the calling thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
 /// Sets the calling thread's errno.
 pub fn set_errno(errno: i32) {
     // SAFETY: libc gives the address of the calling thread's errno.

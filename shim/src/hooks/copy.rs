@@ -11,7 +11,7 @@ use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};
 use super::write::each_buffer;
-use crate::doors::{as_libc, interpose};
+use crate::doors::{as_libc, errno, interpose, set_errno};
 use crate::mapper;
 
 interpose! {
@@ -120,13 +120,15 @@ pub fn on_splice(
         return change(to, Incoming { length, offset: to_offset }, || call(flags));
     }
     // Nobody waits for an empty pipe while announced: a creation would wait for us.
+    let before = errno();
     loop {
         await_input(from);
         let result = change(to, Incoming { length, offset: to_offset }, || call(flags | SPLICE_F_NONBLOCK));
-        // SAFETY: libc gives the address of the calling thread's errno.
-        if result >= 0 || unsafe { *libc::__errno_location() } != libc::EAGAIN {
+        if result >= 0 || errno() != libc::EAGAIN {
             return result;
         }
+        // Somebody else emptied the pipe.
+        set_errno(before);
     }
 }
 

@@ -8,7 +8,7 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::resize::cut_by_name;
-use crate::doors::{self, interpose};
+use crate::doors::{self, errno, interpose};
 use crate::process;
 
 interpose! {
@@ -130,8 +130,7 @@ fn on_spawn(
     };
     match within(actions, libc::AT_FDCWD, &call) {
         // Refused by the gate, which set errno.
-        // SAFETY: libc gives the address of the calling thread's errno.
-        -1 => unsafe { *libc::__errno_location() },
+        -1 => errno(),
         result => result as c_int,
     }
 }
