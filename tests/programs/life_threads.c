@@ -217,6 +217,18 @@ static void __attribute__((noreturn)) store_when_continued(void)
     _exit(0);
 }
 
+/* Takes a second snapshot when continued; for a first one a process waits for other things, too. */
+static void __attribute__((noreturn)) snapshot_when_continued(int protection, int judged)
+{
+    char byte;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    snapshot(file, 0, SIZE, protection);
+    raise(SIGSTOP);
+    unsigned char *at = snapshot(file, 0, SIZE, protection);
+    CHECK(read(judged, &byte, 1) == 1);
+    _exit(!shows(at, 0, SIZE, 0));
+}
+
 /* The snapshot has to wait for who is stopped, and the writer for the snapshot. */
 static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, enum who who)
 {
@@ -227,22 +239,21 @@ static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, e
     unsigned char *first = snapshot(file, 0, SIZE, protection);
     volatile int *has_jumped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(has_jumped != MAP_FAILED && pipe(said) == 0 && pipe(told) == 0 && pipe(judged) == 0);
-    pid_t writer = fork(), sharer = writer == 0 ? -1 : fork();
+    pid_t mapper = fork();
+    if (mapper == 0)
+        snapshot_when_continued(protection, judged[0]);
+    CHECK(waitpid(mapper, &status, WUNTRACED) == mapper && WIFSTOPPED(status));
+    pid_t writer = fork();
     if (writer == 0)
         write_after_a_jump(has_jumped, said[1], told[0]);
+    pid_t sharer = fork();
     if (sharer == 0)
         store_when_continued();
     while (!*has_jumped)
         usleep(1000);
     CHECK(waitpid(sharer, &status, WUNTRACED) == sharer && WIFSTOPPED(status));
     await_asleep(writer);
-    pid_t mapper = fork();
-    if (mapper == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        unsigned char *at = snapshot(file, 0, SIZE, protection);
-        CHECK(read(judged[0], &byte, 1) == 1);
-        _exit(!shows(at, 0, SIZE, 0));
-    }
+    CHECK(kill(mapper, SIGCONT) == 0);
     await_asleep(mapper);
     CHECK(write(told[1], &byte, 1) == 1);
     struct pollfd watched = {.fd = said[0], .events = POLLIN};
