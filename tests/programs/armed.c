@@ -216,24 +216,6 @@ static void lock_mutexes(void)
         CHECK(pthread_mutex_lock(mutex(i)) == 0);
 }
 
-/* Whether the kernel may store to `address` in the process. */
-static int is_open(pid_t pid, const void *address)
-{
-    char path[64], line[512];
-    int open = 0;
-    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-    FILE *maps = fopen(path, "r");
-    CHECK(maps);
-    while (fgets(line, sizeof line, maps)) {
-        unsigned long start, end;
-        char rights[5];
-        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3 && start <= (unsigned long)address && (unsigned long)address < end)
-            open = rights[1] == 'w';
-    }
-    fclose(maps);
-    return open;
-}
-
 static void await_open(pid_t pid)
 {
     for (size_t i = 0; i < MUTEXES; i++)

@@ -116,6 +116,24 @@ static inline unsigned char *snapshot(int fd, size_t offset, size_t length, int 
     return at;
 }
 
+/* Whether a process may store into its page at `address` without being trapped. */
+static inline int is_open(pid_t pid, const void *address)
+{
+    char path[64], line[512];
+    int open = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    FILE *maps = fopen(path, "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long start, end;
+        char rights[5];
+        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3 && start <= (unsigned long)address && (unsigned long)address < end)
+            open = rights[1] == 'w';
+    }
+    fclose(maps);
+    return open;
+}
+
 /* Until the only thread of a process sleeps. */
 static inline void await_asleep(pid_t pid)
 {

@@ -217,13 +217,11 @@ static void __attribute__((noreturn)) store_when_continued(void)
     _exit(0);
 }
 
-/* Takes a second snapshot when continued; for a first one a process waits for other things, too. */
-static void __attribute__((noreturn)) snapshot_when_continued(int protection, int judged)
+static void __attribute__((noreturn)) snapshot_when_told(int told, int judged, int protection)
 {
     char byte;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    snapshot(file, 0, SIZE, protection);
-    raise(SIGSTOP);
+    CHECK(read(told, &byte, 1) == 1);
     unsigned char *at = snapshot(file, 0, SIZE, protection);
     CHECK(read(judged, &byte, 1) == 1);
     _exit(!shows(at, 0, SIZE, 0));
@@ -233,28 +231,34 @@ static void __attribute__((noreturn)) snapshot_when_continued(int protection, in
 static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, enum who who)
 {
     (void)who;
-    int said[2], told[2], judged[2], status;
+    int said[2], told[2], go[2], judged[2], status;
     char byte = 0;
     file = make_file("file", SIZE);
     unsigned char *first = snapshot(file, 0, SIZE, protection);
     volatile int *has_jumped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(has_jumped != MAP_FAILED && pipe(said) == 0 && pipe(told) == 0 && pipe(judged) == 0);
-    pid_t mapper = fork();
-    if (mapper == 0)
-        snapshot_when_continued(protection, judged[0]);
-    CHECK(waitpid(mapper, &status, WUNTRACED) == mapper && WIFSTOPPED(status));
+    volatile unsigned char *own = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    CHECK(has_jumped != MAP_FAILED && own != MAP_FAILED);
+    CHECK(pipe(said) == 0 && pipe(told) == 0 && pipe(go) == 0 && pipe(judged) == 0);
+    /* Nobody has to preserve this page any more. */
+    own[0] = own[0];
     pid_t writer = fork();
     if (writer == 0)
         write_after_a_jump(has_jumped, said[1], told[0]);
     pid_t sharer = fork();
     if (sharer == 0)
         store_when_continued();
+    pid_t mapper = fork();
+    if (mapper == 0)
+        snapshot_when_told(go[0], judged[0], protection);
     while (!*has_jumped)
         usleep(1000);
     CHECK(waitpid(sharer, &status, WUNTRACED) == sharer && WIFSTOPPED(status));
     await_asleep(writer);
-    CHECK(kill(mapper, SIGCONT) == 0);
-    await_asleep(mapper);
+    own[0] = own[0];
+    CHECK(is_open(getpid(), (const void *)own) && write(go[1], &byte, 1) == 1);
+    /* Who shares the file is asked to arm once the snapshot has waited for the writers. */
+    while (snapshim_active() && is_open(getpid(), (const void *)own))
+        usleep(1000);
     CHECK(write(told[1], &byte, 1) == 1);
     struct pollfd watched = {.fd = said[0], .events = POLLIN};
     CHECK(poll(&watched, 1, 300) == 0);
