@@ -19,7 +19,7 @@ use crate::origin::{Origin, Place};
 use crate::raw::{self, ProcPath};
 use crate::sync::{Ordering, fence};
 use crate::table::Table;
-use crate::table::liveness;
+use crate::table::liveness::{self, Liveness, Stat};
 use crate::table::process::{Process, ProcessId};
 use crate::table::writer::WriterSlot;
 
@@ -266,7 +266,9 @@ impl Table {
         let (_, process, id) = self.owner(tenure.process())?;
         let thread = slot.thread(tenure);
         let doing = Doing::read(id.pid(), thread);
-        (thread != 0 && !doing.is_lending()).then_some(Maker { process, id, thread, doing })
+        // Looked at in this order: an image that still is there was there when its thread was looked at.
+        let is_no_loan = || doing.is_no_loan(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
+        (thread != 0 && (!process.has_lent(id) || is_no_loan())).then_some(Maker { process, id, thread, doing })
     }
 
     /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
@@ -410,10 +412,15 @@ impl Doing {
         self.call.is_some_and(|call| !WRITING.contains(&call))
     }
 
-    /// Whether it waits for a child of vfork(2), or by clone(2), that may have its memory and stack meanwhile.
-    fn is_lending(&self) -> bool {
+    /// Whether it certainly does not wait for a child of vfork(2), or by clone(2), that may have its memory and stack meanwhile.
+    fn is_no_loan(&self, pid: u32, thread: u32) -> bool {
         const LENDING: [u64; 3] = [56, 58, 435];
-        self.call.is_some_and(|call| LENDING.contains(&call))
+        match self.call {
+            Some(call) => !LENDING.contains(&call),
+            // Running, or not ours to know; its state is there for everybody.
+            None => Stat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat"))
+                .is_ok_and(|stat| stat.is_interruptible()),
+        }
     }
 
     /// Whether it has left the hook that was called at `stack` by longjmp: it waits in a call further up the stack, and not in a
@@ -424,7 +431,8 @@ impl Doing {
 }
 
 /// The system calls that the hooks announce (x86-64).
-const WRITING: [u64; 20] = [1, 2, 16, 18, 20, 40, 76, 77, 85, 132, 209, 235, 257, 261, 275, 280, 285, 296, 304, 326];
+const WRITING: [u64; 21] =
+    [1, 2, 16, 18, 20, 40, 76, 77, 85, 132, 209, 235, 257, 261, 275, 280, 285, 296, 304, 326, 328];
 
 /// Whether a thread has no signal blocked (proc_pid_status(5), SigBlk).
 fn blocks_no_signal(pid: u32, thread: u32) -> bool {
@@ -468,6 +476,17 @@ mod tests {
         let doing = Doing::parse(IN_READ).unwrap();
         assert_eq!((doing.call, doing.stack), (Some(0), 0x7ffd_0000_1000));
         assert!(doing.is_waiting_elsewhere());
+    }
+
+    #[test]
+    fn no_call_that_writes_is_taken_for_another() {
+        use Sysno::*;
+        let writing = [write, pwrite64, writev, pwritev, pwritev2, copy_file_range, sendfile, splice, io_submit, ioctl];
+        let cutting = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
+        for call in writing.into_iter().chain(cutting) {
+            let doing = Doing { call: Some(call.id() as u64), stack: 0 };
+            assert!(!doing.is_waiting_elsewhere(), "{call}");
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
 /// Runs a scenario on both file systems, in both ways. Natively, where the flag is ignored, it has to fail.
 fn holds(name: &str, scenario: &str) {
     // In some a snapshot is refused, and that is waited for.
-    let timeout = if name == "life_nested" { "1500" } else { "4000" };
+    let timeout = if ["life_nested", "life_lent"].contains(&name) { "1500" } else { "4000" };
     for scratch in scratches() {
         for way in WAYS {
             run_ok(scratch.shimmed(program(name), way).arg(scenario).env("SNAPSHIM_TIMEOUT_MS", timeout));
@@ -153,8 +153,14 @@ scenarios! {
         a_call_that_a_handler_forked_in_is_waited_for
         a_child_that_dies_in_an_inherited_call_is_not_waited_for
         an_announcement_is_each_process_its_own
+    }
+    life_lent {
         a_call_of_a_vfork_child_is_waited_for
         a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone
+        a_spawned_child_that_cuts_keeps_the_stores_of_threads
+        a_thread_that_spawned_before_it_wrote_holds_nobody_up
+        what_a_borrower_forks_is_exact_or_faults
+        the_memory_of_strangers_is_left_alone
     }
     life_threads {
         thousands_of_short_threads_leave_no_slot_behind
@@ -162,6 +168,17 @@ scenarios! {
         a_hook_that_was_left_by_a_jump_holds_nobody_up
         a_hook_that_was_left_by_a_jump_lets_nobody_through
         a_death_without_a_slot_is_noticed
+    }
+}
+
+/// Who may not look into the child, or into what its parent left, waits for it all the same.
+#[test]
+fn a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it() {
+    let scratch = of_nobody(Path::new("/dev/shm"));
+    for way in WAYS {
+        let mut command = scratch.shimmed(program("life_lent"), way);
+        command.arg("a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone").env("SNAPSHIM_TIMEOUT_MS", "1500");
+        run_ok(command.uid(NOBODY).gid(NOBODY));
     }
 }
 

@@ -22,6 +22,7 @@ use crate::apart;
 use crate::config::config;
 use crate::device;
 use crate::doors;
+use crate::hooks::clone;
 use crate::init;
 use crate::log::{Level, say};
 use crate::mapper;
@@ -41,9 +42,9 @@ pub fn start_for_snapshots(own: &Own) {
     start(own);
 }
 
-/// Starts the agent, once.
+/// Starts the agent, once. A child that acts in this memory would take it along.
 pub fn start(own: &Own) {
-    if own.identity.presence().take_start() {
+    if !process::is_borrower() && own.identity.presence().take_start() {
         start_anew(own);
     }
 }
@@ -117,7 +118,7 @@ fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
     while tries < TRIES || is_executing() {
         // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing
         // the register is harmless.
-        let tid = unsafe { libc::clone(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
+        let tid = unsafe { clone::start_thread(run, stack.byte_add(STACK), THREAD) };
         if tid > 0 {
             return Some(tid as u32);
         }
@@ -194,7 +195,7 @@ const ROUND: Duration = Duration::from_secs(1);
 /// In how many rounds it looks whether the table is still where others find it.
 const TABLE_ROUNDS: u32 = 5;
 
-extern "C" fn run(_: *mut c_void) -> c_int {
+extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
     raw::set_signal_mask(u64::MAX);
     // Numbers mean something in one table only; these files go with it when the agent ends.

@@ -21,6 +21,7 @@ use snapshim::table::process::{Caller, Process, ProcessId};
 use crate::config::config;
 use crate::log::{Level, say};
 use crate::solitude::Presence;
+use crate::thread;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]
@@ -67,7 +68,11 @@ impl Own {
 
     /// The same for a call that may find itself in a child.
     pub fn caller(&self) -> Caller<'static> {
-        Caller { owner: self.owner(), image: &self.identity.word }
+        Caller {
+            owner: self.owner(),
+            image: &self.identity.word,
+            is_borrower: LENDS.load(Ordering::Relaxed) && is_borrower(),
+        }
     }
 
     /// Whether this is still the image that was attached, and not its forked child.
@@ -329,8 +334,10 @@ fn note(is_so: &AtomicBool, in_record: fn(&Process, ProcessId)) {
 
 static LENDS: AtomicBool = AtomicBool::new(false);
 
-/// A child may act in this memory from now on, and go on with that when this process is gone.
-pub fn note_lending() {
+/// A child may act in this memory from now on, and go on with that when this process is gone; beside the calling thread, if that is
+/// not stopped meanwhile.
+pub fn note_lending(is_beside: bool) {
+    thread::note_lending(is_beside);
     note(&LENDS, Process::note_lending);
 }
 
@@ -344,6 +351,7 @@ pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
 
 /// Notes whose memory this is, in the constructor and in a forked child, before a vfork child can be the first to use it.
 pub fn note_pid() {
+    thread::forget_lending();
     if let Some(identity) = identity_page() {
         identity.pid.store(raw::own_pid(), Ordering::Relaxed);
     }

@@ -26,9 +26,42 @@ thread_local! {
     static CLAIMED: Cell<Option<Thread>> = const { Cell::new(None) };
 }
 
+/// Whom this thread-local storage belongs to, once a child may use it as well.
+#[derive(Clone, Copy, Default)]
+struct Loan {
+    /// Who lends it; 0: nobody does.
+    thread: u32,
+    /// Whether the lender goes on meanwhile.
+    is_shared: bool,
+}
+
+thread_local! {
+    static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false }) };
+}
+
+/// The calling thread is about to make a child that acts in this memory: until it has executed its program, or beside the thread.
+pub fn note_lending(is_shared: bool) {
+    if !process::is_borrower() {
+        LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared });
+    }
+}
+
+/// In a forked child: what its parent has lent is not lent here.
+pub fn forget_lending() {
+    LOAN.set(Loan::default());
+}
+
+#[cold]
+fn is_beside_lender() -> bool {
+    LOAN.get().thread != raw::own_tid() && process::is_borrower()
+}
+
 /// The calling thread; the error is why it has no slot.
 #[inline]
 pub fn current() -> Result<Thread, Errno> {
+    if LOAN.get().is_shared && is_beside_lender() {
+        return beside_lender();
+    }
     match CLAIMED.get() {
         Some(thread) if thread.own.is_this_image() => Ok(thread),
         _ => claim(),
@@ -52,12 +85,23 @@ fn claim() -> Result<Thread, Errno> {
     // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
     let _signals = raw::SignalsBlocked::new();
     // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
-    let tid = if process::is_borrower() { 0 } else { raw::own_tid() };
+    let tid = if process::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
     let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
     let thread = Thread { own, slot, index };
     CLAIMED.set(Some(thread));
     note_end_of_thread();
     Ok(thread)
+}
+
+/// The slot of a child that acts in this memory, and thread-local storage, while the thread that made it goes on.
+#[cold]
+fn beside_lender() -> Result<Thread, Errno> {
+    let own = process::join()?;
+    let _signals = raw::SignalsBlocked::new();
+    let tid = raw::own_tid();
+    let known = own.table.writer_of(own.owner(), tid);
+    let (index, slot) = known.or_else(|| own.table.claim_writer(own.owner(), tid)).ok_or(Errno::AGAIN)?;
+    Ok(Thread { own, slot, index })
 }
 
 /// A slot for a thread without thread-local storage, which keeps it for life.

@@ -75,7 +75,7 @@ fn is_alone() -> bool {
         _ => None,
     });
     let threads = Stat::read(&ProcPath::own("stat")).map_or(u64::MAX, |stat| stat.threads);
-    agent != Some(raw::own_tid()) && threads <= 1 + u64::from(agent.is_some())
+    agent != Some(raw::own_tid()) && !process::is_borrower() && threads <= 1 + u64::from(agent.is_some())
 }
 
 fn is_held(address: u64) -> bool {

@@ -185,8 +185,11 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 continue;
             }
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
-            let is_done =
-                if self.own.is(view.identity.owner) { self.means().serve(&task) } else { self.ask_agent(&view, task) };
+            let is_done = if self.own.may_change(view.identity.owner) {
+                self.means().serve(&task)
+            } else {
+                self.ask_agent(&view, task)
+            };
             if !is_done && !self.table.retire_if_gone(view.identity.owner) {
                 self.give_up(index, &view, Reason::NoAgent)?;
             }
@@ -444,7 +447,11 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
-        if self.own.is(view.identity.owner) { self.means().serve(&request) } else { self.ask_agent(view, request) }
+        if self.own.may_change(view.identity.owner) {
+            self.means().serve(&request)
+        } else {
+            self.ask_agent(view, request)
+        }
     }
 }
 

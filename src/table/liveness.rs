@@ -22,8 +22,9 @@ pub enum Liveness {
     Unknown,
 }
 
-/// PF_EXITING (linux/sched.h).
+/// PF_EXITING and PF_FORKNOEXEC (linux/sched.h).
 const EXITING: u64 = 4;
+const NEVER_EXECUTED: u64 = 0x40;
 
 /// What /proc/PID/stat says of a process or thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl Stat {
         Some(Self { state, flags, threads, start })
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         // A leader that exited stays a zombie while its other threads run.
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
@@ -71,6 +72,17 @@ impl Stat {
     #[must_use]
     pub fn is_exiting(&self) -> bool {
         self.flags & EXITING != 0
+    }
+
+    /// Whether the process still has the memory that it was made with (begin_new_exec, fs/exec.c).
+    pub(super) fn has_first_memory(&self) -> bool {
+        self.flags & NEVER_EXECUTED != 0
+    }
+
+    /// Whether the thread waits in a way that signals interrupt; not so for a child of vfork(2) (wait_for_vfork_done, kernel/fork.c).
+    #[must_use]
+    pub fn is_interruptible(&self) -> bool {
+        self.state == b'S'
     }
 }
 

@@ -145,6 +145,8 @@ pub struct Caller<'a> {
     pub owner: u64,
     /// The word by which the process is known; another in a child, or zero.
     pub image: &'a AtomicU64,
+    /// Whether the calling process is a child that acts in this memory, as after vfork(2), while the image's threads go on.
+    pub is_borrower: bool,
 }
 
 impl Caller<'_> {
@@ -158,6 +160,12 @@ impl Caller<'_> {
     #[must_use]
     pub fn is(&self, owner: u64) -> bool {
         owner == self.owner && self.is_here()
+    }
+
+    /// Whether the mappings of `owner` are its to change: a child that acts in this memory may be killed half-way, alone.
+    #[must_use]
+    pub fn may_change(&self, owner: u64) -> bool {
+        self.is(owner) && !self.is_borrower
     }
 }
 

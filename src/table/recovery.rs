@@ -184,6 +184,16 @@ impl Table {
         Some((index as u32, slot))
     }
 
+    /// The slot that `owner` has for thread `tid`.
+    pub fn writer_of(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
+        let is_wanted = |slot: &WriterSlot| {
+            let tenure = slot.tenure();
+            tenure.process() == owner && slot.thread(tenure) == tid
+        };
+        let found = self.writers_used().iter().enumerate().find(|(_, slot)| is_wanted(slot));
+        found.map(|(index, slot)| (index as u32, slot))
+    }
+
     /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page,
     /// so that it can take its address.
     pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {

@@ -134,7 +134,11 @@ fn on_syscall(
             clone::by_structure(arguments, b)
         }
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_vfork => {
-            process::note_lending();
+            match number {
+                libc::SYS_clone => clone::note_lending(a as u64),
+                libc::SYS_vfork => process::note_lending(false),
+                _ => process::note_lending(true),
+            }
             // SAFETY: the application's arguments, as they are.
             unsafe { real(number, a, b, c, d, e, f) }
         }

@@ -53,7 +53,7 @@ fn on_clone(
 ) -> c_int {
     let flags_wide = u64::from(flags as u32);
     let (Some(run), false, false) = (main, stack.is_null(), flags_wide & SHARES_MEMORY != 0) else {
-        process::note_lending();
+        note_lending(flags_wide);
         // SAFETY: the application's own call.
         return unsafe { real(main, stack, flags, argument, parent_tid, storage, child_tid) };
     };
@@ -64,6 +64,27 @@ fn on_clone(
         unsafe { run_on(stack, run, argument) }
     }
     pid
+}
+
+/// A child that shares this memory, and is no thread of the process, acts in it as after vfork(2).
+pub fn note_lending(flags: u64) {
+    if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
+        process::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
+    }
+}
+
+/// Makes a thread of the shim's own, as clone(3) does.
+///
+/// # Safety
+///
+/// As for clone(3).
+pub unsafe fn start_thread(main: Main, stack: *mut c_void, flags: c_int) -> c_int {
+    let none = core::ptr::null_mut();
+    // SAFETY: the pointer is the next library's function of this name, or `raw`; the rest is the caller's promise.
+    unsafe {
+        let clone: clone::Function = core::mem::transmute(clone::DOOR.next());
+        clone(Some(main), stack, flags, none, none.cast(), none, none.cast())
+    }
 }
 
 /// Runs `main` on `stack` and ends the thread with what it returns, as libc's clone does.

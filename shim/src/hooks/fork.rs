@@ -57,7 +57,7 @@ fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
 
 /// Makes `real`, which returns in a child that has a copy of this memory as well. `flags` are those of clone(2).
 pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
-    match process::attached().filter(|_| !process::is_borrower()) {
+    match process::attached() {
         None => {
             let pid = real();
             if pid == 0 {
@@ -79,6 +79,9 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     } else if flags & libc::CLONE_VFORK as u64 != 0 {
         // The parent cannot say how it went before the child is done.
         Some(Errno::DEADLK)
+    } else if process::is_borrower() {
+        // The records of the process are not its to hand on.
+        Some(Errno::CHILD)
     } else {
         None
     };
@@ -190,7 +193,7 @@ impl Inheritance {
             say!(
                 Level::Warn,
                 "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
-                 stopped in it, or forked in a handler that interrupted a write)",
+                 stopped in it, forked in a handler that interrupted a write, or was a child of vfork itself)",
                 raw::own_pid()
             );
         }

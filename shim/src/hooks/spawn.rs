@@ -115,7 +115,7 @@ fn on_spawn(
 ) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(pid, path, actions, attributes, arguments, environment) };
-    process::note_lending();
+    process::note_lending(false);
     if doors::is_libc_seen() || actions.is_null() {
         return call();
     }

@@ -22,7 +22,7 @@ unsafe extern "C" fn __vfork() {
 }
 
 extern "C" fn next() -> *const () {
-    process::note_lending();
+    process::note_lending(false);
     DOOR.next()
 }
 
