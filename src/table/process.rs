@@ -276,6 +276,11 @@ impl Process {
         of_image(self.start.load(Ordering::Relaxed), id).map(|low| low == start as u32)
     }
 
+    /// No later than this `id` was started, ticks after boot: its lower half.
+    pub fn earliest_start(&self, id: ProcessId) -> u64 {
+        of_image(self.start.load(Ordering::Relaxed), id).map_or(0, u64::from)
+    }
+
     /// The address of the word by which `id` is known; `None` while it has not been filled in.
     pub fn cookie(&self, id: ProcessId) -> Option<u64> {
         let word = self.cookie.load(Ordering::Acquire);
