@@ -153,6 +153,7 @@ scenarios! {
         a_call_that_a_handler_forked_in_is_waited_for
         a_child_that_dies_in_an_inherited_call_is_not_waited_for
         an_announcement_is_each_process_its_own
+        a_call_below_a_handler_that_opens_signals_is_waited_for
     }
     life_lent {
         a_call_of_a_vfork_child_is_waited_for

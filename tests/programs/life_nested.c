@@ -1,5 +1,6 @@
 /* A handler that interrupted a call forks: both processes go on with that call, and both are waited for. */
 #include "life_trap.h"
+#include <poll.h>
 
 /* Writes version 1, or 2 in the child, with the handler in between; then, when told, version 3 without. */
 static void write_in_both(void)
@@ -128,9 +129,77 @@ static void an_announcement_is_each_process_its_own(int protection, enum who who
     end_writing(writer);
 }
 
+enum { STACK = 1 << 17 };
+
+/* How the handler, which runs further up than what it interrupted, comes to wait with no signal blocked. */
+static int waits_by_mask;
+
+static void waits_open(int number, unsigned char *bytes)
+{
+    sigset_t none;
+    struct pollfd input = {.fd = to_child[0], .events = POLLIN};
+    (void)bytes;
+    if (number != SYS_pwrite64)
+        return;
+    sigemptyset(&none);
+    if (!waits_by_mask)
+        CHECK(sigprocmask(SIG_SETMASK, &none, NULL) == 0);
+    tell(from_both);
+    CHECK(ppoll(&input, 1, NULL, waits_by_mask ? &none : NULL) == 1);
+    await(to_child);
+}
+
+static void *write_below(void *stack)
+{
+    stack_t above = {.ss_sp = (unsigned char *)stack + STACK, .ss_size = STACK};
+    CHECK(sigaltstack(&above, NULL) == 0);
+    trap();
+    overwrite(file, TRAPPED, PAGE, 1);
+    return NULL;
+}
+
+static void __attribute__((noreturn)) write_below_handler(void)
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    unsigned char *stack = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK(stack != MAP_FAILED && pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstack(&attributes, stack, STACK) == 0);
+    CHECK(pthread_create(&thread, &attributes, write_below, stack) == 0 && pthread_join(thread, NULL) == 0);
+    _exit(0);
+}
+
+static void a_call_below_a_handler_that_opens_signals_is_waited_for(int protection, enum who who)
+{
+    (void)who;
+    flags = SA_ONSTACK;
+    for (waits_by_mask = 0; waits_by_mask < 2; waits_by_mask++) {
+        file = make_file("file", SIZE);
+        open_pipes();
+        before = waits_open;
+        pid_t writer = fork();
+        if (writer == 0)
+            write_below_handler();
+        CHECK(writer > 0);
+        await(from_both);
+        usleep(10000);
+        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+        CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
+        tell(to_child);
+        int status;
+        CHECK(waitpid(writer, &status, 0) == writer && status == 0);
+        if (at != MAP_FAILED)
+            CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
+        at = snapshot(file, 0, SIZE, protection);
+        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
+    }
+}
+
 static const struct scenario scenarios[] = {
     ONCE(a_call_that_a_handler_forked_in_is_waited_for),
     ONCE(a_child_that_dies_in_an_inherited_call_is_not_waited_for),
     ONCE(an_announcement_is_each_process_its_own),
+    ONCE(a_call_below_a_handler_that_opens_signals_is_waited_for),
 };
 MAIN(scenarios)
