@@ -45,6 +45,8 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 
 /// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
 ///
+/// `call` answers with how many bytes it wrote, or 0 if it does not say, or less if it failed.
+///
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {

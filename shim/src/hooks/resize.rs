@@ -1,5 +1,6 @@
 //! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
 
+use core::cell::Cell;
 use core::ffi::{c_char, c_int};
 
 use libc::off64_t;
@@ -12,7 +13,7 @@ use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};
 use super::times::without_bytes;
-use crate::doors::{as_libc, interpose};
+use crate::doors::{as_libc, errno, interpose};
 use crate::log::{Level, say};
 use crate::process;
 
@@ -176,11 +177,16 @@ impl Touch for Allocation {
 }
 
 fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off64_t, length: off64_t) -> c_int {
-    // SAFETY: the application's arguments, as they are.
-    match without_bytes(fd, || unsafe { real(fd, offset, length) }) {
-        -1 => libc::EAGAIN,
-        result => result,
-    }
+    let failure = Cell::new(None);
+    without_bytes(fd, || {
+        // SAFETY: the application's arguments, as they are.
+        let answer = unsafe { real(fd, offset, length) };
+        failure.set(Some(answer));
+        // An errno is no count of bytes.
+        -answer
+    });
+    // Not called: the gate refused it.
+    failure.get().unwrap_or_else(errno)
 }
 
 pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
