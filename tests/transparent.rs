@@ -63,6 +63,18 @@ fn a_blocked_write_is_interrupted_as_natively() {
 }
 
 #[test]
+fn a_splice_that_waits_is_interrupted_as_natively() {
+    for how in ["interrupted", "interrupted-once", "restarted", "restarted-beside-blocked"] {
+        same(&program("like_signals"), &[&format!("splice-{how}")]);
+    }
+}
+
+#[test]
+fn what_cannot_be_moved_into_a_file_is_not_waited_for() {
+    same(&program("like_failures"), &["move-from-nothing"]);
+}
+
+#[test]
 fn handlers_write_while_the_program_writes() {
     for mode in ["storm", "storm-on-alternate-stack"] {
         same(&program("like_signals"), &[mode]);

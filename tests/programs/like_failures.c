@@ -2,6 +2,8 @@
 #include "like_blocked.h"
 
 #include <linux/aio_abi.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
 
 static const char *path;
 static int file;
@@ -27,17 +29,56 @@ static void submit_nothing(void)
     CHECK(syscall(SYS_io_destroy, context) == 0);
 }
 
+#define SAY(call)                                             \
+    do {                                                      \
+        errno = 0;                                            \
+        long result_ = (long)(call);                          \
+        printf("%s = %ld, errno %d\n", #call, result_, errno); \
+    } while (0)
+
+/* None of them waits, although nothing is there to be had. */
+static void move_from_nothing(void)
+{
+    int ends[2], sockets[2], odd = 0x4000;
+    CHECK(pipe2(ends, O_CLOEXEC) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY), reader = open(path, O_RDONLY), appender = open(path, O_WRONLY | O_APPEND);
+    CHECK(terminal >= 0 && reader >= 0 && appender >= 0);
+    off_t from = 0, negative = -1;
+    SAY(sendfile(file, ends[0], NULL, 10));
+    SAY(sendfile(file, ends[0], &from, 10));
+    SAY(sendfile(file, sockets[0], NULL, 10));
+    SAY(sendfile(file, terminal, NULL, 10));
+    SAY(splice(sockets[0], NULL, file, NULL, 10, 0));
+    SAY(splice(terminal, NULL, file, NULL, 10, 0));
+    SAY(splice(ends[0], &from, file, NULL, 10, 0));
+    SAY(splice(ends[0], NULL, file, NULL, 0, 0));
+    SAY(splice(ends[0], NULL, file, NULL, 10, (unsigned)odd));
+    SAY(splice(ends[0], NULL, file, &negative, 10, 0));
+    SAY(splice(ends[0], NULL, file, (off_t *)8, 10, 0));
+    SAY(splice(ends[0], NULL, reader, NULL, 10, 0));
+    SAY(splice(ends[0], NULL, appender, NULL, 10, 0));
+    SAY(splice(ends[1], NULL, file, NULL, 10, 0));
+    SAY(splice(ends[0], NULL, file, NULL, 10, SPLICE_F_NONBLOCK));
+    CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
+    SAY(splice(ends[0], NULL, file, NULL, 10, 0));
+    CHECK(fcntl(ends[0], F_SETFL, 0) == 0);
+    close(ends[1]);
+    SAY(splice(ends[0], NULL, file, NULL, 10, 0));
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
 } modes[] = {
     {"allocate-too-much", allocate_too_much},
     {"submit-nothing", submit_nothing},
+    {"move-from-nothing", move_from_nothing},
 };
 
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
+    alarm(40);
     path = argv[2];
     file = open(path, O_RDWR);
     CHECK(file >= 0);
