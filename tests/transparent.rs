@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, library, program, run, run_ok, run_within, text};
+use common::{Scratch, WAYS, compile, library, program, run, run_ok, run_within, skip, text};
 
 const PAGES: usize = 64;
 
@@ -104,6 +104,23 @@ fn errno_and_the_signal_mask_stay() {
 #[test]
 fn calls_that_change_nothing_break_nothing() {
     for mode in ["allocate-too-much", "submit-nothing"] {
+        same(&program("like_failures"), &[mode]);
+    }
+}
+
+/// Once nothing was preserved where no descriptor was to be had.
+#[test]
+fn files_are_cut_without_a_free_descriptor() {
+    same(&program("like_failures"), &["truncate-without-descriptors"]);
+}
+
+#[test]
+fn files_are_cut_in_a_root_without_proc() {
+    // SAFETY: geteuid(2) cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return skip("files_are_cut_in_a_root_without_proc", "chroot(2) needs root");
+    }
+    for mode in ["truncate-without-proc", "open-without-proc"] {
         same(&program("like_failures"), &[mode]);
     }
 }

@@ -2,6 +2,7 @@
 #include "like_blocked.h"
 
 #include <linux/aio_abi.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 
@@ -66,6 +67,63 @@ static void move_from_nothing(void)
     SAY(splice(ends[0], NULL, file, NULL, 10, 0));
 }
 
+/* Which takes what is not there later. */
+static void find_table(void)
+{
+    CHECK(pwrite(file, "written", 7, 0) == 7);
+}
+
+/* truncate(2) needs no descriptor. */
+static void truncate_without_descriptors(void)
+{
+    find_table();
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 3;
+    while (fcntl((int)limit.rlim_cur, F_GETFD) >= 0)
+        limit.rlim_cur++;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_ERRNO(open(path, O_RDONLY), -1, EMFILE);
+    SAY(truncate(path, 5000));
+    SAY(truncate("nothing", 5000));
+    SAY(truncate(".", 5000));
+    SAY(truncate(path, -1));
+    SAY(truncate(path, 0));
+    SAY(truncate(path, 100));
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+static void enter_bare_root(void)
+{
+    find_table();
+    CHECK(chroot(".") == 0);
+    CHECK_ERRNO(access("/proc/self", F_OK), -1, ENOENT);
+}
+
+static void truncate_without_proc(void)
+{
+    enter_bare_root();
+    SAY(truncate(path, 5000));
+    SAY(truncate("nothing", 5000));
+    SAY(truncate(path, 0));
+    SAY(truncate(path, 100));
+}
+
+static void open_without_proc(void)
+{
+    enter_bare_root();
+    int reader = open(path, O_RDONLY | O_TRUNC);
+    CHECK(reader >= 0 && fcntl(reader, F_GETFL) == fcntl(open(path, O_RDONLY), F_GETFL));
+    CHECK(lseek(file, 0, SEEK_END) == 0 && pwrite(file, "anew", 4, 3) == 4);
+    CHECK(open(path, O_RDONLY | O_TRUNC | O_CREAT, 0600) >= 0 && lseek(file, 0, SEEK_END) == 0);
+    CHECK(pwrite(file, "again", 5, 3) == 5);
+    CHECK(open(path, O_WRONLY | O_TRUNC) >= 0 && lseek(file, 0, SEEK_END) == 0);
+    SAY(open("nothing", O_RDONLY | O_TRUNC));
+    CHECK(open("made", O_RDONLY | O_TRUNC | O_CREAT, 0600) >= 0 && unlink("made") == 0);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -73,6 +131,9 @@ static const struct {
     {"allocate-too-much", allocate_too_much},
     {"submit-nothing", submit_nothing},
     {"move-from-nothing", move_from_nothing},
+    {"truncate-without-descriptors", truncate_without_descriptors},
+    {"truncate-without-proc", truncate_without_proc},
+    {"open-without-proc", open_without_proc},
 };
 
 int main(int argc, char **argv)

@@ -34,7 +34,11 @@ pub trait Touch {
     fn cuts_from(&self) -> Option<u64> {
         None
     }
-    /// Which file it is, looked up by the descriptor that the call is made with.
+    /// Which file it is, if that is known without the descriptor that the call is made with.
+    fn known_place(&self) -> Place {
+        Place::Unknown
+    }
+    /// Which file it is, looked up by that descriptor.
     fn place(&self, descriptor: u32) -> Place {
         place_behind(descriptor)
     }
@@ -69,7 +73,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
         _ => return too_deep(),
     };
     let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: Place::Unknown };
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: touch.known_place() };
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
