@@ -3,15 +3,14 @@
 use core::cell::Cell;
 use core::ffi::{c_int, c_uint};
 
-use libc::{iovec, off64_t, size_t, ssize_t};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
 use snapshim::drain::place_behind;
 use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};
+use super::signal::ppoll;
 use super::write::each_buffer;
 use crate::doors::{as_libc, errno, interpose, set_errno};
 use crate::mapper;
@@ -171,18 +170,23 @@ enum Waited {
 /// fails where any handler that could have run has no SA_RESTART: a program that has both must expect EINTR of its calls anyway, and
 /// one that waits for it, as with alarm(2), gets it.
 fn await_input(fd: c_int) -> Waited {
-    let file = raw::borrow(fd as u32);
+    // libc's, even where the shim is switched off: a cancelled thread is taken out of that one.
+    // SAFETY: the pointer is ppoll's, or its raw system call.
+    let ppoll: ppoll::Function = unsafe { core::mem::transmute(ppoll::DOOR.next()) };
+    let mut input = pollfd { fd, events: libc::POLLIN, revents: 0 };
     // Looked for before as well: one with SA_RESETHAND is gone afterwards.
     let ends_calls = may_handler_end_calls();
-    match poll(&mut [PollFd::new(&file, PollFlags::IN)], None) {
-        Err(Errno::INTR) if ends_calls || may_handler_end_calls() => Waited::Interrupted,
-        _ => Waited::Enough,
-    }
+    let before = errno();
+    // SAFETY: one entry that is writable; no time and no mask.
+    let result = unsafe { ppoll(&raw mut input, 1, core::ptr::null(), core::ptr::null()) };
+    let is_interrupted = result < 0 && errno() == libc::EINTR;
+    set_errno(before);
+    if is_interrupted && (ends_calls || may_handler_end_calls()) { Waited::Interrupted } else { Waited::Enough }
 }
 
 /// Whether a handler without SA_RESTART could run in this thread.
 fn may_handler_end_calls() -> bool {
-    /// The shim's own in the kernel, and libc's for cancellation, which the call made again acts on, and set*id(2).
+    /// The shim's own in the kernel, and libc's for cancellation and set*id(2).
     const OTHERS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, 32, 33];
     let blocked = raw::signal_mask();
     (1..=64).filter(|signal| !OTHERS.contains(signal) && blocked >> (signal - 1) & 1 == 0).any(|signal| {
