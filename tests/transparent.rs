@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, library, program, run, run_ok, run_within, text};
+use common::{Scratch, WAYS, compile, library, program, run, run_ok, run_within, skip, text};
 
 const PAGES: usize = 64;
 
@@ -63,6 +63,18 @@ fn a_blocked_write_is_interrupted_as_natively() {
 }
 
 #[test]
+fn a_splice_that_waits_is_interrupted_as_natively() {
+    for how in ["interrupted", "interrupted-once", "restarted", "restarted-beside-blocked"] {
+        same(&program("like_signals"), &[&format!("splice-{how}")]);
+    }
+}
+
+#[test]
+fn what_cannot_be_moved_into_a_file_is_not_waited_for() {
+    same(&program("like_failures"), &["move-from-nothing"]);
+}
+
+#[test]
 fn handlers_write_while_the_program_writes() {
     for mode in ["storm", "storm-on-alternate-stack"] {
         same(&program("like_signals"), &[mode]);
@@ -86,6 +98,31 @@ fn handlers_jump_out_of_writes_anywhere() {
 #[test]
 fn errno_and_the_signal_mask_stay() {
     same(&program("like_signals"), &["errno"]);
+}
+
+/// Once broke every snapshot of the file: what these calls return was taken for a count of bytes.
+#[test]
+fn calls_that_change_nothing_break_nothing() {
+    for mode in ["allocate-too-much", "submit-nothing"] {
+        same(&program("like_failures"), &[mode]);
+    }
+}
+
+/// Once nothing was preserved where no descriptor was to be had.
+#[test]
+fn files_are_cut_without_a_free_descriptor() {
+    same(&program("like_failures"), &["truncate-without-descriptors"]);
+}
+
+#[test]
+fn files_are_cut_in_a_root_without_proc() {
+    // SAFETY: geteuid(2) cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return skip("files_are_cut_in_a_root_without_proc", "chroot(2) needs root");
+    }
+    for mode in ["truncate-without-proc", "open-without-proc"] {
+        same(&program("like_failures"), &[mode]);
+    }
 }
 
 #[test]

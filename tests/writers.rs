@@ -86,6 +86,16 @@ fn nothing_is_lost_at_a_position_shared_with_programs_without_the_shim() {
     }
 }
 
+/// Once an append that came to be a write at the position was seen by a snapshot that said to be exact.
+#[test]
+fn no_snapshot_is_wrong_unsaid_where_another_clears_o_append() {
+    for scratch in scratches() {
+        for way in WAYS {
+            run_ok(scratch.shimmed(program("append_cleared"), way).arg("victim").env("SNAPSHIM_LOG", "off"));
+        }
+    }
+}
+
 #[test]
 fn dd_over_a_file() {
     let arguments = ["if=/bin/bash", "of=victim", "bs=7777", "count=30", "seek=2", "conv=notrunc", "status=none"];

@@ -53,6 +53,19 @@ static void *finds_out(void *argument)
     return NULL;
 }
 
+/* Cancelled while a splice into the file waits for an empty pipe. */
+static void *splices(void *argument)
+{
+    struct victim *victim = argument;
+    int empty[2];
+    CHECK(pipe2(empty, O_CLOEXEC) == 0);
+    pthread_cleanup_push(clean_up, victim);
+    sem_post(&victim->started);
+    CHECK(splice(empty[0], NULL, victim->file, NULL, 10, 0) == 10);
+    pthread_cleanup_pop(0);
+    return NULL;
+}
+
 static void cancel(struct victim *victim, void *(*body)(void *))
 {
     pthread_t thread;
@@ -64,6 +77,8 @@ static void cancel(struct victim *victim, void *(*body)(void *))
     CHECK(sem_wait(&victim->started) == 0);
     if (body == blocks)
         await_blocked(victim->tid, victim->vectored ? SYS_writev : SYS_write);
+    if (body == splices)
+        usleep(20000);
     CHECK(pthread_cancel(thread) == 0);
     sem_post(&victim->go);
     CHECK(pthread_join(thread, &result) == 0);
@@ -89,6 +104,10 @@ int main(int argc, char **argv)
         CHECK(write(file, "after\n", 6) == 6);
         snapshot_is_prompt(argv[1]);
     }
+    struct victim victim = {.file = file, .round = ROUNDS};
+    cancel(&victim, splices);
+    CHECK(write(file, "after\n", 6) == 6);
+    snapshot_is_prompt(argv[1]);
     print_file(argv[1]);
     return 0;
 }

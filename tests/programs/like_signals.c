@@ -196,6 +196,43 @@ static void jump_storm(int flags)
     printf("%d jumps\n", (int)count);
 }
 
+static int source[2];
+
+/* The third one brings what the call waits for. */
+static void fill_at_last(int number)
+{
+    (void)number;
+    if (++count == 3)
+        CHECK(write(source[1], "at last", 7) == 7);
+}
+
+/* A wait for an empty pipe, and handlers: EINTR after the first of them, or the call goes on after each. */
+static void splice_interrupted(int flags)
+{
+    CHECK(pipe2(source, O_CLOEXEC) == 0);
+    handle(SIGALRM, fill_at_last, flags);
+    if (flags & SA_RESTART)
+        set_timer(30000);
+    else
+        ualarm(50000, 0);
+    errno = 0;
+    ssize_t moved = splice(source[0], NULL, file, NULL, 100, 0);
+    int why = errno;
+    set_timer(0);
+    printf("splice = %zd, errno %d, handlers %d\n", moved, why, (int)count);
+}
+
+/* A handler that cannot run in the thread that waits. */
+static void splice_interrupted_beside_blocked(void)
+{
+    sigset_t other;
+    sigemptyset(&other);
+    sigaddset(&other, SIGUSR1);
+    CHECK(sigprocmask(SIG_BLOCK, &other, NULL) == 0);
+    handle(SIGUSR1, jump, 0);
+    splice_interrupted(SA_RESTART);
+}
+
 #define SAY_ERRNO(call)                               \
     do {                                              \
         errno = 4242;                                 \
@@ -261,6 +298,14 @@ int main(int argc, char **argv)
         interrupted(0);
     else if (strcmp(mode, "restarted") == 0)
         interrupted(SA_RESTART);
+    else if (strcmp(mode, "splice-interrupted") == 0)
+        splice_interrupted(0);
+    else if (strcmp(mode, "splice-interrupted-once") == 0)
+        splice_interrupted((int)SA_RESETHAND);
+    else if (strcmp(mode, "splice-restarted") == 0)
+        splice_interrupted(SA_RESTART);
+    else if (strcmp(mode, "splice-restarted-beside-blocked") == 0)
+        splice_interrupted_beside_blocked();
     else if (strcmp(mode, "half-way") == 0)
         interrupted_half_way();
     else if (strncmp(mode, "storm", 5) == 0)

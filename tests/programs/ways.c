@@ -185,6 +185,56 @@ static void by_clone_range(void)
     struct file_clone_range range = {.src_fd = other_file(), .src_length = 8192, .dest_offset = 16384};
     must(ioctl(opened(O_WRONLY), FICLONERANGE, &range));
 }
+/* What the cache still has of a file need not be what its blocks hold by now. */
+static void forget(int fd)
+{
+    must(fsync(fd));
+    must(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+}
+/* linux/ext4.h */
+struct move_extent {
+    uint32_t reserved, donor_fd;
+    uint64_t orig_start, donor_start, len, moved_len;
+};
+#define EXT4_IOC_MOVE_EXT _IOWR('f', 15, struct move_extent)
+static void by_moving_out(void)
+{
+    int donor = opened(O_RDWR);
+    struct move_extent range = {.donor_fd = (unsigned)donor, .orig_start = 2, .donor_start = 2, .len = 8};
+    forget(donor);
+    must(ioctl(other_file(), EXT4_IOC_MOVE_EXT, &range));
+    forget(donor);
+}
+/* xfs_fs.h: struct xfs_swapext. */
+struct swapext {
+    int64_t version, target, donor, offset, length;
+    char pad[16 + 56];
+    struct {
+        int64_t seconds;
+        int32_t nanoseconds;
+    } modified, changed;
+    char rest[48];
+};
+#define XFS_IOC_SWAPEXT _IOWR('X', 109, struct swapext)
+static void by_swapping_out(void)
+{
+    int donor = opened(O_RDWR), target = other_file();
+    struct stat found;
+    must(fstat(donor, &found));
+    must(ftruncate(target, 0));
+    for (off_t at = 0; at < found.st_size; at += 1 << 12)
+        must(pwrite(target, data, (size_t)(found.st_size - at < 1 << 12 ? found.st_size - at : 1 << 12), at));
+    forget(target);
+    forget(donor);
+    struct swapext range = {.target = target, .donor = donor, .length = found.st_size};
+    must(fstat(target, &found));
+    range.modified.seconds = found.st_mtim.tv_sec;
+    range.modified.nanoseconds = (int32_t)found.st_mtim.tv_nsec;
+    range.changed.seconds = found.st_ctim.tv_sec;
+    range.changed.nanoseconds = (int32_t)found.st_ctim.tv_nsec;
+    /* On whatever file of that file system. */
+    must(ioctl(other_file(), XFS_IOC_SWAPEXT, &range));
+}
 static void by_discard(void)
 {
     uint64_t range[2] = {8192, 16384};
@@ -310,6 +360,8 @@ static const struct way {
     {"splice that waits", "preserved", by_splice_that_waits},
     {"ioctl FICLONE", "preserved", by_clone},
     {"ioctl FICLONERANGE", "preserved", by_clone_range},
+    {"ioctl EXT4_IOC_MOVE_EXT, donor", "preserved", by_moving_out},
+    {"ioctl XFS_IOC_SWAPEXT, donor", "preserved", by_swapping_out},
     {"ioctl BLKDISCARD", "preserved", by_discard},
     {"ioctl BLKZEROOUT", "preserved", by_zero_out},
     {"aio_write", "preserved", by_aio},

@@ -2,7 +2,8 @@
 
 use core::ops::Range;
 
-use rustix::fs::OFlags;
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use snapshim::creation::Ticket;
 use snapshim::drain::{Patience, place_behind};
@@ -34,7 +35,11 @@ pub trait Touch {
     fn cuts_from(&self) -> Option<u64> {
         None
     }
-    /// Which file it is, looked up by the descriptor that the call is made with.
+    /// Which file it is, if that is known without the descriptor that the call is made with.
+    fn known_place(&self) -> Place {
+        Place::Unknown
+    }
+    /// Which file it is, looked up by that descriptor.
     fn place(&self, descriptor: u32) -> Place {
         place_behind(descriptor)
     }
@@ -44,6 +49,8 @@ pub trait Touch {
 pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 
 /// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
+///
+/// `call` answers with how many bytes it wrote, or 0 if it does not say, or less if it failed.
 ///
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
@@ -67,7 +74,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
         _ => return too_deep(),
     };
     let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: Place::Unknown };
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: touch.known_place() };
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
@@ -378,8 +385,17 @@ impl core::fmt::Display for Named {
 struct Covered {
     bytes: Range<u64>,
     length: u64,
-    /// For a write at the file position: that position, and the bytes that all such writes had announced until then.
-    floating: Option<(u64, u64)>,
+    aim: Aim,
+}
+
+/// What says where the bytes go.
+enum Aim {
+    /// The call.
+    Call,
+    /// The descriptor's O_APPEND, which whoever shares it can clear; where the file position and the end of the file were.
+    Flag(u64, u64),
+    /// The file position; where it was, and the bytes that all writes at one had announced until then.
+    Position(u64, u64),
 }
 
 /// Finds out where the bytes of a call that has passed the gate can land.
@@ -392,17 +408,27 @@ fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, tou
         // pwrite(2) on an O_APPEND descriptor appends, on Linux. An append touches no page that is not preserved: the page that
         // holds the end of the file is private from the start, and what lies behind a later, lower end has been relocated.
         let start = u64::try_from(offset).unwrap_or(0);
-        return Covered { bytes: start..start.saturating_add(length), length, floating: None };
+        return Covered { bytes: start..start.saturating_add(length), length, aim: Aim::Call };
     }
-    let opened_with_append = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
     // A block device is written at the position all the same (block/fops.c).
-    if touch.appends(opened_with_append) && !origin.is_block_device() {
-        return Covered { bytes: 0..0, length, floating: None };
+    if touch.appends(appends(file)) && !origin.is_block_device() {
+        let aim = if touch.appends(false) {
+            Aim::Call
+        } else {
+            // Without its times: see `place_behind`.
+            let end = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size);
+            Aim::Flag(rustix::fs::tell(file).unwrap_or(end), end)
+        };
+        return Covered { bytes: 0..0, length, aim };
     }
     let announced = frame.float(origin, length, thread.own.table.floating());
     let reach = floating_bytes(thread.own.table, origin);
     let position = rustix::fs::tell(file).unwrap_or(0);
-    Covered { bytes: position..position.saturating_add(reach), length, floating: Some((position, announced)) }
+    Covered { bytes: position..position.saturating_add(reach), length, aim: Aim::Position(position, announced) }
+}
+
+fn appends(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND))
 }
 
 /// Bytes that all calls under way would place at a position of `origin` that others can move, the caller's included.
@@ -420,14 +446,28 @@ impl Covered {
         if written > self.length {
             return false;
         }
-        let Some((position, announced)) = self.floating else { return true };
-        let Ok(now) = rustix::fs::tell(raw::borrow(descriptor as u32)) else { return false };
+        let file = raw::borrow(descriptor as u32);
+        let (position, announced) = match self.aim {
+            Aim::Call => return true,
+            Aim::Flag(position, end) => return is_at_end(file, position, end, written),
+            Aim::Position(position, announced) => (position, announced),
+        };
+        let Ok(now) = rustix::fs::tell(file) else { return false };
         let moved = now.wrapping_sub(position);
         let since = thread.own.table.floating().announced().wrapping_sub(announced);
         let reach = self.bytes.end - self.bytes.start;
         let alone = since == 0 && reach == self.length;
         moved == written || !alone && now >= position && (written..=reach.saturating_add(since)).contains(&moved)
     }
+}
+
+/// Whether a write with O_APPEND seems to have gone to the end, and not, for want of the flag, to `position`, which was before `end`.
+/// A flag that is back again is told by the position.
+fn is_at_end(file: BorrowedFd<'_>, position: u64, end: u64, written: u64) -> bool {
+    // A descriptor that was closed meanwhile says nothing.
+    let is_cleared = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| !flags.contains(OFlags::APPEND));
+    let has_moved_on = position < end && rustix::fs::tell(file) == Ok(position + written);
+    !is_cleared && !has_moved_on
 }
 
 /// The write may have landed outside what was preserved: say so rather than be silently wrong.
@@ -440,8 +480,8 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, orig
         let pid = thread.own.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
         say!(
             Level::Warn,
-            "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position or replaced the descriptor \
-             that it wrote at",
+            "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, cleared O_APPEND or replaced the \
+             descriptor that it wrote at",
             Program(pid),
             Named(origin),
             raw::own_pid()

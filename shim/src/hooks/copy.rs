@@ -1,18 +1,20 @@
 //! copy_file_range(2), sendfile(2), splice(2), vmsplice(2): bytes that come from another descriptor, or go to a pipe by reference.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_uint};
 
-use libc::{iovec, off64_t, size_t, ssize_t};
-use rustix::event::{PollFd, PollFlags, poll};
+use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
 use snapshim::drain::place_behind;
 use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};
+use super::signal::ppoll;
 use super::write::each_buffer;
 use crate::doors::{as_libc, errno, interpose, set_errno};
 use crate::mapper;
+use crate::signals::action::Action;
 
 interpose! {
     /// copy_file_range(2)
@@ -82,6 +84,7 @@ pub fn on_copy_file_range(
     change(to, touch, || unsafe { real(from, from_offset, to, to_offset, length, flags) })
 }
 
+/// Waits for nothing: what has no positions, as a pipe, cannot be sent from.
 pub fn on_sendfile(
     real: sendfile64::Function,
     to: c_int,
@@ -93,9 +96,6 @@ pub fn on_sendfile(
     let call = || unsafe { real(to, from, offset, length) };
     if !is_file(to) {
         return call();
-    }
-    if !is_file(from) && is_patient(from) {
-        await_input(from);
     }
     change(to, Incoming { length, offset: core::ptr::null() }, call)
 }
@@ -119,16 +119,22 @@ pub fn on_splice(
     if flags & SPLICE_F_NONBLOCK != 0 || !is_patient(from) {
         return change(to, Incoming { length, offset: to_offset }, || call(flags));
     }
-    // Nobody waits for an empty pipe while announced: a creation would wait for us.
+    // Nobody waits for an empty pipe while announced: a creation would wait for us. What fails at once does so here, too.
     let before = errno();
     loop {
-        await_input(from);
-        let result = change(to, Incoming { length, offset: to_offset }, || call(flags | SPLICE_F_NONBLOCK));
-        if result >= 0 || errno() != libc::EAGAIN {
+        let is_refused = Cell::new(true);
+        let result = change(to, Incoming { length, offset: to_offset }, || {
+            is_refused.set(false);
+            call(flags | SPLICE_F_NONBLOCK)
+        });
+        if result >= 0 || is_refused.get() || errno() != libc::EAGAIN {
             return result;
         }
-        // Somebody else emptied the pipe.
         set_errno(before);
+        if await_input(from) == Waited::Interrupted {
+            set_errno(libc::EINTR);
+            return -1;
+        }
     }
 }
 
@@ -149,7 +155,41 @@ fn is_patient(fd: c_int) -> bool {
     rustix::fs::fcntl_getfl(raw::borrow(fd as u32)).is_ok_and(|flags| !flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 
-fn await_input(fd: c_int) {
-    let file = raw::borrow(fd as u32);
-    let _ = poll(&mut [PollFd::new(&file, PollFlags::IN)], None);
+#[derive(PartialEq, Eq)]
+enum Waited {
+    /// There is input, or it is worth another look.
+    Enough,
+    /// A handler has run that the call is not to go on after.
+    Interrupted,
+}
+
+/// Waits until a pipe has input, as long as splice(2) would.
+///
+/// That goes on after a handler with SA_RESTART and fails after another; poll(2) fails after both and does not say which one ran. No
+/// call that the kernel goes on with waits for a pipe and takes nothing from it, but for tee(2), which needs a second pipe. So it
+/// fails where any handler that could have run has no SA_RESTART: a program that has both must expect EINTR of its calls anyway, and
+/// one that waits for it, as with alarm(2), gets it.
+fn await_input(fd: c_int) -> Waited {
+    // libc's, even where the shim is switched off: a cancelled thread is taken out of that one.
+    // SAFETY: the pointer is ppoll's, or its raw system call.
+    let ppoll: ppoll::Function = unsafe { core::mem::transmute(ppoll::DOOR.next()) };
+    let mut input = pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // Looked for before as well: one with SA_RESETHAND is gone afterwards.
+    let ends_calls = may_handler_end_calls();
+    let before = errno();
+    // SAFETY: one entry that is writable; no time and no mask.
+    let result = unsafe { ppoll(&raw mut input, 1, core::ptr::null(), core::ptr::null()) };
+    let is_interrupted = result < 0 && errno() == libc::EINTR;
+    set_errno(before);
+    if is_interrupted && (ends_calls || may_handler_end_calls()) { Waited::Interrupted } else { Waited::Enough }
+}
+
+/// Whether a handler without SA_RESTART could run in this thread.
+fn may_handler_end_calls() -> bool {
+    /// The shim's own in the kernel, and libc's for cancellation and set*id(2).
+    const OTHERS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, 32, 33];
+    let blocked = raw::signal_mask();
+    (1..=64).filter(|signal| !OTHERS.contains(signal) && blocked >> (signal - 1) & 1 == 0).any(|signal| {
+        Action::of_kernel(signal).is_some_and(|action| action.is_function() && !action.has(libc::SA_RESTART))
+    })
 }

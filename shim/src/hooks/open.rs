@@ -3,13 +3,16 @@
 //! Opened without the flag first, which changes nothing and may block (a FIFO); then, for a regular file, cut like by ftruncate(2),
 //! which is gated. What comes of it is the same: open(2) truncates only regular files, and only those it did not create.
 
+use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_uint};
 
 use rustix::fs::FileType;
+use snapshim::drain::place_behind;
+use snapshim::origin::Place;
 use snapshim::raw::{self, ProcPath};
 use syscalls::{Sysno, syscall};
 
-use super::resize::cut;
+use super::resize::{cut, doubt, is_without_proc};
 use crate::doors::{as_libc, interpose, set_errno};
 
 interpose! {
@@ -97,11 +100,11 @@ pub fn opened(flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
     }
     match open(flags & !libc::O_TRUNC) {
         fd if fd < 0 || flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL => fd,
-        fd => cut_opened(fd, flags),
+        fd => cut_opened(fd, flags, &open),
     }
 }
 
-fn cut_opened(fd: c_int, flags: c_int) -> c_int {
+fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
     let Ok(stat) = rustix::fs::fstat(raw::borrow(fd as u32)) else { return fd };
     let is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -114,22 +117,44 @@ fn cut_opened(fd: c_int, flags: c_int) -> c_int {
         }
         _ => return fd,
     }
-    let path = ProcPath::own("fd").slash(fd as u32);
-    let result = cut(fd, 0, || {
-        // SAFETY: a descriptor and a C string of our own; ftruncate(2) needs one that is open for writing.
-        as_libc(unsafe {
-            if is_read_only {
-                syscall!(Sysno::truncate, path.as_c_str().as_ptr(), 0)
-            } else {
-                syscall!(Sysno::ftruncate, fd, 0)
-            }
-        }) as c_int
-    });
+    let result = if is_read_only { cut_read_only(fd, flags, open) } else { cut_writable(fd) };
     if result < 0 {
         close(fd);
         return -1;
     }
     fd
+}
+
+fn cut_writable(fd: c_int) -> c_int {
+    // SAFETY: a descriptor of our own.
+    cut(fd, 0, || as_libc(unsafe { syscall!(Sysno::ftruncate, fd, 0) }) as c_int)
+}
+
+/// ftruncate(2) wants a descriptor that is open for writing.
+fn cut_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
+    let path = ProcPath::own("fd").slash(fd as u32);
+    let emptied = Cell::new(Place::Elsewhere);
+    let result = cut(fd, 0, || {
+        // SAFETY: a C string of our own.
+        match unsafe { syscall!(Sysno::truncate, path.as_c_str().as_ptr(), 0) } {
+            Err(error) if is_without_proc(error.into_raw()) => {}
+            result => return as_libc(result) as c_int,
+        }
+        // It is there, and must not be waited for while announced should it have become a FIFO.
+        let again = open(flags & !libc::O_CREAT | libc::O_NONBLOCK);
+        if again < 0 {
+            return -1;
+        }
+        emptied.set(place_behind(again as u32));
+        close(again);
+        0
+    });
+    if let Place::Origin(other) = emptied.get()
+        && place_behind(fd as u32) != emptied.get()
+    {
+        doubt(other);
+    }
+    result
 }
 
 fn close(fd: c_int) {

@@ -1,10 +1,11 @@
 //! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
 
+use core::cell::Cell;
 use core::ffi::{c_char, c_int};
 
 use libc::off64_t;
 use rustix::fs::OFlags;
-use snapshim::drain::place_behind;
+use snapshim::drain::{place_at, place_behind};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
 use snapshim::raw::{self, ProcPath};
@@ -12,7 +13,7 @@ use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};
 use super::times::without_bytes;
-use crate::doors::{as_libc, interpose};
+use crate::doors::{as_libc, errno, interpose, set_errno};
 use crate::log::{Level, say};
 use crate::process;
 
@@ -48,7 +49,11 @@ interpose! {
 }
 
 /// Everything from a byte on goes away.
-struct Cut(off64_t);
+struct Cut {
+    from: off64_t,
+    /// Of which file; unknown: the one behind the descriptor.
+    place: Place,
+}
 
 impl Touch for Cut {
     fn length(&self) -> u64 {
@@ -56,38 +61,63 @@ impl Touch for Cut {
     }
 
     fn offset(&self) -> Option<i64> {
-        Some(self.0)
+        Some(self.from)
     }
 
     fn cuts_from(&self) -> Option<u64> {
         // A negative length is the kernel's to refuse.
-        Some(u64::try_from(self.0).unwrap_or(u64::MAX >> 1))
+        Some(u64::try_from(self.from).unwrap_or(u64::MAX >> 1))
+    }
+
+    fn known_place(&self) -> Place {
+        self.place
     }
 }
 
 /// Cuts the file behind `descriptor` to `length` bytes by `call`.
 pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
-    change(descriptor, Cut(length), || call() as isize) as c_int
+    change(descriptor, Cut { from: length, place: Place::Unknown }, || call() as isize) as c_int
 }
 
 /// The same for a call that empties the file behind `descriptor` by opening it once more, among other things.
 pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
-    change(descriptor, Cut(0), call)
+    change(descriptor, Cut { from: 0, place: Place::Unknown }, call)
 }
 
 /// Makes `call`, which looks `path` up by itself and empties the file it finds.
 pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
-    let found = open_path(directory, path);
-    let origin = found.and_then(regular_file);
-    let result = match (found, origin) {
-        (Some(descriptor), Some(_)) => cut_in(descriptor, call),
-        _ => call(),
+    cut_named(directory, path, 0, call)
+}
+
+/// The same for a call that leaves `length` bytes.
+fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
+    const NO_DESCRIPTOR: c_int = -1;
+    let seen = file_named(directory, path);
+    let result = match seen {
+        Some(origin) => change(NO_DESCRIPTOR, Cut { from: length, place: Place::Origin(origin) }, call),
+        None => call(),
     };
-    if let Some(descriptor) = found {
-        close(descriptor);
-    }
-    doubt_if_other(directory, path, origin);
+    doubt_if_other(directory, path, seen);
     result
+}
+
+/// The regular file that a path leads to. It is not opened for that where it can be helped: a process that has no descriptor left
+/// may cut it all the same.
+fn file_named(directory: c_int, path: *const c_char) -> Option<Origin> {
+    regular_file(place_at(directory as u32, path, 0)).or_else(|| {
+        // A filter of seccomp(2) that does not know statx(2), or no memory.
+        let descriptor = open_path(directory, path)?;
+        let found = regular_file(place_behind(descriptor as u32));
+        close(descriptor);
+        found
+    })
+}
+
+fn regular_file(place: Place) -> Option<Origin> {
+    match place {
+        Place::Origin(origin) if !origin.is_block_device() => Some(origin),
+        _ => None,
+    }
 }
 
 fn open_path(directory: c_int, path: *const c_char) -> Option<c_int> {
@@ -101,30 +131,34 @@ fn close(descriptor: c_int) {
     drop(unsafe { raw::own(descriptor) });
 }
 
-fn regular_file(descriptor: c_int) -> Option<Origin> {
-    match place_behind(descriptor as u32) {
-        Place::Origin(origin) if !origin.is_block_device() => Some(origin),
-        _ => None,
+/// Somebody may have put another file there between our look and the call's.
+fn doubt_if_other(directory: c_int, path: *const c_char, seen: Option<Origin>) {
+    if process::attached().is_some_and(|own| own.table.gate().active.is_raised())
+        && let Some(now) = file_named(directory, path)
+        && Some(now) != seen
+    {
+        doubt(now);
     }
 }
 
-/// Somebody may have put another file there between our look and the call's.
-fn doubt_if_other(directory: c_int, path: *const c_char, seen: Option<Origin>) {
-    let Some(own) = process::attached().filter(|own| own.table.gate().active.is_raised()) else { return };
-    let Some(descriptor) = open_path(directory, path) else { return };
-    let now = regular_file(descriptor);
-    close(descriptor);
-    let Some(now) = now.filter(|_| now != seen) else { return };
-    for (index, view) in own.table.snapshots_of(now) {
+/// `origin` was emptied unannounced, because it came under a name that had led to another file.
+pub fn doubt(origin: Origin) {
+    let Some(own) = process::attached() else { return };
+    for (index, view) in own.table.snapshots_of(origin) {
         if preserve::doubt(own.table, index, view.head.life()) {
             say!(
                 Level::Warn,
                 "a snapshot of {} is doubtful from now on: it came under the name that process {} emptied at that very moment",
-                Named(now),
+                Named(origin),
                 raw::own_pid()
             );
         }
     }
+}
+
+/// Whether a path in /proc does not exist, in a chroot(2) above all, though the descriptor that it names does.
+pub fn is_without_proc(failure: c_int) -> bool {
+    matches!(failure, libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
 }
 
 pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> c_int {
@@ -132,20 +166,31 @@ pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> 
     cut(fd, length, || unsafe { real(fd, length) })
 }
 
-/// The path is looked up once, so that what is preserved is what is cut.
+/// The path is looked up once, so that what is preserved is what is cut; but for where that cannot be had.
 pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
-    let flags = (OFlags::PATH | OFlags::CLOEXEC).bits();
-    // SAFETY: the kernel checks the application's pointer.
-    let opened = unsafe { syscall!(Sysno::openat, libc::AT_FDCWD, path, flags, 0) };
-    let Ok(number) = opened else {
-        // SAFETY: the application's arguments, as they are; the call fails as the lookup did.
-        return unsafe { real(path, length) };
+    // SAFETY: the application's arguments, as they are.
+    let by_name = || unsafe { real(path, length) };
+    let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
+        // No descriptor is left, or the call fails as the lookup did.
+        return cut_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
     };
-    let found = ProcPath::own("fd").slash(number as u32);
-    // SAFETY: the path is a C string.
-    let result = cut(number as c_int, length, || unsafe { real(found.as_c_str().as_ptr(), length) });
-    // SAFETY: opened above.
-    drop(unsafe { raw::own(number as i32) });
+    let found = ProcPath::own("fd").slash(descriptor as u32);
+    let before = errno();
+    let was_by_name = Cell::new(false);
+    let result = cut(descriptor, length, || {
+        // SAFETY: the path is a C string.
+        let result = unsafe { real(found.as_c_str().as_ptr(), length) };
+        if result == 0 || !is_without_proc(errno()) {
+            return result;
+        }
+        set_errno(before);
+        was_by_name.set(true);
+        by_name()
+    });
+    if was_by_name.get() {
+        doubt_if_other(libc::AT_FDCWD, path, regular_file(place_behind(descriptor as u32)));
+    }
+    close(descriptor);
     result
 }
 
@@ -176,11 +221,16 @@ impl Touch for Allocation {
 }
 
 fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off64_t, length: off64_t) -> c_int {
-    // SAFETY: the application's arguments, as they are.
-    match without_bytes(fd, || unsafe { real(fd, offset, length) }) {
-        -1 => libc::EAGAIN,
-        result => result,
-    }
+    let failure = Cell::new(None);
+    without_bytes(fd, || {
+        // SAFETY: the application's arguments, as they are.
+        let answer = unsafe { real(fd, offset, length) };
+        failure.set(Some(answer));
+        // An errno is no count of bytes.
+        -answer
+    });
+    // Not called: the gate refused it.
+    failure.get().unwrap_or_else(errno)
 }
 
 pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
