@@ -106,13 +106,15 @@ impl Scratch {
         &self.table
     }
 
-    /// A program under the shim, on this scratch's table, preserving in `way`.
+    /// A program under the shim, on this scratch's table, preserving in `way`. Nobody is refused anything because a busy machine was
+    /// slow: who wants a refusal sets a shorter time.
     pub fn shimmed(&self, program: impl AsRef<OsStr>, way: &str) -> Command {
         let mut command = Command::new(program);
         command
             .env("LD_PRELOAD", library())
             .env("SNAPSHIM_DIR", &self.table)
             .env("SNAPSHIM_PUSH", way)
+            .env("SNAPSHIM_TIMEOUT_MS", "60000")
             .current_dir(&self.path)
             .stdin(Stdio::null());
         command
