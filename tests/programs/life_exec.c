@@ -89,7 +89,7 @@ static void mapper_becomes_target(const char *environment)
     double start = seconds();
     overwrite(fd, 0, SIZE, 1);
     unsigned char *at = snapshot(shared, 0, SIZE, PROT_READ);
-    CHECK(seconds() - start < 5);
+    CHECK(seconds() - start < 20);
     overwrite(shared, 0, SIZE, 1);
     CHECK(at[0] == stamp(0, 0) && shows(at, 0, SIZE, 0));
     CHECK(munmap(at, SIZE) == 0);
@@ -115,7 +115,7 @@ static void failure_leaves_all_as_it_was(void)
         CHECK_ERRNO(execveat(AT_FDCWD, refused[i], none, environ, 0), -1, errors[i]);
         double start = seconds();
         writer_writes(&writer, (size_t)i * 16 * PAGE, 16 * PAGE, i + 1);
-        CHECK(seconds() - start < 5);
+        CHECK(seconds() - start < 20);
         CHECK(shows(at, 0, SIZE, 0) && shows(second, 0, SIZE, 0));
         CHECK(stat_of(at).state == SNAPSHIM_EXACT && stat_of(second).state == SNAPSHIM_EXACT);
         CHECK(stat_of(at).preserved == (size_t)(i + 1) * 16);

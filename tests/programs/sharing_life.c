@@ -92,7 +92,7 @@ static void a_suspended_process_is_named(int protection, enum who who)
     for (int round = 0; round < 2; round++) {
         double start = seconds();
         CHECK_ERRNO(try_snapshot(fd), MAP_FAILED, ETIMEDOUT);
-        CHECK(seconds() - start < 5);
+        CHECK(seconds() - start < 30);
     }
     resume(pid);
     uint64_t *at = try_snapshot(fd);
@@ -240,7 +240,7 @@ static void snapshots_are_made_while_the_agent_opens(int protection, enum who wh
         usleep(i * 37 % 900);
     }
     printf("the slowest took %.3f s\n", worst);
-    CHECK(worst < 5);
+    CHECK(worst < 30);
     CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid);
 }
 
