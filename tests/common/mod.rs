@@ -12,11 +12,12 @@ pub mod tracer;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The two ways of preserving that every test runs.
 pub const WAYS: [&str; 2] = ["direct", "agent"];
@@ -73,6 +74,13 @@ pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
     made
 }
 
+/// A name that no test had before: a run that was killed leaves its directories behind, and process ids come again.
+pub fn new_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    format!("snapshim-test-{}-{}-{time:x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// A directory of its own, with a table of its own, removed at the end.
 pub struct Scratch {
     pub path: PathBuf,
@@ -86,12 +94,15 @@ pub fn scratches() -> [Scratch; 2] {
 
 impl Scratch {
     pub fn new(base: &Path) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("snapshim-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = base.join(&name);
-        fs::create_dir_all(&path).unwrap();
-        let table = Path::new("/dev/shm").join(format!("{name}-table"));
-        Self { path, table }
+        fs::create_dir_all(base).unwrap();
+        loop {
+            let name = new_name();
+            let path = base.join(&name);
+            match fs::create_dir(&path) {
+                Ok(()) => return Self { path, table: Path::new("/dev/shm").join(format!("{name}-table")) },
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}: {error}", path.display()),
+            }
+        }
     }
 
     pub fn on_tmpfs() -> Self {
