@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, program, root, run, run_ok, scratches, text};
+use common::{Scratch, WAYS, compile, copy_program, program, root, run, run_ok, scratches, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
@@ -31,7 +31,7 @@ fn status(scratch: &Scratch, user: u32) -> String {
 /// A copy of `original` with these rights, of `owner`.
 fn copy(scratch: &Scratch, original: &Path, name: &str, owner: u32, mode: u32) -> PathBuf {
     let copy = scratch.file(name);
-    fs::copy(original, &copy).unwrap();
+    copy_program(original, &copy);
     chown(&copy, Some(owner), Some(owner)).unwrap();
     fs::set_permissions(&copy, Permissions::from_mode(mode)).unwrap();
     copy

@@ -81,6 +81,12 @@ pub fn new_name() -> String {
     format!("snapshim-test-{}-{}-{time:x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// A copy of a program that can be executed at once: what other threads fork meanwhile has no descriptor that writes it (ETXTBSY),
+/// because another process copies.
+pub fn copy_program(original: &Path, copy: &Path) {
+    run_ok(Command::new("cp").arg(original).arg(copy));
+}
+
 /// A directory of its own, with a table of its own, removed at the end.
 pub struct Scratch {
     pub path: PathBuf,
