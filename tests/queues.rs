@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::holder::Holder;
-use common::{Scratch, program, root, run, run_ok, skip, text};
+use common::{DISK, Scratch, program, root, run_ok, run_within, skip, text};
 
 const SIZE: usize = 48 << 20;
 
@@ -29,7 +29,7 @@ fn arrange(test: &str) -> Option<(Scratch, PathBuf)> {
 
 fn run_queued(test: &str, how: &str) {
     let Some((scratch, file)) = arrange(test) else { return };
-    let output = run(&mut queued(&scratch, how, &file));
+    let output = run_within(&mut queued(&scratch, how, &file), DISK);
     assert!(output.status.success(), "{}", text(&output));
 }
 
@@ -108,7 +108,7 @@ fn failures_and_contexts_set_up_anew_are_counted_as_the_kernel_counts_them() {
 #[test]
 fn writes_that_cannot_be_counted_have_snapshots_refused() {
     let Some((scratch, file)) = arrange("writes_that_cannot_be_counted_have_snapshots_refused") else { return };
-    let output = run(queued(&scratch, "uncounted", &file).env("SNAPSHIM_TIMEOUT_MS", "100"));
+    let output = run_within(queued(&scratch, "uncounted", &file).env("SNAPSHIM_TIMEOUT_MS", "100"), DISK);
     assert!(output.status.success() && text(&output).contains("(io_submit)"), "{}", text(&output));
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::suspend::in_each_way;
-use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
+use common::{DISK, Scratch, program, root, run, run_ok, run_within, scratches, skip, text};
 
 /// Who holds snapshots of the file, with which protection.
 const KEEPERS: [[&str; 2]; 5] = [["nobody", "r"], ["own", "r"], ["own", "rw"], ["other", "r"], ["other", "rw"]];
@@ -96,7 +96,8 @@ fn lives(scenario: &str) -> Vec<String> {
 fn lives_with(scenario: &str, settings: &[(&str, &str)]) -> Vec<String> {
     let told = |scratch: &Scratch, way: &str| {
         let mut shimmed = scratch.shimmed(program("sharing_life"), way);
-        let output = run(shimmed.arg(scenario).env("SNAPSHIM_CHUNK_KB", "4").envs(settings.iter().copied()));
+        shimmed.arg(scenario).env("SNAPSHIM_CHUNK_KB", "4").envs(settings.iter().copied());
+        let output = run_within(&mut shimmed, DISK);
         assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
         text(&output)
     };

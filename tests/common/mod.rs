@@ -152,9 +152,14 @@ impl Drop for Scratch {
     }
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long a command may take that keeps the disk busy.
+pub const DISK: Duration = Duration::from_secs(300);
+
 /// Runs a command that has to end well within a minute; its output.
 pub fn run(command: &mut Command) -> Output {
-    run_within(command, Duration::from_secs(60))
+    run_within(command, MINUTE)
 }
 
 pub fn run_within(command: &mut Command, limit: Duration) -> Output {
@@ -182,8 +187,12 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Output {
 
 /// Runs a command that has to succeed; its standard output.
 pub fn run_ok(command: &mut Command) -> String {
+    run_ok_within(command, MINUTE)
+}
+
+pub fn run_ok_within(command: &mut Command, limit: Duration) -> String {
     let shown = format!("{command:?}");
-    let output = run(command);
+    let output = run_within(command, limit);
     assert!(output.status.success(), "{shown}: {}: {}", output.status, text(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

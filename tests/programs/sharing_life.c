@@ -353,6 +353,7 @@ static void preserving_reads_what_is_preserved(int protection, enum who who)
 {
     (void)who;
     enum { ALL = 16384, CHANGES = 40, LARGE = ALL * 4096 };
+    alarm(280); /* the disk may be busy */
     for (int stores = 0; stores < 2; stores++) {
         int fd = make_file("file", LARGE);
         CHECK(fsync(fd) == 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
