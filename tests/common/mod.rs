@@ -13,6 +13,7 @@ pub mod tracer;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -162,20 +163,32 @@ pub fn run(command: &mut Command) -> Output {
     run_within(command, MINUTE)
 }
 
+/// With all that it started, if they stay in its process group, the command is killed at the limit: whoever is left would keep its
+/// output open.
 pub fn run_within(command: &mut Command, limit: Duration) -> Output {
+    wait_within(command.process_group(0), limit, |pid| -pid)
+}
+
+/// As `run_within`, but the command is in the group of who runs the tests, as a shell that controls jobs on a terminal has to be.
+pub fn run_in_this_group(command: &mut Command, limit: Duration) -> Output {
+    wait_within(command, limit, |pid| pid)
+}
+
+/// `whom` is killed at the limit, given the process id.
+fn wait_within(command: &mut Command, limit: Duration, whom: impl FnOnce(i32) -> i32) -> Output {
     let shown = format!("{command:?}");
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{shown}: {error}"));
-    let pid = child.id();
+    let victim = whom(child.id() as i32);
     let started = Instant::now();
     let (done, watch) = std::sync::mpsc::channel::<()>();
     let guard = std::thread::spawn(move || {
         if watch.recv_timeout(limit).is_err() {
-            // SAFETY: kill(2) of our own child, which has not been waited for yet.
-            unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+            // SAFETY: kill(2) of our own child, which has not been waited for yet, or of its group.
+            unsafe { libc::kill(victim, libc::SIGKILL) };
         }
     });
     let output = child.wait_with_output().unwrap();
