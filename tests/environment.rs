@@ -359,6 +359,7 @@ fn snapshots_stay_exact_when_the_tables_file_system_fills_up() {
     assert_eq!(out(&run(probe(&scratch, &["active"]).env("SNAPSHIM_DIR", &small.0))), "active: 1\n");
     let filled = Command::new("dd")
         .args(["if=/dev/zero", "bs=4096", "status=none"])
+        .env("LC_ALL", "C")
         .arg(format!("of={}", small.0.join("filler").display()))
         .output()
         .unwrap();
