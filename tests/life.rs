@@ -10,16 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, copy_program, program, root, run, run_ok, scratches, text};
+use common::{Scratch, WAYS, compile, copy_program, program, root, run, run_ok, scratches, skip, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
 
-/// A scratch directory that belongs to `NOBODY`.
-fn of_nobody(base: &Path) -> Scratch {
+/// A scratch directory that belongs to `NOBODY`; says so where that cannot be had.
+fn of_nobody(test: &str, base: &Path) -> Option<Scratch> {
+    // SAFETY: geteuid(2) cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        skip(test, "becoming another user needs root");
+        return None;
+    }
     let scratch = Scratch::new(base);
-    chown(&scratch.path, Some(NOBODY), Some(NOBODY)).expect("root");
-    scratch
+    chown(&scratch.path, Some(NOBODY), Some(NOBODY)).unwrap();
+    Some(scratch)
 }
 
 /// What the table has, as its user is told.
@@ -55,7 +60,8 @@ fn becomes(scratch: &Scratch, way: &str, how: &str, target: &Path, environment: 
 #[test]
 fn what_a_mapper_held_before_exec_is_nobodys_afterwards() {
     let target = program("life_target");
-    for scratch in [of_nobody(&root().join("target/scratch")), of_nobody(Path::new("/dev/shm"))] {
+    for base in [&root().join("target/scratch"), Path::new("/dev/shm")] {
+        let Some(scratch) = of_nobody("what_a_mapper_held_before_exec_is_nobodys_afterwards", base) else { return };
         for way in WAYS {
             for how in ["execve", "execveat", "fexecve", "syscall", "thread"] {
                 becomes(&scratch, way, how, &target, "shim");
@@ -68,14 +74,16 @@ fn what_a_mapper_held_before_exec_is_nobodys_afterwards() {
 
 #[test]
 fn a_static_program_is_not_taken_for_the_mapper_that_executed_it() {
+    const TEST: &str = "a_static_program_is_not_taken_for_the_mapper_that_executed_it";
     let target = compile("life_target", &["-static"]);
-    let scratch = of_nobody(&root().join("target/scratch"));
+    let Some(scratch) = of_nobody(TEST, &root().join("target/scratch")) else { return };
     WAYS.iter().for_each(|way| becomes(&scratch, way, "execve", &target, "shim"));
 }
 
 #[test]
 fn a_program_that_nobody_may_look_into_is_not_taken_for_the_mapper_that_executed_it() {
-    let scratch = of_nobody(&root().join("target/scratch"));
+    const TEST: &str = "a_program_that_nobody_may_look_into_is_not_taken_for_the_mapper_that_executed_it";
+    let Some(scratch) = of_nobody(TEST, &root().join("target/scratch")) else { return };
     let original = program("life_target");
     let unreadable = copy(&scratch, &original, "unreadable", 0, 0o711);
     let setuid = copy(&scratch, &original, "setuid", 1, 0o4755);
