@@ -133,7 +133,7 @@ impl Target {
     }
 }
 
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// One round on a table of its own.
 fn survives(target: Target, every: Duration, seconds: f64, seed: u64) {

@@ -92,7 +92,7 @@ impl Disk {
     /// Closing a descriptor ends a claim, but not always before the program that held it is seen to be over.
     fn becomes_free(&self) -> bool {
         let started = Instant::now();
-        while self.is_claimed() && started.elapsed() < Duration::from_secs(5) {
+        while self.is_claimed() && started.elapsed() < Duration::from_secs(60) {
             std::thread::yield_now();
         }
         !self.is_claimed()

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -87,20 +88,59 @@ fn a_value_that_cannot_be_used_is_named_once_with_what_is_used_instead() {
         ("SNAPSHIM_DISABLE", "perhaps", "0"),
         ("SNAPSHIM_FILES", "[", "no"),
         ("SNAPSHIM_SHARED_FILES", "{*.npy", "no"),
-        ("SNAPSHIM_DIR", "relative/path", "default"),
-        ("SNAPSHIM_DIR", "", "default"),
     ];
     for (name, value, instead) in cases {
         let scratch = scratch();
-        let output = run(probe(&scratch, &["active", "snapshot", "write", "write", "compare"]).env(name, value));
-        let said = err(&output);
-        assert!(output.status.success(), "{name}={value}: {said}");
-        assert_eq!(out(&output), ALL_IS_WELL, "{name}={value}: {said}");
-        assert_eq!(said.matches(&format!("{name}={value}")).count(), 1, "{name}={value}: {said}");
-        let line = said.lines().find(|line| line.contains(name)).unwrap();
-        let (_, rest) = line.split_once(&format!("{name}={value}")).unwrap();
-        assert!(rest.contains(instead), "{name}={value}: {line}");
+        let output = run(probe(&scratch, &USE).env(name, value));
+        assert_eq!(out(&output), ALL_IS_WELL, "{name}={value}: {}", err(&output));
+        assert_named_once(&output, name, value, instead);
     }
+}
+
+const USE: [&str; 5] = ["active", "snapshot", "write", "write", "compare"];
+
+fn assert_named_once(output: &Output, name: &str, value: &str, instead: &str) {
+    let said = err(output);
+    assert!(output.status.success(), "{name}={value}: {said}");
+    assert_eq!(said.matches(&format!("{name}={value}")).count(), 1, "{name}={value}: {said}");
+    let line = said.lines().find(|line| line.contains(name)).unwrap();
+    let (_, rest) = line.split_once(&format!("{name}={value}")).unwrap();
+    assert!(rest.contains(instead), "{name}={value}: {line}");
+}
+
+/// The default is the machine's: whatever another run left there is not seen where /dev/shm is a new one.
+#[test]
+fn a_directory_that_cannot_be_used_is_named_once_and_the_default_used() {
+    const TEST: &str = "a_directory_that_cannot_be_used_is_named_once_and_the_default_used";
+    let mount = ["-m", "mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"];
+    let can_mount = Command::new("unshare").args(mount).output().is_ok_and(|output| output.status.success());
+    if !can_mount {
+        skip(TEST, "a /dev/shm of one's own needs root: what the default is good for is not looked at");
+    }
+    for value in ["relative/path", ""] {
+        let scratch = scratch();
+        let mut command = probe(&scratch, &USE);
+        command.env("SNAPSHIM_DIR", value);
+        if can_mount {
+            let output = run(&mut with_shm_of_its_own(&command, &mount));
+            assert_eq!(out(&output), ALL_IS_WELL, "{value}: {}", err(&output));
+            assert_named_once(&output, "SNAPSHIM_DIR", value, "default");
+        } else {
+            assert_named_once(&run(&mut command), "SNAPSHIM_DIR", value, "default");
+        }
+    }
+}
+
+/// The same command, after `unshare` with these arguments. Its directory stays what it was: it is the current one already.
+fn with_shm_of_its_own(command: &Command, mount: &[&str]) -> Command {
+    let mut unshared = Command::new("unshare");
+    unshared.args(["-m", "sh", "-c", &format!("{} && exec env \"$@\"", mount[1..].join(" ")), "sh"]);
+    for (name, value) in command.get_envs() {
+        unshared.arg([name, value.unwrap()].join(OsStr::new("=")));
+    }
+    unshared.arg(command.get_program()).args(command.get_args());
+    unshared.current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
+    unshared
 }
 
 #[test]
@@ -319,6 +359,7 @@ fn snapshots_stay_exact_when_the_tables_file_system_fills_up() {
     assert_eq!(out(&run(probe(&scratch, &["active"]).env("SNAPSHIM_DIR", &small.0))), "active: 1\n");
     let filled = Command::new("dd")
         .args(["if=/dev/zero", "bs=4096", "status=none"])
+        .env("LC_ALL", "C")
         .arg(format!("of={}", small.0.join("filler").display()))
         .output()
         .unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, program, root, run, run_within, skip, text};
+use common::{Scratch, WAYS, new_name, program, root, run, run_within, skip, text};
 
 fn keeps_its_bytes(policy: &str, way: &str) {
     let scratch = Scratch::on_tmpfs();
@@ -52,7 +52,7 @@ impl Limited {
             Some(path) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"),
             None => (format!("/sys/fs/cgroup{}", path("0::")?), "memory.max"),
         };
-        let group = Path::new(&base).join(format!("snapshim-test-{}", std::process::id()));
+        let group = Path::new(&base).join(new_name());
         fs::create_dir(&group).ok()?;
         let group = Self(group);
         fs::write(group.0.join(limit), bytes.to_string()).ok()?;

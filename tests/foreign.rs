@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::holder::Holder;
-use common::{Scratch, compile, program, run, run_ok, scratches, skip, text};
+use common::{DISK, Scratch, compile, program, run, run_ok, run_within, scratches, skip, text};
 
 const SIZE: usize = 200_000;
 
@@ -18,9 +18,20 @@ fn lay(scratch: &Scratch) {
 
 /// A program that holds a snapshot of `victim` and logs into the file `log`.
 fn hold(scratch: &Scratch) -> Holder {
+    hold_with(scratch, &[], |_| ())
+}
+
+/// The same, that looks again and again in the end, until its snapshot is doubtful.
+fn hold_to_be_doubtful(scratch: &Scratch) -> Holder {
+    hold_with(scratch, &["doubtful"], |_| ())
+}
+
+fn hold_with(scratch: &Scratch, how: &[&str], change: impl Fn(&mut Command)) -> Holder {
     let log = File::create(scratch.file("log")).unwrap();
     let mut command = scratch.shimmed(program("hold"), "auto");
-    Holder::run(command.arg("victim").args(["r", &SIZE.to_string()]).stderr(Stdio::from(log)))
+    command.arg("victim").args(["r", &SIZE.to_string()]).args(how).stderr(Stdio::from(log));
+    change(&mut command);
+    Holder::run(&mut command)
 }
 
 fn log(scratch: &Scratch) -> String {
@@ -45,7 +56,7 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
     for scratch in scratches() {
         for verb in ["write", "cut"] {
             lay(&scratch);
-            let holder = hold(&scratch);
+            let holder = hold_to_be_doubtful(&scratch);
             foreign(&scratch, verb);
             let found = holder.finish();
             let about = format!("{verb}, {}", scratch.path.display());
@@ -60,7 +71,7 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
 fn a_program_that_was_started_without_the_shim_is_found_too() {
     for scratch in scratches() {
         lay(&scratch);
-        let holder = hold(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
         run_ok(scratch.native("sh").args(["-c", "echo foreign >>victim"]));
         assert!(holder.finish().contains("state=1 "));
         assert_named_once(&scratch, "sh");
@@ -77,16 +88,16 @@ fn a_program_that_still_runs_is_named_where_the_kernel_gives_notices() {
     }
     let scratch = Scratch::new(&common::root().join("target/scratch"));
     lay(&scratch);
-    let file = File::create(scratch.file("log")).unwrap();
-    let mut command = scratch.shimmed(program("hold"), "auto");
-    command.env("SNAPSHIM_FANOTIFY", "1").arg("victim").args(["r", &SIZE.to_string()]).stderr(Stdio::from(file));
-    let holder = Holder::run(&mut command);
+    let holder = hold_with(&scratch, &["doubtful"], |command| {
+        command.env("SNAPSHIM_FANOTIFY", "1");
+    });
     // Cooperating, some of them dead by the time the notice is read.
     run_ok(
         scratch.shimmed("sh", "auto").args(["-c", "echo ours >>victim; sleep 0.1 >>victim & echo ours >>victim; wait"]),
     );
-    let script = "exec 3>>victim; echo foreign >&3; exec sleep 20";
-    let mut culprit = scratch.native("sh").args(["-c", script]).spawn().unwrap();
+    // One name all the time, whenever somebody looks.
+    let script = "exec 3>>victim; echo foreign >&3; read line";
+    let mut culprit = scratch.native("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
     while !fs::read(scratch.file("victim")).unwrap().ends_with(b"foreign\n") {
         std::thread::yield_now();
     }
@@ -96,7 +107,7 @@ fn a_program_that_still_runs_is_named_where_the_kernel_gives_notices() {
     culprit.kill().unwrap();
     culprit.wait().unwrap();
     assert!(found.contains("state=1 "), "{found}");
-    assert!(said.contains(&format!("process {} (sleep) changed the file", culprit.id())), "{said}");
+    assert!(said.contains(&format!("process {} (sh) changed the file", culprit.id())), "{said}");
 }
 
 /// The agent looks by itself.
@@ -129,7 +140,7 @@ fn changes_of_attributes_by_a_program_without_the_shim_raise_no_doubt() {
 #[test]
 fn thousands_of_cooperating_changes_raise_no_doubt_and_one_foreign_change_after_them_does() {
     for scratch in scratches() {
-        let output = run(scratch.shimmed(program("foreign_none"), "auto").arg(scratch.file("victim")));
+        let output = run_within(scratch.shimmed(program("foreign_none"), "auto").arg(scratch.file("victim")), DISK);
         let found = text(&output);
         assert!(found.starts_with("exact until the foreign one\n"), "{}: {found}", scratch.path.display());
         assert_eq!(found.matches("is doubtful").count(), 1, "{found}");

@@ -205,8 +205,8 @@ fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], 
                 .env("SUSPEND", suspend)
                 .env("SNAPSHIM_DIR", &table)
                 .env("SNAPSHIM_ON_FAILURE", policy);
-            // Long where nobody should wait, short where somebody has to.
-            command.env("SNAPSHIM_TIMEOUT_MS", if outcome == "served" { "20000" } else { "300" });
+            // Short where somebody has to wait.
+            command.envs((outcome != "served").then_some(("SNAPSHIM_TIMEOUT_MS", "300")));
             let _removed = Removed(&table);
             succeeds(scenario, &mut command);
         }

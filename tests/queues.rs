@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::holder::Holder;
-use common::{Scratch, program, root, run, run_ok, skip, text};
+use common::{DISK, Scratch, program, root, run_ok, run_within, skip, text};
 
 const SIZE: usize = 48 << 20;
 
@@ -29,7 +29,7 @@ fn arrange(test: &str) -> Option<(Scratch, PathBuf)> {
 
 fn run_queued(test: &str, how: &str) {
     let Some((scratch, file)) = arrange(test) else { return };
-    let output = run(&mut queued(&scratch, how, &file));
+    let output = run_within(&mut queued(&scratch, how, &file), DISK);
     assert!(output.status.success(), "{}", text(&output));
 }
 
@@ -108,7 +108,7 @@ fn failures_and_contexts_set_up_anew_are_counted_as_the_kernel_counts_them() {
 #[test]
 fn writes_that_cannot_be_counted_have_snapshots_refused() {
     let Some((scratch, file)) = arrange("writes_that_cannot_be_counted_have_snapshots_refused") else { return };
-    let output = run(queued(&scratch, "uncounted", &file).env("SNAPSHIM_TIMEOUT_MS", "100"));
+    let output = run_within(queued(&scratch, "uncounted", &file).env("SNAPSHIM_TIMEOUT_MS", "100"), DISK);
     assert!(output.status.success() && text(&output).contains("(io_submit)"), "{}", text(&output));
 }
 
@@ -121,15 +121,23 @@ fn fio_verifies_its_direct_writes_while_snapshots_come() {
         return skip(TEST, "fio is not installed: run `make setup`");
     }
     let Some((scratch, file)) = arrange(TEST) else { return };
-    let mut fio = scratch.shimmed("fio", "auto");
-    fio.args(["--name=w", "--filename=victim", "--size=16m", "--bs=16k", "--ioengine=libaio", "--direct=1"]);
-    fio.args(["--iodepth=16", "--rw=randwrite", "--loops=8"]);
-    fio.args(["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"]);
-    let mut fio = fio.stdout(Stdio::null()).spawn().unwrap();
+    let mut command = scratch.shimmed("fio", "auto");
+    command.args(["--name=w", "--filename=victim", "--size=16m", "--bs=16k", "--ioengine=libaio", "--direct=1"]);
+    command.args(["--iodepth=16", "--rw=randwrite", "--loops=8"]);
+    command.args(["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"]);
+    command.stdout(Stdio::null());
     let mut made = 0;
-    while fio.try_wait().unwrap().is_none() {
-        Holder::start_at_once(&scratch, &file, "r", PART).finish_exact(&format!("snapshot {made}"));
-        made += 1;
+    // On a busy machine a disk that is quick may be done before the second.
+    for round in 0..20 {
+        let mut fio = command.spawn().unwrap();
+        while fio.try_wait().unwrap().is_none() {
+            Holder::start_at_once(&scratch, &file, "r", PART).finish_exact(&format!("round {round}, snapshot {made}"));
+            made += 1;
+        }
+        assert!(fio.wait().unwrap().success(), "round {round}");
+        if made > 1 {
+            return;
+        }
     }
-    assert!(fio.wait().unwrap().success() && made > 1, "{made} snapshots");
+    panic!("{made} snapshots");
 }

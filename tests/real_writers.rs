@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, root, run, run_ok, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, root, run, run_ok, run_ok_within, run_within, scratches, skip, text};
 
 const SIZE: usize = 200_001;
 
@@ -97,7 +97,7 @@ impl Case<'_> {
     fn survives_on(&self, scratch: &Scratch, program: &str, arguments: &[&str]) {
         (self.lay)(scratch);
         let before = self.read(scratch);
-        run_ok(scratch.native(program).args(arguments));
+        run_ok_within(scratch.native(program).args(arguments), DISK);
         let natively = self.read(scratch);
         let told = format!("{program} {arguments:?}");
         assert!(self.results.is_empty() || natively != before, "{told} changes nothing");
@@ -105,7 +105,7 @@ impl Case<'_> {
             (self.lay)(scratch);
             let files: Vec<PathBuf> = self.held.iter().map(|name| scratch.file(name)).collect();
             let held = Held::of(scratch, way, &files);
-            let writer = run(scratch.shimmed(program, way).args(arguments));
+            let writer = run_within(scratch.shimmed(program, way).args(arguments), DISK);
             assert!(writer.status.success(), "{told}, {way}: {}: {}", writer.status, text(&writer));
             assert!(self.read(scratch) == natively, "{told}, {way}: not what it does natively");
             held.are_as_they_were(&told);
@@ -339,7 +339,7 @@ fn sqlite_with_every_journal_and_vacuum() {
     ] {
         let lay = |scratch: &Scratch| {
             empty(scratch);
-            run_ok(scratch.native(&python).args(["-c", SQLITE_START, journal]));
+            run_ok_within(scratch.native(&python).args(["-c", SQLITE_START, journal]), DISK);
         };
         let case = Case { lay: &lay, held, results: &["victim"] };
         case.survives(&python, &["-c", SQLITE_CHANGE, journal]);

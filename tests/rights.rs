@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Scratch, program, run, skip, text};
+use common::{Scratch, copy_program, program, run, skip, text};
 
 const STRANGER: u32 = 65534;
 const VICTIM: u32 = 23456;
@@ -27,7 +27,7 @@ fn meeting_place() -> Scratch {
 fn copied(scratch: &Scratch, file: &Path) -> PathBuf {
     let copy = scratch.file(file.file_name().unwrap().to_str().unwrap());
     if !copy.exists() {
-        fs::copy(file, &copy).unwrap();
+        copy_program(file, &copy);
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     }
     copy

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use common::{Scratch, program, run, run_ok, skip, text};
+use common::{Scratch, copy_program, program, run, run_ok, skip, text};
 
 /// Whether the kernel lets a program have a ring at all.
 fn has_rings(test: &str) -> bool {
@@ -31,8 +31,8 @@ fn said(value: &str, words: &[&str]) -> (String, String) {
     }
     // Nobody may not read the build directory everywhere.
     let (library, made) = (scratch.file("libsnapshim.so"), scratch.file("ring"));
-    fs::copy(common::library(), &library).unwrap();
-    fs::copy(program("ring"), &made).unwrap();
+    copy_program(&common::library(), &library);
+    copy_program(&program("ring"), &made);
     let mut command = scratch.shimmed(&made, "auto");
     let output = run(command.args(words).env("LD_PRELOAD", &library).env("SNAPSHIM_IO_URING", value));
     assert!(output.status.success(), "{value} {words:?}: {}", text(&output));
@@ -81,8 +81,8 @@ fn a_filter_that_may_not_be_says_so_and_changes_nothing() {
         let scratch = Scratch::on_tmpfs();
         let made = scratch.file("ring");
         let library = scratch.file("libsnapshim.so");
-        fs::copy(common::library(), &library).unwrap();
-        fs::copy(program("ring"), &made).unwrap();
+        copy_program(&common::library(), &library);
+        copy_program(&program("ring"), &made);
         fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o777)).unwrap();
         let preload = format!("LD_PRELOAD={}", library.display());
         let table = format!("SNAPSHIM_DIR={}", scratch.file("table").display());

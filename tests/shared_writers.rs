@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, program, root, run, run_ok, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, program, root, run, run_ok, run_ok_within, scratches, skip, text};
 
 /// An interpreter that has the module; says aloud if there is none.
 fn python_with(test: &str, module: &str) -> Option<PathBuf> {
@@ -114,15 +114,15 @@ fn sqlite_and_its_shared_index_are_unharmed() {
         // Keeps the log and its index there.
         let keep = "import sqlite3, sys; d = sqlite3.connect('database'); d.execute('SELECT * FROM entries').fetchone(); \
                     print('ready', flush=True); sys.stdin.read()";
-        run_ok(&mut insert("first"));
+        run_ok_within(&mut insert("first"), DISK);
         let keeper = Holder::run(scratch.shimmed(&python, way).args(["-c", keep]));
-        run_ok(&mut insert("second"));
+        run_ok_within(&mut insert("second"), DISK);
         let files = ["database", "database-wal", "database-shm"].map(|name| scratch.file(name));
         let held = files.map(|file| (file.clone(), Holder::start(scratch, way, &file, "rw")));
         let natively = run_hold_natively(scratch, "database-shm");
         let inserting = ["a", "b", "c"].map(|name| {
             let mut command = insert(name);
-            std::thread::spawn(move || run_ok(&mut command))
+            std::thread::spawn(move || run_ok_within(&mut command, DISK))
         });
         for thread in inserting {
             assert_eq!(thread.join().unwrap(), "100\n");

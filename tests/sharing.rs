@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::suspend::in_each_way;
-use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
+use common::{DISK, Scratch, program, root, run, run_ok, run_within, scratches, skip, text};
 
 /// Who holds snapshots of the file, with which protection.
 const KEEPERS: [[&str; 2]; 5] = [["nobody", "r"], ["own", "r"], ["own", "rw"], ["other", "r"], ["other", "rw"]];
@@ -89,14 +89,15 @@ parts! {
 /// Natively, where the flag is ignored, a scenario that looks at bytes has to fail.
 const EAGER: (&str, &str) = ("SNAPSHIM_SHARED", "eager");
 
-fn lives(scenario: &str, timeout: &str) -> Vec<String> {
-    lives_with(scenario, &[("SNAPSHIM_TIMEOUT_MS", timeout)])
+fn lives(scenario: &str) -> Vec<String> {
+    lives_with(scenario, &[])
 }
 
 fn lives_with(scenario: &str, settings: &[(&str, &str)]) -> Vec<String> {
     let told = |scratch: &Scratch, way: &str| {
         let mut shimmed = scratch.shimmed(program("sharing_life"), way);
-        let output = run(shimmed.arg(scenario).env("SNAPSHIM_CHUNK_KB", "4").envs(settings.iter().copied()));
+        shimmed.arg(scenario).env("SNAPSHIM_CHUNK_KB", "4").envs(settings.iter().copied());
+        let output = run_within(&mut shimmed, DISK);
         assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
         text(&output)
     };
@@ -134,29 +135,29 @@ fn a_refused_store_ends_as_one_that_the_kernel_refuses() {
 
 #[test]
 fn a_stopped_process_is_killed_meanwhile() {
-    lives("a_stopped_process_is_killed_meanwhile", "20000");
+    lives("a_stopped_process_is_killed_meanwhile");
 }
 
 #[test]
 fn a_killed_process_leaves_nothing_behind() {
-    lives("a_killed_process_leaves_nothing_behind", "10000");
+    lives("a_killed_process_leaves_nothing_behind");
     fails_natively("a_killed_process_leaves_nothing_behind");
 }
 
 #[test]
 fn fifty_children_store_while_snapshots_are_taken() {
-    lives("fifty_children_store_while_snapshots_are_taken", "10000");
+    lives("fifty_children_store_while_snapshots_are_taken");
     fails_natively("fifty_children_store_while_snapshots_are_taken");
 }
 
 #[test]
 fn who_arms_too_late_disturbs_nobody() {
-    lives("who_arms_too_late_disturbs_nobody", "20");
+    lives_with("who_arms_too_late_disturbs_nobody", &[("SNAPSHIM_TIMEOUT_MS", "20")]);
 }
 
 #[test]
 fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
-    for told in lives("what_a_failed_mprotect_opened_reaches_no_snapshot", "10000") {
+    for told in lives("what_a_failed_mprotect_opened_reaches_no_snapshot") {
         if let Some(why) = told.strip_prefix("SKIPPED ") {
             return skip("what_a_failed_mprotect_opened_reaches_no_snapshot", why);
         }
@@ -166,7 +167,7 @@ fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
 
 #[test]
 fn snapshots_are_made_while_the_agent_opens() {
-    lives_with("snapshots_are_made_while_the_agent_opens", &[("SNAPSHIM_TIMEOUT_MS", "10000"), EAGER]);
+    lives_with("snapshots_are_made_while_the_agent_opens", &[EAGER]);
 }
 
 #[test]
@@ -176,13 +177,13 @@ fn the_agent_breaks_no_snapshot() {
 
 #[test]
 fn who_is_forked_by_number_stores_into_no_snapshot() {
-    lives("who_is_forked_by_number_stores_into_no_snapshot", "10000");
+    lives("who_is_forked_by_number_stores_into_no_snapshot");
     fails_natively("who_is_forked_by_number_stores_into_no_snapshot");
 }
 
 #[test]
 fn preserving_reads_what_is_preserved() {
-    for told in lives("preserving_reads_what_is_preserved", "10000") {
+    for told in lives("preserving_reads_what_is_preserved") {
         if let Some(why) = told.strip_prefix("SKIPPED ") {
             skip("preserving_reads_what_is_preserved", why);
         }

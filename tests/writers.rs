@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, program, root, run, run_ok, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, program, root, run, run_ok, run_ok_within, scratches, skip, text};
 
 /// The interpreter itself, not a script that looks for it.
 fn python() -> PathBuf {
@@ -66,7 +66,7 @@ fn every_writing_call_in_every_way_it_can_be_aimed() {
 fn a_call_of_more_than_a_gibibyte() {
     for scratch in scratches() {
         for way in WAYS {
-            run_ok(scratch.shimmed(program("write_huge"), way).arg("huge"));
+            run_ok_within(scratch.shimmed(program("write_huge"), way).arg("huge"), DISK);
         }
     }
 }
@@ -171,7 +171,8 @@ fn database_survives(write: impl Fn(&Scratch, &str, &str)) {
                 let about = format!("{journal}, {way}, {}", scratch.path.display());
                 let (victim, copy) = (scratch.file("victim"), scratch.file("copy"));
                 let _ = fs::remove_file(&victim);
-                let sqlite = |statements: &str| run_ok(scratch.native("sqlite3").arg(&victim).arg(statements));
+                let sqlite =
+                    |statements: &str| run_ok_within(scratch.native("sqlite3").arg(&victim).arg(statements), DISK);
                 sqlite(&format!("pragma journal_mode = {journal}; {FILL}"));
                 fs::copy(&victim, &copy).unwrap();
                 let holders = ["r", "rw"].map(|protection| Holder::start(&scratch, way, &victim, protection));
@@ -192,7 +193,7 @@ fn sqlite_in_rollback_and_wal_mode() {
         return skip("sqlite_in_rollback_and_wal_mode", "sqlite3 is not installed");
     }
     database_survives(|scratch, way, statements| {
-        run_ok(scratch.shimmed("sqlite3", way).arg("victim").arg(statements));
+        run_ok_within(scratch.shimmed("sqlite3", way).arg("victim").arg(statements), DISK);
     });
 }
 
@@ -209,7 +210,8 @@ for statement in sys.argv[1].split(';'):
     database.execute(statement)
     database.commit()
 database.close()";
-        run_ok(scratch.shimmed(&python, way).args(["-c", script, statements.trim_end().trim_end_matches(';')]));
+        let statements = statements.trim_end().trim_end_matches(';');
+        run_ok_within(scratch.shimmed(&python, way).args(["-c", script, statements]), DISK);
     });
 }
 

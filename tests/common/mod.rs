@@ -12,11 +12,13 @@ pub mod tracer;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The two ways of preserving that every test runs.
 pub const WAYS: [&str; 2] = ["direct", "agent"];
@@ -73,6 +75,19 @@ pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
     made
 }
 
+/// A name that no test had before: a run that was killed leaves its directories behind, and process ids come again.
+pub fn new_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    format!("snapshim-test-{}-{}-{time:x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A copy of a program that can be executed at once: what other threads fork meanwhile has no descriptor that writes it (ETXTBSY),
+/// because another process copies.
+pub fn copy_program(original: &Path, copy: &Path) {
+    run_ok(Command::new("cp").arg(original).arg(copy));
+}
+
 /// A directory of its own, with a table of its own, removed at the end.
 pub struct Scratch {
     pub path: PathBuf,
@@ -86,12 +101,15 @@ pub fn scratches() -> [Scratch; 2] {
 
 impl Scratch {
     pub fn new(base: &Path) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("snapshim-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = base.join(&name);
-        fs::create_dir_all(&path).unwrap();
-        let table = Path::new("/dev/shm").join(format!("{name}-table"));
-        Self { path, table }
+        fs::create_dir_all(base).unwrap();
+        loop {
+            let name = new_name();
+            let path = base.join(&name);
+            match fs::create_dir(&path) {
+                Ok(()) => return Self { path, table: Path::new("/dev/shm").join(format!("{name}-table")) },
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}: {error}", path.display()),
+            }
+        }
     }
 
     pub fn on_tmpfs() -> Self {
@@ -106,13 +124,15 @@ impl Scratch {
         &self.table
     }
 
-    /// A program under the shim, on this scratch's table, preserving in `way`.
+    /// A program under the shim, on this scratch's table, preserving in `way`. Nobody is refused anything because a busy machine was
+    /// slow: who wants a refusal sets a shorter time.
     pub fn shimmed(&self, program: impl AsRef<OsStr>, way: &str) -> Command {
         let mut command = Command::new(program);
         command
             .env("LD_PRELOAD", library())
             .env("SNAPSHIM_DIR", &self.table)
             .env("SNAPSHIM_PUSH", way)
+            .env("SNAPSHIM_TIMEOUT_MS", "60000")
             .current_dir(&self.path)
             .stdin(Stdio::null());
         command
@@ -133,25 +153,42 @@ impl Drop for Scratch {
     }
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long a command may take that keeps the disk busy.
+pub const DISK: Duration = Duration::from_secs(300);
+
 /// Runs a command that has to end well within a minute; its output.
 pub fn run(command: &mut Command) -> Output {
-    run_within(command, Duration::from_secs(60))
+    run_within(command, MINUTE)
 }
 
+/// With all that it started, if they stay in its process group, the command is killed at the limit: whoever is left would keep its
+/// output open.
 pub fn run_within(command: &mut Command, limit: Duration) -> Output {
+    wait_within(command.process_group(0), limit, |pid| -pid)
+}
+
+/// As `run_within`, but the command is in the group of who runs the tests, as a shell that controls jobs on a terminal has to be.
+pub fn run_in_this_group(command: &mut Command, limit: Duration) -> Output {
+    wait_within(command, limit, |pid| pid)
+}
+
+/// `whom` is killed at the limit, given the process id.
+fn wait_within(command: &mut Command, limit: Duration, whom: impl FnOnce(i32) -> i32) -> Output {
     let shown = format!("{command:?}");
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{shown}: {error}"));
-    let pid = child.id();
+    let victim = whom(child.id() as i32);
     let started = Instant::now();
     let (done, watch) = std::sync::mpsc::channel::<()>();
     let guard = std::thread::spawn(move || {
         if watch.recv_timeout(limit).is_err() {
-            // SAFETY: kill(2) of our own child, which has not been waited for yet.
-            unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+            // SAFETY: kill(2) of our own child, which has not been waited for yet, or of its group.
+            unsafe { libc::kill(victim, libc::SIGKILL) };
         }
     });
     let output = child.wait_with_output().unwrap();
@@ -163,8 +200,12 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Output {
 
 /// Runs a command that has to succeed; its standard output.
 pub fn run_ok(command: &mut Command) -> String {
+    run_ok_within(command, MINUTE)
+}
+
+pub fn run_ok_within(command: &mut Command, limit: Duration) -> String {
     let shown = format!("{command:?}");
-    let output = run(command);
+    let output = run_within(command, limit);
     assert!(output.status.success(), "{shown}: {}: {}", output.status, text(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::skip;
+use super::{new_name, skip};
 
 /// A cgroup whose processes can be frozen, for as long as it is wanted.
 struct Freezer(PathBuf);
@@ -12,15 +11,12 @@ struct Freezer(PathBuf);
 impl Freezer {
     /// cgroup v1 has a hierarchy for it; in v2 every group but the root can.
     fn new() -> Option<Self> {
-        static MADE: AtomicU32 = AtomicU32::new(0);
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
         let own = |prefix: &str| groups.lines().find_map(|line| Some(line.split_once(prefix)?.1.to_string()));
         let places =
             [("/sys/fs/cgroup/freezer", ":freezer:"), ("/sys/fs/cgroup", "0::"), ("/sys/fs/cgroup/unified", "0::")];
         places.iter().find_map(|(mount, prefix)| {
-            let number = MADE.fetch_add(1, Ordering::Relaxed);
-            let name = format!("snapshim-test-{}-{number}", std::process::id());
-            let group = Path::new(&format!("{mount}{}", own(prefix)?)).join(name);
+            let group = Path::new(&format!("{mount}{}", own(prefix)?)).join(new_name());
             fs::create_dir(&group).ok()?;
             let group = Self(group);
             let can = |file| group.0.join(file).exists();
@@ -29,8 +25,15 @@ impl Freezer {
     }
 }
 
+/// A test that fails leaves nobody frozen.
 impl Drop for Freezer {
     fn drop(&mut self) {
+        for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = self.0.join(file);
+            if file.exists() {
+                let _ = fs::write(file, thawed);
+            }
+        }
         let _ = fs::remove_dir(&self.0);
     }
 }

@@ -219,7 +219,7 @@ static void lock_mutexes(void)
 static void await_open(pid_t pid)
 {
     for (size_t i = 0; i < MUTEXES; i++)
-        for (int tries = 0; !is_open(pid, mutex(i)) && tries < 2000; tries++)
+        while (!is_open(pid, mutex(i)))
             usleep(1000);
 }
 

@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-enum { PAGES = 64, CANARIES = 32, WRITERS_BY_CALL = 2, WRITERS_BY_STORE = 1, MAPPERS = 3, LONGEST_S = 8 };
+enum { PAGES = 64, CANARIES = 32, WRITERS_BY_CALL = 2, WRITERS_BY_STORE = 1, MAPPERS = 3, LONGEST_S = 30 };
 static const size_t LENGTH = PAGES * 4096;
 
 struct shared {

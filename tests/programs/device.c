@@ -4,7 +4,7 @@
  *   release     gives the last one back
  *   compare     is every snapshot what FILE was when it was taken?
  *   state       of the first snapshot
- *   doubtful    waits until the first snapshot is doubtful, 15 seconds at the most
+ *   doubtful    waits until the first snapshot is doubtful, a minute at the most
  *   close       closes every descriptor but the standard ones and FILE
  *   alone       the first snapshot is not inherited by a child
  *   fork        goes on in a child too; the parent waits for it and ends
@@ -53,7 +53,7 @@ static const char *state(void)
 
 static void await_doubt(void)
 {
-    for (int i = 0; i < 750 && strcmp(state(), "exact") == 0; i++)
+    for (int i = 0; i < 3000 && strcmp(state(), "exact") == 0; i++)
         usleep(20000);
 }
 

@@ -5,7 +5,7 @@
  *   write       overwrites the first page of FILE
  *   compare     is every snapshot what FILE was when it was taken?
  *   wait        says "ready" and waits for a line on standard input
- *   doubtful    waits until the first snapshot is doubtful, 15 seconds at the most
+ *   doubtful    waits until the first snapshot is doubtful, a minute at the most
  *   fill        takes 4096 snapshots, or as many as can be had; then gives half of them back
  *   stuck       begins a write of FILE that cannot go on before a line came on standard input; says "ready" when it is stuck
  */
@@ -68,7 +68,7 @@ static void await_doubt(void)
     do {
         CHECK(snapshim_stat(held[0], &stat) == 0);
         usleep(20000);
-    } while (stat.state == SNAPSHIM_EXACT && milliseconds() - started < 15000);
+    } while (stat.state == SNAPSHIM_EXACT && milliseconds() - started < 60000);
     printf("doubtful: %s\n", stat.state == SNAPSHIM_DOUBTFUL ? "yes" : "no");
 }
 

@@ -227,7 +227,8 @@ static void __attribute__((noreturn)) snapshot_when_told(int told, int judged, i
     _exit(!shows(at, 0, SIZE, 0));
 }
 
-/* The snapshot has to wait for who is stopped, and the writer for the snapshot. */
+/* The snapshot has to wait for who is stopped, and the writer for the snapshot. The writer is forked last: another fork would take away
+ * what it left, and nothing would be left to be taken for the write that it makes then. */
 static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, enum who who)
 {
     (void)who;
@@ -241,18 +242,18 @@ static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, e
     CHECK(pipe(said) == 0 && pipe(told) == 0 && pipe(go) == 0 && pipe(judged) == 0);
     /* Nobody has to preserve this page any more. */
     own[0] = own[0];
-    pid_t writer = fork();
-    if (writer == 0)
-        write_after_a_jump(has_jumped, said[1], told[0]);
-    pid_t sharer = fork();
-    if (sharer == 0)
-        store_when_continued();
     pid_t mapper = fork();
     if (mapper == 0)
         snapshot_when_told(go[0], judged[0], protection);
+    pid_t sharer = fork();
+    if (sharer == 0)
+        store_when_continued();
+    CHECK(waitpid(sharer, &status, WUNTRACED) == sharer && WIFSTOPPED(status));
+    pid_t writer = fork();
+    if (writer == 0)
+        write_after_a_jump(has_jumped, said[1], told[0]);
     while (!*has_jumped)
         usleep(1000);
-    CHECK(waitpid(sharer, &status, WUNTRACED) == sharer && WIFSTOPPED(status));
     await_asleep(writer);
     own[0] = own[0];
     CHECK(is_open(getpid(), (const void *)own) && write(go[1], &byte, 1) == 1);

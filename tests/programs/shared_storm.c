@@ -181,7 +181,9 @@ int main(int argc, char **argv)
             CHECK(pthread_join(thread, NULL) == 0);
         _exit(0);
     }
-    for (time_t end = now() + atoi(argv[2]); now() < end;) {
+    alarm((unsigned)atoi(argv[2]) + 50);
+    /* A busy machine may take longer to have a snapshot looked at again. */
+    for (time_t end = now() + atoi(argv[2]); now() < end || control->looks == 0;) {
         usleep(100000);
         int status;
         pid_t ended = waitpid(-1, &status, WNOHANG);
@@ -199,6 +201,5 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < STORERS; i++)
         printf(" %llu", (unsigned long long)control->done[i]);
     printf("\n");
-    CHECK(control->snapshots > 0 && control->looks > 0);
     return 0;
 }
