@@ -122,7 +122,7 @@ fn holds(name: &str, scenario: &str) {
     // In these a snapshot is refused, and that is waited for.
     let timeout = match (name, scenario) {
         ("life_nested", _) => Some("1500"),
-        ("life_lent", scenario) if scenario.starts_with("a_call_of_a_vfork_child") => Some("1500"),
+        ("life_lent", scenario) if scenario.starts_with("a_call_") => Some("1500"),
         (_, "a_death_without_a_slot_is_noticed") => Some("4000"),
         _ => None,
     };
@@ -171,6 +171,7 @@ scenarios! {
     }
     life_lent {
         a_call_of_a_vfork_child_is_waited_for
+        a_call_beside_a_child_is_waited_for
         a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone
         a_spawned_child_that_cuts_keeps_the_stores_of_threads
         a_thread_that_spawned_before_it_wrote_holds_nobody_up

@@ -51,15 +51,17 @@ pub fn forget_lending() {
     LOAN.set(Loan::default());
 }
 
-#[cold]
+/// Whether the caller is a child that uses this thread-local storage while the thread it belongs to goes on.
+#[inline]
 fn is_beside_lender() -> bool {
-    LOAN.get().thread != raw::own_tid() && process::is_borrower()
+    let loan = LOAN.get();
+    loan.is_shared && loan.thread != raw::own_tid() && process::is_borrower()
 }
 
 /// The calling thread; the error is why it has no slot.
 #[inline]
 pub fn current() -> Result<Thread, Errno> {
-    if LOAN.get().is_shared && is_beside_lender() {
+    if is_beside_lender() {
         return beside_lender();
     }
     match CLAIMED.get() {
@@ -68,8 +70,11 @@ pub fn current() -> Result<Thread, Errno> {
     }
 }
 
-/// The calling thread, if it has a slot.
+/// The calling thread, if it has a slot that is its alone.
 pub fn known() -> Option<Thread> {
+    if is_beside_lender() {
+        return None;
+    }
     CLAIMED.get().filter(|thread| thread.own.is_this_image())
 }
 
@@ -93,7 +98,7 @@ fn claim() -> Result<Thread, Errno> {
     Ok(thread)
 }
 
-/// The slot of a child that acts in this memory, and thread-local storage, while the thread that made it goes on.
+/// The slot of such a child.
 #[cold]
 fn beside_lender() -> Result<Thread, Errno> {
     let own = process::join()?;

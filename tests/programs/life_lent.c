@@ -1,5 +1,6 @@
 /* Children that act in the memory of their parent: of vfork(2), of posix_spawn(3), and of clone(2) with CLONE_VM. */
 #include "life_trap.h"
+#include <poll.h>
 #include <sched.h>
 #include <spawn.h>
 #include <sys/ioctl.h>
@@ -84,6 +85,68 @@ static void a_call_of_a_vfork_child_is_waited_for(int protection, enum who who)
         at = snapshot(file, 0, SIZE, protection);
         CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
     }
+}
+
+enum { STACK = 1 << 17 };
+
+static int poll_above(void *unused)
+{
+    const struct timespec moment = {0};
+    sigset_t none;
+    (void)unused;
+    sigemptyset(&none);
+    while (!__atomic_load_n(&is_trapped, __ATOMIC_SEQ_CST))
+        usleep(1000);
+    CHECK(ppoll(NULL, 0, &moment, &none) == 0);
+    tell(from_both);
+    return 0;
+}
+
+/* The child has the thread-local storage of this thread, and a stack further up. */
+static void *write_below(void *stack)
+{
+    int status;
+    pid_t pid = clone(poll_above, (unsigned char *)stack + 2 * STACK, CLONE_VM | SIGCHLD, NULL);
+    CHECK(pid > 0);
+    trap();
+    CHECK(write_trapped(NULL) == 0);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    return NULL;
+}
+
+static void __attribute__((noreturn)) write_below_a_child(void)
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    unsigned char *stack = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK(stack != MAP_FAILED && pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstack(&attributes, stack, STACK) == 0);
+    CHECK(pthread_create(&thread, &attributes, write_below, stack) == 0 && pthread_join(thread, NULL) == 0);
+    _exit(0);
+}
+
+/* What the child does ends no call of the thread that made it. */
+static void a_call_beside_a_child_is_waited_for(int protection, enum who who)
+{
+    (void)who;
+    int status;
+    file = make_file("file", SIZE);
+    open_pipes();
+    before = waits;
+    pid_t writer = fork();
+    if (writer == 0)
+        write_below_a_child();
+    CHECK(writer > 0);
+    await(from_both), await(from_both);
+    unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+    CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
+    tell(to_child);
+    CHECK(waitpid(writer, &status, 0) == writer && status == 0);
+    if (at != MAP_FAILED)
+        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
+    at = snapshot(file, 0, SIZE, protection);
+    CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
 }
 
 /* How the parent of a child of vfork(2) ends while the child writes. */
@@ -338,6 +401,7 @@ static void the_memory_of_strangers_is_left_alone(int protection, enum who who)
 
 static const struct scenario scenarios[] = {
     ONCE(a_call_of_a_vfork_child_is_waited_for),
+    ONCE(a_call_beside_a_child_is_waited_for),
     ONCE(a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone),
     ONCE(a_spawned_child_that_cuts_keeps_the_stores_of_threads),
     ONCE(a_thread_that_spawned_before_it_wrote_holds_nobody_up),
