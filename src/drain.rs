@@ -268,7 +268,7 @@ impl Table {
         let doing = Doing::read(id.pid(), thread);
         // Looked at in this order: an image that still is there was there when its thread was looked at.
         let is_no_loan = || doing.is_no_loan(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
-        (thread != 0 && (!process.has_lent(id) || is_no_loan())).then_some(Maker { process, id, thread, doing })
+        (thread != 0 && (process.lender(id).is_none() || is_no_loan())).then_some(Maker { process, id, thread, doing })
     }
 
     /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
@@ -418,8 +418,9 @@ impl Doing {
         match self.call {
             Some(call) => !LENDING.contains(&call),
             // Running, or not ours to know; its state is there for everybody.
-            None => Stat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat"))
-                .is_ok_and(|stat| stat.is_interruptible()),
+            None => {
+                Stat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat")).is_ok_and(|stat| stat.is_no_vfork())
+            }
         }
     }
 

@@ -124,7 +124,6 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     if mode == PRIVATE && stat.st_uid != own && stat.st_uid != 0 {
         return Err(Refusal::FileOwner(stat.st_uid));
     }
-    super::lending::note_user((mode == PRIVATE).then_some(own));
     let table = map(&file, at)?;
     if table.header.magic.load(Ordering::Relaxed) != MAGIC {
         return Err(Refusal::NotATable);

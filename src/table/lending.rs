@@ -1,8 +1,6 @@
 //! Memory that outlives its process: a child of vfork(2) or posix_spawn(3) acts in it until it executes its program, and goes on
 //! with that when its parent is killed, or when another thread of the parent calls exec.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -12,24 +10,13 @@ use crate::raw::{self, ProcPath};
 
 /// Whether a process other than `id`'s may still act in the memory of that image.
 pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {
-    if !record.has_lent(id) {
-        return false;
-    }
+    let Some(user) = record.lender(id) else { return false };
     // Without it the process has told nobody of anything.
     let Some(cookie) = record.cookie(id) else { return false };
-    let image = Image { cookie, word: id.to_word(), start: record.earliest_start(id) };
+    let image = Image { cookie, word: id.to_word(), start: record.earliest_start(id), user };
     let acts = |pid: u32| pid != id.pid() && image.may_be_memory_of(pid);
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return true };
     raw::any_entry(all, |name| name.parse().is_ok_and(acts))
-}
-
-/// Who takes part in the table that this process has attached.
-static USER: AtomicU32 = AtomicU32::new(EVERYBODY);
-const EVERYBODY: u32 = u32::MAX;
-
-/// Notes who can have lent: this user, or, with `None`, any user of a group.
-pub fn note_user(user: Option<u32>) {
-    USER.store(user.unwrap_or(EVERYBODY), Ordering::Relaxed);
 }
 
 /// What is known of the memory of an image whose process may be gone.
@@ -37,6 +24,7 @@ struct Image {
     cookie: u64,
     word: u64,
     start: u64,
+    user: u32,
 }
 
 impl Image {
@@ -52,10 +40,7 @@ impl Image {
             Ok(found) => found == self.word,
             // Nothing is there, or nobody.
             Err(Errno::FAULT | Errno::SRCH) => false,
-            Err(_) => {
-                let user = USER.load(Ordering::Relaxed);
-                user == EVERYBODY || effective_user(pid).is_none_or(|theirs| theirs == user)
-            }
+            Err(_) => effective_user(pid).is_none_or(|user| user == self.user),
         }
     }
 }

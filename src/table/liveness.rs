@@ -22,9 +22,10 @@ pub enum Liveness {
     Unknown,
 }
 
-/// PF_EXITING and PF_FORKNOEXEC (linux/sched.h).
+/// PF_EXITING, PF_FORKNOEXEC and PF_KTHREAD (linux/sched.h).
 const EXITING: u64 = 4;
 const NEVER_EXECUTED: u64 = 0x40;
+const OF_THE_KERNEL: u64 = 0x20_0000;
 
 /// What /proc/PID/stat says of a process or thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +77,14 @@ impl Stat {
 
     /// Whether the process still has the memory that it was made with (begin_new_exec, fs/exec.c).
     pub(super) fn has_first_memory(&self) -> bool {
-        self.flags & NEVER_EXECUTED != 0
+        self.flags & (NEVER_EXECUTED | OF_THE_KERNEL) == NEVER_EXECUTED
     }
 
-    /// Whether the thread waits in a way that signals interrupt; not so for a child of vfork(2) (wait_for_vfork_done, kernel/fork.c).
+    /// Whether the thread waits, or is stopped, and so not for a child of vfork(2): only its end interrupts that (wait_for_vfork_done,
+    /// kernel/fork.c).
     #[must_use]
-    pub fn is_interruptible(&self) -> bool {
-        self.state == b'S'
+    pub fn is_no_vfork(&self) -> bool {
+        matches!(self.state, b'S' | b'T' | b't')
     }
 }
 

@@ -363,14 +363,17 @@ impl Process {
         of_image(self.stacks.load(Ordering::Relaxed), id) == Some(1)
     }
 
-    /// From now on a child may act in the memory of `id`: the end of the process is not the end of its calls.
+    /// From now on a child may act in the memory of `id`, for the user that the caller acts for: the end of the process is not the
+    /// end of its calls.
     pub fn note_lending(&self, id: ProcessId) {
-        self.lent.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
+        // No user is u32::MAX.
+        let user = rustix::process::geteuid().as_raw().wrapping_add(1);
+        self.lent.store(u64::from(id.epoch()) << 32 | u64::from(user), Ordering::Relaxed);
     }
 
-    /// Whether `id` has said so.
-    pub fn has_lent(&self, id: ProcessId) -> bool {
-        of_image(self.lent.load(Ordering::Relaxed), id) == Some(1)
+    /// For whom `id` has lent its memory, if it has.
+    pub fn lender(&self, id: ProcessId) -> Option<u32> {
+        of_image(self.lent.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
     }
 
     /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.

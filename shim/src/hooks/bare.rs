@@ -3,6 +3,7 @@
 use core::ffi::{c_int, c_long, c_void};
 use core::ptr::with_exposed_provenance_mut as pointer;
 
+use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::{
@@ -137,7 +138,8 @@ fn on_syscall(
             match number {
                 libc::SYS_clone => clone::note_lending(a as u64),
                 libc::SYS_vfork => process::note_lending(false),
-                _ => process::note_lending(true),
+                // What cannot be read is the kernel's to refuse.
+                _ => clone::note_lending(raw::read_remote_word(raw::own_tid(), a as u64).unwrap_or(0)),
             }
             // SAFETY: the application's arguments, as they are.
             unsafe { real(number, a, b, c, d, e, f) }

@@ -16,7 +16,7 @@ use syscalls::{Sysno, syscall};
 use crate::doors::{as_libc, interpose, set_errno};
 use crate::process;
 use crate::signals::{self, action::Action, guarded};
-use crate::thread;
+use crate::thread::{self, Thread};
 
 interpose! {
     /// sigaction(2)
@@ -336,11 +336,12 @@ fn load_action(from: *const u64) -> Result<Action, Errno> {
     Ok(Action { handler: word(0)? as usize, flags: word(1)?, restorer: word(2)? as usize, mask: word(3)? })
 }
 
-/// The thread is about to open signals. In a handler that interrupted a call of ours, where its stack pointer is says nothing of that
-/// call any more.
+/// The thread is about to open signals. In a handler that interrupted a call of ours further down, where its stack pointer is says
+/// nothing of that call any more.
 fn note_opening() {
     let stack = thread::stack_pointer();
-    if thread::known().is_some_and(|thread| thread.is_inside(stack)) {
+    let is_above = |thread: Thread| thread.interrupted(stack).iter().any(|frame| frame.stack() < stack);
+    if thread::known().is_some_and(is_above) {
         process::note_other_stacks();
     }
 }
