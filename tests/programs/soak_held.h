@@ -286,4 +286,26 @@ static void drop_all(void)
             drop(&held[i]);
 }
 
+/* In a forked child: what it inherited by a fork that was not one instant faults, all of it. Only the end of the parent in the middle
+ * of the fork, or another thread's exec, makes one so. */
+static void forget_broken(uint64_t parent)
+{
+    size_t broken = 0;
+    struct snapshim_stat stat;
+    for (size_t i = 0; i < HELD; i++)
+        broken += held[i].at && held[i].mapped && snapshim_stat(held[i].at, &stat) != 0;
+    if (broken == 0)
+        return;
+    for (size_t tries = 0; tries < 10000 && !is_over(parent); tries++)
+        usleep(1000);
+    MUST(is_over(parent));
+    for (size_t i = 0; i < HELD; i++) {
+        if (!held[i].at)
+            continue;
+        MUST(held[i].mapped == 0 || (!is_readable(held[i].at) && munmap(held[i].at, held[i].mapped) == 0));
+        free(held[i].copy);
+        held[i].at = NULL;
+    }
+}
+
 #endif

@@ -33,8 +33,10 @@ static void wait_for(pid_t child)
 /* Goes on with the snapshots of the thread that forked. */
 static void __attribute__((noreturn)) live_as_child(size_t operations)
 {
+    const uint64_t parent = own_name();
     has_aio = 0;
     if (find_seat()) {
+        forget_broken(parent);
         look_at_all();
         use(operations);
         step("ends", 0, 0);
