@@ -295,11 +295,14 @@ impl Soak {
         found.map_or_else(|error| error.to_string(), |output| text(&output))
     }
 
-    /// What the processes and the shim in them said, other than that they execute a program that the shim does not reach.
+    /// What the processes and the shim in them said, other than that they execute a program that the shim does not reach, or that a
+    /// parent ended in the middle of a fork; the child looks at what came of that.
     fn said(&self) -> String {
         let said = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
         said.lines()
-            .filter(|line| !line.contains("which the shim does not reach"))
+            .filter(|line| {
+                !line.contains("which the shim does not reach") && !line.contains("it inherited by fork fault")
+            })
             .flat_map(|line| [line, "\n"])
             .collect()
     }
