@@ -287,7 +287,7 @@ static void drop_all(void)
 }
 
 /* In a forked child: what it inherited by a fork that was not one instant faults, all of it. Only the end of the parent in the middle
- * of the fork, or another thread's exec, makes one so. */
+ * of the fork, another thread's exec, or a write that was left makes one so. */
 static void forget_broken(uint64_t parent)
 {
     size_t broken = 0;
@@ -296,9 +296,9 @@ static void forget_broken(uint64_t parent)
         broken += held[i].at && held[i].mapped && snapshim_stat(held[i].at, &stat) != 0;
     if (broken == 0)
         return;
-    for (size_t tries = 0; tries < 10000 && !is_over(parent); tries++)
+    for (size_t tries = 0; tries < 10000 && !has_left_a_write && !is_over(parent); tries++)
         usleep(1000);
-    MUST(is_over(parent));
+    MUST(has_left_a_write || is_over(parent));
     for (size_t i = 0; i < HELD; i++) {
         if (!held[i].at)
             continue;
