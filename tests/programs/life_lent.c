@@ -28,12 +28,17 @@ static int write_trapped(void *unused)
     return pwrite(file, bytes, PAGE, TRAPPED) != PAGE;
 }
 
-static pid_t start_beside(int (*body)(void *), void *argument)
+static pid_t start_beside_on(unsigned char *stack, int (*body)(void *))
 {
-    static unsigned char stack[1 << 17] __attribute__((aligned(16)));
-    pid_t pid = clone(body, stack + sizeof stack, CLONE_VM | SIGCHLD, argument);
+    pid_t pid = clone(body, stack + STACK, CLONE_VM | SIGCHLD, NULL);
     CHECK(pid > 0);
     return pid;
+}
+
+static pid_t start_beside(int (*body)(void *))
+{
+    static unsigned char stack[STACK] __attribute__((aligned(16)));
+    return start_beside_on(stack, body);
 }
 
 /* The parent writes itself while the child that goes on beside it is in its call. */
@@ -50,7 +55,7 @@ static void __attribute__((noreturn)) lend_memory(enum way way, int is_known)
         if (pid == 0)
             _exit(write_trapped(NULL));
     } else {
-        pid = start_beside(write_trapped, NULL);
+        pid = start_beside(write_trapped);
         while (!__atomic_load_n(&is_trapped, __ATOMIC_SEQ_CST))
             usleep(1000);
         overwrite(file, PAGE, PAGE, 1);
@@ -75,19 +80,12 @@ static void a_call_of_a_vfork_child_is_waited_for(int protection, enum who who)
         await(from_both);
         if (way == GOES_ON)
             await(from_both);
-        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
-        CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
-        tell(to_child);
+        unsigned char *at = snapshot_beside_call(protection);
         int status;
         CHECK(waitpid(writer, &status, 0) == writer && status == 0);
-        if (at != MAP_FAILED)
-            CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
-        at = snapshot(file, 0, SIZE, protection);
-        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
+        check_call_came_between(at, protection);
     }
 }
-
-enum { STACK = 1 << 17 };
 
 static int poll_above(void *unused)
 {
@@ -103,27 +101,14 @@ static int poll_above(void *unused)
 }
 
 /* The child has the thread-local storage of this thread, and a stack further up. */
-static void *write_below(void *stack)
+static void *write_below(void *memory)
 {
     int status;
-    pid_t pid = clone(poll_above, (unsigned char *)stack + 2 * STACK, CLONE_VM | SIGCHLD, NULL);
-    CHECK(pid > 0);
+    pid_t pid = start_beside_on((unsigned char *)memory + STACK, poll_above);
     trap();
     CHECK(write_trapped(NULL) == 0);
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
     return NULL;
-}
-
-static void __attribute__((noreturn)) write_below_a_child(void)
-{
-    pthread_t thread;
-    pthread_attr_t attributes;
-    unsigned char *stack = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    CHECK(stack != MAP_FAILED && pthread_attr_init(&attributes) == 0);
-    CHECK(pthread_attr_setstack(&attributes, stack, STACK) == 0);
-    CHECK(pthread_create(&thread, &attributes, write_below, stack) == 0 && pthread_join(thread, NULL) == 0);
-    _exit(0);
 }
 
 /* What the child does ends no call of the thread that made it. */
@@ -136,17 +121,12 @@ static void a_call_beside_a_child_is_waited_for(int protection, enum who who)
     before = waits;
     pid_t writer = fork();
     if (writer == 0)
-        write_below_a_child();
+        run_below(write_below);
     CHECK(writer > 0);
     await(from_both), await(from_both);
-    unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
-    CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
-    tell(to_child);
+    unsigned char *at = snapshot_beside_call(protection);
     CHECK(waitpid(writer, &status, 0) == writer && status == 0);
-    if (at != MAP_FAILED)
-        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
-    at = snapshot(file, 0, SIZE, protection);
-    CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
+    check_call_came_between(at, protection);
 }
 
 /* How the parent of a child of vfork(2) ends while the child writes. */
@@ -206,14 +186,9 @@ static void a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone(int pr
             tell(to_parent), await_image(writer, "sleep");
         else
             CHECK(kill(writer, SIGKILL) == 0 && waitid(P_PID, writer, &info, WEXITED | (end == ZOMBIE ? WNOWAIT : 0)) == 0);
-        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
-        CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
-        tell(to_child);
+        unsigned char *at = snapshot_beside_call(protection);
         await(from_both);
-        if (at != MAP_FAILED)
-            CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
-        at = snapshot(file, 0, SIZE, protection);
-        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
+        check_call_came_between(at, protection);
         if (end == REPLACED)
             CHECK(kill(writer, SIGKILL) == 0);
         if (end != REAPED)
@@ -329,7 +304,7 @@ static void what_a_borrower_forks_is_exact_or_faults(int protection, enum who wh
     file = make_file("file", SIZE);
     inherited = snapshot(file, 0, SIZE, protection);
     open_pipes();
-    pid_t pid = start_beside(fork_and_look, NULL);
+    pid_t pid = start_beside(fork_and_look);
     await(from_both);
     overwrite(file, 0, SIZE, 1);
     tell(to_child);

@@ -64,9 +64,7 @@ static void a_call_goes_on_in_both(int protection)
     pid_t writer = start_writing(SYS_pwrite64, child_waits);
     /* The parent's call is over, the child's is not. */
     await(from_both), await(from_both);
-    unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
-    CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
-    tell(to_child);
+    unsigned char *at = snapshot_beside_call(protection);
     await(from_both);
     if (at != MAP_FAILED)
         CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
@@ -129,8 +127,6 @@ static void an_announcement_is_each_process_its_own(int protection, enum who who
     end_writing(writer);
 }
 
-enum { STACK = 1 << 17 };
-
 /* How the handler, which runs further up than what it interrupted, comes to wait with no signal blocked. */
 static int waits_by_mask;
 
@@ -149,25 +145,13 @@ static void waits_open(int number, unsigned char *bytes)
     await(to_child);
 }
 
-static void *write_below(void *stack)
+static void *write_below(void *memory)
 {
-    stack_t above = {.ss_sp = (unsigned char *)stack + STACK, .ss_size = STACK};
+    stack_t above = {.ss_sp = (unsigned char *)memory + STACK, .ss_size = STACK};
     CHECK(sigaltstack(&above, NULL) == 0);
     trap();
     overwrite(file, TRAPPED, PAGE, 1);
     return NULL;
-}
-
-static void __attribute__((noreturn)) write_below_handler(void)
-{
-    pthread_t thread;
-    pthread_attr_t attributes;
-    unsigned char *stack = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    CHECK(stack != MAP_FAILED && pthread_attr_init(&attributes) == 0);
-    CHECK(pthread_attr_setstack(&attributes, stack, STACK) == 0);
-    CHECK(pthread_create(&thread, &attributes, write_below, stack) == 0 && pthread_join(thread, NULL) == 0);
-    _exit(0);
 }
 
 static void a_call_below_a_handler_that_opens_signals_is_waited_for(int protection, enum who who)
@@ -180,19 +164,14 @@ static void a_call_below_a_handler_that_opens_signals_is_waited_for(int protecti
         before = waits_open;
         pid_t writer = fork();
         if (writer == 0)
-            write_below_handler();
+            run_below(write_below);
         CHECK(writer > 0);
         await(from_both);
         usleep(10000);
-        unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
-        CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
-        tell(to_child);
+        unsigned char *at = snapshot_beside_call(protection);
         int status;
         CHECK(waitpid(writer, &status, 0) == writer && status == 0);
-        if (at != MAP_FAILED)
-            CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 0));
-        at = snapshot(file, 0, SIZE, protection);
-        CHECK(shows(at + TRAPPED, TRAPPED, PAGE, 1));
+        check_call_came_between(at, protection);
     }
 }
 

@@ -97,4 +97,37 @@ static void open_pipes(void)
     CHECK(pipe(to_parent) == 0 && pipe(to_child) == 0 && pipe(from_both) == 0);
 }
 
+/* A snapshot beside a call that goes on only then. MAP_FAILED: it was refused, as the call did not come to its end. */
+static unsigned char *snapshot_beside_call(int protection)
+{
+    unsigned char *at = mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+    CHECK(at != MAP_FAILED || errno == ETIMEDOUT);
+    tell(to_child);
+    return at;
+}
+
+/* Afterwards: the call, which wrote version 1, came behind that snapshot, and in front of the next. */
+static void check_call_came_between(const unsigned char *before_it, int protection)
+{
+    if (before_it != MAP_FAILED)
+        CHECK(shows(before_it + TRAPPED, TRAPPED, PAGE, 0));
+    const unsigned char *after = snapshot(file, 0, SIZE, protection);
+    CHECK(shows(after + TRAPPED, TRAPPED, PAGE, 1));
+}
+
+enum { STACK = 1 << 17 };
+
+/* Does `body` in a thread that has the lower half of the memory, which it is handed, for its stack; the end of the process. */
+static void __attribute__((noreturn)) run_below(void *(*body)(void *memory))
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    unsigned char *memory = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK(memory != MAP_FAILED && pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstack(&attributes, memory, STACK) == 0);
+    CHECK(pthread_create(&thread, &attributes, body, memory) == 0 && pthread_join(thread, NULL) == 0);
+    _exit(0);
+}
+
 #endif
