@@ -24,7 +24,7 @@ struct Words(&'static [AtomicU64]);
 
 impl Words {
     fn of(table: &Path) -> Self {
-        let file = OpenOptions::new().read(true).write(true).open(table.join("table-4")).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(table.join("table-5")).unwrap();
         let length = size_of::<Table>();
         // SAFETY: a new shared mapping of the whole file; every bit pattern is a word, and all access is atomic.
         let words = unsafe {

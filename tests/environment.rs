@@ -261,7 +261,7 @@ fn directories_that_others_could_tamper_with_are_refused() {
 fn used_table() -> (Scratch, PathBuf) {
     let scratch = scratch();
     assert_eq!(out(&run(&mut probe(&scratch, &["active"]))), "active: 1\n");
-    let table = scratch.table().join("table-4");
+    let table = scratch.table().join("table-5");
     assert!(table.exists());
     (scratch, table)
 }
@@ -394,7 +394,7 @@ fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
         let verbs = ["snapshot", "wait", "snapshot", "doubtful", "write", "compare"];
         let mut waiting = Waiting::start(probe(&scratch, &verbs).env("SNAPSHIM_PUSH", way));
         assert_eq!(waiting.line() + &waiting.line(), "snapshot: taken\nready\n");
-        fs::remove_file(scratch.table().join("table-4")).unwrap();
+        fs::remove_file(scratch.table().join("table-5")).unwrap();
         // Somebody else starts a new one there.
         assert_eq!(out(&run(&mut probe(&scratch, &["active"]))), "active: 1\n");
         waiting.go_on();

@@ -18,7 +18,7 @@ use crate::raw::{self, ProcPath};
 use crate::sync::Ordering;
 
 /// The table's file name in its directory; the number is the ABI version.
-pub const FILE_NAME: &CStr = c"table-4";
+pub const FILE_NAME: &CStr = c"table-5";
 
 /// Why a process cannot join a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Refusal {
             Self::DirectoryOpen => "everybody may write into the directory",
             Self::File(_) => "the table cannot be opened or mapped",
             Self::Full => "its file system is full",
-            Self::NotATable => "its file table-4 is no table",
+            Self::NotATable => "its file table-5 is no table",
             Self::FileOpen => "everybody may write the table",
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
@@ -78,11 +78,11 @@ impl Refusal {
             Self::File(_) => "check its permissions and the memory limits",
             Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
             Self::NotATable => "remove that file",
-            Self::FileOpen => "end the programs that use it and remove table-4",
+            Self::FileOpen => "end the programs that use it and remove table-5",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
-            Self::OtherVersion => "end the programs that use it and remove table-4",
+            Self::OtherVersion => "end the programs that use it and remove table-5",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
-            Self::Damaged => "end the programs that use it and remove table-4",
+            Self::Damaged => "end the programs that use it and remove table-5",
         }
     }
 }

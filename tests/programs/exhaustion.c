@@ -218,7 +218,7 @@ static int run(const struct kind *kind, int which)
 static void begin_anew(const char *directory)
 {
     char table[300];
-    snprintf(table, sizeof table, "%s/table-4", directory);
+    snprintf(table, sizeof table, "%s/table-5", directory);
     unlink(table);
     rmdir(directory);
     IN_CHILD(close(make_file("file", LENGTH)));

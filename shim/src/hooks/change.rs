@@ -361,7 +361,7 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::NoMemory => {
             "its memory cgroup is at its limit, and the kernel would kill it for one page more; raise the limit"
         }
-        Reason::Damaged => "the table is damaged; end the programs that use it and remove table-4",
+        Reason::Damaged => "the table is damaged; end the programs that use it and remove table-5",
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }
 }
