@@ -102,7 +102,7 @@ mod in_table {
     use super::{Changes, Modified, Sight, look};
     use crate::origin::Origin;
     use crate::preserve;
-    use crate::snapshot::State;
+    use crate::snapshot::{State, View};
     use crate::table::Table;
 
     impl Table {
@@ -120,32 +120,40 @@ mod in_table {
         /// Looks whether somebody who does not cooperate changed `origin`, and makes the snapshots that process `own` has of it
         /// doubtful if so. True if it made any. Only one thread of `own` looks at a time.
         pub fn doubt_if_changed(&self, own: u64, origin: Origin, file: impl FnOnce() -> Option<Modified>) -> bool {
-            let newest = self.newest_life();
+            let newest = self.newest_mapping();
             let Some(sight) = look(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)
             else {
                 return false;
             };
             // The snapshots are looked at after the file: one that has left it by now may have been left alone by who changed it.
-            let ours = self.snapshots_of(origin).filter(|(_, view)| {
-                let is_younger = view.head.life().wrapping_sub(newest).cast_signed() > 0;
+            // A piece that was cut off since is as old as what it was cut from.
+            let is_ours = |view: &View| {
+                let is_younger = view.identity.mapping > newest;
                 view.identity.owner == own && view.head.state() == State::Exact && !is_younger
-            });
+            };
             let mut doubted = false;
-            for (index, view) in ours {
-                let Some(snapshot) = self.snapshot(index) else { continue };
-                if sight.tells_on_somebody_since(&snapshot.seen()) {
-                    doubted |= preserve::doubt(self, index, view.head.life());
-                } else {
-                    snapshot.see(&sight);
+            self.over_splits(|walk| {
+                for (index, view) in walk.of(origin).filter(|(_, view)| is_ours(view)) {
+                    let Some(snapshot) = self.snapshot(index) else { continue };
+                    if sight.tells_on_somebody_since(&snapshot.seen()) {
+                        doubted |= preserve::doubt(self, index, view.head.life());
+                    } else {
+                        snapshot.see(&sight);
+                    }
                 }
-            }
+            });
             doubted
         }
 
         /// Makes the exact snapshots that process `own` has of `origin` doubtful. True if there were any.
         pub fn doubt_all_of(&self, own: u64, origin: Origin) -> bool {
-            let ours = self.snapshots_of(origin).filter(|(_, view)| view.identity.owner == own);
-            ours.filter(|(index, view)| preserve::doubt(self, *index, view.head.life())).count() > 0
+            let mut doubted = false;
+            self.over_splits(|walk| {
+                for (index, view) in walk.of(origin).filter(|(_, view)| view.identity.owner == own) {
+                    doubted |= preserve::doubt(self, index, view.head.life());
+                }
+            });
+            doubted
         }
 
         fn changes_of(&self, origin: Origin) -> &Changes {

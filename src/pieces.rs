@@ -74,7 +74,9 @@ impl Table {
         } else {
             copy.publish(head, view.head.state());
         }
-        self.header.cuts.note();
+        if let Some(worse) = self.header.cuts.note(&self.header.active, self.snapshot(index)?, view.head.state()) {
+            copy.mark(head.life(), worse);
+        }
         Some(copy_index)
     }
 }

@@ -4,6 +4,7 @@
 //! before and after, so it never takes a page for preserved that the mapper moved or dropped meanwhile.
 
 use crate::foreign::{Modified, Sight};
+use crate::gate::ActiveWord;
 use crate::origin::{Origin, Place, PlaceCell};
 use crate::preserved::empty_root;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
@@ -210,8 +211,8 @@ pub const NEVER_WRITABLE: u32 = 32;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
-/// How often pieces were cut in two. Who walks over the snapshots of an origin walks again if it changed meanwhile: the new piece
-/// may have come where it had been already.
+/// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
+/// to a place that the walk had passed already.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[derive(Debug)]
 #[repr(transparent)]
@@ -224,13 +225,30 @@ impl Cuts {
         Self(AtomicU64::new(0))
     }
 
-    /// A further piece has been published; the one it was cut from still shows its pages.
-    pub fn note(&self) {
-        if planted(Fault::CutCount) {
-            return;
+    /// A further piece of `cut`, which had the state `before` when the piece was filled in, has been published; `cut` still shows its
+    /// pages. What `cut` has become meanwhile, if that is worse: the further piece is no better.
+    pub fn note(&self, active: &ActiveWord, cut: &Snapshot, before: State) -> Option<State> {
+        if !planted(Fault::CutCount) {
+            // AcqRel: pairs with the Acquire in `count`: a walk that finds the old piece smaller finds the count changed.
+            self.0.fetch_add(1, Ordering::AcqRel);
         }
-        // AcqRel: pairs with the Acquire in `count`: who finds the old piece smaller finds the count changed.
-        self.0.fetch_add(1, Ordering::AcqRel);
+        if !planted(Fault::CutRaise) {
+            // The flag is up as long as `cut` is there. A walk that misses both pieces must not take it down: the raise has come
+            // before `cut` can go, so the lowering's exchange fails.
+            active.raise();
+        }
+        cut.worsened_since(before)
+    }
+
+    /// Has `walk` look until it finds something, or has found nothing while the count did not move.
+    pub fn over<T>(&self, mut walk: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            let before = self.count();
+            let found = walk();
+            if found.is_some() || self.count() == before || planted(Fault::CutLook) {
+                return found;
+            }
+        }
     }
 
     /// How many so far.
@@ -461,6 +479,18 @@ impl Snapshot {
                 Err(now) => seen = now,
             }
         }
+    }
+
+    /// The state, if it is worse than `before`. After a split was counted: a mark comes either before this and is found here, or
+    /// behind it, and then its maker finds the count changed and walks again.
+    fn worsened_since(&self, before: State) -> Option<State> {
+        if planted(Fault::CutMark) {
+            return None;
+        }
+        // AcqRel: an exchange, because it is ordered with the one in `mark`, which a load is not. Release: pairs with the Acquire
+        // there; the count is visible to a mark that comes behind. Acquire: as in `head`.
+        let now = Head(self.head.fetch_or(0, Ordering::AcqRel)).state();
+        (now as u8 > before as u8).then_some(now)
     }
 
     /// Any state -> free, by the mapper, or by who proved the mapper dead. False: that life is over already.

@@ -102,6 +102,12 @@ pub enum Fault {
     FloatingFrame,
     /// The count of pieces that were cut off.
     CutCount,
+    /// The second walk where that count moved beside the first.
+    CutLook,
+    /// The raise of the active word when a piece is cut off.
+    CutRaise,
+    /// The second look at the state of a piece that another was cut from.
+    CutMark,
     /// The name of the life that gives a block back.
     GivenBackByOwner,
     /// The second look for a range that another thread has taken apart.

@@ -114,6 +114,10 @@ scenarios! {
         a_page_closed_then_opened_beside_a_push_keeps_its_stores
         a_push_that_was_left_by_a_jump_holds_nobody_up
     }
+    map_split {
+        a_write_beside_a_split_preserves_the_piece
+        a_store_beside_a_split_preserves_the_piece
+    }
     map_advice {
         dontneed_keeps_what_is_preserved
         dontneed_page_by_page

@@ -278,11 +278,13 @@ fn doubt_if_table_is_gone(own: &Own) {
         return;
     }
     let mut doubted = 0;
-    for (index, view) in own.table.snapshots_live().filter(|(_, view)| view.identity.owner == own.owner()) {
-        if view.head.state() == State::Exact && snapshim::preserve::doubt(own.table, index, view.head.life()) {
-            doubted += 1;
+    own.table.over_splits(|walk| {
+        for (index, view) in walk.owned_by(own.owner()) {
+            if view.head.state() == State::Exact && snapshim::preserve::doubt(own.table, index, view.head.life()) {
+                doubted += 1;
+            }
         }
-    }
+    });
     if doubted > 0 {
         say!(
             Level::Error,

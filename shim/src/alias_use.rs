@@ -108,9 +108,11 @@ fn user_of(own: &Own, alias: Origin) -> Option<User> {
 
 /// A living process with a snapshot of `origin`.
 pub fn mapper_of(own: &Own, origin: Origin) -> Option<u32> {
-    let owners = own.table.snapshots_of(origin).map(|(_, view)| view.identity.owner);
-    let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));
-    living.find_map(|owner| own.table.owner(owner)).map(|(_, _, id)| id.pid())
+    own.table.find_over_splits(|walk| {
+        let owners = walk.of(origin).map(|(_, view)| view.identity.owner);
+        let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));
+        living.find_map(|owner| own.table.owner(owner)).map(|(_, _, id)| id.pid())
+    })
 }
 
 /// A cooperating process with a descriptor for writing.

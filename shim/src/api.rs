@@ -2,7 +2,8 @@
 
 use core::ffi::{c_char, c_int, c_void};
 
-use snapshim::snapshot::State;
+use snapshim::snapshot::{State, View};
+use snapshim::table::walk::Walk;
 
 use crate::doors::set_errno;
 use crate::{mapper, process, watch};
@@ -68,12 +69,14 @@ fn describe_unvouched(address: u64) -> Option<Stat> {
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
     watch::look_behind(own, &here);
-    let (_, here) = mapper::pieces(own, &here).next()?;
+    let (_, here) = mapper::find_piece(own, &here, |_, _| true)?;
+    Some(own.table.over_splits(|walk| sum(own, walk, &here)))
+}
+
+/// What the pieces of one mmap, which `here` is of, come to together.
+fn sum(own: &process::Own, walk: Walk<'_>, here: &View) -> Stat {
     let mut stat = Stat { state: EXACT, reserved: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
-    let same = own
-        .table
-        .snapshots_live()
-        .filter(|(_, view)| view.identity.owner == own.owner() && view.identity.mapping == here.identity.mapping);
+    let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);
     for (index, view) in same {
         let kept = view.kept();
         stat.pages += kept.end - kept.start;
@@ -86,5 +89,5 @@ fn describe(own: &process::Own, address: u64) -> Option<Stat> {
         stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;
     }
     stat.held += stat.preserved * snapshim::PAGE;
-    Some(stat)
+    stat
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use snapshim::drain::{place_behind, place_of};
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
+use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
@@ -87,7 +88,8 @@ fn release(is_unused: impl Fn(Origin) -> bool) {
 }
 
 fn has_snapshot_of(own: &Own, origin: Origin) -> bool {
-    own.table.snapshots_live().any(|(_, view)| view.identity.owner == own.owner() && view.identity.origin == origin)
+    let of_origin = |walk: Walk<'_>| walk.owned_by(own.owner()).find(|(_, view)| view.identity.origin == origin);
+    own.table.find_over_splits(of_origin).is_some()
 }
 
 /// fcntl(2): a property of the open file that has no effect without O_ASYNC, so it can mark one.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use snapshim::origin::Origin;
 use snapshim::raw;
 use snapshim::snapshot::State;
+use snapshim::table::walk::Walk;
 
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
@@ -56,7 +57,8 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
 pub fn look(own: &Own) {
     claim::look(own);
     let mut looked_at = None;
-    for (_, view) in own.table.snapshots_live().filter(|(_, view)| view.identity.owner == own.owner()) {
+    // A single walk: the next round meets what this one misses.
+    for (_, view) in own.table.walk_once().owned_by(own.owner()) {
         let origin = view.identity.origin;
         let is_worth_it = origin.is_block_device() && view.head.state() == State::Exact && looked_at != Some(origin);
         if is_worth_it {
@@ -82,17 +84,22 @@ fn look_at(own: &Own, origin: Origin) {
 
 /// Whether this process has a snapshot of `origin` that is exact and can still be spoilt.
 pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
-    exact_of(own, origin).next().is_some()
+    own.table.find_over_splits(|walk| exact_of(own, walk, origin).next()).is_some()
 }
 
 /// Marks this process's snapshots of `origin` doubtful; how many were exact.
 pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
-    exact_of(own, origin).filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count()
+    let mut doubted = 0;
+    own.table.over_splits(|walk| {
+        let exact = exact_of(own, walk, origin);
+        doubted += exact.filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count();
+    });
+    doubted
 }
 
-fn exact_of(own: &Own, origin: Origin) -> impl Iterator<Item = (u32, u32)> {
+fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
     let owner = own.owner();
-    own.table.snapshots_of(origin).filter_map(move |(index, view)| {
+    walk.of(origin).filter_map(move |(index, view)| {
         let is_exact = view.identity.owner == owner && view.head.state() == State::Exact;
         is_exact.then_some((index, view.head.life()))
     })

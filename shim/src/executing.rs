@@ -34,7 +34,7 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
 fn await_pushers(own: &Own) {
     let deadline = raw::now() + config().timeout;
     if own.identity.is_mapper() {
-        mapper::pieces(own, &EVERYWHERE).all(|(index, _)| own.table.await_pushers(index, false, deadline));
+        mapper::find_piece(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
     }
 }
 

@@ -124,9 +124,11 @@ impl Heir {
 #[cold]
 fn doubt_all(table: &Table, parent: u32) {
     places().for_each(hide);
-    for (index, view) in table.snapshots_live() {
-        preserve::doubt(table, index, view.head.life());
-    }
+    table.over_splits(|walk| {
+        for (index, view) in walk.live() {
+            preserve::doubt(table, index, view.head.life());
+        }
+    });
     say!(
         Level::Error,
         "process {} was forked by {parent} inside a call that may write a file, and nobody can wait for it (its parent died): all \

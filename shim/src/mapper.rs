@@ -16,6 +16,7 @@ use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, View};
+use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
 use crate::claim;
@@ -71,16 +72,31 @@ pub fn try_hold(own: Own) -> Option<Mappings> {
     Some(Mappings { own, _lock: LOCK.try_lock()?, signals })
 }
 
-/// The pieces of this process that a range of addresses touches. What is not held at its addresses is none of them, whatever the
-/// table says; where all are meant, that costs too much to ask of each.
-pub fn pieces<'a>(own: &'a Own, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + 'a {
-    let (owner, range) = (own.owner(), range.clone());
-    own.table.snapshots_live().filter(move |(index, view)| {
-        view.identity.owner == owner
-            && view.extent.address < range.end
+/// The pieces of this process that a range of addresses touches, as far as `walk` meets them. What is not held at its addresses is
+/// none of them, whatever the table says; where all are meant, that costs too much to ask of each.
+pub fn pieces<'a>(own: &'a Own, walk: Walk<'a>, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + use<'a> {
+    let range = range.clone();
+    walk.owned_by(own.owner()).filter(move |(index, view)| {
+        view.extent.address < range.end
             && range.start < view.extent.end()
             && (range == EVERYWHERE || is_held(own, *index, view))
     })
+}
+
+/// A piece that a range of addresses touches and that `is_wanted`.
+pub fn find_piece(own: &Own, range: &Range<u64>, mut is_wanted: impl FnMut(u32, &View) -> bool) -> Option<(u32, View)> {
+    own.table.find_over_splits(|walk| pieces(own, walk, range).find(|(index, view)| is_wanted(*index, view)))
+}
+
+/// Where the first piece that a range of addresses touches lies.
+pub fn first_piece(own: &Own, range: &Range<u64>) -> Option<Extent> {
+    own.table
+        .over_splits(|walk| pieces(own, walk, range).map(|(_, view)| view.extent).min_by_key(|extent| extent.address))
+}
+
+/// Does `act` with every piece that a range of addresses touches, with some of them more than once.
+fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
+    own.table.over_splits(|walk| pieces(own, walk, range).for_each(|(index, view)| act(index, view)));
 }
 
 /// All addresses.
@@ -102,7 +118,7 @@ pub fn keep(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
     let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
     let Some(own) = process::attached().filter(|own| own.identity.is_mapper()) else { return };
-    for (index, view) in pieces(&own, &(start..end)) {
+    each_piece(&own, &(start..end), |index, view| {
         let inside = overlap(&view, &(start..end));
         let first = view.extent.first + (inside.start - view.extent.address) / PAGE;
         let count = (inside.end - inside.start) / PAGE;
@@ -110,7 +126,7 @@ pub fn keep(address: u64, length: u64) {
         let deadline = Mappings::deadline();
         let means = means(&own, deadline);
         means.serve(&request);
-    }
+    });
 }
 
 /// What this process may use to preserve in its own snapshots.
@@ -155,11 +171,11 @@ impl Mappings {
 
     /// Again until nothing is left to do: while we wait for the agent, it may cut a piece that we have not reached yet.
     fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let left = || pieces(&self.own, range).find(|(_, view)| view.flags & CHANGED_BY_HOOK == 0);
+        let left = || find_piece(&self.own, range, |_, view| view.flags & CHANGED_BY_HOOK == 0);
         while let Some((index, view)) = left() {
             self.begin(index, &view)?;
         }
-        let inside = || pieces(&self.own, range).map(|(index, view)| (index, overlap(&view, range), view.extent));
+        let inside = || self.odd_pieces(range).map(|(index, view)| (index, overlap(&view, range), view.extent));
         while let Some((index, inside, extent)) =
             inside().find(|(_, inside, extent)| inside.start != extent.address || inside.end != extent.end())
         {
@@ -186,9 +202,16 @@ impl Mappings {
         self.cut_and_begin(&EVERYWHERE)
     }
 
+    /// The pieces in a range, all of which a hook has made odd: only the thread that holds the mappings splits them, so a single walk
+    /// meets them all.
+    pub fn odd_pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> {
+        pieces(&self.own, self.own.table.walk_once(), range)
+    }
+
     /// Makes every piece that a hook made odd even again.
     pub fn end_all(&self) {
-        for (index, _) in pieces(&self.own, &EVERYWHERE) {
+        // What a single walk misses was split by the agent, so no hook made it odd.
+        for (index, _) in self.odd_pieces(&EVERYWHERE) {
             if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags() & CHANGED_BY_HOOK != 0) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);
                 snapshot.end_change();
@@ -218,19 +241,19 @@ impl Mappings {
     /// Waits for those who push by storing bytes into a piece that is about to change its place or protection.
     fn await_byte_pushers(&self, range: &Range<u64>) -> Result<(), Errno> {
         let deadline = Self::deadline();
-        let all = pieces(&self.own, range).all(|(index, view)| {
+        let all = self.odd_pieces(range).all(|(index, view)| {
             unshare::is_writable(view.extent.protection) || self.own.table.await_pushers(index, true, deadline)
         });
         if all { Ok(()) } else { Err(Errno::NOMEM) }
     }
 
     fn retire(&self, range: &Range<u64>) {
-        for (index, view) in pieces(&self.own, range) {
+        for (index, view) in self.odd_pieces(range) {
             self.own.table.retire_snapshot(index, view.head.life());
         }
         process::holdings().remove(range);
         watch::forget_unneeded(self);
-        self.own.identity.forget_if_none(|| pieces(&self.own, &EVERYWHERE).next().is_none());
+        self.own.identity.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
         claim::release_unused(&self.own);
     }
 
@@ -248,8 +271,10 @@ impl Mappings {
 
     /// The first address in `range` that the program must not make writable.
     fn first_never_writable(&self, range: &Range<u64>) -> Option<u64> {
-        let closed = pieces(&self.own, range).filter(|(_, view)| view.flags & NEVER_WRITABLE != 0);
-        closed.map(|(_, view)| overlap(&view, range).start).min()
+        self.own.table.over_splits(|walk| {
+            let closed = pieces(&self.own, walk, range).filter(|(_, view)| view.flags & NEVER_WRITABLE != 0);
+            closed.map(|(_, view)| overlap(&view, range).start).min()
+        })
     }
 
     /// mprotect(2): does `call`, which gives a range the protection `protection`, to `range`.
@@ -280,7 +305,7 @@ impl Mappings {
             let result = call();
             // A failed call may have changed a part.
             let protection = if result.is_ok() { protection } else { Extent::PROTECTION_UNKNOWN };
-            for (index, view) in pieces(&self.own, range) {
+            for (index, view) in self.odd_pieces(range) {
                 if let Some(snapshot) = self.snapshot(index) {
                     snapshot.place(&Extent { protection, ..view.extent });
                 }
@@ -293,8 +318,8 @@ impl Mappings {
     pub fn is_all(&self, range: &Range<u64>) -> bool {
         let mut at = range.start;
         while at < range.end {
-            match pieces(&self.own, &(at..at + PAGE)).map(|(_, view)| view.extent.end()).max() {
-                Some(end) => at = end,
+            match find_piece(&self.own, &(at..at + PAGE), |_, _| true) {
+                Some((_, view)) => at = view.extent.end(),
                 None => return false,
             }
         }
@@ -312,7 +337,7 @@ impl Mappings {
             self.await_byte_pushers(&to)?;
             // Who was there is gone even if nothing comes in its place (mremap(2) unmaps first).
             self.retire(&to);
-            for (index, view) in pieces(&self.own, range) {
+            for (index, view) in self.odd_pieces(range) {
                 let address = target + (view.extent.address - range.start);
                 self.shift_piece(index, &view, address)?;
             }
@@ -341,7 +366,7 @@ impl Mappings {
     /// What was preserved stays, the mapper's own stores in those pages included.
     pub fn drop_unpreserved(&self, range: &Range<u64>, advice: Advice) -> Result<(), Errno> {
         self.changing(&[range], || {
-            for (index, view) in pieces(&self.own, range) {
+            for (index, view) in self.odd_pieces(range) {
                 let quiet = self.own.table.await_pushers(index, false, Self::deadline());
                 let complete = self.snapshot(index).is_some_and(|snapshot| snapshot.flags() & BITS_INCOMPLETE == 0);
                 if quiet && complete && !view.is_relocated() {
@@ -378,7 +403,7 @@ impl Mappings {
     ) -> Result<(), Errno> {
         self.changing(&[range], || {
             call()?;
-            for (index, _) in pieces(&self.own, range) {
+            for (index, _) in self.odd_pieces(range) {
                 match self.snapshot(index) {
                     Some(snapshot) if on => snapshot.add_flags(flag),
                     Some(snapshot) => snapshot.remove_flags(flag),

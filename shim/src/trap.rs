@@ -11,6 +11,7 @@ use snapshim::drain::Patience;
 use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, ProcPath};
+use snapshim::snapshot::View;
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
@@ -122,6 +123,7 @@ pub fn resolve(address: u64, access: Access) -> Outcome {
 fn is_ours(address: u64) -> bool {
     is_held(address)
         || process::attached().is_some_and(|own| {
-            mapper::pieces(&own, &(address..address + 1)).any(|(_, view)| unshare::is_writable(view.extent.protection))
+            let is_writable = |_, view: &View| unshare::is_writable(view.extent.protection);
+            mapper::find_piece(&own, &(address..address + 1), is_writable).is_some()
         })
 }

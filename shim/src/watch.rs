@@ -15,6 +15,7 @@ use snapshim::drain::{Patience, modified_behind, place_behind};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
 use snapshim::raw::{self, ProcPath, SignalsBlocked};
+use snapshim::snapshot::View;
 
 use crate::apart::{self, Reached};
 use crate::config::config;
@@ -60,7 +61,8 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
 /// Gives up the ways to origins that no snapshot of this process needs any more.
 pub fn forget_unneeded(held: &Mappings) {
     let own = &held.own;
-    let is_needed = |origin| own.table.snapshots_of(origin).any(|(_, view)| view.identity.owner == own.owner());
+    let is_ours = |piece: &(u32, View)| piece.1.identity.owner == own.owner();
+    let is_needed = |origin| own.table.find_over_splits(|walk| walk.of(origin).find(is_ours)).is_some();
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
         let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
@@ -144,7 +146,7 @@ pub fn look_at_all(own: &Own) {
 
 /// Looks at the origins of the snapshots that a range of addresses touches.
 pub fn look_behind(own: &Own, addresses: &Range<u64>) {
-    look(own, |origin| mapper::pieces(own, addresses).any(|(_, view)| view.identity.origin == origin));
+    look(own, |origin| mapper::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
 }
 
 /// One thread at a time; another waits a little, and leaves it to the first if that does not help.

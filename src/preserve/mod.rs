@@ -210,13 +210,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Does `act` with every snapshot of `origin`, those included that are cut from others meanwhile.
     fn in_each(&self, origin: Origin, act: impl Fn(u32, u32) -> Result<(), Failure>) -> Result<(), Failure> {
-        loop {
-            let cut = self.table.pieces_cut();
-            self.table.snapshots_of(origin).try_for_each(|(index, view)| act(index, view.head.life()))?;
-            if self.table.pieces_cut() == cut {
-                return Ok(());
-            }
-        }
+        let failed = self
+            .table
+            .find_over_splits(|walk| walk.of(origin).find_map(|(index, view)| act(index, view.head.life()).err()));
+        failed.map_or(Ok(()), Err)
     }
 
     fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {

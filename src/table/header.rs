@@ -49,18 +49,11 @@ impl Header {
     /// A life that no snapshot has now.
     pub(crate) fn next_life(&self) -> u32 {
         loop {
-            // Release: pairs with the Acquire in `newest_life`: what the mapper has seen of the origin, it saw before.
-            let life = self.lives.fetch_add(1, Ordering::Release).wrapping_add(1);
+            let life = self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
             if life != 0 {
                 return life;
             }
         }
-    }
-
-    /// The life that was handed out last.
-    pub(super) fn newest_life(&self) -> u32 {
-        // Acquire: pairs with the Release in `next_life`.
-        self.lives.load(Ordering::Acquire)
     }
 
     /// Whether the table cannot be trusted.
@@ -87,7 +80,14 @@ impl Header {
 
     /// An id for the pieces of a new mapping.
     pub fn next_mapping(&self) -> u64 {
-        self.mappings.fetch_add(1, Ordering::Relaxed) + 1
+        // Release: pairs with the Acquire in `newest_mapping`: what the mapper has seen of the origin, it saw before.
+        self.mappings.fetch_add(1, Ordering::Release) + 1
+    }
+
+    /// The id that was handed out last.
+    pub(super) fn newest_mapping(&self) -> u64 {
+        // Acquire: pairs with the Release in `next_mapping`.
+        self.mappings.load(Ordering::Acquire)
     }
 
     /// The calls of a thread that is about to fork stand in its child's slot as well.

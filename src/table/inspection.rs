@@ -4,6 +4,7 @@
 //! the header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
 
 use super::process::ProcessId;
+use super::walk::Walk;
 use super::{Table, liveness};
 use crate::drain::Patience;
 use crate::preserve::holdings::Holdings;
@@ -111,14 +112,18 @@ impl Table {
 
     /// Whether the pieces in the table are those that the process holds, and writers find them.
     fn shows(&self, known: &Knowledge<'_>) -> bool {
+        self.over_splits(|walk| self.shows_in(walk, known))
+    }
+
+    fn shows_in(&self, walk: Walk<'_>, known: &Knowledge<'_>) -> bool {
         let owner = known.id.owner_word(known.index);
         let mut pages = 0;
-        for (index, view) in self.snapshots_live().filter(|(_, view)| view.identity.owner == owner) {
+        for (index, view) in walk.owned_by(owner) {
             if view.head.is_changing() {
                 return known.holdings.is_changing();
             }
             let is_found = view.is_relocated()
-                // Acquire: as in `snapshots_of`.
+                // Acquire: as in `Walk::of`.
                 || self.marks[index as usize].load(Ordering::Acquire) == view.identity.origin.mark();
             if !is_found || !known.holdings.contains(&(view.extent.address..view.extent.end())) {
                 return false;

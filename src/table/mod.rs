@@ -13,6 +13,7 @@ pub mod liveness;
 pub mod owner;
 pub mod process;
 pub mod recovery;
+pub mod walk;
 pub mod writer;
 
 use core::ops::Range;
@@ -116,29 +117,9 @@ impl Table {
         &self.processes[..self.header.processes_used()]
     }
 
-    /// The snapshots there are, with their indices.
-    pub fn snapshots_live(&self) -> impl Iterator<Item = (u32, View)> {
-        let used = &self.snapshots[..self.header.snapshots_used()];
-        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, self.sound(snapshot)?)))
-    }
-
-    /// The snapshots of `origin` that want their pages preserved.
-    pub fn snapshots_of(&self, origin: Origin) -> impl Iterator<Item = (u32, View)> {
-        let mark = origin.mark();
-        let used = &self.marks[..self.header.snapshots_used()];
-        // Acquire: pairs with the Release in `publish_mark`.
-        used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
-            move |(index, _)| {
-                let view = self.sound(&self.snapshots[index])?;
-                let wanted = view.identity.origin == origin && view.head.wants_pages() && !view.is_relocated();
-                wanted.then_some((index as u32, view))
-            },
-        )
-    }
-
     /// Whether any snapshot of `origin` wants its pages preserved.
     pub fn is_origin_in_use(&self, origin: Origin) -> bool {
-        self.snapshots_of(origin).next().is_some()
+        self.find_over_splits(|walk| walk.of(origin).next()).is_some()
     }
 
     /// Makes snapshot `index` one of those that are looked at.
@@ -146,15 +127,10 @@ impl Table {
         self.header.note_snapshot(index);
     }
 
-    /// How often pieces were cut in two.
-    pub fn pieces_cut(&self) -> u64 {
-        self.header.cuts.count()
-    }
-
     /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.
     pub fn publish_mark(&self, index: u32, origin: Origin) {
         self.header.note_snapshot(index);
-        // Release: pairs with the Acquire in `snapshots_of`.
+        // Release: pairs with the Acquire in `Walk::of`.
         self.marks[index as usize].store(origin.mark(), Ordering::Release);
     }
 
@@ -168,9 +144,9 @@ impl Table {
         self.header.next_mapping()
     }
 
-    /// The life that was handed out last. Snapshots with a later one were taken later.
-    pub(crate) fn newest_life(&self) -> u32 {
-        self.header.newest_life()
+    /// The id that was handed out last. Mappings with a later one were made later.
+    pub(crate) fn newest_mapping(&self) -> u64 {
+        self.header.newest_mapping()
     }
 
     /// A free snapshot record, claimed for a new life.
@@ -196,7 +172,7 @@ impl Table {
     pub fn lower_active(&self) {
         self.header.active.lower_if(|| {
             // The creation record first: a creation that is over has published its snapshots before.
-            !self.header.creation.look().is_busy() && self.snapshots_live().next().is_none()
+            !self.header.creation.look().is_busy() && self.find_over_splits(|walk| walk.live().next()).is_none()
         });
     }
 

@@ -72,11 +72,12 @@ impl Table {
 
     /// Retires the published snapshots of `owner`.
     pub fn retire_all_of(&self, owner: u64) {
-        for (snapshot, view) in self.snapshots_live() {
-            if view.identity.owner == owner {
+        // Where only the image is dead, a child of vfork may still split what it had.
+        self.over_splits(|walk| {
+            for (snapshot, view) in walk.owned_by(owner) {
                 self.retire_snapshot(snapshot, view.head.life());
             }
-        }
+        });
     }
 
     /// Retires the snapshots that were claimed for `dead` and never published.
@@ -99,7 +100,8 @@ impl Table {
 
     /// Retires the snapshots whose mapper is not in the table any more: who buried it was killed in it.
     fn retire_orphans(&self) {
-        for (snapshot, view) in self.snapshots_live() {
+        // A single walk: nobody is left to split these.
+        for (snapshot, view) in self.walk_once().live() {
             if self.owner(view.identity.owner).is_none() {
                 self.retire_snapshot(snapshot, view.head.life());
             }

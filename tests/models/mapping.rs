@@ -3,8 +3,8 @@
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use snapshim::gate::{Call, Frame};
-use snapshim::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State};
+use snapshim::gate::{ActiveWord, Call, Frame};
+use snapshim::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
 use snapshim::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
@@ -124,33 +124,70 @@ fn a_drop_never_takes_a_preserved_page() {
     });
 }
 
-/// A snapshot of two pages, the second of which is cut off into a record in front of the first.
+/// A snapshot of two pages, in the back record; its second page is cut off into the front one, which a walk comes to first.
+struct Pieces {
+    front: Snapshot,
+    back: Snapshot,
+    cuts: Cuts,
+    active: ActiveWord,
+}
+
+const WHOLE: Extent = Extent { address: 4096, first: 0, pages: 2, protection: 3 };
+const CUT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 3 };
+
+impl Pieces {
+    fn new() -> Arc<Self> {
+        let pieces =
+            Self { front: Snapshot::new(), back: Snapshot::new(), cuts: Cuts::new(), active: ActiveWord::new() };
+        pieces.active.raise();
+        let head = pieces.back.claim(1, 1).expect("free");
+        pieces.back.describe(head, &Self::identity(), &WHOLE, 0);
+        pieces.back.publish(head, State::Exact);
+        Arc::new(pieces)
+    }
+
+    fn identity() -> Identity {
+        Identity { origin: ORIGIN, owner: 1, size: 8192, base: 0, mapping: 1 }
+    }
+
+    /// What a mapper does that changes only a part.
+    fn split(&self) {
+        // A mark can come in between.
+        while self.back.begin_change(1).is_none() {}
+        let before = self.back.view().expect("live").head.state();
+        let head = self.front.claim(2, 1).expect("free");
+        self.front.describe(head, &Self::identity(), &CUT_OFF, 0);
+        self.front.publish(head, before);
+        if let Some(worse) = self.cuts.note(&self.active, &self.back, before) {
+            self.front.mark(2, worse);
+        }
+        self.back.place(&Extent { pages: 1, ..WHOLE });
+    }
+
+    /// What a mapper does that gives a part up.
+    fn split_and_retire(&self) {
+        self.split();
+        self.back.retire(1);
+    }
+
+    fn walk(&self) -> impl Iterator<Item = (&Snapshot, View)> {
+        [&self.front, &self.back].into_iter().filter_map(|piece| Some((piece, piece.view()?)))
+    }
+}
+
 #[test]
-fn who_walks_over_the_pieces_finds_the_one_that_is_cut_off() {
+fn a_walk_meets_the_piece_that_is_cut_off() {
     model(|| {
-        let pieces = Arc::new(([Snapshot::new(), Snapshot::new()], Cuts::new()));
-        let identity = Identity { origin: ORIGIN, owner: 1, size: 8192, base: 0, mapping: 1 };
-        let whole = Extent { address: 4096, first: 0, pages: 2, protection: 3 };
-        let head = pieces.0[1].claim(1, 1).expect("free");
-        pieces.0[1].describe(head, &identity, &whole, 0);
-        pieces.0[1].publish(head, State::Exact);
+        let pieces = Pieces::new();
         let other = Arc::clone(&pieces);
         let mapper = thread::spawn(move || {
-            let ([front, back], cuts) = &*other;
-            back.begin_change(1).expect("nobody else changes it");
-            let head = front.claim(2, 1).expect("free");
-            front.describe(head, &identity, &Extent { address: 8192, first: 1, pages: 1, ..whole }, 0);
-            front.publish(head, State::Exact);
-            cuts.note();
-            back.place(&Extent { pages: 1, ..whole });
-            back.end_change();
+            other.split();
+            other.back.end_change();
         });
         thread::yield_now();
-        let ([front, back], cuts) = &*pieces;
         let mut reached = [false; 2];
-        loop {
-            let cut = cuts.count();
-            for piece in [front, back] {
+        pieces.cuts.over(|| -> Option<()> {
+            for piece in [&pieces.front, &pieces.back] {
                 // The mapper is waited for where a piece is changing.
                 let view = loop {
                     match piece.view() {
@@ -162,12 +199,56 @@ fn who_walks_over_the_pieces_finds_the_one_that_is_cut_off() {
                     reached[page as usize] = true;
                 }
             }
-            if cuts.count() == cut {
-                break;
-            }
-        }
+            None
+        });
         mapper.join().unwrap();
         assert_eq!(reached, [true; 2]);
+    });
+}
+
+#[test]
+fn an_origin_is_in_use_while_its_snapshot_is_split() {
+    model(|| {
+        let pieces = Pieces::new();
+        let other = Arc::clone(&pieces);
+        let mapper = thread::spawn(move || other.split_and_retire());
+        thread::yield_now();
+        let found = pieces.cuts.over(|| pieces.walk().next().map(|(_, view)| view.identity.origin));
+        mapper.join().unwrap();
+        assert_eq!(found, Some(ORIGIN), "a writer changes the file and preserves nothing");
+    });
+}
+
+/// The walk is a single one here: what keeps the flag up is the raise.
+#[test]
+fn the_flag_stays_up_while_the_only_snapshot_is_split() {
+    model(|| {
+        let pieces = Pieces::new();
+        let other = Arc::clone(&pieces);
+        let mapper = thread::spawn(move || other.split_and_retire());
+        thread::yield_now();
+        pieces.active.lower_if(|| pieces.walk().next().is_none());
+        mapper.join().unwrap();
+        assert!(pieces.active.is_raised());
+    });
+}
+
+#[test]
+fn a_doubt_reaches_the_piece_that_is_cut_off() {
+    model(|| {
+        let pieces = Pieces::new();
+        let other = Arc::clone(&pieces);
+        let mapper = thread::spawn(move || other.split_and_retire());
+        thread::yield_now();
+        pieces.cuts.over(|| -> Option<()> {
+            for (piece, view) in pieces.walk() {
+                piece.mark(view.head.life(), State::Doubtful);
+            }
+            None
+        });
+        mapper.join().unwrap();
+        let left = pieces.front.view().expect("live").head.state();
+        assert_eq!(left, State::Doubtful, "the snapshot shows what was doubted, and says exact");
     });
 }
 

@@ -12,6 +12,7 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::raw;
+use snapshim::snapshot::View;
 use snapshim::table::Table;
 
 use crate::config::config;
@@ -472,24 +473,23 @@ fn is_at_end(file: BorrowedFd<'_>, position: u64, end: u64, written: u64) -> boo
 
 /// The write may have landed outside what was preserved: say so rather than be silently wrong.
 fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, origin: Origin) {
-    let cut = thread.own.table.pieces_cut();
-    for (index, view) in thread.own.table.snapshots_of(origin) {
-        if !pusher.break_mapping(index, &view) {
-            preserve::doubt(thread.own.table, index, view.head.life());
-        }
-        let pid = thread.own.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
-        say!(
-            Level::Warn,
-            "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, cleared O_APPEND or replaced the \
-             descriptor that it wrote at",
-            Program(pid),
-            Named(origin),
-            raw::own_pid()
-        );
+    let table = thread.own.table;
+    table.over_splits(|walk| walk.of(origin).for_each(|(index, view)| break_one(table, pusher, index, &view)));
+}
+
+fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view: &View) {
+    if !pusher.break_mapping(index, view) {
+        preserve::doubt(table, index, view.head.life());
     }
-    if thread.own.table.pieces_cut() != cut {
-        break_after_the_fact(thread, pusher, origin);
-    }
+    let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    say!(
+        Level::Warn,
+        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, cleared O_APPEND or replaced the \
+         descriptor that it wrote at",
+        Program(pid),
+        Named(view.identity.origin),
+        raw::own_pid()
+    );
 }
 
 /// What the gate asks of this thread.

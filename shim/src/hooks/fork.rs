@@ -161,12 +161,14 @@ struct Inheritance;
 impl Inheritance {
     fn list(mappings: &Mappings) -> Self {
         let own = &mappings.own;
-        INHERITED.clear();
-        for (_, view) in mapper::pieces(own, &EVERYWHERE)
-            .filter(|(index, view)| is_inherited(own, *index) && mapper::is_held(own, *index, view))
-        {
-            let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
-        }
+        own.table.over_splits(|walk| {
+            INHERITED.clear();
+            for (_, view) in mapper::pieces(own, walk, &EVERYWHERE)
+                .filter(|(index, view)| is_inherited(own, *index) && mapper::is_held(own, *index, view))
+            {
+                let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
+            }
+        });
         Self
     }
 
@@ -246,7 +248,7 @@ impl<'a> Prepared<'a> {
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
-        for (index, view) in mapper::pieces(own, &EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
+        for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
             let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;

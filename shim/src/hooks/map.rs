@@ -338,9 +338,7 @@ fn is_advice_of_interest(advice: c_int) -> bool {
 fn advise_between(mappings: &mapper::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
-        let next = mapper::pieces(&mappings.own, &(at..range.end))
-            .map(|(_, view)| view.extent)
-            .min_by_key(|extent| extent.address);
+        let next = mapper::first_piece(&mappings.own, &(at..range.end));
         let (end, resume) = next.map_or((range.end, range.end), |extent| (extent.address.max(at), extent.end()));
         if end > at {
             // SAFETY: the application's own advice on its own memory.

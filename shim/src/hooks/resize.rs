@@ -9,6 +9,7 @@ use snapshim::drain::{place_at, place_behind};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
 use snapshim::raw::{self, ProcPath};
+use snapshim::snapshot::View;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};
@@ -144,7 +145,7 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Option<Origin>) {
 /// `origin` was emptied unannounced, because it came under a name that had led to another file.
 pub fn doubt(origin: Origin) {
     let Some(own) = process::attached() else { return };
-    for (index, view) in own.table.snapshots_of(origin) {
+    let doubt = |(index, view): (u32, View)| {
         if preserve::doubt(own.table, index, view.head.life()) {
             say!(
                 Level::Warn,
@@ -153,7 +154,8 @@ pub fn doubt(origin: Origin) {
                 raw::own_pid()
             );
         }
-    }
+    };
+    own.table.over_splits(|walk| walk.of(origin).for_each(doubt));
 }
 
 /// Whether a path in /proc does not exist, in a chroot(2) above all, though the descriptor that it names does.

@@ -16,7 +16,7 @@ pub fn run(attached: &Attached) {
     for (index, record) in table.processes_used().iter().enumerate() {
         let Some(id) = record.id() else { continue };
         let owner = id.owner_word(index as u32);
-        let held = table.snapshots_live().filter(|(_, view)| view.identity.owner == owner).count();
+        let held = table.over_splits(|walk| walk.owned_by(owner).count());
         let state = match liveness::of(record, id) {
             Liveness::Alive => "alive",
             Liveness::Dead => "dead",
@@ -26,7 +26,8 @@ pub fn run(attached: &Attached) {
     }
     println!();
     println!("{:>8}  {:<24}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
-    for (index, view) in table.snapshots_live() {
+    // A single walk: each line is about one record.
+    for (index, view) in table.walk_once().live() {
         print_snapshot(table, index, &view);
     }
 }

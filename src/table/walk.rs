@@ -1,0 +1,82 @@
+//! Walks over the snapshots there are.
+//!
+//! A mapper that splits a snapshot publishes the new record, counts the split, and only then lets the old record shrink; the old
+//! one may be retired next. A walk that was past the new record's place before the split, and reaches the old one's after it, meets
+//! neither, although the pages were in one of them all the time. The count tells: a walk beside which it did not move meets every
+//! snapshot that was there throughout.
+//!
+//! So nothing is concluded from a single walk. [`Table::over_splits`] and [`Table::find_over_splits`] repeat it; a single one has to
+//! be asked for by name ([`Table::walk_once`]), with the reason why a piece that it misses harms nothing.
+
+use super::Table;
+use crate::origin::Origin;
+use crate::snapshot::View;
+use crate::sync::Ordering;
+
+/// One look at each record.
+#[derive(Clone, Copy)]
+pub struct Walk<'a> {
+    table: &'a Table,
+}
+
+impl core::fmt::Debug for Walk<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.debug_struct("Walk").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// The snapshots there are, with their indices.
+    pub fn live(self) -> impl Iterator<Item = (u32, View)> + use<'a> {
+        let table = self.table;
+        let used = &table.snapshots[..table.header.snapshots_used()];
+        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, table.sound(snapshot)?)))
+    }
+
+    /// Those of the process that `owner` refers to.
+    pub fn owned_by(self, owner: u64) -> impl Iterator<Item = (u32, View)> + use<'a> {
+        self.live().filter(move |(_, view)| view.identity.owner == owner)
+    }
+
+    /// The snapshots of `origin` that want their pages preserved.
+    pub fn of(self, origin: Origin) -> impl Iterator<Item = (u32, View)> + use<'a> {
+        let table = self.table;
+        let mark = origin.mark();
+        let used = &table.marks[..table.header.snapshots_used()];
+        // Acquire: pairs with the Release in `publish_mark`.
+        used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
+            move |(index, _)| {
+                let view = table.sound(&table.snapshots[index])?;
+                let wanted = view.identity.origin == origin && view.head.wants_pages() && !view.is_relocated();
+                wanted.then_some((index as u32, view))
+            },
+        )
+    }
+}
+
+impl Table {
+    /// The result of a walk beside which nothing was split. What `walk` does to the snapshots that it meets, it may do again.
+    pub fn over_splits<T>(&self, mut walk: impl FnMut(Walk<'_>) -> T) -> T {
+        let mut result = None;
+        self.header.cuts.over(|| -> Option<()> {
+            result = Some(walk(self.walk_once()));
+            None
+        });
+        match result {
+            Some(result) => result,
+            // `over` walks at least once.
+            None => walk(self.walk_once()),
+        }
+    }
+
+    /// What a walk finds; `None` if one beside which nothing was split found nothing.
+    pub fn find_over_splits<T>(&self, mut walk: impl FnMut(Walk<'_>) -> Option<T>) -> Option<T> {
+        self.header.cuts.over(|| walk(self.walk_once()))
+    }
+
+    /// A single walk: it misses a piece that is cut off beside it. Whoever takes one says why that does no harm.
+    #[must_use]
+    pub fn walk_once(&self) -> Walk<'_> {
+        Walk { table: self }
+    }
+}
