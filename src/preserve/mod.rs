@@ -4,6 +4,7 @@
 //! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
 
+pub mod bytes;
 pub mod headroom;
 pub mod holdings;
 pub mod kept;
@@ -21,7 +22,7 @@ use crate::drain::{Allowance, Patience};
 use crate::gate::Frame;
 use crate::origin::Origin;
 use crate::raw;
-use crate::snapshot::{Snapshot, State, View};
+use crate::snapshot::{Extent, Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::{Agent, Caller};
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
@@ -346,8 +347,13 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     ) -> Push {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
-        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
-        let private = verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept);
+        let protection = view.extent.protection;
+        let (access, private) = if protection == Extent::PROTECTION_UNKNOWN || unshare::is_writable(protection) {
+            let access = mapper.unshare(address, count, protection, self.unreadable);
+            (access, verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept))
+        } else {
+            (Ok(()), mapper.store_same_bytes(address, count, self.kept))
+        };
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process
         // till now.
         if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
