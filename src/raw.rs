@@ -328,13 +328,18 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
         .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
 
+/// The least of the numbers that [`move_up`] moves to.
+#[must_use]
+pub fn least_high_number() -> u32 {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024) as u32;
+    most - (most / 2).min(256)
+}
+
 /// Moves `file` to a number higher than programs use, close-on-exec; the original number is closed.
 ///
 /// Not so high that the kernel makes a large table for it, which each fork would copy.
 pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024);
-    let least = (most - (most / 2).min(256)) as i32;
-    rustix::io::fcntl_dupfd_cloexec(&file, least)
+    rustix::io::fcntl_dupfd_cloexec(&file, least_high_number() as i32)
 }
 
 /// Gives the calling thread, which shares its descriptor table with others, an empty one of its own: close_range(2), Linux 5.9.

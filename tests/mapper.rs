@@ -118,6 +118,15 @@ scenarios! {
         a_write_beside_a_split_preserves_the_piece
         a_store_beside_a_split_preserves_the_piece
     }
+    map_pinned {
+        a_byte_that_is_copied_after_a_change_is_not_stored
+        processes_that_write_the_same_pages_spoil_none
+        threads_that_write_the_same_pages_spoil_none
+    }
+    map_numbers {
+        a_number_that_is_taken_in_a_use_gets_no_byte
+        a_program_that_takes_all_numbers_gets_no_byte
+    }
     map_advice {
         dontneed_keeps_what_is_preserved
         dontneed_page_by_page
