@@ -60,7 +60,7 @@ pub fn make_private(run: &impl Run) -> Result<usize, Errno> {
             Found::Private => page += 1,
             Found::Other => break,
             Found::Shared => {
-                let is_pair = page % 2 == 0 && page + 1 < count && found[page + 1] == Found::Shared;
+                let is_pair = page.is_multiple_of(2) && page + 1 < count && found[page + 1] == Found::Shared;
                 let end = page + 1 + usize::from(is_pair);
                 match run.store(page, &bytes[page..end]) {
                     Ok(stored) if stored == end - page => page = end,
@@ -83,11 +83,14 @@ mod tests {
 
     use super::*;
 
+    /// Stores: from which page on, and what.
+    type Stores = Vec<(usize, Vec<u8>)>;
+
     /// What each page is, and which stores were made.
     struct Recorded<'a> {
         pages: &'a [Found],
         reachable: usize,
-        stores: RefCell<Vec<(usize, Vec<u8>)>>,
+        stores: RefCell<Stores>,
     }
 
     impl Run for Recorded<'_> {
@@ -114,7 +117,7 @@ mod tests {
         }
     }
 
-    fn made(pages: &[Found], reachable: usize) -> (Result<usize, Errno>, Vec<(usize, Vec<u8>)>) {
+    fn made(pages: &[Found], reachable: usize) -> (Result<usize, Errno>, Stores) {
         let run = Recorded { pages, reachable, stores: RefCell::default() };
         (make_private(&run), run.stores.into_inner())
     }

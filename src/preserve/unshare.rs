@@ -1,5 +1,9 @@
 //! Unshare: break copy-on-write on pages of a mapper's address space, from outside, without the mapper's help.
 //!
+//! The kernel's own copy is never newer than the snapshot. It copies the page and then puts the copy in place only if what is there is
+//! still what it copied (wp_page_copy and finish_fault, mm/memory.c); where another pusher has made the page private meanwhile, it
+//! drops its copy. As long as the page is shared no change of it lands. Bytes that are read and stored are [`bytes`]' matter.
+//!
 //! Nothing is ever stored into an image that exec has put in the mapper's place. Bytes go through a file that is bound to the old
 //! address space. What addresses the pid instead carries no bytes; it can reach a new image only from a pusher that was stopped for
 //! longer than the mapper's exec waited, or where exec was called past its hook, and does there what a store of what is stored
@@ -107,7 +111,7 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// Where the byte of a page lies.
     fn place(&self, page: usize) -> u64 {
-        let is_first_of_pair = page % 2 == 0 && page + 1 < self.count;
+        let is_first_of_pair = page.is_multiple_of(2) && page + 1 < self.count;
         self.address + page as u64 * PAGE + if is_first_of_pair { PAGE - 1 } else { 0 }
     }
 }
@@ -121,7 +125,7 @@ impl Run for Pages<'_> {
         let mut page = if self.count > 2 { raw::read_at_boundaries(self.thread, self.address, bytes) } else { 0 };
         // What it does not reach (PROT_NONE) is read pair by pair.
         while page < self.count {
-            let end = if page % 2 == 0 { self.count.min(page + 2) } else { page + 1 };
+            let end = if page.is_multiple_of(2) { self.count.min(page + 2) } else { page + 1 };
             match rustix::io::pread(self.memory, &mut bytes[page..end], self.place(page))? {
                 0 => return Err(Errno::FAULT),
                 read => page += read,

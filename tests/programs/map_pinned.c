@@ -140,7 +140,7 @@ static void a_byte_that_is_copied_after_a_change_is_not_stored(int protection, e
     CHECK(shows(at, 0, SIZE, 0));
 }
 
-enum { WRITERS_AT_ONCE = 3, MANY = 256, SECONDS = 2 };
+enum { WRITERS_AT_ONCE = 3, MANY = 256, SECONDS = 1 };
 
 /* Each round is one snapshot; all writers meet at each of its pages. */
 static struct {
