@@ -193,6 +193,36 @@ fn mappings_that_shared_files_does_not_speak_of_see_the_changes() {
     is_as_natively(&[("SNAPSHIM_FILES", "file")], "sees_the_changes");
 }
 
+/// userfaultfd(2) takes private mappings of files only on tmpfs.
+fn served(scenario: &str, change: impl Fn(&mut Command)) {
+    for way in ["auto", "direct", "agent"] {
+        let scratch = Scratch::on_tmpfs();
+        let mut command = scratch.shimmed(program("map_served"), way);
+        change(&mut command);
+        succeeds(scenario, command.arg(scenario));
+    }
+}
+
+#[test]
+fn a_snapshot_is_not_registered_with_a_userfaultfd() {
+    served("a_snapshot_is_not_registered", |_| {});
+    fails_without_the_shim("map_served", "a_snapshot_is_not_registered");
+}
+
+#[test]
+fn a_writer_goes_on_when_the_mapper_answers_the_fault() {
+    served("a_writer_goes_on_when_the_fault_is_answered", |_| {});
+}
+
+#[test]
+fn a_writer_does_not_wait_for_ever_for_the_mapper_to_answer_a_fault() {
+    for policy in POLICIES {
+        served("a_writer_does_not_wait_for_ever", |command| {
+            command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", "300");
+        });
+    }
+}
+
 const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];
 
 /// Other users have to reach library and programs.

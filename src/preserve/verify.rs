@@ -151,3 +151,26 @@ fn entries(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<u64, Err
     }
     Ok(private)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_surely_the_mappers_own_is_private() {
+        let cases = [
+            (PRESENT, Found::Private),
+            (PRESENT | WATCHED, Found::Private),
+            (PRESENT | FILE, Found::Shared),
+            (0, Found::Shared),
+            // A page of the file that is being migrated.
+            (SWAPPED | FILE, Found::Shared),
+            (SWAPPED, Found::Private),
+            (SWAPPED | GUARD, Found::Other),
+            (SWAPPED | WATCHED, Found::Other),
+        ];
+        for (entry, wanted) in cases {
+            assert_eq!(what_is(entry), wanted, "{entry:#x}");
+        }
+    }
+}

@@ -9,7 +9,7 @@
 #include <sys/user.h>
 #include <time.h>
 
-enum { PAGES = 8, SIZE = PAGES * 4096, LOWEST = 128, HIGHEST = 1100, SECONDS = 2 };
+enum { PAGES = 8, SIZE = PAGES * 4096, LOWEST = 128, HIGHEST = 1100, SECONDS = 1 };
 
 /* What the processes tell each other. */
 static struct {

@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::{
-    aio, clone, copy, descriptors, device, exec, fork, map, open, read, receive, resize, rights, ring, signal, times,
-    write,
+    aio, clone, copy, descriptors, device, exec, faults, fork, map, open, read, receive, resize, rights, ring, signal,
+    times, write,
 };
 use crate::doors::{as_libc, interpose};
 use crate::process;
@@ -105,6 +105,7 @@ fn on_syscall(
         }
         libc::SYS_vmsplice => copy::on_vmsplice(copy::vmsplice::raw, fd, pointer(b), c, d as u32) as c_long,
         libc::SYS_ioctl => device::on_ioctl(device::ioctl::raw, fd, b as u64, pointer(c)).into(),
+        libc::SYS_userfaultfd => faults::making(pass),
         libc::SYS_mmap => map::by_number([a, b, c, d, e, f]),
         libc::SYS_munmap => map::on_munmap_by_number(pointer(a), b),
         libc::SYS_mprotect => map::on_mprotect_by_number(pointer(a), b, c as c_int),
