@@ -162,14 +162,17 @@ impl KeptFiles {
         // The limit may have been lowered.
         self.lower_floor();
         let low = open()?;
-        let file = match rustix::io::fcntl_dupfd_cloexec(&low, raw::least_high_number() as i32) {
-            Ok(high) => high,
+        let high = rustix::io::fcntl_dupfd_cloexec(&low, raw::least_high_number() as i32);
+        if !is_in_proc(&low) || high.as_ref().is_ok_and(|high| !is_in_proc(high)) {
+            // The application has put a file of its own there before this one was moved: that stays open, its position as it is.
+            let _ = low.into_raw_fd();
+            return Err(Errno::BUSY);
+        }
+        let file = high.unwrap_or_else(|_| {
             // Nothing is free up there. What is here is guarded as well, if later than the rest.
-            Err(_) => {
-                self.lower_floor_to(low.as_raw_fd() as u32);
-                low
-            }
-        };
+            self.lower_floor_to(low.as_raw_fd() as u32);
+            low
+        });
         let position = raw::random() >> 2;
         if seek(&file, SeekFrom::Start(position)) != Ok(position) {
             return Err(Errno::SPIPE);
@@ -297,6 +300,12 @@ fn open(id: ProcessId, thread: u32, name: &str, flags: OFlags) -> Result<OwnedFd
         ProcPath::of(id.pid(), "task").slash(thread).then("/").then(name)
     };
     raw::open(path.as_c_str(), flags)
+}
+
+/// Whether an open file is one in /proc.
+fn is_in_proc(file: &OwnedFd) -> bool {
+    const PROC: u64 = 0x9fa0;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == PROC)
 }
 
 fn find(entries: &[Entry], id: ProcessId) -> Option<&Entry> {
