@@ -325,26 +325,38 @@ impl Table {
     /// bytes. False: somebody still does when `deadline` has come.
     #[must_use]
     pub fn await_pushers(&self, index: u32, only_bytes: bool, deadline: u64) -> bool {
-        self.writers_used().iter().all(|slot| {
-            slot.frames().iter().all(|frame| {
-                let mut patience = Patience::default();
-                let mut is_late = false;
-                while frame.is_pushing(index, only_bytes) {
-                    if patience.is_tried() {
-                        let (_, turn) = frame.look();
-                        if self.is_over(slot, frame, turn) || self.was_left(slot, frame, turn) {
-                            return true;
-                        }
-                        // Once more behind the clock: this thread may have been stopped.
-                        if is_late {
-                            return false;
-                        }
-                        is_late = raw::now() > deadline;
+        self.writers_used()
+            .iter()
+            .all(|slot| self.await_frames(slot, deadline, |frame| frame.is_pushing(index, only_bytes)))
+    }
+
+    /// Waits until no thread of the process that `owner` refers to pushes into any snapshot. False as above.
+    #[must_use]
+    pub fn await_pushers_of(&self, owner: u64, deadline: u64) -> bool {
+        let mut own = self.writers_used().iter().filter(|slot| slot.tenure().process() == owner);
+        own.all(|slot| self.await_frames(slot, deadline, Frame::is_pushing_any))
+    }
+
+    /// Waits until `is_busy` holds for no frame of a slot whose call is under way.
+    fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&Frame) -> bool) -> bool {
+        slot.frames().iter().all(|frame| {
+            let mut patience = Patience::default();
+            let mut is_late = false;
+            while is_busy(frame) {
+                if patience.is_tried() {
+                    let (_, turn) = frame.look();
+                    if self.is_over(slot, frame, turn) || self.was_left(slot, frame, turn) {
+                        return true;
                     }
-                    patience.pause();
+                    // Once more behind the clock: this thread may have been stopped.
+                    if is_late {
+                        return false;
+                    }
+                    is_late = raw::now() > deadline;
                 }
-                true
-            })
+                patience.pause();
+            }
+            true
         })
     }
 }

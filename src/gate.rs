@@ -328,6 +328,12 @@ impl Frame {
         self.pushing.store(0, Ordering::Release);
     }
 
+    /// Whether this frame pushes into a snapshot.
+    pub fn is_pushing_any(&self) -> bool {
+        // Acquire: pairs with the Release in `stop_pushing`.
+        self.pushing.load(Ordering::Acquire) != 0 && self.look().0.is_under_way()
+    }
+
     /// Whether this frame pushes into snapshot `index`; with `only_bytes`, whether it stores bytes there.
     pub fn is_pushing(&self, index: u32, only_bytes: bool) -> bool {
         // Acquire: pairs with the Release in `stop_pushing`.

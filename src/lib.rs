@@ -30,9 +30,10 @@ pub mod table {
     pub mod writer;
 }
 
-/// What a process knows of itself, and its threads of each other.
+/// What a process knows of itself, and its threads of each other; and the rule by which bytes are stored.
 #[cfg(loom)]
 pub mod preserve {
+    pub mod bytes;
     pub mod holdings;
 }
 

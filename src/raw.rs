@@ -205,18 +205,21 @@ pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
     }
 }
 
-/// Pages that [`read_first_bytes`] reads in one call.
+/// Pages that [`read_at_boundaries`] reads of in one call.
 pub const PAGES_AT_ONCE: usize = 48;
 
-/// Reads the first byte of each page from `address` on in `tid`'s address space (process_vm_readv(2)); of how many pages, from the
-/// first on.
-pub fn read_first_bytes(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
+/// Reads, from the pages at `address` in `tid`'s address space, the bytes at each second page boundary: the last of one page and the
+/// first of the next; of a page that is left over, the first (process_vm_readv(2)). Of how many pages, from the first on.
+pub fn read_at_boundaries(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
     let count = bytes.len().min(PAGES_AT_ONCE);
     let local = [bytes.as_mut_ptr() as usize, count];
-    let remote: [[usize; 2]; PAGES_AT_ONCE] =
-        core::array::from_fn(|page| [(address + page as u64 * crate::PAGE) as usize, 1]);
+    let remote: [[usize; 2]; PAGES_AT_ONCE / 2] = core::array::from_fn(|pair| {
+        let page = (address + 2 * pair as u64 * crate::PAGE) as usize;
+        if 2 * pair + 1 < count { [page + crate::PAGE as usize - 1, 2] } else { [page, 1] }
+    });
+    let pairs = count.div_ceil(2);
     // SAFETY: the local iovec names `bytes`, writable for `count` bytes; the kernel checks the remote ones.
-    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), count, 0) };
+    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), pairs, 0) };
     result.unwrap_or(0)
 }
 
@@ -325,13 +328,18 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
         .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
 
+/// The least of the numbers that [`move_up`] moves to.
+#[must_use]
+pub fn least_high_number() -> u32 {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024) as u32;
+    most - (most / 2).min(256)
+}
+
 /// Moves `file` to a number higher than programs use, close-on-exec; the original number is closed.
 ///
 /// Not so high that the kernel makes a large table for it, which each fork would copy.
 pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024);
-    let least = (most - (most / 2).min(256)) as i32;
-    rustix::io::fcntl_dupfd_cloexec(&file, least)
+    rustix::io::fcntl_dupfd_cloexec(&file, least_high_number() as i32)
 }
 
 /// Gives the calling thread, which shares its descriptor table with others, an empty one of its own: close_range(2), Linux 5.9.

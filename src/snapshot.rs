@@ -208,6 +208,9 @@ pub const RELOCATED: u32 = 8;
 pub const LOCKED: u32 = 16;
 /// The program must not make the piece writable: it asked for a shared mapping through a descriptor that is only for reading.
 pub const NEVER_WRITABLE: u32 = 32;
+/// The mapper has a userfaultfd(2), by which it may answer faults in its memory, whenever it likes: no other process may wait for a
+/// page of it in the kernel.
+pub const SERVED: u32 = 64;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 

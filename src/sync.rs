@@ -118,6 +118,8 @@ pub enum Fault {
     EndNumber,
     /// The mark that counts a slot as used, before it is claimed.
     UsedFirst,
+    /// The look at the pages between the read of bytes and their store.
+    UnlookedStore,
 }
 
 /// Whether the model under way leaves `fault`'s step out. Always false in the library.

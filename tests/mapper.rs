@@ -118,6 +118,15 @@ scenarios! {
         a_write_beside_a_split_preserves_the_piece
         a_store_beside_a_split_preserves_the_piece
     }
+    map_pinned {
+        a_byte_that_is_copied_after_a_change_is_not_stored
+        processes_that_write_the_same_pages_spoil_none
+        threads_that_write_the_same_pages_spoil_none
+    }
+    map_numbers {
+        a_number_that_is_taken_in_a_use_gets_no_byte
+        a_program_that_takes_all_numbers_gets_no_byte
+    }
     map_advice {
         dontneed_keeps_what_is_preserved
         dontneed_page_by_page
@@ -182,6 +191,36 @@ fn a_read_only_shared_mapping_never_becomes_writable() {
 fn mappings_that_shared_files_does_not_speak_of_see_the_changes() {
     is_as_natively(SHARED_FILES, "others_see_the_changes");
     is_as_natively(&[("SNAPSHIM_FILES", "file")], "sees_the_changes");
+}
+
+/// userfaultfd(2) takes private mappings of files only on tmpfs.
+fn served(scenario: &str, change: impl Fn(&mut Command)) {
+    for way in ["auto", "direct", "agent"] {
+        let scratch = Scratch::on_tmpfs();
+        let mut command = scratch.shimmed(program("map_served"), way);
+        change(&mut command);
+        succeeds(scenario, command.arg(scenario));
+    }
+}
+
+#[test]
+fn a_snapshot_is_not_registered_with_a_userfaultfd() {
+    served("a_snapshot_is_not_registered", |_| {});
+    fails_without_the_shim("map_served", "a_snapshot_is_not_registered");
+}
+
+#[test]
+fn a_writer_goes_on_when_the_mapper_answers_the_fault() {
+    served("a_writer_goes_on_when_the_fault_is_answered", |_| {});
+}
+
+#[test]
+fn a_writer_does_not_wait_for_ever_for_the_mapper_to_answer_a_fault() {
+    for policy in POLICIES {
+        served("a_writer_does_not_wait_for_ever", |command| {
+            command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", "300");
+        });
+    }
 }
 
 const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];

@@ -19,6 +19,7 @@ use snapshim::table::writer::{Request, Task};
 
 use crate::config::config;
 use crate::hooks::change::Named;
+use crate::hooks::faults;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
@@ -362,6 +363,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         snapshot.see(&seen);
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
+        faults::mark(snapshot);
         if thread.own.identity.note_snapshot()
             && let Some(record) = thread.own.record()
         {

@@ -287,6 +287,8 @@ fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> b
 
 /// From here on the image answers to `id`; only then others are told where to look for it.
 fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32) {
+    KEPT.forget_calls();
+    KEPT.lower_floor();
     // Before any thread finds the record, and says there what it shares.
     record.sharing.describe(core::iter::empty());
     if OTHER_STACKS.load(Ordering::Relaxed) {

@@ -1,36 +1,64 @@
-//! Files of other processes in /proc that are opened once and used again.
+//! Files of other processes in /proc that are opened once and used again, and the numbers they have among the application's.
 //!
-//! The application may close or replace any descriptor, so none is relied on: at each use the number is checked to be the file that
-//! was opened, by its position, a random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing
-//! here is at offsets). A file is bound to the address space it was opened on. What is kept is never closed or replaced by us, so
-//! that a number which another thread is using does not change its meaning under it.
+//! A number of the application's table can be closed, or come to be another file, at any moment; bytes for /proc/PID/mem would then go
+//! into that file. No system call writes with force to another process by anything but a number, and a table of one's own takes a
+//! thread of one's own, which a writer has not. So the numbers are guarded: the hooks of close(2), close_range(2), dup2(2) and dup3(2)
+//! ask here. A close of a guarded number is answered as natively, where nothing is open there, and leaves it open. A dup2 to it takes
+//! it out of service, waits for the frames that may be using it, and replaces it then.
+//!
+//! A hook that has looked before a number was guarded may make its call afterwards. It announces itself before it looks
+//! ([`KeptFiles::replacing`]), and a file is not used for the first time before all such calls are over. The two sides put a fence
+//! between their store and their load, so at least one sees the other.
+//!
+//! What passes the hooks (a program's own system call instruction) is noticed at the next use: a file is known by its position, a
+//! random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is at offsets). It is
+//! compared before a use, so that nothing is read from or written to a file that took the number, and after a read, so that nothing is
+//! believed that came from one. A file is bound to the address space it was opened on.
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};
 use rustix::io::Errno;
 
+use crate::drain::Patience;
 use crate::raw::{self, ProcPath};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 use crate::table::process::ProcessId;
 
 const PLACES: usize = 16;
+/// Files that are open for one use only, because no place is free.
+const GUESTS: usize = 8;
 
-/// One kept file. `image` is 0 while the entry is free.
+/// One file. All-zero is free.
 #[derive(Debug)]
 struct Entry {
+    /// Of which process; claims the entry.
     image: AtomicU64,
     position: AtomicU64,
+    /// Its number + 1: guarded as long as it stands here.
     number: AtomicU32,
-    /// Set once `number` and `position` are there.
-    ready: AtomicU32,
+    service: AtomicU32,
 }
+
+/// Nobody finds the entry: its file is being opened, or is open for one use.
+const NOT_YET: u32 = 0;
+const SERVING: u32 = 1;
+/// A dup2 waits for those who use it.
+const WITHDRAWN: u32 = 2;
 
 /// The kept files of a descriptor table: the calling process's, or its agent's own.
 #[derive(Debug)]
 pub struct KeptFiles {
     pagemaps: [Entry; PLACES],
     memories: [Entry; PLACES],
+    guests: [Entry; GUESTS],
+    /// No number below is ever guarded.
+    floor: AtomicU32,
+    /// Calls under way that may close or replace a number from the floor on.
+    replacing: AtomicU32,
 }
+
+/// How long a first use waits for calls that may replace its number, and a dup2 for uses: nanoseconds. Both are a few system calls.
+const PATIENCE: u64 = 1_000_000_000;
 
 impl KeptFiles {
     /// None kept.
@@ -42,10 +70,16 @@ impl KeptFiles {
                 image: AtomicU64::new(0),
                 position: AtomicU64::new(0),
                 number: AtomicU32::new(0),
-                ready: AtomicU32::new(0),
+                service: AtomicU32::new(NOT_YET),
             }
         }
-        Self { pagemaps: [const { entry() }; PLACES], memories: [const { entry() }; PLACES] }
+        Self {
+            pagemaps: [const { entry() }; PLACES],
+            memories: [const { entry() }; PLACES],
+            guests: [const { entry() }; GUESTS],
+            floor: AtomicU32::new(u32::MAX),
+            replacing: AtomicU32::new(0),
+        }
     }
 
     /// Calls `read` with the pagemap of process `id`, one of whose living threads is `thread`.
@@ -57,16 +91,18 @@ impl KeptFiles {
         thread: u32,
         read: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        if let Some(entry) = find(&self.pagemaps, id) {
+        let checked = |entry: &Entry| {
             let result = read(entry.file());
-            if entry.is_intact() {
+            if entry.is_intact() { result } else { Err(Errno::BADF) }
+        };
+        if let Some(entry) = find(&self.pagemaps, id).filter(|entry| entry.is_intact()) {
+            let result = checked(entry);
+            if !matches!(result, Err(Errno::BADF)) {
                 return result;
             }
         }
-        let file = open(id, thread, "pagemap", OFlags::RDONLY)?;
-        let result = read(file.as_fd());
-        keep(&self.pagemaps, id, file);
-        result
+        let file = || open(id, thread, "pagemap", OFlags::RDONLY);
+        self.with_new(&self.pagemaps, id, file, checked)
     }
 
     /// Calls `act` with the memory of process `id`, one of whose living threads is `thread`. The word at `cookie` told, when it was
@@ -81,15 +117,178 @@ impl KeptFiles {
         if let Some(entry) = find(&self.memories, id).filter(|entry| entry.is_intact()) {
             return act(entry.file());
         }
-        let file = open(id, thread, "mem", OFlags::RDWR)?;
-        let mut word = [0u8; 8];
-        rustix::io::pread(&file, &mut word, cookie)?;
-        if u64::from_ne_bytes(word) != id.to_word() {
-            return Err(Errno::SRCH);
+        let file = || open(id, thread, "mem", OFlags::RDWR);
+        self.with_new(&self.memories, id, file, |entry| {
+            // Behind the guard: what is at the number now stays there.
+            let mut word = [0u8; 8];
+            rustix::io::pread(entry.file(), &mut word, cookie)?;
+            if u64::from_ne_bytes(word) != id.to_word() {
+                return Err(Errno::SRCH);
+            }
+            act(entry.file())
+        })
+    }
+
+    /// Calls `act` with a file that `open` opens, and keeps it if there is a place.
+    fn with_new<T>(
+        &self,
+        places: &[Entry],
+        id: ProcessId,
+        open: impl FnOnce() -> Result<OwnedFd, Errno>,
+        act: impl FnOnce(&Entry) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let has_one = places.iter().any(|entry| entry.image.load(Ordering::Relaxed) == id.to_word());
+        let place = if has_one { None } else { claim(places, id) };
+        let entry = place.or_else(|| claim(&self.guests, id)).ok_or(Errno::BUSY)?;
+        let result = match self.put_under_guard(entry, open) {
+            Err(error) => {
+                entry.image.store(0, Ordering::Release);
+                return Err(error);
+            }
+            Ok(()) if self.is_settled() => act(entry),
+            Ok(()) => Err(Errno::BUSY),
+        };
+        if place.is_some() && result.is_ok() {
+            // Release: pairs with the Acquire in `find`.
+            entry.service.store(SERVING, Ordering::Release);
+        } else {
+            entry.close();
         }
-        let result = act(file.as_fd());
-        keep(&self.memories, id, file);
         result
+    }
+
+    /// Opens a file, moves it to a number that programs seldom use, and guards that.
+    fn put_under_guard(&self, entry: &Entry, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<(), Errno> {
+        // The limit may have been lowered.
+        self.lower_floor();
+        let low = open()?;
+        let high = rustix::io::fcntl_dupfd_cloexec(&low, raw::least_high_number() as i32);
+        if !is_in_proc(&low) || high.as_ref().is_ok_and(|high| !is_in_proc(high)) {
+            // The application has put a file of its own there before this one was moved: that stays open, its position as it is.
+            let _ = low.into_raw_fd();
+            return Err(Errno::BUSY);
+        }
+        let file = high.unwrap_or_else(|_| {
+            // Nothing is free up there. What is here is guarded as well, if later than the rest.
+            self.lower_floor_to(low.as_raw_fd() as u32);
+            low
+        });
+        let position = raw::random() >> 2;
+        if seek(&file, SeekFrom::Start(position)) != Ok(position) {
+            return Err(Errno::SPIPE);
+        }
+        entry.position.store(position, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `guarding`; the position is visible.
+        entry.number.store(file.into_raw_fd() as u32 + 1, Ordering::Release);
+        // SeqCst: pairs with the fence in `replacing`: the guard before the look at the calls.
+        full_fence();
+        Ok(())
+    }
+
+    /// Whether the calls are over that may have looked at a number before it was guarded.
+    fn is_settled(&self) -> bool {
+        let (mut patience, mut is_late, deadline) = (Patience::default(), false, raw::now() + PATIENCE);
+        // Acquire: pairs with the Release in `replacing`.
+        while self.replacing.load(Ordering::Acquire) != 0 {
+            if is_late {
+                return false;
+            }
+            // Once more behind the clock: this thread may have been stopped.
+            is_late = patience.is_tried() && raw::now() > deadline;
+            patience.pause();
+        }
+        true
+    }
+
+    /// Numbers that may be guarded from now on; called when the process attaches, before one is.
+    pub fn lower_floor(&self) {
+        self.lower_floor_to(raw::least_high_number());
+    }
+
+    fn lower_floor_to(&self, number: u32) {
+        if number < self.floor.load(Ordering::Relaxed) {
+            self.floor.fetch_min(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a number may be guarded, or come to be.
+    #[inline]
+    pub fn may_guard(&self, number: u32) -> bool {
+        number >= self.floor.load(Ordering::Relaxed)
+    }
+
+    /// Does `call`, which looks at what is guarded and may then close or replace a number.
+    pub fn replacing<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.replacing.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `put_under_guard`: the announcement before the look.
+        full_fence();
+        let result = call();
+        // Release: pairs with the Acquire in `is_settled`. Not below zero, where `forget_calls` came in between.
+        let _ = self.replacing.fetch_update(Ordering::Release, Ordering::Relaxed, |calls| calls.checked_sub(1));
+        result
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.pagemaps.iter().chain(&self.memories).chain(&self.guests)
+    }
+
+    /// The entry that guards `number`. One whose file has gone past the hooks guards nothing.
+    fn guarding(&self, number: u32) -> Option<&Entry> {
+        // Acquire: pairs with the Release in `put_under_guard`.
+        self.entries().find(|entry| entry.number.load(Ordering::Acquire) == number.wrapping_add(1) && entry.is_intact())
+    }
+
+    /// Whether `number` is guarded.
+    pub fn guards(&self, number: u32) -> bool {
+        self.guarding(number).is_some()
+    }
+
+    /// The first guarded number in a range.
+    pub fn first_guarded(&self, first: u32, last: u32) -> Option<u32> {
+        let numbers = self.entries().filter_map(|entry| entry.number.load(Ordering::Acquire).checked_sub(1));
+        numbers.filter(|number| (first..=last).contains(number) && self.guards(*number)).min()
+    }
+
+    /// Does `replace`, after which `number` is another file if it succeeded. `are_users_gone` waits until the frames are over that may
+    /// be using it. Its error, or EBUSY if they are not.
+    pub fn vacate<T>(
+        &self,
+        number: u32,
+        are_users_gone: impl FnOnce() -> bool,
+        replace: impl FnOnce() -> Result<T, Option<Errno>>,
+    ) -> Result<T, Option<Errno>> {
+        let (mut patience, deadline) = (Patience::default(), raw::now() + PATIENCE);
+        let busy = || Err(Some(Errno::BUSY));
+        let entry = loop {
+            let Some(entry) = self.guarding(number) else { return replace() };
+            let service = &entry.service;
+            if service.compare_exchange(SERVING, WITHDRAWN, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                break entry;
+            }
+            if raw::now() > deadline {
+                return busy();
+            }
+            patience.pause();
+        };
+        // SeqCst: pairs with the fence in `Frame::start_pushing`: a frame that is not seen now does not find the entry serving.
+        full_fence();
+        let replaced = if are_users_gone() { replace() } else { busy() };
+        if replaced.is_ok() {
+            entry.free();
+        } else {
+            // Release: pairs with the Acquire in `find`.
+            entry.service.store(SERVING, Ordering::Release);
+        }
+        replaced
+    }
+
+    /// In a forked child: the calls of the parent's other threads are not the child's.
+    pub fn forget_calls(&self) {
+        self.replacing.store(0, Ordering::Relaxed);
+        // What was being opened, replaced or used once is not there any more, or never serves again; it stays open.
+        for entry in self.entries().filter(|entry| entry.service.load(Ordering::Relaxed) != SERVING) {
+            entry.free();
+        }
     }
 }
 
@@ -103,40 +302,50 @@ fn open(id: ProcessId, thread: u32, name: &str, flags: OFlags) -> Result<OwnedFd
     raw::open(path.as_c_str(), flags)
 }
 
+/// Whether an open file is one in /proc.
+fn is_in_proc(file: &OwnedFd) -> bool {
+    const PROC: u64 = 0x9fa0;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == PROC)
+}
+
 fn find(entries: &[Entry], id: ProcessId) -> Option<&Entry> {
     entries.iter().find(|entry| {
-        // Acquire: pairs with the Release in `keep`.
-        entry.image.load(Ordering::Relaxed) == id.to_word() && entry.ready.load(Ordering::Acquire) == 1
+        // Acquire: pairs with the Release in `with_new`.
+        entry.image.load(Ordering::Relaxed) == id.to_word() && entry.service.load(Ordering::Acquire) == SERVING
     })
 }
 
-/// Keeps `file` at a high number if an entry is free; else it is closed.
-fn keep(entries: &[Entry], id: ProcessId, file: OwnedFd) {
-    if entries.iter().any(|entry| entry.image.load(Ordering::Relaxed) == id.to_word()) {
-        return;
-    }
+fn claim(entries: &[Entry], id: ProcessId) -> Option<&Entry> {
+    // Acquire: pairs with the Release in `free`.
     let claim =
-        |entry: &&Entry| entry.image.compare_exchange(0, id.to_word(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    let Some(entry) = entries.iter().find(claim) else { return };
-    let Ok(file) = raw::move_up(file) else { return };
-    let position = raw::random() >> 2;
-    if seek(&file, SeekFrom::Start(position)) != Ok(position) {
-        return;
-    }
-    entry.number.store(file.as_raw_fd() as u32, Ordering::Relaxed);
-    entry.position.store(position, Ordering::Relaxed);
-    let _ = file.into_raw_fd();
-    // Release: pairs with the Acquire in `find`.
-    entry.ready.store(1, Ordering::Release);
+        |entry: &&Entry| entry.image.compare_exchange(0, id.to_word(), Ordering::Acquire, Ordering::Relaxed).is_ok();
+    entries.iter().find(claim)
 }
 
 impl Entry {
     fn file(&self) -> BorrowedFd<'static> {
-        raw::borrow(self.number.load(Ordering::Relaxed))
+        raw::borrow(self.number.load(Ordering::Relaxed).wrapping_sub(1))
     }
 
-    /// Whether the number still is the file that was kept.
+    /// Whether the number still is the file that was opened.
     fn is_intact(&self) -> bool {
         tell(self.file()) == Ok(self.position.load(Ordering::Relaxed))
+    }
+
+    /// Closes the file, if it still is that, while the number is guarded.
+    fn close(&self) {
+        if self.is_intact() {
+            // SAFETY: the file was opened here, and nobody else closes it.
+            drop(unsafe { raw::own(self.file().as_raw_fd()) });
+        }
+        self.free();
+    }
+
+    /// Guards nothing any more.
+    fn free(&self) {
+        self.number.store(0, Ordering::Relaxed);
+        self.service.store(NOT_YET, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `claim`.
+        self.image.store(0, Ordering::Release);
     }
 }

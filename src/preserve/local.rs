@@ -1,6 +1,8 @@
 //! Preserving in the mapper's own process: what its agent does when asked, and what a process does for itself.
 //!
-//! Everything here changes the mapping under an odd generation, so no hook of another thread changes it at the same time.
+//! Everything here changes the mapping under an odd generation, so no hook of another thread changes it at the same time, and no
+//! writer's change lands on a page that it found shared. No byte is read and stored here: [`unshare`] says why the kernel's own copies
+//! are not newer than the snapshot, [`relocate`] why those are not that it makes.
 
 use core::ffi::c_void;
 use core::ops::Range;

@@ -4,6 +4,7 @@
 //! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
 
+pub mod bytes;
 pub mod headroom;
 pub mod holdings;
 pub mod kept;
@@ -21,7 +22,7 @@ use crate::drain::{Allowance, Patience};
 use crate::gate::Frame;
 use crate::origin::Origin;
 use crate::raw;
-use crate::snapshot::{Snapshot, State, View};
+use crate::snapshot::{Extent, SERVED, Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::{Agent, Caller};
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
@@ -42,10 +43,12 @@ pub const RUN: u64 = 1024;
 pub enum Way {
     /// From the writer; where that is refused, by the mapper's agent.
     Auto,
-    /// From the writer only.
+    /// From the writer only, wherever it need not wait in the kernel for the mapper.
     Direct,
     /// By the agent only.
     Agent,
+    /// From the writer, which is an agent itself and asks no other.
+    Alone,
 }
 
 /// What happens when a page cannot be preserved.
@@ -263,7 +266,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                     patience.pause();
                     continue;
                 }
-                Push::Refused if failures < RETRIES && self.way == Way::Direct => {
+                Push::Refused if failures < RETRIES && !self.may_ask(&view) => {
                     failures += 1;
                     patience.pause();
                     continue;
@@ -276,7 +279,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 continue;
             }
             if reason != Reason::MapperBusy
-                && self.way != Way::Direct
+                && self.may_ask(&view)
                 && self.ask_agent(&view, preserve_task(index, life, &missing))
             {
                 // The agent answers for the piece as it is by now; what was cut off is found by walking again.
@@ -286,6 +289,15 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 continue;
             }
             self.give_up(index, &view, reason)?;
+        }
+    }
+
+    /// Whether the mapper's agent may be asked.
+    fn may_ask(&self, view: &View) -> bool {
+        match self.way {
+            Way::Auto | Way::Agent => true,
+            Way::Direct => view.flags & SERVED != 0,
+            Way::Alone => false,
         }
     }
 
@@ -321,11 +333,15 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             self.table.declare_damaged();
             return Push::Refused;
         }
+        if view.flags & SERVED != 0 && process.agent(id) != Agent::Thread(raw::own_tid()) {
+            // Its agent may wait in the kernel, and this thread for the agent, but not for ever.
+            return Push::Refused;
+        }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         self.frame.start_pushing(index, by_bytes);
         let push = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and nobody may afterwards.
-            if self.way == Way::Direct { Push::Moved } else { Push::Refused }
+            if self.may_ask(view) { Push::Refused } else { Push::Moved }
         } else if snapshot.is_still(view.head) {
             let mapper = unshare::Mapper { id, process, is_own };
             self.push_announced(index, snapshot, view, pages, &mapper)
@@ -346,8 +362,13 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     ) -> Push {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
-        let access = mapper.unshare(address, count, view.extent.protection, self.unreadable, self.kept);
-        let private = verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept);
+        let protection = view.extent.protection;
+        let (access, private) = if protection == Extent::PROTECTION_UNKNOWN || unshare::is_writable(protection) {
+            let access = mapper.unshare(address, count, protection, self.unreadable);
+            (access, verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept))
+        } else {
+            (Ok(()), mapper.store_same_bytes(address, count, self.kept))
+        };
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process
         // till now.
         if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {

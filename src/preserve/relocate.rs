@@ -2,6 +2,12 @@
 //!
 //! Truncation and its kin take even private copies of file pages away; anonymous memory they cannot reach. The bytes come from the
 //! mapping itself, never from the origin, and mremap(2) puts the copy in place atomically for whoever reads meanwhile.
+//!
+//! The kernel pins a page before it copies it, but what it copies here is never newer than the snapshot, though nothing is looked at
+//! behind the copy. The generation is odd. A writer takes a page for private only if it finds the generation even and unchanged
+//! behind its proof, so the page was private before the generation became odd, and before it was pinned here: the copy is of the
+//! private page. A page that is shared when it is pinned has no change until the generation is even again, by when the copy stands in
+//! its place. A pusher that began before may store a byte into the copy: by [`super::bytes`], one that is there already.
 
 use core::ffi::c_void;
 use core::ptr;

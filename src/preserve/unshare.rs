@@ -1,5 +1,9 @@
 //! Unshare: break copy-on-write on pages of a mapper's address space, from outside, without the mapper's help.
 //!
+//! The kernel's own copy is never newer than the snapshot. It copies the page and then puts the copy in place only if what is there is
+//! still what it copied (wp_page_copy and finish_fault, mm/memory.c); where another pusher has made the page private meanwhile, it
+//! drops its copy. As long as the page is shared no change of it lands. Bytes that are read and stored are [`bytes`]' matter.
+//!
 //! Nothing is ever stored into an image that exec has put in the mapper's place. Bytes go through a file that is bound to the old
 //! address space. What addresses the pid instead carries no bytes; it can reach a new image only from a pusher that was stopped for
 //! longer than the mapper's exec waited, or where exec was called past its hook, and does there what a store of what is stored
@@ -7,10 +11,13 @@
 
 use core::ffi::c_void;
 
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
+use super::bytes::{self, Found, Run};
 use super::kept::KeptFiles;
+use super::verify;
 use crate::PAGE;
 use crate::raw;
 use crate::snapshot::Extent;
@@ -46,21 +53,11 @@ impl Mapper<'_> {
         }
     }
 
-    /// Tries to make `pages` pages at `address` private. An error says that the mapper may not be touched; success has to be
-    /// verified. With a read-only protection the calling frame has announced that it stores bytes.
-    pub fn unshare(
-        &self,
-        address: u64,
-        pages: u64,
-        protection: u32,
-        unreadable: *const c_void,
-        kept: &KeptFiles,
-    ) -> Result<(), Errno> {
-        if protection == Extent::PROTECTION_UNKNOWN {
-            return Err(Errno::ACCESS);
-        }
+    /// Tries to make `pages` pages at `address`, which the mapper may write, private. An error says that the mapper may not be touched;
+    /// success has to be verified.
+    pub fn unshare(&self, address: u64, pages: u64, protection: u32, unreadable: *const c_void) -> Result<(), Errno> {
         if !is_writable(protection) {
-            return self.store_same_bytes(address, pages, kept);
+            return Err(Errno::ACCESS);
         }
         if self.is_own {
             // SAFETY: MADV_POPULATE_WRITE changes no byte of whatever is mapped there, it only makes pages present.
@@ -70,39 +67,82 @@ impl Mapper<'_> {
         allowed(raw::break_copy_on_write(self.thread(), address, pages, unreadable))
     }
 
-    /// Writes one byte a page, as read from there, through /proc/PID/mem: the kernel then copies pages that the process itself may
-    /// not write (FOLL_FORCE). Nobody else stores there: the mapping is read-only, and the mapper waits for us before it changes.
+    /// Stores bytes as read from there through /proc/PID/mem: the kernel then copies pages that the process itself may not write
+    /// (FOLL_FORCE). How many of the `pages` pages at `address` are private then, from the first on. The calling frame has announced
+    /// that it stores bytes.
+    ///
+    /// A store that succeeded is proof: the kernel lets one pass the protection only into a private page of a private mapping
+    /// (can_follow_write_pte, mm/gup.c).
     ///
     /// The bytes may be read by thread id, because they are written to the address space that the file was opened on: if another
     /// image has taken its place, that is gone, and nothing is written.
-    fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<(), Errno> {
+    pub fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
         let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
         let thread = self.thread();
         kept.with_memory(self.id, thread, cookie, |memory| {
-            let mut page = 0;
-            while page < pages {
-                let mut bytes = [0u8; raw::PAGES_AT_ONCE];
-                let wanted = (pages - page).min(bytes.len() as u64) as usize;
-                let first = address + page * PAGE;
-                // What it does not reach (PROT_NONE) is read one by one.
-                let known = raw::read_first_bytes(thread, first, &mut bytes[..wanted]);
-                for (index, byte) in bytes[..wanted].iter_mut().enumerate() {
-                    let at = first + index as u64 * PAGE;
-                    if index >= known {
-                        rustix::io::pread(memory, core::slice::from_mut(byte), at)?;
-                    }
-                    match rustix::io::pwrite(memory, core::slice::from_ref(byte), at) {
-                        Ok(1) => {}
-                        // What was reached so far is found by verification.
-                        Ok(_) | Err(_) if page > 0 || index > 0 => return Ok(()),
-                        Ok(_) => return Err(Errno::FAULT),
-                        Err(error) => return Err(error),
-                    }
+            let mut done = 0;
+            while done < pages {
+                let count = (pages - done).min(bytes::AT_ONCE as u64) as usize;
+                let run = Pages { mapper: self.id, thread, address: address + done * PAGE, count, memory, kept };
+                match bytes::make_private(&run) {
+                    Ok(private) if private == count => done += count as u64,
+                    Ok(private) => return Ok(done + private as u64),
+                    Err(error) if done == 0 => return Err(error),
+                    Err(_) => break,
                 }
-                page += wanted as u64;
             }
-            Ok(())
+            Ok(done)
         })
+    }
+}
+
+const _: () = assert!(bytes::AT_ONCE <= raw::PAGES_AT_ONCE);
+
+/// Pages of a mapper, reached through its memory and its pagemap.
+struct Pages<'a> {
+    mapper: ProcessId,
+    thread: u32,
+    address: u64,
+    count: usize,
+    memory: BorrowedFd<'a>,
+    kept: &'a KeptFiles,
+}
+
+impl Pages<'_> {
+    /// Where the byte of a page lies.
+    fn place(&self, page: usize) -> u64 {
+        let is_first_of_pair = page.is_multiple_of(2) && page + 1 < self.count;
+        self.address + page as u64 * PAGE + if is_first_of_pair { PAGE - 1 } else { 0 }
+    }
+}
+
+impl Run for Pages<'_> {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn read(&self, bytes: &mut [u8]) -> Result<(), Errno> {
+        let mut page = if self.count > 2 { raw::read_at_boundaries(self.thread, self.address, bytes) } else { 0 };
+        // What it does not reach (PROT_NONE) is read pair by pair.
+        while page < self.count {
+            let end = if page.is_multiple_of(2) { self.count.min(page + 2) } else { page + 1 };
+            match rustix::io::pread(self.memory, &mut bytes[page..end], self.place(page))? {
+                0 => return Err(Errno::FAULT),
+                read => page += read,
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self, found: &mut [Found]) -> Result<(), Errno> {
+        verify::look(self.mapper, self.thread, self.address, found, self.kept)
+    }
+
+    fn store(&self, first: usize, bytes: &[u8]) -> Result<usize, Errno> {
+        match rustix::io::pwrite(self.memory, bytes, self.place(first))? {
+            0 => Err(Errno::FAULT),
+            stored => Ok(stored),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Verify: read from the mapper's pagemap which pages are private.
 //!
-//! A page is private when it is present and not file-backed, or swapped and neither file-backed nor a guard region
-//! (Documentation/admin-guide/mm/pagemap.rst). An absent page is not.
+//! A page is private when it is present and not file-backed, or swapped and neither file-backed, nor a guard region, nor marked by
+//! userfaultfd(2) (Documentation/admin-guide/mm/pagemap.rst). An absent page is not.
 
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
+use super::bytes::{self, Found};
 use super::kept::KeptFiles;
 use crate::PAGE;
 use crate::raw;
@@ -88,9 +89,45 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE: u64 = 1 << 61;
 const GUARD: u64 = 1 << 58;
+/// Write-protected by userfaultfd(2). On what looks swapped: a marker where no page is, or a swapped page; that cannot be told.
+const WATCHED: u64 = 1 << 57;
+
+fn what_is(entry: u64) -> Found {
+    match entry {
+        _ if entry & PRESENT != 0 => {
+            if entry & FILE == 0 {
+                Found::Private
+            } else {
+                Found::Shared
+            }
+        }
+        _ if entry & SWAPPED == 0 || entry & FILE != 0 => Found::Shared,
+        _ if entry & (GUARD | WATCHED) != 0 => Found::Other,
+        _ => Found::Private,
+    }
+}
 
 fn is_private(entry: u64) -> bool {
-    entry & FILE == 0 && (entry & PRESENT != 0 || entry & (SWAPPED | GUARD) == SWAPPED)
+    what_is(entry) == Found::Private
+}
+
+/// What each of the pages at `address` is, at one look.
+pub fn look(id: ProcessId, thread: u32, address: u64, found: &mut [Found], kept: &KeptFiles) -> Result<(), Errno> {
+    let entries = kept.with_pagemap(id, thread, |pagemap| {
+        let mut entries = [0u8; bytes::AT_ONCE * 8];
+        let wanted = &mut entries[..found.len() * 8];
+        let length = wanted.len();
+        match rustix::io::pread(pagemap, wanted, address / PAGE * 8)? {
+            read if read == length => Ok(entries),
+            _ => Err(Errno::FAULT),
+        }
+    })?;
+    for (place, entry) in found.iter_mut().zip(entries.chunks_exact(8)) {
+        let mut word = [0u8; 8];
+        word.copy_from_slice(entry);
+        *place = what_is(u64::from_ne_bytes(word));
+    }
+    Ok(())
 }
 
 /// The same, read from the pagemap itself.
@@ -113,4 +150,27 @@ fn entries(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<u64, Err
         }
     }
     Ok(private)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_surely_the_mappers_own_is_private() {
+        let cases = [
+            (PRESENT, Found::Private),
+            (PRESENT | WATCHED, Found::Private),
+            (PRESENT | FILE, Found::Shared),
+            (0, Found::Shared),
+            // A page of the file that is being migrated.
+            (SWAPPED | FILE, Found::Shared),
+            (SWAPPED, Found::Private),
+            (SWAPPED | GUARD, Found::Other),
+            (SWAPPED | WATCHED, Found::Other),
+        ];
+        for (entry, wanted) in cases {
+            assert_eq!(what_is(entry), wanted, "{entry:#x}");
+        }
+    }
 }

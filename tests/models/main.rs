@@ -9,6 +9,7 @@
 //! | calls without a slot; the marks below which records are used | `table::process`, `table::header` | [`instant`] |
 //! | shared mappings and their arming | `sharing` | [`arming`] |
 //! | generation, pushers, places of a snapshot; pieces cut off | `snapshot` | [`mapping`] |
+//! | bytes that are stored into read-only snapshots | `preserve::bytes` | [`mapping`] |
 //! | preserved bits, and whose their blocks are | `preserved`, `table::owner` | [`bits`] |
 //! | process records, births, claims, slots, and who takes them out | `table::process`, `table::writer` | [`burial`] |
 //! | requests to an agent, and its bell | `table::writer`, `table::process` | [`asking`] |

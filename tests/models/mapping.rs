@@ -3,7 +3,9 @@
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
+use rustix::io::Errno;
 use snapshim::gate::{ActiveWord, Call, Frame};
+use snapshim::preserve::bytes::{Found, Run, make_private};
 use snapshim::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
 use snapshim::sync::{Fault, planted};
 
@@ -277,5 +279,57 @@ fn what_is_seen_of_a_snapshot_is_of_one_life() {
             assert_eq!(view.extent.address, life * 4096);
         }
         mapper.join().unwrap();
+    });
+}
+
+/// One page of a file and of a read-only snapshot of it.
+struct ReadOnly {
+    file: Mutex<u8>,
+    private: Mutex<Option<u8>>,
+}
+
+const BEFORE: u8 = 1;
+const AFTER: u8 = 2;
+
+impl ReadOnly {
+    /// What a writer does before its change lands.
+    fn preserve_and_change(&self) {
+        assert_eq!(make_private(self), Ok(1));
+        *self.file.lock().unwrap() = AFTER;
+    }
+}
+
+impl Run for ReadOnly {
+    fn len(&self) -> usize {
+        1
+    }
+
+    /// The kernel pins the page that lies there, and copies from it later.
+    fn read(&self, bytes: &mut [u8]) -> Result<(), Errno> {
+        let pinned = *self.private.lock().unwrap();
+        bytes[0] = pinned.unwrap_or_else(|| *self.file.lock().unwrap());
+        Ok(())
+    }
+
+    fn look(&self, found: &mut [Found]) -> Result<(), Errno> {
+        found[0] = if self.private.lock().unwrap().is_some() { Found::Private } else { Found::Shared };
+        Ok(())
+    }
+
+    fn store(&self, _first: usize, bytes: &[u8]) -> Result<usize, Errno> {
+        *self.private.lock().unwrap() = Some(bytes[0]);
+        Ok(1)
+    }
+}
+
+#[test]
+fn a_byte_that_was_pinned_before_a_change_and_copied_after_it_is_not_stored() {
+    model(|| {
+        let page = Arc::new(ReadOnly { file: Mutex::new(BEFORE), private: Mutex::new(None) });
+        let other = Arc::clone(&page);
+        let writer = thread::spawn(move || other.preserve_and_change());
+        page.preserve_and_change();
+        writer.join().unwrap();
+        assert_eq!(*page.private.lock().unwrap(), Some(BEFORE), "the snapshot shows what came after it");
     });
 }

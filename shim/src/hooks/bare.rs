@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::{
-    aio, clone, copy, descriptors, device, exec, fork, map, open, read, receive, resize, rights, ring, signal, times,
-    write,
+    aio, clone, copy, descriptors, device, exec, faults, fork, map, open, read, receive, resize, rights, ring, signal,
+    times, write,
 };
 use crate::doors::{as_libc, interpose};
 use crate::process;
@@ -105,15 +105,18 @@ fn on_syscall(
         }
         libc::SYS_vmsplice => copy::on_vmsplice(copy::vmsplice::raw, fd, pointer(b), c, d as u32) as c_long,
         libc::SYS_ioctl => device::on_ioctl(device::ioctl::raw, fd, b as u64, pointer(c)).into(),
+        libc::SYS_userfaultfd => faults::making(pass),
         libc::SYS_mmap => map::by_number([a, b, c, d, e, f]),
         libc::SYS_munmap => map::on_munmap_by_number(pointer(a), b),
         libc::SYS_mprotect => map::on_mprotect_by_number(pointer(a), b, c as c_int),
         libc::SYS_madvise => map::on_madvise_by_number(pointer(a), b, c as c_int),
         libc::SYS_remap_file_pages => map::on_remap_file_pages_by_number(pointer(a), b, c as c_int, d, e as c_int),
         libc::SYS_mremap => map::on_mremap_by_number(pointer(a), b, c, d as c_int, pointer::<c_void>(e)),
-        libc::SYS_close | libc::SYS_dup2 | libc::SYS_dup3 | libc::SYS_close_range => {
-            descriptors::count_all();
-            by_number(number, [a, b, c, d, e, f])
+        libc::SYS_close => descriptors::on_close(descriptors::close::raw, fd).into(),
+        libc::SYS_dup2 => descriptors::on_dup2(descriptors::dup2::raw, fd, b as c_int).into(),
+        libc::SYS_dup3 => descriptors::on_dup3(descriptors::dup3::raw, fd, b as c_int, c as c_int).into(),
+        libc::SYS_close_range => {
+            descriptors::on_close_range(descriptors::close_range::raw, a as u32, b as u32, c as c_int).into()
         }
         libc::SYS_io_setup => aio::setup_by_number(a as c_int, pointer(b)),
         libc::SYS_io_destroy => aio::destroy_by_number(a),

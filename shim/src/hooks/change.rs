@@ -155,7 +155,7 @@ impl Announced<'_> {
         // It waits no longer for a mapper that changes its mapping either.
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
-        let alone = Pusher { kept, way: Way::Direct, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
+        let alone = Pusher { kept, way: Way::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
         alone.make_way(self.origin, &Change::Bytes(bytes))
     }
 }

@@ -6,6 +6,7 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Touch, change};
+use super::faults;
 use crate::doors::{as_libc, interpose};
 
 interpose! {
@@ -55,7 +56,7 @@ pub fn on_ioctl(real: ioctl::Function, fd: c_int, request: c_ulong, argument: *m
     let argument = argument as u64;
     // Only the low 32 bits count (fs/ioctl.c takes an unsigned int).
     match REQUESTS.iter().find(|(known, ..)| *known == request & 0xffff_ffff) {
-        None => call(),
+        None => faults::on_request(request as u32, argument, call),
         Some((_, names, others)) => {
             let made = || changing_others(others, argument, &call) as isize;
             change(fd, Request::read(*names, argument), made) as c_int

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod descriptors;
 pub mod device;
 pub mod exec;
+pub mod faults;
 pub mod fopen;
 pub mod fork;
 pub mod fortified;
