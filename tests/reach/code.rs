@@ -385,7 +385,7 @@ mod tests {
     fn numbers(lines: &[&str]) -> Vec<BTreeSet<u64>> {
         let instructions: Vec<_> = lines.iter().filter_map(|line| Instruction::parse(line)).collect();
         assert_eq!(instructions.len(), lines.len());
-        let functions = Vec::from([0..0x100]);
+        let functions = std::iter::once(0..0x100).collect();
         Code { instructions, functions, exported: BTreeMap::from([(0, vec!["f".into()])]) }
             .sites()
             .into_iter()
