@@ -1,6 +1,9 @@
-//! `make bench`: what the shim costs; with the argument `shared` only what shared mappings do. Each figure is the median of the
-//! ratios of many rounds; in each round both sides run one after the other on the same processor, in turn the one or the other
-//! first.
+//! `make bench`: what the shim costs; with the argument `shared` only what shared mappings do; with `against LIBRARY` how this build
+//! compares with another. Each figure is the median of the ratios of many rounds; in each round both sides run one after the other on
+//! the same processor, in turn the one or the other first.
+
+#[path = "bench/against.rs"]
+mod against;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -101,6 +104,13 @@ impl Bench {
             table,
             missed: 0,
         }
+    }
+
+    /// A worker under another build of the library.
+    fn under(&self, library: &Path, table: &Path, processor: &str) -> Worker {
+        let mut command = Command::new(self.disk.with_file_name("bench-worker"));
+        command.env("LD_PRELOAD", library).env("SNAPSHIM_DIR", table);
+        Worker::start(command, processor)
     }
 
     fn report(&mut self, figure: &str, ratio: f64, target: f64, note: &str) {
@@ -374,12 +384,16 @@ fn file_of(directory: &Path, name: &str, length: u64) -> PathBuf {
 }
 
 fn main() {
+    let mut bench = Bench::new();
+    if std::env::args().nth(1).as_deref() == Some("against") {
+        let other = std::env::args().nth(2).map(PathBuf::from).and_then(|path| path.canonicalize().ok());
+        return against::run(&mut bench, &other.expect("usage: bench against LIBRARY"));
+    }
     println!(
         "| {:<72} | {:>6} | {:>5} | {:<6} | ours / theirs, median of one operation",
         "figure", "ratio", "limit", ""
     );
     println!("|{:-<74}|{:->8}|{:->7}|{:-<8}|", "", "", "", "");
-    let mut bench = Bench::new();
     if std::env::args().nth(1).as_deref() == Some("shared") {
         bench.stores_into_open_pages();
         bench.first_stores();
