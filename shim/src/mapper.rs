@@ -125,14 +125,14 @@ pub fn keep(address: u64, length: u64) {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Preserve, first, count };
         let deadline = Mappings::deadline();
         let means = means(&own, deadline);
-        means.serve(&request);
+        means.serve_whole(&request);
     });
 }
 
 /// What this process may use to preserve in its own snapshots.
 pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
-    let (kept, holdings) = (process::kept(), process::holdings());
-    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, deadline }
+    let (kept, holdings, headroom) = (process::kept(), process::holdings(), process::headroom());
+    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, headroom, open: &|_| None, deadline }
 }
 
 /// The part of a piece that lies in a range of addresses.
