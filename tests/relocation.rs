@@ -49,6 +49,27 @@ fn two_may_cut_at_once() {
 }
 
 #[test]
+fn a_fork_between_slices_inherits_all_of_it() {
+    slices("a_child_that_is_forked_meanwhile_has_it_all");
+}
+
+#[test]
+fn the_middle_of_a_move_is_a_place_to_die() {
+    slices("a_mapper_that_is_killed_in_the_middle_holds_nobody_up");
+    slices("a_writer_that_is_killed_in_the_middle_leaves_it_exact");
+}
+
+#[test]
+fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
+    for policy in ["break-snapshot", "fail-write"] {
+        let scratch = Scratch::on_tmpfs();
+        let mut command = scratch.shimmed(program("cut_slices"), "auto");
+        command.arg("a_mapper_that_is_stopped_in_the_middle_loses_no_byte");
+        run_ok(command.env("SNAPSHIM_TIMEOUT_MS", "200").env("SNAPSHIM_ON_FAILURE", policy));
+    }
+}
+
+#[test]
 fn looking_for_holes_drops_no_lock_and_moves_no_position() {
     slices("record_locks_stay");
 }
@@ -80,7 +101,7 @@ fn a_writer_waits_for_a_long_move_as_long_as_it_goes_on() {
 fn the_kernel_stores_into_a_snapshot_while_it_is_moved() {
     for scratch in scratches() {
         for way in WAYS {
-            run_ok(scratch.shimmed(program("cut_reads"), way));
+            run_ok(&mut scratch.shimmed(program("cut_reads"), way));
         }
     }
 }

@@ -172,7 +172,7 @@ static volatile int is_over;
 static void *change_rights(void *nothing)
 {
     while (!is_over)
-        for (size_t offset = SLICE / 2; offset + SLICE < busy_size && !is_over; offset += 5 * SLICE) {
+        for (size_t offset = SLICE / 2; offset + SLICE < busy_size && !is_over; offset += 2 * SLICE) {
             CHECK(mprotect(busy + offset, SLICE, PROT_READ) == 0);
             CHECK(mprotect(busy + offset, SLICE, PROT_READ | PROT_WRITE) == 0);
         }
@@ -182,7 +182,7 @@ static void *change_rights(void *nothing)
 static void rights_may_change_between_slices(int protection, enum who who)
 {
     (void)protection;
-    busy_size = 64 * MIB;
+    busy_size = 16 * MIB;
     is_over = 0;
     int fd = make_file("file", busy_size);
     busy = snapshot(fd, 0, busy_size, PROT_READ | PROT_WRITE);
@@ -204,7 +204,7 @@ static void *unmap_middle(void *nothing)
 
 static void parts_may_be_unmapped_between_slices(int protection, enum who who)
 {
-    busy_size = 32 * MIB;
+    busy_size = 20 * MIB;
     int fd = make_file("file", busy_size);
     busy = snapshot(fd, 0, busy_size, protection);
     pthread_t thread;
@@ -221,7 +221,7 @@ static void parts_may_be_unmapped_between_slices(int protection, enum who who)
 static void two_cut_at_once(int protection, enum who who)
 {
     (void)who;
-    const size_t size = 32 * MIB;
+    const size_t size = 16 * MIB;
     int fd = make_file("file", size);
     unsigned char *at = snapshot(fd, 0, size, protection);
     pid_t cutters[2];
@@ -239,6 +239,155 @@ static void two_cut_at_once(int protection, enum who who)
     }
     check_pages(at, size);
     CHECK(stat_of(at).state == SNAPSHIM_EXACT && mappings_in(at, size) < 16);
+}
+
+static enum who busy_who;
+
+static void *cut_busy(void *nothing)
+{
+    have_cut(busy_who, "file", 0);
+    return nothing;
+}
+
+/* Children are forked while it goes on. */
+static void a_child_that_is_forked_meanwhile_has_it_all(int protection, enum who who)
+{
+    busy_size = 16 * MIB;
+    busy_who = who;
+    int fd = make_file("file", busy_size);
+    busy = snapshot(fd, 0, busy_size, protection);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, cut_busy, NULL) == 0);
+    for (int i = 0; i < 4; i++)
+        IN_CHILD(check_pages(busy, busy_size); CHECK(stat_of(busy).state == SNAPSHIM_EXACT));
+    CHECK(pthread_join(thread, NULL) == 0);
+    check_pages(busy, busy_size);
+    CHECK(stat_of(busy).state == SNAPSHIM_EXACT);
+}
+
+/* A process that holds a snapshot until it is told to look at it; it says whether it is exact. */
+struct holder {
+    pid_t pid;
+    int tell, told;
+};
+
+static struct holder hold(int fd, size_t size, int protection)
+{
+    int tell[2], told[2];
+    CHECK(pipe(tell) == 0 && pipe(told) == 0);
+    struct holder holder = {fork(), tell[1], told[0]};
+    CHECK(holder.pid >= 0);
+    char byte = 0;
+    if (holder.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        unsigned char *at = snapshot(fd, 0, size, protection);
+        CHECK(write(told[1], &byte, 1) == 1 && read(tell[0], &byte, 1) == 1);
+        char is_exact = stat_of(at).state == SNAPSHIM_EXACT;
+        if (is_exact)
+            check_pages(at, size);
+        CHECK(write(told[1], &is_exact, 1) == 1);
+        _exit(0);
+    }
+    CHECK(read(told[0], &byte, 1) == 1);
+    close(tell[0]);
+    close(told[1]);
+    return holder;
+}
+
+static int is_exact_in(struct holder *holder)
+{
+    char is_exact = 0;
+    int status;
+    CHECK(write(holder->tell, "", 1) == 1 && read(holder->told, &is_exact, 1) == 1);
+    CHECK(waitpid(holder->pid, &status, 0) == holder->pid && status == 0);
+    close(holder->tell);
+    close(holder->told);
+    return is_exact;
+}
+
+static pid_t start_cut(int fd)
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(ftruncate(fd, 0) == 0 ? 0 : errno == ENOSPC ? 1 : 2);
+    }
+    return pid;
+}
+
+static int end_of(pid_t pid)
+{
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return status;
+}
+
+enum { MIDDLES = 4 };
+static const int rights[] = {PROT_READ, PROT_READ | PROT_WRITE};
+
+/* Somewhere in the middle, or before, or after. */
+static void wait_for_middle(int round)
+{
+    usleep(1000 + (useconds_t)round * 7000);
+}
+
+/* Stopped, it moves nothing: the cut fails after a while, or has been done, or the snapshot is broken when the mapper goes on. */
+static void a_mapper_that_is_stopped_in_the_middle_loses_no_byte(int protection, enum who who)
+{
+    (void)protection;
+    (void)who;
+    const size_t size = 32 * MIB;
+    for (int round = 0; round < MIDDLES; round++) {
+        int fd = make_file("file", size);
+        struct holder holder = hold(fd, size, rights[round % 2]);
+        pid_t cutter = start_cut(fd);
+        wait_for_middle(round);
+        CHECK(kill(holder.pid, SIGSTOP) == 0);
+        int status = end_of(cutter);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) <= 1);
+        struct stat stat;
+        CHECK(fstat(fd, &stat) == 0 && (size_t)stat.st_size == (WEXITSTATUS(status) ? size : 0));
+        CHECK(kill(holder.pid, SIGCONT) == 0);
+        is_exact_in(&holder);
+        close(fd);
+    }
+}
+
+static void a_mapper_that_is_killed_in_the_middle_holds_nobody_up(int protection, enum who who)
+{
+    (void)protection;
+    (void)who;
+    const size_t size = 32 * MIB;
+    for (int round = 0; round < MIDDLES; round++) {
+        int fd = make_file("file", size);
+        struct holder holder = hold(fd, size, rights[round % 2]);
+        pid_t cutter = start_cut(fd);
+        wait_for_middle(round);
+        CHECK(kill(holder.pid, SIGKILL) == 0);
+        CHECK(end_of(cutter) == 0 && end_of(holder.pid) == SIGKILL);
+        close(fd);
+    }
+}
+
+static void a_writer_that_is_killed_in_the_middle_leaves_it_exact(int protection, enum who who)
+{
+    (void)protection;
+    (void)who;
+    const size_t size = 32 * MIB;
+    for (int round = 0; round < MIDDLES; round++) {
+        int fd = make_file("file", size);
+        struct holder holder = hold(fd, size, rights[round % 2]);
+        pid_t cutter = start_cut(fd);
+        wait_for_middle(round);
+        CHECK(kill(cutter, SIGKILL) == 0);
+        end_of(cutter);
+        overwrite(fd, size / 2, 3 * PAGE, 1);
+        overwrite(fd, 0, PAGE, 1);
+        CHECK(end_of(start_cut(fd)) == 0);
+        CHECK(is_exact_in(&holder));
+        close(fd);
+    }
 }
 
 /* fallocate(2) that moves what lies behind, where the file system can do it. */
@@ -314,6 +463,10 @@ static const struct scenario scenarios[] = {
     EACH(rights_may_change_between_slices),
     EACH(parts_may_be_unmapped_between_slices),
     EACH(two_cut_at_once),
+    EACH(a_child_that_is_forked_meanwhile_has_it_all),
+    ONCE(a_mapper_that_is_stopped_in_the_middle_loses_no_byte),
+    ONCE(a_mapper_that_is_killed_in_the_middle_holds_nobody_up),
+    ONCE(a_writer_that_is_killed_in_the_middle_leaves_it_exact),
     EACH(collapsing_and_inserting_keep_the_holes),
     EACH(record_locks_stay),
 };
