@@ -129,9 +129,8 @@ pub fn may_touch(range: &Range<u64>) -> bool {
 /// file.
 pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
     let own = process::attached().filter(|_| may_touch(range))?;
-    let may_move = |view: &View| {
-        unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated()
-    };
+    let may_move =
+        |view: &View| unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated();
     let parts = pieces(&own, range).filter(|(_, view)| may_move(view)).map(|(_, view)| overlap(&view, range));
     parts.min_by_key(|part| part.start)
 }
