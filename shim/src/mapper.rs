@@ -131,8 +131,10 @@ pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
     let own = process::attached().filter(|_| may_touch(range))?;
     let may_move =
         |view: &View| unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated();
-    let parts = pieces(&own, range).filter(|(_, view)| may_move(view)).map(|(_, view)| overlap(&view, range));
-    parts.min_by_key(|part| part.start)
+    own.table.over_splits(|walk| {
+        let movable = pieces(&own, walk, range).filter(|(_, view)| may_move(view));
+        movable.map(|(_, view)| overlap(&view, range)).min_by_key(|part| part.start)
+    })
 }
 
 /// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.

@@ -229,13 +229,13 @@ impl<S: Stores> Means<'_, S> {
                 if is_all {
                     snapshot.add_flags(RELOCATED);
                     snapshot.place(&joined);
+                    self.table.note_shift((behind, head.state()), (index, view.head.life()));
                     self.table.retire_snapshot(behind, head.life());
                     return Ok(());
                 }
                 piece.place(&part(&joined, address..joined.end()));
+                self.table.note_shift((index, view.head.state()), (behind, head.life()));
                 snapshot.place(&part(&view.extent, view.extent.address..address));
-                // What was said of the piece meanwhile is true of the pages that have left it.
-                piece.mark(head.life(), snapshot.head().state());
             }
             piece.end_change();
             if pages.is_some() {
@@ -261,7 +261,8 @@ impl<S: Stores> Means<'_, S> {
         let guessed = guess.and_then(|index| Some((index, self.table.view(index)?)));
         let (index, _) = guessed
             .filter(|(_, other)| is_continued(view, other))
-            .or_else(|| self.table.snapshots_live().find(|(_, other)| is_continued(view, other)))?;
+            // A single walk: a record that it misses is not joined, and costs a place in the table.
+            .or_else(|| self.table.walk_once().live().find(|(_, other)| is_continued(view, other)))?;
         Some((index, self.table.snapshot(index)?))
     }
 }
