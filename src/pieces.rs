@@ -3,7 +3,7 @@
 use crate::PAGE;
 use crate::preserved::Bits;
 use crate::raw;
-use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, View};
+use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;
 
@@ -74,10 +74,17 @@ impl Table {
         } else {
             copy.publish(head, view.head.state());
         }
-        if let Some(worse) = self.header.cuts.note(&self.header.active, self.snapshot(index)?, view.head.state()) {
-            copy.mark(head.life(), worse);
-        }
+        self.note_shift((index, view.head.state()), (copy_index, head.life()));
         Some(copy_index)
+    }
+
+    /// Pages of record `from`, which had this state before, are also in record `to`, of this life, by now, and are about to leave
+    /// `from`. Whoever walks over the records may meet them in neither, so it is counted.
+    pub fn note_shift(&self, from: (u32, State), to: (u32, u32)) {
+        let (Some(left), Some(gained)) = (self.snapshot(from.0), self.snapshot(to.0)) else { return };
+        if let Some(worse) = self.header.cuts.note(&self.header.active, left, from.1) {
+            gained.mark(to.1, worse);
+        }
     }
 }
 

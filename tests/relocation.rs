@@ -1,12 +1,111 @@
-//! A file is cut under a writable snapshot while the mapper's own threads store into it: no store is lost, no other byte changes.
+//! A file is cut under a snapshot: however long the snapshot is, whatever the mapper's own threads, or the kernel for them, store into
+//! it meanwhile, no store is lost, no other byte changes, and a hole stays one.
 
 mod common;
 
-use common::{program, run_ok, scratches};
+use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
+use std::time::Duration;
 
 #[test]
 fn stores_during_a_relocation_are_not_lost() {
     for scratch in scratches() {
         run_ok(scratch.shimmed(program("cut_stores"), "auto").args(["victim", "12"]));
     }
+}
+
+/// What is moved the agent moves, in either way; only the page at the cut is not.
+fn slices(scenario: &str) {
+    for (scratch, way) in scratches().iter().zip(WAYS) {
+        let said = run_ok(scratch.shimmed(program("cut_slices"), way).arg(scenario));
+        if let Some(why) = said.lines().find_map(|line| line.strip_prefix("SKIPPED ")) {
+            skip(scenario, why);
+        }
+    }
+}
+
+/// A gigabyte of holes once became a gigabyte of memory.
+#[test]
+fn holes_cost_nothing() {
+    slices("holes_cost_nothing");
+    slices("collapsing_and_inserting_keep_the_holes");
+}
+
+#[test]
+fn what_is_cut_in_parts_keeps_every_byte_and_right() {
+    slices("a_cut_in_the_middle_keeps_both_parts");
+    slices("what_was_divided_keeps_its_rights");
+}
+
+#[test]
+fn a_mapper_may_change_its_snapshot_between_slices() {
+    slices("rights_may_change_between_slices");
+    slices("parts_may_be_unmapped_between_slices");
+}
+
+#[test]
+fn two_may_cut_at_once() {
+    slices("two_cut_at_once");
+}
+
+#[test]
+fn a_fork_between_slices_inherits_all_of_it() {
+    slices("a_child_that_is_forked_meanwhile_has_it_all");
+}
+
+#[test]
+fn the_middle_of_a_move_is_a_place_to_die() {
+    slices("a_mapper_that_is_killed_in_the_middle_holds_nobody_up");
+    slices("a_writer_that_is_killed_in_the_middle_leaves_it_exact");
+}
+
+#[test]
+fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
+    for policy in ["break-snapshot", "fail-write"] {
+        let scratch = Scratch::on_tmpfs();
+        let mut command = scratch.shimmed(program("cut_slices"), "auto");
+        command.arg("a_mapper_that_is_stopped_in_the_middle_loses_no_byte");
+        run_ok(command.env("SNAPSHIM_TIMEOUT_MS", "200").env("SNAPSHIM_ON_FAILURE", policy));
+    }
+}
+
+#[test]
+fn looking_for_holes_drops_no_lock_and_moves_no_position() {
+    slices("record_locks_stay");
+}
+
+/// How long a cut took in ms, and whether the snapshot is exact; `None`: the file was not cut.
+fn cut_dense(timeout_ms: u64) -> Option<(u64, bool)> {
+    const MIB: &str = "384";
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed(program("cut_slices"), "auto");
+    command.args(["dense", "file", MIB]).env("SNAPSHIM_TIMEOUT_MS", timeout_ms.to_string());
+    let output = run_within(&mut command, Duration::from_secs(120));
+    assert!(output.status.success(), "{}", text(&output));
+    let said = text(&output);
+    let time = said.lines().find_map(|line| line.strip_suffix(" cut")?.parse().ok())?;
+    Some((time, said.lines().any(|line| line == "exact")))
+}
+
+/// The time that a writer waits is a tenth of what the whole takes; each slice takes a two-hundredth. Once the whole had to be done
+/// in it. On a busy machine a process may stand still for as long, but hardly again and again.
+#[test]
+fn a_writer_waits_for_a_long_move_as_long_as_it_goes_on() {
+    let (whole, _) = cut_dense(60_000).expect("nobody is hurried");
+    let timeout = (whole / 10).max(10);
+    let is_kept = |timeout| cut_dense(timeout).is_some_and(|(time, is_exact)| is_exact && time > timeout);
+    assert!((0..8).any(|_| is_kept(timeout)), "{timeout} ms were never enough, of {whole}");
+}
+
+#[test]
+fn the_kernel_stores_into_a_snapshot_while_it_is_moved() {
+    for scratch in scratches() {
+        run_ok(&mut scratch.shimmed(program("cut_reads"), "auto"));
+    }
+}
+
+#[test]
+fn lengths_that_no_memory_has_are_refused_as_natively() {
+    let scratch = Scratch::on_tmpfs();
+    let natively = run_ok(scratch.native(program("map_lengths")).arg("plain"));
+    assert_eq!(run_ok(scratch.shimmed(program("map_lengths"), "auto").arg("snapshot")), natively);
 }

@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use snapshim::drain::Patience;
 use snapshim::preserve::kept::KeptFiles;
-use snapshim::preserve::local::Means;
+use snapshim::preserve::local::{Means, Served};
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
@@ -221,7 +221,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
         if shared::arm::answer_creation(&own) {
             eager.begin_anew();
         }
-        answer_requests(&own, kept);
+        let is_answered = answer_requests(&own, kept);
         let pause = match eager.open_piece(&own, kept) {
             Progress::Until(_) => continue,
             Progress::Later => Duration::from_millis(1),
@@ -239,7 +239,9 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
-        raw::wait(record.doorbell(), bell, pause.min(until_look));
+        if is_answered {
+            raw::wait(record.doorbell(), bell, pause.min(until_look));
+        }
     }
 }
 
@@ -259,7 +261,9 @@ fn leave() -> c_int {
     0
 }
 
-fn answer_requests(own: &Own, kept: &KeptFiles) {
+/// False: there is more to do of what was asked.
+fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
+    let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
         let is_ours = |view: snapshim::snapshot::View| view.identity.owner == own.owner();
@@ -267,9 +271,13 @@ fn answer_requests(own: &Own, kept: &KeptFiles) {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { kept, ..mapper::means(own, deadline) };
-        slot.answer(number, means.serve(&request));
+        let means = Means { kept, open: &watch::open_apart, ..mapper::means(own, deadline) };
+        match means.serve(&request) {
+            Served::InPart => is_answered = false,
+            served => slot.answer(number, served == Served::Done),
+        }
     }
+    is_answered
 }
 
 /// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).

@@ -82,6 +82,23 @@ pub fn stream(number: u32) -> Result<Reached, Errno> {
     })
 }
 
+/// The regular file that the application has at `number`, opened anew to look at it; not where the table is the application's.
+///
+/// It waits for no holder of a lease (fcntl(2), F_SETLEASE).
+pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
+    if !is_apart() {
+        return Err(Errno::BADF);
+    }
+    let is_regular = |file: &Reached| {
+        rustix::fs::fstat(file).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile)
+    };
+    let file = reopen(number, OFlags::PATH)?;
+    if !is_regular(&file) {
+        return Err(Errno::BADF);
+    }
+    raw::open(ProcPath::own("fd").slash(file.number()).as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK)
+}
+
 fn copy(number: u32) -> Result<Reached, Errno> {
     if may_be_filtered() {
         return Err(Errno::PERM);

@@ -71,7 +71,7 @@ impl Mmap {
 
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
 /// The end of a program's address space (47 bits, but for the last page).
-const ADDRESSES: u64 = (1 << 47) - PAGE;
+pub const ADDRESSES: u64 = (1 << 47) - PAGE;
 
 /// mmap(2) of a snapshot. Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
@@ -528,7 +528,7 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
         let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
         let deadline = raw::now() + config().timeout;
-        if !mapper::means(&thread.own, deadline).serve(&request) {
+        if !mapper::means(&thread.own, deadline).serve_whole(&request) {
             return;
         }
         page += count;

@@ -113,6 +113,30 @@ pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
     is_held
 }
 
+/// Whether this process has any snapshot.
+#[inline]
+pub fn has_any() -> bool {
+    process::attached().is_some_and(|own| own.identity.is_mapper())
+}
+
+/// Whether a range of addresses may touch one.
+#[inline]
+pub fn may_touch(range: &Range<u64>) -> bool {
+    !range.is_empty() && has_any() && process::holdings().touches(range)
+}
+
+/// The first part of a range of addresses that is a snapshot which the program may store into, and which may yet be moved off its
+/// file.
+pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
+    let own = process::attached().filter(|_| may_touch(range))?;
+    let may_move =
+        |view: &View| unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated();
+    own.table.over_splits(|walk| {
+        let movable = pieces(&own, walk, range).filter(|(_, view)| may_move(view));
+        movable.map(|(_, view)| overlap(&view, range)).min_by_key(|part| part.start)
+    })
+}
+
 /// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.
 pub fn keep(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
@@ -125,14 +149,14 @@ pub fn keep(address: u64, length: u64) {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Preserve, first, count };
         let deadline = Mappings::deadline();
         let means = means(&own, deadline);
-        means.serve(&request);
+        means.serve_whole(&request);
     });
 }
 
 /// What this process may use to preserve in its own snapshots.
 pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
-    let (kept, holdings) = (process::kept(), process::holdings());
-    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, deadline }
+    let (kept, holdings, headroom) = (process::kept(), process::holdings(), process::headroom());
+    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, headroom, open: &|_| None, deadline }
 }
 
 /// The part of a piece that lies in a range of addresses.

@@ -46,7 +46,9 @@ impl Stores for Trap {
         START.store(address, Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_held`.
         END.store(address + length as u64, Ordering::Release);
-        let readable = MprotectFlags::from_bits_retain(protection).difference(MprotectFlags::WRITE);
+        // What may be stored into may be loaded from (on x86), by the kernel too, which would not wait.
+        let readable =
+            MprotectFlags::from_bits_retain(protection).difference(MprotectFlags::WRITE) | MprotectFlags::READ;
         // SAFETY: the range is part of a snapshot of this process that no other thread changes now; who stores into it waits in
         // `resolve`.
         let held =

@@ -8,7 +8,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::drain::{Patience, modified_behind, place_behind};
@@ -75,6 +75,13 @@ pub fn forget_unneeded(held: &Mappings) {
             drop(unsafe { raw::own(number) });
         }
     }
+}
+
+/// Opens a watched origin in the agent's own table of descriptors, where closing it drops no lock of the application's.
+pub fn open_apart(origin: Origin) -> Option<OwnedFd> {
+    let watched = WATCHED.iter().find(|watched| watched.origin() == Some(origin))?;
+    let file = apart::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
+    (place_behind(file.as_raw_fd() as u32) == Place::Origin(origin)).then_some(file)
 }
 
 /// The application's own descriptors are hardly ever of that kind.

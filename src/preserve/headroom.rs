@@ -1,7 +1,8 @@
-//! Headroom: how much memory a mapper's memory cgroup still gives it.
+//! Headroom: how much memory the machine and a mapper's memory cgroup still give it.
 //!
-//! Each page that is preserved is charged to the mapper. At the limit of its cgroup the kernel answers no errno: it kills. So it is
-//! looked at before, and too little is a failure like any other (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst).
+//! Each page that is preserved is charged to the mapper. At the limit of its cgroup, and where the machine has no more, the kernel
+//! answers no errno: it kills. So it is looked at before, and too little is a failure like any other
+//! (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, filesystems/proc.rst on /proc/meminfo).
 //! Looking costs some ten system calls, so it is done once a second, or when an eighth of what was found has been used.
 
 use rustix::fs::OFlags;
@@ -25,6 +26,8 @@ const PLACES: usize = 16;
 const BELIEVED: u64 = 1_000_000_000;
 /// Bytes left alone: the kernel charges in batches for each processor, and page tables too.
 const RESERVE: u64 = 4 << 20;
+/// The same of the machine's memory, as a part of it: other programs need some before the next look.
+const RESERVE_OF_MACHINE: u64 = 64;
 
 /// The calling process's findings.
 #[derive(Debug)]
@@ -91,9 +94,9 @@ const KINDS: [Kind; 2] = [
     },
 ];
 
-/// Bytes that the cgroup of a process, and those around it, still give.
+/// Bytes that the machine, the cgroup of a process, and those around it, still give.
 fn bytes_left(pid: u32) -> u64 {
-    let mut least = u64::MAX;
+    let mut least = bytes_left_in_machine(|take| each_line(c"/proc/meminfo", take));
     each_line(ProcPath::of(pid, "cgroup").as_c_str(), |line| {
         let Some((kind, path)) = KINDS.iter().find_map(|kind| Some((kind, path_of(line, kind.controllers)?))) else {
             return;
@@ -108,6 +111,20 @@ fn bytes_left(pid: u32) -> u64 {
         }
     });
     least
+}
+
+/// What can be had without killing anything: free memory, what the kernel takes back first, and room to swap to. All there is where
+/// that cannot be told.
+fn bytes_left_in_machine(each_line: impl Fn(&mut dyn FnMut(&[u8]))) -> u64 {
+    let (mut total, mut available, mut swap) = (0, None, 0);
+    each_line(&mut |line| {
+        let number = |name: &[u8]| parse(line.strip_prefix(name)?.strip_suffix(b" kB")?.trim_ascii_start());
+        total = number(b"MemTotal:").unwrap_or(total);
+        available = number(b"MemAvailable:").or(available);
+        swap = number(b"SwapFree:").unwrap_or(swap);
+    });
+    let Some(available) = available else { return u64::MAX };
+    (available + swap).saturating_sub(total / RESERVE_OF_MACHINE) << 10
 }
 
 /// The path in a line of /proc/PID/cgroup: hierarchy:controllers:path.
@@ -195,6 +212,18 @@ mod tests {
         for (line, kind) in [(&b"4:memory:/job"[..], 0), (b"0::/", 1), (b"9:name=systemd:/", 1), (b"nonsense", 0)] {
             assert_eq!(path_of(line, KINDS[kind].controllers), None);
         }
+    }
+
+    #[test]
+    fn the_machine_gives_what_is_available_and_free_swap_but_for_a_reserve() {
+        let lines = |lines: &'static [&'static [u8]]| {
+            move |take: &mut dyn FnMut(&[u8])| lines.iter().for_each(|line| take(line))
+        };
+        let all =
+            lines(&[b"MemTotal:       6400 kB", b"MemFree: 1 kB", b"MemAvailable:   1100 kB", b"SwapFree:   20 kB"]);
+        assert_eq!(bytes_left_in_machine(all), 1020 << 10);
+        assert_eq!(bytes_left_in_machine(lines(&[b"MemTotal: 6400 kB", b"MemAvailable: 7 kB"])), 0);
+        assert_eq!(bytes_left_in_machine(lines(&[b"MemTotal: 6400 kB"])), u64::MAX);
     }
 
     #[test]

@@ -7,23 +7,24 @@
 use core::ffi::c_void;
 use core::ops::Range;
 
+use rustix::fd::OwnedFd;
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
+use super::headroom::Headroom;
 use super::relocate::{self, Stores};
 use super::{holdings::Holdings, kept::KeptFiles, record, unshare, verify};
 use crate::PAGE;
 use crate::drain::Patience;
-use crate::pieces::{Further, part};
+use crate::origin::Origin;
 use crate::raw;
-use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, State, View};
+use crate::snapshot::{Extent, Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::Caller;
 use crate::table::writer::{Request, Task};
 
 /// What this process may use for it.
-#[derive(Debug)]
 pub struct Means<'a, S> {
     /// The table.
     pub table: &'a Table,
@@ -35,33 +36,76 @@ pub struct Means<'a, S> {
     pub holdings: &'a Holdings,
     /// Keeps other threads from storing.
     pub stores: &'a S,
+    /// How much this process may still keep.
+    pub headroom: &'a Headroom,
+    /// Opens an origin in a table of descriptors where closing it harms nobody; `None` where there is no such way.
+    pub open: &'a dyn Fn(Origin) -> Option<OwnedFd>,
     /// When to give up waiting for other threads that change the mapping (CLOCK_MONOTONIC, nanoseconds).
     pub deadline: u64,
 }
 
+impl<S> core::fmt::Debug for Means<'_, S> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.debug_struct("Means").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It is done and verified.
+    Done,
+    /// It could not be done.
+    Failed,
+    /// A part is done; the request is to be served again.
+    InPart,
+}
+
+impl From<bool> for Served {
+    fn from(is_done: bool) -> Self {
+        if is_done { Self::Done } else { Self::Failed }
+    }
+}
+
 impl<S: Stores> Means<'_, S> {
-    /// Does what `request` asks of the calling process. True once it is done and verified.
-    pub fn serve(&self, request: &Request) -> bool {
-        let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false };
-        let _signals = raw::SignalsBlocked::new();
-        if !self.own.is_here() {
-            return false;
+    /// Does what `request` asks of the calling process, or some milliseconds' work of it.
+    pub fn serve(&self, request: &Request) -> Served {
+        match request.task {
+            Task::Relocate => self.relocate(request),
+            _ => self.changing(request, |snapshot, view| self.serve_in(request, snapshot, view)),
         }
-        self.holdings.changing(|| self.serve_changing(request, snapshot))
     }
 
-    fn serve_changing(&self, request: &Request, snapshot: &Snapshot) -> bool {
-        let Some(view) = begin_change(snapshot, request.life, self.deadline) else {
-            return is_over(snapshot, request.life);
-        };
-        let done = if self.is_ours(&view) {
-            self.serve_in(request, snapshot, &view)
-        } else {
-            self.table.declare_damaged();
-            false
-        };
-        snapshot.end_change();
-        done
+    /// Does what `request` asks, to its end.
+    pub fn serve_whole(&self, request: &Request) -> bool {
+        loop {
+            match self.serve(request) {
+                Served::InPart => {}
+                served => return served == Served::Done,
+            }
+        }
+    }
+
+    /// Does `act` to the piece that `request` is about, under an odd generation.
+    pub(super) fn changing<T: From<bool>>(&self, request: &Request, act: impl FnOnce(&Snapshot, &View) -> T) -> T {
+        let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false.into() };
+        let _signals = raw::SignalsBlocked::new();
+        if !self.own.is_here() {
+            return false.into();
+        }
+        self.holdings.changing(|| {
+            let Some(view) = begin_change(snapshot, request.life, self.deadline) else {
+                return is_over(snapshot, request.life).into();
+            };
+            let done = if self.is_ours(&view) {
+                act(snapshot, &view)
+            } else {
+                self.table.declare_damaged();
+                false.into()
+            };
+            snapshot.end_change();
+            done
+        })
     }
 
     /// A record may say anything; what lies in memory is known by this process alone.
@@ -72,44 +116,17 @@ impl<S: Stores> Means<'_, S> {
     }
 
     /// The generation is odd, and the piece is ours.
-    fn serve_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> bool {
+    fn serve_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> Served {
         if request.task == Task::Break {
-            return break_piece(snapshot, view);
+            return break_piece(snapshot, view).into();
         }
         let shown = view.kept();
         let start = request.first.max(shown.start);
-        let end = match request.task {
-            Task::Relocate => shown.end,
-            _ => request.first.saturating_add(request.count).min(shown.end),
-        };
-        start >= end
+        let end = request.first.saturating_add(request.count).min(shown.end);
+        let is_done = start >= end
             || view.is_relocated()
-            || match request.task {
-                Task::Relocate => self.relocate(request.snapshot, view, start..end).is_ok(),
-                _ => copy(self.table, request.snapshot, view, start..end, self.kept).is_ok(),
-            }
-    }
-
-    /// Moves `pages` (to the end of the file at the instant) away from the file. The piece is cut before them: what is behind needs
-    /// no writer any more. The generation is odd.
-    fn relocate(&self, index: u32, view: &View, pages: Range<u64>) -> Result<(), Errno> {
-        let address = view.address_of(pages.start);
-        let length = ((pages.end - pages.start) * PAGE) as usize;
-        if pages.start != view.extent.first && !self.table.await_pushers_of_cut(index, self.deadline) {
-            return Err(Errno::BUSY);
-        }
-        relocate::move_to_own_memory(address, length, view, self.stores)?;
-        let snapshot = self.table.snapshot(index).ok_or(Errno::NOMEM)?;
-        if pages.start == view.extent.first {
-            snapshot.add_flags(RELOCATED);
-            return Ok(());
-        }
-        let extent = part(&view.extent, address..view.extent.end());
-        let identity = Identity { base: pages.start, ..view.identity };
-        let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
-        self.table.publish_further(index, view, &further).ok_or(Errno::NOMEM)?;
-        snapshot.place(&part(&view.extent, view.extent.address..address));
-        Ok(())
+            || copy(self.table, request.snapshot, view, start..end, self.kept).is_ok();
+        is_done.into()
     }
 }
 
@@ -132,10 +149,19 @@ fn is_over(snapshot: &Snapshot, life: u32) -> bool {
 pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<View> {
     let mut patience = Patience::default();
     let mut is_late = false;
+    let time = deadline.saturating_sub(raw::now());
+    let (mut deadline, mut pages) = (deadline, None);
     while !is_over(snapshot, life) || snapshot.head().state() == State::Broken && snapshot.head().life() == life {
         if snapshot.begin_change(life).is_some() {
             return snapshot.view();
         }
+        // A piece that is moved slice by slice becomes smaller with each.
+        let now = snapshot.view().map(|view| view.extent.pages);
+        if pages.is_some() && now != pages {
+            deadline = raw::now() + time;
+            is_late = false;
+        }
+        pages = now;
         // Once more behind the clock: this thread may have been stopped.
         if is_late {
             return None;

@@ -7,9 +7,11 @@
 pub mod bytes;
 pub mod headroom;
 pub mod holdings;
+pub mod holes;
 pub mod kept;
 pub mod local;
 pub mod relocate;
+pub mod slices;
 pub mod unshare;
 pub mod verify;
 
@@ -183,27 +185,37 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             else {
                 return Ok(());
             };
-            if !self.has_room(&view, view.kept().end - first.max(view.kept().start)) {
-                self.give_up(index, &view, Reason::NoMemory)?;
-                continue;
-            }
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
             let is_done = if self.own.may_change(view.identity.owner) {
-                self.means().serve(&task)
+                self.relocate_own(&view, task)
             } else {
                 self.ask_agent(&view, task)
             };
             if !is_done && !self.table.retire_if_gone(view.identity.owner) {
-                self.give_up(index, &view, Reason::NoAgent)?;
+                // How much it needed only its process knows.
+                let is_short = !self.has_room(&view, relocate::Pages::MOST);
+                self.give_up(index, &view, if is_short { Reason::NoMemory } else { Reason::NoAgent })?;
             }
         }
+    }
+
+    /// The same in a piece of the calling process. Of a long one its agent does it where there is one: in its table of descriptors
+    /// the origin can be opened to look for holes. Closing it in that of the application would drop the application's locks.
+    fn relocate_own(&self, view: &View, task: Request) -> bool {
+        let shown = view.kept();
+        let is_long = shown.end - task.first.max(shown.start) >= relocate::Pages::MOST;
+        let has_agent = || {
+            let owner = self.table.owner(view.identity.owner);
+            owner.is_some_and(|(_, process, id)| matches!(process.agent(id), Agent::Thread(_)))
+        };
+        is_long && has_agent() && self.ask_agent(view, task) || self.means().serve_whole(&task)
     }
 
     /// What this process may use to preserve in its own snapshots.
     fn means(&self) -> Means<'_, S> {
         let deadline = raw::now() + self.patience;
-        let Self { table, own, kept, holdings, stores, .. } = *self;
-        Means { table, own, kept, holdings, stores, deadline }
+        let Self { table, own, kept, holdings, stores, headroom, .. } = *self;
+        Means { table, own, kept, holdings, stores, headroom, open: &|_| None, deadline }
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
@@ -224,11 +236,16 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut allowance = Allowance::of(self.patience);
         let mut patience = Patience::default();
         let mut failures = 0;
+        let mut pages = None;
         // Preserved so far by this call, whether or not their bits could be recorded.
         let mut done = 0;
         loop {
             let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
             let Some(view) = view else { return Ok(()) };
+            // A piece that is moved slice by slice becomes smaller with each.
+            if pages.replace(view.extent.pages) != Some(view.extent.pages) {
+                allowance = Allowance::of(self.patience);
+            }
             if self.table.is_damaged() {
                 return self.give_up(index, &view, Reason::Damaged);
             }
@@ -402,7 +419,13 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let mut number = self.slot.ask(request);
         process.ring();
+        let mut left = None;
         loop {
+            // What is done slice by slice leaves fewer pages after each.
+            let now = self.table.snapshot(request.snapshot).and_then(Snapshot::view).map(|view| view.extent.pages);
+            if left.replace(now) != Some(now) {
+                allowance = Allowance::of(self.patience);
+            }
             match self.slot.look_for_answer(number) {
                 Answer::Done => return true,
                 Answer::Failed => return false,
@@ -466,7 +489,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
         if self.own.may_change(view.identity.owner) {
-            self.means().serve(&request)
+            self.means().serve_whole(&request)
         } else {
             self.ask_agent(view, request)
         }

@@ -34,8 +34,75 @@ pub fn private_pages(id: ProcessId, thread: u32, address: u64, pages: u64, kept:
     })
 }
 
+/// Pages in one look where the kernel has no [`PAGEMAP_SCAN`]: more are not looked at one by one.
+const FEW: u64 = 512;
+
+/// The first run of private pages among the `pages` pages at `address`, as page numbers from there; `None`: there are none.
+///
+/// Where that cannot be told of so many, all count as private.
+pub fn first_private(
+    id: ProcessId,
+    address: u64,
+    pages: u64,
+    kept: &KeptFiles,
+) -> Result<Option<core::ops::Range<u64>>, Errno> {
+    kept.with_pagemap(id, raw::own_tid(), |pagemap| match scan_private(pagemap, address, pages) {
+        Err(Errno::BADF) => Err(Errno::BADF),
+        Err(_) if pages > FEW => Ok(Some(0..pages)),
+        Err(_) => first_private_entry(pagemap, address, pages),
+        found => found,
+    })
+}
+
+fn scan_private(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<Option<core::ops::Range<u64>>, Errno> {
+    let mut region = Region::default();
+    let mut arguments = ScanArguments {
+        size: size_of::<ScanArguments>() as u64,
+        start: address,
+        end: address + pages * PAGE,
+        regions: &raw mut region as u64,
+        regions_length: 1,
+        category_inverted: PAGE_IS_FILE,
+        category_mask: PAGE_IS_FILE,
+        category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        ..ScanArguments::default()
+    };
+    // SAFETY: the argument is a struct pm_scan_arg whose one region is writable; both outlive the call.
+    let found = unsafe { raw::ioctl(pagemap, PAGEMAP_SCAN, &raw mut arguments as usize) }?;
+    let page = |at: u64| (at - address) / PAGE;
+    Ok((found == 1).then(|| page(region.start)..page(region.end)))
+}
+
+/// The same, one page long, read from the pagemap itself.
+fn first_private_entry(
+    pagemap: BorrowedFd<'_>,
+    address: u64,
+    pages: u64,
+) -> Result<Option<core::ops::Range<u64>>, Errno> {
+    let mut buffer = [0u8; 64 * 8];
+    let mut page = 0;
+    while page < pages {
+        let wanted = ((pages - page) * 8).min(buffer.len() as u64) as usize;
+        let read = rustix::io::pread(pagemap, &mut buffer[..wanted], (address / PAGE + page) * 8)?;
+        if read < 8 {
+            return Err(Errno::IO);
+        }
+        for entry in buffer[..read].chunks_exact(8) {
+            let mut word = [0u8; 8];
+            word.copy_from_slice(entry);
+            let word = u64::from_ne_bytes(word);
+            if word & FILE == 0 && word & (PRESENT | SWAPPED) != 0 {
+                return Ok(Some(page..page + 1));
+            }
+            page += 1;
+        }
+    }
+    Ok(None)
+}
+
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGEMAP_SCAN: u32 = 0xC060_6610;
 
 /// `struct pm_scan_arg` of linux/fs.h.

@@ -15,7 +15,7 @@ use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
-use crate::create::{MAP_SNAPSHOT, Mmap, create};
+use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
 use crate::doors::set_errno;
 use crate::shared::{self, list};
 use crate::{init, mapper, process};
@@ -363,7 +363,8 @@ fn remap(
     };
     let range = addresses(address, old);
     let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
-    let new_length = (new as u64).next_multiple_of(PAGE);
+    // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
+    let new_length = (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0);
     if let Some(own) = process::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
         && let Some(origin) = shared::change::origin_in(&range)
     {
@@ -376,10 +377,12 @@ fn remap(
     }
     let Some(mappings) = mapper::touching(&range) else { return take_away(&to, call) };
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
-    if range.is_empty() || new == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
+    if new_length == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
         return Err(Errno::INVAL);
     }
-    let is_target_good = to.start.is_multiple_of(PAGE) && (to.end <= range.start || range.end <= to.start);
+    // All that the kernel would refuse is refused before the tail is given up.
+    let is_target_good =
+        to.start.is_multiple_of(PAGE) && to.end <= ADDRESSES && (to.end <= range.start || range.end <= to.start);
     if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || to.is_empty() || !is_target_good) {
         return Err(Errno::INVAL);
     }

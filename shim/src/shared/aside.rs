@@ -1,8 +1,9 @@
-//! Memory aside: what the kernel is given to store into in place of shared mappings, and how it gets from there into them.
+//! Memory aside: what the kernel is given to store into in place of shared mappings and of snapshots that may be moved off their
+//! file, and how it gets from there into them.
 //!
-//! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do.
-//! Only what lies in a shared mapping is replaced; all else the kernel gets as it is, so that it finds a bad pointer where it would
-//! have found it. What a call stored before it failed does not come home.
+//! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do, or
+//! wait until a range has been moved. Only what lies in such memory is replaced; all else the kernel gets as it is, so that it finds
+//! a bad pointer where it would have found it. What a call stored before it failed does not come home.
 
 use core::mem::offset_of;
 use core::ops::Range;
@@ -18,24 +19,25 @@ use syscalls::{Sysno, syscall};
 use super::list::{self, Entry, List};
 use crate::hooks::change::LONGEST_WRITE;
 use crate::hooks::write::{IOV_MAX, each_buffer};
+use crate::mapper;
 
 /// What the kernel may be handed of mappings.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Touched {
-    /// No byte of a shared mapping that the application may store into.
+    /// No byte of a shared mapping, or of a snapshot that may be moved, that the application may store into.
     #[default]
     Nothing,
-    /// Bytes that show this origin.
+    /// Bytes of shared mappings that show this origin.
     One(Origin),
-    /// Bytes of several origins.
+    /// Bytes of shared mappings of several origins, or of snapshots.
     Several,
 }
 
 impl Touched {
-    fn add(&mut self, origin: Origin) {
-        *self = match *self {
-            Self::Nothing => Self::One(origin),
-            Self::One(before) if before == origin => return,
+    fn add(&mut self, home: &Home) {
+        *self = match (*self, home.origin) {
+            (Self::Nothing, Some(origin)) => Self::One(origin),
+            (Self::One(before), Some(origin)) if before == origin => return,
             _ => Self::Several,
         };
     }
@@ -182,9 +184,20 @@ pub fn read_length(home: *const u32) -> Option<u32> {
     (read_own(home as u64, (&raw mut length) as u64, 4) == 4).then_some(length)
 }
 
-/// The writable mapping that `range` comes to first.
-fn first_mapping<'a>(list: &'a List, range: &Range<u64>) -> Option<&'a Entry> {
-    list.touching(range).filter(|entry| entry.is_writable()).min_by_key(|entry| entry.range.start)
+/// Memory where the kernel would not store, but the application may.
+struct Home {
+    part: Range<u64>,
+    /// What a shared mapping shows; `None` for a snapshot.
+    origin: Option<Origin>,
+}
+
+/// The first in `range`.
+fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
+    let is_writable = |entry: &&Entry| entry.is_writable();
+    let shared = list.touching(range).filter(is_writable).min_by_key(|entry| entry.range.start);
+    let shared = shared.map(|entry| Home { part: entry.part(range), origin: Some(entry.origin) });
+    let snapshot = mapper::first_that_may_move(range).map(|part| Home { part, origin: None });
+    shared.into_iter().chain(snapshot).min_by_key(|home| home.part.start)
 }
 
 /// How much of a part of a mapping is there: pages behind the end of the file are not.
@@ -208,9 +221,9 @@ fn pages_there(part: &Range<u64>) -> Range<u64> {
 /// Lays out one buffer.
 fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buffer: Range<u64>) -> Option<()> {
     let mut at = buffer.start;
-    while let Some(entry) = first_mapping(list, &(at..buffer.end)) {
-        let part = entry.part(&(at..buffer.end));
-        room.touched.add(entry.origin);
+    while let Some(home) = first_home(list, &(at..buffer.end)) {
+        room.touched.add(&home);
+        let part = home.part;
         // More than that the kernel does not store.
         let longest = part.start..part.end.min(part.start + LONGEST_WRITE);
         match parts {
@@ -341,8 +354,8 @@ fn lay_messages(room: &mut Room, list: &List, given: Headers) -> Option<Laid> {
             // The kernel gets as far as this one.
             return (index > 0).then_some((headers, envelopes, index));
         }
-        if let Some(entry) = first_mapping(list, &(home..home + length)) {
-            room.touched.add(entry.origin);
+        if let Some(touched) = first_home(list, &(home..home + length)) {
+            room.touched.add(&touched);
         }
         let envelope = lay_message(room, list, &mut header.msg_hdr)?;
         if !headers.is_null() {
@@ -377,8 +390,8 @@ fn lay_message(room: &mut Room, list: &List, header: &mut msghdr) -> Option<Enve
 /// Memory aside for a result of at most so many bytes, if a mapping is touched.
 fn lay_result(room: &mut Room, list: &List, home: u64, length: u64) -> Option<Option<u64>> {
     let range = home..home.saturating_add(length);
-    let Some(entry) = first_mapping(list, &range).filter(|_| home != 0) else { return Some(None) };
-    room.touched.add(entry.origin);
+    let Some(touched) = first_home(list, &range).filter(|_| home != 0) else { return Some(None) };
+    room.touched.add(&touched);
     let aside = room.take(length, home)?;
     if room.start.is_some() {
         // What the kernel leaves out between two control messages stays as it is.

@@ -1,6 +1,7 @@
-//! Calls that have the kernel store into memory of the application's, where that is a shared mapping.
+//! Calls that have the kernel store into memory of the application's, where that is a shared mapping or a snapshot.
 //!
-//! Into an armed page the kernel does not store: EFAULT, and a packet that was to come there is lost. So while no snapshot of the
+//! Into an armed page, or one that is being moved off the file, the kernel does not store: EFAULT, and a packet that was to come
+//! there is lost. A call that waits may find a snapshot moved at any time. So while no snapshot of the shared
 //! mapping's file exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the
 //! open mapping; no snapshot comes meanwhile. Else the kernel stores into memory [`aside`], and the call may wait as long as it
 //! likes. A call that is left by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
@@ -22,6 +23,7 @@ use crate::create;
 use crate::doors::set_errno;
 use crate::hooks::change::{Announced, announced};
 use crate::hooks::write::each_buffer;
+use crate::mapper;
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,16 +36,17 @@ pub enum Source {
     OtherCounting,
 }
 
-/// Whether one buffer may lie in a shared mapping.
+/// Whether one buffer may lie in a shared mapping or a snapshot.
 #[inline]
 pub fn may_touch(data: u64, length: usize) -> bool {
-    list::may_touch(&(data..data.saturating_add(length as u64)))
+    let range = data..data.saturating_add(length as u64);
+    list::may_touch(&range) || mapper::may_touch(&range)
 }
 
-/// Whether anything may lie in a shared mapping.
+/// Whether anything may lie in a shared mapping or a snapshot.
 #[inline]
 pub fn may_touch_any() -> bool {
-    list::is_any()
+    list::is_any() || mapper::has_any()
 }
 
 /// Has the kernel fill the buffers of `vector`: `call` with it, or `aside` with others in their place.

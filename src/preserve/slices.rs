@@ -1,0 +1,290 @@
+//! Slices: a long range is moved off the file piece by piece, from its end on.
+//!
+//! Each slice is moved under an odd generation of its own. It goes over from the record of the piece to that of the piece behind it,
+//! which has been moved before, so that how far the move has come stands in the table at any time: who waits for its end waits as
+//! long as the piece becomes smaller, and other requests, writers and hooks come in between.
+
+use core::ops::Range;
+
+use rustix::io::Errno;
+
+use super::holes::Sparse;
+use super::local::{Means, Served};
+use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
+use super::verify;
+use crate::PAGE;
+use crate::pieces::{Further, part};
+use crate::raw;
+use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
+use crate::table::writer::Request;
+
+/// How long slices are moved before others' requests are looked for.
+const TURN: u64 = 10_000_000;
+/// Bytes that memory is reserved for at once.
+const GROUND: u64 = 64 << 20;
+/// A slice with no more holes than that is copied whole, into a huge page.
+const MOST_HOLES: u64 = Pages::MOST / 32;
+
+/// What is kept from one slice to the next.
+#[derive(Debug, Default)]
+struct Move {
+    /// Memory for slices that are copied.
+    ground: Option<Ground>,
+    /// The origin, once it is known whether it has holes.
+    sparse: Option<Option<Sparse>>,
+    /// The record of what has been moved.
+    moved: Option<u32>,
+    /// Whether there is no record to be had for what has been moved.
+    is_whole: bool,
+}
+
+/// Pages that are moved at once.
+struct Unit {
+    pages: Range<u64>,
+    /// Whether nothing is there, in the mapping or in the file, as it seemed.
+    is_void: bool,
+}
+
+impl<S: Stores> Means<'_, S> {
+    /// Moves the pages of a piece, from `request.first` to the end of the file at the instant, away from the file: as many slices as
+    /// a turn allows.
+    pub(super) fn relocate(&self, request: &Request) -> Served {
+        let mut course = Move::default();
+        let until = raw::now() + TURN;
+        loop {
+            let served =
+                self.changing(request, |snapshot, view| self.relocate_slice(request, snapshot, view, &mut course));
+            if served != Served::InPart || raw::now() >= until {
+                return served;
+            }
+        }
+    }
+
+    fn relocate_slice(&self, request: &Request, snapshot: &Snapshot, view: &View, course: &mut Move) -> Served {
+        let shown = view.kept();
+        let pages = request.first.max(shown.start)..shown.end;
+        if pages.is_empty() || view.is_relocated() {
+            return Served::Done;
+        }
+        let moved = self.move_last(request.snapshot, view, &pages, course);
+        match moved.and_then(|first| self.hand_over(request.snapshot, snapshot, view, first, course).map(|()| first)) {
+            Ok(first) if first == pages.start => Served::Done,
+            Ok(_) => Served::InPart,
+            // No record is free for the part: all of it is moved at once, which needs none.
+            Err(Errno::NFILE) if !course.is_whole && pages.start == view.extent.first => {
+                course.is_whole = true;
+                Served::InPart
+            }
+            Err(_) => Served::Failed,
+        }
+    }
+
+    /// Moves the last of `pages`; the first that was moved.
+    fn move_last(&self, index: u32, view: &View, pages: &Range<u64>, course: &mut Move) -> Result<u64, Errno> {
+        let is_long = (pages.end - pages.start) * PAGE >= SLICE;
+        let sparse = match &mut course.sparse {
+            // A short range is not worth a look for holes.
+            None if !is_long => &None,
+            sparse => sparse.get_or_insert_with(|| (self.open)(view.identity.origin).and_then(Sparse::of)),
+        };
+        let sparse = sparse.as_ref();
+        let mut unit = self.last_unit(view, pages, sparse, course.is_whole)?;
+        loop {
+            if unit.pages.start != view.extent.first && !self.table.await_pushers_of_cut(index, self.deadline) {
+                return Err(Errno::BUSY);
+            }
+            let address = view.address_of(unit.pages.start);
+            let length = ((unit.pages.end - unit.pages.start) * PAGE) as usize;
+            let lowest = view.address_of(pages.start);
+            let act = || self.replace(view, &unit, sparse, lowest, &mut course.ground);
+            match relocate::held(address, length, view, self.stores, act) {
+                // Something has come there.
+                Err(Errno::AGAIN) if unit.is_void => unit = slice(view, pages),
+                result => return result.map(|()| unit.pages.start),
+            }
+        }
+    }
+
+    /// The last slice, or many where there is nothing.
+    fn last_unit(
+        &self,
+        view: &View,
+        pages: &Range<u64>,
+        sparse: Option<&Sparse>,
+        is_whole: bool,
+    ) -> Result<Unit, Errno> {
+        if is_whole {
+            return Ok(Unit { pages: pages.clone(), is_void: false });
+        }
+        let mut unit = slice(view, pages);
+        let Some(sparse) = sparse else { return Ok(unit) };
+        if !self.is_void(view, &unit.pages, sparse)? {
+            return Ok(unit);
+        }
+        unit.is_void = true;
+        while unit.pages.start > pages.start {
+            let longer = unit.pages.start.saturating_sub(unit.pages.end - unit.pages.start).max(pages.start);
+            if !self.is_void(view, &(longer..unit.pages.start), sparse)? {
+                break;
+            }
+            unit.pages.start = longer;
+        }
+        Ok(unit)
+    }
+
+    /// Whether neither the mapping nor the file has anything in `pages`. The generation is odd: see [`super::holes`].
+    fn is_void(&self, view: &View, pages: &Range<u64>, sparse: &Sparse) -> Result<bool, Errno> {
+        Ok(sparse.first_data(pages).is_none() && self.first_private(view, pages)?.is_none())
+    }
+
+    fn first_private(&self, view: &View, pages: &Range<u64>) -> Result<Option<Range<u64>>, Errno> {
+        let (_, _, id) = self.table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
+        let found = verify::first_private(id, view.address_of(pages.start), pages.end - pages.start, self.kept)?;
+        Ok(found.map(|run| run.start + pages.start..run.end + pages.start))
+    }
+
+    /// Puts memory that does not belong to the file in place of pages that nobody stores into now.
+    fn replace(
+        &self,
+        view: &View,
+        unit: &Unit,
+        sparse: Option<&Sparse>,
+        lowest: u64,
+        ground: &mut Option<Ground>,
+    ) -> Result<(), Errno> {
+        let pages = &unit.pages;
+        let (address, count) = (view.address_of(pages.start), pages.end - pages.start);
+        let length = (count * PAGE) as usize;
+        if let Some(sparse) = sparse.filter(|_| unit.is_void) {
+            // Looked at once more, now that nobody stores there.
+            return match self.is_void(view, pages, sparse)? {
+                true => relocate::replace_by_nothing(address, length, view),
+                false => Err(Errno::AGAIN),
+            };
+        }
+        let copied = match sparse.filter(|_| count <= Pages::MOST) {
+            Some(sparse) => self.what_is_there(view, pages, sparse)?,
+            None => Copied::All,
+        };
+        let kept = match &copied {
+            Copied::All => count,
+            Copied::Only(some) => some.count(),
+        };
+        if kept == 0 {
+            return relocate::replace_by_nothing(address, length, view);
+        }
+        let (_, _, id) = self.table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
+        if !self.headroom.allows(id, kept) {
+            return Err(Errno::NOMEM);
+        }
+        let end = address + length as u64;
+        let memory = match ground {
+            Some(memory) if memory.is_under(address, length) => memory,
+            other => {
+                *other = None;
+                let target = lowest.max(end.saturating_sub(GROUND)).min(address)..end;
+                let made = Ground::under(&target, view).or_else(|_| Ground::under(&(address..end), view))?;
+                other.insert(made)
+            }
+        };
+        memory.replace(address, length, view, &copied)
+    }
+
+    /// What of a slice has to be copied.
+    fn what_is_there(&self, view: &View, pages: &Range<u64>, sparse: &Sparse) -> Result<Copied, Errno> {
+        let mut there = Pages::default();
+        let mut at = pages.start;
+        while let Some(run) = self.first_private(view, &(at..pages.end))? {
+            there.add(run.start - pages.start..run.end - pages.start);
+            at = run.end;
+            if at >= pages.end {
+                break;
+            }
+        }
+        sparse.each_data(pages, |run| there.add(run.start - pages.start..run.end - pages.start));
+        let holes = pages.end - pages.start - there.count();
+        Ok(if holes <= MOST_HOLES { Copied::All } else { Copied::Only(there) })
+    }
+
+    /// The pages of a piece from `first` on have been moved: they go over to the record behind it. The piece's generation is odd.
+    ///
+    /// They are in both records for a moment, and never in none. NFILE: there is no record.
+    fn hand_over(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        first: u64,
+        course: &mut Move,
+    ) -> Result<(), Errno> {
+        let address = view.address_of(first);
+        let is_all = first == view.extent.first;
+        if let Some((behind, piece)) = self.moved_behind(view, course.moved)
+            // Not waited for: a hook that changes it may be waiting for this piece.
+            && let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.life()))
+        {
+            let pages = piece.view().filter(|now| is_continued(view, now)).map(|now| now.extent.pages);
+            if let Some(pages) = pages {
+                let joined = Extent { pages: view.extent.pages + pages, ..view.extent };
+                if is_all {
+                    snapshot.add_flags(RELOCATED);
+                    snapshot.place(&joined);
+                    self.table.note_shift((behind, head.state()), (index, view.head.life()));
+                    self.table.retire_snapshot(behind, head.life());
+                    return Ok(());
+                }
+                piece.place(&part(&joined, address..joined.end()));
+                self.table.note_shift((index, view.head.state()), (behind, head.life()));
+                snapshot.place(&part(&view.extent, view.extent.address..address));
+            }
+            piece.end_change();
+            if pages.is_some() {
+                course.moved = Some(behind);
+                return Ok(());
+            }
+        }
+        if is_all {
+            snapshot.add_flags(RELOCATED);
+            return Ok(());
+        }
+        let extent = part(&view.extent, address..view.extent.end());
+        // The base is the piece's, because the record behind it will reach down to it.
+        let identity = Identity { ..view.identity };
+        let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
+        course.moved = Some(self.table.publish_further(index, view, &further).ok_or(Errno::NFILE)?);
+        snapshot.place(&part(&view.extent, view.extent.address..address));
+        Ok(())
+    }
+
+    /// The record of what has been moved behind a piece.
+    fn moved_behind(&self, view: &View, guess: Option<u32>) -> Option<(u32, &Snapshot)> {
+        let guessed = guess.and_then(|index| Some((index, self.table.view(index)?)));
+        let (index, _) = guessed
+            .filter(|(_, other)| is_continued(view, other))
+            // A single walk: a record that it misses is not joined, and costs a place in the table.
+            .or_else(|| self.table.walk_once().live().find(|(_, other)| is_continued(view, other)))?;
+        Some((index, self.table.snapshot(index)?))
+    }
+}
+
+/// The last slice of `pages`: of a huge page's length, aligned alike.
+fn slice(view: &View, pages: &Range<u64>) -> Unit {
+    let last = view.address_of(pages.end) - 1;
+    let start = (last / SLICE * SLICE).max(view.address_of(pages.start));
+    Unit { pages: view.extent.first + (start - view.extent.address) / PAGE..pages.end, is_void: false }
+}
+
+/// Whether `other` has been moved, lies behind the piece, and is like it otherwise.
+fn is_continued(view: &View, other: &View) -> bool {
+    let kind = |view: &View| {
+        let flags = view.flags & !(BITS_INCOMPLETE | RELOCATED);
+        (view.identity.owner, view.identity.mapping, view.identity.size, view.extent.protection, flags)
+    };
+    other.is_relocated()
+        && kind(view) == kind(other)
+        && view.identity.origin == other.identity.origin
+        && view.head.state() == other.head.state()
+        && view.extent.end() == other.extent.address
+        && view.extent.first + view.extent.pages == other.extent.first
+        && other.identity.base <= view.extent.first
+}
