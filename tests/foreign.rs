@@ -4,11 +4,15 @@
 mod common;
 
 use std::fs::{self, File};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::holder::Holder;
 use common::{DISK, Scratch, compile, program, run, run_ok, run_within, scratches, skip, text};
+use snapshim::origin::Origin;
 
 const SIZE: usize = 200_000;
 
@@ -223,4 +227,105 @@ fn no_descriptor_is_left_when_the_snapshots_are_gone() {
     let scratch = Scratch::on_tmpfs();
     lay(&scratch);
     run_ok(scratch.shimmed(program("foreign_descriptors"), "auto").arg("victim"));
+}
+
+/// A program that maps `file` shared and writable and stores into it once.
+fn stores(scratch: &Scratch, mapper: Command, file: &str, how: &str) -> Stores {
+    let mut mapper = mapper;
+    let mut child = mapper
+        .args([file, how])
+        .current_dir(&scratch.path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    Stores { child, output }
+}
+
+struct Stores {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Stores {
+    fn store(&mut self) {
+        self.child.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line, "stored\n");
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// A test that fails leaves nobody behind.
+impl Drop for Stores {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Takes what the dead left out of the table.
+fn bury(scratch: &Scratch) {
+    let mut command = Command::new(common::root().join("target/release/snapshim"));
+    run_ok(command.arg("recover").env("SNAPSHIM_DIR", scratch.table()));
+}
+
+/// Which counter of changes a file has in common with others.
+fn counter(file: &Path) -> u64 {
+    let found = fs::metadata(file).unwrap();
+    Origin::file(found.dev(), found.ino()).mark() >> 56
+}
+
+/// A file that does not share its counter with `victim`.
+fn lay_unrelated(scratch: &Scratch) -> String {
+    let names = (0..).map(|number| format!("unrelated{number}"));
+    let mut laid = names.inspect(|name| fs::write(scratch.file(name), vec![b'u'; SIZE]).unwrap());
+    laid.find(|name| counter(&scratch.file(name)) != counter(&scratch.file("victim"))).unwrap()
+}
+
+/// It counted as a change of every file, and a look that found the counts moved on took the foreign one for it.
+#[test]
+fn the_death_of_a_process_that_shares_another_file_hides_no_foreign_change() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let unrelated = lay_unrelated(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mut sharer = stores(&scratch, mapper, &unrelated, "mmap");
+        sharer.store();
+        // SAFETY: kill(2) of our own children, who have not been waited for.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGSTOP) };
+        foreign(&scratch, "write");
+        drop(sharer);
+        bury(&scratch);
+        // SAFETY: as above.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGCONT) };
+        let found = holder.finish();
+        assert!(found.contains("state=1 "), "{}: {found}", scratch.path.display());
+    }
+}
+
+#[test]
+fn the_death_of_a_process_that_stored_into_the_file_raises_no_doubt() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold(&scratch);
+        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mut sharer = stores(&scratch, mapper, "victim", "mmap");
+        sharer.store();
+        drop(sharer);
+        bury(&scratch);
+        // Behind two looks of the agent.
+        std::thread::sleep(Duration::from_millis(2100));
+        holder.finish_exact("a sharer that was killed");
+        assert_eq!(log(&scratch), "");
+    }
 }
