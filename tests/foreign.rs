@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::holder::Holder;
-use common::{DISK, Scratch, compile, program, run, run_ok, run_within, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text};
 use snapshim::origin::Origin;
 
 const SIZE: usize = 200_000;
@@ -67,7 +67,97 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
             // Cut off by somebody else, it cannot even be compared.
             assert!(found.contains("state=1 "), "{about}: {found}");
             assert_named_once(&scratch, &about);
+            let cause = if verb == "cut" { ("cut the file", "cause=2\n") } else { ("changed the file", "cause=1\n") };
+            assert!(log(&scratch).contains(cause.0) && found.contains(cause.1), "{about}: {found}{}", log(&scratch));
         }
+    }
+}
+
+/// What the table has, as a person is told.
+fn status(scratch: &Scratch) -> String {
+    let mut command = Command::new(common::root().join("target/release/snapshim"));
+    run_ok(command.arg("status").env("SNAPSHIM_DIR", scratch.table()))
+}
+
+/// An agent was blamed that had done what could be done.
+#[test]
+fn a_foreign_cut_is_what_a_writer_names_who_meets_it() {
+    let policies = ["break-snapshot", "fail-write"];
+    let changes = ["printf new | dd of=victim bs=4096 seek=20 conv=notrunc status=none", ": >victim"];
+    for (scratch, way) in scratches().iter().flat_map(|scratch| WAYS.map(|way| (scratch, way))) {
+        for (policy, change) in policies.iter().flat_map(|policy| changes.map(|change| (policy, change))) {
+            let about = format!("{way}, {policy}, {change}, {}", scratch.path.display());
+            lay(scratch);
+            let holder = hold(scratch);
+            foreign(scratch, "cut");
+            let output = run(scratch.shimmed("sh", way).env("SNAPSHIM_ON_FAILURE", policy).args(["-c", change]));
+            let said = text(&output);
+            assert!(
+                output.status.success() && said.contains("a program without the shim has cut the file"),
+                "{about}: {said}"
+            );
+            assert!(!said.contains("agent") && !said.contains("fail-write"), "{about}: {said}");
+            assert!(status(scratch).contains("broken") && status(scratch).contains("cut the file"), "{about}");
+            let found = holder.finish();
+            assert!(found.contains("state=2 ") && found.contains("cause=2\n"), "{about}: {found}");
+        }
+    }
+}
+
+/// A program that nothing was loaded into.
+fn foreign_mapper(scratch: &Scratch) -> Command {
+    scratch.native(compile("foreign_mapper", &["-static"]))
+}
+
+fn assert_mapping_named(scratch: &Scratch, found: &str, pid: u32) {
+    let said = log(scratch);
+    let about = format!("{}: {found}{said}", scratch.path.display());
+    assert!(found.contains("state=1 ") && found.contains("cause=4\n"), "{about}");
+    assert!(said.contains(&format!("process {pid} (")) && said.contains("mapped shared and writable"), "{about}");
+    assert_eq!(said.matches("doubtful from now on").count(), 1, "{about}");
+}
+
+/// Its stores were shown, and the snapshot was called exact.
+#[test]
+fn a_program_without_the_shim_that_has_the_file_mapped_is_named_at_once() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let mapper = stores(&scratch, foreign_mapper(&scratch), "victim", "mmap");
+        // Looks once, right behind the making.
+        let found = hold(&scratch).finish();
+        assert_mapping_named(&scratch, &found, mapper.id());
+    }
+}
+
+#[test]
+fn a_program_without_the_shim_that_maps_the_file_later_is_named() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        let mapper = stores(&scratch, foreign_mapper(&scratch), "victim", "mmap");
+        let found = holder.finish();
+        assert_mapping_named(&scratch, &found, mapper.id());
+        assert!(!status(&scratch).contains("exact"));
+    }
+}
+
+/// As Go's runtime does, in a program that writes through libc as well.
+#[test]
+fn a_cooperating_program_that_maps_the_file_past_the_hooks_is_named() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let cooperating = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = stores(&scratch, cooperating, "victim", "raw");
+        let found = hold(&scratch).finish();
+        assert_mapping_named(&scratch, &found, mapper.id());
+    }
+}
+
+#[test]
+fn mappings_by_libc_that_come_and_go_raise_no_doubt() {
+    for scratch in scratches() {
+        let output = run_within(scratch.shimmed(program("foreign_maps_none"), "auto").arg("victim"), DISK);
+        assert_eq!(text(&output), "exact\n", "{}", scratch.path.display());
     }
 }
 
