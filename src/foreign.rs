@@ -100,6 +100,7 @@ impl Sight {
 #[cfg(not(loom))]
 mod in_table {
     use super::{Changes, Modified, Sight, look};
+    use crate::PAGE;
     use crate::origin::Origin;
     use crate::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, State, View};
     use crate::table::Table;
@@ -137,8 +138,11 @@ mod in_table {
                 for (index, view) in walk.of(origin).filter(|(_, view)| is_ours(view)) {
                     let Some(snapshot) = self.snapshot(index) else { continue };
                     let seen = snapshot.seen();
-                    if sight.tells_on_somebody_since(&seen) {
-                        let cause = if sight.file.size < seen.file.size { FOREIGN_CUT } else { FOREIGN_CHANGE };
+                    // Who cooperates has a snapshot moved off the pages that it takes away, so counted changes hide no cut.
+                    let is_cut = sight.file.size.div_ceil(PAGE) < view.kept().end;
+                    if is_cut || sight.tells_on_somebody_since(&seen) {
+                        let is_cut = is_cut || sight.file.size < seen.file.size;
+                        let cause = if is_cut { FOREIGN_CUT } else { FOREIGN_CHANGE };
                         if snapshot.mark_because(view.head.life(), State::Doubtful, cause) {
                             doubted = Some(cause);
                         }

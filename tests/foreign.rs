@@ -104,6 +104,23 @@ fn a_foreign_cut_is_what_a_writer_names_who_meets_it() {
     }
 }
 
+/// A look that found the counts moved on took the cut for a cooperating one.
+#[test]
+fn a_cooperating_write_hides_no_foreign_cut() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        // SAFETY: kill(2) of our own child, who has not been waited for.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGSTOP) };
+        foreign(&scratch, "cut");
+        run_ok(scratch.shimmed("sh", "direct").args(["-c", "printf new | dd of=victim conv=notrunc status=none"]));
+        // SAFETY: as above.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGCONT) };
+        let found = holder.finish();
+        assert!(found.contains("state=1 ") && found.contains("cause=2\n"), "{}: {found}", scratch.path.display());
+    }
+}
+
 /// A program that nothing was loaded into.
 fn foreign_mapper(scratch: &Scratch) -> Command {
     scratch.native(compile("foreign_mapper", &["-static"]))
