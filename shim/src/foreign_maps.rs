@@ -4,7 +4,7 @@
 //! The agent looks for them right after a snapshot was made, and once a second: it asks the kernel for the writable shared mappings
 //! of every process that it may look into, and compares what the kernel says of their file with what it says of the snapshot's own
 //! mapping. Where that is not what stat(2) says of the file (btrfs, overlayfs, devices), others may be called the same, so stat(2)
-//! decides. It takes at most a hundredth of a processor: who needs longer looks less often.
+//! decides. All cooperating processes together take at most a hundredth of a processor: the more there are, the less often each looks.
 //!
 //! Of a cooperating process a mapping counts that it made past the hooks, and so did not say in the table.
 
@@ -37,7 +37,7 @@ static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 const ROUND: u64 = 1_000_000_000;
-/// A look that cost so much is followed by so many times that without one.
+/// A look that cost so much is followed by so many times that without one, for each process in the table: others look too.
 const REST: u64 = 100;
 
 /// A snapshot was made: the agent looks at once.
@@ -99,7 +99,9 @@ fn look_alone(own: &Own) {
     // Release: pairs with the Acquire in `is_wanted`; who finds the look over finds what came of it.
     LOOKED_AT.store(made, Ordering::Release);
     let cost = time_used().saturating_sub(begun);
-    NEXT.store(raw::now().saturating_add(cost.saturating_mul(REST)), Ordering::Relaxed);
+    let looking = own.table.processes_used().iter().filter(|record| record.id().is_some()).count() as u64;
+    let rest = cost.saturating_mul(REST).saturating_mul(looking);
+    NEXT.store(raw::now().saturating_add(rest), Ordering::Relaxed);
     own.identity.end_look();
 }
 
