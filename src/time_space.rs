@@ -1,7 +1,7 @@
 //! Time namespaces (time_namespaces(7)): clocks and start times as the initial namespace has them, wherever a process is.
 //!
 //! Deadlines in the table are read by processes of other namespaces, and /proc/PID/stat says when a process started in the time of
-//! who reads it (proc_pid_stat, fs/proc/array.c). So both are translated: what the table holds is the time of the initial namespace.
+//! its reader (proc_pid_stat, fs/proc/array.c). So both are translated: the table holds the time of the initial namespace.
 //!
 //! A process comes to another namespace by fork and exec (after unshare(2) or setns(2)), or by setns(2) itself. Who may have come
 //! to one looks anew ([`look`]).

@@ -4,7 +4,8 @@
 //! The agent looks for them right after a snapshot was made, and once a second: it asks the kernel for the writable shared mappings
 //! of every process that it may look into, and compares what the kernel says of their file with what it says of the snapshot's own
 //! mapping. Where that is not what stat(2) says of the file (btrfs, overlayfs, devices), others may be called the same, so stat(2)
-//! decides. All cooperating processes together take at most a hundredth of a processor: the more there are, the less often each looks.
+//! decides. All cooperating processes together take at most a hundredth of a processor: the more there are, the less often each
+//! looks.
 //!
 //! Of a cooperating process a mapping counts that it made past the hooks, and so did not say in the table.
 
@@ -212,8 +213,8 @@ fn say_mapped(pid: u32, origin: Origin) {
     if LAST.swap(what, Ordering::Relaxed) != what {
         say!(
             Level::Warn,
-            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores are not \
-             seen; run it under the shim, on the same table, or as a program that maps the file by libc, and take the snapshot again",
+            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores are \
+             not seen; run it under the shim, on the same table, and let it map the file by libc; then take the snapshot again",
             Named(origin),
             Program(raw::own_pid()),
             Program(pid)
@@ -253,8 +254,8 @@ const LOOKS: u32 = 3;
 /// Whether a cooperating process has a mapping that it does not say in the table.
 ///
 /// One that comes in through a hook is made announced, and said before the announcement is over. So when no call that concerns the
-/// origin was under way after the mapping had been seen, it is said, unless it was unmapped and made again in between: that does not
-/// come out even three times.
+/// origin was under way after the mapping had been seen, it is said, unless it was unmapped and made again in between: that does
+/// not come out even three times.
 fn is_past_the_hooks(own: &Own, record: &Process, id: ProcessId, mapping: &Mapping, origin: Origin) -> bool {
     (0..LOOKS).all(|look| {
         if look > 0 {

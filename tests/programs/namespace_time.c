@@ -1,5 +1,5 @@
-/* namespace_time HOW: holds a snapshot of FILE and comes to another time namespace, whose clocks are far ahead: by fork, or itself by setns.
- * There it changes the file, looks at its snapshot and takes another. Exits with 77 where that cannot be done. */
+/* namespace_time HOW: holds a snapshot of a file and comes to another time namespace, whose clocks are far ahead: by fork, or
+ * itself by setns. There it changes the file, looks at its snapshot and takes another. Exits with 77 where that cannot be done. */
 #include "check.h"
 
 #include <sched.h>

@@ -375,8 +375,8 @@ pub fn why(reason: Reason) -> &'static str {
         }
         Reason::Damaged => "the table is damaged; end the programs that use it and remove table-5",
         Reason::ForeignCut => {
-            "a program without the shim has cut the file, and pages of the snapshot are gone with that; run every program that writes it \
-             under the shim"
+            "a program without the shim has cut the file, and pages of the snapshot are gone with that; run every program that writes \
+             it under the shim"
         }
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }
