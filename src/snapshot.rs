@@ -215,11 +215,11 @@ pub const SERVED: u32 = 64;
 pub const BITS_INCOMPLETE: u32 = 2;
 
 /// Why it is not exact any more: a program without the shim changed the file.
-pub const FOREIGN_CHANGE: u32 = 64;
+pub const FOREIGN_CHANGE: u32 = 128;
 /// A program without the shim cut the file.
-pub const FOREIGN_CUT: u32 = 128;
+pub const FOREIGN_CUT: u32 = 256;
 /// A program without the shim had the file mapped shared and writable.
-pub const FOREIGN_MAPPING: u32 = 256;
+pub const FOREIGN_MAPPING: u32 = 512;
 
 /// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
 /// to a place that the walk had passed already.
