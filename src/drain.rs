@@ -218,7 +218,8 @@ impl Table {
     }
 
     /// Whether no call is under way that may be changing `origin`. Waits for nobody.
-    pub(crate) fn is_quiet(&self, origin: Origin) -> bool {
+    #[must_use]
+    pub fn is_quiet(&self, origin: Origin) -> bool {
         let scope = Scope::One(origin);
         let is_clear = |slot: &WriterSlot, frame: &Frame| {
             under_way(frame, scope)

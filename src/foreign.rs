@@ -100,9 +100,9 @@ impl Sight {
 #[cfg(not(loom))]
 mod in_table {
     use super::{Changes, Modified, Sight, look};
+    use crate::PAGE;
     use crate::origin::Origin;
-    use crate::preserve;
-    use crate::snapshot::{State, View};
+    use crate::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, State, View};
     use crate::table::Table;
 
     impl Table {
@@ -118,25 +118,34 @@ mod in_table {
         }
 
         /// Looks whether somebody who does not cooperate changed `origin`, and makes the snapshots that process `own` has of it
-        /// doubtful if so. True if it made any. Only one thread of `own` looks at a time.
-        pub fn doubt_if_changed(&self, own: u64, origin: Origin, file: impl FnOnce() -> Option<Modified>) -> bool {
+        /// doubtful if so; why, if it made any: `FOREIGN_CUT` or `FOREIGN_CHANGE`. Only one thread of `own` looks at a time.
+        pub fn doubt_if_changed(
+            &self,
+            own: u64,
+            origin: Origin,
+            file: impl FnOnce() -> Option<Modified>,
+        ) -> Option<u32> {
             let newest = self.newest_mapping();
-            let Some(sight) = look(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)
-            else {
-                return false;
-            };
+            let sight = look(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)?;
             // The snapshots are looked at after the file: one that has left it by now may have been left alone by who changed it.
             // A piece that was cut off since is as old as what it was cut from.
             let is_ours = |view: &View| {
                 let is_younger = view.identity.mapping > newest;
                 view.identity.owner == own && view.head.state() == State::Exact && !is_younger
             };
-            let mut doubted = false;
+            let mut doubted = None;
             self.over_splits(|walk| {
                 for (index, view) in walk.of(origin).filter(|(_, view)| is_ours(view)) {
                     let Some(snapshot) = self.snapshot(index) else { continue };
-                    if sight.tells_on_somebody_since(&snapshot.seen()) {
-                        doubted |= preserve::doubt(self, index, view.head.life());
+                    let seen = snapshot.seen();
+                    // Who cooperates has a snapshot moved off the pages that it takes away, so counted changes hide no cut.
+                    let is_cut = sight.file.size.div_ceil(PAGE) < view.kept().end;
+                    if is_cut || sight.tells_on_somebody_since(&seen) {
+                        let is_cut = is_cut || sight.file.size < seen.file.size;
+                        let cause = if is_cut { FOREIGN_CUT } else { FOREIGN_CHANGE };
+                        if snapshot.mark_because(view.head.life(), State::Doubtful, cause) {
+                            doubted = Some(cause);
+                        }
                     } else {
                         snapshot.see(&sight);
                     }
@@ -145,12 +154,14 @@ mod in_table {
             doubted
         }
 
-        /// Makes the exact snapshots that process `own` has of `origin` doubtful. True if there were any.
-        pub fn doubt_all_of(&self, own: u64, origin: Origin) -> bool {
+        /// Makes the exact snapshots that process `own` has of `origin` doubtful because of `cause`. True if there were any.
+        pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: u32) -> bool {
             let mut doubted = false;
+            let is_exact = |view: &View| view.identity.owner == own && view.head.state() == State::Exact;
             self.over_splits(|walk| {
-                for (index, view) in walk.of(origin).filter(|(_, view)| view.identity.owner == own) {
-                    doubted |= preserve::doubt(self, index, view.head.life());
+                for (index, view) in walk.of(origin).filter(|(_, view)| is_exact(view)) {
+                    let Some(snapshot) = self.snapshot(index) else { continue };
+                    doubted |= snapshot.mark_because(view.head.life(), State::Doubtful, cause);
                 }
             });
             doubted

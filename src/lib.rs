@@ -50,6 +50,8 @@ pub mod preserve;
 pub mod queues;
 #[cfg(not(loom))]
 pub mod raw;
+#[cfg(not(loom))]
+pub mod time_space;
 
 /// Bytes in a page of x86-64, which knows no others.
 pub const PAGE: u64 = 4096;

@@ -14,6 +14,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::masks;
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::time_space;
 
 /// The low half of a 64-bit word, to wait on.
 pub fn low_half(word: &AtomicU64) -> &AtomicU32 {
@@ -22,10 +23,10 @@ pub fn low_half(word: &AtomicU64) -> &AtomicU32 {
     unsafe { &*core::ptr::from_ref(word).cast::<AtomicU32>() }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine.
+/// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    time_space::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
 }
 
 /// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between

@@ -214,6 +214,13 @@ pub const SERVED: u32 = 64;
 /// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
 pub const BITS_INCOMPLETE: u32 = 2;
 
+/// Why it is not exact any more: a program without the shim changed the file.
+pub const FOREIGN_CHANGE: u32 = 128;
+/// A program without the shim cut the file.
+pub const FOREIGN_CUT: u32 = 256;
+/// A program without the shim had the file mapped shared and writable.
+pub const FOREIGN_MAPPING: u32 = 512;
+
 /// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
 /// to a place that the walk had passed already.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
@@ -494,6 +501,15 @@ impl Snapshot {
         // there; the count is visible to a mark that comes behind. Acquire: as in `head`.
         let now = Head(self.head.fetch_or(0, Ordering::AcqRel)).state();
         (now as u8 > before as u8).then_some(now)
+    }
+
+    /// The same, and notes why: one of `FOREIGN_CHANGE` and its kin.
+    pub fn mark_because(&self, life: u32, worse: State, cause: u32) -> bool {
+        // Before, so that who finds it worse finds why. Where this life is over by now, the next one's flags are all put in anew.
+        if self.head().life() == life {
+            self.add_flags(cause);
+        }
+        self.mark(life, worse)
     }
 
     /// Any state -> free, by the mapper, or by who proved the mapper dead. False: that life is over already.

@@ -4,11 +4,15 @@
 mod common;
 
 use std::fs::{self, File};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::holder::Holder;
-use common::{DISK, Scratch, compile, program, run, run_ok, run_within, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text};
+use snapshim::origin::Origin;
 
 const SIZE: usize = 200_000;
 
@@ -63,7 +67,114 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
             // Cut off by somebody else, it cannot even be compared.
             assert!(found.contains("state=1 "), "{about}: {found}");
             assert_named_once(&scratch, &about);
+            let cause = if verb == "cut" { ("cut the file", "cause=2\n") } else { ("changed the file", "cause=1\n") };
+            assert!(log(&scratch).contains(cause.0) && found.contains(cause.1), "{about}: {found}{}", log(&scratch));
         }
+    }
+}
+
+/// What the table has, as a person is told.
+fn status(scratch: &Scratch) -> String {
+    let mut command = Command::new(common::root().join("target/release/snapshim"));
+    run_ok(command.arg("status").env("SNAPSHIM_DIR", scratch.table()))
+}
+
+/// An agent was blamed that had done what could be done.
+#[test]
+fn a_foreign_cut_is_what_a_writer_names_who_meets_it() {
+    let policies = ["break-snapshot", "fail-write"];
+    let changes = ["printf new | dd of=victim bs=4096 seek=20 conv=notrunc status=none", ": >victim"];
+    for (scratch, way) in scratches().iter().flat_map(|scratch| WAYS.map(|way| (scratch, way))) {
+        for (policy, change) in policies.iter().flat_map(|policy| changes.map(|change| (policy, change))) {
+            let about = format!("{way}, {policy}, {change}, {}", scratch.path.display());
+            lay(scratch);
+            let holder = hold(scratch);
+            foreign(scratch, "cut");
+            let output = run(scratch.shimmed("sh", way).env("SNAPSHIM_ON_FAILURE", policy).args(["-c", change]));
+            let said = text(&output);
+            assert!(
+                output.status.success() && said.contains("a program without the shim has cut the file"),
+                "{about}: {said}"
+            );
+            assert!(!said.contains("agent") && !said.contains("fail-write"), "{about}: {said}");
+            assert!(status(scratch).contains("broken") && status(scratch).contains("cut the file"), "{about}");
+            let found = holder.finish();
+            assert!(found.contains("state=2 ") && found.contains("cause=2\n"), "{about}: {found}");
+        }
+    }
+}
+
+/// A look that found the counts moved on took the cut for a cooperating one.
+#[test]
+fn a_cooperating_write_hides_no_foreign_cut() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        // SAFETY: kill(2) of our own child, who has not been waited for.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGSTOP) };
+        foreign(&scratch, "cut");
+        run_ok(scratch.shimmed("sh", "direct").args(["-c", "printf new | dd of=victim conv=notrunc status=none"]));
+        // SAFETY: as above.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGCONT) };
+        let found = holder.finish();
+        assert!(found.contains("state=1 ") && found.contains("cause=2\n"), "{}: {found}", scratch.path.display());
+    }
+}
+
+/// A program that nothing was loaded into.
+fn foreign_mapper(scratch: &Scratch) -> Command {
+    scratch.native(compile("foreign_mapper", &["-static"]))
+}
+
+fn assert_mapping_named(scratch: &Scratch, found: &str, pid: u32) {
+    let said = log(scratch);
+    let about = format!("{}: {found}{said}", scratch.path.display());
+    assert!(found.contains("state=1 ") && found.contains("cause=4\n"), "{about}");
+    assert!(said.contains(&format!("process {pid} (")) && said.contains("mapped shared and writable"), "{about}");
+    assert_eq!(said.matches("doubtful from now on").count(), 1, "{about}");
+}
+
+/// Its stores were shown, and the snapshot was called exact.
+#[test]
+fn a_program_without_the_shim_that_has_the_file_mapped_is_named_at_once() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let mapper = stores(&scratch, foreign_mapper(&scratch), "victim", "mmap");
+        // Looks once, right behind the making.
+        let found = hold(&scratch).finish();
+        assert_mapping_named(&scratch, &found, mapper.id());
+    }
+}
+
+#[test]
+fn a_program_without_the_shim_that_maps_the_file_later_is_named() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        let mapper = stores(&scratch, foreign_mapper(&scratch), "victim", "mmap");
+        let found = holder.finish();
+        assert_mapping_named(&scratch, &found, mapper.id());
+        assert!(!status(&scratch).contains("exact"));
+    }
+}
+
+/// As Go's runtime does, in a program that writes through libc as well.
+#[test]
+fn a_cooperating_program_that_maps_the_file_past_the_hooks_is_named() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let cooperating = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = stores(&scratch, cooperating, "victim", "raw");
+        let found = hold(&scratch).finish();
+        assert_mapping_named(&scratch, &found, mapper.id());
+    }
+}
+
+#[test]
+fn mappings_by_libc_that_come_and_go_raise_no_doubt() {
+    for scratch in scratches() {
+        let output = run_within(scratch.shimmed(program("foreign_maps_none"), "auto").arg("victim"), DISK);
+        assert_eq!(text(&output), "exact\n", "{}", scratch.path.display());
     }
 }
 
@@ -223,4 +334,105 @@ fn no_descriptor_is_left_when_the_snapshots_are_gone() {
     let scratch = Scratch::on_tmpfs();
     lay(&scratch);
     run_ok(scratch.shimmed(program("foreign_descriptors"), "auto").arg("victim"));
+}
+
+/// A program that maps `file` shared and writable and stores into it once.
+fn stores(scratch: &Scratch, mapper: Command, file: &str, how: &str) -> Stores {
+    let mut mapper = mapper;
+    let mut child = mapper
+        .args([file, how])
+        .current_dir(&scratch.path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    Stores { child, output }
+}
+
+struct Stores {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Stores {
+    fn store(&mut self) {
+        self.child.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line, "stored\n");
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// A test that fails leaves nobody behind.
+impl Drop for Stores {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Takes what the dead left out of the table.
+fn bury(scratch: &Scratch) {
+    let mut command = Command::new(common::root().join("target/release/snapshim"));
+    run_ok(command.arg("recover").env("SNAPSHIM_DIR", scratch.table()));
+}
+
+/// Which counter of changes a file has in common with others.
+fn counter(file: &Path) -> u64 {
+    let found = fs::metadata(file).unwrap();
+    Origin::file(found.dev(), found.ino()).mark() >> 56
+}
+
+/// A file that does not share its counter with `victim`.
+fn lay_unrelated(scratch: &Scratch) -> String {
+    let names = (0..).map(|number| format!("unrelated{number}"));
+    let mut laid = names.inspect(|name| fs::write(scratch.file(name), vec![b'u'; SIZE]).unwrap());
+    laid.find(|name| counter(&scratch.file(name)) != counter(&scratch.file("victim"))).unwrap()
+}
+
+/// It counted as a change of every file, and a look that found the counts moved on took the foreign one for it.
+#[test]
+fn the_death_of_a_process_that_shares_another_file_hides_no_foreign_change() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let unrelated = lay_unrelated(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mut sharer = stores(&scratch, mapper, &unrelated, "mmap");
+        sharer.store();
+        // SAFETY: kill(2) of our own children, who have not been waited for.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGSTOP) };
+        foreign(&scratch, "write");
+        drop(sharer);
+        bury(&scratch);
+        // SAFETY: as above.
+        unsafe { libc::kill(holder.pid() as i32, libc::SIGCONT) };
+        let found = holder.finish();
+        assert!(found.contains("state=1 "), "{}: {found}", scratch.path.display());
+    }
+}
+
+#[test]
+fn the_death_of_a_process_that_stored_into_the_file_raises_no_doubt() {
+    for scratch in scratches() {
+        lay(&scratch);
+        let holder = hold(&scratch);
+        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mut sharer = stores(&scratch, mapper, "victim", "mmap");
+        sharer.store();
+        drop(sharer);
+        bury(&scratch);
+        // Behind two looks of the agent.
+        std::thread::sleep(Duration::from_millis(2100));
+        holder.finish_exact("a sharer that was killed");
+        assert_eq!(log(&scratch), "");
+    }
 }

@@ -34,9 +34,15 @@ enum {
     SNAPSHIM_BROKEN = 2    /* a page could not be preserved; the broken part raises SIGBUS */
 };
 
+enum {
+    SNAPSHIM_FOREIGN_CHANGE = 1, /* a program without the shim changed the file */
+    SNAPSHIM_FOREIGN_CUT = 2,    /* ... cut it, so that pages of the snapshot may be gone */
+    SNAPSHIM_FOREIGN_MAPPING = 4 /* ... had it mapped shared and writable */
+};
+
 struct snapshim_stat {
     int state;           /* SNAPSHIM_EXACT, SNAPSHIM_DOUBTFUL or SNAPSHIM_BROKEN: the worst of all parts of the mapping */
-    int reserved;
+    int cause;           /* why it is not exact, where a program without the shim is why: a sum of SNAPSHIM_FOREIGN_*, else 0 */
     uint64_t size;       /* of the file or device at the instant, bytes */
     uint64_t pages;      /* 4 KiB pages of the file that the mapping still shows */
     uint64_t preserved;  /* of these, pages that were copied because somebody changed the file */

@@ -22,6 +22,7 @@ use crate::apart;
 use crate::config::config;
 use crate::device;
 use crate::doors;
+use crate::foreign_maps;
 use crate::hooks::clone;
 use crate::init;
 use crate::log::{Level, say};
@@ -239,8 +240,9 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
+        let until_maps = foreign_maps::look_if_due(&own);
         if is_answered {
-            raw::wait(record.doorbell(), bell, pause.min(until_look));
+            raw::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
         }
     }
 }

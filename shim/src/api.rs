@@ -2,17 +2,17 @@
 
 use core::ffi::{c_char, c_int, c_void};
 
-use snapshim::snapshot::{State, View};
+use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::walk::Walk;
 
 use crate::doors::set_errno;
-use crate::{mapper, process, watch};
+use crate::{foreign_maps, mapper, process, watch};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
 pub struct Stat {
     state: c_int,
-    reserved: c_int,
+    cause: c_int,
     size: u64,
     pages: u64,
     preserved: u64,
@@ -59,23 +59,27 @@ const EXACT: c_int = 0;
 const DOUBTFUL: c_int = 1;
 const BROKEN: c_int = 2;
 
+/// SNAPSHIM_FOREIGN_CHANGE and its kin.
+const CAUSES: [(u32, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREIGN_MAPPING, 4)];
+
 /// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
 fn describe_unvouched(address: u64) -> Option<Stat> {
     let held = process::holdings().ranges().find(|range| process::has_left() && range.contains(&address))?;
     let pages = (held.end - held.start) / snapshim::PAGE;
-    Some(Stat { state: DOUBTFUL, reserved: 0, size: 0, pages, preserved: 0, held: 0 })
+    Some(Stat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
 }
 
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
     watch::look_behind(own, &here);
+    foreign_maps::look_if_wanted(own);
     let (_, here) = mapper::find_piece(own, &here, |_, _| true)?;
     Some(own.table.over_splits(|walk| sum(own, walk, &here)))
 }
 
 /// What the pieces of one mmap, which `here` is of, come to together.
 fn sum(own: &process::Own, walk: Walk<'_>, here: &View) -> Stat {
-    let mut stat = Stat { state: EXACT, reserved: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
+    let mut stat = Stat { state: EXACT, cause: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
     let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);
     for (index, view) in same {
         let kept = view.kept();
@@ -85,6 +89,10 @@ fn sum(own: &process::Own, walk: Walk<'_>, here: &View) -> Stat {
             State::Doubtful => DOUBTFUL,
             _ => BROKEN,
         });
+        if view.head.state() != State::Exact {
+            stat.cause |=
+                CAUSES.iter().filter(|(flag, _)| view.flags & flag != 0).map(|(_, cause)| cause).sum::<c_int>();
+        }
         stat.preserved += own.table.preserved_pages(index, &view);
         stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;
     }

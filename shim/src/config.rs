@@ -237,7 +237,7 @@ fn default_directory() -> &'static CStr {
         }
     }
     let mut path = Path { bytes: [0; 48], length: 0 };
-    let _ = core::fmt::write(&mut path, format_args!("/dev/shm/snapshim-{}", rustix::process::geteuid().as_raw()));
+    let _ = core::fmt::write(&mut path, format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()));
     CStr::from_bytes_until_nul(&leak(path).bytes).unwrap_or(c"/dev/shm/snapshim")
 }
 

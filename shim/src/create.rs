@@ -23,7 +23,7 @@ use crate::hooks::faults;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::thread::{self, Thread};
-use crate::{agent, alias_use, claim, device, process, shared, watch};
+use crate::{agent, alias_use, claim, device, foreign_maps, process, shared, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -111,6 +111,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     let address = if wants_fixed { move_to(&thread, &made, mmap)? } else { made.address };
     settle(&thread, mmap, &made, address)?;
     alias_use::tell(&thread.own, origin);
+    foreign_maps::want(&thread.own);
     Ok(address)
 }
 

@@ -16,6 +16,7 @@ mod create;
 mod device;
 mod doors;
 mod executing;
+mod foreign_maps;
 mod heap;
 mod heir;
 mod hooks;

@@ -101,7 +101,7 @@ fn is_foreign(pid: u32, table: &Table) -> bool {
 const LIBRARY: &[u8] = b"libsnapshim";
 
 /// Whether the preload library is among what the process has mapped; `None` if it cannot be told.
-fn has_library(pid: u32) -> Option<bool> {
+pub fn has_library(pid: u32) -> Option<bool> {
     let file = raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?;
     let mut buffer = [0u8; 960];
     let (mut kept, mut any) = (0, false);

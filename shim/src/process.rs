@@ -17,6 +17,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal};
 use snapshim::table::inspection::Knowledge;
 use snapshim::table::process::{Caller, Process, ProcessId};
+use snapshim::time_space;
 
 use crate::config::config;
 use crate::log::{Level, say};
@@ -234,7 +235,8 @@ fn table() -> Option<&'static Table> {
 
 fn attach_table() -> Result<&'static Table, Refusal> {
     if let Some(table) = table() {
-        return Ok(table);
+        // A child that no hook saw being forked may be in another namespace than its parent.
+        return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
     let attached = attach::attach(&place(), crate::arena::place_for_table())?;
     let attached = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
@@ -354,9 +356,19 @@ pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
 /// Notes whose memory this is, in the constructor and in a forked child, before a vfork child can be the first to use it.
 pub fn note_pid() {
     thread::forget_lending();
+    if table().is_some() {
+        note_time_space();
+    }
     if let Some(identity) = identity_page() {
         identity.pid.store(raw::own_pid(), Ordering::Relaxed);
     }
+}
+
+/// The process may be in another time namespace than before: a forked child, or after setns(2).
+pub fn note_time_space() {
+    // Where its clocks can be told they are told from now on. A child always comes to where they can, as does the caller of setns(2):
+    // children that it makes then come there too (timens_on_fork, timens_install; kernel/time/namespace.c).
+    let _ = time_space::look();
 }
 
 /// In a forked child that is in another pid namespace than the table's processes: it takes no part.
@@ -462,6 +474,6 @@ fn errno_for(refusal: Refusal) -> Errno {
         }
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
         Refusal::Damaged => Errno::UCLEAN,
-        Refusal::OtherNamespace => Errno::OPNOTSUPP,
+        Refusal::OtherNamespace | Refusal::UnknownTime => Errno::OPNOTSUPP,
     }
 }

@@ -82,6 +82,8 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
         );
     }
     let result = call();
+    // Of setns(2).
+    process::note_time_space();
     if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
         agent::start_anew(&own);
     }

@@ -3,18 +3,19 @@
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
 use snapshim::raw;
 
 /// A path that is put together without allocation. One that does not fit is none, and nothing is found there.
 struct Path {
-    bytes: [u8; 200],
+    bytes: [u8; 400],
     length: usize,
 }
 
 impl Path {
     fn new(parts: fmt::Arguments<'_>) -> Self {
-        let mut path = Self { bytes: [0; 200], length: 0 };
+        let mut path = Self { bytes: [0; 400], length: 0 };
         if path.write_fmt(parts).is_err() {
             path.bytes[0] = 0;
         }
@@ -43,6 +44,11 @@ impl Write for Path {
 pub fn read<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let text = raw::read_file(Path::new(path).as_c_str(), buffer).ok()?;
     Some(text.strip_suffix(b"\n").unwrap_or(text))
+}
+
+/// What a path leads to.
+pub fn stat(path: fmt::Arguments<'_>) -> Result<Stat, Errno> {
+    rustix::fs::stat(Path::new(path).as_c_str())
 }
 
 /// The device number that a file such as /sys/block/NAME/dev says.

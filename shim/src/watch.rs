@@ -15,7 +15,7 @@ use snapshim::drain::{Patience, modified_behind, place_behind};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
 use snapshim::raw::{self, ProcPath, SignalsBlocked};
-use snapshim::snapshot::View;
+use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 
 use crate::apart::{self, Reached};
 use crate::config::config;
@@ -172,28 +172,35 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
         let culprit = watched.notices().and_then(|group| notices::read_culprit(group.as_fd(), own.table));
-        let is_changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
-        if is_changed || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin) {
-            say_foreign(watched, origin, culprit);
+        let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
+        let is_named = || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
+        if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
+            say_foreign(watched, origin, culprit, cause);
         }
     }
     own.identity.end_look();
 }
 
 #[cold]
-fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>) {
+fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: u32) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
     let link = ProcPath::own("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     say!(
         Level::Warn,
-        "{}'s snapshot of {} ({}) is doubtful from now on: {} changed the file without the shim, so the snapshot may show its \
-         bytes; run every program that writes it under the shim, on the same table, and take the snapshot again",
+        "{}'s snapshot of {} ({}) is doubtful from now on: {} {} the file without the shim, so {}; run every program that \
+         writes it under the shim, on the same table, and take the snapshot again",
         Program(raw::own_pid()),
         Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
         Named(origin),
-        Culprit(culprit)
+        Culprit(culprit),
+        if cause == FOREIGN_CUT { "cut" } else { "changed" },
+        if cause == FOREIGN_CUT {
+            "pages of the snapshot may be gone (SIGBUS)"
+        } else {
+            "the snapshot may show its bytes"
+        }
     );
 }
 

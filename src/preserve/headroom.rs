@@ -101,6 +101,9 @@ fn bytes_left(pid: u32) -> u64 {
         let Some((kind, path)) = KINDS.iter().find_map(|kind| Some((kind, path_of(line, kind.controllers)?))) else {
             return;
         };
+        if !is_shown(kind, path, pid) {
+            return;
+        }
         let mut path = path;
         loop {
             least = least.min(bytes_left_in(kind, path));
@@ -125,6 +128,25 @@ fn bytes_left_in_machine(each_line: impl Fn(&mut dyn FnMut(&[u8]))) -> u64 {
     });
     let Some(available) = available else { return u64::MAX };
     (available + swap).saturating_sub(total / RESERVE_OF_MACHINE) << 10
+}
+
+/// Inode of the initial cgroup namespace (linux/nsfs.h, CGROUP_NS_INIT_INO).
+const INITIAL_NAMESPACE: u64 = 0xEFFF_FFFB;
+
+/// Whether `path`, which is relative to this process's cgroup namespace (cgroup_namespaces(7)), is found below the mount: a process
+/// outside of the namespace is not, and the mount may have been made in another one. Others' limits say nothing.
+fn is_shown(kind: &Kind, path: &str, pid: u32) -> bool {
+    if path == "/.." || path.starts_with("/../") {
+        return false;
+    }
+    let is_initial = rustix::fs::stat(ProcPath::own("ns/cgroup").as_c_str())
+        .map_or(true, |namespace| namespace.st_ino == INITIAL_NAMESPACE);
+    let mut is_there = is_initial;
+    if !is_initial {
+        let members = FilePath::new(&[kind.root, path, "/cgroup.procs"]);
+        each_line(members.as_c_str(), |line| is_there |= parse(line) == Some(u64::from(pid)));
+    }
+    is_there
 }
 
 /// The path in a line of /proc/PID/cgroup: hierarchy:controllers:path.

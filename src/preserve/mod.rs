@@ -24,7 +24,7 @@ use crate::drain::{Allowance, Patience};
 use crate::gate::Frame;
 use crate::origin::Origin;
 use crate::raw;
-use crate::snapshot::{Extent, SERVED, Snapshot, State, View};
+use crate::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::{Agent, Caller};
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
@@ -75,6 +75,8 @@ pub enum Reason {
     MapperBusy,
     /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
     NoMemory,
+    /// A program that does not cooperate has cut the file: the pages are gone.
+    ForeignCut,
     /// The table cannot be trusted.
     Damaged,
 }
@@ -126,6 +128,8 @@ pub struct Pusher<'a, R, S> {
     ///
     /// The fault that preserves a page reads as far ahead as the mapper's descriptor and mapping let it, megabytes perhaps.
     pub read_in: &'a dyn Fn(&Range<u64>),
+    /// How large the origin is now, in bytes, where that can be told.
+    pub size: &'a dyn Fn() -> Option<u64>,
 }
 
 /// What a change does to the bytes of an origin.
@@ -193,8 +197,14 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             };
             if !is_done && !self.table.retire_if_gone(view.identity.owner) {
                 // How much it needed only its process knows.
-                let is_short = !self.has_room(&view, relocate::Pages::MOST);
-                self.give_up(index, &view, if is_short { Reason::NoMemory } else { Reason::NoAgent })?;
+                let reason = if self.is_cut_before(view.kept().end - 1) {
+                    Reason::ForeignCut
+                } else if self.has_room(&view, relocate::Pages::MOST) {
+                    Reason::NoAgent
+                } else {
+                    Reason::NoMemory
+                };
+                self.give_up(index, &view, reason)?;
             }
         }
     }
@@ -305,7 +315,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 }
                 continue;
             }
-            self.give_up(index, &view, reason)?;
+            let is_cut = reason != Reason::MapperBusy && self.is_cut_before(missing.start);
+            self.give_up(index, &view, if is_cut { Reason::ForeignCut } else { reason })?;
         }
     }
 
@@ -316,6 +327,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             Way::Direct => view.flags & SERVED != 0,
             Way::Alone => false,
         }
+    }
+
+    /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. Who cooperates has snapshots
+    /// moved off the pages that it takes away.
+    fn is_cut_before(&self, page: u64) -> bool {
+        (self.size)().is_some_and(|size| size.div_ceil(PAGE) <= page)
     }
 
     /// Whether the mapper can keep so many pages more and live.
@@ -470,7 +487,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         if is_over {
             return Ok(());
         }
-        if self.on_failure == OnFailure::BreakSnapshot && self.break_mapping(index, view) {
+        let is_lost = reason == Reason::ForeignCut;
+        if is_lost && let Some(snapshot) = self.table.snapshot(index) {
+            snapshot.mark_because(view.head.life(), State::Doubtful, FOREIGN_CUT);
+        }
+        // No policy brings back what is gone.
+        if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
             if !self.is_over(index, view) {
                 self.report.broken(pid, view.identity.origin, reason);
             }

@@ -16,6 +16,7 @@ use super::header::MAGIC;
 use super::{LAYOUT, Table};
 use crate::raw::{self, ProcPath};
 use crate::sync::Ordering;
+use crate::time_space;
 
 /// The table's file name in its directory; the number is the ABI version.
 pub const FILE_NAME: &CStr = c"table-5";
@@ -43,6 +44,8 @@ pub enum Refusal {
     OtherVersion,
     /// The table is used by processes of another pid namespace.
     OtherNamespace,
+    /// The process is in a time namespace whose clocks cannot be told.
+    UnknownTime,
     /// Somebody found the table damaged.
     Damaged,
 }
@@ -63,6 +66,7 @@ impl Refusal {
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
+            Self::UnknownTime => "the clocks of this time namespace cannot be told from the others'",
             Self::Damaged => "the table was found damaged",
         }
     }
@@ -82,6 +86,7 @@ impl Refusal {
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherVersion => "end the programs that use it and remove table-5",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
+            Self::UnknownTime => "start it as a child of the program that made the namespace",
             Self::Damaged => "end the programs that use it and remove table-5",
         }
     }
@@ -94,6 +99,26 @@ pub struct Place<'a> {
     pub directory: &'a CStr,
     /// Whether a person named it: then it may belong to root or to one of the user's groups.
     pub is_chosen: bool,
+}
+
+/// The effective user, as the user namespace around this process's own has it: who makes itself root in a namespace of its own stays
+/// with the others' tables (user_namespaces(7)).
+#[must_use]
+pub fn outer_user() -> u32 {
+    let own = rustix::process::geteuid().as_raw();
+    let mut buffer = [0u8; 512];
+    let map = raw::read_file(c"/proc/self/uid_map", &mut buffer).unwrap_or(b"");
+    outer_of(own, map).unwrap_or(own)
+}
+
+/// A line for each range of users: the first inside, the first outside, how many.
+fn outer_of(user: u32, map: &[u8]) -> Option<u32> {
+    core::str::from_utf8(map).ok()?.lines().find_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map_while(|number| number.parse::<u32>().ok());
+        let (inside, outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        let distance = user.checked_sub(inside).filter(|distance| *distance < count)?;
+        outside.checked_add(distance)
+    })
 }
 
 /// A table that the process is attached to.
@@ -134,6 +159,7 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     if table.header.namespace.load(Ordering::Relaxed) != own_namespace() {
         return Err(Refusal::OtherNamespace);
     }
+    time_space::look().map_err(|_| Refusal::UnknownTime)?;
     if table.is_damaged() {
         return Err(Refusal::Damaged);
     }
@@ -254,4 +280,19 @@ fn map(file: &OwnedFd, at: *mut c_void) -> Result<&'static Table, Refusal> {
     // SAFETY: the mapping is as large as a table (checked against the file's size), page-aligned, never unmapped, and every bit
     // pattern is a table (zerocopy::FromBytes). Others change it only through atomics.
     Ok(unsafe { &*address.cast::<Table>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outer_of;
+
+    #[test]
+    fn a_user_is_who_it_is_in_the_namespace_around() {
+        let identity = b"         0          0 4294967295\n";
+        assert_eq!(outer_of(1000, identity), Some(1000));
+        assert_eq!(outer_of(0, b"         0       1000          1\n"), Some(1000));
+        assert_eq!(outer_of(5, b"0 1000 1\n1 100000 65536\n"), Some(100_004));
+        assert_eq!(outer_of(5, b"0 1000 1\n"), None);
+        assert_eq!(outer_of(5, b""), None);
+    }
 }

@@ -4,6 +4,7 @@ use crate::creation::Creation;
 use crate::foreign::Changes;
 use crate::gate::{ActiveWord, Floating};
 use crate::origin::Origin;
+use crate::sharing::Sharing;
 use crate::snapshot::Cuts;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -68,9 +69,11 @@ impl Header {
         self.damaged.store(1, Ordering::Relaxed);
     }
 
-    /// Counts a change of every origin.
-    pub(super) fn note_all_changes(&self) {
-        self.changes.iter().for_each(Changes::note);
+    /// Counts a change of every origin that a process may have had mapped shared and writable.
+    pub(super) fn note_changes_of_sharer(&self, sharing: &Sharing) {
+        const { assert!(COUNTERS == 256) };
+        let counters = (0..=u8::MAX).zip(&self.changes);
+        counters.filter(|(first, _)| sharing.includes_mark_of(*first)).for_each(|(_, counter)| counter.note());
     }
 
     /// The counter of `origin`'s cooperating changes.

@@ -10,6 +10,7 @@ use rustix::process::{Pid, test_kill_process};
 use super::lending::is_memory_in_use;
 use super::process::{Process, ProcessId};
 use crate::raw::{ProcPath, read_file, read_remote_word};
+use crate::time_space;
 
 /// The three answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Stat {
     pub flags: u64,
     /// Field 20.
     pub threads: u64,
-    /// Field 22, clock ticks after boot.
+    /// Field 22, clock ticks after boot, as the initial time namespace has it.
     pub start: u64,
 }
 
@@ -44,7 +45,8 @@ impl Stat {
     /// Reads and parses a `stat` file.
     pub fn read(path: &ProcPath) -> Result<Self, Errno> {
         let mut buffer = [0u8; 512];
-        Self::parse(read_file(path.as_c_str(), &mut buffer)?).ok_or(Errno::INVAL)
+        let stat = Self::parse(read_file(path.as_c_str(), &mut buffer)?).ok_or(Errno::INVAL)?;
+        Ok(Self { start: time_space::start(stat.start), ..stat })
     }
 
     /// proc_pid_stat(5): the command name is in parentheses and may itself contain any byte.
@@ -78,6 +80,12 @@ impl Stat {
     /// Whether the process still has the memory that it was made with (begin_new_exec, fs/exec.c).
     pub(super) fn has_first_memory(&self) -> bool {
         self.flags & (NEVER_EXECUTED | OF_THE_KERNEL) == NEVER_EXECUTED
+    }
+
+    /// Whether the process has memory of its own making.
+    #[must_use]
+    pub fn has_executed(&self) -> bool {
+        self.flags & NEVER_EXECUTED == 0
     }
 
     /// Whether the thread waits, or is stopped, and so not for a child of vfork(2): only its end interrupts that (wait_for_vfork_done,

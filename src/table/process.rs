@@ -272,13 +272,15 @@ impl Process {
     }
 
     /// Whether `start` can be the start time of `id`; `None` while it has not been filled in.
+    ///
+    /// Who comes from another time namespace may be a tick off. No pid comes again as soon, and the cookie tells such a one too.
     pub fn is_start(&self, id: ProcessId, start: u64) -> Option<bool> {
-        of_image(self.start.load(Ordering::Relaxed), id).map(|low| low == start as u32)
+        of_image(self.start.load(Ordering::Relaxed), id).map(|low| low.wrapping_sub(start as u32).wrapping_add(1) <= 2)
     }
 
     /// No later than this `id` was started, ticks after boot: its lower half.
     pub fn earliest_start(&self, id: ProcessId) -> u64 {
-        of_image(self.start.load(Ordering::Relaxed), id).map_or(0, u64::from)
+        of_image(self.start.load(Ordering::Relaxed), id).map_or(0, |low| u64::from(low).saturating_sub(1))
     }
 
     /// The address of the word by which `id` is known; `None` while it has not been filled in.

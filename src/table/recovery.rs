@@ -7,7 +7,7 @@ use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
 use super::process::{Child, Dead, Process, ProcessId, owner_index};
 use super::writer::WriterSlot;
-use crate::creation::{Scope, Ticket};
+use crate::creation::Ticket;
 use crate::gate::Frame;
 use crate::raw;
 
@@ -60,10 +60,8 @@ impl Table {
                 slot.release(tenure);
             }
         }
-        if record.sharing.includes(Scope::All) {
-            // Of its stores nothing is known but that there may have been some.
-            self.header.note_all_changes();
-        }
+        // What its calls changed it counted itself, before. Of its stores nothing is known but where there may have been some.
+        self.header.note_changes_of_sharer(&record.sharing);
         self.retire_all_of(owner);
         self.retire_claims_of(&dead);
         record.free(id);
@@ -162,6 +160,8 @@ impl Table {
             self.bury_the_dead();
             find()
         })?;
+        // Before who claimed it says so itself: what the record's last process shared would be taken for its.
+        record.sharing.describe(core::iter::empty());
         self.bury_earlier_images(id);
         // Now and then, so that those who end without saying so do not pile up.
         if index as u32 % 32 == 31 {

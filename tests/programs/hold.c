@@ -27,6 +27,9 @@ int main(int argc, char **argv)
         CHECK(snapshim_stat(at, &stat) == 0);
     }
     printf("state=%d preserved=%llu\n", stat.state, (unsigned long long)stat.preserved);
+    if (stat.cause != 0)
+        printf("cause=%d\n", stat.cause);
+    fflush(stdout);
     if (memcmp(copy, at, size) != 0) {
         for (size_t i = 0; i < size; i++)
             if (copy[i] != at[i]) {

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use snapshim::creation::Ticket;
 use snapshim::drain::{Patience, place_behind};
@@ -273,7 +273,7 @@ fn change_origin(
         return call();
     }
     thread.own.table.note_change(origin);
-    let pusher = pusher(thread, frame);
+    let pusher = Pusher { size: &|| size_behind(descriptor), ..pusher(thread, frame) };
     if let Some(from) = touch.cuts_from() {
         return match pusher.make_way(origin, &Change::Cut(from)) {
             Ok(()) => call(),
@@ -310,7 +310,15 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         report: &Teller,
         stores: &Trap,
         read_in: &|_| (),
+        size: &|| None,
     }
+}
+
+fn size_behind(descriptor: i32) -> Option<u64> {
+    let file = raw::borrow(descriptor as u32);
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::SIZE).ok()?;
+    let is_file = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
+    is_file.then_some(found.stx_size)
 }
 
 /// posix_fadvise(2), which needs no right to read.
@@ -326,12 +334,15 @@ impl Report for Teller {
     fn broken(&self, pid: u32, origin: Origin, reason: Reason) {
         say!(
             Level::Warn,
-            "{}'s snapshot of {} was broken so that process {} could write: {}; it faults from now on. Set \
-             SNAPSHIM_ON_FAILURE=fail-write to let the write fail instead",
+            "{}'s snapshot of {} was broken so that process {} could write: {}; it faults from now on{}",
             Program(pid),
             Named(origin),
             raw::own_pid(),
-            why(reason)
+            why(reason),
+            match reason {
+                Reason::ForeignCut => "",
+                _ => ". Set SNAPSHIM_ON_FAILURE=fail-write to let the write fail instead",
+            }
         );
     }
 }
@@ -363,6 +374,10 @@ pub fn why(reason: Reason) -> &'static str {
             "its memory cgroup is at its limit, and the kernel would kill it for one page more; raise the limit"
         }
         Reason::Damaged => "the table is damaged; end the programs that use it and remove table-5",
+        Reason::ForeignCut => {
+            "a program without the shim has cut the file, and pages of the snapshot are gone with that; run every program that writes \
+             it under the shim"
+        }
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }
 }

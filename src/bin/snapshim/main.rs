@@ -51,6 +51,6 @@ fn main() -> ExitCode {
 fn directory() -> (String, bool) {
     match std::env::var("SNAPSHIM_DIR") {
         Ok(chosen) if !chosen.is_empty() => (chosen, true),
-        _ => (format!("/dev/shm/snapshim-{}", rustix::process::geteuid().as_raw()), false),
+        _ => (format!("/dev/shm/snapshim-{}", attach::outer_user()), false),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use snapshim::origin::Origin;
-use snapshim::snapshot::{State, View};
+use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 use snapshim::table::liveness::{self, Liveness};
@@ -42,7 +42,20 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
     let kept = view.kept();
     let preserved = table.preserved_pages(index, view);
     let origin = describe(view.identity.origin);
-    println!("{pid:>8}  {origin:<24}  {state:<8}  {:>12}  {preserved:>10}", kept.end - kept.start);
+    let why = if view.head.state() == State::Exact { "" } else { why(view.flags) };
+    println!("{pid:>8}  {origin:<24}  {state:<8}  {:>12}  {preserved:>10}{why}", kept.end - kept.start);
+}
+
+fn why(flags: u32) -> &'static str {
+    if flags & FOREIGN_CUT != 0 {
+        "  a program without the shim cut the file"
+    } else if flags & FOREIGN_CHANGE != 0 {
+        "  a program without the shim changed the file"
+    } else if flags & FOREIGN_MAPPING != 0 {
+        "  a program without the shim had the file mapped shared and writable"
+    } else {
+        ""
+    }
 }
 
 fn describe(origin: Origin) -> String {
