@@ -46,6 +46,8 @@ pub enum Fault {
     RaiseFence,
     /// The look, when a call passes, whether a handler withdrew its announcement.
     PassedPhase,
+    /// The one step in which a call takes a frame (a look and a store instead).
+    FrameTaken,
     /// The wait for writers that are already under way.
     Drain,
     /// The look at the creation record between announcing and passing.

@@ -12,6 +12,7 @@ pub mod exec;
 pub mod fopen;
 pub mod fork;
 pub mod fortified;
+pub mod jump;
 pub mod map;
 pub mod open;
 pub mod queue;
@@ -48,6 +49,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         daemon::DOORS,
         exec::DOORS,
         signal::DOORS,
+        jump::DOORS,
         rights::DOORS,
     ]
     .into_iter()
