@@ -143,7 +143,7 @@ impl Floating {
 pub struct Frame {
     phase: AtomicU64,
     place: PlaceCell,
-    /// Stack pointer of the hook, to find out that it is being left by longjmp; 0: not known.
+    /// Stack pointer of the hook that has the frame, to find out that it is being left by longjmp; 0: no call has the frame.
     stack: AtomicU64,
     /// Bytes a call that writes at a shared position or at the end of the file still has to place, else 0.
     floating: AtomicU64,
@@ -178,44 +178,38 @@ impl Frame {
         }
     }
 
-    /// Idle -> withdrawn: the frame is the caller's, and holds nobody up yet. False: it is in use.
+    /// The frame is that of the caller, whose stack pointer is `stack`, until [`Frame::clear`]. False: it is in use.
     ///
     /// One step, because a handler that comes in between may switch to another stack, where a call takes a frame as well and is
-    /// suspended in turn.
+    /// suspended in turn; and because it may leave the call by longjmp.
     #[inline]
-    pub fn take(&self) -> bool {
-        let seen = self.phase.load(Ordering::Relaxed);
-        if Phase::of(seen) != Phase::Idle {
-            return false;
-        }
-        let taken = word(Turn(seen >> PHASE_BITS).next(), Phase::Withdrawn);
+    pub fn take(&self, stack: u64) -> bool {
         if planted(Fault::FrameTaken) {
-            self.phase.store(taken, Ordering::Relaxed);
-            return true;
+            let is_free = !self.is_in_use();
+            self.stack.store(stack, Ordering::Relaxed);
+            return is_free;
         }
-        // Acquire: pairs with the Release of who reclaimed the frame. Relaxed would do for what this thread did itself.
-        self.phase.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        // Relaxed: only the thread itself has the frame, and who has had the slot before it is over.
+        !self.is_in_use() && self.stack.compare_exchange(0, stack, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Whether a call has the frame.
+    #[inline]
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.turn_in_use().is_some()
+        self.stack() != 0
     }
 
-    /// The turn of the call that has the frame.
-    #[must_use]
-    pub fn turn_in_use(&self) -> Option<Turn> {
-        let (phase, turn) = self.look();
-        (phase != Phase::Idle).then_some(turn)
+    /// No call has the frame, as the thread that claims the slot finds it.
+    pub fn reset(&self) {
+        self.stack.store(0, Ordering::Relaxed);
     }
 
-    /// Withdrawn -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not see this.
+    /// Idle or withdrawn -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not see this.
     #[inline]
     pub fn announce(&self, call: &Call) -> Turn {
         let turn = Turn(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
         self.place.store(call.place);
-        self.stack.store(call.stack, Ordering::Relaxed);
         self.floating.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
@@ -281,7 +275,10 @@ impl Frame {
     #[must_use]
     pub fn can_continue(&self, other: &Self) -> bool {
         let (phase, turn) = self.look();
-        phase == Phase::Idle && turn.0 < other.look().1.0
+        let (others_phase, others_turn) = other.look();
+        // What has not been announced will be at a later turn.
+        let is_earlier = turn.0 < others_turn.0 || turn == others_turn && others_phase == Phase::Idle;
+        phase == Phase::Idle && is_earlier
     }
 
     /// Idle -> as `other`, whose thread is about to fork: in the child the call that it interrupted goes on in this frame.
@@ -305,20 +302,23 @@ impl Frame {
     pub fn clear(&self, turn: Turn) -> bool {
         let is_mine = self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed);
         if is_mine {
-            // The next who takes the frame has said nothing of its stack until it announces itself.
-            self.stack.store(0, Ordering::Relaxed);
             // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
             self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+            // The next call of this thread takes the frame only after that.
+            signal_fence();
+            self.reset();
         }
         is_mine
     }
 
-    /// Any phase -> idle, by the thread itself, which has left the call of `turn` for good. Should the call go on all the same, it
-    /// starts again or finds in [`Frame::clear`] that it was given up.
-    pub fn leave(&self, turn: Turn) {
+    /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. Should the call go on all the
+    /// same, it starts again or finds in [`Frame::clear`] that it was given up.
+    pub fn leave(&self) {
+        let (_, turn) = self.look();
         self.withdrawn.store(turn.0, Ordering::Relaxed);
-        self.stack.store(0, Ordering::Relaxed);
         self.reclaim(turn);
+        signal_fence();
+        self.reset();
     }
 
     /// Any phase -> idle, by who proved that the call of `turn` is over for good.
@@ -362,7 +362,8 @@ impl Frame {
         (self.descriptor.load(Ordering::Relaxed), self.descriptors_seen.load(Ordering::Relaxed))
     }
 
-    /// The stack pointer of the hook; 0: not known.
+    /// The stack pointer of the hook that has the frame; 0: none has.
+    #[inline]
     pub fn stack(&self) -> u64 {
         self.stack.load(Ordering::Relaxed)
     }
@@ -422,8 +423,6 @@ pub struct Call {
     pub descriptor: u32,
     /// The process's descriptor-table generation.
     pub descriptors_seen: u32,
-    /// The hook's stack pointer.
-    pub stack: u64,
     /// Where its bytes go, if that is known without looking at a descriptor.
     pub place: Place,
 }
@@ -468,6 +467,7 @@ impl<I: Intents> Gate<'_, I> {
                 Ok(entered) => return Some(entered),
                 Err(Turned { seen: Some(_), turn }) => {
                     frame.reclaim(turn);
+                    frame.reset();
                     return None;
                 }
                 Err(Turned { seen: None, .. }) => {}

@@ -193,7 +193,9 @@ impl Ground {
             return None;
         };
         let (bottom, alternate) = if alternate.contains(&here) && !alternate.contains(&target) {
-            (interrupted_stack(alternate, here)?, (here, alternate.end))
+            // A call notes its stack pointer near enough.
+            const NEAR: u64 = 512;
+            (interrupted_stack(alternate, here)?.checked_sub(NEAR)?, (here, alternate.end))
         } else {
             (here, (0, 0))
         };

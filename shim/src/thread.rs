@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use snapshim::gate::{self, Frame, Phase, Turn};
+use snapshim::gate::{self, Frame};
 use snapshim::raw;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 
@@ -37,14 +37,14 @@ struct Loan {
 
 thread_local! {
     static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false, is_fresh: false }) };
-    /// The calls that the lender had under way then.
-    static LENDERS_CALLS: Cell<[Option<Turn>; FRAMES]> = const { Cell::new([None; FRAMES]) };
+    /// Which frames the lender had in use then.
+    static LENDERS_CALLS: Cell<[bool; FRAMES]> = const { Cell::new([false; FRAMES]) };
 }
 
 /// The calling thread is about to make a child that acts in this memory: until it has executed its program, or beside the thread.
 pub fn note_lending(is_shared: bool) {
     if !process::is_borrower() {
-        let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::turn_in_use));
+        let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::is_in_use));
         LENDERS_CALLS.set(calls.unwrap_or_default());
         LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared, is_fresh: true });
     }
@@ -213,27 +213,32 @@ impl Seat {
     /// For a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
     #[inline]
     pub fn take() -> Result<Self, Errno> {
+        let stack = stack_pointer();
         let thread = current()?;
-        if thread.slot.frames()[0].take() { Ok(Self { thread, depth: 0 }) } else { Self::take_nested(thread) }
+        if thread.slot.frames()[0].take(stack) {
+            Ok(Self { thread, depth: 0 })
+        } else {
+            Self::take_nested(thread, stack)
+        }
     }
 
     /// In a handler, or behind a call that was left and never proved so.
     #[cold]
-    fn take_nested(thread: Thread) -> Result<Self, Errno> {
-        Self::first_in(thread).map_or_else(|| Self::take_further(thread), Ok)
+    fn take_nested(thread: Thread, stack: u64) -> Result<Self, Errno> {
+        Self::first_in(thread, stack).map_or_else(|| Self::take_further(thread, stack), Ok)
     }
 
-    fn first_in(thread: Thread) -> Option<Self> {
-        let depth = thread.slot.frames().iter().position(Frame::take)?;
+    fn first_in(thread: Thread, stack: u64) -> Option<Self> {
+        let depth = thread.slot.frames().iter().position(|frame| frame.take(stack))?;
         Some(Self { thread, depth })
     }
 
     /// In another slot, as all frames of the thread's first are in use. The thread keeps it for life.
-    fn take_further(thread: Thread) -> Result<Self, Errno> {
+    fn take_further(thread: Thread, stack: u64) -> Result<Self, Errno> {
         // A creation that waits for them would wait for this call, and this call for the creation.
         gate::withdraw_interrupted(thread.slot.frames());
         for further in thread.further() {
-            if let Some(seat) = Self::first_in(further) {
+            if let Some(seat) = Self::first_in(further, stack) {
                 return Ok(seat);
             }
             gate::withdraw_interrupted(further.slot.frames());
@@ -241,7 +246,7 @@ impl Seat {
         HAS_FURTHER.set(true);
         let own = thread.own;
         let (index, slot) = own.table.claim_writer(own.owner(), thread.tid()).ok_or(Errno::AGAIN)?;
-        Self::first_in(Thread { own, slot, index }).ok_or(Errno::AGAIN)
+        Self::first_in(Thread { own, slot, index }, stack).ok_or(Errno::AGAIN)
     }
 
     /// The frames of calls that this one may have interrupted, and its own.
@@ -298,13 +303,8 @@ impl Thread {
     /// Gives up the calls that the thread has left, as `is_left` says of where its stack was, the innermost first.
     pub fn leave_calls(&self, is_left: impl Fn(u64) -> bool) {
         let leave = |slot: &WriterSlot| {
-            for frame in slot.frames().iter().rev() {
-                let (phase, turn) = frame.look();
-                let stack = frame.stack();
-                if phase != Phase::Idle && stack != 0 && is_left(stack) {
-                    frame.leave(turn);
-                }
-            }
+            let in_use = slot.frames().iter().rev().filter(|frame| frame.is_in_use());
+            in_use.filter(|frame| is_left(frame.stack())).for_each(Frame::leave);
         };
         self.further().for_each(|further| leave(further.slot));
         leave(self.slot);
@@ -313,11 +313,8 @@ impl Thread {
     /// A child of vfork(2) that was killed in a call has left its frame here. The lender goes on, so the child is over, and its calls
     /// are. Those of a child that goes on beside its lender have a slot of their own.
     fn forget_borrowers_calls(&self) {
-        for (frame, before) in self.slot.frames().iter().zip(LENDERS_CALLS.get()) {
-            if let Some(turn) = frame.turn_in_use().filter(|turn| Some(*turn) != before) {
-                frame.reclaim(turn);
-            }
-        }
+        let new = self.slot.frames().iter().zip(LENDERS_CALLS.get()).filter(|(_, was_lenders)| !was_lenders);
+        new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
     }
 
     /// Whether the slot is the calling process's, be it a child that a handler forked inside a call of this thread.

@@ -57,7 +57,6 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
-    let stack = thread::stack_pointer();
     let seat = match Seat::take() {
         Ok(seat) => seat,
         Err(Errno::AGAIN) => match without_slot(&call) {
@@ -72,7 +71,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
     };
     let (thread, (outer, frame)) = (seat.thread, seat.frames());
     let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: touch.known_place() };
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
@@ -182,7 +181,6 @@ impl Announced<'_> {
 ///
 /// Errors: `ENOSPC`, no slot is free although snapshots exist.
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
-    let stack = thread::stack_pointer();
     let seat = match Seat::take() {
         Ok(seat) => seat,
         Err(Errno::AGAIN) => match without_slot(&|| act(None)) {
@@ -194,22 +192,22 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
     };
     let (thread, (outer, frame)) = (seat.thread, seat.frames());
     let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin, stack), &surroundings);
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin), &surroundings);
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
     clear(&thread, frame, turn);
     Ok(result)
 }
 
-fn without_descriptor(origin: Origin, stack: u64) -> Call {
-    Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) }
+fn without_descriptor(origin: Origin) -> Call {
+    Call { descriptor: u32::MAX, descriptors_seen: 0, place: Place::Origin(origin) }
 }
 
 /// See [`announced`]; for the agent, which waits for nobody who may wait for it. `None`: it is not the time.
 pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&Announced<'_>) -> T) -> Option<T> {
-    let frame = thread.slot.frames().first().filter(|frame| frame.take())?;
+    let frame = thread.slot.frames().first().filter(|frame| frame.take(thread::stack_pointer()))?;
     let surroundings = Surroundings { thread, touch: &Nowhere };
-    let call = without_descriptor(origin, thread::stack_pointer());
+    let call = without_descriptor(origin);
     let (entry, turn) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(&Announced { thread, frame, origin, is_watched });
