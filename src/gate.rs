@@ -10,7 +10,7 @@
 
 use crate::creation::{Creation, Intents, Ticket};
 use crate::origin::{Origin, Place, PlaceCell};
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, signal_fence};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
 ///
@@ -189,8 +189,7 @@ impl Frame {
             self.stack.store(stack, Ordering::Relaxed);
             return is_free;
         }
-        // Relaxed: only the thread itself has the frame, and who has had the slot before it is over.
-        !self.is_in_use() && self.stack.compare_exchange(0, stack, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        set_own(&self.stack, stack)
     }
 
     /// Whether a call has the frame.

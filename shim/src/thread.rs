@@ -80,7 +80,7 @@ fn look_at_loan(loan: Loan) -> bool {
 }
 
 /// The calling thread; the error is why it has no slot.
-#[inline]
+#[inline(always)]
 pub fn current() -> Result<Thread, Errno> {
     if borrows_beside() {
         return beside_lender();
@@ -211,7 +211,7 @@ pub struct Seat {
 
 impl Seat {
     /// For a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
-    #[inline]
+    #[inline(always)]
     pub fn take() -> Result<Self, Errno> {
         let stack = stack_pointer();
         let thread = current()?;
