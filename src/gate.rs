@@ -204,7 +204,8 @@ impl Frame {
         self.stack.store(0, Ordering::Relaxed);
     }
 
-    /// Idle or withdrawn -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not see this.
+    /// Idle or withdrawn -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not
+    /// see this.
     #[inline]
     pub fn announce(&self, call: &Call) -> Turn {
         let turn = Turn(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
@@ -534,7 +535,8 @@ impl<I: Intents> Gate<'_, I> {
     }
 }
 
-/// A call of the calling thread that has not passed starts again when the thread comes back to it, so the creation need not wait for it meanwhile.
+/// A call of the calling thread that has not passed starts again when the thread comes back to it, so the creation need not wait
+/// for it meanwhile.
 pub fn withdraw_interrupted(outer: &[Frame]) {
     for frame in outer {
         let (phase, turn) = frame.look();

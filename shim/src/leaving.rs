@@ -1,25 +1,26 @@
 //! The proof that a thread has left a call by longjmp(3): it has jumped, and has landed.
 //!
-//! A handler may jump out of the call that it interrupted, which then never comes to its end: nobody must wait for it. But a thread
-//! that only *seems* to have left a call must be waited for, or a snapshot comes into being in the middle of a write. Where a stack
-//! pointer is says neither: a handler may run on a stack of its own, or switch to another (swapcontext(3), or a few instructions of a
-//! runtime's own that no hook sees) and come back to the call much later. So a frame is given up on proof alone:
+//! A handler may jump out of the call that it interrupted, which then never comes to its end: nobody must wait for it. But a
+//! thread that only *seems* to have left a call must be waited for, or a snapshot comes into being in the middle of a write.
+//! Where a stack pointer is says neither: a handler may run on a stack of its own, or switch to another (swapcontext(3), or a few
+//! instructions of a runtime's own that no hook sees) and come back to the call much later. So a frame is given up on proof
+//! alone:
 //!
 //! - the thread is gone (`snapshim::drain`);
-//! - or the thread *lands* behind a jump of libc's whose target lies on its own stack ([`OwnStack`]), further up than the call, made
-//!   from further down that stack, or from its alternate signal stack, which the kernel entered from further down. A stack is
-//!   contiguous: what the thread does next takes the place of the call. That is noted when the jump is done, not when it is asked
-//!   for: libc opens the signals of the target first, and a handler that comes in then may itself jump elsewhere. So libc is given a
-//!   copy of the buffer that leads to [`landed`], which goes on to the target.
+//! - or the thread *lands* behind a jump of libc's whose target lies on its own stack ([`OwnStack`]), further up than the call,
+//!   made from further down that stack, or from its alternate signal stack, which the kernel entered from further down. A stack
+//!   is contiguous: what the thread does next takes the place of the call. That is noted when the jump is done, not when it is
+//!   asked for: libc opens the signals of the target first, and a handler that comes in then may itself jump elsewhere. So libc
+//!   is given a copy of the buffer that leads to [`landed`], which goes on to the target.
 //!
-//! The one way around that is a stack inside the stack: a program that switches between parts of one. It jumps downwards, or calls
-//! swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
-//! ([`note_other_stacks`]). Were it to switch by instructions of its own alone, and to jump by libc's, its call would come back to a
-//! frame that was given up; that is found then, and all snapshots are doubtful (`hooks::change`).
+//! The one way around that is a stack inside the stack: a program that switches between parts of one. It jumps downwards, or
+//! calls swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
+//! ([`note_other_stacks`]). Were it to switch by instructions of its own alone, and to jump by libc's, its call would come back
+//! to a frame that was given up; that is found then, and all snapshots are doubtful (`hooks::change`).
 //!
-//! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a handler,
-//! assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the refusal names the
-//! thread.
+//! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
+//! handler, assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the
+//! refusal names the thread.
 
 use core::arch::{asm, naked_asm};
 use core::cell::Cell;
@@ -99,8 +100,8 @@ thread_local! {
     static OWN_STACK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// Prepares a jump of the calling thread to `target`; where libc is to jump instead, if anything is left thereby. Signals are blocked
-/// then.
+/// Prepares a jump of the calling thread to `target`; where libc is to jump instead, if anything is left thereby. Signals are
+/// blocked then.
 #[inline]
 pub fn prepare(target: &Target) -> Option<Target> {
     let here = stack_pointer();
@@ -208,7 +209,8 @@ impl Ground {
     }
 }
 
-/// The stack that the thread was made with: of the first thread the kernel's, of others the one that has their descriptor at its top.
+/// The stack that the thread was made with: of the first thread the kernel's, of others the one that has their descriptor at its
+/// top.
 struct OwnStack(Range<u64>);
 
 impl OwnStack {
@@ -282,8 +284,9 @@ fn alternate_stack() -> Range<u64> {
     start..end
 }
 
-/// Where the stack pointer was when the kernel entered the alternate stack: in the frame nearest its end (arch/x86/kernel/signal.c),
-/// which is told by the stack that it says it was put on. Nothing is on the stack above it but the state of the floating point unit.
+/// Where the stack pointer was when the kernel entered the alternate stack: in the frame nearest its end
+/// (arch/x86/kernel/signal.c), which is told by the stack that it says it was put on. Nothing is on the stack above it but the
+/// state of the floating point unit.
 fn interrupted_stack(alternate: &Range<u64>, here: u64) -> Option<u64> {
     /// Of `ucontext_t`, in words: the alternate stack's start and size, the stack pointer, and all of it.
     const START: u64 = 2;

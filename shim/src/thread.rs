@@ -310,8 +310,8 @@ impl Thread {
         leave(self.slot);
     }
 
-    /// A child of vfork(2) that was killed in a call has left its frame here. The lender goes on, so the child is over, and its calls
-    /// are. Those of a child that goes on beside its lender have a slot of their own.
+    /// A child of vfork(2) that was killed in a call has left its frame here. The lender goes on, so the child is over, and its
+    /// calls are. Those of a child that goes on beside its lender have a slot of their own.
     fn forget_borrowers_calls(&self) {
         let new = self.slot.frames().iter().zip(LENDERS_CALLS.get()).filter(|(_, was_lenders)| !was_lenders);
         new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
