@@ -256,11 +256,6 @@ impl Table {
         gone
     }
 
-    /// Whether a handler has left the call of `turn` by longjmp. Then its frame is closed.
-    fn was_left(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
-        self.maker(slot).is_some_and(|maker| maker.has_left(frame, turn))
-    }
-
     /// Who makes the calls of a slot; `None`: somebody else may, with descriptors of its own, as a child that acts in this memory.
     fn maker(&self, slot: &WriterSlot) -> Option<Maker<'_>> {
         let tenure = slot.tenure();
@@ -276,9 +271,6 @@ impl Table {
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
         let (descriptor, seen) = frame.descriptor();
         let Some(maker) = self.maker(slot) else { return false };
-        if maker.has_left(frame, turn) {
-            return true;
-        }
         let Maker { process, id, thread, doing } = maker;
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
         let covered = match rustix::fs::stat(path.as_c_str()) {
@@ -346,7 +338,7 @@ impl Table {
             while is_busy(frame) {
                 if patience.is_tried() {
                     let (_, turn) = frame.look();
-                    if self.is_over(slot, frame, turn) || self.was_left(slot, frame, turn) {
+                    if self.is_over(slot, frame, turn) {
                         return true;
                     }
                     // Once more behind the clock: this thread may have been stopped.
@@ -382,27 +374,11 @@ struct Maker<'a> {
     doing: Doing,
 }
 
-impl Maker<'_> {
-    /// Whether it has left the call of `turn` by longjmp out of a handler. Then the frame is closed.
-    ///
-    /// Else a call from further down the stack would be taken for one that interrupted it, and let through: a creation would seem to
-    /// wait for it still.
-    fn has_left(&self, frame: &Frame, turn: Turn) -> bool {
-        if self.process.has_other_stacks(self.id) || !self.doing.has_left(frame.stack(), self.id.pid(), self.thread) {
-            return false;
-        }
-        let is_that_one = frame.look().1 == turn;
-        frame.reclaim(turn);
-        is_that_one
-    }
-}
-
 /// What a thread is doing in the kernel: /proc/PID/task/TID/syscall (proc_pid_syscall(5)), which is readable for who may trace it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Doing {
     /// The number of the call that it waits in.
     call: Option<u64>,
-    stack: u64,
 }
 
 impl Doing {
@@ -414,10 +390,11 @@ impl Doing {
     }
 
     /// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
+    ///
+    /// Where the stack pointer is says nothing of a call further up: the thread may be in a handler on another stack.
     fn parse(text: &str) -> Option<Self> {
         let call = text.split_ascii_whitespace().next()?.parse::<u64>().ok();
-        let stack = text.split_ascii_whitespace().rev().nth(1)?;
-        Some(Self { call, stack: u64::from_str_radix(stack.strip_prefix("0x")?, 16).ok()? })
+        Some(Self { call })
     }
 
     /// Whether it waits in a call that writes nothing.
@@ -436,42 +413,11 @@ impl Doing {
             }
         }
     }
-
-    /// Whether it has left the hook that was called at `stack` by longjmp: it waits in a call further up the stack, and not in a
-    /// handler, which would have its signal blocked and may run on a stack of its own.
-    fn has_left(&self, stack: u64, pid: u32, thread: u32) -> bool {
-        self.is_waiting_elsewhere() && self.stack > stack && blocks_no_signal(pid, thread)
-    }
 }
 
 /// The system calls that the hooks announce (x86-64).
 const WRITING: [u64; 21] =
     [1, 2, 16, 18, 20, 40, 76, 77, 85, 132, 209, 235, 257, 261, 275, 280, 285, 296, 304, 326, 328];
-
-/// Whether a thread has no signal blocked (proc_pid_status(5), SigBlk).
-fn blocks_no_signal(pid: u32, thread: u32) -> bool {
-    let mut buffer = [0u8; 1000];
-    let path = ProcPath::of(pid, "task").slash(thread).then("/status");
-    let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else {
-        return false;
-    };
-    // The line lies within the first two buffers; what is cut between them is found by carrying a part over.
-    let mut carried = 0;
-    loop {
-        let Ok(count) = rustix::io::read(&file, &mut buffer[carried..]) else { return false };
-        let filled = carried + count;
-        if let Some(at) = buffer[..filled].windows(8).position(|part| part == b"SigBlk:\t")
-            && at + 24 <= filled
-        {
-            return buffer[at + 8..at + 24].iter().all(|digit| *digit == b'0');
-        }
-        if count == 0 {
-            return false;
-        }
-        carried = filled.min(32);
-        buffer.copy_within(filled - carried..filled, 0);
-    }
-}
 
 /// The longest SNAPSHIM_TIMEOUT_MS, in nanoseconds: no creator gives itself longer.
 const LONGEST_CREATION: u64 = 60_000_000_000;
@@ -488,7 +434,7 @@ mod tests {
     #[test]
     fn a_thread_that_waits_in_read_writes_nothing() {
         let doing = Doing::parse(IN_READ).unwrap();
-        assert_eq!((doing.call, doing.stack), (Some(0), 0x7ffd_0000_1000));
+        assert_eq!(doing.call, Some(0));
         assert!(doing.is_waiting_elsewhere());
     }
 
@@ -498,7 +444,7 @@ mod tests {
         let writing = [write, pwrite64, writev, pwritev, pwritev2, copy_file_range, sendfile, splice, io_submit, ioctl];
         let cutting = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
         for call in writing.into_iter().chain(cutting) {
-            let doing = Doing { call: Some(call.id() as u64), stack: 0 };
+            let doing = Doing { call: Some(call.id() as u64) };
             assert!(!doing.is_waiting_elsewhere(), "{call}");
         }
     }

@@ -4,11 +4,13 @@
 //! writers. Each puts a `SeqCst` fence between its store and its load, so at least one of the two sees the other (Dekker). Whoever
 //! sees the other waits; nobody holds a lock that a dying process could take along.
 //!
-//! A thread has a few [`Frame`]s, because a signal handler may write while the call it interrupted is under way.
+//! A thread has a few [`Frame`]s, because a signal handler may write while the call it interrupted is under way. A call takes the
+//! first that is idle. Those in front of it are the calls that it may have interrupted; a creation looks at them first, so that it
+//! finds the later call when it has waited for an earlier one.
 
 use crate::creation::{Creation, Intents, Ticket};
 use crate::origin::{Origin, Place, PlaceCell};
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, signal_fence};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
 ///
@@ -90,6 +92,12 @@ pub struct Turn(u64);
 
 const PHASE_BITS: u32 = 8;
 
+impl Turn {
+    const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1) & (u64::MAX >> PHASE_BITS))
+    }
+}
+
 impl Phase {
     const fn of(word: u64) -> Self {
         match word & ((1 << PHASE_BITS) - 1) {
@@ -135,7 +143,7 @@ impl Floating {
 pub struct Frame {
     phase: AtomicU64,
     place: PlaceCell,
-    /// Stack pointer of the hook, to find out that it was left by longjmp.
+    /// Stack pointer of the hook that has the frame, to find out that it is being left by longjmp; 0: no call has the frame.
     stack: AtomicU64,
     /// Bytes a call that writes at a shared position or at the end of the file still has to place, else 0.
     floating: AtomicU64,
@@ -170,12 +178,38 @@ impl Frame {
         }
     }
 
-    /// Idle -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not see this.
+    /// The frame is that of the caller, whose stack pointer is `stack`, until [`Frame::clear`]. False: it is in use.
+    ///
+    /// One step, because a handler that comes in between may switch to another stack, where a call takes a frame as well and is
+    /// suspended in turn; and because it may leave the call by longjmp.
+    #[inline]
+    pub fn take(&self, stack: u64) -> bool {
+        if planted(Fault::FrameTaken) {
+            let is_free = !self.is_in_use();
+            self.stack.store(stack, Ordering::Relaxed);
+            return is_free;
+        }
+        set_own(&self.stack, stack)
+    }
+
+    /// Whether a call has the frame.
+    #[inline]
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.stack() != 0
+    }
+
+    /// No call has the frame, as the thread that claims the slot finds it.
+    pub fn reset(&self) {
+        self.stack.store(0, Ordering::Relaxed);
+    }
+
+    /// Idle or withdrawn -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not
+    /// see this.
     #[inline]
     pub fn announce(&self, call: &Call) -> Turn {
-        let turn = Turn((self.phase.load(Ordering::Relaxed) >> PHASE_BITS).wrapping_add(1) & (u64::MAX >> PHASE_BITS));
+        let turn = Turn(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
         self.place.store(call.place);
-        self.stack.store(call.stack, Ordering::Relaxed);
         self.floating.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
@@ -241,7 +275,10 @@ impl Frame {
     #[must_use]
     pub fn can_continue(&self, other: &Self) -> bool {
         let (phase, turn) = self.look();
-        phase == Phase::Idle && turn.0 < other.look().1.0
+        let (others_phase, others_turn) = other.look();
+        // What has not been announced will be at a later turn.
+        let is_earlier = turn.0 < others_turn.0 || turn == others_turn && others_phase == Phase::Idle;
+        phase == Phase::Idle && is_earlier
     }
 
     /// Idle -> as `other`, whose thread is about to fork: in the child the call that it interrupted goes on in this frame.
@@ -257,18 +294,34 @@ impl Frame {
         self.phase.store(other.phase.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Passed -> idle, after the call. Does nothing if the frame is no longer at `turn`.
+    /// Passed -> idle, after the call. False: the frame was no longer at `turn`: the call was taken for over while it was not, and
+    /// nobody has waited for it.
     ///
-    /// Others touch the phase only when this thread is gone or has left the call by longjmp, as do handlers on this thread.
+    /// Others touch the phase only when this thread is gone, and the thread itself when it leaves the call by longjmp.
     #[inline]
-    pub fn clear(&self, turn: Turn) {
-        if self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed) {
+    pub fn clear(&self, turn: Turn) -> bool {
+        let is_mine = self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed);
+        if is_mine {
             // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
             self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+            // The next call of this thread takes the frame only after that.
+            signal_fence();
+            self.reset();
         }
+        is_mine
     }
 
-    /// Any phase -> idle, by who proved that the call of `turn` is over for good (thread gone, hook left by longjmp).
+    /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. Should the call go on all the
+    /// same, it starts again or finds in [`Frame::clear`] that it was given up.
+    pub fn leave(&self) {
+        let (_, turn) = self.look();
+        self.withdrawn.store(turn.0, Ordering::Relaxed);
+        self.reclaim(turn);
+        signal_fence();
+        self.reset();
+    }
+
+    /// Any phase -> idle, by who proved that the call of `turn` is over for good.
     pub fn reclaim(&self, turn: Turn) {
         for phase in [Phase::Announced, Phase::Passed, Phase::Withdrawn] {
             let _ = self.phase.compare_exchange(
@@ -309,7 +362,8 @@ impl Frame {
         (self.descriptor.load(Ordering::Relaxed), self.descriptors_seen.load(Ordering::Relaxed))
     }
 
-    /// The stack pointer of the hook.
+    /// The stack pointer of the hook that has the frame; 0: none has.
+    #[inline]
     pub fn stack(&self) -> u64 {
         self.stack.load(Ordering::Relaxed)
     }
@@ -348,6 +402,9 @@ impl Frame {
 pub trait Writer {
     /// Where `descriptor` leads (fstat).
     fn place(&self, descriptor: u32) -> Place;
+    /// The same for a call that was announced at generation `seen` of the descriptor table; unknown if the descriptor may have
+    /// come to mean another file since.
+    fn place_since(&self, descriptor: u32, seen: u32) -> Place;
     /// Bytes the call would place at a position that others can move (0: its range is fixed).
     fn floating(&self) -> u64;
     /// Waits until the creation that was seen has ended, or has been aborted for taking too long.
@@ -372,8 +429,6 @@ pub struct Call {
     pub descriptor: u32,
     /// The process's descriptor-table generation.
     pub descriptors_seen: u32,
-    /// The hook's stack pointer.
-    pub stack: u64,
     /// Where its bytes go, if that is known without looking at a descriptor.
     pub place: Place,
 }
@@ -398,7 +453,7 @@ pub struct Gate<'a, I> {
 impl<I: Intents> Gate<'_, I> {
     /// Takes a call through the gate: afterwards no snapshot of its origin comes into being until [`Frame::clear`].
     ///
-    /// `frame` is idle; `outer` are the frames of the calls that this one interrupted.
+    /// `frame` is the caller's ([`Frame::take`]); `outer` are those in front of it, of calls that this one may have interrupted.
     #[inline]
     pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
         withdraw_interrupted(outer);
@@ -418,6 +473,7 @@ impl<I: Intents> Gate<'_, I> {
                 Ok(entered) => return Some(entered),
                 Err(Turned { seen: Some(_), turn }) => {
                     frame.reclaim(turn);
+                    frame.reset();
                     return None;
                 }
                 Err(Turned { seen: None, .. }) => {}
@@ -462,7 +518,11 @@ impl<I: Intents> Gate<'_, I> {
         }
     }
 
-    /// Whether the creation under way cannot reach its instant before a call that this one interrupted is over.
+    /// Whether the creation under way cannot reach its instant before a call in an earlier frame is over. It looks at this one
+    /// behind that, so that nothing is lost if the earlier call is suspended on another stack and comes to its end first.
+    ///
+    /// What a descriptor means now says what the creation found only if it meant the same all the time: a creation that found it
+    /// to lead elsewhere waits no more.
     fn waits_for_us(&self, outer: &[Frame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
             let (phase, turn) = frame.look();
@@ -470,7 +530,10 @@ impl<I: Intents> Gate<'_, I> {
                 return false;
             }
             let place = match frame.place_at(turn) {
-                Place::Unknown => writer.place(frame.descriptor().0),
+                Place::Unknown => {
+                    let (descriptor, seen) = frame.descriptor();
+                    writer.place_since(descriptor, seen)
+                }
                 known => known,
             };
             matches!(place, Place::Origin(origin) if self.creation.naming(origin, self.intents).is_some())
@@ -478,7 +541,8 @@ impl<I: Intents> Gate<'_, I> {
     }
 }
 
-/// An interrupted call that has not passed starts again when the handler returns, so the creation need not wait for it meanwhile.
+/// A call of the calling thread that has not passed starts again when the thread comes back to it, so the creation need not wait
+/// for it meanwhile.
 pub fn withdraw_interrupted(outer: &[Frame]) {
     for frame in outer {
         let (phase, turn) = frame.look();

@@ -245,13 +245,11 @@ impl SignalsBlocked {
         let all = if is_translated { masks::to_kernel(u64::MAX) } else { u64::MAX };
         Self { before: change_signal_mask(SIG_BLOCK, all), is_translated }
     }
-}
 
-impl SignalsBlocked {
-    /// Whether some were blocked before.
+    /// The mask that comes back.
     #[must_use]
-    pub fn were_some_before(&self) -> bool {
-        self.before != 0
+    pub fn before(&self) -> u64 {
+        self.before
     }
 }
 

@@ -122,7 +122,7 @@ fn holds(name: &str, scenario: &str) {
     // In these a snapshot is refused, and that is waited for.
     let timeout = match (name, scenario) {
         ("life_nested", _) => Some("1500"),
-        ("life_lent", scenario) if scenario.starts_with("a_call_") => Some("1500"),
+        ("life_lent" | "life_stacks", scenario) if scenario.starts_with("a_call_") => Some("1500"),
         (_, "a_death_without_a_slot_is_noticed") => Some("4000"),
         _ => None,
     };
@@ -169,6 +169,15 @@ scenarios! {
         an_announcement_is_each_process_its_own
         a_call_below_a_handler_that_opens_signals_is_waited_for
     }
+    life_stacks {
+        a_call_below_an_autodisarmed_stack_is_waited_for
+        a_call_below_a_swapped_context_is_waited_for
+        a_call_below_a_switch_of_stacks_is_waited_for
+        a_call_of_a_preempted_thread_is_waited_for
+        a_call_below_a_stack_within_the_stack_is_waited_for
+        calls_that_are_left_by_jumps_hold_nobody_up
+        a_call_that_is_left_without_proof_counts_until_its_thread_ends
+    }
     life_lent {
         a_call_of_a_vfork_child_is_waited_for
         a_call_beside_a_child_is_waited_for
@@ -184,6 +193,24 @@ scenarios! {
         a_hook_that_was_left_by_a_jump_holds_nobody_up
         a_hook_that_was_left_by_a_jump_lets_nobody_through
         a_death_without_a_slot_is_noticed
+    }
+}
+
+/// A library that switches stacks by instructions of its own.
+#[test]
+fn a_call_below_a_boost_context_is_waited_for() {
+    const TEST: &str = "a_call_below_a_boost_context_is_waited_for";
+    const LIBRARY: &str = "-lboost_context";
+    let scratch = Scratch::on_tmpfs();
+    let output = scratch.file("linked");
+    let linked =
+        Command::new("gcc").args(["-shared", "-o"]).arg(&output).args(["-Wl,--no-as-needed", LIBRARY]).output();
+    if !linked.is_ok_and(|linked| linked.status.success()) {
+        return skip(TEST, "Boost.Context is not installed");
+    }
+    let program = compile("life_stacks", &["-DBOOST", LIBRARY]);
+    for way in WAYS {
+        run_ok(scratch.shimmed(&program, way).arg(TEST).env("SNAPSHIM_TIMEOUT_MS", "1500"));
     }
 }
 

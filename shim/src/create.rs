@@ -87,7 +87,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     }
     let (file, origin, worth) = open_origin(mmap.descriptor)?;
     let thread = thread::current()?;
-    if thread.is_inside(thread::stack_pointer()) {
+    if thread.is_inside() {
         return Err(Errno::DEADLK);
     }
     if !process::is_table_current() {

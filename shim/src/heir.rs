@@ -51,13 +51,18 @@ impl Heir {
     /// Errors: `EAGAIN`, the table has no room for the child, or had none for the call; what mremap(2) answers.
     pub fn prepare(mappings: &Mappings) -> Result<Option<Self>, Errno> {
         let own = &mappings.own;
-        if thread::has_interrupted_call_without_slot() && mappings.may_be_in_handler() {
+        if thread::is_in_call_without_slot() {
             return Err(Errno::AGAIN);
         }
         let Some(parent) = thread::known().filter(|parent| parent.own.id == own.id) else { return Ok(None) };
-        let frames = parent.interrupted(thread::stack_pointer());
-        // What lies further down the stack was not interrupted if there is no handler: it was left by longjmp.
-        if frames.is_empty() || !mappings.may_be_in_handler() || own.leaves_damaged() {
+        let frames = parent.frames_in_use();
+        if own.leaves_damaged() {
+            return Ok(None);
+        }
+        if parent.has_further_in_use() {
+            return Err(Errno::AGAIN);
+        }
+        if frames.is_empty() {
             return Ok(None);
         }
         gate::withdraw_interrupted(frames);

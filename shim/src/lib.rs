@@ -21,6 +21,7 @@ mod heap;
 mod heir;
 mod hooks;
 mod init;
+mod leaving;
 mod log;
 mod mapper;
 mod notices;

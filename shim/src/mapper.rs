@@ -32,7 +32,7 @@ static LOCK: Mutex<()> = Mutex::new(());
 pub struct Mappings {
     pub own: Own,
     _lock: MutexGuard<'static, ()>,
-    signals: SignalsBlocked,
+    _signals: SignalsBlocked,
 }
 
 /// The snapshots that a range of addresses touches; `None` if there are none, which costs next to nothing to find out.
@@ -60,7 +60,7 @@ pub fn hold(own: Own) -> Mappings {
     let mut patience = Patience::default();
     loop {
         if let Some(guard) = LOCK.try_lock() {
-            return Mappings { own, _lock: guard, signals };
+            return Mappings { own, _lock: guard, _signals: signals };
         }
         patience.pause();
     }
@@ -69,7 +69,7 @@ pub fn hold(own: Own) -> Mappings {
 /// The same if nobody else holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: Own) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
-    Some(Mappings { own, _lock: LOCK.try_lock()?, signals })
+    Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
 }
 
 /// The pieces of this process that a range of addresses touches, as far as `walk` meets them. What is not held at its addresses is
@@ -165,11 +165,6 @@ fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
 }
 
 impl Mappings {
-    /// Whether the calling thread may be in a signal handler: that has its own signal blocked.
-    pub fn may_be_in_handler(&self) -> bool {
-        self.signals.were_some_before() || process::may_handlers_block_nothing()
-    }
-
     fn snapshot(&self, index: u32) -> Option<&'static Snapshot> {
         self.own.table.snapshot(index)
     }

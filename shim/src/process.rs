@@ -293,9 +293,6 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     KEPT.lower_floor();
     // Before any thread finds the record, and says there what it shares.
     record.sharing.describe(core::iter::empty());
-    if OTHER_STACKS.load(Ordering::Relaxed) {
-        record.note_other_stacks(id);
-    }
     if LENDS.load(Ordering::Relaxed) {
         record.note_lending(id);
     }
@@ -306,43 +303,19 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
-static OPEN_HANDLERS: AtomicBool = AtomicBool::new(false);
-
-/// A handler may run with no signal blocked from now on (SA_NODEFER).
-pub fn note_open_handlers() {
-    OPEN_HANDLERS.store(true, Ordering::Relaxed);
-}
-
-/// Whether one may run so, on its thread's stack or another.
-pub fn may_handlers_block_nothing() -> bool {
-    OPEN_HANDLERS.load(Ordering::Relaxed) || OTHER_STACKS.load(Ordering::Relaxed)
-}
-
-static OTHER_STACKS: AtomicBool = AtomicBool::new(false);
-
-/// A handler may run on a stack other than its thread's, with no signal blocked, from now on (SA_ONSTACK with SA_NODEFER,
-/// swapcontext(3)).
-pub fn note_other_stacks() {
-    note(&OTHER_STACKS, Process::note_other_stacks);
-}
-
-/// Of this image now, or once it has a record.
-fn note(is_so: &AtomicBool, in_record: fn(&Process, ProcessId)) {
-    is_so.store(true, Ordering::Relaxed);
-    if let Some(own) = attached()
-        && let Some(record) = own.record()
-    {
-        in_record(record, own.id);
-    }
-}
-
 static LENDS: AtomicBool = AtomicBool::new(false);
 
 /// A child may act in this memory from now on, and go on with that when this process is gone; beside the calling thread, if that is
 /// not stopped meanwhile.
 pub fn note_lending(is_beside: bool) {
     thread::note_lending(is_beside);
-    note(&LENDS, Process::note_lending);
+    LENDS.store(true, Ordering::Relaxed);
+    // Else once there is a record.
+    if let Some(own) = attached()
+        && let Some(record) = own.record()
+    {
+        record.note_lending(own.id);
+    }
 }
 
 /// Makes a forked child answer to the record that its parent prepared.

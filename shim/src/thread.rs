@@ -2,16 +2,14 @@
 
 use core::cell::Cell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use snapshim::gate::{Frame, Phase};
+use snapshim::gate::{self, Frame};
 use snapshim::raw;
-use snapshim::table::writer::WriterSlot;
-use syscalls::{Sysno, syscall};
+use snapshim::table::writer::{FRAMES, WriterSlot};
 
 use crate::process::{self, Own};
-use crate::signals::stacks;
 
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
@@ -33,16 +31,22 @@ struct Loan {
     thread: u32,
     /// Whether the lender goes on meanwhile.
     is_shared: bool,
+    /// Whether the lender has made no call since.
+    is_fresh: bool,
 }
 
 thread_local! {
-    static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false }) };
+    static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false, is_fresh: false }) };
+    /// Which frames the lender had in use then.
+    static LENDERS_CALLS: Cell<[bool; FRAMES]> = const { Cell::new([false; FRAMES]) };
 }
 
 /// The calling thread is about to make a child that acts in this memory: until it has executed its program, or beside the thread.
 pub fn note_lending(is_shared: bool) {
     if !process::is_borrower() {
-        LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared });
+        let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::is_in_use));
+        LENDERS_CALLS.set(calls.unwrap_or_default());
+        LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared, is_fresh: true });
     }
 }
 
@@ -52,16 +56,33 @@ pub fn forget_lending() {
 }
 
 /// Whether the caller is a child that uses this thread-local storage while the thread it belongs to goes on.
-#[inline]
-fn is_beside_lender() -> bool {
-    let loan = LOAN.get();
+fn is_beside_lender(loan: Loan) -> bool {
     loan.is_shared && loan.thread != raw::own_tid() && process::is_borrower()
 }
 
-/// The calling thread; the error is why it has no slot.
+/// See [`is_beside_lender`]; and the lender takes back what it lent.
 #[inline]
+fn borrows_beside() -> bool {
+    let loan = LOAN.get();
+    (loan.is_shared || loan.is_fresh) && look_at_loan(loan)
+}
+
+#[cold]
+fn look_at_loan(loan: Loan) -> bool {
+    let is_beside = is_beside_lender(loan);
+    if !is_beside && loan.is_fresh && loan.thread == raw::own_tid() && !process::is_borrower() {
+        LOAN.set(Loan { is_fresh: false, ..loan });
+        if let Some(thread) = CLAIMED.get().filter(|thread| thread.own.is_this_image()) {
+            thread.forget_borrowers_calls();
+        }
+    }
+    is_beside
+}
+
+/// The calling thread; the error is why it has no slot.
+#[inline(always)]
 pub fn current() -> Result<Thread, Errno> {
-    if is_beside_lender() {
+    if borrows_beside() {
         return beside_lender();
     }
     match CLAIMED.get() {
@@ -72,7 +93,7 @@ pub fn current() -> Result<Thread, Errno> {
 
 /// The calling thread, if it has a slot that is its alone.
 pub fn known() -> Option<Thread> {
-    if is_beside_lender() {
+    if borrows_beside() {
         return None;
     }
     CLAIMED.get().filter(|thread| thread.own.is_this_image())
@@ -115,22 +136,40 @@ pub fn without_storage(own: Own) -> Option<Thread> {
     Some(Thread { own, slot, index })
 }
 
+/// Calls without a slot whose stack pointers a thread can note.
+const NOTED: usize = 8;
+
 thread_local! {
-    /// Where the thread's stack was when it made a call for which there was no slot; 0: it is in none.
-    static WITHOUT_SLOT: Cell<u64> = const { Cell::new(0) };
+    /// Where the thread's stack was when it made calls for which there was no slot; 0: none.
+    static WITHOUT_SLOT: [AtomicU64; NOTED] = const { [const { AtomicU64::new(0) }; NOTED] };
 }
 
-/// Makes a call for which there is no slot.
-pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> T {
-    let before = WITHOUT_SLOT.replace(stack_pointer());
+/// Makes a call for which there is no slot; its result, and whether it was not given up meanwhile ([`leave_calls_without_slot`]).
+pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> (T, bool) {
+    let stack = stack_pointer();
+    let is_free = |place: &AtomicU64| place.compare_exchange(0, stack, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    let noted = WITHOUT_SLOT.with(|places| places.iter().position(is_free));
     let result = call();
-    WITHOUT_SLOT.set(before);
-    result
+    let is_still_there = noted.is_none_or(|at| {
+        WITHOUT_SLOT.with(|places| places[at].compare_exchange(stack, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok())
+    });
+    (result, is_still_there)
 }
 
-/// Whether a call without a slot lies further up the stack: a handler interrupted it.
-pub fn has_interrupted_call_without_slot() -> bool {
-    WITHOUT_SLOT.get() > stack_pointer()
+/// Whether the thread is inside a call without a slot: a handler interrupted it.
+pub fn is_in_call_without_slot() -> bool {
+    WITHOUT_SLOT.with(|places| places.iter().any(|place| place.load(Ordering::Relaxed) != 0))
+}
+
+/// Gives up the calls without a slot that the thread has left, as `is_left` says of where its stack was; how many.
+pub fn leave_calls_without_slot(is_left: impl Fn(u64) -> bool) -> usize {
+    WITHOUT_SLOT.with(|places| {
+        let left = places.iter().filter(|place| {
+            let stack = place.load(Ordering::Relaxed);
+            stack != 0 && is_left(stack)
+        });
+        left.map(|place| place.store(0, Ordering::Relaxed)).count()
+    })
 }
 
 static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
@@ -157,46 +196,125 @@ fn note_end_of_thread() {
 
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
+        thread.further().for_each(|further| further.slot.release(further.slot.tenure()));
         thread.slot.release(thread.slot.tenure());
     }
 }
 
-impl Thread {
-    /// The number of frames that calls interrupted by this one occupy: the index of the frame to use.
-    #[inline]
-    pub fn depth(&self, stack: u64) -> Option<usize> {
-        if self.slot.frames()[0].look().0 == Phase::Idle { Some(0) } else { self.depth_when_nested(stack) }
-    }
+/// A call's place in the table: the thread with the slot that it is in, and the index of its frame there, which is taken. Those of
+/// lower index are of calls that this one may have interrupted.
+#[derive(Clone, Copy)]
+pub struct Seat {
+    pub thread: Thread,
+    pub depth: usize,
+}
 
-    #[cold]
-    fn depth_when_nested(&self, stack: u64) -> Option<usize> {
-        let alternate = AlternateStack::look();
-        let frames = self.slot.frames();
-        for (index, frame) in frames.iter().enumerate() {
-            let (phase, turn) = frame.look();
-            if phase == Phase::Idle {
-                return Some(index);
-            }
-            if alternate.was_left(frame.stack(), stack) {
-                for left in &frames[index..] {
-                    left.reclaim(left.look().1);
-                }
-                frame.reclaim(turn);
-                return Some(index);
-            }
+impl Seat {
+    /// For a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
+    #[inline(always)]
+    pub fn take() -> Result<Self, Errno> {
+        let stack = stack_pointer();
+        let thread = current()?;
+        if thread.slot.frames()[0].take(stack) {
+            Ok(Self { thread, depth: 0 })
+        } else {
+            Self::take_nested(thread, stack)
         }
-        None
     }
 
-    /// Whether the calling thread is inside a hook (a handler interrupted it).
-    pub fn is_inside(&self, stack: u64) -> bool {
-        self.depth(stack) != Some(0)
+    /// In a handler, or behind a call that was left and never proved so.
+    #[cold]
+    fn take_nested(thread: Thread, stack: u64) -> Result<Self, Errno> {
+        Self::first_in(thread, stack).map_or_else(|| Self::take_further(thread, stack), Ok)
     }
 
-    /// The frames of the calls that the caller, at `stack`, interrupted.
-    pub fn interrupted(&self, stack: u64) -> &'static [Frame] {
+    fn first_in(thread: Thread, stack: u64) -> Option<Self> {
+        let depth = thread.slot.frames().iter().position(|frame| frame.take(stack))?;
+        Some(Self { thread, depth })
+    }
+
+    /// In another slot, as all frames of the thread's first are in use. The thread keeps it for life.
+    fn take_further(thread: Thread, stack: u64) -> Result<Self, Errno> {
+        // A creation that waits for them would wait for this call, and this call for the creation.
+        gate::withdraw_interrupted(thread.slot.frames());
+        for further in thread.further() {
+            if let Some(seat) = Self::first_in(further, stack) {
+                return Ok(seat);
+            }
+            gate::withdraw_interrupted(further.slot.frames());
+        }
+        HAS_FURTHER.set(true);
+        let own = thread.own;
+        let (index, slot) = own.table.claim_writer(own.owner(), thread.tid()).ok_or(Errno::AGAIN)?;
+        Self::first_in(Thread { own, slot, index }, stack).ok_or(Errno::AGAIN)
+    }
+
+    /// The frames of calls that this one may have interrupted, and its own.
+    #[inline]
+    pub fn frames(&self) -> (&'static [Frame], &'static Frame) {
+        let frames = self.thread.slot.frames();
+        (&frames[..self.depth], &frames[self.depth])
+    }
+}
+
+thread_local! {
+    /// Whether the thread has further slots.
+    static HAS_FURTHER: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Thread {
+    /// The thread whose slot it is.
+    fn tid(&self) -> u32 {
+        self.slot.thread(self.slot.tenure())
+    }
+
+    /// The same thread with each of its further slots.
+    fn further(&self) -> impl Iterator<Item = Self> + use<> {
+        let (own, first, owner, tid) = (self.own, self.index, self.own.owner(), self.tid());
+        let slots = if HAS_FURTHER.get() { own.table.writers_used() } else { &[] };
+        let is_own = move |slot: &WriterSlot| {
+            let tenure = slot.tenure();
+            tenure.process() == owner && tid != 0 && slot.thread(tenure) == tid
+        };
+        let numbered = slots.iter().enumerate().map(|(index, slot)| (index as u32, slot));
+        numbered.filter(move |(index, slot)| *index != first && is_own(slot)).map(move |(index, slot)| Self {
+            own,
+            slot,
+            index,
+        })
+    }
+
+    /// Whether a call of the thread in a further slot has not come to its end.
+    pub fn has_further_in_use(&self) -> bool {
+        self.further().any(|further| further.slot.frames().iter().any(Frame::is_in_use))
+    }
+
+    /// Whether a call of the calling thread has not come to its end: a handler interrupted it, or it was left without proof.
+    pub fn is_inside(&self) -> bool {
+        !self.frames_in_use().is_empty() || self.has_further_in_use() || is_in_call_without_slot()
+    }
+
+    /// The frames of the thread's first slot, up to the last that is in use.
+    pub fn frames_in_use(&self) -> &'static [Frame] {
         let frames = self.slot.frames();
-        &frames[..self.depth(stack).unwrap_or(frames.len())]
+        &frames[..frames.iter().rposition(Frame::is_in_use).map_or(0, |last| last + 1)]
+    }
+
+    /// Gives up the calls that the thread has left, as `is_left` says of where its stack was, the innermost first.
+    pub fn leave_calls(&self, is_left: impl Fn(u64) -> bool) {
+        let leave = |slot: &WriterSlot| {
+            let in_use = slot.frames().iter().rev().filter(|frame| frame.is_in_use());
+            in_use.filter(|frame| is_left(frame.stack())).for_each(Frame::leave);
+        };
+        self.further().for_each(|further| leave(further.slot));
+        leave(self.slot);
+    }
+
+    /// A child of vfork(2) that was killed in a call has left its frame here. The lender goes on, so the child is over, and its
+    /// calls are. Those of a child that goes on beside its lender have a slot of their own.
+    fn forget_borrowers_calls(&self) {
+        let new = self.slot.frames().iter().zip(LENDERS_CALLS.get()).filter(|(_, was_lenders)| !was_lenders);
+        new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
     }
 
     /// Whether the slot is the calling process's, be it a child that a handler forked inside a call of this thread.
@@ -211,40 +329,7 @@ impl Thread {
     }
 }
 
-/// The thread's alternate signal stack (sigaltstack(2)).
-struct AlternateStack {
-    start: u64,
-    end: u64,
-}
-
-impl AlternateStack {
-    fn look() -> Self {
-        let mut stack = libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
-        // SAFETY: a null first argument changes nothing; the second is a writable stack_t.
-        let _ = unsafe { syscall!(Sysno::sigaltstack, 0, &raw mut stack) };
-        let start = stack.ss_sp as u64;
-        Self { start, end: start + stack.ss_size as u64 }
-    }
-
-    fn contains(&self, address: u64) -> bool {
-        (self.start..self.end).contains(&address)
-    }
-
-    /// Whether a call made at stack pointer `then` cannot be under way any more for one that is made at `now`: a handler left it by
-    /// longjmp, or its thread was cancelled in it. Stacks grow down, so what interrupts lies below what it interrupts.
-    fn was_left(&self, then: u64, now: u64) -> bool {
-        match (stacks::contain(then), stacks::contain(now), self.contains(then), self.contains(now)) {
-            // What resolves a fault interrupts everything else of its thread, and is never left but at its end.
-            (false, true, ..) => false,
-            (true, false, ..) => true,
-            (false, false, false, true) => false,
-            (false, false, true, false) => true,
-            _ => now >= then,
-        }
-    }
-}
-
-/// The stack pointer, near enough to order the frames of nested calls.
+/// The stack pointer, near enough: below the caller's frame, above what it calls.
 #[inline(always)]
 pub fn stack_pointer() -> u64 {
     let marker = 0u8;

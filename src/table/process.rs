@@ -34,13 +34,11 @@ pub struct Process {
     unannounced: AtomicU64,
     /// epoch:32 | whether direct writes are submitted (`queues`):32.
     queues: AtomicU64,
-    /// epoch:32 | 1 once a handler of the process may run on a stack of its own with no signal blocked.
-    stacks: AtomicU64,
     /// Whether it calls exec.
     pub executing: Executing,
     /// epoch:32 | 1 once a child may act in the process's memory (vfork(2)) and outlive it.
     lent: AtomicU64,
-    rest: [AtomicU64; 2],
+    rest: [AtomicU64; 3],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -224,7 +222,6 @@ impl Process {
             sharing: Sharing::new(),
             unannounced: zero(),
             queues: zero(),
-            stacks: zero(),
             executing: Executing::new(),
             lent: zero(),
             rest: std::array::from_fn(|_| zero()),
@@ -352,17 +349,6 @@ impl Process {
     /// Says that the agent leaves, and that another will come.
     pub fn forget_agent(&self) {
         self.agent.store(0, Ordering::Relaxed);
-    }
-
-    /// From now on a handler of `id` may run on a stack other than its thread's with no signal blocked: where the stack pointer is
-    /// says nothing any more.
-    pub fn note_other_stacks(&self, id: ProcessId) {
-        self.stacks.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
-    }
-
-    /// Whether `id` has said so.
-    pub fn has_other_stacks(&self, id: ProcessId) -> bool {
-        of_image(self.stacks.load(Ordering::Relaxed), id) == Some(1)
     }
 
     /// From now on a child may act in the memory of `id`, for the user that the caller acts for: the end of the process is not the

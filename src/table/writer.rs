@@ -175,6 +175,7 @@ impl WriterSlot {
         let is_claimed = vacant.is_vacant()
             && self.tenure.compare_exchange(vacant.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if is_claimed {
+            self.frames.iter().for_each(Frame::reset);
             self.thread.store(mine.held_by(tid), Ordering::Relaxed);
         }
         is_claimed

@@ -3,6 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
+use snapshim::gate::Frame;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::queues::Queues;
 
@@ -72,5 +73,18 @@ fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
         assert!(queues.0.of(NAME).is_some());
         closing.finish(true);
         assert!(queues.0.of(NAME).is_none());
+    });
+}
+
+/// A handler that comes while a call takes a frame switches to another stack, where a call takes one as well, and either is suspended.
+#[test]
+fn calls_on_two_stacks_of_one_thread_have_a_frame_each() {
+    model(|| {
+        let frame = Arc::new(Frame::new());
+        let other = Arc::clone(&frame);
+        let suspended = thread::spawn(move || other.take(1));
+        let is_taken = frame.take(2);
+        assert!(is_taken != suspended.join().unwrap());
+        assert!(frame.is_in_use());
     });
 }

@@ -154,6 +154,10 @@ impl Writer for Thread<'_> {
         Place::Origin(ORIGIN)
     }
 
+    fn place_since(&self, descriptor: u32, _seen: u32) -> Place {
+        self.place(descriptor)
+    }
+
     fn floating(&self) -> u64 {
         0
     }

@@ -221,7 +221,7 @@ impl Submitter {
             && let Some(Scope::One(origin)) = creation.scope(seen, own.table)
             && queue.aims_at(origin)
             // A creation may wait for the call that a handler interrupted.
-            && thread::current().is_ok_and(|thread| !thread.is_inside(thread::stack_pointer()))
+            && thread::current().is_ok_and(|thread| !thread.is_inside())
         {
             own.table.await_creation(seen);
         }

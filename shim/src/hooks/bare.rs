@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::{
-    aio, clone, copy, descriptors, device, exec, faults, fork, map, open, read, receive, resize, rights, ring, signal,
-    times, write,
+    aio, clone, copy, descriptors, device, exec, faults, fork, jump, map, open, read, receive, resize, rights, ring,
+    signal, times, write,
 };
 use crate::doors::{as_libc, interpose};
 use crate::process;
@@ -122,6 +122,7 @@ fn on_syscall(
         libc::SYS_io_destroy => aio::destroy_by_number(a),
         libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),
         libc::SYS_rt_sigaction => signal::action_by_number(pass, fd, pointer(b), pointer(c), d),
+        libc::SYS_sigaltstack => jump::alternate_by_number(pass, pointer(a)),
         libc::SYS_rt_sigprocmask => signal::mask_by_number(pass, fd, pointer(b), pointer(c), d),
         libc::SYS_rt_sigsuspend => signal::wait_by_number(pass_with, arguments, 0),
         libc::SYS_ppoll => signal::wait_by_number(pass_with, arguments, 3),

@@ -1,13 +1,14 @@
 //! What every change of a file has in common: announce, preserve, make the real call, clear.
 
 use core::ops::Range;
+use core::sync::atomic::{Ordering, fence};
 
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use snapshim::creation::Ticket;
 use snapshim::drain::{Patience, place_behind};
-use snapshim::gate::{Call, Entry, Frame, Writer};
+use snapshim::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
@@ -19,7 +20,7 @@ use crate::config::config;
 use crate::doors::set_errno;
 use crate::init;
 use crate::log::{Level, Program, say};
-use crate::thread::{self, Thread};
+use crate::thread::{self, Seat, Thread};
 use crate::trap::Trap;
 
 /// The bytes of a file that a call would change.
@@ -56,26 +57,21 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
-    let stack = thread::stack_pointer();
-    let thread = match thread::current() {
-        Ok(thread) => thread,
+    let seat = match Seat::take() {
+        Ok(seat) => seat,
         Err(Errno::AGAIN) => match without_slot(&call) {
             Ok(Some(result)) => return result,
             Ok(None) => {
                 set_errno(libc::ENOSPC);
                 return -1;
             }
-            Err(thread) => thread,
+            Err(seat) => seat,
         },
         Err(_) => return alone(&call),
     };
-    let Some(depth) = thread.depth(stack) else { return too_deep() };
-    let (outer, frame) = match thread.slot.frames().split_at(depth) {
-        (outer, [frame, ..]) => (outer, frame),
-        _ => return too_deep(),
-    };
+    let (thread, (outer, frame)) = (seat.thread, seat.frames());
     let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, stack, place: touch.known_place() };
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
     let surroundings = Surroundings { thread: &thread, touch: &touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
@@ -85,11 +81,33 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
             watch_descriptor(&thread, frame, &about, Some(origin), result)
         }
     };
-    // In a child that no hook saw being forked inside the call, the slot is the parent's.
-    if thread.has_slot() {
-        frame.clear(turn);
-    }
+    clear(&thread, frame, turn);
     result
+}
+
+/// The call is over.
+#[inline]
+fn clear(thread: &Thread, frame: &Frame, turn: Turn) {
+    // In a child that no hook saw being forked inside the call, the slot is the parent's.
+    if thread.has_slot() && !frame.clear(turn) {
+        doubt_after_return(thread.own.table);
+    }
+}
+
+/// A call that was taken for left has come back: what it changed may be in snapshots that were made meanwhile, or come into them.
+#[cold]
+fn doubt_after_return(table: &Table) {
+    table.over_splits(|walk| {
+        for (index, view) in walk.live() {
+            preserve::doubt(table, index, view.head.life());
+        }
+    });
+    say!(
+        Level::Error,
+        "a write of process {} went on although its thread had jumped out of it (longjmp) further up the same stack, as a program \
+         may that keeps the stacks of several threads of its own in one: all snapshots are doubtful",
+        raw::own_pid()
+    );
 }
 
 /// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
@@ -163,44 +181,39 @@ impl Announced<'_> {
 /// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be
 /// concerned.
 ///
-/// Errors: `ENOSPC`, no slot is free although snapshots exist; `EAGAIN`, too many handlers interrupt each other.
+/// Errors: `ENOSPC`, no slot is free although snapshots exist.
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
-    let thread = match thread::current() {
-        Ok(thread) => thread,
+    let seat = match Seat::take() {
+        Ok(seat) => seat,
         Err(Errno::AGAIN) => match without_slot(&|| act(None)) {
             Ok(Some(result)) => return Ok(result),
             Ok(None) => return Err(Errno::NOSPC),
-            Err(thread) => thread,
+            Err(seat) => seat,
         },
         Err(_) => return Ok(act(None)),
     };
-    let stack = thread::stack_pointer();
-    let depth = thread.depth(stack).ok_or(Errno::AGAIN)?;
-    let (outer, rest) = thread.slot.frames().split_at(depth);
-    let frame = rest.first().ok_or(Errno::AGAIN)?;
+    let (thread, (outer, frame)) = (seat.thread, seat.frames());
     let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin, stack), &surroundings);
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin), &surroundings);
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
-    if thread.has_slot() {
-        frame.clear(turn);
-    }
+    clear(&thread, frame, turn);
     Ok(result)
 }
 
-fn without_descriptor(origin: Origin, stack: u64) -> Call {
-    Call { descriptor: u32::MAX, descriptors_seen: 0, stack, place: Place::Origin(origin) }
+fn without_descriptor(origin: Origin) -> Call {
+    Call { descriptor: u32::MAX, descriptors_seen: 0, place: Place::Origin(origin) }
 }
 
 /// See [`announced`]; for the agent, which waits for nobody who may wait for it. `None`: it is not the time.
 pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&Announced<'_>) -> T) -> Option<T> {
-    let frame = &thread.slot.frames()[0];
+    let frame = thread.slot.frames().first().filter(|frame| frame.take(thread::stack_pointer()))?;
     let surroundings = Surroundings { thread, touch: &Nowhere };
-    let call = without_descriptor(origin, thread::stack_pointer());
+    let call = without_descriptor(origin);
     let (entry, turn) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(&Announced { thread, frame, origin, is_watched });
-    frame.clear(turn);
+    clear(thread, frame, turn);
     Some(result)
 }
 
@@ -218,22 +231,26 @@ impl Touch for Nowhere {
 
 /// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot. `None`: none came free.
 #[cold]
-fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Thread> {
+fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let Some(own) = crate::process::attached() else { return Ok(Some(call())) };
     let deadline = raw::now() + config().timeout;
     let mut patience = Patience::default();
     loop {
         let Some(record) = own.record() else { return Ok(Some(call())) };
         if own.table.enter_unannounced(record, own.id) {
-            let result = thread::in_call_without_slot(call);
+            let (result, is_counted) = thread::in_call_without_slot(call);
             // In a child that a handler forked inside the call, the count is the parent's.
             if own.is_this_image() {
-                record.leave_unannounced(own.id);
+                if is_counted {
+                    record.leave_unannounced(own.id);
+                } else {
+                    doubt_after_return(own.table);
+                }
             }
             return Ok(Some(result));
         }
-        if let Ok(thread) = thread::current() {
-            return Err(thread);
+        if let Ok(seat) = Seat::take() {
+            return Err(seat);
         }
         if raw::now() > deadline {
             say!(
@@ -252,12 +269,6 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Thread> {
 #[cold]
 fn alone(call: &impl Fn() -> isize) -> isize {
     call()
-}
-
-#[cold]
-fn too_deep() -> isize {
-    set_errno(libc::EAGAIN);
-    -1
 }
 
 #[cold]
@@ -516,6 +527,14 @@ struct Surroundings<'a, T> {
 impl<T: Touch> Writer for Surroundings<'_, T> {
     fn place(&self, descriptor: u32) -> Place {
         self.touch.place(descriptor)
+    }
+
+    fn place_since(&self, descriptor: u32, seen: u32) -> Place {
+        let place = place_behind(descriptor);
+        // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
+        fence(Ordering::Acquire);
+        let is_same = self.thread.own.record().is_some_and(|record| record.descriptors(descriptor) == seen);
+        if is_same { place } else { Place::Unknown }
     }
 
     fn floating(&self) -> u64 {

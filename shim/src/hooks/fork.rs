@@ -217,7 +217,7 @@ struct Prepared<'a> {
 
 impl<'a> Prepared<'a> {
     fn new(mappings: &'a Mappings, thread: Thread) -> Result<Self, Errno> {
-        if thread.is_inside(thread::stack_pointer()) {
+        if thread.is_inside() {
             return Err(Errno::DEADLK);
         }
         let own = &mappings.own;

@@ -13,6 +13,7 @@ pub mod faults;
 pub mod fopen;
 pub mod fork;
 pub mod fortified;
+pub mod jump;
 pub mod map;
 pub mod open;
 pub mod queue;
@@ -49,6 +50,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         daemon::DOORS,
         exec::DOORS,
         signal::DOORS,
+        jump::DOORS,
         rights::DOORS,
     ]
     .into_iter()

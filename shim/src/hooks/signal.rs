@@ -4,7 +4,7 @@
 //! kernel with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3), sigblock(3), siglongjmp(3), sigwait(3) and their
 //! kin come to these inside libc.
 
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 
 use libc::{
     epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sighandler_t, siginfo_t, sigset_t, timespec, ucontext_t,
@@ -14,9 +14,8 @@ use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
 use crate::doors::{as_libc, interpose, set_errno};
-use crate::process;
+use crate::leaving;
 use crate::signals::{self, action::Action, guarded};
-use crate::thread::{self, Thread};
 
 interpose! {
     /// sigaction(2)
@@ -34,13 +33,13 @@ interpose! {
         raw |_signal, _handler| not_here() as sighandler_t, hook on_sysv_signal,
     }
     /// sigprocmask(2)
-    sigprocmask, c"sigprocmask": => fn(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
+    sigprocmask, c"sigprocmask": sigprocmask => fn(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
         // SAFETY: the application's arguments, as they are.
         raw |how, new, old| as_libc(unsafe { syscall!(Sysno::rt_sigprocmask, how, new, old, 8) }) as c_int,
         hook on_sigprocmask,
     }
     /// pthread_sigmask(3): the error is its result
-    pthread_sigmask, c"pthread_sigmask": => fn(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
+    pthread_sigmask, c"pthread_sigmask": pthread_sigmask => fn(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
         // SAFETY: the application's arguments, as they are.
         raw |how, new, old| match unsafe { syscall!(Sysno::rt_sigprocmask, how, new, old, 8) } {
             Ok(_) => 0,
@@ -222,16 +221,6 @@ fn on_sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
-    // One that runs elsewhere with its own signal blocked is told by that.
-    const ELSEWHERE_UNBLOCKED: c_int = libc::SA_ONSTACK | libc::SA_NODEFER;
-    // SAFETY: null, or the application's action.
-    let flags = unsafe { new.as_ref() }.map_or(0, |new| new.sa_flags);
-    if flags & ELSEWHERE_UNBLOCKED == ELSEWHERE_UNBLOCKED {
-        process::note_other_stacks();
-    }
-    if flags & libc::SA_NODEFER != 0 {
-        process::note_open_handlers();
-    }
     if !signals::is_installed() {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(signal, new, old) };
@@ -301,10 +290,6 @@ pub fn action_by_number(
     old: *mut u64,
     size: usize,
 ) -> c_long {
-    if !new.is_null() {
-        // Its flags are not looked at: few come this way.
-        process::note_other_stacks();
-    }
     if !signals::is_installed() || !(1..=64).contains(&signal) || size != MASK {
         return real();
     }
@@ -334,39 +319,6 @@ fn act(signal: c_int, new: *const u64, old: *mut u64) -> Result<(), Errno> {
 fn load_action(from: *const u64) -> Result<Action, Errno> {
     let word = |at| guarded::load(from.wrapping_add(at));
     Ok(Action { handler: word(0)? as usize, flags: word(1)?, restorer: word(2)? as usize, mask: word(3)? })
-}
-
-/// The thread is about to open signals. In a handler that interrupted a call of ours further down, where its stack pointer is says
-/// nothing of that call any more.
-fn note_opening() {
-    let stack = thread::stack_pointer();
-    let is_above = |thread: Thread| thread.interrupted(stack).iter().any(|frame| frame.stack() < stack);
-    if thread::known().is_some_and(is_above) {
-        process::note_other_stacks();
-    }
-}
-
-/// The same for a change of the mask, by the program itself: libc's siglongjmp(3), which leaves the call, makes one too.
-fn note_change_of_mask(how: c_int, new: *const c_void) {
-    if how != libc::SIG_BLOCK && !new.is_null() {
-        note_opening();
-    }
-}
-
-#[unsafe(export_name = "sigprocmask")]
-unsafe extern "C-unwind" fn own_sigprocmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
-    note_change_of_mask(how, new.cast());
-    // SAFETY: the pointer is the next library's function of this name, or `raw`.
-    let real: sigprocmask::Function = unsafe { core::mem::transmute(sigprocmask::DOOR.next()) };
-    on_sigprocmask(real, how, new, old)
-}
-
-#[unsafe(export_name = "pthread_sigmask")]
-unsafe extern "C-unwind" fn own_pthread_sigmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
-    note_change_of_mask(how, new.cast());
-    // SAFETY: the pointer is the next library's function of this name, or `raw`.
-    let real: pthread_sigmask::Function = unsafe { core::mem::transmute(pthread_sigmask::DOOR.next()) };
-    on_pthread_sigmask(real, how, new, old)
 }
 
 fn on_sigprocmask(real: sigprocmask::Function, how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
@@ -422,7 +374,6 @@ pub fn mask_by_number(
     old: *mut u64,
     size: usize,
 ) -> c_long {
-    note_change_of_mask(how, new.cast());
     if !signals::is_installed() || size != MASK {
         let result = real();
         signals::open_faults_of_thread();
@@ -469,9 +420,6 @@ fn with_mask<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) 
 /// The same for calls that wait with it.
 #[inline]
 fn wait_with<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) -> R {
-    if !mask.is_null() {
-        note_opening();
-    }
     with_mask(mask, |given| {
         if given == mask {
             return call(given);
@@ -494,9 +442,6 @@ pub fn wait_by_number(real: impl FnOnce([usize; 6]) -> c_long, mut arguments: [u
 
 /// pselect6(2): the last argument points to the mask and its size.
 pub fn pselect_by_number(real: impl FnOnce([usize; 6]) -> c_long, mut arguments: [usize; 6]) -> c_long {
-    if arguments[5] != 0 {
-        note_opening();
-    }
     if !signals::is_installed() || arguments[5] == 0 {
         return real(arguments);
     }
@@ -688,14 +633,14 @@ fn open_faults_of_context(context: *const ucontext_t) {
 }
 
 fn on_setcontext(real: setcontext::Function, context: *const ucontext_t) -> c_int {
-    process::note_other_stacks();
+    leaving::note_other_stacks();
     open_faults_of_context(context);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(context) }
 }
 
 fn on_swapcontext(real: swapcontext::Function, old: *mut ucontext_t, new: *const ucontext_t) -> c_int {
-    process::note_other_stacks();
+    leaving::note_other_stacks();
     open_faults_of_context(new);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new) }

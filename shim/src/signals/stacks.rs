@@ -52,11 +52,6 @@ fn pool() -> Option<&'static Head> {
     unsafe { POOL.load(Ordering::Acquire).as_ref() }
 }
 
-/// Whether `address` lies on one of these stacks.
-pub fn contain(address: u64) -> bool {
-    pool().is_some_and(|head| address.wrapping_sub(ptr::from_ref(head) as u64) < LENGTH as u64)
-}
-
 /// Calls `function` with both words on a stack of our own.
 pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u64) -> Outcome {
     let Some(head) = pool() else { return function(first, second) };
