@@ -158,6 +158,7 @@ fn note_end_of_thread() {
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
         thread.slot.release(thread.slot.tenure());
+        thread.own.table.note_free_writer(thread.index);
     }
 }
 
