@@ -197,7 +197,8 @@ fn join_now() -> Result<Own, Errno> {
     }
     let joined =
         attach_table().map_err(|refusal| ((refusal.what(), refusal.remedy()), errno_for(refusal))).and_then(|table| {
-            let full = (("its table is full (1023 processes)", "end some of them"), Errno::NFILE);
+            let full =
+                (("its table is full (65535 processes, or no memory for more)", "end some of them"), Errno::NFILE);
             claim(table).ok_or(full)
         });
     joined.map_err(|((what, remedy), errno)| {

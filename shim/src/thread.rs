@@ -198,6 +198,7 @@ unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
         thread.further().for_each(|further| further.slot.release(further.slot.tenure()));
         thread.slot.release(thread.slot.tenure());
+        thread.own.table.note_free_writer(thread.index);
     }
 }
 

@@ -247,8 +247,9 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     // The creation mask of the application must not keep the group out.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(Refusal::File)?;
     rustix::fs::ftruncate(&file, size_of::<Table>() as u64).map_err(full)?;
-    let backed = core::mem::offset_of!(Table, blocks) as u64;
-    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, backed).map_err(full)?;
+    for (start, length) in super::room::BACKED {
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), start, length).map_err(full)?;
+    }
     let start = [MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()];
     let written = rustix::io::pwrite(&file, start.as_flattened(), 0).and_then(|count| {
         let at = core::mem::offset_of!(super::header::Header, namespace) as u64;

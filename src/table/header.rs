@@ -1,5 +1,6 @@
 //! The first page of the table: what it is, and the words that everybody meets at.
 
+use super::room::Room;
 use crate::creation::Creation;
 use crate::foreign::Changes;
 use crate::gate::{ActiveWord, Floating};
@@ -41,7 +42,9 @@ pub struct Header {
     pub(crate) creation: Creation,
     /// Of the origins whose marks begin with the index.
     changes: [Changes; COUNTERS],
-    rest: [AtomicU64; 232],
+    pub(super) process_room: Room,
+    pub(super) writer_room: Room,
+    rest: [AtomicU64; 228],
 }
 
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);

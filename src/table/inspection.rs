@@ -83,17 +83,21 @@ impl Table {
     fn finds_all(&self) -> bool {
         let processes = self.header.processes_used();
         let writers = self.header.writers_used();
-        let are_processes_found = self.processes.iter().enumerate().skip(processes).all(|(index, record)| {
-            record.id().is_none_or(|id| {
-                let is_dead = liveness::of(record, id) == liveness::Liveness::Dead;
-                if is_dead {
-                    self.bury(index as u32, record, id);
-                }
-                is_dead
-            })
-        });
+        if !self.is_room_sound() {
+            return false;
+        }
+        let are_processes_found =
+            self.processes[..self.processes_backed()].iter().enumerate().skip(processes).all(|(index, record)| {
+                record.id().is_none_or(|id| {
+                    let is_dead = liveness::of(record, id) == liveness::Liveness::Dead;
+                    if is_dead {
+                        self.bury(index as u32, record, id);
+                    }
+                    is_dead
+                })
+            });
         are_processes_found
-            && self.writers[writers..].iter().all(|slot| {
+            && self.writers[writers..self.writers_backed()].iter().all(|slot| {
                 let tenure = slot.tenure();
                 let is_over = tenure.is_vacant() || self.bury_if_dead(tenure.process());
                 if is_over {

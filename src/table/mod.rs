@@ -13,6 +13,7 @@ pub mod liveness;
 pub mod owner;
 pub mod process;
 pub mod recovery;
+mod room;
 pub mod walk;
 pub mod writer;
 
@@ -30,31 +31,36 @@ use owner::BlockOwner;
 use process::Process;
 use writer::WriterSlot;
 
-/// Processes that can be attached at once.
-pub const PROCESSES: usize = 1023;
+/// Processes that can be attached at once: one less than the numbers of 16 bits, of which 0 is none.
+pub const PROCESSES: usize = 65535;
 /// Threads that can have a slot at once.
-pub const WRITERS: usize = 4096;
+pub const WRITERS: usize = 65536;
 /// Snapshot pieces that can exist at once.
 pub const SNAPSHOTS: usize = 4096;
 /// Blocks of preserved bits: 64 MiB of them, taken from the file system as they come into use.
 pub const BLOCKS: usize = 16384;
 
-/// The table. Everything before `blocks` is backed by memory from the start.
+/// The table. Everything before `processes` has memory from the start; of what follows, some records have, and others get it before
+/// they are used.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::KnownLayout)]
 #[repr(C, align(4096))]
 pub struct Table {
     pub(crate) header: Header,
-    pub(crate) processes: [Process; PROCESSES],
-    pub(crate) writers: [WriterSlot; WRITERS],
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
     /// `Origin::mark` of each snapshot, 0 for none: what a writer scans.
     marks: [AtomicU64; SNAPSHOTS],
     block_owners: [BlockOwner; BLOCKS],
+    pub(crate) processes: [Process; PROCESSES],
+    /// So that slots lie alike in all pages.
+    unused: [AtomicU64; size_of::<Process>() / 8],
+    pub(crate) writers: [WriterSlot; WRITERS],
     pub(crate) blocks: [Block; BLOCKS],
 }
 
 // A block is asked for memory by the page.
 const _: () = assert!(core::mem::offset_of!(Table, blocks).is_multiple_of(4096) && size_of::<Block>() == 4096);
+const _: () = assert!(core::mem::offset_of!(Table, processes).is_multiple_of(4096));
+const _: () = assert!(core::mem::offset_of!(Table, writers).is_multiple_of(4096));
 
 /// The word that stands for the layout: two builds that disagree about it never share a table.
 pub const LAYOUT: u64 = {
@@ -82,7 +88,7 @@ pub const LAYOUT: u64 = {
 
 impl Intents for Table {
     fn intent(&self, owner: u16) -> Option<&Intent> {
-        self.writers.get(usize::from(owner)).map(|slot| &slot.intent)
+        self.writer(u32::from(owner)).map(|slot| &slot.intent)
     }
 }
 
@@ -92,14 +98,15 @@ impl Table {
         Gate { active: &self.header.active, creation: &self.header.creation, intents: self }
     }
 
-    /// The process record `index`.
+    /// The process record `index`, if it was ever used.
+    #[inline]
     pub fn process(&self, index: u32) -> Option<&Process> {
-        self.processes.get(index as usize)
+        self.processes[..self.processes_backed()].get(index as usize)
     }
 
-    /// The writer slot `index`.
+    /// The writer slot `index`, if it was ever used.
     pub fn writer(&self, index: u32) -> Option<&WriterSlot> {
-        self.writers.get(index as usize)
+        self.writers[..self.writers_backed()].get(index as usize)
     }
 
     /// The snapshot record `index`.
@@ -109,12 +116,12 @@ impl Table {
 
     /// The slots that were ever used.
     pub fn writers_used(&self) -> &[WriterSlot] {
-        &self.writers[..self.header.writers_used()]
+        &self.writers[..self.header.writers_used().min(self.writers_backed())]
     }
 
     /// The process records that were ever used.
     pub fn processes_used(&self) -> &[Process] {
-        &self.processes[..self.header.processes_used()]
+        &self.processes[..self.header.processes_used().min(self.processes_backed())]
     }
 
     /// Whether any snapshot of `origin` wants its pages preserved.

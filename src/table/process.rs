@@ -57,6 +57,10 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessId(u64);
 
+/// An epoch is as long as a writer slot has room for. It tells an image from the next one with its record, of which something was
+/// left behind in between: one chance in 67 million for each such leftover.
+pub const EPOCH_BITS: u32 = 26;
+
 /// No pid is as large (linux/threads.h, PID_MAX_LIMIT).
 const UNBORN: u32 = 1 << 31;
 
@@ -76,6 +80,7 @@ impl ProcessId {
     /// The image `epoch` (random, not 0) of `pid`.
     #[must_use]
     pub const fn new(pid: u32, epoch: u32) -> Self {
+        let epoch = epoch & ((1 << EPOCH_BITS) - 1);
         let epoch = if epoch == 0 { 1 } else { epoch };
         Self((epoch as u64) << 32 | pid as u64)
     }

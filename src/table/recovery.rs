@@ -2,11 +2,11 @@
 //!
 //! Any process may run any of this at any time, twice, and be killed in it.
 
-use super::Table;
 use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
 use super::process::{Child, Dead, Process, ProcessId, owner_index};
 use super::writer::WriterSlot;
+use super::{Table, WRITERS};
 use crate::creation::Ticket;
 use crate::gate::Frame;
 use crate::raw;
@@ -64,7 +64,9 @@ impl Table {
         self.header.note_changes_of_sharer(&record.sharing);
         self.retire_all_of(owner);
         self.retire_claims_of(&dead);
-        record.free(id);
+        if record.free(id) {
+            self.note_free_process(index);
+        }
         self.lower_active();
     }
 
@@ -145,45 +147,19 @@ impl Table {
         raw::wake(self.header.creation.futex());
     }
 
-    /// A record for process `id`, if one is free or can be freed.
-    ///
-    /// It counts as used before it is claimed: who is killed in between is found.
+    /// A record for process `id`, if one is free, can be freed, or can be had.
     pub fn claim_process(&self, id: ProcessId) -> Option<(u32, &Process)> {
-        let claim = |(index, record): &(usize, &Process)| {
-            record.id().is_none() && {
-                self.header.note_process(*index as u32);
-                record.claim(id)
-            }
-        };
-        let find = || self.processes.iter().enumerate().find(claim);
-        let (index, record) = find().or_else(|| {
-            self.bury_the_dead();
-            find()
-        })?;
+        let index = self.find_process(id)?;
         // Before who claimed it says so itself: what the record's last process shared would be taken for its.
-        record.sharing.describe(core::iter::empty());
+        self.processes[index].sharing.describe(core::iter::empty());
         self.bury_earlier_images(id);
-        // Now and then, so that those who end without saying so do not pile up.
-        if index as u32 % 32 == 31 {
-            self.bury_the_dead();
-        }
-        Some((index as u32, record))
+        Some((index as u32, &self.processes[index]))
     }
 
-    /// A slot for thread `tid` of process `owner`, if one is free or can be freed. Like a record, it counts as used before.
+    /// A slot for thread `tid` of process `owner`, if one is free, can be freed, or can be had.
     pub fn claim_writer(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
-        let claim = |(index, slot): &(usize, &WriterSlot)| {
-            slot.tenure().is_vacant() && {
-                self.header.note_writer(*index as u32);
-                slot.claim(owner, tid)
-            }
-        };
-        let find = || self.writers.iter().enumerate().find(claim);
-        let (index, slot) = find().or_else(|| {
-            self.free_abandoned_slots();
-            find()
-        })?;
-        Some((index as u32, slot))
+        let index = self.find_writer(owner, tid)?;
+        Some((index as u32, &self.writers[index]))
     }
 
     /// The slot that `owner` has for thread `tid`.
@@ -202,7 +178,8 @@ impl Table {
         let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
         let can_continue =
             |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
-        let claim = |(index, slot): &(usize, &WriterSlot)| {
+        let claim = |index: &usize| {
+            let slot = &self.writers[*index];
             let is_claimed = slot.tenure().is_vacant() && can_continue(slot) && {
                 self.header.note_writer(*index as u32);
                 slot.claim(owner, 0)
@@ -214,12 +191,13 @@ impl Table {
             }
             is_good
         };
-        let find = || self.writers.iter().enumerate().skip(parent as usize % a_page).step_by(a_page).find(claim);
-        let (index, slot) = find().or_else(|| {
+        let alike = || (parent as usize % a_page..WRITERS).step_by(a_page);
+        let find = || alike().take_while(|index| self.reach_writer(*index)).find(claim);
+        let index = find().or_else(|| {
             self.free_abandoned_slots();
             find()
         })?;
-        Some((index as u32, slot))
+        Some((index as u32, &self.writers[index]))
     }
 
     /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent

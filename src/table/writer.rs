@@ -1,5 +1,6 @@
 //! The slot of one thread: the calls it has under way, and what it asks of an agent.
 
+use super::process::EPOCH_BITS;
 use crate::creation::Intent;
 use crate::gate::Frame;
 use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
@@ -33,9 +34,12 @@ pub struct WriterSlot {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<WriterSlot>() == 512 && core::mem::offset_of!(WriterSlot, frames) == 64);
 
-const INDEX_BITS: u32 = 10;
+const INDEX_BITS: u32 = 16;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-const NUMBER_MASK: u64 = (1 << 22) - 1;
+const NUMBER_BITS: u32 = 22;
+const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+const EPOCH_SHIFT: u32 = INDEX_BITS + NUMBER_BITS;
+const _: () = assert!(EPOCH_SHIFT + EPOCH_BITS == 64);
 /// No thread id is as large (linux/threads.h, PID_MAX_LIMIT).
 const THREAD_BITS: u32 = 22;
 #[cfg(not(loom))]
@@ -44,7 +48,7 @@ const _: () = assert!(super::PROCESSES < 1 << INDEX_BITS);
 /// The time for which one thread has a slot, or for which nobody has. Numbered, so that no two are the same: a thread that ended
 /// and another with its id are told apart, whoever is late.
 ///
-/// epoch:32 | number:22 | process record index + 1:10; without epoch and index: vacant since the tenure of that number.
+/// epoch:26 | number:22 | process record index + 1:16; without epoch and index: vacant since the tenure of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenure(u64);
 
@@ -52,7 +56,7 @@ impl Tenure {
     /// The process whose thread has the slot, as records refer to it; 0 if nobody has.
     #[must_use]
     pub const fn process(self) -> u64 {
-        (self.0 >> 32 << 32) | (self.0 & INDEX_MASK)
+        self.0 >> EPOCH_SHIFT << 32 | self.0 & INDEX_MASK
     }
 
     /// Whether nobody has the slot.
@@ -71,7 +75,7 @@ impl Tenure {
 
     fn next(self, process: u64) -> Self {
         let number = if planted(Fault::TenureNumber) { self.number() } else { (self.number() + 1) & NUMBER_MASK };
-        Self((process >> 32 << 32) | number << INDEX_BITS | (process & INDEX_MASK))
+        Self(process >> 32 << EPOCH_SHIFT | number << INDEX_BITS | process & INDEX_MASK)
     }
 
     /// The word that says that `thread` has it.

@@ -1,0 +1,29 @@
+//! More processes, and more threads, than one would think of: whoever takes a snapshot waits for all of them, and each of them keeps
+//! what it is about to overwrite.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Scratch, program, run_within, skip, text};
+
+fn are_all_seen(scenario: &str) {
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed(program("many"), "auto");
+    let output = run_within(command.arg(scenario), Duration::from_secs(300));
+    let said = text(&output);
+    if let Some(why) = said.lines().find_map(|line| line.strip_prefix("SKIPPED ")) {
+        return skip(scenario, why);
+    }
+    assert!(output.status.success(), "{scenario}: {said}");
+}
+
+#[test]
+fn each_of_many_processes_is_seen() {
+    are_all_seen("each_of_many_processes_is_seen");
+}
+
+#[test]
+fn each_of_many_threads_is_seen() {
+    are_all_seen("each_of_many_threads_is_seen");
+}
