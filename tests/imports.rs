@@ -102,7 +102,8 @@ const EXPORTS: &[&str] = &[
     // descriptors
     "close __close close_range dup2 __dup2 dup3 __dup3",
     // map
-    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect madvise mlock mlock2 munlock",
+    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect mlock mlock2 munlock mlockall munlockall shmat",
+    "madvise posix_madvise process_madvise",
     // process
     "daemon forkpty",
     "fork __fork _Fork clone execve execveat fexecve",
