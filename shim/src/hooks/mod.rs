@@ -19,6 +19,7 @@ pub mod open;
 pub mod queue;
 pub mod read;
 pub mod receive;
+pub mod requests;
 pub mod resize;
 pub mod rights;
 pub mod ring;
