@@ -18,6 +18,7 @@ use super::change::LONGEST_WRITE;
 use super::write::{IOV_MAX, each_buffer};
 use crate::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
+use crate::doors::beside::Way;
 use crate::doors::set_errno;
 use crate::shared::{self, list};
 use crate::{init, mapper, process};
@@ -202,6 +203,70 @@ pub fn on_remap_file_pages_by_number(
     flags: c_int,
 ) -> c_long {
     status(show_other_pages(address, length, protection, first, flags)).into()
+}
+
+/// The ways in for a libc beside ([`doors::beside`]), whose functions take what the system calls take.
+///
+/// [`doors::beside`]: crate::doors::beside
+pub static BESIDE: &[Way] = &[
+    Way { name: c"mmap", hook: beside::mmap as *const () },
+    Way { name: c"munmap", hook: beside::munmap as *const () },
+    Way { name: c"mprotect", hook: beside::mprotect as *const () },
+    Way { name: c"pkey_mprotect", hook: beside::pkey_mprotect as *const () },
+    Way { name: c"madvise", hook: beside::madvise as *const () },
+    Way { name: c"posix_madvise", hook: beside::posix_madvise as *const () },
+    Way { name: c"process_madvise", hook: beside::process_madvise as *const () },
+    Way { name: c"mremap", hook: beside::mremap as *const () },
+    Way { name: c"remap_file_pages", hook: beside::remap_file_pages as *const () },
+    Way { name: c"shmat", hook: beside::shmat as *const () },
+    Way { name: c"mlock", hook: beside::mlock as *const () },
+    Way { name: c"mlock2", hook: beside::mlock2 as *const () },
+    Way { name: c"munlock", hook: beside::munlock as *const () },
+    Way { name: c"mlockall", hook: beside::mlockall as *const () },
+    Way { name: c"munlockall", hook: beside::munlockall as *const () },
+];
+
+mod beside {
+    use super::{
+        Mmap, Sysno, advise, advise_each, advise_portably, attach, bytes, iovec, lock, lock_all, map, pointer, protect,
+    };
+    use super::{c_int, c_uint, c_void, off64_t, protect_with_key, remap, show_other_pages, size_t, ssize_t, status};
+    use super::{unlock_all, unmap};
+    use crate::doors::beside::answer;
+
+    macro_rules! ways {
+        ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
+                answer(|| $call)
+            })+
+        };
+    }
+
+    ways! {
+        mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
+            -> *mut c_void => map(Mmap { address, length, protection, flags, descriptor, offset });
+        munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
+        mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
+            => status(protect(address, length, protection));
+        pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
+            => status(protect_with_key(address, length, protection, key));
+        madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => status(advise(address, length, advice));
+        posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+            => advise_portably(address, length, advice);
+        process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint) -> ssize_t
+            => bytes(advise_each(pidfd, vector, count, advice, flags));
+        mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
+            => pointer(remap(address, old, new, flags, target));
+        remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int) -> c_int
+            => status(show_other_pages(address, length, protection, first, flags));
+        shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => pointer(attach(segment, address, flags));
+        mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
+        mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
+            => status(lock(Sysno::mlock2, address, length, flags));
+        munlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::munlock, address, length, 0));
+        mlockall(flags: c_int) -> c_int => status(lock_all(flags));
+        munlockall() -> c_int => status(unlock_all());
+    }
 }
 
 fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
