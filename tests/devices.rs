@@ -114,6 +114,14 @@ impl Drop for Mount {
     }
 }
 
+struct Swap(PathBuf);
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _ = sh(&["swapoff", path(&self.0)]);
+    }
+}
+
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -512,4 +520,64 @@ fn a_value_of_claim_that_means_nothing_is_named() {
     says(&log, &["SNAPSHIM_CLAIM=yes cannot be used; using 0 instead"]);
     let (said, log) = Running::start(&scratch, &victim, &SHOW, &[("SNAPSHIM_CLAIM", "1")]).finish();
     assert_eq!((said.as_str(), log.as_str()), (EXACT, ""), "files are not claimed");
+}
+
+#[test]
+fn a_loop_device_that_is_turned_to_other_bytes_keeps_its_snapshots() {
+    let Some(disk) = Disk::attach("a_loop_device_that_is_turned_to_other_bytes_keeps_its_snapshots") else { return };
+    let bytes: Vec<u8> = (0..4 << 20).map(|at: u32| (at / 4096 % 251) as u8).collect();
+    fs::write(&disk.device, &bytes).unwrap();
+    OpenOptions::new().write(true).open(&disk.device).unwrap().sync_all().unwrap();
+    // By another process, then by the mapper.
+    let verbs = ["snapshot", "wait", "state", "compare", "turn=2097152", "state", "compare"];
+    let mut mapper = Running::start(&disk.scratch, &disk.device, &verbs, &READ_ONLY);
+    assert_eq!(mapper.until_ready(), TAKEN);
+    let (_, log) = Running::start(&disk.scratch, &disk.device, &["turn=1048576"], &READ_ONLY).finish();
+    assert_eq!(log, "");
+    assert_eq!(fs::read(&disk.device).unwrap()[..65536], bytes[1 << 20..(1 << 20) + 65536], "it was turned");
+    let (said, log) = mapper.finish();
+    assert_eq!(said, "state: exact\ncompare: same\nstate: exact\ncompare: same\n", "{log}");
+}
+
+#[test]
+fn a_partition_of_a_device_that_is_turned_to_other_bytes_is_doubtful() {
+    let test = "a_partition_of_a_device_that_is_turned_to_other_bytes_is_doubtful";
+    let Some(disk) = Disk::attach(test) else { return };
+    let Some(partition) = disk.partition(test) else { return };
+    let below = format!("below={}", disk.device.display());
+    let (said, log) =
+        Running::start(&disk.scratch, &partition, &["snapshot", "state", &below, "state"], &READ_ONLY).finish();
+    assert_eq!(said, "snapshot: taken\nstate: exact\nstate: doubtful\n", "{log}");
+    says(&log, &["snapshot of block device ", "doubtful", "page cache", "LOOP_SET_STATUS64", "again"]);
+}
+
+#[test]
+fn a_command_past_the_page_cache_makes_a_devices_snapshots_doubtful() {
+    for (verb, name) in [("command=w", "SG_IO"), ("resume", "DM_DEV_SUSPEND")] {
+        let Some(disk) = Disk::attach("a_command_past_the_page_cache_makes_a_devices_snapshots_doubtful") else {
+            return;
+        };
+        let verbs = ["snapshot", "command=r", "state", verb, "state", "compare"];
+        let (said, log) = Running::start(&disk.scratch, &disk.device, &verbs, &READ_ONLY).finish();
+        assert_eq!(said, "snapshot: taken\nstate: exact\nstate: doubtful\ncompare: same\n", "{log}");
+        says(&log, &["snapshot of block device 7:", "doubtful", "page cache", name, "again"]);
+    }
+}
+
+#[test]
+fn a_device_that_is_swapped_out_to_is_refused_or_doubtful() {
+    let test = "a_device_that_is_swapped_out_to_is_refused_or_doubtful";
+    let Some(disk) = Disk::format(test, &["mkswap"]) else { return };
+    let mut mapper = disk.start(&disk.device, &["snapshot", "state", "wait", "doubtful", "state"]);
+    assert_eq!(mapper.until_ready(), "snapshot: taken\nstate: exact\n");
+    if let Err(why) = sh(&["swapon", "-p", "0", path(&disk.device)]) {
+        return skip(test, &why);
+    }
+    let _swap = Swap(disk.device.clone());
+    let (said, log) = disk.start(&disk.device, &["snapshot"]).finish();
+    assert_eq!(said, "snapshot: EBUSY\n", "{log}");
+    says(&log, &["snapshot of block device 7:", "refused", "memory is swapped out to"]);
+    let (later, later_log) = mapper.finish();
+    assert_eq!(later, "state: doubtful\n", "{later_log}");
+    says(&later_log, &["snapshot of block device 7:", "doubtful", "memory is swapped out to"]);
 }

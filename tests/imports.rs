@@ -41,6 +41,9 @@ const CONSTRUCTOR: &[&str] = &[
     "sigfillset",
 ];
 
+/// Called when dlmopen(3) returns, which nobody calls where a hook has to be careful.
+const AFTER_DLMOPEN: &[&str] = &["dlinfo"];
+
 /// What the Rust runtime brings along: messages and backtraces of panics, and what the linker adds to every library. Hooks do not
 /// panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
 const RUNTIME: &[&str] = &[
@@ -91,6 +94,10 @@ const EXPORTS: &[&str] = &[
     "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at",
     // taken as a whole where libc's code cannot be patched
     "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp",
+    // message
+    "herror",
+    // what has a libc of its own
+    "dlmopen",
     // whose child acts in the caller's memory
     "vfork __vfork",
     "aio_write aio_write64 lio_listio lio_listio64",
@@ -102,7 +109,8 @@ const EXPORTS: &[&str] = &[
     // descriptors
     "close __close close_range dup2 __dup2 dup3 __dup3",
     // map
-    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect madvise mlock mlock2 munlock",
+    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect mlock mlock2 munlock mlockall munlockall shmat",
+    "madvise posix_madvise process_madvise",
     // process
     "daemon forkpty",
     "fork __fork _Fork clone execve execveat fexecve",
@@ -134,7 +142,7 @@ fn assert_same(found: &BTreeSet<String>, listed: &BTreeSet<String>, what: &str) 
 
 #[test]
 fn nothing_is_imported_that_is_not_listed() {
-    assert_same(&symbols("--undefined-only"), &set(&[HOOK_PATH, CONSTRUCTOR, RUNTIME]), "imports");
+    assert_same(&symbols("--undefined-only"), &set(&[HOOK_PATH, CONSTRUCTOR, AFTER_DLMOPEN, RUNTIME]), "imports");
 }
 
 #[test]
@@ -179,6 +187,9 @@ const LOOKS_UP: &str = "snapshim::doors::behind";
 /// The entries that redhook makes drop the payload of a panic.
 const PANIC_PATH: &[&str] = &["free"];
 
+/// What looks at the namespace that dlmopen(3) has made.
+const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
+
 /// The constructor, and what only it calls where that is not inlined.
 const CONSTRUCTOR_ITSELF: &str = "snapshim::init::construct";
 const OF_THE_CONSTRUCTOR: &str = "snapshim::doors::detours::protect";
@@ -201,7 +212,7 @@ fn our_own_code_calls_only_what_the_hook_path_may() {
     for (function, imports) in uses.iter().filter(|(function, _)| is_ours(function)) {
         let allowed = match function.as_str() {
             // Before the program runs it may call what it likes.
-            CONSTRUCTOR_ITSELF | OF_THE_CONSTRUCTOR | LOOKS_UP => continue,
+            CONSTRUCTOR_ITSELF | OF_THE_CONSTRUCTOR | LOOKS_UP | AFTER_DLMOPEN_ITSELF => continue,
             entry if exports.contains(entry) => set(&[HOOK_PATH, PANIC_PATH]),
             _ => hook_path.clone(),
         };

@@ -136,6 +136,15 @@ scenarios! {
         other_advice_changes_no_byte
         dontneed_while_a_process_writes
     }
+    map_calls {
+        posix_advice_keeps_what_is_preserved
+        advice_to_oneself_keeps_what_is_preserved
+        a_key_or_none_keeps_it_armed
+        a_segment_attached_over_it_takes_its_place
+        locks_by_number_are_known
+        memory_without_a_file_is_eopnotsupp
+        its_pages_cannot_be_moved_away
+    }
     map_many {
         many_moments_of_overlapping_ranges
         many_mappers_of_one_file
@@ -156,6 +165,11 @@ scenarios! {
 }
 
 // Comparisons with a plain mapping: they succeed natively, too.
+
+#[test]
+fn a_hole_that_is_filled_makes_it_doubtful() {
+    holds("map_calls", "a_hole_that_is_filled_makes_it_doubtful");
+}
 
 #[test]
 fn other_arguments_are_judged_as_by_mmap() {

@@ -114,13 +114,11 @@ const CHANGE_NO_FILE: [&str; 24] = [
 ];
 
 /// Names without a file, or that only libc's own loader and allocator use.
-const NOT_ABOUT_FILES: [&str; 18] = [
+const NOT_ABOUT_FILES: [&str; 16] = [
     "__madvise",
     "__mmap",
     "__mprotect",
     "__munmap",
-    "posix_madvise",
-    "dlmopen",
     "dlopen",
     "open_memstream",
     "open_wmemstream",
@@ -136,7 +134,7 @@ const NOT_ABOUT_FILES: [&str; 18] = [
 ];
 
 /// Changes that are named in docs/not-covered.md.
-const NOT_COVERED: [&str; 2] = ["process_vm_writev", "process_madvise"];
+const NOT_COVERED: [&str; 1] = ["process_vm_writev"];
 
 /// Functions and their addresses.
 fn functions(file: &Path) -> BTreeMap<String, String> {

@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
@@ -131,7 +132,8 @@ impl AsFd for File {
 }
 
 /// File systems whose files change only by system calls and mappings on this machine (statfs(2), `f_type`).
-const ALLOWED: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, OVERLAYFS];
+const ALLOWED: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, TMPFS, 0xF2F5_2010, OVERLAYFS];
+const TMPFS: u64 = 0x0102_1994;
 const OVERLAYFS: u64 = 0x794c_7630;
 
 fn kind_of_file_system(file: BorrowedFd<'_>) -> Result<u64, Errno> {
@@ -166,6 +168,15 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
         );
         return Err(Errno::OPNOTSUPP);
     }
+    if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which those who have it \
+             change by stores that the shim does not see; use memfd_create or a file in /dev/shm",
+            Named(origin)
+        );
+        return Err(Errno::OPNOTSUPP);
+    }
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
@@ -173,6 +184,40 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
         return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((File::Given(file), origin, worth))
+}
+
+/// Whether a file on a tmpfs is memory that somebody mapped without opening it, reached through /proc/PID/map_files.
+///
+/// The kernel keeps such memory, and that of memfd_create(2), on a tmpfs of its own, where only names tell the two apart
+/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as one.
+fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
+    let own_tmpfs = device_of_memfds();
+    if own_tmpfs != 0 && device != own_tmpfs {
+        return false;
+    }
+    let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
+    let link = raw::ProcPath::own("fd").slash(descriptor as u32);
+    let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
+    // Without /proc there is no way to the memory either.
+    name.is_ok_and(|(name, _)| match own_tmpfs {
+        // Which tmpfs is the kernel's is not known; these names no other file has.
+        0 => name.starts_with(b"/dev/zero (deleted)") || name.starts_with(b"/SYSV"),
+        _ => !name.starts_with(b"/memfd:"),
+    })
+}
+
+/// The kernel's own tmpfs; 0 if it cannot be found out.
+fn device_of_memfds() -> u64 {
+    static DEVICE: AtomicU64 = AtomicU64::new(0);
+    // One value, which orders nothing else.
+    let known = DEVICE.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let probe = rustix::fs::memfd_create(c"snapshim", rustix::fs::MemfdFlags::CLOEXEC);
+    let device = probe.and_then(rustix::fs::fstat).map_or(0, |stat| stat.st_dev);
+    DEVICE.store(device, Ordering::Relaxed);
+    device
 }
 
 fn is_dax(file: BorrowedFd<'_>) -> bool {

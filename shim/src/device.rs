@@ -6,7 +6,8 @@
 use core::fmt;
 
 use rustix::io::Errno;
-use snapshim::origin::Origin;
+use snapshim::drain::place_of;
+use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::table::walk::Walk;
@@ -21,6 +22,7 @@ use crate::{alias_use, claim};
 #[derive(Clone, Copy)]
 pub enum DeviceUser {
     Mount,
+    Swap,
     Holder,
 }
 
@@ -28,6 +30,7 @@ impl fmt::Display for DeviceUser {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Mount => "a file system is mounted from",
+            Self::Swap => "memory is swapped out to",
             Self::Holder => "another block device is built on",
         })
     }
@@ -37,6 +40,9 @@ impl fmt::Display for DeviceUser {
 pub fn user_of(device: u64) -> Option<DeviceUser> {
     if is_mounted(device) || is_part_of_btrfs(device) {
         return Some(DeviceUser::Mount);
+    }
+    if is_swap(device) {
+        return Some(DeviceUser::Swap);
     }
     has_holders(device).then_some(DeviceUser::Holder)
 }
@@ -131,6 +137,44 @@ fn is_mounted(device: u64) -> bool {
             }
         }
     }
+}
+
+/// /proc/swaps: a line begins with the path of what is swapped out to, in which a blank is `\\040`. The first line names the columns.
+fn is_swap(device: u64) -> bool {
+    let Ok(file) = raw::open(c"/proc/swaps", rustix::fs::OFlags::RDONLY) else { return false };
+    let mut buffer = [0u8; 256];
+    // The path under way, and whether the line has gone on behind it.
+    let (mut path, mut length, mut is_over) = ([0u8; 256], 0, false);
+    loop {
+        let Ok(count) = rustix::io::read(&file, &mut buffer) else { return false };
+        if count == 0 {
+            return false;
+        }
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' => (length, is_over) = (0, false),
+                _ if is_over => {}
+                b' ' | b'\t' => {
+                    is_over = true;
+                    // One that does not fit leads nowhere.
+                    path[length.min(path.len() - 1)] = 0;
+                    if is_block_device_at(&path, device) {
+                        return true;
+                    }
+                }
+                _ if length < path.len() => {
+                    path[length] = *byte;
+                    length += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn is_block_device_at(path: &[u8], device: u64) -> bool {
+    let path = core::ffi::CStr::from_bytes_until_nul(path).unwrap_or(c"");
+    rustix::fs::stat(path).is_ok_and(|stat| place_of(&stat) == Place::Origin(Origin::block_device(device)))
 }
 
 /// A btrfs has a device number of its own; which block devices it lies on, sysfs says.

@@ -10,6 +10,7 @@ mod alias_use;
 mod apart;
 mod api;
 mod arena;
+mod behind;
 mod claim;
 mod config;
 mod create;

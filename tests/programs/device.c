@@ -10,12 +10,21 @@
  *   fork        goes on in a child too; the parent waits for it and ends
  *   exec        becomes cat(1), and says "ready" before
  *   write       overwrites FILE's first page
+ *   turn=OFFSET has FILE, a loop device, show what is behind it from OFFSET on
+ *   below=PATH  the same for the loop device PATH, from 1 MiB on
+ *   resume      asks the device mapper to resume FILE, which is none of its devices
+ *   command=r, command=w   sends FILE a SCSI command that reads, or writes, which it does not understand
  *   open=PATH   opens PATH for writing and keeps it open
  *   wait        says "ready" and waits for a line on standard input
  *
  * With DEVICE_READ_ONLY set, FILE is opened for reading only.
  */
 #include "check.h"
+
+#include <linux/dm-ioctl.h>
+#include <linux/loop.h>
+#include <scsi/sg.h>
+#include <sys/ioctl.h>
 
 enum { MOST = 8, LONGEST = 1 << 16 };
 
@@ -78,6 +87,42 @@ static void become_two(void)
     exit(status != 0);
 }
 
+static void turn(int device, uint64_t offset)
+{
+    struct loop_info64 info;
+    CHECK(ioctl(device, LOOP_GET_STATUS64, &info) == 0);
+    info.lo_offset = offset;
+    CHECK(ioctl(device, LOOP_SET_STATUS64, &info) == 0);
+}
+
+static void turn_other(const char *name)
+{
+    int device = open(name, O_RDONLY);
+    CHECK(device >= 0);
+    turn(device, 1 << 20);
+    close(device);
+}
+
+static void resume(void)
+{
+    struct dm_ioctl wanted = {.version = {4, 0, 0}, .data_size = sizeof wanted};
+    struct stat found;
+    CHECK(fstat(file, &found) == 0);
+    wanted.dev = found.st_rdev;
+    wanted.flags = DM_SUSPEND_FLAG;
+    CHECK(ioctl(file, DM_DEV_SUSPEND, &wanted) == -1);
+    CHECK(strcmp(state(), "exact") == 0);
+    wanted.flags = 0;
+    CHECK(ioctl(file, DM_DEV_SUSPEND, &wanted) == -1);
+}
+
+static void command(int direction)
+{
+    unsigned char code[10] = {direction == SG_DXFER_TO_DEV ? 0x2a : 0x28};
+    struct sg_io_hdr request = {.interface_id = 'S', .dxfer_direction = direction, .cmd_len = sizeof code, .cmdp = code};
+    CHECK(ioctl(file, SG_IO, &request) == -1);
+}
+
 static void obey(const char *verb)
 {
     if (strcmp(verb, "snapshot") == 0)
@@ -102,6 +147,16 @@ static void obey(const char *verb)
         CHECK(execlp("cat", "cat", NULL) == 0);
     } else if (strcmp(verb, "write") == 0)
         overwrite(file, 0, PAGE, ++version);
+    else if (strncmp(verb, "turn=", 5) == 0)
+        turn(file, strtoull(verb + 5, NULL, 0));
+    else if (strncmp(verb, "below=", 6) == 0)
+        turn_other(verb + 6);
+    else if (strcmp(verb, "resume") == 0)
+        resume();
+    else if (strcmp(verb, "command=r") == 0)
+        command(SG_DXFER_FROM_DEV);
+    else if (strcmp(verb, "command=w") == 0)
+        command(SG_DXFER_TO_DEV);
     else if (strncmp(verb, "open=", 5) == 0)
         CHECK(open(verb + 5, O_RDWR) >= 0);
     else if (strcmp(verb, "wait") == 0)

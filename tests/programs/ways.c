@@ -7,6 +7,7 @@
 #include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <spawn.h>
 #include <sys/ioctl.h>
@@ -109,7 +110,7 @@ static void by_ftruncate_and_back(void)
 static void by_truncate(void) { must(truncate(path, 4096)); }
 static void allocate(int mode, off_t offset, off_t length) { must(fallocate(opened(O_RDWR), mode, offset, length)); }
 /* fs/ioctl.c: struct space_resv; the header has no name for it outside the kernel. */
-enum { UNRESVSP64 = 0x4030582b, ZERO_RANGE = 0x40305839 };
+enum { RESVSP64 = 0x4030582a, UNRESVSP64 = 0x4030582b, ZERO_RANGE = 0x40305839 };
 static void by_request(unsigned long request)
 {
     struct {
@@ -120,7 +121,65 @@ static void by_request(unsigned long request)
     must(ioctl(opened(O_RDWR), request, &range));
 }
 static void by_unreserving(void) { by_request(UNRESVSP64); }
+static void by_reserving(void) { by_request(RESVSP64); }
 static void by_zeroing(void) { by_request(ZERO_RANGE); }
+/* The bits of a compressed stream (RFC 1951), and the checksum of what it stands for (RFC 1950). */
+struct stream {
+    unsigned char bytes[4096];
+    size_t bits;
+};
+static void put(struct stream *stream, unsigned value, int count)
+{
+    for (; count > 0; count--, value >>= 1, stream->bits++)
+        stream->bytes[stream->bits / 8] |= (unsigned char)((value & 1) << stream->bits % 8);
+}
+/* Codes begin with their highest bit. */
+static void put_code(struct stream *stream, unsigned code, int count)
+{
+    while (count-- > 0)
+        put(stream, code >> count & 1, 1);
+}
+enum { UNCOMPRESSED = 65536 };
+/* As many times the same letter: itself, and copies of 258 bytes from one byte before, in fixed codes. */
+static size_t compress_letter(struct stream *stream, unsigned char letter)
+{
+    unsigned low = 1, high = 0;
+    put(stream, 0x0178, 16);
+    put(stream, 3, 3);
+    size_t left = UNCOMPRESSED;
+    for (; left % 258 != 0; left--)
+        put_code(stream, 0x30U + letter, 8);
+    for (; left > 0; left -= 258) {
+        put_code(stream, 0xc5, 8);
+        put_code(stream, 0, 5);
+    }
+    put_code(stream, 0, 7);
+    stream->bits = (stream->bits + 7) / 8 * 8;
+    for (int i = 0; i < UNCOMPRESSED; i++) {
+        low = (low + letter) % 65521;
+        high = (high + low) % 65521;
+    }
+    for (unsigned sum = high << 16 | low, i = 0; i < 4; i++, sum <<= 8)
+        put(stream, sum >> 24, 8);
+    return stream->bits / 8;
+}
+/* struct btrfs_ioctl_encoded_io_args (linux/btrfs.h), from Linux 5.18 on. */
+static void by_encoded_write(void)
+{
+    static struct stream stream;
+    struct iovec compressed = {stream.bytes, 0};
+    struct {
+        const struct iovec *vector;
+        unsigned long count;
+        int64_t offset;
+        uint64_t flags, length, unencoded, skipped;
+        uint32_t compression, encryption;
+        uint8_t reserved[64];
+    } wanted = {.vector = &compressed, .count = 1, .offset = 8192, .length = UNCOMPRESSED, .unencoded = UNCOMPRESSED};
+    wanted.compression = 1;
+    compressed.iov_len = compress_letter(&stream, 'B');
+    must(ioctl(opened(O_RDWR), 0x40809440UL, &wanted));
+}
 static void by_punch(void) { allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, AT, 9000); }
 static void by_zero(void) { allocate(FALLOC_FL_ZERO_RANGE, AT, 9000); }
 static void by_collapse(void) { allocate(FALLOC_FL_COLLAPSE_RANGE, 8192, 8192); }
@@ -235,6 +294,50 @@ static void by_swapping_out(void)
     /* On whatever file of that file system. */
     must(ioctl(other_file(), XFS_IOC_SWAPEXT, &range));
 }
+/* A part of the file, mapped shared. */
+static void *shared_part(void)
+{
+    void *at = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, opened(O_RDWR), 8192);
+    CHECK(at != MAP_FAILED);
+    return at;
+}
+static void by_removing(void) { must(madvise(shared_part(), 16384, MADV_REMOVE)); }
+static void by_posix_madvise(void)
+{
+    errno = posix_madvise(shared_part(), 16384, MADV_REMOVE);
+    must(errno ? -1 : 0);
+}
+static int oneself(void)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    must(pidfd);
+    return pidfd;
+}
+static void by_process_madvise(void)
+{
+    struct iovec parts[2] = {{shared_part(), 4096}, {shared_part(), 16384}};
+    must(process_madvise(oneself(), parts, 2, MADV_REMOVE, 0));
+}
+static void by_syscall_process_madvise(void)
+{
+    struct iovec part = {shared_part(), 16384};
+    must(syscall(SYS_process_madvise, oneself(), &part, 1, MADV_REMOVE, 0U));
+}
+static void by_syscall_pkey_mprotect(void)
+{
+    char *at = shared_part();
+    must(mprotect(at, 16384, PROT_READ));
+    must(syscall(SYS_pkey_mprotect, at, 16384, PROT_READ | PROT_WRITE, -1));
+    memset(at, 'K', 16384);
+}
+static void by_herror(void)
+{
+    int fd = opened(O_WRONLY);
+    must(lseek(fd, AT, SEEK_SET));
+    must(dup2(fd, 2));
+    h_errno = HOST_NOT_FOUND;
+    herror("a host");
+}
 static void by_discard(void)
 {
     uint64_t range[2] = {8192, 16384};
@@ -348,6 +451,7 @@ static const struct way {
     {"ftruncate and write anew", "relocated", by_ftruncate_and_back},
     {"truncate", "relocated", by_truncate},
     {"fallocate punch hole", "preserved", by_punch},
+    {"ioctl FS_IOC_RESVSP64", "preserved", by_reserving},
     {"ioctl FS_IOC_UNRESVSP64", "preserved", by_unreserving},
     {"ioctl FS_IOC_ZERO_RANGE", "preserved", by_zeroing},
     {"fallocate zero range", "preserved", by_zero},
@@ -362,8 +466,13 @@ static const struct way {
     {"ioctl FICLONERANGE", "preserved", by_clone_range},
     {"ioctl EXT4_IOC_MOVE_EXT, donor", "preserved", by_moving_out},
     {"ioctl XFS_IOC_SWAPEXT, donor", "preserved", by_swapping_out},
+    {"ioctl BTRFS_IOC_ENCODED_WRITE", "preserved", by_encoded_write},
     {"ioctl BLKDISCARD", "preserved", by_discard},
     {"ioctl BLKZEROOUT", "preserved", by_zero_out},
+    {"madvise MADV_REMOVE", "preserved", by_removing},
+    {"posix_madvise MADV_REMOVE", "preserved", by_posix_madvise},
+    {"process_madvise MADV_REMOVE", "preserved", by_process_madvise},
+    {"herror", "preserved", by_herror},
     {"aio_write", "preserved", by_aio},
     {"lio_listio", "preserved", by_lio},
     {"io_submit", "preserved", by_io_submit},
@@ -372,6 +481,8 @@ static const struct way {
     {"syscall openat O_TRUNC", "relocated", by_syscall_openat},
     {"syscall openat2 O_TRUNC", "relocated", by_syscall_openat2},
     {"syscall ftruncate", "relocated", by_syscall_ftruncate},
+    {"syscall process_madvise MADV_REMOVE", "preserved", by_syscall_process_madvise},
+    {"syscall pkey_mprotect, then stores", "preserved", by_syscall_pkey_mprotect},
     {"through /proc/self/fd", "relocated", by_proc_fd},
     {"through a hard link", "preserved", by_hard_link},
     {"rename over it", "preserved", by_rename_over},

@@ -41,7 +41,7 @@ fn taken_by_number() -> BTreeSet<String> {
     let source = sources(&root().join("shim/src"));
     let name =
         |rest: &str| rest.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '_').collect();
-    source.split("SYS_").skip(1).map(name).collect()
+    source.split("::SYS_").skip(1).filter(|rest| !rest.starts_with("ADMIN")).map(name).collect()
 }
 
 /// The kernel's table: names of the installed header, with their numbers.

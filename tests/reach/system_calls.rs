@@ -17,7 +17,7 @@ pub const CHANGES: &str = "
 pub const SEEN: &str = "
     read pread64 readv preadv preadv2 recvfrom recvmsg recvmmsg getrandom process_vm_readv
     rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend signalfd4 ppoll pselect6 epoll_pwait epoll_pwait2
-    mlock mlock2 munlock
+    mlock mlock2 munlock mlockall munlockall userfaultfd
     setuid setgid setreuid setregid setresuid setresgid setgroups capset unshare setns
     exit
 ";
@@ -55,8 +55,8 @@ pub const CANNOT_CHANGE: &str = "
     ioprio_set kcmp kexec_file_load kexec_load keyctl kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown
     lgetxattr link linkat listen listmount listns listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lsm_get_self_attr
     lsm_list_modules lsm_set_self_attr lstat map_shadow_stack mbind membarrier memfd_create memfd_secret migrate_pages mincore mkdir
-    mkdirat mknod mknodat mlockall modify_ldt mount_setattr move_pages mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend
-    mq_unlink mseal msgctl msgget msgrcv msgsnd msync munlockall name_to_handle_at nanosleep newfstatat open_tree open_tree_attr pause
+    mkdirat mknod mknodat modify_ldt mount_setattr move_pages mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend
+    mq_unlink mseal msgctl msgget msgrcv msgsnd msync name_to_handle_at nanosleep newfstatat open_tree open_tree_attr pause
     perf_event_open personality pidfd_getfd pidfd_open pidfd_send_signal pipe pipe2 pivot_root pkey_alloc pkey_free poll prctl
     prlimit64 process_mrelease readahead readlink readlinkat reboot removexattr removexattrat rename renameat renameat2 request_key
     restart_syscall rmdir rseq rt_sigqueueinfo rt_sigreturn rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
@@ -66,7 +66,7 @@ pub const CANNOT_CHANGE: &str = "
     setpgid setpriority setrlimit setsid setsockopt settimeofday setxattr setxattrat shmctl shmdt shmget shutdown sigaltstack signalfd
     socket socketpair stat statfs statmount statx symlink symlinkat sync sync_file_range syncfs sysfs sysinfo syslog tee tgkill time
     timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill
-    umask uname unlink unlinkat uprobe uretprobe userfaultfd uselib ustat vhangup wait4 waitid
+    umask uname unlink unlinkat uprobe uretprobe uselib ustat vhangup wait4 waitid
 ";
 
 /// In the kernel's header, but in no kernel that the library runs on (syscalls(2)).

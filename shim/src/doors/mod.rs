@@ -7,6 +7,7 @@
 //! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`streams`]), and the few exported functions
 //! that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
 
+pub mod beside;
 pub mod detours;
 pub mod streams;
 mod symbols;
@@ -47,16 +48,23 @@ pub struct Door {
     patched: AtomicBool,
     /// What libc's entry is made to jump to.
     pub detoured: *const (),
+    /// What the entry of a libc beside is made to jump to ([`beside`]).
+    pub beside: *const (),
 }
 
-// SAFETY: `detoured` is the address of a function and never changes.
+// SAFETY: `detoured` and `beside` are addresses of functions and never change.
 unsafe impl Sync for Door {}
 
 impl Door {
     /// A door that leads to the raw system call until it is opened.
-    pub const fn new(name: &'static CStr, raw: *const (), detoured: *const ()) -> Self {
+    pub const fn new(name: &'static CStr, raw: *const (), detoured: *const (), beside: *const ()) -> Self {
         let (next, original) = (AtomicPtr::new(raw.cast_mut()), AtomicPtr::new(raw.cast_mut()));
-        Self { name, next, original, patched: AtomicBool::new(false), detoured }
+        Self { name, next, original, patched: AtomicBool::new(false), detoured, beside }
+    }
+
+    /// The way in for a libc beside.
+    pub const fn way(&self) -> beside::Way {
+        beside::Way { name: self.name, hook: self.beside }
     }
 
     /// Whether libc's own calls come in here too.
@@ -122,6 +130,10 @@ macro_rules! interpose {
                     $hook(original(), $($argument),*)
                 }
 
+                unsafe extern "C-unwind" fn beside($($argument: $type),*) -> $result {
+                    $crate::doors::beside::answer(|| $hook(raw, $($argument),*))
+                }
+
                 /// libc's own function, or `raw`.
                 #[inline]
                 pub fn original() -> Function {
@@ -130,7 +142,7 @@ macro_rules! interpose {
                 }
 
                 pub static DOOR: $crate::doors::Door =
-                    $crate::doors::Door::new($libc, raw as *const (), detoured as *const ());
+                    $crate::doors::Door::new($libc, raw as *const (), detoured as *const (), beside as *const ());
 
                 $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
             }

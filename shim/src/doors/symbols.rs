@@ -100,6 +100,75 @@ fn is_own(library: &libc::dl_phdr_info) -> bool {
     })
 }
 
+/// `struct link_map` (link.h), whose first fields are part of libc's binary interface.
+#[repr(C)]
+struct LinkMap {
+    base: u64,
+    name: *const c_char,
+    dynamic: u64,
+    next: *const LinkMap,
+    previous: *const LinkMap,
+}
+
+/// A library in whatever namespace.
+pub struct Loaded {
+    base: u64,
+    symbols: Symbols,
+}
+
+/// The libc in the namespace of a library that dlmopen(3) loaded; `None`: it is the program's own.
+pub fn libc_beside(handle: *mut c_void) -> Option<Loaded> {
+    const RTLD_DI_LINKMAP: c_int = 2;
+    let mut map: *const LinkMap = core::ptr::null();
+    // SAFETY: the handle was just returned; the argument has room for a pointer.
+    if unsafe { libc::dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) } != 0 || map.is_null() {
+        return None;
+    }
+    // SAFETY: the libraries of one namespace are linked with each other, and the loader, which would change that, has returned.
+    unsafe {
+        while !(*map).previous.is_null() {
+            map = (*map).previous;
+        }
+        while !map.is_null() {
+            let LinkMap { base, name, dynamic, next, .. } = *map;
+            if !name.is_null() && CStr::from_ptr(name).to_bytes().ends_with(b"/libc.so.6") {
+                return if base == base_of_libc() {
+                    None
+                } else {
+                    Some(Loaded { base, symbols: Symbols::at(base, dynamic)? })
+                };
+            }
+            map = next;
+        }
+    }
+    None
+}
+
+/// Where the program's own libc is.
+fn base_of_libc() -> u64 {
+    segment_of_libc(|header| header.p_type == libc::PT_LOAD && header.p_offset == 0).start
+}
+
+impl Loaded {
+    /// The function of that name in its default version; null if there is none.
+    pub fn find(&self, name: &CStr) -> *const () {
+        self.symbols.find(name)
+    }
+
+    /// Its code.
+    pub fn code(&self) -> Option<Range<u64>> {
+        // SAFETY: a library begins with its ELF header, which says where the program headers are.
+        unsafe {
+            let header = &*(self.base as *const libc::Elf64_Ehdr);
+            let headers = (self.base + header.e_phoff) as *const libc::Elf64_Phdr;
+            let headers = core::slice::from_raw_parts(headers, usize::from(header.e_phnum));
+            let code = headers.iter().find(|part| part.p_type == libc::PT_LOAD && part.p_flags & libc::PF_X != 0)?;
+            let start = self.base + code.p_vaddr;
+            Some(start..start + code.p_memsz)
+        }
+    }
+}
+
 /// A library's dynamic symbols.
 struct Symbols {
     base: u64,
@@ -121,7 +190,14 @@ impl Symbols {
     /// `library` is loaded and relocated.
     unsafe fn of(library: &libc::dl_phdr_info) -> Option<Self> {
         let dynamic = headers(library).iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
-        let mut entry = (library.dlpi_addr + dynamic.p_vaddr) as *const [i64; 2];
+        // SAFETY: the caller's promise.
+        unsafe { Self::at(library.dlpi_addr, library.dlpi_addr + dynamic.p_vaddr) }
+    }
+
+    /// # Safety
+    /// At `base` a library is loaded and relocated, its dynamic section at `dynamic`.
+    unsafe fn at(base: u64, dynamic: u64) -> Option<Self> {
+        let mut entry = dynamic as *const [i64; 2];
         let mut found = [0u64; 4];
         // SAFETY: the dynamic section is an array of (tag, value) that ends with tag 0.
         unsafe {
@@ -136,11 +212,11 @@ impl Symbols {
         }
         let [table, names, versions, hash] = found;
         // Where the loader does not relocate the section (the vDSO), the values are not addresses.
-        if table < library.dlpi_addr || names == 0 || hash == 0 {
+        if table < base || names == 0 || hash == 0 {
             return None;
         }
         Some(Self {
-            base: library.dlpi_addr,
+            base,
             table: table as *const libc::Elf64_Sym,
             names: names as *const c_char,
             versions: versions as *const u16,

@@ -1,4 +1,4 @@
-//! ioctl(2): the requests that change a file's or a block device's content.
+//! ioctl(2): the requests that change a file's or a block device's content. Which they are, [`requests`] says.
 
 use core::ffi::{c_int, c_ulong, c_void};
 
@@ -6,8 +6,11 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Touch, change};
-use super::faults;
+use super::requests::{Commands, Effect, Names, REQUESTS};
+use super::{faults, requests, resize, times};
+use crate::behind::{self, Mapped, Named};
 use crate::doors::{as_libc, interpose};
+use crate::shared::{self, list};
 
 interpose! {
     /// ioctl(2); variadic in C, the argument is passed on as it comes
@@ -18,49 +21,103 @@ interpose! {
     }
 }
 
-/// How a request names the bytes that it changes.
-#[derive(Clone, Copy)]
-enum Names {
-    /// `u64[2]`: offset, length (linux/fs.h).
-    Range,
-    /// `struct file_clone_range`: the destination's offset is its last field, a length of 0 means to the end.
-    CloneRange,
-    /// The whole file.
-    Everything,
-}
-
-/// A request, the bytes that it changes of the file that it is made on, and where its argument has the descriptors of others that it
-/// changes: the offsets of 32-bit numbers.
-type Known = (c_ulong, Names, &'static [u64]);
-
-/// linux/fs.h, linux/falloc.h, linux/ext4.h, and the XFS exchange requests (fs/xfs/libxfs/xfs_fs.h).
-const REQUESTS: [Known; 13] = [
-    (0x1277, Names::Range, &[]),                // BLKDISCARD
-    (0x127D, Names::Range, &[]),                // BLKSECDISCARD
-    (0x127F, Names::Range, &[]),                // BLKZEROOUT
-    (0x4004_9409, Names::Everything, &[]),      // FICLONE
-    (0x4020_940D, Names::CloneRange, &[]),      // FICLONERANGE
-    (0x4030_5829, Names::Everything, &[]),      // FS_IOC_UNRESVSP
-    (0x4030_582B, Names::Everything, &[]),      // FS_IOC_UNRESVSP64
-    (0x4030_5839, Names::Everything, &[]),      // FS_IOC_ZERO_RANGE
-    (0x6611, Names::Everything, &[]),           // EXT4_IOC_SWAP_BOOT
-    (0xC028_660F, Names::Everything, &[4]),     // EXT4_IOC_MOVE_EXT: donor_fd
-    (0xC0C0_586D, Names::Everything, &[8, 16]), // XFS_IOC_SWAPEXT: sx_fdtarget, sx_fdtmp
-    (0x4028_5881, Names::Everything, &[0]),     // XFS_IOC_EXCHANGE_RANGE: file1_fd
-    (0x4058_5883, Names::Everything, &[0]),     // XFS_IOC_COMMIT_RANGE: file1_fd
-];
+/// The numbers alone, in a few cache lines: every ioctl(2) is looked up.
+static NUMBERS: [u32; REQUESTS.len()] = {
+    let mut numbers = [0; REQUESTS.len()];
+    let mut at = 0;
+    while at < numbers.len() {
+        numbers[at] = REQUESTS[at].number;
+        at += 1;
+    }
+    numbers
+};
 
 pub fn on_ioctl(real: ioctl::Function, fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, request, argument) };
-    let argument = argument as u64;
     // Only the low 32 bits count (fs/ioctl.c takes an unsigned int).
-    match REQUESTS.iter().find(|(known, ..)| *known == request & 0xffff_ffff) {
-        None => faults::on_request(request as u32, argument, call),
-        Some((_, names, others)) => {
-            let made = || changing_others(others, argument, &call) as isize;
-            change(fd, Request::read(*names, argument), made) as c_int
+    match NUMBERS.iter().position(|number| *number == request as u32) {
+        None => faults::on_request(request as u32, argument as u64, call),
+        Some(at) => make(&REQUESTS[at], fd, argument as u64, &call),
+    }
+}
+
+/// Makes `call`, a request that is known.
+fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> c_int) -> c_int {
+    match known.effect {
+        Effect::Times => times::without_bytes(fd, call),
+        Effect::Bytes(names) => {
+            let made = || changing_others(known.others, argument, call) as isize;
+            change(fd, Request::read(names, argument), made) as c_int
         }
+        Effect::Cut => resize::cut(fd, 0, call),
+        Effect::Turns => {
+            let changed = || change(fd, Request::EVERYTHING, || call() as isize) as c_int;
+            behind::changing(known.name, &Named::above(fd), &changed)
+        }
+        Effect::Behind(commands) if only_reads(commands, argument) => call(),
+        Effect::Behind(_) => behind::changing(known.name, &Named::descriptor(fd), call),
+        Effect::Mapper { resumes } if resumes && suspends(argument) => call(),
+        Effect::Mapper { .. } => match Mapped::read(argument) {
+            Some(mapped) => behind::changing(known.name, &Named::Mapped(&mapped), call),
+            None => call(),
+        },
+        Effect::Fills => fill(argument, call),
+    }
+}
+
+/// Word `index` of an argument; `None`: it cannot be read, which is the kernel's to refuse.
+fn word(argument: u64, index: u64) -> Option<u64> {
+    raw::read_remote_word(raw::own_tid(), argument.wrapping_add(index * 8)).ok()
+}
+
+/// UFFDIO_COPY: where the memory shows a hole of a file that is mapped shared, its bytes are the file's from then on. The hole cannot
+/// be preserved: reading it through a mapping fills it, and then the kernel refuses to (EEXIST).
+fn fill(argument: u64, call: &dyn Fn() -> c_int) -> c_int {
+    let (Some(start), Some(length)) = (word(argument, 0), word(argument, 2)) else { return call() };
+    let range = start..start.saturating_add(length);
+    let origin = if list::may_touch(&range) { shared::change::origin_in(&range) } else { None };
+    match origin {
+        Some(origin) => behind::changing("UFFDIO_COPY", &Named::File(origin), call),
+        None if behind::is_mapped(start) => call(),
+        // Of another process, whose userfaultfd this one serves. Which file it shows cannot be known here.
+        None => behind::changing("UFFDIO_COPY into another process's memory", &Named::EveryFile, call),
+    }
+}
+
+/// `struct dm_ioctl`: flags is its eighth 32-bit number. DM_SUSPEND_FLAG: the device is only suspended, not resumed.
+fn suspends(argument: u64) -> bool {
+    const DM_SUSPEND_FLAG: u64 = 1 << 1;
+    word(argument, 3).is_some_and(|word| (word >> 32) & DM_SUSPEND_FLAG != 0)
+}
+
+/// Whether the command in an argument is known to change nothing.
+fn only_reads(commands: Commands, argument: u64) -> bool {
+    // Compare, verify, reservations, flush.
+    const NVME_IO: [u8; 10] = [0x00, 0x02, 0x05, 0x0C, 0x0D, 0x0E, 0x11, 0x12, 0x15, 0x7A];
+    // Log pages, identify, abort, features, events, firmware, self-test, keep alive.
+    const NVME_ADMIN: [u8; 10] = [0x02, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x10, 0x11, 0x14, 0x18];
+    let Some(first) = word(argument, 0) else { return true };
+    match commands {
+        Commands::Every => false,
+        Commands::Scsi => scsi_only_reads((first >> 32) as i32, argument),
+        Commands::NvmeIo => NVME_IO.contains(&(first as u8)),
+        Commands::NvmeAdmin => NVME_ADMIN.contains(&(first as u8)),
+        Commands::Mmc => first as u32 == 0,
+    }
+}
+
+fn scsi_only_reads(direction: i32, argument: u64) -> bool {
+    const SG_DXFER_NONE: i32 = -1;
+    const SG_DXFER_FROM_DEV: i32 = -3;
+    // Test unit ready, start and stop, prevent removal, synchronize cache.
+    const WITHOUT_DATA: [u8; 5] = [0x00, 0x1B, 0x1E, 0x35, 0x91];
+    // cmdp is word 3.
+    let code = || word(argument, 3).and_then(|command| word(command, 0)).map(|bytes| bytes as u8);
+    match direction {
+        SG_DXFER_FROM_DEV => true,
+        SG_DXFER_NONE => code().is_some_and(|code| WITHOUT_DATA.contains(&code)),
+        _ => false,
     }
 }
 
@@ -78,6 +135,9 @@ fn changing_others(offsets: &[u64], argument: u64, call: &dyn Fn() -> c_int) -> 
     change(descriptor, Request::EVERYTHING, || changing_others(others, argument, call) as isize) as c_int
 }
 
+/// Unit of the kernel's own addresses on block devices.
+const SECTOR: u64 = 512;
+
 /// The bytes that a request changes.
 struct Request {
     offset: u64,
@@ -89,10 +149,14 @@ impl Request {
 
     /// An unreadable argument is the kernel's to refuse.
     fn read(names: Names, argument: u64) -> Self {
-        let word = |index: u64| raw::read_remote_word(raw::own_tid(), argument.wrapping_add(index * 8)).ok();
+        let pair = |offset, length| word(argument, offset).zip(word(argument, length));
         let found = match names {
-            Names::Range => word(0).zip(word(1)),
-            Names::CloneRange => word(3).zip(word(2).map(|length| if length == 0 { u64::MAX } else { length })),
+            Names::Range(offset, length) => pair(offset, length),
+            Names::Sectors(offset, length) => pair(offset, length)
+                .map(|(offset, length)| (offset.saturating_mul(SECTOR), length.saturating_mul(SECTOR))),
+            Names::CloneRange => word(argument, 3)
+                .zip(word(argument, 2))
+                .map(|(offset, length)| (offset, if length == 0 { u64::MAX } else { length })),
             Names::Everything => None,
         };
         found.map_or(Self::EVERYTHING, |(offset, length)| Self { offset, length })

@@ -1,4 +1,4 @@
-//! mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2).
+//! mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2), mlock(2), shmat(2) and their kin.
 //!
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator
 //! may call them under its own lock, and looking the real function up could allocate.
@@ -6,16 +6,19 @@
 use core::ffi::{c_int, c_long, c_uint, c_void};
 use core::ops::Range;
 
-use libc::{off_t, off64_t, size_t};
+use libc::{iovec, off_t, off64_t, size_t, ssize_t};
 use redhook::hook;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
 use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
-use syscalls::{Sysno, syscall};
+use syscalls::{Sysno, raw_syscall, syscall};
 
+use super::change::LONGEST_WRITE;
+use super::write::{IOV_MAX, each_buffer};
 use crate::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
+use crate::doors::beside::Way;
 use crate::doors::set_errno;
 use crate::shared::{self, list};
 use crate::{init, mapper, process};
@@ -48,11 +51,7 @@ hook! {
 
 hook! {
     unsafe fn pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int => on_pkey_mprotect {
-        // SAFETY: the application's call, or a part of it with less access.
-        let call = |address: u64, length: u64, protection: c_int| unsafe {
-            plain(syscall!(Sysno::pkey_mprotect, address, length, protection, key)).map(drop)
-        };
-        status(protect_by(address, length, protection, &call))
+        status(protect_with_key(address, length, protection, key))
     }
 }
 
@@ -63,23 +62,51 @@ hook! {
 }
 
 hook! {
+    unsafe fn posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_posix_madvise {
+        advise_portably(address, length, advice)
+    }
+}
+
+hook! {
+    unsafe fn process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint)
+    -> ssize_t => on_process_madvise {
+        bytes(advise_each(pidfd, vector, count, advice, flags))
+    }
+}
+
+hook! {
+    unsafe fn shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => on_shmat {
+        pointer(attach(segment, address, flags))
+    }
+}
+
+hook! {
     unsafe fn mlock(address: *const c_void, length: size_t) -> c_int => on_mlock {
-        // SAFETY: the application's arguments, as they are.
-        status(lock(address, length, true, || plain(unsafe { syscall!(Sysno::mlock, address, length) }).map(drop)))
+        status(lock(Sysno::mlock, address, length, 0))
     }
 }
 
 hook! {
     unsafe fn mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int => on_mlock2 {
-        // SAFETY: the application's arguments, as they are.
-        status(lock(address, length, true, || plain(unsafe { syscall!(Sysno::mlock2, address, length, flags) }).map(drop)))
+        status(lock(Sysno::mlock2, address, length, flags))
     }
 }
 
 hook! {
     unsafe fn munlock(address: *const c_void, length: size_t) -> c_int => on_munlock {
-        // SAFETY: the application's arguments, as they are.
-        status(lock(address, length, false, || plain(unsafe { syscall!(Sysno::munlock, address, length) }).map(drop)))
+        status(lock(Sysno::munlock, address, length, 0))
+    }
+}
+
+hook! {
+    unsafe fn mlockall(flags: c_int) -> c_int => on_mlockall {
+        status(lock_all(flags))
+    }
+}
+
+hook! {
+    unsafe fn munlockall() -> c_int => on_munlockall {
+        status(unlock_all())
     }
 }
 
@@ -116,6 +143,42 @@ pub fn on_mprotect_by_number(address: *mut c_void, length: size_t, protection: c
 }
 
 /// See [`by_number`].
+pub fn on_pkey_mprotect_by_number(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_long {
+    status(protect_with_key(address, length, protection, key)).into()
+}
+
+/// See [`by_number`].
+pub fn on_process_madvise_by_number(
+    pidfd: c_int,
+    vector: *const iovec,
+    count: size_t,
+    advice: c_int,
+    flags: c_uint,
+) -> c_long {
+    bytes(advise_each(pidfd, vector, count, advice, flags)) as c_long
+}
+
+/// See [`by_number`].
+pub fn on_shmat_by_number(segment: c_int, address: *const c_void, flags: c_int) -> c_long {
+    pointer(attach(segment, address, flags)) as c_long
+}
+
+/// mlock(2), mlock2(2) and munlock(2); see [`by_number`].
+pub fn on_lock_by_number(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> c_long {
+    status(lock(call, address, length, flags)).into()
+}
+
+/// See [`by_number`].
+pub fn on_mlockall_by_number(flags: c_int) -> c_long {
+    status(lock_all(flags)).into()
+}
+
+/// See [`by_number`].
+pub fn on_munlockall_by_number() -> c_long {
+    status(unlock_all()).into()
+}
+
+/// See [`by_number`].
 pub fn on_madvise_by_number(address: *mut c_void, length: size_t, advice: c_int) -> c_long {
     status(advise(address, length, advice)).into()
 }
@@ -142,6 +205,70 @@ pub fn on_remap_file_pages_by_number(
     status(show_other_pages(address, length, protection, first, flags)).into()
 }
 
+/// The ways in for a libc beside ([`doors::beside`]), whose functions take what the system calls take.
+///
+/// [`doors::beside`]: crate::doors::beside
+pub static BESIDE: &[Way] = &[
+    Way { name: c"mmap", hook: beside::mmap as *const () },
+    Way { name: c"munmap", hook: beside::munmap as *const () },
+    Way { name: c"mprotect", hook: beside::mprotect as *const () },
+    Way { name: c"pkey_mprotect", hook: beside::pkey_mprotect as *const () },
+    Way { name: c"madvise", hook: beside::madvise as *const () },
+    Way { name: c"posix_madvise", hook: beside::posix_madvise as *const () },
+    Way { name: c"process_madvise", hook: beside::process_madvise as *const () },
+    Way { name: c"mremap", hook: beside::mremap as *const () },
+    Way { name: c"remap_file_pages", hook: beside::remap_file_pages as *const () },
+    Way { name: c"shmat", hook: beside::shmat as *const () },
+    Way { name: c"mlock", hook: beside::mlock as *const () },
+    Way { name: c"mlock2", hook: beside::mlock2 as *const () },
+    Way { name: c"munlock", hook: beside::munlock as *const () },
+    Way { name: c"mlockall", hook: beside::mlockall as *const () },
+    Way { name: c"munlockall", hook: beside::munlockall as *const () },
+];
+
+mod beside {
+    use super::{
+        Mmap, Sysno, advise, advise_each, advise_portably, attach, bytes, iovec, lock, lock_all, map, pointer, protect,
+    };
+    use super::{c_int, c_uint, c_void, off64_t, protect_with_key, remap, show_other_pages, size_t, ssize_t, status};
+    use super::{unlock_all, unmap};
+    use crate::doors::beside::answer;
+
+    macro_rules! ways {
+        ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
+                answer(|| $call)
+            })+
+        };
+    }
+
+    ways! {
+        mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
+            -> *mut c_void => map(Mmap { address, length, protection, flags, descriptor, offset });
+        munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
+        mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
+            => status(protect(address, length, protection));
+        pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
+            => status(protect_with_key(address, length, protection, key));
+        madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => status(advise(address, length, advice));
+        posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+            => advise_portably(address, length, advice);
+        process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint) -> ssize_t
+            => bytes(advise_each(pidfd, vector, count, advice, flags));
+        mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
+            => pointer(remap(address, old, new, flags, target));
+        remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int) -> c_int
+            => status(show_other_pages(address, length, protection, first, flags));
+        shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => pointer(attach(segment, address, flags));
+        mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
+        mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
+            => status(lock(Sysno::mlock2, address, length, flags));
+        munlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::munlock, address, length, 0));
+        mlockall(flags: c_int) -> c_int => status(lock_all(flags));
+        munlockall() -> c_int => status(unlock_all());
+    }
+}
+
 fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
     result.unwrap_or_else(|error| {
         set_errno(error.raw_os_error());
@@ -157,6 +284,16 @@ fn status(result: Result<(), Errno>) -> c_int {
             -1
         }
     }
+}
+
+fn bytes(result: Result<usize, Errno>) -> ssize_t {
+    result.map_or_else(
+        |error| {
+            set_errno(error.raw_os_error());
+            -1
+        },
+        |count| count as ssize_t,
+    )
 }
 
 /// A raw system call whose result says only whether it worked.
@@ -210,6 +347,14 @@ fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<()
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
         plain(syscall!(Sysno::mprotect, address, length, protection)).map(drop)
+    };
+    protect_by(address, length, protection, &call)
+}
+
+fn protect_with_key(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> Result<(), Errno> {
+    // SAFETY: the application's call, or a part of it with less access.
+    let call = |address: u64, length: u64, protection: c_int| unsafe {
+        plain(syscall!(Sysno::pkey_mprotect, address, length, protection, key)).map(drop)
     };
     protect_by(address, length, protection, &call)
 }
@@ -303,19 +448,108 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
     }
 }
 
-/// mlock(2) takes any address and means its whole page.
-fn lock(
-    address: *const c_void,
-    length: size_t,
-    on: bool,
-    call: impl FnOnce() -> Result<(), Errno>,
-) -> Result<(), Errno> {
+/// posix_madvise(3), which answers with an errno. Its POSIX_MADV_DONTNEED promises to keep the content, so libc does nothing then.
+fn advise_portably(address: *mut c_void, length: size_t, advice: c_int) -> c_int {
+    let result = if advice == libc::POSIX_MADV_DONTNEED { Ok(()) } else { advise(address, length, advice) };
+    result.map_or_else(Errno::raw_os_error, |()| 0)
+}
+
+/// process_madvise(2). Advice that is more than a hint the kernel takes for the caller's own memory only (from Linux 6.13 on): then
+/// it is madvise(2) of each buffer, until one fails.
+fn advise_each(
+    pidfd: c_int,
+    vector: *const iovec,
+    count: size_t,
+    advice: c_int,
+    flags: c_uint,
+) -> Result<usize, Errno> {
+    let call = |count: size_t| {
+        // SAFETY: the application's arguments, as they are, or with an empty vector.
+        plain(unsafe { syscall!(Sysno::process_madvise, pidfd, vector, count, advice, flags) })
+    };
+    // With no buffer at all the kernel says only whether it would give this advice there.
+    if !is_advice_of_interest(advice) || count > IOV_MAX as size_t || call(0).is_err() {
+        return call(count);
+    }
+    let mut is_good = true;
+    let is_read = each_buffer(vector, count as c_int, |_, length| is_good &= i64::try_from(length).is_ok());
+    if !is_read || !is_good {
+        // The kernel refuses it whole.
+        return call(count);
+    }
+    let (mut done, mut outcome) = (0, Ok(()));
+    each_buffer(vector, count as c_int, |address, length| {
+        // Of more bytes than one call takes it leaves the rest.
+        let length = length.min(LONGEST_WRITE - done);
+        if outcome.is_ok() {
+            outcome = advise(core::ptr::with_exposed_provenance_mut(address as usize), length as size_t, advice);
+        }
+        if outcome.is_ok() {
+            done += length;
+        }
+    });
+    if done > 0 { Ok(done as usize) } else { outcome.map(|()| 0) }
+}
+
+/// shmat(2): with SHM_REMAP it takes away what is there, as mmap(2) with MAP_FIXED does.
+fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c_void, Errno> {
+    let call = || {
+        // SAFETY: the application's arguments, as they are.
+        plain(unsafe { syscall!(Sysno::shmat, segment, address, flags) })
+            .map(core::ptr::with_exposed_provenance_mut::<c_void>)
+    };
+    if flags & libc::SHM_REMAP == 0 || address.is_null() {
+        return call();
+    }
+    let within = if flags & libc::SHM_RND != 0 { address as u64 % PAGE } else { 0 };
+    let start = address.wrapping_byte_sub(within as usize).cast_mut();
+    match size_of_segment(segment) {
+        // The kernel says why there is none.
+        None => call(),
+        Some(length) => take_away(&addresses(start, length), call),
+    }
+}
+
+/// shmctl(2), IPC_STAT; who may attach a segment may ask.
+fn size_of_segment(segment: c_int) -> Option<size_t> {
+    let mut found = core::mem::MaybeUninit::<libc::shmid_ds>::uninit();
+    // SAFETY: the structure is writable, and what the kernel fills in on this machine is libc's structure.
+    unsafe {
+        syscall!(Sysno::shmctl, segment, libc::IPC_STAT, found.as_mut_ptr()).ok()?;
+        Some(found.assume_init().shm_segsz)
+    }
+}
+
+/// mlock(2), mlock2(2) or munlock(2), which take any address and mean its whole page.
+fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> Result<(), Errno> {
     let within = address as u64 % PAGE;
     let range =
         addresses(address.wrapping_byte_sub(within as usize).cast_mut(), length.saturating_add(within as usize));
+    // SAFETY: the application's arguments, as they are.
+    let real = || plain(syscalls::Errno::from_ret(unsafe { raw_syscall!(call, address, length, flags) })).map(drop);
     match mapper::touching(&range) {
+        None => real(),
+        Some(mappings) => mappings.note(&range, LOCKED, call != Sysno::munlock, real),
+    }
+}
+
+/// mlockall(2).
+fn lock_all(flags: c_int) -> Result<(), Errno> {
+    // SAFETY: the application's argument, as it is.
+    let call = || plain(unsafe { syscall!(Sysno::mlockall, flags) }).map(drop);
+    match mapper::touching(&mapper::EVERYWHERE) {
+        Some(mappings) if flags & libc::MCL_CURRENT != 0 => mappings.note(&mapper::EVERYWHERE, LOCKED, true, call),
+        _ => call(),
+    }
+}
+
+/// munlockall(2).
+fn unlock_all() -> Result<(), Errno> {
+    // SAFETY: the call has no argument.
+    let call = || plain(unsafe { syscall!(Sysno::munlockall) }).map(drop);
+    match mapper::touching(&mapper::EVERYWHERE) {
         None => call(),
-        Some(mappings) => mappings.note(&range, LOCKED, on, call),
+        Some(mappings) => mappings.note(&mapper::EVERYWHERE, LOCKED, false, call),
     }
 }
 

@@ -15,10 +15,13 @@ pub mod fork;
 pub mod fortified;
 pub mod jump;
 pub mod map;
+pub mod message;
+pub mod namespace;
 pub mod open;
 pub mod queue;
 pub mod read;
 pub mod receive;
+pub mod requests;
 pub mod resize;
 pub mod rights;
 pub mod ring;
@@ -30,6 +33,7 @@ pub mod vfork;
 pub mod write;
 
 use crate::doors::Door;
+use crate::doors::beside::Way;
 
 /// Every door there is.
 pub fn doors() -> impl Iterator<Item = &'static Door> {
@@ -60,8 +64,36 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 
 /// The doors of functions that change files by libc's own calls: exported only, and of use only where those are not seen.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [fopen::DOORS, fortified::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS, vfork::DOORS]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        fopen::DOORS,
+        fortified::DOORS,
+        message::DOORS,
+        namespace::DOORS,
+        spawn::DOORS,
+        queue::DOORS,
+        clone::DOORS,
+        vfork::DOORS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// The ways in for a libc beside: the calls that change files, mappings, or what a descriptor means. Those about processes and
+/// signals would lose by the bare system call what libc does around it.
+pub fn ways_beside() -> impl Iterator<Item = Way> {
+    let doors = [
+        write::DOORS,
+        read::DOORS,
+        receive::DOORS,
+        resize::DOORS,
+        times::DOORS,
+        open::DOORS,
+        copy::DOORS,
+        device::DOORS,
+        bare::DOORS,
+        ring::DOORS,
+        descriptors::DOORS,
+    ];
+    doors.into_iter().flatten().map(|door| door.way()).chain(map::BESIDE.iter().copied()).chain([namespace::BESIDE])
 }

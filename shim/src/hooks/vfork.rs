@@ -5,7 +5,7 @@ use core::arch::naked_asm;
 use crate::doors::{Door, set_errno};
 use crate::process;
 
-static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const ());
+static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
 /// As for the other calls.
 pub static DOORS: &[&Door] = &[&DOOR];
 

@@ -171,7 +171,7 @@ fn bring_home(aside: u64, home: u64, length: u64) {
 }
 
 /// Reads memory of this process that may not be there (process_vm_readv(2)); how many bytes.
-pub(super) fn read_own(from: u64, to: u64, length: u64) -> u64 {
+pub fn read_own(from: u64, to: u64, length: u64) -> u64 {
     let (local, remote) = ([to, length], [from, length]);
     // SAFETY: the caller's memory at `to` is writable for so many bytes; the kernel checks the other.
     let read = unsafe { syscall!(Sysno::process_vm_readv, raw::own_tid(), local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
