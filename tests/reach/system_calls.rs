@@ -16,7 +16,7 @@ pub const CHANGES: &str = "
 /// it, locked memory, credentials and limits that decide what this process may still reach, the end of a thread.
 pub const SEEN: &str = "
     read pread64 readv preadv preadv2 recvfrom recvmsg recvmmsg getrandom process_vm_readv
-    rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend signalfd4 ppoll pselect6 epoll_pwait epoll_pwait2
+    rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend signalfd4 sigaltstack ppoll pselect6 epoll_pwait epoll_pwait2
     mlock mlock2 munlock mlockall munlockall userfaultfd
     setuid setgid setreuid setregid setresuid setresgid setgroups capset unshare setns
     exit
@@ -63,7 +63,7 @@ pub const CANNOT_CHANGE: &str = "
     sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr
     sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop sendmmsg sendmsg sendto set_mempolicy
     set_mempolicy_home_node set_robust_list set_thread_area set_tid_address setdomainname setfsgid setfsuid sethostname setitimer
-    setpgid setpriority setrlimit setsid setsockopt settimeofday setxattr setxattrat shmctl shmdt shmget shutdown sigaltstack signalfd
+    setpgid setpriority setrlimit setsid setsockopt settimeofday setxattr setxattrat shmctl shmdt shmget shutdown signalfd
     socket socketpair stat statfs statmount statx symlink symlinkat sync sync_file_range syncfs sysfs sysinfo syslog tee tgkill time
     timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill
     umask uname unlink unlinkat uprobe uretprobe uselib ustat vhangup wait4 waitid
