@@ -22,7 +22,7 @@ const ENTRIES: usize = 2;
 pub struct Unseen {
     /// Entries raised, ever.
     raises: AtomicU64,
-    /// Not 0: an unseen process that could not name itself. It stays for the life of the table.
+    /// Not 0: an unseen process found no free entry, or could not map it. It stays for the life of the table.
     pub(crate) beyond: AtomicU64,
     /// Not 0: a process has said so since all writers were seen.
     said: AtomicU64,
@@ -162,13 +162,6 @@ impl Unseen {
     pub fn begin_to_say(&self) -> bool {
         self.said.swap(1, Ordering::Relaxed) == 0
     }
-
-    /// Raises the entry that cannot be lowered: this table is not where later processes meet.
-    pub fn raise_for_good(&self) {
-        self.beyond.store(1, Ordering::Release);
-        self.raises.fetch_add(1, Ordering::AcqRel);
-        full_fence();
-    }
 }
 
 #[cfg(not(loom))]
@@ -235,15 +228,12 @@ mod in_table {
         /// Makes every exact snapshot doubtful, those included that are cut from others meanwhile: of how many this call did.
         pub fn doubt_every_snapshot(&self) -> usize {
             let mut doubted = 0;
-            loop {
-                let cut = self.pieces_cut();
-                for (index, view) in self.snapshots_live().filter(|(_, view)| view.head.state() == State::Exact) {
+            self.over_splits(|walk| {
+                for (index, view) in walk.live().filter(|(_, view)| view.head.state() == State::Exact) {
                     doubted += usize::from(preserve::doubt(self, index, view.head.life()));
                 }
-                if self.pieces_cut() == cut {
-                    return doubted;
-                }
-            }
+            });
+            doubted
         }
     }
 }

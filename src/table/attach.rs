@@ -130,6 +130,9 @@ pub struct Attached {
     pub table: &'static Table,
     /// Its file, to find out whether the path still names it.
     file: (u64, u64),
+    path: [u8; LONGEST_PATH],
+    /// What the path meant when it was looked up.
+    outlook: [u64; 3],
     /// Whether the directory was made for it.
     pub has_made_directory: bool,
 }
@@ -168,7 +171,8 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     if table.is_damaged() {
         return Err(Refusal::Damaged);
     }
-    Ok(Attached { table, file: (stat.st_dev, stat.st_ino), has_made_directory })
+    let file = (stat.st_dev, stat.st_ino);
+    Ok(Attached { table, file, path: path_of(place), outlook: outlook(), has_made_directory })
 }
 
 /// Opens the table at `place` if there is one: nothing is made.
@@ -186,8 +190,8 @@ pub fn is_in_use(place: &Place<'_>) -> bool {
 }
 
 /// Says in the table at `place`, which the caller cannot map, that `who` changes files unseen from now on. It takes one page of
-/// address space, or none.
-pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<(), Refusal> {
+/// address space, or none. True if no process has said so to a person yet.
+pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
     let file = open_existing(place)?;
     let mut start = [0u8; 16];
     let is_table = rustix::io::pread(&file, &mut start, 0) == Ok(16)
@@ -201,14 +205,16 @@ pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<(), Refusal> {
     match page {
         Ok(page) => {
             // SAFETY: the mapping is as large as a header, every bit pattern is one, and others change it only through atomics.
-            unsafe { &*page.cast::<Header>() }.unseen.raise(who);
-            // SAFETY: mapped above, and nobody else was told.
+            let unseen = &unsafe { &*page.cast::<Header>() }.unseen;
+            unseen.raise(who);
+            let is_first = unseen.begin_to_say();
+            // SAFETY: mapped above, and no other thread was told.
             let _ = unsafe { rustix::mm::munmap(page, size_of::<Header>()) };
-            Ok(())
+            Ok(is_first)
         }
         Err(_) => {
             let at = core::mem::offset_of!(Header, unseen) + core::mem::offset_of!(Unseen, beyond);
-            rustix::io::pwrite(&file, &1u64.to_ne_bytes(), at as u64).map(drop).map_err(Refusal::File)
+            rustix::io::pwrite(&file, &1u64.to_ne_bytes(), at as u64).map(|_| true).map_err(Refusal::File)
         }
     }
 }
@@ -225,18 +231,54 @@ pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
     }
 }
 
+/// Whether later processes meet at a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The path names it.
+    Current,
+    /// It was removed or replaced, or something was mounted over it: they meet at another one.
+    Gone,
+    /// The process has another root or other mounts than when it attached, or may not look any more: it cannot be told.
+    Unknown,
+}
+
 impl Attached {
-    /// Whether the path still names this table; if not, processes that start now meet elsewhere.
+    /// Whether the path still names this table, for all that can be told.
     #[must_use]
-    pub fn is_current(&self, place: &Place<'_>) -> bool {
-        let found = raw::open(place.directory, OFlags::DIRECTORY | OFlags::RDONLY)
-            .and_then(|directory| rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW));
-        match found {
-            Ok(stat) => (stat.st_dev, stat.st_ino) == self.file,
-            // Who may not look any more (it changed its user) cannot tell.
-            Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR),
+    pub fn is_current(&self) -> bool {
+        self.standing() != Standing::Gone
+    }
+
+    /// Whether later processes meet here. Opens nothing.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let Ok(path) = CStr::from_bytes_until_nul(&self.path) else { return Standing::Unknown };
+        match rustix::fs::lstat(path) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == self.file => Standing::Current,
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) if outlook() == self.outlook => Standing::Gone,
+            _ => Standing::Unknown,
         }
     }
+}
+
+/// What paths mean to the calling process: its root, and its mount namespace.
+fn outlook() -> [u64; 3] {
+    let root = rustix::fs::stat(c"/").map_or((0, 0), |root| (root.st_dev, root.st_ino));
+    [root.0, root.1, rustix::fs::stat(ProcPath::own("ns/mnt").as_c_str()).map_or(0, |space| space.st_ino)]
+}
+
+/// Longer paths are not looked at again.
+const LONGEST_PATH: usize = 256;
+
+/// The table's path, followed by NULs; only those if there is no room for it.
+fn path_of(place: &Place<'_>) -> [u8; LONGEST_PATH] {
+    let mut path = [0; LONGEST_PATH];
+    let parts = [place.directory.to_bytes(), b"/", FILE_NAME.to_bytes()];
+    if parts.iter().map(|part| part.len()).sum::<usize>() < LONGEST_PATH {
+        let bytes = parts.iter().flat_map(|part| part.iter());
+        path.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+    path
 }
 
 const PRIVATE: u32 = 0o600;
