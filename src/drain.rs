@@ -88,22 +88,35 @@ impl Allowance {
     }
 }
 
-/// Where a descriptor leads.
+/// Where a descriptor leads; [`Place::Unknown`] if the kernel does not say, be it for want of memory or by a filter of seccomp(2) that
+/// refuses to be asked.
 ///
 /// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every
 /// later write (Documentation/filesystems/multigrain-ts.rst).
 pub fn place_behind(descriptor: u32) -> Place {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    let file = raw::borrow(descriptor);
-    match statx(file, c"", AtFlags::EMPTY_PATH, wanted) {
+    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
         Ok(found) => place_found(&found),
         Err(Errno::BADF) => Place::Elsewhere,
-        // A filter of seccomp(2) that does not know the call, or no memory.
-        Err(_) => rustix::fs::fstat(file).map_or(Place::Elsewhere, |found| place_of(&found)),
+        Err(_) => place_otherwise(descriptor),
     }
 }
 
-/// Where a path leads from `directory`, an application's path, with statx(2)'s flags.
+/// By older calls: a filter may know one of them and not the others.
+#[cold]
+fn place_otherwise(descriptor: u32) -> Place {
+    let file = raw::borrow(descriptor);
+    match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
+        Ok(found) => place_of(&found),
+        Err(Errno::BADF) => Place::Elsewhere,
+        // What has no position is neither a file nor a block device.
+        Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Place::Elsewhere,
+        Err(_) => Place::Unknown,
+    }
+}
+
+/// Where a path leads from `directory`, an application's path, with the flags of newfstatat(2). [`Place::Elsewhere`] also where the
+/// call that will look it up fails as this look does.
 pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
     let mut found = MaybeUninit::<Statx>::uninit();
     let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
@@ -112,8 +125,28 @@ pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
     match done {
         // SAFETY: the call filled it in.
         Ok(_) => place_found(unsafe { found.assume_init_ref() }),
-        Err(_) => Place::Elsewhere,
+        Err(error) if is_of_the_path(error) => Place::Elsewhere,
+        Err(_) => place_at_otherwise(directory, path, flags),
     }
+}
+
+#[cold]
+fn place_at_otherwise(directory: u32, path: *const c_char, flags: u32) -> Place {
+    let mut found = MaybeUninit::<rustix::fs::Stat>::uninit();
+    // SAFETY: `found` is a struct stat; the kernel checks the application's pointer.
+    let done = unsafe { syscall!(Sysno::newfstatat, directory as i32, path, found.as_mut_ptr(), flags) };
+    match done {
+        // SAFETY: the call filled it in.
+        Ok(_) => place_of(unsafe { found.assume_init_ref() }),
+        Err(error) if is_of_the_path(error) => Place::Elsewhere,
+        Err(_) => Place::Unknown,
+    }
+}
+
+/// Whether the path, and not the looking, is what fails.
+fn is_of_the_path(error: syscalls::Errno) -> bool {
+    use syscalls::Errno as E;
+    [E::ENOENT, E::ENOTDIR, E::ELOOP, E::ENAMETOOLONG, E::EACCES, E::EFAULT, E::EBADF].contains(&error)
 }
 
 /// Where a descriptor leads, when that file was modified, and its size. To be asked seldom: see [`place_behind`].

@@ -420,6 +420,8 @@ pub enum Entry {
     Elsewhere,
     /// Snapshots may exist: preserve, then make the call.
     Origin(Origin),
+    /// Snapshots may exist, and where the call goes cannot be found out: it may go to the origin of any of them.
+    Anywhere,
 }
 
 /// What a call says of itself when it enters.
@@ -511,10 +513,23 @@ impl<I: Intents> Gate<'_, I> {
             known => known,
         };
         frame.settle(place, writer.floating());
-        let Place::Origin(origin) = place else { return Ok(Entry::Elsewhere) };
-        match self.creation.naming(origin, self.intents) {
+        let entry = match place {
+            Place::Origin(origin) => Entry::Origin(origin),
+            Place::Elsewhere => return Ok(Entry::Elsewhere),
+            Place::Unknown => Entry::Anywhere,
+        };
+        match self.creation_concerning(place) {
             Some(seen) if !planted(Fault::CreationCheck) && !self.waits_for_us(outer, writer) => Err(seen),
-            _ => Ok(Entry::Origin(origin)),
+            _ => Ok(entry),
+        }
+    }
+
+    /// The creation under way if it may cover `place`.
+    fn creation_concerning(&self, place: Place) -> Option<Ticket> {
+        match place {
+            Place::Origin(origin) => self.creation.naming(origin, self.intents),
+            Place::Elsewhere => None,
+            Place::Unknown => Some(self.creation.look()).filter(|seen| seen.is_busy()),
         }
     }
 
@@ -536,7 +551,7 @@ impl<I: Intents> Gate<'_, I> {
                 }
                 known => known,
             };
-            matches!(place, Place::Origin(origin) if self.creation.naming(origin, self.intents).is_some())
+            self.creation_concerning(place).is_some()
         })
     }
 }

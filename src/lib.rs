@@ -20,6 +20,7 @@ pub mod snapshot;
 pub mod sync;
 #[cfg(not(loom))]
 pub mod table;
+pub mod unseen;
 
 /// The records of the table that have models of their own.
 #[cfg(loom)]

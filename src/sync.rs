@@ -149,6 +149,14 @@ pub enum Fault {
     UsedFirst,
     /// The look at the pages between the read of bytes and their store.
     UnlookedStore,
+    /// The fence between an unseen process's entry and its look at the snapshots.
+    UnseenFence,
+    /// The look for unseen processes once a snapshot is published.
+    UnseenAfterPublishing,
+    /// The look for unseen processes before the instant.
+    UnseenBeforeInstant,
+    /// The walk over the snapshots before an unseen process's entry is lowered.
+    UnseenWalk,
 }
 
 /// Whether the model under way leaves `fault`'s step out. Always false in the library.

@@ -404,6 +404,36 @@ fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
     }
 }
 
+/// It has no snapshot, and nothing tells it of the new table but its own look. The mapper's own write hides the other from whoever looks
+/// at the file's times.
+#[test]
+fn a_writer_that_was_left_behind_at_a_removed_table_makes_the_next_ones_snapshots_doubtful() {
+    let scratch = scratch();
+    let mut writer = Waiting::start(&mut probe(&scratch, &["write", "wait", "write"]));
+    assert_eq!(writer.line(), "ready\n");
+    fs::remove_file(scratch.table().join("table-5")).unwrap();
+    let mut mapper = Waiting::start(&mut probe(&scratch, &["snapshot", "wait", "write", "doubtful"]));
+    assert_eq!(mapper.line() + &mapper.line(), "snapshot: taken\nready\n");
+    // A writer looks once a second.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    writer.go_on();
+    let (_, said) = writer.finish();
+    assert!(said.contains("is not the one that it uses") && said.contains("restart"), "{said}");
+    mapper.go_on();
+    let (found, said) = mapper.finish();
+    assert_eq!(found, "doubtful: yes\n", "{said}");
+}
+
+/// Mistyped, it would go unnoticed that nothing else is there.
+#[test]
+fn a_directory_that_had_to_be_made_is_reported() {
+    let scratch = scratch();
+    for times in [1, 0] {
+        let output = run(probe(&scratch, &["active"]).env("SNAPSHIM_LOG", "info"));
+        assert_eq!(err(&output).matches("made the directory").count(), times, "{}", err(&output));
+    }
+}
+
 #[test]
 fn a_writer_that_does_not_finish_is_named() {
     let scratch = scratch();

@@ -116,10 +116,14 @@ const EXPORTS: &[&str] = &[
     "fork __fork _Fork clone execve execveat fexecve",
     // rights
     "setuid setgid seteuid setegid setreuid setregid setresuid setresgid setgroups capset unshare setns",
+    // confine
+    "chroot pivot_root mount umount umount2 move_mount mount_setattr setrlimit setrlimit64 prlimit prlimit64 setfsuid setfsgid prctl",
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",
     "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",
+    // jump
+    "longjmp _longjmp siglongjmp __longjmp_chk sigaltstack __sigaltstack",
 ];
 
 /// The names in one column of nm's output, without versions.

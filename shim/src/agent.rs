@@ -20,6 +20,7 @@ use snapshim::table::liveness::Stat;
 
 use crate::apart;
 use crate::config::config;
+use crate::create;
 use crate::device;
 use crate::doors;
 use crate::foreign_maps;
@@ -119,7 +120,7 @@ fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
     while tries < TRIES || is_executing() {
         // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing
         // the register is harmless.
-        let tid = unsafe { clone::start_thread(run, stack.byte_add(STACK), THREAD) };
+        let tid = unsafe { clone::start_thread(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
         if tid > 0 {
             return Some(tid as u32);
         }
@@ -233,6 +234,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
         if raw::now() >= next_look {
             device::look(&own);
             watch::look_at_all(&own);
+            doubt_if_unseen(&own);
             look_at_table(&own);
             rounds += 1;
             if rounds % TABLE_ROUNDS == 0 {
@@ -280,6 +282,18 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
         }
     }
     is_answered
+}
+
+/// Of a process that could say in the table that it is unseen, and no more, others draw the conclusion.
+fn doubt_if_unseen(own: &Own) {
+    let doubted = own.table.doubt_if_unseen();
+    if doubted > 0 {
+        say!(
+            Level::Warn,
+            "{doubted} snapshots are doubtful from now on: {} takes no part, and its changes are not seen",
+            create::Unseen(own.table)
+        );
+    }
 }
 
 /// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).

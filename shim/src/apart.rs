@@ -27,7 +27,8 @@ pub fn begin() -> bool {
     is_apart
 }
 
-fn may_be_filtered() -> bool {
+/// Whether a filter may be in force.
+pub fn may_be_filtered() -> bool {
     // EINVAL: the kernel has no filters.
     !matches!(secure_computing_mode(), Ok(SecureComputingMode::Disabled) | Err(Errno::INVAL))
 }

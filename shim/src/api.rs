@@ -22,7 +22,7 @@ pub struct Stat {
 /// 1 if this process takes part, 0 if it could not join the table or the shim is switched off.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_active() -> c_int {
-    c_int::from(process::join().is_ok())
+    c_int::from(process::join_at_once().is_ok())
 }
 
 /// `snapshim_stat(3)`: see snapshim.h.
@@ -71,6 +71,7 @@ fn describe_unvouched(address: u64) -> Option<Stat> {
 
 fn describe(own: &process::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
+    own.table.doubt_if_unseen();
     watch::look_behind(own, &here);
     foreign_maps::look_if_wanted(own);
     let (_, here) = mapper::find_piece(own, &here, |_, _| true)?;

@@ -13,10 +13,12 @@ use snapshim::creation::{Aborted, Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place};
-use snapshim::preserve::local;
+use snapshim::preserve::{self, local};
 use snapshim::raw;
 use snapshim::snapshot::{Extent, Identity, LOCKED, State};
+use snapshim::table::Table;
 use snapshim::table::writer::{Request, Task};
+use snapshim::unseen::Look;
 
 use crate::config::config;
 use crate::hooks::change::Named;
@@ -87,6 +89,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         return Err(Errno::INVAL);
     }
     let (file, origin, worth) = open_origin(mmap.descriptor)?;
+    process::join_at_once()?;
     let thread = thread::current()?;
     if thread.is_inside() {
         return Err(Errno::DEADLK);
@@ -381,6 +384,7 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
+    let before = look_for_unseen(table);
     let modified = look_at_origin(file, origin)?;
     let seen = table.sight_at_instant(origin, modified);
     let size = modified.size;
@@ -410,6 +414,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
+        doubt_if_unseen(table, before, &Named(origin), || preserve::doubt(table, index, head.life()));
         if thread.own.identity.note_snapshot()
             && let Some(record) = thread.own.record()
         {
@@ -417,6 +422,51 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         }
     }
     Ok(Made { address, index, life: head.life(), backed })
+}
+
+/// What a creation finds of processes whose changes nobody is told of, before its instant.
+pub fn look_for_unseen(table: &Table) -> Look {
+    let unseen = table.unseen();
+    if unseen.was_ever_up() {
+        table.lower_unseen_that_are_over();
+    }
+    unseen.look()
+}
+
+/// Once what the creation makes is published: `doubt` makes it doubtful if such a process may have changed the file since, or may
+/// still.
+pub fn doubt_if_unseen(table: &Table, before: Look, what: &dyn core::fmt::Display, doubt: impl FnOnce() -> bool) {
+    let after = table.unseen().look_after_publishing();
+    if !before.vouches_until(&after) && doubt() {
+        say_doubted(table, what);
+    }
+}
+
+#[cold]
+fn say_doubted(table: &Table, what: &dyn core::fmt::Display) {
+    say!(
+        Level::Warn,
+        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that its log \
+         names, and take the snapshot again",
+        Unseen(table)
+    );
+}
+
+/// Who changes files unseen, for a person.
+pub struct Unseen<'a>(pub &'a Table);
+
+impl core::fmt::Display for Unseen<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let unseen = self.0.unseen();
+        match unseen.named().next() {
+            Some(who) => Program(who.pid).fmt(formatter)?,
+            None => formatter.write_str("some process")?,
+        }
+        match unseen.named().count() {
+            0 | 1 => Ok(()),
+            count => write!(formatter, " and {} more", count - 1),
+        }
+    }
 }
 
 const BLKGETSIZE64: u32 = 0x8008_1272;

@@ -37,6 +37,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     hooks::ring::filter();
     thread::watch_ends();
     process::note_pid();
+    process::join_if_in_use();
 }
 
 /// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.

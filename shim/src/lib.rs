@@ -16,6 +16,7 @@ mod config;
 mod create;
 mod device;
 mod doors;
+mod errand;
 mod executing;
 mod foreign_maps;
 mod heap;

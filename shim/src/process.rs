@@ -14,10 +14,11 @@ use snapshim::preserve::kept::KeptFiles;
 use snapshim::queues::{QUEUES_AT, Queues};
 use snapshim::raw;
 use snapshim::table::Table;
-use snapshim::table::attach::{self, Attached, Refusal};
+use snapshim::table::attach::{self, Attached, Refusal, Standing};
 use snapshim::table::inspection::Knowledge;
 use snapshim::table::process::{Caller, Process, ProcessId};
 use snapshim::time_space;
+use snapshim::unseen::Who;
 
 use crate::config::config;
 use crate::log::{Level, say};
@@ -41,6 +42,14 @@ pub struct Identity {
     agent: Presence,
     /// Whether a thread looks for foreign changes.
     looking: AtomicU32,
+    /// Why the process could not join when it last tried; 0 if it has not failed.
+    refused: AtomicU32,
+    /// Whether that has been said.
+    said: AtomicU32,
+    /// Calls under way that change files without announcing it.
+    unseen_calls: AtomicU32,
+    /// When to try again: CLOCK_MONOTONIC, nanoseconds.
+    next_try: AtomicU64,
 }
 
 static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
@@ -49,8 +58,11 @@ static KEPT: KeptFiles = KeptFiles::new();
 static HOLDINGS: Holdings = Holdings::new();
 static HEADROOM: Headroom = Headroom::new();
 
-/// Whether joining was refused, and with what errno `mmap(MAP_SNAPSHOT)` answers.
+/// Whether joining was refused for good, and with what errno `mmap(MAP_SNAPSHOT)` answers.
 static REFUSED: AtomicU8 = AtomicU8::new(0);
+
+/// Whether a shared mapping was made that the table does not know of: its stores stay unseen, in children too.
+static HAS_UNSEEN_MAPPING: AtomicBool = AtomicBool::new(false);
 
 /// This process, attached.
 #[derive(Clone, Copy)]
@@ -179,15 +191,33 @@ pub fn attached() -> Option<Own> {
 }
 
 /// This process, attaching it if need be. The error is the errno for a snapshot; a writer without a table goes on alone.
+///
+/// A refusal is believed for some milliseconds, so that a program that writes all the time is not slowed.
 pub fn join() -> Result<Own, Errno> {
     match attached() {
         Some(own) => Ok(own),
-        None => join_now(),
+        None => join_now(false),
+    }
+}
+
+/// The same, trying again at once.
+pub fn join_at_once() -> Result<Own, Errno> {
+    match attached() {
+        Some(own) => Ok(own),
+        None => join_now(true),
+    }
+}
+
+/// Joins if there are snapshots, before the program starts: later it may not be able to. A process that changes nothing is not
+/// refused aloud.
+pub fn join_if_in_use() {
+    if attach::is_in_use(&place()) {
+        let _ = attach_table().map(claim);
     }
 }
 
 #[cold]
-fn join_now() -> Result<Own, Errno> {
+fn join_now(is_eager: bool) -> Result<Own, Errno> {
     if config().is_disabled {
         return Err(Errno::OPNOTSUPP);
     }
@@ -195,25 +225,169 @@ fn join_now() -> Result<Own, Errno> {
         0 => {}
         errno => return Err(Errno::from_raw_os_error(i32::from(errno))),
     }
-    let joined =
-        attach_table().map_err(|refusal| ((refusal.what(), refusal.remedy()), errno_for(refusal))).and_then(|table| {
-            let full =
-                (("its table is full (65535 processes, or no memory for more)", "end some of them"), Errno::NFILE);
-            claim(table).ok_or(full)
-        });
-    joined.map_err(|((what, remedy), errno)| {
-        if REFUSED.swap(errno.raw_os_error() as u8, Ordering::Relaxed) == 0 {
+    let identity = identity_page();
+    if let Some(identity) = identity
+        && !is_eager
+        && raw::now() < identity.next_try.load(Ordering::Relaxed)
+    {
+        return Err(Errno::from_raw_os_error(identity.refused.load(Ordering::Relaxed) as i32));
+    }
+    let begun = raw::now();
+    match attach_table().map(claim) {
+        Ok(Some(own)) => Ok(own),
+        Ok(None) => Err(note_refusal(identity, Hindrance::Full, begun)),
+        Err(refusal) => Err(note_refusal(identity, Hindrance::Refusal(refusal), begun)),
+    }
+}
+
+/// Why a process has no record.
+#[derive(Clone, Copy)]
+enum Hindrance {
+    Refusal(Refusal),
+    /// All records are taken, or there is no memory for what names this image.
+    Full,
+}
+
+impl Hindrance {
+    fn errno(self) -> Errno {
+        match self {
+            Self::Refusal(refusal) => errno_for(refusal),
+            Self::Full => Errno::NFILE,
+        }
+    }
+
+    /// Whether a limit of the process is in the way, or of the machine at this moment.
+    fn is_limit(self) -> bool {
+        matches!(
+            self.errno(),
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::NOSPC | Errno::FBIG | Errno::NOBUFS
+        )
+    }
+
+    /// Whether the table itself is good, so that the process can say in it that it is unseen.
+    fn leaves_table_alone(self) -> bool {
+        matches!(self, Self::Full | Self::Refusal(Refusal::File(_) | Refusal::Directory(_) | Refusal::Full))
+    }
+}
+
+#[cold]
+fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -> Errno {
+    const SOON: u64 = 10_000_000;
+    /// Trying takes no more than so much of a process's time.
+    const SHARE: u64 = 100;
+    let errno = hindrance.errno();
+    if matches!(hindrance, Hindrance::Refusal(Refusal::Damaged)) {
+        REFUSED.store(errno.raw_os_error() as u8, Ordering::Relaxed);
+    }
+    let raised = if hindrance.leaves_table_alone() { raise_unseen(identity, hindrance) } else { None };
+    let is_first = identity.is_none_or(|identity| {
+        identity.refused.store(errno.raw_os_error() as u32, Ordering::Relaxed);
+        let now = raw::now();
+        identity.next_try.store(now + SOON.max((now - begun) * SHARE), Ordering::Relaxed);
+        identity.said.swap(1, Ordering::Relaxed) == 0
+    });
+    // Of a table that can be reached it is said once, not by each process of a pipeline.
+    if is_first && raised != Some(false) {
+        say_refused(hindrance, raised.is_some());
+    }
+    errno
+}
+
+/// Says in the table, if it can be reached, that this process changes files unseen; whether it is to be said to a person too.
+fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<bool> {
+    let who = Who::of(identity.map_or_else(raw::own_pid, Identity::pid));
+    if let Some(table) = table() {
+        table.raise_unseen(who);
+        return Some(table.unseen().begin_to_say());
+    }
+    let raise = || attach::raise_unseen(&place(), who);
+    let raised = raise().ok();
+    raised.or_else(|| if hindrance.is_limit() { crate::errand::run(raise)?.ok() } else { None })
+}
+
+#[cold]
+fn say_refused(hindrance: Hindrance, is_raised: bool) {
+    let (what, remedy) = match hindrance {
+        Hindrance::Refusal(refusal) => (refusal.what(), refusal.remedy()),
+        Hindrance::Full => ("its table is full", "end some of the processes that use it"),
+    };
+    say!(
+        Level::Error,
+        "this process ({}) takes no part: {}: {} (errno {}); {}. {}",
+        raw::own_pid(),
+        crate::log::Bytes(config().directory.to_bytes()),
+        what,
+        hindrance.errno().raw_os_error(),
+        remedy,
+        if is_raised {
+            "Its changes are not held back, so all snapshots in that table are doubtful while it lives"
+        } else {
+            "Its changes are NOT held back from others' snapshots"
+        }
+    );
+}
+
+/// A shared mapping is about to be made without a word in the table. False: another thread has joined meanwhile, and it can have one.
+pub fn note_unseen_mapping() -> bool {
+    HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
+    // SeqCst: pairs with the fence in `lower_unseen`: the note before the look whether the process has joined.
+    snapshim::sync::full_fence();
+    attached().is_none()
+}
+
+/// A shared mapping is about to be made of a file that cannot be named: snapshots are doubtful from now on, as long as the process lives.
+#[cold]
+pub fn stay_unseen() {
+    HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
+    if let Ok(own) = join() {
+        own.table.raise_unseen(Who::of(own.identity.pid()));
+        if own.table.unseen().begin_to_say() {
             say!(
                 Level::Error,
-                "this process ({}) takes no part: {}: {}; {}. Its changes are NOT held back from others' snapshots",
-                raw::own_pid(),
-                crate::log::Bytes(config().directory.to_bytes()),
-                what,
-                remedy
+                "process {} maps a file shared, and the kernel does not say which (statx, fstat and newfstatat are refused, by a filter of \
+                 seccomp or for want of memory): all snapshots are doubtful while it lives",
+                raw::own_pid()
             );
         }
-        errno
-    })
+    }
+}
+
+/// In a forked child: it inherited such a mapping, and may store without any call.
+pub fn join_with_unseen_mapping() {
+    if HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {
+        let _ = join().map(|own| own.table.raise_unseen(Who::of(raw::own_pid())));
+    }
+}
+
+/// Makes a call that changes files without announcing it, for a process that could not join. `None`: another thread has joined
+/// meanwhile, and the call is to be announced.
+pub fn unseen<T>(call: &impl Fn() -> T) -> Option<T> {
+    let Some(identity) = identity_page() else { return Some(call()) };
+    // SeqCst: pairs with the fence in `lower_unseen`: the count before the look whether the process has joined.
+    identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
+    let result = if attached().is_some() { None } else { Some(call()) };
+    identity.end_unseen_call();
+    result
+}
+
+impl Identity {
+    fn end_unseen_call(&self) {
+        let before = self.unseen_calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));
+        if before == Ok(1)
+            && let Some(own) = attached()
+        {
+            self.lower_unseen(own.table);
+        }
+    }
+
+    /// The process has joined. While a call that it has not announced is under way, or a mapping that it has not described is there,
+    /// it stays unseen.
+    fn lower_unseen(&self, table: &Table) {
+        snapshim::sync::full_fence();
+        if self.unseen_calls.load(Ordering::SeqCst) == 0 && !HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {
+            table.lower_unseen(self.pid());
+        }
+    }
 }
 
 /// Where a child that was forked inside a hook has the table; else null.
@@ -239,10 +413,29 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         // A child that no hook saw being forked may be in another namespace than its parent.
         return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
-    let attached = attach::attach(&place(), crate::arena::place_for_table())?;
-    let attached = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
-    let _ = ATTACHED.set(attached);
+    let attach = || attach::attach(&place(), crate::arena::place_for_table());
+    let attached = attach().or_else(|refusal| {
+        let is_limit = Hindrance::Refusal(refusal).is_limit();
+        if is_limit { crate::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
+    })?;
+    let leaked = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
+    let _ = ATTACHED.set(leaked);
+    if attached.has_made_directory && config().is_directory_chosen {
+        say_made();
+    }
     table().ok_or(Refusal::NotATable)
+}
+
+/// A name that was mistyped is found by this line alone: processes that cooperate on two tables do not see each other.
+#[cold]
+fn say_made() {
+    say!(
+        Level::Info,
+        "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, or \
+         none, do not cooperate with those that name this one",
+        raw::own_pid(),
+        crate::log::Bytes(config().directory.to_bytes())
+    );
 }
 
 fn place() -> attach::Place<'static> {
@@ -251,7 +444,42 @@ fn place() -> attach::Place<'static> {
 
 /// Whether the path still names the table that this process is attached to.
 pub fn is_table_current() -> bool {
-    ATTACHED.get().is_some_and(|attached| attached.is_current(&place()))
+    ATTACHED.get().is_some_and(Attached::is_current)
+}
+
+/// The second in which a writer looked last whether others still meet at its table.
+static LOOKED_AT: AtomicU32 = AtomicU32::new(0);
+
+/// For a writer that is about to change a file, once a second at the most: a process that lives long may be left alone at a table
+/// that was removed, or be shut in where another lies at its path.
+#[inline]
+pub fn look_now_and_then(own: &Own) {
+    let second = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec as u32;
+    if LOOKED_AT.load(Ordering::Relaxed) != second {
+        look_for_table(own, second);
+    }
+}
+
+#[cold]
+fn look_for_table(own: &Own, second: u32) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let before = LOOKED_AT.swap(second, Ordering::Relaxed);
+    let standing = ATTACHED.get().map_or(Standing::Current, |attached| attached.standing());
+    if before == second || standing == Standing::Current {
+        return;
+    }
+    // Where another table lies at the path, its processes do not see what this one changes. Whoever has snapshots in this one looks
+    // after them itself.
+    let is_elsewhere = attach::raise_unseen(&place(), Who::of(own.identity.pid())).is_ok();
+    if is_elsewhere && !SAID.swap(true, Ordering::Relaxed) {
+        say!(
+            Level::Error,
+            "process {}: the table in {} is not the one that it uses: that was removed or replaced, or the process has other mounts now. \
+             Snapshots in the new one are doubtful while it lives; restart the programs that cooperate",
+            raw::own_pid(),
+            crate::log::Bytes(config().directory.to_bytes())
+        );
+    }
 }
 
 /// Takes a process record for this image. Several threads may try; one does, the others wait for it.
@@ -285,6 +513,9 @@ fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> b
     // A child that no hook saw being forked inherited its parent's, and has no part in them.
     HOLDINGS.clear();
     become_known(identity, record, id, index);
+    if table.unseen().was_ever_up() {
+        identity.lower_unseen(table);
+    }
     true
 }
 

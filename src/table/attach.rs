@@ -10,13 +10,15 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::Resource;
 use syscalls::{Sysno, syscall};
 
-use super::header::MAGIC;
+use super::header::{Header, MAGIC};
 use super::{LAYOUT, Table};
 use crate::raw::{self, ProcPath};
 use crate::sync::Ordering;
 use crate::time_space;
+use crate::unseen::{Unseen, Who};
 
 /// The table's file name in its directory; the number is the ABI version.
 pub const FILE_NAME: &CStr = c"table-5";
@@ -128,12 +130,18 @@ pub struct Attached {
     pub table: &'static Table,
     /// Its file, to find out whether the path still names it.
     file: (u64, u64),
+    path: [u8; LONGEST_PATH],
+    /// What the path meant when it was looked up.
+    outlook: [u64; 3],
+    /// Whether the directory was made for it.
+    pub has_made_directory: bool,
 }
 
 /// Maps the table at `place`, making it if there is none.
 ///
 /// `at` is where: addresses of the caller's that may be replaced, or null for where the kernel likes.
 pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
+    let has_made_directory = make_directory(place)?;
     let (directory, mode) = open_directory(place)?;
     let file = open_table(&directory, mode)?;
     let stat = rustix::fs::fstat(&file).map_err(Refusal::File)?;
@@ -163,7 +171,52 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     if table.is_damaged() {
         return Err(Refusal::Damaged);
     }
-    Ok(Attached { table, file: (stat.st_dev, stat.st_ino) })
+    let file = (stat.st_dev, stat.st_ino);
+    Ok(Attached { table, file, path: path_of(place), outlook: outlook(), has_made_directory })
+}
+
+/// Opens the table at `place` if there is one: nothing is made.
+fn open_existing(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
+    let (directory, _) = open_directory(place)?;
+    rustix::fs::openat(&directory, FILE_NAME, OPENED, Mode::empty()).map_err(Refusal::File)
+}
+
+/// Whether there is a table at `place` with a snapshot in it: as cheap as that can be had, and nothing is made.
+pub fn is_in_use(place: &Place<'_>) -> bool {
+    let mut active = [0u8; 8];
+    let at = core::mem::offset_of!(Header, active) as u64;
+    open_existing(place).and_then(|file| rustix::io::pread(&file, &mut active, at).map_err(Refusal::File)) == Ok(8)
+        && u64::from_ne_bytes(active) & 1 == 1
+}
+
+/// Says in the table at `place`, which the caller cannot map, that `who` changes files unseen from now on. It takes one page of
+/// address space, or none. True if no process has said so to a person yet.
+pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
+    let file = open_existing(place)?;
+    let mut start = [0u8; 16];
+    let is_table = rustix::io::pread(&file, &mut start, 0) == Ok(16)
+        && start == *[MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()].as_flattened();
+    if !is_table {
+        return Err(Refusal::NotATable);
+    }
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let page = unsafe { rustix::mm::mmap(ptr::null_mut(), size_of::<Header>(), access, MapFlags::SHARED, &file, 0) };
+    match page {
+        Ok(page) => {
+            // SAFETY: the mapping is as large as a header, every bit pattern is one, and others change it only through atomics.
+            let unseen = &unsafe { &*page.cast::<Header>() }.unseen;
+            unseen.raise(who);
+            let is_first = unseen.begin_to_say();
+            // SAFETY: mapped above, and no other thread was told.
+            let _ = unsafe { rustix::mm::munmap(page, size_of::<Header>()) };
+            Ok(is_first)
+        }
+        Err(_) => {
+            let at = core::mem::offset_of!(Header, unseen) + core::mem::offset_of!(Unseen, beyond);
+            rustix::io::pwrite(&file, &1u64.to_ne_bytes(), at as u64).map(|_| true).map_err(Refusal::File)
+        }
+    }
 }
 
 /// Maps the table at `place` if there is one, for those who only look.
@@ -178,29 +231,70 @@ pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
     }
 }
 
+/// Whether later processes meet at a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The path names it.
+    Current,
+    /// It was removed or replaced, or something was mounted over it: they meet at another one.
+    Gone,
+    /// The process has another root or other mounts than when it attached, or may not look any more: it cannot be told.
+    Unknown,
+}
+
 impl Attached {
-    /// Whether the path still names this table; if not, processes that start now meet elsewhere.
+    /// Whether the path still names this table, for all that can be told.
     #[must_use]
-    pub fn is_current(&self, place: &Place<'_>) -> bool {
-        let found = raw::open(place.directory, OFlags::DIRECTORY | OFlags::RDONLY)
-            .and_then(|directory| rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW));
-        match found {
-            Ok(stat) => (stat.st_dev, stat.st_ino) == self.file,
-            // Who may not look any more (it changed its user) cannot tell.
-            Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR),
+    pub fn is_current(&self) -> bool {
+        self.standing() != Standing::Gone
+    }
+
+    /// Whether later processes meet here. Opens nothing.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let Ok(path) = CStr::from_bytes_until_nul(&self.path) else { return Standing::Unknown };
+        match rustix::fs::lstat(path) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == self.file => Standing::Current,
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) if outlook() == self.outlook => Standing::Gone,
+            _ => Standing::Unknown,
         }
     }
+}
+
+/// What paths mean to the calling process: its root, and its mount namespace.
+fn outlook() -> [u64; 3] {
+    let root = rustix::fs::stat(c"/").map_or((0, 0), |root| (root.st_dev, root.st_ino));
+    [root.0, root.1, rustix::fs::stat(ProcPath::own("ns/mnt").as_c_str()).map_or(0, |space| space.st_ino)]
+}
+
+/// Longer paths are not looked at again.
+const LONGEST_PATH: usize = 256;
+
+/// The table's path, followed by NULs; only those if there is no room for it.
+fn path_of(place: &Place<'_>) -> [u8; LONGEST_PATH] {
+    let mut path = [0; LONGEST_PATH];
+    let parts = [place.directory.to_bytes(), b"/", FILE_NAME.to_bytes()];
+    if parts.iter().map(|part| part.len()).sum::<usize>() < LONGEST_PATH {
+        let bytes = parts.iter().flat_map(|part| part.iter());
+        path.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+    path
 }
 
 const PRIVATE: u32 = 0o600;
 const SHARED: u32 = 0o660;
 
+/// Makes the directory unless it is there: whether it was made.
+fn make_directory(place: &Place<'_>) -> Result<bool, Refusal> {
+    match rustix::fs::mkdir(place.directory, Mode::from_raw_mode(0o700)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(Refusal::Directory(error)),
+    }
+}
+
 /// Opens the directory and decides with which mode tables are made in it.
 fn open_directory(place: &Place<'_>) -> Result<(OwnedFd, u32), Refusal> {
-    match rustix::fs::mkdir(place.directory, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(Refusal::Directory(error)),
-    }
     let directory = raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).map_err(Refusal::Directory)?;
     let stat = rustix::fs::fstat(&directory).map_err(Refusal::Directory)?;
     let own = rustix::process::geteuid().as_raw();
@@ -223,10 +317,12 @@ fn is_member(group: u32) -> bool {
     rustix::process::getegid().as_raw() == group || groups[..found].contains(&group)
 }
 
+/// What is no table, a terminal for one, must not come to life by being looked at.
+const OPENED: OFlags =
+    OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
+
 fn open_table(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
-    // What is no table, a terminal for one, must not come to life by being looked at.
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
-    match rustix::fs::openat(directory, FILE_NAME, flags, Mode::empty()) {
+    match rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty()) {
         Err(Errno::NOENT) => {}
         opened => return opened.map_err(Refusal::File),
     }
@@ -234,13 +330,17 @@ fn open_table(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     let unnamed = ProcPath::own("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
     match rustix::fs::linkat(CWD, unnamed.as_c_str(), directory, FILE_NAME, AtFlags::SYMLINK_FOLLOW) {
         Ok(()) => Ok(made),
-        Err(Errno::EXIST) => rustix::fs::openat(directory, FILE_NAME, flags, Mode::empty()).map_err(Refusal::File),
+        Err(Errno::EXIST) => rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty()).map_err(Refusal::File),
         Err(error) => Err(Refusal::File(error)),
     }
 }
 
 /// An unnamed file that is a whole, empty table.
 fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
+    // The kernel would send SIGXFSZ, which ends most programs.
+    if rustix::process::getrlimit(Resource::Fsize).current.is_some_and(|most| most < size_of::<Table>() as u64) {
+        return Err(Refusal::File(Errno::FBIG));
+    }
     let full = |error| if matches!(error, Errno::NOSPC | Errno::DQUOT) { Refusal::Full } else { Refusal::File(error) };
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, c".", flags, Mode::from_raw_mode(mode)).map_err(full)?;
@@ -252,7 +352,7 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     }
     let start = [MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()];
     let written = rustix::io::pwrite(&file, start.as_flattened(), 0).and_then(|count| {
-        let at = core::mem::offset_of!(super::header::Header, namespace) as u64;
+        let at = core::mem::offset_of!(Header, namespace) as u64;
         rustix::io::pwrite(&file, &own_namespace().to_ne_bytes(), at).map(|more| count + more)
     });
     match written {

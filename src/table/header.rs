@@ -8,6 +8,7 @@ use crate::origin::Origin;
 use crate::sharing::Sharing;
 use crate::snapshot::Cuts;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::unseen::Unseen;
 
 /// "snapshim" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"snapshim");
@@ -44,7 +45,9 @@ pub struct Header {
     changes: [Changes; COUNTERS],
     pub(super) process_room: Room,
     pub(super) writer_room: Room,
-    rest: [AtomicU64; 228],
+    /// The processes whose changes nobody is told of.
+    pub(crate) unseen: Unseen,
+    rest: [AtomicU64; 164],
 }
 
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);

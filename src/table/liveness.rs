@@ -61,7 +61,7 @@ impl Stat {
         Some(Self { state, flags, threads, start })
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         // A leader that exited stays a zombie while its other threads run.
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }

@@ -34,4 +34,5 @@ mod instant;
 mod mapping;
 mod own;
 mod positions;
+mod unseen;
 mod world;

@@ -202,10 +202,10 @@ impl Submitter {
         if !is_direct {
             return;
         }
-        let Place::Origin(origin) = place_behind(descriptor) else { return };
-        match queue {
-            Some(queue) => queue.aim_at(origin),
-            None => own.queues().overflow(),
+        match (queue, place_behind(descriptor)) {
+            (_, Place::Elsewhere) => return,
+            (Some(queue), Place::Origin(origin)) => queue.aim_at(origin),
+            _ => own.queues().overflow(),
         }
         if let Some(record) = own.record() {
             record.note_queues(own.id);

@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::{
-    aio, clone, copy, descriptors, device, exec, faults, fork, jump, map, open, read, receive, resize, rights, ring,
-    signal, times, write,
+    aio, clone, confine, copy, descriptors, device, exec, faults, fork, jump, map, open, read, receive, resize, rights,
+    ring, signal, times, write,
 };
 use crate::doors::{as_libc, interpose};
 use crate::process;
@@ -158,7 +158,15 @@ fn on_syscall(
         }
         libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
-        _ if rights::NUMBERS.contains(&number) => crate::solitude::without_agent(pass),
+        _ if rights::NUMBERS.contains(&number) => {
+            confine::join_before();
+            crate::solitude::without_agent(pass)
+        }
+        _ if confine::shuts_in_by_number(number, arguments) => {
+            confine::join_before();
+            // SAFETY: the application's arguments, as they are.
+            unsafe { real(number, a, b, c, d, e, f) }
+        }
         libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },

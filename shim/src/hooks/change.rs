@@ -20,6 +20,7 @@ use crate::config::config;
 use crate::doors::set_errno;
 use crate::init;
 use crate::log::{Level, Program, say};
+use crate::process;
 use crate::thread::{self, Seat, Thread};
 use crate::trap::Trap;
 
@@ -59,7 +60,7 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
     let seat = match Seat::take() {
         Ok(seat) => seat,
-        Err(Errno::AGAIN) => match without_slot(&call) {
+        Err(error) => match without_thread(error, &call) {
             Ok(Some(result)) => return result,
             Ok(None) => {
                 set_errno(libc::ENOSPC);
@@ -67,8 +68,8 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
             }
             Err(seat) => seat,
         },
-        Err(_) => return alone(&call),
     };
+    process::look_now_and_then(&seat.thread.own);
     let (thread, (outer, frame)) = (seat.thread, seat.frames());
     let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
@@ -80,6 +81,7 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
             let result = change_origin(&thread, frame, descriptor, origin, &touch, &call);
             watch_descriptor(&thread, frame, &about, Some(origin), result)
         }
+        Entry::Anywhere => change_anywhere(&thread, frame, &touch, &call),
     };
     clear(&thread, frame, turn);
     result
@@ -123,7 +125,11 @@ fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<O
 
 #[cold]
 fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
-    let Place::Origin(now) = place_behind(descriptor) else { return };
+    let now = match place_behind(descriptor) {
+        Place::Origin(now) => now,
+        Place::Elsewhere => return,
+        Place::Unknown => return say_anywhere(thread.own.table.doubt_every_snapshot()),
+    };
     if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
         break_after_the_fact(thread, &pusher(thread, frame), now);
     }
@@ -185,12 +191,11 @@ impl Announced<'_> {
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
     let seat = match Seat::take() {
         Ok(seat) => seat,
-        Err(Errno::AGAIN) => match without_slot(&|| act(None)) {
+        Err(error) => match without_thread(error, &|| act(None)) {
             Ok(Some(result)) => return Ok(result),
             Ok(None) => return Err(Errno::NOSPC),
             Err(seat) => seat,
         },
-        Err(_) => return Ok(act(None)),
     };
     let (thread, (outer, frame)) = (seat.thread, seat.frames());
     let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
@@ -226,6 +231,25 @@ impl Touch for Nowhere {
     }
     fn offset(&self) -> Option<i64> {
         Some(0)
+    }
+}
+
+/// The thread cannot announce its call, for want of a slot (`EAGAIN`), or because its process could not join the table: that has said
+/// so there if it can reach it, and goes on as it would without the shim. `None`: the call must not be made. The error: it can by now.
+#[cold]
+fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
+    let mut error = error;
+    loop {
+        if error == Errno::AGAIN && process::attached().is_some() {
+            return without_slot(call);
+        }
+        if let Some(result) = process::unseen(call) {
+            return Ok(Some(result));
+        }
+        match Seat::take() {
+            Ok(seat) => return Err(seat),
+            Err(other) => error = other,
+        }
     }
 }
 
@@ -265,12 +289,6 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     }
 }
 
-/// A writer that could not join the table: it said so, and goes on as it would without the shim.
-#[cold]
-fn alone(call: &impl Fn() -> isize) -> isize {
-    call()
-}
-
 #[cold]
 fn change_origin(
     thread: &Thread,
@@ -304,6 +322,44 @@ fn change_origin(
     result
 }
 
+/// The kernel does not say which file the call changes. What it would change is preserved in every snapshot; one in which that cannot be
+/// had is doubtful, and none is broken for what is none of its business.
+#[cold]
+fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
+    let table = thread.own.table;
+    let change = match (touch.cuts_from(), touch.offset().map(u64::try_from)) {
+        (Some(from), _) => Some(Change::Cut(from)),
+        (None, Some(Ok(start))) => Some(Change::Bytes(start..start.saturating_add(touch.length()))),
+        // The kernel refuses the offset.
+        (None, Some(Err(_))) => Some(Change::Bytes(0..0)),
+        // At a position that others may be moving.
+        (None, None) => None,
+    };
+    let pusher = Pusher { on_failure: OnFailure::FailWrite, ..pusher(thread, frame) };
+    let mut doubted = 0;
+    table.over_splits(|walk| {
+        for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
+            table.note_change(view.identity.origin);
+            let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.identity.origin, change).is_ok());
+            doubted += usize::from(!is_kept && preserve::doubt(table, index, view.head.life()));
+        }
+    });
+    say_anywhere(doubted);
+    call()
+}
+
+#[cold]
+fn say_anywhere(doubted: usize) {
+    if doubted > 0 {
+        say!(
+            Level::Warn,
+            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and newfstatat \
+             are refused, by a filter of seccomp or for want of memory); allow one of them",
+            Program(raw::own_pid())
+        );
+    }
+}
+
 /// The thread as one that preserves.
 pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Trap> {
     Pusher {
@@ -311,9 +367,9 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         own: thread.own.caller(),
         slot: thread.slot,
         frame,
-        kept: crate::process::kept(),
-        headroom: crate::process::headroom(),
-        holdings: crate::process::holdings(),
+        kept: process::kept(),
+        headroom: process::headroom(),
+        holdings: process::holdings(),
         unreadable: init::unreadable_page(),
         way: config().way,
         on_failure: config().on_failure,

@@ -73,17 +73,17 @@ pub fn note_lending(flags: u64) {
     }
 }
 
-/// Makes a thread of the shim's own, as clone(3) does.
+/// Makes a thread or process of the shim's own, as clone(3) does.
 ///
 /// # Safety
 ///
 /// As for clone(3).
-pub unsafe fn start_thread(main: Main, stack: *mut c_void, flags: c_int) -> c_int {
-    let none = core::ptr::null_mut();
+pub unsafe fn start_thread(main: Main, stack: *mut c_void, flags: c_int, argument: *mut c_void) -> c_int {
+    let none = core::ptr::null_mut::<c_void>();
     // SAFETY: the pointer is the next library's function of this name, or `raw`; the rest is the caller's promise.
     unsafe {
         let clone: clone::Function = core::mem::transmute(clone::DOOR.next());
-        clone(Some(main), stack, flags, none, none.cast(), none, none.cast())
+        clone(Some(main), stack, flags, argument, none.cast(), none, none.cast())
     }
 }
 

@@ -147,7 +147,7 @@ pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, co
 
 /// Whether bytes that arrive at the descriptor could be a snapshot's.
 fn is_file(fd: c_int) -> bool {
-    matches!(place_behind(fd as u32), Place::Origin(_))
+    place_behind(fd as u32) != Place::Elsewhere
 }
 
 /// Whether a read of the descriptor waits for input.

@@ -62,6 +62,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
             let pid = real();
             if pid == 0 {
                 process::note_pid();
+                process::join_with_unseen_mapping();
             }
             pid
         }
@@ -113,6 +114,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
             process::refuse_in_child(&own);
         }
         shared::join_in_child();
+        process::join_with_unseen_mapping();
     }
     pid
 }
@@ -248,11 +250,14 @@ impl<'a> Prepared<'a> {
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
+        let before = create::look_for_unseen(own.table);
         for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
             let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         }
+        // Its parent's are doubtful by then, or about to be, and it has copied their states.
+        create::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ pub mod aio;
 pub mod bare;
 pub mod change;
 pub mod clone;
+pub mod confine;
 pub mod copy;
 pub mod daemon;
 pub mod descriptors;
@@ -62,7 +63,8 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
     .copied()
 }
 
-/// The doors of functions that change files by libc's own calls: exported only, and of use only where those are not seen.
+/// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
+/// functions that libc does not call itself.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
     [
         fopen::DOORS,
@@ -73,6 +75,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
         queue::DOORS,
         clone::DOORS,
         vfork::DOORS,
+        confine::DOORS,
     ]
     .into_iter()
     .flatten()

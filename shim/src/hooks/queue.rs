@@ -55,7 +55,7 @@ fn on_aio_write(real: aio_write64::Function, block: *mut aiocb) -> c_int {
 /// `block` is null or a request that is not under way.
 unsafe fn goes_to_file(block: *const aiocb) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { block.as_ref() }.is_some_and(|block| matches!(place_behind(block.aio_fildes as u32), Place::Origin(_)))
+    unsafe { block.as_ref() }.is_some_and(|block| place_behind(block.aio_fildes as u32) != Place::Elsewhere)
 }
 
 /// # Safety

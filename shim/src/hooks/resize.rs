@@ -52,8 +52,8 @@ interpose! {
 /// Everything from a byte on goes away.
 struct Cut {
     from: off64_t,
-    /// Of which file; unknown: the one behind the descriptor.
-    place: Place,
+    /// Of which file; `None`: the one behind the descriptor.
+    place: Option<Place>,
 }
 
 impl Touch for Cut {
@@ -71,18 +71,22 @@ impl Touch for Cut {
     }
 
     fn known_place(&self) -> Place {
-        self.place
+        self.place.unwrap_or_default()
+    }
+
+    fn place(&self, descriptor: u32) -> Place {
+        self.place.unwrap_or_else(|| place_behind(descriptor))
     }
 }
 
 /// Cuts the file behind `descriptor` to `length` bytes by `call`.
 pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
-    change(descriptor, Cut { from: length, place: Place::Unknown }, || call() as isize) as c_int
+    change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
 }
 
 /// The same for a call that empties the file behind `descriptor` by opening it once more, among other things.
 pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
-    change(descriptor, Cut { from: 0, place: Place::Unknown }, call)
+    change(descriptor, Cut { from: 0, place: None }, call)
 }
 
 /// Makes `call`, which looks `path` up by itself and empties the file it finds.
@@ -93,10 +97,10 @@ pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isi
 /// The same for a call that leaves `length` bytes.
 fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
     const NO_DESCRIPTOR: c_int = -1;
-    let seen = file_named(directory, path);
+    let seen = place_named(directory, path);
     let result = match seen {
-        Some(origin) => change(NO_DESCRIPTOR, Cut { from: length, place: Place::Origin(origin) }, call),
-        None => call(),
+        Place::Elsewhere => call(),
+        place => change(NO_DESCRIPTOR, Cut { from: length, place: Some(place) }, call),
     };
     doubt_if_other(directory, path, seen);
     result
@@ -104,20 +108,24 @@ fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl 
 
 /// The regular file that a path leads to. It is not opened for that where it can be helped: a process that has no descriptor left
 /// may cut it all the same.
-fn file_named(directory: c_int, path: *const c_char) -> Option<Origin> {
-    regular_file(place_at(directory as u32, path, 0)).or_else(|| {
-        // A filter of seccomp(2) that does not know statx(2), or no memory.
-        let descriptor = open_path(directory, path)?;
-        let found = regular_file(place_behind(descriptor as u32));
-        close(descriptor);
-        found
-    })
+fn place_named(directory: c_int, path: *const c_char) -> Place {
+    let place = match place_at(directory as u32, path, 0) {
+        // A filter of seccomp(2) may know other calls.
+        Place::Unknown => open_path(directory, path).map_or(Place::Unknown, |descriptor| {
+            let found = place_behind(descriptor as u32);
+            close(descriptor);
+            found
+        }),
+        place => place,
+    };
+    only_regular(place)
 }
 
-fn regular_file(place: Place) -> Option<Origin> {
+/// Cutting is nothing to a block device.
+fn only_regular(place: Place) -> Place {
     match place {
-        Place::Origin(origin) if !origin.is_block_device() => Some(origin),
-        _ => None,
+        Place::Origin(origin) if origin.is_block_device() => Place::Elsewhere,
+        place => place,
     }
 }
 
@@ -133,12 +141,13 @@ fn close(descriptor: c_int) {
 }
 
 /// Somebody may have put another file there between our look and the call's.
-fn doubt_if_other(directory: c_int, path: *const c_char, seen: Option<Origin>) {
+fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
     if process::attached().is_some_and(|own| own.table.gate().active.is_raised())
-        && let Some(now) = file_named(directory, path)
-        && Some(now) != seen
+        && let now = place_named(directory, path)
+        && let Place::Origin(origin) = now
+        && now != seen
     {
-        doubt(now);
+        doubt(origin);
     }
 }
 
@@ -190,7 +199,7 @@ pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off6
         by_name()
     });
     if was_by_name.get() {
-        doubt_if_other(libc::AT_FDCWD, path, regular_file(place_behind(descriptor as u32)));
+        doubt_if_other(libc::AT_FDCWD, path, only_regular(place_behind(descriptor as u32)));
     }
     close(descriptor);
     result

@@ -8,6 +8,7 @@ use core::ffi::{c_int, c_void};
 use libc::{gid_t, size_t, uid_t};
 use syscalls::{Sysno, syscall};
 
+use super::confine::join_before;
 use crate::doors::{as_libc, interpose};
 use crate::solitude::without_agent;
 
@@ -29,6 +30,7 @@ macro_rules! in_solitude {
             use super::*;
             $(
                 pub fn $name(real: super::$name::Function, $($argument: $type),*) -> c_int {
+                    join_before();
                     // SAFETY: the application's arguments, as they are.
                     without_agent(|| unsafe { real($($argument),*) })
                 }

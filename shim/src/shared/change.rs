@@ -30,13 +30,22 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
     }
     match place_behind(mmap.descriptor as u32) {
         Place::Origin(origin) => Some(origin),
-        _ => None,
+        Place::Elsewhere => None,
+        // What is stored there would not be seen.
+        Place::Unknown => {
+            process::stay_unseen();
+            None
+        }
     }
 }
 
 /// mmap(2) of `origin`, shared.
 pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
-    let Ok(own) = process::join() else { return mmap.call() };
+    let own = match process::join() {
+        Ok(own) => own,
+        Err(_) if process::note_unseen_mapping() => return mmap.call(),
+        Err(_) => process::join()?,
+    };
     let mappings = mapper::hold(own);
     let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
     let start = mmap.address as u64;

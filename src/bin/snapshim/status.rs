@@ -24,6 +24,10 @@ pub fn run(attached: &Attached) {
         };
         println!("{:>8}  {:<16}  {state:<8}  {held:>9}", id.pid(), name(id));
     }
+    for who in table.unseen().named() {
+        println!("{:>8}  {:<16}  {:<8}  {:>9}", who.pid, program(who.pid), "unseen", "-");
+    }
+    table.doubt_if_unseen();
     println!();
     println!("{:>8}  {:<24}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
     // A single walk: each line is about one record.
@@ -68,5 +72,9 @@ fn describe(origin: Origin) -> String {
 }
 
 fn name(id: ProcessId) -> String {
-    fs::read_to_string(format!("/proc/{}/comm", id.pid())).map_or_else(|_| "?".into(), |name| name.trim_end().into())
+    program(id.pid())
+}
+
+fn program(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".into(), |name| name.trim_end().into())
 }

@@ -1,0 +1,84 @@
+//! A process that changes the file unseen: no snapshot that its change may have reached stays exact.
+
+use std::cell::Cell;
+
+use loom::sync::Arc;
+use loom::sync::atomic::Ordering;
+use loom::thread;
+use snapshim::creation::Scope;
+use snapshim::snapshot::State;
+use snapshim::sync::{Fault, planted};
+use snapshim::unseen::{Look, Unseen, Who};
+
+use super::world::{NEW, ORIGIN, World, model};
+
+const WHO: Who = Who { pid: 4711, start: 1 };
+
+/// The snapshots there are.
+fn doubt_all(world: &World) {
+    for page in &world.pages {
+        if let Some(view) = page.snapshot.view() {
+            page.snapshot.mark(view.head.life(), State::Doubtful);
+        }
+    }
+}
+
+/// Publishes a snapshot beside `writer`, and looks whether what it shows is what it showed at its instant.
+fn is_exact_or_says_so(writer: impl Fn(&World, &Unseen) + Send + Sync + 'static) {
+    let world = World::new();
+    let unseen = Arc::new(Unseen::new());
+    let (other, entries) = (Arc::clone(&world), Arc::clone(&unseen));
+    let writer = thread::spawn(move || writer(&other, &entries));
+    let ticket = world.collect(Scope::One(ORIGIN));
+    let before = Cell::new(unseen.look());
+    let instant = world.file.load(Ordering::Acquire);
+    world.pages[0].publish(1);
+    let after = if planted(Fault::UnseenAfterPublishing) { before.get() } else { unseen.look_after_publishing() };
+    if planted(Fault::UnseenBeforeInstant) {
+        before.set(unseen.look());
+    }
+    let vouches = |before: Look| before.vouches_until(&after);
+    if !vouches(before.get()) {
+        world.pages[0].snapshot.mark(1, State::Doubtful);
+    }
+    assert!(world.creation.commit(ticket));
+    writer.join().unwrap();
+    let state = world.pages[0].snapshot.head().state();
+    assert!(world.file.load(Ordering::Relaxed) == instant || state == State::Doubtful);
+}
+
+#[test]
+fn a_snapshot_that_an_unseen_change_may_have_reached_is_doubtful() {
+    model(|| {
+        is_exact_or_says_so(|world, unseen| {
+            unseen.raise(WHO);
+            doubt_all(world);
+            world.file.store(NEW, Ordering::Release);
+        });
+    });
+}
+
+/// It joins, or ends, when its change has landed.
+#[test]
+fn so_is_one_that_comes_about_while_the_last_unseen_process_ends() {
+    model(|| {
+        is_exact_or_says_so(|world, unseen| {
+            unseen.raise(WHO);
+            doubt_all(world);
+            world.file.store(NEW, Ordering::Release);
+            unseen.lower(WHO, || doubt_all(world));
+        });
+    });
+}
+
+/// It has no more of the table than the page with the entries: whoever finds it over draws the conclusion.
+#[test]
+fn so_is_one_that_the_unseen_process_cannot_reach() {
+    model(|| {
+        is_exact_or_says_so(|world, unseen| {
+            unseen.raise(WHO);
+            world.file.store(NEW, Ordering::Release);
+            unseen.lower(WHO, || doubt_all(world));
+        });
+    });
+}
