@@ -94,7 +94,9 @@ fn every_call_that_changes_is_taken_by_its_number() {
     let wanted: BTreeSet<_> = [system_calls::CHANGES, system_calls::SEEN].into_iter().flat_map(words).collect();
     let missed: Vec<_> = wanted.iter().filter(|name| !taken.contains(**name)).collect();
     assert!(missed.is_empty(), "syscall(2) lets these pass: {missed:?}");
-    let more: Vec<_> = taken.iter().filter(|name| !wanted.contains(name.as_str())).collect();
+    let not_covered = system_calls::NOT_COVERED.map(|(name, _)| name);
+    let is_sorted = |name: &&String| wanted.contains(name.as_str()) || not_covered.contains(&name.as_str());
+    let more: Vec<_> = taken.iter().filter(|name| !is_sorted(name)).collect();
     assert!(more.is_empty(), "taken by number, but sorted as harmless: {more:?}");
 }
 

@@ -46,6 +46,7 @@ const HARMLESS: &[(&str, &str, &str)] = &[
     ("rt_sigprocmask", "pthread_create", "blocks everything while it stores nothing of the program's"),
     ("rt_sigprocmask", "pthread_kill", "blocks everything while it stores nothing of the program's"),
     ("rt_sigprocmask", "timer_create", "starts a thread with everything blocked"),
+    ("prlimit64", "getrlimit", "reads a limit"),
     ("sigaltstack", "__longjmp_chk", "asks where the stack is"),
     ("utimensat", "futimens", "the part that the functions of times share, each of which is taken"),
 ];
