@@ -1,0 +1,187 @@
+/* What makes time hostile: memory that the kernel waits for in the middle of a copy, stacks that a thread waits for wherever it touches
+ * them, handlers that write in the middle of a write. */
+#ifndef ORACLE_TIME_H
+#define ORACLE_TIME_H
+
+#include "oracle_writes.h"
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <ucontext.h>
+
+#define STACK ((size_t)256 * 1024)
+#define HELD_BYTES ((MOST_PAGES + 2) * PAGE)
+
+/* Of a process: who answers the faults, late. */
+static int faults = -1;
+/* Of each thread: memory that is missing until it is asked for, and where its bytes come from. */
+static unsigned char *missing[THREADS], *source[THREADS], *stacks[THREADS];
+static _Thread_local int own_thread = -1;
+
+static void registered(unsigned char *at, size_t length, uint64_t mode)
+{
+    struct uffdio_register range = {.range = {(uintptr_t)at, length}, .mode = mode};
+    CHECK(ioctl(faults, UFFDIO_REGISTER, &range) == 0);
+}
+
+/* 0 where the kernel does not allow it: then nothing is held. */
+static int open_faults(void)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+    faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0)
+        return 1;
+    close(faults);
+    faults = -1;
+    return 0;
+}
+
+static unsigned char *anonymous(size_t length)
+{
+    unsigned char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(at != MAP_FAILED);
+    return at;
+}
+
+static void prepare_held_memory(int thread, int has_held_stack)
+{
+    missing[thread] = anonymous(HELD_BYTES);
+    source[thread] = anonymous(HELD_BYTES);
+    registered(missing[thread], HELD_BYTES, UFFDIO_REGISTER_MODE_MISSING);
+    if (!has_held_stack)
+        return;
+    stacks[thread] = anonymous(STACK);
+    memset(stacks[thread], 0, STACK);
+    registered(stacks[thread], STACK, UFFDIO_REGISTER_MODE_WP);
+}
+
+static void fill_missing(int thread, size_t page)
+{
+    struct uffdio_copy copy = {.dst = (uintptr_t)missing[thread] + page * PAGE, .src = (uintptr_t)source[thread] + page * PAGE, .len = PAGE};
+    (void)ioctl(faults, UFFDIO_COPY, &copy);
+}
+
+static unsigned char *held_copy(const unsigned char *bytes, size_t length)
+{
+    unsigned char *at = own_thread < 0 ? NULL : missing[own_thread];
+    if (!at)
+        return NULL;
+    size_t start = PAGE - (length < PAGE ? length / 16 * 8 : PAGE / 2);
+    CHECK(madvise(at, HELD_BYTES, MADV_DONTNEED) == 0);
+    memcpy(source[own_thread] + start, bytes, length);
+    fill_missing(own_thread, 0);
+    return at + start;
+}
+
+static void protect_stack(int thread, uint64_t mode, uintptr_t at, size_t length)
+{
+    struct uffdio_writeprotect range = {.range = {at ? at : (uintptr_t)stacks[thread], length}, .mode = mode};
+    (void)ioctl(faults, UFFDIO_WRITEPROTECT, &range);
+}
+
+static void answer(uintptr_t address)
+{
+    uintptr_t page = address & ~(uintptr_t)(PAGE - 1);
+    for (int thread = 0; thread < THREADS; thread++) {
+        if (missing[thread] && page - (uintptr_t)missing[thread] < HELD_BYTES)
+            fill_missing(thread, (page - (uintptr_t)missing[thread]) / PAGE);
+        if (stacks[thread] && page - (uintptr_t)stacks[thread] < STACK)
+            protect_stack(thread, 0, page, PAGE);
+    }
+}
+
+/* The thread that answers: until the process ends. */
+static void *answer_late(void *unused)
+{
+    (void)unused;
+    random_state = seed + 77;
+    for (;;) {
+        struct pollfd one = {faults, POLLIN, 0};
+        struct uffd_msg message;
+        if (poll(&one, 1, 1) == 1 && read(faults, &message, sizeof message) == sizeof message) {
+            if (below(3))
+                usleep((useconds_t)below((size_t)longest_us + 1));
+            answer(message.arg.pagefault.address);
+        }
+        for (int thread = 0; thread < THREADS && !shared->stop; thread++)
+            if (stacks[thread] && below(3) == 0)
+                protect_stack(thread, UFFDIO_WRITEPROTECT_MODE_WP, 0, STACK);
+    }
+    return NULL;
+}
+
+/* Handlers: on which stack they run. */
+enum { NO_SIGNALS, OWN_STACK, ALTERNATE, AUTODISARM, COROUTINE };
+
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1U << 31)
+#endif
+
+static _Thread_local int handler_way, handler_file;
+static _Thread_local ucontext_t coroutine, interrupted;
+static int side = -1;
+
+static void write_in_handler(void)
+{
+    const struct file *file = &files[handler_file];
+    const int arguments[] = {handler_file, PWRITE, (int)below(MOST_PAGES), (int)below(LANE_WORDS), 1 + (int)below(LANE_WORDS), 0};
+    if (file->kind == LANES)
+        do_write(&actors[HANDLER], 0, arguments);
+    else
+        CHECK(pwrite(side, "x", 1, 0) == 1);
+}
+
+static void run_coroutine(void)
+{
+    for (;;) {
+        write_in_handler();
+        swapcontext(&coroutine, &interrupted);
+    }
+}
+
+static void on_timer(int number)
+{
+    (void)number;
+    int error = errno;
+    if (shared->stop || !handler_way)
+        return;
+    if (handler_way == COROUTINE)
+        swapcontext(&interrupted, &coroutine);
+    else
+        write_in_handler();
+    errno = error;
+}
+
+static void install_handler(void)
+{
+    struct sigaction action = {.sa_handler = on_timer, .sa_flags = SA_RESTART | SA_ONSTACK};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+}
+
+/* From now on the calling thread is interrupted some thousand times a second. */
+static void be_interrupted(int way, int file)
+{
+    if (way == NO_SIGNALS)
+        return;
+    unsigned char *stack = anonymous(STACK);
+    if (way == ALTERNATE || way == AUTODISARM) {
+        stack_t alternate = {.ss_sp = stack, .ss_size = STACK, .ss_flags = way == AUTODISARM ? (int)SS_AUTODISARM : 0};
+        CHECK(sigaltstack(&alternate, NULL) == 0);
+    } else if (way == COROUTINE) {
+        CHECK(getcontext(&coroutine) == 0);
+        coroutine.uc_stack.ss_sp = stack;
+        coroutine.uc_stack.ss_size = STACK;
+        sigaddset(&coroutine.uc_sigmask, SIGUSR1);
+        makecontext(&coroutine, run_coroutine, 0);
+    }
+    handler_way = way;
+    handler_file = file;
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
+    event._sigev_un._tid = (int)syscall(SYS_gettid);
+    timer_t timer;
+    struct itimerspec often = {{0, 300000}, {0, 300000}};
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &often, NULL) == 0);
+}
+
+#endif
