@@ -44,7 +44,11 @@ fn runner(seed: u64) -> TestRunner {
 
 fn fail(what: &str, script: &str, faults: &[String]) -> ! {
     let shown: Vec<&str> = faults.iter().take(12).map(String::as_str).collect();
-    panic!("FAILED {what}: {} faults\n{}\n--- the history (SNAPSHIM_ORACLE_SCRIPT=FILE lives through it again)\n{script}---", faults.len(), shown.join("\n"));
+    panic!(
+        "FAILED {what}: {} faults\n{}\n--- the history (SNAPSHIM_ORACLE_SCRIPT=FILE lives through it again)\n{script}---",
+        faults.len(),
+        shown.join("\n")
+    );
 }
 
 fn live_through_random_histories(seconds: u64) {
@@ -72,7 +76,10 @@ fn live_through_random_histories(seconds: u64) {
         changes += outcome.changes;
         seed += 1;
     }
-    println!("{} histories from seed {first}: {snapshots} snapshots, looked at {looks} times, beside {changes} changes", seed - first);
+    println!(
+        "{} histories from seed {first}: {snapshots} snapshots, looked at {looks} times, beside {changes} changes",
+        seed - first
+    );
 }
 
 fn live_through(script: &str, end: Instant) {

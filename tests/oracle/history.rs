@@ -58,6 +58,7 @@ pub enum Operation {
     Cut { slot: u32, first: u32, count: u32, how: u32, stopped: i32, delay: u32 },
     Fork { file: u32, writes: u32 },
     Pause { microseconds: u32 },
+    Meet,
 }
 
 const MOST_OPERATIONS: usize = 48;
@@ -73,7 +74,7 @@ impl History {
         match operation {
             Write { file, way, page, from, length, is_held } => {
                 let (from, length) = match self.files[self.file(file)].layout {
-                    Layout::Lanes => (from % 4 * 4, 1 + length % 16),
+                    Layout::Lanes => (from % 4 * 4, 1 + length % 64),
                     _ => (from, 1 + length),
                 };
                 format!("write {} {way} {page} {from} {length} {}", self.file(file), u8::from(is_held))
@@ -86,9 +87,12 @@ impl History {
             Look { slot } => format!("look {slot}"),
             Drop { slot } => format!("drop {slot}"),
             Poke { slot, page, word } => format!("poke {slot} {page} {word}"),
-            Cut { slot, first, count, how, stopped, delay } => format!("cut {slot} {first} {count} {how} {stopped} {delay}"),
+            Cut { slot, first, count, how, stopped, delay } => {
+                format!("cut {slot} {first} {count} {how} {stopped} {delay}")
+            }
             Fork { file, writes } => format!("fork {} {writes}", self.file(file)),
             Pause { microseconds } => format!("pause {microseconds}"),
+            Meet => "meet".to_owned(),
         }
     }
 }
@@ -106,7 +110,11 @@ impl Display for History {
         let lanes = self.files.iter().position(|file| file.layout == Layout::Lanes).unwrap_or(0);
         for (index, thread) in self.threads.iter().enumerate() {
             let Thread { process, signals, is_held, .. } = thread;
-            writeln!(to, "thread {index} process {process} signals {signals} file {lanes} held {}", u8::from(*is_held))?;
+            writeln!(
+                to,
+                "thread {index} process {process} signals {signals} file {lanes} held {}",
+                u8::from(*is_held)
+            )?;
         }
         for (index, thread) in self.threads.iter().enumerate() {
             for operation in thread.phrases.iter().flatten().take(MOST_OPERATIONS) {
@@ -125,11 +133,16 @@ pub fn kinds(script: &str) -> Vec<Kind> {
 
 fn file() -> impl Strategy<Value = File> {
     let lanes = prop_oneof![3 => Just(1u32), 2 => 2..=4u32, 1 => Just(16u32)].prop_map(|pages| (Layout::Lanes, pages));
-    let whole = prop_oneof![2 => 2..=8u32, 1 => Just(64u32), 2 => Just(256u32)].prop_map(|pages| (Layout::Whole, pages));
+    let whole =
+        prop_oneof![2 => 2..=8u32, 1 => Just(64u32), 2 => Just(256u32)].prop_map(|pages| (Layout::Whole, pages));
     let serial = (1..=8u32).prop_map(|pages| (Layout::Serial, pages));
     let shape = prop_oneof![4 => lanes, 2 => whole, 2 => serial];
-    (shape, prop::bool::weighted(0.25), 0..8u32)
-        .prop_map(|((layout, pages), is_on_disk, owner)| File { layout, pages, is_on_disk, owner })
+    (shape, prop::bool::weighted(0.25), 0..8u32).prop_map(|((layout, pages), is_on_disk, owner)| File {
+        layout,
+        pages,
+        is_on_disk,
+        owner,
+    })
 }
 
 fn way() -> impl Strategy<Value = u32> {
@@ -146,14 +159,24 @@ fn write() -> impl Strategy<Value = Operation> {
 
 fn store() -> impl Strategy<Value = Operation> {
     let how = prop_oneof![4 => Just(0u32), 1 => 1..5u32];
-    (0..4u32, 0..16u32, 0..16u32, 0..24u32, how)
-        .prop_map(|(file, page, from, length, how)| Operation::Store { file, page, from, length, how })
+    (0..4u32, 0..16u32, 0..16u32, 0..24u32, how).prop_map(|(file, page, from, length, how)| Operation::Store {
+        file,
+        page,
+        from,
+        length,
+        how,
+    })
 }
 
 fn resize() -> impl Strategy<Value = Operation> {
     let at = prop_oneof![1 => Just(0u32), 2 => 0..4096u32];
-    (0..4u32, 0..10u32, 0..8u32, at, 0..12000u32)
-        .prop_map(|(file, how, page, at, length)| Operation::Resize { file, how, page, at, length })
+    (0..4u32, 0..10u32, 0..8u32, at, 0..12000u32).prop_map(|(file, how, page, at, length)| Operation::Resize {
+        file,
+        how,
+        page,
+        at,
+        length,
+    })
 }
 
 fn take() -> impl Strategy<Value = (u32, Operation)> {
@@ -164,9 +187,8 @@ fn take() -> impl Strategy<Value = (u32, Operation)> {
 fn cut(slot: u32) -> impl Strategy<Value = Operation> {
     let stopped = prop_oneof![1 => Just(-1i32), 3 => 0..4i32];
     let how = prop_oneof![3 => Just(0u32), 3 => 1..5u32];
-    (0..8u32, 1..4u32, how, stopped, prop_oneof![1 => Just(0u32), 3 => Just(40u32), 1 => Just(300u32)]).prop_map(
-        move |(first, count, how, stopped, delay)| Operation::Cut { slot, first, count, how, stopped, delay },
-    )
+    (0..8u32, 1..4u32, how, stopped, prop_oneof![1 => Just(0u32), 3 => Just(40u32), 1 => Just(300u32)])
+        .prop_map(move |(first, count, how, stopped, delay)| Operation::Cut { slot, first, count, how, stopped, delay })
 }
 
 fn fork() -> impl Strategy<Value = Operation> {
@@ -175,6 +197,10 @@ fn fork() -> impl Strategy<Value = Operation> {
 
 fn poke() -> impl Strategy<Value = Operation> {
     (0..SLOTS, 0..8u32, 0..512u32).prop_map(|(slot, page, word)| Operation::Poke { slot, page, word })
+}
+
+fn pause() -> impl Strategy<Value = Operation> {
+    prop_oneof![0..400u32, 0..6000u32].prop_map(|microseconds| Operation::Pause { microseconds })
 }
 
 /// What a mapper does in a row.
@@ -191,14 +217,17 @@ fn mapping() -> impl Strategy<Value = Vec<Operation>> {
         1 => vec(poke(), 1..4),
         1 => fork().prop_map(|fork| vec![fork]),
         1 => (0..SLOTS).prop_map(|slot| vec![Operation::Drop { slot }]),
-        1 => (0..400u32).prop_map(|microseconds| vec![Operation::Pause { microseconds }]),
+        2 => pause().prop_map(|pause| vec![pause]),
         1 => writing(),
     ]
 }
 
 fn writing() -> impl Strategy<Value = Vec<Operation>> {
     prop_oneof![
-        8 => vec(write(), 1..4),
+        8 => (any::<bool>(), vec(write(), 1..4)).prop_map(|(meets, writes)| {
+            let meeting = if meets { vec![Operation::Meet] } else { Vec::new() };
+            [meeting, writes].concat()
+        }),
         2 => vec(store(), 1..3),
         1 => vec(resize(), 1..3),
         1 => fork().prop_map(|fork| vec![fork]),
@@ -211,15 +240,26 @@ fn thread() -> impl Strategy<Value = Thread> {
         3 => vec(writing(), 1..4),
         1 => vec(prop_oneof![mapping(), writing()], 1..8),
     ];
-    let signals = prop_oneof![5 => Just(0u32), 3 => 1..5u32];
-    (0..4u32, signals, prop::bool::weighted(0.25), phrases)
-        .prop_map(|(process, signals, is_held, phrases)| Thread { process, signals, is_held, phrases })
+    // From 8 on the stack of the handlers lies above the thread's.
+    let signals = prop_oneof![4 => Just(0u32), 1 => 1..5u32, 2 => 10..13u32];
+    (0..4u32, signals, prop::bool::weighted(0.25), phrases).prop_map(|(process, signals, is_held, phrases)| Thread {
+        process,
+        signals,
+        is_held,
+        phrases,
+    })
 }
 
 pub fn history() -> impl Strategy<Value = History> {
     let stops = prop_oneof![2 => Just(0u32), 1 => Just(2000u32), 1 => Just(10_000u32)];
-    let filling = prop_oneof![4 => Just(0u32), 1 => Just(30u32), 2 => Just(500u32)];
-    let time = (1..u32::MAX, prop_oneof![3 => Just(250u32), 1 => Just(800u32)], stops, prop_oneof![Just(300u32), Just(3000u32)]);
+    // More than a page of their marks holds.
+    let filling = prop_oneof![4 => Just(0u32), 1 => Just(30u32), 1 => Just(540u32)];
+    let time = (
+        1..u32::MAX,
+        prop_oneof![3 => Just(250u32), 1 => Just(800u32)],
+        stops,
+        prop_oneof![Just(300u32), Just(3000u32)],
+    );
     (time, filling, 0..4u32, vec(file(), 1..4), vec(thread(), 3..8)).prop_map(
         |((seed, milliseconds, stops, longest), filling, holes, files, threads)| History {
             seed,

@@ -30,7 +30,6 @@ pub struct Written {
 
 #[derive(Clone, Debug)]
 pub struct Resized {
-    pub line: u64,
     pub begin: u64,
     pub end: u64,
     pub file: usize,
@@ -96,7 +95,6 @@ impl Records {
                 in_steps: words[6] != 0,
             }),
             2 => self.resized.push(Resized {
-                line,
                 begin: words[0],
                 end: words[1],
                 file: at(2),
@@ -116,7 +114,9 @@ impl Records {
                 runs: words[7..].chunks_exact(2).take(at(6)).map(run).collect(),
             }),
             4 => self.complaints.push(seen_bad(line, words)),
-            5 => self.complaints.push(format!("line {line}: a call fails: errno or status {} (at {})", words[1], words[0])),
+            5 => self
+                .complaints
+                .push(format!("line {line}: a call fails: errno or status {} (at {})", words[1], words[0])),
             kind => panic!("an entry of kind {kind}"),
         }
     }

@@ -1,10 +1,14 @@
 //! Lives through a history under the library and judges what is left of it.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use snapshim::PAGE;
+use snapshim::table::{BLOCKS, Table};
 
 use super::common::{Scratch, program, root};
 use super::history::kinds;
@@ -22,6 +26,21 @@ pub struct Outcome {
     pub changes: u64,
 }
 
+/// Where in the table the records of snapshots are, and what is found by them: no system call is given an address there.
+fn records_of_snapshots() -> (usize, usize) {
+    let layout = Layout::new::<Table>();
+    // SAFETY: all-zero is a table; it is not looked at, only where its parts are.
+    unsafe {
+        let at = alloc_zeroed(layout);
+        let table = &*at.cast::<Table>();
+        let start = std::ptr::from_ref(table.snapshot(0).unwrap()).addr() - at.addr();
+        dealloc(at, layout);
+        let end = layout.size() - BLOCKS * PAGE as usize;
+        let first = start.next_multiple_of(PAGE as usize);
+        (first, end / PAGE as usize * PAGE as usize - first)
+    }
+}
+
 /// One life of a history.
 pub fn live(script: &str) -> Outcome {
     let (scratch, disk) = (Scratch::on_tmpfs(), Scratch::new(&root().join("target/scratch")));
@@ -29,6 +48,8 @@ pub fn live(script: &str) -> Outcome {
     fs::write(&history, script).unwrap();
     let mut command = scratch.shimmed(program("oracle"), "auto");
     command.args([&history, &records, &scratch.path, &disk.path]).arg(LONGEST.to_string());
+    let (offset, length) = records_of_snapshots();
+    command.args([offset.to_string(), length.to_string()]);
     let log = File::create(&said).unwrap();
     command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).process_group(0);
     let mut child = command.spawn().unwrap();

@@ -11,7 +11,11 @@ use super::run::live;
 const TRIES: usize = 4;
 
 /// The shortest script that failed, and its faults.
-pub fn shrink(mut tree: impl ValueTree<Value = History>, faults: Vec<String>, limit: Duration) -> (String, Vec<String>) {
+pub fn shrink(
+    mut tree: impl ValueTree<Value = History>,
+    faults: Vec<String>,
+    limit: Duration,
+) -> (String, Vec<String>) {
     let end = Instant::now() + limit;
     let mut best = (tree.current().to_string(), faults);
     let mut is_simpler = tree.simplify();

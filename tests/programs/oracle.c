@@ -1,5 +1,7 @@
-/* oracle SCRIPT RECORDS DIRECTORY DIRECTORY SECONDS   lives through the history that SCRIPT tells, with files in the two directories, and
- *                                                    leaves in RECORDS what every thread did and saw; SECONDS: who takes longer hangs
+/* oracle SCRIPT RECORDS DIRECTORY DIRECTORY SECONDS OFFSET LENGTH
+ *
+ * Lives through the history that SCRIPT tells, with files in the two directories, and leaves in RECORDS what every thread did and saw.
+ * SECONDS: who takes longer hangs. OFFSET, LENGTH: the part of the table that threads may have to wait for.
  *
  * tests/oracle.rs makes the history and judges the records. Exit status 3: a process hung, 4: one died. */
 #include "oracle_script.h"
@@ -7,6 +9,8 @@
 #include "oracle_time.h"
 
 static char *directories[2];
+/* So many threads meet. */
+static int meeting;
 
 static void run_child(int line, const int *a)
 {
@@ -16,7 +20,7 @@ static void run_child(int line, const int *a)
         for (size_t i = 0; i < SLOTS; i++)
             look(&slots[i], actor->number, line);
         for (int i = 0; turn == 0 && i < a[1]; i++) {
-            const int arguments[] = {a[0], (int)below(WAYS), (int)below(MOST_PAGES), (int)below(LANE_WORDS), 1 + (int)below(LANE_WORDS), 0};
+            const int arguments[] = {a[0], (int)below(WAYS), (int)below(MOST_PAGES), (int)below(lane_words()), 1 + (int)below(lane_words()), 0};
             const int poke[] = {0, (int)below(MOST_PAGES), (int)below(PAGE_WORDS)};
             if (files[a[0]].kind == LANES)
                 do_write(actor, line, arguments);
@@ -39,6 +43,16 @@ static void do_fork(int actor, int line, const int *a)
         ;
     errno = status;
     HOPE(actor, line, status == 0);
+}
+
+/* Waits, not for long, for all threads that do so, so that they do what follows at once. */
+static void meet(void)
+{
+    uint64_t arrived = atomic_fetch_add(&shared->arrived, 1), together = (uint64_t)meeting;
+    uint64_t wanted = (arrived / together + 1) * together;
+    for (int tries = 0; shared->arrived < wanted && tries < 2000; tries++)
+        if (tries > 100)
+            sched_yield();
 }
 
 static void operate(const struct thread *thread, const struct operation *one, unsigned char **mappings)
@@ -64,6 +78,8 @@ static void operate(const struct thread *thread, const struct operation *one, un
         do_cut(&slots[a[0]], actor->number, one->line, a, thread->process);
     else if (strcmp(verb, "fork") == 0)
         do_fork(actor->number, one->line, a);
+    else if (strcmp(verb, "meet") == 0)
+        meet();
     else if (strcmp(verb, "pause") == 0)
         usleep((useconds_t)a[0]);
     else
@@ -74,13 +90,14 @@ static void *run_thread(void *argument)
 {
     const struct thread *thread = argument;
     unsigned char *mappings[FILES] = {NULL};
+    uint64_t seen = 0;
     random_state = seed * 131 + (uint64_t)thread->index;
     slots = calloc(SLOTS, sizeof *slots);
     CHECK(slots);
     own_thread = thread->index;
     for (int role = 0; role < ROLES; role++)
         actors[role] = (struct actor){.number = actor_of(thread, role), .role = role, .buffer = anonymous(MOST_PAGES * PAGE)};
-    be_interrupted(thread->signals, thread->handler_file);
+    be_interrupted(thread->signals, thread->handler_file, handler_stacks[thread->index]);
     shared->ready++;
     while (!shared->go)
         usleep(500);
@@ -90,6 +107,9 @@ static void *run_thread(void *argument)
             shared->turns[thread->index]++;
             operate(thread, &thread->operations[i], mappings);
         }
+        if (shared->snapshots == seen && below(2)) /* what comes first after a snapshot matters */
+            usleep((useconds_t)below(100));
+        seen = shared->snapshots;
     }
     shared->lines[thread->index] = 0;
     for (size_t i = 0; i < SLOTS; i++)
@@ -106,18 +126,23 @@ static void __attribute__((noreturn)) run_process(int process)
     CHECK(sigaction(SIGSEGV, &action, NULL) == 0 && sigaction(SIGBUS, &action, NULL) == 0);
     install_handler();
     pthread_t running[THREADS], answering;
-    int has_faults = open_faults();
+    int has_faults = open_faults(), is_held = 0;
     for (int i = 0; i < thread_count; i++) {
         if (threads[i].process != process)
             continue;
         pthread_attr_t attributes;
         pthread_attr_init(&attributes);
+        if (threads[i].signals & ABOVE) /* later mappings lie below */
+            handler_stacks[i] = anonymous(STACK);
         if (has_faults)
             prepare_held_memory(i, threads[i].is_held);
+        is_held = is_held || threads[i].is_held;
         if (stacks[i])
             CHECK(pthread_attr_setstack(&attributes, stacks[i], STACK) == 0);
         CHECK(pthread_create(&running[i], &attributes, run_thread, &threads[i]) == 0);
     }
+    if (has_faults && is_held && table_length)
+        prepare_held_table();
     if (has_faults)
         CHECK(pthread_create(&answering, NULL, answer_late, NULL) == 0);
     for (int i = 0; i < thread_count; i++)
@@ -277,13 +302,21 @@ static void await_ready(uint64_t count)
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 6);
+    CHECK(argc == 8);
+    table_offset = strtoull(argv[6], NULL, 0);
+    table_length = strtoull(argv[7], NULL, 0);
     directories[0] = argv[3];
     directories[1] = argv[4];
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(shared != MAP_FAILED && sizeof threads / sizeof threads[0] * ROLES < ACTORS);
     read_script(argv[1], directories);
     random_state = seed;
+    for (int i = 0; i < thread_count; i++) {
+        int meets = 0;
+        for (int j = 0; j < threads[i].count; j++)
+            meets = meets || strcmp(threads[i].operations[j].verb, "meet") == 0;
+        meeting += meets;
+    }
     make_files();
     int count = 0;
     pid_t filler = 0;

@@ -13,7 +13,7 @@
 
 enum { FILES = 8, PROCESSES = 8, THREADS = 9, OPERATIONS = 48, SLOTS = 6, MOST_PAGES = 256 };
 /* Writers: 0 filled the files; of a thread there are three, which own different bytes. */
-enum { ITSELF_, HANDLER, CHILD, ROLES, ACTORS = 32, LANE_WORDS = 16, PAGE_WORDS = 512 };
+enum { ITSELF_, HANDLER, CHILD, ROLES, ACTORS = 32, PAGE_WORDS = 512 };
 enum { RECORD_WORDS = 4 << 20, LONGEST_ENTRY = 2 * PAGE_WORDS * MOST_PAGES };
 enum kind { LANES, WHOLE, SERIAL };
 /* Entries of a record; see tests/oracle/record.rs. */
@@ -26,7 +26,7 @@ struct record {
 };
 
 struct shared {
-    _Atomic uint64_t clock, snapshots, looks, ready;
+    _Atomic uint64_t clock, snapshots, looks, ready, arrived;
     _Atomic int go, stop;
     _Atomic int pids[PROCESSES];
     _Atomic int locks[FILES];

@@ -1,9 +1,10 @@
-/* What makes time hostile: memory that the kernel waits for in the middle of a copy, stacks that a thread waits for wherever it touches
- * them, handlers that write in the middle of a write. */
+/* What makes time hostile: memory that the kernel waits for in the middle of a copy, stacks and pages of the table that a thread waits
+ * for wherever it touches them, handlers that write in the middle of a write. */
 #ifndef ORACLE_TIME_H
 #define ORACLE_TIME_H
 
 #include "oracle_writes.h"
+#include <glob.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -17,7 +18,34 @@
 static int faults = -1;
 /* Of each thread: memory that is missing until it is asked for, and where its bytes come from. */
 static unsigned char *missing[THREADS], *source[THREADS], *stacks[THREADS];
+static unsigned char *handler_stacks[THREADS];
 static _Thread_local int own_thread = -1;
+
+/* The pages of the table that a thread waits for; see tests/oracle/run.rs. No system call is given an address there. */
+static size_t table_offset, table_length;
+static unsigned char *table;
+
+/* Who answers faults makes its calls past the shim, which may touch what is waited for. */
+static long raw(long number, long a, long b, long c)
+{
+#if defined(__x86_64__)
+    long result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    return result;
+#elif defined(__aarch64__)
+    register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+    return x0;
+#else
+#error "the system calls of this architecture"
+#endif
+}
+
+static void sleep_us(size_t us)
+{
+    struct timespec time = {.tv_nsec = (long)us * 1000};
+    raw(SYS_nanosleep, (long)&time, 0, 0);
+}
 
 static void registered(unsigned char *at, size_t length, uint64_t mode)
 {
@@ -28,7 +56,7 @@ static void registered(unsigned char *at, size_t length, uint64_t mode)
 /* 0 where the kernel does not allow it: then nothing is held. */
 static int open_faults(void)
 {
-    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MINOR_SHMEM};
     faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     if (faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0)
         return 1;
@@ -56,10 +84,31 @@ static void prepare_held_memory(int thread, int has_held_stack)
     registered(stacks[thread], STACK, UFFDIO_REGISTER_MODE_WP);
 }
 
+/* Where this process has the table mapped: by its inode, because who made it has it under no name. */
+static void prepare_held_table(void)
+{
+    char line[400], pattern[300];
+    struct stat found;
+    snprintf(pattern, sizeof pattern, "%s/table-*", getenv("SNAPSHIM_DIR"));
+    glob_t names;
+    CHECK(glob(pattern, 0, NULL, &names) == 0 && stat(names.gl_pathv[0], &found) == 0);
+    globfree(&names);
+    FILE *maps = fopen("/proc/self/maps", "re");
+    CHECK(maps);
+    while (!table && fgets(line, sizeof line, maps)) {
+        unsigned long start, offset, inode;
+        if (sscanf(line, "%lx-%*x %*s %lx %*s %lu", &start, &offset, &inode) == 3 && inode == found.st_ino && strchr(line, '/'))
+            table = (unsigned char *)start - offset + table_offset;
+    }
+    fclose(maps);
+    CHECK(table);
+    registered(table, table_length, UFFDIO_REGISTER_MODE_MINOR);
+}
+
 static void fill_missing(int thread, size_t page)
 {
     struct uffdio_copy copy = {.dst = (uintptr_t)missing[thread] + page * PAGE, .src = (uintptr_t)source[thread] + page * PAGE, .len = PAGE};
-    (void)ioctl(faults, UFFDIO_COPY, &copy);
+    raw(SYS_ioctl, faults, (long)UFFDIO_COPY, (long)&copy);
 }
 
 static unsigned char *held_copy(const unsigned char *bytes, size_t length)
@@ -77,12 +126,16 @@ static unsigned char *held_copy(const unsigned char *bytes, size_t length)
 static void protect_stack(int thread, uint64_t mode, uintptr_t at, size_t length)
 {
     struct uffdio_writeprotect range = {.range = {at ? at : (uintptr_t)stacks[thread], length}, .mode = mode};
-    (void)ioctl(faults, UFFDIO_WRITEPROTECT, &range);
+    raw(SYS_ioctl, faults, (long)UFFDIO_WRITEPROTECT, (long)&range);
 }
 
 static void answer(uintptr_t address)
 {
     uintptr_t page = address & ~(uintptr_t)(PAGE - 1);
+    if (table && page - (uintptr_t)table < table_length) {
+        struct uffdio_continue one = {.range = {page, PAGE}};
+        raw(SYS_ioctl, faults, (long)UFFDIO_CONTINUE, (long)&one);
+    }
     for (int thread = 0; thread < THREADS; thread++) {
         if (missing[thread] && page - (uintptr_t)missing[thread] < HELD_BYTES)
             fill_missing(thread, (page - (uintptr_t)missing[thread]) / PAGE);
@@ -91,28 +144,45 @@ static void answer(uintptr_t address)
     }
 }
 
-/* The thread that answers: until the process ends. */
+/* From now on who touches a stack, or the table, waits. */
+static void hold_memory(void)
+{
+    for (int thread = 0; thread < THREADS; thread++)
+        if (stacks[thread] && below(2) == 0)
+            protect_stack(thread, UFFDIO_WRITEPROTECT_MODE_WP, 0, STACK);
+    if (table && below(2))
+        raw(SYS_madvise, (long)table, (long)table_length, MADV_DONTNEED);
+}
+
+/* The thread that answers: until the process ends. Memory is held now and then, above all when writers have just found that there is a
+ * new snapshot, and preserve for it. */
 static void *answer_late(void *unused)
 {
     (void)unused;
     random_state = seed + 77;
-    for (;;) {
+    for (uint64_t seen = 0;;) {
         struct pollfd one = {faults, POLLIN, 0};
         struct uffd_msg message;
-        if (poll(&one, 1, 1) == 1 && read(faults, &message, sizeof message) == sizeof message) {
+        if (raw(SYS_poll, (long)&one, 1, 0) == 1 && raw(SYS_read, faults, (long)&message, sizeof message) == sizeof message) {
             if (below(3))
-                usleep((useconds_t)below((size_t)longest_us + 1));
+                sleep_us(below((size_t)longest_us + 1));
             answer(message.arg.pagefault.address);
+            continue;
         }
-        for (int thread = 0; thread < THREADS && !shared->stop; thread++)
-            if (stacks[thread] && below(3) == 0)
-                protect_stack(thread, UFFDIO_WRITEPROTECT_MODE_WP, 0, STACK);
+        uint64_t snapshots = shared->snapshots;
+        if (shared->stop || (snapshots == seen && below(20))) {
+            sleep_us(20);
+            continue;
+        }
+        seen = snapshots;
+        spin_us(below(80));
+        hold_memory();
     }
     return NULL;
 }
 
-/* Handlers: on which stack they run. */
-enum { NO_SIGNALS, OWN_STACK, ALTERNATE, AUTODISARM, COROUTINE };
+/* Handlers: on which stack they run. ABOVE: it lies above the thread's. */
+enum { NO_SIGNALS, OWN_STACK, ALTERNATE, AUTODISARM, COROUTINE, ABOVE = 8 };
 
 #ifndef SS_AUTODISARM
 #define SS_AUTODISARM (1U << 31)
@@ -125,7 +195,7 @@ static int side = -1;
 static void write_in_handler(void)
 {
     const struct file *file = &files[handler_file];
-    const int arguments[] = {handler_file, PWRITE, (int)below(MOST_PAGES), (int)below(LANE_WORDS), 1 + (int)below(LANE_WORDS), 0};
+    const int arguments[] = {handler_file, PWRITE, (int)below(MOST_PAGES), (int)below(lane_words()), 1 + (int)below(lane_words()), 0};
     if (file->kind == LANES)
         do_write(&actors[HANDLER], 0, arguments);
     else
@@ -138,6 +208,15 @@ static void run_coroutine(void)
         write_in_handler();
         swapcontext(&coroutine, &interrupted);
     }
+}
+
+static void prepare_coroutine(unsigned char *stack)
+{
+    CHECK(getcontext(&coroutine) == 0);
+    coroutine.uc_stack.ss_sp = stack;
+    coroutine.uc_stack.ss_size = STACK;
+    sigaddset(&coroutine.uc_sigmask, SIGUSR1);
+    makecontext(&coroutine, run_coroutine, 0);
 }
 
 static void on_timer(int number)
@@ -159,21 +238,19 @@ static void install_handler(void)
     CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
 }
 
-/* From now on the calling thread is interrupted some thousand times a second. */
-static void be_interrupted(int way, int file)
+/* From now on the calling thread is interrupted some thousand times a second. `stack`: of its handlers, or NULL. */
+static void be_interrupted(int way, int file, unsigned char *stack)
 {
+    way &= ~ABOVE;
     if (way == NO_SIGNALS)
         return;
-    unsigned char *stack = anonymous(STACK);
+    if (!stack)
+        stack = anonymous(STACK);
     if (way == ALTERNATE || way == AUTODISARM) {
         stack_t alternate = {.ss_sp = stack, .ss_size = STACK, .ss_flags = way == AUTODISARM ? (int)SS_AUTODISARM : 0};
         CHECK(sigaltstack(&alternate, NULL) == 0);
     } else if (way == COROUTINE) {
-        CHECK(getcontext(&coroutine) == 0);
-        coroutine.uc_stack.ss_sp = stack;
-        coroutine.uc_stack.ss_size = STACK;
-        sigaddset(&coroutine.uc_sigmask, SIGUSR1);
-        makecontext(&coroutine, run_coroutine, 0);
+        prepare_coroutine(stack);
     }
     handler_way = way;
     handler_file = file;

@@ -146,6 +146,22 @@ static ssize_t write_by(enum way way, int fd, const struct file *file, void *dat
     }
 }
 
+/* Of a file that belongs to another: the call fails, after all has been done that has to be done before it. */
+static void write_nothing(struct actor *actor, int line, int file, size_t page, size_t from, size_t length)
+{
+    static void *unreadable;
+    if (!unreadable)
+        unreadable = mmap(NULL, MOST_PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    size_t start = (page % (size_t)files[file].pages) * PAGE + from % PAGE_WORDS * 8, room = (size_t)files[file].pages * PAGE - start;
+    ssize_t count = pwrite(fd_of(actor, file), unreadable, length * 8 < room ? length * 8 : room, (off_t)start);
+    HOPE(actor->number, line, count == -1 && errno == EFAULT);
+}
+
+static size_t lane_words(void)
+{
+    return PAGE_WORDS / ((size_t)thread_count * ROLES);
+}
+
 /* What actor may write of what is asked for: `length` words from word `from` of page `page`. 0 if nothing. */
 static size_t own_range(const struct actor *actor, int file, size_t page, size_t from, size_t length, size_t *offset)
 {
@@ -159,10 +175,12 @@ static size_t own_range(const struct actor *actor, int file, size_t page, size_t
         *offset = from * 8;
         return 8 * (length < room ? length : room);
     }
-    size_t lane = ((size_t)actor->number + page) % ACTORS;
-    from %= LANE_WORDS;
-    size_t room = LANE_WORDS - from;
-    *offset = (page * PAGE_WORDS + lane * LANE_WORDS + from) * 8;
+    /* The first lane, from byte 0 on, belongs to one thread or another itself. */
+    size_t threads = (size_t)thread_count, thread = (size_t)(actor->number - 1) / ROLES;
+    size_t lane = (size_t)actor->role * threads + (thread + page) % threads;
+    from %= lane_words();
+    size_t room = lane_words() - from;
+    *offset = (page * PAGE_WORDS + lane * lane_words() + from) * 8;
     return 8 * (length < room ? length : room);
 }
 
@@ -221,6 +239,8 @@ static void do_write(struct actor *actor, int line, const int *a)
         return;
     }
     size_t offset, length = own_range(actor, file, (size_t)a[2], (size_t)a[3], (size_t)a[4], &offset);
+    if (!length)
+        write_nothing(actor, line, file, (size_t)a[2], (size_t)a[3], (size_t)a[4]);
     if (way == SPLICE && length > PAGE)
         length = PAGE;
     if (length)
