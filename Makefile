@@ -42,7 +42,8 @@ integration: all
 soak: all planted planted-soak
 	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --test cuts -- --nocapture
 	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stops -- --nocapture
-	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test programs_unharmed -- --ignored --nocapture
+	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \
+	    --test programs_unharmed -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

@@ -1,11 +1,11 @@
-//! Histories at random, lived through by real processes under the library, and judged by a model of the file: no snapshot shows what
-//! no cut of the history has.
+//! Histories at random, lived through by real processes under the library, and judged by a model of the file: no snapshot shows
+//! what no cut of the history has.
 //!
-//! A history says which files there are, which threads in which processes, and what each does over and over: change the files by every
-//! call there is, hold snapshots, cut them, store into them, fork. Time is hostile: more threads than processors, processes that are
-//! stopped, copies that the kernel has to wait for, handlers on every kind of stack that write in the middle of a write. What each
-//! thread did and saw, and when by a common clock, is judged afterwards (oracle/model.rs). A history that fails is made shorter while
-//! it still fails, and printed.
+//! A history says which files there are, which threads in which processes, and what each does over and over: change the files
+//! by every call there is, hold snapshots, cut them, store into them, fork. Time is hostile: more threads than processors,
+//! processes that are stopped, copies that the kernel has to wait for, handlers on every kind of stack that write in the middle
+//! of a write. What each thread did and saw, and when by a common clock, is judged afterwards (oracle/model.rs). A history that
+//! fails is made shorter while it still fails, and printed.
 //!
 //! SNAPSHIM_ORACLE_SECONDS  how long; SNAPSHIM_ORACLE_SEED  the histories of that seed; SNAPSHIM_ORACLE_SCRIPT  lives through the
 //! script in that file, as it was printed, instead; SNAPSHIM_ORACLE_SHRINK  how many seconds may be spent on making it shorter.

@@ -1,4 +1,5 @@
-//! Histories: which files there are, which threads in which processes, and what each does over and over; as a script, and at random.
+//! Histories: which files there are, which threads in which processes, and what each does over and over; as a script, and at
+//! random.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -146,7 +147,7 @@ fn file() -> impl Strategy<Value = File> {
 }
 
 fn way() -> impl Strategy<Value = u32> {
-    prop_oneof![3 => Just(0u32), 3 => 0..14u32]
+    prop_oneof![3 => Just(0u32), 3 => 0..15u32]
 }
 
 fn write() -> impl Strategy<Value = Operation> {

@@ -4,9 +4,10 @@
 //! the snapshot began, with none that began after it ended, with whatever ended before a change in the cut began, and with whatever
 //! an earlier snapshot shows. A call is in the cut or not; a change in steps may be in it in part.
 //!
-//! Of a file of lanes, or of one owner, every byte has one writer. So a cut is a number of changes for each writer: each word that is
-//! shown says how many at least and how many at most, the clock says the same, and what the least numbers imply has to stay below the
-//! most. A file that changes its size is changed by one at a time: its states are one after the other, and one of them is shown.
+//! Of a file of lanes, or of one owner, every byte has one writer. So a cut is a number of changes for each writer: each word
+//! that is shown says how many at least and how many at most, the clock says the same, and what the least numbers imply has to
+//! stay below the most. A file that changes its size is changed by one at a time: its states are one after the other, and one
+//! of them is shown.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -224,8 +225,8 @@ impl<'a> Owned<'a> {
         };
         let place = |at: Option<usize>| at.map_or_else(|| "the clock".to_owned(), |at| format!("word {at:#x}"));
         format!(
-            "there is no cut: of writer {actor} {} changes are in it ({} says so; the last: {}; begun by then: {}), but no more than {} ({} says so; \
-             the next: {})",
+            "there is no cut: of writer {actor} {} changes are in it ({} says so; the last: {}; begun by then: {}), \
+             but no more than {} ({} says so; the next: {})",
             own.least,
             place(own.least_at),
             change(own.least.max(1) - 1),
@@ -297,6 +298,24 @@ impl<'a> Serial<'a> {
         Self { changes }
     }
 
+    fn describe(&self, state: usize) -> String {
+        match state.checked_sub(1).map(|last| &self.changes[last]) {
+            None => "nothing".to_owned(),
+            Some(Change::Written(one)) => format!(
+                "line {}, {}..{}: {:#x} to {:#x} by writer {}",
+                one.line,
+                one.begin,
+                one.end,
+                one.offset,
+                one.offset + one.length,
+                one.actor
+            ),
+            Some(Change::Resized(one)) => {
+                format!("{}..{}: way {} at {:#x} for {:#x}", one.begin, one.end, one.how, one.at, one.length)
+            }
+        }
+    }
+
     /// By when they began.
     fn judge(&self, taken: &[&Taken]) -> Vec<String> {
         let mut faults = Vec::new();
@@ -332,12 +351,23 @@ impl<'a> Serial<'a> {
             match (least..=most).find(is_shown) {
                 // Of a change in steps a part may be shown.
                 Some(state) => drop(shown.insert(taken.end, state.saturating_sub(1).max(least))),
-                None => faults.push(format!(
-                    "{}: no state of {least} to {most} has these {} bytes: {}",
-                    name(taken),
-                    taken.size,
-                    difference(&window[least - front], &bytes)
-                )),
+                None => {
+                    let states: Vec<String> = (least.saturating_sub(2).max(front)..=most)
+                        .map(|state| {
+                            format!(
+                                "state {state}, after {}: {}",
+                                self.describe(state),
+                                difference(&window[state - front], &bytes)
+                            )
+                        })
+                        .collect();
+                    faults.push(format!(
+                        "{}: no state of {least} to {most} has these {} bytes:\n  {}",
+                        name(taken),
+                        taken.size,
+                        states.join("\n  ")
+                    ));
+                }
             }
         }
         faults
@@ -378,7 +408,7 @@ fn difference(state: &[u8], bytes: &[u8]) -> String {
     let places: Vec<usize> = (0..bytes.len()).step_by(8).filter(differs).collect();
     let shown = |at: &usize| format!("word {:#x} is {:#x} and not {:#x}", at / 8, word(bytes, *at), word(state, *at));
     let list: Vec<String> = places.iter().take(3).map(shown).collect();
-    format!("the first has {}, and {} words differ: {}", state.len(), places.len(), list.join(", "))
+    format!("{} bytes, {} words differ: {}", state.len(), places.len(), list.join(", "))
 }
 
 #[cfg(test)]
@@ -450,7 +480,7 @@ mod tests {
     fn what_an_earlier_snapshot_shows_a_later_one_shows() {
         let first = taken((25, 26), PAGE, &[(256, of(1, 2)), (256, of(2, 1))]);
         let second = taken((27, 28), PAGE, &[(256, of(1, 1)), (256, of(2, 1))]);
-        assert_eq!(lanes(&[second.clone()]), [""; 0]);
+        assert_eq!(lanes(std::slice::from_ref(&second)), [""; 0]);
         assert_eq!(lanes(&[first, second]).len(), 1);
     }
 

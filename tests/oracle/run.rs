@@ -63,7 +63,7 @@ pub fn live(script: &str) -> Outcome {
     };
     // SAFETY: kill(2) of the group that the child began; whoever is left of it.
     unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
-    let status = status.map_or_else(|| child.wait().unwrap(), |status| status);
+    let status = status.unwrap_or_else(|| child.wait().unwrap());
     let said = String::from_utf8_lossy(&fs::read(&said).unwrap_or_default()).into_owned();
     let mut outcome = fs::read(&records).map_or_else(|_| Outcome::default(), |bytes| outcome(script, &bytes));
     if !status.success() {

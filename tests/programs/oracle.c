@@ -1,7 +1,7 @@
 /* oracle SCRIPT RECORDS DIRECTORY DIRECTORY SECONDS OFFSET LENGTH
  *
- * Lives through the history that SCRIPT tells, with files in the two directories, and leaves in RECORDS what every thread did and saw.
- * SECONDS: who takes longer hangs. OFFSET, LENGTH: the part of the table that threads may have to wait for.
+ * Lives through the history that SCRIPT tells, with files in the two directories, and leaves in RECORDS what every thread did and
+ * saw. SECONDS: who takes longer hangs. OFFSET, LENGTH: the part of the table that threads may have to wait for.
  *
  * tests/oracle.rs makes the history and judges the records. Exit status 3: a process hung, 4: one died. */
 #include "oracle_script.h"
@@ -20,7 +20,8 @@ static void run_child(int line, const int *a)
         for (size_t i = 0; i < SLOTS; i++)
             look(&slots[i], actor->number, line);
         for (int i = 0; turn == 0 && i < a[1]; i++) {
-            const int arguments[] = {a[0], (int)below(WAYS), (int)below(MOST_PAGES), (int)below(lane_words()), 1 + (int)below(lane_words()), 0};
+            int from = (int)below(lane_words()), length = 1 + (int)below(lane_words());
+            const int arguments[] = {a[0], (int)below(WAYS), (int)below(MOST_PAGES), from, length, 0};
             const int poke[] = {0, (int)below(MOST_PAGES), (int)below(PAGE_WORDS)};
             if (files[a[0]].kind == LANES)
                 do_write(actor, line, arguments);
@@ -248,7 +249,8 @@ static void report_hung(void)
         if (shared->pids[i] <= 0)
             continue;
         snprintf(command, sizeof command,
-                 "for t in /proc/%d/task/*; do echo \"$t $(cat $t/comm) $(cut -d' ' -f3 $t/stat) $(cat $t/wchan) $(cat $t/syscall)\"; done >&2",
+                 "for t in /proc/%d/task/*; do"
+                 " echo \"$t $(cat $t/comm) $(cut -d' ' -f3 $t/stat) $(cat $t/wchan) $(cat $t/syscall)\"; done >&2",
                  shared->pids[i]);
         if (system(command) != 0)
             fprintf(stderr, "process %d is gone\n", shared->pids[i]);

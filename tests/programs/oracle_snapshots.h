@@ -1,4 +1,5 @@
-/* The snapshots that a thread holds: taken and noted word by word, compared with what they were again and again, cut, stored into. */
+/* The snapshots that a thread holds: taken and noted word by word, compared with what they were again and again, cut, stored
+ * into. */
 #ifndef ORACLE_SNAPSHOTS_H
 #define ORACLE_SNAPSHOTS_H
 
@@ -66,7 +67,8 @@ static int is_asked(void)
 
 enum finding { FOUND_DIFFERENT = 1, FOUND_FAULT, FOUND_STATE, FOUND_NO_END };
 
-static void note_bad(int actor, int line, const struct slot *slot, enum finding finding, int state, size_t word, const unsigned char *shown)
+static void note_bad(int actor, int line, const struct slot *slot, enum finding finding, int state, size_t word,
+                     const unsigned char *shown)
 {
     uint64_t got = 0, wanted = 0;
     if (finding == FOUND_DIFFERENT) {

@@ -1,5 +1,5 @@
-/* What makes time hostile: memory that the kernel waits for in the middle of a copy, stacks and pages of the table that a thread waits
- * for wherever it touches them, handlers that write in the middle of a write. */
+/* What makes time hostile: memory that the kernel waits for in the middle of a copy, stacks and pages of the table that a
+ * thread waits for wherever it touches them, handlers that write in the middle of a write. */
 #ifndef ORACLE_TIME_H
 #define ORACLE_TIME_H
 
@@ -107,7 +107,8 @@ static void prepare_held_table(void)
 
 static void fill_missing(int thread, size_t page)
 {
-    struct uffdio_copy copy = {.dst = (uintptr_t)missing[thread] + page * PAGE, .src = (uintptr_t)source[thread] + page * PAGE, .len = PAGE};
+    uintptr_t to = (uintptr_t)missing[thread] + page * PAGE, from = (uintptr_t)source[thread] + page * PAGE;
+    struct uffdio_copy copy = {.dst = to, .src = from, .len = PAGE};
     raw(SYS_ioctl, faults, (long)UFFDIO_COPY, (long)&copy);
 }
 
@@ -154,8 +155,8 @@ static void hold_memory(void)
         raw(SYS_madvise, (long)table, (long)table_length, MADV_DONTNEED);
 }
 
-/* The thread that answers: until the process ends. Memory is held now and then, above all when writers have just found that there is a
- * new snapshot, and preserve for it. */
+/* The thread that answers: until the process ends. Memory is held now and then, above all when writers have just found that
+ * there is a new snapshot, and preserve for it. */
 static void *answer_late(void *unused)
 {
     (void)unused;
@@ -195,7 +196,8 @@ static int side = -1;
 static void write_in_handler(void)
 {
     const struct file *file = &files[handler_file];
-    const int arguments[] = {handler_file, PWRITE, (int)below(MOST_PAGES), (int)below(lane_words()), 1 + (int)below(lane_words()), 0};
+    int from = (int)below(lane_words()), length = 1 + (int)below(lane_words());
+    const int arguments[] = {handler_file, PWRITE, (int)below(MOST_PAGES), from, length, 0};
     if (file->kind == LANES)
         do_write(&actors[HANDLER], 0, arguments);
     else

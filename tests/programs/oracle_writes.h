@@ -1,5 +1,5 @@
-/* How files are changed. Each thread writes its own lanes of the pages that all share, the file that belongs to it, and, one at a time,
- * the files that also change their size. */
+/* How files are changed. Each thread writes its own lanes of the pages that all share, the file that belongs to it, and, one
+ * at a time, the files that also change their size. */
 #ifndef ORACLE_WRITES_H
 #define ORACLE_WRITES_H
 
@@ -11,7 +11,10 @@
 #include <sys/uio.h>
 
 /* From IN_STEPS on, a call may land in several steps. */
-enum way { PWRITE, WRITE, WRITEV, PWRITEV, PWRITEV2, STDIO, AIO, LIO, QUEUE, NUMBER, DIRECT, APPEND, IN_STEPS, COPY = IN_STEPS, SENDFILE, SPLICE, WAYS };
+enum way {
+    PWRITE, WRITE, WRITEV, PWRITEV, PWRITEV2, AIO, LIO, QUEUE, NUMBER, DIRECT, APPEND, IN_STEPS, STDIO = IN_STEPS, COPY, SENDFILE,
+    SPLICE, WAYS
+};
 
 /* Who changes files: a role of a thread. */
 struct actor {
@@ -80,7 +83,8 @@ static ssize_t write_by_stdio(const struct file *file, const void *data, size_t 
 
 static ssize_t write_by_aio(int fd, const void *data, size_t length, off_t offset, int is_listed)
 {
-    struct aiocb block = {.aio_fildes = fd, .aio_buf = (void *)data, .aio_nbytes = length, .aio_offset = offset, .aio_lio_opcode = LIO_WRITE};
+    struct aiocb block = {.aio_fildes = fd, .aio_buf = (void *)data, .aio_nbytes = length, .aio_offset = offset,
+                          .aio_lio_opcode = LIO_WRITE};
     struct aiocb *blocks[] = {&block};
     if ((is_listed ? lio_listio(LIO_NOWAIT, blocks, 1, NULL) : aio_write(&block)) != 0)
         return pwrite(fd, data, length, offset); /* EAGAIN: no thread for it */
@@ -93,8 +97,8 @@ static ssize_t write_by_queue(int fd, const void *data, size_t length, off_t off
 {
     aio_context_t context = 0;
     struct io_event event;
-    struct iocb block = {.aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)data, .aio_nbytes = length,
-                         .aio_offset = offset}, *blocks[] = {&block};
+    struct iocb block = {.aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)data,
+                         .aio_nbytes = length, .aio_offset = offset}, *blocks[] = {&block};
     if (syscall(SYS_io_setup, 1, &context) != 0)
         return pwrite(fd, data, length, offset); /* EAGAIN: the machine has no more of them */
     CHECK(syscall(SYS_io_submit, context, 1L, blocks) == 1);
@@ -152,7 +156,7 @@ static void write_nothing(struct actor *actor, int line, int file, size_t page, 
     static void *unreadable;
     if (!unreadable)
         unreadable = mmap(NULL, MOST_PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    size_t start = (page % (size_t)files[file].pages) * PAGE + from % PAGE_WORDS * 8, room = (size_t)files[file].pages * PAGE - start;
+    size_t size = (size_t)files[file].pages * PAGE, start = page * PAGE % size + from % PAGE_WORDS * 8, room = size - start;
     ssize_t count = pwrite(fd_of(actor, file), unreadable, length * 8 < room ? length * 8 : room, (off_t)start);
     HOPE(actor->number, line, count == -1 && errno == EFAULT);
 }
@@ -184,7 +188,8 @@ static size_t own_range(const struct actor *actor, int file, size_t page, size_t
     return 8 * (length < room ? length : room);
 }
 
-static void note_written(const struct actor *actor, int line, uint64_t change, uint64_t begin, int file, size_t offset, ssize_t count, int in_steps)
+static void note_written(const struct actor *actor, int line, uint64_t change, uint64_t begin, int file, size_t offset, ssize_t count,
+                         int in_steps)
 {
     uint64_t words[] = {change, begin, tick(), (uint64_t)file, offset, count < 0 ? 0 : (uint64_t)count, (uint64_t)in_steps};
     note(actor->number, WRITTEN, line, words, 7);
@@ -232,7 +237,9 @@ static void write_serial(struct actor *actor, int line, int file, enum way way, 
 static void do_write(struct actor *actor, int line, const int *a)
 {
     int file = a[0];
-    enum way way = (enum way)(actor->role == ITSELF_ ? a[1] : actor->role == HANDLER ? PWRITE : a[1] == AIO || a[1] == LIO ? PWRITE : a[1]);
+    enum way way = (enum way)a[1];
+    if (actor->role == HANDLER || (actor->role == CHILD && (way == AIO || way == LIO))) /* a child has no threads for that */
+        way = PWRITE;
     if (files[file].kind == SERIAL) {
         if (actor->role == ITSELF_)
             write_serial(actor, line, file, way, (size_t)a[2] * PAGE + (size_t)a[3], (size_t)a[4], a[5]);
@@ -297,8 +304,8 @@ enum resizing { BY_FTRUNCATE, BY_TRUNCATE, BY_OPEN, BY_FOPEN, ALLOCATE, KEEP_SIZ
 
 static int resize(int fd, int file, enum resizing how, off_t at, off_t length)
 {
-    static const int modes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, FALLOC_FL_COLLAPSE_RANGE,
-                                FALLOC_FL_INSERT_RANGE};
+    static const int modes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
+                                FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE};
     const char *path = files[file].path;
     int opened = -1;
     switch (how) {
