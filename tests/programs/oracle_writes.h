@@ -188,8 +188,8 @@ static size_t own_range(const struct actor *actor, int file, size_t page, size_t
     return 8 * (length < room ? length : room);
 }
 
-static void note_written(const struct actor *actor, int line, uint64_t change, uint64_t begin, int file, size_t offset, ssize_t count,
-                         int in_steps)
+static void note_written(const struct actor *actor, int line, uint64_t change, uint64_t begin, int file, size_t offset,
+                         ssize_t count, int in_steps)
 {
     uint64_t words[] = {change, begin, tick(), (uint64_t)file, offset, count < 0 ? 0 : (uint64_t)count, (uint64_t)in_steps};
     note(actor->number, WRITTEN, line, words, 7);
