@@ -75,7 +75,7 @@ impl History {
         match operation {
             Write { file, way, page, from, length, is_held } => {
                 let (from, length) = match self.files[self.file(file)].layout {
-                    Layout::Lanes => (from % 4 * 4, 1 + length % 64),
+                    Layout::Lanes => (from, 1 + length % 64),
                     _ => (from, 1 + length),
                 };
                 format!("write {} {way} {page} {from} {length} {}", self.file(file), u8::from(is_held))

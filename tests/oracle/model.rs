@@ -15,6 +15,15 @@ use super::record::{ACTORS, Actor, Records, Resized, Run, Taken, Written};
 
 const PAGE: usize = 4096;
 
+/// What a change writes at a word of a file is the word's number, from this bit on, and the change: see
+/// tests/programs/oracle_shared.h.
+const PLACE_SHIFT: u32 = 39;
+
+/// Of an actor's changes, in the order in which it made them.
+fn number(change: u64) -> u64 {
+    change & 0xffff_ffff
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Lanes and files of one owner: each byte has one writer.
@@ -87,7 +96,7 @@ impl<'a> Owned<'a> {
         for one in written {
             changes[one.actor].push(one);
         }
-        changes.iter_mut().for_each(|own: &mut Vec<&Written>| own.sort_by_key(|one| one.change));
+        changes.iter_mut().for_each(|own: &mut Vec<&Written>| own.sort_by_key(|one| number(one.change)));
         let edges = |one: &&Written| [one.offset / 8, (one.offset + one.length) / 8];
         let edges: BTreeSet<usize> = changes.iter().flatten().flat_map(edges).collect();
         let edges: Vec<usize> = edges.into_iter().collect();
@@ -170,7 +179,7 @@ impl<'a> Owned<'a> {
     }
 
     fn read_word(&self, segment: &Segment, run: &Run, at: usize, bounds: &mut [Bounds]) -> Result<(), String> {
-        let (actor, owner) = ((run.value >> 32) as usize, segment.owner);
+        let (actor, owner) = ((run.value >> 32 & 0x7f) as usize, segment.owner);
         let bad = || Err(format!("word {at:#x} shows {:#x}, which was never written there", run.value));
         if run.is_zero {
             return bad();
@@ -179,10 +188,14 @@ impl<'a> Owned<'a> {
             0
         } else {
             let own = &self.changes[owner];
-            let Ok(place) = segment.changes.binary_search_by_key(&run.value, |index| own[*index].change) else {
+            let of_number = |index: &usize| number(own[*index].change);
+            let Ok(place) = segment.changes.binary_search_by_key(&number(run.value), of_number) else {
                 return bad();
             };
             let shown = segment.changes[place];
+            if own[shown].change != run.value {
+                return bad();
+            }
             let bounds = &mut bounds[owner];
             bounds.touched = bounds.touched.max(shown + 1);
             let least = shown + usize::from(!own[shown].in_steps);
@@ -261,7 +274,7 @@ impl Change<'_> {
                 bytes.resize(bytes.len().max(one.offset + one.length), 0);
                 for (index, byte) in bytes[one.offset..one.offset + one.length].iter_mut().enumerate() {
                     let at = one.offset + index;
-                    *byte = (((at / 8) as u64) << 44 | one.change).to_ne_bytes()[at % 8];
+                    *byte = (((at / 8) as u64) << PLACE_SHIFT | one.change).to_ne_bytes()[at % 8];
                 }
             }
             Self::Resized(one) => resize(one, bytes),
@@ -380,7 +393,7 @@ fn bytes_of(runs: &[Run]) -> Vec<u8> {
     for run in runs {
         for _ in 0..run.words {
             let at = (bytes.len() / 8) as u64;
-            let word = if run.is_zero { 0 } else { run.value.wrapping_add(at << 44) };
+            let word = if run.is_zero { 0 } else { run.value.wrapping_add(at << PLACE_SHIFT) };
             bytes.extend(word.to_ne_bytes());
         }
     }
@@ -486,7 +499,7 @@ mod tests {
 
     #[test]
     fn a_word_at_a_wrong_place_is_wrong() {
-        assert_eq!(lanes(&[taken((2, 5), PAGE, &[(511, FIRST), (1, FIRST + (1 << 44))])]).len(), 1);
+        assert_eq!(lanes(&[taken((2, 5), PAGE, &[(511, FIRST), (1, FIRST + (1 << PLACE_SHIFT))])]).len(), 1);
         assert_eq!(lanes(&[taken((2, 5), PAGE, &[(511, FIRST), (1, 0)])]).len(), 1);
     }
 
@@ -515,7 +528,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_cut_and_grows_shows_zeros() {
-        let half = 1u64.wrapping_sub(2 << 44);
+        let half = 1u64.wrapping_sub(2 << PLACE_SHIFT);
         assert_eq!(serial(taken((37, 38), 20, &[(2, of(1, 1)), (1, half), (509, 0)]), false), [""; 0]);
         assert_eq!(serial(taken((47, 48), 32, &[(2, of(1, 1)), (1, half), (509, 0)]), false), [""; 0]);
         assert_eq!(serial(taken((47, 48), 32, &[(3, of(1, 1)), (509, 0)]), false).len(), 1);
@@ -523,14 +536,14 @@ mod tests {
 
     #[test]
     fn bytes_past_the_end_are_zero() {
-        let half = 1u64.wrapping_sub(2 << 44);
+        let half = 1u64.wrapping_sub(2 << PLACE_SHIFT);
         assert_eq!(serial(taken((37, 38), 20, &[(2, of(1, 1)), (1, half), (508, 0), (1, 7)]), false).len(), 1);
     }
 
     #[test]
     fn what_is_inserted_moves_the_rest() {
-        let moved = of(1, 1).wrapping_sub(512 << 44);
-        let half = 1u64.wrapping_sub(514 << 44);
+        let moved = of(1, 1).wrapping_sub(512 << PLACE_SHIFT);
+        let half = 1u64.wrapping_sub(514 << PLACE_SHIFT);
         let runs = [(512, 0), (2, moved), (1, half), (509, 0)];
         assert_eq!(serial(taken((57, 58), PAGE + 32, &runs), false), [""; 0]);
         assert_eq!(serial(taken((57, 58), PAGE + 31, &runs), false).len(), 1);

@@ -78,9 +78,13 @@ static size_t below(size_t bound)
     return bound ? (word ^ word >> 31) % bound : 0;
 }
 
+/* A change is its number, 32 bits, and its actor, 7; the top byte repeats the number's lowest, because what is wrong may be only the
+ * first byte of a page, or the last. */
+#define PLACE_SHIFT 39
+
 static uint64_t word_of(uint64_t at, uint64_t change)
 {
-    return at << 44 | change;
+    return at << PLACE_SHIFT | change;
 }
 
 /* Bytes [offset, offset + length) as `change` writes them. */
@@ -96,7 +100,8 @@ static void fill(unsigned char *to, size_t offset, size_t length, uint64_t chang
 
 static uint64_t next_change(int actor)
 {
-    return (uint64_t)actor << 32 | (atomic_fetch_add(&shared->records[actor].sequence, 1) + 1);
+    uint64_t number = atomic_fetch_add(&shared->records[actor].sequence, 1) + 1;
+    return number << 56 | (uint64_t)actor << 32 | number;
 }
 
 /* Room for an entry; ends the history early where there is none. */

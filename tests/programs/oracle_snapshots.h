@@ -152,11 +152,11 @@ static uint64_t *note_words(uint64_t *to, const unsigned char *bytes, size_t wor
         uint64_t word, value;
         memcpy(&word, bytes + i * 8, 8);
         int kind = word == 0 ? ZERO : NAMED;
-        value = word == 0 ? 0 : word - ((uint64_t)i << 44);
+        value = word == 0 ? 0 : word - ((uint64_t)i << PLACE_SHIFT);
         size_t end = i + 1;
         for (; end < words; end++) {
             memcpy(&word, bytes + end * 8, 8);
-            if (kind == ZERO ? word != 0 : word == 0 || word - ((uint64_t)end << 44) != value)
+            if (kind == ZERO ? word != 0 : word == 0 || word - ((uint64_t)end << PLACE_SHIFT) != value)
                 break;
         }
         *to++ = (uint64_t)(end - i) << 1 | (uint64_t)kind;

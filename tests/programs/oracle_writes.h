@@ -163,7 +163,7 @@ static void write_nothing(struct actor *actor, int line, int file, size_t page, 
 
 static size_t lane_words(void)
 {
-    return PAGE_WORDS / ((size_t)thread_count * ROLES);
+    return PAGE_WORDS / ((size_t)thread_count * (ROLES + 1));
 }
 
 /* What actor may write of what is asked for: `length` words from word `from` of page `page`. 0 if nothing. */
@@ -179,12 +179,13 @@ static size_t own_range(const struct actor *actor, int file, size_t page, size_t
         *offset = from * 8;
         return 8 * (length < room ? length : room);
     }
-    /* The first lane, from byte 0 on, belongs to one thread or another itself. */
-    size_t threads = (size_t)thread_count, thread = (size_t)(actor->number - 1) / ROLES;
-    size_t lane = (size_t)actor->role * threads + (thread + page) % threads;
+    /* A thread itself has two lanes, so that the first and the last byte of a page belong to one that writes. */
+    size_t threads = (size_t)thread_count, thread = ((size_t)(actor->number - 1) / ROLES + page) % threads;
+    size_t is_second = actor->role == ITSELF_ && from / lane_words() % 2;
     from %= lane_words();
-    size_t room = lane_words() - from;
-    *offset = (page * PAGE_WORDS + lane * lane_words() + from) * 8;
+    size_t room = lane_words() - from, lane = (size_t)actor->role * threads + thread;
+    size_t start = is_second ? PAGE_WORDS - (threads - thread) * lane_words() : lane * lane_words();
+    *offset = (page * PAGE_WORDS + start + from) * 8;
     return 8 * (length < room ? length : room);
 }
 
