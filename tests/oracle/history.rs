@@ -17,6 +17,7 @@ pub struct History {
     pub stops: u32,
     /// The longest stop, or wait in the middle of a copy, microseconds.
     pub longest: u32,
+    pub is_traced: bool,
     pub filling: u32,
     pub holes: u32,
     pub files: Vec<File>,
@@ -102,6 +103,7 @@ impl History {
 impl Display for History {
     fn fmt(&self, to: &mut Formatter) -> fmt::Result {
         writeln!(to, "seed {}\nms {}", self.seed, self.milliseconds)?;
+        writeln!(to, "traced {}", u8::from(self.is_traced))?;
         writeln!(to, "stops {} longest {}\nfill {} holes {}", self.stops, self.longest, self.filling, self.holes)?;
         for (index, file) in self.files.iter().enumerate() {
             let layout = format!("{:?}", file.layout).to_lowercase();
@@ -151,7 +153,7 @@ fn way() -> impl Strategy<Value = u32> {
 }
 
 fn write() -> impl Strategy<Value = Operation> {
-    let length = prop_oneof![2 => 0..16u32, 1 => Just(512u32), 1 => 0..20000u32, 1 => Just(1u32 << 17)];
+    let length = prop_oneof![2 => 0..16u32, 1 => Just(512u32), 1 => 0..20000u32, 2 => Just(1u32 << 17)];
     let place = (prop_oneof![3 => Just(0u32), 2 => 0..16u32], prop_oneof![3 => Just(0u32), 1 => 0..512u32]);
     (0..4u32, way(), place, length, prop::bool::weighted(0.1)).prop_map(|(file, way, (page, from), length, is_held)| {
         Operation::Write { file, way, page, from, length, is_held }
@@ -206,9 +208,9 @@ fn pause() -> impl Strategy<Value = Operation> {
 
 /// What a mapper does in a row.
 fn mapping() -> impl Strategy<Value = Vec<Operation>> {
-    let one = |slot| vec![Operation::Look { slot }];
     prop_oneof![
-        3 => take().prop_map(move |(slot, take)| [vec![take], one(slot)].concat()),
+        1 => take().prop_map(|(slot, take)| vec![take, Operation::Look { slot }]),
+        3 => (take(), pause()).prop_map(|((slot, take), pause)| vec![take, pause, Operation::Look { slot }]),
         4 => (take(), 0..SLOTS).prop_flat_map(|((slot, take), other)| {
             (vec(cut(slot), 1..3), any::<bool>()).prop_map(move |(cuts, drops)| {
                 let first = if drops { vec![take, Operation::Drop { slot: other }] } else { vec![take] };
@@ -243,7 +245,7 @@ fn thread() -> impl Strategy<Value = Thread> {
     ];
     // From 8 on the stack of the handlers lies above the thread's.
     let signals = prop_oneof![4 => Just(0u32), 1 => 1..5u32, 2 => 10..13u32];
-    (0..4u32, signals, prop::bool::weighted(0.25), phrases).prop_map(|(process, signals, is_held, phrases)| Thread {
+    (0..4u32, signals, prop::bool::weighted(0.4), phrases).prop_map(|(process, signals, is_held, phrases)| Thread {
         process,
         signals,
         is_held,
@@ -254,19 +256,23 @@ fn thread() -> impl Strategy<Value = Thread> {
 pub fn history() -> impl Strategy<Value = History> {
     let stops = prop_oneof![2 => Just(0u32), 1 => Just(2000u32), 1 => Just(10_000u32)];
     // More than a page of their marks holds.
-    let filling = prop_oneof![4 => Just(0u32), 1 => Just(30u32), 1 => Just(540u32)];
+    let filling = prop_oneof![3 => Just(0u32), 1 => Just(30u32), 2 => Just(540u32)];
+    // What happens to one file, happens at once.
+    let files = prop_oneof![2 => vec(file(), 1..2), 1 => vec(file(), 2..4)];
     let time = (
         1..u32::MAX,
         prop_oneof![3 => Just(250u32), 1 => Just(800u32)],
         stops,
         prop_oneof![Just(300u32), Just(3000u32)],
+        any::<bool>(),
     );
-    (time, filling, 0..4u32, vec(file(), 1..4), vec(thread(), 3..8)).prop_map(
-        |((seed, milliseconds, stops, longest), filling, holes, files, threads)| History {
+    (time, filling, 0..4u32, files, vec(thread(), 3..8)).prop_map(
+        |((seed, milliseconds, stops, longest, is_traced), filling, holes, files, threads)| History {
             seed,
             milliseconds,
             stops,
             longest,
+            is_traced,
             filling,
             holes,
             files,

@@ -7,8 +7,11 @@
 #include "oracle_script.h"
 #include "oracle_snapshots.h"
 #include "oracle_time.h"
+#include "oracle_trace.h"
 
 static char *directories[2];
+/* Processes that are none of the history's. */
+enum { FILLER = -1, TRACER = -2 };
 /* So many threads meet. */
 static int meeting;
 
@@ -99,6 +102,7 @@ static void *run_thread(void *argument)
     for (int role = 0; role < ROLES; role++)
         actors[role] = (struct actor){.number = actor_of(thread, role), .role = role, .buffer = anonymous(MOST_PAGES * PAGE)};
     be_interrupted(thread->signals, thread->handler_file, handler_stacks[thread->index]);
+    shared->tids[thread->index] = (int)syscall(SYS_gettid);
     shared->ready++;
     while (!shared->go)
         usleep(500);
@@ -113,6 +117,7 @@ static void *run_thread(void *argument)
         seen = shared->snapshots;
     }
     shared->lines[thread->index] = 0;
+    shared->tids[thread->index] = 0;
     for (size_t i = 0; i < SLOTS; i++)
         drop(&slots[i], actors[ITSELF_].number, slots[i].line);
     handler_way = 0;
@@ -288,8 +293,10 @@ static pid_t start(int process)
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
-        if (process < 0)
+        if (process == FILLER)
             run_filler();
+        if (process == TRACER)
+            run_tracer();
         run_process(process);
     }
     return pid;
@@ -323,7 +330,7 @@ int main(int argc, char **argv)
     int count = 0;
     pid_t filler = 0;
     if (filling > 0) {
-        filler = start(-1);
+        filler = start(FILLER);
         await_ready(1);
         count++;
     }
@@ -335,6 +342,8 @@ int main(int argc, char **argv)
                 break;
             }
     await_ready((uint64_t)thread_count + (filling > 0));
+    pid_t tracer = is_traced ? start(TRACER) : 0;
+    count += is_traced != 0;
     shared->go = 1;
     disturb();
     int failed = wait_for_all(count, atoi(argv[5]));
@@ -343,6 +352,8 @@ int main(int argc, char **argv)
             kill(shared->pids[i], SIGKILL);
     if (failed && filler)
         kill(filler, SIGKILL);
+    if (failed && tracer)
+        kill(tracer, SIGKILL);
     write_records(argv[2]);
     return failed;
 }

@@ -54,7 +54,7 @@ static void read_script(const char *path, char **directories)
         else
             CHECK(sscanf(line, "ms %d", &duration_ms) == 1 || sscanf(line, "seed %lu", &seed) == 1 ||
                   sscanf(line, "stops %d longest %d", &stops_us, &longest_us) == 2 ||
-                  sscanf(line, "fill %d holes %d", &filling, &holes) == 2);
+                  sscanf(line, "traced %d", &is_traced) == 1 || sscanf(line, "fill %d holes %d", &filling, &holes) == 2);
     }
     fclose(script);
 }

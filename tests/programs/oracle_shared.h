@@ -32,7 +32,9 @@ struct shared {
     _Atomic int go, stop;
     _Atomic int pids[PROCESSES];
     _Atomic int locks[FILES];
-    /* Of each thread: the line it is at, and how often it began one. */
+    /* Of each thread: its id, whether its stack is to be held now, the line it is at, and how often it began one. */
+    _Atomic int tids[THREADS];
+    _Atomic int wishes[THREADS];
     _Atomic int lines[THREADS];
     _Atomic uint64_t turns[THREADS];
     struct record records[ACTORS];
@@ -57,7 +59,7 @@ struct thread {
 /* The history, as the script says. */
 static struct file files[FILES];
 static struct thread threads[THREADS];
-static int file_count, thread_count, duration_ms = 300, stops_us, longest_us = 1000, filling, holes;
+static int file_count, thread_count, duration_ms = 300, stops_us, is_traced, longest_us = 1000, filling, holes;
 static uint64_t seed = 1;
 
 static struct shared *shared;

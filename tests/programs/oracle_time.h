@@ -170,6 +170,11 @@ static void *answer_late(void *unused)
             answer(message.arg.pagefault.address);
             continue;
         }
+        for (int thread = 0; thread < THREADS; thread++)
+            if (stacks[thread] && shared->wishes[thread]) {
+                protect_stack(thread, UFFDIO_WRITEPROTECT_MODE_WP, 0, STACK);
+                shared->wishes[thread] = 0;
+            }
         uint64_t snapshots = shared->snapshots;
         if (shared->stop || (snapshots == seen && below(20))) {
             sleep_us(20);
