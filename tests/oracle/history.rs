@@ -263,7 +263,7 @@ pub fn history() -> impl Strategy<Value = History> {
         1..u32::MAX,
         prop_oneof![3 => Just(250u32), 1 => Just(800u32)],
         stops,
-        prop_oneof![Just(300u32), Just(3000u32)],
+        prop_oneof![Just(300u32), Just(3000u32), Just(8000u32)],
         any::<bool>(),
     );
     (time, filling, 0..4u32, files, vec(thread(), 3..8)).prop_map(

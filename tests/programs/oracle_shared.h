@@ -80,8 +80,8 @@ static size_t below(size_t bound)
     return bound ? (word ^ word >> 31) % bound : 0;
 }
 
-/* A change is its number, 32 bits, and its actor, 7; the top byte repeats the number's lowest, because what is wrong may be only the
- * first byte of a page, or the last. */
+/* A change is its number, 32 bits, and its actor, 7; the top byte repeats the number's lowest, because what is wrong may be only
+ * the first byte of a page, or the last. */
 #define PLACE_SHIFT 39
 
 static uint64_t word_of(uint64_t at, uint64_t change)

@@ -161,12 +161,16 @@ static void *answer_late(void *unused)
 {
     (void)unused;
     random_state = seed + 77;
+    int is_wish = 0;
     for (uint64_t seen = 0;;) {
         struct pollfd one = {faults, POLLIN, 0};
         struct uffd_msg message;
         if (raw(SYS_poll, (long)&one, 1, 0) == 1 && raw(SYS_read, faults, (long)&message, sizeof message) == sizeof message) {
-            if (below(3))
+            if (is_wish)
+                sleep_us((size_t)longest_us);
+            else if (below(3))
                 sleep_us(below((size_t)longest_us + 1));
+            is_wish = 0;
             answer(message.arg.pagefault.address);
             continue;
         }
@@ -174,6 +178,7 @@ static void *answer_late(void *unused)
             if (stacks[thread] && shared->wishes[thread]) {
                 protect_stack(thread, UFFDIO_WRITEPROTECT_MODE_WP, 0, STACK);
                 shared->wishes[thread] = 0;
+                is_wish = 1;
             }
         uint64_t snapshots = shared->snapshots;
         if (shared->stop || (snapshots == seen && below(20))) {

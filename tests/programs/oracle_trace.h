@@ -1,12 +1,12 @@
-/* A tracer that lets a thread go on to the entry of one of its next system calls, and has its stack held there: what the kernel reads
- * for that call is read before, and where it stores that on the stack it waits. */
+/* A tracer that lets a thread go on to the entry of one of its next system calls, and has its stack held there: what the kernel
+ * finds for that call it finds before, and where it stores that on the stack it waits. */
 #ifndef ORACLE_TRACE_H
 #define ORACLE_TRACE_H
 
 #include "oracle_shared.h"
 #include <sys/ptrace.h>
 
-enum { CALLS_AHEAD = 24, EPISODE_MS = 30 };
+enum { MOST_CALLS = 60, EPISODE_MS = 30 };
 
 /* Until the process that the thread is in has its stack held. */
 static void have_stack_held(int thread)
@@ -17,11 +17,20 @@ static void have_stack_held(int thread)
     shared->wishes[thread] = 0;
 }
 
-static int is_entry(pid_t tid)
+/* At the entry of a call that is worth it: mostly one that copies from elsewhere into the thread's memory. */
+static int is_place(pid_t tid)
 {
     struct __ptrace_syscall_info information = {0};
     ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof information, &information);
-    return information.op == PTRACE_SYSCALL_INFO_ENTRY;
+    if (information.op != PTRACE_SYSCALL_INFO_ENTRY)
+        return 0;
+    switch (information.entry.nr) {
+    case SYS_process_vm_readv:
+    case SYS_pread64:
+    case SYS_read:
+    case SYS_ioctl: return below(2) == 0;
+    default: return below(40) == 0;
+    }
 }
 
 /* The next stop of the thread; 0 if none comes. */
@@ -39,7 +48,7 @@ static int await_stop(pid_t tid, int *status, int milliseconds)
 static void trace_one(int thread)
 {
     pid_t tid = shared->tids[thread];
-    int status, ahead = (int)below(CALLS_AHEAD), signal = 0;
+    int status, calls = 0, signal = 0;
     if (tid <= 0 || ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) != 0)
         return;
     ptrace(PTRACE_INTERRUPT, tid, 0, 0);
@@ -50,8 +59,10 @@ static void trace_one(int thread)
             return;
         }
         signal = event || number == (SIGTRAP | 0x80) ? 0 : number;
-        if (number == (SIGTRAP | 0x80) && is_entry(tid) && ahead-- == 0) {
-            have_stack_held(thread);
+        int is_over = ++calls > MOST_CALLS;
+        if (number == (SIGTRAP | 0x80) && (is_over || is_place(tid))) {
+            if (!is_over)
+                have_stack_held(thread);
             ptrace(PTRACE_DETACH, tid, 0, 0);
             return;
         }
