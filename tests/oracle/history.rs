@@ -255,8 +255,8 @@ fn thread() -> impl Strategy<Value = Thread> {
 
 pub fn history() -> impl Strategy<Value = History> {
     let stops = prop_oneof![2 => Just(0u32), 1 => Just(2000u32), 1 => Just(10_000u32)];
-    // More than a page of their marks holds.
-    let filling = prop_oneof![3 => Just(0u32), 1 => Just(30u32), 2 => Just(540u32)];
+    // More than a page of their records holds, and of their marks.
+    let filling = prop_oneof![2 => Just(0u32), 4 => Just(40u32), 1 => Just(540u32)];
     // What happens to one file, happens at once.
     let files = prop_oneof![2 => vec(file(), 1..2), 1 => vec(file(), 2..4)];
     let time = (
