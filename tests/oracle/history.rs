@@ -135,7 +135,7 @@ pub fn kinds(script: &str) -> Vec<Kind> {
 }
 
 fn file() -> impl Strategy<Value = File> {
-    let lanes = prop_oneof![3 => Just(1u32), 2 => 2..=4u32, 1 => Just(16u32)].prop_map(|pages| (Layout::Lanes, pages));
+    let lanes = prop_oneof![1 => Just(1u32), 4 => 2..=4u32, 1 => Just(16u32)].prop_map(|pages| (Layout::Lanes, pages));
     let whole =
         prop_oneof![2 => 2..=8u32, 1 => Just(64u32), 2 => Just(256u32)].prop_map(|pages| (Layout::Whole, pages));
     let serial = (1..=8u32).prop_map(|pages| (Layout::Serial, pages));
@@ -154,7 +154,7 @@ fn way() -> impl Strategy<Value = u32> {
 
 fn write() -> impl Strategy<Value = Operation> {
     let length = prop_oneof![2 => 0..16u32, 1 => Just(512u32), 1 => 0..20000u32, 2 => Just(1u32 << 17)];
-    let place = (prop_oneof![3 => Just(0u32), 2 => 0..16u32], prop_oneof![3 => Just(0u32), 1 => 0..512u32]);
+    let place = (prop_oneof![1 => Just(0u32), 3 => 0..16u32], prop_oneof![3 => Just(0u32), 1 => 0..512u32]);
     (0..4u32, way(), place, length, prop::bool::weighted(0.1)).prop_map(|(file, way, (page, from), length, is_held)| {
         Operation::Write { file, way, page, from, length, is_held }
     })
@@ -203,7 +203,7 @@ fn poke() -> impl Strategy<Value = Operation> {
 }
 
 fn pause() -> impl Strategy<Value = Operation> {
-    prop_oneof![0..400u32, 0..6000u32].prop_map(|microseconds| Operation::Pause { microseconds })
+    prop_oneof![3 => 0..100u32, 1 => 0..6000u32].prop_map(|microseconds| Operation::Pause { microseconds })
 }
 
 /// What a mapper does in a row.
@@ -215,6 +215,16 @@ fn mapping() -> impl Strategy<Value = Vec<Operation>> {
             (vec(cut(slot), 1..3), any::<bool>()).prop_map(move |(cuts, drops)| {
                 let first = if drops { vec![take, Operation::Drop { slot: other }] } else { vec![take] };
                 [first, cuts, vec![Operation::Look { slot }]].concat()
+            })
+        }),
+        // What was held before makes room for a record before the one that is cut.
+        3 => (take(), take(), 1..SLOTS, pause()).prop_flat_map(|((early, before), (_, take), further, pause)| {
+            let Operation::Take { file, is_writable, .. } = take else { unreachable!() };
+            let slot = (early + further) % SLOTS;
+            let take = Operation::Take { slot, file, is_writable };
+            vec(cut(slot), 1..3).prop_map(move |cuts| {
+                let start = vec![before, take, Operation::Drop { slot: early }];
+                [start, cuts, vec![pause, Operation::Look { slot }]].concat()
             })
         }),
         1 => vec(poke(), 1..4),
@@ -239,7 +249,7 @@ fn writing() -> impl Strategy<Value = Vec<Operation>> {
 
 fn thread() -> impl Strategy<Value = Thread> {
     let phrases = prop_oneof![
-        2 => vec(mapping(), 1..6),
+        2 => vec(mapping(), 1..4),
         3 => vec(writing(), 1..4),
         1 => vec(prop_oneof![mapping(), writing()], 1..8),
     ];
@@ -261,7 +271,7 @@ pub fn history() -> impl Strategy<Value = History> {
     let files = prop_oneof![2 => vec(file(), 1..2), 1 => vec(file(), 2..4)];
     let time = (
         1..u32::MAX,
-        prop_oneof![3 => Just(250u32), 1 => Just(800u32)],
+        prop_oneof![1 => Just(300u32), 1 => Just(900u32)],
         stops,
         prop_oneof![Just(300u32), Just(3000u32), Just(8000u32)],
         any::<bool>(),
