@@ -145,14 +145,19 @@ static void answer(uintptr_t address)
     }
 }
 
+static void hold_table(void)
+{
+    if (table)
+        raw(SYS_madvise, (long)table, (long)table_length, MADV_DONTNEED);
+}
+
 /* From now on who touches a stack, or the table, waits. */
 static void hold_memory(void)
 {
     for (int thread = 0; thread < THREADS; thread++)
         if (stacks[thread] && below(2) == 0)
             protect_stack(thread, UFFDIO_WRITEPROTECT_MODE_WP, 0, STACK);
-    if (table && below(2))
-        raw(SYS_madvise, (long)table, (long)table_length, MADV_DONTNEED);
+    hold_table();
 }
 
 /* The thread that answers: until the process ends. Memory is held now and then, above all when writers have just found that
@@ -182,6 +187,8 @@ static void *answer_late(void *unused)
             }
         uint64_t snapshots = shared->snapshots;
         if (shared->stop || (snapshots == seen && below(20))) {
+            if (!shared->stop && below(4) == 0) /* found by the first walk after the next snapshot */
+                hold_table();
             sleep_us(20);
             continue;
         }
