@@ -43,7 +43,9 @@ fn runner(seed: u64) -> TestRunner {
 }
 
 fn fail(what: &str, script: &str, faults: &[String]) -> ! {
-    let shown: Vec<&str> = faults.iter().take(12).map(String::as_str).collect();
+    // The last is what was said meanwhile.
+    let last = faults.len().saturating_sub(1).max(12);
+    let shown: Vec<&str> = faults.iter().take(12).chain(faults.get(last)).map(String::as_str).collect();
     panic!(
         "FAILED {what}: {} faults\n{}\n--- the history (SNAPSHIM_ORACLE_SCRIPT=FILE lives through it again)\n{script}---",
         faults.len(),
