@@ -43,7 +43,7 @@ static void read_script(const char *path, char **directories)
     CHECK(script);
     char line[200];
     for (int number = 1; fgets(line, sizeof line, script); number++) {
-        if (line[0] == '#' || line[0] == '\n')
+        if (strchr("#-\n", line[0]))
             continue;
         if (strncmp(line, "file ", 5) == 0)
             read_file(line, directories);
