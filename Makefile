@@ -3,7 +3,7 @@ DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
 
-.PHONY: all setup test check unit models miri planted planted-soak integration soak bench demo install uninstall clean
+.PHONY: all setup test check unit models miri planted planted-soak planted-oracle integration soak bench demo install uninstall clean
 
 all:
 	$(CARGO) build --release --workspace
@@ -36,13 +36,18 @@ planted:
 planted-soak:
 	tests/planted_soak.sh
 
+# The same for the oracle of random histories.
+planted-oracle:
+	tests/planted_oracle.sh
+
 integration: all
 	tests/integration.sh
 
-soak: all planted planted-soak
+soak: all planted planted-soak planted-oracle
 	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --test cuts -- --nocapture
 	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stops -- --nocapture
-	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test programs_unharmed -- --ignored --nocapture
+	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \
+	    --test programs_unharmed -- --ignored --nocapture
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

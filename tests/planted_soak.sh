@@ -1,10 +1,9 @@
 #!/bin/sh
-# Soaks the library once for each fault below, planted in a copy of the sources under target/planted. Each soak has to fail.
+# Soaks the library once for each fault below, planted in a copy of the sources. Each soak has to fail.
 set -u
 cd "$(dirname "$0")/.."
-copy=target/planted
-export SNAPSHIM_SOAK_SECONDS="${SNAPSHIM_SOAK_SECONDS:-55}" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-unset CARGO_TARGET_DIR
+. tests/planting.sh
+export SNAPSHIM_SOAK_SECONDS="${SNAPSHIM_SOAK_SECONDS:-55}"
 
 # What is left out | where | as sed(1) leaves it out.
 faults() {
@@ -22,38 +21,4 @@ the release of slots of the dead | src/table/recovery.rs | s/if tenure.process()
 END
 }
 
-refresh() {
-    mkdir -p "$copy" && tar -c Cargo.toml Cargo.lock src shim examples tests | tar -x -m -C "$copy"
-}
-
-build() {
-    (cd "$copy" && cargo build --quiet --release --package libsnapshim && cargo test --quiet --test soak --no-run) >"$copy/log" 2>&1
-}
-
-caught=0 missed=0
-miss() {
-    echo "MISSED  $1"
-    missed=$((missed + 1))
-}
-faults >"$copy.faults"
-while IFS='|' read -r name file edit; do
-    name=${name% } file=$(echo $file)
-    refresh
-    sed -i "$edit" "$copy/$file"
-    if cmp -s "$file" "$copy/$file"; then
-        miss "$name: it is not in $file any more as this script knows it"
-    elif ! build; then
-        tail -20 "$copy/log"
-        miss "$name: does not compile without it"
-    elif (cd "$copy" && cargo test --quiet --test soak for_a_minute -- --nocapture) >"$copy/log" 2>&1 </dev/null; then
-        miss "$name: without it the soak passes"
-    elif ! found=$(grep -m1 '^FAILED' "$copy/log" || grep -m1 -e ' ended with status ' -e ' hangs in ' -e 'after a soak' -e '^snapshim: ' "$copy/log"); then
-        tail -20 "$copy/log"
-        miss "$name: the soak does not end well, but does not say why"
-    else
-        echo "caught  $name: $found" | cut -c1-200
-        caught=$((caught + 1))
-    fi
-done <"$copy.faults"
-echo "$caught passed, $missed failed"
-[ "$missed" = 0 ]
+plant soak for_a_minute '^FAILED' ' ended with status ' ' hangs in ' 'after a soak' '^snapshim: '

@@ -1,0 +1,107 @@
+/* A tracer that lets a thread go on to the entry of one of its next system calls, and has its stack held there: what the kernel
+ * finds for that call it finds before, and where it stores that on the stack it waits. */
+#ifndef ORACLE_TRACE_H
+#define ORACLE_TRACE_H
+
+#include "oracle_shared.h"
+#include <sys/ptrace.h>
+
+enum { MOST_CALLS = 60, EPISODE_MS = 30 };
+
+/* Until the process that the thread is in has its stack held. */
+static void have_stack_held(int thread)
+{
+    shared->wishes[thread] = 1;
+    for (int tries = 0; shared->wishes[thread] && tries < 200; tries++)
+        usleep(20);
+    shared->wishes[thread] = 0;
+}
+
+/* At the entry of a call that is worth it: mostly one that copies from elsewhere into the thread's memory. */
+static int is_place(pid_t tid)
+{
+    struct __ptrace_syscall_info information = {0};
+    ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof information, &information);
+    if (information.op != PTRACE_SYSCALL_INFO_ENTRY)
+        return 0;
+    switch (information.entry.nr) {
+    case SYS_process_vm_readv:
+    case SYS_pread64:
+    case SYS_read:
+    case SYS_ioctl: return below(2) == 0;
+    default: return below(40) == 0;
+    }
+}
+
+/* The next stop of the thread; 0 if none comes. */
+static int await_stop(pid_t tid, int *status, int milliseconds)
+{
+    for (int tries = 0; tries < milliseconds * 20; tries++) {
+        pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+        if (got != 0)
+            return got == tid && WIFSTOPPED(*status);
+        usleep(50);
+    }
+    return 0;
+}
+
+static void trace_one(int thread)
+{
+    pid_t tid = shared->tids[thread];
+    int status, calls = 0, signal = 0;
+    if (tid <= 0 || ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) != 0)
+        return;
+    ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+    while (await_stop(tid, &status, EPISODE_MS)) {
+        int number = WSTOPSIG(status), event = status >> 16;
+        if (event && number != SIGTRAP) { /* the process has been stopped */
+            ptrace(PTRACE_DETACH, tid, 0, 0);
+            return;
+        }
+        signal = event || number == (SIGTRAP | 0x80) ? 0 : number;
+        int is_over = ++calls > MOST_CALLS;
+        if (number == (SIGTRAP | 0x80) && (is_over || is_place(tid))) {
+            if (!is_over)
+                have_stack_held(thread);
+            ptrace(PTRACE_DETACH, tid, 0, 0);
+            return;
+        }
+        ptrace(PTRACE_SYSCALL, tid, 0, signal);
+    }
+    /* It sleeps. A tracer that ends lets it go. */
+    _exit(0);
+}
+
+static void __attribute__((noreturn)) trace_some(void)
+{
+    uint64_t seen = 0;
+    random_state = seed + 99;
+    while (!shared->stop) {
+        for (int tries = 0; shared->snapshots == seen && tries < 50; tries++)
+            usleep(20);
+        seen = shared->snapshots;
+        int thread = (int)below((size_t)thread_count);
+        if (threads[thread].is_held)
+            trace_one(thread);
+    }
+    _exit(0);
+}
+
+/* Tracers until the history is over. */
+static void __attribute__((noreturn)) run_tracer(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (!shared->stop) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            seed += shared->snapshots;
+            trace_some();
+        }
+        while (pid > 0 && waitpid(pid, NULL, 0) == -1 && errno == EINTR)
+            ;
+    }
+    _exit(0);
+}
+
+#endif
