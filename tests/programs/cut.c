@@ -293,6 +293,8 @@ static void replace_image(void)
 {
     take();
     share();
+    /* While there are snapshots a new image joins at once; here only what the old one left is looked for. */
+    CHECK(setenv("SNAPSHIM_DISABLE", "1", 1) == 0);
     mark();
     execl("/bin/cat", "cat", NULL);
 }

@@ -8,7 +8,8 @@
 
 #define PAGES ((size_t)16)
 #define SIZE (PAGES * PAGE)
-enum { SLOTS = 4096 };
+/* In a small table: 4096 have memory from the start, and there is room for few more. */
+enum { SLOTS = 4096 + 256 };
 
 static int file;
 

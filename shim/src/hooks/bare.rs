@@ -159,7 +159,9 @@ fn on_syscall(
         libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         _ if rights::NUMBERS.contains(&number) => {
-            confine::join_before();
+            if rights::takes_rights_away(number, a) {
+                confine::join_before();
+            }
             crate::solitude::without_agent(pass)
         }
         _ if confine::shuts_in_by_number(number, arguments) => {

@@ -54,7 +54,7 @@ joined_before! {
     /// mount(2), over the table's directory for one
     mount, c"mount": mount(
         source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void
-    ) => mount(source, target, kind, flags, data);
+    ) if hides(flags) => mount(source, target, kind, flags, data);
     /// umount(2)
     umount, c"umount": umount(target: *const c_char) => umount2(target, 0);
     /// umount2(2)
@@ -83,6 +83,12 @@ joined_before! {
     => prctl(option, a, b, c, d);
 }
 
+/// Whether mount(2) can put something over the table's directory: it does more than say where later mounts are seen.
+fn hides(flags: c_ulong) -> bool {
+    const PROPAGATION: c_ulong = libc::MS_SHARED | libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE;
+    flags & PROPAGATION == 0
+}
+
 /// Whether joining takes what the limit is of.
 fn is_needed(resource: c_uint) -> bool {
     [libc::RLIMIT_NOFILE, libc::RLIMIT_AS, libc::RLIMIT_FSIZE, libc::RLIMIT_MEMLOCK].contains(&resource)
@@ -99,11 +105,10 @@ fn shuts_in(option: c_int) -> bool {
 }
 
 /// Whether the call by number is one of these, or one that libc has no function for.
-pub fn shuts_in_by_number(number: i64, [a, b, c, ..]: [usize; 6]) -> bool {
-    const ALWAYS: [i64; 10] = [
+pub fn shuts_in_by_number(number: i64, [a, b, c, d, ..]: [usize; 6]) -> bool {
+    const ALWAYS: [i64; 9] = [
         libc::SYS_chroot,
         libc::SYS_pivot_root,
-        libc::SYS_mount,
         libc::SYS_umount2,
         libc::SYS_move_mount,
         libc::SYS_mount_setattr,
@@ -114,6 +119,7 @@ pub fn shuts_in_by_number(number: i64, [a, b, c, ..]: [usize; 6]) -> bool {
     ];
     match number {
         libc::SYS_prctl => shuts_in(a as c_int),
+        libc::SYS_mount => hides(d as c_ulong),
         libc::SYS_setrlimit => is_needed(a as c_uint),
         libc::SYS_prlimit64 => c != 0 && is_own(a as pid_t) && is_needed(b as c_uint),
         _ => ALWAYS.contains(&number),

@@ -14,7 +14,7 @@ use crate::solitude::without_agent;
 
 /// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
 macro_rules! in_solitude {
-    ($($(#[$doc:meta])* $name:ident, $libc:literal($($argument:ident: $type:ty),*): $number:ident($($given:expr),*);)+) => {
+    ($($(#[$doc:meta])* $name:ident, $libc:literal($($argument:ident: $type:ty),*): $number:ident($($given:expr),*) $(if $closes:expr)?;)+) => {
         interpose! {
             $(
                 $(#[$doc])*
@@ -30,7 +30,9 @@ macro_rules! in_solitude {
             use super::*;
             $(
                 pub fn $name(real: super::$name::Function, $($argument: $type),*) -> c_int {
-                    join_before();
+                    if true $(&& $closes)? {
+                        join_before();
+                    }
                     // SAFETY: the application's arguments, as they are.
                     without_agent(|| unsafe { real($($argument),*) })
                 }
@@ -64,9 +66,20 @@ in_solitude! {
     /// capset(2)
     capset, c"capset"(header: *mut c_void, data: *const c_void): capset(header, data);
     /// unshare(2)
-    unshare, c"unshare"(what: c_int): unshare(what);
+    unshare, c"unshare"(what: c_int): unshare(what) if leaves_user(what);
     /// setns(2)
     setns, c"setns"(space: c_int, kind: c_int): setns(space, kind);
+}
+
+/// Whether unshare(2) takes rights away. Another namespace keeps nobody from the table by itself: what its mounts hide is hidden by
+/// mount(2), and of a pid namespace only children are part, which could not use a table that was made outside of it.
+fn leaves_user(what: c_int) -> bool {
+    what & libc::CLONE_NEWUSER != 0
+}
+
+/// Whether a call by number is one before which the process joins.
+pub fn takes_rights_away(number: i64, what: usize) -> bool {
+    number != libc::SYS_unshare || leaves_user(what as c_int)
 }
 
 /// The numbers of these calls: by number, and in a program of one thread, they are for the whole of it.
