@@ -9,7 +9,7 @@
 #define PAGES ((size_t)16)
 #define SIZE (PAGES * PAGE)
 /* In a small table: 4096 have memory from the start, and there is room for few more. */
-enum { SLOTS = 4096 + 256 };
+enum { SLOTS = 4096 + 32 };
 
 static int file;
 
