@@ -60,9 +60,15 @@ impl Table {
 
     /// Whether a cooperating process may have `origin` mapped shared and writable: then its time of modification moves with stores
     /// that make no call.
+    ///
+    /// The dead are taken out of the table, which counts their stores: nobody else may ever come to do it.
     #[must_use]
     pub fn is_shared(&self, origin: Origin) -> bool {
-        self.processes_used().iter().any(|record| record.id().is_some() && record.sharing.includes(Scope::One(origin)))
+        let scope = Scope::One(origin);
+        self.processes_used().iter().enumerate().any(|(index, record)| {
+            let sharer = record.id().filter(|_| record.sharing.includes(scope));
+            sharer.is_some_and(|id| !self.bury_if_dead(id.owner_word(index as u32)))
+        })
     }
 
     /// The creation that waits for process `id` to arm, and what it covers.

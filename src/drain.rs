@@ -261,7 +261,16 @@ impl Table {
         let continued = self.header.continued();
         self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
             && self.header.continued() == continued
-            && self.first_unannounced().is_none()
+            && self.is_all_announced()
+    }
+
+    /// Whether no living process has calls under way without a slot. The dead are taken out: else one of them would be taken for
+    /// busy for ever.
+    fn is_all_announced(&self) -> bool {
+        self.processes_used().iter().enumerate().all(|(index, record)| {
+            let busy = record.id().filter(|id| record.unannounced(*id) != 0);
+            busy.is_none_or(|id| self.bury_if_dead(id.owner_word(index as u32)))
+        })
     }
 
     fn blame(&self, slot: &WriterSlot) -> Blame {

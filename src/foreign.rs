@@ -125,6 +125,10 @@ mod in_table {
             origin: Origin,
             file: impl FnOnce() -> Option<Modified>,
         ) -> Option<u32> {
+            // What the dead did is counted first, and not found in between.
+            if self.is_shared(origin) {
+                return None;
+            }
             let newest = self.newest_mapping();
             let sight = look(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)?;
             // The snapshots are looked at after the file: one that has left it by now may have been left alone by who changed it.

@@ -436,3 +436,29 @@ fn the_death_of_a_process_that_stored_into_the_file_raises_no_doubt() {
         assert_eq!(log(&scratch), "");
     }
 }
+
+/// Its record said for ever that the file may be stored into at any time, as nobody came to take it out of the table.
+#[test]
+fn a_process_that_had_the_file_mapped_hides_no_foreign_change_once_it_is_gone() {
+    for (scratch, is_killed) in scratches().iter().flat_map(|scratch| [true, false].map(|how| (scratch, how))) {
+        lay(scratch);
+        let holder = hold(scratch);
+        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mut sharer = stores(scratch, mapper, "victim", "mmap");
+        sharer.store();
+        if !is_killed {
+            drop(sharer.child.stdin.take());
+            sharer.child.wait().unwrap();
+        }
+        drop(sharer);
+        // The first of these may be taken for the dead one's.
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !log(scratch).contains("is doubtful") {
+            assert!(Instant::now() < patience, "killed: {is_killed}, {}: nothing was said", scratch.path.display());
+            foreign(scratch, "write");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let found = holder.finish();
+        assert!(found.contains("state=1 ") && found.contains("cause=1\n"), "{found}");
+    }
+}

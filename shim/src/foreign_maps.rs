@@ -10,7 +10,7 @@
 //! Of a cooperating process a mapping counts that it made past the hooks, and so did not say in the table.
 
 use core::ops::ControlFlow;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -34,11 +34,14 @@ use crate::sysfs;
 /// Snapshots made, and how many of them had been made when the last look began that is over.
 static MADE: AtomicU64 = AtomicU64::new(0);
 static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
-/// When looks have cost little enough for another one.
+/// When looks have cost little enough for another one, and what the last one cost.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+static COST: AtomicU64 = AtomicU64::new(0);
+/// Set in a forked child: how many look is another number than when its parent looked.
+static HAS_NEW_COMPANY: AtomicBool = AtomicBool::new(false);
 
 const ROUND: u64 = 1_000_000_000;
-/// A look that cost so much is followed by so many times that without one, for each process in the table: others look too.
+/// A look that cost so much is followed by so many times that without one, for each process with snapshots: others look too.
 const REST: u64 = 100;
 
 /// A snapshot was made: the agent looks at once.
@@ -63,6 +66,11 @@ pub fn look_if_due(own: &Own) -> Duration {
         return Duration::from_secs(3600);
     }
     let now = raw::now();
+    if HAS_NEW_COMPANY.swap(false, Ordering::Relaxed) {
+        // The parent may not know yet.
+        COST.fetch_max(LIKELY_COST, Ordering::Relaxed);
+        rest(own);
+    }
     let next = NEXT.load(Ordering::Relaxed);
     let due = if is_wanted() { next } else { next.saturating_add(ROUND) };
     if now < due {
@@ -99,11 +107,34 @@ fn look_alone(own: &Own) {
     look(own);
     // Release: pairs with the Acquire in `is_wanted`; who finds the look over finds what came of it.
     LOOKED_AT.store(made, Ordering::Release);
-    let cost = time_used().saturating_sub(begun);
-    let looking = own.table.processes_used().iter().filter(|record| record.id().is_some()).count() as u64;
-    let rest = cost.saturating_mul(REST).saturating_mul(looking);
-    NEXT.store(raw::now().saturating_add(rest), Ordering::Relaxed);
+    COST.store(time_used().saturating_sub(begun), Ordering::Relaxed);
+    rest(own);
     own.identity.end_look();
+}
+
+/// In a forked child. What it inherited its parent has looked at, so it takes its turn: two hundred children that each look at once
+/// are slowed down by it.
+pub fn begin_anew_in_child() {
+    HAS_NEW_COMPANY.store(true, Ordering::Relaxed);
+}
+
+/// Of a look, nanoseconds: a machine with some hundred processes.
+const LIKELY_COST: u64 = 1_000_000;
+
+fn rest(own: &Own) {
+    let rest = COST.load(Ordering::Relaxed).saturating_mul(REST).saturating_mul(looking(own));
+    NEXT.store(raw::now().saturating_add(rest), Ordering::Relaxed);
+}
+
+/// How many processes have snapshots, about: those that only write do not look. Of more than some thousand a part is counted.
+fn looking(own: &Own) -> u64 {
+    let mut seen = [0u64; 64];
+    // A single walk: what it misses is of a process that has more of them, or is one less for a second.
+    for (_, view) in own.table.walk_once().live() {
+        let (word, bit) = (view.identity.owner % 4096 / 64, view.identity.owner % 64);
+        seen[word as usize] |= 1 << bit;
+    }
+    u64::from(seen.iter().map(|word| word.count_ones()).sum::<u32>()).max(1)
 }
 
 /// By this thread, nanoseconds.
@@ -155,7 +186,8 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
             continue;
         }
         let mut found = None;
-        let _ = each_mapping(raw::own_pid(), Filter::At(view.extent.address), |mapping| {
+        let Ok(maps) = maps_of(raw::own_pid()) else { return };
+        let _ = each_mapping(&maps, Filter::At(view.extent.address), |mapping| {
             found = Some(mapping);
             ControlFlow::Break(())
         });
@@ -176,11 +208,14 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
 }
 
 fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST]) {
-    let _ = each_mapping(pid, Filter::WritableAndShared, |mapping| {
+    // One file for all looks: it stays with the memory that it was opened for. What is found in one and missing in the next is not
+    // another program's that this process has executed meanwhile.
+    let Ok(maps) = maps_of(pid) else { return };
+    let _ = each_mapping(&maps, Filter::WritableAndShared, |mapping| {
         let found = sought.iter().flatten().find(|sought| sought.backing == mapping.backing);
         if let Some(Sought { origin, .. }) = found
-            && is_of(pid, &mapping, *origin)
-            && is_foreign(own, pid, &mapping, *origin)
+            && is_of(pid, &maps, &mapping, *origin)
+            && is_foreign(own, pid, &maps, &mapping, *origin)
             && own.table.doubt_all_of(own.owner(), *origin, FOREIGN_MAPPING)
         {
             say_mapped(pid, *origin);
@@ -190,7 +225,7 @@ fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST]) {
 }
 
 /// Whether a mapping of a file that is called as the origin's mappings are shows the origin.
-fn is_of(pid: u32, mapping: &Mapping, origin: Origin) -> bool {
+fn is_of(pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
     let Backing { device: (major, minor), inode } = mapping.backing;
     if origin == Origin::file(rustix::fs::makedev(major, minor), inode) {
         return true;
@@ -199,7 +234,7 @@ fn is_of(pid: u32, mapping: &Mapping, origin: Origin) -> bool {
     // Of those who may not follow it (it takes CAP_CHECKPOINT_RESTORE), the path may tell.
     let found = sysfs::stat(format_args!("/proc/{pid}/map_files/{start:x}-{end:x}")).or_else(|_| {
         let mut name = [0u8; 400];
-        let name = Query::name(pid, mapping, &mut name).ok_or(Errno::NOENT)?;
+        let name = Query::name(maps, mapping, &mut name).ok_or(Errno::NOENT)?;
         sysfs::stat(format_args!("/proc/{pid}/root{name}"))
     });
     found.is_ok_and(|found| place_of(&found) == Place::Origin(origin))
@@ -223,19 +258,19 @@ fn say_mapped(pid: u32, origin: Origin) {
 }
 
 /// Whether stores through `mapping`, which process `pid` had a moment ago, are not held back.
-fn is_foreign(own: &Own, pid: u32, mapping: &Mapping, origin: Origin) -> bool {
+fn is_foreign(own: &Own, pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
     let record = record_of(own, pid);
-    let has_shim = if record.is_some() { Some(true) } else { notices::has_library(pid) };
+    let has_shim = if record.is_some() { Some(true) } else { notices::names_library(maps) };
     let is_outside = match (has_shim, record) {
         (None, _) => false,
         (Some(false), _) => true,
         // A forked child has its parent's mappings before it has a record, and before it says so there.
         (Some(true), _) if !has_executed(pid) => false,
-        (Some(true), Some((record, id))) => is_past_the_hooks(own, record, id, mapping, origin),
+        (Some(true), Some((record, id))) => is_past_the_hooks(own, record, id, maps, mapping, origin),
         // It takes no part.
         (Some(true), None) => true,
     };
-    is_outside && is_there(pid, mapping)
+    is_outside && is_there(maps, mapping)
 }
 
 fn has_executed(pid: u32) -> bool {
@@ -256,7 +291,14 @@ const LOOKS: u32 = 3;
 /// One that comes in through a hook is made announced, and said before the announcement is over. So when no call that concerns the
 /// origin was under way after the mapping had been seen, it is said, unless it was unmapped and made again in between: that does
 /// not come out even three times.
-fn is_past_the_hooks(own: &Own, record: &Process, id: ProcessId, mapping: &Mapping, origin: Origin) -> bool {
+fn is_past_the_hooks(
+    own: &Own,
+    record: &Process,
+    id: ProcessId,
+    maps: &OwnedFd,
+    mapping: &Mapping,
+    origin: Origin,
+) -> bool {
     (0..LOOKS).all(|look| {
         if look > 0 {
             raw::nap(Duration::from_millis(1));
@@ -264,13 +306,13 @@ fn is_past_the_hooks(own: &Own, record: &Process, id: ProcessId, mapping: &Mappi
         own.table.is_quiet(origin)
             && !record.sharing.includes(Scope::One(origin))
             && record.id() == Some(id)
-            && is_there(id.pid(), mapping)
+            && is_there(maps, mapping)
     })
 }
 
-fn is_there(pid: u32, mapping: &Mapping) -> bool {
+fn is_there(maps: &OwnedFd, mapping: &Mapping) -> bool {
     let mut is_there = false;
-    let _ = each_mapping(pid, Filter::WritableAndShared, |found| {
+    let _ = each_mapping(maps, Filter::WritableAndShared, |found| {
         is_there = found == *mapping;
         if is_there || found.start > mapping.start { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -295,14 +337,18 @@ enum Filter {
     At(u64),
 }
 
+/// Where the kernel says what a process has mapped. Of memory that is gone it says nothing any more.
+fn maps_of(pid: u32) -> Result<OwnedFd, Errno> {
+    raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY)
+}
+
 /// Hands over the mappings of a process, from the lowest address on.
-fn each_mapping(pid: u32, filter: Filter, mut see: impl FnMut(Mapping) -> ControlFlow<()>) -> Result<(), Errno> {
-    let maps = raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY)?;
+fn each_mapping(maps: &OwnedFd, filter: Filter, mut see: impl FnMut(Mapping) -> ControlFlow<()>) -> Result<(), Errno> {
     let mut next = if let Filter::At(address) = filter { address } else { 0 };
     loop {
-        let mapping = match Query::ask(&maps, next, filter) {
+        let mapping = match Query::ask(maps, next, filter) {
             Ok(mapping) => mapping,
-            Err(Errno::NOTTY) => return read_each_mapping(&maps, filter, see),
+            Err(Errno::NOTTY) => return read_each_mapping(maps, filter, see),
             Err(Errno::NOENT) => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -344,8 +390,7 @@ const OF_A_FILE: u64 = 0x20;
 
 impl Query {
     /// The path by which the file was mapped.
-    fn name<'a>(pid: u32, mapping: &Mapping, buffer: &'a mut [u8]) -> Option<&'a str> {
-        let maps = raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?;
+    fn name<'a>(maps: &OwnedFd, mapping: &Mapping, buffer: &'a mut [u8]) -> Option<&'a str> {
         let (name, name_size) = (buffer.as_mut_ptr() as u64, buffer.len() as u32);
         let size = size_of::<Self>() as u64;
         let mut query = Self { size, wanted: OF_A_FILE, address: mapping.start, name, name_size, ..Self::default() };
@@ -381,8 +426,11 @@ fn read_each_mapping(
     let mut buffer = [0u8; 512];
     // The beginning of the line under way; what the numbers stand in is shorter.
     let (mut line, mut length) = ([0u8; 100], 0);
+    let mut position = 0;
     loop {
-        let count = rustix::io::read(maps, &mut buffer)?;
+        // The file's own position would be moved by what `see` asks of it.
+        let count = rustix::io::pread(maps, &mut buffer, position)?;
+        position += count as u64;
         if count == 0 {
             return Ok(());
         }

@@ -101,12 +101,18 @@ fn is_foreign(pid: u32, table: &Table) -> bool {
 const LIBRARY: &[u8] = b"libsnapshim";
 
 /// Whether the preload library is among what the process has mapped; `None` if it cannot be told.
-pub fn has_library(pid: u32) -> Option<bool> {
-    let file = raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?;
+fn has_library(pid: u32) -> Option<bool> {
+    names_library(&raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?)
+}
+
+/// The same of an open file of mappings (proc_pid_maps(5)).
+pub fn names_library(maps: &OwnedFd) -> Option<bool> {
     let mut buffer = [0u8; 960];
     let (mut kept, mut any) = (0, false);
+    let mut position = 0;
     loop {
-        let count = rustix::io::read(&file, &mut buffer[kept..]).ok()?;
+        let count = rustix::io::pread(maps, &mut buffer[kept..], position).ok()?;
+        position += count as u64;
         if count == 0 {
             // A dead process maps nothing.
             return any.then_some(false);

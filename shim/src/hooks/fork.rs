@@ -25,7 +25,7 @@ use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::{self, Own};
 use crate::thread::{self, Thread};
-use crate::{agent, claim, create, shared, watch};
+use crate::{agent, claim, create, foreign_maps, shared, watch};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
@@ -133,6 +133,8 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
         } else {
             inheritance.break_all();
         }
+        // Before there is an agent that looks.
+        foreign_maps::begin_anew_in_child();
         if let Some(child) = process::attached() {
             if !is_exact {
                 child.table.retire_all_of(child.owner());
