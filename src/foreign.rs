@@ -142,8 +142,10 @@ mod in_table {
                 for (index, view) in walk.of(origin).filter(|(_, view)| is_ours(view)) {
                     let Some(snapshot) = self.snapshot(index) else { continue };
                     let seen = snapshot.seen();
-                    // Who cooperates has a snapshot moved off the pages that it takes away, so counted changes hide no cut.
-                    let is_cut = sight.file.size.div_ceil(PAGE) < view.kept().end;
+                    // Who cooperates has a snapshot moved off the pages that it takes away, so counted changes hide no cut. A piece
+                    // that lies wholly past the end of the file has none.
+                    let kept = view.kept();
+                    let is_cut = !kept.is_empty() && sight.file.size.div_ceil(PAGE) < kept.end;
                     if is_cut || sight.tells_on_somebody_since(&seen) {
                         let is_cut = is_cut || sight.file.size < seen.file.size;
                         let cause = if is_cut { FOREIGN_CUT } else { FOREIGN_CHANGE };

@@ -80,6 +80,7 @@ scenarios! {
         an_end_on_a_page_boundary_is_kept
         an_offset_shows_its_own_part
         holes_of_a_sparse_file_stay_zero
+        what_lies_past_the_end_raises_no_doubt
         a_long_range_past_the_end_costs_nothing
     }
     map_place {

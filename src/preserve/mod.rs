@@ -196,8 +196,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 self.ask_agent(&view, task)
             };
             if !is_done && !self.table.retire_if_gone(view.identity.owner) {
+                let is_cut = self.is_cut_before(view.kept().end - 1);
+                if self.has_moved(index, &view) {
+                    continue;
+                }
                 // How much it needed only its process knows.
-                let reason = if self.is_cut_before(view.kept().end - 1) {
+                let reason = if is_cut {
                     Reason::ForeignCut
                 } else if self.has_room(&view, relocate::Pages::MOST) {
                     Reason::NoAgent
@@ -316,6 +320,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 continue;
             }
             let is_cut = reason != Reason::MapperBusy && self.is_cut_before(missing.start);
+            if self.has_moved(index, &view) {
+                continue;
+            }
             self.give_up(index, &view, if is_cut { Reason::ForeignCut } else { reason })?;
         }
     }
@@ -330,9 +337,15 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     }
 
     /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. Who cooperates has snapshots
-    /// moved off the pages that it takes away.
+    /// moved off the pages that it takes away: whether this one still lies there has to be seen afterwards ([`Self::has_moved`]).
     fn is_cut_before(&self, page: u64) -> bool {
         (self.size)().is_some_and(|size| size.div_ceil(PAGE) <= page)
+    }
+
+    /// Whether the piece has left the file since `view`, in part or wholly, or has been cut: what was tried with it is tried again.
+    fn has_moved(&self, index: u32, view: &View) -> bool {
+        let now = self.table.view(index);
+        now.is_none_or(|now| now.is_relocated() != view.is_relocated() || !is_same_place(&now, view))
     }
 
     /// Whether the mapper can keep so many pages more and live.

@@ -1,6 +1,7 @@
 //! Lives through a history under the library and judges what is left of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -21,6 +22,8 @@ const LONGEST: u64 = 90;
 #[derive(Default)]
 pub struct Outcome {
     pub faults: Vec<String>,
+    /// What this machine does not allow.
+    pub skipped: BTreeSet<String>,
     pub snapshots: u64,
     pub looks: u64,
     pub changes: u64,
@@ -66,6 +69,7 @@ pub fn live(script: &str) -> Outcome {
     let status = status.unwrap_or_else(|| child.wait().unwrap());
     let said = String::from_utf8_lossy(&fs::read(&said).unwrap_or_default()).into_owned();
     let mut outcome = fs::read(&records).map_or_else(|_| Outcome::default(), |bytes| outcome(script, &bytes));
+    outcome.skipped = said.lines().filter_map(|line| Some(line.strip_prefix("SKIPPED ")?.to_owned())).collect();
     if !status.success() {
         outcome.faults.push(format!("the history ends with {status}"));
     }
@@ -78,5 +82,6 @@ pub fn live(script: &str) -> Outcome {
 fn outcome(script: &str, bytes: &[u8]) -> Outcome {
     let records = Records::parse(bytes);
     let changes = (records.written.len() + records.resized.len()) as u64;
-    Outcome { faults: judge(&kinds(script), &records), snapshots: records.snapshots, looks: records.looks, changes }
+    let faults = judge(&kinds(script), &records);
+    Outcome { faults, snapshots: records.snapshots, looks: records.looks, changes, ..Outcome::default() }
 }

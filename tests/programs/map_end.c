@@ -151,6 +151,28 @@ static void holes_of_a_sparse_file_stay_zero(int protection, enum who who)
     writer_end(&writer);
 }
 
+/* A part of a snapshot that lies wholly past the end of the file lacks nothing where the file ends before it. */
+static void what_lies_past_the_end_raises_no_doubt(int protection, enum who who)
+{
+    int fd = make_file("file", SIZE);
+    struct writer writer = writer_before(who, "file");
+    unsigned char *at = snapshot(fd, 0, 12 * PAGE, protection), *far = snapshot(fd, 100 * PAGE, 2 * PAGE, protection);
+    writer_after(&writer);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT && stat_of(far).state == SNAPSHIM_EXACT);
+    CHECK(mprotect(at + 5 * PAGE, 2 * PAGE, PROT_NONE) == 0 && mprotect(at + 2 * PAGE, 2 * PAGE, PROT_NONE) == 0);
+    CHECK(munmap(at + 9 * PAGE, PAGE) == 0);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT && stat_of(at).pages == 3);
+    writer_writes(&writer, 0, PAGE, 1);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT && stat_of(far).state == SNAPSHIM_EXACT);
+    CHECK(ftruncate(fd, 100) == 0);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT && stat_of(far).state == SNAPSHIM_EXACT);
+    CHECK(mprotect(at, 3 * PAGE, PROT_READ) == 0 && shows(at, 0, SIZE, 0));
+    for (size_t page = 3; page < 12; page++)
+        CHECK(page == 9 || mprotect(at + page * PAGE, PAGE, PROT_READ) == 0);
+    CHECK(fault_of_reading(at + 3 * PAGE) == SIGBUS && fault_of_reading(at + 11 * PAGE) == SIGBUS);
+    writer_end(&writer);
+}
+
 /* A terabyte past the end needs no memory, and giving a part of it up changes nothing. */
 static void a_long_range_past_the_end_costs_nothing(int protection, enum who who)
 {
@@ -176,6 +198,7 @@ static const struct scenario scenarios[] = {
     EACH(an_end_on_a_page_boundary_is_kept),
     EACH(an_offset_shows_its_own_part),
     EACH(holes_of_a_sparse_file_stay_zero),
+    EACH(what_lies_past_the_end_raises_no_doubt),
     EACH(a_long_range_past_the_end_costs_nothing),
 };
 MAIN(scenarios)

@@ -214,6 +214,16 @@ static void write_records(const char *path)
     CHECK(fclose(to) == 0);
 }
 
+/* The driver passes it on. */
+static void say_what_is_missing(void)
+{
+    if (shared->has_no_faults)
+        printf("SKIPPED memory that the kernel waits for in the middle of a copy: userfaultfd: %s\n", strerror(shared->has_no_faults));
+    if (shared->has_no_tracer)
+        printf("SKIPPED threads that wait in the middle of a call: ptrace: %s\n", strerror(shared->has_no_tracer));
+    fflush(stdout);
+}
+
 static void continue_all(void)
 {
     for (int i = 0; i < PROCESSES; i++)
@@ -355,5 +365,6 @@ int main(int argc, char **argv)
     if (failed && tracer)
         kill(tracer, SIGKILL);
     write_records(argv[2]);
+    say_what_is_missing();
     return failed;
 }

@@ -30,6 +30,8 @@ struct record {
 struct shared {
     _Atomic uint64_t clock, snapshots, looks, ready, arrived;
     _Atomic int go, stop;
+    /* errno of what would make time more hostile and is refused here; 0: nothing. */
+    _Atomic int has_no_faults, has_no_tracer;
     _Atomic int pids[PROCESSES];
     _Atomic int locks[FILES];
     /* Of each thread: its id, whether its stack is to be held now, the line it is at, and how often it began one. */

@@ -60,6 +60,7 @@ static int open_faults(void)
     faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     if (faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0)
         return 1;
+    shared->has_no_faults = errno;
     close(faults);
     faults = -1;
     return 0;

@@ -49,8 +49,13 @@ static void trace_one(int thread)
 {
     pid_t tid = shared->tids[thread];
     int status, calls = 0, signal = 0;
-    if (tid <= 0 || ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) != 0)
+    if (tid <= 0)
         return;
+    if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) != 0) {
+        if (errno == EPERM && kill(tid, 0) == 0 && shared->tids[thread] == tid) /* and not because the thread has ended */
+            shared->has_no_tracer = EPERM;
+        return;
+    }
     ptrace(PTRACE_INTERRUPT, tid, 0, 0);
     while (await_stop(tid, &status, EPISODE_MS)) {
         int number = WSTOPSIG(status), event = status >> 16;
