@@ -438,7 +438,6 @@ pub struct Call {
 /// Why an announcement came to nothing: a creation is under way, or a handler withdrew it.
 struct Turned {
     seen: Option<Ticket>,
-    turn: Turn,
 }
 
 /// The gate of every origin: the words that writers and creations meet at.
@@ -456,54 +455,74 @@ impl<I: Intents> Gate<'_, I> {
     /// Takes a call through the gate: afterwards no snapshot of its origin comes into being until [`Frame::clear`].
     ///
     /// `frame` is the caller's ([`Frame::take`]); `outer` are those in front of it, of calls that this one may have interrupted.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
         withdraw_interrupted(outer);
+        let turn = frame.announce(&call);
+        if !self.active.is_raised() && frame.pass(turn) {
+            return (Entry::Free, turn);
+        }
+        self.enter_announced(frame, outer, &call, turn, writer)
+    }
+
+    /// The same for a call that finds the active word raised, or its announcement withdrawn.
+    #[inline(never)]
+    fn enter_announced(
+        &self,
+        frame: &Frame,
+        outer: &[Frame],
+        call: &Call,
+        mut turn: Turn,
+        writer: &impl Writer,
+    ) -> (Entry, Turn) {
         loop {
-            match self.try_enter(frame, outer, &call, writer) {
-                Ok(entered) => return entered,
-                Err(Turned { seen: Some(seen), .. }) => writer.wait_for(seen),
-                Err(Turned { seen: None, .. }) => {}
+            match self.try_enter(frame, outer, call, turn, writer) {
+                Ok(entry) => return (entry, turn),
+                Err(Turned { seen: Some(seen) }) => writer.wait_for(seen),
+                Err(Turned { seen: None }) => {}
             }
+            turn = frame.announce(call);
         }
     }
 
     /// As [`Gate::enter`], but `None` where it would have to wait: for who is needed to let a creation go on.
     pub fn enter_without_waiting(&self, frame: &Frame, call: Call, writer: &impl Writer) -> Option<(Entry, Turn)> {
         loop {
-            match self.try_enter(frame, &[], &call, writer) {
-                Ok(entered) => return Some(entered),
-                Err(Turned { seen: Some(_), turn }) => {
+            let turn = frame.announce(&call);
+            match self.try_enter(frame, &[], &call, turn, writer) {
+                Ok(entry) => return Some((entry, turn)),
+                Err(Turned { seen: Some(_) }) => {
                     frame.reclaim(turn);
                     frame.reset();
                     return None;
                 }
-                Err(Turned { seen: None, .. }) => {}
+                Err(Turned { seen: None }) => {}
             }
         }
     }
 
+    /// Takes a call through that is announced at `turn`.
     #[inline]
     fn try_enter(
         &self,
         frame: &Frame,
         outer: &[Frame],
         call: &Call,
+        turn: Turn,
         writer: &impl Writer,
-    ) -> Result<(Entry, Turn), Turned> {
-        let turn = frame.announce(call);
+    ) -> Result<Entry, Turned> {
         let entry = if self.active.is_raised() {
             match self.look_around(frame, outer, call, writer) {
                 Ok(entry) => entry,
                 Err(seen) => {
                     frame.withdraw(turn);
-                    return Err(Turned { seen: Some(seen), turn });
+                    return Err(Turned { seen: Some(seen) });
                 }
             }
         } else {
             Entry::Free
         };
-        if frame.pass(turn) { Ok((entry, turn)) } else { Err(Turned { seen: None, turn }) }
+        if frame.pass(turn) { Ok(entry) } else { Err(Turned { seen: None }) }
     }
 
     #[cold]

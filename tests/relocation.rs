@@ -104,6 +104,20 @@ fn the_kernel_stores_into_a_snapshot_while_it_is_moved() {
 }
 
 #[test]
+fn the_kernel_stores_much_into_a_snapshot_while_it_is_moved() {
+    for scratch in scratches() {
+        run_ok(&mut scratch.shimmed(program("cut_large_reads"), "auto"));
+    }
+}
+
+#[test]
+fn reads_of_a_little_into_a_snapshot_find_their_own_bytes() {
+    for scratch in scratches() {
+        run_ok(&mut scratch.shimmed(program("spare_reads"), "auto"));
+    }
+}
+
+#[test]
 fn lengths_that_no_memory_has_are_refused_as_natively() {
     let scratch = Scratch::on_tmpfs();
     let natively = run_ok(scratch.native(program("map_lengths")).arg("plain"));

@@ -117,7 +117,7 @@ impl Heir {
         match slot.and_then(|slot| Some((slot, process::adopt(self.table, born, self.index)?))) {
             Some((slot, own)) => {
                 slot.christen(raw::own_tid());
-                thread::take(Thread { own, slot, index: self.slot });
+                thread::take(Thread::new(own, slot, self.slot));
             }
             None => doubt_all(self.table, self.parent.own.id.pid()),
         }

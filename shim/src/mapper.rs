@@ -129,12 +129,23 @@ pub fn may_touch(range: &Range<u64>) -> bool {
 /// file.
 pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
     let own = process::attached().filter(|_| may_touch(range))?;
-    let may_move =
-        |view: &View| unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated();
     own.table.over_splits(|walk| {
         let movable = pieces(&own, walk, range).filter(|(_, view)| may_move(view));
         movable.map(|(_, view)| overlap(&view, range)).min_by_key(|part| part.start)
     })
+}
+
+fn may_move(view: &View) -> bool {
+    unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated()
+}
+
+/// Whether all of a range of addresses is one such part, none of it behind the end of the file.
+pub fn may_move_whole(range: &Range<u64>) -> bool {
+    let Some(own) = process::attached() else { return false };
+    let is_whole = |view: &View| {
+        may_move(view) && view.extent.address <= range.start && range.end <= view.address_of(view.kept().end)
+    };
+    find_piece(&own, range, |_, view| is_whole(view)).is_some()
 }
 
 /// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.

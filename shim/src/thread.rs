@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::io::Errno;
 use snapshim::gate::{self, Frame};
 use snapshim::raw;
+use snapshim::table::process::Process;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 
 use crate::process::{self, Own};
@@ -17,6 +18,8 @@ pub struct Thread {
     pub own: Own,
     pub slot: &'static WriterSlot,
     pub index: u32,
+    /// Its process's record, which has memory since it was claimed.
+    pub record: Option<&'static Process>,
 }
 
 thread_local! {
@@ -79,8 +82,18 @@ fn look_at_loan(loan: Loan) -> bool {
     is_beside
 }
 
-/// The calling thread; the error is why it has no slot.
+/// The calling thread with its first frame, which it takes: what nearly every call finds. `None`: [`Seat::take`] has more to look at.
+///
+/// Nothing is handed over in memory but the thread itself: every call goes this way.
 #[inline(always)]
+pub fn take_first(stack: u64) -> Option<Thread> {
+    if borrows_beside() {
+        return None;
+    }
+    CLAIMED.get().filter(|thread| thread.own.is_this_image() && thread.first_frame().take(stack))
+}
+
+/// The calling thread; the error is why it has no slot.
 pub fn current() -> Result<Thread, Errno> {
     if borrows_beside() {
         return beside_lender();
@@ -113,7 +126,7 @@ fn claim() -> Result<Thread, Errno> {
     // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
     let tid = if process::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
     let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
-    let thread = Thread { own, slot, index };
+    let thread = Thread::new(own, slot, index);
     CLAIMED.set(Some(thread));
     note_end_of_thread();
     Ok(thread)
@@ -127,13 +140,13 @@ fn beside_lender() -> Result<Thread, Errno> {
     let tid = raw::own_tid();
     let known = own.table.writer_of(own.owner(), tid);
     let (index, slot) = known.or_else(|| own.table.claim_writer(own.owner(), tid)).ok_or(Errno::AGAIN)?;
-    Ok(Thread { own, slot, index })
+    Ok(Thread::new(own, slot, index))
 }
 
 /// A slot for a thread without thread-local storage, which keeps it for life.
 pub fn without_storage(own: Own) -> Option<Thread> {
     let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid())?;
-    Some(Thread { own, slot, index })
+    Some(Thread::new(own, slot, index))
 }
 
 /// Calls without a slot whose stack pointers a thread can note.
@@ -212,15 +225,11 @@ pub struct Seat {
 
 impl Seat {
     /// For a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
-    #[inline(always)]
+    #[inline]
     pub fn take() -> Result<Self, Errno> {
         let stack = stack_pointer();
         let thread = current()?;
-        if thread.slot.frames()[0].take(stack) {
-            Ok(Self { thread, depth: 0 })
-        } else {
-            Self::take_nested(thread, stack)
-        }
+        if thread.first_frame().take(stack) { Ok(Self { thread, depth: 0 }) } else { Self::take_nested(thread, stack) }
     }
 
     /// In a handler, or behind a call that was left and never proved so.
@@ -247,11 +256,10 @@ impl Seat {
         HAS_FURTHER.set(true);
         let own = thread.own;
         let (index, slot) = own.table.claim_writer(own.owner(), thread.tid()).ok_or(Errno::AGAIN)?;
-        Self::first_in(Thread { own, slot, index }, stack).ok_or(Errno::AGAIN)
+        Self::first_in(Thread::new(own, slot, index), stack).ok_or(Errno::AGAIN)
     }
 
     /// The frames of calls that this one may have interrupted, and its own.
-    #[inline]
     pub fn frames(&self) -> (&'static [Frame], &'static Frame) {
         let frames = self.thread.slot.frames();
         (&frames[..self.depth], &frames[self.depth])
@@ -264,6 +272,18 @@ thread_local! {
 }
 
 impl Thread {
+    /// A thread of the process that `own` is.
+    pub fn new(own: Own, slot: &'static WriterSlot, index: u32) -> Self {
+        Self { own, slot, index, record: own.record() }
+    }
+
+    /// The frame that its calls have while they interrupt none.
+    #[inline(always)]
+    pub fn first_frame(&self) -> &'static Frame {
+        let [first, ..] = self.slot.frames();
+        first
+    }
+
     /// The thread whose slot it is.
     fn tid(&self) -> u32 {
         self.slot.thread(self.slot.tenure())
@@ -278,11 +298,9 @@ impl Thread {
             tenure.process() == owner && tid != 0 && slot.thread(tenure) == tid
         };
         let numbered = slots.iter().enumerate().map(|(index, slot)| (index as u32, slot));
-        numbered.filter(move |(index, slot)| *index != first && is_own(slot)).map(move |(index, slot)| Self {
-            own,
-            slot,
-            index,
-        })
+        numbered
+            .filter(move |(index, slot)| *index != first && is_own(slot))
+            .map(move |(index, slot)| Self::new(own, slot, index))
     }
 
     /// Whether a call of the thread in a further slot has not come to its end.

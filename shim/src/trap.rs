@@ -3,7 +3,7 @@
 //! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here whose fault it was.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use core::time::Duration;
 
 use rustix::mm::MprotectFlags;
@@ -12,6 +12,7 @@ use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, ProcPath};
 use snapshim::snapshot::View;
+use snapshim::sync::full_fence;
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
@@ -25,6 +26,8 @@ static START: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
 /// 1 while a range is held; those who trap sleep on it.
 static HELD: AtomicU32 = AtomicU32::new(0);
+/// How many ranges have been held, ever.
+static HOLDS: AtomicU32 = AtomicU32::new(0);
 
 /// Keeps the other threads of this process from storing.
 #[derive(Debug)]
@@ -46,6 +49,9 @@ impl Stores for Trap {
         START.store(address, Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_held`.
         END.store(address + length as u64, Ordering::Release);
+        HOLDS.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `any_held_since`: the count before the protection, which is behind this.
+        full_fence();
         // What may be stored into may be loaded from (on x86), by the kernel too, which would not wait.
         let readable =
             MprotectFlags::from_bits_retain(protection).difference(MprotectFlags::WRITE) | MprotectFlags::READ;
@@ -79,6 +85,22 @@ fn is_alone() -> bool {
     });
     let threads = Stat::read(&ProcPath::own("stat")).map_or(u64::MAX, |stat| stat.threads);
     agent != Some(raw::own_tid()) && !process::is_borrower() && threads <= 1 + u64::from(agent.is_some())
+}
+
+/// How many ranges have been held so far, if none is held now.
+pub fn holds() -> Option<u32> {
+    let holds = HOLDS.load(Ordering::Relaxed);
+    // Acquire: pairs with the Release in `release`, and orders the look at the count before this one.
+    fence(Ordering::Acquire);
+    (HELD.load(Ordering::Acquire) == 0).then_some(holds)
+}
+
+/// Whether a range may have been held since [`holds`] said `before`: the kernel may have found it closed, or hold on to pages that
+/// it shows no more.
+pub fn any_held_since(before: Option<u32>) -> bool {
+    // SeqCst: pairs with the fence in `hold`: what the kernel found before the count.
+    full_fence();
+    before.is_none_or(|before| HOLDS.load(Ordering::Relaxed) != before)
 }
 
 fn is_held(address: u64) -> bool {

@@ -58,9 +58,18 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
+    match thread::take_first(thread::stack_pointer()) {
+        Some(thread) => change_in(&thread, (&[], thread.first_frame()), descriptor, &touch, &call),
+        None => change_elsewhere(descriptor, &touch, &call),
+    }
+}
+
+/// The same for a call that interrupts another, or whose thread has no slot yet.
+#[cold]
+fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     let seat = match Seat::take() {
         Ok(seat) => seat,
-        Err(error) => match without_thread(error, &call) {
+        Err(error) => match without_thread(error, call) {
             Ok(Some(result)) => return result,
             Ok(None) => {
                 set_errno(libc::ENOSPC);
@@ -69,21 +78,32 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
             Err(seat) => seat,
         },
     };
-    process::look_now_and_then(&seat.thread.own);
-    let (thread, (outer, frame)) = (seat.thread, seat.frames());
-    let descriptors_seen = thread.own.record().map_or(0, |record| record.descriptors(descriptor as u32));
+    change_in(&seat.thread, seat.frames(), descriptor, touch, call)
+}
+
+/// The same in a frame that is taken, behind those of calls that this one may have interrupted.
+#[inline(always)]
+fn change_in(
+    thread: &Thread,
+    (outer, frame): (&[Frame], &Frame),
+    descriptor: i32,
+    touch: &impl Touch,
+    call: &impl Fn() -> isize,
+) -> isize {
+    process::look_now_and_then(&thread.own);
+    let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
-    let surroundings = Surroundings { thread: &thread, touch: &touch };
+    let surroundings = Surroundings { thread, touch };
     let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
     let result = match entry {
-        Entry::Free | Entry::Elsewhere => watch_descriptor(&thread, frame, &about, None, call()),
+        Entry::Free | Entry::Elsewhere => watch_descriptor(thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
-            let result = change_origin(&thread, frame, descriptor, origin, &touch, &call);
-            watch_descriptor(&thread, frame, &about, Some(origin), result)
+            let result = change_origin(thread, frame, descriptor, origin, touch, call);
+            watch_descriptor(thread, frame, &about, Some(origin), result)
         }
-        Entry::Anywhere => change_anywhere(&thread, frame, &touch, &call),
+        Entry::Anywhere => change_anywhere(thread, frame, touch, call),
     };
-    clear(&thread, frame, turn);
+    clear(thread, frame, turn);
     result
 }
 
@@ -115,8 +135,7 @@ fn doubt_after_return(table: &Table) {
 /// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
 #[inline]
 fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
-    let is_same =
-        thread.own.record().is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
+    let is_same = thread.record.is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
     if !is_same && result >= 0 {
         doubt_if_replaced(thread, frame, about.descriptor, seen);
     }
@@ -589,7 +608,7 @@ impl<T: Touch> Writer for Surroundings<'_, T> {
         let place = place_behind(descriptor);
         // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
         fence(Ordering::Acquire);
-        let is_same = self.thread.own.record().is_some_and(|record| record.descriptors(descriptor) == seen);
+        let is_same = self.thread.record.is_some_and(|record| record.descriptors(descriptor) == seen);
         if is_same { place } else { Place::Unknown }
     }
 

@@ -21,7 +21,25 @@ interpose! {
     }
 }
 
-/// The numbers alone, in a few cache lines: every ioctl(2) is looked up.
+/// The types (bits 8 to 15) that any of the requests looked for has, one bit each: every ioctl(2) is looked up, and nearly all are of
+/// none of them.
+const TYPES: [u64; 4] = {
+    let mut types = [0; 4];
+    let mut at = 0;
+    while at < REQUESTS.len() + faults::REQUESTS.len() {
+        let number = if at < REQUESTS.len() { REQUESTS[at].number } else { faults::REQUESTS[at - REQUESTS.len()] };
+        types[number as usize >> 14 & 3] |= 1 << (number >> 8 & 63);
+        at += 1;
+    }
+    types
+};
+
+#[inline]
+fn may_be_known(request: u32) -> bool {
+    TYPES[request as usize >> 14 & 3] >> (request >> 8 & 63) & 1 == 1
+}
+
+/// The numbers alone, in a few cache lines.
 static NUMBERS: [u32; REQUESTS.len()] = {
     let mut numbers = [0; REQUESTS.len()];
     let mut at = 0;
@@ -36,9 +54,14 @@ pub fn on_ioctl(real: ioctl::Function, fd: c_int, request: c_ulong, argument: *m
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, request, argument) };
     // Only the low 32 bits count (fs/ioctl.c takes an unsigned int).
-    match NUMBERS.iter().position(|number| *number == request as u32) {
-        None => faults::on_request(request as u32, argument as u64, call),
-        Some(at) => make(&REQUESTS[at], fd, argument as u64, &call),
+    if may_be_known(request as u32) { look_up(fd, request as u32, argument as u64, &call) } else { call() }
+}
+
+#[inline(never)]
+fn look_up(fd: c_int, request: u32, argument: u64, call: &dyn Fn() -> c_int) -> c_int {
+    match NUMBERS.iter().position(|number| *number == request) {
+        None => faults::on_request(request, argument, call),
+        Some(at) => make(&REQUESTS[at], fd, argument, call),
     }
 }
 

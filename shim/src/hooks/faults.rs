@@ -26,6 +26,8 @@ static IS_SERVED: AtomicU32 = AtomicU32::new(0);
 const USERFAULTFD_IOC_NEW: u32 = 0xAA00;
 const UFFDIO_REGISTER: u32 = 0xC020_AA00;
 const UFFDIO_MOVE: u32 = 0xC028_AA05;
+/// The requests that [`on_request`] tells from others.
+pub const REQUESTS: &[u32] = &[USERFAULTFD_IOC_NEW, UFFDIO_REGISTER, UFFDIO_MOVE];
 
 /// Makes `call`, which makes a userfaultfd, once all snapshots of this process say so. ENOMEM if that cannot be brought about.
 pub fn making(call: impl FnOnce() -> c_long) -> c_long {

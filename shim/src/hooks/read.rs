@@ -7,7 +7,7 @@ use libc::{iovec, off64_t, pid_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
 use crate::doors::{as_libc, interpose};
-use crate::shared::store::{Source, fill, may_touch, may_touch_any};
+use crate::shared::store::{Source, fill, fill_one, may_touch, may_touch_any};
 
 interpose! {
     /// read(2)
@@ -69,10 +69,6 @@ interpose! {
     }
 }
 
-fn buffer(data: *mut c_void, length: size_t) -> iovec {
-    iovec { iov_base: data, iov_len: length }
-}
-
 #[inline]
 pub fn on_read(real: read::Function, fd: c_int, data: *mut c_void, length: size_t) -> ssize_t {
     // SAFETY: the application's arguments, as they are.
@@ -80,7 +76,7 @@ pub fn on_read(real: read::Function, fd: c_int, data: *mut c_void, length: size_
     if !may_touch(data as u64, length) {
         return call();
     }
-    fill(Source::Descriptor(fd), &buffer(data, length), 1, call, |parts| match parts {
+    fill_one(Source::Descriptor(fd), data, length, call, |parts| match parts {
         // SAFETY: memory of our own, or the application's where it was to be stored into.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len) },
         // SAFETY: as above.
@@ -95,7 +91,7 @@ pub fn on_pread(real: pread64::Function, fd: c_int, data: *mut c_void, length: s
     if !may_touch(data as u64, length) {
         return call();
     }
-    fill(Source::Descriptor(fd), &buffer(data, length), 1, call, |parts| match parts {
+    fill_one(Source::DescriptorAt(fd), data, length, call, |parts| match parts {
         // SAFETY: memory of our own, or the application's where it was to be stored into.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len, offset) },
         // SAFETY: as above.
@@ -172,7 +168,7 @@ pub fn on_getrandom(real: getrandom::Function, data: *mut c_void, length: size_t
         return call();
     }
     // There is no form for several buffers.
-    fill(Source::Other, &buffer(data, length), 1, call, |parts| {
+    fill_one(Source::Other, data, length, call, |parts| {
         let mut done = 0;
         for part in parts {
             // SAFETY: memory of our own, or the application's where it was to be stored into.

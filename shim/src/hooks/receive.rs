@@ -8,7 +8,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::doors::{as_libc, interpose};
 use crate::shared::aside::{Headers, read_length};
-use crate::shared::store::{Source, fill, may_touch, may_touch_any, receive};
+use crate::shared::store::{Source, fill_one, may_touch, may_touch_any, receive};
 
 interpose! {
     /// recv(2)
@@ -61,8 +61,7 @@ pub fn on_recv(real: recv::Function, fd: c_int, data: *mut c_void, length: size_
     if !may_touch(data as u64, length) {
         return call();
     }
-    let buffer = iovec { iov_base: data, iov_len: length };
-    fill(source(flags), &raw const buffer, 1, call, |parts| match parts {
+    fill_one(source(flags), data, length, call, |parts| match parts {
         // SAFETY: memory of our own, or the application's where it was to be stored into.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len, flags) },
         parts => {

@@ -200,12 +200,14 @@ fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
     shared.into_iter().chain(snapshot).min_by_key(|home| home.part.start)
 }
 
+/// Whether a byte of memory is there.
+pub fn is_there(address: u64) -> bool {
+    let mut byte = 0u8;
+    read_own(address, (&raw mut byte) as u64, 1) == 1
+}
+
 /// How much of a part of a mapping is there: pages behind the end of the file are not.
 fn pages_there(part: &Range<u64>) -> Range<u64> {
-    let is_there = |address: u64| {
-        let mut byte = 0u8;
-        read_own(address, (&raw mut byte) as u64, 1) == 1
-    };
     if is_there(part.end - 1) {
         return part.clone();
     }

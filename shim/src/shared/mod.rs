@@ -15,6 +15,7 @@ pub mod eager;
 pub mod list;
 pub mod open;
 pub mod owners;
+pub mod spare;
 pub mod store;
 
 use core::ffi::c_void;

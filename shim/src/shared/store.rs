@@ -5,12 +5,16 @@
 //! mapping's file exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the
 //! open mapping; no snapshot comes meanwhile. Else the kernel stores into memory [`aside`], and the call may wait as long as it
 //! likes. A call that is left by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
+//!
+//! What one place of a snapshot is to get comes by a [`spare`] buffer if it is little. If it is much, and comes from a file, the kernel
+//! stores into the snapshot ([`fill_promptly`]).
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use libc::{iovec, mmsghdr};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::drain::place_behind;
 use snapshim::origin::{Origin, Place};
@@ -19,17 +23,20 @@ use snapshim::raw;
 use super::aside::{self, Aside, Headers, Messages, Touched};
 use super::list::{self, Entry};
 use super::open::open_whole;
+use super::spare::Spare;
 use crate::create;
 use crate::doors::set_errno;
 use crate::hooks::change::{Announced, announced};
 use crate::hooks::write::each_buffer;
-use crate::mapper;
+use crate::{mapper, trap};
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// What the descriptor leads to, perhaps a file.
     Descriptor(c_int),
+    /// The same at an offset that the call names: a file gives it again when it is asked again.
+    DescriptorAt(c_int),
     /// Somebody who may let us wait.
     Other,
     /// The same, and the result may count bytes that are not stored (MSG_TRUNC).
@@ -62,8 +69,8 @@ pub fn fill(
     if touched == Touched::Nothing {
         return call();
     }
-    if let (Touched::One(origin), Source::Descriptor(descriptor)) = (touched, source)
-        && is_prompt(descriptor)
+    if let Touched::One(origin) = touched
+        && source.is_prompt()
         && let Some(result) = fill_open(origin, vector, count, &call)
     {
         return result;
@@ -79,18 +86,73 @@ pub fn fill(
     other.finish(result)
 }
 
+/// The same for a single buffer.
+#[cold]
+pub fn fill_one(
+    source: Source,
+    data: *mut c_void,
+    length: usize,
+    call: impl Fn() -> isize,
+    aside: impl Fn(&[iovec]) -> isize,
+) -> isize {
+    let home = data as u64..(data as u64).saturating_add(length as u64);
+    if source != Source::OtherCounting
+        && let Some(spare) = Spare::take(&home)
+    {
+        let part = iovec { iov_base: spare.at().cast(), iov_len: length };
+        return spare.finish(aside(&[part]));
+    }
+    if let Some(result) = fill_promptly(source, &home, &call) {
+        return result;
+    }
+    fill(source, &iovec { iov_base: data, iov_len: length }, 1, call, aside)
+}
+
+/// Makes a call on a snapshot that may be moved off its file, where the bytes come from a file. `None`: it did not come to that, or
+/// it is to be made again, aside.
+///
+/// Where nothing was moved meanwhile, the kernel found the snapshot as the application made it. A read from a file at an offset that
+/// the call names is made again otherwise, whatever came of it. One at the file position has stored what it says, page by page, and
+/// each store came before the page was closed, and was copied, or behind the move: what is left out is for the next call, as where a
+/// signal ends a call early. If it has stored nothing the position is where it was. With O_DIRECT the kernel holds on to pages that
+/// may not be the snapshot's any more when the bytes come.
+fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -> Option<isize> {
+    let descriptor = match source {
+        Source::Descriptor(descriptor) | Source::DescriptorAt(descriptor) => descriptor,
+        _ => return None,
+    };
+    if list::may_touch(home) || mapper::first_that_may_move(home).is_none() || !source.is_prompt() {
+        return None;
+    }
+    let is_direct = || {
+        let flags = rustix::fs::fcntl_getfl(raw::borrow(descriptor as u32));
+        flags.is_ok_and(|flags| flags.contains(OFlags::DIRECT))
+    };
+    let can_repeat = matches!(source, Source::DescriptorAt(_));
+    if !can_repeat && is_direct() {
+        return None;
+    }
+    let before = trap::holds();
+    let result = call();
+    let is_done = !trap::any_held_since(before) || !can_repeat && result > 0;
+    is_done.then_some(result)
+}
+
 fn fail(error: Errno) -> isize {
     set_errno(error.raw_os_error());
     -1
 }
 
-/// Whether a read of the descriptor waits for nobody but a disk.
-fn is_prompt(descriptor: c_int) -> bool {
-    match place_behind(descriptor as u32) {
-        Place::Origin(origin) => {
-            origin.is_block_device() || create::is_on_known_file_system(raw::borrow(descriptor as u32))
+impl Source {
+    /// Whether a read waits for nobody but a disk.
+    fn is_prompt(self) -> bool {
+        let (Self::Descriptor(descriptor) | Self::DescriptorAt(descriptor)) = self else { return false };
+        match place_behind(descriptor as u32) {
+            Place::Origin(origin) => {
+                origin.is_block_device() || create::is_on_known_file_system(raw::borrow(descriptor as u32))
+            }
+            _ => false,
         }
-        _ => false,
     }
 }
 
