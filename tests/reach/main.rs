@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use common::root;
+use common::{root, skip};
 
 /// The words of a list.
 fn words(list: &str) -> BTreeSet<&str> {
@@ -84,7 +84,14 @@ fn every_system_call_is_sorted_once() {
     for name in lists.iter().flat_map(|list| list.split_whitespace()) {
         assert!(sorted.insert(name), "{name} is sorted twice");
     }
-    let kernel: BTreeSet<_> = header().into_iter().map(|(name, _)| name).chain(running()).collect();
+    let running = running();
+    if running.is_empty() {
+        skip(
+            "every_system_call_is_sorted_once",
+            "the running kernel's symbols cannot be read; only the header's calls are looked at",
+        );
+    }
+    let kernel: BTreeSet<_> = header().into_iter().map(|(name, _)| name).chain(running).collect();
     assert!(kernel.len() > 300, "the kernel's table was read");
     let unsorted: Vec<_> = kernel.iter().filter(|name| !sorted.contains(name.as_str())).collect();
     assert!(unsorted.is_empty(), "can these change what a snapshot shows? {unsorted:?}");
