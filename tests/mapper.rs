@@ -145,6 +145,10 @@ scenarios! {
         locks_by_number_are_known
         memory_without_a_file_is_eopnotsupp
         its_pages_cannot_be_moved_away
+        a_handle_of_libc_leads_to_the_same
+        high_bits_of_a_number_hide_nothing
+        a_huge_page_over_it_takes_its_place
+        what_a_failed_call_took_away_is_known
     }
     map_many {
         many_moments_of_overlapping_ranges

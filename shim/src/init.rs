@@ -31,7 +31,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
         return;
     }
     arena::reserve();
-    if !doors::detours::open(hooks::doors()) {
+    if !doors::detours::open(hooks::doors(), hooks::map::INSIDE) {
         see_libc_otherwise();
     }
     hooks::ring::filter();

@@ -19,6 +19,7 @@ use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEV
 use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
+use crate::behind;
 use crate::claim;
 use crate::config::config;
 use crate::process::{self, Own};
@@ -293,10 +294,18 @@ impl Mappings {
         watch::look_behind(&self.own, range);
         self.changing(&[range], || {
             self.await_byte_pushers(range)?;
-            let result = call()?;
-            self.retire(range);
-            Ok(result)
+            let result = call();
+            // A call that fails late leaves a gap behind (vms_abort_munmap_vmas in mm/vma.h).
+            if result.is_ok() || self.is_gone(range) {
+                self.retire(range);
+            }
+            result
         })
+    }
+
+    /// Whether nothing is mapped any more where a piece in `range` was.
+    fn is_gone(&self, range: &Range<u64>) -> bool {
+        self.odd_pieces(range).next().is_some_and(|(_, view)| !behind::is_mapped(overlap(&view, range).start))
     }
 
     /// The first address in `range` that the program must not make writable.

@@ -1,6 +1,7 @@
 /* Calls on mappings by their less known names, and by number. */
 #include "check.h"
 
+#include <dlfcn.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/shm.h>
@@ -285,6 +286,128 @@ static void its_pages_cannot_be_moved_away(int protection, enum who who)
     CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
 }
 
+/* libc's own function: a handle of libc's leads past what the shim exports. */
+static void *of_libc(const char *name)
+{
+    void *libc = dlopen("libc.so.6", RTLD_NOW | RTLD_NOLOAD);
+    void *function = libc ? dlsym(libc, name) : NULL;
+    CHECK(function);
+    return function;
+}
+
+static void a_handle_of_libc_leads_to_the_same(int protection, enum who who)
+{
+    void *(*map)(void *, size_t, int, int, int, off_t) = of_libc("mmap");
+    int (*unmap)(void *, size_t) = of_libc("munmap"), (*protect)(void *, size_t, int) = of_libc("mprotect");
+    int (*advise)(void *, size_t, int) = of_libc("madvise"), (*advise_portably)(void *, size_t, int) = of_libc("posix_madvise");
+    void *(*move)(void *, size_t, size_t, int, ...) = of_libc("mremap");
+    int fd = make_file("file", SIZE), both = PROT_READ | PROT_WRITE;
+    struct writer writer = writer_before(who, "file");
+    unsigned char *shared = map(NULL, SIZE, both, MAP_SHARED, fd, 0);
+    unsigned char *closed = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
+    unsigned char *at = map(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
+    CHECK(shared != MAP_FAILED && closed != MAP_FAILED && at != MAP_FAILED);
+    writer_after(&writer);
+    memset(shared, 9, PAGE);
+    CHECK(protect(closed, SIZE, both) == 0);
+    memset(closed + PAGE, 9, PAGE);
+    CHECK(advise(shared + 2 * PAGE, 2 * PAGE, MADV_REMOVE) == 0);
+    CHECK(advise_portably(shared + 4 * PAGE, 2 * PAGE, MADV_REMOVE) == 0);
+    CHECK(shows(at, 0, SIZE, 0));
+    writer_writes(&writer, 0, SIZE / 2, 1);
+    CHECK(advise(at, SIZE, MADV_DONTNEED) == 0 && shows(at, 0, SIZE, 0));
+    CHECK_ERRNO(advise(at, SIZE, MADV_REMOVE), -1, EINVAL);
+    /* What takes its place is no snapshot any more, and what is moved is. */
+    CHECK(map(at + 8 * PAGE, PAGE, both, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at + 8 * PAGE);
+    CHECK(unmap(at + 9 * PAGE, PAGE) == 0);
+    unsigned char *moved = map(NULL, 4 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(move(at + 10 * PAGE, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, moved) == moved);
+    struct snapshim_stat stat;
+    for (size_t page = 8; page < 10; page++)
+        CHECK_ERRNO(snapshim_stat(at + page * PAGE, &stat), -1, EINVAL);
+    writer_writes(&writer, 0, SIZE, 2);
+    CHECK(shows(at, 0, 8 * PAGE, 0) && shows(moved, 10 * PAGE, 4 * PAGE, 0) && shows(at + 14 * PAGE, 14 * PAGE, 2 * PAGE, 0));
+    CHECK(at[8 * PAGE] == 0 && stat_of(at).state == SNAPSHIM_EXACT && stat_of(moved).state == SNAPSHIM_EXACT);
+    writer_end(&writer);
+}
+
+/* The kernel takes a number's low 32 bits alone; numbers of the x32 table are no calls to it here. */
+static void high_bits_of_a_number_hide_nothing(int protection, enum who who)
+{
+    (void)who;
+    int fd = make_file("file", SIZE);
+    unsigned char *at = snapshot(fd, 0, SIZE, protection);
+    char byte = 9;
+    for (long high = 1L << 32; high != 0; high <<= 8) {
+        long written = syscall(high | SYS_pwrite64, fd, &byte, 1L, (long)PAGE);
+        CHECK(written == 1 || (written == -1 && errno == ENOSYS));
+    }
+    CHECK_ERRNO(syscall(0x40000000L | SYS_pwrite64, fd, &byte, 1L, 0L), -1, ENOSYS);
+    CHECK_ERRNO(syscall(535L, fd, &byte, 1L, 0L), -1, ENOSYS);
+    CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+}
+
+/* A mapping of huge pages is as long as they are, and takes the place of all that lies there. */
+static void a_huge_page_over_it_takes_its_place(int protection, enum who who)
+{
+    enum { HUGE_PAGE = 2 << 20, OF_THIS_SIZE = 21 << 26 };
+    unsigned char *room = mmap(NULL, 2 * HUGE_PAGE + SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char *huge = (unsigned char *)(((uintptr_t)room + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    unsigned char *where = huge + HUGE_PAGE - SIZE / 2;
+    int file = memfd_create("huge", MFD_HUGETLB | OF_THIS_SIZE);
+    for (int way = 0; way < 3; way++) {
+        int fd = make_file("file", SIZE);
+        struct writer writer = writer_before(who, "file");
+        unsigned char *at = mmap(where, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT | MAP_FIXED, fd, 0);
+        CHECK(at == where && stat_of(at).state == SNAPSHIM_EXACT);
+        writer_after(&writer);
+        int flags = MAP_FIXED | MAP_NORESERVE | (way == 2 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB);
+        void *made = mmap(huge, PAGE, PROT_READ, flags | (way == 1 ? OF_THIS_SIZE : 0), way == 2 ? file : -1, 0);
+        if (made == MAP_FAILED)
+            SKIP("no huge pages of 2 MiB");
+        struct snapshim_stat stat;
+        CHECK_ERRNO(snapshim_stat(at, &stat), -1, EINVAL);
+        writer_writes(&writer, 0, SIZE, 1);
+        CHECK(shows(at + SIZE / 2, SIZE / 2, SIZE / 2, 0) && stat_of(at + SIZE / 2).state == SNAPSHIM_EXACT);
+        writer_end(&writer);
+        CHECK(munmap(at + SIZE / 2, SIZE / 2) == 0 && munmap(huge, HUGE_PAGE) == 0);
+        close(fd);
+    }
+}
+
+/* Where huge pages are wanting, the call fails when it has taken away what was there. */
+static void what_a_failed_call_took_away_is_known(int protection, enum who who)
+{
+    enum { HUGE_PAGE = 2 << 20 };
+    unsigned char *room = mmap(NULL, 2 * HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char *huge = (unsigned char *)(((uintptr_t)room + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    int fd = make_file("file", SIZE);
+    struct writer writer = writer_before(who, "file");
+    unsigned char *at = mmap(huge, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT | MAP_FIXED, fd, 0);
+    CHECK(at == huge && stat_of(at).state == SNAPSHIM_EXACT);
+    writer_after(&writer);
+    int huge_pages = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED;
+    if (mmap(huge, HUGE_PAGE, PROT_READ, huge_pages, -1, 0) != MAP_FAILED) {
+        writer_end(&writer);
+        SKIP("there are huge pages");
+    }
+    unsigned char in_memory;
+    struct snapshim_stat stat;
+    if (mincore(at, PAGE, &in_memory) != 0) {
+        CHECK_ERRNO(snapshim_stat(at, &stat), -1, EINVAL);
+        /* What comes to that place is nobody's but the program's. */
+        CHECK(mmap(at, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == at);
+        memset(at, 9, SIZE);
+        writer_writes(&writer, 0, SIZE, 1);
+        for (size_t i = 0; i < SIZE; i++)
+            CHECK(at[i] == 9);
+    } else {
+        writer_writes(&writer, 0, SIZE, 1);
+        CHECK(shows(at, 0, SIZE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+    }
+    writer_end(&writer);
+}
+
 static const struct scenario scenarios[] = {
     EACH(posix_advice_keeps_what_is_preserved),
     EACH(advice_to_oneself_keeps_what_is_preserved),
@@ -294,5 +417,9 @@ static const struct scenario scenarios[] = {
     EACH(memory_without_a_file_is_eopnotsupp),
     EACH(a_hole_that_is_filled_makes_it_doubtful),
     EACH(its_pages_cannot_be_moved_away),
+    EACH(a_handle_of_libc_leads_to_the_same),
+    EACH(high_bits_of_a_number_hide_nothing),
+    EACH(a_huge_page_over_it_takes_its_place),
+    EACH(what_a_failed_call_took_away_is_known),
 };
 MAIN(scenarios)

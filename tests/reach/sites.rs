@@ -1,4 +1,4 @@
-//! Every `syscall` instruction of the installed libc and of ld.so: what it makes, and in which function.
+//! Every `syscall` instruction of the installed libc, of ld.so and of libraries of asynchronous writes: what it makes, and where.
 //!
 //! A function that the library takes by name (its exported symbol, or a detour at its entry) may hold any. For the others each call
 //! that changes something, and each whose number does not stand in the code, has a reason below.
@@ -140,4 +140,43 @@ fn every_system_call_instruction_of_the_loader_is_sorted() {
     let known: BTreeSet<_> = LOADER.iter().map(|(call, _)| (*call).to_owned()).collect();
     let unsorted: Vec<_> = calls.difference(&known).collect();
     assert!(unsorted.is_empty(), "the loader makes these, and no reason is known: {unsorted:?}");
+}
+
+/// Libraries that hand writes to the kernel, and what their instructions make.
+const LIBRARIES: &[(&str, &[&str])] = &[
+    // Its exported functions are taken; it makes them by syscall(2).
+    ("libaio.so.1", &[]),
+    // It raises a limit for itself. Its setup is denied at syscall(2) or by the filter, and without that the others have no ring; see `io_uring` in docs/not-covered.md.
+    (
+        "liburing.so.2",
+        &[
+            "?",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "close",
+            "mmap",
+            "munmap",
+            "madvise",
+            "setrlimit",
+        ],
+    ),
+];
+
+#[test]
+fn every_system_call_instruction_of_other_libraries_is_sorted() {
+    let test = "every_system_call_instruction_of_other_libraries_is_sorted";
+    let names: BTreeMap<_, _> = header().into_iter().map(|(name, number)| (number, name)).collect();
+    let libc = found_by_ldd("libc.so.6");
+    for (library, known) in LIBRARIES {
+        let file = libc.with_file_name(library);
+        if !file.exists() {
+            skip(test, &format!("no {library}"));
+            continue;
+        }
+        let Some(code) = code_of(test, &file) else { return };
+        let mut calls: BTreeSet<_> = code.sites().iter().flat_map(|site| suspicious(site, &names)).collect();
+        calls.retain(|call| !known.contains(&call.as_str()));
+        assert!(calls.is_empty(), "{library} makes these by itself, and no reason is known: {calls:?}");
+    }
 }

@@ -106,7 +106,8 @@ pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) 
         return Found::Closed;
     }
     place.note(location);
-    ways().for_each(|way| redirect(&libc, &code, way));
+    // SAFETY: nobody runs a libc that has just been loaded, and its code was made writable.
+    ways().for_each(|way| unsafe { redirect(libc.find(way.name), &code, way.hook) });
     if protect(&code, MprotectFlags::READ | MprotectFlags::EXEC) { Found::Led } else { Found::Closed }
 }
 
@@ -128,12 +129,15 @@ fn leads(libc: &Loaded, way: Way) -> bool {
         && code == jump_to(way.hook)
 }
 
-/// Writes a jump over the function's entry. Functions begin at multiples of 16.
-fn redirect(libc: &Loaded, code: &Range<u64>, way: Way) {
-    let entry = libc.find(way.name) as u64;
-    if entry.is_multiple_of(16) && code.start <= entry && entry + LENGTH as u64 <= code.end {
-        // SAFETY: code of a libc that nobody runs yet, writable by `lead`.
-        unsafe { ptr::copy_nonoverlapping(jump_to(way.hook).as_ptr(), entry as *mut u8, LENGTH) };
+/// Writes a jump over the entry of a function in `code`. Functions begin at multiples of 16.
+///
+/// # Safety
+/// No other thread runs the function, and its code is writable.
+pub unsafe fn redirect(entry: *const (), code: &Range<u64>, hook: *const ()) {
+    let start = entry as u64;
+    if start.is_multiple_of(16) && code.start <= start && start + LENGTH as u64 <= code.end {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(jump_to(hook).as_ptr(), entry.cast::<u8>().cast_mut(), LENGTH) };
     }
 }
 

@@ -6,8 +6,10 @@ use core::ops::Range;
 
 use detour::RawDetour;
 use region::{Protection, Survey};
+use snapshim::PAGE;
 
 use super::Door;
+use super::beside::{self, Way};
 use super::symbols::{Where, code_of_libc, find};
 
 /// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
@@ -28,8 +30,10 @@ fn lead_next(door: &Door) {
 /// (SELinux without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
 ///
 /// The detours are made before libc's code is opened: what is writable counts against limits, and so does what they allocate.
+///
+/// The functions of `ways` have hooks that need no way back.
 #[must_use]
-pub fn open(doors: impl Iterator<Item = &'static Door>) -> bool {
+pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
     let entries: Vec<_> = doors.filter_map(|door| Some((door, lead_to_libc(door)?))).collect();
     let _survey = Survey::begin();
     let mut is_whole = true;
@@ -43,7 +47,7 @@ pub fn open(doors: impl Iterator<Item = &'static Door>) -> bool {
             Err(_) => is_whole = false,
         }
     }
-    let code = OpenedCode::of_libc();
+    let code = OpenedCode::of(code_of_libc());
     if matches!(code, Err(region::Error::SystemCall(libc::EACCES | libc::EPERM))) {
         return false;
     }
@@ -51,6 +55,8 @@ pub fn open(doors: impl Iterator<Item = &'static Door>) -> bool {
     for (door, entry, detour) in detours {
         is_whole &= put_in_place(door, entry, detour);
     }
+    let libc = code_of_libc();
+    ways.iter().for_each(|way| lead_away(way, &libc, code.is_ok()));
     is_whole
 }
 
@@ -81,12 +87,27 @@ fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
     true
 }
 
+/// Makes libc's function jump to the way's hook, for who calls it past the exported symbol: through a handle of libc's (dlsym(3)).
+fn lead_away(way: &Way, libc: &Range<u64>, is_open: bool) {
+    let entry = find(Where::Libc, way.name);
+    // An older libc does not have them all.
+    if entry.is_null() {
+        return;
+    }
+    let page = entry as u64 / PAGE * PAGE;
+    // A function may go on in the next page.
+    let opened = if is_open { None } else { Some(OpenedCode::of(page..(page + 2 * PAGE).min(libc.end))) };
+    if !matches!(opened, Some(Err(_))) {
+        // SAFETY: no other thread runs yet, and the code is open.
+        unsafe { beside::redirect(entry, libc, way.hook) };
+    }
+}
+
 /// libc's code, writable as well until dropped.
 struct OpenedCode(Range<u64>);
 
 impl OpenedCode {
-    fn of_libc() -> region::Result<Self> {
-        let code = code_of_libc();
+    fn of(code: Range<u64>) -> region::Result<Self> {
         protect(&code, Protection::READ_WRITE_EXECUTE)?;
         Ok(Self(code))
     }

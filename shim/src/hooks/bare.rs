@@ -33,6 +33,14 @@ fn by_number(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> c_long {
     as_libc(syscalls::Errno::from_ret(result)) as c_long
 }
 
+/// Numbers of the x32 table (arch/x86/entry/syscalls/syscall_64.tbl), which few kernels have, and no program that loads this library
+/// has a use for: the same calls, with structures of its own.
+const fn is_of_another_table(number: c_long) -> bool {
+    const X32: c_int = 0x4000_0000;
+    let number = number as c_int;
+    number >= X32 || 512 <= number && number < 548
+}
+
 /// Which number is which hook; everything else goes on.
 #[expect(clippy::too_many_arguments, reason = "syscall(2) takes a number and six arguments")]
 fn on_syscall(
@@ -45,6 +53,12 @@ fn on_syscall(
     e: usize,
     f: usize,
 ) -> c_long {
+    if is_of_another_table(number) {
+        crate::doors::set_errno(libc::ENOSYS);
+        return -1;
+    }
+    // The kernel looks at the low 32 bits alone (arch/x86/entry/entry_64.S).
+    let number = c_long::from(number as c_int);
     let fd = a as c_int;
     let arguments = [a, b, c, d, e, f];
     let pass = || by_number(number, arguments);

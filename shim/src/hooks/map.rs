@@ -3,22 +3,24 @@
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator
 //! may call them under its own lock, and looking the real function up could allocate.
 
-use core::ffi::{c_int, c_long, c_uint, c_void};
+use core::ffi::{CStr, c_int, c_long, c_uint, c_void};
 use core::ops::Range;
 
 use libc::{iovec, off_t, off64_t, size_t, ssize_t};
 use redhook::hook;
+use rustix::fd::AsRawFd;
+use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
-use snapshim::PAGE;
 use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
+use snapshim::{PAGE, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
 use super::change::LONGEST_WRITE;
 use super::write::{IOV_MAX, each_buffer};
 use crate::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
-use crate::doors::beside::Way;
+use crate::doors::beside::{Way, answer};
 use crate::doors::set_errno;
 use crate::shared::{self, list};
 use crate::{init, mapper, process};
@@ -205,68 +207,62 @@ pub fn on_remap_file_pages_by_number(
     status(show_other_pages(address, length, protection, first, flags)).into()
 }
 
-/// The ways in for a libc beside ([`doors::beside`]), whose functions take what the system calls take.
-///
-/// [`doors::beside`]: crate::doors::beside
-pub static BESIDE: &[Way] = &[
-    Way { name: c"mmap", hook: beside::mmap as *const () },
-    Way { name: c"munmap", hook: beside::munmap as *const () },
-    Way { name: c"mprotect", hook: beside::mprotect as *const () },
-    Way { name: c"pkey_mprotect", hook: beside::pkey_mprotect as *const () },
-    Way { name: c"madvise", hook: beside::madvise as *const () },
-    Way { name: c"posix_madvise", hook: beside::posix_madvise as *const () },
-    Way { name: c"process_madvise", hook: beside::process_madvise as *const () },
-    Way { name: c"mremap", hook: beside::mremap as *const () },
-    Way { name: c"remap_file_pages", hook: beside::remap_file_pages as *const () },
-    Way { name: c"shmat", hook: beside::shmat as *const () },
-    Way { name: c"mlock", hook: beside::mlock as *const () },
-    Way { name: c"mlock2", hook: beside::mlock2 as *const () },
-    Way { name: c"munlock", hook: beside::munlock as *const () },
-    Way { name: c"mlockall", hook: beside::mlockall as *const () },
-    Way { name: c"munlockall", hook: beside::munlockall as *const () },
-];
+/// For each function of libc, which takes what the system call takes, what its entry is made to jump to: in the program's own libc,
+/// where a handle of libc's leads past the exported symbols (dlsym(3)), and in one beside, which has an errno of its own.
+macro_rules! ways {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+        /// The ways in for the program's own libc.
+        pub static INSIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
+        /// The ways in for a libc beside.
+        pub static BESIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: beside::$name as *const () }),+];
 
-mod beside {
-    use super::{
-        Mmap, Sysno, advise, advise_each, advise_portably, attach, bytes, iovec, lock, lock_all, map, pointer, protect,
-    };
-    use super::{c_int, c_uint, c_void, off64_t, protect_with_key, remap, show_other_pages, size_t, ssize_t, status};
-    use super::{unlock_all, unmap};
-    use crate::doors::beside::answer;
+        mod inside {
+            use super::*;
+            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
+                $call
+            })+
+        }
 
-    macro_rules! ways {
-        ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+        mod beside {
+            use super::*;
             $(pub extern "C" fn $name($($argument: $type),*) -> $result {
                 answer(|| $call)
             })+
-        };
-    }
+        }
+    };
+}
 
-    ways! {
-        mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
-            -> *mut c_void => map(Mmap { address, length, protection, flags, descriptor, offset });
-        munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
-        mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
-            => status(protect(address, length, protection));
-        pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
-            => status(protect_with_key(address, length, protection, key));
-        madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => status(advise(address, length, advice));
-        posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
-            => advise_portably(address, length, advice);
-        process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint) -> ssize_t
-            => bytes(advise_each(pidfd, vector, count, advice, flags));
-        mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
-            => pointer(remap(address, old, new, flags, target));
-        remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int) -> c_int
-            => status(show_other_pages(address, length, protection, first, flags));
-        shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => pointer(attach(segment, address, flags));
-        mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
-        mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
-            => status(lock(Sysno::mlock2, address, length, flags));
-        munlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::munlock, address, length, 0));
-        mlockall(flags: c_int) -> c_int => status(lock_all(flags));
-        munlockall() -> c_int => status(unlock_all());
+const fn named(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name has no zero but the last byte"),
     }
+}
+
+ways! {
+    mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
+        -> *mut c_void => map(Mmap { address, length, protection, flags, descriptor, offset });
+    munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
+    mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
+        => status(protect(address, length, protection));
+    pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
+        => status(protect_with_key(address, length, protection, key));
+    madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => status(advise(address, length, advice));
+    posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+        => advise_portably(address, length, advice);
+    process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint) -> ssize_t
+        => bytes(advise_each(pidfd, vector, count, advice, flags));
+    mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
+        => pointer(remap(address, old, new, flags, target));
+    remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int) -> c_int
+        => status(show_other_pages(address, length, protection, first, flags));
+    shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => pointer(attach(segment, address, flags));
+    mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
+    mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
+        => status(lock(Sysno::mlock2, address, length, flags));
+    munlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::munlock, address, length, 0));
+    mlockall(flags: c_int) -> c_int => status(lock_all(flags));
+    munlockall() -> c_int => status(unlock_all());
 }
 
 fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
@@ -309,21 +305,48 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
 }
 
 fn map(arguments: Mmap) -> *mut c_void {
+    let replaces = arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
+    let arguments = if replaces { in_whole_units(arguments) } else { arguments };
     pointer(if (arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments)) && !config().is_disabled {
         create(&arguments, 0)
     } else if init::matches_shared_files(&arguments) && !config().is_disabled {
         create(&arguments.as_private(), NEVER_WRITABLE)
     } else if let Some(origin) = shared::change::origin_shared(&arguments) {
         shared::change::map(&arguments, origin)
-    } else if arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED {
-        map_over(&arguments)
+    } else if replaces {
+        take_away(&addresses(arguments.address, arguments.length), || arguments.call())
     } else {
         arguments.call()
     })
 }
 
-fn map_over(arguments: &Mmap) -> Result<*mut c_void, Errno> {
-    take_away(&addresses(arguments.address, arguments.length), || arguments.call())
+/// As much as the kernel takes the place of. A length that it cannot round up it refuses.
+fn in_whole_units(arguments: Mmap) -> Mmap {
+    let length = arguments.length.checked_next_multiple_of(unit(&arguments)).unwrap_or(arguments.length);
+    Mmap { length, ..arguments }
+}
+
+/// What the kernel rounds the length of a mapping up to: of huge pages, to whole ones (ksys_mmap_pgoff in mm/mmap.c).
+fn unit(arguments: &Mmap) -> size_t {
+    const HUGETLBFS: i64 = 0x9584_58f6;
+    const SIZE_SHIFT: c_int = 26;
+    const SIZE_MASK: c_int = 0x3f;
+    let block_of = |descriptor| {
+        let found = rustix::fs::fstatfs(raw::borrow(descriptor as u32)).ok().filter(|found| found.f_type == HUGETLBFS);
+        found.map_or(PAGE as size_t, |found| found.f_bsize as size_t)
+    };
+    if arguments.flags & libc::MAP_ANONYMOUS == 0 {
+        return block_of(arguments.descriptor);
+    }
+    if arguments.flags & libc::MAP_HUGETLB == 0 {
+        return PAGE as size_t;
+    }
+    match arguments.flags >> SIZE_SHIFT & SIZE_MASK {
+        // Of the kernel's default size, as a file of them says it.
+        0 => rustix::fs::memfd_create(c"huge", MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC)
+            .map_or(PAGE as size_t, |file| block_of(file.as_raw_fd())),
+        shift => 1 << shift,
+    }
 }
 
 /// Does `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.

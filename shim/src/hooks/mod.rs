@@ -57,6 +57,8 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         signal::DOORS,
         jump::DOORS,
         rights::DOORS,
+        confine::DOORS,
+        message::DOORS,
     ]
     .into_iter()
     .flatten()
@@ -64,22 +66,12 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 }
 
 /// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
-/// functions that libc does not call itself.
+/// functions that make processes or load libraries.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [
-        fopen::DOORS,
-        fortified::DOORS,
-        message::DOORS,
-        namespace::DOORS,
-        spawn::DOORS,
-        queue::DOORS,
-        clone::DOORS,
-        vfork::DOORS,
-        confine::DOORS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    [fopen::DOORS, fortified::DOORS, namespace::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS, vfork::DOORS]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// The ways in for a libc beside: the calls that change files, mappings, or what a descriptor means. Those about processes and

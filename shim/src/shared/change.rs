@@ -18,7 +18,7 @@ use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
-use crate::{agent, signals};
+use crate::{agent, behind, signals};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
 #[inline]
@@ -128,12 +128,16 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
 
 /// Does `call`, which takes away what is mapped in `range`.
 pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let first = next_part(range);
     let mut list = list_with_room(range)?;
     note_changes(own, &list, range);
-    let result = call()?;
-    list.carve(range);
-    describe(own, &list);
-    Ok(result)
+    let result = call();
+    // A call that fails late leaves a gap behind.
+    if result.is_ok() || first.is_some_and(|(part, _)| !behind::is_mapped(part.start)) {
+        list.carve(range);
+        describe(own, &list);
+    }
+    result
 }
 
 /// mprotect(2) of a range that shared mappings touch: `call` changes one part of it.
