@@ -172,6 +172,7 @@ scenarios! {
         a_call_below_an_autodisarmed_stack_is_waited_for
         a_call_below_a_swapped_context_is_waited_for
         a_call_below_a_switch_of_stacks_is_waited_for
+        a_call_on_the_alternate_stack_is_waited_for
         a_call_of_a_preempted_thread_is_waited_for
         a_call_below_a_stack_within_the_stack_is_waited_for
         calls_that_are_left_by_jumps_hold_nobody_up

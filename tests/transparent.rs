@@ -94,6 +94,38 @@ fn handlers_jump_out_of_writes_anywhere() {
     }
 }
 
+/// Once the hook's own frame hid such jumps from the check.
+#[test]
+fn libc_finds_jumps_to_frames_that_are_gone() {
+    same(&program("like_jumps"), &["gone"]);
+}
+
+#[test]
+fn jumps_restore_or_keep_the_signal_mask() {
+    for mode in ["masks", "masks-out-of-writes"] {
+        same(&program("like_jumps"), &[mode]);
+    }
+}
+
+/// Once such a jump never landed: it came to the shim twice, and was led to its landing twice.
+#[test]
+fn handlers_jump_out_of_writes_by_another_librarys_longjmp() {
+    let scratch = Scratch::on_tmpfs();
+    let other = compile("like_jumps_library", &["-shared", "-fPIC", "-ldl"]);
+    let (shim, other) = (library().display().to_string(), other.display().to_string());
+    let victim = scratch.file("victim");
+    for mode in ["jump-blocked", "jump-blocked-on-alternate-stack"] {
+        fill(&victim);
+        let natively = run_ok(scratch.native(program("like_signals")).args([mode, "victim"]));
+        for order in [format!("{shim} {other}"), format!("{other} {shim}")] {
+            fill(&victim);
+            let mut command = scratch.shimmed(program("like_signals"), WAYS[0]);
+            let shimmed = run_ok(command.args([mode, "victim"]).env("LD_PRELOAD", &order));
+            assert_eq!(shimmed, natively, "{mode}, {order}");
+        }
+    }
+}
+
 #[test]
 fn errno_and_the_signal_mask_stay() {
     same(&program("like_signals"), &["errno"]);

@@ -15,7 +15,7 @@
 //!
 //! The one way around that is a stack inside the stack: a program that switches between parts of one. It jumps downwards, or
 //! calls swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
-//! ([`note_other_stacks`]). Were it to switch by instructions of its own alone, and to jump by libc's, its call would come back
+//! ([`note_other_stacks`]). So it is after a jump onto the alternate signal stack, which then is one more part's. Were it to switch by instructions of its own alone, and to jump by libc's, its call would come back
 //! to a frame that was given up; that is found then, and all snapshots are doubtful (`hooks::change`).
 //!
 //! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
@@ -33,6 +33,7 @@ use rustix::fs::OFlags;
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::{PAGE, masks};
 
+use crate::process;
 use crate::thread::{self, stack_pointer};
 
 static HAS_OTHER_STACKS: AtomicBool = AtomicBool::new(false);
@@ -42,16 +43,17 @@ pub fn note_other_stacks() {
     HAS_OTHER_STACKS.store(true, Ordering::Relaxed);
 }
 
-/// `sigjmp_buf` of glibc on x86-64 (sysdeps/x86_64/jmpbuf-offsets.h): registers, of which the last two are mangled.
+/// The part of glibc's `sigjmp_buf` on x86-64 that is used (sysdeps/x86_64/jmpbuf-offsets.h): registers, of which the last two are
+/// mangled, and of the mask, if there is one, what the kernel knows.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Target {
     registers: [u64; 8],
     has_mask: c_int,
-    mask: [u64; 16],
+    mask: u64,
 }
 
-const _: () = assert!(size_of::<Target>() == 200 && offset_of!(Target, mask) == 72);
+const _: () = assert!(offset_of!(Target, has_mask) == 64 && offset_of!(Target, mask) == 72);
 
 const STACK: usize = 6;
 const INSTRUCTION: usize = 7;
@@ -74,12 +76,16 @@ impl Target {
         self.registers[INSTRUCTION].rotate_right(TURNED_BY) ^ guard()
     }
 
+    /// Whether it has been prepared: another library's longjmp(3) stands between two entries of the shim's.
+    fn is_by_landing(&self) -> bool {
+        self.instruction() == landed as *const () as u64
+    }
+
     /// The same, but for the way by [`landed`] and for the mask, which is set there.
     fn by_landing(&self) -> Self {
-        let mut copy = *self;
-        copy.registers[INSTRUCTION] = (landed as *const () as u64 ^ guard()).rotate_left(TURNED_BY);
-        copy.has_mask = 0;
-        copy
+        let mut registers = self.registers;
+        registers[INSTRUCTION] = (landed as *const () as u64 ^ guard()).rotate_left(TURNED_BY);
+        Self { registers, has_mask: 0, mask: 0 }
     }
 }
 
@@ -94,22 +100,27 @@ struct Landing {
 thread_local! {
     /// Of the jump under way. No signal comes between its start and its landing.
     static LANDING: Cell<Option<Landing>> = const { Cell::new(None) };
+    /// What libc is given for it. Not on the stack, which is libc's from the hook's caller on (`hooks::jump`).
+    static BY_LANDING: Cell<Target> = const { Cell::new(Target { registers: [0; 8], has_mask: 0, mask: 0 }) };
     /// The alternate signal stack that the thread has set.
     static ALTERNATE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
     /// What is known of the thread's own stack.
     static OWN_STACK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// Prepares a jump of the calling thread to `target`; where libc is to jump instead, if anything is left thereby. Signals are
-/// blocked then.
-#[inline]
-pub fn prepare(target: &Target) -> Option<Target> {
+/// Prepares a jump of the calling thread to `buffer`; where libc is to jump: there, or, if anything is left thereby, to a buffer of
+/// the shim's. Signals are blocked then.
+///
+/// # Safety
+/// `buffer` is what longjmp(3) was given.
+#[inline(never)]
+pub unsafe fn prepare(buffer: *const c_void) -> *const c_void {
+    // SAFETY: the caller's promise; libc reads it too. No mask is read where there is none.
+    let target = unsafe { &*buffer.cast::<Target>() };
     let here = stack_pointer();
-    let is_upward = target.stack() > here;
-    if HAS_OTHER_STACKS.load(Ordering::Relaxed) || is_upward && !is_inside_calls() {
-        return None;
-    }
-    prepare_leaving(target, here)
+    let to = target.stack();
+    let is_plain = to > here && !is_inside_calls() && !alternate_stack().contains(&to);
+    if is_plain || HAS_OTHER_STACKS.load(Ordering::Relaxed) { buffer } else { prepare_leaving(target, here) }
 }
 
 fn is_inside_calls() -> bool {
@@ -117,22 +128,30 @@ fn is_inside_calls() -> bool {
 }
 
 #[cold]
-fn prepare_leaving(target: &Target, here: u64) -> Option<Target> {
-    let alternate = alternate_stack();
-    if target.stack() <= here && !alternate.contains(&here) {
-        note_other_stacks();
-        return None;
-    }
-    if !is_inside_calls() || alternate.contains(&here) && alternate.contains(&target.stack()) {
-        return None;
-    }
-    let ground = Ground::find(target.stack(), here, &alternate)?;
+fn prepare_leaving(target: &Target, here: u64) -> *const c_void {
+    let unprepared = core::ptr::from_ref(target).cast();
+    // What is known of the thread's stacks is changed only where no handler comes in between.
     let signals = SignalsBlocked::new();
-    let mask = if target.has_mask == 0 { signals.before() } else { masks_for_kernel(target.mask[0]) };
+    // A child that acts in its parent's memory leaves none of the parent's calls.
+    if target.is_by_landing() || process::is_borrower() {
+        return unprepared;
+    }
+    let alternate = alternate_stack();
+    let (is_on_alternate, goes_to_alternate) = (alternate.contains(&here), alternate.contains(&target.stack()));
+    if !is_on_alternate && (goes_to_alternate || target.stack() <= here) {
+        note_other_stacks();
+        return unprepared;
+    }
+    if goes_to_alternate || !is_inside_calls() {
+        return unprepared;
+    }
+    let Some(ground) = Ground::find(target.stack(), here, &alternate) else { return unprepared };
+    let mask = if target.has_mask == 0 { signals.before() } else { masks_for_kernel(target.mask) };
     // They are opened where the jump lands.
     core::mem::forget(signals);
     LANDING.set(Some(Landing { instruction: target.instruction(), mask, ground }));
-    Some(target.by_landing())
+    BY_LANDING.set(target.by_landing());
+    BY_LANDING.with(Cell::as_ptr).cast_const().cast()
 }
 
 /// As sigprocmask(3) gives it to the kernel: without libc's own signals.
@@ -166,7 +185,7 @@ extern "C" fn land() -> u64 {
         thread.leave_calls(is_left);
     }
     let unannounced = thread::leave_calls_without_slot(is_left);
-    if let Some(own) = crate::process::attached()
+    if let Some(own) = process::attached()
         && let Some(record) = own.record()
     {
         (0..unannounced).for_each(|_| record.leave_unannounced(own.id));
@@ -305,13 +324,4 @@ fn interrupted_stack(alternate: &Range<u64>, here: u64) -> Option<u64> {
         |at: &u64| word(at + START * 8) == alternate.start && word(at + SIZE * 8) == alternate.end - alternate.start;
     let context = (lowest / 8..=highest / 8).rev().map(|word| word * 8).find(is_context)?;
     Some(word(context + POINTER * 8))
-}
-
-/// A jump buffer of the application's, if it can be one.
-///
-/// # Safety
-/// `buffer` is what longjmp(3) was given.
-pub unsafe fn target_at<'a>(buffer: *const c_void) -> &'a Target {
-    // SAFETY: the caller's promise; libc reads it too.
-    unsafe { &*buffer.cast::<Target>() }
 }

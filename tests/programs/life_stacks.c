@@ -110,8 +110,40 @@ static void preempt(int number, siginfo_t *info, void *interrupted_context)
     registers[REG_RSP] = (long long)(stack_above + STACK - 64);
 }
 
-enum way { DISARMED, CONTEXT, SWITCHED, PREEMPTED, WITHIN, BOOSTED };
+enum way { DISARMED, CONTEXT, SWITCHED, PREEMPTED, WITHIN, BOOSTED, ALTERNATE };
 static enum way way;
+static void write_trapped(void);
+
+/* A thread of the program's own on the alternate signal stack, as GNU Pth makes them; the stack stays the alternate one. */
+static sigjmp_buf on_alternate, on_own, in_call;
+
+static void begin_on_alternate(int number)
+{
+    (void)number;
+    if (sigsetjmp(on_alternate, 1) == 0)
+        return;
+    write_trapped();
+    siglongjmp(on_own, 2);
+}
+
+static void __attribute__((noinline)) make_on_alternate(void)
+{
+    stack_t above = {.ss_sp = stack_above, .ss_size = STACK};
+    struct sigaction action = {.sa_handler = begin_on_alternate, .sa_flags = SA_ONSTACK};
+    CHECK(sigaltstack(&above, NULL) == 0 && sigaction(SIGUSR2, &action, NULL) == 0 && raise(SIGUSR2) == 0);
+}
+
+static void run_on_alternate(void)
+{
+    make_on_alternate();
+    switch (sigsetjmp(on_own, 1)) {
+    case 0:
+        siglongjmp(on_alternate, 1);
+    case 1:
+        be_elsewhere();
+        siglongjmp(in_call, 1);
+    }
+}
 
 static void go_elsewhere(int number, unsigned char *bytes)
 {
@@ -124,6 +156,10 @@ static void go_elsewhere(int number, unsigned char *bytes)
         return;
     case CONTEXT:
         swapcontext(&back, &context);
+        return;
+    case ALTERNATE:
+        if (sigsetjmp(in_call, 1) == 0)
+            siglongjmp(on_own, 1);
         return;
 #ifdef BOOST
     case BOOSTED:
@@ -166,6 +202,9 @@ static void *write_and_switch(void *memory)
         context.uc_stack = (stack_t){.ss_sp = stack_above, .ss_size = STACK};
         makecontext(&context, run_context, 0);
         break;
+    case ALTERNATE:
+        run_on_alternate();
+        return memory;
     case PREEMPTED: {
         struct sigaction action = {.sa_sigaction = resume, .sa_flags = SA_SIGINFO};
         CHECK(sigaction(SIGUSR2, &action, NULL) == 0);
@@ -212,6 +251,7 @@ static void is_waited_for(enum way by, int protection)
 WAITED_FOR(a_call_below_an_autodisarmed_stack_is_waited_for, DISARMED)
 WAITED_FOR(a_call_below_a_swapped_context_is_waited_for, CONTEXT)
 WAITED_FOR(a_call_below_a_switch_of_stacks_is_waited_for, SWITCHED)
+WAITED_FOR(a_call_on_the_alternate_stack_is_waited_for, ALTERNATE)
 WAITED_FOR(a_call_of_a_preempted_thread_is_waited_for, PREEMPTED)
 WAITED_FOR(a_call_below_a_stack_within_the_stack_is_waited_for, WITHIN)
 #ifdef BOOST
@@ -376,6 +416,7 @@ static const struct scenario scenarios[] = {
     ONCE(a_call_below_an_autodisarmed_stack_is_waited_for),
     ONCE(a_call_below_a_swapped_context_is_waited_for),
     ONCE(a_call_below_a_switch_of_stacks_is_waited_for),
+    ONCE(a_call_on_the_alternate_stack_is_waited_for),
     ONCE(a_call_of_a_preempted_thread_is_waited_for),
     ONCE(a_call_below_a_stack_within_the_stack_is_waited_for),
 #ifdef BOOST
