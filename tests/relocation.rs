@@ -70,6 +70,14 @@ fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
     }
 }
 
+/// What had been moved and could not be noted once became zeros when the mapper gave it up (MADV_DONTNEED).
+#[test]
+fn a_table_without_room_for_a_slice_loses_no_byte() {
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed(program("cut_slices"), "auto");
+    run_ok(command.arg("a_full_table_loses_no_byte").env("SNAPSHIM_ON_FAILURE", "fail-write"));
+}
+
 #[test]
 fn looking_for_holes_drops_no_lock_and_moves_no_position() {
     slices("record_locks_stay");
