@@ -139,7 +139,9 @@ mod in_table {
                     let Some(snapshot) = self.snapshot(index) else { continue };
                     let seen = snapshot.seen();
                     // Who cooperates has a snapshot moved off the pages that it takes away, so counted changes hide no cut.
-                    let is_cut = sight.file.size.div_ceil(PAGE) < view.kept().end;
+                    // Of a piece behind the end of the file none can be taken.
+                    let kept = view.kept();
+                    let is_cut = !kept.is_empty() && sight.file.size.div_ceil(PAGE) < kept.end;
                     if is_cut || sight.tells_on_somebody_since(&seen) {
                         let is_cut = is_cut || sight.file.size < seen.file.size;
                         let cause = if is_cut { FOREIGN_CUT } else { FOREIGN_CHANGE };

@@ -70,6 +70,12 @@ fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
     }
 }
 
+/// Once taken for the work of a program without the shim.
+#[test]
+fn a_piece_behind_the_end_of_the_file_raises_no_doubt() {
+    slices("what_lies_behind_the_end_is_not_missed");
+}
+
 /// What had been moved and could not be noted once became zeros when the mapper gave it up (MADV_DONTNEED).
 #[test]
 fn a_table_without_room_for_a_slice_loses_no_byte() {

@@ -432,6 +432,21 @@ static void a_full_table_loses_no_byte(int protection, enum who who)
     CHECK(shows(at, 0, size, 0) && stat_of(at).state == SNAPSHIM_EXACT);
 }
 
+/* A piece that shows no page of the file misses none. */
+static void what_lies_behind_the_end_is_not_missed(int protection, enum who who)
+{
+    const size_t size = 10 * PAGE + 5;
+    int fd = make_file("file", size);
+    unsigned char *at = snapshot(fd, 0, 30 * PAGE, protection);
+    CHECK(mprotect(at + 15 * PAGE, 5 * PAGE, PROT_NONE) == 0 && munmap(at + 25 * PAGE, PAGE) == 0);
+    for (int round = 0; round < 2; round++) {
+        for (size_t page = 0; page < 30; page += 5)
+            CHECK(page == 25 || stat_of(at + page * PAGE).state == SNAPSHIM_EXACT);
+        have_cut(who, "file", 0);
+    }
+    CHECK(shows(at, 0, size, 0));
+}
+
 /* fallocate(2) that moves what lies behind, where the file system can do it. */
 static void collapsing_and_inserting_keep_the_holes(int protection, enum who who)
 {
@@ -509,6 +524,7 @@ static const struct scenario scenarios[] = {
     ONCE(a_mapper_that_is_stopped_in_the_middle_loses_no_byte),
     ONCE(a_mapper_that_is_killed_in_the_middle_holds_nobody_up),
     ONCE(a_writer_that_is_killed_in_the_middle_leaves_it_exact),
+    EACH(what_lies_behind_the_end_is_not_missed),
     ONCE(a_full_table_loses_no_byte),
     EACH(collapsing_and_inserting_keep_the_holes),
     EACH(record_locks_stay),
