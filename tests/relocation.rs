@@ -4,6 +4,8 @@
 mod common;
 
 use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 #[test]
@@ -68,17 +70,30 @@ fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
     }
 }
 
+/// Once taken for the work of a program without the shim.
+#[test]
+fn a_piece_behind_the_end_of_the_file_raises_no_doubt() {
+    slices("what_lies_behind_the_end_is_not_missed");
+}
+
+/// What had been moved and could not be noted once became zeros when the mapper gave it up (MADV_DONTNEED).
+#[test]
+fn a_table_without_room_for_a_slice_loses_no_byte() {
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed(program("cut_slices"), "auto");
+    run_ok(command.arg("a_full_table_loses_no_byte").env("SNAPSHIM_ON_FAILURE", "fail-write"));
+}
+
 #[test]
 fn looking_for_holes_drops_no_lock_and_moves_no_position() {
     slices("record_locks_stay");
 }
 
 /// How long a cut took in ms, and whether the snapshot is exact; `None`: the file was not cut.
-fn cut_dense(timeout_ms: u64) -> Option<(u64, bool)> {
-    const MIB: &str = "384";
+fn cut_dense(mib: u64, timeout_ms: u64) -> Option<(u64, bool)> {
     let scratch = Scratch::on_tmpfs();
     let mut command = scratch.shimmed(program("cut_slices"), "auto");
-    command.args(["dense", "file", MIB]).env("SNAPSHIM_TIMEOUT_MS", timeout_ms.to_string());
+    command.args(["dense", "file", &mib.to_string()]).env("SNAPSHIM_TIMEOUT_MS", timeout_ms.to_string());
     let output = run_within(&mut command, Duration::from_secs(120));
     assert!(output.status.success(), "{}", text(&output));
     let said = text(&output);
@@ -90,10 +105,24 @@ fn cut_dense(timeout_ms: u64) -> Option<(u64, bool)> {
 /// in it. On a busy machine a process may stand still for as long, but hardly again and again.
 #[test]
 fn a_writer_waits_for_a_long_move_as_long_as_it_goes_on() {
-    let (whole, _) = cut_dense(60_000).expect("nobody is hurried");
+    let (whole, _) = cut_dense(384, 60_000).expect("nobody is hurried");
     let timeout = (whole / 10).max(10);
-    let is_kept = |timeout| cut_dense(timeout).is_some_and(|(time, is_exact)| is_exact && time > timeout);
+    let is_kept = |timeout| cut_dense(384, timeout).is_some_and(|(time, is_exact)| is_exact && time > timeout);
     assert!((0..8).any(|_| is_kept(timeout)), "{timeout} ms were never enough, of {whole}");
+}
+
+/// The mapper's agent looks through all of them as soon as the snapshot is there. A writer once waited for it in vain, and its cut
+/// failed.
+#[test]
+fn a_writer_waits_for_no_look_at_the_mappings_of_others() {
+    let scratch = Scratch::on_tmpfs();
+    let mut crowd = scratch.native(program("crowd")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(crowd.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "here\n");
+    let is_served = (0..8).any(|_| cut_dense(96, 150).is_some_and(|(_, is_exact)| is_exact));
+    drop(crowd.stdin.take());
+    assert!(crowd.wait().unwrap().success() && is_served);
 }
 
 #[test]

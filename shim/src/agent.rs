@@ -223,7 +223,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
         if shared::arm::answer_creation(&own) {
             eager.begin_anew();
         }
-        let is_answered = answer_requests(&own, kept);
+        let mut service = Service { own: &own, kept, bell, is_answered: answer_requests(&own, kept), has_armed: false };
         let pause = match eager.open_piece(&own, kept) {
             Progress::Until(_) => continue,
             Progress::Later => Duration::from_millis(1),
@@ -233,19 +233,54 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
         };
         if raw::now() >= next_look {
             device::look(&own);
+            service.attend();
             watch::look_at_all(&own);
+            service.attend();
             doubt_if_unseen(&own);
             look_at_table(&own);
+            service.attend();
             rounds += 1;
             if rounds % TABLE_ROUNDS == 0 {
                 doubt_if_table_is_gone(&own);
             }
             next_look = raw::now() + ROUND.as_nanos() as u64;
         }
-        let until_maps = foreign_maps::look_if_due(&own);
-        if is_answered {
+        let until_maps = foreign_maps::look_if_due(&own, &mut || service.attend());
+        if service.has_armed {
+            eager.begin_anew();
+        }
+        if service.is_answered {
             raw::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
         }
+    }
+}
+
+/// What others wait for, done between what is done for nobody in particular.
+struct Service<'a> {
+    own: &'a Own,
+    kept: &'a KeptFiles,
+    /// As it was when requests were looked for last.
+    bell: u32,
+    /// Whether all of them are answered.
+    is_answered: bool,
+    /// Whether mappings were armed.
+    has_armed: bool,
+}
+
+impl Service<'_> {
+    /// How much of this thread's time that took, nanoseconds.
+    fn attend(&mut self) -> u64 {
+        let Some(record) = self.own.record() else { return 0 };
+        // Acquire: as in `run`.
+        let bell = record.doorbell().load(Ordering::Acquire);
+        if bell == self.bell && self.is_answered {
+            return 0;
+        }
+        let begun = foreign_maps::time_used();
+        self.bell = bell;
+        self.has_armed |= shared::arm::answer_creation(self.own);
+        self.is_answered = answer_requests(self.own, self.kept);
+        foreign_maps::time_used().saturating_sub(begun)
     }
 }
 

@@ -61,7 +61,10 @@ fn is_wanted() -> bool {
 }
 
 /// The agent's part; how long it may sleep.
-pub fn look_if_due(own: &Own) -> Duration {
+///
+/// On a busy machine a look takes seconds, and the kernel waits in it for locks of other processes. `attend` is called again and
+/// again meanwhile: to do what others wait for. It tells how much of this thread's time that took.
+pub fn look_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
     if !own.identity.is_mapper() {
         return Duration::from_secs(3600);
     }
@@ -76,7 +79,7 @@ pub fn look_if_due(own: &Own) -> Duration {
     if now < due {
         return Duration::from_nanos(due - now);
     }
-    look_alone(own);
+    look_alone(own, attend);
     Duration::from_millis(1)
 }
 
@@ -87,7 +90,7 @@ pub fn look_if_wanted(own: &Own) {
     while is_wanted() && begun >= NEXT.load(Ordering::Relaxed) && raw::now() < begun + MOMENT {
         {
             let _signals = raw::SignalsBlocked::new();
-            look_alone(own);
+            look_alone(own, &mut || 0);
         }
         // The agent may be looking: what it finds is waited for.
         patience.pause();
@@ -97,17 +100,17 @@ pub fn look_if_wanted(own: &Own) {
 const MOMENT: u64 = 100_000_000;
 
 /// One thread at a time; where another one looks, this is left to it.
-fn look_alone(own: &Own) {
+fn look_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
     if !own.identity.begin_look() {
         return;
     }
     let begun = time_used();
     // Acquire: pairs with the Release in `want`.
     let made = MADE.load(Ordering::Acquire);
-    look(own);
+    let elsewhere = look(own, attend);
     // Release: pairs with the Acquire in `is_wanted`; who finds the look over finds what came of it.
     LOOKED_AT.store(made, Ordering::Release);
-    COST.store(time_used().saturating_sub(begun), Ordering::Relaxed);
+    COST.store(time_used().saturating_sub(begun).saturating_sub(elsewhere), Ordering::Relaxed);
     rest(own);
     own.identity.end_look();
 }
@@ -138,7 +141,7 @@ fn looking(own: &Own) -> u64 {
 }
 
 /// By this thread, nanoseconds.
-fn time_used() -> u64 {
+pub fn time_used() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
@@ -160,19 +163,23 @@ struct Sought {
 /// More are not looked for at once; what is left comes when the others are gone.
 const MOST: usize = 16;
 
-fn look(own: &Own) {
+/// How much time `attend` took.
+fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
     let mut sought = [const { None }; MOST];
     seek(own, &mut sought);
     if sought[0].is_none() {
-        return;
+        return 0;
     }
-    let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
+    let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return 0 };
+    let mut elsewhere = 0;
     raw::any_entry(all, |name| {
         if let Ok(pid) = name.parse() {
-            look_into(own, pid, &sought);
+            elsewhere += attend();
+            look_into(own, pid, &sought, || elsewhere += attend());
         }
         false
     });
+    elsewhere
 }
 
 /// Lists the origins of this process's snapshots that can still be spoilt.
@@ -207,11 +214,12 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
     }
 }
 
-fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST]) {
+fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], mut attend: impl FnMut()) {
     // One file for all looks: it stays with the memory that it was opened for. What is found in one and missing in the next is not
     // another program's that this process has executed meanwhile.
     let Ok(maps) = maps_of(pid) else { return };
     let _ = each_mapping(&maps, Filter::WritableAndShared, |mapping| {
+        attend();
         let found = sought.iter().flatten().find(|sought| sought.backing == mapping.backing);
         if let Some(Sought { origin, .. }) = found
             && is_of(pid, &maps, &mapping, *origin)

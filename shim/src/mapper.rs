@@ -15,7 +15,7 @@ use snapshim::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, SignalsBlocked};
-use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, View};
+use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View};
 use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
@@ -220,8 +220,10 @@ impl Mappings {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if snapshot.flags() & CHANGED_BY_HOOK == 0 {
             if local::begin_change(snapshot, view.head.life(), Self::deadline()).is_none() {
-                // Over meanwhile, or somebody is at it for too long.
-                return if snapshot.head().life() == view.head.life() { Err(Errno::NOMEM) } else { Ok(()) };
+                // Over meanwhile (the agent has joined it to another), or somebody is at it for too long.
+                let head = snapshot.head();
+                let is_there = head.life() == view.head.life() && head.state() != State::Free;
+                return if is_there { Err(Errno::NOMEM) } else { Ok(()) };
             }
             snapshot.add_flags(CHANGED_BY_HOOK);
         }

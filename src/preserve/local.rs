@@ -19,7 +19,7 @@ use crate::PAGE;
 use crate::drain::Patience;
 use crate::origin::Origin;
 use crate::raw;
-use crate::snapshot::{Extent, Snapshot, State, View};
+use crate::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
 use crate::table::Table;
 use crate::table::process::Caller;
 use crate::table::writer::{Request, Task};
@@ -187,6 +187,10 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
     }
     // Where even /proc/self cannot be read, the kernel's success has to do: nobody but this thread changes the mapping.
     if verify::private_pages(id, raw::own_tid(), address, count, kept).is_ok_and(|private| private < count) {
+        // It may lie in memory of its own by now, which nobody may drop to read the file anew.
+        if let Some(snapshot) = table.snapshot(index) {
+            snapshot.add_flags(BITS_INCOMPLETE);
+        }
         return Err(Errno::NOMEM);
     }
     record(table, index, view, pages);

@@ -255,7 +255,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut done = 0;
         loop {
             let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
-            let Some(view) = view else { return Ok(()) };
+            // One that has been moved off the file meanwhile shows what it showed.
+            let Some(view) = view.filter(|view| !view.is_relocated()) else { return Ok(()) };
             // A piece that is moved slice by slice becomes smaller with each.
             if pages.replace(view.extent.pages) != Some(view.extent.pages) {
                 allowance = Allowance::of(self.patience);

@@ -208,7 +208,8 @@ impl<S: Stores> Means<'_, S> {
 
     /// The pages of a piece from `first` on have been moved: they go over to the record behind it. The piece's generation is odd.
     ///
-    /// They are in both records for a moment, and never in none. NFILE: there is no record.
+    /// They are in both records for a moment, and never in none. NFILE: there is no record; no page of the piece is dropped any more,
+    /// because no bit says that they have left the file and would not be read from it anew.
     fn hand_over(
         &self,
         index: u32,
@@ -251,7 +252,11 @@ impl<S: Stores> Means<'_, S> {
         // The base is the piece's, because the record behind it will reach down to it.
         let identity = Identity { ..view.identity };
         let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
-        course.moved = Some(self.table.publish_further(index, view, &further).ok_or(Errno::NFILE)?);
+        let Some(moved) = self.table.publish_further(index, view, &further) else {
+            snapshot.add_flags(BITS_INCOMPLETE);
+            return Err(Errno::NFILE);
+        };
+        course.moved = Some(moved);
         snapshot.place(&part(&view.extent, view.extent.address..address));
         Ok(())
     }
