@@ -15,8 +15,9 @@
 //!
 //! The one way around that is a stack inside the stack: a program that switches between parts of one. It jumps downwards, or
 //! calls swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
-//! ([`note_other_stacks`]). So it is after a jump onto the alternate signal stack, which then is one more part's. Were it to switch by instructions of its own alone, and to jump by libc's, its call would come back
-//! to a frame that was given up; that is found then, and all snapshots are doubtful (`hooks::change`).
+//! ([`note_other_stacks`]). So it is after a jump onto the alternate signal stack, which then is one more part's. Were it to switch
+//! by instructions of its own alone, and to jump by libc's, its call would come back to a frame that was given up; that is found
+//! then, and all snapshots are doubtful (`hooks::change`).
 //!
 //! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
 //! handler, assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the
