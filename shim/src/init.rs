@@ -102,7 +102,7 @@ pub fn matches_shared_files(mmap: &Mmap) -> bool {
     mmap.protection & libc::PROT_WRITE == 0
         && is_shared(mmap.flags)
         && is_named(mmap.descriptor, config().shared_files)
-        && is_for_reading_only(mmap.descriptor as u32)
+        && is_for_reading_only(mmap.descriptor)
 }
 
 /// MAP_SHARED_VALIDATE has the kernel judge flags that it ignores in other mappings: what is not ordinary is left to it.
@@ -123,8 +123,11 @@ fn is_shared(flags: i32) -> bool {
     }
 }
 
-fn is_for_reading_only(descriptor: u32) -> bool {
-    rustix::fs::fcntl_getfl(raw::borrow(descriptor)).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY)
+/// Whether nothing can ever be stored through what is mapped of the descriptor.
+pub fn is_for_reading_only(descriptor: i32) -> bool {
+    descriptor >= 0
+        && rustix::fs::fcntl_getfl(raw::borrow(descriptor as u32))
+            .is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDONLY)
 }
 
 #[inline]

@@ -241,7 +241,7 @@ const fn named(text: &'static str) -> &'static CStr {
 
 ways! {
     mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
-        -> *mut c_void => map(Mmap { address, length, protection, flags, descriptor, offset });
+        -> *mut c_void => map_for_libc(Mmap { address, length, protection, flags, descriptor, offset });
     munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
     mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
         => status(protect(address, length, protection));
@@ -318,6 +318,17 @@ fn map(arguments: Mmap) -> *mut c_void {
     } else {
         arguments.call()
     })
+}
+
+/// The same for who calls libc's own function, libc itself included: the tables that it maps shared (iconv(3)) can never be stored to
+/// through a descriptor for reading only, so they are no reason to join the table.
+fn map_for_libc(arguments: Mmap) -> *mut c_void {
+    const WHAT: c_int = libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | MAP_SNAPSHOT;
+    let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
+    if is_plain && init::is_for_reading_only(arguments.descriptor) && !init::matches_shared_files(&arguments) {
+        return pointer(arguments.call());
+    }
+    map(arguments)
 }
 
 /// As much as the kernel takes the place of. A length that it cannot round up it refuses.
