@@ -68,7 +68,7 @@ impl Scene {
             let mut tries = 0;
             loop {
                 if self.is_first {
-                    let _ = fs::remove_dir_all(scratch.table());
+                    scratch.forget_table();
                 }
                 if !self.stop(&scratch, &file, number, &mut outcomes) {
                     return outcomes;

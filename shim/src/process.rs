@@ -430,7 +430,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
 #[cold]
 fn say_made() {
     say!(
-        Level::Info,
+        Level::Warn,
         "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, or \
          none, do not cooperate with those that name this one",
         raw::own_pid(),
