@@ -28,6 +28,7 @@ use snapshim::table::process::{Process, ProcessId};
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::notices;
+use crate::other_tables::OtherTables;
 use crate::process::Own;
 use crate::sysfs;
 
@@ -114,9 +115,9 @@ fn time_used() -> u64 {
 
 /// What the kernel says of the file behind a mapping: the same for all mappings of a file by one file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Backing {
-    device: (u32, u32),
-    inode: u64,
+pub struct Backing {
+    pub device: (u32, u32),
+    pub inode: u64,
 }
 
 /// An origin that is looked for.
@@ -135,10 +136,16 @@ fn look(own: &Own) {
     if sought[0].is_none() {
         return;
     }
+    let others = OtherTables::find();
+    each_process(|pid| look_into(own, pid, &sought, &others));
+}
+
+/// Hands over each pid that there is.
+pub fn each_process(mut see: impl FnMut(u32)) {
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
     raw::any_entry(all, |name| {
         if let Ok(pid) = name.parse() {
-            look_into(own, pid, &sought);
+            see(pid);
         }
         false
     });
@@ -175,8 +182,11 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
     }
 }
 
-fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST]) {
+fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], others: &OtherTables) {
     let _ = each_mapping(pid, Filter::WritableAndShared, |mapping| {
+        if others.include(mapping.backing) {
+            others.note_user(own.table, pid);
+        }
         let found = sought.iter().flatten().find(|sought| sought.backing == mapping.backing);
         if let Some(Sought { origin, .. }) = found
             && is_of(pid, &mapping, *origin)
@@ -293,6 +303,16 @@ enum Filter {
     WritableAndShared,
     /// The one that has this address.
     At(u64),
+}
+
+/// Whether process `pid` has a writable shared mapping of a file that is `wanted`.
+pub fn has_shared(pid: u32, wanted: impl Fn(Backing) -> bool) -> bool {
+    let mut is_found = false;
+    let _ = each_mapping(pid, Filter::WritableAndShared, |mapping| {
+        is_found = wanted(mapping.backing);
+        if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    is_found
 }
 
 /// Hands over the mappings of a process, from the lowest address on.
