@@ -8,7 +8,6 @@
 
 mod common;
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
