@@ -7,6 +7,7 @@ mod against;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -78,6 +79,7 @@ impl Bench {
         for directory in [&memory, &disk] {
             fs::create_dir_all(directory).expect("a directory to work in");
         }
+        fs::DirBuilder::new().mode(0o700).create(&table).expect("a directory for the table");
         let worker = root.join("target/bench-worker");
         let compiled = Command::new("gcc")
             .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-I"])

@@ -26,7 +26,9 @@ pub struct Unseen {
     pub(crate) beyond: AtomicU64,
     /// Not 0: a process has said so since all writers were seen.
     said: AtomicU64,
-    reserved: AtomicU64,
+    /// Not 0: unseen processes that cannot be named here hold the table's lock (`attach::raise_nameless`). How many have come since
+    /// there was none.
+    nameless: AtomicU64,
     /// [`Who`]; 0 is free.
     entries: [AtomicU64; ENTRIES],
 }
@@ -77,7 +79,7 @@ impl Unseen {
             raises: zero(),
             beyond: zero(),
             said: zero(),
-            reserved: zero(),
+            nameless: zero(),
             entries: std::array::from_fn(|_| zero()),
         }
     }
@@ -98,9 +100,43 @@ impl Unseen {
             // AcqRel: pairs with the Acquire in `look`. A creation that finds the entry gone finds the count changed.
             self.raises.fetch_add(1, Ordering::AcqRel);
         }
+        Self::raised();
+    }
+
+    fn raised() {
         if !planted(Fault::UnseenFence) {
             // SeqCst: pairs with the fence in `look_after_publishing`: the entry before the look at the snapshots.
             full_fence();
+        }
+    }
+
+    /// The same of a process without a name here. It holds the lock by which others tell that it is not over.
+    pub fn raise_nameless(&self) {
+        // AcqRel: a process that finds it there finds the lock; pairs with `lower_nameless`.
+        self.nameless.fetch_add(1, Ordering::AcqRel);
+        // AcqRel: as in `raise`.
+        self.raises.fetch_add(1, Ordering::AcqRel);
+        Self::raised();
+    }
+
+    /// All without a name are over if `is_held` finds the lock free. `doubt` is as in [`lower`](Self::lower).
+    pub fn lower_nameless(&self, is_held: impl FnOnce() -> bool, doubt: impl FnOnce()) {
+        // Acquire: pairs with the AcqRel in `raise_nameless`: whoever is counted holds the lock already.
+        let seen = self.nameless.load(Ordering::Acquire);
+        if seen == 0 || is_held() {
+            return;
+        }
+        if !planted(Fault::UnseenWalk) {
+            doubt();
+        }
+        // Release: as in `lower`. By compare-exchange: another one may have come behind the look at the lock.
+        let _ = self.nameless.compare_exchange(seen, 0, Ordering::Release, Ordering::Relaxed);
+        self.forget_said();
+    }
+
+    fn forget_said(&self) {
+        if !self.is_up() {
+            self.said.store(0, Ordering::Relaxed);
         }
     }
 
@@ -127,7 +163,7 @@ impl Unseen {
     #[inline]
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.beyond.load(Ordering::Acquire) != 0 || self.named().next().is_some()
+        self.beyond.load(Ordering::Acquire) != 0 || self.has_nameless() || self.named().next().is_some()
     }
 
     /// Whether a process has ever been unseen here.
@@ -135,6 +171,12 @@ impl Unseen {
     #[must_use]
     pub fn was_ever_up(&self) -> bool {
         self.raises.load(Ordering::Relaxed) != 0 || self.beyond.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether there may be unseen processes without a name.
+    #[must_use]
+    pub fn has_nameless(&self) -> bool {
+        self.nameless.load(Ordering::Acquire) != 0
     }
 
     /// The unseen processes that have named themselves.
@@ -152,9 +194,7 @@ impl Unseen {
         // Release: pairs with the Acquire in `look`: the doubt before the entry goes. By compare-exchange: another process may have
         // lowered it meanwhile, and a third one raised its own.
         let _ = entry.compare_exchange(who.word(), 0, Ordering::Release, Ordering::Relaxed);
-        if !self.is_up() {
-            self.said.store(0, Ordering::Relaxed);
-        }
+        self.forget_said();
     }
 
     /// True for the one process that says so.
@@ -212,8 +252,9 @@ mod in_table {
             }
         }
 
-        /// Takes out those that are gone.
-        pub fn lower_unseen_that_are_over(&self) {
+        /// Takes out those that are gone; `is_held` looks for the lock of those without a name.
+        pub fn lower_unseen_that_are_over(&self, is_held: impl FnOnce() -> bool) {
+            self.unseen().lower_nameless(is_held, || _ = self.doubt_every_snapshot());
             for who in self.unseen().named().filter(|who| who.is_over()) {
                 self.unseen().lower(who, || _ = self.doubt_every_snapshot());
             }

@@ -8,7 +8,6 @@
 
 mod common;
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -56,7 +55,7 @@ impl Scene {
         let mut points = Vec::new();
         for number in (0..MANY).step_by(every()) {
             if self.is_first {
-                let _ = fs::remove_dir_all(scratch.table());
+                scratch.forget_table();
             }
             match self.cut(&scratch, &file, number) {
                 Ended::Cut(point) => points.push(point),

@@ -3,7 +3,12 @@
 
 mod common;
 
-use std::process::Command;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::{Scratch, WAYS, program, run, run_ok, skip, text};
 
@@ -34,6 +39,97 @@ fn who_cannot_join_makes_snapshots_doubtful_as_long_as_it_lives_and_says_so() {
         let said = beside_unseen("limited", way);
         assert_eq!(said.matches("takes no part: ").count(), 1, "{said}");
         assert_eq!(said.matches("doubtful from the start").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn who_cannot_even_map_a_page_of_the_table_makes_it_doubtful_for_good() {
+    for way in WAYS {
+        beside_unseen("without-room", way);
+    }
+}
+
+/// It had joined; the next image finds another table at the path, or none.
+#[test]
+fn who_executes_a_program_out_of_the_tables_reach_makes_snapshots_doubtful_as_long_as_it_lives() {
+    const TEST: &str = "who_executes_a_program_out_of_the_tables_reach_makes_snapshots_doubtful_as_long_as_it_lives";
+    for what in ["executed-in-other-mounts", "executed-in-chroot", "executed-as-another-user"] {
+        for way in WAYS {
+            if what == "executed-as-another-user" && !may_others_run() {
+                skip(TEST, "other users cannot reach the build directory");
+            } else if beside_unseen(what, way).contains("SKIPPED") {
+                skip(TEST, what);
+            }
+        }
+    }
+}
+
+fn may_others_run() -> bool {
+    let is_open = |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    program("unseen").ancestors().all(is_open)
+}
+
+#[test]
+fn who_stays_or_comes_back_takes_part() {
+    for what in ["not-executed", "executed-and-back"] {
+        for way in WAYS {
+            if beside_unseen(what, way).contains("SKIPPED") {
+                return skip("who_stays_or_comes_back_takes_part", "no mount namespace can be made here");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_uses_a_table_of_another_version_makes_snapshots_doubtful_as_long_as_it_lives() {
+    for way in WAYS {
+        let said = beside_unseen("other-version", way);
+        assert_eq!(said.matches("uses a table of another version").count(), 1, "{said}");
+    }
+}
+
+/// It is there already: whoever makes the new table tells, and nobody after that.
+#[test]
+fn a_table_of_another_version_in_use_is_said_once() {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), [0; 32768]).unwrap();
+    let mut other = scratch.native(program("unseen"));
+    other.args(["other", "1", "0"]).env("SNAPSHIM_DIR", scratch.table());
+    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let said = || text(&run(scratch.shimmed("sh", "auto").args(["-c", "echo new >new"])));
+    let (first, second) = (said(), said());
+    other.stdin.take().unwrap().write_all(b"gg").unwrap();
+    assert!(other.wait().unwrap().success());
+    assert_eq!(
+        first.matches(&format!("process {} (unseen) uses a table of another version", other.id())).count(),
+        1,
+        "{first}"
+    );
+    assert_eq!(second, "");
+    fs::remove_file(scratch.table().join("table-5")).unwrap();
+    assert_eq!(said(), "", "nobody uses it any more");
+}
+
+/// What the program may make no larger is not the table; no signal ends it for that.
+#[test]
+fn who_may_not_make_a_file_of_the_tables_size_runs_on() {
+    for (most, is_active) in [(libc::RLIM_INFINITY, "active: 1\n"), (8192, "active: 0\n")] {
+        let scratch = Scratch::on_tmpfs();
+        fs::write(scratch.file("victim"), [1; 8192]).unwrap();
+        let mut command = scratch.shimmed(program("env_probe"), "auto");
+        command.args(["victim", "active", "write"]);
+        let limit = libc::rlimit { rlim_cur: 8192, rlim_max: most };
+        // SAFETY: setrlimit(2) is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+                Ok(())
+            });
+        }
+        let output = run(&mut command);
+        assert!(output.status.success() && output.stdout == is_active.as_bytes(), "{most}: {}", text(&output));
+        assert_ne!(fs::read(scratch.file("victim")).unwrap(), [1; 8192]);
     }
 }
 
@@ -90,6 +186,11 @@ fn who_forbids_itself_to_open_files_joins_before() {
     for how in ["filter", "filter-by-number"] {
         shuts_itself_in(how);
     }
+}
+
+#[test]
+fn who_is_started_within_low_limits_joins_all_the_same() {
+    shuts_itself_in("started-within-limits");
 }
 
 #[test]

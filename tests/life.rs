@@ -23,7 +23,9 @@ fn of_nobody(test: &str, base: &Path) -> Option<Scratch> {
         return None;
     }
     let scratch = Scratch::new(base);
-    chown(&scratch.path, Some(NOBODY), Some(NOBODY)).unwrap();
+    for directory in [&scratch.path, scratch.table()] {
+        chown(directory, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
     Some(scratch)
 }
 

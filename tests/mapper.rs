@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::suspend::in_each_way;
-use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
+use common::{Scratch, WAYS, make_table_directory, program, run_ok, run_within, scratches, skip, text};
 
 /// Runs a program that has to succeed, and passes on what it skipped.
 fn succeeds(test: &str, command: &mut Command) {
@@ -261,6 +261,7 @@ fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], 
         for policy in policies {
             // A table of its own each time: its directory may be shared with other users.
             let table = Path::new(scratch.table()).with_extension(policy);
+            make_table_directory(&table);
             let mut command = scratch.shimmed(program("map_rights"), way);
             command
                 .args([scenario, outcome])

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -140,27 +141,67 @@ fn a_program_that_comes_to_another_time_namespace_keeps_its_snapshots() {
     }
 }
 
-/// Both sides: who comes second, and the child of who came first.
+/// The same command in namespaces of its own, which unshare(1) makes without the shim.
+fn inside_alone(how: &[&str], command: &Command) -> Command {
+    let mut inside = Command::new("unshare");
+    inside.args(how).args(["--", "env"]);
+    for (name, value) in command.get_envs() {
+        inside.arg([name, value.unwrap()].join(OsStr::new("=")));
+    }
+    inside.arg(command.get_program()).args(command.get_args());
+    inside.current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
+    inside
+}
+
+/// A change that hides the others' from whoever looks at the file's times.
+fn hide(scratch: &Scratch, change: &mut Command) -> String {
+    let said = text(&run(change));
+    run_ok(
+        scratch.shimmed("sh", "auto").args(["-c", "printf x | dd of=victim bs=1 seek=190000 conv=notrunc status=none"]),
+    );
+    said
+}
+
+fn assert_doubtful(holder: Holder, said: &str) {
+    assert!(said.contains("takes no part") && said.contains("another pid namespace"), "{said}");
+    assert!(said.contains("all snapshots in that table are doubtful"), "{said}");
+    let found = holder.finish();
+    assert!(found.contains("state=1 "), "{found}");
+}
+
+fn is_exact(scratch: &Scratch) -> bool {
+    Holder::run(&mut hold(scratch, "auto")).finish().contains("state=0 ")
+}
+
+/// From all sides: whoever was forked there, whoever comes second, and the others where the first one came from there.
 #[test]
-fn who_is_in_another_pid_namespace_says_that_it_takes_no_part() {
-    const TEST: &str = "who_is_in_another_pid_namespace_says_that_it_takes_no_part";
+fn who_is_in_another_pid_namespace_makes_snapshots_doubtful_as_long_as_it_lives() {
+    const TEST: &str = "who_is_in_another_pid_namespace_makes_snapshots_doubtful_as_long_as_it_lives";
     let how: &[&str] = &["-p", "--fork", "--mount-proc"];
     if !can_have(TEST, "pid", how) {
         return;
     }
+    for make in [inside, inside_alone] {
+        let scratch = Scratch::on_tmpfs();
+        lay(&scratch);
+        let holder = Holder::run(&mut hold(&scratch, "auto"));
+        let said = hide(&scratch, &mut make(how, &overwrite(&scratch)));
+        assert_doubtful(holder, &said);
+        assert!(is_exact(&scratch), "it is gone");
+    }
     let scratch = Scratch::on_tmpfs();
     lay(&scratch);
-    let holder = Holder::run(&mut hold(&scratch, "auto"));
-    let said = text(&run(&mut inside(how, &change(&scratch, "auto"))));
-    assert!(said.contains("takes no part") && said.contains("another pid namespace"), "{said}");
-    drop(holder);
-    let other = Scratch::on_tmpfs();
-    lay(&other);
-    let mut within = inside(how, &hold(&other, "auto"));
-    let holder = Holder::run(&mut within);
-    let said = text(&run(&mut change(&other, "auto")));
-    assert!(said.contains("takes no part") && said.contains("another pid namespace"), "{said}");
-    drop(holder);
+    let holder = Holder::run(&mut inside_alone(how, &hold(&scratch, "auto")));
+    let said = text(&run(&mut overwrite(&scratch)));
+    run_ok(&mut inside_alone(how, &overwrite(&scratch)));
+    assert_doubtful(holder, &said);
+}
+
+/// In place: a shorter file would be found by its size.
+fn overwrite(scratch: &Scratch) -> Command {
+    let mut command = scratch.shimmed("sh", "auto");
+    command.args(["-c", "printf new | dd of=victim conv=notrunc status=none"]);
+    command
 }
 
 /// A user that makes itself root in a namespace of its own would meet nobody in the directory of root's.

@@ -24,8 +24,6 @@ fn is_root() -> bool {
 
 fn said(value: &str, words: &[&str]) -> (String, String) {
     let scratch = Scratch::on_tmpfs();
-    fs::create_dir(scratch.table()).unwrap();
-    fs::set_permissions(scratch.table(), fs::Permissions::from_mode(0o700)).unwrap();
     if words.contains(&"as-nobody") {
         std::os::unix::fs::chown(scratch.table(), Some(65534), Some(65534)).unwrap();
     }

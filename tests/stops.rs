@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -68,7 +67,7 @@ impl Scene {
             let mut tries = 0;
             loop {
                 if self.is_first {
-                    let _ = fs::remove_dir_all(scratch.table());
+                    scratch.forget_table();
                 }
                 if !self.stop(&scratch, &file, number, &mut outcomes) {
                     return outcomes;

@@ -428,7 +428,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 pub fn look_for_unseen(table: &Table) -> Look {
     let unseen = table.unseen();
     if unseen.was_ever_up() {
-        table.lower_unseen_that_are_over();
+        process::lower_unseen_that_are_over(table);
     }
     unseen.look()
 }

@@ -28,6 +28,7 @@ use snapshim::table::process::{Process, ProcessId};
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::notices;
+use crate::other_tables::OtherTables;
 use crate::process::Own;
 use crate::sysfs;
 
@@ -148,9 +149,9 @@ pub fn time_used() -> u64 {
 
 /// What the kernel says of the file behind a mapping: the same for all mappings of a file by one file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Backing {
-    device: (u32, u32),
-    inode: u64,
+pub struct Backing {
+    pub device: (u32, u32),
+    pub inode: u64,
 }
 
 /// An origin that is looked for.
@@ -170,16 +171,24 @@ fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
     if sought[0].is_none() {
         return 0;
     }
-    let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return 0 };
+    let others = OtherTables::find();
     let mut elsewhere = 0;
+    each_process(|pid| {
+        elsewhere += attend();
+        look_into(own, pid, &sought, &others, || elsewhere += attend());
+    });
+    elsewhere
+}
+
+/// Hands over each pid that there is.
+pub fn each_process(mut see: impl FnMut(u32)) {
+    let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
     raw::any_entry(all, |name| {
         if let Ok(pid) = name.parse() {
-            elsewhere += attend();
-            look_into(own, pid, &sought, || elsewhere += attend());
+            see(pid);
         }
         false
     });
-    elsewhere
 }
 
 /// Lists the origins of this process's snapshots that can still be spoilt.
@@ -214,12 +223,15 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
     }
 }
 
-fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], mut attend: impl FnMut()) {
+fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], others: &OtherTables, mut attend: impl FnMut()) {
     // One file for all looks: it stays with the memory that it was opened for. What is found in one and missing in the next is not
     // another program's that this process has executed meanwhile.
     let Ok(maps) = maps_of(pid) else { return };
     let _ = each_mapping(&maps, Filter::WritableAndShared, |mapping| {
         attend();
+        if others.include(mapping.backing) {
+            others.note_user(own.table, pid);
+        }
         let found = sought.iter().flatten().find(|sought| sought.backing == mapping.backing);
         if let Some(Sought { origin, .. }) = found
             && is_of(pid, &maps, &mapping, *origin)
@@ -348,6 +360,17 @@ enum Filter {
 /// Where the kernel says what a process has mapped. Of memory that is gone it says nothing any more.
 fn maps_of(pid: u32) -> Result<OwnedFd, Errno> {
     raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY)
+}
+
+/// Whether process `pid` has a writable shared mapping of a file that is `wanted`.
+pub fn has_shared(pid: u32, wanted: impl Fn(Backing) -> bool) -> bool {
+    let Ok(maps) = maps_of(pid) else { return false };
+    let mut is_found = false;
+    let _ = each_mapping(&maps, Filter::WritableAndShared, |mapping| {
+        is_found = wanted(mapping.backing);
+        if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    is_found
 }
 
 /// Hands over the mappings of a process, from the lowest address on.

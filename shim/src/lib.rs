@@ -27,6 +27,7 @@ mod leaving;
 mod log;
 mod mapper;
 mod notices;
+mod other_tables;
 mod process;
 mod shared;
 mod signals;

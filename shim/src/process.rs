@@ -266,7 +266,8 @@ impl Hindrance {
 
     /// Whether the table itself is good, so that the process can say in it that it is unseen.
     fn leaves_table_alone(self) -> bool {
-        matches!(self, Self::Full | Self::Refusal(Refusal::File(_) | Refusal::Directory(_) | Refusal::Full))
+        use Refusal::{Directory, File, Full, OtherNamespace, UnknownTime};
+        matches!(self, Self::Full | Self::Refusal(File(_) | Directory(_) | Full | OtherNamespace | UnknownTime))
     }
 }
 
@@ -295,7 +296,13 @@ fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -
 
 /// Says in the table, if it can be reached, that this process changes files unseen; whether it is to be said to a person too.
 fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<bool> {
+    if matches!(hindrance, Hindrance::Refusal(Refusal::OtherNamespace)) {
+        return raise_nameless();
+    }
     let who = Who::of(identity.map_or_else(raw::own_pid, Identity::pid));
+    // What /proc says of its start cannot be translated.
+    let is_timeless = matches!(hindrance, Hindrance::Refusal(Refusal::UnknownTime));
+    let who = if is_timeless { Who { start: 0, ..who } } else { who };
     if let Some(table) = table() {
         table.raise_unseen(who);
         return Some(table.unseen().begin_to_say());
@@ -303,6 +310,19 @@ fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<boo
     let raise = || attach::raise_unseen(&place(), who);
     let raised = raise().ok();
     raised.or_else(|| if hindrance.is_limit() { crate::errand::run(raise)?.ok() } else { None })
+}
+
+/// Once is enough: the lock stays, in children as well.
+fn raise_nameless() -> Option<bool> {
+    static IS_RAISED: AtomicBool = AtomicBool::new(false);
+    if IS_RAISED.load(Ordering::Relaxed) {
+        return Some(false);
+    }
+    let raised = attach::raise_nameless(&place()).ok();
+    if raised.is_some() {
+        IS_RAISED.store(true, Ordering::Relaxed);
+    }
+    raised
 }
 
 #[cold]
@@ -319,12 +339,16 @@ fn say_refused(hindrance: Hindrance, is_raised: bool) {
         what,
         hindrance.errno().raw_os_error(),
         remedy,
-        if is_raised {
-            "Its changes are not held back, so all snapshots in that table are doubtful while it lives"
-        } else {
-            "Its changes are NOT held back from others' snapshots"
-        }
+        what_follows(is_raised)
     );
+}
+
+const fn what_follows(is_raised: bool) -> &'static str {
+    if is_raised {
+        "Its changes are not held back, so all snapshots in that table are doubtful while it lives"
+    } else {
+        "Its changes are NOT held back from others' snapshots"
+    }
 }
 
 /// A shared mapping is about to be made without a word in the table. False: another thread has joined meanwhile, and it can have one.
@@ -348,6 +372,42 @@ pub fn stay_unseen() {
                  seccomp or for want of memory): all snapshots are doubtful while it lives",
                 raw::own_pid()
             );
+        }
+    }
+}
+
+/// The next image of a process that is about to call exec finds the table by its path alone. Where that does not lead there, the
+/// process is unseen from then on, and says so while it still has the table.
+pub struct Exec(Option<(&'static Identity, u32)>);
+
+impl Exec {
+    pub fn begin() -> Self {
+        let leaves = |attached: &&Attached| attached.standing() != Standing::Current;
+        let (Some(_), Some(table), Some(identity)) = (ATTACHED.get().filter(leaves), table(), identity_page()) else {
+            return Self(None);
+        };
+        // A process in another pid namespace has said so when it came there, under the pid that it has here.
+        if table.is_damaged() || REFUSED.load(Ordering::Relaxed) != 0 {
+            return Self(None);
+        }
+        let pid = if is_borrower() {
+            pid_outside(identity.pid()).unwrap_or_else(raw::own_pid)
+        } else {
+            // As for a call that is not announced: another thread's exec that fails meanwhile does not lower what this one raises.
+            identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
+            raw::own_pid()
+        };
+        table.raise_unseen(Who::of(pid));
+        Self(Some((identity, pid)))
+    }
+
+    /// It failed.
+    pub fn end(self) {
+        let Some((identity, pid)) = self.0 else { return };
+        if !is_borrower() {
+            identity.end_unseen_call();
+        } else if let Some(table) = table() {
+            table.lower_unseen(pid);
         }
     }
 }
@@ -408,12 +468,48 @@ fn table() -> Option<&'static Table> {
     Some(unsafe { &*elsewhere })
 }
 
+/// One thread at a time maps a table at the place that is kept for it: the path may lead two threads to two tables, where one of them
+/// calls chroot(2) or the table is replaced in between, and the second would put its own in place of the first's.
+struct Turn;
+
+static IS_ATTACHING: AtomicBool = AtomicBool::new(false);
+
+impl Turn {
+    /// `None`: another thread has it, and does not give it back: a child of vfork(2) was killed, or a child was forked meanwhile.
+    fn take() -> Option<Self> {
+        const LONG: u64 = 1_000_000_000;
+        let begun = raw::now();
+        let mut patience = snapshim::drain::Patience::default();
+        // Acquire: pairs with the Release below: what the other thread has mapped is known.
+        while IS_ATTACHING.swap(true, Ordering::Acquire) {
+            if table().is_some() || raw::now() > begun + LONG {
+                return None;
+            }
+            patience.pause();
+        }
+        Some(Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        IS_ATTACHING.store(false, Ordering::Release);
+    }
+}
+
 fn attach_table() -> Result<&'static Table, Refusal> {
     if let Some(table) = table() {
         // A child that no hook saw being forked may be in another namespace than its parent.
         return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
-    let attach = || attach::attach(&place(), crate::arena::place_for_table());
+    // A handler that came now and wrote would wait for this very thread.
+    let _signals = raw::SignalsBlocked::new();
+    let turn = Turn::take();
+    if let Some(table) = table() {
+        return Ok(table);
+    }
+    let attach =
+        || attach::attach(&place(), if turn.is_some() { crate::arena::place_for_table() } else { ptr::null_mut() });
     let attached = attach().or_else(|refusal| {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
         if is_limit { crate::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
@@ -423,6 +519,9 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     if attached.has_made_directory && config().is_directory_chosen {
         say_made();
     }
+    if leaked.is_new {
+        crate::other_tables::look(leaked.table);
+    }
     table().ok_or(Refusal::NotATable)
 }
 
@@ -430,7 +529,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
 #[cold]
 fn say_made() {
     say!(
-        Level::Info,
+        Level::Warn,
         "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, or \
          none, do not cooperate with those that name this one",
         raw::own_pid(),
@@ -438,8 +537,14 @@ fn say_made() {
     );
 }
 
-fn place() -> attach::Place<'static> {
+/// Where the table is.
+pub fn place() -> attach::Place<'static> {
     attach::Place { directory: config().directory, is_chosen: config().is_directory_chosen }
+}
+
+/// Takes out the unseen processes that are gone.
+pub fn lower_unseen_that_are_over(table: &Table) {
+    table.lower_unseen_that_are_over(|| ATTACHED.get().is_none_or(Attached::is_held_by_nameless));
 }
 
 /// Whether the path still names the table that this process is attached to.
@@ -576,19 +681,38 @@ pub fn note_time_space() {
     let _ = time_space::look();
 }
 
-/// In a forked child that is in another pid namespace than the table's processes: it takes no part.
+/// In a forked child that is in another pid namespace than the table's processes: it takes no part, nor does what it executes.
 pub fn refuse_in_child(parent: &Own) {
     let refusal = Refusal::OtherNamespace;
+    // The first process of a namespace outlives all others there.
+    let is_raised = pid_outside(parent.id.pid()).map(|pid| parent.table.raise_unseen(Who::of(pid))).is_some();
     if parent.table.gate().active.is_raised() {
         say!(
             Level::Error,
-            "a process that {} forked takes no part: it is in another pid namespace; {}. Its changes are NOT held back from others' \
-             snapshots",
+            "a process that {} forked takes no part: it is in another pid namespace; {}. {}",
             parent.id.pid(),
-            refusal.remedy()
+            refusal.remedy(),
+            what_follows(is_raised)
         );
     }
     REFUSED.store(errno_for(refusal).raw_os_error() as u8, Ordering::Relaxed);
+}
+
+/// The pid that a child in another namespace has in that of its `parent`, where /proc is the parent's.
+fn pid_outside(parent: u32) -> Option<u32> {
+    let mut buffer = [0u8; 900];
+    let status = raw::read_file(c"/proc/self/status", &mut buffer).ok()?;
+    // The command's name, which may be any bytes, stands in the first line.
+    let rest = status.splitn(2, |byte| *byte == b'\n').nth(1)?;
+    let status = rest.utf8_chunks().next()?.valid();
+    let numbers = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.split_ascii_whitespace().filter_map(|number| number.parse::<u32>().ok()))
+    };
+    // One number for each namespace, from that of /proc on.
+    let mut own = numbers("NSpid:")?;
+    let (outside, _inside) = (own.next()?, own.next()?);
+    (own.next().is_none() && numbers("PPid:")?.next()? == parent).then_some(outside)
 }
 
 /// Whether the calling process only borrows this memory (vfork(2), posix_spawn(3)): it acts as the one whose memory it is.

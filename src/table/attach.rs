@@ -6,7 +6,7 @@
 use core::ffi::{CStr, c_void};
 use core::ptr;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -135,6 +135,8 @@ pub struct Attached {
     outlook: [u64; 3],
     /// Whether the directory was made for it.
     pub has_made_directory: bool,
+    /// Whether it was made.
+    pub is_new: bool,
 }
 
 /// Maps the table at `place`, making it if there is none.
@@ -143,7 +145,7 @@ pub struct Attached {
 pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     let has_made_directory = make_directory(place)?;
     let (directory, mode) = open_directory(place)?;
-    let file = open_table(&directory, mode)?;
+    let (file, is_new) = open_table(&directory, mode)?;
     let stat = rustix::fs::fstat(&file).map_err(Refusal::File)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
         || stat.st_size as u64 != size_of::<Table>() as u64
@@ -172,13 +174,31 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
         return Err(Refusal::Damaged);
     }
     let file = (stat.st_dev, stat.st_ino);
-    Ok(Attached { table, file, path: path_of(place), outlook: outlook(), has_made_directory })
+    Ok(Attached { table, file, path: path_of(place), outlook: outlook(), has_made_directory, is_new })
 }
 
 /// Opens the table at `place` if there is one: nothing is made.
 fn open_existing(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
     let (directory, _) = open_directory(place)?;
     rustix::fs::openat(&directory, FILE_NAME, OPENED, Mode::empty()).map_err(Refusal::File)
+}
+
+/// Hands over the device and inode of each other table in the directory: of another version of snapshim, whose processes do not
+/// announce their changes here.
+pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
+    let Ok((directory, _)) = open_directory(place) else { return };
+    let Ok(names) = rustix::fs::openat(&directory, c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+        return;
+    };
+    raw::any_entry(names, |name| {
+        if name.starts_with("table-")
+            && name.as_bytes() != FILE_NAME.to_bytes()
+            && let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
+        {
+            see(stat.st_dev, stat.st_ino);
+        }
+        false
+    });
 }
 
 /// Whether there is a table at `place` with a snapshot in it: as cheap as that can be had, and nothing is made.
@@ -189,33 +209,80 @@ pub fn is_in_use(place: &Place<'_>) -> bool {
         && u64::from_ne_bytes(active) & 1 == 1
 }
 
-/// Says in the table at `place`, which the caller cannot map, that `who` changes files unseen from now on. It takes one page of
-/// address space, or none. True if no process has said so to a person yet.
-pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
+/// Opens the table at `place`, if it is one of this version.
+fn open_to_raise(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
     let file = open_existing(place)?;
     let mut start = [0u8; 16];
     let is_table = rustix::io::pread(&file, &mut start, 0) == Ok(16)
         && start == *[MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()].as_flattened();
-    if !is_table {
-        return Err(Refusal::NotATable);
-    }
+    if is_table { Ok(file) } else { Err(Refusal::NotATable) }
+}
+
+/// The table's first page, for as long as the caller wants it.
+fn map_header(file: &OwnedFd) -> Result<&'static Header, Errno> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address that the kernel chooses.
-    let page = unsafe { rustix::mm::mmap(ptr::null_mut(), size_of::<Header>(), access, MapFlags::SHARED, &file, 0) };
-    match page {
-        Ok(page) => {
-            // SAFETY: the mapping is as large as a header, every bit pattern is one, and others change it only through atomics.
-            let unseen = &unsafe { &*page.cast::<Header>() }.unseen;
-            unseen.raise(who);
-            let is_first = unseen.begin_to_say();
+    let page = unsafe { rustix::mm::mmap(ptr::null_mut(), size_of::<Header>(), access, MapFlags::SHARED, file, 0) };
+    // SAFETY: the mapping is as large as a header, every bit pattern is one, and others change it only through atomics.
+    page.map(|page| unsafe { &*page.cast::<Header>() })
+}
+
+/// Says in the table at `place`, which the caller cannot map, that `who` changes files unseen from now on. It takes one page of
+/// address space, or none. True if no process has said so to a person yet.
+pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
+    let file = open_to_raise(place)?;
+    match map_header(&file) {
+        Ok(header) => {
+            header.unseen.raise(who);
+            let is_first = header.unseen.begin_to_say();
             // SAFETY: mapped above, and no other thread was told.
-            let _ = unsafe { rustix::mm::munmap(page, size_of::<Header>()) };
+            let _ = unsafe { rustix::mm::munmap(ptr::from_ref(header).cast_mut().cast(), size_of::<Header>()) };
             Ok(is_first)
         }
         Err(_) => {
             let at = core::mem::offset_of!(Header, unseen) + core::mem::offset_of!(Unseen, beyond);
             rustix::io::pwrite(&file, &1u64.to_ne_bytes(), at as u64).map(|_| true).map_err(Refusal::File)
         }
+    }
+}
+
+/// The same for a process whose pid means nothing to those who use the table. A lock tells them that it is not over: it is the open
+/// file's, which the mapping keeps open, so that it ends with this image and all children that have executed nothing.
+pub fn raise_nameless(place: &Place<'_>) -> Result<bool, Refusal> {
+    let file = open_to_raise(place)?;
+    let header = map_header(&file).map_err(Refusal::File)?;
+    Lock::of_the_first_byte(Lock::SHARED).ask(&file, Lock::SET).map_err(Refusal::File)?;
+    header.unseen.raise_nameless();
+    Ok(header.unseen.begin_to_say())
+}
+
+/// `struct flock` (fcntl(2), asm-generic/fcntl.h) for the lock of an open file, which has no pid.
+#[repr(C)]
+struct Lock {
+    kind: i16,
+    whence: i16,
+    start: i64,
+    length: i64,
+    pid: i32,
+}
+
+impl Lock {
+    const SHARED: i16 = 0;
+    const EXCLUSIVE: i16 = 1;
+    const NONE: i16 = 2;
+    /// F_OFD_GETLK and F_OFD_SETLK.
+    const GET: u32 = 36;
+    const SET: u32 = 37;
+
+    const fn of_the_first_byte(kind: i16) -> Self {
+        Self { kind, whence: 0, start: 0, length: 1, pid: 0 }
+    }
+
+    /// The answer; to `GET`, the lock that is in the way.
+    fn ask(mut self, file: &OwnedFd, request: u32) -> Result<Self, Errno> {
+        // SAFETY: the argument is the structure that the request takes, and fills in.
+        let asked = unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), request, &raw mut self) };
+        asked.map(|_| self).map_err(|error| Errno::from_raw_os_error(error.into_raw()))
     }
 }
 
@@ -243,6 +310,18 @@ pub enum Standing {
 }
 
 impl Attached {
+    /// Whether a process holds the lock of those without a name here, for all that can be told.
+    #[must_use]
+    pub fn is_held_by_nameless(&self) -> bool {
+        let Ok(path) = CStr::from_bytes_until_nul(&self.path) else { return true };
+        let Ok(file) = rustix::fs::open(path, OPENED, Mode::empty()) else { return true };
+        if !rustix::fs::fstat(&file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.file) {
+            return true;
+        }
+        let found = Lock::of_the_first_byte(Lock::EXCLUSIVE).ask(&file, Lock::GET);
+        !found.is_ok_and(|found| found.kind == Lock::NONE)
+    }
+
     /// Whether the path still names this table, for all that can be told.
     #[must_use]
     pub fn is_current(&self) -> bool {
@@ -321,16 +400,20 @@ fn is_member(group: u32) -> bool {
 const OPENED: OFlags =
     OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
-fn open_table(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
+/// Whether it was made, too.
+fn open_table(directory: &OwnedFd, mode: u32) -> Result<(OwnedFd, bool), Refusal> {
     match rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty()) {
         Err(Errno::NOENT) => {}
-        opened => return opened.map_err(Refusal::File),
+        opened => return opened.map(|file| (file, false)).map_err(Refusal::File),
     }
     let made = make(directory, mode)?;
     let unnamed = ProcPath::own("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
     match rustix::fs::linkat(CWD, unnamed.as_c_str(), directory, FILE_NAME, AtFlags::SYMLINK_FOLLOW) {
-        Ok(()) => Ok(made),
-        Err(Errno::EXIST) => rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty()).map_err(Refusal::File),
+        Ok(()) => Ok((made, true)),
+        Err(Errno::EXIST) => {
+            let found = rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty());
+            found.map(|file| (file, false)).map_err(Refusal::File)
+        }
         Err(error) => Err(Refusal::File(error)),
     }
 }

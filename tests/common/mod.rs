@@ -13,6 +13,7 @@ pub mod tracer;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -106,7 +107,11 @@ impl Scratch {
             let name = new_name();
             let path = base.join(&name);
             match fs::create_dir(&path) {
-                Ok(()) => return Self { path, table: Path::new("/dev/shm").join(format!("{name}-table")) },
+                Ok(()) => {
+                    let table = Path::new("/dev/shm").join(format!("{name}-table"));
+                    make_table_directory(&table);
+                    return Self { path, table };
+                }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}: {error}", path.display()),
             }
         }
@@ -122,6 +127,12 @@ impl Scratch {
 
     pub fn table(&self) -> &Path {
         &self.table
+    }
+
+    /// Has the next program make a table.
+    pub fn forget_table(&self) {
+        let _ = fs::remove_dir_all(&self.table);
+        make_table_directory(&self.table);
     }
 
     /// A program under the shim, on this scratch's table, preserving in `way`. Nobody is refused anything because a busy machine was
@@ -144,6 +155,11 @@ impl Scratch {
         command.current_dir(&self.path).stdin(Stdio::null());
         command
     }
+}
+
+/// A program that has to make it says so.
+pub fn make_table_directory(path: &Path) {
+    fs::DirBuilder::new().mode(0o700).create(path).unwrap();
 }
 
 impl Drop for Scratch {

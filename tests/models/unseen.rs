@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use loom::sync::Arc;
-use loom::sync::atomic::Ordering;
+use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use snapshim::creation::Scope;
 use snapshim::snapshot::State;
@@ -25,10 +25,16 @@ fn doubt_all(world: &World) {
 
 /// Publishes a snapshot beside `writer`, and looks whether what it shows is what it showed at its instant.
 fn is_exact_or_says_so(writer: impl Fn(&World, &Unseen) + Send + Sync + 'static) {
+    is_exact_or_says_so_after(|_, _| (), writer);
+}
+
+/// The same; `tidy` takes those out before that are over.
+fn is_exact_or_says_so_after(tidy: impl Fn(&World, &Unseen), writer: impl Fn(&World, &Unseen) + Send + Sync + 'static) {
     let world = World::new();
     let unseen = Arc::new(Unseen::new());
     let (other, entries) = (Arc::clone(&world), Arc::clone(&unseen));
     let writer = thread::spawn(move || writer(&other, &entries));
+    tidy(&world, &unseen);
     let ticket = world.collect(Scope::One(ORIGIN));
     let before = Cell::new(unseen.look());
     let instant = world.file.load(Ordering::Acquire);
@@ -80,5 +86,48 @@ fn so_is_one_that_the_unseen_process_cannot_reach() {
             world.file.store(NEW, Ordering::Release);
             unseen.lower(WHO, || doubt_all(world));
         });
+    });
+}
+
+/// It has no name, and is over when nobody holds the lock: the creation itself may find so, before its instant, as may another one while
+/// this one is under way.
+#[test]
+fn so_is_one_beside_an_unseen_process_without_a_name() {
+    model(|| {
+        let lock = Arc::new(AtomicBool::new(false));
+        let writers = Arc::clone(&lock);
+        is_exact_or_says_so_after(
+            move |world, unseen| unseen.lower_nameless(|| lock.load(Ordering::Acquire), || doubt_all(world)),
+            move |world, unseen| {
+                writers.store(true, Ordering::Release);
+                unseen.raise_nameless();
+                world.file.store(NEW, Ordering::Release);
+                writers.store(false, Ordering::Release);
+                unseen.lower_nameless(|| writers.load(Ordering::Acquire), || doubt_all(world));
+            },
+        );
+    });
+}
+
+/// An image raises the entry before exec, and the next one, which joins, lowers it, or the first one does as exec failed; a creation
+/// meanwhile takes out what is over.
+#[test]
+fn so_is_one_beside_an_exec_that_leads_out_of_reach() {
+    model(|| {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_over);
+        is_exact_or_says_so_after(
+            move |world, unseen| {
+                if is_over.load(Ordering::Acquire) {
+                    unseen.lower(WHO, || doubt_all(world));
+                }
+            },
+            move |world, unseen| {
+                unseen.raise(WHO);
+                doubt_all(world);
+                world.file.store(NEW, Ordering::Release);
+                ends.store(true, Ordering::Release);
+            },
+        );
     });
 }

@@ -3,8 +3,11 @@
 #include "check.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stddef.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 enum { PAGES = 8 };
@@ -20,10 +23,9 @@ static void await(int fd)
     CHECK(read(fd, &byte, 1) == 1);
 }
 
-/* Executed under a limit of the address space that has room for the program, but not for the table. */
-static int limited_writer(char **argv)
+static int changes(int ready, int go)
 {
-    int ready = atoi(argv[2]), go = atoi(argv[3]), fd = open("file", O_RDWR);
+    int fd = open("file", O_RDWR);
     CHECK(fd >= 0);
     overwrite(fd, 0, PAGE, 1);
     answer(ready);
@@ -34,39 +36,196 @@ static int limited_writer(char **argv)
     return 0;
 }
 
-static void beside_limited(char **argv)
+/* Executed under a limit of the address space that has room for the program, but not for the table. */
+static int limited_writer(char **argv)
+{
+    return changes(atoi(argv[2]), atoi(argv[3]));
+}
+
+static void execute(char **argv, const char *what, int ready, int go)
+{
+    char from[16], to[16];
+    snprintf(from, sizeof from, "%d", ready);
+    snprintf(to, sizeof to, "%d", go);
+    execl(argv[0], argv[0], what, from, to, NULL);
+    _exit(4);
+}
+
+/* A process that changes the file, when it has been told to for the second time. */
+struct outsider {
+    pid_t pid;
+    int ready, go;
+};
+
+static struct outsider start(char **argv, const char *what, void (*prepare)(void))
 {
     int ready[2], go[2];
-    unlink("file");
-    int fd = make_file("file", PAGES * PAGE);
     CHECK(pipe(ready) == 0 && pipe(go) == 0);
-    unsigned char *before = snapshot(fd, 0, PAGES * PAGE, PROT_READ);
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        char from[16], to[16];
         /* It ends with its parent. */
         close(go[1]);
-        struct rlimit limit = {40 << 20, 40 << 20};
-        snprintf(from, sizeof from, "%d", ready[1]);
-        snprintf(to, sizeof to, "%d", go[0]);
-        CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
-        execl(argv[0], argv[0], "writer", from, to, NULL);
-        _exit(4);
+        prepare();
+        if (!what)
+            _exit(changes(ready[1], go[0]));
+        execute(argv, what, ready[1], go[0]);
     }
-    await(ready[0]);
+    close(ready[1]), close(go[0]);
+    char byte;
+    CHECK(read(ready[0], &byte, 1) == 1);
+    if (byte == 's') {
+        puts("SKIPPED");
+        exit(0);
+    }
+    return (struct outsider){child, ready[0], go[1]};
+}
+
+static void go_on(struct outsider writer)
+{
+    CHECK(write(writer.go, "g", 1) == 1);
+    await(writer.ready);
+}
+
+static void finish(struct outsider writer)
+{
+    int status;
+    CHECK(write(writer.go, "g", 1) == 1);
+    CHECK(waitpid(writer.pid, &status, 0) == writer.pid && status == 0);
+}
+
+enum { FROM_BEFORE = 1, FOR_GOOD = 2, WHEN_FOUND = 4 };
+
+/* What is taken beside the writer is doubtful, from the start or when it is found, as long as it lives, or `FOR_GOOD`. */
+static void beside(char **argv, const char *what, void (*prepare)(void), int how)
+{
+    unlink("file");
+    int fd = make_file("file", PAGES * PAGE);
+    unsigned char *before = how & FROM_BEFORE ? snapshot(fd, 0, PAGES * PAGE, PROT_READ) : NULL;
+    struct outsider writer = start(argv, what, prepare);
     unsigned char *beside = snapshot(fd, 0, PAGES * PAGE, PROT_READ);
-    CHECK(stat_of(before).state == SNAPSHIM_DOUBTFUL && stat_of(beside).state == SNAPSHIM_DOUBTFUL);
+    while (how & WHEN_FOUND && stat_of(beside).state != SNAPSHIM_DOUBTFUL)
+        usleep(10000);
+    CHECK(stat_of(beside).state == SNAPSHIM_DOUBTFUL);
+    CHECK(!before || stat_of(before).state == SNAPSHIM_DOUBTFUL);
     /* A cooperating write hides the foreign one from who looks at the file's times. */
     overwrite(fd, 3 * PAGE, PAGE, 1);
-    CHECK(write(go[1], "g", 1) == 1);
-    await(ready[0]);
+    go_on(writer);
     overwrite(fd, 4 * PAGE, PAGE, 1);
-    CHECK(write(go[1], "g", 1) == 1);
-    int status;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    finish(writer);
     unsigned char *after = snapshot(fd, 0, PAGES * PAGE, PROT_READ);
-    CHECK(stat_of(after).state == SNAPSHIM_EXACT && stat_of(before).state == SNAPSHIM_DOUBTFUL);
+    CHECK(stat_of(after).state == (how & FOR_GOOD ? SNAPSHIM_DOUBTFUL : SNAPSHIM_EXACT));
+    CHECK(!before || stat_of(before).state == SNAPSHIM_DOUBTFUL);
+}
+
+/* It takes part after all: what is taken once it has made a change is exact, and shows nothing of the next. */
+static void beside_joined(char **argv, const char *what, void (*prepare)(void))
+{
+    unlink("file");
+    int fd = make_file("file", PAGES * PAGE);
+    struct outsider writer = start(argv, what, prepare);
+    unsigned char *beside = snapshot(fd, PAGE, (PAGES - 1) * PAGE, PROT_READ);
+    go_on(writer);
+    CHECK(shows(beside, PAGE, (PAGES - 1) * PAGE, 0) && stat_of(beside).state == SNAPSHIM_EXACT);
+    finish(writer);
+}
+
+static void limit_address_space(void)
+{
+    struct rlimit limit = {40 << 20, 40 << 20};
+    CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+}
+
+/* It has its program, and room for nothing more: not for a page. By its own instruction, as the other way joins before. */
+static int roomless_writer(char **argv)
+{
+    struct rlimit limit = {1 << 20, 1 << 20};
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"((long)SYS_setrlimit), "D"((long)RLIMIT_AS), "S"(&limit)
+                     : "rcx", "r11", "memory");
+    CHECK(result == 0);
+    return limited_writer(argv);
+}
+
+/* It has a table of another version, and takes no part in this one. */
+static int other_writer(char **argv)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/table-4", getenv("SNAPSHIM_DIR"));
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)PAGE) == 0);
+    CHECK(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED);
+    close(fd);
+    return limited_writer(argv);
+}
+
+static void take_no_part(void)
+{
+    CHECK(setenv("SNAPSHIM_DISABLE", "1", 1) == 0);
+}
+
+static void nothing(void)
+{
+}
+
+/* Who may not does not try it. */
+static void or_skip(int is_done)
+{
+    if (is_done)
+        return;
+    for (int fd = 3; fd < 64; fd++)
+        if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY && write(fd, "s", 1) == 1)
+            _exit(0);
+    _exit(5);
+}
+
+static int alone(void)
+{
+    return unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+}
+
+/* Where the next image makes a table of its own. */
+static void mount_over_table(void)
+{
+    or_skip(alone() && mount("none", "/dev/shm", "tmpfs", 0, NULL) == 0);
+}
+
+/* Where it can make none. */
+static void leave_table_behind(void)
+{
+    or_skip(alone() && (mkdir("root", 0755) == 0 || errno == EEXIST) && mount("/", "root", NULL, MS_BIND | MS_REC, NULL) == 0
+            && mount("none", "root/dev/shm", "tmpfs", MS_RDONLY, NULL) == 0 && chroot("root") == 0);
+}
+
+static void become_another_user(void)
+{
+    or_skip(chmod("file", 0666) == 0 && setuid(65534) == 0);
+}
+
+static void fail_to_execute(void)
+{
+    mount_over_table();
+    execl("/no/such/program", "program", NULL);
+    CHECK(errno == ENOENT);
+}
+
+enum { SPACE = 40, HERE };
+
+static void mount_over_table_but_know_the_way(void)
+{
+    int space = open("/proc/self/ns/mnt", O_RDONLY), here = open(".", O_PATH | O_DIRECTORY);
+    CHECK(space >= 0 && here >= 0 && dup2(space, SPACE) == SPACE && dup2(here, HERE) == HERE);
+    mount_over_table();
+}
+
+/* The second image is out of reach; the third one is not. */
+static int returning_writer(char **argv)
+{
+    CHECK(setns(SPACE, CLONE_NEWNS) == 0 && fchdir(HERE) == 0);
+    execute(argv, "writer", atoi(argv[2]), atoi(argv[3]));
+    return 4;
 }
 
 static int refuse(const int *numbers, size_t count)
@@ -157,10 +316,29 @@ static void with_unnamed_files(int is_told)
 int main(int argc, char **argv)
 {
     CHECK(argc >= 2);
-    if (strcmp(argv[1], "writer") == 0)
-        return limited_writer(argv);
+    static const struct {
+        const char *name;
+        int (*run)(char **);
+    } WRITERS[] = {{"writer", limited_writer}, {"roomless", roomless_writer}, {"other", other_writer}, {"returning", returning_writer}};
+    for (size_t i = 0; i < sizeof WRITERS / sizeof *WRITERS; i++)
+        if (strcmp(argv[1], WRITERS[i].name) == 0)
+            return WRITERS[i].run(argv);
     if (strcmp(argv[1], "limited") == 0)
-        beside_limited(argv);
+        beside(argv, "writer", limit_address_space, FROM_BEFORE);
+    else if (strcmp(argv[1], "without-room") == 0)
+        beside(argv, "roomless", nothing, FOR_GOOD);
+    else if (strcmp(argv[1], "other-version") == 0)
+        beside(argv, "other", take_no_part, FROM_BEFORE | WHEN_FOUND);
+    else if (strcmp(argv[1], "executed-in-other-mounts") == 0)
+        beside(argv, "writer", mount_over_table, FROM_BEFORE);
+    else if (strcmp(argv[1], "executed-in-chroot") == 0)
+        beside(argv, "writer", leave_table_behind, FROM_BEFORE);
+    else if (strcmp(argv[1], "executed-as-another-user") == 0)
+        beside(argv, "writer", become_another_user, FROM_BEFORE);
+    else if (strcmp(argv[1], "not-executed") == 0)
+        beside_joined(argv, NULL, fail_to_execute);
+    else if (strcmp(argv[1], "executed-and-back") == 0)
+        beside_joined(argv, "returning", mount_over_table_but_know_the_way);
     else if (strcmp(argv[1], "unnamed") == 0)
         with_unnamed_files(0);
     else if (strcmp(argv[1], "named-otherwise") == 0)

@@ -42,12 +42,15 @@ interpose! {
 
 /// What a new program inherits of signals is the application's, not ours.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
-    executing::announced(|| {
+    let exec = process::Exec::begin();
+    let failed = executing::announced(|| {
         let handed_over = signals::hand_over();
         let failed = call();
         handed_over.take_back();
         failed
-    })
+    });
+    exec.end();
+    failed
 }
 
 /// execve(2) and execveat(2) by number.

@@ -27,6 +27,9 @@ pub fn run(attached: &Attached) {
     for who in table.unseen().named() {
         println!("{:>8}  {:<16}  {:<8}  {:>9}", who.pid, program(who.pid), "unseen", "-");
     }
+    if table.unseen().has_nameless() {
+        println!("{:>8}  {:<16}  {:<8}  {:>9}", "-", "(other pids)", "unseen", "-");
+    }
     table.doubt_if_unseen();
     println!();
     println!("{:>8}  {:<24}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
