@@ -12,6 +12,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{SecureComputingMode, secure_computing_mode};
+use snapshim::preserve::holes;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::liveness::Stat;
 
@@ -83,18 +84,18 @@ pub fn stream(number: u32) -> Result<Reached, Errno> {
     })
 }
 
-/// The regular file that the application has at `number`, opened anew to look at it; not where the table is the application's.
+/// The regular file that the application has at `number`, opened anew to look for its holes; not where the table is the
+/// application's, nor where it has as many blocks as bytes.
 ///
-/// It waits for no holder of a lease (fcntl(2), F_SETLEASE).
+/// It waits for no holder of a lease (fcntl(2), F_SETLEASE). To close it may take long: of a file that was emptied and written anew,
+/// ext4, xfs and btrfs write all pages then (ext4_release_file, fs/ext4/file.c).
 pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
     if !is_apart() {
         return Err(Errno::BADF);
     }
-    let is_regular = |file: &Reached| {
-        rustix::fs::fstat(file).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile)
-    };
     let file = reopen(number, OFlags::PATH)?;
-    if !is_regular(&file) {
+    let found = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || !holes::is_sparse(&found) {
         return Err(Errno::BADF);
     }
     raw::open(ProcPath::own("fd").slash(file.number()).as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK)

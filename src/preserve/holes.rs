@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
 use crate::PAGE;
@@ -26,13 +26,19 @@ pub struct Sparse {
 /// Bytes in a block of `st_blocks` (stat(2)).
 const BLOCK: u64 = 512;
 
+/// Whether a file has fewer blocks than bytes.
+#[must_use]
+pub fn is_sparse(found: &Stat) -> bool {
+    (found.st_blocks as u64).saturating_mul(BLOCK) < found.st_size as u64
+}
+
 impl Sparse {
     /// The origin that `file` leads to, whose position is nobody else's. `None`: it has as many blocks as bytes, so it is not worth
     /// looking for holes.
     #[must_use]
     pub fn of(file: OwnedFd) -> Option<Self> {
         let found = fstat(&file).ok()?;
-        ((found.st_blocks as u64).saturating_mul(BLOCK) < found.st_size as u64).then_some(Self { file })
+        is_sparse(&found).then_some(Self { file })
     }
 
     /// The first of `pages` that has data; `None`: there is none. Where it cannot be told, all have data.
