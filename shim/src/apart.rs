@@ -87,8 +87,8 @@ pub fn stream(number: u32) -> Result<Reached, Errno> {
 /// The regular file that the application has at `number`, opened anew to look for its holes; not where the table is the
 /// application's, nor where it has as many blocks as bytes.
 ///
-/// It waits for no holder of a lease (fcntl(2), F_SETLEASE). To close it may take long: of a file that was emptied and written anew,
-/// ext4, xfs and btrfs write all pages then (ext4_release_file, fs/ext4/file.c).
+/// It waits for no holder of a lease (fcntl(2), F_SETLEASE). To close it may take long: of a file that was emptied and written
+/// anew, ext4, xfs and btrfs write all pages then (ext4_release_file, fs/ext4/file.c).
 pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
     if !is_apart() {
         return Err(Errno::BADF);

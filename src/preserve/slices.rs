@@ -208,8 +208,8 @@ impl<S: Stores> Means<'_, S> {
 
     /// The pages of a piece from `first` on have been moved: they go over to the record behind it. The piece's generation is odd.
     ///
-    /// They are in both records for a moment, and never in none. NFILE: there is no record; no page of the piece is dropped any more,
-    /// because no bit says that they have left the file and would not be read from it anew.
+    /// They are in both records for a moment, and never in none. NFILE: there is no record; no page of the piece is dropped any
+    /// more, because no bit says that they have left the file and would not be read from it anew.
     fn hand_over(
         &self,
         index: u32,
