@@ -216,7 +216,8 @@ fn poke() -> impl Strategy<Value = Operation> {
 }
 
 fn pause() -> impl Strategy<Value = Operation> {
-    prop_oneof![3 => 0..100u32, 1 => 0..6000u32].prop_map(|microseconds| Operation::Pause { microseconds })
+    prop_oneof![6 => 0..100u32, 2 => 0..6000u32, 1 => 10_000..40_000u32]
+        .prop_map(|microseconds| Operation::Pause { microseconds })
 }
 
 /// What a mapper does in a row.

@@ -90,6 +90,19 @@ static void operate(const struct thread *thread, const struct operation *one, un
         CHECK(!"a known verb");
 }
 
+/* Not for long: another may wait for this thread. */
+static void leave_alone(const struct thread *thread, const char *verb)
+{
+    static const char *const changing[] = {"write", "store", "resize", "fork"};
+    for (size_t i = 0; i < sizeof changing / sizeof *changing; i++)
+        for (int tries = 0; strcmp(verb, changing[i]) == 0 && tries < 400; tries++) {
+            int alone = shared->alone;
+            if (!alone || alone == thread->index + 1 || shared->stop)
+                return;
+            usleep(50);
+        }
+}
+
 static void *run_thread(void *argument)
 {
     const struct thread *thread = argument;
@@ -110,6 +123,7 @@ static void *run_thread(void *argument)
         for (int i = 0; i < thread->count && !shared->stop; i++) {
             shared->lines[thread->index] = thread->operations[i].line;
             shared->turns[thread->index]++;
+            leave_alone(thread, thread->operations[i].verb);
             operate(thread, &thread->operations[i], mappings);
         }
         if (shared->snapshots == seen && below(2)) /* what comes first after a snapshot matters */
@@ -121,6 +135,7 @@ static void *run_thread(void *argument)
     for (size_t i = 0; i < SLOTS; i++)
         drop(&slots[i], actors[ITSELF_].number, slots[i].line);
     handler_way = 0;
+    end_thread(thread->index);
     return NULL;
 }
 
@@ -132,7 +147,11 @@ static void __attribute__((noreturn)) run_process(int process)
     CHECK(sigaction(SIGSEGV, &action, NULL) == 0 && sigaction(SIGBUS, &action, NULL) == 0);
     install_handler();
     pthread_t running[THREADS], answering;
-    int has_faults = open_faults(), is_held = 0;
+    int is_held = 0;
+    for (int i = 0; i < thread_count; i++)
+        is_held = is_held || (threads[i].process == process && threads[i].is_held);
+    /* Snapshots of a process that answers faults itself are preserved by its agent alone: of others also from outside. */
+    int has_faults = is_held && open_faults();
     for (int i = 0; i < thread_count; i++) {
         if (threads[i].process != process)
             continue;
@@ -142,12 +161,11 @@ static void __attribute__((noreturn)) run_process(int process)
             handler_stacks[i] = anonymous(STACK);
         if (has_faults)
             prepare_held_memory(i, threads[i].is_held);
-        is_held = is_held || threads[i].is_held;
         if (stacks[i])
             CHECK(pthread_attr_setstack(&attributes, stacks[i], STACK) == 0);
         CHECK(pthread_create(&running[i], &attributes, run_thread, &threads[i]) == 0);
     }
-    if (has_faults && is_held && table_length)
+    if (has_faults && table_length)
         prepare_held_table();
     if (has_faults)
         CHECK(pthread_create(&answering, NULL, answer_late, NULL) == 0);

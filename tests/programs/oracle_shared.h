@@ -34,6 +34,9 @@ struct shared {
     _Atomic int has_no_faults, has_no_tracer;
     _Atomic int pids[PROCESSES];
     _Atomic int locks[FILES];
+    /* The thread, plus one, that alone changes files until it is held in the middle of a copy: what it copies from has not changed by
+     * then, and changes meanwhile. */
+    _Atomic int alone;
     /* Of each thread: its id, whether its stack is to be held now, the line it is at, and how often it began one. */
     _Atomic int tids[THREADS];
     _Atomic int wishes[THREADS];

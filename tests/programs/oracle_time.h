@@ -19,6 +19,9 @@ static int faults = -1;
 /* Of each thread: memory that is missing until it is asked for, and where its bytes come from. */
 static unsigned char *missing[THREADS], *source[THREADS], *stacks[THREADS];
 static unsigned char *handler_stacks[THREADS];
+/* Of each thread whose stack may be held: whether it ends, and whether its stack is let go. */
+enum { GOES_ON, ENDS, IS_LET_GO };
+static _Atomic int ends[THREADS];
 static _Thread_local int own_thread = -1;
 
 /* The pages of the table that a thread waits for; see tests/oracle/run.rs. No system call is given an address there. */
@@ -127,8 +130,27 @@ static unsigned char *held_copy(const unsigned char *bytes, size_t length)
 
 static void protect_stack(int thread, uint64_t mode, uintptr_t at, size_t length)
 {
+    if (mode && ends[thread] != GOES_ON)
+        return;
     struct uffdio_writeprotect range = {.range = {at ? at : (uintptr_t)stacks[thread], length}, .mode = mode};
     raw(SYS_ioctl, faults, (long)UFFDIO_WRITEPROTECT, (long)&range);
+}
+
+/* The kernel does not wait for memory when a thread has ended: what pthread_join(3) waits for, on its stack, would not come. */
+static void let_go_of_stacks(void)
+{
+    for (int thread = 0; thread < THREADS; thread++)
+        if (ends[thread] == ENDS) {
+            protect_stack(thread, 0, 0, STACK);
+            ends[thread] = IS_LET_GO;
+        }
+}
+
+static void end_thread(int thread)
+{
+    ends[thread] = ENDS;
+    while (stacks[thread] && ends[thread] != IS_LET_GO)
+        usleep(100);
 }
 
 static void answer(uintptr_t address)
@@ -161,6 +183,24 @@ static void hold_memory(void)
     hold_table();
 }
 
+/* Who waits in the middle of a copy waits until half of the threads have gone on, so that what it copies from is changed meanwhile,
+ * however busy the machine is; but not for long, because some wait for it. */
+static void sleep_beside_others(void)
+{
+    uint64_t before[THREADS];
+    for (int thread = 0; thread < thread_count; thread++)
+        before[thread] = shared->turns[thread];
+    sleep_us((size_t)longest_us);
+    for (int tries = 0; tries < 60 && !shared->stop; tries++) {
+        int moved = 0;
+        for (int thread = 0; thread < thread_count; thread++)
+            moved += shared->turns[thread] > before[thread] + 1;
+        if (moved * 2 >= thread_count)
+            return;
+        sleep_us(500);
+    }
+}
+
 /* The thread that answers: until the process ends. Memory is held now and then, above all when writers have just found that
  * there is a new snapshot, and preserve for it. */
 static void *answer_late(void *unused)
@@ -171,11 +211,14 @@ static void *answer_late(void *unused)
     for (uint64_t seen = 0;;) {
         struct pollfd one = {faults, POLLIN, 0};
         struct uffd_msg message;
+        let_go_of_stacks();
         if (raw(SYS_poll, (long)&one, 1, 0) == 1 && raw(SYS_read, faults, (long)&message, sizeof message) == sizeof message) {
-            if (is_wish)
-                sleep_us((size_t)longest_us);
-            else if (below(3))
+            if (is_wish) {
+                shared->alone = 0;
+                sleep_beside_others();
+            } else if (below(3)) {
                 sleep_us(below((size_t)longest_us + 1));
+            }
             is_wish = 0;
             answer(message.arg.pagefault.address);
             continue;
@@ -243,7 +286,7 @@ static void on_timer(int number)
 {
     (void)number;
     int error = errno;
-    if (shared->stop || !handler_way)
+    if (shared->stop || !handler_way || shared->alone)
         return;
     if (handler_way == COROUTINE)
         swapcontext(&interrupted, &coroutine);

@@ -6,7 +6,7 @@
 #include "oracle_shared.h"
 #include <sys/ptrace.h>
 
-enum { MOST_CALLS = 60, EPISODE_MS = 30 };
+enum { MOST_CALLS = 400, EPISODE_MS = 100 };
 
 /* Until the process that the thread is in has its stack held. */
 static void have_stack_held(int thread)
@@ -17,8 +17,19 @@ static void have_stack_held(int thread)
     shared->wishes[thread] = 0;
 }
 
-/* At the entry of a call that is worth it: mostly one that copies from elsewhere into the thread's memory. */
-static int is_place(pid_t tid)
+/* Whether a call that copies into the thread's memory copies no more than a byte or two from each place, as who preserves does. */
+static int is_of_bytes(pid_t tid, const struct __ptrace_syscall_info *information)
+{
+    const uint64_t *arguments = (const uint64_t *)information->entry.args;
+    if (information->entry.nr == SYS_pread64)
+        return arguments[2] <= 2;
+    errno = 0;
+    long length = ptrace(PTRACE_PEEKDATA, tid, (void *)(uintptr_t)(arguments[3] + 8), 0);
+    return errno == 0 && length <= 2;
+}
+
+/* At the entry of a call that is worth it: one by which a preserving thread copies another's memory, or any that copies. */
+static int is_place(pid_t tid, int is_for_bytes)
 {
     struct __ptrace_syscall_info information = {0};
     ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof information, &information);
@@ -26,10 +37,10 @@ static int is_place(pid_t tid)
         return 0;
     switch (information.entry.nr) {
     case SYS_process_vm_readv:
-    case SYS_pread64:
+    case SYS_pread64: return is_for_bytes ? is_of_bytes(tid, &information) : below(2) == 0;
     case SYS_read:
-    case SYS_ioctl: return below(2) == 0;
-    default: return below(40) == 0;
+    case SYS_ioctl: return !is_for_bytes && below(2) == 0;
+    default: return !is_for_bytes && below(40) == 0;
     }
 }
 
@@ -48,7 +59,7 @@ static int await_stop(pid_t tid, int *status, int milliseconds)
 static void trace_one(int thread)
 {
     pid_t tid = shared->tids[thread];
-    int status, calls = 0, signal = 0;
+    int status, calls = 0, signal = 0, is_for_bytes = below(4) != 0;
     if (tid <= 0)
         return;
     if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) != 0) {
@@ -65,7 +76,7 @@ static void trace_one(int thread)
         }
         signal = event || number == (SIGTRAP | 0x80) ? 0 : number;
         int is_over = ++calls > MOST_CALLS;
-        if (number == (SIGTRAP | 0x80) && (is_over || is_place(tid))) {
+        if (number == (SIGTRAP | 0x80) && (is_over || is_place(tid, is_for_bytes))) {
             if (!is_over)
                 have_stack_held(thread);
             ptrace(PTRACE_DETACH, tid, 0, 0);
@@ -74,6 +85,7 @@ static void trace_one(int thread)
         ptrace(PTRACE_SYSCALL, tid, 0, signal);
     }
     /* It sleeps. A tracer that ends lets it go. */
+    shared->alone = 0;
     _exit(0);
 }
 
@@ -86,8 +98,15 @@ static void __attribute__((noreturn)) trace_some(void)
             usleep(20);
         seen = shared->snapshots;
         int thread = (int)below((size_t)thread_count);
-        if (threads[thread].is_held)
-            trace_one(thread);
+        for (int tries = 0; !threads[thread].is_held && tries < thread_count; tries++)
+            thread = (thread + 1) % thread_count;
+        if (!threads[thread].is_held)
+            continue;
+        shared->alone = below(4) ? thread + 1 : 0;
+        trace_one(thread);
+        for (int tries = 0; shared->alone && tries < 200; tries++) /* until it is held */
+            usleep(50);
+        shared->alone = 0;
     }
     _exit(0);
 }
