@@ -6,7 +6,7 @@
 #include "oracle_shared.h"
 #include <sys/ptrace.h>
 
-enum { MOST_CALLS = 400, EPISODE_MS = 100 };
+enum { MOST_CALLS = 400, EPISODE_MS = 100, LONGEST_EPISODE_MS = 300 };
 
 /* Until the process that the thread is in has its stack held. */
 static void have_stack_held(int thread)
@@ -56,9 +56,17 @@ static int await_stop(pid_t tid, int *status, int milliseconds)
     return 0;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static void trace_one(int thread)
 {
     pid_t tid = shared->tids[thread];
+    int64_t begin = now_ms();
     int status, calls = 0, signal = 0, is_for_bytes = below(4) != 0;
     if (tid <= 0)
         return;
@@ -75,7 +83,8 @@ static void trace_one(int thread)
             return;
         }
         signal = event || number == (SIGTRAP | 0x80) ? 0 : number;
-        int is_over = ++calls > MOST_CALLS;
+        /* On a busy machine each stop takes long, and others wait for the thread. */
+        int is_over = ++calls > MOST_CALLS || now_ms() - begin > LONGEST_EPISODE_MS;
         if (number == (SIGTRAP | 0x80) && (is_over || is_place(tid, is_for_bytes))) {
             if (!is_over)
                 have_stack_held(thread);
