@@ -25,7 +25,9 @@ fn is_root() -> bool {
 fn said(value: &str, words: &[&str]) -> (String, String) {
     let scratch = Scratch::on_tmpfs();
     if words.contains(&"as-nobody") {
-        std::os::unix::fs::chown(scratch.table(), Some(65534), Some(65534)).unwrap();
+        // It joins as root, and again when it has become nobody and executed a program.
+        std::os::unix::fs::chown(scratch.table(), None, Some(65534)).unwrap();
+        fs::set_permissions(scratch.table(), fs::Permissions::from_mode(0o2770)).unwrap();
     }
     // Nobody may not read the build directory everywhere.
     let (library, made) = (scratch.file("libsnapshim.so"), scratch.file("ring"));
