@@ -277,7 +277,8 @@ fn thread() -> impl Strategy<Value = Thread> {
     })
 }
 
-pub fn history() -> impl Strategy<Value = History> {
+/// Anything, by any number of threads.
+fn general() -> impl Strategy<Value = History> {
     let stops = prop_oneof![2 => Just(0u32), 1 => Just(2000u32), 1 => Just(10_000u32)];
     // More than a page of their records holds, and of their marks.
     let filling = prop_oneof![2 => Just(0u32), 4 => Just(40u32), 1 => Just(540u32)];
@@ -303,4 +304,38 @@ pub fn history() -> impl Strategy<Value = History> {
             threads,
         },
     )
+}
+
+/// A file that its owner writes whole again and again, while pushers in processes of their own preserve for writes that change
+/// nothing: one that the tracer holds in the middle of its copy has copied before the owner's change, and stores after it. The
+/// mappers only look, and hold what they took for longer than a pusher is held.
+fn pushing() -> impl Strategy<Value = History> {
+    let everywhere = Operation::Write { file: 0, way: 0, page: 0, from: 0, length: 1 << 17, is_held: false };
+    let writer = move |process| Thread { process, signals: 0, is_held: process > 1, phrases: vec![vec![everywhere]] };
+    let mapper = |lasts: u32| {
+        let turn = move |slot| {
+            let take = Operation::Take { slot, file: 0, is_writable: false };
+            vec![Operation::Look { slot }, take, Operation::Pause { microseconds: lasts / SLOTS }]
+        };
+        Thread { process: 0, signals: 0, is_held: false, phrases: (0..SLOTS).map(turn).collect() }
+    };
+    let lasts = prop_oneof![Just(60_000u32), Just(120_000u32)];
+    let longest = prop_oneof![Just(300u32), Just(3000u32)];
+    (1..u32::MAX, 3..=6u32, longest, 3..=4u32, 1..=2usize, lasts).prop_map(
+        move |(seed, pages, longest, processes, mappers, lasts)| History {
+            seed,
+            milliseconds: 900,
+            stops: 0,
+            longest,
+            is_traced: true,
+            filling: 0,
+            holes: 0,
+            files: vec![File { layout: Layout::Whole, pages, is_on_disk: false, owner: 0 }],
+            threads: (1..=processes).map(writer).chain((0..mappers).map(|_| mapper(lasts))).collect(),
+        },
+    )
+}
+
+pub fn history() -> impl Strategy<Value = History> {
+    prop_oneof![2 => general(), 1 => pushing()]
 }
