@@ -236,14 +236,26 @@ const SIG_BLOCK: usize = 0;
 const SIG_SETMASK: usize = 2;
 /// The signals of pthread_cancel(3) and setuid(2), which libc lets no program block.
 const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
+/// SIGSYS's bit.
+const SANDBOX: u64 = 1 << (31 - 1);
 
 impl SignalsBlocked {
     /// rt_sigprocmask(2) of every signal, the C library's own included; SIGSEGV by its stand-in.
     #[must_use]
     pub fn new() -> Self {
+        Self::of(u64::MAX)
+    }
+
+    /// All but SIGSYS, by which a sandbox may answer a call: the kernel ends a thread that has it blocked then (seccomp(2)).
+    #[must_use]
+    pub fn except_of_sandboxes() -> Self {
+        Self::of(!SANDBOX)
+    }
+
+    fn of(signals: u64) -> Self {
         let is_translated = masks::are_faults_kept_open();
-        let all = if is_translated { masks::to_kernel(u64::MAX) } else { u64::MAX };
-        Self { before: change_signal_mask(SIG_BLOCK, all), is_translated }
+        let signals = if is_translated { masks::to_kernel(signals) } else { signals };
+        Self { before: change_signal_mask(SIG_BLOCK, signals), is_translated }
     }
 
     /// The mask that comes back.

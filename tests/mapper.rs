@@ -343,3 +343,11 @@ fn a_page_that_nobody_can_copy_is_answered_by_policy() {
         preserving("a_page_that_nobody_can_copy", way, &["fail-write"], "refused");
     }
 }
+
+#[test]
+fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it() {
+    for scratch in scratches() {
+        let test = "what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it";
+        succeeds(test, &mut scratch.shimmed(program("map_handled"), "direct"));
+    }
+}

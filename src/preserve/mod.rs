@@ -386,6 +386,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             return Push::Refused;
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
+        // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
+        let _signals = raw::SignalsBlocked::except_of_sandboxes();
         self.frame.start_pushing(index, by_bytes);
         let push = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and nobody may afterwards.
