@@ -236,8 +236,8 @@ const SIG_BLOCK: usize = 0;
 const SIG_SETMASK: usize = 2;
 /// The signals of pthread_cancel(3) and setuid(2), which libc lets no program block.
 const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
-/// SIGSYS's bit.
-const SANDBOX: u64 = 1 << (31 - 1);
+/// The bits of SIGSYS and SIGTRAP.
+const OF_OTHERS: u64 = 1 << (31 - 1) | 1 << (5 - 1);
 
 impl SignalsBlocked {
     /// rt_sigprocmask(2) of every signal, the C library's own included; SIGSEGV by its stand-in.
@@ -246,10 +246,11 @@ impl SignalsBlocked {
         Self::of(u64::MAX)
     }
 
-    /// All but SIGSYS, by which a sandbox may answer a call: the kernel ends a thread that has it blocked then (seccomp(2)).
+    /// All but SIGSYS, by which a sandbox may answer a call (seccomp(2)), and SIGTRAP, by which a debugger stops a thread: the kernel
+    /// ends a thread that has one of them blocked when it comes.
     #[must_use]
     pub fn except_of_sandboxes() -> Self {
-        Self::of(!SANDBOX)
+        Self::of(!OF_OTHERS)
     }
 
     fn of(signals: u64) -> Self {

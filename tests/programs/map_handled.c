@@ -33,11 +33,12 @@ static int is_at_entry(pid_t writer)
     return information.op == PTRACE_SYSCALL_INFO_ENTRY && information.entry.nr == SYS_pwrite64 && information.entry.args[2] < PAGE;
 }
 
-/* 0: the writer has ended without. */
-static int go_on_to_entry(pid_t writer)
+/* Tells the writer, which is stopped before it is told, and stops it there. 0: it has ended without. */
+static int go_on_to_entry(pid_t writer, int to_writer)
 {
     int status;
-    CHECK(ptrace(PTRACE_INTERRUPT, writer, 0, 0) == 0);
+    CHECK(ptrace(PTRACE_INTERRUPT, writer, 0, 0) == 0 && waitpid(writer, &status, 0) == writer && WIFSTOPPED(status));
+    CHECK(write(to_writer, "", 1) == 1 && ptrace(PTRACE_SYSCALL, writer, 0, 0) == 0);
     while (waitpid(writer, &status, 0) == writer && WIFSTOPPED(status)) {
         if (WSTOPSIG(status) == (SIGTRAP | 0x80) && is_at_entry(writer))
             return 1;
@@ -66,8 +67,7 @@ int main(void)
         puts("SKIPPED ptrace(2) is refused");
         return 0;
     }
-    CHECK(write(to_writer[1], "", 1) == 1);
-    CHECK(go_on_to_entry(writer));
+    CHECK(go_on_to_entry(writer, to_writer[1]));
     pthread_t giving_up;
     CHECK(pthread_create(&giving_up, NULL, give_half_up, at) == 0);
     usleep(200000); /* until it waits; if it does not yet, nothing is shown, and nothing fails */
