@@ -19,11 +19,11 @@ pub fn private_pages(id: ProcessId, thread: u32, address: u64, pages: u64, kept:
         let mut private = 0;
         while private < pages {
             let at = address + private * PAGE;
-            let scanned = match scan(pagemap, at, pages - private) {
+            let scanned = match scan(pagemap, at, pages - private, PAGE_IS_PRESENT) {
                 // Not a pagemap: the application replaced the descriptor.
                 Err(Errno::BADF) => return Err(Errno::BADF),
-                Err(_) | Ok(0) => entries(pagemap, at, pages - private)?,
-                Ok(pages) => pages,
+                Ok(Some(run)) if run.start == 0 => run.end,
+                _ => entries(pagemap, at, pages - private)?,
             };
             if scanned == 0 {
                 break;
@@ -46,31 +46,14 @@ pub fn first_private(
     pages: u64,
     kept: &KeptFiles,
 ) -> Result<Option<core::ops::Range<u64>>, Errno> {
-    kept.with_pagemap(id, raw::own_tid(), |pagemap| match scan_private(pagemap, address, pages) {
-        Err(Errno::BADF) => Err(Errno::BADF),
-        Err(_) if pages > FEW => Ok(Some(0..pages)),
-        Err(_) => first_private_entry(pagemap, address, pages),
-        found => found,
+    kept.with_pagemap(id, raw::own_tid(), |pagemap| {
+        match scan(pagemap, address, pages, PAGE_IS_PRESENT | PAGE_IS_SWAPPED) {
+            Err(Errno::BADF) => Err(Errno::BADF),
+            Err(_) if pages > FEW => Ok(Some(0..pages)),
+            Err(_) => first_private_entry(pagemap, address, pages),
+            found => found,
+        }
     })
-}
-
-fn scan_private(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<Option<core::ops::Range<u64>>, Errno> {
-    let mut region = Region::default();
-    let mut arguments = ScanArguments {
-        size: size_of::<ScanArguments>() as u64,
-        start: address,
-        end: address + pages * PAGE,
-        regions: &raw mut region as u64,
-        regions_length: 1,
-        category_inverted: PAGE_IS_FILE,
-        category_mask: PAGE_IS_FILE,
-        category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-        ..ScanArguments::default()
-    };
-    // SAFETY: the argument is a struct pm_scan_arg whose one region is writable; both outlive the call.
-    let found = unsafe { raw::ioctl(pagemap, PAGEMAP_SCAN, &raw mut arguments as usize) }?;
-    let page = |at: u64| (at - address) / PAGE;
-    Ok((found == 1).then(|| page(region.start)..page(region.end)))
 }
 
 /// The same, one page long, read from the pagemap itself.
@@ -134,8 +117,14 @@ struct Region {
     categories: u64,
 }
 
-/// The PAGEMAP_SCAN ioctl (Linux 6.7): pages from `address` on that are present and not file-backed.
-fn scan(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<u64, Errno> {
+/// The PAGEMAP_SCAN ioctl (Linux 6.7): the first run of pages, as page numbers from `address` on, that are not file-backed and one of
+/// `any_of`.
+fn scan(
+    pagemap: BorrowedFd<'_>,
+    address: u64,
+    pages: u64,
+    any_of: u64,
+) -> Result<Option<core::ops::Range<u64>>, Errno> {
     let mut region = Region::default();
     let mut arguments = ScanArguments {
         size: size_of::<ScanArguments>() as u64,
@@ -144,12 +133,14 @@ fn scan(pagemap: BorrowedFd<'_>, address: u64, pages: u64) -> Result<u64, Errno>
         regions: &raw mut region as u64,
         regions_length: 1,
         category_inverted: PAGE_IS_FILE,
-        category_mask: PAGE_IS_FILE | PAGE_IS_PRESENT,
+        category_mask: PAGE_IS_FILE,
+        category_anyof_mask: any_of,
         ..ScanArguments::default()
     };
     // SAFETY: the argument is a struct pm_scan_arg whose one region is writable; both outlive the call.
     let found = unsafe { raw::ioctl(pagemap, PAGEMAP_SCAN, &raw mut arguments as usize) }?;
-    Ok(if found == 1 && region.start == address { (region.end - region.start) / PAGE } else { 0 })
+    let page = |at: u64| (at - address) / PAGE;
+    Ok((found == 1).then(|| page(region.start)..page(region.end)))
 }
 
 const PRESENT: u64 = 1 << 63;
