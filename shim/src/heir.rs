@@ -13,7 +13,6 @@ use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
 use snapshim::gate::{self, Frame};
-use snapshim::preserve;
 use snapshim::raw;
 use snapshim::table::Table;
 use snapshim::table::liveness;
@@ -129,11 +128,7 @@ impl Heir {
 #[cold]
 fn doubt_all(table: &Table, parent: u32) {
     places().for_each(hide);
-    table.over_splits(|walk| {
-        for (index, view) in walk.live() {
-            preserve::doubt(table, index, view.head.life());
-        }
-    });
+    table.doubt_every_snapshot();
     say!(
         Level::Error,
         "process {} was forked by {parent} inside a call that may write a file, and nobody can wait for it (its parent died): all \

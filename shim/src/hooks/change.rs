@@ -119,11 +119,7 @@ fn clear(thread: &Thread, frame: &Frame, turn: Turn) {
 /// A call that was taken for left has come back: what it changed may be in snapshots that were made meanwhile, or come into them.
 #[cold]
 fn doubt_after_return(table: &Table) {
-    table.over_splits(|walk| {
-        for (index, view) in walk.live() {
-            preserve::doubt(table, index, view.head.life());
-        }
-    });
+    table.doubt_every_snapshot();
     say!(
         Level::Error,
         "a write of process {} went on although its thread had jumped out of it (longjmp) further up the same stack, as a program \
