@@ -29,6 +29,7 @@ mod mapper;
 mod notices;
 mod other_tables;
 mod process;
+mod sequence;
 mod shared;
 mod signals;
 mod solitude;

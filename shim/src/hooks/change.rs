@@ -21,6 +21,8 @@ use crate::doors::set_errno;
 use crate::init;
 use crate::log::{Level, Program, say};
 use crate::process;
+use crate::sequence;
+use crate::signals;
 use crate::thread::{self, Seat, Thread};
 use crate::trap::Trap;
 
@@ -325,8 +327,9 @@ fn change_origin(
             Err(failure) => refuse(origin, &failure),
         };
     }
-    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ..pusher };
     let range = range_of(thread, frame, descriptor, origin, touch);
+    let ahead = sequence::pages_ahead(origin, &range.bytes);
+    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead, ..pusher };
     if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
         return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }
@@ -392,6 +395,8 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         report: &Teller,
         stores: &Trap,
         read_in: &|_| (),
+        ahead: 0,
+        is_interruptible: signals::may_handle(),
         size: &|| None,
     }
 }

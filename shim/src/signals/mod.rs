@@ -16,7 +16,7 @@ mod threads;
 use core::cell::Cell;
 use core::ffi::c_int;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
@@ -36,6 +36,19 @@ static LIBC_RESTORER: AtomicUsize = AtomicUsize::new(0);
 
 fn disposition(signal: c_int) -> &'static Disposition {
     if signal == FAULT { &FAULT_ACTION } else { &STAND_IN_ACTION }
+}
+
+static MAY_HANDLE: AtomicBool = AtomicBool::new(false);
+
+/// The application is about to have a signal handled by a function of its own.
+pub fn note_handler() {
+    MAY_HANDLE.store(true, Ordering::Relaxed);
+}
+
+/// Whether a handler of the application's may run.
+#[inline]
+pub fn may_handle() -> bool {
+    MAY_HANDLE.load(Ordering::Relaxed)
 }
 
 /// Whether the application's actions for SIGSEGV and its stand-in are virtual.
