@@ -259,7 +259,7 @@ impl Creation {
     /// The half of the state that changes at every transition, to wait on.
     #[cfg(not(loom))]
     pub fn futex(&self) -> &crate::sync::AtomicU32 {
-        crate::raw::low_half(&self.state)
+        crate::sys::futex::low_half(&self.state)
     }
 }
 

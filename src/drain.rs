@@ -18,6 +18,7 @@ use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
 use crate::raw::{self, ProcPath};
 use crate::sync::{Ordering, fence};
+use crate::sys::futex;
 use crate::table::Table;
 use crate::table::liveness::{self, Liveness, Stat};
 use crate::table::process::{Process, ProcessId};
@@ -351,7 +352,7 @@ impl Table {
             if dead || self.is_damaged() || raw::now() > deadline {
                 self.end_creation(seen);
             } else {
-                raw::wait(creation.futex(), seen.low_half(), Duration::from_millis(2));
+                futex::wait(creation.futex(), seen.low_half(), Duration::from_millis(2));
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod preserved;
 pub mod sharing;
 pub mod snapshot;
 pub mod sync;
+pub mod sys;
 #[cfg(not(loom))]
 pub mod table;
 pub mod unseen;

@@ -9,36 +9,15 @@ use core::time::Duration;
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
-use rustix::thread::futex;
 use syscalls::{Sysno, syscall};
 
 use crate::masks;
-use crate::sync::{AtomicU32, AtomicU64};
 use crate::time_space;
-
-/// The low half of a 64-bit word, to wait on.
-pub fn low_half(word: &AtomicU64) -> &AtomicU32 {
-    const { assert!(cfg!(target_endian = "little")) };
-    // SAFETY: an AtomicU64 is 8 bytes of atomically accessed memory; on little-endian its first four are the low half.
-    unsafe { &*core::ptr::from_ref(word).cast::<AtomicU32>() }
-}
 
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time_space::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
-}
-
-/// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between
-/// processes.
-pub fn wait(word: &AtomicU32, seen: u32, at_most: Duration) {
-    let timeout = futex::Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
-    let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&timeout));
-}
-
-/// Wakes all who wait on `word`.
-pub fn wake(word: &AtomicU32) {
-    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
 }
 
 /// sched_yield(2).

@@ -56,14 +56,6 @@ pub fn signal_fence() {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
-/// Wakes who waits for a change of `word`. In a model nobody sleeps.
-pub fn wake(word: &AtomicU32) {
-    #[cfg(not(loom))]
-    crate::raw::wake(word);
-    #[cfg(loom)]
-    let _ = word;
-}
-
 /// A step of the protocol that a model can leave out, to show that it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {

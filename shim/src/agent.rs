@@ -16,6 +16,7 @@ use snapshim::preserve::local::{Means, Served};
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
+use snapshim::sys::futex;
 use snapshim::table::liveness::Stat;
 
 use crate::apart;
@@ -104,7 +105,7 @@ fn await_beginning() {
     let until = raw::now() + PATIENCE.as_nanos() as u64;
     // Acquire: pairs with the Release in `run`.
     while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
-        raw::wait(&HAS_BEGUN, 0, PATIENCE);
+        futex::wait(&HAS_BEGUN, 0, PATIENCE);
     }
 }
 
@@ -205,7 +206,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     let kept = if apart::begin() { &kept_apart } else { process::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
-    raw::wake(&HAS_BEGUN);
+    futex::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
@@ -250,7 +251,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             eager.begin_anew();
         }
         if service.is_answered {
-            raw::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
+            futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
         }
     }
 }

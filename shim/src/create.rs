@@ -16,6 +16,7 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve::{self, local};
 use snapshim::raw;
 use snapshim::snapshot::{Extent, Identity, LOCKED, State};
+use snapshim::sys::futex;
 use snapshim::table::Table;
 use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
@@ -376,7 +377,7 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
     if committed {
         creation.release(ticket);
     }
-    raw::wake(creation.futex());
+    futex::wake(creation.futex());
     committed
 }
 

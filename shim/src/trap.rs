@@ -13,6 +13,7 @@ use snapshim::preserve::unshare;
 use snapshim::raw::{self, ProcPath};
 use snapshim::snapshot::View;
 use snapshim::sync::full_fence;
+use snapshim::sys::futex;
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
@@ -73,7 +74,7 @@ impl Stores for Trap {
         START.store(0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `hold`'s exchange and in `is_held`.
         HELD.store(0, Ordering::Release);
-        raw::wake(&HELD);
+        futex::wake(&HELD);
     }
 }
 
@@ -138,7 +139,7 @@ pub fn resolve(address: u64, access: Access) -> Outcome {
         return Outcome::Foreign;
     }
     while is_held(address) {
-        raw::wait(&HELD, 1, SLICE);
+        futex::wait(&HELD, 1, SLICE);
     }
     Outcome::Resolved
 }

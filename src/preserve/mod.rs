@@ -19,15 +19,15 @@ use core::ffi::c_void;
 use core::ops::Range;
 use core::time::Duration;
 
-use crate::PAGE;
 use crate::drain::{Allowance, Patience};
 use crate::gate::Frame;
 use crate::origin::Origin;
-use crate::raw;
 use crate::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
+use crate::sys::futex;
 use crate::table::Table;
 use crate::table::process::{Agent, Caller};
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
+use crate::{PAGE, raw};
 use headroom::Headroom;
 use holdings::Holdings;
 use kept::KeptFiles;
@@ -473,7 +473,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 }
                 Answer::Asked => {
                     let (futex, seen) = self.slot.request_futex(number);
-                    raw::wait(futex, seen, Duration::from_millis(20));
+                    futex::wait(futex, seen, Duration::from_millis(20));
                     let is_over = || {
                         let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
                         now.is_none_or(|head| head.life() != request.life || !head.wants_pages())

@@ -56,7 +56,7 @@ impl Executing {
     #[cfg(not(loom))]
     #[must_use]
     pub fn futex(&self) -> &AtomicU32 {
-        crate::raw::low_half(&self.0)
+        crate::sys::futex::low_half(&self.0)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::executing::Executing;
 use crate::sharing::Sharing;
 use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
+use crate::sys::futex;
 
 /// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
 /// it exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
@@ -334,7 +335,7 @@ impl Process {
     pub fn ring(&self) {
         // Release: pairs with the Acquire with which the agent reads the bell before it looks for requests.
         self.doorbell.fetch_add(1, Ordering::Release);
-        sync::wake(&self.doorbell);
+        futex::wake(&self.doorbell);
     }
 
     /// The agent of `id`.
@@ -396,7 +397,7 @@ impl Process {
         let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
         let _ = self.birth.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
         #[cfg(not(loom))]
-        sync::wake(self.birth_futex());
+        futex::wake(self.birth_futex());
     }
 
     /// Says to the process of this record, if it is a child that `parent` was forking when it died, how that went.
@@ -463,7 +464,7 @@ impl Process {
     /// What a child waits on until its parent has settled its birth.
     #[cfg(not(loom))]
     pub fn birth_futex(&self) -> &AtomicU32 {
-        crate::raw::low_half(&self.birth)
+        crate::sys::futex::low_half(&self.birth)
     }
 }
 

@@ -9,7 +9,7 @@ use super::writer::WriterSlot;
 use super::{Table, WRITERS};
 use crate::creation::Ticket;
 use crate::gate::Frame;
-use crate::raw;
+use crate::sys::futex;
 
 impl Table {
     /// The process that `owner` refers to: its index, record and identity, if it is still in the table.
@@ -144,7 +144,7 @@ impl Table {
         } else {
             self.header.creation.end(seen);
         }
-        raw::wake(self.header.creation.futex());
+        futex::wake(self.header.creation.futex());
     }
 
     /// A record for process `id`, if one is free, can be freed, or can be had.

@@ -4,6 +4,7 @@ use super::process::EPOCH_BITS;
 use crate::creation::Intent;
 use crate::gate::Frame;
 use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
+use crate::sys::futex;
 
 /// Calls of one thread that can be under way at once: one, and handlers that interrupt each other.
 #[cfg(not(loom))]
@@ -252,7 +253,7 @@ impl WriterSlot {
         let answer = number | if done { DONE } else { FAILED };
         // AcqRel: pairs with the Acquire in `look_for_answer`; the copy is there before the answer.
         if self.request.compare_exchange(number | ASKED, answer, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            sync::wake(&self.request);
+            futex::wake(&self.request);
         }
     }
 

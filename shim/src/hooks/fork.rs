@@ -14,6 +14,7 @@ use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::local;
 use snapshim::raw;
 use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
+use snapshim::sys::futex;
 use snapshim::table::liveness;
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
@@ -286,7 +287,7 @@ impl<'a> Prepared<'a> {
         let committed = creation.commit(self.ticket);
         self.record.settle(born, if committed { Birth::Settled } else { Birth::Failed });
         creation.release(self.ticket);
-        raw::wake(creation.futex());
+        futex::wake(creation.futex());
         self.mappings.end_all();
     }
 
@@ -311,7 +312,7 @@ impl<'a> Prepared<'a> {
                         // The parent is stopped; the first to say so decides.
                         self.record.settle(born, Birth::Failed);
                     }
-                    raw::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
+                    futex::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
                     table.bury_if_dead(parent);
                 }
             }
