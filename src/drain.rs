@@ -16,11 +16,12 @@ use crate::creation::{Scope, Ticket};
 use crate::foreign::Modified;
 use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
-use crate::raw::{self, ProcPath};
+use crate::raw;
 use crate::sync::{Ordering, fence};
 use crate::sys::futex;
+use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::table::Table;
-use crate::table::liveness::{self, Liveness, Stat};
+use crate::table::liveness::{self, Liveness};
 use crate::table::process::{Process, ProcessId};
 use crate::table::writer::WriterSlot;
 
@@ -428,7 +429,7 @@ impl Doing {
     fn read(pid: u32, thread: u32) -> Self {
         let mut buffer = [0u8; 256];
         let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
-        let text = raw::read_file(path.as_c_str(), &mut buffer).unwrap_or(b"");
+        let text = procfs::read_file(path.as_c_str(), &mut buffer).unwrap_or(b"");
         Self::parse(core::str::from_utf8(text).unwrap_or("")).unwrap_or_default()
     }
 

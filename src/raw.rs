@@ -3,21 +3,20 @@
 //! Everything here is async-signal-safe, allocates nothing and leaves errno alone.
 
 use core::ffi::{CStr, c_void};
-use core::mem::MaybeUninit;
 use core::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use crate::masks;
-use crate::time_space;
+use crate::sys::clock;
 
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    time_space::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
+    clock::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
 }
 
 /// sched_yield(2).
@@ -31,106 +30,9 @@ pub fn nap(time: Duration) {
     let _ = rustix::thread::nanosleep(&time);
 }
 
-/// A `/proc/<pid>/...` path, built without allocation.
-#[derive(Debug)]
-pub struct ProcPath {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl ProcPath {
-    /// `/proc/<pid>/<rest>`.
-    #[must_use]
-    pub fn of(pid: u32, rest: &str) -> Self {
-        let mut path = Self { bytes: [0; 64], length: 0 };
-        path.text("/proc/");
-        path.number(pid);
-        path.text("/");
-        path.text(rest);
-        path
-    }
-
-    /// `/proc/thread-self/<rest>`: the caller's own, even where its process's first thread has ended.
-    #[must_use]
-    pub fn own(rest: &str) -> Self {
-        let mut path = Self { bytes: [0; 64], length: 0 };
-        path.text("/proc/thread-self/");
-        path.text(rest);
-        path
-    }
-
-    /// Appends `/<number>`.
-    #[must_use]
-    pub fn slash(mut self, number: u32) -> Self {
-        self.text("/");
-        self.number(number);
-        self
-    }
-
-    /// Appends `text`.
-    #[must_use]
-    pub fn then(mut self, text: &str) -> Self {
-        self.text(text);
-        self
-    }
-
-    fn text(&mut self, text: &str) {
-        // The last byte stays NUL; a path that does not fit is cut and then simply not found.
-        for byte in text.bytes().take(self.bytes.len() - 1 - self.length) {
-            self.bytes[self.length] = byte;
-            self.length += 1;
-        }
-    }
-
-    fn number(&mut self, number: u32) {
-        let mut divisor = 1;
-        while number / divisor >= 10 {
-            divisor *= 10;
-        }
-        while divisor > 0 {
-            let digit = [b'0' + (number / divisor % 10) as u8];
-            self.text(core::str::from_utf8(&digit).unwrap_or(""));
-            divisor /= 10;
-        }
-    }
-
-    /// As a C string.
-    #[must_use]
-    pub fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
-    }
-}
-
 /// open(2), close-on-exec.
 pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Reads a small file into `buffer`; what fits of it.
-pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-    let file = open(path, OFlags::RDONLY)?;
-    let mut length = 0;
-    while length < buffer.len() {
-        match rustix::io::read(&file, &mut buffer[length..])? {
-            0 => break,
-            count => length += count,
-        }
-    }
-    Ok(&buffer[..length])
-}
-
-/// Whether `wanted` finds what it looks for among the names in a directory.
-pub fn any_entry(directory: impl AsFd, mut wanted: impl FnMut(&str) -> bool) -> bool {
-    let mut buffer = [MaybeUninit::uninit(); 512];
-    let mut entries = RawDir::new(directory, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
-        match entry.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) if wanted(name) => return true,
-            Ok(_) => {}
-        }
-    }
-    false
 }
 
 /// Borrows a descriptor number of the application for one system call.
@@ -300,13 +202,6 @@ pub fn own_tid() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 
-/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)); yes where /proc does not say.
-#[must_use]
-pub fn are_children_in_own_namespace() -> bool {
-    let inode = |name| rustix::fs::stat(ProcPath::own(name).as_c_str()).map(|stat| stat.st_ino);
-    inode("ns/pid_for_children") == inode("ns/pid")
-}
-
 /// ioctl(2) with a pointer or value argument; the result on success.
 ///
 /// # Safety
@@ -367,19 +262,5 @@ pub fn abort() -> ! {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::ABORT).ok();
     loop {
         nap(Duration::from_millis(1));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_in_proc_are_built_and_cut() {
-        assert_eq!(ProcPath::of(0, "stat").as_c_str(), c"/proc/0/stat");
-        let path = ProcPath::of(u32::MAX, "task").slash(12).then("/fd").slash(100);
-        assert_eq!(path.as_c_str(), c"/proc/4294967295/task/12/fd/100");
-        let long = ProcPath::of(1, "x").then("0123456789012345678901234567890123456789012345678901234567890123456789");
-        assert_eq!(long.as_c_str().to_bytes().len(), 63);
     }
 }

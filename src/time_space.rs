@@ -7,9 +7,10 @@
 //! to one looks anew ([`look`]).
 
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::raw::{self, ProcPath};
+use crate::sys::clock;
+use crate::sys::procfs::{self, ProcPath};
 
 /// The process is in a time namespace whose clocks cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,25 +21,6 @@ const INITIAL: u64 = 0xEFFF_FFFA;
 
 /// The namespace that the offsets are of.
 static SPACE: AtomicU64 = AtomicU64::new(INITIAL);
-/// What its clocks are ahead of the initial namespace's, nanoseconds.
-static MONOTONIC: AtomicI64 = AtomicI64::new(0);
-static SINCE_BOOT: AtomicI64 = AtomicI64::new(0);
-
-/// CLOCK_MONOTONIC of the initial namespace, from that of the process's own.
-#[inline]
-pub(crate) fn monotonic(own: u64) -> u64 {
-    // Relaxed: changed only where the process has one thread, or none that has asked for the time.
-    own.wrapping_add_signed(MONOTONIC.load(Ordering::Relaxed).wrapping_neg())
-}
-
-/// A clock tick (proc_pid_stat(5): USER_HZ, 100 on x86), nanoseconds.
-const TICK: i64 = 10_000_000;
-
-/// When a process started, ticks after boot, from what /proc/PID/stat says to this process. Where a namespace is ahead by a part of
-/// a tick it may be one too many.
-pub(crate) fn start(own: u64) -> u64 {
-    own.wrapping_add_signed(SINCE_BOOT.load(Ordering::Relaxed).div_euclid(TICK).wrapping_neg())
-}
 
 /// Looks in which time namespace the process is.
 ///
@@ -57,8 +39,7 @@ pub fn look() -> Result<(), Unknown> {
         // The file is about the children's namespace.
         return Err(Unknown);
     };
-    MONOTONIC.store(offsets.monotonic, Ordering::Relaxed);
-    SINCE_BOOT.store(offsets.since_boot, Ordering::Relaxed);
+    clock::set_ahead(offsets.monotonic, offsets.since_boot);
     SPACE.store(space, Ordering::Relaxed);
     Ok(())
 }
@@ -74,7 +55,7 @@ impl Offsets {
     /// Of the namespace that children come to (proc_pid_timens_offsets, fs/proc/base.c).
     fn of_children() -> Option<Self> {
         let mut buffer = [0u8; 160];
-        Self::parse(raw::read_file(c"/proc/self/timens_offsets", &mut buffer).ok()?)
+        Self::parse(procfs::read_file(c"/proc/self/timens_offsets", &mut buffer).ok()?)
     }
 
     /// A line each: the clock's name, seconds, nanoseconds.
@@ -102,10 +83,5 @@ mod tests {
         );
         assert_eq!(Offsets::parse(b"monotonic 1 0\n"), None);
         assert_eq!(Offsets::parse(b""), None);
-    }
-
-    #[test]
-    fn in_the_initial_namespace_nothing_is_translated() {
-        assert_eq!((monotonic(7), start(7)), (7, 7));
     }
 }

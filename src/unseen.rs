@@ -211,16 +211,15 @@ mod in_table {
 
     use super::{Unseen, Who};
     use crate::preserve;
-    use crate::raw::ProcPath;
     use crate::snapshot::State;
+    use crate::sys::procfs::{self, ProcPath, Stat};
     use crate::table::Table;
-    use crate::table::liveness::{self, Stat};
 
     impl Who {
         /// The process `pid`.
         #[must_use]
         pub fn of(pid: u32) -> Self {
-            Self { pid, start: liveness::start_of(pid) as u32 }
+            Self { pid, start: procfs::start_of(pid) as u32 }
         }
 
         /// Whether the process is certainly gone.

@@ -17,7 +17,7 @@ use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 use snapshim::sys::futex;
-use snapshim::table::liveness::Stat;
+use snapshim::sys::procfs::{self, Stat};
 
 use crate::apart;
 use crate::config::config;
@@ -187,7 +187,7 @@ impl Company {
         self.looks = if ends == self.ends { self.looks + 1 } else { 0 };
         self.ends = ends;
         // The first thread is counted until the process ends.
-        let stat = Stat::read(&raw::ProcPath::of(raw::own_pid(), "stat"));
+        let stat = Stat::read(&procfs::ProcPath::of(raw::own_pid(), "stat"));
         let is_alone = stat.is_ok_and(|stat| stat.threads == 2 && stat.state == b'Z');
         (!is_alone).then(|| ROUND.min(Duration::from_millis(1 << self.looks.min(10))))
     }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use snapshim::drain::{place_behind, place_of};
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
+use snapshim::sys::procfs;
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
@@ -103,7 +104,7 @@ impl Claim {
     }
 
     fn fill(&self, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
-        let path = raw::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+        let path = procfs::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
         let claimed = raw::move_up(raw::open(path.as_c_str(), OFlags::RDONLY | OFlags::EXCL)?)?;
         if place_of(&rustix::fs::fstat(&claimed)?) != Place::Origin(origin) {
             return Err(Errno::BADF);

@@ -16,7 +16,7 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve::{self, local};
 use snapshim::raw;
 use snapshim::snapshot::{Extent, Identity, LOCKED, State};
-use snapshim::sys::futex;
+use snapshim::sys::{futex, procfs};
 use snapshim::table::Table;
 use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
@@ -184,7 +184,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
-        let path = raw::ProcPath::own("fd").slash(descriptor as u32);
+        let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
         return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((File::Given(file), origin, worth))
@@ -200,7 +200,7 @@ fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
         return false;
     }
     let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
-    let link = raw::ProcPath::own("fd").slash(descriptor as u32);
+    let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
     let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     // Without /proc there is no way to the memory either.
     name.is_ok_and(|(name, _)| match own_tmpfs {

@@ -10,6 +10,7 @@ use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 use snapshim::snapshot::State;
+use snapshim::sys::procfs;
 use snapshim::table::walk::Walk;
 
 use crate::hooks::change::Named;
@@ -114,7 +115,7 @@ fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item
 /// proc_pid_mountinfo(5): the third field is major:minor.
 fn is_mounted(device: u64) -> bool {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = raw::ProcPath::own("mountinfo");
+    let path = procfs::ProcPath::own("mountinfo");
     let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else { return false };
     let mut buffer = [0u8; 512];
     // The field under way: its number, and the numbers before and behind its colon.

@@ -20,9 +20,10 @@ use snapshim::PAGE;
 use snapshim::creation::Scope;
 use snapshim::drain::{Patience, place_of};
 use snapshim::origin::{Origin, Place};
-use snapshim::raw::{self, ProcPath};
+use snapshim::raw;
 use snapshim::snapshot::{FOREIGN_MAPPING, State};
-use snapshim::table::liveness::{self, Liveness, Stat};
+use snapshim::sys::procfs::{self, ProcPath, Stat};
+use snapshim::table::liveness::{self, Liveness};
 use snapshim::table::process::{Process, ProcessId};
 
 use crate::hooks::change::Named;
@@ -183,7 +184,7 @@ fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
 /// Hands over each pid that there is.
 pub fn each_process(mut see: impl FnMut(u32)) {
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
-    raw::any_entry(all, |name| {
+    procfs::any_entry(all, |name| {
         if let Ok(pid) = name.parse() {
             see(pid);
         }

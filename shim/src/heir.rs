@@ -14,8 +14,8 @@ use rustix::mm::MremapFlags;
 use snapshim::PAGE;
 use snapshim::gate::{self, Frame};
 use snapshim::raw;
+use snapshim::sys::procfs;
 use snapshim::table::Table;
-use snapshim::table::liveness;
 use snapshim::table::process::{Process, ProcessId};
 use snapshim::table::writer::WriterSlot;
 
@@ -99,7 +99,7 @@ impl Heir {
             }
         } else {
             let born = ProcessId::new(pid as u32, self.unborn.epoch());
-            self.record.describe_start(born, liveness::start_of(born.pid()));
+            self.record.describe_start(born, procfs::start_of(born.pid()));
             self.record.christen(self.unborn, born);
         }
         give_back(self.table);

@@ -13,6 +13,7 @@ use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::queues::{QUEUES_AT, Queues};
 use snapshim::raw;
+use snapshim::sys::procfs;
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 use snapshim::table::inspection::Knowledge;
@@ -636,7 +637,7 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     identity.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     identity.word.store(id.to_word(), Ordering::Release);
-    record.describe_start(id, snapshim::table::liveness::start_of(id.pid()));
+    record.describe_start(id, snapshim::sys::procfs::start_of(id.pid()));
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
@@ -701,7 +702,7 @@ pub fn refuse_in_child(parent: &Own) {
 /// The pid that a child in another namespace has in that of its `parent`, where /proc is the parent's.
 fn pid_outside(parent: u32) -> Option<u32> {
     let mut buffer = [0u8; 900];
-    let status = raw::read_file(c"/proc/self/status", &mut buffer).ok()?;
+    let status = procfs::read_file(c"/proc/self/status", &mut buffer).ok()?;
     // The command's name, which may be any bytes, stands in the first line.
     let rest = status.splitn(2, |byte| *byte == b'\n').nth(1)?;
     let status = rest.utf8_chunks().next()?.valid();

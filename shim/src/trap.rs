@@ -10,11 +10,11 @@ use rustix::mm::MprotectFlags;
 use snapshim::drain::Patience;
 use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
-use snapshim::raw::{self, ProcPath};
+use snapshim::raw;
 use snapshim::snapshot::View;
 use snapshim::sync::full_fence;
 use snapshim::sys::futex;
-use snapshim::table::liveness::Stat;
+use snapshim::sys::procfs::{ProcPath, Stat};
 use snapshim::table::process::Agent;
 
 use crate::config::config;

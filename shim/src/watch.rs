@@ -14,8 +14,9 @@ use rustix::io::Errno;
 use snapshim::drain::{Patience, modified_behind, place_behind};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
-use snapshim::raw::{self, ProcPath, SignalsBlocked};
+use snapshim::raw::{self, SignalsBlocked};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
+use snapshim::sys::procfs::ProcPath;
 
 use crate::apart::{self, Reached};
 use crate::config::config;

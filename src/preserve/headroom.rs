@@ -8,8 +8,9 @@
 use rustix::fs::OFlags;
 
 use crate::PAGE;
-use crate::raw::{self, ProcPath};
+use crate::raw;
 use crate::sync::{AtomicU64, Ordering};
+use crate::sys::procfs::{self, ProcPath};
 use crate::table::process::ProcessId;
 
 /// What was found of one mapper. Guesses: two threads that race look once more, or once less.
@@ -171,7 +172,7 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
 
 fn number_in(kind: &Kind, path: &str, name: &str) -> Option<u64> {
     let mut buffer = [0u8; 24];
-    parse(raw::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
+    parse(procfs::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
 }
 
 /// A number; "max" is none.

@@ -20,8 +20,9 @@ use rustix::fs::{OFlags, SeekFrom, seek, tell};
 use rustix::io::Errno;
 
 use crate::drain::Patience;
-use crate::raw::{self, ProcPath};
+use crate::raw;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
+use crate::sys::procfs::ProcPath;
 use crate::table::process::ProcessId;
 
 const PLACES: usize = 16;

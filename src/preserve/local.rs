@@ -13,8 +13,10 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use super::headroom::Headroom;
+use super::holdings::Holdings;
+use super::kept::KeptFiles;
 use super::relocate::{self, Stores};
-use super::{holdings::Holdings, kept::KeptFiles, record, unshare, verify};
+use super::{record, unshare, verify};
 use crate::PAGE;
 use crate::drain::Patience;
 use crate::origin::Origin;

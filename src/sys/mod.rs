@@ -5,4 +5,8 @@
 //! Promise: every function may run in any call, in a signal handler and before `main`. It allocates nothing, takes no lock, leaves
 //! errno alone and keeps no descriptor open behind the caller's back.
 
+#[cfg(not(loom))]
+pub mod clock;
 pub mod futex;
+#[cfg(not(loom))]
+pub mod procfs;

@@ -15,8 +15,9 @@ use syscalls::{Sysno, syscall};
 
 use super::header::{Header, MAGIC};
 use super::{LAYOUT, Table};
-use crate::raw::{self, ProcPath};
+use crate::raw;
 use crate::sync::Ordering;
+use crate::sys::procfs::{self, ProcPath};
 use crate::time_space;
 use crate::unseen::{Unseen, Who};
 
@@ -109,7 +110,7 @@ pub struct Place<'a> {
 pub fn outer_user() -> u32 {
     let own = rustix::process::geteuid().as_raw();
     let mut buffer = [0u8; 512];
-    let map = raw::read_file(c"/proc/self/uid_map", &mut buffer).unwrap_or(b"");
+    let map = procfs::read_file(c"/proc/self/uid_map", &mut buffer).unwrap_or(b"");
     outer_of(own, map).unwrap_or(own)
 }
 
@@ -190,7 +191,7 @@ pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
     let Ok(names) = rustix::fs::openat(&directory, c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return;
     };
-    raw::any_entry(names, |name| {
+    procfs::any_entry(names, |name| {
         if name.starts_with("table-")
             && name.as_bytes() != FILE_NAME.to_bytes()
             && let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)

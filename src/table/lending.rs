@@ -4,9 +4,9 @@
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::liveness::Stat;
 use super::process::{Process, ProcessId};
-use crate::raw::{self, ProcPath};
+use crate::raw;
+use crate::sys::procfs::{self, ProcPath, Stat};
 
 /// Whether a process other than `id`'s may still act in the memory of that image.
 pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {
@@ -16,7 +16,7 @@ pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {
     let image = Image { cookie, word: id.to_word(), start: record.earliest_start(id), user };
     let acts = |pid: u32| pid != id.pid() && image.may_be_memory_of(pid);
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return true };
-    raw::any_entry(all, |name| name.parse().is_ok_and(acts))
+    procfs::any_entry(all, |name| name.parse().is_ok_and(acts))
 }
 
 /// What is known of the memory of an image whose process may be gone.
@@ -48,7 +48,7 @@ impl Image {
 /// proc_pid_status(5), Uid: the real one and the effective one. `None`: it cannot be told.
 fn effective_user(pid: u32) -> Option<u32> {
     let mut buffer = [0u8; 512];
-    let text = raw::read_file(ProcPath::of(pid, "status").as_c_str(), &mut buffer).ok()?;
+    let text = procfs::read_file(ProcPath::of(pid, "status").as_c_str(), &mut buffer).ok()?;
     let mut lines = text.split(|byte| *byte == b'\n');
     let line = core::str::from_utf8(lines.find(|line| line.starts_with(b"Uid:"))?).ok()?;
     line.split_ascii_whitespace().nth(2)?.parse().ok()

@@ -9,8 +9,8 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::lending::is_memory_in_use;
 use super::process::{Process, ProcessId};
-use crate::raw::{ProcPath, read_file, read_remote_word};
-use crate::time_space;
+use crate::raw::read_remote_word;
+use crate::sys::procfs::{ProcPath, Stat};
 
 /// The three answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,79 +21,6 @@ pub enum Liveness {
     Alive,
     /// It cannot be told.
     Unknown,
-}
-
-/// PF_EXITING, PF_FORKNOEXEC and PF_KTHREAD (linux/sched.h).
-const EXITING: u64 = 4;
-const NEVER_EXECUTED: u64 = 0x40;
-const OF_THE_KERNEL: u64 = 0x20_0000;
-
-/// What /proc/PID/stat says of a process or thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// Field 3.
-    pub state: u8,
-    /// Field 9.
-    pub flags: u64,
-    /// Field 20.
-    pub threads: u64,
-    /// Field 22, clock ticks after boot, as the initial time namespace has it.
-    pub start: u64,
-}
-
-impl Stat {
-    /// Reads and parses a `stat` file.
-    pub fn read(path: &ProcPath) -> Result<Self, Errno> {
-        let mut buffer = [0u8; 512];
-        let stat = Self::parse(read_file(path.as_c_str(), &mut buffer)?).ok_or(Errno::INVAL)?;
-        Ok(Self { start: time_space::start(stat.start), ..stat })
-    }
-
-    /// proc_pid_stat(5): the command name is in parentheses and may itself contain any byte.
-    fn parse(text: &[u8]) -> Option<Self> {
-        let end_of_name = text.iter().rposition(|byte| *byte == b')')?;
-        let fields = core::str::from_utf8(text.get(end_of_name + 2..)?).ok()?;
-        let mut fields = fields.split_ascii_whitespace();
-        let state = fields.next()?.bytes().next()?;
-        let flags = fields.nth(5)?.parse().ok()?;
-        let threads = fields.nth(10)?.parse().ok()?;
-        let start = fields.nth(1)?.parse().ok()?;
-        Some(Self { state, flags, threads, start })
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        // A leader that exited stays a zombie while its other threads run.
-        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
-    }
-
-    /// On the way to that: it makes no step of its own any more, and has no memory left that could be looked at.
-    fn is_ending(&self) -> bool {
-        self.is_exiting() && self.threads <= 1
-    }
-
-    /// Whether the thread is past its last step: set before it leaves its address space (do_exit, kernel/exit.c).
-    #[must_use]
-    pub fn is_exiting(&self) -> bool {
-        self.flags & EXITING != 0
-    }
-
-    /// Whether the process still has the memory that it was made with (begin_new_exec, fs/exec.c).
-    pub(super) fn has_first_memory(&self) -> bool {
-        self.flags & (NEVER_EXECUTED | OF_THE_KERNEL) == NEVER_EXECUTED
-    }
-
-    /// Whether the process has memory of its own making.
-    #[must_use]
-    pub fn has_executed(&self) -> bool {
-        self.flags & NEVER_EXECUTED == 0
-    }
-
-    /// Whether the thread waits, or is stopped, and so not for a child of vfork(2): only its end interrupts that (wait_for_vfork_done,
-    /// kernel/fork.c).
-    #[must_use]
-    pub fn is_no_vfork(&self) -> bool {
-        matches!(self.state, b'S' | b'T' | b't')
-    }
 }
 
 /// Judges the image `id` that has `record`. Who acts in its memory when it is gone lives for it.
@@ -168,36 +95,4 @@ pub fn is_thread_gone(record: &Process, id: ProcessId, tid: u32) -> bool {
         Err(_) => false,
     };
     is_gone && !is_memory_in_use(record, id)
-}
-
-/// The start time of process `pid`, 0 if /proc does not say.
-#[must_use]
-pub fn start_of(pid: u32) -> u64 {
-    Stat::read(&ProcPath::of(pid, "stat")).map_or(0, |stat| stat.start)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_name_with_parentheses_and_spaces_is_no_field() {
-        let text = b"4711 (a) R (b c) S 1 4711 4711 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2 3";
-        let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.flags, stat.threads, stat.start), (b'S', 4_194_304, 3, 987_654));
-        assert!(!stat.is_over());
-    }
-
-    #[test]
-    fn a_zombie_leader_with_other_threads_is_not_over() {
-        let stat = |threads| Stat { state: b'Z', flags: 0, threads, start: 1 };
-        assert!(stat(1).is_over());
-        assert!(!stat(2).is_over());
-    }
-
-    #[test]
-    fn what_is_cut_short_is_not_believed() {
-        assert_eq!(Stat::parse(b"4711 (name) S 1 2 3"), None);
-        assert_eq!(Stat::parse(b""), None);
-    }
 }

@@ -14,8 +14,7 @@ use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::local;
 use snapshim::raw;
 use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
-use snapshim::sys::futex;
-use snapshim::table::liveness;
+use snapshim::sys::{futex, procfs};
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
@@ -74,7 +73,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
 /// The lock is taken even without snapshots, because another thread may be making the first.
 fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = mapper::hold(own);
-    let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !raw::are_children_in_own_namespace();
+    let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
     let hindrance = if leaves {
         // The child's number, as it has it, means nothing to the others.
         Some(Errno::XDEV)
@@ -281,7 +280,7 @@ impl<'a> Prepared<'a> {
         }
         let table = self.mappings.own.table;
         let born = ProcessId::new(pid as u32, self.unborn.epoch());
-        self.record.describe_start(born, liveness::start_of(born.pid()));
+        self.record.describe_start(born, procfs::start_of(born.pid()));
         self.record.christen(self.unborn, born);
         let creation = table.gate().creation;
         let committed = creation.commit(self.ticket);

@@ -8,8 +8,9 @@ use rustix::fs::OFlags;
 use snapshim::drain::{place_at, place_behind};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
-use snapshim::raw::{self, ProcPath};
+use snapshim::raw;
 use snapshim::snapshot::View;
+use snapshim::sys::procfs::ProcPath;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};
