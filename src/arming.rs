@@ -1,9 +1,10 @@
 //! Waiting until every process that shares an origin has armed its mappings; see [`crate::sharing`].
 
 use crate::creation::{Scope, Ticket};
-use crate::drain::{Blame, Patience};
+use crate::drain::Blame;
 use crate::origin::Origin;
 use crate::raw;
+use crate::sys::wait::Patience;
 use crate::table::Table;
 use crate::table::process::{Agent, Process, ProcessId};
 

@@ -10,14 +10,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use core::time::Duration;
 
-use snapshim::drain::Patience;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::{Means, Served};
 use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
-use snapshim::sys::futex;
 use snapshim::sys::procfs::{self, Stat};
+use snapshim::sys::wait::Patience;
+use snapshim::sys::{futex, signal_block};
 
 use crate::apart;
 use crate::config::config;
@@ -74,7 +74,7 @@ const THREAD: c_int = libc::CLONE_VM
 
 fn start_thread(own: &Own) -> bool {
     // Inherited by the thread.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let stack = take_stack();
     let Some(stack) = stack else {
         if let Some(record) = own.record() {
@@ -200,7 +200,7 @@ const TABLE_ROUNDS: u32 = 5;
 
 extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
-    raw::set_signal_mask(u64::MAX);
+    signal_block::set_signal_mask(u64::MAX);
     // Numbers mean something in one table only; these files go with it when the agent ends.
     let kept_apart = KeptFiles::new();
     let kept = if apart::begin() { &kept_apart } else { process::kept() };

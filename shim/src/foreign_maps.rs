@@ -18,11 +18,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::creation::Scope;
-use snapshim::drain::{Patience, place_of};
+use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 use snapshim::snapshot::{FOREIGN_MAPPING, State};
 use snapshim::sys::procfs::{self, ProcPath, Stat};
+use snapshim::sys::signal_block;
+use snapshim::sys::wait::Patience;
 use snapshim::table::liveness::{self, Liveness};
 use snapshim::table::process::{Process, ProcessId};
 
@@ -91,7 +93,7 @@ pub fn look_if_wanted(own: &Own) {
     let mut patience = Patience::default();
     while is_wanted() && begun >= NEXT.load(Ordering::Relaxed) && raw::now() < begun + MOMENT {
         {
-            let _signals = raw::SignalsBlocked::new();
+            let _signals = signal_block::SignalsBlocked::new();
             look_alone(own, &mut || 0);
         }
         // The agent may be looking: what it finds is waited for.

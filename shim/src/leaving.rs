@@ -31,8 +31,10 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
-use snapshim::raw::{self, SignalsBlocked};
-use snapshim::{PAGE, masks};
+use snapshim::PAGE;
+use snapshim::masks;
+use snapshim::raw;
+use snapshim::sys::signal_block::{self, SignalsBlocked};
 
 use crate::process;
 use crate::thread::{self, stack_pointer};
@@ -191,7 +193,7 @@ extern "C" fn land() -> u64 {
     {
         (0..unannounced).for_each(|_| record.leave_unannounced(own.id));
     }
-    raw::set_signal_mask(landing.mask);
+    signal_block::set_signal_mask(landing.mask);
     landing.instruction
 }
 

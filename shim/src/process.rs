@@ -13,7 +13,7 @@ use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::queues::{QUEUES_AT, Queues};
 use snapshim::raw;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, signal_block};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 use snapshim::table::inspection::Knowledge;
@@ -480,7 +480,7 @@ impl Turn {
     fn take() -> Option<Self> {
         const LONG: u64 = 1_000_000_000;
         let begun = raw::now();
-        let mut patience = snapshim::drain::Patience::default();
+        let mut patience = snapshim::sys::wait::Patience::default();
         // Acquire: pairs with the Release below: what the other thread has mapped is known.
         while IS_ATTACHING.swap(true, Ordering::Acquire) {
             if table().is_some() || raw::now() > begun + LONG {
@@ -504,7 +504,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
     // A handler that came now and wrote would wait for this very thread.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let turn = Turn::take();
     if let Some(table) = table() {
         return Ok(table);
@@ -593,13 +593,13 @@ fn claim(table: &'static Table) -> Option<Own> {
     let identity = identity_page()?;
     {
         // A handler that came now and wrote would wait for this very thread; one that jumped away would leave the others waiting.
-        let _signals = raw::SignalsBlocked::new();
+        let _signals = signal_block::SignalsBlocked::new();
         if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
             identity.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
-    let mut patience = snapshim::drain::Patience::default();
+    let mut patience = snapshim::sys::wait::Patience::default();
     while identity.word.load(Ordering::Acquire) == 0 {
         if identity.claiming.load(Ordering::Acquire) == 0 {
             return None;

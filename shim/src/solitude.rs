@@ -5,8 +5,8 @@
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use snapshim::drain::Patience;
 use snapshim::raw;
+use snapshim::sys::wait::Patience;
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 

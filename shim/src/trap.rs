@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use core::time::Duration;
 
 use rustix::mm::MprotectFlags;
-use snapshim::drain::Patience;
 use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
 use snapshim::raw;
@@ -15,6 +14,7 @@ use snapshim::snapshot::View;
 use snapshim::sync::full_fence;
 use snapshim::sys::futex;
 use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::wait::Patience;
 use snapshim::table::process::Agent;
 
 use crate::config::config;

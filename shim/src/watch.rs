@@ -11,12 +11,14 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::{Patience, modified_behind, place_behind};
+use snapshim::drain::{modified_behind, place_behind};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::raw;
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::signal_block::SignalsBlocked;
+use snapshim::sys::wait::Patience;
 
 use crate::apart::{self, Reached};
 use crate::config::config;

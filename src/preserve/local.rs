@@ -18,10 +18,11 @@ use super::kept::KeptFiles;
 use super::relocate::{self, Stores};
 use super::{record, unshare, verify};
 use crate::PAGE;
-use crate::drain::Patience;
 use crate::origin::Origin;
 use crate::raw;
 use crate::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
+use crate::sys::signal_block;
+use crate::sys::wait::Patience;
 use crate::table::Table;
 use crate::table::process::Caller;
 use crate::table::writer::{Request, Task};
@@ -91,7 +92,7 @@ impl<S: Stores> Means<'_, S> {
     /// Does `act` to the piece that `request` is about, under an odd generation.
     pub(super) fn changing<T: From<bool>>(&self, request: &Request, act: impl FnOnce(&Snapshot, &View) -> T) -> T {
         let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false.into() };
-        let _signals = raw::SignalsBlocked::new();
+        let _signals = signal_block::SignalsBlocked::new();
         if !self.own.is_here() {
             return false.into();
         }

@@ -19,15 +19,16 @@ use core::ffi::c_void;
 use core::ops::Range;
 use core::time::Duration;
 
-use crate::drain::{Allowance, Patience};
+use crate::PAGE;
 use crate::gate::Frame;
 use crate::origin::Origin;
+use crate::raw;
 use crate::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
-use crate::sys::futex;
+use crate::sys::wait::{Allowance, Patience};
+use crate::sys::{futex, signal_block};
 use crate::table::Table;
 use crate::table::process::{Agent, Caller};
 use crate::table::writer::{Answer, Request, Task, WriterSlot};
-use crate::{PAGE, raw};
 use headroom::Headroom;
 use holdings::Holdings;
 use kept::KeptFiles;
@@ -387,7 +388,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
-        let _signals = raw::SignalsBlocked::except_of_sandboxes();
+        let _signals = signal_block::SignalsBlocked::except_of_sandboxes();
         self.frame.start_pushing(index, by_bytes);
         let push = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and nobody may afterwards.

@@ -1,10 +1,11 @@
 //! The counts of another process, and the kernel's rings, as a creation reads them.
 
 use super::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
-use crate::drain::{Blame, Patience};
+use crate::drain::Blame;
 use crate::origin::Origin;
 use crate::raw;
 use crate::sync::{Ordering, fence};
+use crate::sys::wait::Patience;
 use crate::table::Table;
 use crate::table::process::{Process, ProcessId};
 

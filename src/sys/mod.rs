@@ -10,3 +10,7 @@ pub mod clock;
 pub mod futex;
 #[cfg(not(loom))]
 pub mod procfs;
+#[cfg(not(loom))]
+pub mod signal_block;
+#[cfg(not(loom))]
+pub mod wait;

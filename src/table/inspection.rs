@@ -6,10 +6,10 @@
 use super::process::ProcessId;
 use super::walk::Walk;
 use super::{Table, liveness};
-use crate::drain::Patience;
 use crate::preserve::holdings::Holdings;
 use crate::snapshot::{Snapshot, View};
 use crate::sync::Ordering;
+use crate::sys::wait::Patience;
 
 /// What a process knows of itself.
 #[derive(Clone, Copy, Debug)]

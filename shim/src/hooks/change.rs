@@ -7,13 +7,14 @@ use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use snapshim::creation::Ticket;
-use snapshim::drain::{Patience, place_behind};
+use snapshim::drain::place_behind;
 use snapshim::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::raw;
 use snapshim::snapshot::View;
+use snapshim::sys::wait::Patience;
 use snapshim::table::Table;
 
 use crate::config::config;

@@ -9,7 +9,8 @@ use core::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use snapshim::creation::Scope;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::table::Table;
 
 use super::list::{self, Entry, List};

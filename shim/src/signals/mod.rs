@@ -19,7 +19,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use snapshim::masks;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::sys::signal_block::{self, SignalsBlocked};
 
 use crate::hooks::signal::real_sigaction;
 use crate::process;
@@ -163,9 +163,9 @@ pub fn open_faults_of_thread() {
     if !is_installed() {
         return;
     }
-    let mask = raw::signal_mask();
+    let mask = signal_block::signal_mask();
     if mask & masks::FAULT != 0 {
-        raw::set_signal_mask(masks::to_kernel(mask));
+        signal_block::set_signal_mask(masks::to_kernel(mask));
     }
 }
 
@@ -180,8 +180,8 @@ pub fn hand_over() -> HandedOver {
             unsafe { Action::IGNORE.give_to_kernel(signal) };
         }
     }
-    let mask = raw::signal_mask();
-    raw::set_signal_mask(masks::to_application(mask));
+    let mask = signal_block::signal_mask();
+    signal_block::set_signal_mask(masks::to_application(mask));
     HandedOver { mask: Some(mask) }
 }
 
@@ -199,7 +199,7 @@ impl HandedOver {
                 give_ours(signal, &action);
             }
         }
-        raw::set_signal_mask(mask);
+        signal_block::set_signal_mask(mask);
     }
 }
 
