@@ -3,7 +3,7 @@
 use crate::creation::{Scope, Ticket};
 use crate::drain::Blame;
 use crate::origin::Origin;
-use crate::raw;
+use crate::sys::raw;
 use crate::sys::wait::Patience;
 use crate::table::Table;
 use crate::table::process::{Agent, Process, ProcessId};

@@ -5,7 +5,7 @@
 //! waits.
 
 use crate::origin::{Origin, Place, PlaceCell};
-use crate::sync::{AtomicU64, Fault, Ordering, fence, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
 /// All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
@@ -258,7 +258,7 @@ impl Creation {
 
     /// The half of the state that changes at every transition, to wait on.
     #[cfg(not(loom))]
-    pub fn futex(&self) -> &crate::sync::AtomicU32 {
+    pub fn futex(&self) -> &crate::sys::sync::AtomicU32 {
         crate::sys::futex::low_half(&self.state)
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! The time of last status change is of no use: chmod, rename and link move it.
 
-use crate::sync::{AtomicU64, Fault, Ordering, fence, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
 /// Counts the cooperating changes of an origin, or of several that share the counter: then a foreign change may go unnoticed, and
 /// nobody is suspected for nothing.

@@ -10,7 +10,7 @@
 
 use crate::creation::{Creation, Intents, Ticket};
 use crate::origin::{Origin, Place, PlaceCell};
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
+use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
 ///

@@ -17,7 +17,6 @@ pub mod origin;
 pub mod preserved;
 pub mod sharing;
 pub mod snapshot;
-pub mod sync;
 pub mod sys;
 #[cfg(not(loom))]
 pub mod table;
@@ -44,16 +43,10 @@ pub mod arming;
 #[cfg(not(loom))]
 pub mod drain;
 #[cfg(not(loom))]
-pub mod masks;
-#[cfg(not(loom))]
 pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;
 pub mod queues;
-#[cfg(not(loom))]
-pub mod raw;
-#[cfg(not(loom))]
-pub mod time_space;
 
 /// Bytes in a page of x86-64, which knows no others.
 pub const PAGE: u64 = 4096;

@@ -1,6 +1,6 @@
 //! An origin: the file or block device a snapshot was taken of.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sys::sync::{AtomicU64, Ordering};
 
 /// Identity of an origin: `(st_dev, st_ino)` of a regular file, `st_rdev` of a block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

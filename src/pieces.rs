@@ -2,8 +2,8 @@
 
 use crate::PAGE;
 use crate::preserved::Bits;
-use crate::raw;
 use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
+use crate::sys::raw;
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;
 

@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use crate::sync::{AtomicU64, Fault, Ordering, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// Words in a block.
 #[cfg(not(loom))]

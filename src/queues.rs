@@ -15,7 +15,7 @@
 mod from_outside;
 
 use crate::origin::Origin;
-use crate::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// Where a process keeps its [`Queues`]: so far behind its cookie.
 pub const QUEUES_AT: u64 = 1024;

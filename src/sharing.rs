@@ -7,7 +7,7 @@
 
 use crate::creation::{Scope, Ticket};
 use crate::origin::Origin;
-use crate::sync::{AtomicU64, Fault, Ordering, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// What a process record says of shared mappings. Both words are written by the process itself.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]

@@ -7,7 +7,7 @@ use crate::foreign::{Modified, Sight};
 use crate::gate::ActiveWord;
 use crate::origin::{Origin, Place, PlaceCell};
 use crate::preserved::empty_root;
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
+use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
 /// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
 ///

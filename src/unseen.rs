@@ -7,7 +7,7 @@
 //! An entry names its process, so any other can tell when it is over. Whoever lowers it walks over the snapshots once more before:
 //! a process that has the table's first page alone cannot do that itself.
 
-use crate::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// Entries for as many processes; further ones raise `beyond`.
 #[cfg(not(loom))]

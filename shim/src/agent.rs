@@ -12,12 +12,11 @@ use core::time::Duration;
 
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::{Means, Served};
-use snapshim::raw;
 use snapshim::snapshot::State;
-use snapshim::sync::Ordering;
 use snapshim::sys::procfs::{self, Stat};
+use snapshim::sys::sync::Ordering;
 use snapshim::sys::wait::Patience;
-use snapshim::sys::{futex, signal_block};
+use snapshim::sys::{futex, raw, signal_block};
 
 use crate::apart;
 use crate::config::config;

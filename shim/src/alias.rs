@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
-use snapshim::raw;
+use snapshim::sys::raw;
 
 use crate::hooks::change::Named;
 use crate::sysfs::{self, Device};

@@ -8,8 +8,8 @@ use core::fmt;
 
 use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
-use snapshim::raw;
 use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 
 use crate::alias::{self, Alias};
 use crate::device::{self, DeviceUser};

@@ -10,8 +10,8 @@ use core::ffi::c_int;
 use snapshim::drain::place_behind;
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
-use snapshim::raw;
 use snapshim::snapshot::{State, View};
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::log::{Level, Program, say};

@@ -12,8 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::drain::{place_behind, place_of};
 use snapshim::origin::{Origin, Place};
-use snapshim::raw;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 

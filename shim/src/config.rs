@@ -7,8 +7,7 @@ use core::ffi::{CStr, c_char};
 
 use once_cell::race::OnceRef;
 use snapshim::preserve::{OnFailure, Way};
-use snapshim::raw;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, raw};
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,9 +8,8 @@ use core::fmt;
 use rustix::io::Errno;
 use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
-use snapshim::raw;
 use snapshim::snapshot::State;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 
 use crate::hooks::change::Named;

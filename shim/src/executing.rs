@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;

@@ -20,11 +20,10 @@ use snapshim::PAGE;
 use snapshim::creation::Scope;
 use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
-use snapshim::raw;
 use snapshim::snapshot::{FOREIGN_MAPPING, State};
 use snapshim::sys::procfs::{self, ProcPath, Stat};
-use snapshim::sys::signal_block;
 use snapshim::sys::wait::Patience;
+use snapshim::sys::{raw, signal_block};
 use snapshim::table::liveness::{self, Liveness};
 use snapshim::table::process::{Process, ProcessId};
 

@@ -8,8 +8,7 @@ use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::drain::place_of;
 use snapshim::origin::Place;
-use snapshim::raw;
-use snapshim::sys::{procfs, signal_block};
+use snapshim::sys::{procfs, raw, signal_block};
 
 use crate::config::config;
 use crate::create::Mmap;

@@ -32,9 +32,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 use snapshim::PAGE;
-use snapshim::masks;
-use snapshim::raw;
 use snapshim::sys::signal_block::{self, SignalsBlocked};
+use snapshim::sys::{masks, raw};
 
 use crate::process;
 use crate::thread::{self, stack_pointer};

@@ -12,13 +12,11 @@ use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::queues::{QUEUES_AT, Queues};
-use snapshim::raw;
-use snapshim::sys::{procfs, signal_block};
+use snapshim::sys::{procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 use snapshim::table::inspection::Knowledge;
 use snapshim::table::process::{Caller, Process, ProcessId};
-use snapshim::time_space;
 use snapshim::unseen::Who;
 
 use crate::config::config;
@@ -356,7 +354,7 @@ const fn what_follows(is_raised: bool) -> &'static str {
 pub fn note_unseen_mapping() -> bool {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
     // SeqCst: pairs with the fence in `lower_unseen`: the note before the look whether the process has joined.
-    snapshim::sync::full_fence();
+    snapshim::sys::sync::full_fence();
     attached().is_none()
 }
 
@@ -444,7 +442,7 @@ impl Identity {
     /// The process has joined. While a call that it has not announced is under way, or a mapping that it has not described is there,
     /// it stays unseen.
     fn lower_unseen(&self, table: &Table) {
-        snapshim::sync::full_fence();
+        snapshim::sys::sync::full_fence();
         if self.unseen_calls.load(Ordering::SeqCst) == 0 && !HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {
             table.lower_unseen(self.pid());
         }

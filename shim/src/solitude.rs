@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use snapshim::raw;
+use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};

@@ -5,8 +5,7 @@ use core::fmt::{self, Write};
 
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
-use snapshim::raw;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, raw};
 
 /// A path that is put together without allocation. One that does not fit is none, and nothing is found there.
 struct Path {

@@ -6,8 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use snapshim::gate::{self, Frame};
-use snapshim::raw;
-use snapshim::sys::signal_block;
+use snapshim::sys::{raw, signal_block};
 use snapshim::table::process::Process;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 

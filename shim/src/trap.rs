@@ -9,12 +9,11 @@ use core::time::Duration;
 use rustix::mm::MprotectFlags;
 use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
-use snapshim::raw;
 use snapshim::snapshot::View;
-use snapshim::sync::full_fence;
-use snapshim::sys::futex;
 use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::sync::full_fence;
 use snapshim::sys::wait::Patience;
+use snapshim::sys::{futex, raw};
 use snapshim::table::process::Agent;
 
 use crate::config::config;

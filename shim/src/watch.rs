@@ -14,9 +14,9 @@ use rustix::io::Errno;
 use snapshim::drain::{modified_behind, place_behind};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place, PlaceCell};
-use snapshim::raw;
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::Patience;
 

@@ -15,7 +15,7 @@
 
 use rustix::io::Errno;
 
-use crate::sync::{Fault, planted};
+use crate::sys::sync::{Fault, planted};
 
 /// Pages that are read, looked at and stored into in one go.
 pub const AT_ONCE: usize = 48;

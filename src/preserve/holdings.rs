@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use crate::PAGE;
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
+use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
 
 /// Ranges that can be held.
 #[cfg(not(loom))]

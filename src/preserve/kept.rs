@@ -19,9 +19,9 @@ use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};
 use rustix::io::Errno;
 
-use crate::raw;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 use crate::sys::procfs::ProcPath;
+use crate::sys::raw;
+use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 use crate::sys::wait::Patience;
 use crate::table::process::ProcessId;
 

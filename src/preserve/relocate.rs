@@ -19,8 +19,8 @@ use syscalls::{Sysno, syscall};
 
 use super::unshare;
 use crate::PAGE;
-use crate::raw;
 use crate::snapshot::{LOCKED, NOT_INHERITED, View};
+use crate::sys::raw;
 
 /// Keeps the process's other threads from storing into a range while it is copied.
 pub trait Stores {

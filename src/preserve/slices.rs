@@ -14,8 +14,8 @@ use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
 use super::verify;
 use crate::PAGE;
 use crate::pieces::{Further, part};
-use crate::raw;
 use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
+use crate::sys::raw;
 use crate::table::writer::Request;
 
 /// How long slices are moved before others' requests are looked for.

@@ -19,8 +19,8 @@ use super::bytes::{self, Found, Run};
 use super::kept::KeptFiles;
 use super::verify;
 use crate::PAGE;
-use crate::raw;
 use crate::snapshot::Extent;
+use crate::sys::raw;
 use crate::table::process::{Agent, Process, ProcessId};
 
 const PROT_WRITE: u32 = 2;

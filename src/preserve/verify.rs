@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::bytes::{self, Found};
 use super::kept::KeptFiles;
 use crate::PAGE;
-use crate::raw;
+use crate::sys::raw;
 use crate::table::process::ProcessId;
 
 /// How many of the `pages` pages at `address`, from the first on, are private to the process `id`, one of whose living threads is

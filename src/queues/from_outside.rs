@@ -3,8 +3,8 @@
 use super::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::drain::Blame;
 use crate::origin::Origin;
-use crate::raw;
-use crate::sync::{Ordering, fence};
+use crate::sys::raw;
+use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::table::Table;
 use crate::table::process::{Process, ProcessId};

@@ -6,9 +6,9 @@ use core::time::Duration;
 #[cfg(not(loom))]
 use rustix::thread::futex;
 
-use crate::sync::AtomicU32;
+use super::sync::AtomicU32;
 #[cfg(not(loom))]
-use crate::sync::AtomicU64;
+use super::sync::AtomicU64;
 
 /// The low half of a 64-bit word, to wait on.
 #[cfg(not(loom))]

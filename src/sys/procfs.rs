@@ -8,7 +8,7 @@ use rustix::fs::{OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::clock;
-use crate::raw;
+use super::raw;
 
 /// A `/proc/<pid>/...` path, built without allocation.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use syscalls::{Sysno, syscall};
 
-use crate::masks;
+use super::masks;
 
 /// All signals that a thread can block, blocked until dropped.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crossbeam_utils::Backoff;
 
-use crate::raw;
+use super::raw;
 
 /// Spins, then yields, then sleeps ever longer, up to a millisecond.
 #[derive(Debug, Default)]

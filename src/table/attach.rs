@@ -15,10 +15,9 @@ use syscalls::{Sysno, syscall};
 
 use super::header::{Header, MAGIC};
 use super::{LAYOUT, Table};
-use crate::raw;
-use crate::sync::Ordering;
 use crate::sys::procfs::{self, ProcPath};
-use crate::time_space;
+use crate::sys::sync::Ordering;
+use crate::sys::{raw, time_space};
 use crate::unseen::{Unseen, Who};
 
 /// The table's file name in its directory; the number is the ABI version.

@@ -9,8 +9,8 @@
 
 use super::process::ProcessId;
 #[cfg(not(loom))]
-use crate::sync::AtomicU32;
-use crate::sync::{AtomicU64, Ordering, full_fence};
+use crate::sys::sync::AtomicU32;
+use crate::sys::sync::{AtomicU64, Ordering, full_fence};
 
 /// epoch:32 | futex:32. Zero, or of another epoch: this image calls no exec.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]

@@ -7,7 +7,7 @@ use crate::gate::{ActiveWord, Floating};
 use crate::origin::Origin;
 use crate::sharing::Sharing;
 use crate::snapshot::Cuts;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::unseen::Unseen;
 
 /// "snapshim" in ASCII.

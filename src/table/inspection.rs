@@ -8,7 +8,7 @@ use super::walk::Walk;
 use super::{Table, liveness};
 use crate::preserve::holdings::Holdings;
 use crate::snapshot::{Snapshot, View};
-use crate::sync::Ordering;
+use crate::sys::sync::Ordering;
 use crate::sys::wait::Patience;
 
 /// What a process knows of itself.

@@ -5,8 +5,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::process::{Process, ProcessId};
-use crate::raw;
 use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::sys::raw;
 
 /// Whether a process other than `id`'s may still act in the memory of that image.
 pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {

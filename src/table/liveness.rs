@@ -9,8 +9,8 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::lending::is_memory_in_use;
 use super::process::{Process, ProcessId};
-use crate::raw::read_remote_word;
 use crate::sys::procfs::{ProcPath, Stat};
+use crate::sys::raw::read_remote_word;
 
 /// The three answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub fn of_image(record: &Process, id: ProcessId) -> Liveness {
 
 /// Whether anything is mapped at `address` in the process (proc_pid_maps(5)); `None` if it cannot be told.
 fn is_mapped(pid: u32, address: u64) -> Option<bool> {
-    let file = crate::raw::open(ProcPath::of(pid, "maps").as_c_str(), rustix::fs::OFlags::RDONLY).ok()?;
+    let file = crate::sys::raw::open(ProcPath::of(pid, "maps").as_c_str(), rustix::fs::OFlags::RDONLY).ok()?;
     let mut buffer = [0u8; 512];
     // The number under way, the numbers of this line, and whether the line's range has been read.
     let (mut number, mut start, mut in_range, mut lines) = (0u64, 0u64, true, 0u32);

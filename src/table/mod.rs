@@ -24,7 +24,7 @@ use crate::gate::{Floating, Gate};
 use crate::origin::Origin;
 use crate::preserved::{Bits, Block};
 use crate::snapshot::{Snapshot, View};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sys::sync::{AtomicU64, Ordering};
 use blocks::SnapshotBlocks;
 use header::Header;
 use owner::BlockOwner;

@@ -1,6 +1,6 @@
 //! Whose a block of preserved bits is: of one life of one snapshot, and of nobody when that life is over.
 
-use crate::sync::{AtomicU64, Fault, Ordering, planted};
+use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]

@@ -2,8 +2,8 @@
 
 use super::executing::Executing;
 use crate::sharing::Sharing;
-use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 use crate::sys::futex;
+use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
 /// it exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.

@@ -12,7 +12,7 @@ use rustix::mm::{Advice, madvise};
 use super::process::{Process, ProcessId};
 use super::writer::WriterSlot;
 use super::{PROCESSES, Table, WRITERS};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Process records, and slots, that have memory from the start: as many as most ever use, so that a tmpfs that becomes full takes
 /// none of them away.

@@ -11,7 +11,7 @@
 use super::Table;
 use crate::origin::Origin;
 use crate::snapshot::View;
-use crate::sync::Ordering;
+use crate::sys::sync::Ordering;
 
 /// One look at each record.
 #[derive(Clone, Copy)]

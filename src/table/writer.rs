@@ -3,8 +3,8 @@
 use super::process::EPOCH_BITS;
 use crate::creation::Intent;
 use crate::gate::Frame;
-use crate::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
 use crate::sys::futex;
+use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
 
 /// Calls of one thread that can be under way at once: one, and handlers that interrupt each other.
 #[cfg(not(loom))]
@@ -198,7 +198,7 @@ impl WriterSlot {
     pub fn release(&self, tenure: Tenure) {
         let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].look().1);
         // Acquire: orders the loads.
-        crate::sync::fence(Ordering::Acquire);
+        crate::sys::sync::fence(Ordering::Acquire);
         if tenure.is_vacant() || self.tenure() != tenure && !planted(Fault::SlotOwner) {
             return;
         }
@@ -243,7 +243,7 @@ impl WriterSlot {
             count: count & ((1 << TASK_SHIFT) - 1),
         };
         // Acquire: orders the loads; the fields belong to this request.
-        crate::sync::fence(Ordering::Acquire);
+        crate::sys::sync::fence(Ordering::Acquire);
         (self.request.load(Ordering::Relaxed) == state).then_some((request, state & !STATE))
     }
 

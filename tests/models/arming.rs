@@ -9,7 +9,7 @@ use snapshim::creation::Scope;
 use snapshim::gate::{Call, Entry};
 use snapshim::origin::Place;
 use snapshim::sharing::Sharing;
-use snapshim::sync::{Fault, planted};
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{NEW, ORIGIN, Thread, World, model_within};
 

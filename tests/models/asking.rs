@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::sync::{Fault, planted};
+use snapshim::sys::sync::{Fault, planted};
 use snapshim::table::process::Process;
 use snapshim::table::writer::{Answer, Request, Task, WriterSlot};
 

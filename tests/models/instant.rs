@@ -6,7 +6,7 @@ use loom::thread;
 use snapshim::creation::{Creation, Scope};
 use snapshim::gate::{Call, Phase};
 use snapshim::origin::Origin;
-use snapshim::sync::{Fault, planted};
+use snapshim::sys::sync::{Fault, planted};
 use snapshim::table::process::Process;
 use snapshim::table::writer::WriterSlot;
 

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use snapshim::gate::{ActiveWord, Call, Frame};
 use snapshim::preserve::bytes::{Found, Run, make_private};
 use snapshim::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
-use snapshim::sync::{Fault, planted};
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
 

@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use snapshim::creation::Scope;
 use snapshim::snapshot::State;
-use snapshim::sync::{Fault, planted};
+use snapshim::sys::sync::{Fault, planted};
 use snapshim::unseen::{Look, Unseen, Who};
 
 use super::world::{NEW, ORIGIN, World, model};

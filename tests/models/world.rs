@@ -9,7 +9,7 @@ use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::snapshot::{Extent, Identity, Snapshot, State};
-use snapshim::sync::{Fault, planted};
+use snapshim::sys::sync::{Fault, planted};
 use snapshim::table::process::ProcessId;
 
 pub const ORIGIN: Origin = Origin::file(1, 2);

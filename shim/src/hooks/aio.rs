@@ -11,11 +11,12 @@ use core::cell::Cell;
 use core::ffi::{c_int, c_long};
 
 use rustix::fs::OFlags;
+use snapshim::PAGE;
 use snapshim::creation::Scope;
 use snapshim::drain::place_behind;
 use snapshim::origin::Place;
 use snapshim::queues::Queue;
-use snapshim::{PAGE, raw};
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};

@@ -12,8 +12,8 @@ use snapshim::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
-use snapshim::raw;
 use snapshim::snapshot::View;
+use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 use snapshim::table::Table;
 

@@ -6,8 +6,7 @@ use core::ffi::{c_int, c_uint};
 use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
 use snapshim::drain::place_behind;
 use snapshim::origin::Place;
-use snapshim::raw;
-use snapshim::sys::signal_block;
+use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};

@@ -12,9 +12,8 @@ use snapshim::creation::Scope;
 use snapshim::pieces::Further;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::local;
-use snapshim::raw;
 use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
-use snapshim::sys::{futex, procfs};
+use snapshim::sys::{futex, procfs, raw};
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 

@@ -3,7 +3,8 @@
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
 
-use snapshim::{preserve, raw};
+use snapshim::preserve;
+use snapshim::sys::raw;
 
 use crate::config::config;
 use crate::doors::beside::{self, Found, Way};

@@ -9,8 +9,8 @@ use core::ffi::{c_char, c_int, c_uint};
 use rustix::fs::FileType;
 use snapshim::drain::place_behind;
 use snapshim::origin::Place;
-use snapshim::raw;
 use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::resize::{cut, doubt, is_without_proc};

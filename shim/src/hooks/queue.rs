@@ -8,7 +8,7 @@ use libc::{aiocb, sigevent};
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::drain::place_behind;
 use snapshim::origin::Place;
-use snapshim::raw;
+use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 
 use super::change::change;

@@ -8,9 +8,9 @@ use rustix::fs::OFlags;
 use snapshim::drain::{place_at, place_behind};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
-use snapshim::raw;
 use snapshim::snapshot::View;
 use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};

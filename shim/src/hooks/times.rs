@@ -63,7 +63,7 @@ fn at_nanoseconds(directory: c_int, path: *const c_char, times: *const timeval, 
     if !times.is_null() {
         for (at, word) in ours.as_flattened_mut().iter_mut().enumerate() {
             let address = times as u64 + at as u64 * 8;
-            let Ok(read) = snapshim::raw::read_remote_word(snapshim::raw::own_tid(), address) else {
+            let Ok(read) = snapshim::sys::raw::read_remote_word(snapshim::sys::raw::own_tid(), address) else {
                 crate::doors::set_errno(libc::EFAULT);
                 return -1;
             };

@@ -14,8 +14,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::PAGE;
 use snapshim::origin::Origin;
-use snapshim::raw;
-use snapshim::sys::signal_block;
+use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use super::list::{self, Entry, List};

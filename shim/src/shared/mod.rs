@@ -96,7 +96,7 @@ pub fn join_in_child() {
                     Level::Error,
                     "process {} was forked with a shared mapping of {} that cannot be armed: its stores are NOT held back from others' \
                      snapshots; raise vm.max_map_count",
-                    snapshim::raw::own_pid(),
+                    snapshim::sys::raw::own_pid(),
                     Named(origin)
                 );
             }

@@ -13,8 +13,7 @@ use rustix::mm::{Advice, madvise};
 use snapshim::PAGE;
 use snapshim::origin::Origin;
 use snapshim::preserve::Failure;
-use snapshim::raw;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, raw};
 
 use super::list::{self, Entry, List};
 use super::{arm, set_protection};

@@ -12,8 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 use snapshim::PAGE;
 use snapshim::origin::Origin;
-use snapshim::raw;
-use snapshim::sys::procfs;
+use snapshim::sys::{procfs, raw};
 use syscalls::{Sysno, syscall};
 
 use super::aside::read_own;

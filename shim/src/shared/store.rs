@@ -18,8 +18,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::drain::place_behind;
 use snapshim::origin::{Origin, Place};
-use snapshim::raw;
-use snapshim::sys::signal_block;
+use snapshim::sys::{raw, signal_block};
 
 use super::aside::{self, Aside, Headers, Messages, Touched};
 use super::list::{self, Entry};

@@ -4,8 +4,7 @@ use core::arch::global_asm;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use snapshim::raw;
-use snapshim::sys::signal_block;
+use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 /// An action as rt_sigaction(2) takes it, its mask as the application gave it.

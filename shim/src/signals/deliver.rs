@@ -6,9 +6,7 @@
 use core::arch::naked_asm;
 use core::ffi::c_int;
 
-use snapshim::masks;
-use snapshim::raw;
-use snapshim::sys::signal_block;
+use snapshim::sys::{masks, raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};

@@ -4,7 +4,7 @@
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
 //! through sigaction(2) and its kin ([`crate::hooks::signal`]) is kept here ([`action`]), and [`deliver`] does with a signal what
 //! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work
-//! of [`snapshim::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//! of [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
 
 pub mod action;
 mod deliver;
@@ -18,7 +18,7 @@ use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use snapshim::masks;
+use snapshim::sys::masks;
 use snapshim::sys::signal_block::{self, SignalsBlocked};
 
 use crate::hooks::signal::real_sigaction;

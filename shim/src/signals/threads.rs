@@ -9,9 +9,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use rustix::fs::OFlags;
-use snapshim::masks;
-use snapshim::raw;
 use snapshim::sys::procfs::{self, ProcPath};
+use snapshim::sys::{masks, raw};
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 

@@ -9,8 +9,8 @@
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sys::clock;
-use crate::sys::procfs::{self, ProcPath};
+use super::clock;
+use super::procfs::{self, ProcPath};
 
 /// The process is in a time namespace whose clocks cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

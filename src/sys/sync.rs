@@ -1,6 +1,6 @@
 //! Atomics, and the places where a model may plant a fault.
 //!
-//! The protocol is written once and runs on real atomics in the table, and on loom's in `tests/models.rs`.
+//! The protocol is written once and runs on real atomics in the table, and on loom's in `tests/models`.
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
