@@ -15,6 +15,7 @@ pub mod foreign;
 pub mod gate;
 pub mod origin;
 pub mod preserved;
+pub mod protocol;
 pub mod sharing;
 pub mod snapshot;
 pub mod sys;

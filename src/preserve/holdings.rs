@@ -10,7 +10,7 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
 
 /// Ranges that can be held.
 #[cfg(not(loom))]
-const PLACES: usize = crate::table::SNAPSHOTS;
+const PLACES: usize = crate::protocol::limits::SNAPSHOTS;
 #[cfg(loom)]
 const PLACES: usize = 2;
 
@@ -185,7 +185,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::table::SNAPSHOTS;
+    use crate::protocol::limits::SNAPSHOTS;
 
     fn pages(range: Range<u64>) -> Range<u64> {
         range.start * PAGE..range.end * PAGE

@@ -5,6 +5,7 @@ use crate::creation::Creation;
 use crate::foreign::Changes;
 use crate::gate::{ActiveWord, Floating};
 use crate::origin::Origin;
+use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
 use crate::sharing::Sharing;
 use crate::snapshot::Cuts;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
@@ -110,15 +111,15 @@ impl Header {
     }
 
     pub(super) fn processes_used(&self) -> usize {
-        (self.processes.load(Ordering::Acquire) as usize).min(super::PROCESSES)
+        (self.processes.load(Ordering::Acquire) as usize).min(PROCESSES)
     }
 
     pub(super) fn writers_used(&self) -> usize {
-        (self.writers.load(Ordering::Acquire) as usize).min(super::WRITERS)
+        (self.writers.load(Ordering::Acquire) as usize).min(WRITERS)
     }
 
     pub(super) fn snapshots_used(&self) -> usize {
-        (self.snapshots.load(Ordering::Acquire) as usize).min(super::SNAPSHOTS)
+        (self.snapshots.load(Ordering::Acquire) as usize).min(SNAPSHOTS)
     }
 
     // AcqRel: a scan that acquires the mark sees every record claimed below it; the announcement's fence orders the rest.

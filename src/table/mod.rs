@@ -23,6 +23,7 @@ use crate::creation::{Intent, Intents};
 use crate::gate::{Floating, Gate};
 use crate::origin::Origin;
 use crate::preserved::{Bits, Block};
+use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use crate::snapshot::{Snapshot, View};
 use crate::sys::sync::{AtomicU64, Ordering};
 use blocks::SnapshotBlocks;
@@ -30,15 +31,6 @@ use header::Header;
 use owner::BlockOwner;
 use process::Process;
 use writer::WriterSlot;
-
-/// Processes that can be attached at once: one less than the numbers of 16 bits, of which 0 is none.
-pub const PROCESSES: usize = 65535;
-/// Threads that can have a slot at once.
-pub const WRITERS: usize = 65536;
-/// Snapshot pieces that can exist at once.
-pub const SNAPSHOTS: usize = 4096;
-/// Blocks of preserved bits: 64 MiB of them, taken from the file system as they come into use.
-pub const BLOCKS: usize = 16384;
 
 /// The table. Everything before `processes` has memory from the start; of what follows, some records have, and others get it before
 /// they are used.

@@ -3,6 +3,7 @@
 use super::process::EPOCH_BITS;
 use crate::creation::Intent;
 use crate::gate::Frame;
+use crate::protocol::limits::PROCESSES;
 use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
 
@@ -43,8 +44,7 @@ const EPOCH_SHIFT: u32 = INDEX_BITS + NUMBER_BITS;
 const _: () = assert!(EPOCH_SHIFT + EPOCH_BITS == 64);
 /// No thread id is as large (linux/threads.h, PID_MAX_LIMIT).
 const THREAD_BITS: u32 = 22;
-#[cfg(not(loom))]
-const _: () = assert!(super::PROCESSES < 1 << INDEX_BITS);
+const _: () = assert!(PROCESSES < 1 << INDEX_BITS);
 
 /// The time for which one thread has a slot, or for which nobody has. Numbered, so that no two are the same: a thread that ended
 /// and another with its id are told apart, whoever is late.

@@ -289,7 +289,8 @@ impl Tracer {
         });
         let numbers: Vec<u64> = numbers.collect();
         // The blocks at its end are made present by a call that wants them writable.
-        let end = numbers.iter().max().map(|end| end - (snapshim::table::BLOCKS * size_of::<Block>()) as u64);
+        let end =
+            numbers.iter().max().map(|end| end - (snapshim::protocol::limits::BLOCKS * size_of::<Block>()) as u64);
         self.table = numbers.iter().min().copied().zip(end);
     }
 

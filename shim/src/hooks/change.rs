@@ -297,7 +297,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
                 Level::Error,
                 "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
                 raw::own_pid(),
-                snapshim::table::WRITERS
+                snapshim::protocol::limits::WRITERS
             );
             return Ok(None);
         }
