@@ -3,10 +3,11 @@
 use crate::creation::{Scope, Ticket};
 use crate::drain::Blame;
 use crate::origin::Origin;
+use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 use crate::sys::wait::Patience;
 use crate::table::Table;
-use crate::table::process::{Agent, Process, ProcessId};
+use crate::table::process::{Agent, Process};
 
 impl Table {
     /// Has every other process that may have what `scope` covers mapped shared and writable arm it, and waits for the answers.

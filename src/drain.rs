@@ -12,16 +12,17 @@ use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use crate::creation::{Scope, Ticket};
-use crate::foreign::Modified;
 use crate::gate::{Frame, Turn};
 use crate::origin::{Origin, Place};
+use crate::protocol::changes::Modified;
+use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::sys::{futex, raw};
 use crate::table::Table;
 use crate::table::liveness::{self, Liveness};
-use crate::table::process::{Process, ProcessId};
+use crate::table::process::Process;
 use crate::table::writer::WriterSlot;
 
 /// Who did not answer in time.

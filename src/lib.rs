@@ -11,6 +11,7 @@
 #![cfg_attr(not(loom), no_std)]
 
 pub mod creation;
+#[cfg(not(loom))]
 pub mod foreign;
 pub mod gate;
 pub mod origin;

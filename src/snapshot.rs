@@ -3,10 +3,10 @@
 //! The mapper changes where its snapshot lies only while the *generation* is odd. A writer that pushes pages reads the generation
 //! before and after, so it never takes a page for preserved that the mapper moved or dropped meanwhile.
 
-use crate::foreign::{Modified, Sight};
 use crate::gate::ActiveWord;
 use crate::origin::{Origin, Place, PlaceCell};
 use crate::preserved::empty_root;
+use crate::protocol::changes::{Modified, Sight};
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
 /// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".

@@ -20,12 +20,13 @@ use snapshim::PAGE;
 use snapshim::creation::Scope;
 use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
+use snapshim::protocol::process_id::ProcessId;
 use snapshim::snapshot::{FOREIGN_MAPPING, State};
 use snapshim::sys::procfs::{self, ProcPath, Stat};
 use snapshim::sys::wait::Patience;
 use snapshim::sys::{raw, signal_block};
 use snapshim::table::liveness::{self, Liveness};
-use snapshim::table::process::{Process, ProcessId};
+use snapshim::table::process::Process;
 
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};

@@ -13,9 +13,10 @@ use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
 use snapshim::gate::{self, Frame};
+use snapshim::protocol::process_id::ProcessId;
 use snapshim::sys::{procfs, raw};
 use snapshim::table::Table;
-use snapshim::table::process::{Process, ProcessId};
+use snapshim::table::process::Process;
 use snapshim::table::writer::WriterSlot;
 
 use crate::log::{Level, say};

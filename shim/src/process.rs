@@ -11,12 +11,13 @@ use snapshim::origin::Place;
 use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
+use snapshim::protocol::process_id::{Caller, ProcessId};
 use snapshim::queues::{QUEUES_AT, Queues};
 use snapshim::sys::{procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 use snapshim::table::inspection::Knowledge;
-use snapshim::table::process::{Caller, Process, ProcessId};
+use snapshim::table::process::Process;
 use snapshim::unseen::Who;
 
 use crate::config::config;

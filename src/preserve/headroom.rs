@@ -8,10 +8,10 @@
 use rustix::fs::OFlags;
 
 use crate::PAGE;
+use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath};
 use crate::sys::raw;
 use crate::sys::sync::{AtomicU64, Ordering};
-use crate::table::process::ProcessId;
 
 /// What was found of one mapper. Guesses: two threads that race look once more, or once less.
 #[derive(Debug)]

@@ -19,11 +19,11 @@ use super::relocate::{self, Stores};
 use super::{record, unshare, verify};
 use crate::PAGE;
 use crate::origin::Origin;
+use crate::protocol::process_id::Caller;
 use crate::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
 use crate::sys::wait::Patience;
 use crate::sys::{raw, signal_block};
 use crate::table::Table;
-use crate::table::process::Caller;
 use crate::table::writer::{Request, Task};
 
 /// What this process may use for it.

@@ -19,9 +19,10 @@ use super::bytes::{self, Found, Run};
 use super::kept::KeptFiles;
 use super::verify;
 use crate::PAGE;
+use crate::protocol::process_id::ProcessId;
 use crate::snapshot::Extent;
 use crate::sys::raw;
-use crate::table::process::{Agent, Process, ProcessId};
+use crate::table::process::{Agent, Process};
 
 const PROT_WRITE: u32 = 2;
 

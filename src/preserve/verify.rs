@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use super::bytes::{self, Found};
 use super::kept::KeptFiles;
 use crate::PAGE;
+use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
-use crate::table::process::ProcessId;
 
 /// How many of the `pages` pages at `address`, from the first on, are private to the process `id`, one of whose living threads is
 /// `thread`.

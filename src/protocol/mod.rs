@@ -1,3 +1,5 @@
 //! The protocol.
 
+pub mod changes;
 pub mod limits;
+pub mod process_id;

@@ -3,11 +3,12 @@
 use super::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::drain::Blame;
 use crate::origin::Origin;
+use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::table::Table;
-use crate::table::process::{Process, ProcessId};
+use crate::table::process::Process;
 
 /// The beginning of `struct aio_ring` (fs/aio.c).
 #[derive(Clone, Copy, Debug)]

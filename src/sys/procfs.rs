@@ -7,8 +7,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{OFlags, RawDir};
 use rustix::io::Errno;
 
-use super::clock;
-use super::raw;
+use super::{clock, raw};
 
 /// A `/proc/<pid>/...` path, built without allocation.
 #[derive(Debug)]

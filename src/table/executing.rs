@@ -7,7 +7,7 @@
 //! exiting. Nor does it of one with direct writes in its queues, which land when the old address space goes, a moment later
 //! (exit_aio, fs/aio.c).
 
-use super::process::ProcessId;
+use crate::protocol::process_id::ProcessId;
 #[cfg(not(loom))]
 use crate::sys::sync::AtomicU32;
 use crate::sys::sync::{AtomicU64, Ordering, full_fence};

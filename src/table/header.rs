@@ -2,9 +2,9 @@
 
 use super::room::Room;
 use crate::creation::Creation;
-use crate::foreign::Changes;
 use crate::gate::{ActiveWord, Floating};
 use crate::origin::Origin;
+use crate::protocol::changes::Changes;
 use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
 use crate::sharing::Sharing;
 use crate::snapshot::Cuts;

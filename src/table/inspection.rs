@@ -3,10 +3,10 @@
 //! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in
 //! the header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
 
-use super::process::ProcessId;
 use super::walk::Walk;
 use super::{Table, liveness};
 use crate::preserve::holdings::Holdings;
+use crate::protocol::process_id::ProcessId;
 use crate::snapshot::{Snapshot, View};
 use crate::sys::sync::Ordering;
 use crate::sys::wait::Patience;

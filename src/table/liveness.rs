@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use super::lending::is_memory_in_use;
-use super::process::{Process, ProcessId};
+use super::process::Process;
+use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{ProcPath, Stat};
 use crate::sys::raw::read_remote_word;
 

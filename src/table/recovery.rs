@@ -4,11 +4,12 @@
 
 use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
-use super::process::{Child, Dead, Process, ProcessId, owner_index};
+use super::process::{Child, Dead, Process};
 use super::writer::WriterSlot;
 use super::{Table, WRITERS};
 use crate::creation::Ticket;
 use crate::gate::Frame;
+use crate::protocol::process_id::{ProcessId, owner_index};
 use crate::sys::futex;
 
 impl Table {

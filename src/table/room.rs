@@ -9,9 +9,10 @@ use core::ptr;
 
 use rustix::mm::{Advice, madvise};
 
-use super::process::{Process, ProcessId};
+use super::process::Process;
 use super::writer::WriterSlot;
 use super::{PROCESSES, Table, WRITERS};
+use crate::protocol::process_id::ProcessId;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Process records, and slots, that have memory from the start: as many as most ever use, so that a tmpfs that becomes full takes

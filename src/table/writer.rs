@@ -1,9 +1,9 @@
 //! The slot of one thread: the calls it has under way, and what it asks of an agent.
 
-use super::process::EPOCH_BITS;
 use crate::creation::Intent;
 use crate::gate::Frame;
 use crate::protocol::limits::PROCESSES;
+use crate::protocol::process_id::EPOCH_BITS;
 use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
 

@@ -3,8 +3,9 @@
 use loom::sync::Arc;
 use loom::thread;
 use snapshim::gate::{Call, Phase};
+use snapshim::protocol::process_id::ProcessId;
 use snapshim::snapshot::{Snapshot, State};
-use snapshim::table::process::{Birth, Dead, Process, ProcessId};
+use snapshim::table::process::{Birth, Dead, Process};
 use snapshim::table::writer::WriterSlot;
 
 use super::world::{DEAD, NEXT, model};

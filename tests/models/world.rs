@@ -8,9 +8,9 @@ use loom::thread;
 use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
 use snapshim::origin::{Origin, Place};
+use snapshim::protocol::process_id::ProcessId;
 use snapshim::snapshot::{Extent, Identity, Snapshot, State};
 use snapshim::sys::sync::{Fault, planted};
-use snapshim::table::process::ProcessId;
 
 pub const ORIGIN: Origin = Origin::file(1, 2);
 pub const OLD: u64 = 10;

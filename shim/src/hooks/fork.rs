@@ -12,9 +12,10 @@ use snapshim::creation::Scope;
 use snapshim::pieces::Further;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::local;
+use snapshim::protocol::process_id::ProcessId;
 use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
 use snapshim::sys::{futex, procfs, raw};
-use snapshim::table::process::{Birth, Process, ProcessId};
+use snapshim::table::process::{Birth, Process};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;

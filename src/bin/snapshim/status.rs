@@ -3,11 +3,11 @@
 use std::fs;
 
 use snapshim::origin::Origin;
+use snapshim::protocol::process_id::ProcessId;
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 use snapshim::table::liveness::{self, Liveness};
-use snapshim::table::process::ProcessId;
 
 /// Prints who is attached and what is held.
 pub fn run(attached: &Attached) {
