@@ -10,6 +10,8 @@
 
 #![cfg_attr(not(loom), no_std)]
 
+#[cfg(not(loom))]
+pub mod cooperate;
 pub mod creation;
 #[cfg(not(loom))]
 pub mod foreign;

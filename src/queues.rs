@@ -11,9 +11,6 @@
 //! cannot be seen, is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land
 //! before the memory goes, and before another program's memory can be read (`exec_update_lock`).
 
-#[cfg(not(loom))]
-mod from_outside;
-
 use crate::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
@@ -42,14 +39,14 @@ pub struct Queue {
 }
 
 /// Of an entry that no context has, and of one that is being given to one.
-const FREE: u64 = 0;
-const CLAIMED: u64 = 2;
-const ENDING: u64 = 1;
+pub(crate) const FREE: u64 = 0;
+pub(crate) const CLAIMED: u64 = 2;
+pub(crate) const ENDING: u64 = 1;
 const END_NUMBERS: u64 = 0xffc;
 const NAME: u64 = !0xfff;
 
 #[cfg(not(loom))]
-const WORDS: usize = 5;
+pub(crate) const WORDS: usize = 5;
 const SEVERAL: u64 = u64::MAX;
 
 /// The contexts of one process.
@@ -190,6 +187,6 @@ impl Closing<'_> {
     }
 }
 
-fn is_aimed(target: u64, origin: Origin) -> bool {
+pub(crate) fn is_aimed(target: u64, origin: Origin) -> bool {
     target == origin.mark() || target == SEVERAL
 }

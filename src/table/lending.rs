@@ -9,6 +9,14 @@ use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::sys::raw;
 
+impl Process {
+    /// From now on a child may act in the memory of `id`, for the user that the caller acts for: the end of the process is not the
+    /// end of its calls.
+    pub fn note_lending(&self, id: ProcessId) {
+        self.set_lender(id, rustix::process::geteuid().as_raw());
+    }
+}
+
 /// Whether a process other than `id`'s may still act in the memory of that image.
 pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {
     let Some(user) = record.lender(id) else { return false };

@@ -251,12 +251,11 @@ impl Process {
         self.agent.store(0, Ordering::Relaxed);
     }
 
-    /// From now on a child may act in the memory of `id`, for the user that the caller acts for: the end of the process is not the
-    /// end of its calls.
-    pub fn note_lending(&self, id: ProcessId) {
+    /// From now on a child may act in the memory of `id`, for `user`: the end of the process is not the end of its calls.
+    #[cfg(not(loom))]
+    pub(crate) fn set_lender(&self, id: ProcessId, user: u32) {
         // No user is u32::MAX.
-        let user = rustix::process::geteuid().as_raw().wrapping_add(1);
-        self.lent.store(u64::from(id.epoch()) << 32 | u64::from(user), Ordering::Relaxed);
+        self.lent.store(u64::from(id.epoch()) << 32 | u64::from(user.wrapping_add(1)), Ordering::Relaxed);
     }
 
     /// For whom `id` has lent its memory, if it has.

@@ -1,9 +1,9 @@
 //! The counts of another process, and the kernel's rings, as a creation reads them.
 
-use super::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::drain::Blame;
 use crate::origin::Origin;
 use crate::protocol::process_id::ProcessId;
+use crate::queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::sys::raw;
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;

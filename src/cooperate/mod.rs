@@ -1,0 +1,4 @@
+//! Acting on the table together.
+
+pub mod aio_idle;
+pub mod unseen;
