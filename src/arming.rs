@@ -1,13 +1,13 @@
-//! Waiting until every process that shares an origin has armed its mappings; see [`crate::sharing`].
+//! Waiting until every process that shares an origin has armed its mappings; see [`crate::protocol::sharing`].
 
-use crate::creation::{Scope, Ticket};
 use crate::drain::Blame;
-use crate::origin::Origin;
+use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::origin::Origin;
+use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 use crate::sys::wait::Patience;
 use crate::table::Table;
-use crate::table::process::{Agent, Process};
 
 impl Table {
     /// Has every other process that may have what `scope` covers mapped shared and writable arm it, and waits for the answers.

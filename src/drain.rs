@@ -11,19 +11,19 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
-use crate::creation::{Scope, Ticket};
-use crate::gate::{Frame, Turn};
-use crate::origin::{Origin, Place};
 use crate::protocol::changes::Modified;
+use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::gate::{Frame, Turn};
+use crate::protocol::origin::{Origin, Place};
+use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
+use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::sys::{futex, raw};
 use crate::table::Table;
 use crate::table::liveness::{self, Liveness};
-use crate::table::process::Process;
-use crate::table::writer::WriterSlot;
 
 /// Who did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@
 //! The time of last status change is of no use: chmod, rename and link move it.
 
 use crate::PAGE;
-use crate::origin::Origin;
 use crate::protocol::changes::{Changes, Modified, Sight, look};
-use crate::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, State, View};
+use crate::protocol::origin::Origin;
+use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, State, View};
 use crate::table::Table;
 
 impl Table {

@@ -12,35 +12,12 @@
 
 #[cfg(not(loom))]
 pub mod cooperate;
-pub mod creation;
 #[cfg(not(loom))]
 pub mod foreign;
-pub mod gate;
-pub mod origin;
-pub mod preserved;
 pub mod protocol;
-pub mod sharing;
-pub mod snapshot;
 pub mod sys;
 #[cfg(not(loom))]
 pub mod table;
-pub mod unseen;
-
-/// The records of the table that have models of their own.
-#[cfg(loom)]
-pub mod table {
-    pub mod executing;
-    pub mod owner;
-    pub mod process;
-    pub mod writer;
-}
-
-/// What a process knows of itself, and its threads of each other; and the rule by which bytes are stored.
-#[cfg(loom)]
-pub mod preserve {
-    pub mod bytes;
-    pub mod holdings;
-}
 
 #[cfg(not(loom))]
 pub mod arming;
@@ -50,7 +27,6 @@ pub mod drain;
 pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;
-pub mod queues;
 
 /// Bytes in a page of x86-64, which knows no others.
 pub const PAGE: u64 = 4096;

@@ -1,8 +1,8 @@
 //! Pieces: a snapshot whose mapping is cut, copied or inherited in parts is several records.
 
 use crate::PAGE;
-use crate::preserved::Bits;
-use crate::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
+use crate::protocol::preserved::Bits;
+use crate::protocol::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
 use crate::sys::raw;
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;

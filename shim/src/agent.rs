@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::{Means, Served};
-use snapshim::snapshot::State;
+use snapshim::protocol::snapshot::State;
 use snapshim::sys::procfs::{self, Stat};
 use snapshim::sys::sync::Ordering;
 use snapshim::sys::wait::Patience;
@@ -305,7 +305,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
-        let is_ours = |view: snapshim::snapshot::View| view.identity.owner == own.owner();
+        let is_ours = |view: snapshim::protocol::snapshot::View| view.identity.owner == own.owner();
         if !own.table.view(request.snapshot).is_some_and(is_ours) {
             continue;
         }

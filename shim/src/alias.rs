@@ -6,7 +6,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::raw;
 
 use crate::hooks::change::Named;

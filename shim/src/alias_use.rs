@@ -7,7 +7,7 @@
 use core::fmt;
 
 use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 

@@ -8,9 +8,9 @@
 use core::ffi::c_int;
 
 use snapshim::drain::place_behind;
-use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
-use snapshim::snapshot::{State, View};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 

@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::drain::{place_behind, place_of};
-use snapshim::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};

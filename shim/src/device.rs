@@ -7,8 +7,8 @@ use core::fmt;
 
 use rustix::io::Errno;
 use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
-use snapshim::snapshot::State;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::State;
 use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 

@@ -12,12 +12,12 @@ use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
-use snapshim::gate::{self, Frame};
+use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::writer_slot::WriterSlot;
 use snapshim::sys::{procfs, raw};
 use snapshim::table::Table;
-use snapshim::table::process::Process;
-use snapshim::table::writer::WriterSlot;
 
 use crate::log::{Level, say};
 use crate::mapper::Mappings;

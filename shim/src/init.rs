@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::drain::place_of;
-use snapshim::origin::Place;
+use snapshim::protocol::origin::Place;
 use snapshim::sys::{procfs, raw, signal_block};
 
 use crate::config::config;

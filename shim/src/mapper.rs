@@ -13,12 +13,14 @@ use snapshim::PAGE;
 use snapshim::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
-use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View};
+use snapshim::protocol::snapshot::{
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View,
+};
+use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::Patience;
 use snapshim::table::walk::Walk;
-use snapshim::table::writer::{Request, Task};
 
 use crate::behind;
 use crate::claim;

@@ -5,10 +5,10 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use snapshim::gate::{self, Frame};
+use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::writer_slot::{FRAMES, WriterSlot};
 use snapshim::sys::{raw, signal_block};
-use snapshim::table::process::Process;
-use snapshim::table::writer::{FRAMES, WriterSlot};
 
 use crate::process::{self, Own};
 

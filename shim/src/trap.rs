@@ -9,12 +9,12 @@ use core::time::Duration;
 use rustix::mm::MprotectFlags;
 use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
-use snapshim::snapshot::View;
+use snapshim::protocol::process::Agent;
+use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::{ProcPath, Stat};
 use snapshim::sys::sync::full_fence;
 use snapshim::sys::wait::Patience;
 use snapshim::sys::{futex, raw};
-use snapshim::table::process::Agent;
 
 use crate::config::config;
 use crate::shared::open::{Opened, open_for_store};

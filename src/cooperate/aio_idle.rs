@@ -1,14 +1,14 @@
 //! The counts of another process, and the kernel's rings, as a creation reads them.
 
 use crate::drain::Blame;
-use crate::origin::Origin;
+use crate::protocol::aio_queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
+use crate::protocol::origin::Origin;
+use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::sys::raw;
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::table::Table;
-use crate::table::process::Process;
 
 /// The beginning of `struct aio_ring` (fs/aio.c).
 #[derive(Clone, Copy, Debug)]

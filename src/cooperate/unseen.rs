@@ -4,10 +4,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use crate::preserve;
-use crate::snapshot::State;
+use crate::protocol::snapshot::State;
+use crate::protocol::unseen::{Unseen, Who};
 use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::table::Table;
-use crate::unseen::{Unseen, Who};
 
 impl Who {
     /// The process `pid`.

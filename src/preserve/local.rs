@@ -13,18 +13,18 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use super::headroom::Headroom;
-use super::holdings::Holdings;
 use super::kept::KeptFiles;
 use super::relocate::{self, Stores};
 use super::{record, unshare, verify};
 use crate::PAGE;
-use crate::origin::Origin;
+use crate::protocol::holdings::Holdings;
+use crate::protocol::origin::Origin;
 use crate::protocol::process_id::Caller;
-use crate::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
+use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
+use crate::protocol::writer_slot::{Request, Task};
 use crate::sys::wait::Patience;
 use crate::sys::{raw, signal_block};
 use crate::table::Table;
-use crate::table::writer::{Request, Task};
 
 /// What this process may use for it.
 pub struct Means<'a, S> {

@@ -4,9 +4,7 @@
 //! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
 
-pub mod bytes;
 pub mod headroom;
-pub mod holdings;
 pub mod holes;
 pub mod kept;
 pub mod local;
@@ -20,17 +18,17 @@ use core::ops::Range;
 use core::time::Duration;
 
 use crate::PAGE;
-use crate::gate::Frame;
-use crate::origin::Origin;
+use crate::protocol::gate::Frame;
+use crate::protocol::holdings::Holdings;
+use crate::protocol::origin::Origin;
+use crate::protocol::process::Agent;
 use crate::protocol::process_id::Caller;
-use crate::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
+use crate::protocol::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
+use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use crate::sys::wait::{Allowance, Patience};
 use crate::sys::{futex, raw, signal_block};
 use crate::table::Table;
-use crate::table::process::Agent;
-use crate::table::writer::{Answer, Request, Task, WriterSlot};
 use headroom::Headroom;
-use holdings::Holdings;
 use kept::KeptFiles;
 use local::Means;
 use relocate::Stores;
@@ -551,7 +549,7 @@ fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
     let base = view.identity.base;
     let pool = table.blocks_for(index);
     if table.bits(&pool, view).set(pages.start - base..pages.end - base).is_none() {
-        snapshot.add_flags(crate::snapshot::BITS_INCOMPLETE);
+        snapshot.add_flags(crate::protocol::snapshot::BITS_INCOMPLETE);
     }
 }
 

@@ -14,9 +14,9 @@ use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
 use super::verify;
 use crate::PAGE;
 use crate::pieces::{Further, part};
-use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
+use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
+use crate::protocol::writer_slot::Request;
 use crate::sys::raw;
-use crate::table::writer::Request;
 
 /// How long slices are moved before others' requests are looked for.
 const TURN: u64 = 10_000_000;

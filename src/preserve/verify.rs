@@ -6,9 +6,9 @@
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
-use super::bytes::{self, Found};
 use super::kept::KeptFiles;
 use crate::PAGE;
+use crate::protocol::bytes::{self, Found};
 use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 

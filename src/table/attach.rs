@@ -15,10 +15,10 @@ use syscalls::{Sysno, syscall};
 
 use super::header::{Header, MAGIC};
 use super::{LAYOUT, Table};
+use crate::protocol::unseen::{Unseen, Who};
 use crate::sys::procfs::{self, ProcPath};
 use crate::sys::sync::Ordering;
 use crate::sys::{raw, time_space};
-use crate::unseen::{Unseen, Who};
 
 /// The table's file name in its directory; the number is the ABI version.
 pub const FILE_NAME: &CStr = c"table-5";

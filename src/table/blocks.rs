@@ -8,9 +8,9 @@ use core::ptr;
 use rustix::mm::{Advice, madvise};
 
 use super::Table;
-use super::owner::Life;
-use crate::preserved::{Block, Pool};
-use crate::snapshot::State;
+use crate::protocol::block_owner::Life;
+use crate::protocol::preserved::{Block, Pool};
+use crate::protocol::snapshot::State;
 
 /// The pool, as one snapshot uses it.
 pub struct SnapshotBlocks<'a> {

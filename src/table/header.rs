@@ -1,15 +1,15 @@
 //! The first page of the table: what it is, and the words that everybody meets at.
 
 use super::room::Room;
-use crate::creation::Creation;
-use crate::gate::{ActiveWord, Floating};
-use crate::origin::Origin;
 use crate::protocol::changes::Changes;
+use crate::protocol::creation::Creation;
+use crate::protocol::gate::{ActiveWord, Floating};
 use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
-use crate::sharing::Sharing;
-use crate::snapshot::Cuts;
+use crate::protocol::origin::Origin;
+use crate::protocol::sharing::Sharing;
+use crate::protocol::snapshot::Cuts;
+use crate::protocol::unseen::Unseen;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::unseen::Unseen;
 
 /// "snapshim" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"snapshim");

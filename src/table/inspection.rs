@@ -5,9 +5,9 @@
 
 use super::walk::Walk;
 use super::{Table, liveness};
-use crate::preserve::holdings::Holdings;
+use crate::protocol::holdings::Holdings;
 use crate::protocol::process_id::ProcessId;
-use crate::snapshot::{Snapshot, View};
+use crate::protocol::snapshot::{Snapshot, View};
 use crate::sys::sync::Ordering;
 use crate::sys::wait::Patience;
 

@@ -4,7 +4,7 @@
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::process::Process;
+use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::sys::raw;

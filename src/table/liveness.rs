@@ -1,6 +1,6 @@
 //! Whether the process behind a record still lives: dead, alive, or unknown.
 //!
-//! Judged from pid, start time, state, what the kernel says of an exec ([`executing`](super::executing)), and a word in its memory
+//! Judged from pid, start time, state, what the kernel says of an exec ([`executing`](crate::protocol::executing)), and a word in its memory
 //! that only this image has; no descriptor is held. Who cannot be looked at (another user, another mount of /proc) is unknown, and
 //! unknown is treated as alive.
 
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use super::lending::is_memory_in_use;
-use super::process::Process;
+use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{ProcPath, Stat};
 use crate::sys::raw::read_remote_word;

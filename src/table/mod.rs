@@ -5,32 +5,28 @@
 
 pub mod attach;
 pub mod blocks;
-pub mod executing;
 pub mod header;
 pub mod inspection;
 pub mod lending;
 pub mod liveness;
-pub mod owner;
-pub mod process;
 pub mod recovery;
 mod room;
 pub mod walk;
-pub mod writer;
 
 use core::ops::Range;
 
-use crate::creation::{Intent, Intents};
-use crate::gate::{Floating, Gate};
-use crate::origin::Origin;
-use crate::preserved::{Bits, Block};
+use crate::protocol::block_owner::BlockOwner;
+use crate::protocol::creation::{Intent, Intents};
+use crate::protocol::gate::{Floating, Gate};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
-use crate::snapshot::{Snapshot, View};
+use crate::protocol::origin::Origin;
+use crate::protocol::preserved::{Bits, Block};
+use crate::protocol::process::Process;
+use crate::protocol::snapshot::{Snapshot, View};
+use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::sync::{AtomicU64, Ordering};
 use blocks::SnapshotBlocks;
 use header::Header;
-use owner::BlockOwner;
-use process::Process;
-use writer::WriterSlot;
 
 /// The table. Everything before `processes` has memory from the start; of what follows, some records have, and others get it before
 /// they are used.
@@ -149,9 +145,9 @@ impl Table {
     }
 
     /// A free snapshot record, claimed for a new life.
-    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::snapshot::Head)> {
+    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::Head)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
-            let free = snapshot.head().state() == crate::snapshot::State::Free;
+            let free = snapshot.head().state() == crate::protocol::snapshot::State::Free;
             free.then(|| snapshot.claim(self.header.next_life(), claimer & 0xffff_ffff))
                 .flatten()
                 .map(|head| (index as u32, head))

@@ -2,14 +2,15 @@
 //!
 //! Any process may run any of this at any time, twice, and be killed in it.
 
+use super::Table;
 use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
-use super::process::{Child, Dead, Process};
-use super::writer::WriterSlot;
-use super::{Table, WRITERS};
-use crate::creation::Ticket;
-use crate::gate::Frame;
+use crate::protocol::creation::Ticket;
+use crate::protocol::gate::Frame;
+use crate::protocol::limits::WRITERS;
+use crate::protocol::process::{Child, Dead, Process};
 use crate::protocol::process_id::{ProcessId, owner_index};
+use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::futex;
 
 impl Table {

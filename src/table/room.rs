@@ -9,10 +9,11 @@ use core::ptr;
 
 use rustix::mm::{Advice, madvise};
 
-use super::process::Process;
-use super::writer::WriterSlot;
-use super::{PROCESSES, Table, WRITERS};
+use super::Table;
+use crate::protocol::limits::{PROCESSES, WRITERS};
+use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
+use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Process records, and slots, that have memory from the start: as many as most ever use, so that a tmpfs that becomes full takes

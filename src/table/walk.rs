@@ -9,8 +9,8 @@
 //! be asked for by name ([`Table::walk_once`]), with the reason why a piece that it misses harms nothing.
 
 use super::Table;
-use crate::origin::Origin;
-use crate::snapshot::View;
+use crate::protocol::origin::Origin;
+use crate::protocol::snapshot::View;
 use crate::sys::sync::Ordering;
 
 /// One look at each record.

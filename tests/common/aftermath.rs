@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use snapshim::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
+use snapshim::protocol::process::{Agent, Birth};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::snapshot::State;
+use snapshim::protocol::snapshot::State;
 use snapshim::table::Table;
 use snapshim::table::attach::{Place, attach_existing};
-use snapshim::table::process::{Agent, Birth};
 
 use super::tracer::{Target, run_to};
 use super::{Scratch, program, run_within, text};

@@ -14,7 +14,7 @@ use std::process::{Child, Command};
 use std::ptr;
 
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
-use snapshim::preserved::Block;
+use snapshim::protocol::preserved::Block;
 
 /// Which process of a program that forks is cut, with all its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_uint};
 
 use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
 use snapshim::drain::place_behind;
-use snapshim::origin::Place;
+use snapshim::protocol::origin::Place;
 use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 

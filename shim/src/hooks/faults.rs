@@ -11,7 +11,7 @@
 use core::ffi::{c_int, c_long};
 
 use rustix::io::Errno;
-use snapshim::snapshot::{SERVED, Snapshot};
+use snapshim::protocol::snapshot::{SERVED, Snapshot};
 use snapshim::sys::raw;
 use snapshim::sys::sync::{AtomicU32, Ordering, full_fence};
 

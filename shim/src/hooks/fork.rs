@@ -8,14 +8,14 @@ use core::time::Duration;
 
 use libc::pid_t;
 use rustix::io::Errno;
-use snapshim::creation::Scope;
 use snapshim::pieces::Further;
-use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::local;
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::process::{Birth, Process};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
+use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
 use snapshim::sys::{futex, procfs, raw};
-use snapshim::table::process::{Birth, Process};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
@@ -213,7 +213,7 @@ fn is_inherited(own: &Own, index: u32) -> bool {
 /// A child's records, published under a closed gate.
 struct Prepared<'a> {
     mappings: &'a Mappings,
-    ticket: snapshim::creation::Ticket,
+    ticket: snapshim::protocol::creation::Ticket,
     record: &'static Process,
     unborn: ProcessId,
     index: u32,

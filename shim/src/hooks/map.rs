@@ -13,7 +13,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
-use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
+use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall, syscall};
 

@@ -8,7 +8,7 @@ use core::ffi::{c_char, c_int, c_uint};
 
 use rustix::fs::FileType;
 use snapshim::drain::place_behind;
-use snapshim::origin::Place;
+use snapshim::protocol::origin::Place;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};

@@ -4,7 +4,7 @@ use core::ffi::{c_char, c_int};
 
 use libc::{timespec, timeval, utimbuf};
 use snapshim::drain::{place_at, place_behind};
-use snapshim::origin::Place;
+use snapshim::protocol::origin::Place;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Touch, change};

@@ -8,7 +8,7 @@
 use core::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use snapshim::creation::Scope;
+use snapshim::protocol::creation::Scope;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::table::Table;

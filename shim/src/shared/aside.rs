@@ -13,7 +13,7 @@ use libc::{iovec, mmsghdr, msghdr};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::PAGE;
-use snapshim::origin::Origin;
+use snapshim::protocol::origin::Origin;
 use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 

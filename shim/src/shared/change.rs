@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
 use snapshim::drain::place_behind;
-use snapshim::origin::{Origin, Place};
 use snapshim::preserve::Failure;
+use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::signal_block;
 
 use super::list::{self, Course, Entry, List, Writing};

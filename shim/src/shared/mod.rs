@@ -90,7 +90,7 @@ pub fn join_in_child() {
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || signals::install() && arm::arm(snapshim::creation::Scope::One(origin), || true).is_ok();
+                || signals::install() && arm::arm(snapshim::protocol::creation::Scope::One(origin), || true).is_ok();
             if !is_armed {
                 say!(
                     Level::Error,

@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use snapshim::PAGE;
-use snapshim::origin::Origin;
 use snapshim::preserve::Failure;
+use snapshim::protocol::origin::Origin;
 use snapshim::sys::{procfs, raw};
 
 use super::list::{self, Entry, List};

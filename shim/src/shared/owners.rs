@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 use snapshim::PAGE;
-use snapshim::origin::Origin;
+use snapshim::protocol::origin::Origin;
 use snapshim::sys::{procfs, raw};
 use syscalls::{Sysno, syscall};
 

@@ -17,7 +17,7 @@ use libc::{iovec, mmsghdr};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::drain::place_behind;
-use snapshim::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::{raw, signal_block};
 
 use super::aside::{self, Aside, Headers, Messages, Touched};

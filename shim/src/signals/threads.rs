@@ -9,9 +9,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use rustix::fs::OFlags;
+use snapshim::protocol::process::Agent;
 use snapshim::sys::procfs::{self, ProcPath};
 use snapshim::sys::{masks, raw};
-use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};

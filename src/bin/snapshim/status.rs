@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use snapshim::origin::Origin;
+use snapshim::protocol::origin::Origin;
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 use snapshim::table::liveness::{self, Liveness};

@@ -1,8 +1,8 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
 use super::executing::Executing;
-use crate::protocol::process_id::{ProcessId, owner_epoch};
-use crate::sharing::Sharing;
+use super::process_id::{ProcessId, owner_epoch};
+use super::sharing::Sharing;
 use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 

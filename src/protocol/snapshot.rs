@@ -3,10 +3,10 @@
 //! The mapper changes where its snapshot lies only while the *generation* is odd. A writer that pushes pages reads the generation
 //! before and after, so it never takes a page for preserved that the mapper moved or dropped meanwhile.
 
-use crate::gate::ActiveWord;
-use crate::origin::{Origin, Place, PlaceCell};
-use crate::preserved::empty_root;
-use crate::protocol::changes::{Modified, Sight};
+use super::changes::{Modified, Sight};
+use super::gate::ActiveWord;
+use super::origin::{Origin, Place, PlaceCell};
+use super::preserved::empty_root;
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
 /// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
@@ -32,7 +32,7 @@ pub struct Snapshot {
     base: AtomicU64,
     /// Size of the origin at the instant, bytes.
     size: AtomicU64,
-    /// Preserved bits: see [`crate::preserved`].
+    /// Preserved bits: see [`crate::protocol::preserved`].
     pub root: AtomicU64,
     /// Shared by all pieces of one mmap.
     mapping: AtomicU64,

@@ -8,8 +8,8 @@
 //! first that is idle. Those in front of it are the calls that it may have interrupted; a creation looks at them first, so that it
 //! finds the later call when it has waited for an earlier one.
 
-use crate::creation::{Creation, Intents, Ticket};
-use crate::origin::{Origin, Place, PlaceCell};
+use super::creation::{Creation, Intents, Ticket};
+use super::origin::{Origin, Place, PlaceCell};
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.

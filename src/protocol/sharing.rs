@@ -5,8 +5,8 @@
 //! traps and goes through the gate like a write. Only then is the instant chosen: stores are either before the arming, and in the
 //! snapshot, or behind the gate.
 
-use crate::creation::{Scope, Ticket};
-use crate::origin::Origin;
+use super::creation::{Scope, Ticket};
+use super::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// What a process record says of shared mappings. Both words are written by the process itself.

@@ -1,9 +1,9 @@
 //! The slot of one thread: the calls it has under way, and what it asks of an agent.
 
-use crate::creation::Intent;
-use crate::gate::Frame;
-use crate::protocol::limits::PROCESSES;
-use crate::protocol::process_id::EPOCH_BITS;
+use super::creation::Intent;
+use super::gate::Frame;
+use super::limits::PROCESSES;
+use super::process_id::EPOCH_BITS;
 use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, planted};
 
@@ -25,7 +25,7 @@ pub struct WriterSlot {
     request: AtomicU32,
     /// Low bits of the tenure's number:10 | thread id:22, 0 if it is not known.
     thread: AtomicU32,
-    pub(super) intent: Intent,
+    pub(crate) intent: Intent,
     /// What is asked for: snapshot record, its life in the high half.
     snapshot: AtomicU64,
     first: AtomicU64,

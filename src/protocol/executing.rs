@@ -7,7 +7,7 @@
 //! exiting. Nor does it of one with direct writes in its queues, which land when the old address space goes, a moment later
 //! (exit_aio, fs/aio.c).
 
-use crate::protocol::process_id::ProcessId;
+use super::process_id::ProcessId;
 #[cfg(not(loom))]
 use crate::sys::sync::AtomicU32;
 use crate::sys::sync::{AtomicU64, Ordering, full_fence};
@@ -41,7 +41,7 @@ impl Executing {
 
     /// Whether the image `id` may be replaced at any moment. Ask after [`Frame::start_pushing`].
     ///
-    /// [`Frame::start_pushing`]: crate::gate::Frame::start_pushing
+    /// [`Frame::start_pushing`]: crate::protocol::gate::Frame::start_pushing
     pub fn is_under_way(&self, id: ProcessId) -> bool {
         (self.0.load(Ordering::Relaxed) >> 32) as u32 == id.epoch()
     }

@@ -4,7 +4,7 @@
 //! creator's `commit` against anybody's `abort`. The gates of the origins are this record: a writer that finds its origin named
 //! waits.
 
-use crate::origin::{Origin, Place, PlaceCell};
+use super::origin::{Origin, Place, PlaceCell};
 use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
 /// All-zero is "free".

@@ -11,7 +11,7 @@
 //! cannot be seen, is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land
 //! before the memory goes, and before another program's memory can be read (`exec_update_lock`).
 
-use crate::origin::Origin;
+use super::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// Where a process keeps its [`Queues`]: so far behind its cookie.
