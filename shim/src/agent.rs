@@ -339,7 +339,7 @@ fn doubt_if_table_is_gone(own: &Own) {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         for (index, view) in walk.owned_by(own.owner()) {
-            if view.head.state() == State::Exact && snapshim::preserve::doubt(own.table, index, view.head.life()) {
+            if view.head.state() == State::Exact && snapshim::table::doubt(own.table, index, view.head.life()) {
                 doubted += 1;
             }
         }

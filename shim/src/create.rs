@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise};
 use snapshim::PAGE;
 use snapshim::drain::{Blame, place_of};
-use snapshim::preserve::{self, local};
+use snapshim::preserve::local;
 use snapshim::protocol::changes::Modified;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
 use snapshim::protocol::origin::{Origin, Place};
@@ -18,7 +18,7 @@ use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, State};
 use snapshim::protocol::unseen::Look;
 use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{futex, procfs, raw};
-use snapshim::table::Table;
+use snapshim::table::{self, Table};
 
 use crate::config::config;
 use crate::hooks::change::Named;
@@ -414,7 +414,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
-        doubt_if_unseen(table, before, &Named(origin), || preserve::doubt(table, index, head.life()));
+        doubt_if_unseen(table, before, &Named(origin), || table::doubt(table, index, head.life()));
         if thread.own.identity.note_snapshot()
             && let Some(record) = thread.own.record()
         {

@@ -98,7 +98,7 @@ pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         let exact = exact_of(own, walk, origin);
-        doubted += exact.filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count();
+        doubted += exact.filter(|(index, life)| snapshim::table::doubt(own.table, *index, *life)).count();
     });
     doubted
 }

@@ -3,11 +3,10 @@
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-use crate::preserve;
 use crate::protocol::snapshot::State;
 use crate::protocol::unseen::{Unseen, Who};
 use crate::sys::procfs::{self, ProcPath, Stat};
-use crate::table::Table;
+use crate::table::{self, Table};
 
 impl Who {
     /// The process `pid`.
@@ -64,7 +63,7 @@ impl Table {
         let mut doubted = 0;
         self.over_splits(|walk| {
             for (index, view) in walk.live().filter(|(_, view)| view.head.state() == State::Exact) {
-                doubted += usize::from(preserve::doubt(self, index, view.head.life()));
+                doubted += usize::from(table::doubt(self, index, view.head.life()));
             }
         });
         doubted

@@ -552,8 +552,3 @@ fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
         snapshot.add_flags(crate::protocol::snapshot::BITS_INCOMPLETE);
     }
 }
-
-/// Marks snapshot `index` doubtful, if it is exact.
-pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
-    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
-}

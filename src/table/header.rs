@@ -64,12 +64,12 @@ impl Header {
         }
     }
 
-    /// Whether the table cannot be trusted.
-    pub(super) fn is_damaged(&self) -> bool {
+    /// Whether a table of `layout` cannot be trusted.
+    pub(super) fn is_damaged(&self, layout: u64) -> bool {
         // Relaxed: who sees it later leaves later.
         self.damaged.load(Ordering::Relaxed) != 0
             || self.magic.load(Ordering::Relaxed) != MAGIC
-            || self.layout.load(Ordering::Relaxed) != super::LAYOUT
+            || self.layout.load(Ordering::Relaxed) != layout
     }
 
     pub(super) fn declare_damaged(&self) {

@@ -7,7 +7,6 @@ use super::walk::Walk;
 use super::{Table, liveness};
 use crate::protocol::holdings::Holdings;
 use crate::protocol::process_id::ProcessId;
-use crate::protocol::snapshot::{Snapshot, View};
 use crate::sys::sync::Ordering;
 use crate::sys::wait::Patience;
 
@@ -28,32 +27,6 @@ pub struct Knowledge<'a> {
 const LOOKS: u32 = 40;
 
 impl Table {
-    /// Whether somebody found the table damaged.
-    #[must_use]
-    pub fn is_damaged(&self) -> bool {
-        self.header.is_damaged()
-    }
-
-    /// Makes everybody who uses the table leave it.
-    #[cold]
-    pub fn declare_damaged(&self) {
-        self.header.declare_damaged();
-    }
-
-    /// The snapshot `index`, if there is one that can be true.
-    pub fn view(&self, index: u32) -> Option<View> {
-        self.sound(self.snapshot(index)?)
-    }
-
-    pub(super) fn sound(&self, snapshot: &Snapshot) -> Option<View> {
-        let view = snapshot.view()?;
-        if !view.is_sound() {
-            self.declare_damaged();
-            return None;
-        }
-        Some(view)
-    }
-
     /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
     /// makes, moves or unmaps a snapshot meanwhile.
     pub fn inspect(&self, known: &Knowledge<'_>) {

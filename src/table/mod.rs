@@ -20,12 +20,11 @@ use crate::protocol::creation::{Intent, Intents};
 use crate::protocol::gate::{Floating, Gate};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
-use crate::protocol::preserved::{Bits, Block};
+use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
-use crate::protocol::snapshot::{Snapshot, View};
+use crate::protocol::snapshot::{Snapshot, State, View};
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::sync::{AtomicU64, Ordering};
-use blocks::SnapshotBlocks;
 use header::Header;
 
 /// The table. Everything before `processes` has memory from the start; of what follows, some records have, and others get it before
@@ -81,6 +80,32 @@ impl Intents for Table {
 }
 
 impl Table {
+    /// Whether somebody found the table damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.header.is_damaged(LAYOUT)
+    }
+
+    /// Makes everybody who uses the table leave it.
+    #[cold]
+    pub fn declare_damaged(&self) {
+        self.header.declare_damaged();
+    }
+
+    /// The snapshot `index`, if there is one that can be true.
+    pub fn view(&self, index: u32) -> Option<View> {
+        self.sound(self.snapshot(index)?)
+    }
+
+    pub(super) fn sound(&self, snapshot: &Snapshot) -> Option<View> {
+        let view = snapshot.view()?;
+        if !view.is_sound() {
+            self.declare_damaged();
+            return None;
+        }
+        Some(view)
+    }
+
     /// The gate that all writers and creations go through.
     pub fn gate(&self) -> Gate<'_, Self> {
         Gate { active: &self.header.active, creation: &self.header.creation, intents: self }
@@ -171,37 +196,6 @@ impl Table {
         });
     }
 
-    /// The preserved bits of snapshot `index` in the life that `view` saw.
-    pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
-        let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
-        let root = &self.snapshots[pool.snapshot as usize].root;
-        Bits { root, life: view.head.life(), pages, pool }
-    }
-
-    /// How many of the pages that a piece shows have their own copy.
-    #[must_use]
-    pub fn preserved_pages(&self, index: u32, view: &View) -> u64 {
-        let shown = view.kept();
-        if view.is_relocated() {
-            return shown.end - shown.start;
-        }
-        let pool = self.blocks_for(index);
-        let base = view.identity.base;
-        self.bits(&pool, view).count(shown.start - base..shown.end - base)
-    }
-
-    /// The blocks that snapshot `index` takes its bits from.
-    pub fn blocks_for(&self, index: u32) -> SnapshotBlocks<'_> {
-        SnapshotBlocks { table: self, snapshot: index }
-    }
-
-    /// How many blocks belong to snapshots that there are.
-    #[must_use]
-    pub fn blocks_in_use(&self) -> usize {
-        let pool = self.blocks_for(0);
-        self.block_owners.iter().filter(|owner| owner.named().is_some_and(|life| !pool.is_over(life))).count()
-    }
-
     /// The pages of `view` that a change of the bytes `range` of its origin touches.
     #[must_use]
     pub fn touched(view: &View, range: &Range<u64>) -> Range<u64> {
@@ -210,4 +204,9 @@ impl Table {
         let end = range.end.div_ceil(crate::PAGE).min(kept.end);
         start..end.max(start)
     }
+}
+
+/// Marks snapshot `index` doubtful, if it is exact.
+pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
+    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
 }

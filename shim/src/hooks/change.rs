@@ -8,14 +8,14 @@ use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use snapshim::drain::place_behind;
 use snapshim::preserve::kept::KeptFiles;
-use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
+use snapshim::preserve::{Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
-use snapshim::table::Table;
+use snapshim::table::{self, Table};
 
 use crate::config::config;
 use crate::doors::set_errno;
@@ -357,7 +357,7 @@ fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &im
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
             table.note_change(view.identity.origin);
             let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.identity.origin, change).is_ok());
-            doubted += usize::from(!is_kept && preserve::doubt(table, index, view.head.life()));
+            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
         }
     });
     say_anywhere(doubted);
@@ -577,7 +577,7 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, orig
 
 fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view: &View) {
     if !pusher.break_mapping(index, view) {
-        preserve::doubt(table, index, view.head.life());
+        table::doubt(table, index, view.head.life());
     }
     let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
