@@ -2,3 +2,4 @@
 
 pub mod aio_idle;
 pub mod unseen;
+mod vacancies;

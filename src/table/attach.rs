@@ -430,7 +430,7 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     // The creation mask of the application must not keep the group out.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(Refusal::File)?;
     rustix::fs::ftruncate(&file, size_of::<Table>() as u64).map_err(full)?;
-    for (start, length) in super::room::BACKED {
+    for (start, length) in super::growth::BACKED {
         rustix::fs::fallocate(&file, FallocateFlags::empty(), start, length).map_err(full)?;
     }
     let start = [MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()];

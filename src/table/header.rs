@@ -44,8 +44,8 @@ pub struct Header {
     pub(crate) creation: Creation,
     /// Of the origins whose marks begin with the index.
     changes: [Changes; COUNTERS],
-    pub(super) process_room: Room,
-    pub(super) writer_room: Room,
+    pub(crate) process_room: Room,
+    pub(crate) writer_room: Room,
     /// The processes whose changes nobody is told of.
     pub(crate) unseen: Unseen,
     rest: [AtomicU64; 164],
@@ -77,7 +77,7 @@ impl Header {
     }
 
     /// Counts a change of every origin that a process may have had mapped shared and writable.
-    pub(super) fn note_changes_of_sharer(&self, sharing: &Sharing) {
+    pub(crate) fn note_changes_of_sharer(&self, sharing: &Sharing) {
         const { assert!(COUNTERS == 256) };
         let counters = (0..=u8::MAX).zip(&self.changes);
         counters.filter(|(first, _)| sharing.includes_mark_of(*first)).for_each(|(_, counter)| counter.note());
@@ -101,7 +101,7 @@ impl Header {
     }
 
     /// The calls of a thread that is about to fork stand in its child's slot as well.
-    pub(super) fn note_continued(&self) {
+    pub(crate) fn note_continued(&self) {
         // Release: pairs with the Acquire in `continued`: who finds the parent's call over finds the count changed.
         self.continued.fetch_add(1, Ordering::Release);
     }
@@ -110,11 +110,11 @@ impl Header {
         self.continued.load(Ordering::Acquire)
     }
 
-    pub(super) fn processes_used(&self) -> usize {
+    pub(crate) fn processes_used(&self) -> usize {
         (self.processes.load(Ordering::Acquire) as usize).min(PROCESSES)
     }
 
-    pub(super) fn writers_used(&self) -> usize {
+    pub(crate) fn writers_used(&self) -> usize {
         (self.writers.load(Ordering::Acquire) as usize).min(WRITERS)
     }
 
@@ -123,11 +123,11 @@ impl Header {
     }
 
     // AcqRel: a scan that acquires the mark sees every record claimed below it; the announcement's fence orders the rest.
-    pub(super) fn note_process(&self, index: u32) {
+    pub(crate) fn note_process(&self, index: u32) {
         self.processes.fetch_max(index + 1, Ordering::AcqRel);
     }
 
-    pub(super) fn note_writer(&self, index: u32) {
+    pub(crate) fn note_writer(&self, index: u32) {
         self.writers.fetch_max(index + 1, Ordering::AcqRel);
     }
 

@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod blocks;
+mod growth;
 pub mod header;
 pub mod inspection;
 pub mod lending;
@@ -97,7 +98,7 @@ impl Table {
         self.sound(self.snapshot(index)?)
     }
 
-    pub(super) fn sound(&self, snapshot: &Snapshot) -> Option<View> {
+    fn sound(&self, snapshot: &Snapshot) -> Option<View> {
         let view = snapshot.view()?;
         if !view.is_sound() {
             self.declare_damaged();
