@@ -2,23 +2,19 @@
 //!
 //! Nobody waits for the dead, and nobody waits for ever.
 
-use core::ffi::c_char;
-use core::mem::MaybeUninit;
 use core::time::Duration;
 
-use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev, statx};
 use rustix::io::Errno;
-use syscalls::{Sysno, syscall};
 
-use crate::protocol::changes::Modified;
+use crate::cooperate::locate::place_of;
+use crate::cooperate::thread_state::{Doing, Maker};
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::gate::{Frame, Turn};
 use crate::protocol::origin::{Origin, Place};
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::protocol::writer_slot::WriterSlot;
-use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::sys::procfs::ProcPath;
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::sys::{futex, raw};
@@ -32,97 +28,6 @@ pub struct Blame {
     pub pid: u32,
     /// Its thread; 0 if that is not known.
     pub tid: u32,
-}
-
-/// Where a descriptor leads; [`Place::Unknown`] if the kernel does not say, be it for want of memory or by a filter of seccomp(2) that
-/// refuses to be asked.
-///
-/// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every
-/// later write (Documentation/filesystems/multigrain-ts.rst).
-pub fn place_behind(descriptor: u32) -> Place {
-    let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
-        Ok(found) => place_found(&found),
-        Err(Errno::BADF) => Place::Elsewhere,
-        Err(_) => place_otherwise(descriptor),
-    }
-}
-
-/// By older calls: a filter may know one of them and not the others.
-#[cold]
-fn place_otherwise(descriptor: u32) -> Place {
-    let file = raw::borrow(descriptor);
-    match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
-        Ok(found) => place_of(&found),
-        Err(Errno::BADF) => Place::Elsewhere,
-        // What has no position is neither a file nor a block device.
-        Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Place::Elsewhere,
-        Err(_) => Place::Unknown,
-    }
-}
-
-/// Where a path leads from `directory`, an application's path, with the flags of newfstatat(2). [`Place::Elsewhere`] also where the
-/// call that will look it up fails as this look does.
-pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
-    let mut found = MaybeUninit::<Statx>::uninit();
-    let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
-    // SAFETY: `found` is a struct statx; the kernel checks the application's pointer.
-    let done = unsafe { syscall!(Sysno::statx, directory as i32, path, flags, wanted, found.as_mut_ptr()) };
-    match done {
-        // SAFETY: the call filled it in.
-        Ok(_) => place_found(unsafe { found.assume_init_ref() }),
-        Err(error) if is_of_the_path(error) => Place::Elsewhere,
-        Err(_) => place_at_otherwise(directory, path, flags),
-    }
-}
-
-#[cold]
-fn place_at_otherwise(directory: u32, path: *const c_char, flags: u32) -> Place {
-    let mut found = MaybeUninit::<rustix::fs::Stat>::uninit();
-    // SAFETY: `found` is a struct stat; the kernel checks the application's pointer.
-    let done = unsafe { syscall!(Sysno::newfstatat, directory as i32, path, found.as_mut_ptr(), flags) };
-    match done {
-        // SAFETY: the call filled it in.
-        Ok(_) => place_of(unsafe { found.assume_init_ref() }),
-        Err(error) if is_of_the_path(error) => Place::Elsewhere,
-        Err(_) => Place::Unknown,
-    }
-}
-
-/// Whether the path, and not the looking, is what fails.
-fn is_of_the_path(error: syscalls::Errno) -> bool {
-    use syscalls::Errno as E;
-    [E::ENOENT, E::ENOTDIR, E::ELOOP, E::ENAMETOOLONG, E::EACCES, E::EFAULT, E::EBADF].contains(&error)
-}
-
-/// Where a descriptor leads, when that file was modified, and its size. To be asked seldom: see [`place_behind`].
-pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Place, Modified)> {
-    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MTIME | StatxFlags::SIZE;
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
-    let modified = Modified::new(found.stx_mtime.tv_sec, u64::from(found.stx_mtime.tv_nsec), found.stx_size);
-    StatxFlags::from_bits_retain(found.stx_mask).contains(wanted).then(|| (place_found(&found), modified))
-}
-
-fn place_found(found: &Statx) -> Place {
-    match FileType::from_raw_mode(found.stx_mode.into()) {
-        FileType::RegularFile => {
-            Place::Origin(Origin::file(makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
-        }
-        FileType::BlockDevice => {
-            Place::Origin(Origin::block_device(makedev(found.stx_rdev_major, found.stx_rdev_minor)))
-        }
-        _ => Place::Elsewhere,
-    }
-}
-
-/// Where a `stat` leads.
-#[must_use]
-pub fn place_of(stat: &rustix::fs::Stat) -> Place {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Place::Origin(Origin::file(stat.st_dev, stat.st_ino)),
-        FileType::BlockDevice => Place::Origin(Origin::block_device(stat.st_rdev)),
-        _ => Place::Elsewhere,
-    }
 }
 
 impl Table {
@@ -354,98 +259,8 @@ fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
     concerned.then_some(turn)
 }
 
-/// The thread that makes the calls of a slot.
-struct Maker<'a> {
-    process: &'a Process,
-    id: ProcessId,
-    thread: u32,
-    doing: Doing,
-}
-
-/// What a thread is doing in the kernel: /proc/PID/task/TID/syscall (proc_pid_syscall(5)), which is readable for who may trace it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Doing {
-    /// The number of the call that it waits in.
-    call: Option<u64>,
-}
-
-impl Doing {
-    fn read(pid: u32, thread: u32) -> Self {
-        let mut buffer = [0u8; 256];
-        let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
-        let text = procfs::read_file(path.as_c_str(), &mut buffer).unwrap_or(b"");
-        Self::parse(core::str::from_utf8(text).unwrap_or("")).unwrap_or_default()
-    }
-
-    /// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
-    ///
-    /// Where the stack pointer is says nothing of a call further up: the thread may be in a handler on another stack.
-    fn parse(text: &str) -> Option<Self> {
-        let call = text.split_ascii_whitespace().next()?.parse::<u64>().ok();
-        Some(Self { call })
-    }
-
-    /// Whether it waits in a call that writes nothing.
-    fn is_waiting_elsewhere(&self) -> bool {
-        self.call.is_some_and(|call| !WRITING.contains(&call))
-    }
-
-    /// Whether it certainly does not wait for a child of vfork(2), or by clone(2), that may have its memory and stack meanwhile.
-    fn is_no_loan(&self, pid: u32, thread: u32) -> bool {
-        const LENDING: [u64; 3] = [56, 58, 435];
-        match self.call {
-            Some(call) => !LENDING.contains(&call),
-            // Running, or not ours to know; its state is there for everybody.
-            None => {
-                Stat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat")).is_ok_and(|stat| stat.is_no_vfork())
-            }
-        }
-    }
-}
-
-/// The system calls that the hooks announce (x86-64).
-const WRITING: [u64; 21] =
-    [1, 2, 16, 18, 20, 40, 76, 77, 85, 132, 209, 235, 257, 261, 275, 280, 285, 296, 304, 326, 328];
-
 /// The longest SNAPSHIM_TIMEOUT_MS, in nanoseconds: no creator gives itself longer.
 const LONGEST_CREATION: u64 = 60_000_000_000;
 
 /// PID_MAX_LIMIT of linux/threads.h.
 const MOST_THREADS: u32 = 4 << 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const IN_READ: &str = "0 0x0 0x7f0000000000 0x400 0x0 0x0 0x0 0x7ffd00001000 0x7f1234567890\n";
-
-    #[test]
-    fn a_thread_that_waits_in_read_writes_nothing() {
-        let doing = Doing::parse(IN_READ).unwrap();
-        assert_eq!(doing.call, Some(0));
-        assert!(doing.is_waiting_elsewhere());
-    }
-
-    #[test]
-    fn no_call_that_writes_is_taken_for_another() {
-        use Sysno::*;
-        let writing = [write, pwrite64, writev, pwritev, pwritev2, copy_file_range, sendfile, splice, io_submit, ioctl];
-        let cutting = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
-        for call in writing.into_iter().chain(cutting) {
-            let doing = Doing { call: Some(call.id() as u64) };
-            assert!(!doing.is_waiting_elsewhere(), "{call}");
-        }
-    }
-
-    #[test]
-    fn a_thread_that_writes_runs_or_cannot_be_seen_may_be_writing() {
-        for text in [
-            "1 0x3 0x7f0000000000 0x400 0x0 0x0 0x0 0x7ffd00001000 0x7f12",
-            "running\n",
-            "-1 0x7ffd00001000 0x7f12\n",
-            "",
-        ] {
-            assert!(!Doing::parse(text).unwrap_or_default().is_waiting_elsewhere(), "{text}");
-        }
-    }
-}

@@ -5,7 +5,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use snapshim::drain::place_of;
+use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::raw;
 

@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use snapshim::drain::place_of;
+use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;

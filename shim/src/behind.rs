@@ -7,7 +7,7 @@
 
 use core::ffi::c_int;
 
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::raw;

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::{place_behind, place_of};
+use snapshim::cooperate::locate::{place_behind, place_of};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;

@@ -6,7 +6,7 @@
 use core::fmt;
 
 use rustix::io::Errno;
-use snapshim::drain::place_of;
+use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::snapshot::State;
 use snapshim::sys::{procfs, raw};

@@ -17,7 +17,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
-use snapshim::drain::place_of;
+use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::process::Process;

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags};
-use snapshim::drain::place_of;
+use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::Place;
 use snapshim::sys::{procfs, raw, signal_block};
 

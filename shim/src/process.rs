@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 use once_cell::race::OnceRef;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
-use snapshim::drain::place_of;
+use snapshim::cooperate::locate::place_of;
 use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::protocol::aio_queues::{QUEUES_AT, Queues};

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::{modified_behind, place_behind};
+use snapshim::cooperate::locate::{modified_behind, place_behind};
 use snapshim::protocol::changes::Modified;
 use snapshim::protocol::origin::{Origin, Place, PlaceCell};
 use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};

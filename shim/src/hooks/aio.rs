@@ -12,7 +12,7 @@ use core::ffi::{c_int, c_long};
 
 use rustix::fs::OFlags;
 use snapshim::PAGE;
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::aio_queues::Queue;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::Place;

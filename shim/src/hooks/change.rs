@@ -6,7 +6,7 @@ use core::sync::atomic::{Ordering, fence};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{Change, Failure, OnFailure, Pusher, Reason, Report, Way};
 use snapshim::protocol::creation::Ticket;

@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::ffi::{c_int, c_uint};
 
 use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::Place;
 use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};

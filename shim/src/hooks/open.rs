@@ -7,7 +7,7 @@ use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_uint};
 
 use rustix::fs::FileType;
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::Place;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;

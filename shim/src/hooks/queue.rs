@@ -6,7 +6,7 @@ use core::ptr;
 
 use libc::{aiocb, sigevent};
 use rustix::mm::{MapFlags, ProtFlags};
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;

@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int};
 
 use libc::off64_t;
 use rustix::fs::OFlags;
-use snapshim::drain::{place_at, place_behind};
+use snapshim::cooperate::locate::{place_at, place_behind};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::ProcPath;

@@ -3,7 +3,7 @@
 use core::ffi::{c_char, c_int};
 
 use libc::{timespec, timeval, utimbuf};
-use snapshim::drain::{place_at, place_behind};
+use snapshim::cooperate::locate::{place_at, place_behind};
 use snapshim::protocol::origin::Place;
 use syscalls::{Sysno, syscall};
 

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::preserve::Failure;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::signal_block;

@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 use libc::{iovec, mmsghdr};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::place_behind;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::{raw, signal_block};
 
