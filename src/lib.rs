@@ -12,19 +12,11 @@
 
 #[cfg(not(loom))]
 pub mod cooperate;
-#[cfg(not(loom))]
-pub mod foreign;
 pub mod protocol;
 pub mod sys;
 #[cfg(not(loom))]
 pub mod table;
 
-#[cfg(not(loom))]
-pub mod arming;
-#[cfg(not(loom))]
-pub mod drain;
-#[cfg(not(loom))]
-pub mod pieces;
 #[cfg(not(loom))]
 pub mod preserve;
 

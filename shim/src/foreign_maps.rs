@@ -1,5 +1,5 @@
 //! Programs without the shim that have an origin mapped shared and writable: their stores make no call, and often move no time
-//! ([`snapshim::foreign`]).
+//! ([`snapshim::cooperate::foreign`]).
 //!
 //! The agent looks for them right after a snapshot was made, and once a second: it asks the kernel for the writable shared mappings
 //! of every process that it may look into, and compares what the kernel says of their file with what it says of the snapshot's own
@@ -17,6 +17,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
+use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Place};
@@ -26,7 +27,6 @@ use snapshim::protocol::snapshot::{FOREIGN_MAPPING, State};
 use snapshim::sys::procfs::{self, ProcPath, Stat};
 use snapshim::sys::wait::Patience;
 use snapshim::sys::{raw, signal_block};
-use snapshim::table::liveness::{self, Liveness};
 
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};

@@ -6,7 +6,7 @@
 //! instructions of a runtime's own that no hook sees) and come back to the call much later. So a frame is given up on proof
 //! alone:
 //!
-//! - the thread is gone (`snapshim::drain`);
+//! - the thread is gone (`snapshim::cooperate::drain`);
 //! - or the thread *lands* behind a jump of libc's whose target lies on its own stack ([`OwnStack`]), further up than the call,
 //!   made from further down that stack, or from its alternate signal stack, which the kernel entered from further down. A stack
 //!   is contiguous: what the thread does next takes the place of the call. That is noted when the jump is done, not when it is

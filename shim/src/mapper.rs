@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
-use snapshim::pieces::{Further, part};
+use snapshim::cooperate::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
 use snapshim::protocol::snapshot::{

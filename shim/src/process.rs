@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 use once_cell::race::OnceRef;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
+use snapshim::cooperate::inspection::Knowledge;
 use snapshim::cooperate::locate::place_of;
 use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::kept::KeptFiles;
@@ -18,7 +19,6 @@ use snapshim::protocol::unseen::Who;
 use snapshim::sys::{procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
-use snapshim::table::inspection::Knowledge;
 
 use crate::config::config;
 use crate::log::{Level, say};

@@ -1,4 +1,4 @@
-//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::foreign`]): by the agent once a second, and
+//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::cooperate::foreign`]): by the agent once a second, and
 //! when somebody asks for a snapshot's state or unmaps it.
 //!
 //! An origin is reached by a descriptor that is kept for it: O_PATH, so that closing it drops no lock, close-on-exec, at a number

@@ -1,6 +1,6 @@
 //! The counts of another process, and the kernel's rings, as a creation reads them.
 
-use crate::drain::Blame;
+use super::drain::Blame;
 use crate::protocol::aio_queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::Process;

@@ -13,7 +13,7 @@ use super::local::{Means, Served};
 use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
 use super::verify;
 use crate::PAGE;
-use crate::pieces::{Further, part};
+use crate::cooperate::pieces::{Further, part};
 use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
 use crate::protocol::writer_slot::Request;
 use crate::sys::raw;

@@ -7,10 +7,6 @@ pub mod attach;
 pub mod blocks;
 mod growth;
 pub mod header;
-pub mod inspection;
-pub mod lending;
-pub mod liveness;
-pub mod recovery;
 mod room;
 pub mod walk;
 
@@ -36,7 +32,7 @@ pub struct Table {
     pub(crate) header: Header,
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
     /// `Origin::mark` of each snapshot, 0 for none: what a writer scans.
-    marks: [AtomicU64; SNAPSHOTS],
+    pub(crate) marks: [AtomicU64; SNAPSHOTS],
     block_owners: [BlockOwner; BLOCKS],
     pub(crate) processes: [Process; PROCESSES],
     /// So that slots lie alike in all pages.

@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use libc::pid_t;
 use rustix::io::Errno;
-use snapshim::pieces::Further;
+use snapshim::cooperate::pieces::Further;
 use snapshim::preserve::local;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::holdings::Holdings;

@@ -2,7 +2,6 @@
 //!
 //! Any process may run any of this at any time, twice, and be killed in it.
 
-use super::Table;
 use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
 use crate::protocol::creation::Ticket;
@@ -12,6 +11,7 @@ use crate::protocol::process::{Child, Dead, Process};
 use crate::protocol::process_id::{ProcessId, owner_index};
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::futex;
+use crate::table::Table;
 
 impl Table {
     /// The process that `owner` refers to: its index, record and identity, if it is still in the table.

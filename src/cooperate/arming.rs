@@ -1,6 +1,6 @@
 //! Waiting until every process that shares an origin has armed its mappings; see [`crate::protocol::sharing`].
 
-use crate::drain::Blame;
+use super::drain::Blame;
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};

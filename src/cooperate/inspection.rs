@@ -3,12 +3,13 @@
 //! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in
 //! the header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
 
-use super::walk::Walk;
-use super::{Table, liveness};
+use super::liveness;
 use crate::protocol::holdings::Holdings;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::sync::Ordering;
 use crate::sys::wait::Patience;
+use crate::table::Table;
+use crate::table::walk::Walk;
 
 /// What a process knows of itself.
 #[derive(Clone, Copy, Debug)]

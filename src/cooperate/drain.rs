@@ -6,8 +6,9 @@ use core::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::cooperate::locate::place_of;
-use crate::cooperate::thread_state::{Doing, Maker};
+use super::liveness::{self, Liveness};
+use super::locate::place_of;
+use super::thread_state::{Doing, Maker};
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::gate::{Frame, Turn};
 use crate::protocol::origin::{Origin, Place};
@@ -19,7 +20,6 @@ use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::Patience;
 use crate::sys::{futex, raw};
 use crate::table::Table;
-use crate::table::liveness::{self, Liveness};
 
 /// Who did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
