@@ -6,7 +6,7 @@
 use core::ffi::{CStr, c_char};
 
 use once_cell::race::OnceRef;
-use snapshim::preserve::{OnFailure, Way};
+use snapshim::preserve::policy::{OnFailure, Way};
 use snapshim::sys::{procfs, raw};
 
 /// How much is logged.

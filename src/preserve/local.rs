@@ -14,8 +14,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use super::headroom::Headroom;
 use super::kept::KeptFiles;
+use super::record::record;
 use super::relocate::{self, Stores};
-use super::{record, unshare, verify};
+use super::{unshare, verify};
 use crate::PAGE;
 use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;

@@ -8,6 +8,8 @@ pub mod headroom;
 pub mod holes;
 pub mod kept;
 pub mod local;
+pub mod policy;
+mod record;
 pub mod relocate;
 pub mod slices;
 pub mod unshare;
@@ -31,6 +33,8 @@ use crate::table::Table;
 use headroom::Headroom;
 use kept::KeptFiles;
 use local::Means;
+use policy::{Failure, OnFailure, Reason, Report, Way};
+use record::record;
 use relocate::Stores;
 
 /// Pages that are read in before they are pushed. Of more the kernel reads ahead what is needed soon.
@@ -38,62 +42,6 @@ const FEW: u64 = 16;
 
 /// Pages in one push: as many as process_vm_writev(2) pins at once.
 pub const RUN: u64 = 1024;
-
-/// Which ways of preserving may be tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From the writer; where that is refused, by the mapper's agent.
-    Auto,
-    /// From the writer only, wherever it need not wait in the kernel for the mapper.
-    Direct,
-    /// By the agent only.
-    Agent,
-    /// From the writer, which is an agent itself and asks no other.
-    Alone,
-}
-
-/// What happens when a page cannot be preserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// The origin wins: the snapshot faults from then on, the write goes on.
-    BreakSnapshot,
-    /// The snapshot wins: the write fails.
-    FailWrite,
-}
-
-/// Why a page could not be preserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The kernel refuses access to the mapper, and its agent did not answer in time or does not exist.
-    NoAccess,
-    /// Access is granted, but copy-on-write could not be broken (no memory, or the mapping was changed behind the shim).
-    NoCopy,
-    /// The pages have to be moved off the file, which only the mapper's process can do, and its agent did not.
-    NoAgent,
-    /// The mapper was changing its mapping for too long (it is stopped).
-    MapperBusy,
-    /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
-    NoMemory,
-    /// A program that does not cooperate has cut the file: the pages are gone.
-    ForeignCut,
-    /// The table cannot be trusted.
-    Damaged,
-}
-
-/// A snapshot that could not be kept, and a write that must not happen.
-#[derive(Clone, Copy, Debug)]
-pub struct Failure {
-    /// The mapper.
-    pub pid: u32,
-    /// What went wrong.
-    pub reason: Reason,
-}
-
-/// What others are told.
-pub trait Report {
-    /// Snapshot pieces of `pid` were broken, for `reason`, so that a write could go on.
-    fn broken(&self, pid: u32, origin: Origin, reason: Reason);
-}
 
 /// A thread that preserves, and what it may use.
 pub struct Pusher<'a, R, S> {
@@ -541,14 +489,4 @@ fn is_same_place(now: &View, before: &View) -> bool {
 
 fn preserve_task(index: u32, life: u32, pages: &Range<u64>) -> Request {
     Request { snapshot: index, life, task: Task::Preserve, first: pages.start, count: pages.end - pages.start }
-}
-
-/// Records that `pages` (of the origin) of a snapshot are preserved and verified.
-fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
-    let Some(snapshot) = table.snapshot(index) else { return };
-    let base = view.identity.base;
-    let pool = table.blocks_for(index);
-    if table.bits(&pool, view).set(pages.start - base..pages.end - base).is_none() {
-        snapshot.add_flags(crate::protocol::snapshot::BITS_INCOMPLETE);
-    }
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
 use snapshim::cooperate::locate::place_behind;
-use snapshim::preserve::Failure;
+use snapshim::preserve::policy::Failure;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::signal_block;
 

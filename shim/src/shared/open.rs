@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use snapshim::PAGE;
-use snapshim::preserve::Failure;
+use snapshim::preserve::policy::Failure;
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::{procfs, raw};
 
