@@ -1,7 +1,7 @@
 //! Foreign changes: what programs without the shim do to an origin, found afterwards and on best effort.
 //!
-//! A mapper looks at the files that its snapshots are of, and makes the snapshots doubtful of one that was changed by none who counts
-//! ([`changes`](crate::protocol::changes)).
+//! A mapper looks at the files that its snapshots are of, and makes the snapshots doubtful of one that was changed by none who
+//! counts ([`changes`](crate::protocol::changes)).
 //!
 //! The time of last status change is of no use: chmod, rename and link move it.
 

@@ -1,7 +1,7 @@
 //! Acting on the table together: waiting for others, judging whether they live, taking out what the dead left.
 //!
-//! Imports [`table`](crate::table), [`protocol`](crate::protocol) and [`sys`](crate::sys). The table answers what a record says; here
-//! the system is asked what is true: /proc, another process's memory, the kernel's mark of an exec.
+//! Imports [`table`](crate::table), [`protocol`](crate::protocol) and [`sys`](crate::sys). The table answers what a record says;
+//! here the system is asked what is true: /proc, another process's memory, the kernel's mark of an exec.
 //!
 //! Promise: no process waits for the dead, and none waits for ever ([`drain`]); a process that cannot be looked at counts as alive
 //! ([`liveness`]); whatever takes something out of the table may be run by any process at any time, twice, and be killed in it

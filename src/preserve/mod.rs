@@ -3,6 +3,15 @@
 //! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether
 //! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
+//!
+//! [`Pusher`] is the way of a writer, from the origin and the range to the verified page; [`local`], [`relocate`] and [`slices`]
+//! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
+//! still keep, [`kept`] which files of /proc stay open.
+//!
+//! Imports everything else in the core; nothing in the core imports it. It takes no lock and allocates nothing.
+//!
+//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. Memory is changed only
+//! where this process has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
 
 pub mod headroom;
 pub mod holes;

@@ -2,8 +2,8 @@
 //!
 //! Imports nothing of the crate but its own files; everything else may import it. The models compile [`sync`] and [`futex`] alone.
 //!
-//! Promise: every function may run in any call, in a signal handler and before `main`. It allocates nothing, takes no lock and leaves
-//! errno alone. Nothing here knows the table.
+//! Promise: every function may run in any call, in a signal handler and before `main`. It allocates nothing, takes no lock and
+//! leaves errno alone. Nothing here knows the table.
 
 #[cfg(not(loom))]
 pub mod clock;

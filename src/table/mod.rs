@@ -2,6 +2,16 @@
 //!
 //! One file of fixed layout, mapped by every process for life. All records are atomics, all-zero means empty, and records name each
 //! other by index. Whatever a process was doing when it died can be undone by any other from the table alone.
+//!
+//! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
+//! `growth`), walks over its snapshots ([`walk`]) and the pool of preserved bits ([`blocks`]). The records themselves, and what may
+//! happen to them, are in [`protocol`](crate::protocol).
+//!
+//! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). Waits for nobody, judges nobody, and touches no memory but its
+//! own.
+//!
+//! Promise: no index that a record holds leads out of an array, and no record is looked at that has no memory. A record that cannot
+//! be true declares the table damaged.
 
 pub mod attach;
 pub mod blocks;
