@@ -8,10 +8,10 @@
 //! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
 //! still keep, [`kept`] which files of /proc stay open.
 //!
-//! Imports everything else in the core; nothing in the core imports it. It takes no lock and allocates nothing.
+//! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
 //!
-//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. Memory is changed only
-//! where this process has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
+//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its own
+//! memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
 
 pub mod headroom;
 pub mod holes;
