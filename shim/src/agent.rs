@@ -10,13 +10,13 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use core::time::Duration;
 
-use snapshim::drain::Patience;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::{Means, Served};
-use snapshim::raw;
-use snapshim::snapshot::State;
-use snapshim::sync::Ordering;
-use snapshim::table::liveness::Stat;
+use snapshim::protocol::snapshot::State;
+use snapshim::sys::procfs::{self, Stat};
+use snapshim::sys::sync::Ordering;
+use snapshim::sys::wait::Patience;
+use snapshim::sys::{futex, raw, signal_block};
 
 use crate::apart;
 use crate::config::config;
@@ -73,7 +73,7 @@ const THREAD: c_int = libc::CLONE_VM
 
 fn start_thread(own: &Own) -> bool {
     // Inherited by the thread.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let stack = take_stack();
     let Some(stack) = stack else {
         if let Some(record) = own.record() {
@@ -104,7 +104,7 @@ fn await_beginning() {
     let until = raw::now() + PATIENCE.as_nanos() as u64;
     // Acquire: pairs with the Release in `run`.
     while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
-        raw::wait(&HAS_BEGUN, 0, PATIENCE);
+        futex::wait(&HAS_BEGUN, 0, PATIENCE);
     }
 }
 
@@ -186,7 +186,7 @@ impl Company {
         self.looks = if ends == self.ends { self.looks + 1 } else { 0 };
         self.ends = ends;
         // The first thread is counted until the process ends.
-        let stat = Stat::read(&raw::ProcPath::of(raw::own_pid(), "stat"));
+        let stat = Stat::read(&procfs::ProcPath::of(raw::own_pid(), "stat"));
         let is_alone = stat.is_ok_and(|stat| stat.threads == 2 && stat.state == b'Z');
         (!is_alone).then(|| ROUND.min(Duration::from_millis(1 << self.looks.min(10))))
     }
@@ -199,13 +199,13 @@ const TABLE_ROUNDS: u32 = 5;
 
 extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
-    raw::set_signal_mask(u64::MAX);
+    signal_block::set_signal_mask(u64::MAX);
     // Numbers mean something in one table only; these files go with it when the agent ends.
     let kept_apart = KeptFiles::new();
     let kept = if apart::begin() { &kept_apart } else { process::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
-    raw::wake(&HAS_BEGUN);
+    futex::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut eager = shared::eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
@@ -250,7 +250,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             eager.begin_anew();
         }
         if service.is_answered {
-            raw::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
+            futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
         }
     }
 }
@@ -305,7 +305,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
-        let is_ours = |view: snapshim::snapshot::View| view.identity.owner == own.owner();
+        let is_ours = |view: snapshim::protocol::snapshot::View| view.identity.owner == own.owner();
         if !own.table.view(request.snapshot).is_some_and(is_ours) {
             continue;
         }
@@ -339,7 +339,7 @@ fn doubt_if_table_is_gone(own: &Own) {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         for (index, view) in walk.owned_by(own.owner()) {
-            if view.head.state() == State::Exact && snapshim::preserve::doubt(own.table, index, view.head.life()) {
+            if view.head.state() == State::Exact && snapshim::table::doubt(own.table, index, view.head.life()) {
                 doubted += 1;
             }
         }

@@ -6,8 +6,8 @@
 use core::ffi::{CStr, c_char};
 
 use once_cell::race::OnceRef;
-use snapshim::preserve::{OnFailure, Way};
-use snapshim::raw;
+use snapshim::preserve::policy::{OnFailure, Way};
+use snapshim::sys::{procfs, raw};
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -255,7 +255,7 @@ impl Environment {
         let mut size = 64 << 10;
         loop {
             let buffer = memory(size)?;
-            let length = raw::read_file(c"/proc/self/environ", buffer).ok()?.len();
+            let length = procfs::read_file(c"/proc/self/environ", buffer).ok()?.len();
             // One byte stays free, so that the last variable is followed by a NUL in any case.
             if length < size - 1 {
                 return Some(&buffer[..length]);

@@ -9,16 +9,17 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise};
 use snapshim::PAGE;
-use snapshim::creation::{Aborted, Scope, Ticket};
-use snapshim::drain::{Blame, place_of};
-use snapshim::foreign::Modified;
-use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{self, local};
-use snapshim::raw;
-use snapshim::snapshot::{Extent, Identity, LOCKED, State};
-use snapshim::table::Table;
-use snapshim::table::writer::{Request, Task};
-use snapshim::unseen::Look;
+use snapshim::cooperate::drain::Blame;
+use snapshim::cooperate::locate::place_of;
+use snapshim::preserve::local;
+use snapshim::protocol::changes::Modified;
+use snapshim::protocol::creation::{Aborted, Scope, Ticket};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, State};
+use snapshim::protocol::unseen::Look;
+use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::sys::{futex, procfs, raw};
+use snapshim::table::{self, Table};
 
 use crate::config::config;
 use crate::hooks::change::Named;
@@ -183,7 +184,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
-        let path = raw::ProcPath::own("fd").slash(descriptor as u32);
+        let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
         return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((File::Given(file), origin, worth))
@@ -199,7 +200,7 @@ fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
         return false;
     }
     let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
-    let link = raw::ProcPath::own("fd").slash(descriptor as u32);
+    let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
     let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     // Without /proc there is no way to the memory either.
     name.is_ok_and(|(name, _)| match own_tmpfs {
@@ -376,7 +377,7 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
     if committed {
         creation.release(ticket);
     }
-    raw::wake(creation.futex());
+    futex::wake(creation.futex());
     committed
 }
 
@@ -414,7 +415,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
-        doubt_if_unseen(table, before, &Named(origin), || preserve::doubt(table, index, head.life()));
+        doubt_if_unseen(table, before, &Named(origin), || table::doubt(table, index, head.life()));
         if thread.own.identity.note_snapshot()
             && let Some(record) = thread.own.record()
         {

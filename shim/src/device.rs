@@ -6,10 +6,10 @@
 use core::fmt;
 
 use rustix::io::Errno;
-use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
-use snapshim::raw;
-use snapshim::snapshot::State;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::State;
+use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 
 use crate::hooks::change::Named;
@@ -98,7 +98,7 @@ pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         let exact = exact_of(own, walk, origin);
-        doubted += exact.filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count();
+        doubted += exact.filter(|(index, life)| snapshim::table::doubt(own.table, *index, *life)).count();
     });
     doubted
 }
@@ -114,7 +114,7 @@ fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item
 /// proc_pid_mountinfo(5): the third field is major:minor.
 fn is_mounted(device: u64) -> bool {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = raw::ProcPath::own("mountinfo");
+    let path = procfs::ProcPath::own("mountinfo");
     let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else { return false };
     let mut buffer = [0u8; 512];
     // The field under way: its number, and the numbers before and behind its colon.

@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags};
-use snapshim::drain::place_of;
-use snapshim::origin::Place;
-use snapshim::raw;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::Place;
+use snapshim::sys::{procfs, raw, signal_block};
 
 use crate::config::config;
 use crate::create::Mmap;
@@ -20,7 +20,7 @@ use crate::{arena, doors, hooks, process, thread};
 static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = construct;
 
 extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8) {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     // Where the vDSO is, as the program was told and not as the kernel would say: valgrind takes it away and tells the program so.
     // Until then the time is asked by system call.
     // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.
@@ -144,7 +144,7 @@ fn is_matching_file(descriptor: u32, patterns: &[u8]) -> bool {
     }
     // A path of PATH_MAX bytes would be more than a hook may take of the stack.
     let mut buffer = [core::mem::MaybeUninit::uninit(); 1000];
-    let link = raw::ProcPath::own("fd").slash(descriptor);
+    let link = procfs::ProcPath::own("fd").slash(descriptor);
     let Ok((path, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) else { return false };
     patterns.split(|byte| *byte == b':').any(|pattern| matches_pattern(pattern, path))
 }

@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use snapshim::raw;
+use snapshim::sys::procfs;
 
 use crate::apart;
 pub use crate::config::Level;
@@ -46,7 +46,7 @@ pub struct Program(pub u32);
 impl fmt::Display for Program {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut name = [0u8; 32];
-        let name = raw::read_file(raw::ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
+        let name = procfs::read_file(procfs::ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
         write!(formatter, "process {} ({})", self.0, Bytes(name.trim_ascii_end()))
     }
 }

@@ -10,14 +10,17 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
-use snapshim::drain::Patience;
-use snapshim::pieces::{Further, part};
+use snapshim::cooperate::pieces::{Further, part};
 use snapshim::preserve::local::{self, Means};
 use snapshim::preserve::unshare;
-use snapshim::raw::{self, SignalsBlocked};
-use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View};
+use snapshim::protocol::snapshot::{
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View,
+};
+use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::sys::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
+use snapshim::sys::wait::Patience;
 use snapshim::table::walk::Walk;
-use snapshim::table::writer::{Request, Task};
 
 use crate::behind;
 use crate::claim;

@@ -6,15 +6,17 @@ use core::sync::atomic::{Ordering, fence};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
-use snapshim::creation::Ticket;
-use snapshim::drain::{Patience, place_behind};
-use snapshim::gate::{Call, Entry, Frame, Turn, Writer};
-use snapshim::origin::{Origin, Place};
+use snapshim::cooperate::locate::place_behind;
 use snapshim::preserve::kept::KeptFiles;
-use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Reason, Report, Way};
-use snapshim::raw;
-use snapshim::snapshot::View;
-use snapshim::table::Table;
+use snapshim::preserve::policy::{Failure, OnFailure, Reason, Report, Way};
+use snapshim::preserve::{Change, Pusher};
+use snapshim::protocol::creation::Ticket;
+use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::View;
+use snapshim::sys::raw;
+use snapshim::sys::wait::Patience;
+use snapshim::table::{self, Table};
 
 use crate::config::config;
 use crate::doors::set_errno;
@@ -298,7 +300,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
                 Level::Error,
                 "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
                 raw::own_pid(),
-                snapshim::table::WRITERS
+                snapshim::protocol::limits::WRITERS
             );
             return Ok(None);
         }
@@ -359,7 +361,7 @@ fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &im
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
             table.note_change(view.identity.origin);
             let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.identity.origin, change).is_ok());
-            doubted += usize::from(!is_kept && preserve::doubt(table, index, view.head.life()));
+            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
         }
     });
     say_anywhere(doubted);
@@ -581,7 +583,7 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, orig
 
 fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view: &View) {
     if !pusher.break_mapping(index, view) {
-        preserve::doubt(table, index, view.head.life());
+        table::doubt(table, index, view.head.life());
     }
     let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
     say!(

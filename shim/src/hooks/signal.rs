@@ -10,7 +10,7 @@ use libc::{
     epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sighandler_t, siginfo_t, sigset_t, timespec, ucontext_t,
 };
 use rustix::io::Errno;
-use snapshim::masks;
+use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
 use crate::doors::{as_libc, interpose, set_errno};

@@ -8,8 +8,9 @@
 use core::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use snapshim::creation::Scope;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::protocol::creation::Scope;
+use snapshim::sys::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::table::Table;
 
 use super::list::{self, Entry, List};

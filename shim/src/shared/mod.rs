@@ -90,13 +90,13 @@ pub fn join_in_child() {
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || signals::install() && arm::arm(snapshim::creation::Scope::One(origin), || true).is_ok();
+                || signals::install() && arm::arm(snapshim::protocol::creation::Scope::One(origin), || true).is_ok();
             if !is_armed {
                 say!(
                     Level::Error,
                     "process {} was forked with a shared mapping of {} that cannot be armed: its stores are NOT held back from others' \
                      snapshots; raise vm.max_map_count",
-                    snapshim::raw::own_pid(),
+                    snapshim::sys::raw::own_pid(),
                     Named(origin)
                 );
             }
