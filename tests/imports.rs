@@ -121,7 +121,7 @@ const EXPORTS: &[&str] = &[
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",
-    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",
+    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_create pthread_attr_setsigmask_np",
     // jump
     "longjmp _longjmp siglongjmp __longjmp_chk sigaltstack __sigaltstack",
 ];

@@ -4,16 +4,17 @@
 //! kernel with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3), sigblock(3), siglongjmp(3), sigwait(3) and their
 //! kin come to these inside libc.
 
-use core::ffi::{c_int, c_long};
+use core::ffi::{c_int, c_long, c_void};
 
 use libc::{
-    epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sighandler_t, siginfo_t, sigset_t, timespec, ucontext_t,
+    epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, pthread_t, sighandler_t, siginfo_t, sigset_t, timespec,
+    ucontext_t,
 };
 use rustix::io::Errno;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{as_libc, interpose, set_errno};
+use crate::doors::{self, as_libc, interpose, set_errno};
 use crate::leaving;
 use crate::signals::{self, action::Action, guarded};
 
@@ -125,6 +126,19 @@ interpose! {
     /// swapcontext(3), likewise
     swapcontext, c"swapcontext": swapcontext => fn(old: *mut ucontext_t, new: *const ucontext_t) -> c_int {
         raw |_old, _new| not_here(), hook on_swapcontext,
+    }
+    /// pthread_create(3): the error is its result
+    pthread_create, c"pthread_create": pthread_create => fn(
+        thread: *mut pthread_t, attributes: *const pthread_attr_t, start: *const c_void, argument: *mut c_void
+    ) -> c_int {
+        raw |thread, attributes, start, argument| match doors::behind(c"pthread_create") {
+            // SAFETY: libc's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe {
+                core::mem::transmute::<*const (), Function>(next)(thread, attributes, start, argument)
+            },
+            None => libc::EAGAIN,
+        },
+        hook on_create_thread,
     }
     /// pthread_attr_setsigmask_np(3): the mask that a thread begins with
     attribute_mask, c"pthread_attr_setsigmask_np": pthread_attr_setsigmask_np => fn(
@@ -652,6 +666,20 @@ fn on_swapcontext(real: swapcontext::Function, old: *mut ucontext_t, new: *const
     open_faults_of_context(new);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new) }
+}
+
+/// The thread begins with the mask of the caller. libc blocks all signals by itself around the making of its own threads, which
+/// store results where a program of aio(7) or getaddrinfo_a(3) wants them.
+fn on_create_thread(
+    real: pthread_create::Function,
+    thread: *mut pthread_t,
+    attributes: *const pthread_attr_t,
+    start: *const c_void,
+    argument: *mut c_void,
+) -> c_int {
+    signals::open_faults_of_thread();
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(thread, attributes, start, argument) }
 }
 
 fn on_set_attribute_mask(
