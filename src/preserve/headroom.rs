@@ -11,6 +11,7 @@ use crate::PAGE;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath};
 use crate::sys::raw;
+use crate::sys::stack_str::StackStr;
 use crate::sys::sync::{AtomicU64, Ordering};
 
 /// What was found of one mapper. Guesses: two threads that race look once more, or once less.
@@ -144,7 +145,7 @@ fn is_shown(kind: &Kind, path: &str, pid: u32) -> bool {
         .map_or(true, |namespace| namespace.st_ino == INITIAL_NAMESPACE);
     let mut is_there = is_initial;
     if !is_initial {
-        let members = FilePath::new(&[kind.root, path, "/cgroup.procs"]);
+        let members = file_in(kind, path, "cgroup.procs");
         each_line(members.as_c_str(), |line| is_there |= parse(line) == Some(u64::from(pid)));
     }
     is_there
@@ -163,7 +164,7 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
     let Some(limit) = number_in(kind, path, kind.limit) else { return u64::MAX };
     let Some(usage) = number_in(kind, path, kind.usage) else { return u64::MAX };
     let mut left = limit.saturating_sub(usage);
-    each_line(FilePath::new(&[kind.root, path, "/", "memory.stat"]).as_c_str(), |line| {
+    each_line(file_in(kind, path, "memory.stat").as_c_str(), |line| {
         let value = kind.reclaimable.iter().find_map(|name| parse(line.strip_prefix(*name)?));
         left = left.saturating_add(value.unwrap_or(0));
     });
@@ -172,31 +173,17 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
 
 fn number_in(kind: &Kind, path: &str, name: &str) -> Option<u64> {
     let mut buffer = [0u8; 24];
-    parse(procfs::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
+    parse(procfs::read_file(file_in(kind, path, name).as_c_str(), &mut buffer).ok()?)
+}
+
+/// The file `name` of the cgroup `path`.
+fn file_in(kind: &Kind, path: &str, name: &str) -> StackStr<400> {
+    StackStr::whole(format_args!("{}{path}/{name}", kind.root))
 }
 
 /// A number; "max" is none.
 fn parse(text: &[u8]) -> Option<u64> {
     core::str::from_utf8(text.trim_ascii_end()).ok()?.parse().ok()
-}
-
-/// A path put together without allocation. One that does not fit is not found.
-struct FilePath {
-    bytes: [u8; 400],
-}
-
-impl FilePath {
-    fn new(parts: &[&str]) -> Self {
-        let mut path = Self { bytes: [0; 400] };
-        let bytes = parts.iter().flat_map(|part| part.bytes());
-        // The last byte stays NUL.
-        path.bytes[..399].iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
-        path
-    }
-
-    fn as_c_str(&self) -> &core::ffi::CStr {
-        core::ffi::CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
-    }
 }
 
 /// Calls `take` with each line of a file; what is too long of one is left out.

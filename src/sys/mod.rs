@@ -16,6 +16,8 @@ pub mod procfs;
 pub mod raw;
 #[cfg(not(loom))]
 pub mod signal_block;
+#[cfg(not(loom))]
+pub mod stack_str;
 pub mod sync;
 #[cfg(not(loom))]
 pub mod time_space;

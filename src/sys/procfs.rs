@@ -1,81 +1,54 @@
 //! What /proc says of processes and threads, read into fixed buffers (proc(5)).
 
 use core::ffi::CStr;
+use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 
 use rustix::fd::AsFd;
 use rustix::fs::{OFlags, RawDir};
 use rustix::io::Errno;
 
+use super::stack_str::StackStr;
 use super::{clock, raw};
 
-/// A `/proc/<pid>/...` path, built without allocation.
+/// A path in `/proc`. One that does not fit is cut, and names no file there.
 #[derive(Debug)]
-pub struct ProcPath {
-    bytes: [u8; 64],
-    length: usize,
-}
+pub struct ProcPath(StackStr<64>);
 
 impl ProcPath {
     /// `/proc/<pid>/<rest>`.
     #[must_use]
     pub fn of(pid: u32, rest: &str) -> Self {
-        let mut path = Self { bytes: [0; 64], length: 0 };
-        path.text("/proc/");
-        path.number(pid);
-        path.text("/");
-        path.text(rest);
-        path
+        Self(StackStr::new()).and(format_args!("/proc/{pid}/{rest}"))
     }
 
     /// `/proc/thread-self/<rest>`: the caller's own, even where its process's first thread has ended.
     #[must_use]
     pub fn own(rest: &str) -> Self {
-        let mut path = Self { bytes: [0; 64], length: 0 };
-        path.text("/proc/thread-self/");
-        path.text(rest);
-        path
+        Self(StackStr::new()).and(format_args!("/proc/thread-self/{rest}"))
     }
 
     /// Appends `/<number>`.
     #[must_use]
-    pub fn slash(mut self, number: u32) -> Self {
-        self.text("/");
-        self.number(number);
-        self
+    pub fn slash(self, number: u32) -> Self {
+        self.and(format_args!("/{number}"))
     }
 
     /// Appends `text`.
     #[must_use]
-    pub fn then(mut self, text: &str) -> Self {
-        self.text(text);
+    pub fn then(self, text: &str) -> Self {
+        self.and(format_args!("{text}"))
+    }
+
+    fn and(mut self, parts: fmt::Arguments<'_>) -> Self {
+        let _ = self.0.write_fmt(parts);
         self
-    }
-
-    fn text(&mut self, text: &str) {
-        // The last byte stays NUL; a path that does not fit is cut and then simply not found.
-        for byte in text.bytes().take(self.bytes.len() - 1 - self.length) {
-            self.bytes[self.length] = byte;
-            self.length += 1;
-        }
-    }
-
-    fn number(&mut self, number: u32) {
-        let mut divisor = 1;
-        while number / divisor >= 10 {
-            divisor *= 10;
-        }
-        while divisor > 0 {
-            let digit = [b'0' + (number / divisor % 10) as u8];
-            self.text(core::str::from_utf8(&digit).unwrap_or(""));
-            divisor /= 10;
-        }
     }
 
     /// As a C string.
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+        self.0.as_c_str()
     }
 }
 
