@@ -144,7 +144,7 @@ fn take_stack() -> Option<*mut c_void> {
     if IS_LAST_STACK_FREE.swap(false, Ordering::Acquire) {
         return Some(LAST_STACK.load(Ordering::Relaxed));
     }
-    let stack = crate::arena::memory(STACK)?;
+    let stack = crate::base::arena::memory(STACK)?;
     // SAFETY: our own memory; its lowest page becomes a guard.
     unsafe { rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()) }.ok()?;
     LAST_STACK.store(stack, Ordering::Relaxed);

@@ -295,7 +295,7 @@ impl Environment {
 
 /// Zeroed memory that lives as long as the process.
 fn memory(size: usize) -> Option<&'static mut [u8]> {
-    let address = crate::arena::memory(size)?;
+    let address = crate::base::arena::memory(size)?;
     // SAFETY: given out once, `size` bytes long, never given back.
     Some(unsafe { core::slice::from_raw_parts_mut(address.cast::<u8>(), size) })
 }

@@ -14,8 +14,9 @@ use snapshim::drain::Patience;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
+use crate::base::arena;
 use crate::hooks::clone;
-use crate::{apart, arena, doors};
+use crate::{apart, doors};
 
 const STACK: usize = 32 << 10;
 

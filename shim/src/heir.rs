@@ -172,7 +172,7 @@ fn places() -> impl Iterator<Item = u64> {
 
 /// Puts a copy that nobody shares in place of a page of frames.
 fn hide(place: u64) {
-    let Some(copy) = crate::arena::memory(PAGE as usize) else { return };
+    let Some(copy) = crate::base::arena::memory(PAGE as usize) else { return };
     let place = ptr::with_exposed_provenance_mut::<c_void>(place as usize);
     let page = PAGE as usize;
     // SAFETY: both are whole pages; the copy is ours alone, and whoever uses the place is interrupted.

@@ -10,10 +10,11 @@ use snapshim::drain::place_of;
 use snapshim::origin::Place;
 use snapshim::raw;
 
+use crate::base::arena;
 use crate::config::config;
 use crate::create::Mmap;
 use crate::log::{Level, say};
-use crate::{arena, doors, hooks, process, thread};
+use crate::{doors, hooks, process, thread};
 
 #[used]
 #[unsafe(link_section = ".init_array")]

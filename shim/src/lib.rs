@@ -9,7 +9,7 @@ mod alias;
 mod alias_use;
 mod apart;
 mod api;
-mod arena;
+mod base;
 mod behind;
 mod claim;
 mod config;

@@ -508,8 +508,9 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     if let Some(table) = table() {
         return Ok(table);
     }
-    let attach =
-        || attach::attach(&place(), if turn.is_some() { crate::arena::place_for_table() } else { ptr::null_mut() });
+    let attach = || {
+        attach::attach(&place(), if turn.is_some() { crate::base::arena::place_for_table() } else { ptr::null_mut() })
+    };
     let attached = attach().or_else(|refusal| {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
         if is_limit { crate::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
@@ -728,7 +729,7 @@ fn identity_page() -> Option<&'static Identity> {
     }
     // SAFETY: a zeroed page that nobody else has; zero is a valid Identity.
     let page = unsafe {
-        let page = crate::arena::memory(snapshim::PAGE as usize)?;
+        let page = crate::base::arena::memory(snapshim::PAGE as usize)?;
         madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
         page.cast::<Identity>()
     };

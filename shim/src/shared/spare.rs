@@ -12,9 +12,10 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use snapshim::PAGE;
 
-use super::aside;
-use super::list;
-use crate::{arena, mapper};
+use super::{aside, list};
+
+use crate::base::arena;
+use crate::mapper;
 
 /// The most that is stored into one.
 const LENGTH: usize = 64 << 10;

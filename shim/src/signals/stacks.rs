@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
 
-use crate::arena;
+use crate::base::arena;
 use crate::trap::Outcome;
 
 const COUNT: usize = 12;

@@ -1,0 +1,5 @@
+//! Base: what everything stands on: memory of the library's own, the environment, errno, small questions to the kernel.
+//!
+//! Imports the core crate and no other folder. It knows no table, no snapshot and no hook, and decides nothing.
+
+pub mod arena;
