@@ -19,7 +19,6 @@ mod doors;
 mod errand;
 mod executing;
 mod foreign_maps;
-mod heap;
 mod heir;
 mod hooks;
 mod init;

@@ -3,3 +3,4 @@
 //! Imports the core crate and no other folder. It knows no table, no snapshot and no hook, and decides nothing.
 
 pub mod arena;
+pub mod heap;

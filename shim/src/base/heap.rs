@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use snapshim::PAGE;
 
-use crate::base::arena;
+use super::arena;
 
 #[global_allocator]
 static HEAP: Heap = Heap { taken: AtomicBool::new(false), blocks: UnsafeCell::new(Blocks::NONE) };
