@@ -9,8 +9,8 @@ use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 
+use crate::base::sysfs::{self, Device};
 use crate::hooks::change::Named;
-use crate::sysfs::{self, Device};
 
 /// What an alias is to an origin, or to another alias of it.
 #[derive(Clone, Copy)]

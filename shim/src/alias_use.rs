@@ -11,11 +11,11 @@ use snapshim::origin::{Origin, Place};
 use snapshim::raw::{self, ProcPath};
 
 use crate::alias::{self, Alias};
+use crate::base::sysfs;
 use crate::device::{self, DeviceUser};
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::process::Own;
-use crate::sysfs;
 
 /// Who can write an alias, or holds a snapshot of it.
 #[derive(Clone, Copy)]

@@ -16,7 +16,8 @@ use snapshim::preserve::holes;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::liveness::Stat;
 
-use crate::{agent, sysfs};
+use crate::agent;
+use crate::base::sysfs;
 
 static IS_APART: AtomicBool = AtomicBool::new(false);
 

@@ -14,9 +14,9 @@ use snapshim::raw;
 use snapshim::snapshot::{State, View};
 use syscalls::{Sysno, syscall};
 
+use crate::base::sysfs::{self, Device};
 use crate::log::{Level, Program, say};
 use crate::process::{self, Own};
-use crate::sysfs::{self, Device};
 use crate::{hooks, shared};
 
 /// What a call changes.

@@ -12,10 +12,10 @@ use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::table::walk::Walk;
 
+use crate::base::sysfs::{self, Device};
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::process::Own;
-use crate::sysfs::{self, Device};
 use crate::{alias_use, claim};
 
 /// What the kernel uses a block device for.

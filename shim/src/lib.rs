@@ -31,7 +31,6 @@ mod process;
 mod shared;
 mod signals;
 mod solitude;
-mod sysfs;
 mod thread;
 mod trap;
 mod watch;

@@ -4,3 +4,4 @@
 
 pub mod arena;
 pub mod heap;
+pub mod sysfs;
