@@ -18,21 +18,12 @@ use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 use snapshim::table::liveness::Stat;
 
-use crate::apart;
 use crate::config::config;
-use crate::create;
-use crate::device;
-use crate::doors;
-use crate::foreign_maps;
 use crate::hooks::clone;
-use crate::init;
 use crate::log::{Level, say};
-use crate::mapper;
 use crate::process::{self, Own};
-use crate::shared;
 use crate::shared::eager::Progress;
-use crate::thread;
-use crate::watch;
+use crate::{apart, create, device, foreign_maps, init, interpose, mapper, shared, thread, watch};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -82,10 +73,10 @@ fn start_thread(own: &Own) -> bool {
         return false;
     };
     HAS_BEGUN.store(0, Ordering::Relaxed);
-    let errno = doors::errno();
+    let errno = interpose::errno();
     let tid = clone_beside_exec(own, stack);
     // Where it was tried more than once, libc has set it.
-    doors::set_errno(errno);
+    interpose::set_errno(errno);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
     }

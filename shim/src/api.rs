@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int, c_void};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::walk::Walk;
 
-use crate::doors::set_errno;
+use crate::interpose::set_errno;
 use crate::{foreign_maps, mapper, process, watch};
 
 /// `struct snapshim_stat` of snapshim.h.

@@ -14,7 +14,7 @@ use crate::base::arena;
 use crate::config::config;
 use crate::create::Mmap;
 use crate::log::{Level, say};
-use crate::{doors, hooks, process, thread};
+use crate::{hooks, interpose, process, thread};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -26,13 +26,13 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     // Until then the time is asked by system call.
     // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.
     unsafe { rustix::param::init(environment) };
-    doors::detours::lead_on(hooks::outer_doors());
+    interpose::detours::lead_on(hooks::outer_doors());
     if config().is_disabled {
-        doors::detours::lead_on(hooks::doors());
+        interpose::detours::lead_on(hooks::doors());
         return;
     }
     arena::reserve();
-    if !doors::detours::open(hooks::doors(), hooks::map::INSIDE) {
+    if !interpose::detours::open(hooks::doors(), hooks::map::INSIDE) {
         see_libc_otherwise();
     }
     hooks::ring::filter();
@@ -43,9 +43,9 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
 
 /// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.
 fn see_libc_otherwise() {
-    doors::note_libc_unseen();
-    let stdio_comes_in = doors::streams::open(hooks::stream::DOORS);
-    let (level, what) = match (stdio_comes_in, doors::streams::carry_dprintf()) {
+    interpose::note_libc_unseen();
+    let stdio_comes_in = interpose::stdio_vtables::open(hooks::stream::DOORS);
+    let (level, what) = match (stdio_comes_in, interpose::stdio_vtables::carry_dprintf()) {
         (true, true) => (Level::Info, "stdio is seen through its tables"),
         (true, false) => (
             Level::Warn,

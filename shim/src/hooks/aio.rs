@@ -20,7 +20,8 @@ use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};
 use super::write::each_buffer;
-use crate::doors::{interpose, set_errno};
+
+use crate::interpose::{interpose, set_errno};
 use crate::process::{self, Own};
 use crate::shared::change::while_open;
 use crate::shared::list;

@@ -10,7 +10,8 @@ use super::{
     aio, clone, confine, copy, descriptors, device, exec, faults, fork, jump, map, open, read, receive, resize, rights,
     ring, signal, times, write,
 };
-use crate::doors::{as_libc, interpose};
+
+use crate::interpose::{as_libc, interpose};
 use crate::process;
 
 interpose! {
@@ -25,7 +26,7 @@ interpose! {
 
 fn by_number(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> c_long {
     let Some(call) = Sysno::new(number as usize) else {
-        crate::doors::set_errno(libc::ENOSYS);
+        crate::interpose::set_errno(libc::ENOSYS);
         return -1;
     };
     // SAFETY: the application's arguments, as they are.
@@ -54,7 +55,7 @@ fn on_syscall(
     f: usize,
 ) -> c_long {
     if is_of_another_table(number) {
-        crate::doors::set_errno(libc::ENOSYS);
+        crate::interpose::set_errno(libc::ENOSYS);
         return -1;
     }
     // The kernel looks at the low 32 bits alone (arch/x86/entry/entry_64.S).

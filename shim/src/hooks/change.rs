@@ -17,12 +17,11 @@ use snapshim::snapshot::View;
 use snapshim::table::Table;
 
 use crate::config::config;
-use crate::doors::set_errno;
-use crate::init;
+use crate::interpose::set_errno;
 use crate::log::{Level, Program, say};
-use crate::process;
 use crate::thread::{self, Seat, Thread};
 use crate::trap::Trap;
+use crate::{init, process};
 
 /// The bytes of a file that a call would change.
 pub trait Touch {

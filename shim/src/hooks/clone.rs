@@ -8,9 +8,9 @@ use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
 use super::fork::forked;
-use crate::agent;
-use crate::doors::{self, as_libc, interpose, set_errno};
-use crate::process;
+
+use crate::interpose::{self, as_libc, interpose, set_errno};
+use crate::{agent, process};
 
 /// What the child of clone(3) runs.
 pub type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
@@ -21,7 +21,7 @@ interpose! {
         main: Option<Main>, stack: *mut c_void, flags: c_int, argument: *mut c_void,
         parent_tid: *mut pid_t, storage: *mut c_void, child_tid: *mut pid_t
     ) -> c_int {
-        raw |main, stack, flags, argument, parent_tid, storage, child_tid| match doors::behind(c"clone") {
+        raw |main, stack, flags, argument, parent_tid, storage, child_tid| match interpose::behind(c"clone") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe {
                 core::mem::transmute::<*const (), Function>(next)(

@@ -12,7 +12,8 @@ use syscalls::{Sysno, syscall};
 use super::change::{LONGEST_WRITE, Touch, change};
 use super::signal::ppoll;
 use super::write::each_buffer;
-use crate::doors::{as_libc, errno, interpose, set_errno};
+
+use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::mapper;
 use crate::signals::action::Action;
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{self, interpose};
+use crate::interpose::{self, interpose};
 
 interpose! {
     /// daemon(3)
@@ -27,7 +27,7 @@ interpose! {
 }
 
 fn on_daemon(real: daemon::Function, keeps_directory: c_int, keeps_streams: c_int) -> c_int {
-    if doors::is_libc_seen() {
+    if interpose::is_libc_seen() {
         // SAFETY: the application's own call, which comes to `on_fork` inside.
         return unsafe { real(keeps_directory, keeps_streams) };
     }
@@ -51,7 +51,7 @@ fn become_daemon(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
     match begun {
         Ok(()) => 0,
         Err(error) => {
-            doors::set_errno(error.raw_os_error());
+            interpose::set_errno(error.raw_os_error());
             -1
         }
     }
@@ -87,7 +87,7 @@ fn on_forkpty(
     settings: *const libc::termios,
     size: *const libc::winsize,
 ) -> pid_t {
-    if doors::is_libc_seen() {
+    if interpose::is_libc_seen() {
         // SAFETY: the application's own call, which comes to `on_fork` inside.
         return unsafe { real(terminal, name, settings, size) };
     }
@@ -105,8 +105,8 @@ fn fork_on_terminal(
         unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char, *const libc::termios, *const libc::winsize) -> c_int;
     type LogIn = unsafe extern "C" fn(c_int) -> c_int;
     // They were in a library of their own before glibc 2.34, as forkpty was.
-    let Some((open, log_in)) = doors::behind(c"openpty").zip(doors::behind(c"login_tty")) else {
-        doors::set_errno(libc::ENOSYS);
+    let Some((open, log_in)) = interpose::behind(c"openpty").zip(interpose::behind(c"login_tty")) else {
+        interpose::set_errno(libc::ENOSYS);
         return -1;
     };
     let (mut master, mut slave) = (-1, -1);

@@ -10,7 +10,7 @@ use snapshim::preserve::kept::KeptFiles;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{as_libc, interpose, set_errno};
+use crate::interpose::{as_libc, interpose, set_errno};
 use crate::process;
 
 interpose! {

@@ -6,11 +6,13 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Touch, change};
-use super::requests::{Commands, Effect, Names, REQUESTS};
-use super::{faults, requests, resize, times};
+use super::requests::{self, Commands, Effect, Names, REQUESTS};
+use super::{faults, resize, times};
+
 use crate::behind::{self, Mapped, Named};
-use crate::doors::{as_libc, interpose};
-use crate::shared::{self, list};
+use crate::interpose::{as_libc, interpose};
+use crate::shared;
+use crate::shared::list;
 
 interpose! {
     /// ioctl(2); variadic in C, the argument is passed on as it comes

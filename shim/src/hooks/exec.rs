@@ -7,7 +7,7 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
-use crate::doors::{as_libc, interpose, set_errno};
+use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Bytes, Level, say};
 use crate::{executing, process, signals};
 

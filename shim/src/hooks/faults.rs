@@ -15,7 +15,7 @@ use snapshim::raw;
 use snapshim::snapshot::{SERVED, Snapshot};
 use snapshim::sync::{AtomicU32, Ordering, full_fence};
 
-use crate::doors::set_errno;
+use crate::interpose::set_errno;
 use crate::mapper::{self, EVERYWHERE};
 use crate::process;
 

@@ -5,13 +5,14 @@ use core::ffi::{c_char, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut as pointer};
 
 use super::resize::{cut_by_name, cut_in};
-use crate::doors::streams::{Stream, descriptor_of};
-use crate::doors::{self, interpose};
+
+use crate::interpose::stdio_vtables::{Stream, descriptor_of};
+use crate::interpose::{self, interpose};
 
 interpose! {
     /// fopen(3)
     fopen64, c"fopen64": fopen fopen64 _IO_fopen => fn(path: *const c_char, mode: *const c_char) -> *mut c_void {
-        raw |path, mode| match doors::behind(c"fopen64") {
+        raw |path, mode| match interpose::behind(c"fopen64") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(path, mode) },
             None => null_mut(),
@@ -21,7 +22,7 @@ interpose! {
     /// freopen(3)
     freopen64, c"freopen64": freopen freopen64
     => fn(path: *const c_char, mode: *const c_char, stream: *mut Stream) -> *mut c_void {
-        raw |path, mode, stream| match doors::behind(c"freopen64") {
+        raw |path, mode, stream| match interpose::behind(c"freopen64") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(path, mode, stream) },
             None => null_mut(),
@@ -34,7 +35,7 @@ fn on_fopen(real: fopen64::Function, path: *const c_char, mode: *const c_char) -
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(path, mode) };
     // SAFETY: the mode is a C string, as fopen(3) demands.
-    if doors::is_libc_seen() || !unsafe { truncates(mode) } {
+    if interpose::is_libc_seen() || !unsafe { truncates(mode) } {
         return call();
     }
     answer(cut_by_name(libc::AT_FDCWD, path, || call().expose_provenance() as isize))
@@ -44,7 +45,7 @@ fn on_freopen(real: freopen64::Function, path: *const c_char, mode: *const c_cha
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(path, mode, stream) };
     // SAFETY: the mode is a C string, as freopen(3) demands.
-    if doors::is_libc_seen() || !unsafe { truncates(mode) } {
+    if interpose::is_libc_seen() || !unsafe { truncates(mode) } {
         return call();
     }
     let call = || call().expose_provenance() as isize;

@@ -19,8 +19,8 @@ use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
-use crate::doors::{as_libc, interpose, set_errno};
 use crate::heir::Heir;
+use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::{self, Own};

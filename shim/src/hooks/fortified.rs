@@ -6,7 +6,8 @@ use core::ffi::{c_char, c_int};
 use syscalls::{Sysno, syscall};
 
 use super::open::opened;
-use crate::doors::{self, as_libc, interpose};
+
+use crate::interpose::{self, as_libc, interpose};
 
 interpose! {
     /// open(2) without a mode
@@ -35,5 +36,5 @@ fn on_openat_2(real: openat64_2::Function, directory: c_int, path: *const c_char
 }
 
 fn unseen(flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
-    if doors::is_libc_seen() { open(flags) } else { opened(flags, open) }
+    if interpose::is_libc_seen() { open(flags) } else { opened(flags, open) }
 }

@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_long, c_void};
 use libc::stack_t;
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{self, as_libc, interpose};
+use crate::interpose::{self, as_libc, interpose};
 use crate::{leaving, process};
 
 interpose! {
@@ -27,7 +27,7 @@ interpose! {
 
 /// Before the constructor has run. Where there is no libc to jump nobody can have come from.
 fn behind(name: &core::ffi::CStr, buffer: *const c_void, value: c_int) {
-    if let Some(next) = doors::behind(name) {
+    if let Some(next) = interpose::behind(name) {
         // SAFETY: libc's function of that name; the application's arguments, as they are.
         unsafe { core::mem::transmute::<*const (), longjmp::Function>(next)(buffer, value) }
     }

@@ -18,12 +18,13 @@ use syscalls::{Sysno, raw_syscall, syscall};
 
 use super::change::LONGEST_WRITE;
 use super::write::{IOV_MAX, each_buffer};
+
 use crate::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
-use crate::doors::beside::{Way, answer};
-use crate::doors::set_errno;
-use crate::shared::{self, list};
-use crate::{init, mapper, process};
+use crate::interpose::beside::{Way, answer};
+use crate::interpose::set_errno;
+use crate::shared::list;
+use crate::{init, mapper, process, shared};
 
 hook! {
     unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)

@@ -7,13 +7,14 @@ use libc::size_t;
 
 use super::change::change;
 use super::write::Plain;
-use crate::doors::{self, interpose};
+
+use crate::interpose::{self, interpose};
 
 interpose! {
     /// herror(3)
     herror, c"herror": herror => fn(prefix: *const c_char) -> () {
         raw |prefix| {
-            if let Some(function) = doors::behind(c"herror") {
+            if let Some(function) = interpose::behind(c"herror") {
                 // SAFETY: libc's function of that name, called with the application's argument.
                 unsafe { core::mem::transmute::<*const (), Function>(function)(prefix) }
             }

@@ -33,8 +33,8 @@ pub mod times;
 pub mod vfork;
 pub mod write;
 
-use crate::doors::Door;
-use crate::doors::beside::Way;
+use crate::interpose::Door;
+use crate::interpose::beside::Way;
 
 /// Every door there is.
 pub fn doors() -> impl Iterator<Item = &'static Door> {

@@ -6,8 +6,8 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use snapshim::{preserve, raw};
 
 use crate::config::config;
-use crate::doors::beside::{self, Found, Way};
-use crate::doors::{self, Door};
+use crate::interpose::beside::{self, Found, Way};
+use crate::interpose::{self, Door};
 use crate::log::{Level, say};
 use crate::process;
 use crate::shared::aside::read_own;
@@ -23,7 +23,7 @@ type Function = unsafe extern "C" fn(c_long, *const c_char, c_int) -> *mut c_voi
 
 /// Before the constructor has run.
 unsafe extern "C" fn none(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void {
-    match doors::behind(c"dlmopen") {
+    match interpose::behind(c"dlmopen") {
         None => core::ptr::null_mut(),
         // SAFETY: libc's function of that name, called with the application's arguments.
         Some(function) => unsafe { core::mem::transmute::<*const (), Function>(function)(namespace, file, mode) },
@@ -109,7 +109,7 @@ fn return_near(caller: u64) -> Option<u64> {
 
 #[inline(never)]
 fn see_libc_of(handle: *mut c_void) {
-    let before = doors::errno();
+    let before = interpose::errno();
     match beside::lead(handle, super::ways_beside) {
         Found::Nothing | Found::Led => {}
         Found::Closed => {
@@ -122,7 +122,7 @@ fn see_libc_of(handle: *mut c_void) {
             doubt_all();
         }
     }
-    doors::set_errno(before);
+    interpose::set_errno(before);
 }
 
 fn doubt_all() {

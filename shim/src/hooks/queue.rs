@@ -12,12 +12,13 @@ use snapshim::raw;
 
 use super::change::change;
 use super::write::Plain;
-use crate::doors::{self, interpose, set_errno};
+
+use crate::interpose::{self, interpose, set_errno};
 
 interpose! {
     /// aio_write(3)
     aio_write64, c"aio_write64": aio_write aio_write64 => fn(block: *mut aiocb) -> c_int {
-        raw |block| match doors::behind(c"aio_write64") {
+        raw |block| match interpose::behind(c"aio_write64") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(block) },
             None => unknown(),
@@ -27,7 +28,7 @@ interpose! {
     /// lio_listio(3)
     lio_listio64, c"lio_listio64": lio_listio lio_listio64
     => fn(mode: c_int, list: *const *mut aiocb, count: c_int, then: *mut sigevent) -> c_int {
-        raw |mode, list, count, then| match doors::behind(c"lio_listio64") {
+        raw |mode, list, count, then| match interpose::behind(c"lio_listio64") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(mode, list, count, then) },
             None => unknown(),
@@ -43,7 +44,7 @@ fn unknown() -> c_int {
 
 fn on_aio_write(real: aio_write64::Function, block: *mut aiocb) -> c_int {
     // SAFETY: the block is the application's; it stays until the request has ended, as aio_write(3) demands.
-    if doors::is_libc_seen() || !unsafe { goes_to_file(block) } {
+    if interpose::is_libc_seen() || !unsafe { goes_to_file(block) } {
         // SAFETY: the application's argument, as it is.
         return unsafe { real(block) };
     }
@@ -104,7 +105,7 @@ fn on_lio_listio(
     };
     // SAFETY: the entries are null or requests that are not under way.
     let is_ours = |entry: *mut aiocb| unsafe { goes_to_file(entry) && (*entry).aio_lio_opcode == libc::LIO_WRITE };
-    if doors::is_libc_seen()
+    if interpose::is_libc_seen()
         || !matches!(mode, libc::LIO_WAIT | libc::LIO_NOWAIT)
         || !entries.iter().any(|entry| is_ours(*entry))
     {

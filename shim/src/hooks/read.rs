@@ -6,7 +6,7 @@ use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use libc::{iovec, off64_t, pid_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{as_libc, interpose};
+use crate::interpose::{as_libc, interpose};
 use crate::shared::store::{Source, fill, fill_one, may_touch, may_touch_any};
 
 interpose! {

@@ -6,7 +6,7 @@ use core::ffi::{c_int, c_uint, c_void};
 use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{as_libc, interpose};
+use crate::interpose::{as_libc, interpose};
 use crate::shared::aside::{Headers, read_length};
 use crate::shared::store::{Source, fill_one, may_touch, may_touch_any, receive};
 

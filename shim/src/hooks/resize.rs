@@ -14,7 +14,8 @@ use syscalls::{Sysno, syscall};
 
 use super::change::{Named, Touch, change};
 use super::times::without_bytes;
-use crate::doors::{as_libc, errno, interpose, set_errno};
+
+use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::log::{Level, say};
 use crate::process;
 

@@ -11,14 +11,14 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::config::config;
-use crate::doors::{self, interpose, set_errno};
+use crate::interpose::{self, interpose, set_errno};
 use crate::log::{Level, say};
 
 interpose! {
     /// liburing's io_uring_queue_init(3)
     queue_init, c"io_uring_queue_init": io_uring_queue_init
     => fn(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
-        raw |entries, ring, flags| match doors::behind(c"io_uring_queue_init") {
+        raw |entries, ring, flags| match interpose::behind(c"io_uring_queue_init") {
             // SAFETY: liburing's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, flags) },
             None => -libc::ENOSYS,
@@ -28,7 +28,7 @@ interpose! {
     /// liburing's io_uring_queue_init_params(3)
     queue_init_params, c"io_uring_queue_init_params": io_uring_queue_init_params
     => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void) -> c_int {
-        raw |entries, ring, parameters| match doors::behind(c"io_uring_queue_init_params") {
+        raw |entries, ring, parameters| match interpose::behind(c"io_uring_queue_init_params") {
             // SAFETY: liburing's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters) },
             None => -libc::ENOSYS,
@@ -38,7 +38,7 @@ interpose! {
     /// liburing's io_uring_queue_init_mem(3)
     queue_init_mem, c"io_uring_queue_init_mem": io_uring_queue_init_mem
     => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void, memory: *mut c_void, size: usize) -> c_int {
-        raw |entries, ring, parameters, memory, size| match doors::behind(c"io_uring_queue_init_mem") {
+        raw |entries, ring, parameters, memory, size| match interpose::behind(c"io_uring_queue_init_mem") {
             // SAFETY: liburing's function of that name; the application's arguments, as they are.
             Some(next) => unsafe {
                 core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters, memory, size)
@@ -49,7 +49,7 @@ interpose! {
     }
     /// liburing's io_uring_get_probe(3), which makes a ring to ask what there is
     get_probe, c"io_uring_get_probe": io_uring_get_probe => fn() -> *mut c_void {
-        raw || match doors::behind(c"io_uring_get_probe") {
+        raw || match interpose::behind(c"io_uring_get_probe") {
             // SAFETY: liburing's function of that name.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)() },
             None => null_mut(),
@@ -58,7 +58,7 @@ interpose! {
     }
     /// liburing's io_uring_setup(2)
     setup, c"io_uring_setup": io_uring_setup => fn(entries: c_uint, parameters: *mut c_void) -> c_int {
-        raw |entries, parameters| match doors::behind(c"io_uring_setup") {
+        raw |entries, parameters| match interpose::behind(c"io_uring_setup") {
             // SAFETY: liburing's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, parameters) },
             None => -libc::ENOSYS,

@@ -13,9 +13,10 @@ use rustix::io::Errno;
 use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
-use crate::doors::{as_libc, interpose, set_errno};
-use crate::leaving;
-use crate::signals::{self, action::Action, guarded};
+use crate::interpose::{as_libc, interpose, set_errno};
+use crate::signals::action::Action;
+use crate::signals::guarded;
+use crate::{leaving, signals};
 
 interpose! {
     /// sigaction(2)

@@ -8,7 +8,8 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::resize::cut_by_name;
-use crate::doors::{self, errno, interpose};
+
+use crate::interpose::{self, errno, interpose};
 use crate::process;
 
 interpose! {
@@ -17,7 +18,7 @@ interpose! {
         pid: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const c_void,
         arguments: *const *const c_char, environment: *const *const c_char
     ) -> c_int {
-        raw |pid, path, actions, attributes, arguments, environment| match doors::behind(c"posix_spawn") {
+        raw |pid, path, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawn") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe {
                 core::mem::transmute::<*const (), Function>(next)(pid, path, actions, attributes, arguments, environment)
@@ -31,7 +32,7 @@ interpose! {
         pid: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const c_void,
         arguments: *const *const c_char, environment: *const *const c_char
     ) -> c_int {
-        raw |pid, file, actions, attributes, arguments, environment| match doors::behind(c"posix_spawnp") {
+        raw |pid, file, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawnp") {
             // SAFETY: libc's function of that name; the application's arguments, as they are.
             Some(next) => unsafe {
                 core::mem::transmute::<*const (), Function>(next)(pid, file, actions, attributes, arguments, environment)
@@ -116,7 +117,7 @@ fn on_spawn(
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(pid, path, actions, attributes, arguments, environment) };
     process::note_lending(false);
-    if doors::is_libc_seen() || actions.is_null() {
+    if interpose::is_libc_seen() || actions.is_null() {
         return call();
     }
     // SAFETY: the actions were initialised and filled by libc, as posix_spawn(3) demands.

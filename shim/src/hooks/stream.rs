@@ -2,7 +2,7 @@
 //!
 //! Used only where libc's code cannot be patched; else the calls that these make come in by themselves.
 //!
-//! [`doors::streams`]: crate::doors::streams
+//! [`doors::streams`]: crate::interpose::stdio_vtables
 
 use core::ffi::{c_int, c_void};
 
@@ -11,8 +11,9 @@ use libc::ssize_t;
 use super::change::change;
 use super::descriptors::count_change;
 use super::write::Plain;
-use crate::doors::interpose;
-use crate::doors::streams::{Stream, descriptor_of, fail};
+
+use crate::interpose::interpose;
+use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
 
 interpose! {
     /// Writes the whole buffer, in several write(2) if need be

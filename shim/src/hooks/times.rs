@@ -8,7 +8,8 @@ use snapshim::origin::Place;
 use syscalls::{Sysno, syscall};
 
 use super::change::{Touch, change};
-use crate::doors::{as_libc, interpose};
+
+use crate::interpose::{as_libc, interpose};
 
 interpose! {
     /// futimens(3)
@@ -64,13 +65,13 @@ fn at_nanoseconds(directory: c_int, path: *const c_char, times: *const timeval, 
         for (at, word) in ours.as_flattened_mut().iter_mut().enumerate() {
             let address = times as u64 + at as u64 * 8;
             let Ok(read) = snapshim::raw::read_remote_word(snapshim::raw::own_tid(), address) else {
-                crate::doors::set_errno(libc::EFAULT);
+                crate::interpose::set_errno(libc::EFAULT);
                 return -1;
             };
             *word = read.cast_signed();
         }
         if ours.iter().any(|[_, microseconds]| !(0..1_000_000).contains(microseconds)) {
-            crate::doors::set_errno(libc::EINVAL);
+            crate::interpose::set_errno(libc::EINVAL);
             return -1;
         }
         for [_, fraction] in &mut ours {

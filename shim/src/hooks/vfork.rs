@@ -2,7 +2,7 @@
 
 use core::arch::naked_asm;
 
-use crate::doors::{Door, set_errno};
+use crate::interpose::{Door, set_errno};
 use crate::process;
 
 static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());

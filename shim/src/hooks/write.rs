@@ -6,7 +6,8 @@ use libc::{iovec, off64_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
 use super::change::{LONGEST_WRITE, Touch, change};
-use crate::doors::{as_libc, interpose};
+
+use crate::interpose::{as_libc, interpose};
 
 interpose! {
     /// write(2)

@@ -24,11 +24,11 @@ use super::aside::{self, Aside, Headers, Messages, Touched};
 use super::list::{self, Entry};
 use super::open::open_whole;
 use super::spare::Spare;
-use crate::create;
-use crate::doors::set_errno;
+
 use crate::hooks::change::{Announced, announced};
 use crate::hooks::write::each_buffer;
-use crate::{mapper, trap};
+use crate::interpose::set_errno;
+use crate::{create, mapper, trap};
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]

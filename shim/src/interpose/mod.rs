@@ -9,8 +9,8 @@
 
 pub mod beside;
 pub mod detours;
-pub mod streams;
-mod symbols;
+mod elf_symbols;
+pub mod stdio_vtables;
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -33,7 +33,7 @@ pub fn note_libc_unseen() {
 /// came after it.
 #[cold]
 pub fn behind(name: &CStr) -> Option<*const ()> {
-    let next = symbols::find(symbols::Where::Next, name);
+    let next = elf_symbols::find(elf_symbols::Where::Next, name);
     (!next.is_null()).then_some(next)
 }
 
@@ -131,7 +131,7 @@ macro_rules! interpose {
                 }
 
                 unsafe extern "C-unwind" fn beside($($argument: $type),*) -> $result {
-                    $crate::doors::beside::answer(|| $hook(raw, $($argument),*))
+                    $crate::interpose::beside::answer(|| $hook(raw, $($argument),*))
                 }
 
                 /// libc's own function, or `raw`.
@@ -141,14 +141,14 @@ macro_rules! interpose {
                     unsafe { core::mem::transmute::<*const (), Function>(DOOR.original()) }
                 }
 
-                pub static DOOR: $crate::doors::Door =
-                    $crate::doors::Door::new($libc, raw as *const (), detoured as *const (), beside as *const ());
+                pub static DOOR: $crate::interpose::Door =
+                    $crate::interpose::Door::new($libc, raw as *const (), detoured as *const (), beside as *const ());
 
-                $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
+                $crate::interpose::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
             }
         )+
         /// The doors declared here.
-        pub static DOORS: &[&$crate::doors::Door] = &[$(&$module::DOOR),+];
+        pub static DOORS: &[&$crate::interpose::Door] = &[$(&$module::DOOR),+];
     };
 }
 pub(crate) use interpose;
@@ -163,7 +163,7 @@ macro_rules! export {
             let real: Function = unsafe { core::mem::transmute(DOOR.next()) };
             $hook(real, $($argument),*)
         }
-        $crate::doors::export! { $hook, ($($argument: $type),*) -> $result, $($rest)* }
+        $crate::interpose::export! { $hook, ($($argument: $type),*) -> $result, $($rest)* }
     };
 }
 pub(crate) use export;

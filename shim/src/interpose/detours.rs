@@ -8,9 +8,10 @@ use detour::RawDetour;
 use region::{Protection, Survey};
 use snapshim::PAGE;
 
-use super::Door;
 use super::beside::{self, Way};
-use super::symbols::{Where, code_of_libc, find};
+use super::elf_symbols::{Where, code_of_libc, find};
+
+use crate::interpose::Door;
 
 /// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
 pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {

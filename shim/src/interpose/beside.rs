@@ -14,8 +14,9 @@ use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
 use snapshim::drain::Patience;
 
-use super::symbols::{self, Loaded};
-use super::{errno, set_errno};
+use super::elf_symbols::{self, Loaded};
+
+use crate::interpose::{errno, set_errno};
 use crate::shared::aside::read_own;
 
 /// A function of libc's and what its entry is made to jump to.
@@ -93,7 +94,7 @@ pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) 
             None => patience.pause(),
         }
     };
-    let Some(libc) = symbols::libc_beside(handle) else { return Found::Nothing };
+    let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };
     if ways().any(|way| leads(&libc, way)) {
         return Found::Led;
     }
