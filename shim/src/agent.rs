@@ -18,7 +18,7 @@ use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 use snapshim::table::liveness::Stat;
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::hooks::clone;
 use crate::log::{Level, say};
 use crate::process::{self, Own};

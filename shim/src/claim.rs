@@ -16,7 +16,7 @@ use snapshim::raw;
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};

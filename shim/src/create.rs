@@ -20,7 +20,7 @@ use snapshim::table::Table;
 use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::faults;
 use crate::log::{Level, Program, say};

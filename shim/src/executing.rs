@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicU32;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::mapper::{self, EVERYWHERE};
 use crate::process::{self, Own};
 

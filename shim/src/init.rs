@@ -11,7 +11,7 @@ use snapshim::origin::Place;
 use snapshim::raw;
 
 use crate::base::arena;
-use crate::config::config;
+use crate::base::config::config;
 use crate::create::Mmap;
 use crate::log::{Level, say};
 use crate::{hooks, interpose, process, thread};

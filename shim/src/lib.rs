@@ -1,6 +1,6 @@
 //! `libsnapshim.so`: carries the snapshim protocol into unmodified programs.
 //!
-//! A call comes in through a *door* ([`doors`]): the exported symbol, or the detour in libc's own code. A *hook* ([`hooks`]) says
+//! A call comes in through a *door* ([`interpose`]): the exported symbol, or the detour in libc's own code. A *hook* ([`hooks`]) says
 //! what the call would touch and hands it to the protocol in the core crate. Everything on that path allocates nothing, takes no
 //! lock that an application thread could hold, never panics and leaves errno to the real call.
 
@@ -12,7 +12,6 @@ mod api;
 mod base;
 mod behind;
 mod claim;
-mod config;
 mod create;
 mod device;
 mod errand;

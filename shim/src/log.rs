@@ -10,10 +10,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::raw;
 
-use crate::apart;
-pub use crate::config::Level;
-use crate::config::config;
-use crate::process;
+pub use crate::base::config::Level;
+use crate::base::config::config;
+use crate::{apart, process};
 
 /// Logs a line if its level is wanted.
 macro_rules! say {

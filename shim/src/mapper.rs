@@ -19,12 +19,10 @@ use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEV
 use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
-use crate::behind;
-use crate::claim;
-use crate::config::config;
+use crate::base::config::config;
 use crate::process::{self, Own};
 use crate::trap::Trap;
-use crate::watch;
+use crate::{behind, claim, watch};
 
 /// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
 static LOCK: Mutex<()> = Mutex::new(());

@@ -8,7 +8,7 @@ use snapshim::table::Table;
 use snapshim::table::attach;
 use snapshim::unseen::Who;
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::foreign_maps::{Backing, each_process, has_shared};
 use crate::log::{Bytes, Level, Program, say};
 use crate::process;

@@ -20,7 +20,7 @@ use snapshim::table::process::{Caller, Process, ProcessId};
 use snapshim::time_space;
 use snapshim::unseen::Who;
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::log::{Level, say};
 use crate::solitude::Presence;
 use crate::thread;
@@ -515,7 +515,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
         if is_limit { crate::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
     })?;
-    let leaked = crate::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
+    let leaked = crate::base::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
     let _ = ATTACHED.set(leaked);
     if attached.has_made_directory && config().is_directory_chosen {
         say_made();

@@ -11,7 +11,7 @@ use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
 use crate::agent;
-use crate::config::config;
+use crate::base::config::config;
 use crate::log::{Level, say};
 use crate::process::{self, Own};
 

@@ -16,7 +16,7 @@ use snapshim::sync::full_fence;
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::shared::open::{Opened, open_for_store};
 use crate::signals::frame::Access;
 use crate::{mapper, process, signals};

@@ -18,7 +18,7 @@ use snapshim::raw::{self, ProcPath, SignalsBlocked};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 
 use crate::apart::{self, Reached};
-use crate::config::config;
+use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
 use crate::log::{Bytes, Level, Program, say};

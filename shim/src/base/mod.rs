@@ -3,5 +3,6 @@
 //! Imports the core crate and no other folder. It knows no table, no snapshot and no hook, and decides nothing.
 
 pub mod arena;
+pub mod config;
 pub mod heap;
 pub mod sysfs;

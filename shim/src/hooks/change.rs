@@ -16,7 +16,7 @@ use snapshim::raw;
 use snapshim::snapshot::View;
 use snapshim::table::Table;
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::interpose::set_errno;
 use crate::log::{Level, Program, say};
 use crate::thread::{self, Seat, Thread};

@@ -6,7 +6,7 @@ use rustix::fs::OFlags;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Bytes, Level, say};
 use crate::{executing, process, signals};

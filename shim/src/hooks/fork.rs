@@ -18,7 +18,7 @@ use snapshim::table::liveness;
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::heir::Heir;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Level, say};

@@ -19,7 +19,7 @@ use syscalls::{Sysno, raw_syscall, syscall};
 use super::change::LONGEST_WRITE;
 use super::write::{IOV_MAX, each_buffer};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
 use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;

@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 
 use snapshim::{preserve, raw};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::log::{Level, say};

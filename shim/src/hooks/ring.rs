@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::interpose::{self, interpose, set_errno};
 use crate::log::{Level, say};
 

@@ -1,8 +1,8 @@
-//! What stdio calls through its tables ([`doors::streams`]): the write and the close of a stream's file.
+//! What stdio calls through its tables ([`stdio_vtables`]): the write and the close of a stream's file.
 //!
 //! Used only where libc's code cannot be patched; else the calls that these make come in by themselves.
 //!
-//! [`doors::streams`]: crate::interpose::stdio_vtables
+//! [`stdio_vtables`]: crate::interpose::stdio_vtables
 
 use core::ffi::{c_int, c_void};
 

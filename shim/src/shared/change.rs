@@ -12,12 +12,14 @@ use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
 use super::list::{self, Course, Entry, List, Writing};
-use super::{arm, armed, describe, owners, set_protection};
-use crate::config::config;
+use super::{arm, owners};
+
+use crate::base::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
 use crate::mapper::{self, Mappings};
 use crate::process::{self, Own};
+use crate::shared::{armed, describe, set_protection};
 use crate::{agent, behind, signals};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.

@@ -7,10 +7,12 @@ use snapshim::PAGE;
 use snapshim::origin::Origin;
 use snapshim::preserve::kept::KeptFiles;
 
-use super::{list, owners, set_protection};
-use crate::config::config;
+use super::{list, owners};
+
+use crate::base::config::config;
 use crate::hooks::change::{Announced, announced_by_agent};
 use crate::process::Own;
+use crate::shared::set_protection;
 use crate::thread::{self, Thread};
 
 /// How far the agent has come.

@@ -15,12 +15,13 @@ use snapshim::origin::Origin;
 use snapshim::preserve::Failure;
 use snapshim::raw;
 
+use super::arm;
 use super::list::{self, Entry, List};
-use super::{arm, set_protection};
 
-use crate::config::config;
+use crate::base::config::config;
 use crate::hooks::change::{Announced, Named, announced, why};
 use crate::log::{Level, Program, say};
+use crate::shared::set_protection;
 
 /// What came of a store that trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
