@@ -125,7 +125,7 @@ pub enum Outcome {
 ///
 /// Called by the handler of SIGSEGV, in the place of whatever faulted, with all signals blocked, on a stack of ours ([`stacks`]).
 ///
-/// [`stacks`]: crate::signals::stacks
+/// [`stacks`]: crate::base::fault_stacks
 pub fn resolve(address: u64, access: Access) -> Outcome {
     if access.is_store() && !access.is_fetch() {
         match open_for_store(address, access.found_page()) {

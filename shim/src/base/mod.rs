@@ -4,5 +4,6 @@
 
 pub mod arena;
 pub mod config;
+pub mod fault_stacks;
 pub mod heap;
 pub mod sysfs;

@@ -11,7 +11,10 @@ use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::{Access, Frame};
-use super::{FAULT, STAND_IN, WAITING, disposition, guarded, stacks};
+use super::guarded;
+
+use crate::base::fault_stacks;
+use crate::signals::{FAULT, STAND_IN, WAITING, disposition};
 use crate::trap::{self, Outcome};
 
 /// Where `on_signal` goes on.
@@ -72,7 +75,7 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 /// An instruction faulted.
 fn on_fault(frame: &Frame) -> Next {
     let outcome = match frame.code() {
-        SEGV_ACCERR => stacks::call(resolve, frame.address(), frame.access().0),
+        SEGV_ACCERR => fault_stacks::call(resolve, frame.address(), frame.access().0),
         _ => Outcome::Foreign,
     };
     match outcome {

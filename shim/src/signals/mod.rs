@@ -10,7 +10,6 @@ pub mod action;
 mod deliver;
 pub mod frame;
 pub mod guarded;
-pub mod stacks;
 mod threads;
 
 use core::cell::Cell;
@@ -57,7 +56,7 @@ pub fn install() -> bool {
     }
     // Its end gives this thread a mask in which SIGSEGV is open.
     let _signals = SignalsBlocked::new();
-    stacks::prepare();
+    crate::base::fault_stacks::prepare();
     let is_first = !is_installed();
     // Before the actions are adopted: who sets one from now on waits for that, and changes the virtual one.
     masks::keep_faults_open();

@@ -10,7 +10,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
 
-use crate::base::arena;
+use super::arena;
+
 use crate::trap::Outcome;
 
 const COUNT: usize = 12;
