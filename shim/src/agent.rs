@@ -21,7 +21,7 @@ use snapshim::table::liveness::Stat;
 use crate::base::config::config;
 use crate::hooks::clone;
 use crate::log::{Level, say};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::shared::eager::Progress;
 use crate::{apart, create, device, foreign_maps, init, interpose, mapper, shared, thread, watch};
 
@@ -37,7 +37,7 @@ pub fn start_for_snapshots(own: &Own) {
 
 /// Starts the agent, once. A child that acts in this memory would take it along.
 pub fn start(own: &Own) {
-    if !process::is_borrower() && own.identity.presence().take_start() {
+    if !identity::is_borrower() && own.identity.presence().take_start() {
         start_anew(own);
     }
 }
@@ -151,7 +151,7 @@ pub fn is_caller() -> bool {
 /// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to
 /// end with the status that would have been the process's (synchronize_group_exit, kernel/exit.c).
 pub fn note_end_of_thread(status: c_int) {
-    let Some(own) = process::attached().filter(|_| !process::is_borrower()) else { return };
+    let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return };
     own.identity.presence().note_end(status);
     if let Some(record) = own.record() {
         record.ring();
@@ -193,7 +193,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     raw::set_signal_mask(u64::MAX);
     // Numbers mean something in one table only; these files go with it when the agent ends.
     let kept_apart = KeptFiles::new();
-    let kept = if apart::begin() { &kept_apart } else { process::kept() };
+    let kept = if apart::begin() { &kept_apart } else { identity::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
     raw::wake(&HAS_BEGUN);
@@ -203,7 +203,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     let mut rounds = 0;
     let mut company = Company::default();
     loop {
-        let Some(own) = process::attached() else { return leave() };
+        let Some(own) = identity::attached() else { return leave() };
         let Some(record) = own.record() else { return 0 };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
@@ -285,7 +285,7 @@ fn look_at_table(own: &Own) {
 
 /// The process has left the table, so no store has to trap any more.
 fn leave() -> c_int {
-    if process::has_left() {
+    if identity::has_left() {
         shared::give_up();
     }
     0
@@ -324,7 +324,7 @@ fn doubt_if_unseen(own: &Own) {
 
 /// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).
 fn doubt_if_table_is_gone(own: &Own) {
-    if process::is_table_current() {
+    if identity::is_table_current() {
         return;
     }
     let mut doubted = 0;

@@ -15,7 +15,7 @@ use crate::base::sysfs;
 use crate::device::{self, DeviceUser};
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
-use crate::process::Own;
+use crate::process::identity::Own;
 
 /// Who can write an alias, or holds a snapshot of it.
 #[derive(Clone, Copy)]

@@ -6,7 +6,8 @@ use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, Vi
 use snapshim::table::walk::Walk;
 
 use crate::interpose::set_errno;
-use crate::{foreign_maps, mapper, process, watch};
+use crate::process::identity;
+use crate::{foreign_maps, mapper, watch};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
@@ -22,13 +23,13 @@ pub struct Stat {
 /// 1 if this process takes part, 0 if it could not join the table or the shim is switched off.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_active() -> c_int {
-    c_int::from(process::join_at_once().is_ok())
+    c_int::from(identity::join_at_once().is_ok())
 }
 
 /// `snapshim_stat(3)`: see snapshim.h.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
-    let held = process::attached().filter(|own| {
+    let held = identity::attached().filter(|own| {
         let _mappings = mapper::hold(*own);
         !own.leaves_after_long_inspection()
     });
@@ -64,12 +65,12 @@ const CAUSES: [(u32, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREI
 
 /// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
 fn describe_unvouched(address: u64) -> Option<Stat> {
-    let held = process::holdings().ranges().find(|range| process::has_left() && range.contains(&address))?;
+    let held = identity::holdings().ranges().find(|range| identity::has_left() && range.contains(&address))?;
     let pages = (held.end - held.start) / snapshim::PAGE;
     Some(Stat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
 }
 
-fn describe(own: &process::Own, address: u64) -> Option<Stat> {
+fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
     own.table.doubt_if_unseen();
     watch::look_behind(own, &here);
@@ -79,7 +80,7 @@ fn describe(own: &process::Own, address: u64) -> Option<Stat> {
 }
 
 /// What the pieces of one mmap, which `here` is of, come to together.
-fn sum(own: &process::Own, walk: Walk<'_>, here: &View) -> Stat {
+fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
     let mut stat = Stat { state: EXACT, cause: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
     let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);
     for (index, view) in same {

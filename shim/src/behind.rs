@@ -16,7 +16,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::sysfs::{self, Device};
 use crate::log::{Level, Program, say};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::{hooks, shared};
 
 /// What a call changes.
@@ -148,7 +148,7 @@ pub fn changing(what: &str, named: &Named<'_>, call: &dyn Fn() -> c_int) -> c_in
     if matches!(named, Named::Nothing) {
         return call();
     }
-    let Ok(own) = process::join() else { return call() };
+    let Ok(own) = identity::join() else { return call() };
     doubt(&own, what, named);
     let result = call();
     doubt(&own, what, named);

@@ -20,7 +20,7 @@ use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::{alias_use, apart, device};
 
 /// A claim of this process.
@@ -56,7 +56,7 @@ pub fn release_unused(own: &Own) {
 
 /// In a forked child, which may have inherited a claim without the snapshots.
 pub fn keep_inherited() {
-    match process::attached() {
+    match identity::attached() {
         Some(own) => release_unused(&own),
         None => release(|_| true),
     }

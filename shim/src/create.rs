@@ -25,8 +25,9 @@ use crate::hooks::change::Named;
 use crate::hooks::faults;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
+use crate::process::identity;
 use crate::thread::{self, Thread};
-use crate::{agent, alias_use, claim, device, foreign_maps, process, shared, watch};
+use crate::{agent, alias_use, claim, device, foreign_maps, shared, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -89,12 +90,12 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         return Err(Errno::INVAL);
     }
     let (file, origin, worth) = open_origin(mmap.descriptor)?;
-    process::join_at_once()?;
+    identity::join_at_once()?;
     let thread = thread::current()?;
     if thread.is_inside() {
         return Err(Errno::DEADLK);
     }
-    if !process::is_table_current() {
+    if !identity::is_table_current() {
         say!(
             Level::Error,
             "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
@@ -401,7 +402,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let address =
         map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
-    if !process::holdings().add(&(extent.address..extent.end())) {
+    if !identity::holdings().add(&(extent.address..extent.end())) {
         table.retire_snapshot(index, head.life());
         // SAFETY: the mapping was just made and nobody has been told of it.
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
@@ -428,7 +429,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 pub fn look_for_unseen(table: &Table) -> Look {
     let unseen = table.unseen();
     if unseen.was_ever_up() {
-        process::lower_unseen_that_are_over(table);
+        identity::lower_unseen_that_are_over(table);
     }
     unseen.look()
 }

@@ -15,7 +15,7 @@ use snapshim::table::walk::Walk;
 use crate::base::sysfs::{self, Device};
 use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
-use crate::process::Own;
+use crate::process::identity::Own;
 use crate::{alias_use, claim};
 
 /// What the kernel uses a block device for.

@@ -12,12 +12,12 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::mapper::{self, EVERYWHERE};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 
 /// Makes `call`, which returns only if exec fails.
 pub fn announced<R>(call: impl FnOnce() -> R) -> R {
     // A vfork child ends nobody's image but its own, of which the table knows nothing.
-    let Some(own) = process::attached().filter(|_| !process::is_borrower()) else { return call() };
+    let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
     let Some(record) = own.record() else { return call() };
     record.executing.begin(own.id);
     await_pushers(&own);

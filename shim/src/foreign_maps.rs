@@ -30,7 +30,7 @@ use crate::hooks::change::Named;
 use crate::log::{Level, Program, say};
 use crate::notices;
 use crate::other_tables::OtherTables;
-use crate::process::Own;
+use crate::process::identity::Own;
 
 /// Snapshots made, and how many of them had been made when the last look began that is over.
 static MADE: AtomicU64 = AtomicU64::new(0);

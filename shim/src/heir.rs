@@ -21,7 +21,7 @@ use snapshim::table::writer::WriterSlot;
 
 use crate::log::{Level, say};
 use crate::mapper::Mappings;
-use crate::process;
+use crate::process::identity;
 use crate::thread::{self, Thread};
 
 /// A child that is about to be forked inside a hook.
@@ -112,8 +112,8 @@ impl Heir {
         self.record.christen(self.unborn, born);
         let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(born));
         let slot = slot.filter(|slot| take_places(page_of(slot)).is_ok());
-        process::use_table(self.table);
-        match slot.and_then(|slot| Some((slot, process::adopt(self.table, born, self.index)?))) {
+        identity::use_table(self.table);
+        match slot.and_then(|slot| Some((slot, identity::adopt(self.table, born, self.index)?))) {
             Some((slot, own)) => {
                 slot.christen(raw::own_tid());
                 thread::take(Thread::new(own, slot, self.slot));

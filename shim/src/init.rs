@@ -14,7 +14,8 @@ use crate::base::arena;
 use crate::base::config::config;
 use crate::create::Mmap;
 use crate::log::{Level, say};
-use crate::{hooks, interpose, process, thread};
+use crate::process::identity;
+use crate::{hooks, interpose, thread};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -37,8 +38,8 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     }
     hooks::ring::filter();
     thread::watch_ends();
-    process::note_pid();
-    process::join_if_in_use();
+    identity::note_pid();
+    identity::join_if_in_use();
 }
 
 /// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.

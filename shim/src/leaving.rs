@@ -34,7 +34,7 @@ use rustix::fs::OFlags;
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::{PAGE, masks};
 
-use crate::process;
+use crate::process::identity;
 use crate::thread::{self, stack_pointer};
 
 static HAS_OTHER_STACKS: AtomicBool = AtomicBool::new(false);
@@ -134,7 +134,7 @@ fn prepare_leaving(target: &Target, here: u64) -> *const c_void {
     // What is known of the thread's stacks is changed only where no handler comes in between.
     let signals = SignalsBlocked::new();
     // A child that acts in its parent's memory leaves none of the parent's calls.
-    if target.is_by_landing() || process::is_borrower() {
+    if target.is_by_landing() || identity::is_borrower() {
         return unprepared;
     }
     let alternate = alternate_stack();
@@ -186,7 +186,7 @@ extern "C" fn land() -> u64 {
         thread.leave_calls(is_left);
     }
     let unannounced = thread::leave_calls_without_slot(is_left);
-    if let Some(own) = process::attached()
+    if let Some(own) = identity::attached()
         && let Some(record) = own.record()
     {
         (0..unannounced).for_each(|_| record.leave_unannounced(own.id));

@@ -10,9 +10,10 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::raw;
 
+use crate::apart;
 pub use crate::base::config::Level;
 use crate::base::config::config;
-use crate::{apart, process};
+use crate::process::identity;
 
 /// Logs a line if its level is wanted.
 macro_rules! say {
@@ -103,7 +104,7 @@ fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
     if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
         let appends = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
         let at_end = appends || rustix::fs::tell(file).is_ok_and(|position| position >= stat.st_size as u64);
-        if !at_end || process::is_origin_in_use(&stat) {
+        if !at_end || identity::is_origin_in_use(&stat) {
             return;
         }
     }

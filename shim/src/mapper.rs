@@ -20,7 +20,7 @@ use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
 use crate::base::config::config;
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::trap::Trap;
 use crate::{behind, claim, watch};
 
@@ -37,7 +37,7 @@ pub struct Mappings {
 /// The snapshots that a range of addresses touches; `None` if there are none, which costs next to nothing to find out.
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
-    let own = process::attached()?;
+    let own = identity::attached()?;
     if !own.identity.is_mapper() || range.is_empty() {
         return None;
     }
@@ -46,7 +46,7 @@ pub fn touching(range: &Range<u64>) -> Option<Mappings> {
 
 #[cold]
 fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
-    if !process::holdings().touches(range) || own.leaves_damaged() {
+    if !identity::holdings().touches(range) || own.leaves_damaged() {
         return None;
     }
     Some(hold(own))
@@ -103,7 +103,7 @@ pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 
 /// Whether a piece lies where this process mapped a snapshot.
 pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
-    let is_held = process::holdings().contains(&(view.extent.address..view.extent.end()));
+    let is_held = identity::holdings().contains(&(view.extent.address..view.extent.end()));
     // Another thread may be taking it away, or have done so meanwhile.
     let is_there = || !view.head.is_changing() && own.table.snapshot(index).is_some_and(|it| it.is_still(view.head));
     if !is_held && is_there() {
@@ -115,19 +115,19 @@ pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
 /// Whether this process has any snapshot.
 #[inline]
 pub fn has_any() -> bool {
-    process::attached().is_some_and(|own| own.identity.is_mapper())
+    identity::attached().is_some_and(|own| own.identity.is_mapper())
 }
 
 /// Whether a range of addresses may touch one.
 #[inline]
 pub fn may_touch(range: &Range<u64>) -> bool {
-    !range.is_empty() && has_any() && process::holdings().touches(range)
+    !range.is_empty() && has_any() && identity::holdings().touches(range)
 }
 
 /// The first part of a range of addresses that is a snapshot which the program may store into, and which may yet be moved off its
 /// file.
 pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
-    let own = process::attached().filter(|_| may_touch(range))?;
+    let own = identity::attached().filter(|_| may_touch(range))?;
     own.table.over_splits(|walk| {
         let movable = pieces(&own, walk, range).filter(|(_, view)| may_move(view));
         movable.map(|(_, view)| overlap(&view, range)).min_by_key(|part| part.start)
@@ -140,7 +140,7 @@ fn may_move(view: &View) -> bool {
 
 /// Whether all of a range of addresses is one such part, none of it behind the end of the file.
 pub fn may_move_whole(range: &Range<u64>) -> bool {
-    let Some(own) = process::attached() else { return false };
+    let Some(own) = identity::attached() else { return false };
     let is_whole = |view: &View| {
         may_move(view) && view.extent.address <= range.start && range.end <= view.address_of(view.kept().end)
     };
@@ -151,7 +151,7 @@ pub fn may_move_whole(range: &Range<u64>) -> bool {
 pub fn keep(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
     let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-    let Some(own) = process::attached().filter(|own| own.identity.is_mapper()) else { return };
+    let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return };
     each_piece(&own, &(start..end), |index, view| {
         let inside = overlap(&view, &(start..end));
         let first = view.extent.first + (inside.start - view.extent.address) / PAGE;
@@ -165,7 +165,7 @@ pub fn keep(address: u64, length: u64) {
 
 /// What this process may use to preserve in its own snapshots.
 pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
-    let (kept, holdings, headroom) = (process::kept(), process::holdings(), process::headroom());
+    let (kept, holdings, headroom) = (identity::kept(), identity::holdings(), identity::headroom());
     Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, headroom, open: &|_| None, deadline }
 }
 
@@ -282,7 +282,7 @@ impl Mappings {
         for (index, view) in self.odd_pieces(range) {
             self.own.table.retire_snapshot(index, view.head.life());
         }
-        process::holdings().remove(range);
+        identity::holdings().remove(range);
         watch::forget_unneeded(self);
         self.own.identity.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
         claim::release_unused(&self.own);
@@ -394,8 +394,8 @@ impl Mappings {
         if let Some(snapshot) = self.snapshot(index) {
             snapshot.place(&Extent { address: target, ..view.extent });
         }
-        process::holdings().remove(&old);
-        if !process::holdings().add(&(target..target + total)) {
+        identity::holdings().remove(&old);
+        if !identity::holdings().add(&(target..target + total)) {
             self.own.table.declare_damaged();
         }
         Ok(())

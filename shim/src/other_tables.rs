@@ -11,7 +11,7 @@ use snapshim::unseen::Who;
 use crate::base::config::config;
 use crate::foreign_maps::{Backing, each_process, has_shared};
 use crate::log::{Bytes, Level, Program, say};
-use crate::process;
+use crate::process::identity;
 
 /// Further ones are not looked for.
 const MOST: usize = 8;
@@ -23,7 +23,7 @@ impl OtherTables {
     pub fn find() -> Self {
         let mut found = [None; MOST];
         let mut free = found.iter_mut();
-        attach::each_other_table(&process::place(), |device, inode| {
+        attach::each_other_table(&identity::place(), |device, inode| {
             if let Some(place) = free.next() {
                 let device = (rustix::fs::major(device), rustix::fs::minor(device));
                 *place = Some(Backing { device, inode });

@@ -13,7 +13,7 @@ use syscalls::{Sysno, syscall};
 use crate::agent;
 use crate::base::config::config;
 use crate::log::{Level, say};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 
 /// Whether there is an agent, and how many calls are under way that it may not live through.
 pub struct Presence {
@@ -70,7 +70,7 @@ impl Presence {
 
 /// Makes a call while there is no agent.
 pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
-    let Some(own) = process::attached().filter(|_| !process::is_borrower()) else { return call() };
+    let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
     let presence = own.identity.presence();
     presence.solitudes.fetch_add(1, Ordering::SeqCst);
     if !presence.is(ABSENT) && !send_away(&own) {
@@ -83,7 +83,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     }
     let result = call();
     // Of setns(2).
-    process::note_time_space();
+    identity::note_time_space();
     if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
         agent::start_anew(&own);
     }

@@ -10,7 +10,7 @@ use snapshim::raw;
 use snapshim::table::process::Process;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ thread_local! {
 
 /// The calling thread is about to make a child that acts in this memory: until it has executed its program, or beside the thread.
 pub fn note_lending(is_shared: bool) {
-    if !process::is_borrower() {
+    if !identity::is_borrower() {
         let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::is_in_use));
         LENDERS_CALLS.set(calls.unwrap_or_default());
         LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared, is_fresh: true });
@@ -60,7 +60,7 @@ pub fn forget_lending() {
 
 /// Whether the caller is a child that uses this thread-local storage while the thread it belongs to goes on.
 fn is_beside_lender(loan: Loan) -> bool {
-    loan.is_shared && loan.thread != raw::own_tid() && process::is_borrower()
+    loan.is_shared && loan.thread != raw::own_tid() && identity::is_borrower()
 }
 
 /// See [`is_beside_lender`]; and the lender takes back what it lent.
@@ -73,7 +73,7 @@ fn borrows_beside() -> bool {
 #[cold]
 fn look_at_loan(loan: Loan) -> bool {
     let is_beside = is_beside_lender(loan);
-    if !is_beside && loan.is_fresh && loan.thread == raw::own_tid() && !process::is_borrower() {
+    if !is_beside && loan.is_fresh && loan.thread == raw::own_tid() && !identity::is_borrower() {
         LOAN.set(Loan { is_fresh: false, ..loan });
         if let Some(thread) = CLAIMED.get().filter(|thread| thread.own.is_this_image()) {
             thread.forget_borrowers_calls();
@@ -120,11 +120,11 @@ pub fn take(thread: Thread) {
 
 #[cold]
 fn claim() -> Result<Thread, Errno> {
-    let own = process::join()?;
+    let own = identity::join()?;
     // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
     let _signals = raw::SignalsBlocked::new();
     // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
-    let tid = if process::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
+    let tid = if identity::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
     let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
     let thread = Thread::new(own, slot, index);
     CLAIMED.set(Some(thread));
@@ -135,7 +135,7 @@ fn claim() -> Result<Thread, Errno> {
 /// The slot of such a child.
 #[cold]
 fn beside_lender() -> Result<Thread, Errno> {
-    let own = process::join()?;
+    let own = identity::join()?;
     let _signals = raw::SignalsBlocked::new();
     let tid = raw::own_tid();
     let known = own.table.writer_of(own.owner(), tid);
@@ -344,7 +344,7 @@ impl Thread {
 
     #[cold]
     fn has_inherited_slot(&self) -> bool {
-        process::attached().is_some_and(|own| self.slot.tenure().process() == own.owner())
+        identity::attached().is_some_and(|own| self.slot.tenure().process() == own.owner())
     }
 }
 

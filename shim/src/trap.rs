@@ -17,9 +17,10 @@ use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
 use crate::base::config::config;
+use crate::process::identity;
 use crate::shared::open::{Opened, open_for_store};
 use crate::signals::frame::Access;
-use crate::{mapper, process, signals};
+use crate::{mapper, signals};
 
 /// The one range that is held.
 static START: AtomicU64 = AtomicU64::new(0);
@@ -79,12 +80,12 @@ impl Stores for Trap {
 
 /// Whether the calling thread is the only one that could store.
 fn is_alone() -> bool {
-    let agent = process::attached().and_then(|own| match own.record()?.agent(own.id) {
+    let agent = identity::attached().and_then(|own| match own.record()?.agent(own.id) {
         Agent::Thread(tid) => Some(tid),
         _ => None,
     });
     let threads = Stat::read(&ProcPath::own("stat")).map_or(u64::MAX, |stat| stat.threads);
-    agent != Some(raw::own_tid()) && !process::is_borrower() && threads <= 1 + u64::from(agent.is_some())
+    agent != Some(raw::own_tid()) && !identity::is_borrower() && threads <= 1 + u64::from(agent.is_some())
 }
 
 /// How many ranges have been held so far, if none is held now.
@@ -146,7 +147,7 @@ pub fn resolve(address: u64, access: Access) -> Outcome {
 /// Whether the store faulted only because its range was held, perhaps no longer.
 fn is_ours(address: u64) -> bool {
     is_held(address)
-        || process::attached().is_some_and(|own| {
+        || identity::attached().is_some_and(|own| {
             let is_writable = |_, view: &View| unshare::is_writable(view.extent.protection);
             mapper::find_piece(&own, &(address..address + 1), is_writable).is_some()
         })

@@ -24,7 +24,7 @@ use crate::hooks::descriptors;
 use crate::log::{Bytes, Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::notices;
-use crate::process::Own;
+use crate::process::identity::Own;
 
 /// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
 struct Watched {

@@ -22,7 +22,7 @@ use super::change::{LONGEST_WRITE, Touch, change};
 use super::write::each_buffer;
 
 use crate::interpose::{interpose, set_errno};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::shared::change::while_open;
 use crate::shared::list;
 use crate::thread;
@@ -76,7 +76,7 @@ fn answer(result: Result<usize, syscalls::Errno>) -> c_int {
 fn on_io_setup(_: io_setup::Function, room: c_int, context: *mut usize) -> c_int {
     let result = setup_call(room, context);
     if result == 0
-        && let Ok(own) = process::join()
+        && let Ok(own) = identity::join()
     {
         // SAFETY: the kernel has just stored there.
         own.queues().open(unsafe { *context } as u64);
@@ -95,7 +95,7 @@ fn on_io_queue_init(_: io_queue_init::Function, room: c_int, context: *mut usize
 }
 
 fn on_io_destroy(_: io_destroy::Function, context: usize) -> c_int {
-    let closing = process::attached().and_then(|own| own.queues().start_close(context as u64));
+    let closing = identity::attached().and_then(|own| own.queues().start_close(context as u64));
     let result = destroy_call(context);
     if let Some(closing) = closing {
         closing.finish(result == 0);
@@ -156,7 +156,7 @@ struct Submitter {
 
 impl Submitter {
     fn of(context: usize) -> Self {
-        let own = process::join().ok();
+        let own = identity::join().ok();
         Self { context, own, queue: own.and_then(|own| own.queues().of(context as u64)) }
     }
 

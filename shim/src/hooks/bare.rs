@@ -12,7 +12,7 @@ use super::{
 };
 
 use crate::interpose::{as_libc, interpose};
-use crate::process;
+use crate::process::identity;
 
 interpose! {
     /// syscall(2); variadic in C, six arguments are passed on as they come
@@ -164,7 +164,7 @@ fn on_syscall(
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_vfork => {
             match number {
                 libc::SYS_clone => clone::note_lending(a as u64),
-                libc::SYS_vfork => process::note_lending(false),
+                libc::SYS_vfork => identity::note_lending(false),
                 // What cannot be read is the kernel's to refuse.
                 _ => clone::note_lending(raw::read_remote_word(raw::own_tid(), a as u64).unwrap_or(0)),
             }

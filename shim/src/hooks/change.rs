@@ -17,11 +17,12 @@ use snapshim::snapshot::View;
 use snapshim::table::Table;
 
 use crate::base::config::config;
+use crate::init;
 use crate::interpose::set_errno;
 use crate::log::{Level, Program, say};
+use crate::process::identity;
 use crate::thread::{self, Seat, Thread};
 use crate::trap::Trap;
-use crate::{init, process};
 
 /// The bytes of a file that a call would change.
 pub trait Touch {
@@ -89,7 +90,7 @@ fn change_in(
     touch: &impl Touch,
     call: &impl Fn() -> isize,
 ) -> isize {
-    process::look_now_and_then(&thread.own);
+    identity::look_now_and_then(&thread.own);
     let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
     let surroundings = Surroundings { thread, touch };
@@ -254,10 +255,10 @@ impl Touch for Nowhere {
 fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let mut error = error;
     loop {
-        if error == Errno::AGAIN && process::attached().is_some() {
+        if error == Errno::AGAIN && identity::attached().is_some() {
             return without_slot(call);
         }
-        if let Some(result) = process::unseen(call) {
+        if let Some(result) = identity::unseen(call) {
             return Ok(Some(result));
         }
         match Seat::take() {
@@ -270,7 +271,7 @@ fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, S
 /// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot. `None`: none came free.
 #[cold]
 fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
-    let Some(own) = crate::process::attached() else { return Ok(Some(call())) };
+    let Some(own) = crate::process::identity::attached() else { return Ok(Some(call())) };
     let deadline = raw::now() + config().timeout;
     let mut patience = Patience::default();
     loop {
@@ -381,9 +382,9 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         own: thread.own.caller(),
         slot: thread.slot,
         frame,
-        kept: process::kept(),
-        headroom: process::headroom(),
-        holdings: process::holdings(),
+        kept: identity::kept(),
+        headroom: identity::headroom(),
+        holdings: identity::holdings(),
         unreadable: init::unreadable_page(),
         way: config().way,
         on_failure: config().on_failure,

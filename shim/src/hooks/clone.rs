@@ -9,8 +9,9 @@ use syscalls::{Sysno, syscall};
 
 use super::fork::forked;
 
+use crate::agent;
 use crate::interpose::{self, as_libc, interpose, set_errno};
-use crate::{agent, process};
+use crate::process::identity;
 
 /// What the child of clone(3) runs.
 pub type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
@@ -69,7 +70,7 @@ fn on_clone(
 /// A child that shares this memory, and is no thread of the process, acts in it as after vfork(2).
 pub fn note_lending(flags: u64) {
     if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
-        process::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
+        identity::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
     }
 }
 

@@ -11,7 +11,7 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{as_libc, interpose, set_errno};
-use crate::process;
+use crate::process::identity;
 
 interpose! {
     /// close(2)
@@ -65,14 +65,14 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
 /// Counted before the call, in the record of an attached process; one that is not attached has no writer to be looked up.
 #[inline]
 pub fn count_change(fd: c_int) {
-    if let Some(record) = process::attached().and_then(|own| own.record()) {
+    if let Some(record) = identity::attached().and_then(|own| own.record()) {
         record.change_descriptor(fd as u32);
     }
 }
 
 /// The same for every number.
 pub fn count_all() {
-    if let Some(record) = process::attached().and_then(|own| own.record()) {
+    if let Some(record) = identity::attached().and_then(|own| own.record()) {
         record.change_all_descriptors();
     }
 }
@@ -81,8 +81,8 @@ pub fn count_all() {
 /// table is a copy.
 #[inline]
 fn beside_kept<T>(last: u32, act: impl FnOnce(Option<&KeptFiles>) -> T) -> T {
-    let kept = process::kept();
-    if !kept.may_guard(last) || process::is_borrower() {
+    let kept = identity::kept();
+    if !kept.may_guard(last) || identity::is_borrower() {
         return act(None);
     }
     kept.replacing(|| act(Some(kept)))
@@ -116,7 +116,7 @@ pub fn on_dup3(real: dup3::Function, old: c_int, new: c_int, flags: c_int) -> c_
 /// Makes `call`, which puts the file at `old` to `new`, too.
 fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
     beside_kept(new as u32, |kept| {
-        let Some((kept, own)) = kept.filter(|kept| old != new && kept.guards(new as u32)).zip(process::attached())
+        let Some((kept, own)) = kept.filter(|kept| old != new && kept.guards(new as u32)).zip(identity::attached())
         else {
             return call();
         };

@@ -9,7 +9,8 @@ use syscalls::{Sysno, syscall};
 use crate::base::config::config;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Bytes, Level, say};
-use crate::{executing, process, signals};
+use crate::process::identity;
+use crate::{executing, signals};
 
 interpose! {
     /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
@@ -42,7 +43,7 @@ interpose! {
 
 /// What a new program inherits of signals is the application's, not ours.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
-    let exec = process::Exec::begin();
+    let exec = identity::Exec::begin();
     let failed = executing::announced(|| {
         let handed_over = signals::hand_over();
         let failed = call();
@@ -104,7 +105,7 @@ fn on_execve(
 
 /// Looking costs a few system calls, so only where somebody wants to know.
 fn is_asked() -> bool {
-    let is_active = || process::attached().is_some_and(|own| own.table.gate().active.is_raised());
+    let is_active = || identity::attached().is_some_and(|own| own.table.gate().active.is_raised());
     !config().is_disabled && (config().is_strict || config().level >= Level::Info || is_active())
 }
 

@@ -17,7 +17,7 @@ use snapshim::sync::{AtomicU32, Ordering, full_fence};
 
 use crate::interpose::set_errno;
 use crate::mapper::{self, EVERYWHERE};
-use crate::process;
+use crate::process::identity;
 
 /// 1 once this process, or one that it was forked from, has made a userfaultfd.
 static IS_SERVED: AtomicU32 = AtomicU32::new(0);
@@ -34,7 +34,7 @@ pub fn making(call: impl FnOnce() -> c_long) -> c_long {
     IS_SERVED.store(1, Ordering::Relaxed);
     // SeqCst: pairs with the fence in `mark`: the word before the look at the snapshots.
     full_fence();
-    let own = process::attached().filter(|own| own.identity.is_mapper());
+    let own = identity::attached().filter(|own| own.identity.is_mapper());
     if own.is_some_and(|own| mapper::hold(own).note(&EVERYWHERE, SERVED, true, || Ok(())).is_err()) {
         set_errno(libc::ENOMEM);
         return -1;
@@ -63,9 +63,9 @@ pub fn on_request(request: u32, argument: u64, call: impl FnOnce() -> c_int) -> 
     let word = |offset: u64| raw::read_remote_word(raw::own_tid(), argument.wrapping_add(offset));
     // What cannot be read is the kernel's to refuse.
     let (Ok(start), Ok(length)) = (word(start), word(length)) else { return call() };
-    let Some(own) = process::attached().filter(|own| own.identity.is_mapper()) else { return call() };
+    let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return call() };
     let _still = mapper::hold(own);
-    if process::holdings().touches(&(start..start.saturating_add(length))) {
+    if identity::holdings().touches(&(start..start.saturating_add(length))) {
         set_errno(Errno::INVAL.raw_os_error());
         return -1;
     }

@@ -23,7 +23,7 @@ use crate::heir::Heir;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::thread::{self, Thread};
 use crate::{agent, claim, create, foreign_maps, shared, watch};
 
@@ -57,12 +57,12 @@ fn on_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
 
 /// Makes `real`, which returns in a child that has a copy of this memory as well. `flags` are those of clone(2).
 pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
-    match process::attached() {
+    match identity::attached() {
         None => {
             let pid = real();
             if pid == 0 {
-                process::note_pid();
-                process::join_with_unseen_mapping();
+                identity::note_pid();
+                identity::join_with_unseen_mapping();
             }
             pid
         }
@@ -80,7 +80,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     } else if flags & libc::CLONE_VFORK as u64 != 0 {
         // The parent cannot say how it went before the child is done.
         Some(Errno::DEADLK)
-    } else if process::is_borrower() {
+    } else if identity::is_borrower() {
         // The records of the process are not its to hand on.
         Some(Errno::CHILD)
     } else {
@@ -102,19 +102,19 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     };
     match (pid, heir) {
         (0, Some(heir)) => {
-            process::note_pid();
+            identity::note_pid();
             heir.take_over();
         }
         (pid, Some(heir)) => heir.leave_to(pid),
         (_, None) => {}
     }
     if pid == 0 {
-        process::note_pid();
+        identity::note_pid();
         if leaves {
-            process::refuse_in_child(&own);
+            identity::refuse_in_child(&own);
         }
         shared::join_in_child();
-        process::join_with_unseen_mapping();
+        identity::join_with_unseen_mapping();
     }
     pid
 }
@@ -126,7 +126,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
     let inheritance = Inheritance::list(mappings);
     let pid = shared::fork(real);
     if pid == 0 {
-        process::note_pid();
+        identity::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
         if is_exact {
             inheritance.be_held();
@@ -135,7 +135,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
         }
         // Before there is an agent that looks.
         foreign_maps::begin_anew_in_child();
-        if let Some(child) = process::attached() {
+        if let Some(child) = identity::attached() {
             if !is_exact {
                 child.table.retire_all_of(child.owner());
             }
@@ -178,7 +178,7 @@ impl Inheritance {
 
     /// In the child: what the parent alone had is not the child's.
     fn be_held(&self) {
-        let holdings = process::holdings();
+        let holdings = identity::holdings();
         holdings.clear();
         for range in INHERITED.ranges() {
             let _ = holdings.add(&range);
@@ -187,7 +187,7 @@ impl Inheritance {
 
     /// In a child whose records are not good.
     fn break_all(&self) {
-        process::holdings().clear();
+        identity::holdings().clear();
         for range in INHERITED.ranges() {
             if local::map_faulting(range.start, (range.end - range.start) as usize).is_err() {
                 // Not even that: then nothing is there.
@@ -298,7 +298,7 @@ impl<'a> Prepared<'a> {
         if self.record.id() != Some(born) {
             return false;
         }
-        let Some(own) = process::adopt(table, born, self.index) else { return false };
+        let Some(own) = identity::adopt(table, born, self.index) else { return false };
         own.identity.note_snapshot();
         let parent = self.record.parent();
         let give_up = raw::now() + 2 * config().timeout;

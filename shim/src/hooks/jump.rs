@@ -6,7 +6,8 @@ use libc::stack_t;
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{self, as_libc, interpose};
-use crate::{leaving, process};
+use crate::leaving;
+use crate::process::identity;
 
 interpose! {
     /// longjmp(3), _longjmp(3) and siglongjmp(3), which are one function
@@ -56,7 +57,7 @@ pub fn alternate_by_number(real: impl FnOnce() -> c_long, new: *const stack_t) -
 
 /// A child of vfork(2) sets its own, beside its parent's thread-local storage.
 fn note_if_set(new: *const stack_t, is_set: bool) {
-    if new.is_null() || !is_set || process::is_borrower() {
+    if new.is_null() || !is_set || identity::is_borrower() {
         return;
     }
     let mut set = stack_t { ss_sp: core::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };

@@ -23,8 +23,9 @@ use crate::base::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
 use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;
+use crate::process::identity;
 use crate::shared::list;
-use crate::{init, mapper, process, shared};
+use crate::{init, mapper, shared};
 
 hook! {
     unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
@@ -363,7 +364,7 @@ fn unit(arguments: &Mmap) -> size_t {
 
 /// Does `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
 fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    let Some(own) = process::attached().filter(|_| list::may_touch(range)) else {
+    let Some(own) = identity::attached().filter(|_| list::may_touch(range)) else {
         return match mapper::touching(range) {
             None => call(),
             Some(mappings) => mappings.replace(range, call),
@@ -402,7 +403,7 @@ fn protect_by(
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
     let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
-    let Some(own) = process::attached().filter(|_| !range.is_empty() && list::may_touch(&range)) else {
+    let Some(own) = identity::attached().filter(|_| !range.is_empty() && list::may_touch(&range)) else {
         let known = (protection & KNOWN_PROTECTION) as u32;
         return match mapper::touching(&range) {
             None => call(address as u64, length as u64, protection),
@@ -426,7 +427,7 @@ fn show_other_pages(
     let start = address as u64 / PAGE * PAGE;
     let range = start..start.saturating_add(length as u64 / PAGE * PAGE);
     let origin = if range.is_empty() || !list::may_touch(&range) { None } else { shared::change::origin_in(&range) };
-    match process::attached().zip(origin) {
+    match identity::attached().zip(origin) {
         None => call(),
         Some((own, origin)) => {
             shared::change::show_other_pages(&mapper::hold(own), &range, first as u64, origin, &call)
@@ -449,7 +450,7 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
     }
     let range = addresses(address, length);
     if list::may_touch(&range)
-        && let Some(own) = process::attached()
+        && let Some(own) = identity::attached()
     {
         match advice {
             libc::MADV_REMOVE | MADV_POPULATE_WRITE if !range.is_empty() => {
@@ -634,7 +635,7 @@ fn remap(
     let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
     // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
     let new_length = (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0);
-    if let Some(own) = process::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
+    if let Some(own) = identity::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
         && let Some(origin) = shared::change::origin_in(&range)
     {
         if mapper::touching(&range).is_some() {

@@ -9,7 +9,7 @@ use crate::base::config::config;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::log::{Level, say};
-use crate::process;
+use crate::process::identity;
 use crate::shared::aside::read_own;
 
 static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
@@ -126,7 +126,7 @@ fn see_libc_of(handle: *mut c_void) {
 }
 
 fn doubt_all() {
-    let Ok(own) = process::join() else { return };
+    let Ok(own) = identity::join() else { return };
     own.table.over_splits(|walk| {
         for (index, view) in walk.live() {
             preserve::doubt(own.table, index, view.head.life());

@@ -17,7 +17,7 @@ use super::times::without_bytes;
 
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::log::{Level, say};
-use crate::process;
+use crate::process::identity;
 
 interpose! {
     /// ftruncate(2)
@@ -143,7 +143,7 @@ fn close(descriptor: c_int) {
 
 /// Somebody may have put another file there between our look and the call's.
 fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
-    if process::attached().is_some_and(|own| own.table.gate().active.is_raised())
+    if identity::attached().is_some_and(|own| own.table.gate().active.is_raised())
         && let now = place_named(directory, path)
         && let Place::Origin(origin) = now
         && now != seen
@@ -154,7 +154,7 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
 
 /// `origin` was emptied unannounced, because it came under a name that had led to another file.
 pub fn doubt(origin: Origin) {
-    let Some(own) = process::attached() else { return };
+    let Some(own) = identity::attached() else { return };
     let doubt = |(index, view): (u32, View)| {
         if preserve::doubt(own.table, index, view.head.life()) {
             say!(

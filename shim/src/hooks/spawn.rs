@@ -10,7 +10,7 @@ use syscalls::{Sysno, syscall};
 use super::resize::cut_by_name;
 
 use crate::interpose::{self, errno, interpose};
-use crate::process;
+use crate::process::identity;
 
 interpose! {
     /// posix_spawn(3)
@@ -116,7 +116,7 @@ fn on_spawn(
 ) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(pid, path, actions, attributes, arguments, environment) };
-    process::note_lending(false);
+    identity::note_lending(false);
     if interpose::is_libc_seen() || actions.is_null() {
         return call();
     }

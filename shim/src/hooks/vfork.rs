@@ -3,7 +3,7 @@
 use core::arch::naked_asm;
 
 use crate::interpose::{Door, set_errno};
-use crate::process;
+use crate::process::identity;
 
 static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
 /// As for the other calls.
@@ -22,7 +22,7 @@ unsafe extern "C" fn __vfork() {
 }
 
 extern "C" fn next() -> *const () {
-    process::note_lending(false);
+    identity::note_lending(false);
     DOOR.next()
 }
 

@@ -13,9 +13,10 @@ use snapshim::raw::{self, SignalsBlocked};
 use snapshim::table::Table;
 
 use super::list::{self, Entry, List};
-use super::set_protection;
+
 use crate::log::{Level, say};
-use crate::process::Own;
+use crate::process::identity::Own;
+use crate::shared::set_protection;
 use crate::signals;
 
 /// Arms every mapping of this process that `scope` covers, if `is_wanted` says so while the list is held.

@@ -18,7 +18,7 @@ use crate::base::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
 use crate::mapper::{self, Mappings};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
 use crate::shared::{armed, describe, set_protection};
 use crate::{agent, behind, signals};
 
@@ -35,7 +35,7 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
         Place::Elsewhere => None,
         // What is stored there would not be seen.
         Place::Unknown => {
-            process::stay_unseen();
+            identity::stay_unseen();
             None
         }
     }
@@ -43,10 +43,10 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
 
 /// mmap(2) of `origin`, shared.
 pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
-    let own = match process::join() {
+    let own = match identity::join() {
         Ok(own) => own,
-        Err(_) if process::note_unseen_mapping() => return mmap.call(),
-        Err(_) => process::join()?,
+        Err(_) if identity::note_unseen_mapping() => return mmap.call(),
+        Err(_) => identity::join()?,
     };
     let mappings = mapper::hold(own);
     let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;

@@ -11,7 +11,7 @@ use super::{list, owners};
 
 use crate::base::config::config;
 use crate::hooks::change::{Announced, announced_by_agent};
-use crate::process::Own;
+use crate::process::identity::Own;
 use crate::shared::set_protection;
 use crate::thread::{self, Thread};
 

@@ -26,11 +26,10 @@ use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
-use list::{Entry, List};
-
 use crate::hooks::change::{Announced, Named, announced};
 use crate::log::{Level, say};
-use crate::process::{self, Own};
+use crate::process::identity::{self, Own};
+use crate::shared::list::{Entry, List};
 use crate::{agent, signals};
 
 /// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).
@@ -85,7 +84,7 @@ pub fn join_in_child() {
     let origin_of = |at: usize| list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;
     while let Some(origin) = origin_of(at) {
-        let Ok(own) = process::join() else { return };
+        let Ok(own) = identity::join() else { return };
         agent::start(&own);
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &list::read());

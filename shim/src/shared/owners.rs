@@ -17,7 +17,8 @@ use syscalls::{Sysno, syscall};
 use super::aside::read_own;
 use super::eager::Progress;
 use super::list;
-use crate::process;
+
+use crate::process::identity;
 
 /// Whether something was armed since the agent looked last.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -28,7 +29,7 @@ pub fn want() {
     if WANTED.swap(true, Ordering::Release) {
         return;
     }
-    if let Some(own) = process::attached()
+    if let Some(own) = identity::attached()
         && let Some(record) = own.record()
     {
         record.ring();

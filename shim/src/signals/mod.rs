@@ -21,9 +21,9 @@ use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
 
 use crate::hooks::signal::real_sigaction;
-use crate::process;
+use crate::process::identity;
+use crate::signals::action::{Action, Disposition, RESTORER};
 use crate::thread::stack_pointer;
-use action::{Action, Disposition, RESTORER};
 
 pub const FAULT: c_int = libc::SIGSEGV;
 pub const STAND_IN: c_int = libc::SIGSTKFLT;
@@ -154,7 +154,7 @@ pub fn change_borrowed(signal: c_int, new: Option<Action>) -> Option<Action> {
 
 /// Whether the caller is a vfork child, whose actions are its own while its memory is its parent's.
 pub fn is_borrowed() -> bool {
-    process::is_borrower()
+    identity::is_borrower()
 }
 
 /// Gives the calling thread a mask in which SIGSEGV is open, if something that is not hooked blocked it.

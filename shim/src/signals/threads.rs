@@ -16,7 +16,8 @@ use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::Frame;
-use crate::process;
+
+use crate::process::identity;
 
 const REQUEST: c_int = 33;
 /// si_errno of our request.
@@ -103,7 +104,7 @@ struct Blockers {
 }
 
 fn blockers() -> Blockers {
-    let agent = process::attached().and_then(|own| match own.record()?.agent(own.id) {
+    let agent = identity::attached().and_then(|own| match own.record()?.agent(own.id) {
         Agent::Thread(tid) => Some(tid),
         _ => None,
     });

@@ -1,0 +1,6 @@
+//! Process: who this image and this thread are, in the table and for the kernel.
+//!
+//! Imports `interpose`, `base` and the core crate. It knows no mapping: it attaches, claims a writer slot for each thread, and says in
+//! the log what a person has to know.
+
+pub mod identity;
