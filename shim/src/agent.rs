@@ -22,8 +22,9 @@ use crate::base::config::config;
 use crate::hooks::clone;
 use crate::log::{Level, say};
 use crate::process::identity::{self, Own};
+use crate::process::thread;
 use crate::shared::eager::Progress;
-use crate::{apart, create, device, foreign_maps, init, interpose, mapper, shared, thread, watch};
+use crate::{apart, create, device, foreign_maps, init, interpose, mapper, shared, watch};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {

@@ -26,7 +26,7 @@ use crate::hooks::faults;
 use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::process::identity;
-use crate::thread::{self, Thread};
+use crate::process::thread::{self, Thread};
 use crate::{agent, alias_use, claim, device, foreign_maps, shared, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.

@@ -22,7 +22,7 @@ use snapshim::table::writer::WriterSlot;
 use crate::log::{Level, say};
 use crate::mapper::Mappings;
 use crate::process::identity;
-use crate::thread::{self, Thread};
+use crate::process::thread::{self, Thread};
 
 /// A child that is about to be forked inside a hook.
 pub struct Heir {

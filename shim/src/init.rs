@@ -14,8 +14,8 @@ use crate::base::arena;
 use crate::base::config::config;
 use crate::create::Mmap;
 use crate::log::{Level, say};
-use crate::process::identity;
-use crate::{hooks, interpose, thread};
+use crate::process::{identity, thread};
+use crate::{hooks, interpose};
 
 #[used]
 #[unsafe(link_section = ".init_array")]

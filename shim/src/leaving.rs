@@ -35,7 +35,7 @@ use snapshim::raw::{self, SignalsBlocked};
 use snapshim::{PAGE, masks};
 
 use crate::process::identity;
-use crate::thread::{self, stack_pointer};
+use crate::process::thread::{self, stack_pointer};
 
 static HAS_OTHER_STACKS: AtomicBool = AtomicBool::new(false);
 

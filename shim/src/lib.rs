@@ -30,6 +30,5 @@ mod process;
 mod shared;
 mod signals;
 mod solitude;
-mod thread;
 mod trap;
 mod watch;

@@ -23,9 +23,9 @@ use super::write::each_buffer;
 
 use crate::interpose::{interpose, set_errno};
 use crate::process::identity::{self, Own};
+use crate::process::thread;
 use crate::shared::change::while_open;
 use crate::shared::list;
-use crate::thread;
 
 interpose! {
     /// libaio's io_submit(3), which answers with a negative errno

@@ -21,7 +21,7 @@ use crate::init;
 use crate::interpose::set_errno;
 use crate::log::{Level, Program, say};
 use crate::process::identity;
-use crate::thread::{self, Seat, Thread};
+use crate::process::thread::{self, Seat, Thread};
 use crate::trap::Trap;
 
 /// The bytes of a file that a call would change.

@@ -10,7 +10,7 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{as_libc, interpose};
-use crate::thread;
+use crate::process::thread;
 
 /// Joins the table, if it can be: a refusal is noted there, or said, as at a change.
 pub fn join_before() {

@@ -24,7 +24,7 @@ use crate::interpose::{as_libc, interpose, set_errno};
 use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::identity::{self, Own};
-use crate::thread::{self, Thread};
+use crate::process::thread::{self, Thread};
 use crate::{agent, claim, create, foreign_maps, shared, watch};
 
 interpose! {

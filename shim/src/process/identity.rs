@@ -20,10 +20,11 @@ use snapshim::table::process::{Caller, Process, ProcessId};
 use snapshim::time_space;
 use snapshim::unseen::Who;
 
+use super::thread;
+
 use crate::base::config::config;
 use crate::log::{Level, say};
 use crate::solitude::Presence;
-use crate::thread;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]

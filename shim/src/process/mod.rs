@@ -4,3 +4,4 @@
 //! the log what a person has to know.
 
 pub mod identity;
+pub mod thread;

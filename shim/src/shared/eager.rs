@@ -12,8 +12,8 @@ use super::{list, owners};
 use crate::base::config::config;
 use crate::hooks::change::{Announced, announced_by_agent};
 use crate::process::identity::Own;
+use crate::process::thread::{self, Thread};
 use crate::shared::set_protection;
-use crate::thread::{self, Thread};
 
 /// How far the agent has come.
 #[derive(Default)]

@@ -22,8 +22,8 @@ use snapshim::raw::{self, SignalsBlocked};
 
 use crate::hooks::signal::real_sigaction;
 use crate::process::identity;
+use crate::process::thread::stack_pointer;
 use crate::signals::action::{Action, Disposition, RESTORER};
-use crate::thread::stack_pointer;
 
 pub const FAULT: c_int = libc::SIGSEGV;
 pub const STAND_IN: c_int = libc::SIGSTKFLT;

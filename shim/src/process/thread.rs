@@ -10,7 +10,7 @@ use snapshim::raw;
 use snapshim::table::process::Process;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 
-use crate::process::identity::{self, Own};
+use super::identity::{self, Own};
 
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
