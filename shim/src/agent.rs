@@ -20,8 +20,8 @@ use snapshim::table::liveness::Stat;
 
 use crate::base::config::config;
 use crate::hooks::clone;
-use crate::log::{Level, say};
 use crate::process::identity::{self, Own};
+use crate::process::log::{Level, say};
 use crate::process::thread;
 use crate::shared::eager::Progress;
 use crate::{apart, create, device, foreign_maps, init, interpose, mapper, shared, watch};
@@ -342,7 +342,7 @@ fn doubt_if_table_is_gone(own: &Own) {
             "process {}: the table in {} was removed or replaced; its {doubted} snapshots are doubtful from now on. Programs that start \
              now do not see them; restart all that cooperate",
             raw::own_pid(),
-            crate::log::Bytes(config().directory.to_bytes())
+            crate::process::log::Bytes(config().directory.to_bytes())
         );
     }
 }

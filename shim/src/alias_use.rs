@@ -14,8 +14,8 @@ use crate::alias::{self, Alias};
 use crate::base::sysfs;
 use crate::device::{self, DeviceUser};
 use crate::hooks::change::Named;
-use crate::log::{Level, Program, say};
 use crate::process::identity::Own;
+use crate::process::log::{Level, Program, say};
 
 /// Who can write an alias, or holds a snapshot of it.
 #[derive(Clone, Copy)]

@@ -15,8 +15,8 @@ use snapshim::snapshot::{State, View};
 use syscalls::{Sysno, syscall};
 
 use crate::base::sysfs::{self, Device};
-use crate::log::{Level, Program, say};
 use crate::process::identity::{self, Own};
+use crate::process::log::{Level, Program, say};
 use crate::{hooks, shared};
 
 /// What a call changes.

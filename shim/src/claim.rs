@@ -18,9 +18,9 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::hooks::change::Named;
-use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::process::identity::{self, Own};
+use crate::process::log::{Level, Program, say};
 use crate::{alias_use, apart, device};
 
 /// A claim of this process.

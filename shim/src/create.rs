@@ -23,9 +23,9 @@ use snapshim::unseen::Look;
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::faults;
-use crate::log::{Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::process::identity;
+use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
 use crate::{agent, alias_use, claim, device, foreign_maps, shared, watch};
 
@@ -101,7 +101,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
             "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
              cooperate",
             Named(origin),
-            crate::log::Bytes(config().directory.to_bytes())
+            crate::process::log::Bytes(config().directory.to_bytes())
         );
         return Err(Errno::STALE);
     }

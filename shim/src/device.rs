@@ -14,8 +14,8 @@ use snapshim::table::walk::Walk;
 
 use crate::base::sysfs::{self, Device};
 use crate::hooks::change::Named;
-use crate::log::{Level, Program, say};
 use crate::process::identity::Own;
+use crate::process::log::{Level, Program, say};
 use crate::{alias_use, claim};
 
 /// What the kernel uses a block device for.

@@ -27,10 +27,10 @@ use snapshim::table::process::{Process, ProcessId};
 
 use crate::base::sysfs;
 use crate::hooks::change::Named;
-use crate::log::{Level, Program, say};
 use crate::notices;
 use crate::other_tables::OtherTables;
 use crate::process::identity::Own;
+use crate::process::log::{Level, Program, say};
 
 /// Snapshots made, and how many of them had been made when the last look began that is over.
 static MADE: AtomicU64 = AtomicU64::new(0);

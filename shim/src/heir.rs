@@ -19,9 +19,9 @@ use snapshim::table::liveness;
 use snapshim::table::process::{Process, ProcessId};
 use snapshim::table::writer::WriterSlot;
 
-use crate::log::{Level, say};
 use crate::mapper::Mappings;
 use crate::process::identity;
+use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 
 /// A child that is about to be forked inside a hook.

@@ -13,7 +13,7 @@ use snapshim::raw;
 use crate::base::arena;
 use crate::base::config::config;
 use crate::create::Mmap;
-use crate::log::{Level, say};
+use crate::process::log::{Level, say};
 use crate::process::{identity, thread};
 use crate::{hooks, interpose};
 

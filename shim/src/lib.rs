@@ -22,7 +22,6 @@ mod hooks;
 mod init;
 mod interpose;
 mod leaving;
-mod log;
 mod mapper;
 mod notices;
 mod other_tables;

@@ -13,7 +13,7 @@ use snapshim::raw::{self, ProcPath};
 use snapshim::table::Table;
 use syscalls::{Sysno, syscall};
 
-use crate::log::{Level, say};
+use crate::process::log::{Level, say};
 
 const FAN_CLOEXEC: u32 = 0x1;
 const FAN_NONBLOCK: u32 = 0x2;

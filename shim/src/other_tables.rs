@@ -10,8 +10,8 @@ use snapshim::unseen::Who;
 
 use crate::base::config::config;
 use crate::foreign_maps::{Backing, each_process, has_shared};
-use crate::log::{Bytes, Level, Program, say};
 use crate::process::identity;
+use crate::process::log::{Bytes, Level, Program, say};
 
 /// Further ones are not looked for.
 const MOST: usize = 8;

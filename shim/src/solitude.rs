@@ -12,8 +12,8 @@ use syscalls::{Sysno, syscall};
 
 use crate::agent;
 use crate::base::config::config;
-use crate::log::{Level, say};
 use crate::process::identity::{self, Own};
+use crate::process::log::{Level, say};
 
 /// Whether there is an agent, and how many calls are under way that it may not live through.
 pub struct Presence {

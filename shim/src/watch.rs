@@ -21,10 +21,10 @@ use crate::apart::{self, Reached};
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
-use crate::log::{Bytes, Level, Program, say};
 use crate::mapper::{self, Mappings};
 use crate::notices;
 use crate::process::identity::Own;
+use crate::process::log::{Bytes, Level, Program, say};
 
 /// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
 struct Watched {

@@ -86,11 +86,11 @@ fn read() -> &'static Config {
     let config = leak(parse(&environment, &mut unusable));
     if CONFIG.set(config).is_ok() {
         for problem in unusable.iter().flatten() {
-            crate::log::say!(
+            crate::process::log::say!(
                 Level::Error,
                 "{}={} cannot be used; using {} instead",
                 problem.name,
-                crate::log::Bytes(problem.value),
+                crate::process::log::Bytes(problem.value),
                 problem.instead
             );
         }
@@ -154,7 +154,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
         let path = path.filter(|path| !path.is_empty());
         let path = path.filter(|path| {
-            let usable = crate::log::open(path).is_ok();
+            let usable = crate::process::log::open(path).is_ok();
             if !usable {
                 complain("SNAPSHIM_LOG", value, "standard error");
             }

@@ -19,8 +19,8 @@ use snapshim::table::Table;
 use crate::base::config::config;
 use crate::init;
 use crate::interpose::set_errno;
-use crate::log::{Level, Program, say};
 use crate::process::identity;
+use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::trap::Trap;
 

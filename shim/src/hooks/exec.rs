@@ -8,8 +8,8 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::interpose::{as_libc, interpose, set_errno};
-use crate::log::{Bytes, Level, say};
 use crate::process::identity;
+use crate::process::log::{Bytes, Level, say};
 use crate::{executing, signals};
 
 interpose! {

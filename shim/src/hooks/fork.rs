@@ -21,9 +21,9 @@ use syscalls::{Sysno, syscall};
 use crate::base::config::config;
 use crate::heir::Heir;
 use crate::interpose::{as_libc, interpose, set_errno};
-use crate::log::{Level, say};
 use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::process::identity::{self, Own};
+use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 use crate::{agent, claim, create, foreign_maps, shared, watch};
 

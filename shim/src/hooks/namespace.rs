@@ -8,8 +8,8 @@ use snapshim::{preserve, raw};
 use crate::base::config::config;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
-use crate::log::{Level, say};
 use crate::process::identity;
+use crate::process::log::{Level, say};
 use crate::shared::aside::read_own;
 
 static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());

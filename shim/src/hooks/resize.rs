@@ -16,8 +16,8 @@ use super::change::{Named, Touch, change};
 use super::times::without_bytes;
 
 use crate::interpose::{as_libc, errno, interpose, set_errno};
-use crate::log::{Level, say};
 use crate::process::identity;
+use crate::process::log::{Level, say};
 
 interpose! {
     /// ftruncate(2)

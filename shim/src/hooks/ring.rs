@@ -12,7 +12,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::interpose::{self, interpose, set_errno};
-use crate::log::{Level, say};
+use crate::process::log::{Level, say};
 
 interpose! {
     /// liburing's io_uring_queue_init(3)

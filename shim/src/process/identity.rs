@@ -20,10 +20,10 @@ use snapshim::table::process::{Caller, Process, ProcessId};
 use snapshim::time_space;
 use snapshim::unseen::Who;
 
+use super::log::{Level, say};
 use super::thread;
 
 use crate::base::config::config;
-use crate::log::{Level, say};
 use crate::solitude::Presence;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
@@ -163,7 +163,7 @@ impl Own {
             say!(
                 Level::Error,
                 "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its changes are NOT held back from others' snapshots; end the programs that use the table and remove table-5",
-                crate::log::Bytes(config().directory.to_bytes()),
+                crate::process::log::Bytes(config().directory.to_bytes()),
                 raw::own_pid()
             );
             if let Some(record) = self.record() {
@@ -336,7 +336,7 @@ fn say_refused(hindrance: Hindrance, is_raised: bool) {
         Level::Error,
         "this process ({}) takes no part: {}: {} (errno {}); {}. {}",
         raw::own_pid(),
-        crate::log::Bytes(config().directory.to_bytes()),
+        crate::process::log::Bytes(config().directory.to_bytes()),
         what,
         hindrance.errno().raw_os_error(),
         remedy,
@@ -535,7 +535,7 @@ fn say_made() {
         "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, or \
          none, do not cooperate with those that name this one",
         raw::own_pid(),
-        crate::log::Bytes(config().directory.to_bytes())
+        crate::process::log::Bytes(config().directory.to_bytes())
     );
 }
 
@@ -584,7 +584,7 @@ fn look_for_table(own: &Own, second: u32) {
             "process {}: the table in {} is not the one that it uses: that was removed or replaced, or the process has other mounts now. \
              Snapshots in the new one are doubtful while it lives; restart the programs that cooperate",
             raw::own_pid(),
-            crate::log::Bytes(config().directory.to_bytes())
+            crate::process::log::Bytes(config().directory.to_bytes())
         );
     }
 }

@@ -4,4 +4,5 @@
 //! the log what a person has to know.
 
 pub mod identity;
+pub mod log;
 pub mod thread;

@@ -14,8 +14,8 @@ use snapshim::table::Table;
 
 use super::list::{self, Entry, List};
 
-use crate::log::{Level, say};
 use crate::process::identity::Own;
+use crate::process::log::{Level, say};
 use crate::shared::set_protection;
 use crate::signals;
 

@@ -27,8 +27,8 @@ use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use crate::hooks::change::{Announced, Named, announced};
-use crate::log::{Level, say};
 use crate::process::identity::{self, Own};
+use crate::process::log::{Level, say};
 use crate::shared::list::{Entry, List};
 use crate::{agent, signals};
 

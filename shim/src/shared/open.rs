@@ -20,7 +20,7 @@ use super::list::{self, Entry, List};
 
 use crate::base::config::config;
 use crate::hooks::change::{Announced, Named, announced, why};
-use crate::log::{Level, Program, say};
+use crate::process::log::{Level, Program, say};
 use crate::shared::set_protection;
 
 /// What came of a store that trapped.

@@ -10,15 +10,16 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::raw;
 
-use crate::apart;
+use super::identity;
 pub use crate::base::config::Level;
+
+use crate::apart;
 use crate::base::config::config;
-use crate::process::identity;
 
 /// Logs a line if its level is wanted.
 macro_rules! say {
     ($level:expr, $($format:tt)*) => {
-        $crate::log::write_line($level, format_args!($($format)*))
+        $crate::process::log::write_line($level, format_args!($($format)*))
     };
 }
 pub(crate) use say;
