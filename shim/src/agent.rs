@@ -22,9 +22,9 @@ use crate::base::config::config;
 use crate::hooks::clone;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
-use crate::process::thread;
+use crate::process::{fd_table, thread};
 use crate::shared::eager::Progress;
-use crate::{apart, create, device, foreign_maps, init, interpose, mapper, shared, watch};
+use crate::{create, device, foreign_maps, init, interpose, mapper, shared, watch};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -194,7 +194,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     raw::set_signal_mask(u64::MAX);
     // Numbers mean something in one table only; these files go with it when the agent ends.
     let kept_apart = KeptFiles::new();
-    let kept = if apart::begin() { &kept_apart } else { identity::kept() };
+    let kept = if fd_table::begin() { &kept_apart } else { identity::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
     raw::wake(&HAS_BEGUN);

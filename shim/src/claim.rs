@@ -19,9 +19,10 @@ use syscalls::{Sysno, syscall};
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::mapper::{self, Mappings};
+use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
-use crate::{alias_use, apart, device};
+use crate::{alias_use, device};
 
 /// A claim of this process.
 struct Claim {
@@ -116,7 +117,7 @@ impl Claim {
 
     /// Whether the number still is the file that was opened, as far as that can be told.
     fn is_intact(&self) -> bool {
-        match apart::open_file(self.number.load(Ordering::Relaxed)) {
+        match fd_table::open_file(self.number.load(Ordering::Relaxed)) {
             Ok(file) => place_behind(file.number()) == Place::Origin(self.origin()) && has_mark(file.as_fd()),
             Err(error) => error != Errno::BADF,
         }

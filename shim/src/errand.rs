@@ -16,7 +16,8 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::arena;
 use crate::hooks::clone;
-use crate::{apart, interpose};
+use crate::interpose;
+use crate::process::fd_table;
 
 const STACK: usize = 32 << 10;
 
@@ -26,7 +27,7 @@ static STACK_START: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// What `act` answers in the child; `None`: none could be made, or a filter of seccomp(2) may end the process for trying.
 pub fn run<T>(act: impl FnOnce() -> T) -> Option<T> {
-    if apart::may_be_filtered() {
+    if fd_table::may_be_filtered() {
         return None;
     }
     // A handler would wait for the errand that it interrupted.

@@ -7,7 +7,6 @@
 mod agent;
 mod alias;
 mod alias_use;
-mod apart;
 mod api;
 mod base;
 mod behind;

@@ -17,12 +17,12 @@ use snapshim::origin::{Origin, Place, PlaceCell};
 use snapshim::raw::{self, ProcPath, SignalsBlocked};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 
-use crate::apart::{self, Reached};
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
 use crate::mapper::{self, Mappings};
 use crate::notices;
+use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
 use crate::process::log::{Bytes, Level, Program, say};
 
@@ -80,7 +80,7 @@ pub fn forget_unneeded(held: &Mappings) {
 /// Opens a watched origin in the agent's own table of descriptors, where closing it drops no lock of the application's.
 pub fn open_apart(origin: Origin) -> Option<OwnedFd> {
     let watched = WATCHED.iter().find(|watched| watched.origin() == Some(origin))?;
-    let file = apart::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
+    let file = fd_table::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
     (place_behind(file.as_raw_fd() as u32) == Place::Origin(origin)).then_some(file)
 }
 
@@ -110,7 +110,7 @@ impl Watched {
     /// The notices, if the descriptor still is what it was.
     fn notices(&self) -> Option<Reached> {
         let number = self.notices.load(Ordering::Relaxed);
-        let group = if number == 0 { None } else { apart::open_file(number).ok() };
+        let group = if number == 0 { None } else { fd_table::open_file(number).ok() };
         group.filter(|group| notices::are(group.number()))
     }
 
@@ -131,7 +131,7 @@ impl Watched {
     }
 
     fn file(&self) -> Option<Reached> {
-        apart::file(self.number.load(Ordering::Relaxed)).ok()
+        fd_table::file(self.number.load(Ordering::Relaxed)).ok()
     }
 
     fn leads_to(&self, origin: Origin) -> bool {

@@ -10,10 +10,10 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::raw;
 
-use super::identity;
 pub use crate::base::config::Level;
 
-use crate::apart;
+use super::{fd_table, identity};
+
 use crate::base::config::config;
 
 /// Logs a line if its level is wanted.
@@ -86,7 +86,7 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
             }
         }
         None => {
-            if let Ok(stderr) = apart::stream(2) {
+            if let Ok(stderr) = fd_table::stream(2) {
                 write_unless_origin(stderr.as_fd(), line);
             }
         }
