@@ -13,7 +13,6 @@ mod behind;
 mod claim;
 mod create;
 mod device;
-mod errand;
 mod executing;
 mod foreign_maps;
 mod heir;

@@ -310,7 +310,7 @@ fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<boo
     }
     let raise = || attach::raise_unseen(&place(), who);
     let raised = raise().ok();
-    raised.or_else(|| if hindrance.is_limit() { crate::errand::run(raise)?.ok() } else { None })
+    raised.or_else(|| if hindrance.is_limit() { crate::process::errand::run(raise)?.ok() } else { None })
 }
 
 /// Once is enough: the lock stays, in children as well.
@@ -514,7 +514,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     };
     let attached = attach().or_else(|refusal| {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
-        if is_limit { crate::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
+        if is_limit { crate::process::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
     })?;
     let leaked = crate::base::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
     let _ = ATTACHED.set(leaked);

@@ -14,10 +14,11 @@ use snapshim::drain::Patience;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
+use super::fd_table;
+
 use crate::base::arena;
 use crate::hooks::clone;
 use crate::interpose;
-use crate::process::fd_table;
 
 const STACK: usize = 32 << 10;
 
