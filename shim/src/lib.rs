@@ -19,7 +19,6 @@ mod heir;
 mod hooks;
 mod init;
 mod interpose;
-mod leaving;
 mod mapper;
 mod notices;
 mod other_tables;

@@ -6,8 +6,7 @@ use libc::stack_t;
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{self, as_libc, interpose};
-use crate::leaving;
-use crate::process::identity;
+use crate::process::{identity, leaving};
 
 interpose! {
     /// longjmp(3), _longjmp(3) and siglongjmp(3), which are one function

@@ -14,9 +14,10 @@ use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{as_libc, interpose, set_errno};
+use crate::process::leaving;
+use crate::signals;
 use crate::signals::action::Action;
 use crate::signals::guarded;
-use crate::{leaving, signals};
 
 interpose! {
     /// sigaction(2)

@@ -6,5 +6,6 @@
 pub mod errand;
 pub mod fd_table;
 pub mod identity;
+pub mod leaving;
 pub mod log;
 pub mod thread;
