@@ -12,8 +12,8 @@ use snapshim::raw::{self, ProcPath};
 
 use crate::alias::{self, Alias};
 use crate::base::sysfs;
-use crate::device::{self, DeviceUser};
 use crate::hooks::change::Named;
+use crate::origins::device::{self, DeviceUser};
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
 

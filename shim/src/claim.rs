@@ -16,13 +16,14 @@ use snapshim::raw;
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
+use crate::alias_use;
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::mapper::{self, Mappings};
+use crate::origins::device;
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
-use crate::{alias_use, device};
 
 /// A claim of this process.
 struct Claim {

@@ -1,0 +1,6 @@
+//! Origins: what can change a file or a device without a call that a hook sees, and how it is found out.
+//!
+//! Imports `address_space`, `signals`, `process`, `interpose`, `base` and the core crate. What is found makes snapshots doubtful and is
+//! said in the log; nothing here holds a change back.
+
+pub mod device;
