@@ -3,4 +3,5 @@
 //! Imports `address_space`, `signals`, `process`, `interpose`, `base` and the core crate. What is found makes snapshots doubtful and is
 //! said in the log; nothing here holds a change back.
 
+pub mod alias;
 pub mod device;
