@@ -16,11 +16,10 @@ use snapshim::raw;
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
-use crate::alias_use;
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::mapper::{self, Mappings};
-use crate::origins::device;
+use crate::origins::{alias_users, device};
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
@@ -156,7 +155,7 @@ fn has_mark(file: BorrowedFd<'_>) -> bool {
 }
 
 fn tell_refused(own: &Own, origin: Origin, error: Errno) {
-    let mapper = alias_use::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
+    let mapper = alias_users::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(
             Level::Warn,

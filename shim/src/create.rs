@@ -24,11 +24,11 @@ use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::faults;
 use crate::mapper::{self, Mappings};
-use crate::origins::device;
+use crate::origins::{alias_users, device};
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
-use crate::{agent, alias_use, claim, foreign_maps, shared, watch};
+use crate::{agent, claim, foreign_maps, shared, watch};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -116,7 +116,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     let made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     let address = if wants_fixed { move_to(&thread, &made, mmap)? } else { made.address };
     settle(&thread, mmap, &made, address)?;
-    alias_use::tell(&thread.own, origin);
+    alias_users::tell(&thread.own, origin);
     foreign_maps::want(&thread.own);
     Ok(address)
 }

@@ -5,7 +5,6 @@
 //! lock that an application thread could hold, never panics and leaves errno to the real call.
 
 mod agent;
-mod alias_use;
 mod api;
 mod base;
 mod behind;

@@ -12,11 +12,13 @@ use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::table::walk::Walk;
 
+use super::alias_users;
+
 use crate::base::sysfs::{self, Device};
+use crate::claim;
 use crate::hooks::change::Named;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
-use crate::{alias_use, claim};
 
 /// What the kernel uses a block device for.
 #[derive(Clone, Copy)]
@@ -72,11 +74,11 @@ pub fn look(own: &Own) {
             look_at(own, origin);
         }
     }
-    alias_use::look_at_files(own);
+    alias_users::look_at_files(own);
 }
 
 fn look_at(own: &Own, origin: Origin) {
-    let Some(user) = user_of(origin.device()) else { return alias_use::look_at(own, origin) };
+    let Some(user) = user_of(origin.device()) else { return alias_users::look_at(own, origin) };
     if doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,

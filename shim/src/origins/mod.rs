@@ -4,4 +4,5 @@
 //! said in the log; nothing here holds a change back.
 
 pub mod alias;
+pub mod alias_users;
 pub mod device;

@@ -10,10 +10,11 @@ use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw::{self, ProcPath};
 
+use super::alias::{self, Alias};
+use super::device::{self, DeviceUser};
+
 use crate::base::sysfs;
 use crate::hooks::change::Named;
-use crate::origins::alias::{self, Alias};
-use crate::origins::device::{self, DeviceUser};
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
 
