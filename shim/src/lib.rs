@@ -8,7 +8,6 @@ mod agent;
 mod api;
 mod base;
 mod behind;
-mod claim;
 mod create;
 mod executing;
 mod foreign_maps;

@@ -12,10 +12,9 @@ use snapshim::raw;
 use snapshim::snapshot::State;
 use snapshim::table::walk::Walk;
 
-use super::alias_users;
+use super::{alias_users, claim};
 
 use crate::base::sysfs::{self, Device};
-use crate::claim;
 use crate::hooks::change::Named;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};

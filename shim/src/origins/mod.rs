@@ -5,4 +5,5 @@
 
 pub mod alias;
 pub mod alias_users;
+pub mod claim;
 pub mod device;

@@ -16,10 +16,11 @@ use snapshim::raw;
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
+use super::{alias_users, device};
+
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::mapper::{self, Mappings};
-use crate::origins::{alias_users, device};
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
