@@ -24,4 +24,3 @@ mod shared;
 mod signals;
 mod solitude;
 mod trap;
-mod watch;

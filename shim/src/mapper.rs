@@ -20,10 +20,10 @@ use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
 use crate::base::config::config;
-use crate::origins::claim;
+use crate::behind;
+use crate::origins::{claim, watch};
 use crate::process::identity::{self, Own};
 use crate::trap::Trap;
-use crate::{behind, watch};
 
 /// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
 static LOCK: Mutex<()> = Mutex::new(());

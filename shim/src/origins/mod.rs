@@ -7,3 +7,4 @@ pub mod alias;
 pub mod alias_users;
 pub mod claim;
 pub mod device;
+pub mod watch;
