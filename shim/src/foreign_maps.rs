@@ -27,7 +27,7 @@ use snapshim::table::process::{Process, ProcessId};
 
 use crate::base::sysfs;
 use crate::hooks::change::Named;
-use crate::notices;
+use crate::origins::fanotify;
 use crate::other_tables::OtherTables;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
@@ -280,7 +280,7 @@ fn say_mapped(pid: u32, origin: Origin) {
 /// Whether stores through `mapping`, which process `pid` had a moment ago, are not held back.
 fn is_foreign(own: &Own, pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
     let record = record_of(own, pid);
-    let has_shim = if record.is_some() { Some(true) } else { notices::names_library(maps) };
+    let has_shim = if record.is_some() { Some(true) } else { fanotify::names_library(maps) };
     let is_outside = match (has_shim, record) {
         (None, _) => false,
         (Some(false), _) => true,

@@ -16,7 +16,6 @@ mod hooks;
 mod init;
 mod interpose;
 mod mapper;
-mod notices;
 mod origins;
 mod other_tables;
 mod process;

@@ -7,4 +7,5 @@ pub mod alias;
 pub mod alias_users;
 pub mod claim;
 pub mod device;
+pub mod fanotify;
 pub mod watch;

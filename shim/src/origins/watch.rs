@@ -17,11 +17,12 @@ use snapshim::origin::{Origin, Place, PlaceCell};
 use snapshim::raw::{self, ProcPath, SignalsBlocked};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 
+use super::fanotify;
+
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
 use crate::mapper::{self, Mappings};
-use crate::notices;
 use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
 use crate::process::log::{Bytes, Level, Program, say};
@@ -101,7 +102,7 @@ impl Watched {
     fn take_notices(&self) {
         if config().reads_notices
             && let Some(file) = self.file()
-            && let Some(group) = notices::of(file.as_fd())
+            && let Some(group) = fanotify::of(file.as_fd())
         {
             self.notices.store(group.into_raw_fd() as u32, Ordering::Relaxed);
         }
@@ -111,12 +112,12 @@ impl Watched {
     fn notices(&self) -> Option<Reached> {
         let number = self.notices.load(Ordering::Relaxed);
         let group = if number == 0 { None } else { fd_table::open_file(number).ok() };
-        group.filter(|group| notices::are(group.number()))
+        group.filter(|group| fanotify::are(group.number()))
     }
 
     fn give_notices_back(&self) {
         let number = self.notices.swap(0, Ordering::Relaxed);
-        if number != 0 && notices::are(number) {
+        if number != 0 && fanotify::are(number) {
             descriptors::count_change(number as i32);
             // SAFETY: opened by `take_notices`, and nobody else has been told of it.
             drop(unsafe { raw::own(number as i32) });
@@ -171,7 +172,7 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
     }
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
-        let culprit = watched.notices().and_then(|group| notices::read_culprit(group.as_fd(), own.table));
+        let culprit = watched.notices().and_then(|group| fanotify::read_culprit(group.as_fd(), own.table));
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
         let is_named = || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
         if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
