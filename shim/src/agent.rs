@@ -20,12 +20,12 @@ use snapshim::table::liveness::Stat;
 
 use crate::base::config::config;
 use crate::hooks::clone;
-use crate::origins::{device, watch};
+use crate::origins::{device, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::{fd_table, thread};
 use crate::shared::eager::Progress;
-use crate::{create, foreign_maps, init, interpose, mapper, shared};
+use crate::{create, init, interpose, mapper, shared};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {

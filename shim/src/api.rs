@@ -6,9 +6,9 @@ use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, Vi
 use snapshim::table::walk::Walk;
 
 use crate::interpose::set_errno;
-use crate::origins::watch;
+use crate::mapper;
+use crate::origins::{foreign_maps, watch};
 use crate::process::identity;
-use crate::{foreign_maps, mapper};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]

@@ -24,11 +24,11 @@ use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::faults;
 use crate::mapper::{self, Mappings};
-use crate::origins::{alias_users, claim, device, watch};
+use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
-use crate::{agent, foreign_maps, shared};
+use crate::{agent, shared};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;

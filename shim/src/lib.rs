@@ -10,7 +10,6 @@ mod base;
 mod behind;
 mod create;
 mod executing;
-mod foreign_maps;
 mod heir;
 mod hooks;
 mod init;

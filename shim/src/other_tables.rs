@@ -1,7 +1,7 @@
 //! Tables of other versions of snapshim in the same directory: the processes that use them announce their changes there, not here.
 //!
 //! One such process makes all snapshots here doubtful, so it is said to be unseen ([`snapshim::unseen`]). It is looked for when a
-//! table is made, and as foreign mappings are ([`foreign_maps`](crate::foreign_maps)); only where there is such a table, as that
+//! table is made, and as foreign mappings are ([`foreign_maps`](crate::origins::foreign_maps)); only where there is such a table, as that
 //! takes a look at every process.
 
 use snapshim::table::Table;
@@ -9,7 +9,7 @@ use snapshim::table::attach;
 use snapshim::unseen::Who;
 
 use crate::base::config::config;
-use crate::foreign_maps::{Backing, each_process, has_shared};
+use crate::origins::foreign_maps::{Backing, each_process, has_shared};
 use crate::process::identity;
 use crate::process::log::{Bytes, Level, Program, say};
 

@@ -22,11 +22,11 @@ use crate::base::config::config;
 use crate::heir::Heir;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::mapper::{self, EVERYWHERE, Mappings};
-use crate::origins::{claim, watch};
+use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
-use crate::{agent, create, foreign_maps, shared};
+use crate::{agent, create, shared};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run

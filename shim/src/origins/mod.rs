@@ -8,4 +8,5 @@ pub mod alias_users;
 pub mod claim;
 pub mod device;
 pub mod fanotify;
+pub mod foreign_maps;
 pub mod watch;

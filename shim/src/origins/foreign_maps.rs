@@ -25,9 +25,10 @@ use snapshim::snapshot::{FOREIGN_MAPPING, State};
 use snapshim::table::liveness::{self, Liveness, Stat};
 use snapshim::table::process::{Process, ProcessId};
 
+use super::fanotify;
+
 use crate::base::sysfs;
 use crate::hooks::change::Named;
-use crate::origins::fanotify;
 use crate::other_tables::OtherTables;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
