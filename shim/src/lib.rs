@@ -16,7 +16,6 @@ mod init;
 mod interpose;
 mod mapper;
 mod origins;
-mod other_tables;
 mod process;
 mod shared;
 mod signals;

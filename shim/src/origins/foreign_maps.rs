@@ -26,10 +26,10 @@ use snapshim::table::liveness::{self, Liveness, Stat};
 use snapshim::table::process::{Process, ProcessId};
 
 use super::fanotify;
+use super::other_tables::OtherTables;
 
 use crate::base::sysfs;
 use crate::hooks::change::Named;
-use crate::other_tables::OtherTables;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
 

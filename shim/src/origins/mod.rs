@@ -9,4 +9,5 @@ pub mod claim;
 pub mod device;
 pub mod fanotify;
 pub mod foreign_maps;
+pub mod other_tables;
 pub mod watch;
