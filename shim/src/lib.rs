@@ -7,7 +7,6 @@
 mod agent;
 mod api;
 mod base;
-mod behind;
 mod create;
 mod executing;
 mod heir;

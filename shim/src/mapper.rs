@@ -20,8 +20,7 @@ use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
 use crate::base::config::config;
-use crate::behind;
-use crate::origins::{claim, watch};
+use crate::origins::{behind, claim, watch};
 use crate::process::identity::{self, Own};
 use crate::trap::Trap;
 

@@ -9,8 +9,8 @@ use super::change::{Touch, change};
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{faults, resize, times};
 
-use crate::behind::{self, Mapped, Named};
 use crate::interpose::{as_libc, interpose};
+use crate::origins::behind::{self, Mapped, Named};
 use crate::shared;
 use crate::shared::list;
 

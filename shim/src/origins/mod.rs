@@ -5,6 +5,7 @@
 
 pub mod alias;
 pub mod alias_users;
+pub mod behind;
 pub mod claim;
 pub mod device;
 pub mod fanotify;

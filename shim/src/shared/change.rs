@@ -18,9 +18,10 @@ use crate::base::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
 use crate::mapper::{self, Mappings};
+use crate::origins::behind;
 use crate::process::identity::{self, Own};
 use crate::shared::{armed, describe, set_protection};
-use crate::{agent, behind, signals};
+use crate::{agent, signals};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
 #[inline]
