@@ -18,6 +18,7 @@ use snapshim::snapshot::State;
 use snapshim::sync::Ordering;
 use snapshim::table::liveness::Stat;
 
+use crate::address_space::lock;
 use crate::base::config::config;
 use crate::hooks::clone;
 use crate::origins::{device, foreign_maps, watch};
@@ -25,7 +26,7 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::{fd_table, thread};
 use crate::shared::eager::Progress;
-use crate::{create, init, interpose, mapper, shared};
+use crate::{create, init, interpose, shared};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -279,7 +280,7 @@ impl Service<'_> {
 
 /// Whether the table still is what this process made of it.
 fn look_at_table(own: &Own) {
-    match mapper::try_hold(*own) {
+    match lock::try_hold(*own) {
         Some(_mappings) => own.leaves_after_long_inspection(),
         None => own.leaves_damaged(),
     };
@@ -303,7 +304,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { kept, open: &watch::open_apart, ..mapper::means(own, deadline) };
+        let means = Means { kept, open: &watch::open_apart, ..lock::means(own, deadline) };
         match means.serve(&request) {
             Served::InPart => is_answered = false,
             served => slot.answer(number, served == Served::Done),

@@ -5,8 +5,8 @@ use core::ffi::{c_char, c_int, c_void};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::walk::Walk;
 
+use crate::address_space::lock;
 use crate::interpose::set_errno;
-use crate::mapper;
 use crate::origins::{foreign_maps, watch};
 use crate::process::identity;
 
@@ -31,7 +31,7 @@ extern "C" fn __snapshim_active() -> c_int {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
     let held = identity::attached().filter(|own| {
-        let _mappings = mapper::hold(*own);
+        let _mappings = lock::hold(*own);
         !own.leaves_after_long_inspection()
     });
     let found = match held {
@@ -76,7 +76,7 @@ fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
     own.table.doubt_if_unseen();
     watch::look_behind(own, &here);
     foreign_maps::look_if_wanted(own);
-    let (_, here) = mapper::find_piece(own, &here, |_, _| true)?;
+    let (_, here) = lock::find_piece(own, &here, |_, _| true)?;
     Some(own.table.over_splits(|walk| sum(own, walk, &here)))
 }
 

@@ -20,10 +20,10 @@ use snapshim::table::Table;
 use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
 
+use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::faults;
-use crate::mapper::{self, Mappings};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
@@ -253,7 +253,7 @@ struct Wanted<'a> {
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let origin = wanted.origin;
     // A fork of another thread must not come between the mapping and its record.
-    let mappings = mapper::hold(thread.own);
+    let mappings = lock::hold(thread.own);
     if thread.own.leaves_after_inspection() {
         return Err(Errno::UCLEAN);
     }
@@ -579,7 +579,7 @@ fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
 /// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by
 /// now.
 fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Errno> {
-    let mappings = mapper::hold(thread.own);
+    let mappings = lock::hold(thread.own);
     let (target, length) = (mmap.address, mmap.pages() * PAGE);
     let from = made.address as u64..made.address as u64 + length;
     let to = target as u64..(target as u64).saturating_add(length);
@@ -605,12 +605,12 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Re
         // SAFETY: locking changes no byte.
         let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
         if let Err(error) = locked {
-            unmake(&mapper::hold(thread.own), address, mmap.pages());
+            unmake(&lock::hold(thread.own), address, mmap.pages());
             // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
             return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
         }
         let whole = address as u64..address as u64 + mmap.pages() * PAGE;
-        mapper::hold(thread.own).note(&whole, LOCKED, true, || Ok(()))?;
+        lock::hold(thread.own).note(&whole, LOCKED, true, || Ok(()))?;
     }
     if mmap.flags & libc::MAP_POPULATE != 0 {
         populate(thread, mmap, made);
@@ -626,7 +626,7 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
         let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
         let deadline = raw::now() + config().timeout;
-        if !mapper::means(&thread.own, deadline).serve_whole(&request) {
+        if !lock::means(&thread.own, deadline).serve_whole(&request) {
             return;
         }
         page += count;

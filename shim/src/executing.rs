@@ -10,8 +10,8 @@ use core::sync::atomic::AtomicU32;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
+use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::config::config;
-use crate::mapper::{self, EVERYWHERE};
 use crate::process::identity::{self, Own};
 
 /// Makes `call`, which returns only if exec fails.
@@ -34,7 +34,7 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
 fn await_pushers(own: &Own) {
     let deadline = raw::now() + config().timeout;
     if own.identity.is_mapper() {
-        mapper::find_piece(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
+        lock::find_piece(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
     }
 }
 

@@ -19,7 +19,7 @@ use snapshim::table::liveness;
 use snapshim::table::process::{Process, ProcessId};
 use snapshim::table::writer::WriterSlot;
 
-use crate::mapper::Mappings;
+use crate::address_space::lock::Mappings;
 use crate::process::identity;
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};

@@ -4,6 +4,7 @@
 //! what the call would touch and hands it to the protocol in the core crate. Everything on that path allocates nothing, takes no
 //! lock that an application thread could hold, never panics and leaves errno to the real call.
 
+mod address_space;
 mod agent;
 mod api;
 mod base;
@@ -13,7 +14,6 @@ mod heir;
 mod hooks;
 mod init;
 mod interpose;
-mod mapper;
 mod origins;
 mod process;
 mod shared;

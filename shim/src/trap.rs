@@ -16,11 +16,12 @@ use snapshim::sync::full_fence;
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
+use crate::address_space::lock;
 use crate::base::config::config;
 use crate::process::identity;
 use crate::shared::open::{Opened, open_for_store};
+use crate::signals;
 use crate::signals::frame::Access;
-use crate::{mapper, signals};
 
 /// The one range that is held.
 static START: AtomicU64 = AtomicU64::new(0);
@@ -149,6 +150,6 @@ fn is_ours(address: u64) -> bool {
     is_held(address)
         || identity::attached().is_some_and(|own| {
             let is_writable = |_, view: &View| unshare::is_writable(view.extent.protection);
-            mapper::find_piece(&own, &(address..address + 1), is_writable).is_some()
+            lock::find_piece(&own, &(address..address + 1), is_writable).is_some()
         })
 }

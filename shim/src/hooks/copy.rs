@@ -13,8 +13,8 @@ use super::change::{LONGEST_WRITE, Touch, change};
 use super::signal::ppoll;
 use super::write::each_buffer;
 
+use crate::address_space::lock;
 use crate::interpose::{as_libc, errno, interpose, set_errno};
-use crate::mapper;
 use crate::signals::action::Action;
 
 interpose! {
@@ -141,7 +141,7 @@ pub fn on_splice(
 
 pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, count: size_t, flags: c_uint) -> ssize_t {
     // The pipe will hold the pages themselves, and show whatever is written to the file later.
-    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, mapper::keep);
+    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, lock::keep);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(fd, vector, count, flags) }
 }

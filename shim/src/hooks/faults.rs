@@ -15,8 +15,8 @@ use snapshim::raw;
 use snapshim::snapshot::{SERVED, Snapshot};
 use snapshim::sync::{AtomicU32, Ordering, full_fence};
 
+use crate::address_space::lock::{self, EVERYWHERE};
 use crate::interpose::set_errno;
-use crate::mapper::{self, EVERYWHERE};
 use crate::process::identity;
 
 /// 1 once this process, or one that it was forked from, has made a userfaultfd.
@@ -35,7 +35,7 @@ pub fn making(call: impl FnOnce() -> c_long) -> c_long {
     // SeqCst: pairs with the fence in `mark`: the word before the look at the snapshots.
     full_fence();
     let own = identity::attached().filter(|own| own.identity.is_mapper());
-    if own.is_some_and(|own| mapper::hold(own).note(&EVERYWHERE, SERVED, true, || Ok(())).is_err()) {
+    if own.is_some_and(|own| lock::hold(own).note(&EVERYWHERE, SERVED, true, || Ok(())).is_err()) {
         set_errno(libc::ENOMEM);
         return -1;
     }
@@ -64,7 +64,7 @@ pub fn on_request(request: u32, argument: u64, call: impl FnOnce() -> c_int) -> 
     // What cannot be read is the kernel's to refuse.
     let (Ok(start), Ok(length)) = (word(start), word(length)) else { return call() };
     let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return call() };
-    let _still = mapper::hold(own);
+    let _still = lock::hold(own);
     if identity::holdings().touches(&(start..start.saturating_add(length))) {
         set_errno(Errno::INVAL.raw_os_error());
         return -1;

@@ -18,10 +18,10 @@ use snapshim::table::liveness;
 use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
+use crate::address_space::lock::{self, EVERYWHERE, Mappings};
 use crate::base::config::config;
 use crate::heir::Heir;
 use crate::interpose::{as_libc, interpose, set_errno};
-use crate::mapper::{self, EVERYWHERE, Mappings};
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
@@ -73,7 +73,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
 
 /// The lock is taken even without snapshots, because another thread may be making the first.
 fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
-    let mappings = mapper::hold(own);
+    let mappings = lock::hold(own);
     let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !raw::are_children_in_own_namespace();
     let hindrance = if leaves {
         // The child's number, as it has it, means nothing to the others.
@@ -168,8 +168,8 @@ impl Inheritance {
         let own = &mappings.own;
         own.table.over_splits(|walk| {
             INHERITED.clear();
-            for (_, view) in mapper::pieces(own, walk, &EVERYWHERE)
-                .filter(|(index, view)| is_inherited(own, *index) && mapper::is_held(own, *index, view))
+            for (_, view) in lock::pieces(own, walk, &EVERYWHERE)
+                .filter(|(index, view)| is_inherited(own, *index) && lock::is_held(own, *index, view))
             {
                 let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
             }

@@ -19,13 +19,14 @@ use syscalls::{Sysno, raw_syscall, syscall};
 use super::change::LONGEST_WRITE;
 use super::write::{IOV_MAX, each_buffer};
 
+use crate::address_space::lock;
 use crate::base::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
 use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;
 use crate::process::identity;
 use crate::shared::list;
-use crate::{init, mapper, shared};
+use crate::{init, shared};
 
 hook! {
     unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
@@ -365,12 +366,12 @@ fn unit(arguments: &Mmap) -> size_t {
 /// Does `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
 fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let Some(own) = identity::attached().filter(|_| list::may_touch(range)) else {
-        return match mapper::touching(range) {
+        return match lock::touching(range) {
             None => call(),
             Some(mappings) => mappings.replace(range, call),
         };
     };
-    mapper::hold(own).replace(range, || shared::change::take_away(&own, range, call))
+    lock::hold(own).replace(range, || shared::change::take_away(&own, range, call))
 }
 
 fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
@@ -405,12 +406,12 @@ fn protect_by(
     let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
     let Some(own) = identity::attached().filter(|_| !range.is_empty() && list::may_touch(&range)) else {
         let known = (protection & KNOWN_PROTECTION) as u32;
-        return match mapper::touching(&range) {
+        return match lock::touching(&range) {
             None => call(address as u64, length as u64, protection),
             Some(mappings) => mappings.protect(&range, known, |allowed| part(allowed, protection)),
         };
     };
-    shared::change::protect(&mapper::hold(own), &range, protection, &part)
+    shared::change::protect(&lock::hold(own), &range, protection, &part)
 }
 
 fn show_other_pages(
@@ -429,9 +430,7 @@ fn show_other_pages(
     let origin = if range.is_empty() || !list::may_touch(&range) { None } else { shared::change::origin_in(&range) };
     match identity::attached().zip(origin) {
         None => call(),
-        Some((own, origin)) => {
-            shared::change::show_other_pages(&mapper::hold(own), &range, first as u64, origin, &call)
-        }
+        Some((own, origin)) => shared::change::show_other_pages(&lock::hold(own), &range, first as u64, origin, &call),
     }
 }
 
@@ -464,12 +463,12 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
             libc::MADV_DONTFORK | libc::MADV_DOFORK => {
                 let is_inherited = advice == libc::MADV_DOFORK;
                 let note = || shared::change::note_inheritance(&range, is_inherited, call);
-                return mapper::hold(own).note(&range, NOT_INHERITED, !is_inherited, note);
+                return lock::hold(own).note(&range, NOT_INHERITED, !is_inherited, note);
             }
             _ => {}
         }
     }
-    let Some(mappings) = mapper::touching(&range) else { return call() };
+    let Some(mappings) = lock::touching(&range) else { return call() };
     match advice {
         MADV_POPULATE_WRITE => call(),
         libc::MADV_DONTFORK => mappings.note(&range, NOT_INHERITED, true, call),
@@ -563,7 +562,7 @@ fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> R
         addresses(address.wrapping_byte_sub(within as usize).cast_mut(), length.saturating_add(within as usize));
     // SAFETY: the application's arguments, as they are.
     let real = || plain(syscalls::Errno::from_ret(unsafe { raw_syscall!(call, address, length, flags) })).map(drop);
-    match mapper::touching(&range) {
+    match lock::touching(&range) {
         None => real(),
         Some(mappings) => mappings.note(&range, LOCKED, call != Sysno::munlock, real),
     }
@@ -573,8 +572,8 @@ fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> R
 fn lock_all(flags: c_int) -> Result<(), Errno> {
     // SAFETY: the application's argument, as it is.
     let call = || plain(unsafe { syscall!(Sysno::mlockall, flags) }).map(drop);
-    match mapper::touching(&mapper::EVERYWHERE) {
-        Some(mappings) if flags & libc::MCL_CURRENT != 0 => mappings.note(&mapper::EVERYWHERE, LOCKED, true, call),
+    match lock::touching(&lock::EVERYWHERE) {
+        Some(mappings) if flags & libc::MCL_CURRENT != 0 => mappings.note(&lock::EVERYWHERE, LOCKED, true, call),
         _ => call(),
     }
 }
@@ -583,9 +582,9 @@ fn lock_all(flags: c_int) -> Result<(), Errno> {
 fn unlock_all() -> Result<(), Errno> {
     // SAFETY: the call has no argument.
     let call = || plain(unsafe { syscall!(Sysno::munlockall) }).map(drop);
-    match mapper::touching(&mapper::EVERYWHERE) {
+    match lock::touching(&lock::EVERYWHERE) {
         None => call(),
-        Some(mappings) => mappings.note(&mapper::EVERYWHERE, LOCKED, false, call),
+        Some(mappings) => mappings.note(&lock::EVERYWHERE, LOCKED, false, call),
     }
 }
 
@@ -605,10 +604,10 @@ fn is_advice_of_interest(advice: c_int) -> bool {
 }
 
 /// Gives the advice to what lies in the range but is no snapshot.
-fn advise_between(mappings: &mapper::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
+fn advise_between(mappings: &lock::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
-        let next = mapper::first_piece(&mappings.own, &(at..range.end));
+        let next = lock::first_piece(&mappings.own, &(at..range.end));
         let (end, resume) = next.map_or((range.end, range.end), |extent| (extent.address.max(at), extent.end()));
         if end > at {
             // SAFETY: the application's own advice on its own memory.
@@ -638,14 +637,14 @@ fn remap(
     if let Some(own) = identity::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
         && let Some(origin) = shared::change::origin_in(&range)
     {
-        if mapper::touching(&range).is_some() {
+        if lock::touching(&range).is_some() {
             // Not in one call with a snapshot, as natively before Linux 6.17.
             return Err(Errno::FAULT);
         }
         let wanted = shared::change::Move { from: range, length: new_length, flags, target: to };
-        return shared::change::remap(&mapper::hold(own), &wanted, origin, &call);
+        return shared::change::remap(&lock::hold(own), &wanted, origin, &call);
     }
-    let Some(mappings) = mapper::touching(&range) else { return take_away(&to, call) };
+    let Some(mappings) = lock::touching(&range) else { return take_away(&to, call) };
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
     if new_length == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
         return Err(Errno::INVAL);

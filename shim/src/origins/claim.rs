@@ -18,9 +18,9 @@ use syscalls::{Sysno, syscall};
 
 use super::{alias_users, device};
 
+use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::hooks::change::Named;
-use crate::mapper::{self, Mappings};
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
@@ -69,7 +69,7 @@ pub fn look(own: &Own) {
     if claims().next().is_none() {
         return;
     }
-    let Some(mappings) = mapper::try_hold(*own) else { return };
+    let Some(mappings) = lock::try_hold(*own) else { return };
     for claim in claims().filter(|claim| !claim.is_intact()) {
         claim.tell_lost(&mappings.own);
     }

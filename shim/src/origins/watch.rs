@@ -19,10 +19,10 @@ use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 
 use super::fanotify;
 
+use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::hooks::change::Named;
 use crate::hooks::descriptors;
-use crate::mapper::{self, Mappings};
 use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
 use crate::process::log::{Bytes, Level, Program, say};
@@ -154,7 +154,7 @@ pub fn look_at_all(own: &Own) {
 
 /// Looks at the origins of the snapshots that a range of addresses touches.
 pub fn look_behind(own: &Own, addresses: &Range<u64>) {
-    look(own, |origin| mapper::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
+    look(own, |origin| lock::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
 }
 
 /// One thread at a time; another waits a little, and leaves it to the first if that does not help.

@@ -17,9 +17,10 @@ use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
 use super::list::{self, Entry, List};
+
+use crate::address_space::lock;
 use crate::hooks::change::LONGEST_WRITE;
 use crate::hooks::write::{IOV_MAX, each_buffer};
-use crate::mapper;
 
 /// What the kernel may be handed of mappings.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -196,7 +197,7 @@ fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
     let is_writable = |entry: &&Entry| entry.is_writable();
     let shared = list.touching(range).filter(is_writable).min_by_key(|entry| entry.range.start);
     let shared = shared.map(|entry| Home { part: entry.part(range), origin: Some(entry.origin) });
-    let snapshot = mapper::first_that_may_move(range).map(|part| Home { part, origin: None });
+    let snapshot = lock::first_that_may_move(range).map(|part| Home { part, origin: None });
     shared.into_iter().chain(snapshot).min_by_key(|home| home.part.start)
 }
 

@@ -14,10 +14,10 @@ use snapshim::{PAGE, raw};
 use super::list::{self, Course, Entry, List, Writing};
 use super::{arm, owners};
 
+use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::create::Mmap;
 use crate::hooks::change::{Announced, announced};
-use crate::mapper::{self, Mappings};
 use crate::origins::behind;
 use crate::process::identity::{self, Own};
 use crate::shared::{armed, describe, set_protection};
@@ -49,7 +49,7 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
         Err(_) if identity::note_unseen_mapping() => return mmap.call(),
         Err(_) => identity::join()?,
     };
-    let mappings = mapper::hold(own);
+    let mappings = lock::hold(own);
     let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
     let start = mmap.address as u64;
     // At an address that no page begins at the kernel replaces nothing.

@@ -14,8 +14,8 @@ use snapshim::PAGE;
 
 use super::{aside, list};
 
+use crate::address_space::lock;
 use crate::base::arena;
-use crate::mapper;
 
 /// The most that is stored into one.
 const LENGTH: usize = 64 << 10;
@@ -39,7 +39,7 @@ impl Spare {
     /// done in another way.
     pub fn take(home: &Range<u64>) -> Option<Self> {
         let length = home.end.checked_sub(home.start)?;
-        if length == 0 || length > LENGTH as u64 || list::may_touch(home) || !mapper::may_move_whole(home) {
+        if length == 0 || length > LENGTH as u64 || list::may_touch(home) || !lock::may_move_whole(home) {
             return None;
         }
         // A program without the shim may have cut the file: the kernel finds that, where a store of ours would be SIGBUS.

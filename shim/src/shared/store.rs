@@ -25,10 +25,11 @@ use super::list::{self, Entry};
 use super::open::open_whole;
 use super::spare::Spare;
 
+use crate::address_space::lock;
 use crate::hooks::change::{Announced, announced};
 use crate::hooks::write::each_buffer;
 use crate::interpose::set_errno;
-use crate::{create, mapper, trap};
+use crate::{create, trap};
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,13 +48,13 @@ pub enum Source {
 #[inline]
 pub fn may_touch(data: u64, length: usize) -> bool {
     let range = data..data.saturating_add(length as u64);
-    list::may_touch(&range) || mapper::may_touch(&range)
+    list::may_touch(&range) || lock::may_touch(&range)
 }
 
 /// Whether anything may lie in a shared mapping or a snapshot.
 #[inline]
 pub fn may_touch_any() -> bool {
-    list::is_any() || mapper::has_any()
+    list::is_any() || lock::has_any()
 }
 
 /// Has the kernel fill the buffers of `vector`: `call` with it, or `aside` with others in their place.
@@ -121,7 +122,7 @@ fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -
         Source::Descriptor(descriptor) | Source::DescriptorAt(descriptor) => descriptor,
         _ => return None,
     };
-    if list::may_touch(home) || mapper::first_that_may_move(home).is_none() || !source.is_prompt() {
+    if list::may_touch(home) || lock::first_that_may_move(home).is_none() || !source.is_prompt() {
         return None;
     }
     let is_direct = || {
