@@ -19,4 +19,3 @@ mod process;
 mod shared;
 mod signals;
 mod solitude;
-mod trap;

@@ -19,10 +19,11 @@ use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEV
 use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
+use super::freeze::Trap;
+
 use crate::base::config::config;
 use crate::origins::{behind, claim, watch};
 use crate::process::identity::{self, Own};
-use crate::trap::Trap;
 
 /// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
 static LOCK: Mutex<()> = Mutex::new(());

@@ -2,4 +2,5 @@
 //!
 //! Imports `signals`, `process`, `interpose`, `base` and the core crate.
 
+pub mod freeze;
 pub mod lock;

@@ -12,7 +12,7 @@ use snapshim::PAGE;
 
 use super::arena;
 
-use crate::trap::Outcome;
+use crate::address_space::freeze::Outcome;
 
 const COUNT: usize = 12;
 const STACK: usize = 32 << 10;

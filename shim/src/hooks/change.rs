@@ -16,13 +16,13 @@ use snapshim::raw;
 use snapshim::snapshot::View;
 use snapshim::table::Table;
 
+use crate::address_space::freeze::Trap;
 use crate::base::config::config;
 use crate::init;
 use crate::interpose::set_errno;
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Seat, Thread};
-use crate::trap::Trap;
 
 /// The bytes of a file that a call would change.
 pub trait Touch {

@@ -25,11 +25,11 @@ use super::list::{self, Entry};
 use super::open::open_whole;
 use super::spare::Spare;
 
-use crate::address_space::lock;
+use crate::address_space::{freeze, lock};
+use crate::create;
 use crate::hooks::change::{Announced, announced};
 use crate::hooks::write::each_buffer;
 use crate::interpose::set_errno;
-use crate::{create, trap};
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,9 +133,9 @@ fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -
     if !can_repeat && is_direct() {
         return None;
     }
-    let before = trap::holds();
+    let before = freeze::holds();
     let result = call();
-    let is_done = !trap::any_held_since(before) || !can_repeat && result > 0;
+    let is_done = !freeze::any_held_since(before) || !can_repeat && result > 0;
     is_done.then_some(result)
 }
 

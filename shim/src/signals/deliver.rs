@@ -13,9 +13,9 @@ use super::action::{Action, RESTORER};
 use super::frame::{Access, Frame};
 use super::guarded;
 
+use crate::address_space::freeze::{self, Outcome};
 use crate::base::fault_stacks;
 use crate::signals::{FAULT, STAND_IN, WAITING, disposition};
-use crate::trap::{self, Outcome};
 
 /// Where `on_signal` goes on.
 #[repr(C)]
@@ -104,7 +104,7 @@ fn on_fault(frame: &Frame) -> Next {
 }
 
 extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
-    trap::resolve(address, Access(error_code))
+    freeze::resolve(address, Access(error_code))
 }
 
 /// SIGBUS for the store that faulted, when the handler has returned. As the kernel forces it (kernel/signal.c,

@@ -1,6 +1,6 @@
 //! SIGSEGV is ours, and the application does not see that.
 //!
-//! A store into memory that is write-protected for a while faults; the handler resolves it ([`crate::trap::resolve`]) and the store
+//! A store into memory that is write-protected for a while faults; the handler resolves it ([`crate::address_space::freeze::resolve`]) and the store
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
 //! through sigaction(2) and its kin ([`crate::hooks::signal`]) is kept here ([`action`]), and [`deliver`] does with a signal what
 //! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work

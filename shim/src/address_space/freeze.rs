@@ -16,7 +16,8 @@ use snapshim::sync::full_fence;
 use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
-use crate::address_space::lock;
+use super::lock;
+
 use crate::base::config::config;
 use crate::process::identity;
 use crate::shared::open::{Opened, open_for_store};
