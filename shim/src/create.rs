@@ -22,12 +22,12 @@ use snapshim::unseen::Look;
 
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
-use crate::hooks::change::Named;
 use crate::hooks::faults;
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
+use crate::writer::enter::Named;
 use crate::{agent, shared};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.

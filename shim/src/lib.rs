@@ -19,3 +19,4 @@ mod process;
 mod shared;
 mod signals;
 mod solitude;
+mod writer;

@@ -18,7 +18,6 @@ use snapshim::queues::Queue;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
-use super::change::{LONGEST_WRITE, Touch, change};
 use super::write::each_buffer;
 
 use crate::interpose::{interpose, set_errno};
@@ -26,6 +25,7 @@ use crate::process::identity::{self, Own};
 use crate::process::thread;
 use crate::shared::change::while_open;
 use crate::shared::list;
+use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
 interpose! {
     /// libaio's io_submit(3), which answers with a negative errno

@@ -9,13 +9,13 @@ use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use super::change::{LONGEST_WRITE, Touch, change};
 use super::signal::ppoll;
 use super::write::each_buffer;
 
 use crate::address_space::lock;
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::signals::action::Action;
+use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
 interpose! {
     /// copy_file_range(2)

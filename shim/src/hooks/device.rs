@@ -5,7 +5,6 @@ use core::ffi::{c_int, c_ulong, c_void};
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use super::change::{Touch, change};
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{faults, resize, times};
 
@@ -13,6 +12,7 @@ use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared;
 use crate::shared::list;
+use crate::writer::enter::{Touch, change};
 
 interpose! {
     /// ioctl(2); variadic in C, the argument is passed on as it comes

@@ -16,7 +16,6 @@ use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
-use super::change::LONGEST_WRITE;
 use super::write::{IOV_MAX, each_buffer};
 
 use crate::address_space::lock;
@@ -26,6 +25,7 @@ use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;
 use crate::process::identity;
 use crate::shared::list;
+use crate::writer::enter::LONGEST_WRITE;
 use crate::{init, shared};
 
 hook! {

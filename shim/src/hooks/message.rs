@@ -5,10 +5,10 @@ use core::ffi::{CStr, c_char};
 
 use libc::size_t;
 
-use super::change::change;
 use super::write::Plain;
 
 use crate::interpose::{self, interpose};
+use crate::writer::enter::change;
 
 interpose! {
     /// herror(3)

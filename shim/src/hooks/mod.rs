@@ -2,7 +2,6 @@
 
 pub mod aio;
 pub mod bare;
-pub mod change;
 pub mod clone;
 pub mod confine;
 pub mod copy;

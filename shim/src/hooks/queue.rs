@@ -10,10 +10,10 @@ use snapshim::drain::{Patience, place_behind};
 use snapshim::origin::Place;
 use snapshim::raw;
 
-use super::change::change;
 use super::write::Plain;
 
 use crate::interpose::{self, interpose, set_errno};
+use crate::writer::enter::change;
 
 interpose! {
     /// aio_write(3)

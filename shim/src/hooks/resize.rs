@@ -12,12 +12,12 @@ use snapshim::raw::{self, ProcPath};
 use snapshim::snapshot::View;
 use syscalls::{Sysno, syscall};
 
-use super::change::{Named, Touch, change};
 use super::times::without_bytes;
 
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::process::identity;
 use crate::process::log::{Level, say};
+use crate::writer::enter::{Named, Touch, change};
 
 interpose! {
     /// ftruncate(2)

@@ -8,12 +8,12 @@ use core::ffi::{c_int, c_void};
 
 use libc::ssize_t;
 
-use super::change::change;
 use super::descriptors::count_change;
 use super::write::Plain;
 
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
+use crate::writer::enter::change;
 
 interpose! {
     /// Writes the whole buffer, in several write(2) if need be

@@ -7,9 +7,8 @@ use snapshim::drain::{place_at, place_behind};
 use snapshim::origin::Place;
 use syscalls::{Sysno, syscall};
 
-use super::change::{Touch, change};
-
 use crate::interpose::{as_libc, interpose};
+use crate::writer::enter::{Touch, change};
 
 interpose! {
     /// futimens(3)

@@ -5,9 +5,8 @@ use core::ffi::{c_int, c_void};
 use libc::{iovec, off64_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
-use super::change::{LONGEST_WRITE, Touch, change};
-
 use crate::interpose::{as_libc, interpose};
+use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
 interpose! {
     /// write(2)

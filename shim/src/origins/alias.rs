@@ -10,7 +10,7 @@ use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 
 use crate::base::sysfs::{self, Device};
-use crate::hooks::change::Named;
+use crate::writer::enter::Named;
 
 /// What an alias is to an origin, or to another alias of it.
 #[derive(Clone, Copy)]

@@ -14,9 +14,9 @@ use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};
 
 use crate::base::sysfs;
-use crate::hooks::change::Named;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
+use crate::writer::enter::Named;
 
 /// Who can write an alias, or holds a snapshot of it.
 #[derive(Clone, Copy)]

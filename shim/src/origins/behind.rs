@@ -17,7 +17,8 @@ use syscalls::{Sysno, syscall};
 use crate::base::sysfs::{self, Device};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
-use crate::{hooks, shared};
+use crate::shared;
+use crate::writer::enter;
 
 /// What a call changes.
 pub enum Named<'a> {
@@ -176,7 +177,7 @@ fn say_doubtful(own: &Own, what: &str, view: &View) {
         "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
          the snapshot again",
         Program(pid),
-        hooks::change::Named(view.identity.origin),
+        enter::Named(view.identity.origin),
         raw::own_pid()
     );
 }

@@ -20,10 +20,10 @@ use super::{alias_users, device};
 
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
-use crate::hooks::change::Named;
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
+use crate::writer::enter::Named;
 
 /// A claim of this process.
 struct Claim {

@@ -15,9 +15,9 @@ use snapshim::table::walk::Walk;
 use super::{alias_users, claim};
 
 use crate::base::sysfs::{self, Device};
-use crate::hooks::change::Named;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
+use crate::writer::enter::Named;
 
 /// What the kernel uses a block device for.
 #[derive(Clone, Copy)]

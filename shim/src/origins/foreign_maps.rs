@@ -29,9 +29,9 @@ use super::fanotify;
 use super::other_tables::OtherTables;
 
 use crate::base::sysfs;
-use crate::hooks::change::Named;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
+use crate::writer::enter::Named;
 
 /// Snapshots made, and how many of them had been made when the last look began that is over.
 static MADE: AtomicU64 = AtomicU64::new(0);

@@ -21,11 +21,11 @@ use super::fanotify;
 
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
-use crate::hooks::change::Named;
 use crate::hooks::descriptors;
 use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
 use crate::process::log::{Bytes, Level, Program, say};
+use crate::writer::enter::Named;
 
 /// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
 struct Watched {

@@ -17,10 +17,10 @@ use super::{arm, owners};
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::create::Mmap;
-use crate::hooks::change::{Announced, announced};
 use crate::origins::behind;
 use crate::process::identity::{self, Own};
 use crate::shared::{armed, describe, set_protection};
+use crate::writer::enter::{Announced, announced};
 use crate::{agent, signals};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.

@@ -10,10 +10,10 @@ use snapshim::preserve::kept::KeptFiles;
 use super::{list, owners};
 
 use crate::base::config::config;
-use crate::hooks::change::{Announced, announced_by_agent};
 use crate::process::identity::Own;
 use crate::process::thread::{self, Thread};
 use crate::shared::set_protection;
+use crate::writer::enter::{Announced, announced_by_agent};
 
 /// How far the agent has come.
 #[derive(Default)]

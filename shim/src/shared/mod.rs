@@ -26,10 +26,10 @@ use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
-use crate::hooks::change::{Announced, Named, announced};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::shared::list::{Entry, List};
+use crate::writer::enter::{Announced, Named, announced};
 use crate::{agent, signals};
 
 /// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).

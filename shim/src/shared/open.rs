@@ -19,9 +19,9 @@ use super::arm;
 use super::list::{self, Entry, List};
 
 use crate::base::config::config;
-use crate::hooks::change::{Announced, Named, announced, why};
 use crate::process::log::{Level, Program, say};
 use crate::shared::set_protection;
+use crate::writer::enter::{Announced, Named, announced, why};
 
 /// What came of a store that trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

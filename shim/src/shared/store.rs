@@ -27,9 +27,9 @@ use super::spare::Spare;
 
 use crate::address_space::{freeze, lock};
 use crate::create;
-use crate::hooks::change::{Announced, announced};
 use crate::hooks::write::each_buffer;
 use crate::interpose::set_errno;
+use crate::writer::enter::{Announced, announced};
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
