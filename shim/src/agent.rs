@@ -25,8 +25,9 @@ use crate::origins::{device, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::{fd_table, thread};
-use crate::shared::eager::Progress;
-use crate::{create, init, interpose, shared};
+use crate::shared::eager::{self, Progress};
+use crate::shared::{arm, protection};
+use crate::{create, init, interpose};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -201,7 +202,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     HAS_BEGUN.store(1, Ordering::Release);
     raw::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
-    let mut eager = shared::eager::Eager::default();
+    let mut eager = eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
     let mut rounds = 0;
     let mut company = Company::default();
@@ -214,7 +215,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             return 0;
         }
         let Some(until_look) = company.look(&own) else { return own.identity.presence().last_status() };
-        if shared::arm::answer_creation(&own) {
+        if arm::answer_creation(&own) {
             eager.begin_anew();
         }
         let mut service = Service { own: &own, kept, bell, is_answered: answer_requests(&own, kept), has_armed: false };
@@ -272,7 +273,7 @@ impl Service<'_> {
         }
         let begun = foreign_maps::time_used();
         self.bell = bell;
-        self.has_armed |= shared::arm::answer_creation(self.own);
+        self.has_armed |= arm::answer_creation(self.own);
         self.is_answered = answer_requests(self.own, self.kept);
         foreign_maps::time_used().saturating_sub(begun)
     }
@@ -289,7 +290,7 @@ fn look_at_table(own: &Own) {
 /// The process has left the table, so no store has to trap any more.
 fn leave() -> c_int {
     if identity::has_left() {
-        shared::give_up();
+        protection::give_up();
     }
     0
 }

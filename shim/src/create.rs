@@ -21,14 +21,15 @@ use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
 
 use crate::address_space::lock::{self, Mappings};
+use crate::agent;
 use crate::base::config::config;
 use crate::hooks::faults;
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
+use crate::shared::{arm, change};
 use crate::writer::enter::Named;
-use crate::{agent, shared};
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
@@ -339,7 +340,7 @@ fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Err
     let (own, scope) = (&thread.own, Scope::One(origin));
     *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     let arming = *ticket;
-    shared::arm::arm(scope, || own.table.gate().creation.look() == arming)?;
+    arm::arm(scope, || own.table.gate().creation.look() == arming)?;
     let deadline = raw::now() + config().timeout;
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
         say!(
@@ -585,7 +586,7 @@ fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Err
     let to = target as u64..(target as u64).saturating_add(length);
     let shift = || mappings.shift(&from, to.start);
     let moved = match (to.start.is_multiple_of(PAGE), mappings.is_all(&from)) {
-        (true, true) => shared::change::take_away(&thread.own, &to, shift),
+        (true, true) => change::take_away(&thread.own, &to, shift),
         (true, false) => Err(Errno::UCLEAN),
         (false, _) => Err(Errno::INVAL),
     };

@@ -26,7 +26,8 @@ use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
-use crate::{agent, create, shared};
+use crate::shared::protection;
+use crate::{agent, create};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
@@ -99,7 +100,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
         fork_mapper(&mappings, hindrance, real)
     } else {
-        shared::fork(real)
+        protection::fork(real)
     };
     match (pid, heir) {
         (0, Some(heir)) => {
@@ -114,7 +115,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         if leaves {
             identity::refuse_in_child(&own);
         }
-        shared::join_in_child();
+        protection::join_in_child();
         identity::join_with_unseen_mapping();
     }
     pid
@@ -125,7 +126,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
     let prepared = hindrance.map_or_else(thread::current, Err).and_then(|thread| Prepared::new(mappings, thread));
     // Under the closed gate, so that it is what the child inherits.
     let inheritance = Inheritance::list(mappings);
-    let pid = shared::fork(real);
+    let pid = protection::fork(real);
     if pid == 0 {
         identity::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());

@@ -13,10 +13,10 @@ use snapshim::raw::{self, SignalsBlocked};
 use snapshim::table::Table;
 
 use super::list::{self, Entry, List};
+use super::protection::set_protection;
 
 use crate::process::identity::Own;
 use crate::process::log::{Level, say};
-use crate::shared::set_protection;
 use crate::signals;
 
 /// Arms every mapping of this process that `scope` covers, if `is_wanted` says so while the list is held.

@@ -12,6 +12,7 @@ use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
 use super::list::{self, Course, Entry, List, Writing};
+use super::protection::{armed, describe, set_protection};
 use super::{arm, owners};
 
 use crate::address_space::lock::{self, Mappings};
@@ -19,7 +20,6 @@ use crate::base::config::config;
 use crate::create::Mmap;
 use crate::origins::behind;
 use crate::process::identity::{self, Own};
-use crate::shared::{armed, describe, set_protection};
 use crate::writer::enter::{Announced, announced};
 use crate::{agent, signals};
 

@@ -7,12 +7,12 @@ use snapshim::PAGE;
 use snapshim::origin::Origin;
 use snapshim::preserve::kept::KeptFiles;
 
+use super::protection::set_protection;
 use super::{list, owners};
 
 use crate::base::config::config;
 use crate::process::identity::Own;
 use crate::process::thread::{self, Thread};
-use crate::shared::set_protection;
 use crate::writer::enter::{Announced, announced_by_agent};
 
 /// How far the agent has come.
