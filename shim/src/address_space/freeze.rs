@@ -20,7 +20,7 @@ use super::lock;
 
 use crate::base::config::config;
 use crate::process::identity;
-use crate::shared::open::{Opened, open_for_store};
+use crate::shared::fault::{Opened, open_for_store};
 use crate::signals;
 use crate::signals::frame::Access;
 

@@ -52,7 +52,7 @@ pub fn describe(own: &Own, list: &List) {
 pub fn give_up() {
     let mut list = super::list::write();
     for entry in list.entries().iter().filter(|entry| entry.is_writable()) {
-        let _ = super::open::open_whole(entry);
+        let _ = super::fault::open_whole(entry);
     }
     list.clear();
 }

@@ -21,8 +21,8 @@ use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 
 use super::aside::{self, Aside, Headers, Messages, Touched};
+use super::fault::open_whole;
 use super::list::{self, Entry};
-use super::open::open_whole;
 use super::spare::Spare;
 
 use crate::address_space::{freeze, lock};
