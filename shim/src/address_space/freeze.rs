@@ -17,7 +17,6 @@ use snapshim::table::liveness::Stat;
 use snapshim::table::process::Agent;
 
 use super::lock;
-
 use crate::base::config::config;
 use crate::process::identity;
 use crate::shared::fault::{Opened, open_for_store};

@@ -20,7 +20,6 @@ use snapshim::table::walk::Walk;
 use snapshim::table::writer::{Request, Task};
 
 use super::freeze::Trap;
-
 use crate::base::config::config;
 use crate::origins::{behind, claim, watch};
 use crate::process::identity::{self, Own};

@@ -11,7 +11,6 @@ use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
 
 use super::arena;
-
 use crate::address_space::freeze::Outcome;
 
 const COUNT: usize = 12;

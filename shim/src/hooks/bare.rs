@@ -10,7 +10,6 @@ use super::{
     aio, clone, confine, copy, descriptors, device, exec, faults, fork, jump, map, open, read, receive, resize, rights,
     ring, signal, times, write,
 };
-
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 

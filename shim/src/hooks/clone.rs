@@ -8,7 +8,6 @@ use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
 use super::fork::forked;
-
 use crate::agent;
 use crate::interpose::{self, as_libc, interpose, set_errno};
 use crate::process::identity;

@@ -11,7 +11,6 @@ use syscalls::{Sysno, syscall};
 
 use super::signal::ppoll;
 use super::write::each_buffer;
-
 use crate::address_space::lock;
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::signals::action::Action;

@@ -7,7 +7,6 @@ use syscalls::{Sysno, syscall};
 
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{faults, resize, times};
-
 use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{change, list};

@@ -6,7 +6,6 @@ use core::ffi::{c_char, c_int};
 use syscalls::{Sysno, syscall};
 
 use super::open::opened;
-
 use crate::interpose::{self, as_libc, interpose};
 
 interpose! {

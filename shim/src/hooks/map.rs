@@ -17,7 +17,6 @@ use snapshim::{PAGE, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
 use super::write::{IOV_MAX, each_buffer};
-
 use crate::address_space::lock;
 use crate::base::config::config;
 use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};

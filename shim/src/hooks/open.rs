@@ -13,7 +13,6 @@ use snapshim::raw::{self, ProcPath};
 use syscalls::{Sysno, syscall};
 
 use super::resize::{cut, doubt, is_without_proc};
-
 use crate::interpose::{as_libc, interpose, set_errno};
 
 interpose! {

@@ -11,7 +11,6 @@ use snapshim::origin::Place;
 use snapshim::raw;
 
 use super::write::Plain;
-
 use crate::interpose::{self, interpose, set_errno};
 use crate::writer::enter::change;
 

@@ -9,7 +9,6 @@ use libc::{gid_t, size_t, uid_t};
 use syscalls::{Sysno, syscall};
 
 use super::confine::join_before;
-
 use crate::interpose::{as_libc, interpose};
 use crate::solitude::without_agent;
 

@@ -8,7 +8,6 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::resize::cut_by_name;
-
 use crate::interpose::{self, errno, interpose};
 use crate::process::identity;
 

@@ -10,7 +10,6 @@ use libc::ssize_t;
 
 use super::descriptors::count_change;
 use super::write::Plain;
-
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
 use crate::writer::enter::change;

@@ -15,7 +15,6 @@ use snapshim::PAGE;
 use snapshim::drain::Patience;
 
 use super::elf_symbols::{self, Loaded};
-
 use crate::interpose::{errno, set_errno};
 use crate::shared::aside::read_own;
 

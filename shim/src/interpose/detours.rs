@@ -10,7 +10,6 @@ use snapshim::PAGE;
 
 use super::beside::{self, Way};
 use super::elf_symbols::{Where, code_of_libc, find};
-
 use crate::interpose::Door;
 
 /// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.

@@ -12,7 +12,6 @@ use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
 
 use super::elf_symbols::{Where, find, read_only_data_of_libc};
-
 use crate::interpose::Door;
 
 /// Makes every table lead to the hook instead of the door's function. False: some function stands in no table.

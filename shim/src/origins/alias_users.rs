@@ -12,7 +12,6 @@ use snapshim::raw::{self, ProcPath};
 
 use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};
-
 use crate::base::sysfs;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};

@@ -17,7 +17,6 @@ use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
 use super::{alias_users, device};
-
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::fd_table;

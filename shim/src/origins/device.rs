@@ -13,7 +13,6 @@ use snapshim::snapshot::State;
 use snapshim::table::walk::Walk;
 
 use super::{alias_users, claim};
-
 use crate::base::sysfs::{self, Device};
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};

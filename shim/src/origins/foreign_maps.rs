@@ -27,7 +27,6 @@ use snapshim::table::process::{Process, ProcessId};
 
 use super::fanotify;
 use super::other_tables::OtherTables;
-
 use crate::base::sysfs;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};

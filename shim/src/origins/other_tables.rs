@@ -9,7 +9,6 @@ use snapshim::table::attach;
 use snapshim::unseen::Who;
 
 use super::foreign_maps::{Backing, each_process, has_shared};
-
 use crate::base::config::config;
 use crate::process::identity;
 use crate::process::log::{Bytes, Level, Program, say};

@@ -18,7 +18,6 @@ use snapshim::raw::{self, ProcPath, SignalsBlocked};
 use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 
 use super::fanotify;
-
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::hooks::descriptors;

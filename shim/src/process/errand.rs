@@ -15,7 +15,6 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::fd_table;
-
 use crate::base::arena;
 use crate::hooks::clone;
 use crate::interpose;

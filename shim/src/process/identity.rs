@@ -22,7 +22,6 @@ use snapshim::unseen::Who;
 
 use super::log::{Level, say};
 use super::thread;
-
 use crate::base::config::config;
 use crate::solitude::Presence;
 

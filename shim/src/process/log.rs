@@ -13,7 +13,6 @@ use snapshim::raw;
 pub use crate::base::config::Level;
 
 use super::{fd_table, identity};
-
 use crate::base::config::config;
 
 /// Logs a line if its level is wanted.

@@ -14,7 +14,6 @@ use snapshim::table::Table;
 
 use super::list::{self, Entry, List};
 use super::protection::set_protection;
-
 use crate::process::identity::Own;
 use crate::process::log::{Level, say};
 use crate::signals;

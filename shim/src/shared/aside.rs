@@ -17,7 +17,6 @@ use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
 use super::list::{self, Entry, List};
-
 use crate::address_space::lock;
 use crate::hooks::write::{IOV_MAX, each_buffer};
 use crate::writer::enter::LONGEST_WRITE;

@@ -14,7 +14,6 @@ use snapshim::{PAGE, raw};
 use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{armed, describe, set_protection};
 use super::{arm, owners};
-
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::create::Mmap;

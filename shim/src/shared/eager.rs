@@ -9,7 +9,6 @@ use snapshim::preserve::kept::KeptFiles;
 
 use super::protection::set_protection;
 use super::{list, owners};
-
 use crate::base::config::config;
 use crate::process::identity::Own;
 use crate::process::thread::{self, Thread};

@@ -18,7 +18,6 @@ use snapshim::raw;
 use super::arm;
 use super::list::{self, Entry, List};
 use super::protection::set_protection;
-
 use crate::base::config::config;
 use crate::process::log::{Level, Program, say};
 use crate::writer::enter::{Announced, Named, announced, why};

@@ -17,7 +17,6 @@ use syscalls::{Sysno, syscall};
 use super::aside::read_own;
 use super::eager::Progress;
 use super::list;
-
 use crate::process::identity;
 
 /// Whether something was armed since the agent looked last.

@@ -17,7 +17,6 @@ use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use super::list::{Entry, List};
-
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::writer::enter::{Announced, Named, announced};

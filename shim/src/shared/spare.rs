@@ -13,7 +13,6 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use snapshim::PAGE;
 
 use super::{aside, list};
-
 use crate::address_space::lock;
 use crate::base::arena;
 

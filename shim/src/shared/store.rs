@@ -24,7 +24,6 @@ use super::aside::{self, Aside, Headers, Messages, Touched};
 use super::fault::open_whole;
 use super::list::{self, Entry};
 use super::spare::Spare;
-
 use crate::address_space::{freeze, lock};
 use crate::create;
 use crate::hooks::write::each_buffer;

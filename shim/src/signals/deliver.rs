@@ -12,7 +12,6 @@ use syscalls::{Sysno, syscall};
 use super::action::{Action, RESTORER};
 use super::frame::{Access, Frame};
 use super::guarded;
-
 use crate::address_space::freeze::{self, Outcome};
 use crate::base::fault_stacks;
 use crate::signals::{FAULT, STAND_IN, WAITING, disposition};

@@ -16,7 +16,6 @@ use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::Frame;
-
 use crate::process::identity;
 
 const REQUEST: c_int = 33;
