@@ -28,7 +28,7 @@ use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
-use crate::shared::{arm, change};
+use crate::shared::{arm, calls};
 use crate::writer::enter::Named;
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
@@ -586,7 +586,7 @@ fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Err
     let to = target as u64..(target as u64).saturating_add(length);
     let shift = || mappings.shift(&from, to.start);
     let moved = match (to.start.is_multiple_of(PAGE), mappings.is_all(&from)) {
-        (true, true) => change::take_away(&thread.own, &to, shift),
+        (true, true) => calls::take_away(&thread.own, &to, shift),
         (true, false) => Err(Errno::UCLEAN),
         (false, _) => Err(Errno::INVAL),
     };

@@ -22,7 +22,7 @@ use super::write::each_buffer;
 use crate::interpose::{interpose, set_errno};
 use crate::process::identity::{self, Own};
 use crate::process::thread;
-use crate::shared::change::while_open;
+use crate::shared::calls::while_open;
 use crate::shared::list;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 

@@ -9,7 +9,7 @@ use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{faults, resize, times};
 use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};
-use crate::shared::{change, list};
+use crate::shared::{calls, list};
 use crate::writer::enter::{Touch, change};
 
 interpose! {
@@ -99,7 +99,7 @@ fn word(argument: u64, index: u64) -> Option<u64> {
 fn fill(argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     let (Some(start), Some(length)) = (word(argument, 0), word(argument, 2)) else { return call() };
     let range = start..start.saturating_add(length);
-    let origin = if list::may_touch(&range) { change::origin_in(&range) } else { None };
+    let origin = if list::may_touch(&range) { calls::origin_in(&range) } else { None };
     match origin {
         Some(origin) => behind::changing("UFFDIO_COPY", &Named::File(origin), call),
         None if behind::is_mapped(start) => call(),

@@ -24,7 +24,7 @@ use crate::init;
 use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;
 use crate::process::identity;
-use crate::shared::{change, list};
+use crate::shared::{calls, list};
 use crate::writer::enter::LONGEST_WRITE;
 
 hook! {
@@ -313,8 +313,8 @@ fn map(arguments: Mmap) -> *mut c_void {
         create(&arguments, 0)
     } else if init::matches_shared_files(&arguments) && !config().is_disabled {
         create(&arguments.as_private(), NEVER_WRITABLE)
-    } else if let Some(origin) = change::origin_shared(&arguments) {
-        change::map(&arguments, origin)
+    } else if let Some(origin) = calls::origin_shared(&arguments) {
+        calls::map(&arguments, origin)
     } else if replaces {
         take_away(&addresses(arguments.address, arguments.length), || arguments.call())
     } else {
@@ -370,7 +370,7 @@ fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> 
             Some(mappings) => mappings.replace(range, call),
         };
     };
-    lock::hold(own).replace(range, || change::take_away(&own, range, call))
+    lock::hold(own).replace(range, || calls::take_away(&own, range, call))
 }
 
 fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
@@ -410,7 +410,7 @@ fn protect_by(
             Some(mappings) => mappings.protect(&range, known, |allowed| part(allowed, protection)),
         };
     };
-    change::protect(&lock::hold(own), &range, protection, &part)
+    calls::protect(&lock::hold(own), &range, protection, &part)
 }
 
 fn show_other_pages(
@@ -426,10 +426,10 @@ fn show_other_pages(
     // The kernel rounds both down (mm/mmap.c).
     let start = address as u64 / PAGE * PAGE;
     let range = start..start.saturating_add(length as u64 / PAGE * PAGE);
-    let origin = if range.is_empty() || !list::may_touch(&range) { None } else { change::origin_in(&range) };
+    let origin = if range.is_empty() || !list::may_touch(&range) { None } else { calls::origin_in(&range) };
     match identity::attached().zip(origin) {
         None => call(),
-        Some((own, origin)) => change::show_other_pages(&lock::hold(own), &range, first as u64, origin, &call),
+        Some((own, origin)) => calls::show_other_pages(&lock::hold(own), &range, first as u64, origin, &call),
     }
 }
 
@@ -453,7 +453,7 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
         match advice {
             libc::MADV_REMOVE | MADV_POPULATE_WRITE if !range.is_empty() => {
                 let passes_over_gaps = advice == libc::MADV_REMOVE;
-                return change::changing(&range, passes_over_gaps, &|part| {
+                return calls::changing(&range, passes_over_gaps, &|part| {
                     // SAFETY: a part of the application's call.
                     let result = unsafe { syscall!(Sysno::madvise, part.start, part.end - part.start, advice) };
                     plain(result).map(drop)
@@ -461,7 +461,7 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
             }
             libc::MADV_DONTFORK | libc::MADV_DOFORK => {
                 let is_inherited = advice == libc::MADV_DOFORK;
-                let note = || change::note_inheritance(&range, is_inherited, call);
+                let note = || calls::note_inheritance(&range, is_inherited, call);
                 return lock::hold(own).note(&range, NOT_INHERITED, !is_inherited, note);
             }
             _ => {}
@@ -634,14 +634,14 @@ fn remap(
     // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
     let new_length = (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0);
     if let Some(own) = identity::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
-        && let Some(origin) = change::origin_in(&range)
+        && let Some(origin) = calls::origin_in(&range)
     {
         if lock::touching(&range).is_some() {
             // Not in one call with a snapshot, as natively before Linux 6.17.
             return Err(Errno::FAULT);
         }
-        let wanted = change::Move { from: range, length: new_length, flags, target: to };
-        return change::remap(&lock::hold(own), &wanted, origin, &call);
+        let wanted = calls::Move { from: range, length: new_length, flags, target: to };
+        return calls::remap(&lock::hold(own), &wanted, origin, &call);
     }
     let Some(mappings) = lock::touching(&range) else { return take_away(&to, call) };
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
@@ -668,5 +668,5 @@ fn remap(
         return Ok(address);
     }
     let shift = || mappings.shift(&(range.start..tail.start), to.start);
-    change::take_away(&mappings.own, &to, shift).map(|()| target)
+    calls::take_away(&mappings.own, &to, shift).map(|()| target)
 }

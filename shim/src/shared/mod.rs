@@ -4,7 +4,7 @@
 
 pub mod arm;
 pub mod aside;
-pub mod change;
+pub mod calls;
 pub mod eager;
 pub mod fault;
 pub mod list;
