@@ -7,7 +7,7 @@ use libc::{iovec, off64_t, pid_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{as_libc, interpose};
-use crate::shared::store::{Source, fill, fill_one, may_touch, may_touch_any};
+use crate::shared::kernel_store::{Source, fill, fill_one, may_touch, may_touch_any};
 
 interpose! {
     /// read(2)

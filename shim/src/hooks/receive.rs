@@ -8,7 +8,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::interpose::{as_libc, interpose};
 use crate::shared::aside::{Headers, read_length};
-use crate::shared::store::{Source, fill_one, may_touch, may_touch_any, receive};
+use crate::shared::kernel_store::{Source, fill_one, may_touch, may_touch_any, receive};
 
 interpose! {
     /// recv(2)
