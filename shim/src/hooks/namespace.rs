@@ -10,7 +10,7 @@ use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::process::identity;
 use crate::process::log::{Level, say};
-use crate::shared::aside::read_own;
+use crate::shared::bounce::read_own;
 
 static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
 /// As for the other calls.

@@ -7,7 +7,7 @@ use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespe
 use syscalls::{Sysno, syscall};
 
 use crate::interpose::{as_libc, interpose};
-use crate::shared::aside::{Headers, read_length};
+use crate::shared::bounce::{Headers, read_length};
 use crate::shared::kernel_store::{Source, fill_one, may_touch, may_touch_any, receive};
 
 interpose! {

@@ -20,7 +20,7 @@ use snapshim::drain::place_behind;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 
-use super::aside::{self, Aside, Headers, Messages, Touched};
+use super::bounce::{self, Aside, Headers, Messages, Touched};
 use super::fault::open_whole;
 use super::list::{self, Entry};
 use super::spare::Spare;
@@ -65,7 +65,7 @@ pub fn fill(
     call: impl Fn() -> isize,
     aside: impl Fn(&[iovec]) -> isize,
 ) -> isize {
-    let touched = aside::touched_by(vector, count);
+    let touched = bounce::touched_by(vector, count);
     if touched == Touched::Nothing {
         return call();
     }
@@ -186,7 +186,7 @@ pub fn receive(
     call: impl Fn() -> isize,
     aside: impl Fn(*mut mmsghdr, usize) -> (isize, usize),
 ) -> isize {
-    if !aside::is_touched_by_messages(given) {
+    if !bounce::is_touched_by_messages(given) {
         return call();
     }
     let messages = match Messages::of(given) {

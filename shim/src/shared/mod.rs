@@ -3,7 +3,7 @@
 //! Imports `mapper`, `writer` and what is below them.
 
 pub mod arm;
-pub mod aside;
+pub mod bounce;
 pub mod calls;
 pub mod eager;
 pub mod fault;

@@ -14,7 +14,7 @@ use snapshim::origin::Origin;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
-use super::aside::read_own;
+use super::bounce::read_own;
 use super::eager::Progress;
 use super::list;
 use crate::process::identity;

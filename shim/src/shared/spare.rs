@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use snapshim::PAGE;
 
-use super::{aside, list};
+use super::{bounce, list};
 use crate::address_space::lock;
 use crate::base::arena;
 
@@ -42,7 +42,7 @@ impl Spare {
             return None;
         }
         // A program without the shim may have cut the file: the kernel finds that, where a store of ours would be SIGBUS.
-        if !aside::is_there(home.end - 1) {
+        if !bounce::is_there(home.end - 1) {
             return None;
         }
         let index = take_bit()?;
