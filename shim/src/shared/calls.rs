@@ -13,7 +13,7 @@ use snapshim::{PAGE, raw};
 
 use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{armed, describe, set_protection};
-use super::{arm, owners};
+use super::{arm, robust_futex};
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::create::Mmap;
@@ -203,7 +203,7 @@ fn protect_part(
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
             call(part, armed(protection))?;
-            owners::want();
+            robust_futex::want();
             Ok(())
         };
         change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;

@@ -8,7 +8,7 @@ use snapshim::origin::Origin;
 use snapshim::preserve::kept::KeptFiles;
 
 use super::protection::set_protection;
-use super::{list, owners};
+use super::{list, robust_futex};
 use crate::base::config::config;
 use crate::process::identity::Own;
 use crate::process::thread::{self, Thread};
@@ -38,7 +38,7 @@ impl Eager {
         let open_word = |part: &Range<u64>, origin| {
             self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, kept))
         };
-        if let Progress::Later = owners::open_words(open_word) {
+        if let Progress::Later = robust_futex::open_words(open_word) {
             return Progress::Later;
         }
         let Some(next) = self.next else { return Progress::Over };

@@ -9,6 +9,6 @@ pub mod eager;
 pub mod fault;
 pub mod kernel_store;
 pub mod list;
-pub mod owners;
 pub mod protection;
+pub mod robust_futex;
 pub mod spare;
