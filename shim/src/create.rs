@@ -21,7 +21,7 @@ use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
 
 use crate::address_space::lock::{self, Mappings};
-use crate::agent;
+use crate::agent::run;
 use crate::base::config::config;
 use crate::hooks::faults;
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
@@ -107,7 +107,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         );
         return Err(Errno::STALE);
     }
-    agent::start_for_snapshots(&thread.own);
+    run::start_for_snapshots(&thread.own);
 
     // With both, the kernel lets MAP_FIXED_NOREPLACE win.
     let wants_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;

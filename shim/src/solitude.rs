@@ -10,7 +10,7 @@ use snapshim::raw;
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
-use crate::agent;
+use crate::agent::run;
 use crate::base::config::config;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
@@ -85,7 +85,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     // Of setns(2).
     identity::note_time_space();
     if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
-        agent::start_anew(&own);
+        run::start_anew(&own);
     }
     result
 }
@@ -126,7 +126,7 @@ fn send_away(own: &Own) -> bool {
         patience.pause();
     }
     if is_first {
-        agent::give_stack_back();
+        run::give_stack_back();
     }
     true
 }

@@ -8,7 +8,7 @@ use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
 use super::fork::forked;
-use crate::agent;
+use crate::agent::run;
 use crate::interpose::{self, as_libc, interpose, set_errno};
 use crate::process::identity;
 
@@ -109,7 +109,7 @@ unsafe fn run_on(stack: *mut c_void, main: Main, argument: *mut c_void) -> ! {
 
 /// exit(2) of the calling thread alone, by number.
 pub fn end_by_number(code: c_int) -> ! {
-    agent::note_end_of_thread(code);
+    run::note_end_of_thread(code);
     loop {
         // SAFETY: the argument is a value.
         let _ = unsafe { syscall!(Sysno::exit, code) };

@@ -19,7 +19,9 @@ use snapshim::table::process::{Birth, Process, ProcessId};
 use syscalls::{Sysno, syscall};
 
 use crate::address_space::lock::{self, EVERYWHERE, Mappings};
+use crate::agent::run;
 use crate::base::config::config;
+use crate::create;
 use crate::heir::Heir;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::origins::{claim, foreign_maps, watch};
@@ -27,7 +29,6 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 use crate::shared::protection;
-use crate::{agent, create};
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
@@ -141,7 +142,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
             if !is_exact {
                 child.table.retire_all_of(child.owner());
             }
-            agent::start_for_snapshots(&child);
+            run::start_for_snapshots(&child);
         }
         claim::keep_inherited();
         watch::begin_anew_in_child();

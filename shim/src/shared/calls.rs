@@ -15,12 +15,13 @@ use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{armed, describe, set_protection};
 use super::{arm, robust_futex};
 use crate::address_space::lock::{self, Mappings};
+use crate::agent::run;
 use crate::base::config::config;
 use crate::create::Mmap;
 use crate::origins::behind;
 use crate::process::identity::{self, Own};
+use crate::signals;
 use crate::writer::enter::{Announced, announced};
-use crate::{agent, signals};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
 #[inline]
@@ -56,7 +57,7 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
     if is_writable {
-        agent::start(&own);
+        run::start(&own);
     }
     let call = |announced: Option<&Announced<'_>>| {
         let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
@@ -183,7 +184,7 @@ fn protect_part(
 ) -> Result<(), Errno> {
     let is_writable = protection & libc::PROT_WRITE != 0;
     if is_writable {
-        agent::start(&mappings.own);
+        run::start(&mappings.own);
     }
     let act = |announced: Option<&Announced<'_>>| {
         let in_use = announced.filter(|announced| announced.is_in_use());

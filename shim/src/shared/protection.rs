@@ -17,10 +17,11 @@ use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use super::list::{Entry, List};
+use crate::agent::run;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
+use crate::signals;
 use crate::writer::enter::{Announced, Named, announced};
-use crate::{agent, signals};
 
 /// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).
 pub fn armed(protection: i32) -> i32 {
@@ -75,7 +76,7 @@ pub fn join_in_child() {
     let mut at = 0;
     while let Some(origin) = origin_of(at) {
         let Ok(own) = identity::join() else { return };
-        agent::start(&own);
+        run::start(&own);
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
