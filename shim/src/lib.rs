@@ -18,5 +18,4 @@ mod origins;
 mod process;
 mod shared;
 mod signals;
-mod solitude;
 mod writer;

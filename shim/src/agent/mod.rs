@@ -2,4 +2,5 @@
 //!
 //! Imports `shared`, `mapper`, `writer`, `origins` and what is below them.
 
+pub mod exclusion;
 pub mod run;

@@ -9,8 +9,8 @@ use libc::{gid_t, size_t, uid_t};
 use syscalls::{Sysno, syscall};
 
 use super::confine::join_before;
+use crate::agent::exclusion::without_agent;
 use crate::interpose::{as_libc, interpose};
-use crate::solitude::without_agent;
 
 /// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
 macro_rules! in_solitude {

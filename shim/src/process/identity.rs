@@ -22,8 +22,8 @@ use snapshim::unseen::Who;
 
 use super::log::{Level, say};
 use super::thread;
+use crate::agent::exclusion::Presence;
 use crate::base::config::config;
-use crate::solitude::Presence;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]

@@ -10,7 +10,7 @@ use snapshim::raw;
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
-use crate::agent::run;
+use super::run;
 use crate::base::config::config;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
