@@ -9,7 +9,6 @@ mod agent;
 mod api;
 mod base;
 mod create;
-mod executing;
 mod hooks;
 mod init;
 mod interpose;

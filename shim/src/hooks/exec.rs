@@ -8,9 +8,10 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::interpose::{as_libc, interpose, set_errno};
+use crate::lifecycle::exec;
 use crate::process::identity;
 use crate::process::log::{Bytes, Level, say};
-use crate::{executing, signals};
+use crate::signals;
 
 interpose! {
     /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
@@ -44,7 +45,7 @@ interpose! {
 /// What a new program inherits of signals is the application's, not ours.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
     let exec = identity::Exec::begin();
-    let failed = executing::announced(|| {
+    let failed = exec::announced(|| {
         let handed_over = signals::hand_over();
         let failed = call();
         handed_over.take_back();

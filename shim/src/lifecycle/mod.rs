@@ -2,4 +2,5 @@
 //!
 //! Imports `snapshot` and what is below it.
 
+pub mod exec;
 pub mod fork_in_handler;
