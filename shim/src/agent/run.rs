@@ -27,7 +27,8 @@ use crate::process::log::{Level, say};
 use crate::process::{fd_table, thread};
 use crate::shared::eager::{self, Progress};
 use crate::shared::{arm, protection};
-use crate::{create, init, interpose};
+use crate::snapshot::create;
+use crate::{init, interpose};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {

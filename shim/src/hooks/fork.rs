@@ -21,7 +21,6 @@ use syscalls::{Sysno, syscall};
 use crate::address_space::lock::{self, EVERYWHERE, Mappings};
 use crate::agent::run;
 use crate::base::config::config;
-use crate::create;
 use crate::interpose::{as_libc, interpose, set_errno};
 use crate::lifecycle::fork_in_handler::Heir;
 use crate::origins::{claim, foreign_maps, watch};
@@ -29,6 +28,7 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 use crate::shared::protection;
+use crate::snapshot::create;
 
 interpose! {
     /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run

@@ -19,12 +19,12 @@ use syscalls::{Sysno, raw_syscall, syscall};
 use super::write::{IOV_MAX, each_buffer};
 use crate::address_space::lock;
 use crate::base::config::config;
-use crate::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
 use crate::init;
 use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;
 use crate::process::identity;
 use crate::shared::{calls, list};
+use crate::snapshot::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
 use crate::writer::enter::LONGEST_WRITE;
 
 hook! {

@@ -25,9 +25,9 @@ use super::fault::open_whole;
 use super::list::{self, Entry};
 use super::spare::Spare;
 use crate::address_space::{freeze, lock};
-use crate::create;
 use crate::hooks::write::each_buffer;
 use crate::interpose::set_errno;
+use crate::snapshot::create;
 use crate::writer::enter::{Announced, announced};
 
 /// Where the bytes come from.
