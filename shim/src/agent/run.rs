@@ -28,14 +28,14 @@ use crate::process::{fd_table, thread};
 use crate::shared::eager::{self, Progress};
 use crate::shared::{arm, protection};
 use crate::snapshot::create;
-use crate::{init, interpose};
+use crate::{constructor, interpose};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
     static ALLOWED: AtomicBool = AtomicBool::new(false);
     // A forked child has its parent's flag, and its permission.
     if !ALLOWED.swap(true, Ordering::Relaxed) {
-        init::allow_access();
+        constructor::allow_access();
     }
     start(own);
 }

@@ -19,7 +19,7 @@ use syscalls::{Sysno, raw_syscall, syscall};
 use super::write::{IOV_MAX, each_buffer};
 use crate::address_space::lock;
 use crate::base::config::config;
-use crate::init;
+use crate::constructor;
 use crate::interpose::beside::{Way, answer};
 use crate::interpose::set_errno;
 use crate::process::identity;
@@ -309,17 +309,19 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
 fn map(arguments: Mmap) -> *mut c_void {
     let replaces = arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
     let arguments = if replaces { in_whole_units(arguments) } else { arguments };
-    pointer(if (arguments.flags & MAP_SNAPSHOT != 0 || init::matches_files(&arguments)) && !config().is_disabled {
-        create(&arguments, 0)
-    } else if init::matches_shared_files(&arguments) && !config().is_disabled {
-        create(&arguments.as_private(), NEVER_WRITABLE)
-    } else if let Some(origin) = calls::origin_shared(&arguments) {
-        calls::map(&arguments, origin)
-    } else if replaces {
-        take_away(&addresses(arguments.address, arguments.length), || arguments.call())
-    } else {
-        arguments.call()
-    })
+    pointer(
+        if (arguments.flags & MAP_SNAPSHOT != 0 || constructor::matches_files(&arguments)) && !config().is_disabled {
+            create(&arguments, 0)
+        } else if constructor::matches_shared_files(&arguments) && !config().is_disabled {
+            create(&arguments.as_private(), NEVER_WRITABLE)
+        } else if let Some(origin) = calls::origin_shared(&arguments) {
+            calls::map(&arguments, origin)
+        } else if replaces {
+            take_away(&addresses(arguments.address, arguments.length), || arguments.call())
+        } else {
+            arguments.call()
+        },
+    )
 }
 
 /// The same for who calls libc's own function, libc itself included: the tables that it maps shared (iconv(3)) can never be stored to
@@ -327,7 +329,10 @@ fn map(arguments: Mmap) -> *mut c_void {
 fn map_for_libc(arguments: Mmap) -> *mut c_void {
     const WHAT: c_int = libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | MAP_SNAPSHOT;
     let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
-    if is_plain && init::is_for_reading_only(arguments.descriptor) && !init::matches_shared_files(&arguments) {
+    if is_plain
+        && constructor::is_for_reading_only(arguments.descriptor)
+        && !constructor::matches_shared_files(&arguments)
+    {
         return pointer(arguments.call());
     }
     map(arguments)

@@ -18,7 +18,7 @@ use snapshim::table::Table;
 
 use crate::address_space::freeze::Trap;
 use crate::base::config::config;
-use crate::init;
+use crate::constructor;
 use crate::interpose::set_errno;
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
@@ -385,7 +385,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         kept: identity::kept(),
         headroom: identity::headroom(),
         holdings: identity::holdings(),
-        unreadable: init::unreadable_page(),
+        unreadable: constructor::unreadable_page(),
         way: config().way,
         on_failure: config().on_failure,
         patience: config().timeout,
