@@ -6,8 +6,8 @@
 
 mod address_space;
 mod agent;
-mod api;
 mod base;
+pub mod c_api;
 pub mod constructor;
 mod hooks;
 mod interpose;
