@@ -33,7 +33,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
         return;
     }
     arena::reserve();
-    if !interpose::detours::open(hooks::doors(), hooks::map::INSIDE) {
+    if !interpose::detours::open(hooks::doors(), hooks::mmap::INSIDE) {
         see_libc_otherwise();
     }
     hooks::ring::filter();

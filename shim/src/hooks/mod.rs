@@ -14,8 +14,8 @@ pub mod fopen;
 pub mod fork;
 pub mod fortified;
 pub mod jump;
-pub mod map;
 pub mod message;
+pub mod mmap;
 pub mod namespace;
 pub mod open;
 pub mod queue;
@@ -89,5 +89,5 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         ring::DOORS,
         descriptors::DOORS,
     ];
-    doors.into_iter().flatten().map(|door| door.way()).chain(map::BESIDE.iter().copied()).chain([namespace::BESIDE])
+    doors.into_iter().flatten().map(|door| door.way()).chain(mmap::BESIDE.iter().copied()).chain([namespace::BESIDE])
 }
