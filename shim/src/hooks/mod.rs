@@ -1,7 +1,6 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
 pub mod aio;
-pub mod bare;
 pub mod clone;
 pub mod confine;
 pub mod copy;
@@ -28,6 +27,7 @@ pub mod ring;
 pub mod signal;
 pub mod spawn;
 pub mod stream;
+pub mod syscall;
 pub mod times;
 pub mod vfork;
 pub mod write;
@@ -46,7 +46,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         open::DOORS,
         copy::DOORS,
         device::DOORS,
-        bare::DOORS,
+        syscall::DOORS,
         ring::DOORS,
         aio::DOORS,
         descriptors::DOORS,
@@ -85,7 +85,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         open::DOORS,
         copy::DOORS,
         device::DOORS,
-        bare::DOORS,
+        syscall::DOORS,
         ring::DOORS,
         descriptors::DOORS,
     ];
