@@ -48,7 +48,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         device::DOORS,
         syscall::DOORS,
         ring::DOORS,
-        aio::DOORS,
+        aio::io_submit::DOORS,
         descriptors::DOORS,
         fork::DOORS,
         daemon::DOORS,

@@ -6,9 +6,10 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
+use super::aio::io_submit;
 use super::{
-    aio, clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, read, receive, resize,
-    rights, ring, signal, times, write,
+    clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, read, receive, resize, rights,
+    ring, signal, times, write,
 };
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
@@ -140,9 +141,9 @@ fn on_syscall(
         libc::SYS_close_range => {
             descriptors::on_close_range(descriptors::close_range::raw, a as u32, b as u32, c as c_int).into()
         }
-        libc::SYS_io_setup => aio::setup_by_number(a as c_int, pointer(b)),
-        libc::SYS_io_destroy => aio::destroy_by_number(a),
-        libc::SYS_io_submit => aio::by_number(a, b as c_long, pointer(c)),
+        libc::SYS_io_setup => io_submit::setup_by_number(a as c_int, pointer(b)),
+        libc::SYS_io_destroy => io_submit::destroy_by_number(a),
+        libc::SYS_io_submit => io_submit::by_number(a, b as c_long, pointer(c)),
         libc::SYS_rt_sigaction => signal::action_by_number(pass, fd, pointer(b), pointer(c), d),
         libc::SYS_sigaltstack => jump::alternate_by_number(pass, pointer(a)),
         libc::SYS_rt_sigprocmask => signal::mask_by_number(pass, fd, pointer(b), pointer(c), d),

@@ -1,0 +1,3 @@
+//! Calls whose changes land after they have returned.
+
+pub mod io_submit;
