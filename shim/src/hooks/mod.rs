@@ -17,7 +17,6 @@ pub mod message;
 pub mod mmap;
 pub mod namespace;
 pub mod open;
-pub mod queue;
 pub mod read;
 pub mod receive;
 pub mod requests;
@@ -67,7 +66,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 /// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
 /// functions that make processes or load libraries.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [fopen::DOORS, fortified::DOORS, namespace::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS, vfork::DOORS]
+    [fopen::DOORS, fortified::DOORS, namespace::DOORS, spawn::DOORS, aio::posix_aio::DOORS, clone::DOORS, vfork::DOORS]
         .into_iter()
         .flatten()
         .copied()

@@ -1,3 +1,4 @@
 //! Calls whose changes land after they have returned.
 
 pub mod io_submit;
+pub mod posix_aio;
