@@ -36,7 +36,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     if !interpose::detours::open(hooks::doors(), hooks::mmap::INSIDE) {
         see_libc_otherwise();
     }
-    hooks::ring::filter();
+    hooks::aio::io_uring::filter();
     thread::watch_ends();
     identity::note_pid();
     identity::join_if_in_use();

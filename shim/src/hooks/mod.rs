@@ -22,7 +22,6 @@ pub mod receive;
 pub mod requests;
 pub mod resize;
 pub mod rights;
-pub mod ring;
 pub mod signal;
 pub mod spawn;
 pub mod stream;
@@ -46,7 +45,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         copy::DOORS,
         device::DOORS,
         syscall::DOORS,
-        ring::DOORS,
+        aio::io_uring::DOORS,
         aio::io_submit::DOORS,
         descriptors::DOORS,
         fork::DOORS,
@@ -85,7 +84,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         copy::DOORS,
         device::DOORS,
         syscall::DOORS,
-        ring::DOORS,
+        aio::io_uring::DOORS,
         descriptors::DOORS,
     ];
     doors.into_iter().flatten().map(|door| door.way()).chain(mmap::BESIDE.iter().copied()).chain([namespace::BESIDE])

@@ -6,10 +6,10 @@ use core::ptr::with_exposed_provenance_mut as pointer;
 use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
-use super::aio::io_submit;
+use super::aio::{io_submit, io_uring};
 use super::{
     clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, read, receive, resize, rights,
-    ring, signal, times, write,
+    signal, times, write,
 };
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
@@ -184,7 +184,7 @@ fn on_syscall(
             // SAFETY: the application's arguments, as they are.
             unsafe { real(number, a, b, c, d, e, f) }
         }
-        libc::SYS_io_uring_setup if ring::is_denied() => ring::deny().into(),
+        libc::SYS_io_uring_setup if io_uring::is_denied() => io_uring::deny().into(),
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },
     }
