@@ -16,7 +16,7 @@ use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
-use super::write::{IOV_MAX, each_buffer};
+use super::file::write::{IOV_MAX, each_buffer};
 use crate::address_space::lock;
 use crate::base::config::config;
 use crate::constructor;

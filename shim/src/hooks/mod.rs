@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod device;
 pub mod exec;
 pub mod faults;
+pub mod file;
 pub mod fopen;
 pub mod fork;
 pub mod fortified;
@@ -28,7 +29,6 @@ pub mod stream;
 pub mod syscall;
 pub mod times;
 pub mod vfork;
-pub mod write;
 
 use crate::interpose::Door;
 use crate::interpose::beside::Way;
@@ -36,7 +36,7 @@ use crate::interpose::beside::Way;
 /// Every door there is.
 pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
-        write::DOORS,
+        file::write::DOORS,
         read::DOORS,
         receive::DOORS,
         resize::DOORS,
@@ -75,7 +75,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
 /// signals would lose by the bare system call what libc does around it.
 pub fn ways_beside() -> impl Iterator<Item = Way> {
     let doors = [
-        write::DOORS,
+        file::write::DOORS,
         read::DOORS,
         receive::DOORS,
         resize::DOORS,

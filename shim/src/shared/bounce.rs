@@ -18,7 +18,7 @@ use syscalls::{Sysno, syscall};
 
 use super::list::{self, Entry, List};
 use crate::address_space::lock;
-use crate::hooks::write::{IOV_MAX, each_buffer};
+use crate::hooks::file::write::{IOV_MAX, each_buffer};
 use crate::writer::enter::LONGEST_WRITE;
 
 /// What the kernel may be handed of mappings.

@@ -18,7 +18,7 @@ use snapshim::queues::Queue;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
-use crate::hooks::write::each_buffer;
+use crate::hooks::file::write::each_buffer;
 use crate::interpose::{interpose, set_errno};
 use crate::process::identity::{self, Own};
 use crate::process::thread;

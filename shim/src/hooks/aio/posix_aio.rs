@@ -10,7 +10,7 @@ use snapshim::drain::{Patience, place_behind};
 use snapshim::origin::Place;
 use snapshim::raw;
 
-use crate::hooks::write::Plain;
+use crate::hooks::file::write::Plain;
 use crate::interpose::{self, interpose, set_errno};
 use crate::writer::enter::change;
 

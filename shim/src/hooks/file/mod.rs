@@ -1,0 +1,3 @@
+//! Calls that change files, read into memory, or change what a descriptor means.
+
+pub mod write;
