@@ -18,7 +18,6 @@ pub mod message;
 pub mod mmap;
 pub mod namespace;
 pub mod open;
-pub mod read;
 pub mod receive;
 pub mod requests;
 pub mod resize;
@@ -37,7 +36,7 @@ use crate::interpose::beside::Way;
 pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
         file::write::DOORS,
-        read::DOORS,
+        file::read::DOORS,
         receive::DOORS,
         resize::DOORS,
         times::DOORS,
@@ -76,7 +75,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
 pub fn ways_beside() -> impl Iterator<Item = Way> {
     let doors = [
         file::write::DOORS,
-        read::DOORS,
+        file::read::DOORS,
         receive::DOORS,
         resize::DOORS,
         times::DOORS,

@@ -7,10 +7,10 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::write;
+use super::file::{read, write};
 use super::{
-    clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, read, receive, resize, rights,
-    signal, times,
+    clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, receive, resize, rights, signal,
+    times,
 };
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;

@@ -1,3 +1,4 @@
 //! Calls that change files, read into memory, or change what a descriptor means.
 
+pub mod read;
 pub mod write;
