@@ -18,7 +18,6 @@ pub mod message;
 pub mod mmap;
 pub mod namespace;
 pub mod open;
-pub mod receive;
 pub mod requests;
 pub mod resize;
 pub mod rights;
@@ -37,7 +36,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
         file::write::DOORS,
         file::read::DOORS,
-        receive::DOORS,
+        file::recv::DOORS,
         resize::DOORS,
         times::DOORS,
         open::DOORS,
@@ -76,7 +75,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
     let doors = [
         file::write::DOORS,
         file::read::DOORS,
-        receive::DOORS,
+        file::recv::DOORS,
         resize::DOORS,
         times::DOORS,
         open::DOORS,

@@ -7,10 +7,9 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{read, write};
+use super::file::{read, recv, write};
 use super::{
-    clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, receive, resize, rights, signal,
-    times,
+    clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, resize, rights, signal, times,
 };
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
@@ -86,12 +85,11 @@ fn on_syscall(
             read::on_process_vm_readv(raw, a as c_int, pointer(b), c as u64, pointer(d), e as u64, f as u64) as c_long
         }
         libc::SYS_recvfrom => {
-            receive::on_recvfrom(receive::recvfrom::raw, fd, pointer(b), c, d as c_int, pointer(e), pointer(f))
-                as c_long
+            recv::on_recvfrom(recv::recvfrom::raw, fd, pointer(b), c, d as c_int, pointer(e), pointer(f)) as c_long
         }
-        libc::SYS_recvmsg => receive::on_recvmsg(receive::recvmsg::raw, fd, pointer(b), c as c_int) as c_long,
+        libc::SYS_recvmsg => recv::on_recvmsg(recv::recvmsg::raw, fd, pointer(b), c as c_int) as c_long,
         libc::SYS_recvmmsg => {
-            receive::on_recvmmsg(receive::recvmmsg::raw, fd, pointer(b), c as u32, d as c_int, pointer(e)).into()
+            recv::on_recvmmsg(recv::recvmmsg::raw, fd, pointer(b), c as u32, d as c_int, pointer(e)).into()
         }
         libc::SYS_ftruncate => resize::on_ftruncate(resize::ftruncate64::raw, fd, b as i64).into(),
         libc::SYS_truncate => resize::on_truncate(resize::truncate64::raw, pointer(a), b as i64).into(),
