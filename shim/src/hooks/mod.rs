@@ -3,7 +3,6 @@
 pub mod aio;
 pub mod clone;
 pub mod confine;
-pub mod copy;
 pub mod daemon;
 pub mod descriptors;
 pub mod device;
@@ -40,7 +39,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         resize::DOORS,
         times::DOORS,
         open::DOORS,
-        copy::DOORS,
+        file::splice::DOORS,
         device::DOORS,
         syscall::DOORS,
         aio::io_uring::DOORS,
@@ -79,7 +78,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         resize::DOORS,
         times::DOORS,
         open::DOORS,
-        copy::DOORS,
+        file::splice::DOORS,
         device::DOORS,
         syscall::DOORS,
         aio::io_uring::DOORS,

@@ -7,10 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{read, recv, write};
-use super::{
-    clone, confine, copy, descriptors, device, exec, faults, fork, jump, mmap, open, resize, rights, signal, times,
-};
+use super::file::{read, recv, splice, write};
+use super::{clone, confine, descriptors, device, exec, faults, fork, jump, mmap, open, resize, rights, signal, times};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -110,14 +108,14 @@ fn on_syscall(
             open::on_open_by_handle(open::open_by_handle::raw, fd, pointer(b), c as c_int).into()
         }
         libc::SYS_copy_file_range => {
-            let raw = copy::copy_file_range::raw;
-            copy::on_copy_file_range(raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
+            let raw = splice::copy_file_range::raw;
+            splice::on_copy_file_range(raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
         }
-        libc::SYS_sendfile => copy::on_sendfile(copy::sendfile64::raw, fd, b as c_int, pointer(c), d) as c_long,
+        libc::SYS_sendfile => splice::on_sendfile(splice::sendfile64::raw, fd, b as c_int, pointer(c), d) as c_long,
         libc::SYS_splice => {
-            copy::on_splice(copy::splice::raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
+            splice::on_splice(splice::splice::raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
         }
-        libc::SYS_vmsplice => copy::on_vmsplice(copy::vmsplice::raw, fd, pointer(b), c, d as u32) as c_long,
+        libc::SYS_vmsplice => splice::on_vmsplice(splice::vmsplice::raw, fd, pointer(b), c, d as u32) as c_long,
         libc::SYS_ioctl => device::on_ioctl(device::ioctl::raw, fd, b as u64, pointer(c)).into(),
         libc::SYS_userfaultfd => faults::making(pass),
         libc::SYS_mmap => mmap::by_number([a, b, c, d, e, f]),

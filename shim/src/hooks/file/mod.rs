@@ -2,4 +2,5 @@
 
 pub mod read;
 pub mod recv;
+pub mod splice;
 pub mod write;

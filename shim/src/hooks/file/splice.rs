@@ -9,9 +9,9 @@ use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use super::file::write::each_buffer;
-use super::signal::ppoll;
+use super::write::each_buffer;
 use crate::address_space::lock;
+use crate::hooks::signal::ppoll;
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::signals::action::Action;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
