@@ -5,7 +5,6 @@ pub mod clone;
 pub mod confine;
 pub mod daemon;
 pub mod descriptors;
-pub mod device;
 pub mod exec;
 pub mod faults;
 pub mod file;
@@ -40,7 +39,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         times::DOORS,
         open::DOORS,
         file::splice::DOORS,
-        device::DOORS,
+        file::ioctl::DOORS,
         syscall::DOORS,
         aio::io_uring::DOORS,
         aio::io_submit::DOORS,
@@ -79,7 +78,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         times::DOORS,
         open::DOORS,
         file::splice::DOORS,
-        device::DOORS,
+        file::ioctl::DOORS,
         syscall::DOORS,
         aio::io_uring::DOORS,
         descriptors::DOORS,

@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{read, recv, splice, write};
-use super::{clone, confine, descriptors, device, exec, faults, fork, jump, mmap, open, resize, rights, signal, times};
+use super::file::{ioctl, read, recv, splice, write};
+use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, open, resize, rights, signal, times};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -116,7 +116,7 @@ fn on_syscall(
             splice::on_splice(splice::splice::raw, fd, pointer(b), c as c_int, pointer(d), e, f as u32) as c_long
         }
         libc::SYS_vmsplice => splice::on_vmsplice(splice::vmsplice::raw, fd, pointer(b), c, d as u32) as c_long,
-        libc::SYS_ioctl => device::on_ioctl(device::ioctl::raw, fd, b as u64, pointer(c)).into(),
+        libc::SYS_ioctl => ioctl::on_ioctl(ioctl::ioctl::raw, fd, b as u64, pointer(c)).into(),
         libc::SYS_userfaultfd => faults::making(pass),
         libc::SYS_mmap => mmap::by_number([a, b, c, d, e, f]),
         libc::SYS_munmap => mmap::on_munmap_by_number(pointer(a), b),

@@ -5,8 +5,8 @@ use core::ffi::{c_int, c_ulong, c_void};
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use super::requests::{self, Commands, Effect, Names, REQUESTS};
-use super::{faults, resize, times};
+use crate::hooks::requests::{self, Commands, Effect, Names, REQUESTS};
+use crate::hooks::{faults, resize, times};
 use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{calls, list};
