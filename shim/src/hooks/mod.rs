@@ -16,7 +16,6 @@ pub mod message;
 pub mod mmap;
 pub mod namespace;
 pub mod open;
-pub mod requests;
 pub mod resize;
 pub mod rights;
 pub mod signal;

@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_ulong, c_void};
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::hooks::requests::{self, Commands, Effect, Names, REQUESTS};
+use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use crate::hooks::{faults, resize, times};
 use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};

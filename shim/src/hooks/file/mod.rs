@@ -3,5 +3,6 @@
 pub mod ioctl;
 pub mod read;
 pub mod recv;
+pub mod requests;
 pub mod splice;
 pub mod write;
