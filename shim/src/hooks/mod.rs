@@ -15,7 +15,6 @@ pub mod jump;
 pub mod message;
 pub mod mmap;
 pub mod namespace;
-pub mod open;
 pub mod resize;
 pub mod rights;
 pub mod signal;
@@ -36,7 +35,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         file::recv::DOORS,
         resize::DOORS,
         times::DOORS,
-        open::DOORS,
+        file::open::DOORS,
         file::splice::DOORS,
         file::ioctl::DOORS,
         syscall::DOORS,
@@ -75,7 +74,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         file::recv::DOORS,
         resize::DOORS,
         times::DOORS,
-        open::DOORS,
+        file::open::DOORS,
         file::splice::DOORS,
         file::ioctl::DOORS,
         syscall::DOORS,

@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{ioctl, read, recv, splice, write};
-use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, open, resize, rights, signal, times};
+use super::file::{ioctl, open, read, recv, splice, write};
+use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, resize, rights, signal, times};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 

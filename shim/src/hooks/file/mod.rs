@@ -1,6 +1,7 @@
 //! Calls that change files, read into memory, or change what a descriptor means.
 
 pub mod ioctl;
+pub mod open;
 pub mod read;
 pub mod recv;
 pub mod requests;
