@@ -15,7 +15,6 @@ pub mod jump;
 pub mod message;
 pub mod mmap;
 pub mod namespace;
-pub mod resize;
 pub mod rights;
 pub mod signal;
 pub mod spawn;
@@ -33,7 +32,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         file::write::DOORS,
         file::read::DOORS,
         file::recv::DOORS,
-        resize::DOORS,
+        file::truncate::DOORS,
         times::DOORS,
         file::open::DOORS,
         file::splice::DOORS,
@@ -72,7 +71,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         file::write::DOORS,
         file::read::DOORS,
         file::recv::DOORS,
-        resize::DOORS,
+        file::truncate::DOORS,
         times::DOORS,
         file::open::DOORS,
         file::splice::DOORS,

@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{ioctl, open, read, recv, splice, write};
-use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, resize, rights, signal, times};
+use super::file::{ioctl, open, read, recv, splice, truncate, write};
+use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, rights, signal, times};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -89,10 +89,10 @@ fn on_syscall(
         libc::SYS_recvmmsg => {
             recv::on_recvmmsg(recv::recvmmsg::raw, fd, pointer(b), c as u32, d as c_int, pointer(e)).into()
         }
-        libc::SYS_ftruncate => resize::on_ftruncate(resize::ftruncate64::raw, fd, b as i64).into(),
-        libc::SYS_truncate => resize::on_truncate(resize::truncate64::raw, pointer(a), b as i64).into(),
+        libc::SYS_ftruncate => truncate::on_ftruncate(truncate::ftruncate64::raw, fd, b as i64).into(),
+        libc::SYS_truncate => truncate::on_truncate(truncate::truncate64::raw, pointer(a), b as i64).into(),
         libc::SYS_fallocate => {
-            resize::on_fallocate(resize::fallocate64::raw, fd, b as c_int, c as i64, d as i64).into()
+            truncate::on_fallocate(truncate::fallocate64::raw, fd, b as c_int, c as i64, d as i64).into()
         }
         libc::SYS_utimensat => {
             times::on_utimensat(times::utimensat::raw, fd, pointer(b), pointer(c), d as c_int).into()

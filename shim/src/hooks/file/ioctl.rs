@@ -6,7 +6,8 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
-use crate::hooks::{faults, resize, times};
+use super::truncate;
+use crate::hooks::{faults, times};
 use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{calls, list};
@@ -73,7 +74,7 @@ fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> 
             let made = || changing_others(known.others, argument, call) as isize;
             change(fd, Request::read(names, argument), made) as c_int
         }
-        Effect::Cut => resize::cut(fd, 0, call),
+        Effect::Cut => truncate::cut(fd, 0, call),
         Effect::Turns => {
             let changed = || change(fd, Request::EVERYTHING, || call() as isize) as c_int;
             behind::changing(known.name, &Named::above(fd), &changed)

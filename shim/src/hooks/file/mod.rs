@@ -6,4 +6,5 @@ pub mod read;
 pub mod recv;
 pub mod requests;
 pub mod splice;
+pub mod truncate;
 pub mod write;

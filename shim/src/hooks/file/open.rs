@@ -12,7 +12,7 @@ use snapshim::origin::Place;
 use snapshim::raw::{self, ProcPath};
 use syscalls::{Sysno, syscall};
 
-use crate::hooks::resize::{cut, doubt, is_without_proc};
+use super::truncate::{cut, doubt, is_without_proc};
 use crate::interpose::{as_libc, interpose, set_errno};
 
 interpose! {
