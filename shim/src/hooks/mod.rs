@@ -20,7 +20,6 @@ pub mod signal;
 pub mod spawn;
 pub mod stream;
 pub mod syscall;
-pub mod times;
 pub mod vfork;
 
 use crate::interpose::Door;
@@ -33,7 +32,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         file::read::DOORS,
         file::recv::DOORS,
         file::truncate::DOORS,
-        times::DOORS,
+        file::utime::DOORS,
         file::open::DOORS,
         file::splice::DOORS,
         file::ioctl::DOORS,
@@ -72,7 +71,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         file::read::DOORS,
         file::recv::DOORS,
         file::truncate::DOORS,
-        times::DOORS,
+        file::utime::DOORS,
         file::open::DOORS,
         file::splice::DOORS,
         file::ioctl::DOORS,

@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{ioctl, open, read, recv, splice, truncate, write};
-use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, rights, signal, times};
+use super::file::{ioctl, open, read, recv, splice, truncate, utime, write};
+use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, rights, signal};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -95,11 +95,11 @@ fn on_syscall(
             truncate::on_fallocate(truncate::fallocate64::raw, fd, b as c_int, c as i64, d as i64).into()
         }
         libc::SYS_utimensat => {
-            times::on_utimensat(times::utimensat::raw, fd, pointer(b), pointer(c), d as c_int).into()
+            utime::on_utimensat(utime::utimensat::raw, fd, pointer(b), pointer(c), d as c_int).into()
         }
-        libc::SYS_futimesat => times::on_futimesat(times::futimesat::raw, fd, pointer(b), pointer(c)).into(),
-        libc::SYS_utimes => times::on_utimes(times::utimes::raw, pointer(a), pointer(b)).into(),
-        libc::SYS_utime => times::on_utime(times::utime::raw, pointer(a), pointer(b)).into(),
+        libc::SYS_futimesat => utime::on_futimesat(utime::futimesat::raw, fd, pointer(b), pointer(c)).into(),
+        libc::SYS_utimes => utime::on_utimes(utime::utimes::raw, pointer(a), pointer(b)).into(),
+        libc::SYS_utime => utime::on_utime(utime::utime::raw, pointer(a), pointer(b)).into(),
         libc::SYS_open => open::on_open(open::open64::raw, pointer(a), b as c_int, c as u32).into(),
         libc::SYS_openat => open::on_openat(open::openat64::raw, fd, pointer(b), c as c_int, d as u32).into(),
         libc::SYS_openat2 => open::on_openat2(fd, pointer(b), pointer(c), d).into(),

@@ -6,8 +6,8 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
-use super::truncate;
-use crate::hooks::{faults, times};
+use super::{truncate, utime};
+use crate::hooks::faults;
 use crate::interpose::{as_libc, interpose};
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{calls, list};
@@ -69,7 +69,7 @@ fn look_up(fd: c_int, request: u32, argument: u64, call: &dyn Fn() -> c_int) -> 
 /// Makes `call`, a request that is known.
 fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     match known.effect {
-        Effect::Times => times::without_bytes(fd, call),
+        Effect::Times => utime::without_bytes(fd, call),
         Effect::Bytes(names) => {
             let made = || changing_others(known.others, argument, call) as isize;
             change(fd, Request::read(names, argument), made) as c_int

@@ -7,4 +7,5 @@ pub mod recv;
 pub mod requests;
 pub mod splice;
 pub mod truncate;
+pub mod utime;
 pub mod write;

@@ -12,7 +12,7 @@ use snapshim::raw::{self, ProcPath};
 use snapshim::snapshot::View;
 use syscalls::{Sysno, syscall};
 
-use crate::hooks::times::without_bytes;
+use super::utime::without_bytes;
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::process::identity;
 use crate::process::log::{Level, say};
