@@ -4,7 +4,6 @@ pub mod aio;
 pub mod clone;
 pub mod confine;
 pub mod daemon;
-pub mod descriptors;
 pub mod exec;
 pub mod faults;
 pub mod file;
@@ -39,7 +38,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         syscall::DOORS,
         aio::io_uring::DOORS,
         aio::io_submit::DOORS,
-        descriptors::DOORS,
+        file::close::DOORS,
         fork::DOORS,
         daemon::DOORS,
         exec::DOORS,
@@ -77,7 +76,7 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         file::ioctl::DOORS,
         syscall::DOORS,
         aio::io_uring::DOORS,
-        descriptors::DOORS,
+        file::close::DOORS,
     ];
     doors.into_iter().flatten().map(|door| door.way()).chain(mmap::BESIDE.iter().copied()).chain([namespace::BESIDE])
 }

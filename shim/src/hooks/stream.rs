@@ -8,7 +8,7 @@ use core::ffi::{c_int, c_void};
 
 use libc::ssize_t;
 
-use super::descriptors::count_change;
+use super::file::close::count_change;
 use super::file::write::Plain;
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};

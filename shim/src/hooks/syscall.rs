@@ -7,8 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
-use super::file::{ioctl, open, read, recv, splice, truncate, utime, write};
-use super::{clone, confine, descriptors, exec, faults, fork, jump, mmap, rights, signal};
+use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
+use super::{clone, confine, exec, faults, fork, jump, mmap, rights, signal};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -132,12 +132,10 @@ fn on_syscall(
         libc::SYS_munlockall => mmap::on_munlockall_by_number(),
         libc::SYS_remap_file_pages => mmap::on_remap_file_pages_by_number(pointer(a), b, c as c_int, d, e as c_int),
         libc::SYS_mremap => mmap::on_mremap_by_number(pointer(a), b, c, d as c_int, pointer::<c_void>(e)),
-        libc::SYS_close => descriptors::on_close(descriptors::close::raw, fd).into(),
-        libc::SYS_dup2 => descriptors::on_dup2(descriptors::dup2::raw, fd, b as c_int).into(),
-        libc::SYS_dup3 => descriptors::on_dup3(descriptors::dup3::raw, fd, b as c_int, c as c_int).into(),
-        libc::SYS_close_range => {
-            descriptors::on_close_range(descriptors::close_range::raw, a as u32, b as u32, c as c_int).into()
-        }
+        libc::SYS_close => close::on_close(close::close::raw, fd).into(),
+        libc::SYS_dup2 => close::on_dup2(close::dup2::raw, fd, b as c_int).into(),
+        libc::SYS_dup3 => close::on_dup3(close::dup3::raw, fd, b as c_int, c as c_int).into(),
+        libc::SYS_close_range => close::on_close_range(close::close_range::raw, a as u32, b as u32, c as c_int).into(),
         libc::SYS_io_setup => io_submit::setup_by_number(a as c_int, pointer(b)),
         libc::SYS_io_destroy => io_submit::destroy_by_number(a),
         libc::SYS_io_submit => io_submit::by_number(a, b as c_long, pointer(c)),

@@ -1,5 +1,6 @@
 //! Calls that change files, read into memory, or change what a descriptor means.
 
+pub mod close;
 pub mod ioctl;
 pub mod open;
 pub mod read;
