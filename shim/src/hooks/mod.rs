@@ -9,7 +9,6 @@ pub mod faults;
 pub mod file;
 pub mod fopen;
 pub mod fork;
-pub mod fortified;
 pub mod jump;
 pub mod message;
 pub mod mmap;
@@ -56,10 +55,18 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 /// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
 /// functions that make processes or load libraries.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [fopen::DOORS, fortified::DOORS, namespace::DOORS, spawn::DOORS, aio::posix_aio::DOORS, clone::DOORS, vfork::DOORS]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        fopen::DOORS,
+        file::open_fortified::DOORS,
+        namespace::DOORS,
+        spawn::DOORS,
+        aio::posix_aio::DOORS,
+        clone::DOORS,
+        vfork::DOORS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// The ways in for a libc beside: the calls that change files, mappings, or what a descriptor means. Those about processes and

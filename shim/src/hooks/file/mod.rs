@@ -3,6 +3,7 @@
 pub mod close;
 pub mod ioctl;
 pub mod open;
+pub mod open_fortified;
 pub mod read;
 pub mod recv;
 pub mod requests;

@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int};
 
 use syscalls::{Sysno, syscall};
 
-use super::file::open::opened;
+use super::open::opened;
 use crate::interpose::{self, as_libc, interpose};
 
 interpose! {
