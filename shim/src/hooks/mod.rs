@@ -8,11 +8,11 @@ pub mod exec;
 pub mod faults;
 pub mod file;
 pub mod fopen;
-pub mod fork;
 pub mod jump;
 pub mod message;
 pub mod mmap;
 pub mod namespace;
+pub mod process;
 pub mod rights;
 pub mod signal;
 pub mod spawn;
@@ -38,7 +38,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         aio::io_uring::DOORS,
         aio::io_submit::DOORS,
         file::close::DOORS,
-        fork::DOORS,
+        process::fork::DOORS,
         daemon::DOORS,
         exec::DOORS,
         signal::DOORS,

@@ -1,0 +1,3 @@
+//! Calls that make processes, replace them, or take from a process what it could do.
+
+pub mod fork;
