@@ -20,7 +20,7 @@ use snapshim::table::liveness::Stat;
 
 use crate::address_space::lock;
 use crate::base::config::config;
-use crate::hooks::clone;
+use crate::hooks::process::clone;
 use crate::origins::{device, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};

@@ -1,7 +1,6 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
 pub mod aio;
-pub mod clone;
 pub mod confine;
 pub mod daemon;
 pub mod exec;
@@ -61,7 +60,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
         namespace::DOORS,
         spawn::DOORS,
         aio::posix_aio::DOORS,
-        clone::DOORS,
+        process::clone::DOORS,
         vfork::DOORS,
     ]
     .into_iter()

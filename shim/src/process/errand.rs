@@ -16,7 +16,7 @@ use syscalls::{Sysno, syscall};
 
 use super::fd_table;
 use crate::base::arena;
-use crate::hooks::clone;
+use crate::hooks::process::clone;
 use crate::interpose;
 
 const STACK: usize = 32 << 10;

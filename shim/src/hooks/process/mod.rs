@@ -1,3 +1,4 @@
 //! Calls that make processes, replace them, or take from a process what it could do.
 
+pub mod clone;
 pub mod fork;

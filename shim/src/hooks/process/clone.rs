@@ -7,7 +7,7 @@ use core::ffi::{c_int, c_long, c_void};
 use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
-use super::process::fork::forked;
+use super::fork::forked;
 use crate::agent::run;
 use crate::interpose::{self, as_libc, interpose, set_errno};
 use crate::process::identity;
