@@ -17,7 +17,6 @@ pub mod signal;
 pub mod spawn;
 pub mod stream;
 pub mod syscall;
-pub mod vfork;
 
 use crate::interpose::Door;
 use crate::interpose::beside::Way;
@@ -61,7 +60,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
         spawn::DOORS,
         aio::posix_aio::DOORS,
         process::clone::DOORS,
-        vfork::DOORS,
+        process::vfork::DOORS,
     ]
     .into_iter()
     .flatten()
