@@ -14,7 +14,6 @@ pub mod namespace;
 pub mod process;
 pub mod rights;
 pub mod signal;
-pub mod spawn;
 pub mod stream;
 pub mod syscall;
 
@@ -57,7 +56,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
         fopen::DOORS,
         file::open_fortified::DOORS,
         namespace::DOORS,
-        spawn::DOORS,
+        process::spawn::DOORS,
         aio::posix_aio::DOORS,
         process::clone::DOORS,
         process::vfork::DOORS,

@@ -2,4 +2,5 @@
 
 pub mod clone;
 pub mod fork;
+pub mod spawn;
 pub mod vfork;

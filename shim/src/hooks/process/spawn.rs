@@ -7,7 +7,7 @@ use rustix::fs::OFlags;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use super::file::truncate::cut_by_name;
+use crate::hooks::file::truncate::cut_by_name;
 use crate::interpose::{self, errno, interpose};
 use crate::process::identity;
 
