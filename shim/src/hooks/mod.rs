@@ -3,7 +3,6 @@
 pub mod aio;
 pub mod confine;
 pub mod daemon;
-pub mod exec;
 pub mod faults;
 pub mod file;
 pub mod fopen;
@@ -37,7 +36,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         file::close::DOORS,
         process::fork::DOORS,
         daemon::DOORS,
-        exec::DOORS,
+        process::exec::DOORS,
         signal::DOORS,
         jump::DOORS,
         rights::DOORS,

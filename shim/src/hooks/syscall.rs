@@ -8,8 +8,8 @@ use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
-use super::process::{clone, fork};
-use super::{confine, exec, faults, jump, mmap, rights, signal};
+use super::process::{clone, exec, fork};
+use super::{confine, faults, jump, mmap, rights, signal};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
