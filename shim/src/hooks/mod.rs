@@ -2,7 +2,6 @@
 
 pub mod aio;
 pub mod confine;
-pub mod daemon;
 pub mod faults;
 pub mod file;
 pub mod fopen;
@@ -35,7 +34,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         aio::io_submit::DOORS,
         file::close::DOORS,
         process::fork::DOORS,
-        daemon::DOORS,
+        process::daemon::DOORS,
         process::exec::DOORS,
         signal::DOORS,
         jump::DOORS,
