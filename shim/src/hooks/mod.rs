@@ -10,7 +10,6 @@ pub mod message;
 pub mod mmap;
 pub mod namespace;
 pub mod process;
-pub mod rights;
 pub mod signal;
 pub mod stream;
 pub mod syscall;
@@ -38,7 +37,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         process::exec::DOORS,
         signal::DOORS,
         jump::DOORS,
-        rights::DOORS,
+        process::credentials::DOORS,
         confine::DOORS,
         message::DOORS,
     ]

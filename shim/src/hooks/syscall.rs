@@ -8,8 +8,8 @@ use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
-use super::process::{clone, exec, fork};
-use super::{confine, faults, jump, mmap, rights, signal};
+use super::process::{clone, credentials, exec, fork};
+use super::{confine, faults, jump, mmap, signal};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -169,8 +169,8 @@ fn on_syscall(
         }
         libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
-        _ if rights::NUMBERS.contains(&number) => {
-            if rights::takes_rights_away(number, a) {
+        _ if credentials::NUMBERS.contains(&number) => {
+            if credentials::takes_rights_away(number, a) {
                 confine::join_before();
             }
             crate::agent::exclusion::without_agent(pass)
