@@ -1,7 +1,6 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
 pub mod aio;
-pub mod confine;
 pub mod faults;
 pub mod file;
 pub mod fopen;
@@ -38,7 +37,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         signal::DOORS,
         jump::DOORS,
         process::credentials::DOORS,
-        confine::DOORS,
+        process::confine::DOORS,
         message::DOORS,
     ]
     .into_iter()

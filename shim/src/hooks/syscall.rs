@@ -8,8 +8,8 @@ use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
-use super::process::{clone, credentials, exec, fork};
-use super::{confine, faults, jump, mmap, signal};
+use super::process::{clone, confine, credentials, exec, fork};
+use super::{faults, jump, mmap, signal};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 

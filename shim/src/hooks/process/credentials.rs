@@ -8,8 +8,8 @@ use core::ffi::{c_int, c_void};
 use libc::{gid_t, size_t, uid_t};
 use syscalls::{Sysno, syscall};
 
+use super::confine::join_before;
 use crate::agent::exclusion::without_agent;
-use crate::hooks::confine::join_before;
 use crate::interpose::{as_libc, interpose};
 
 /// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
