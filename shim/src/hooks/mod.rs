@@ -7,7 +7,6 @@ pub mod fopen;
 pub mod jump;
 pub mod message;
 pub mod mmap;
-pub mod namespace;
 pub mod process;
 pub mod signal;
 pub mod stream;
@@ -51,7 +50,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
     [
         fopen::DOORS,
         file::open_fortified::DOORS,
-        namespace::DOORS,
+        process::namespace::DOORS,
         process::spawn::DOORS,
         aio::posix_aio::DOORS,
         process::clone::DOORS,
@@ -78,5 +77,10 @@ pub fn ways_beside() -> impl Iterator<Item = Way> {
         aio::io_uring::DOORS,
         file::close::DOORS,
     ];
-    doors.into_iter().flatten().map(|door| door.way()).chain(mmap::BESIDE.iter().copied()).chain([namespace::BESIDE])
+    doors
+        .into_iter()
+        .flatten()
+        .map(|door| door.way())
+        .chain(mmap::BESIDE.iter().copied())
+        .chain([process::namespace::BESIDE])
 }

@@ -110,7 +110,7 @@ fn return_near(caller: u64) -> Option<u64> {
 #[inline(never)]
 fn see_libc_of(handle: *mut c_void) {
     let before = interpose::errno();
-    match beside::lead(handle, super::ways_beside) {
+    match beside::lead(handle, crate::hooks::ways_beside) {
         Found::Nothing | Found::Led => {}
         Found::Closed => {
             say!(
