@@ -45,7 +45,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
 /// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.
 fn see_libc_otherwise() {
     interpose::note_libc_unseen();
-    let stdio_comes_in = interpose::stdio_vtables::open(hooks::stream::DOORS);
+    let stdio_comes_in = interpose::stdio_vtables::open(hooks::stdio::vtable::DOORS);
     let (level, what) = match (stdio_comes_in, interpose::stdio_vtables::carry_dprintf()) {
         (true, true) => (Level::Info, "stdio is seen through its tables"),
         (true, false) => (

@@ -9,7 +9,7 @@ pub mod message;
 pub mod mmap;
 pub mod process;
 pub mod signal;
-pub mod stream;
+pub mod stdio;
 pub mod syscall;
 
 use crate::interpose::Door;

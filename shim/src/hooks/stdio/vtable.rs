@@ -8,8 +8,8 @@ use core::ffi::{c_int, c_void};
 
 use libc::ssize_t;
 
-use super::file::close::count_change;
-use super::file::write::Plain;
+use crate::hooks::file::close::count_change;
+use crate::hooks::file::write::Plain;
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
 use crate::writer::enter::change;
