@@ -3,7 +3,6 @@
 pub mod aio;
 pub mod faults;
 pub mod file;
-pub mod fopen;
 pub mod jump;
 pub mod message;
 pub mod mmap;
@@ -48,7 +47,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 /// functions that make processes or load libraries.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
     [
-        fopen::DOORS,
+        stdio::fopen::DOORS,
         file::open_fortified::DOORS,
         process::namespace::DOORS,
         process::spawn::DOORS,

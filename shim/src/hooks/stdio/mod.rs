@@ -1,3 +1,4 @@
 //! Functions of stdio whose inner calls no symbol and no detour reaches.
 
+pub mod fopen;
 pub mod vtable;

@@ -4,7 +4,7 @@
 use core::ffi::{c_char, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut as pointer};
 
-use super::file::truncate::{cut_by_name, cut_in};
+use crate::hooks::file::truncate::{cut_by_name, cut_in};
 use crate::interpose::stdio_vtables::{Stream, descriptor_of};
 use crate::interpose::{self, interpose};
 
