@@ -4,7 +4,6 @@ pub mod aio;
 pub mod faults;
 pub mod file;
 pub mod jump;
-pub mod message;
 pub mod mmap;
 pub mod process;
 pub mod signal;
@@ -36,7 +35,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         jump::DOORS,
         process::credentials::DOORS,
         process::confine::DOORS,
-        message::DOORS,
+        stdio::message::DOORS,
     ]
     .into_iter()
     .flatten()

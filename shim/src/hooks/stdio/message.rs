@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_char};
 
 use libc::size_t;
 
-use super::file::write::Plain;
+use crate::hooks::file::write::Plain;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
 
