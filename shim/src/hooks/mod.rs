@@ -31,7 +31,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         process::fork::DOORS,
         process::daemon::DOORS,
         process::exec::DOORS,
-        signal::DOORS,
+        signal::action::DOORS,
         jump::DOORS,
         process::credentials::DOORS,
         process::confine::DOORS,

@@ -9,7 +9,8 @@ use syscalls::{Sysno, raw_syscall};
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
 use super::process::{clone, confine, credentials, exec, fork};
-use super::{faults, jump, mmap, signal};
+use super::signal::action;
+use super::{faults, jump, mmap};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 
@@ -140,18 +141,18 @@ fn on_syscall(
         libc::SYS_io_setup => io_submit::setup_by_number(a as c_int, pointer(b)),
         libc::SYS_io_destroy => io_submit::destroy_by_number(a),
         libc::SYS_io_submit => io_submit::by_number(a, b as c_long, pointer(c)),
-        libc::SYS_rt_sigaction => signal::action_by_number(pass, fd, pointer(b), pointer(c), d),
+        libc::SYS_rt_sigaction => action::action_by_number(pass, fd, pointer(b), pointer(c), d),
         libc::SYS_sigaltstack => jump::alternate_by_number(pass, pointer(a)),
-        libc::SYS_rt_sigprocmask => signal::mask_by_number(pass, fd, pointer(b), pointer(c), d),
-        libc::SYS_rt_sigsuspend => signal::wait_by_number(pass_with, arguments, 0),
-        libc::SYS_ppoll => signal::wait_by_number(pass_with, arguments, 3),
-        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => signal::wait_by_number(pass_with, arguments, 4),
-        libc::SYS_pselect6 => signal::pselect_by_number(pass_with, arguments),
-        libc::SYS_rt_sigpending if b == 8 => signal::on_sigpending(signal::sigpending::raw, pointer(a)).into(),
+        libc::SYS_rt_sigprocmask => action::mask_by_number(pass, fd, pointer(b), pointer(c), d),
+        libc::SYS_rt_sigsuspend => action::wait_by_number(pass_with, arguments, 0),
+        libc::SYS_ppoll => action::wait_by_number(pass_with, arguments, 3),
+        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => action::wait_by_number(pass_with, arguments, 4),
+        libc::SYS_pselect6 => action::pselect_by_number(pass_with, arguments),
+        libc::SYS_rt_sigpending if b == 8 => action::on_sigpending(action::sigpending::raw, pointer(a)).into(),
         libc::SYS_rt_sigtimedwait if d == 8 => {
-            signal::on_sigtimedwait(signal::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
+            action::on_sigtimedwait(action::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
         }
-        libc::SYS_signalfd4 if c == 8 => signal::on_signalfd(signal::signalfd::raw, fd, pointer(b), d as c_int).into(),
+        libc::SYS_signalfd4 if c == 8 => action::on_signalfd(action::signalfd::raw, fd, pointer(b), d as c_int).into(),
         libc::SYS_fork => fork::forked(0, &|| pass() as libc::pid_t).into(),
         libc::SYS_clone if clone::is_fork(a, b) => clone::by_number([a, b, c, d, e]),
         libc::SYS_clone3 if let Some(arguments) = clone::Arguments::of_fork(pointer(a), b) => {

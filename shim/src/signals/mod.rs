@@ -2,7 +2,7 @@
 //!
 //! A store into memory that is write-protected for a while faults; the handler resolves it ([`crate::address_space::freeze::resolve`]) and the store
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
-//! through sigaction(2) and its kin ([`crate::hooks::signal`]) is kept here ([`action`]), and [`deliver`] does with a signal what
+//! through sigaction(2) and its kin ([`crate::hooks::signal::action`]) is kept here ([`action`]), and [`deliver`] does with a signal what
 //! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work
 //! of [`snapshim::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
 
@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
 
-use crate::hooks::signal::real_sigaction;
+use crate::hooks::signal::action::real_sigaction;
 use crate::process::identity;
 use crate::process::thread::stack_pointer;
 use crate::signals::action::{Action, Disposition, RESTORER};

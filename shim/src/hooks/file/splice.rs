@@ -11,7 +11,7 @@ use syscalls::{Sysno, syscall};
 
 use super::write::each_buffer;
 use crate::address_space::lock;
-use crate::hooks::signal::ppoll;
+use crate::hooks::signal::action::ppoll;
 use crate::interpose::{as_libc, errno, interpose, set_errno};
 use crate::signals::action::Action;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};

@@ -1,0 +1,3 @@
+//! Calls about signals: actions, masks, waiting, and the ways out of a handler.
+
+pub mod action;
