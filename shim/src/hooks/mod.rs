@@ -3,7 +3,6 @@
 pub mod aio;
 pub mod faults;
 pub mod file;
-pub mod jump;
 pub mod mmap;
 pub mod process;
 pub mod signal;
@@ -32,7 +31,7 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         process::daemon::DOORS,
         process::exec::DOORS,
         signal::action::DOORS,
-        jump::DOORS,
+        signal::jump::DOORS,
         process::credentials::DOORS,
         process::confine::DOORS,
         stdio::message::DOORS,

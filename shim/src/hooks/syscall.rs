@@ -9,8 +9,8 @@ use syscalls::{Sysno, raw_syscall};
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
 use super::process::{clone, confine, credentials, exec, fork};
-use super::signal::action;
-use super::{faults, jump, mmap};
+use super::signal::{action, jump};
+use super::{faults, mmap};
 use crate::interpose::{as_libc, interpose};
 use crate::process::identity;
 

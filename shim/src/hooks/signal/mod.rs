@@ -1,3 +1,4 @@
 //! Calls about signals: actions, masks, waiting, and the ways out of a handler.
 
 pub mod action;
+pub mod jump;
