@@ -6,7 +6,7 @@ use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, Vi
 use snapshim::table::walk::Walk;
 
 use crate::address_space::lock;
-use crate::interpose::set_errno;
+use crate::base::errno::set_errno;
 use crate::origins::{foreign_maps, watch};
 use crate::process::identity;
 

@@ -20,6 +20,8 @@ use snapshim::table::liveness::Stat;
 
 use crate::address_space::lock;
 use crate::base::config::config;
+use crate::base::errno;
+use crate::constructor;
 use crate::hooks::process::clone;
 use crate::origins::{device, foreign_maps, watch};
 use crate::process::identity::{self, Own};
@@ -28,7 +30,6 @@ use crate::process::{fd_table, thread};
 use crate::shared::eager::{self, Progress};
 use crate::shared::{arm, protection};
 use crate::snapshot::create;
-use crate::{constructor, interpose};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -78,10 +79,10 @@ fn start_thread(own: &Own) -> bool {
         return false;
     };
     HAS_BEGUN.store(0, Ordering::Relaxed);
-    let errno = interpose::errno();
+    let errno = errno::errno();
     let tid = clone_beside_exec(own, stack);
     // Where it was tried more than once, libc has set it.
-    interpose::set_errno(errno);
+    errno::set_errno(errno);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
     }

@@ -4,6 +4,7 @@
 
 pub mod arena;
 pub mod config;
+pub mod errno;
 pub mod fault_stacks;
 pub mod heap;
 pub mod sysfs;

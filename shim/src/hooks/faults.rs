@@ -16,7 +16,7 @@ use snapshim::snapshot::{SERVED, Snapshot};
 use snapshim::sync::{AtomicU32, Ordering, full_fence};
 
 use crate::address_space::lock::{self, EVERYWHERE};
-use crate::interpose::set_errno;
+use crate::base::errno::set_errno;
 use crate::process::identity;
 
 /// 1 once this process, or one that it was forked from, has made a userfaultfd.

@@ -11,7 +11,8 @@ use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write
 use super::process::{clone, confine, credentials, exec, fork};
 use super::signal::{action, jump};
 use super::{faults, mmap};
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 use crate::process::identity;
 
 interpose! {
@@ -26,7 +27,7 @@ interpose! {
 
 fn by_number(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> c_long {
     let Some(call) = Sysno::new(number as usize) else {
-        crate::interpose::set_errno(libc::ENOSYS);
+        crate::base::errno::set_errno(libc::ENOSYS);
         return -1;
     };
     // SAFETY: the application's arguments, as they are.
@@ -55,7 +56,7 @@ fn on_syscall(
     f: usize,
 ) -> c_long {
     if is_of_another_table(number) {
-        crate::interpose::set_errno(libc::ENOSYS);
+        crate::base::errno::set_errno(libc::ENOSYS);
         return -1;
     }
     // The kernel looks at the low 32 bits alone (arch/x86/entry/entry_64.S).

@@ -15,7 +15,7 @@ use snapshim::PAGE;
 use snapshim::drain::Patience;
 
 use super::elf_symbols::{self, Loaded};
-use crate::interpose::{errno, set_errno};
+use crate::base::errno::{errno, set_errno};
 use crate::shared::bounce::read_own;
 
 /// A function of libc's and what its entry is made to jump to.

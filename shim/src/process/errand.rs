@@ -15,9 +15,8 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use super::fd_table;
-use crate::base::arena;
+use crate::base::{arena, errno};
 use crate::hooks::process::clone;
-use crate::interpose;
 
 const STACK: usize = 32 << 10;
 
@@ -62,11 +61,11 @@ fn run_on<F: FnOnce() -> T, T>(stack: *mut c_void, act: F) -> Option<T> {
     const ALONE: c_int = libc::CLONE_VM | libc::CLONE_VFORK;
     const ANY_CHILD: usize = 0x4000_0000;
     let mut errand = Errand { act: Some(act), answer: None };
-    let errno = interpose::errno();
+    let errno = errno::errno();
     // SAFETY: `go` lives on the stack, which is free, and the errand outlives the child: with CLONE_VFORK the call returns when the
     // child has ended.
     let child = unsafe { clone::start_thread(go::<F, T>, stack.byte_add(STACK), ALONE, (&raw mut errand).cast()) };
-    interpose::set_errno(errno);
+    errno::set_errno(errno);
     if child > 0 {
         // SAFETY: the arguments are values; no status is asked for.
         while unsafe { syscall!(Sysno::wait4, child, 0, ANY_CHILD, 0) } == Err(syscalls::Errno::EINTR) {}

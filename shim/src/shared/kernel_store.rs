@@ -25,8 +25,8 @@ use super::fault::open_whole;
 use super::list::{self, Entry};
 use super::spare::Spare;
 use crate::address_space::{freeze, lock};
+use crate::base::errno::set_errno;
 use crate::hooks::file::write::each_buffer;
-use crate::interpose::set_errno;
 use crate::snapshot::create;
 use crate::writer::enter::{Announced, announced};
 

@@ -18,8 +18,8 @@ use snapshim::table::Table;
 
 use crate::address_space::freeze::Trap;
 use crate::base::config::config;
+use crate::base::errno::set_errno;
 use crate::constructor;
-use crate::interpose::set_errno;
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Seat, Thread};

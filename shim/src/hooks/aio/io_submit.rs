@@ -18,8 +18,9 @@ use snapshim::queues::Queue;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
+use crate::base::errno::set_errno;
 use crate::hooks::file::write::each_buffer;
-use crate::interpose::{interpose, set_errno};
+use crate::interpose::interpose;
 use crate::process::identity::{self, Own};
 use crate::process::thread;
 use crate::shared::calls::while_open;

@@ -11,7 +11,8 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::interpose::{self, interpose, set_errno};
+use crate::base::errno::set_errno;
+use crate::interpose::{self, interpose};
 use crate::process::log::{Level, say};
 
 interpose! {

@@ -10,8 +10,9 @@ use snapshim::drain::{Patience, place_behind};
 use snapshim::origin::Place;
 use snapshim::raw;
 
+use crate::base::errno::set_errno;
 use crate::hooks::file::write::Plain;
-use crate::interpose::{self, interpose, set_errno};
+use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
 
 interpose! {

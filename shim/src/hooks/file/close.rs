@@ -10,7 +10,8 @@ use snapshim::preserve::kept::KeptFiles;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose, set_errno};
+use crate::base::errno::{as_libc, set_errno};
+use crate::interpose::interpose;
 use crate::process::identity;
 
 interpose! {

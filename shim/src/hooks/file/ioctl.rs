@@ -7,8 +7,9 @@ use syscalls::{Sysno, syscall};
 
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{truncate, utime};
+use crate::base::errno::as_libc;
 use crate::hooks::faults;
-use crate::interpose::{as_libc, interpose};
+use crate::interpose::interpose;
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{calls, list};
 use crate::writer::enter::{Touch, change};

@@ -13,7 +13,8 @@ use snapshim::raw::{self, ProcPath};
 use syscalls::{Sysno, syscall};
 
 use super::truncate::{cut, doubt, is_without_proc};
-use crate::interpose::{as_libc, interpose, set_errno};
+use crate::base::errno::{as_libc, set_errno};
+use crate::interpose::interpose;
 
 interpose! {
     /// open(2); variadic in C, the mode is passed on as it comes

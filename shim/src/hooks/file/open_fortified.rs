@@ -6,7 +6,8 @@ use core::ffi::{c_char, c_int};
 use syscalls::{Sysno, syscall};
 
 use super::open::opened;
-use crate::interpose::{self, as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::{self, interpose};
 
 interpose! {
     /// open(2) without a mode

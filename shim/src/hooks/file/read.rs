@@ -6,7 +6,8 @@ use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use libc::{iovec, off64_t, pid_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 use crate::shared::kernel_store::{Source, fill, fill_one, may_touch, may_touch_any};
 
 interpose! {

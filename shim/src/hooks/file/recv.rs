@@ -6,7 +6,8 @@ use core::ffi::{c_int, c_uint, c_void};
 use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 use crate::shared::bounce::{Headers, read_length};
 use crate::shared::kernel_store::{Source, fill_one, may_touch, may_touch_any, receive};
 

@@ -11,8 +11,9 @@ use syscalls::{Sysno, syscall};
 
 use super::write::each_buffer;
 use crate::address_space::lock;
+use crate::base::errno::{as_libc, errno, set_errno};
 use crate::hooks::signal::action::ppoll;
-use crate::interpose::{as_libc, errno, interpose, set_errno};
+use crate::interpose::interpose;
 use crate::signals::action::Action;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 

@@ -13,7 +13,8 @@ use snapshim::snapshot::View;
 use syscalls::{Sysno, syscall};
 
 use super::utime::without_bytes;
-use crate::interpose::{as_libc, errno, interpose, set_errno};
+use crate::base::errno::{as_libc, errno, set_errno};
+use crate::interpose::interpose;
 use crate::process::identity;
 use crate::process::log::{Level, say};
 use crate::writer::enter::{Named, Touch, change};

@@ -7,7 +7,8 @@ use snapshim::drain::{place_at, place_behind};
 use snapshim::origin::Place;
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 use crate::writer::enter::{Touch, change};
 
 interpose! {
@@ -64,13 +65,13 @@ fn at_nanoseconds(directory: c_int, path: *const c_char, times: *const timeval, 
         for (at, word) in ours.as_flattened_mut().iter_mut().enumerate() {
             let address = times as u64 + at as u64 * 8;
             let Ok(read) = snapshim::raw::read_remote_word(snapshim::raw::own_tid(), address) else {
-                crate::interpose::set_errno(libc::EFAULT);
+                crate::base::errno::set_errno(libc::EFAULT);
                 return -1;
             };
             *word = read.cast_signed();
         }
         if ours.iter().any(|[_, microseconds]| !(0..1_000_000).contains(microseconds)) {
-            crate::interpose::set_errno(libc::EINVAL);
+            crate::base::errno::set_errno(libc::EINVAL);
             return -1;
         }
         for [_, fraction] in &mut ours {

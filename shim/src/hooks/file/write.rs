@@ -5,7 +5,8 @@ use core::ffi::{c_int, c_void};
 use libc::{iovec, off64_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
 interpose! {

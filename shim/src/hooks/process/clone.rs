@@ -9,7 +9,8 @@ use syscalls::{Sysno, syscall};
 
 use super::fork::forked;
 use crate::agent::run;
-use crate::interpose::{self, as_libc, interpose, set_errno};
+use crate::base::errno::{as_libc, set_errno};
+use crate::interpose::{self, interpose};
 use crate::process::identity;
 
 /// What the child of clone(3) runs.

@@ -9,7 +9,8 @@ use libc::{gid_t, pid_t, rlimit64, uid_t};
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 use crate::process::thread;
 
 /// Joins the table, if it can be: a refusal is noted there, or said, as at a change.

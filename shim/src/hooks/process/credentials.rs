@@ -10,7 +10,8 @@ use syscalls::{Sysno, syscall};
 
 use super::confine::join_before;
 use crate::agent::exclusion::without_agent;
-use crate::interpose::{as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
 
 /// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
 macro_rules! in_solitude {

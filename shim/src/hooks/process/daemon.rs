@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
+use crate::base::errno;
 use crate::interpose::{self, interpose};
 
 interpose! {
@@ -51,7 +52,7 @@ fn become_daemon(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
     match begun {
         Ok(()) => 0,
         Err(error) => {
-            interpose::set_errno(error.raw_os_error());
+            errno::set_errno(error.raw_os_error());
             -1
         }
     }
@@ -106,7 +107,7 @@ fn fork_on_terminal(
     type LogIn = unsafe extern "C" fn(c_int) -> c_int;
     // They were in a library of their own before glibc 2.34, as forkpty was.
     let Some((open, log_in)) = interpose::behind(c"openpty").zip(interpose::behind(c"login_tty")) else {
-        interpose::set_errno(libc::ENOSYS);
+        errno::set_errno(libc::ENOSYS);
         return -1;
     };
     let (mut master, mut slave) = (-1, -1);

@@ -7,7 +7,8 @@ use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::interpose::{as_libc, interpose, set_errno};
+use crate::base::errno::{as_libc, set_errno};
+use crate::interpose::interpose;
 use crate::lifecycle::exec;
 use crate::process::identity;
 use crate::process::log::{Bytes, Level, say};

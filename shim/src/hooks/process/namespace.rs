@@ -6,6 +6,7 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use snapshim::{preserve, raw};
 
 use crate::base::config::config;
+use crate::base::errno;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::process::identity;
@@ -109,7 +110,7 @@ fn return_near(caller: u64) -> Option<u64> {
 
 #[inline(never)]
 fn see_libc_of(handle: *mut c_void) {
-    let before = interpose::errno();
+    let before = errno::errno();
     match beside::lead(handle, crate::hooks::ways_beside) {
         Found::Nothing | Found::Led => {}
         Found::Closed => {
@@ -122,7 +123,7 @@ fn see_libc_of(handle: *mut c_void) {
             doubt_all();
         }
     }
-    interpose::set_errno(before);
+    errno::set_errno(before);
 }
 
 fn doubt_all() {

@@ -7,8 +7,9 @@ use rustix::fs::OFlags;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
+use crate::base::errno::errno;
 use crate::hooks::file::truncate::cut_by_name;
-use crate::interpose::{self, errno, interpose};
+use crate::interpose::{self, interpose};
 use crate::process::identity;
 
 interpose! {

@@ -2,7 +2,8 @@
 
 use core::arch::naked_asm;
 
-use crate::interpose::{Door, set_errno};
+use crate::base::errno::set_errno;
+use crate::interpose::Door;
 use crate::process::identity;
 
 static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());

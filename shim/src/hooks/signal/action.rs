@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{as_libc, interpose, set_errno};
+use crate::base::errno::{as_libc, set_errno};
+use crate::interpose::interpose;
 use crate::process::leaving;
 use crate::signals;
 use crate::signals::action::Action;

@@ -5,7 +5,8 @@ use core::ffi::{c_int, c_long, c_void};
 use libc::stack_t;
 use syscalls::{Sysno, syscall};
 
-use crate::interpose::{self, as_libc, interpose};
+use crate::base::errno::as_libc;
+use crate::interpose::{self, interpose};
 use crate::process::{identity, leaving};
 
 interpose! {
