@@ -20,13 +20,13 @@ use snapshim::table::liveness::Stat;
 
 use crate::address_space::lock;
 use crate::base::config::config;
-use crate::base::errno;
+use crate::base::{errno, stack_pointer};
 use crate::constructor;
 use crate::hooks::process::clone;
 use crate::origins::{device, foreign_maps, watch};
+use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
-use crate::process::{fd_table, thread};
 use crate::shared::eager::{self, Progress};
 use crate::shared::{arm, protection};
 use crate::snapshot::create;
@@ -151,7 +151,7 @@ fn take_stack() -> Option<*mut c_void> {
 /// Whether the calling thread is the agent.
 pub fn is_caller() -> bool {
     let start = LAST_STACK.load(Ordering::Relaxed) as u64;
-    (start..start + STACK as u64).contains(&thread::stack_pointer())
+    (start..start + STACK as u64).contains(&stack_pointer::stack_pointer())
 }
 
 /// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to

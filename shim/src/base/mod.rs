@@ -7,4 +7,5 @@ pub mod config;
 pub mod errno;
 pub mod fault_stacks;
 pub mod heap;
+pub mod stack_pointer;
 pub mod sysfs;

@@ -34,8 +34,8 @@ use rustix::fs::OFlags;
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::{PAGE, masks};
 
-use super::identity;
-use super::thread::{self, stack_pointer};
+use super::{identity, thread};
+use crate::base::stack_pointer::stack_pointer;
 
 static HAS_OTHER_STACKS: AtomicBool = AtomicBool::new(false);
 

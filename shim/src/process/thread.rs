@@ -11,6 +11,7 @@ use snapshim::table::process::Process;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 
 use super::identity::{self, Own};
+use crate::base::stack_pointer::stack_pointer;
 
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
@@ -346,11 +347,4 @@ impl Thread {
     fn has_inherited_slot(&self) -> bool {
         identity::attached().is_some_and(|own| self.slot.tenure().process() == own.owner())
     }
-}
-
-/// The stack pointer, near enough: below the caller's frame, above what it calls.
-#[inline(always)]
-pub fn stack_pointer() -> u64 {
-    let marker = 0u8;
-    core::ptr::from_ref(core::hint::black_box(&marker)) as u64
 }

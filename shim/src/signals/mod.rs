@@ -20,9 +20,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
 
+use crate::base::stack_pointer::stack_pointer;
 use crate::hooks::signal::action::real_sigaction;
 use crate::process::identity;
-use crate::process::thread::stack_pointer;
 use crate::signals::action::{Action, Disposition, RESTORER};
 
 pub const FAULT: c_int = libc::SIGSEGV;

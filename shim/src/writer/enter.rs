@@ -19,6 +19,7 @@ use snapshim::table::Table;
 use crate::address_space::freeze::Trap;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
+use crate::base::stack_pointer;
 use crate::constructor;
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
@@ -58,7 +59,7 @@ pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
 pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
-    match thread::take_first(thread::stack_pointer()) {
+    match thread::take_first(stack_pointer::stack_pointer()) {
         Some(thread) => change_in(&thread, (&[], thread.first_frame()), descriptor, &touch, &call),
         None => change_elsewhere(descriptor, &touch, &call),
     }
@@ -227,7 +228,7 @@ fn without_descriptor(origin: Origin) -> Call {
 
 /// See [`announced`]; for the agent, which waits for nobody who may wait for it. `None`: it is not the time.
 pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&Announced<'_>) -> T) -> Option<T> {
-    let frame = thread.slot.frames().first().filter(|frame| frame.take(thread::stack_pointer()))?;
+    let frame = thread.slot.frames().first().filter(|frame| frame.take(stack_pointer::stack_pointer()))?;
     let surroundings = Surroundings { thread, touch: &Nowhere };
     let call = without_descriptor(origin);
     let (entry, turn) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
