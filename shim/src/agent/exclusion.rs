@@ -11,6 +11,7 @@ use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
 use super::run;
+use crate::base::agent_stack;
 use crate::base::config::config;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
@@ -126,7 +127,7 @@ fn send_away(own: &Own) -> bool {
         patience.pause();
     }
     if is_first {
-        run::give_stack_back();
+        agent_stack::give_stack_back();
     }
     true
 }

@@ -7,7 +7,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use core::time::Duration;
 
 use snapshim::drain::Patience;
@@ -19,8 +19,9 @@ use snapshim::sync::Ordering;
 use snapshim::table::liveness::Stat;
 
 use crate::address_space::lock;
+use crate::base::agent_stack::{STACK, take_stack};
 use crate::base::config::config;
-use crate::base::{errno, stack_pointer};
+use crate::base::errno;
 use crate::constructor;
 use crate::hooks::process::clone;
 use crate::origins::{device, foreign_maps, watch};
@@ -59,8 +60,6 @@ pub fn start_anew(own: &Own) {
         );
     }
 }
-
-const STACK: usize = 64 << 10;
 const THREAD: c_int = libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -125,33 +124,6 @@ fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
         patience.pause();
     }
     None
-}
-
-/// Of the agent that was started last.
-static LAST_STACK: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-static IS_LAST_STACK_FREE: AtomicBool = AtomicBool::new(false);
-
-/// The thread that was started last is gone altogether.
-pub fn give_stack_back() {
-    IS_LAST_STACK_FREE.store(true, Ordering::Release);
-}
-
-fn take_stack() -> Option<*mut c_void> {
-    // Acquire: pairs with the Release in `give_stack_back`.
-    if IS_LAST_STACK_FREE.swap(false, Ordering::Acquire) {
-        return Some(LAST_STACK.load(Ordering::Relaxed));
-    }
-    let stack = crate::base::arena::memory(STACK)?;
-    // SAFETY: our own memory; its lowest page becomes a guard.
-    unsafe { rustix::mm::mprotect(stack, snapshim::PAGE as usize, rustix::mm::MprotectFlags::empty()) }.ok()?;
-    LAST_STACK.store(stack, Ordering::Relaxed);
-    Some(stack)
-}
-
-/// Whether the calling thread is the agent.
-pub fn is_caller() -> bool {
-    let start = LAST_STACK.load(Ordering::Relaxed) as u64;
-    (start..start + STACK as u64).contains(&stack_pointer::stack_pointer())
 }
 
 /// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to

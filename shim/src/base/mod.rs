@@ -2,6 +2,7 @@
 //!
 //! Imports the core crate and no other folder. It knows no table, no snapshot and no hook, and decides nothing.
 
+pub mod agent_stack;
 pub mod arena;
 pub mod config;
 pub mod errno;

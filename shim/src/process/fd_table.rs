@@ -16,8 +16,7 @@ use snapshim::preserve::holes;
 use snapshim::raw::{self, ProcPath};
 use snapshim::table::liveness::Stat;
 
-use crate::agent::run;
-use crate::base::sysfs;
+use crate::base::{agent_stack, sysfs};
 
 static IS_APART: AtomicBool = AtomicBool::new(false);
 
@@ -37,7 +36,7 @@ pub fn may_be_filtered() -> bool {
 
 /// Whether the calling thread's numbers are not the application's.
 fn is_apart() -> bool {
-    IS_APART.load(Ordering::Relaxed) && run::is_caller()
+    IS_APART.load(Ordering::Relaxed) && agent_stack::is_caller()
 }
 
 /// What a number of the application's leads to.
