@@ -18,6 +18,7 @@ use snapshim::table::process::Agent;
 
 use super::lock;
 use crate::base::config::config;
+use crate::base::fault_stacks::Outcome;
 use crate::process::identity;
 use crate::shared::fault::{Opened, open_for_store};
 use crate::signals;
@@ -110,18 +111,6 @@ fn is_held(address: u64) -> bool {
 }
 
 const SLICE: Duration = Duration::from_millis(10);
-
-/// What came of a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Outcome {
-    /// It was not the shim's making.
-    Foreign,
-    /// The instruction can be run again.
-    Resolved,
-    /// The store must not happen: it ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS), by SIGBUS at its address.
-    Refused,
-}
 
 /// Resolves a fault of an access to `address` if it was the shim's making.
 ///

@@ -11,7 +11,6 @@ use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
 
 use super::arena;
-use crate::address_space::freeze::Outcome;
 
 const COUNT: usize = 12;
 const STACK: usize = 32 << 10;
@@ -90,4 +89,15 @@ unsafe extern "C" fn call_on(
         "pop rbp",
         "ret",
     )
+}
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Outcome {
+    /// It was not the shim's making.
+    Foreign,
+    /// The instruction can be run again.
+    Resolved,
+    /// The store must not happen: it ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS), by SIGBUS at its address.
+    Refused,
 }

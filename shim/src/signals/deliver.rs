@@ -12,8 +12,8 @@ use syscalls::{Sysno, syscall};
 use super::action::{Action, RESTORER};
 use super::frame::{Access, Frame};
 use super::guarded;
-use crate::address_space::freeze::{self, Outcome};
-use crate::base::fault_stacks;
+use crate::address_space::freeze;
+use crate::base::fault_stacks::{self, Outcome};
 use crate::signals::{FAULT, STAND_IN, WAITING, disposition};
 
 /// Where `on_signal` goes on.
