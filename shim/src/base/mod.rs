@@ -10,3 +10,4 @@ pub mod fault_stacks;
 pub mod heap;
 pub mod stack_pointer;
 pub mod sysfs;
+pub mod user_memory;

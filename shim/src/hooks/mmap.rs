@@ -16,10 +16,10 @@ use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
-use super::file::write::{IOV_MAX, each_buffer};
 use crate::address_space::lock;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
+use crate::base::user_memory::{IOV_MAX, each_buffer};
 use crate::constructor;
 use crate::interpose::beside::{Way, answer};
 use crate::process::identity;

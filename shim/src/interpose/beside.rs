@@ -16,7 +16,7 @@ use snapshim::drain::Patience;
 
 use super::elf_symbols::{self, Loaded};
 use crate::base::errno::{errno, set_errno};
-use crate::shared::bounce::read_own;
+use crate::base::user_memory::read_own;
 
 /// A function of libc's and what its entry is made to jump to.
 #[derive(Clone, Copy)]

@@ -15,9 +15,9 @@ use snapshim::snapshot::{State, View};
 use syscalls::{Sysno, syscall};
 
 use crate::base::sysfs::{self, Device};
+use crate::base::user_memory;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Program, say};
-use crate::shared::bounce;
 use crate::writer::enter;
 
 /// What a call changes.
@@ -129,7 +129,7 @@ impl Mapped {
 /// Reads the application's memory.
 fn fill(address: u64, buffer: &mut [u8]) -> Option<()> {
     let length = buffer.len() as u64;
-    (bounce::read_own(address, buffer.as_mut_ptr() as u64, length) == length).then_some(())
+    (user_memory::read_own(address, buffer.as_mut_ptr() as u64, length) == length).then_some(())
 }
 
 fn until_nul(text: &[u8]) -> &[u8] {

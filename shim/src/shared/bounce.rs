@@ -14,11 +14,10 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::origin::Origin;
 use snapshim::{PAGE, raw};
-use syscalls::{Sysno, syscall};
 
 use super::list::{self, Entry, List};
 use crate::address_space::lock;
-use crate::hooks::file::write::{IOV_MAX, each_buffer};
+use crate::base::user_memory::{IOV_MAX, each_buffer, read_own};
 use crate::writer::enter::LONGEST_WRITE;
 
 /// What the kernel may be handed of mappings.
@@ -168,20 +167,6 @@ impl Parts {
 fn bring_home(aside: u64, home: u64, length: u64) {
     // SAFETY: the bytes aside are ours; the application gave the others to be stored into.
     unsafe { ptr::copy_nonoverlapping::<u8>(pointer(aside as usize), pointer_mut(home as usize), length as usize) };
-}
-
-/// Reads memory of this process that may not be there (process_vm_readv(2)); how many bytes.
-pub fn read_own(from: u64, to: u64, length: u64) -> u64 {
-    let (local, remote) = ([to, length], [from, length]);
-    // SAFETY: the caller's memory at `to` is writable for so many bytes; the kernel checks the other.
-    let read = unsafe { syscall!(Sysno::process_vm_readv, raw::own_tid(), local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    read.unwrap_or(0) as u64
-}
-
-/// The room that the application says it has for a name; `None` if it cannot be read.
-pub fn read_length(home: *const u32) -> Option<u32> {
-    let mut length = 0u32;
-    (read_own(home as u64, (&raw mut length) as u64, 4) == 4).then_some(length)
 }
 
 /// Memory where the kernel would not store, but the application may.

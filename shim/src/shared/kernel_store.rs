@@ -26,7 +26,7 @@ use super::list::{self, Entry};
 use super::spare::Spare;
 use crate::address_space::{freeze, lock};
 use crate::base::errno::set_errno;
-use crate::hooks::file::write::each_buffer;
+use crate::base::user_memory::each_buffer;
 use crate::snapshot::create;
 use crate::writer::enter::{Announced, announced};
 

@@ -14,9 +14,9 @@ use snapshim::origin::Origin;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
-use super::bounce::read_own;
 use super::eager::Progress;
 use super::list;
+use crate::base::user_memory::read_own;
 use crate::process::identity;
 
 /// Whether something was armed since the agent looked last.

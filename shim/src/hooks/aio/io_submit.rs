@@ -19,7 +19,7 @@ use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::set_errno;
-use crate::hooks::file::write::each_buffer;
+use crate::base::user_memory::each_buffer;
 use crate::interpose::interpose;
 use crate::process::identity::{self, Own};
 use crate::process::thread;

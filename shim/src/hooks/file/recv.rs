@@ -7,8 +7,9 @@ use libc::{iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespe
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
+use crate::base::user_memory::read_length;
 use crate::interpose::interpose;
-use crate::shared::bounce::{Headers, read_length};
+use crate::shared::bounce::Headers;
 use crate::shared::kernel_store::{Source, fill_one, may_touch, may_touch_any, receive};
 
 interpose! {

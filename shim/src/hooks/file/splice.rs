@@ -9,9 +9,9 @@ use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use super::write::each_buffer;
 use crate::address_space::lock;
 use crate::base::errno::{as_libc, errno, set_errno};
+use crate::base::user_memory::each_buffer;
 use crate::hooks::signal::action::ppoll;
 use crate::interpose::interpose;
 use crate::signals::action::Action;

@@ -6,6 +6,7 @@ use libc::{iovec, off64_t, size_t, ssize_t};
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
+use crate::base::user_memory::each_buffer;
 use crate::interpose::interpose;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
@@ -140,8 +141,6 @@ struct Vectored {
 const RWF_APPEND: c_int = 0x10;
 /// Linux 6.9: an O_APPEND descriptor is written at the offset all the same.
 const RWF_NOAPPEND: c_int = 0x20;
-/// Most buffers of a vector (UIO_MAXIOV).
-pub const IOV_MAX: c_int = 1024;
 
 impl Touch for Vectored {
     fn length(&self) -> u64 {
@@ -157,30 +156,4 @@ impl Touch for Vectored {
     fn appends(&self, opened_with_append: bool) -> bool {
         self.flags & RWF_APPEND != 0 || opened_with_append && self.flags & RWF_NOAPPEND == 0
     }
-}
-
-/// Calls `each` with the address and length of every buffer of a vector. False if it could not be read to its end.
-///
-/// It is read through the kernel, which answers EFAULT where a load would fault; the real call then fails the same way.
-pub fn each_buffer(vector: *const iovec, count: c_int, mut each: impl FnMut(u64, u64)) -> bool {
-    let mut chunk = [[0usize; 2]; 16];
-    let count = count.clamp(0, IOV_MAX) as usize;
-    let mut done = 0;
-    while done < count {
-        let wanted = (count - done).min(chunk.len());
-        let bytes = wanted * size_of::<iovec>();
-        let local = [chunk.as_mut_ptr() as usize, bytes];
-        let remote = [vector.wrapping_add(done) as usize, bytes];
-        let own = snapshim::raw::own_tid();
-        // SAFETY: the local iovec names `chunk`, writable for `bytes` bytes; the kernel checks the remote one.
-        let read = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-        if read != Ok(bytes) {
-            return false;
-        }
-        for [address, length] in &chunk[..wanted] {
-            each(*address as u64, *length as u64);
-        }
-        done += wanted;
-    }
-    true
 }

@@ -7,11 +7,11 @@ use snapshim::{preserve, raw};
 
 use crate::base::config::config;
 use crate::base::errno;
+use crate::base::user_memory::read_own;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::process::identity;
 use crate::process::log::{Level, say};
-use crate::shared::bounce::read_own;
 
 static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
 /// As for the other calls.
