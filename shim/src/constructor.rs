@@ -12,9 +12,9 @@ use snapshim::raw;
 
 use crate::base::arena;
 use crate::base::config::config;
+use crate::base::mmap_call::Mmap;
 use crate::process::log::{Level, say};
 use crate::process::{identity, thread};
-use crate::snapshot::create::Mmap;
 use crate::{hooks, interpose};
 
 #[used]

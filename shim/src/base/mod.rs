@@ -8,6 +8,7 @@ pub mod config;
 pub mod errno;
 pub mod fault_stacks;
 pub mod heap;
+pub mod mmap_call;
 pub mod stack_pointer;
 pub mod sysfs;
 pub mod user_memory;

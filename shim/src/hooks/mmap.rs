@@ -19,12 +19,13 @@ use syscalls::{Sysno, raw_syscall, syscall};
 use crate::address_space::lock;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
+use crate::base::mmap_call::Mmap;
 use crate::base::user_memory::{IOV_MAX, each_buffer};
 use crate::constructor;
 use crate::interpose::beside::{Way, answer};
 use crate::process::identity;
 use crate::shared::{calls, list};
-use crate::snapshot::create::{ADDRESSES, MAP_SNAPSHOT, Mmap, create};
+use crate::snapshot::create::{ADDRESSES, MAP_SNAPSHOT, create};
 use crate::writer::enter::LONGEST_WRITE;
 
 hook! {

@@ -17,10 +17,10 @@ use super::{arm, robust_futex};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::run;
 use crate::base::config::config;
+use crate::base::mmap_call::Mmap;
 use crate::origins::behind;
 use crate::process::identity::{self, Own};
 use crate::signals;
-use crate::snapshot::create::Mmap;
 use crate::writer::enter::{Announced, announced};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.

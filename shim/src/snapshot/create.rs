@@ -8,21 +8,21 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise};
-use snapshim::PAGE;
 use snapshim::creation::{Aborted, Scope, Ticket};
 use snapshim::drain::{Blame, place_of};
 use snapshim::foreign::Modified;
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::{self, local};
-use snapshim::raw;
 use snapshim::snapshot::{Extent, Identity, LOCKED, State};
 use snapshim::table::Table;
 use snapshim::table::writer::{Request, Task};
 use snapshim::unseen::Look;
+use snapshim::{PAGE, raw};
 
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::run;
 use crate::base::config::config;
+use crate::base::mmap_call::Mmap;
 use crate::hooks::faults;
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::identity;
@@ -33,47 +33,6 @@ use crate::writer::enter::Named;
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
-
-/// The arguments of mmap(2).
-#[derive(Clone, Copy)]
-pub struct Mmap {
-    pub address: *mut c_void,
-    pub length: usize,
-    pub protection: i32,
-    pub flags: i32,
-    pub descriptor: i32,
-    pub offset: i64,
-}
-
-impl Mmap {
-    /// The system call.
-    pub fn call(&self) -> Result<*mut c_void, Errno> {
-        // SAFETY: the application's own arguments, or a new mapping at an address that the kernel chooses.
-        unsafe {
-            syscalls::syscall!(
-                syscalls::Sysno::mmap,
-                self.address,
-                self.length,
-                self.protection,
-                self.flags,
-                self.descriptor,
-                self.offset
-            )
-        }
-        .map(ptr::with_exposed_provenance_mut)
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
-    }
-
-    /// The same, but private.
-    pub fn as_private(&self) -> Self {
-        Self { flags: self.flags & !libc::MAP_TYPE | libc::MAP_PRIVATE, ..*self }
-    }
-
-    /// The length in whole pages.
-    pub fn pages(&self) -> u64 {
-        (self.length as u64).div_ceil(PAGE)
-    }
-}
 
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
 /// The end of a program's address space (47 bits, but for the last page).
@@ -488,7 +447,7 @@ fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errn
 }
 
 /// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.
-fn map(
+pub fn map(
     file: BorrowedFd<'_>,
     mmap: &Mmap,
     size: u64,
