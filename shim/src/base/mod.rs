@@ -7,6 +7,7 @@ pub mod arena;
 pub mod config;
 pub mod errno;
 pub mod fault_stacks;
+pub mod file_patterns;
 pub mod heap;
 pub mod mmap_call;
 pub mod stack_pointer;

@@ -19,9 +19,9 @@ use syscalls::{Sysno, raw_syscall, syscall};
 use crate::address_space::lock;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
+use crate::base::file_patterns;
 use crate::base::mmap_call::Mmap;
 use crate::base::user_memory::{IOV_MAX, each_buffer};
-use crate::constructor;
 use crate::interpose::beside::{Way, answer};
 use crate::process::identity;
 use crate::shared::{calls, list};
@@ -311,9 +311,9 @@ fn map(arguments: Mmap) -> *mut c_void {
     let replaces = arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
     let arguments = if replaces { in_whole_units(arguments) } else { arguments };
     pointer(
-        if (arguments.flags & MAP_SNAPSHOT != 0 || constructor::matches_files(&arguments)) && !config().is_disabled {
+        if (arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(&arguments)) && !config().is_disabled {
             create(&arguments, 0)
-        } else if constructor::matches_shared_files(&arguments) && !config().is_disabled {
+        } else if file_patterns::matches_shared_files(&arguments) && !config().is_disabled {
             create(&arguments.as_private(), NEVER_WRITABLE)
         } else if let Some(origin) = calls::origin_shared(&arguments) {
             calls::map(&arguments, origin)
@@ -331,8 +331,8 @@ fn map_for_libc(arguments: Mmap) -> *mut c_void {
     const WHAT: c_int = libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | MAP_SNAPSHOT;
     let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
     if is_plain
-        && constructor::is_for_reading_only(arguments.descriptor)
-        && !constructor::matches_shared_files(&arguments)
+        && file_patterns::is_for_reading_only(arguments.descriptor)
+        && !file_patterns::matches_shared_files(&arguments)
     {
         return pointer(arguments.call());
     }
