@@ -1,10 +1,7 @@
-//! Before `main`, and what the hooks look up once.
+//! Before `main`.
 
-use core::ffi::{c_char, c_int, c_void};
-use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::ffi::{c_char, c_int};
 
-use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::raw;
 
 use crate::base::arena;
@@ -58,26 +55,6 @@ fn see_libc_otherwise() {
         "process {}: libc's code cannot be patched here (SELinux or MemoryDenyWriteExecute); {what}",
         raw::own_pid()
     );
-}
-
-/// A page that cannot be read: what process_vm_writev(2) is told to copy from.
-pub fn unreadable_page() -> *const c_void {
-    static PAGE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-    let page = PAGE.load(Ordering::Acquire);
-    if !page.is_null() {
-        return page;
-    }
-    let made = arena::unreadable_page().ok_or(()).or_else(|()| {
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), snapshim::PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE)
-        }
-    });
-    let Ok(made) = made else { return ptr::without_provenance(usize::MAX & !0xfff) };
-    match PAGE.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => made,
-        Err(first) => first,
-    }
 }
 
 /// Lets processes of the same user unshare our pages where Yama would keep them from it (PR_SET_PTRACER, prctl(2)).

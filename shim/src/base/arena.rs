@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use snapshim::PAGE;
@@ -63,7 +63,21 @@ fn carve(length: usize) -> Option<*mut c_void> {
     taken.ok().map(|used| ptr::with_exposed_provenance_mut(start + size_of::<Table>() + used))
 }
 
-/// A page that cannot be read, if there is a reservation: the first that was not given out.
-pub fn unreadable_page() -> Option<*mut c_void> {
-    carve(PAGE as usize)
+/// A page that cannot be read: what process_vm_writev(2) is told to copy from.
+pub fn unreadable_page() -> *const c_void {
+    static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let page = FOUND.load(Ordering::Acquire);
+    if !page.is_null() {
+        return page;
+    }
+    // In the reservation, if there is one: the first page that was not given out.
+    let made = carve(PAGE as usize).ok_or(()).or_else(|()| {
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE) }
+    });
+    let Ok(made) = made else { return ptr::without_provenance(usize::MAX & !0xfff) };
+    match FOUND.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => made,
+        Err(first) => first,
+    }
 }

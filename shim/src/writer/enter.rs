@@ -17,10 +17,10 @@ use snapshim::snapshot::View;
 use snapshim::table::Table;
 
 use crate::address_space::freeze::Trap;
+use crate::base::arena;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
 use crate::base::stack_pointer;
-use crate::constructor;
 use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Seat, Thread};
@@ -386,7 +386,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         kept: identity::kept(),
         headroom: identity::headroom(),
         holdings: identity::holdings(),
-        unreadable: constructor::unreadable_page(),
+        unreadable: arena::unreadable_page(),
         way: config().way,
         on_failure: config().on_failure,
         patience: config().timeout,
