@@ -5,6 +5,7 @@
 pub mod agent_stack;
 pub mod arena;
 pub mod config;
+pub mod environment;
 pub mod errno;
 pub mod fault_stacks;
 pub mod file_patterns;

@@ -515,7 +515,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
         if is_limit { crate::process::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
     })?;
-    let leaked = crate::base::config::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
+    let leaked = crate::base::environment::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
     let _ = ATTACHED.set(leaked);
     if attached.has_made_directory && config().is_directory_chosen {
         say_made();
