@@ -6,6 +6,9 @@
 use core::ffi::CStr;
 
 use once_cell::race::OnceRef;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use snapshim::preserve::{OnFailure, Way};
 
 use super::environment::{Environment, leak};
@@ -81,7 +84,7 @@ pub fn config() -> &'static Config {
 }
 
 #[cold]
-pub fn read() -> &'static Config {
+fn read() -> &'static Config {
     let mut unusable: [Option<Unusable>; 16] = [const { None }; 16];
     let environment = Environment::read();
     let config = leak(parse(&environment, &mut unusable));
@@ -155,7 +158,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
         let path = path.filter(|path| !path.is_empty());
         let path = path.filter(|path| {
-            let usable = crate::process::log::open(path).is_ok();
+            let usable = open(path).is_ok();
             if !usable {
                 complain("SNAPSHIM_LOG", value, "standard error");
             }
@@ -240,4 +243,10 @@ fn default_directory() -> &'static CStr {
     let mut path = Path { bytes: [0; 48], length: 0 };
     let _ = core::fmt::write(&mut path, format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()));
     CStr::from_bytes_until_nul(&leak(path).bytes).unwrap_or(c"/dev/shm/snapshim")
+}
+
+/// Opens the log file, making it if need be.
+pub fn open(path: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
 }

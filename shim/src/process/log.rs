@@ -2,18 +2,16 @@
 //!
 //! Written with one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, opened for each line.
 
-use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fd::AsFd;
+use rustix::fs::{FileType, OFlags};
 use snapshim::raw;
 
-pub use crate::base::config::Level;
-
 use super::{fd_table, identity};
-use crate::base::config::config;
+use crate::base::config::{config, open};
+
+pub use crate::base::config::Level;
 
 /// Logs a line if its level is wanted.
 macro_rules! say {
@@ -90,12 +88,6 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
             }
         }
     }
-}
-
-/// Opens the log file, making it if need be.
-pub fn open(path: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
 }
 
 /// Our own writes pass no gate, so they must not reach what somebody holds a snapshot of, nor a file that took the place of stderr.
