@@ -6,7 +6,7 @@ use snapshim::raw;
 
 use crate::base::arena;
 use crate::base::config::config;
-use crate::process::log::{Level, say};
+use crate::process::log::{self, Level, say};
 use crate::process::{identity, thread};
 use crate::{hooks, interpose};
 
@@ -21,6 +21,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.
     unsafe { rustix::param::init(environment) };
     interpose::detours::lead_on(hooks::outer_doors());
+    log::report_unusable();
     if config().is_disabled {
         interpose::detours::lead_on(hooks::doors());
         return;

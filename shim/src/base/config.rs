@@ -1,7 +1,6 @@
 //! The environment variables, read once per process.
 //!
-//! They are read from /proc/self/environ, because a hook may need them before libc has set `environ` up; `environ` is the way out
-//! where /proc is not readable. Values stay where they were read to: in memory that is never given back.
+//! Values stay where they were read to: in memory that is never given back. A value that cannot be used is kept, for the log to say.
 
 use core::ffi::CStr;
 
@@ -62,13 +61,16 @@ pub struct Config {
     pub level: Level,
     /// `SNAPSHIM_LOG`, behind the colon.
     pub log_path: Option<&'static CStr>,
+    /// What cannot be used.
+    pub unusable: [Option<Unusable>; 16],
 }
 
 /// A value that cannot be used, and what is used instead.
-struct Unusable {
-    name: &'static str,
-    value: &'static [u8],
-    instead: &'static str,
+#[derive(Debug)]
+pub struct Unusable {
+    pub name: &'static str,
+    pub value: &'static [u8],
+    pub instead: &'static str,
 }
 
 static CONFIG: OnceRef<'static, Config> = OnceRef::new();
@@ -85,24 +87,13 @@ pub fn config() -> &'static Config {
 
 #[cold]
 fn read() -> &'static Config {
-    let mut unusable: [Option<Unusable>; 16] = [const { None }; 16];
-    let environment = Environment::read();
-    let config = leak(parse(&environment, &mut unusable));
-    if CONFIG.set(config).is_ok() {
-        for problem in unusable.iter().flatten() {
-            crate::process::log::say!(
-                Level::Error,
-                "{}={} cannot be used; using {} instead",
-                problem.name,
-                crate::process::log::Bytes(problem.value),
-                problem.instead
-            );
-        }
-    }
+    let config = leak(parse(&Environment::read()));
+    let _ = CONFIG.set(config);
     CONFIG.get().unwrap_or(config)
 }
 
-fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config {
+fn parse(environment: &Environment) -> Config {
+    let mut unusable: [Option<Unusable>; 16] = [const { None }; 16];
     let mut complain = |name, value, instead| {
         if let Some(free) = unusable.iter_mut().find(|entry| entry.is_none()) {
             *free = Some(Unusable { name, value, instead });
@@ -207,6 +198,7 @@ fn parse(environment: &Environment, unusable: &mut [Option<Unusable>]) -> Config
         timeout: timeout_ms * 1_000_000,
         level,
         log_path,
+        unusable,
     }
 }
 

@@ -20,7 +20,7 @@ use snapshim::table::process::{Caller, Process, ProcessId};
 use snapshim::time_space;
 use snapshim::unseen::Who;
 
-use super::log::{Level, say};
+use super::log::{self, Level, say};
 use super::thread;
 use crate::agent::exclusion::Presence;
 use crate::base::config::config;
@@ -218,6 +218,7 @@ pub fn join_if_in_use() {
 
 #[cold]
 fn join_now(is_eager: bool) -> Result<Own, Errno> {
+    log::report_unusable();
     if config().is_disabled {
         return Err(Errno::OPNOTSUPP);
     }

@@ -3,6 +3,7 @@
 //! Written with one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, opened for each line.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
@@ -87,6 +88,23 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
                 write_unless_origin(stderr.as_fd(), line);
             }
         }
+    }
+}
+
+/// Says once what the environment asks for in vain.
+pub fn report_unusable() {
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    if IS_SAID.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    for problem in config().unusable.iter().flatten() {
+        say!(
+            Level::Error,
+            "{}={} cannot be used; using {} instead",
+            problem.name,
+            Bytes(problem.value),
+            problem.instead
+        );
     }
 }
 
