@@ -7,7 +7,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32};
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use snapshim::drain::Patience;
@@ -28,6 +28,7 @@ use crate::origins::{device, foreign_maps, watch};
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
+use crate::process::presence::HAS_BEGUN;
 use crate::shared::eager::{self, Progress};
 use crate::shared::{arm, protection};
 use crate::snapshot::create;
@@ -90,9 +91,6 @@ fn start_thread(own: &Own) -> bool {
     }
     tid.is_some()
 }
-
-/// 1 once the agent that was started last has left the application's descriptor table; a futex.
-static HAS_BEGUN: AtomicU32 = AtomicU32::new(0);
 
 /// Until then what the application closes may not be closed. The kernel waits for some file systems in between.
 fn await_beginning() {

@@ -21,8 +21,8 @@ use snapshim::time_space;
 use snapshim::unseen::Who;
 
 use super::log::{self, Level, say};
+use super::presence::Presence;
 use super::thread;
-use crate::agent::exclusion::Presence;
 use crate::base::config::config;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.

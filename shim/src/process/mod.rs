@@ -8,4 +8,5 @@ pub mod fd_table;
 pub mod identity;
 pub mod leaving;
 pub mod log;
+pub mod presence;
 pub mod thread;
