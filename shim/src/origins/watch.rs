@@ -20,7 +20,7 @@ use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
 use super::fanotify;
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
-use crate::hooks::file::close;
+use crate::process::descriptors;
 use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
 use crate::process::log::{Bytes, Level, Program, say};
@@ -70,7 +70,7 @@ pub fn forget_unneeded(held: &Mappings) {
         watched.give_notices_back();
         if is_ours {
             let number = watched.number.load(Ordering::Relaxed) as i32;
-            close::count_change(number);
+            descriptors::count_change(number);
             // SAFETY: opened by `watch`, and nobody else has been told of it.
             drop(unsafe { raw::own(number) });
         }
@@ -117,7 +117,7 @@ impl Watched {
     fn give_notices_back(&self) {
         let number = self.notices.swap(0, Ordering::Relaxed);
         if number != 0 && fanotify::are(number) {
-            close::count_change(number as i32);
+            descriptors::count_change(number as i32);
             // SAFETY: opened by `take_notices`, and nobody else has been told of it.
             drop(unsafe { raw::own(number as i32) });
         }

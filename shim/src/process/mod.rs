@@ -3,6 +3,7 @@
 //! Imports `interpose`, `base` and the core crate. It knows no mapping: it attaches, claims a writer slot for each thread, and says in
 //! the log what a person has to know.
 
+pub mod descriptors;
 pub mod errand;
 pub mod fd_table;
 pub mod identity;

@@ -12,6 +12,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, set_errno};
 use crate::interpose::interpose;
+use crate::process::descriptors::{count_all, count_change};
 use crate::process::identity;
 
 interpose! {
@@ -60,21 +61,6 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
         } else {
             syscall!(Sysno::dup3, old, new, 0)
         }
-    }
-}
-
-/// Counted before the call, in the record of an attached process; one that is not attached has no writer to be looked up.
-#[inline]
-pub fn count_change(fd: c_int) {
-    if let Some(record) = identity::attached().and_then(|own| own.record()) {
-        record.change_descriptor(fd as u32);
-    }
-}
-
-/// The same for every number.
-pub fn count_all() {
-    if let Some(record) = identity::attached().and_then(|own| own.record()) {
-        record.change_all_descriptors();
     }
 }
 

@@ -8,10 +8,10 @@ use core::ffi::{c_int, c_void};
 
 use libc::ssize_t;
 
-use crate::hooks::file::close::count_change;
 use crate::hooks::file::write::Plain;
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
+use crate::process::descriptors::count_change;
 use crate::writer::enter::change;
 
 interpose! {
