@@ -8,6 +8,7 @@ pub mod config;
 pub mod environment;
 pub mod errno;
 pub mod fault_stacks;
+pub mod file_mappings;
 pub mod file_patterns;
 pub mod heap;
 pub mod mmap_call;

@@ -8,8 +8,8 @@ use snapshim::table::Table;
 use snapshim::table::attach;
 use snapshim::unseen::Who;
 
-use super::foreign_maps::{Backing, each_process, has_shared};
 use crate::base::config::config;
+use crate::base::file_mappings::{Backing, each_process, has_shared};
 use crate::process::identity;
 use crate::process::log::{Bytes, Level, Program, say};
 
