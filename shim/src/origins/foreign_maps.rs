@@ -25,11 +25,11 @@ use snapshim::table::liveness::{self, Liveness, Stat};
 use snapshim::table::process::{Process, ProcessId};
 
 use super::fanotify;
-use super::other_tables::OtherTables;
 use crate::base::file_mappings::{Backing, Filter, Mapping, Query, each_mapping, each_process, maps_of};
 use crate::base::sysfs;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
+use crate::process::other_tables::OtherTables;
 use crate::writer::enter::Named;
 
 /// Snapshots made, and how many of them had been made when the last look began that is over.

@@ -10,5 +10,4 @@ pub mod claim;
 pub mod device;
 pub mod fanotify;
 pub mod foreign_maps;
-pub mod other_tables;
 pub mod watch;

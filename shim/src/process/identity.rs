@@ -522,7 +522,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         say_made();
     }
     if leaked.is_new {
-        crate::origins::other_tables::look(leaked.table);
+        crate::process::other_tables::look(leaked.table);
     }
     table().ok_or(Refusal::NotATable)
 }

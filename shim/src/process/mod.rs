@@ -9,5 +9,6 @@ pub mod fd_table;
 pub mod identity;
 pub mod leaving;
 pub mod log;
+pub mod other_tables;
 pub mod presence;
 pub mod thread;

@@ -8,10 +8,10 @@ use snapshim::table::Table;
 use snapshim::table::attach;
 use snapshim::unseen::Who;
 
+use super::identity;
+use super::log::{Bytes, Level, Program, say};
 use crate::base::config::config;
 use crate::base::file_mappings::{Backing, each_process, has_shared};
-use crate::process::identity;
-use crate::process::log::{Bytes, Level, Program, say};
 
 /// Further ones are not looked for.
 const MOST: usize = 8;
