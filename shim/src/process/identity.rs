@@ -29,27 +29,27 @@ use crate::base::config::config;
 #[repr(C)]
 pub struct Identity {
     /// [`ProcessId`]; others read it to tell this image from one that exec put in its place.
-    word: AtomicU64,
+    pub(super) word: AtomicU64,
     /// Index of the process record.
-    index: AtomicU32,
+    pub(super) index: AtomicU32,
     /// The pid of the process whose memory this is; a vfork child has another. 0 in a forked child until it is filled in.
-    pid: AtomicU32,
+    pub(super) pid: AtomicU32,
     /// Set while a thread is claiming the record.
-    claiming: AtomicU32,
+    pub(super) claiming: AtomicU32,
     /// Counts snapshots as they come; 0 when there are none.
-    snapshots: AtomicU32,
+    pub(super) snapshots: AtomicU32,
     /// Whether there is an agent.
-    agent: Presence,
+    pub(super) agent: Presence,
     /// Whether a thread looks for foreign changes.
-    looking: AtomicU32,
+    pub(super) looking: AtomicU32,
     /// Why the process could not join when it last tried; 0 if it has not failed.
-    refused: AtomicU32,
+    pub(super) refused: AtomicU32,
     /// Whether that has been said.
-    said: AtomicU32,
+    pub(super) said: AtomicU32,
     /// Calls under way that change files without announcing it.
-    unseen_calls: AtomicU32,
+    pub(super) unseen_calls: AtomicU32,
     /// When to try again: CLOCK_MONOTONIC, nanoseconds.
-    next_try: AtomicU64,
+    pub(super) next_try: AtomicU64,
 }
 
 static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
