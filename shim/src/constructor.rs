@@ -7,7 +7,7 @@ use snapshim::raw;
 use crate::base::arena;
 use crate::base::config::config;
 use crate::process::log::{self, Level, say};
-use crate::process::{identity, thread};
+use crate::process::{identity, lending, thread};
 use crate::{hooks, interpose};
 
 #[used]
@@ -32,7 +32,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     }
     hooks::aio::io_uring::filter();
     thread::watch_ends();
-    identity::note_pid();
+    lending::note_pid();
     identity::join_if_in_use();
 }
 

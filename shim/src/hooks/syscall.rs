@@ -13,7 +13,7 @@ use super::signal::{action, jump};
 use super::{faults, mmap};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
-use crate::process::identity;
+use crate::process::lending;
 
 interpose! {
     /// syscall(2); variadic in C, six arguments are passed on as they come
@@ -162,7 +162,7 @@ fn on_syscall(
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_vfork => {
             match number {
                 libc::SYS_clone => clone::note_lending(a as u64),
-                libc::SYS_vfork => identity::note_lending(false),
+                libc::SYS_vfork => lending::note_lending(false),
                 // What cannot be read is the kernel's to refuse.
                 _ => clone::note_lending(raw::read_remote_word(raw::own_tid(), a as u64).unwrap_or(0)),
             }

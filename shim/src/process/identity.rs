@@ -12,17 +12,15 @@ use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::queues::{QUEUES_AT, Queues};
-use snapshim::raw;
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 use snapshim::table::inspection::Knowledge;
 use snapshim::table::process::{Caller, Process, ProcessId};
-use snapshim::time_space;
 use snapshim::unseen::Who;
+use snapshim::{raw, time_space};
 
 use super::log::{self, Level, say};
 use super::presence::Presence;
-use super::thread;
 use crate::base::config::config;
 
 /// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
@@ -460,7 +458,7 @@ pub fn use_table(table: &'static Table) {
 }
 
 /// The table, if this process is attached.
-fn table() -> Option<&'static Table> {
+pub fn table() -> Option<&'static Table> {
     let elsewhere = TABLE.load(Ordering::Acquire);
     if elsewhere.is_null() {
         return Some(ATTACHED.get()?.table);
@@ -642,20 +640,7 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
-static LENDS: AtomicBool = AtomicBool::new(false);
-
-/// A child may act in this memory from now on, and go on with that when this process is gone; beside the calling thread, if that is
-/// not stopped meanwhile.
-pub fn note_lending(is_beside: bool) {
-    thread::note_lending(is_beside);
-    LENDS.store(true, Ordering::Relaxed);
-    // Else once there is a record.
-    if let Some(own) = attached()
-        && let Some(record) = own.record()
-    {
-        record.note_lending(own.id);
-    }
-}
+pub static LENDS: AtomicBool = AtomicBool::new(false);
 
 /// Makes a forked child answer to the record that its parent prepared.
 pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
@@ -663,17 +648,6 @@ pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
     identity.claiming.store(1, Ordering::Relaxed);
     become_known(identity, table.process(index)?, id, index);
     this(table, identity)
-}
-
-/// Notes whose memory this is, in the constructor and in a forked child, before a vfork child can be the first to use it.
-pub fn note_pid() {
-    thread::forget_lending();
-    if table().is_some() {
-        note_time_space();
-    }
-    if let Some(identity) = identity_page() {
-        identity.pid.store(raw::own_pid(), Ordering::Relaxed);
-    }
 }
 
 /// The process may be in another time namespace than before: a forked child, or after setns(2).
@@ -722,7 +696,7 @@ pub fn is_borrower() -> bool {
     identity_page().is_some_and(|identity| identity.pid() != raw::own_pid())
 }
 
-fn identity_page() -> Option<&'static Identity> {
+pub fn identity_page() -> Option<&'static Identity> {
     let known = IDENTITY.load(Ordering::Acquire);
     if !known.is_null() {
         // SAFETY: once set, the page is never unmapped.

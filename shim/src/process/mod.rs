@@ -8,6 +8,7 @@ pub mod errand;
 pub mod fd_table;
 pub mod identity;
 pub mod leaving;
+pub mod lending;
 pub mod log;
 pub mod other_tables;
 pub mod presence;

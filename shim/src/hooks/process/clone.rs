@@ -11,7 +11,7 @@ use super::fork::forked;
 use crate::agent::run;
 use crate::base::errno::{as_libc, set_errno};
 use crate::interpose::{self, interpose};
-use crate::process::identity;
+use crate::process::lending;
 
 /// What the child of clone(3) runs.
 pub type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
@@ -70,7 +70,7 @@ fn on_clone(
 /// A child that shares this memory, and is no thread of the process, acts in it as after vfork(2).
 pub fn note_lending(flags: u64) {
     if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
-        identity::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
+        lending::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::interpose::interpose;
 use crate::lifecycle::fork_in_handler::Heir;
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
+use crate::process::lending;
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 use crate::shared::protection;
@@ -65,7 +66,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         None => {
             let pid = real();
             if pid == 0 {
-                identity::note_pid();
+                lending::note_pid();
                 identity::join_with_unseen_mapping();
             }
             pid
@@ -106,14 +107,14 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     };
     match (pid, heir) {
         (0, Some(heir)) => {
-            identity::note_pid();
+            lending::note_pid();
             heir.take_over();
         }
         (pid, Some(heir)) => heir.leave_to(pid),
         (_, None) => {}
     }
     if pid == 0 {
-        identity::note_pid();
+        lending::note_pid();
         if leaves {
             identity::refuse_in_child(&own);
         }
@@ -130,7 +131,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
     let inheritance = Inheritance::list(mappings);
     let pid = protection::fork(real);
     if pid == 0 {
-        identity::note_pid();
+        lending::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
         if is_exact {
             inheritance.be_held();

@@ -10,7 +10,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::errno;
 use crate::hooks::file::truncate::cut_by_name;
 use crate::interpose::{self, interpose};
-use crate::process::identity;
+use crate::process::lending;
 
 interpose! {
     /// posix_spawn(3)
@@ -116,7 +116,7 @@ fn on_spawn(
 ) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(pid, path, actions, attributes, arguments, environment) };
-    identity::note_lending(false);
+    lending::note_lending(false);
     if interpose::is_libc_seen() || actions.is_null() {
         return call();
     }

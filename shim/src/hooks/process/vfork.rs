@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 
 use crate::base::errno::set_errno;
 use crate::interpose::Door;
-use crate::process::identity;
+use crate::process::lending;
 
 static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
 /// As for the other calls.
@@ -23,7 +23,7 @@ unsafe extern "C" fn __vfork() {
 }
 
 extern "C" fn next() -> *const () {
-    identity::note_lending(false);
+    lending::note_lending(false);
     DOOR.next()
 }
 
