@@ -8,7 +8,7 @@ use snapshim::table::walk::Walk;
 use crate::address_space::lock;
 use crate::base::errno::set_errno;
 use crate::origins::{foreign_maps, watch};
-use crate::process::identity;
+use crate::process::{identity, membership};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
@@ -24,7 +24,7 @@ pub struct Stat {
 /// 1 if this process takes part, 0 if it could not join the table or the shim is switched off.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_active() -> c_int {
-    c_int::from(identity::join_at_once().is_ok())
+    c_int::from(membership::join_at_once().is_ok())
 }
 
 /// `snapshim_stat(3)`: see snapshim.h.
@@ -66,7 +66,7 @@ const CAUSES: [(u32, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREI
 
 /// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
 fn describe_unvouched(address: u64) -> Option<Stat> {
-    let held = identity::holdings().ranges().find(|range| identity::has_left() && range.contains(&address))?;
+    let held = identity::holdings().ranges().find(|range| membership::has_left() && range.contains(&address))?;
     let pages = (held.end - held.start) / snapshim::PAGE;
     Some(Stat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
 }

@@ -7,7 +7,7 @@ use snapshim::raw;
 use crate::base::arena;
 use crate::base::config::config;
 use crate::process::log::{self, Level, say};
-use crate::process::{identity, lending, thread};
+use crate::process::{lending, membership, thread};
 use crate::{hooks, interpose};
 
 #[used]
@@ -33,7 +33,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     hooks::aio::io_uring::filter();
     thread::watch_ends();
     lending::note_pid();
-    identity::join_if_in_use();
+    membership::join_if_in_use();
 }
 
 /// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.

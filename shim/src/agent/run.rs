@@ -25,10 +25,10 @@ use crate::base::errno;
 use crate::constructor;
 use crate::hooks::process::clone;
 use crate::origins::{device, foreign_maps, watch};
-use crate::process::fd_table;
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::presence::HAS_BEGUN;
+use crate::process::{fd_table, membership};
 use crate::shared::eager::{self, Progress};
 use crate::shared::{arm, protection};
 use crate::snapshot::create;
@@ -261,7 +261,7 @@ fn look_at_table(own: &Own) {
 
 /// The process has left the table, so no store has to trap any more.
 fn leave() -> c_int {
-    if identity::has_left() {
+    if membership::has_left() {
         protection::give_up();
     }
     0
@@ -300,7 +300,7 @@ fn doubt_if_unseen(own: &Own) {
 
 /// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).
 fn doubt_if_table_is_gone(own: &Own) {
-    if identity::is_table_current() {
+    if membership::is_table_current() {
         return;
     }
     let mut doubted = 0;

@@ -20,9 +20,9 @@ use snapshim::table::process::{Process, ProcessId};
 use snapshim::table::writer::WriterSlot;
 
 use crate::address_space::lock::Mappings;
-use crate::process::identity;
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
+use crate::process::{identity, membership};
 
 /// A child that is about to be forked inside a hook.
 pub struct Heir {
@@ -113,7 +113,7 @@ impl Heir {
         let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(born));
         let slot = slot.filter(|slot| take_places(page_of(slot)).is_ok());
         identity::use_table(self.table);
-        match slot.and_then(|slot| Some((slot, identity::adopt(self.table, born, self.index)?))) {
+        match slot.and_then(|slot| Some((slot, membership::adopt(self.table, born, self.index)?))) {
             Some((slot, own)) => {
                 slot.christen(raw::own_tid());
                 thread::take(Thread::new(own, slot, self.slot));

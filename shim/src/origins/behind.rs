@@ -16,8 +16,9 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
-use crate::process::identity::{self, Own};
+use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
+use crate::process::membership;
 use crate::writer::enter;
 
 /// What a call changes.
@@ -149,7 +150,7 @@ pub fn changing(what: &str, named: &Named<'_>, call: &dyn Fn() -> c_int) -> c_in
     if matches!(named, Named::Nothing) {
         return call();
     }
-    let Ok(own) = identity::join() else { return call() };
+    let Ok(own) = membership::join() else { return call() };
     doubt(&own, what, named);
     let result = call();
     doubt(&own, what, named);

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod leaving;
 pub mod lending;
 pub mod log;
+pub mod membership;
 pub mod other_tables;
 pub mod presence;
 pub mod thread;

@@ -11,6 +11,7 @@ use snapshim::table::process::Process;
 use snapshim::table::writer::{FRAMES, WriterSlot};
 
 use super::identity::{self, Own};
+use super::membership;
 use crate::base::stack_pointer::stack_pointer;
 
 /// The calling thread, ready to announce a call.
@@ -121,7 +122,7 @@ pub fn take(thread: Thread) {
 
 #[cold]
 fn claim() -> Result<Thread, Errno> {
-    let own = identity::join()?;
+    let own = membership::join()?;
     // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
     let _signals = raw::SignalsBlocked::new();
     // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
@@ -136,7 +137,7 @@ fn claim() -> Result<Thread, Errno> {
 /// The slot of such a child.
 #[cold]
 fn beside_lender() -> Result<Thread, Errno> {
-    let own = identity::join()?;
+    let own = membership::join()?;
     let _signals = raw::SignalsBlocked::new();
     let tid = raw::own_tid();
     let known = own.table.writer_of(own.owner(), tid);

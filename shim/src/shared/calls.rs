@@ -19,7 +19,8 @@ use crate::agent::run;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::origins::behind;
-use crate::process::identity::{self, Own};
+use crate::process::identity::Own;
+use crate::process::membership;
 use crate::signals;
 use crate::writer::enter::{Announced, announced};
 
@@ -36,7 +37,7 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
         Place::Elsewhere => None,
         // What is stored there would not be seen.
         Place::Unknown => {
-            identity::stay_unseen();
+            membership::stay_unseen();
             None
         }
     }
@@ -44,10 +45,10 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
 
 /// mmap(2) of `origin`, shared.
 pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
-    let own = match identity::join() {
+    let own = match membership::join() {
         Ok(own) => own,
-        Err(_) if identity::note_unseen_mapping() => return mmap.call(),
-        Err(_) => identity::join()?,
+        Err(_) if membership::note_unseen_mapping() => return mmap.call(),
+        Err(_) => membership::join()?,
     };
     let mappings = lock::hold(own);
     let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;

@@ -18,8 +18,9 @@ use rustix::mm::MprotectFlags;
 
 use super::list::{Entry, List};
 use crate::agent::run;
-use crate::process::identity::{self, Own};
+use crate::process::identity::Own;
 use crate::process::log::{Level, say};
+use crate::process::membership;
 use crate::signals;
 use crate::writer::enter::{Announced, Named, announced};
 
@@ -75,7 +76,7 @@ pub fn join_in_child() {
     let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;
     while let Some(origin) = origin_of(at) {
-        let Ok(own) = identity::join() else { return };
+        let Ok(own) = membership::join() else { return };
         run::start(&own);
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());

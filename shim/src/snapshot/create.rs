@@ -25,9 +25,9 @@ use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::hooks::faults;
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
-use crate::process::identity;
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
+use crate::process::{identity, membership};
 use crate::shared::{arm, calls};
 use crate::writer::enter::Named;
 
@@ -51,12 +51,12 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         return Err(Errno::INVAL);
     }
     let (file, origin, worth) = open_origin(mmap.descriptor)?;
-    identity::join_at_once()?;
+    membership::join_at_once()?;
     let thread = thread::current()?;
     if thread.is_inside() {
         return Err(Errno::DEADLK);
     }
-    if !identity::is_table_current() {
+    if !membership::is_table_current() {
         say!(
             Level::Error,
             "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
@@ -390,7 +390,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 pub fn look_for_unseen(table: &Table) -> Look {
     let unseen = table.unseen();
     if unseen.was_ever_up() {
-        identity::lower_unseen_that_are_over(table);
+        membership::lower_unseen_that_are_over(table);
     }
     unseen.look()
 }

@@ -17,13 +17,12 @@ use snapshim::snapshot::View;
 use snapshim::table::Table;
 
 use crate::address_space::freeze::Trap;
-use crate::base::arena;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
-use crate::base::stack_pointer;
-use crate::process::identity;
+use crate::base::{arena, stack_pointer};
 use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Seat, Thread};
+use crate::process::{identity, membership};
 
 /// The bytes of a file that a call would change.
 pub trait Touch {
@@ -91,7 +90,7 @@ fn change_in(
     touch: &impl Touch,
     call: &impl Fn() -> isize,
 ) -> isize {
-    identity::look_now_and_then(&thread.own);
+    membership::look_now_and_then(&thread.own);
     let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
     let surroundings = Surroundings { thread, touch };
@@ -259,7 +258,7 @@ fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, S
         if error == Errno::AGAIN && identity::attached().is_some() {
             return without_slot(call);
         }
-        if let Some(result) = identity::unseen(call) {
+        if let Some(result) = membership::unseen(call) {
             return Ok(Some(result));
         }
         match Seat::take() {

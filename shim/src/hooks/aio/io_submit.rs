@@ -22,7 +22,7 @@ use crate::base::errno::set_errno;
 use crate::base::user_memory::each_buffer;
 use crate::interpose::interpose;
 use crate::process::identity::{self, Own};
-use crate::process::thread;
+use crate::process::{membership, thread};
 use crate::shared::calls::while_open;
 use crate::shared::list;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
@@ -76,7 +76,7 @@ fn answer(result: Result<usize, syscalls::Errno>) -> c_int {
 fn on_io_setup(_: io_setup::Function, room: c_int, context: *mut usize) -> c_int {
     let result = setup_call(room, context);
     if result == 0
-        && let Ok(own) = identity::join()
+        && let Ok(own) = membership::join()
     {
         // SAFETY: the kernel has just stored there.
         own.queues().open(unsafe { *context } as u64);
@@ -156,7 +156,7 @@ struct Submitter {
 
 impl Submitter {
     fn of(context: usize) -> Self {
-        let own = identity::join().ok();
+        let own = membership::join().ok();
         Self { context, own, queue: own.and_then(|own| own.queues().of(context as u64)) }
     }
 

@@ -10,8 +10,8 @@ use crate::base::config::config;
 use crate::base::errno::{as_libc, set_errno};
 use crate::interpose::interpose;
 use crate::lifecycle::exec;
-use crate::process::identity;
 use crate::process::log::{Bytes, Level, say};
+use crate::process::{identity, membership};
 use crate::signals;
 
 interpose! {
@@ -45,7 +45,7 @@ interpose! {
 
 /// What a new program inherits of signals is the application's, not ours.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
-    let exec = identity::Exec::begin();
+    let exec = membership::Exec::begin();
     let failed = exec::announced(|| {
         let handed_over = signals::hand_over();
         let failed = call();

@@ -26,9 +26,9 @@ use crate::interpose::interpose;
 use crate::lifecycle::fork_in_handler::Heir;
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
-use crate::process::lending;
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
+use crate::process::{lending, membership};
 use crate::shared::protection;
 use crate::snapshot::create;
 
@@ -67,7 +67,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
             let pid = real();
             if pid == 0 {
                 lending::note_pid();
-                identity::join_with_unseen_mapping();
+                membership::join_with_unseen_mapping();
             }
             pid
         }
@@ -116,10 +116,10 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     if pid == 0 {
         lending::note_pid();
         if leaves {
-            identity::refuse_in_child(&own);
+            membership::refuse_in_child(&own);
         }
         protection::join_in_child();
-        identity::join_with_unseen_mapping();
+        membership::join_with_unseen_mapping();
     }
     pid
 }
@@ -303,7 +303,7 @@ impl<'a> Prepared<'a> {
         if self.record.id() != Some(born) {
             return false;
         }
-        let Some(own) = identity::adopt(table, born, self.index) else { return false };
+        let Some(own) = membership::adopt(table, born, self.index) else { return false };
         own.identity.note_snapshot();
         let parent = self.record.parent();
         let give_up = raw::now() + 2 * config().timeout;

@@ -10,8 +10,8 @@ use crate::base::errno;
 use crate::base::user_memory::read_own;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
-use crate::process::identity;
 use crate::process::log::{Level, say};
+use crate::process::membership;
 
 static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
 /// As for the other calls.
@@ -127,7 +127,7 @@ fn see_libc_of(handle: *mut c_void) {
 }
 
 fn doubt_all() {
-    let Ok(own) = identity::join() else { return };
+    let Ok(own) = membership::join() else { return };
     own.table.over_splits(|walk| {
         for (index, view) in walk.live() {
             preserve::doubt(own.table, index, view.head.life());
