@@ -10,7 +10,7 @@ use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 
 use crate::base::sysfs::{self, Device};
-use crate::writer::enter::Named;
+use crate::process::log::Named;
 
 /// What an alias is to an origin, or to another alias of it.
 #[derive(Clone, Copy)]

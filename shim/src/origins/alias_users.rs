@@ -14,8 +14,7 @@ use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};
 use crate::base::sysfs;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Program, say};
-use crate::writer::enter::Named;
+use crate::process::log::{Level, Named, Program, say};
 
 /// Who can write an alias, or holds a snapshot of it.
 #[derive(Clone, Copy)]

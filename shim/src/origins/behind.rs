@@ -17,9 +17,8 @@ use syscalls::{Sysno, syscall};
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Program, say};
+use crate::process::log::{self, Level, Program, say};
 use crate::process::membership;
-use crate::writer::enter;
 
 /// What a call changes.
 pub enum Named<'a> {
@@ -178,7 +177,7 @@ fn say_doubtful(own: &Own, what: &str, view: &View) {
         "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
          the snapshot again",
         Program(pid),
-        enter::Named(view.identity.origin),
+        log::Named(view.identity.origin),
         raw::own_pid()
     );
 }

@@ -21,8 +21,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
-use crate::process::log::{Level, Program, say};
-use crate::writer::enter::Named;
+use crate::process::log::{Level, Named, Program, say};
 
 /// A claim of this process.
 struct Claim {

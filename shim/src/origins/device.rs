@@ -15,8 +15,7 @@ use snapshim::table::walk::Walk;
 use super::{alias_users, claim};
 use crate::base::sysfs::{self, Device};
 use crate::process::identity::Own;
-use crate::process::log::{Level, Program, say};
-use crate::writer::enter::Named;
+use crate::process::log::{Level, Named, Program, say};
 
 /// What the kernel uses a block device for.
 #[derive(Clone, Copy)]

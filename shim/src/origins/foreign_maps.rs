@@ -28,9 +28,8 @@ use super::fanotify;
 use crate::base::file_mappings::{Backing, Filter, Mapping, Query, each_mapping, each_process, maps_of};
 use crate::base::sysfs;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Program, say};
+use crate::process::log::{Level, Named, Program, say};
 use crate::process::other_tables::OtherTables;
-use crate::writer::enter::Named;
 
 /// Snapshots made, and how many of them had been made when the last look began that is over.
 static MADE: AtomicU64 = AtomicU64::new(0);

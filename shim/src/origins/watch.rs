@@ -23,8 +23,7 @@ use crate::base::config::config;
 use crate::process::descriptors;
 use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
-use crate::process::log::{Bytes, Level, Program, say};
-use crate::writer::enter::Named;
+use crate::process::log::{Bytes, Level, Named, Program, say};
 
 /// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
 struct Watched {

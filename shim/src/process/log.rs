@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
+use snapshim::origin::Origin;
 use snapshim::raw;
 
 use super::{fd_table, identity};
@@ -119,4 +120,19 @@ fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
         }
     }
     let _ = rustix::io::write(file, line);
+}
+
+/// An origin, for a person.
+pub struct Named(pub Origin);
+
+impl core::fmt::Display for Named {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let device = self.0.device();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        if self.0.is_block_device() {
+            write!(formatter, "block device {major}:{minor}")
+        } else {
+            write!(formatter, "inode {} of device {major}:{minor}", self.0.inode())
+        }
+    }
 }

@@ -19,8 +19,8 @@ use super::arm;
 use super::list::{self, Entry, List};
 use super::protection::set_protection;
 use crate::base::config::config;
-use crate::process::log::{Level, Program, say};
-use crate::writer::enter::{Announced, Named, announced, why};
+use crate::process::log::{Level, Named, Program, say};
+use crate::writer::enter::{Announced, announced, why};
 
 /// What came of a store that trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

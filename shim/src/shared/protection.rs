@@ -19,10 +19,10 @@ use rustix::mm::MprotectFlags;
 use super::list::{Entry, List};
 use crate::agent::run;
 use crate::process::identity::Own;
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, Named, say};
 use crate::process::membership;
 use crate::signals;
-use crate::writer::enter::{Announced, Named, announced};
+use crate::writer::enter::{Announced, announced};
 
 /// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).
 pub fn armed(protection: i32) -> i32 {

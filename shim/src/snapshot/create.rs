@@ -25,11 +25,10 @@ use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::hooks::faults;
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
-use crate::process::log::{Level, Program, say};
+use crate::process::log::{Level, Named, Program, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 use crate::shared::{arm, calls};
-use crate::writer::enter::Named;
 
 /// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
 pub const MAP_SNAPSHOT: i32 = 0x0100_0000;

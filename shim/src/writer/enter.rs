@@ -20,7 +20,7 @@ use crate::address_space::freeze::Trap;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
 use crate::base::{arena, stack_pointer};
-use crate::process::log::{Level, Program, say};
+use crate::process::log::{Level, Named, Program, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
 
@@ -461,21 +461,6 @@ pub fn why(reason: Reason) -> &'static str {
              it under the shim"
         }
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
-    }
-}
-
-/// An origin, for a person.
-pub struct Named(pub Origin);
-
-impl core::fmt::Display for Named {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let device = self.0.device();
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        if self.0.is_block_device() {
-            write!(formatter, "block device {major}:{minor}")
-        } else {
-            write!(formatter, "inode {} of device {major}:{minor}", self.0.inode())
-        }
     }
 }
 

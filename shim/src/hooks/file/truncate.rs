@@ -16,8 +16,8 @@ use super::utime::without_bytes;
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::interpose::interpose;
 use crate::process::identity;
-use crate::process::log::{Level, say};
-use crate::writer::enter::{Named, Touch, change};
+use crate::process::log::{Level, Named, say};
+use crate::writer::enter::{Touch, change};
 
 interpose! {
     /// ftruncate(2)
