@@ -6,6 +6,8 @@ use snapshim::raw;
 
 use crate::base::arena;
 use crate::base::config::config;
+use crate::hooks::process::clone;
+use crate::hooks::signal::action;
 use crate::process::log::{self, Level, say};
 use crate::process::{lending, membership, thread};
 use crate::{hooks, interpose};
@@ -24,16 +26,25 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     log::report_unusable();
     if config().is_disabled {
         interpose::detours::lead_on(hooks::doors());
+        note_originals();
         return;
     }
     arena::reserve();
     if !interpose::detours::open(hooks::doors(), hooks::mmap::INSIDE) {
         see_libc_otherwise();
     }
+    note_originals();
     hooks::aio::io_uring::filter();
     thread::watch_ends();
     lending::note_pid();
     membership::join_if_in_use();
+}
+
+/// What the shim calls itself.
+fn note_originals() {
+    let (sigaction, clone, ppoll) = (&action::sigaction::DOOR, &clone::clone::DOOR, &action::ppoll::DOOR);
+    // SAFETY: each leads to libc's function of its name (its trampoline), to the next library's, or to the raw system call.
+    unsafe { interpose::originals::note(sigaction.original(), clone.next(), ppoll.next()) };
 }
 
 /// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.

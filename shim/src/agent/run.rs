@@ -23,7 +23,7 @@ use crate::base::agent_stack::{STACK, take_stack};
 use crate::base::config::config;
 use crate::base::errno;
 use crate::constructor;
-use crate::hooks::process::clone;
+use crate::interpose::originals;
 use crate::origins::{device, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
@@ -114,7 +114,7 @@ fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
     while tries < TRIES || is_executing() {
         // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing
         // the register is harmless.
-        let tid = unsafe { clone::start_thread(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
+        let tid = unsafe { originals::start_thread(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
         if tid > 0 {
             return Some(tid as u32);
         }

@@ -10,6 +10,7 @@
 pub mod beside;
 pub mod detours;
 mod elf_symbols;
+pub mod originals;
 pub mod stdio_vtables;
 
 use core::ffi::CStr;

@@ -16,7 +16,7 @@ use syscalls::{Sysno, syscall};
 
 use super::fd_table;
 use crate::base::{arena, errno};
-use crate::hooks::process::clone;
+use crate::interpose::originals;
 
 const STACK: usize = 32 << 10;
 
@@ -64,7 +64,7 @@ fn run_on<F: FnOnce() -> T, T>(stack: *mut c_void, act: F) -> Option<T> {
     let errno = errno::errno();
     // SAFETY: `go` lives on the stack, which is free, and the errand outlives the child: with CLONE_VFORK the call returns when the
     // child has ended.
-    let child = unsafe { clone::start_thread(go::<F, T>, stack.byte_add(STACK), ALONE, (&raw mut errand).cast()) };
+    let child = unsafe { originals::start_thread(go::<F, T>, stack.byte_add(STACK), ALONE, (&raw mut errand).cast()) };
     errno::set_errno(errno);
     if child > 0 {
         // SAFETY: the arguments are values; no status is asked for.

@@ -21,7 +21,7 @@ use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
 
 use crate::base::stack_pointer::stack_pointer;
-use crate::hooks::signal::action::real_sigaction;
+use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
 use crate::signals::action::{Action, Disposition, RESTORER};
 
@@ -93,7 +93,9 @@ fn give_ours(signal: c_int, wanted: &Action) -> bool {
         ours.sa_sigaction = deliver::on_signal as *const () as usize;
         ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | if restarts { libc::SA_RESTART } else { 0 };
         (&raw mut ours.sa_mask).cast::<u64>().write(u64::MAX);
-        real_sigaction(signal, &raw const ours, ptr::null_mut()) == 0
+        // Before the constructor has run, with a way back of our own.
+        let by_number = || from_libc(ours.sa_sigaction, ours.sa_flags, u64::MAX).returning().give_to_kernel(signal);
+        real_sigaction(signal, &raw const ours, ptr::null_mut()).map_or_else(by_number, |result| result == 0)
     };
     if given && let Some(action) = Action::of_kernel(signal) {
         LIBC_RESTORER.store(action.restorer, Ordering::Relaxed);

@@ -12,8 +12,7 @@ use syscalls::{Sysno, syscall};
 use crate::address_space::lock;
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::base::user_memory::each_buffer;
-use crate::hooks::signal::action::ppoll;
-use crate::interpose::interpose;
+use crate::interpose::{interpose, originals};
 use crate::signals::action::Action;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
@@ -172,14 +171,11 @@ enum Waited {
 /// one that waits for it, as with alarm(2), gets it.
 fn await_input(fd: c_int) -> Waited {
     // libc's, even where the shim is switched off: a cancelled thread is taken out of that one.
-    // SAFETY: the pointer is ppoll's, or its raw system call.
-    let ppoll: ppoll::Function = unsafe { core::mem::transmute(ppoll::DOOR.next()) };
     let mut input = pollfd { fd, events: libc::POLLIN, revents: 0 };
     // Looked for before as well: one with SA_RESETHAND is gone afterwards.
     let ends_calls = may_handler_end_calls();
     let before = errno();
-    // SAFETY: one entry that is writable; no time and no mask.
-    let result = unsafe { ppoll(&raw mut input, 1, core::ptr::null(), core::ptr::null()) };
+    let result = originals::ppoll(&mut input);
     let is_interrupted = result < 0 && errno() == libc::EINTR;
     set_errno(before);
     if is_interrupted && (ends_calls || may_handler_end_calls()) { Waited::Interrupted } else { Waited::Enough }

@@ -10,11 +10,9 @@ use syscalls::{Sysno, syscall};
 use super::fork::forked;
 use crate::agent::run;
 use crate::base::errno::{as_libc, set_errno};
+use crate::interpose::originals::Main;
 use crate::interpose::{self, interpose};
 use crate::process::lending;
-
-/// What the child of clone(3) runs.
-pub type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
 
 interpose! {
     /// clone(3); variadic in C, all that the kernel can be given is passed on as it comes
@@ -71,20 +69,6 @@ fn on_clone(
 pub fn note_lending(flags: u64) {
     if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
         lending::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
-    }
-}
-
-/// Makes a thread or process of the shim's own, as clone(3) does.
-///
-/// # Safety
-///
-/// As for clone(3).
-pub unsafe fn start_thread(main: Main, stack: *mut c_void, flags: c_int, argument: *mut c_void) -> c_int {
-    let none = core::ptr::null_mut::<c_void>();
-    // SAFETY: the pointer is the next library's function of this name, or `raw`; the rest is the caller's promise.
-    unsafe {
-        let clone: clone::Function = core::mem::transmute(clone::DOOR.next());
-        clone(Some(main), stack, flags, argument, none.cast(), none, none.cast())
     }
 }
 

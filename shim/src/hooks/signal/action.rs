@@ -153,17 +153,6 @@ fn answer(result: Result<(), Errno>) -> c_int {
     }
 }
 
-/// libc's sigaction(2), for ourselves.
-///
-/// # Safety
-/// As sigaction(2).
-pub unsafe fn real_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
-    // SAFETY: the pointer is libc's function of this name (its trampoline), or `raw_sigaction`.
-    let real: sigaction::Function = unsafe { core::mem::transmute(sigaction::DOOR.original()) };
-    // SAFETY: the caller's promise.
-    unsafe { real(signal, new, old) }
-}
-
 /// Only before the constructor has run.
 fn raw_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
     let mut found = Action::DEFAULT;
