@@ -12,6 +12,7 @@ use snapshim::raw::{self, ProcPath};
 
 use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};
+use super::doubt::{self, mapper_of};
 use crate::base::sysfs;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Named, Program, say};
@@ -68,7 +69,7 @@ pub fn look_at(own: &Own, origin: Origin) {
 /// The same for all files: those behind loop devices, which are few.
 pub fn look_at_files(own: &Own) {
     alias::any_loop(|_, backing| {
-        if !backing.is_block_device() && device::has_exact_of(own, backing) {
+        if !backing.is_block_device() && doubt::has_exact_of(own, backing) {
             look_at(own, backing);
         }
         false
@@ -76,7 +77,7 @@ pub fn look_at_files(own: &Own) {
 }
 
 fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
-    if device::doubt_snapshots_of(own, origin) > 0 {
+    if doubt::doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
             "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so what is written there changes the \
@@ -103,15 +104,6 @@ fn find_user(own: &Own, origin: Origin) -> Option<(Alias, User)> {
 fn user_of(own: &Own, alias: Origin) -> Option<User> {
     let kernel = || alias.is_block_device().then(|| device::user_of(alias.device())).flatten().map(User::Kernel);
     kernel().or_else(|| writer_of(own, alias).map(User::Writer)).or_else(|| mapper_of(own, alias).map(User::Mapper))
-}
-
-/// A living process with a snapshot of `origin`.
-pub fn mapper_of(own: &Own, origin: Origin) -> Option<u32> {
-    own.table.find_over_splits(|walk| {
-        let owners = walk.of(origin).map(|(_, view)| view.identity.owner);
-        let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));
-        living.find_map(|owner| own.table.owner(owner)).map(|(_, _, id)| id.pid())
-    })
 }
 
 /// A cooperating process with a descriptor for writing.

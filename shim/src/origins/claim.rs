@@ -16,7 +16,7 @@ use snapshim::raw;
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
-use super::{alias_users, device};
+use super::doubt;
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::fd_table;
@@ -125,7 +125,7 @@ impl Claim {
     fn tell_lost(&self, own: &Own) {
         let origin = self.origin();
         self.device.store(0, Ordering::Relaxed);
-        let doubted = device::doubt_snapshots_of(own, origin);
+        let doubted = doubt::doubt_snapshots_of(own, origin);
         if doubted > 0 {
             say!(
                 Level::Warn,
@@ -154,7 +154,7 @@ fn has_mark(file: BorrowedFd<'_>) -> bool {
 }
 
 fn tell_refused(own: &Own, origin: Origin, error: Errno) {
-    let mapper = alias_users::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
+    let mapper = doubt::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(
             Level::Warn,

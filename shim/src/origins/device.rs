@@ -10,8 +10,8 @@ use snapshim::drain::place_of;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 use snapshim::snapshot::State;
-use snapshim::table::walk::Walk;
 
+use super::doubt::doubt_snapshots_of;
 use super::{alias_users, claim};
 use crate::base::sysfs::{self, Device};
 use crate::process::identity::Own;
@@ -85,29 +85,6 @@ fn look_at(own: &Own, origin: Origin) {
             Program(raw::own_pid())
         );
     }
-}
-
-/// Whether this process has a snapshot of `origin` that is exact and can still be spoilt.
-pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
-    own.table.find_over_splits(|walk| exact_of(own, walk, origin).next()).is_some()
-}
-
-/// Marks this process's snapshots of `origin` doubtful; how many were exact.
-pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
-    let mut doubted = 0;
-    own.table.over_splits(|walk| {
-        let exact = exact_of(own, walk, origin);
-        doubted += exact.filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count();
-    });
-    doubted
-}
-
-fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
-    let owner = own.owner();
-    walk.of(origin).filter_map(move |(index, view)| {
-        let is_exact = view.identity.owner == owner && view.head.state() == State::Exact;
-        is_exact.then_some((index, view.head.life()))
-    })
 }
 
 /// proc_pid_mountinfo(5): the third field is major:minor.

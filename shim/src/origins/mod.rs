@@ -8,6 +8,7 @@ pub mod alias_users;
 pub mod behind;
 pub mod claim;
 pub mod device;
+pub mod doubt;
 pub mod fanotify;
 pub mod foreign_maps;
 pub mod watch;
