@@ -24,7 +24,7 @@ use crate::base::config::config;
 use crate::base::errno;
 use crate::constructor;
 use crate::interpose::originals;
-use crate::origins::{device, foreign_maps, watch};
+use crate::origins::{foreign_maps, rounds, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::presence::HAS_BEGUN;
@@ -199,7 +199,7 @@ extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             Progress::Over => Duration::from_secs(3600),
         };
         if raw::now() >= next_look {
-            device::look(&own);
+            rounds::look(&own);
             service.attend();
             watch::look_at_all(&own);
             service.attend();

@@ -11,4 +11,5 @@ pub mod device;
 pub mod doubt;
 pub mod fanotify;
 pub mod foreign_maps;
+pub mod rounds;
 pub mod watch;
