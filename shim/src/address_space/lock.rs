@@ -21,7 +21,8 @@ use snapshim::table::writer::{Request, Task};
 
 use super::freeze::Trap;
 use crate::base::config::config;
-use crate::origins::{behind, claim, watch};
+use crate::base::user_memory;
+use crate::origins::{claim, watch};
 use crate::process::identity::{self, Own};
 
 /// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
@@ -305,7 +306,7 @@ impl Mappings {
 
     /// Whether nothing is mapped any more where a piece in `range` was.
     fn is_gone(&self, range: &Range<u64>) -> bool {
-        self.odd_pieces(range).next().is_some_and(|(_, view)| !behind::is_mapped(overlap(&view, range).start))
+        self.odd_pieces(range).next().is_some_and(|(_, view)| !user_memory::is_mapped(overlap(&view, range).start))
     }
 
     /// The first address in `range` that the program must not make writable.

@@ -47,3 +47,11 @@ pub fn read_length(home: *const u32) -> Option<u32> {
     let mut length = 0u32;
     (read_own(home as u64, (&raw mut length) as u64, 4) == 4).then_some(length)
 }
+
+/// Whether something is mapped at `address` in this process (mincore(2)).
+pub fn is_mapped(address: u64) -> bool {
+    let mut byte = 0u8;
+    let page = address / snapshim::PAGE * snapshim::PAGE;
+    // SAFETY: one page asks for one byte.
+    unsafe { syscall!(Sysno::mincore, page, snapshim::PAGE, &raw mut byte) }.is_ok()
+}

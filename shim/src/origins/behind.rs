@@ -12,7 +12,6 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve;
 use snapshim::raw;
 use snapshim::snapshot::{State, View};
-use syscalls::{Sysno, syscall};
 
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
@@ -134,14 +133,6 @@ fn fill(address: u64, buffer: &mut [u8]) -> Option<()> {
 
 fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|byte| *byte == 0).next().unwrap_or(text)
-}
-
-/// Whether something is mapped at `address` in this process (mincore(2)).
-pub fn is_mapped(address: u64) -> bool {
-    let mut byte = 0u8;
-    let page = address / snapshim::PAGE * snapshim::PAGE;
-    // SAFETY: one page asks for one byte.
-    unsafe { syscall!(Sysno::mincore, page, snapshim::PAGE, &raw mut byte) }.is_ok()
 }
 
 /// Makes `call`, which changes what `named` says behind the page cache.

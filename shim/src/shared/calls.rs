@@ -18,7 +18,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::agent::run;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
-use crate::origins::behind;
+use crate::base::user_memory;
 use crate::process::identity::Own;
 use crate::process::membership;
 use crate::signals;
@@ -137,7 +137,7 @@ pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result
     note_changes(own, &list, range);
     let result = call();
     // A call that fails late leaves a gap behind.
-    if result.is_ok() || first.is_some_and(|(part, _)| !behind::is_mapped(part.start)) {
+    if result.is_ok() || first.is_some_and(|(part, _)| !user_memory::is_mapped(part.start)) {
         list.carve(range);
         describe(own, &list);
     }

@@ -8,6 +8,7 @@ use syscalls::{Sysno, syscall};
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{truncate, utime};
 use crate::base::errno::as_libc;
+use crate::base::user_memory;
 use crate::hooks::faults;
 use crate::interpose::interpose;
 use crate::origins::behind::{self, Mapped, Named};
@@ -104,7 +105,7 @@ fn fill(argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     let origin = if list::may_touch(&range) { calls::origin_in(&range) } else { None };
     match origin {
         Some(origin) => behind::changing("UFFDIO_COPY", &Named::File(origin), call),
-        None if behind::is_mapped(start) => call(),
+        None if user_memory::is_mapped(start) => call(),
         // Of another process, whose userfaultfd this one serves. Which file it shows cannot be known here.
         None => behind::changing("UFFDIO_COPY into another process's memory", &Named::EveryFile, call),
     }
