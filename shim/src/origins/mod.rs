@@ -10,6 +10,7 @@ pub mod claim;
 pub mod device;
 pub mod doubt;
 pub mod fanotify;
+pub mod filesystem;
 pub mod foreign_maps;
 pub mod rounds;
 pub mod watch;

@@ -27,7 +27,7 @@ use super::spare::Spare;
 use crate::address_space::{freeze, lock};
 use crate::base::errno::set_errno;
 use crate::base::user_memory::each_buffer;
-use crate::snapshot::create;
+use crate::origins::filesystem;
 use crate::writer::enter::{Announced, announced};
 
 /// Where the bytes come from.
@@ -149,7 +149,7 @@ impl Source {
         let (Self::Descriptor(descriptor) | Self::DescriptorAt(descriptor)) = self else { return false };
         match place_behind(descriptor as u32) {
             Place::Origin(origin) => {
-                origin.is_block_device() || create::is_on_known_file_system(raw::borrow(descriptor as u32))
+                origin.is_block_device() || filesystem::is_on_known_file_system(raw::borrow(descriptor as u32))
             }
             _ => false,
         }

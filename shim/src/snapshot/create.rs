@@ -24,6 +24,7 @@ use crate::agent::run;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::hooks::faults;
+use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::log::{Level, Named, Program, say};
 use crate::process::thread::{self, Thread};
@@ -93,20 +94,6 @@ impl AsFd for File {
             Self::Reopened(file) => file.as_fd(),
         }
     }
-}
-
-/// File systems whose files change only by system calls and mappings on this machine (statfs(2), `f_type`).
-const ALLOWED: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, TMPFS, 0xF2F5_2010, OVERLAYFS];
-const TMPFS: u64 = 0x0102_1994;
-const OVERLAYFS: u64 = 0x794c_7630;
-
-fn kind_of_file_system(file: BorrowedFd<'_>) -> Result<u64, Errno> {
-    rustix::fs::fstatfs(file).map(|found| found.f_type as u64)
-}
-
-/// Whether a file is on one of them.
-pub fn is_on_known_file_system(file: BorrowedFd<'_>) -> bool {
-    kind_of_file_system(file).is_ok_and(|kind| ALLOWED.contains(&kind))
 }
 
 /// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
@@ -182,12 +169,6 @@ fn device_of_memfds() -> u64 {
     let device = probe.and_then(rustix::fs::fstat).map_or(0, |stat| stat.st_dev);
     DEVICE.store(device, Ordering::Relaxed);
     device
-}
-
-fn is_dax(file: BorrowedFd<'_>) -> bool {
-    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
-    statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
-        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::DAX))
 }
 
 /// A snapshot that has been committed.
