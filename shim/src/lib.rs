@@ -12,6 +12,7 @@ pub mod constructor;
 mod hooks;
 mod interpose;
 mod lifecycle;
+mod mapper;
 mod origins;
 mod process;
 mod shared;

@@ -12,14 +12,12 @@ use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
 use snapshim::drain::Patience;
 use snapshim::pieces::{Further, part};
-use snapshim::preserve::local::{self, Means};
+use snapshim::preserve::local::{self};
 use snapshim::preserve::unshare;
 use snapshim::raw::{self, SignalsBlocked};
 use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View};
 use snapshim::table::walk::Walk;
-use snapshim::table::writer::{Request, Task};
 
-use super::freeze::Trap;
 use crate::base::config::config;
 use crate::base::user_memory;
 use crate::origins::{claim, watch};
@@ -95,7 +93,7 @@ pub fn first_piece(own: &Own, range: &Range<u64>) -> Option<Extent> {
 }
 
 /// Does `act` with every piece that a range of addresses touches, with some of them more than once.
-fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
+pub fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
     own.table.over_splits(|walk| pieces(own, walk, range).for_each(|(index, view)| act(index, view)));
 }
 
@@ -148,30 +146,8 @@ pub fn may_move_whole(range: &Range<u64>) -> bool {
     find_piece(&own, range, |_, view| is_whole(view)).is_some()
 }
 
-/// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.
-pub fn keep(address: u64, length: u64) {
-    let start = address / PAGE * PAGE;
-    let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-    let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return };
-    each_piece(&own, &(start..end), |index, view| {
-        let inside = overlap(&view, &(start..end));
-        let first = view.extent.first + (inside.start - view.extent.address) / PAGE;
-        let count = (inside.end - inside.start) / PAGE;
-        let request = Request { snapshot: index, life: view.head.life(), task: Task::Preserve, first, count };
-        let deadline = Mappings::deadline();
-        let means = means(&own, deadline);
-        means.serve_whole(&request);
-    });
-}
-
-/// What this process may use to preserve in its own snapshots.
-pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
-    let (kept, holdings, headroom) = (identity::kept(), identity::holdings(), identity::headroom());
-    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, headroom, open: &|_| None, deadline }
-}
-
 /// The part of a piece that lies in a range of addresses.
-fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
+pub fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
     range.start.max(view.extent.address)..range.end.min(view.extent.end())
 }
 
@@ -180,7 +156,7 @@ impl Mappings {
         self.own.table.snapshot(index)
     }
 
-    fn deadline() -> u64 {
+    pub fn deadline() -> u64 {
         raw::now() + config().timeout
     }
 

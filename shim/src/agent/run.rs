@@ -24,6 +24,7 @@ use crate::base::config::config;
 use crate::base::errno;
 use crate::constructor;
 use crate::interpose::originals;
+use crate::mapper::preserve_own;
 use crate::origins::{foreign_maps, rounds, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
@@ -277,7 +278,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { kept, open: &watch::open_apart, ..lock::means(own, deadline) };
+        let means = Means { kept, open: &watch::open_apart, ..preserve_own::means(own, deadline) };
         match means.serve(&request) {
             Served::InPart => is_answered = false,
             served => slot.answer(number, served == Served::Done),

@@ -24,6 +24,7 @@ use crate::agent::run;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::hooks::faults;
+use crate::mapper::preserve_own;
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::log::{Level, Named, Program, say};
@@ -566,7 +567,7 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
         let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
         let deadline = raw::now() + config().timeout;
-        if !lock::means(&thread.own, deadline).serve_whole(&request) {
+        if !preserve_own::means(&thread.own, deadline).serve_whole(&request) {
             return;
         }
         page += count;

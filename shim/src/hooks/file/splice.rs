@@ -9,10 +9,11 @@ use snapshim::origin::Place;
 use snapshim::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::address_space::lock;
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::base::user_memory::each_buffer;
-use crate::interpose::{interpose, originals};
+use crate::interpose::interpose;
+use crate::interpose::originals;
+use crate::mapper::preserve_own;
 use crate::signals::action::Action;
 use crate::writer::enter::{LONGEST_WRITE, Touch, change};
 
@@ -140,7 +141,7 @@ pub fn on_splice(
 
 pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, count: size_t, flags: c_uint) -> ssize_t {
     // The pipe will hold the pages themselves, and show whatever is written to the file later.
-    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, lock::keep);
+    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, preserve_own::keep);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(fd, vector, count, flags) }
 }
