@@ -2,4 +2,5 @@
 //!
 //! Imports `writer`, `origins`, `address_space` and what is below them.
 
+pub mod edit;
 pub mod preserve_own;
