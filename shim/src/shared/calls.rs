@@ -11,9 +11,9 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
+use super::arm;
 use super::list::{self, Course, Entry, List, Writing};
-use super::protection::{armed, describe, set_protection};
-use super::{arm, robust_futex};
+use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::run;
 use crate::base::config::config;
@@ -205,7 +205,7 @@ fn protect_part(
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
             call(part, armed(protection))?;
-            robust_futex::want();
+            protection::want();
             Ok(())
         };
         change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;

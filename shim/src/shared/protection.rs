@@ -10,15 +10,15 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use libc::pid_t;
-
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 
 use super::list::{Entry, List};
 use crate::agent::run;
-use crate::process::identity::Own;
+use crate::process::identity::{self, Own};
 use crate::process::log::{Level, Named, say};
 use crate::process::membership;
 use crate::signals;
@@ -37,7 +37,7 @@ pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result
     // away or given back to what had it.
     unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;
     if !is_open {
-        super::robust_futex::want();
+        super::protection::want();
     }
     Ok(())
 }
@@ -94,5 +94,21 @@ pub fn join_in_child() {
         };
         let _ = announced(origin, arm);
         at += 1;
+    }
+}
+
+/// Whether something was armed since the agent looked last.
+pub static WANTED: AtomicBool = AtomicBool::new(false);
+
+/// Something was armed: the agent has to look.
+pub fn want() {
+    // Release: pairs with the Acquire in `open_words`; what was armed before is found there.
+    if WANTED.swap(true, Ordering::Release) {
+        return;
+    }
+    if let Some(own) = identity::attached()
+        && let Some(record) = own.record()
+    {
+        record.ring();
     }
 }

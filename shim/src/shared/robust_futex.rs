@@ -7,7 +7,7 @@
 
 use core::ffi::CStr;
 use core::ops::{ControlFlow, Range};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 use snapshim::origin::Origin;
@@ -16,24 +16,8 @@ use syscalls::{Sysno, syscall};
 
 use super::eager::Progress;
 use super::list;
+use super::protection::WANTED;
 use crate::base::user_memory::read_own;
-use crate::process::identity;
-
-/// Whether something was armed since the agent looked last.
-static WANTED: AtomicBool = AtomicBool::new(false);
-
-/// Something was armed: the agent has to look.
-pub fn want() {
-    // Release: pairs with the Acquire in `open_words`; what was armed before is found there.
-    if WANTED.swap(true, Ordering::Release) {
-        return;
-    }
-    if let Some(own) = identity::attached()
-        && let Some(record) = own.record()
-    {
-        record.ring();
-    }
-}
 
 /// Has `open` open what the kernel would mark if a thread of this process died now. By the agent.
 pub fn open_words(mut open: impl FnMut(&Range<u64>, Origin) -> Progress) -> Progress {
