@@ -30,8 +30,8 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
-use crate::shared::eager::{self, Progress};
-use crate::shared::{arm, protection};
+use crate::shared::robust_futex::Progress;
+use crate::shared::{arm, eager, protection};
 use crate::snapshot::create;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.

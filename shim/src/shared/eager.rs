@@ -7,8 +7,9 @@ use snapshim::PAGE;
 use snapshim::origin::Origin;
 use snapshim::preserve::kept::KeptFiles;
 
+use super::list;
 use super::protection::set_protection;
-use super::{list, robust_futex};
+use super::robust_futex::{self, Progress};
 use crate::base::config::config;
 use crate::process::identity::Own;
 use crate::process::thread::{self, Thread};
@@ -56,16 +57,6 @@ impl Eager {
         self.thread = self.thread.filter(|thread| thread.own.id == own.id).or_else(|| thread::without_storage(*own));
         self.thread.as_ref()
     }
-}
-
-/// What opening a piece has come to.
-pub enum Progress {
-    /// Everything below this address is open.
-    Until(u64),
-    /// A creation is under way.
-    Later,
-    /// There is no more, or it cannot be preserved: then its stores trap.
-    Over,
 }
 
 /// Preserves and opens a part of one mapping.

@@ -14,7 +14,6 @@ use snapshim::origin::Origin;
 use snapshim::{PAGE, raw};
 use syscalls::{Sysno, syscall};
 
-use super::eager::Progress;
 use super::list;
 use super::protection::WANTED;
 use crate::base::user_memory::read_own;
@@ -115,4 +114,14 @@ fn read<T: Default + Copy>(from: u64) -> Option<T> {
     let mut value = T::default();
     let length = size_of::<T>() as u64;
     (read_own(from, (&raw mut value) as u64, length) == length).then_some(value)
+}
+
+/// What opening a piece has come to.
+pub enum Progress {
+    /// Everything below this address is open.
+    Until(u64),
+    /// A creation is under way.
+    Later,
+    /// There is no more, or it cannot be preserved: then its stores trap.
+    Over,
 }
