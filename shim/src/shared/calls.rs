@@ -11,7 +11,6 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
-use super::arm;
 use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
@@ -76,7 +75,7 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
             {
                 entry.origin = now;
                 if is_writable && signals::install() {
-                    arm::arm_entry(&entry)?;
+                    protection::arm_entry(&entry)?;
                 }
             }
             list.add(entry);
@@ -280,7 +279,7 @@ fn make_one(list: &List, range: &Range<u64>, is_armed: impl Fn(&Entry) -> bool) 
         if !is_armed(entry) {
             set_protection(entry, &entry.range, true)?;
         } else if signals::install() {
-            arm::arm_entry(entry)?;
+            protection::arm_entry(entry)?;
         } else {
             return Err(Errno::NOMEM);
         }

@@ -15,9 +15,8 @@ use snapshim::origin::Origin;
 use snapshim::preserve::Failure;
 use snapshim::raw;
 
-use super::arm;
 use super::list::{self, Entry, List};
-use super::protection::set_protection;
+use super::protection::{self, set_protection};
 use crate::base::config::config;
 use crate::process::log::{Level, Named, Program, say};
 use crate::writer::enter::{Announced, announced, why};
@@ -225,5 +224,5 @@ fn most_parts() -> u32 {
 
 fn join_parts(watched: &Announced<'_>) {
     OPENED.store(0, Ordering::Relaxed);
-    arm::arm_again(&list::write(), watched.table());
+    protection::arm_again(&list::write(), watched.table());
 }

@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
+use snapshim::table::Table;
 
 use super::list::{Entry, List};
 use crate::agent::run;
@@ -110,5 +111,24 @@ pub fn want() {
         && let Some(record) = own.record()
     {
         record.ring();
+    }
+}
+
+/// Arms one mapping. Its parts become one mapping of the kernel's again.
+pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
+    if !entry.is_writable() {
+        return Ok(());
+    }
+    // The list's lock orders it.
+    entry.course.is_open.store(false, Ordering::Relaxed);
+    set_protection(entry, &entry.range, false)
+}
+
+/// Arms all whose origin a snapshot is held of, so that few mappings of the kernel's are left. The list is held alone.
+///
+/// Not the others: the kernel may be storing into them.
+pub fn arm_again(list: &List, table: &Table) {
+    for entry in list.entries().iter().filter(|entry| table.is_origin_in_use(entry.origin)) {
+        let _ = arm_entry(entry);
     }
 }
