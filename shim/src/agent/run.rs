@@ -31,7 +31,7 @@ use crate::process::log::{Level, say};
 use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
-use crate::shared::{arm, eager, protection};
+use crate::shared::{arm, eager, fork};
 use crate::snapshot::create;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
@@ -263,7 +263,7 @@ fn look_at_table(own: &Own) {
 /// The process has left the table, so no store has to trap any more.
 fn leave() -> c_int {
     if membership::has_left() {
-        protection::give_up();
+        fork::give_up();
     }
     0
 }

@@ -7,6 +7,7 @@ pub mod bounce;
 pub mod calls;
 pub mod eager;
 pub mod fault;
+pub mod fork;
 pub mod kernel_store;
 pub mod list;
 pub mod protection;

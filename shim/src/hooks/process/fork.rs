@@ -29,7 +29,7 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{lending, membership};
-use crate::shared::protection;
+use crate::shared::fork as shared_fork;
 use crate::snapshot::create;
 
 interpose! {
@@ -103,7 +103,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
         fork_mapper(&mappings, hindrance, real)
     } else {
-        protection::fork(real)
+        shared_fork::fork(real)
     };
     match (pid, heir) {
         (0, Some(heir)) => {
@@ -118,7 +118,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         if leaves {
             membership::refuse_in_child(&own);
         }
-        protection::join_in_child();
+        shared_fork::join_in_child();
         membership::join_with_unseen_mapping();
     }
     pid
@@ -129,7 +129,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
     let prepared = hindrance.map_or_else(thread::current, Err).and_then(|thread| Prepared::new(mappings, thread));
     // Under the closed gate, so that it is what the child inherits.
     let inheritance = Inheritance::list(mappings);
-    let pid = protection::fork(real);
+    let pid = shared_fork::fork(real);
     if pid == 0 {
         lending::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
