@@ -3,4 +3,6 @@
 //! Imports `snapshot` and what is below it.
 
 pub mod exec;
+pub mod fork;
 pub mod fork_in_handler;
+pub mod inherit;

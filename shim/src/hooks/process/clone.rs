@@ -7,11 +7,11 @@ use core::ffi::{c_int, c_long, c_void};
 use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
-use super::fork::forked;
 use crate::agent::run;
 use crate::base::errno::{as_libc, set_errno};
 use crate::interpose::originals::Main;
 use crate::interpose::{self, interpose};
+use crate::lifecycle::fork::forked;
 use crate::process::lending;
 
 interpose! {
