@@ -15,7 +15,7 @@ pwritev | shim/src/hooks/file/write.rs | s/change(fd, touch, || \(unsafe { real(
 ftruncate | shim/src/hooks/file/truncate.rs | s/cut(fd, length, || \(unsafe { real(fd, length) }\))/\1/
 copy_file_range | shim/src/hooks/file/splice.rs | s/change(to, touch, || \(unsafe { real(from, from_offset, to, to_offset, length, flags) }\))/\1/
 io_submit | shim/src/hooks/aio/io_submit.rs | s/Some(write) => self.submit_write(entry, write)/Some(write) => self.counted(entry, Some(write.descriptor))/
-the records of a forked child | shim/src/hooks/process/fork.rs | s/fn publish(&self).*{$/& return Ok(());/
+the records of a forked child | shim/src/lifecycle/inherit.rs | s/fn publish(&self).*{$/& return Ok(());/
 the end of snapshots of the dead | src/table/recovery.rs | s/fn retire_all_of(.*{$/& return;/; s/fn retire_orphans(.*{$/& return;/
 the release of slots of the dead | src/table/recovery.rs | s/if tenure.process() == owner {/if false {/; s/None => slot.release(tenure),/None => {}/
 END

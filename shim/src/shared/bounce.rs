@@ -5,11 +5,10 @@
 //! wait until a range has been moved. Only what lies in such memory is replaced; all else the kernel gets as it is, so that it finds
 //! a bad pointer where it would have found it. What a call stored before it failed does not come home.
 
-use core::mem::offset_of;
 use core::ops::Range;
 use core::ptr::{self, with_exposed_provenance as pointer, with_exposed_provenance_mut as pointer_mut};
 
-use libc::{iovec, mmsghdr, msghdr};
+use libc::iovec;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::origin::Origin;
@@ -33,7 +32,7 @@ pub enum Touched {
 }
 
 impl Touched {
-    fn add(&mut self, home: &Home) {
+    pub fn add(&mut self, home: &Home) {
         *self = match (*self, home.origin) {
             (Self::Nothing, Some(origin)) => Self::One(origin),
             (Self::One(before), Some(origin)) if before == origin => return,
@@ -43,12 +42,12 @@ impl Touched {
 }
 
 /// Memory for one call, given out from its start to its end.
-struct Room {
+pub struct Room {
     /// `None`: there is no memory yet; it is found out how much is needed.
-    start: Option<u64>,
+    pub start: Option<u64>,
     at: u64,
     end: u64,
-    touched: Touched,
+    pub touched: Touched,
 }
 
 impl Room {
@@ -66,19 +65,19 @@ impl Room {
     }
 
     /// So many bytes, at the place within a page that `home` has: what is aligned for O_DIRECT stays so.
-    fn take(&mut self, length: u64, home: u64) -> Option<u64> {
+    pub fn take(&mut self, length: u64, home: u64) -> Option<u64> {
         let at = self.at.next_multiple_of(PAGE) + home % PAGE;
         self.at = at.checked_add(length).filter(|end| *end <= self.end)?;
         Some(at)
     }
 
     /// Zeroed memory for `count` of a plain structure of the C kind; null while counting.
-    fn take_zeroed<T>(&mut self, count: usize) -> Option<*mut T> {
+    pub fn take_zeroed<T>(&mut self, count: usize) -> Option<*mut T> {
         let at = self.take((size_of::<T>() * count) as u64, 0)?;
         Some(if self.start.is_some() { pointer_mut(at as usize) } else { ptr::null_mut() })
     }
 
-    fn give_back(&self) {
+    pub fn give_back(&self) {
         if let Some(start) = self.start {
             // SAFETY: our own mapping, of which nobody else was told.
             let _ = unsafe { rustix::mm::munmap(pointer_mut(start as usize), (self.end - start) as usize) };
@@ -87,7 +86,7 @@ impl Room {
 }
 
 /// What `lay` would touch. What it cannot lay out the kernel refuses as well.
-fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
+pub fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
     let mut counting = Room::counting();
     let _signals = raw::SignalsBlocked::new();
     let is_whole = lay(&mut counting, &list::read()).is_some();
@@ -95,7 +94,7 @@ fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
 }
 
 /// Does `lay` in memory of the right size.
-fn lay_out<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Result<(Room, T), Errno> {
+pub fn lay_out<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Result<(Room, T), Errno> {
     let _signals = raw::SignalsBlocked::new();
     let list = list::read();
     let mut counting = Room::counting();
@@ -111,10 +110,10 @@ const MOST: usize = IOV_MAX as usize;
 /// A vector for the kernel in place of the application's. All-zero is "empty".
 #[repr(C)]
 pub struct Parts {
-    vector: [iovec; MOST],
+    pub vector: [iovec; MOST],
     /// Where each part belongs; 0 where it is there already.
     homes: [u64; MOST],
-    count: usize,
+    pub count: usize,
     total: u64,
 }
 
@@ -144,7 +143,7 @@ impl Parts {
     }
 
     /// Stores the first `received` bytes of the vector where they belong.
-    fn bring_home(&self, received: u64) {
+    pub fn bring_home(&self, received: u64) {
         let mut rest = received as usize;
         for (part, home) in self.vector().iter().zip(self.homes.iter().copied()) {
             let here = part.iov_len.min(rest);
@@ -156,7 +155,7 @@ impl Parts {
     }
 
     /// Makes the memory aside what is at home, for calls that say more bytes than they store (MSG_TRUNC).
-    fn fill_from_home(&self) {
+    pub fn fill_from_home(&self) {
         for (part, home) in self.aside() {
             read_own(home, part.iov_base as u64, part.iov_len as u64);
         }
@@ -164,20 +163,20 @@ impl Parts {
 }
 
 /// Copies with ordinary stores.
-fn bring_home(aside: u64, home: u64, length: u64) {
+pub fn bring_home(aside: u64, home: u64, length: u64) {
     // SAFETY: the bytes aside are ours; the application gave the others to be stored into.
     unsafe { ptr::copy_nonoverlapping::<u8>(pointer(aside as usize), pointer_mut(home as usize), length as usize) };
 }
 
 /// Memory where the kernel would not store, but the application may.
-struct Home {
+pub struct Home {
     part: Range<u64>,
     /// What a shared mapping shows; `None` for a snapshot.
     origin: Option<Origin>,
 }
 
 /// The first in `range`.
-fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
+pub fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
     let is_writable = |entry: &&Entry| entry.is_writable();
     let shared = list.touching(range).filter(is_writable).min_by_key(|entry| entry.range.start);
     let shared = shared.map(|entry| Home { part: entry.part(range), origin: Some(entry.origin) });
@@ -240,7 +239,7 @@ fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buff
 }
 
 /// Lays out a vector; null while counting. `None`: it cannot be read, or there is no room for it.
-fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usize) -> Option<*mut Parts> {
+pub fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usize) -> Option<*mut Parts> {
     if count > MOST {
         return None;
     }
@@ -293,168 +292,5 @@ impl Aside {
         }
         self.room.give_back();
         result
-    }
-}
-
-/// What belongs to one message. All-zero is "nothing aside".
-#[repr(C)]
-struct Envelope {
-    name: u64,
-    name_length: u32,
-    control: u64,
-    parts: *const Parts,
-}
-
-/// Headers of messages to receive, aside, with all that they name.
-pub struct Messages {
-    room: Room,
-    home: *mut u8,
-    stride: usize,
-    headers: *mut mmsghdr,
-    envelopes: *const Envelope,
-    /// How many could be read.
-    count: usize,
-}
-
-/// The headers at `home`, `stride` bytes apart: of `mmsghdr`, or one `msghdr`.
-#[derive(Clone, Copy)]
-pub struct Headers {
-    pub home: *mut u8,
-    pub stride: usize,
-    pub count: usize,
-}
-
-type Laid = (*mut mmsghdr, *mut Envelope, usize);
-
-/// The longest address of a socket (`sockaddr_storage`).
-const LONGEST_NAME: u32 = 128;
-
-fn lay_messages(room: &mut Room, list: &List, given: Headers) -> Option<Laid> {
-    let headers = room.take_zeroed::<mmsghdr>(given.count)?;
-    let envelopes = room.take_zeroed::<Envelope>(given.count)?;
-    for index in 0..given.count {
-        // SAFETY: all-zero is a valid header.
-        let mut header: mmsghdr = unsafe { core::mem::zeroed() };
-        let home = given.home.wrapping_add(index * given.stride) as u64;
-        let length = given.stride.min(size_of::<mmsghdr>()) as u64;
-        if read_own(home, (&raw mut header) as u64, length) != length {
-            // The kernel gets as far as this one.
-            return (index > 0).then_some((headers, envelopes, index));
-        }
-        if let Some(touched) = first_home(list, &(home..home + length)) {
-            room.touched.add(&touched);
-        }
-        let envelope = lay_message(room, list, &mut header.msg_hdr)?;
-        if !headers.is_null() {
-            // SAFETY: both have `count` places, in memory of our own.
-            unsafe {
-                headers.add(index).write(header);
-                envelopes.add(index).write(envelope);
-            }
-        }
-    }
-    Some((headers, envelopes, given.count))
-}
-
-fn lay_message(room: &mut Room, list: &List, header: &mut msghdr) -> Option<Envelope> {
-    let parts = lay_vector(room, list, header.msg_iov, header.msg_iovlen)?;
-    let (name, control) = (header.msg_name as u64, header.msg_control as u64);
-    let name_length = header.msg_namelen;
-    if let Some(aside) = lay_result(room, list, name, u64::from(name_length.min(LONGEST_NAME)))? {
-        header.msg_name = pointer_mut(aside as usize);
-    }
-    if let Some(aside) = lay_result(room, list, control, (header.msg_controllen as u64).min(LONGEST_WRITE))? {
-        header.msg_control = pointer_mut(aside as usize);
-    }
-    // SAFETY: null, or just laid out.
-    if let Some(parts) = unsafe { parts.as_ref() } {
-        header.msg_iov = parts.vector.as_ptr().cast_mut();
-        header.msg_iovlen = parts.count;
-    }
-    Some(Envelope { name, name_length, control, parts })
-}
-
-/// Memory aside for a result of at most so many bytes, if a mapping is touched.
-fn lay_result(room: &mut Room, list: &List, home: u64, length: u64) -> Option<Option<u64>> {
-    let range = home..home.saturating_add(length);
-    let Some(touched) = first_home(list, &range).filter(|_| home != 0) else { return Some(None) };
-    room.touched.add(&touched);
-    let aside = room.take(length, home)?;
-    if room.start.is_some() {
-        // What the kernel leaves out between two control messages stays as it is.
-        read_own(home, aside, length);
-    }
-    Some(Some(aside))
-}
-
-/// Whether receiving messages would touch shared mappings.
-pub fn is_touched_by_messages(given: Headers) -> bool {
-    look(&|room: &mut Room, list: &List| lay_messages(room, list, given)) != Touched::Nothing
-}
-
-impl Messages {
-    /// Lays out the headers and what they name.
-    pub fn of(given: Headers) -> Result<Self, Errno> {
-        let (room, laid) = lay_out(&|room: &mut Room, list: &List| lay_messages(room, list, given))?;
-        let (headers, envelopes, count) = laid;
-        Ok(Self { room, home: given.home, stride: given.stride, headers, envelopes, count })
-    }
-
-    /// What the kernel is given.
-    pub fn headers(&self) -> (*mut mmsghdr, usize) {
-        (self.headers, self.count)
-    }
-
-    fn envelope(&self, index: usize) -> &Envelope {
-        // SAFETY: `index` is below `count`; laid out in the room, which is mapped until the end.
-        unsafe { &*self.envelopes.add(index) }
-    }
-
-    fn parts(&self, index: usize) -> &Parts {
-        // SAFETY: as above.
-        unsafe { &*self.envelope(index).parts }
-    }
-
-    /// Makes the memory aside what is at home, for calls that say more bytes than they store (MSG_TRUNC).
-    pub fn fill_from_home(&self) {
-        (0..self.count).for_each(|index| self.parts(index).fill_from_home());
-    }
-
-    /// Stores the first `received` messages where they belong.
-    pub fn bring_home(&self, received: usize) {
-        for index in 0..received.min(self.count) {
-            // SAFETY: as above.
-            let now = unsafe { *self.headers.add(index) };
-            let (header, envelope) = (now.msg_hdr, self.envelope(index));
-            self.parts(index).bring_home(now.msg_len.into());
-            if header.msg_name as u64 != envelope.name {
-                let length = header.msg_namelen.min(envelope.name_length).min(LONGEST_NAME);
-                bring_home(header.msg_name as u64, envelope.name, length.into());
-            }
-            if header.msg_control as u64 != envelope.control {
-                bring_home(header.msg_control as u64, envelope.control, header.msg_controllen as u64);
-            }
-            self.answer(index, &now);
-        }
-    }
-
-    /// What the kernel says of a message in its header.
-    fn answer(&self, index: usize, now: &mmsghdr) {
-        let home = self.home.wrapping_add(index * self.stride);
-        let header = home.cast::<msghdr>();
-        // SAFETY: the application's header, which the kernel stores into at the same places.
-        unsafe {
-            (&raw mut (*header).msg_namelen).write_unaligned(now.msg_hdr.msg_namelen);
-            (&raw mut (*header).msg_controllen).write_unaligned(now.msg_hdr.msg_controllen);
-            (&raw mut (*header).msg_flags).write_unaligned(now.msg_hdr.msg_flags);
-            if self.stride > size_of::<msghdr>() {
-                home.add(offset_of!(mmsghdr, msg_len)).cast::<u32>().write_unaligned(now.msg_len);
-            }
-        }
-    }
-
-    /// The call is over.
-    pub fn end(self) {
-        self.room.give_back();
     }
 }

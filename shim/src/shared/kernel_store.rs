@@ -20,7 +20,8 @@ use snapshim::drain::place_behind;
 use snapshim::origin::{Origin, Place};
 use snapshim::raw;
 
-use super::bounce::{self, Aside, Headers, Messages, Touched};
+use super::bounce::{self, Aside, Touched};
+use super::bounce_messages::{self, Headers, Messages};
 use super::fault::open_whole;
 use super::list::{self, Entry};
 use super::spare::Spare;
@@ -186,7 +187,7 @@ pub fn receive(
     call: impl Fn() -> isize,
     aside: impl Fn(*mut mmsghdr, usize) -> (isize, usize),
 ) -> isize {
-    if !bounce::is_touched_by_messages(given) {
+    if !bounce_messages::is_touched_by_messages(given) {
         return call();
     }
     let messages = match Messages::of(given) {

@@ -4,6 +4,7 @@
 
 pub mod arm;
 pub mod bounce;
+pub mod bounce_messages;
 pub mod calls;
 pub mod eager;
 pub mod fault;

@@ -9,7 +9,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::read_length;
 use crate::interpose::interpose;
-use crate::shared::bounce::Headers;
+use crate::shared::bounce_messages::Headers;
 use crate::shared::kernel_store::{Source, fill_one, may_touch, may_touch_any, receive};
 
 interpose! {
