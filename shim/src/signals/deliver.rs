@@ -9,12 +9,12 @@ use core::ffi::c_int;
 use snapshim::{masks, raw};
 use syscalls::{Sysno, syscall};
 
-use super::action::{Action, RESTORER};
+use super::action::{Action, FAULT, RESTORER, STAND_IN, disposition};
 use super::frame::{Access, Frame};
 use super::guarded;
 use crate::address_space::freeze;
 use crate::base::fault_stacks::{self, Outcome};
-use crate::signals::{FAULT, STAND_IN, WAITING, disposition};
+use crate::signals::WAITING;
 
 /// Where `on_signal` goes on.
 #[repr(C)]

@@ -15,7 +15,7 @@ mod threads;
 use core::cell::Cell;
 use core::ffi::c_int;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
 
 use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
@@ -23,19 +23,7 @@ use snapshim::raw::{self, SignalsBlocked};
 use crate::base::stack_pointer::stack_pointer;
 use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
-use crate::signals::action::{Action, Disposition, RESTORER};
-
-pub const FAULT: c_int = libc::SIGSEGV;
-pub const STAND_IN: c_int = libc::SIGSTKFLT;
-
-static FAULT_ACTION: Disposition = Disposition::new();
-static STAND_IN_ACTION: Disposition = Disposition::new();
-/// libc's way back from a handler, which it adds to every action.
-static LIBC_RESTORER: AtomicUsize = AtomicUsize::new(0);
-
-fn disposition(signal: c_int) -> &'static Disposition {
-    if signal == FAULT { &FAULT_ACTION } else { &STAND_IN_ACTION }
-}
+use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
 
 /// Whether the application's actions for SIGSEGV and its stand-in are virtual.
 #[inline]
@@ -114,16 +102,6 @@ fn open_faults_in_handlers() {
             unsafe { Action { mask, ..action }.give_to_kernel(signal) };
         }
     }
-}
-
-fn libc_restorer() -> usize {
-    LIBC_RESTORER.load(Ordering::Relaxed)
-}
-
-/// An action as a program gives it to libc's sigaction(2).
-pub fn from_libc(handler: usize, flags: c_int, mask: u64) -> Action {
-    let flags = u64::from(flags as u32) | RESTORER;
-    Action { handler, flags, restorer: libc_restorer(), mask }
 }
 
 /// sigaction(2) on a virtual action; the one before.

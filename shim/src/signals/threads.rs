@@ -55,7 +55,9 @@ fn put_handler_in() -> bool {
     }
     let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | RESTORER;
     // SAFETY: the handler takes what SA_SIGINFO gives; the way back is libc's.
-    unsafe { Action { handler: ours, flags, restorer: super::libc_restorer(), ..found }.give_to_kernel(REQUEST) }
+    unsafe {
+        Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found }.give_to_kernel(REQUEST)
+    }
 }
 
 #[unsafe(naked)]

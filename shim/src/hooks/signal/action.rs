@@ -189,7 +189,7 @@ fn set_of(word: u64) -> sigset_t {
 
 fn of_libc(action: &libc::sigaction) -> Action {
     // SAFETY: a set inside a valid action.
-    signals::from_libc(action.sa_sigaction, action.sa_flags, unsafe { word(&raw const action.sa_mask) })
+    signals::action::from_libc(action.sa_sigaction, action.sa_flags, unsafe { word(&raw const action.sa_mask) })
 }
 
 /// # Safety
@@ -247,13 +247,13 @@ fn change_virtual(signal: c_int, new: Option<Action>) -> Action {
 fn on_signal(real: signal::Function, number: c_int, handler: sighandler_t) -> sighandler_t {
     // BSD's: the signal is blocked in its handler, which stays, and calls go on behind it.
     let itself = 1u64.wrapping_shl((number - 1) as u32);
-    let action = || signals::from_libc(handler, libc::SA_RESTART, itself);
+    let action = || signals::action::from_libc(handler, libc::SA_RESTART, itself);
     // SAFETY: the application's arguments, as they are.
     set_handler(number, handler, action, || unsafe { real(number, handler) })
 }
 
 fn on_sysv_signal(real: sysv_signal::Function, number: c_int, handler: sighandler_t) -> sighandler_t {
-    let action = || signals::from_libc(handler, libc::SA_RESETHAND | libc::SA_NODEFER, 0);
+    let action = || signals::action::from_libc(handler, libc::SA_RESETHAND | libc::SA_NODEFER, 0);
     // SAFETY: the application's arguments, as they are.
     set_handler(number, handler, action, || unsafe { real(number, handler) })
 }
@@ -566,7 +566,7 @@ fn on_sigwait(real: sigwait::Function, set: *const sigset_t, number: *mut c_int)
     // SAFETY: both are valid.
     let error = unsafe { real(&raw const awaited, &raw mut taken) };
     if error == 0 {
-        let named = if taken == signals::STAND_IN { signals::FAULT } else { taken };
+        let named = if taken == signals::action::STAND_IN { signals::action::FAULT } else { taken };
         // SAFETY: the application's place for it.
         unsafe { number.write(named) };
     }
