@@ -12,9 +12,9 @@ use syscalls::{Sysno, syscall};
 use super::action::{Action, FAULT, RESTORER, STAND_IN, disposition};
 use super::frame::{Access, Frame};
 use super::guarded;
+use super::waiting::WAITING;
 use crate::address_space::freeze;
 use crate::base::fault_stacks::{self, Outcome};
-use crate::signals::WAITING;
 
 /// Where `on_signal` goes on.
 #[repr(C)]

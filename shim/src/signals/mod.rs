@@ -11,8 +11,8 @@ mod deliver;
 pub mod frame;
 pub mod guarded;
 mod threads;
+pub mod waiting;
 
-use core::cell::Cell;
 use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -20,7 +20,6 @@ use core::sync::atomic::Ordering;
 use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
 
-use crate::base::stack_pointer::stack_pointer;
 use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
 use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
@@ -180,27 +179,6 @@ impl HandedOver {
         }
         raw::set_signal_mask(mask);
     }
-}
-
-thread_local! {
-    static WAITING: Cell<Waiting> = const { Cell::new(Waiting { stack: 0, mask: 0 }) };
-}
-
-/// A call that waits with a mask of its own (sigsuspend(2) and its kin), made at `stack`.
-///
-/// The frame of a handler that interrupts it tells only the mask that is restored afterwards.
-#[derive(Clone, Copy)]
-struct Waiting {
-    stack: u64,
-    mask: u64,
-}
-
-/// Makes such a call.
-pub fn wait_with<R>(mask: u64, call: impl FnOnce() -> R) -> R {
-    let before = WAITING.replace(Waiting { stack: stack_pointer(), mask });
-    let result = call();
-    WAITING.set(before);
-    result
 }
 
 /// Names a SIGSEGV that was put off by its own name again.

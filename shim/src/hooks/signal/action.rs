@@ -417,7 +417,7 @@ fn wait_with<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) 
             return call(given);
         }
         // SAFETY: made by `with_mask`.
-        signals::wait_with(unsafe { word(given) }, || call(given))
+        signals::waiting::wait_with(unsafe { word(given) }, || call(given))
     })
 }
 
