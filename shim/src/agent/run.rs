@@ -27,12 +27,11 @@ use crate::interpose::originals;
 use crate::mapper::preserve_own;
 use crate::origins::{foreign_maps, rounds, watch};
 use crate::process::identity::{self, Own};
-use crate::process::log::{Level, say};
+use crate::process::log::{self, Level, say};
 use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
 use crate::shared::{arm, eager, fork};
-use crate::snapshot::create;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
@@ -294,7 +293,7 @@ fn doubt_if_unseen(own: &Own) {
         say!(
             Level::Warn,
             "{doubted} snapshots are doubtful from now on: {} takes no part, and its changes are not seen",
-            create::Unseen(own.table)
+            log::Unseen(own.table)
         );
     }
 }

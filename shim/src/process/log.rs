@@ -9,6 +9,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
 use snapshim::origin::Origin;
 use snapshim::raw;
+use snapshim::table::Table;
 
 use super::{fd_table, identity};
 use crate::base::config::{config, open};
@@ -133,6 +134,23 @@ impl core::fmt::Display for Named {
             write!(formatter, "block device {major}:{minor}")
         } else {
             write!(formatter, "inode {} of device {major}:{minor}", self.0.inode())
+        }
+    }
+}
+
+/// Who changes files unseen, for a person.
+pub struct Unseen<'a>(pub &'a Table);
+
+impl core::fmt::Display for Unseen<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let unseen = self.0.unseen();
+        match unseen.named().next() {
+            Some(who) => Program(who.pid).fmt(formatter)?,
+            None => formatter.write_str("some process")?,
+        }
+        match unseen.named().count() {
+            0 | 1 => Ok(()),
+            count => write!(formatter, " and {} more", count - 1),
         }
     }
 }

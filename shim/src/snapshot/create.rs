@@ -27,7 +27,7 @@ use crate::hooks::faults;
 use crate::mapper::preserve_own;
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Named, Program, Unseen, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 use crate::shared::{arm, calls};
@@ -393,23 +393,6 @@ fn say_doubted(table: &Table, what: &dyn core::fmt::Display) {
          names, and take the snapshot again",
         Unseen(table)
     );
-}
-
-/// Who changes files unseen, for a person.
-pub struct Unseen<'a>(pub &'a Table);
-
-impl core::fmt::Display for Unseen<'_> {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let unseen = self.0.unseen();
-        match unseen.named().next() {
-            Some(who) => Program(who.pid).fmt(formatter)?,
-            None => formatter.write_str("some process")?,
-        }
-        match unseen.named().count() {
-            0 | 1 => Ok(()),
-            count => write!(formatter, " and {} more", count - 1),
-        }
-    }
 }
 
 const BLKGETSIZE64: u32 = 0x8008_1272;
