@@ -2,5 +2,6 @@
 //!
 //! Imports `shared`, `mapper`, `writer`, `origins` and what is below them.
 
+pub mod alone;
 pub mod exclusion;
 pub mod run;

@@ -7,7 +7,7 @@ use core::ffi::{c_int, c_long, c_void};
 use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
-use crate::agent::run;
+use crate::agent::alone;
 use crate::base::errno::{as_libc, set_errno};
 use crate::interpose::originals::Main;
 use crate::interpose::{self, interpose};
@@ -94,7 +94,7 @@ unsafe fn run_on(stack: *mut c_void, main: Main, argument: *mut c_void) -> ! {
 
 /// exit(2) of the calling thread alone, by number.
 pub fn end_by_number(code: c_int) -> ! {
-    run::note_end_of_thread(code);
+    alone::note_end_of_thread(code);
     loop {
         // SAFETY: the argument is a value.
         let _ = unsafe { syscall!(Sysno::exit, code) };
