@@ -10,7 +10,7 @@ use snapshim::raw;
 use snapshim::table::process::Agent;
 use syscalls::{Sysno, syscall};
 
-use super::run;
+use super::start;
 use crate::base::agent_stack;
 use crate::base::config::config;
 use crate::process::identity::{self, Own};
@@ -34,7 +34,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     // Of setns(2).
     identity::note_time_space();
     if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
-        run::start_anew(&own);
+        start::start_anew(&own);
     }
     result
 }

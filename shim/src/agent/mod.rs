@@ -5,3 +5,4 @@
 pub mod alone;
 pub mod exclusion;
 pub mod run;
+pub mod start;

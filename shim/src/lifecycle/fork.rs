@@ -10,7 +10,7 @@ use snapshim::raw;
 use super::fork_in_handler::Heir;
 use super::inherit::{Inheritance, Prepared};
 use crate::address_space::lock::{self, Mappings};
-use crate::agent::run;
+use crate::agent::start;
 use crate::base::errno::set_errno;
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
@@ -102,7 +102,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
             if !is_exact {
                 child.table.retire_all_of(child.owner());
             }
-            run::start_for_snapshots(&child);
+            start::start_for_snapshots(&child);
         }
         claim::keep_inherited();
         watch::begin_anew_in_child();

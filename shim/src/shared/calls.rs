@@ -14,7 +14,7 @@ use snapshim::{PAGE, raw};
 use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
-use crate::agent::run;
+use crate::agent::start;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::base::user_memory;
@@ -57,7 +57,7 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
     if is_writable {
-        run::start(&own);
+        start::start(&own);
     }
     let call = |announced: Option<&Announced<'_>>| {
         let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
@@ -184,7 +184,7 @@ fn protect_part(
 ) -> Result<(), Errno> {
     let is_writable = protection & libc::PROT_WRITE != 0;
     if is_writable {
-        run::start(&mappings.own);
+        start::start(&mappings.own);
     }
     let act = |announced: Option<&Announced<'_>>| {
         let in_use = announced.filter(|announced| announced.is_in_use());

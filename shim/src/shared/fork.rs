@@ -3,7 +3,7 @@
 use libc::pid_t;
 
 use super::protection::describe;
-use crate::agent::run;
+use crate::agent::start;
 use crate::process::log::{Level, Named, say};
 use crate::process::membership;
 use crate::signals;
@@ -37,7 +37,7 @@ pub fn join_in_child() {
     let mut at = 0;
     while let Some(origin) = origin_of(at) {
         let Ok(own) = membership::join() else { return };
-        run::start(&own);
+        start::start(&own);
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)

@@ -20,7 +20,7 @@ use snapshim::unseen::Look;
 use snapshim::{PAGE, raw};
 
 use crate::address_space::lock::{self, Mappings};
-use crate::agent::run;
+use crate::agent::start;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::hooks::faults;
@@ -67,7 +67,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         );
         return Err(Errno::STALE);
     }
-    run::start_for_snapshots(&thread.own);
+    start::start_for_snapshots(&thread.own);
 
     // With both, the kernel lets MAP_FIXED_NOREPLACE win.
     let wants_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
