@@ -20,7 +20,7 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::membership;
 use crate::process::thread::Thread;
-use crate::snapshot::create;
+use crate::snapshot::instant;
 
 /// What the child inherits: listed while the mappings are held still, in memory that no limit can refuse.
 static INHERITED: Holdings = Holdings::new();
@@ -90,9 +90,9 @@ impl<'a> Prepared<'a> {
             return Err(Errno::DEADLK);
         }
         let own = &mappings.own;
-        let ticket = create::begin(&thread, Scope::All)?;
+        let ticket = instant::begin(&thread, Scope::All)?;
         let unborn = ProcessId::unborn(own.index, raw::random() as u32);
-        let claimed = create::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
+        let claimed = instant::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
             .and_then(|()| mappings.begin_all())
             .and_then(|()| own.table.claim_process(unborn).ok_or(Errno::NFILE));
         let (index, record) = match claimed {
@@ -117,14 +117,14 @@ impl<'a> Prepared<'a> {
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
-        let before = create::look_for_unseen(own.table);
+        let before = instant::look_for_unseen(own.table);
         for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
             let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         }
         // Its parent's are doubtful by then, or about to be, and it has copied their states.
-        create::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);
+        instant::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);
         Ok(())
     }
 

@@ -3,3 +3,4 @@
 //! Imports `agent` and what is below it.
 
 pub mod create;
+pub mod instant;
