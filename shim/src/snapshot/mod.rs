@@ -4,3 +4,4 @@
 
 pub mod create;
 pub mod instant;
+pub mod place;
