@@ -16,6 +16,7 @@ use snapshim::raw;
 use snapshim::snapshot::View;
 use snapshim::table::Table;
 
+use super::touch::{Nowhere, Touch};
 use crate::address_space::freeze::Trap;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
@@ -23,30 +24,6 @@ use crate::base::{arena, stack_pointer};
 use crate::process::log::{Level, Named, Program, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
-
-/// The bytes of a file that a call would change.
-pub trait Touch {
-    /// How many at the most.
-    fn length(&self) -> u64;
-    /// At which offset; `None`: at the descriptor's file position.
-    fn offset(&self) -> Option<i64>;
-    /// Whether the bytes go to the end of the file, given that the descriptor was opened with O_APPEND or not.
-    fn appends(&self, opened_with_append: bool) -> bool {
-        opened_with_append
-    }
-    /// The byte from which on the call takes the file's content away or moves it; `None`: it only replaces bytes.
-    fn cuts_from(&self) -> Option<u64> {
-        None
-    }
-    /// Which file it is, if that is known without the descriptor that the call is made with.
-    fn known_place(&self) -> Place {
-        Place::Unknown
-    }
-    /// Which file it is, looked up by that descriptor.
-    fn place(&self, descriptor: u32) -> Place {
-        place_behind(descriptor)
-    }
-}
 
 /// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
 pub const LONGEST_WRITE: u64 = 0x7fff_f000;
@@ -235,18 +212,6 @@ pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&
     let result = act(&Announced { thread, frame, origin, is_watched });
     clear(thread, frame, turn);
     Some(result)
-}
-
-/// What the gate is told of a change without a descriptor: its place is known, and it moves no file position.
-struct Nowhere;
-
-impl Touch for Nowhere {
-    fn length(&self) -> u64 {
-        0
-    }
-    fn offset(&self) -> Option<i64> {
-        Some(0)
-    }
 }
 
 /// The thread cannot announce its call, for want of a slot (`EAGAIN`), or because its process could not join the table: that has said
@@ -510,7 +475,7 @@ fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, tou
     Covered { bytes: position..position.saturating_add(reach), length, aim: Aim::Position(position, announced) }
 }
 
-fn appends(file: BorrowedFd<'_>) -> bool {
+pub fn appends(file: BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND))
 }
 

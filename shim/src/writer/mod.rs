@@ -3,3 +3,4 @@
 //! Imports `origins`, `address_space`, `process`, `interpose`, `base` and the core crate. Holds no lock and allocates nothing.
 
 pub mod enter;
+pub mod touch;

@@ -13,7 +13,8 @@ use crate::hooks::faults;
 use crate::interpose::interpose;
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{calls, list};
-use crate::writer::enter::{Touch, change};
+use crate::writer::enter::change;
+use crate::writer::touch::Touch;
 
 interpose! {
     /// ioctl(2); variadic in C, the argument is passed on as it comes

@@ -17,7 +17,8 @@ use crate::base::errno::{as_libc, errno, set_errno};
 use crate::interpose::interpose;
 use crate::process::identity;
 use crate::process::log::{Level, Named, say};
-use crate::writer::enter::{Touch, change};
+use crate::writer::enter::change;
+use crate::writer::touch::Touch;
 
 interpose! {
     /// ftruncate(2)

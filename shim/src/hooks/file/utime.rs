@@ -9,7 +9,8 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
-use crate::writer::enter::{Touch, change};
+use crate::writer::enter::change;
+use crate::writer::touch::Touch;
 
 interpose! {
     /// futimens(3)

@@ -8,7 +8,8 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::each_buffer;
 use crate::interpose::interpose;
-use crate::writer::enter::{LONGEST_WRITE, Touch, change};
+use crate::writer::enter::{LONGEST_WRITE, change};
+use crate::writer::touch::Touch;
 
 interpose! {
     /// write(2)
