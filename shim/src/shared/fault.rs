@@ -19,7 +19,8 @@ use super::list::{self, Entry, List};
 use super::protection::{self, set_protection};
 use crate::base::config::config;
 use crate::process::log::{Level, Named, Program, say};
-use crate::writer::enter::{Announced, announced, why};
+use crate::writer::enter::{Announced, announced};
+use crate::writer::report::why;
 
 /// What came of a store that trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

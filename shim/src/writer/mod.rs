@@ -3,4 +3,5 @@
 //! Imports `origins`, `address_space`, `process`, `interpose`, `base` and the core crate. Holds no lock and allocates nothing.
 
 pub mod enter;
+pub mod report;
 pub mod touch;
