@@ -3,5 +3,6 @@
 //! Imports `origins`, `address_space`, `process`, `interpose`, `base` and the core crate. Holds no lock and allocates nothing.
 
 pub mod enter;
+pub mod reach;
 pub mod report;
 pub mod touch;
