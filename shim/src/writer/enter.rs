@@ -1,13 +1,11 @@
 //! What every change of a file has in common: announce, preserve, make the real call, clear.
 
 use core::ops::Range;
-use core::sync::atomic::{Ordering, fence};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
-use snapshim::creation::Ticket;
-use snapshim::drain::{Patience, place_behind};
-use snapshim::gate::{Call, Entry, Frame, Turn, Writer};
+use snapshim::drain::place_behind;
+use snapshim::gate::{Call, Entry, Frame};
 use snapshim::origin::{Origin, Place};
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::{self, Change, Failure, OnFailure, Pusher, Way};
@@ -17,14 +15,14 @@ use snapshim::table::Table;
 
 use super::reach::range_of;
 use super::report::{Teller, refuse};
+use super::slot::{Surroundings, clear, pusher, without_thread};
 use super::touch::{Nowhere, Touch};
 use crate::address_space::freeze::Trap;
-use crate::base::config::config;
 use crate::base::errno::set_errno;
-use crate::base::{arena, stack_pointer};
+use crate::base::stack_pointer;
 use crate::process::log::{Level, Named, Program, say};
+use crate::process::membership;
 use crate::process::thread::{self, Seat, Thread};
-use crate::process::{identity, membership};
 
 /// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
 pub const LONGEST_WRITE: u64 = 0x7fff_f000;
@@ -83,27 +81,6 @@ fn change_in(
     };
     clear(thread, frame, turn);
     result
-}
-
-/// The call is over.
-#[inline]
-fn clear(thread: &Thread, frame: &Frame, turn: Turn) {
-    // In a child that no hook saw being forked inside the call, the slot is the parent's.
-    if thread.has_slot() && !frame.clear(turn) {
-        doubt_after_return(thread.own.table);
-    }
-}
-
-/// A call that was taken for left has come back: what it changed may be in snapshots that were made meanwhile, or come into them.
-#[cold]
-fn doubt_after_return(table: &Table) {
-    table.doubt_every_snapshot();
-    say!(
-        Level::Error,
-        "a write of process {} went on although its thread had jumped out of it (longjmp) further up the same stack, as a program \
-         may that keeps the stacks of several threads of its own in one: all snapshots are doubtful",
-        raw::own_pid()
-    );
 }
 
 /// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
@@ -215,61 +192,6 @@ pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&
     Some(result)
 }
 
-/// The thread cannot announce its call, for want of a slot (`EAGAIN`), or because its process could not join the table: that has said
-/// so there if it can reach it, and goes on as it would without the shim. `None`: the call must not be made. The error: it can by now.
-#[cold]
-fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
-    let mut error = error;
-    loop {
-        if error == Errno::AGAIN && identity::attached().is_some() {
-            return without_slot(call);
-        }
-        if let Some(result) = membership::unseen(call) {
-            return Ok(Some(result));
-        }
-        match Seat::take() {
-            Ok(seat) => return Err(seat),
-            Err(other) => error = other,
-        }
-    }
-}
-
-/// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot. `None`: none came free.
-#[cold]
-fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
-    let Some(own) = crate::process::identity::attached() else { return Ok(Some(call())) };
-    let deadline = raw::now() + config().timeout;
-    let mut patience = Patience::default();
-    loop {
-        let Some(record) = own.record() else { return Ok(Some(call())) };
-        if own.table.enter_unannounced(record, own.id) {
-            let (result, is_counted) = thread::in_call_without_slot(call);
-            // In a child that a handler forked inside the call, the count is the parent's.
-            if own.is_this_image() {
-                if is_counted {
-                    record.leave_unannounced(own.id);
-                } else {
-                    doubt_after_return(own.table);
-                }
-            }
-            return Ok(Some(result));
-        }
-        if let Ok(seat) = Seat::take() {
-            return Err(seat);
-        }
-        if raw::now() > deadline {
-            say!(
-                Level::Error,
-                "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
-                raw::own_pid(),
-                snapshim::table::WRITERS
-            );
-            return Ok(None);
-        }
-        patience.pause();
-    }
-}
-
 #[cold]
 fn change_origin(
     thread: &Thread,
@@ -341,27 +263,6 @@ fn say_anywhere(doubted: usize) {
     }
 }
 
-/// The thread as one that preserves.
-pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Trap> {
-    Pusher {
-        table: thread.own.table,
-        own: thread.own.caller(),
-        slot: thread.slot,
-        frame,
-        kept: identity::kept(),
-        headroom: identity::headroom(),
-        holdings: identity::holdings(),
-        unreadable: arena::unreadable_page(),
-        way: config().way,
-        on_failure: config().on_failure,
-        patience: config().timeout,
-        report: &Teller,
-        stores: &Trap,
-        read_in: &|_| (),
-        size: &|| None,
-    }
-}
-
 fn size_behind(descriptor: i32) -> Option<u64> {
     let file = raw::borrow(descriptor as u32);
     let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::SIZE).ok()?;
@@ -370,7 +271,7 @@ fn size_behind(descriptor: i32) -> Option<u64> {
 }
 
 /// posix_fadvise(2), which needs no right to read.
-fn read_in(descriptor: i32, bytes: &Range<u64>) {
+pub fn read_in(descriptor: i32, bytes: &Range<u64>) {
     let length = core::num::NonZeroU64::new(bytes.end - bytes.start);
     let _ = rustix::fs::fadvise(raw::borrow(descriptor as u32), bytes.start, length, rustix::fs::Advice::WillNeed);
 }
@@ -394,32 +295,4 @@ fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view:
         Named(view.identity.origin),
         raw::own_pid()
     );
-}
-
-/// What the gate asks of this thread.
-struct Surroundings<'a, T> {
-    thread: &'a Thread,
-    touch: &'a T,
-}
-
-impl<T: Touch> Writer for Surroundings<'_, T> {
-    fn place(&self, descriptor: u32) -> Place {
-        self.touch.place(descriptor)
-    }
-
-    fn place_since(&self, descriptor: u32, seen: u32) -> Place {
-        let place = place_behind(descriptor);
-        // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
-        fence(Ordering::Acquire);
-        let is_same = self.thread.record.is_some_and(|record| record.descriptors(descriptor) == seen);
-        if is_same { place } else { Place::Unknown }
-    }
-
-    fn floating(&self) -> u64 {
-        if self.touch.offset().is_none() { self.touch.length() } else { 0 }
-    }
-
-    fn wait_for(&self, seen: Ticket) {
-        self.thread.own.table.await_creation(seen);
-    }
 }

@@ -5,4 +5,5 @@
 pub mod enter;
 pub mod reach;
 pub mod report;
+pub mod slot;
 pub mod touch;
