@@ -21,7 +21,7 @@ use crate::base::user_memory;
 use crate::process::identity::Own;
 use crate::process::membership;
 use crate::signals;
-use crate::writer::enter::{Announced, announced};
+use crate::writer::announced::{Announced, announced};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
 #[inline]

@@ -13,7 +13,7 @@ use super::robust_futex::{self, Progress};
 use crate::base::config::config;
 use crate::process::identity::Own;
 use crate::process::thread::{self, Thread};
-use crate::writer::enter::{Announced, announced_by_agent};
+use crate::writer::announced::{Announced, announced_by_agent};
 
 /// How far the agent has come.
 #[derive(Default)]

@@ -19,7 +19,7 @@ use super::list::{self, Entry, List};
 use super::protection::{self, set_protection};
 use crate::base::config::config;
 use crate::process::log::{Level, Named, Program, say};
-use crate::writer::enter::{Announced, announced};
+use crate::writer::announced::{Announced, announced};
 use crate::writer::report::why;
 
 /// What came of a store that trapped.

@@ -7,7 +7,7 @@ use crate::agent::start;
 use crate::process::log::{Level, Named, say};
 use crate::process::membership;
 use crate::signals;
-use crate::writer::enter::{Announced, announced};
+use crate::writer::announced::{Announced, announced};
 
 /// The process takes no part any more: its mappings are the kernel's and the program's alone.
 pub fn give_up() {

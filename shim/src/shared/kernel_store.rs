@@ -29,7 +29,7 @@ use crate::address_space::{freeze, lock};
 use crate::base::errno::set_errno;
 use crate::base::user_memory::each_buffer;
 use crate::origins::filesystem;
-use crate::writer::enter::{Announced, announced};
+use crate::writer::announced::{Announced, announced};
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //!
 //! Imports `origins`, `address_space`, `process`, `interpose`, `base` and the core crate. Holds no lock and allocates nothing.
 
+pub mod announced;
 pub mod enter;
 pub mod reach;
 pub mod report;
