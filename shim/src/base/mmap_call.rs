@@ -46,3 +46,6 @@ impl Mmap {
         (self.length as u64).div_ceil(PAGE)
     }
 }
+
+/// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
+pub const MAP_SNAPSHOT: i32 = 0x0100_0000;

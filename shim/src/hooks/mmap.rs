@@ -20,12 +20,12 @@ use crate::address_space::lock;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
 use crate::base::file_patterns;
-use crate::base::mmap_call::Mmap;
+use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::base::user_memory::{IOV_MAX, each_buffer};
 use crate::interpose::beside::{Way, answer};
 use crate::process::identity;
 use crate::shared::{calls, list};
-use crate::snapshot::create::{ADDRESSES, MAP_SNAPSHOT, create};
+use crate::snapshot::create::{ADDRESSES, create};
 use crate::writer::enter::LONGEST_WRITE;
 
 hook! {

@@ -29,9 +29,6 @@ use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 use crate::shared::calls;
 
-/// The bit of mmap's flags that asks for a snapshot; see snapshim.h.
-pub const MAP_SNAPSHOT: i32 = 0x0100_0000;
-
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
 /// The end of a program's address space (47 bits, but for the last page).
 pub const ADDRESSES: u64 = (1 << 47) - PAGE;

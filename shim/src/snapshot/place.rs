@@ -11,8 +11,7 @@ use snapshim::origin::Origin;
 use snapshim::preserve::local;
 use snapshim::{PAGE, raw};
 
-use super::create::MAP_SNAPSHOT;
-use crate::base::mmap_call::Mmap;
+use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::process::log::{Level, say};
 
 const BLKGETSIZE64: u32 = 0x8008_1272;
