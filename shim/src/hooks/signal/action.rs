@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno::{as_libc, set_errno};
+use super::sets::{MASK, answer, not_here, set_of, with_mask, word};
+use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 use crate::process::leaving;
 use crate::signals;
@@ -137,22 +138,6 @@ interpose! {
     }
 }
 
-/// Only libc has it; before the constructor has run nobody can ask.
-fn not_here() -> c_int {
-    set_errno(libc::ENOSYS);
-    -1
-}
-
-fn answer(result: Result<(), Errno>) -> c_int {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            set_errno(error.raw_os_error());
-            -1
-        }
-    }
-}
-
 /// Only before the constructor has run.
 fn raw_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
     let mut found = Action::DEFAULT;
@@ -167,24 +152,6 @@ fn raw_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sig
         unsafe { tell(old, &found) };
     }
     as_libc(result) as c_int
-}
-
-/// The first word of a set, which is all that the kernel knows of it.
-///
-/// # Safety
-/// `set` is one.
-unsafe fn word(set: *const sigset_t) -> u64 {
-    // SAFETY: the caller's promise; 128 bytes, of which eight are read.
-    unsafe { set.cast::<u64>().read_unaligned() }
-}
-
-fn set_of(word: u64) -> sigset_t {
-    // SAFETY: all-zero is an empty set; its first word is the kernel's.
-    unsafe {
-        let mut set: sigset_t = core::mem::zeroed();
-        (&raw mut set).cast::<u64>().write(word);
-        set
-    }
 }
 
 fn of_libc(action: &libc::sigaction) -> Action {
@@ -270,9 +237,6 @@ fn set_handler(
     }
     change_virtual(number, Some(action())).handler
 }
-
-/// Bytes in a mask, as the kernel wants to hear them.
-const MASK: usize = 8;
 
 /// rt_sigaction(2) by number.
 pub fn action_by_number(
@@ -391,22 +355,6 @@ pub fn on_sigpending(real: sigpending::Function, set: *mut sigset_t) -> c_int {
 fn pending(kernel: u64) -> u64 {
     let others = kernel & !masks::STAND_IN;
     if kernel & masks::STAND_IN == 0 { others } else { others | masks::FAULT }
-}
-
-/// Calls with a mask in place of the application's, which may be null.
-#[inline]
-fn with_mask<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) -> R {
-    if mask.is_null() || !signals::is_installed() {
-        return call(mask);
-    }
-    // An address that cannot be read is the kernel's to refuse.
-    match guarded::load(mask.cast()) {
-        Ok(word) => {
-            let set = set_of(masks::to_kernel(word));
-            call(&raw const set)
-        }
-        Err(_) => call(mask),
-    }
 }
 
 /// The same for calls that wait with it.
