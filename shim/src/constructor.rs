@@ -7,7 +7,7 @@ use snapshim::raw;
 use crate::base::arena;
 use crate::base::config::config;
 use crate::hooks::process::clone;
-use crate::hooks::signal::action;
+use crate::hooks::signal::{action, wait};
 use crate::process::log::{self, Level, say};
 use crate::process::{lending, membership, thread};
 use crate::{hooks, interpose};
@@ -42,7 +42,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
 
 /// What the shim calls itself.
 fn note_originals() {
-    let (sigaction, clone, ppoll) = (&action::sigaction::DOOR, &clone::clone::DOOR, &action::ppoll::DOOR);
+    let (sigaction, clone, ppoll) = (&action::sigaction::DOOR, &clone::clone::DOOR, &wait::ppoll::DOOR);
     // SAFETY: each leads to libc's function of its name (its trampoline), to the next library's, or to the raw system call.
     unsafe { interpose::originals::note(sigaction.original(), clone.next(), ppoll.next()) };
 }

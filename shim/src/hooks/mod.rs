@@ -31,6 +31,8 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
         process::daemon::DOORS,
         process::exec::DOORS,
         signal::action::DOORS,
+        signal::mask::DOORS,
+        signal::wait::DOORS,
         signal::jump::DOORS,
         process::credentials::DOORS,
         process::confine::DOORS,

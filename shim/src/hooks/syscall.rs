@@ -9,7 +9,7 @@ use syscalls::{Sysno, raw_syscall};
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
 use super::process::{clone, confine, credentials, exec};
-use super::signal::{action, jump};
+use super::signal::{action, jump, mask, wait};
 use super::{faults, mmap};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
@@ -145,16 +145,16 @@ fn on_syscall(
         libc::SYS_io_submit => io_submit::by_number(a, b as c_long, pointer(c)),
         libc::SYS_rt_sigaction => action::action_by_number(pass, fd, pointer(b), pointer(c), d),
         libc::SYS_sigaltstack => jump::alternate_by_number(pass, pointer(a)),
-        libc::SYS_rt_sigprocmask => action::mask_by_number(pass, fd, pointer(b), pointer(c), d),
-        libc::SYS_rt_sigsuspend => action::wait_by_number(pass_with, arguments, 0),
-        libc::SYS_ppoll => action::wait_by_number(pass_with, arguments, 3),
-        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => action::wait_by_number(pass_with, arguments, 4),
-        libc::SYS_pselect6 => action::pselect_by_number(pass_with, arguments),
-        libc::SYS_rt_sigpending if b == 8 => action::on_sigpending(action::sigpending::raw, pointer(a)).into(),
+        libc::SYS_rt_sigprocmask => mask::mask_by_number(pass, fd, pointer(b), pointer(c), d),
+        libc::SYS_rt_sigsuspend => wait::wait_by_number(pass_with, arguments, 0),
+        libc::SYS_ppoll => wait::wait_by_number(pass_with, arguments, 3),
+        libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => wait::wait_by_number(pass_with, arguments, 4),
+        libc::SYS_pselect6 => wait::pselect_by_number(pass_with, arguments),
+        libc::SYS_rt_sigpending if b == 8 => wait::on_sigpending(wait::sigpending::raw, pointer(a)).into(),
         libc::SYS_rt_sigtimedwait if d == 8 => {
-            action::on_sigtimedwait(action::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
+            wait::on_sigtimedwait(wait::sigtimedwait::raw, pointer(a), pointer(b), pointer(c)).into()
         }
-        libc::SYS_signalfd4 if c == 8 => action::on_signalfd(action::signalfd::raw, fd, pointer(b), d as c_int).into(),
+        libc::SYS_signalfd4 if c == 8 => wait::on_signalfd(wait::signalfd::raw, fd, pointer(b), d as c_int).into(),
         libc::SYS_fork => fork::forked(0, &|| pass() as libc::pid_t).into(),
         libc::SYS_clone if clone::is_fork(a, b) => clone::by_number([a, b, c, d, e]),
         libc::SYS_clone3 if let Some(arguments) = clone::Arguments::of_fork(pointer(a), b) => {

@@ -2,4 +2,6 @@
 
 pub mod action;
 pub mod jump;
+pub mod mask;
 pub mod sets;
+pub mod wait;
