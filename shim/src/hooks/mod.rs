@@ -1,7 +1,6 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
 pub mod aio;
-pub mod faults;
 pub mod file;
 pub mod mmap;
 pub mod process;

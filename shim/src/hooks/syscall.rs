@@ -8,12 +8,13 @@ use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
+use super::mmap;
 use super::process::{clone, confine, credentials, exec};
 use super::signal::{action, jump, mask, wait};
-use super::{faults, mmap};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 use crate::lifecycle::fork;
+use crate::mapper::faults;
 use crate::process::lending;
 
 interpose! {

@@ -3,4 +3,5 @@
 //! Imports `writer`, `origins`, `address_space` and what is below them.
 
 pub mod edit;
+pub mod faults;
 pub mod preserve_own;
