@@ -1,6 +1,7 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
 pub mod aio;
+pub mod beside;
 pub mod file;
 pub mod mmap;
 pub mod process;
@@ -9,7 +10,6 @@ pub mod stdio;
 pub mod syscall;
 
 use crate::interpose::Door;
-use crate::interpose::beside::Way;
 
 /// Every door there is.
 pub fn doors() -> impl Iterator<Item = &'static Door> {
@@ -57,28 +57,4 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
     .into_iter()
     .flatten()
     .copied()
-}
-
-/// The ways in for a libc beside: the calls that change files, mappings, or what a descriptor means. Those about processes and
-/// signals would lose by the bare system call what libc does around it.
-pub fn ways_beside() -> impl Iterator<Item = Way> {
-    let doors = [
-        file::write::DOORS,
-        file::read::DOORS,
-        file::recv::DOORS,
-        file::truncate::DOORS,
-        file::utime::DOORS,
-        file::open::DOORS,
-        file::splice::DOORS,
-        file::ioctl::DOORS,
-        syscall::DOORS,
-        aio::io_uring::DOORS,
-        file::close::DOORS,
-    ];
-    doors
-        .into_iter()
-        .flatten()
-        .map(|door| door.way())
-        .chain(mmap::BESIDE.iter().copied())
-        .chain([process::namespace::BESIDE])
 }

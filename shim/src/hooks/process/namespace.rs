@@ -8,6 +8,7 @@ use snapshim::{preserve, raw};
 use crate::base::config::config;
 use crate::base::errno;
 use crate::base::user_memory::read_own;
+use crate::hooks::beside::ways_beside;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::process::log::{Level, say};
@@ -111,7 +112,7 @@ fn return_near(caller: u64) -> Option<u64> {
 #[inline(never)]
 fn see_libc_of(handle: *mut c_void) {
     let before = errno::errno();
-    match beside::lead(handle, crate::hooks::ways_beside) {
+    match beside::lead(handle, || ways_beside().chain([BESIDE])) {
         Found::Nothing | Found::Led => {}
         Found::Closed => {
             say!(
