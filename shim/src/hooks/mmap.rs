@@ -17,6 +17,7 @@ use snapshim::{PAGE, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
 use crate::address_space::lock;
+use crate::agent::start;
 use crate::base::config::config;
 use crate::base::errno::set_errno;
 use crate::base::file_patterns;
@@ -316,7 +317,7 @@ fn map(arguments: Mmap) -> *mut c_void {
         } else if file_patterns::matches_shared_files(&arguments) && !config().is_disabled {
             create(&arguments.as_private(), NEVER_WRITABLE)
         } else if let Some(origin) = calls::origin_shared(&arguments) {
-            calls::map(&arguments, origin)
+            calls::map(&arguments, origin, &start::start)
         } else if replaces {
             take_away(&addresses(arguments.address, arguments.length), || arguments.call())
         } else {
@@ -416,7 +417,7 @@ fn protect_by(
             Some(mappings) => mappings.protect(&range, known, |allowed| part(allowed, protection)),
         };
     };
-    calls::protect(&lock::hold(own), &range, protection, &part)
+    calls::protect(&lock::hold(own), &range, protection, &part, &start::start)
 }
 
 fn show_other_pages(

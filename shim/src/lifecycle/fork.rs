@@ -76,7 +76,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         if leaves {
             membership::refuse_in_child(&own);
         }
-        shared_fork::join_in_child();
+        shared_fork::join_in_child(&start::start);
         membership::join_with_unseen_mapping();
     }
     pid

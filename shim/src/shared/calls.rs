@@ -14,7 +14,6 @@ use snapshim::{PAGE, raw};
 use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
-use crate::agent::start;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::base::user_memory;
@@ -42,8 +41,8 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
     }
 }
 
-/// mmap(2) of `origin`, shared.
-pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
+/// mmap(2) of `origin`, shared. `start_agent` starts the agent, which arms.
+pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*mut c_void, Errno> {
     let own = match membership::join() {
         Ok(own) => own,
         Err(_) if membership::note_unseen_mapping() => return mmap.call(),
@@ -57,7 +56,7 @@ pub fn map(mmap: &Mmap, origin: Origin) -> Result<*mut c_void, Errno> {
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
     if is_writable {
-        start::start(&own);
+        start_agent(&own);
     }
     let call = |announced: Option<&Announced<'_>>| {
         let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
@@ -145,12 +144,13 @@ pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result
 
 /// mprotect(2) of a range that shared mappings touch: `call` changes one part of it.
 ///
-/// Like the kernel it goes from the lowest address on and stops at the first part that fails.
+/// Like the kernel it goes from the lowest address on and stops at the first part that fails. `start_agent` starts the agent.
 pub fn protect(
     mappings: &Mappings,
     range: &Range<u64>,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
+    start_agent: &dyn Fn(&Own),
 ) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
@@ -162,7 +162,7 @@ pub fn protect(
             mappings.protect(&between, known as u32, |allowed| call(allowed, protection))?;
         }
         let Some((part, origin)) = next else { return Ok(()) };
-        protect_part(mappings, &part, origin, protection, call)?;
+        protect_part(mappings, &part, origin, protection, call, start_agent)?;
         at = part.end;
     }
     Ok(())
@@ -181,10 +181,11 @@ fn protect_part(
     origin: Origin,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
+    start_agent: &dyn Fn(&Own),
 ) -> Result<(), Errno> {
     let is_writable = protection & libc::PROT_WRITE != 0;
     if is_writable {
-        start::start(&mappings.own);
+        start_agent(&mappings.own);
     }
     let act = |announced: Option<&Announced<'_>>| {
         let in_use = announced.filter(|announced| announced.is_in_use());

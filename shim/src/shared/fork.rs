@@ -3,7 +3,7 @@
 use libc::pid_t;
 
 use super::protection::describe;
-use crate::agent::start;
+use crate::process::identity::Own;
 use crate::process::log::{Level, Named, say};
 use crate::process::membership;
 use crate::signals;
@@ -30,14 +30,14 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
 
 /// In a forked child, before it can store: makes its mappings known, and arms those whose file somebody has a snapshot of by now.
 ///
-/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since.
-pub fn join_in_child() {
+/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since. `start_agent` starts the agent.
+pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
     // Behind a call, so that the list is not held while it is armed.
     let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;
     while let Some(origin) = origin_of(at) {
         let Ok(own) = membership::join() else { return };
-        start::start(&own);
+        start_agent(&own);
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
