@@ -1,6 +1,6 @@
 //! The trap: while a writable range of a snapshot is copied, stores of the process's other threads into it fault, wait, and go on.
 //!
-//! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here whose fault it was.
+//! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here last whose fault it was.
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -20,9 +20,8 @@ use super::lock;
 use crate::base::config::config;
 use crate::base::fault_stacks::Outcome;
 use crate::process::identity;
-use crate::shared::fault::{Opened, open_for_store};
-use crate::signals;
 use crate::signals::frame::Access;
+use crate::signals::{self, Asked};
 
 /// The one range that is held.
 static START: AtomicU64 = AtomicU64::new(0);
@@ -60,8 +59,8 @@ impl Stores for Trap {
             MprotectFlags::from_bits_retain(protection).difference(MprotectFlags::WRITE) | MprotectFlags::READ;
         // SAFETY: the range is part of a snapshot of this process that no other thread changes now; who stores into it waits in
         // `resolve`.
-        let held =
-            signals::install() && unsafe { rustix::mm::mprotect(address as *mut c_void, length, readable) }.is_ok();
+        let held = signals::install(Asked::Then, resolve)
+            && unsafe { rustix::mm::mprotect(address as *mut c_void, length, readable) }.is_ok();
         if !held {
             self.release();
         }
@@ -112,19 +111,8 @@ fn is_held(address: u64) -> bool {
 
 const SLICE: Duration = Duration::from_millis(10);
 
-/// Resolves a fault of an access to `address` if it was the shim's making.
-///
-/// Called by the handler of SIGSEGV, in the place of whatever faulted, with all signals blocked, on a stack of ours ([`stacks`]).
-///
-/// [`stacks`]: crate::base::fault_stacks
-pub fn resolve(address: u64, access: Access) -> Outcome {
-    if access.is_store() && !access.is_fetch() {
-        match open_for_store(address, access.found_page()) {
-            Opened::Yes => return Outcome::Resolved,
-            Opened::Refused => return Outcome::Refused,
-            Opened::Foreign => {}
-        }
-    }
+/// Resolves a fault of an access to `address` if a range was held there.
+fn resolve(address: u64, access: Access) -> Outcome {
     if access.is_fetch() || !is_ours(address) {
         return Outcome::Foreign;
     }

@@ -9,11 +9,11 @@ use rustix::io::Errno;
 use snapshim::creation::Scope;
 use snapshim::raw::{self, SignalsBlocked};
 
+use super::fault;
 use super::list::{self};
 use super::protection::arm_entry;
 use crate::process::identity::Own;
 use crate::process::log::{Level, say};
-use crate::signals;
 
 /// Arms every mapping of this process that `scope` covers, if `is_wanted` says so while the list is held.
 ///
@@ -23,7 +23,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
     if !list::is_any() {
         return Ok(());
     }
-    if !signals::install() {
+    if !fault::install() {
         return Err(Errno::NOMEM);
     }
     let _signals = SignalsBlocked::new();

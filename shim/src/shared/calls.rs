@@ -11,6 +11,7 @@ use snapshim::origin::{Origin, Place};
 use snapshim::preserve::Failure;
 use snapshim::{PAGE, raw};
 
+use super::fault;
 use super::list::{self, Course, Entry, List, Writing};
 use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
@@ -19,7 +20,6 @@ use crate::base::mmap_call::Mmap;
 use crate::base::user_memory;
 use crate::process::identity::Own;
 use crate::process::membership;
-use crate::signals;
 use crate::writer::announced::{Announced, announced};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
@@ -73,7 +73,7 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
                 && now != origin
             {
                 entry.origin = now;
-                if is_writable && signals::install() {
+                if is_writable && fault::install() {
                     protection::arm_entry(&entry)?;
                 }
             }
@@ -101,7 +101,7 @@ fn note_changes(own: &Own, list: &List, range: &Range<u64>) {
 
 /// A new mapping that nobody can store into before it is armed.
 fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
-    if !signals::install() {
+    if !fault::install() {
         return Err(Errno::NOMEM);
     }
     // Aside first: where the application wants it, another thread could store between the two calls.
@@ -194,7 +194,7 @@ fn protect_part(
             make_way_for_first_page(watched, part, origin)?;
         }
         let mut list = list_with_room(part)?;
-        if watched.is_some() && !signals::install() {
+        if watched.is_some() && !fault::install() {
             return Err(Errno::NOMEM);
         }
         let change = || {
@@ -279,7 +279,7 @@ fn make_one(list: &List, range: &Range<u64>, is_armed: impl Fn(&Entry) -> bool) 
     for entry in list.touching(&probe).filter(|entry| entry.is_writable()) {
         if !is_armed(entry) {
             set_protection(entry, &entry.range, true)?;
-        } else if signals::install() {
+        } else if fault::install() {
             protection::arm_entry(entry)?;
         } else {
             return Err(Errno::NOMEM);

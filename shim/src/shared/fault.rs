@@ -18,33 +18,40 @@ use snapshim::raw;
 use super::list::{self, Entry, List};
 use super::protection::{self, set_protection};
 use crate::base::config::config;
+use crate::base::fault_stacks::Outcome;
 use crate::process::log::{Level, Named, Program, say};
+use crate::signals::frame::Access;
+use crate::signals::{self, Asked};
 use crate::writer::announced::{Announced, announced};
 use crate::writer::report::why;
 
-/// What came of a store that trapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opened {
-    /// It can run again.
-    Yes,
-    /// No shared mapping that the application may store into is there.
-    Foreign,
-    /// A page could not be preserved and the policy is that the store fails: as when the disk is full, by SIGBUS.
-    Refused,
+/// Has faults of stores resolved here, before anything is armed.
+pub fn install() -> bool {
+    signals::install(Asked::First, resolve)
+}
+
+fn resolve(address: u64, access: Access) -> Outcome {
+    match access.is_store() && !access.is_fetch() {
+        true => open_for_store(address, access.found_page()),
+        false => Outcome::Foreign,
+    }
 }
 
 /// Opens what a store at `address` needs, where `is_read_in` says that the page is in memory. Signals are blocked.
-pub fn open_for_store(address: u64, is_read_in: bool) -> Opened {
+///
+/// [`Outcome::Foreign`]: no shared mapping that the application may store into is there. [`Outcome::Refused`]: a page could not be
+/// preserved and the policy is that the store fails: as when the disk is full, by SIGBUS.
+fn open_for_store(address: u64, is_read_in: bool) -> Outcome {
     if !list::is_any() {
-        return Opened::Foreign;
+        return Outcome::Foreign;
     }
     loop {
-        let Some(origin) = writable_origin(address) else { return Opened::Foreign };
+        let Some(origin) = writable_origin(address) else { return Outcome::Foreign };
         let store = Store { origin, address, is_read_in };
         match announced(origin, |announced| open_at(announced, &store)) {
-            Ok(Ok(true)) => return Opened::Yes,
+            Ok(Ok(true)) => return Outcome::Resolved,
             Ok(Ok(false)) => {}
-            Ok(Err(Refused)) | Err(_) => return Opened::Refused,
+            Ok(Err(Refused)) | Err(_) => return Outcome::Refused,
         }
     }
 }

@@ -6,7 +6,6 @@ use super::protection::describe;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Named, say};
 use crate::process::membership;
-use crate::signals;
 use crate::writer::announced::{Announced, announced};
 
 /// The process takes no part any more: its mappings are the kernel's and the program's alone.
@@ -41,7 +40,7 @@ pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || signals::install() && super::arm::arm(snapshim::creation::Scope::One(origin), || true).is_ok();
+                || super::fault::install() && super::arm::arm(snapshim::creation::Scope::One(origin), || true).is_ok();
             if !is_armed {
                 say!(
                     Level::Error,

@@ -1,6 +1,6 @@
 //! SIGSEGV is ours, and the application does not see that.
 //!
-//! A store into memory that is write-protected for a while faults; the handler resolves it ([`crate::address_space::freeze::resolve`]) and the store
+//! A store into memory that is write-protected for a while faults; the handler resolves it ([`Resolve`]) and the store
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
 //! through sigaction(2) and its kin ([`crate::hooks::signal::action`]) is kept here ([`action`]), and [`deliver`] does with a signal what
 //! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work
@@ -22,6 +22,8 @@ use snapshim::raw::{self, SignalsBlocked};
 
 use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
+pub use deliver::{Asked, Resolve};
+
 use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
 
 /// Whether the application's actions for SIGSEGV and its stand-in are virtual.
@@ -37,7 +39,10 @@ pub fn is_virtual(signal: c_int) -> bool {
 
 /// Makes the handler the kernel's action, whatever program or library has put another there meanwhile; what it replaces becomes the
 /// application's virtual action. Async-signal-safe, and fit for a thread without thread-local storage.
-pub fn install() -> bool {
+///
+/// From before that on `resolve` is asked whose fault it was.
+pub fn install(asked: Asked, resolve: Resolve) -> bool {
+    deliver::register(asked, resolve);
     if is_installed() && is_ours(FAULT) && is_ours(STAND_IN) {
         return true;
     }
