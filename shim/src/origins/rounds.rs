@@ -1,8 +1,8 @@
 //! A round of the agent: what has become of the devices, and of the aliases, that this process has snapshots of.
 
-use snapshim::origin::Origin;
-use snapshim::raw;
-use snapshim::snapshot::State;
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::snapshot::State;
+use snapshim::sys::raw;
 
 use super::device::user_of;
 use super::doubt::doubt_snapshots_of;

@@ -4,7 +4,7 @@
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
 //! through sigaction(2) and its kin ([`crate::hooks::signal::action`]) is kept here ([`action`]), and [`deliver`] does with a signal what
 //! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work
-//! of [`snapshim::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//! of [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
 
 pub mod action;
 mod deliver;
@@ -17,8 +17,8 @@ use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use snapshim::masks;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::sys::masks;
+use snapshim::sys::signal_block::{self, SignalsBlocked};
 
 use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
@@ -159,9 +159,9 @@ pub fn open_faults_of_thread() {
     if !is_installed() {
         return;
     }
-    let mask = raw::signal_mask();
+    let mask = signal_block::signal_mask();
     if mask & masks::FAULT != 0 {
-        raw::set_signal_mask(masks::to_kernel(mask));
+        signal_block::set_signal_mask(masks::to_kernel(mask));
     }
 }
 
@@ -176,8 +176,8 @@ pub fn hand_over() -> HandedOver {
             unsafe { Action::IGNORE.give_to_kernel(signal) };
         }
     }
-    let mask = raw::signal_mask();
-    raw::set_signal_mask(masks::to_application(mask));
+    let mask = signal_block::signal_mask();
+    signal_block::set_signal_mask(masks::to_application(mask));
     HandedOver { mask: Some(mask) }
 }
 
@@ -195,7 +195,7 @@ impl HandedOver {
                 give_ours(signal, &action);
             }
         }
-        raw::set_signal_mask(mask);
+        signal_block::set_signal_mask(mask);
     }
 }
 

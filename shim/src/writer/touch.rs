@@ -1,7 +1,7 @@
 //! What a call would change of a file.
 
-use snapshim::drain::place_behind;
-use snapshim::origin::Place;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::Place;
 
 /// The bytes of a file that a call would change.
 pub trait Touch {
