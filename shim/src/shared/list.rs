@@ -124,7 +124,7 @@ impl List {
             return true;
         }
         let capacity = wanted.next_power_of_two().max(PAGE as usize / size_of::<Entry>());
-        let Some(memory) = crate::arena::memory(capacity * size_of::<Entry>()) else { return false };
+        let Some(memory) = crate::base::arena::memory(capacity * size_of::<Entry>()) else { return false };
         let entries = memory.cast::<Entry>();
         if self.count > 0 {
             // SAFETY: both have room for `count` entries; the old places are never read again.

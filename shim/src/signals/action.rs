@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
@@ -160,4 +160,26 @@ impl Disposition {
             raw::yield_now();
         }
     }
+}
+
+pub const FAULT: c_int = libc::SIGSEGV;
+pub const STAND_IN: c_int = libc::SIGSTKFLT;
+
+static FAULT_ACTION: Disposition = Disposition::new();
+pub static STAND_IN_ACTION: Disposition = Disposition::new();
+/// libc's way back from a handler, which it adds to every action.
+pub static LIBC_RESTORER: AtomicUsize = AtomicUsize::new(0);
+
+pub fn disposition(signal: c_int) -> &'static Disposition {
+    if signal == FAULT { &FAULT_ACTION } else { &STAND_IN_ACTION }
+}
+
+pub fn libc_restorer() -> usize {
+    LIBC_RESTORER.load(Ordering::Relaxed)
+}
+
+/// An action as a program gives it to libc's sigaction(2).
+pub fn from_libc(handler: usize, flags: c_int, mask: u64) -> Action {
+    let flags = u64::from(flags as u32) | RESTORER;
+    Action { handler, flags, restorer: libc_restorer(), mask }
 }

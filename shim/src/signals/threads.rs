@@ -16,7 +16,7 @@ use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::Frame;
-use crate::process;
+use crate::process::identity;
 
 const REQUEST: c_int = 33;
 /// si_errno of our request.
@@ -55,7 +55,9 @@ fn put_handler_in() -> bool {
     }
     let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | RESTORER;
     // SAFETY: the handler takes what SA_SIGINFO gives; the way back is libc's.
-    unsafe { Action { handler: ours, flags, restorer: super::libc_restorer(), ..found }.give_to_kernel(REQUEST) }
+    unsafe {
+        Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found }.give_to_kernel(REQUEST)
+    }
 }
 
 #[unsafe(naked)]
@@ -103,7 +105,7 @@ struct Blockers {
 }
 
 fn blockers() -> Blockers {
-    let agent = process::attached().and_then(|own| match own.record()?.agent(own.id) {
+    let agent = identity::attached().and_then(|own| match own.record()?.agent(own.id) {
         Agent::Thread(tid) => Some(tid),
         _ => None,
     });
