@@ -289,7 +289,7 @@ fn read_own(address: u64, to: u64, length: usize) -> Result<(), Errno> {
         match result {
             Ok(0) => return Err(Errno::FAULT),
             Ok(count) => done += count,
-            Err(error) => return Err(Errno::from_raw_os_error(error.into_raw())),
+            Err(error) => return Err(raw::errno(error)),
         }
     }
     Ok(())

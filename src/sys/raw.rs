@@ -12,6 +12,12 @@ use syscalls::{Sysno, syscall};
 
 use super::clock;
 
+/// The error of a call by number ([`syscall!`]), as rustix names it.
+#[must_use]
+pub fn errno(error: syscalls::Errno) -> Errno {
+    Errno::from_raw_os_error(error.into_raw())
+}
+
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -53,10 +59,7 @@ pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *cons
     let remote = [address as usize, length];
     // SAFETY: both point to one struct iovec (base, length), alive for the call; the kernel checks the addresses inside.
     let result = unsafe { syscall!(Sysno::process_vm_writev, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(_) => Errno::NOTSUP,
-        Err(error) => Errno::from_raw_os_error(error.into_raw()),
-    }
+    result.map_or_else(errno, |_| Errno::NOTSUP)
 }
 
 /// Reads eight bytes at `address` in `tid`'s address space (process_vm_readv(2)).
@@ -69,7 +72,7 @@ pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     match result {
         Ok(8) => Ok(word),
         Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+        Err(error) => Err(errno(error)),
     }
 }
 
@@ -82,7 +85,7 @@ pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
     match result {
         Ok(8) => Ok(()),
         Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+        Err(error) => Err(errno(error)),
     }
 }
 
@@ -134,8 +137,7 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
     use rustix::fd::AsRawFd;
     let number = descriptor.as_fd().as_raw_fd();
     // SAFETY: the caller's promise.
-    unsafe { syscall!(Sysno::ioctl, number, request, argument) }
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    unsafe { syscall!(Sysno::ioctl, number, request, argument) }.map_err(errno)
 }
 
 /// The least of the numbers that [`move_up`] moves to.

@@ -282,7 +282,7 @@ impl Lock {
     fn ask(mut self, file: &OwnedFd, request: u32) -> Result<Self, Errno> {
         // SAFETY: the argument is the structure that the request takes, and fills in.
         let asked = unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), request, &raw mut self) };
-        asked.map(|_| self).map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+        asked.map(|_| self).map_err(raw::errno)
     }
 }
 
