@@ -1,5 +1,6 @@
 //! An origin: the file or block device a snapshot was taken of.
 
+use crate::sys::mix::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 
 /// Identity of an origin: `(st_dev, st_ino)` of a regular file, `st_rdev` of a block device.
@@ -58,7 +59,7 @@ impl Origin {
     /// A non-zero 64-bit mark: equal origins have equal marks, and few others do.
     #[must_use]
     pub const fn mark(self) -> u64 {
-        let mixed = (self.device ^ self.inode.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.inode;
+        let mixed = mix(self.device, self.inode.rotate_left(32)) ^ self.inode;
         if mixed == 0 { 1 } else { mixed }
     }
 }

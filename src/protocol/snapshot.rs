@@ -7,6 +7,7 @@ use super::changes::{Modified, Sight};
 use super::gate::ActiveWord;
 use super::origin::{Origin, Place, PlaceCell};
 use super::preserved::empty_root;
+use crate::sys::mix;
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
 /// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
@@ -271,10 +272,7 @@ impl Cuts {
 }
 
 fn hash(words: &[u64]) -> u64 {
-    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-        let mixed = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        mixed ^ mixed >> 32
-    })
+    words.iter().fold(mix::SEED, |hash, word| mix::mix(hash, *word))
 }
 
 fn seal_of(life: u32, identity: &Identity) -> u64 {

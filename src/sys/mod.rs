@@ -10,6 +10,7 @@ pub mod clock;
 pub mod futex;
 #[cfg(not(loom))]
 pub mod masks;
+pub mod mix;
 #[cfg(not(loom))]
 pub mod procfs;
 #[cfg(not(loom))]

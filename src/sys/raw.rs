@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use super::clock;
+use super::mix::mix;
 
 /// The error of a call by number ([`syscall!`]), as rustix names it.
 #[must_use]
@@ -113,7 +114,7 @@ pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_ne_bytes(bytes),
-        _ => now().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(own_pid()) << 32,
+        _ => mix(now(), u64::from(own_pid()) << 32),
     }
 }
 
