@@ -1,5 +1,7 @@
 //! An origin: the file or block device a snapshot was taken of.
 
+use core::fmt;
+
 use crate::sys::mix::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 
@@ -61,6 +63,18 @@ impl Origin {
     pub const fn mark(self) -> u64 {
         let mixed = mix(self.device, self.inode.rotate_left(32)) ^ self.inode;
         if mixed == 0 { 1 } else { mixed }
+    }
+}
+
+/// For a person: as stat(1) and lsblk(8) name it.
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = (rustix::fs::major(self.device()), rustix::fs::minor(self.device()));
+        if self.is_block_device() {
+            write!(formatter, "block device {major}:{minor}")
+        } else {
+            write!(formatter, "inode {} of device {major}:{minor}", self.inode())
+        }
     }
 }
 
