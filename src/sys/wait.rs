@@ -36,6 +36,33 @@ impl Patience {
     }
 }
 
+/// When to give up waiting for a condition that other threads make true.
+///
+/// The caller looks at the condition between two questions. It looks once more after the time has come: this thread may have been
+/// stopped, and the condition be true long since.
+#[derive(Debug)]
+pub struct Deadline {
+    at: u64,
+    has_come: bool,
+}
+
+impl Deadline {
+    /// At this time (CLOCK_MONOTONIC, nanoseconds).
+    #[must_use]
+    pub fn at(time: u64) -> Self {
+        Self { at: time, has_come: false }
+    }
+
+    /// Whether the time had come when this was asked before. The clock is not read while the wait is short.
+    pub fn expired_twice(&mut self, patience: &Patience) -> bool {
+        if self.has_come {
+            return true;
+        }
+        self.has_come = patience.is_tried() && raw::now() > self.at;
+        false
+    }
+}
+
 /// How long somebody else may take. What this thread does not notice, because it is stopped itself, does not count: others may have
 /// done their part long since, and are to be asked again.
 #[derive(Debug)]
