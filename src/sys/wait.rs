@@ -2,14 +2,12 @@
 
 use core::time::Duration;
 
-use crossbeam_utils::Backoff;
-
 use super::raw;
 
 /// Spins, then yields, then sleeps ever longer, up to a millisecond.
 #[derive(Debug, Default)]
 pub struct Patience {
-    spinning: Backoff,
+    spinning: crossbeam::utils::Backoff,
     rounds: u32,
 }
 
