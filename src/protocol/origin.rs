@@ -83,6 +83,7 @@ impl fmt::Display for Origin {
 /// One party writes it, with `store`; a reader may find the two words of different stores and has to look again at whatever word
 /// says that the record did not change meanwhile.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct PlaceCell {
@@ -98,12 +99,6 @@ impl PlaceCell {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "outside of the table only ever in a static")]
     pub const fn new() -> Self {
-        Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
-    }
-
-    /// The same, loom's.
-    #[cfg(loom)]
-    pub fn new() -> Self {
         Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 

@@ -15,6 +15,7 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 /// `head` is written by claim, publish, the changes of the mapper, mark and retire; the place (`address` to `protection`) by the
 /// mapper while the generation is odd or before publication; the rest before publication.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Snapshot {
@@ -225,17 +226,12 @@ pub const FOREIGN_MAPPING: u32 = 512;
 /// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
 /// to a place that the walk had passed already.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Cuts(AtomicU64);
 
 impl Cuts {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// A further piece of `cut`, which had the state `before` when the piece was filled in, has been published; `cut` still shows its
     /// pages. What `cut` has become meanwhile, if that is worse: the further piece is no better.
     pub fn note(&self, active: &ActiveWord, cut: &Snapshot, before: State) -> Option<State> {
@@ -302,30 +298,6 @@ impl View {
 }
 
 impl Snapshot {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            head: zero(),
-            owner: zero(),
-            origin: PlaceCell::new(),
-            address: zero(),
-            first: zero(),
-            pages: zero(),
-            base: zero(),
-            size: zero(),
-            root: zero(),
-            mapping: zero(),
-            protection: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
-            modified: zero(),
-            size_seen: zero(),
-            counted: zero(),
-            seal: core::sync::atomic::AtomicU64::new(0),
-        }
-    }
-
     /// Acquire: pairs with the Release in `publish` and `end_change`.
     pub fn head(&self) -> Head {
         Head(self.head.load(Ordering::Acquire))

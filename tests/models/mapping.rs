@@ -30,8 +30,8 @@ struct Mapping {
 impl Mapping {
     fn new() -> Arc<Self> {
         let mapping = Self {
-            snapshot: Snapshot::new(),
-            frame: Frame::new(),
+            snapshot: Snapshot::default(),
+            frame: Frame::default(),
             kernel: Kernel { private: Mutex::new([false, false]) },
             bit: AtomicU64::new(0),
             changed: AtomicU64::new(0),
@@ -139,8 +139,12 @@ const CUT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 
 
 impl Pieces {
     fn new() -> Arc<Self> {
-        let pieces =
-            Self { front: Snapshot::new(), back: Snapshot::new(), cuts: Cuts::new(), active: ActiveWord::new() };
+        let pieces = Self {
+            front: Snapshot::default(),
+            back: Snapshot::default(),
+            cuts: Cuts::default(),
+            active: ActiveWord::default(),
+        };
         pieces.active.raise();
         let head = pieces.back.claim(1, 1).expect("free");
         pieces.back.describe(head, &Self::identity(), &WHOLE, 0);
@@ -259,7 +263,7 @@ fn a_doubt_reaches_the_piece_that_is_cut_off() {
 fn what_is_seen_of_a_snapshot_is_of_one_life() {
     // Many loads; the fault needs no more than two preemptions.
     model_within(2, || {
-        let record = Arc::new(Snapshot::new());
+        let record = Arc::new(Snapshot::default());
         let take = |record: &Snapshot, life: u32| {
             let (size, address) = (u64::from(life) * 4096, u64::from(life) * 4096);
             let identity = Identity { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };

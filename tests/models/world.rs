@@ -44,7 +44,7 @@ pub struct Page {
 
 impl Page {
     pub fn new() -> Self {
-        Self { snapshot: Snapshot::new(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
+        Self { snapshot: Snapshot::default(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
     }
 
     pub fn publish(&self, life: u32) {
@@ -92,10 +92,10 @@ impl Intents for World {
 impl World {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            active: ActiveWord::new(),
-            creation: Creation::new(),
-            intent: Intent::new(),
-            frames: [Frame::new(), Frame::new()],
+            active: ActiveWord::default(),
+            creation: Creation::default(),
+            intent: Intent::default(),
+            frames: [Frame::default(), Frame::default()],
             pages: [Page::new(), Page::new()],
             file: AtomicU64::new(OLD),
         })
