@@ -299,7 +299,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     fn may_ask(&self, view: &View) -> bool {
         match self.way {
             Way::Auto | Way::Agent => true,
-            Way::Direct => view.flags & SERVED != 0,
+            Way::Direct => view.flags.contains(SERVED),
             Way::Alone => false,
         }
     }
@@ -363,7 +363,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             self.table.declare_damaged();
             return Push::Refused;
         }
-        if view.flags & SERVED != 0 && process.agent(id) != Agent::Thread(raw::own_tid()) {
+        if view.flags.contains(SERVED) && process.agent(id) != Agent::Thread(raw::own_tid()) {
             // Its agent may wait in the kernel, and this thread for the agent, but not for ever.
             return Push::Refused;
         }

@@ -115,7 +115,7 @@ pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<()
         rustix::mm::mmap_anonymous(at, length, access, flags)?;
         // Neither changes a byte, and no child is forked while the snapshot changes.
         let _ = madvise(at, length, Advice::LinuxNoHugepage);
-        if view.flags & NOT_INHERITED != 0 {
+        if view.flags.contains(NOT_INHERITED) {
             let _ = madvise(at, length, Advice::LinuxDontFork);
         }
     }
@@ -125,7 +125,7 @@ pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<()
 
 /// Locks what has replaced a locked range; not before, so that both are never counted. What cannot be locked stays readable.
 fn lock(address: u64, length: usize, view: &View, has_holes: bool) {
-    if view.flags & LOCKED == 0 {
+    if !view.flags.contains(LOCKED) {
         return;
     }
     // What is a hole stays one until it is touched.
@@ -167,7 +167,7 @@ impl Ground {
         let start = reserved as u64 + shift as u64;
         let ground =
             Self { target: target.clone(), reserved: reserved as u64..reserved as u64 + reserved_length as u64, start };
-        if view.flags & NOT_INHERITED != 0 {
+        if view.flags.contains(NOT_INHERITED) {
             // SAFETY: the mapping just made.
             unsafe { madvise(reserved, reserved_length, Advice::LinuxDontFork) }?;
         }

@@ -251,7 +251,7 @@ impl<S: Stores> Means<'_, S> {
         let extent = part(&view.extent, address..view.extent.end());
         // The base is the piece's, because the record behind it will reach down to it.
         let identity = Identity { ..view.identity };
-        let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
+        let further = Further { identity, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
         let Some(moved) = self.table.publish_further(index, view, &further) else {
             snapshot.add_flags(BITS_INCOMPLETE);
             return Err(Errno::NFILE);
@@ -282,7 +282,7 @@ fn slice(view: &View, pages: &Range<u64>) -> Unit {
 /// Whether `other` has been moved, lies behind the piece, and is like it otherwise.
 fn is_continued(view: &View, other: &View) -> bool {
     let kind = |view: &View| {
-        let flags = view.flags & !(BITS_INCOMPLETE | RELOCATED);
+        let flags = view.flags.without(BITS_INCOMPLETE.with(RELOCATED));
         (view.identity.owner, view.identity.mapping, view.identity.size, view.extent.protection, flags)
     };
     other.is_relocated()

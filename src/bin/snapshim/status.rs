@@ -4,7 +4,7 @@ use std::fs;
 
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, SegmentFlags, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
@@ -52,12 +52,12 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
     println!("{pid:>8}  {origin:<32}  {state:<8}  {:>12}  {preserved:>10}{why}", kept.end - kept.start);
 }
 
-fn why(flags: u32) -> &'static str {
-    if flags & FOREIGN_CUT != 0 {
+fn why(flags: SegmentFlags) -> &'static str {
+    if flags.contains(FOREIGN_CUT) {
         "  a program without the shim cut the file"
-    } else if flags & FOREIGN_CHANGE != 0 {
+    } else if flags.contains(FOREIGN_CHANGE) {
         "  a program without the shim changed the file"
-    } else if flags & FOREIGN_MAPPING != 0 {
+    } else if flags.contains(FOREIGN_MAPPING) {
         "  a program without the shim had the file mapped shared and writable"
     } else {
         ""
