@@ -23,18 +23,7 @@ pub(crate) struct Doing {
 
 impl Doing {
     pub(crate) fn read(pid: u32, thread: u32) -> Self {
-        let mut buffer = [0u8; 256];
-        let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
-        let text = procfs::read_file(path.as_c_str(), &mut buffer).unwrap_or(b"");
-        Self::parse(core::str::from_utf8(text).unwrap_or("")).unwrap_or_default()
-    }
-
-    /// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
-    ///
-    /// Where the stack pointer is says nothing of a call further up: the thread may be in a handler on another stack.
-    fn parse(text: &str) -> Option<Self> {
-        let call = text.split_ascii_whitespace().next()?.parse::<u64>().ok();
-        Some(Self { call })
+        Self { call: procfs::waiting_call(pid, thread) }
     }
 
     /// Whether it waits in a call that writes nothing.
@@ -92,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_in_read_writes_nothing() {
-        let doing = Doing::parse(IN_READ).unwrap();
+        let doing = Doing { call: procfs::parse_call(IN_READ) };
         assert_eq!(doing.call, Some(0));
         assert!(doing.is_waiting_elsewhere());
     }
@@ -116,7 +105,7 @@ mod tests {
             "-1 0x7ffd00001000 0x7f12\n",
             "",
         ] {
-            assert!(!Doing::parse(text).unwrap_or_default().is_waiting_elsewhere(), "{text}");
+            assert!(!Doing { call: procfs::parse_call(text) }.is_waiting_elsewhere(), "{text}");
         }
     }
 }
