@@ -46,6 +46,7 @@ pub struct Snapshot {
     counted: AtomicU64,
     /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the
     /// models'.
+    #[allow(clippy::disallowed_types, reason = "no part of the protocol")]
     seal: core::sync::atomic::AtomicU64,
 }
 
