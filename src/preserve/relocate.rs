@@ -15,7 +15,6 @@ use core::ptr;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags, madvise};
-use syscalls::{Sysno, syscall};
 
 use super::unshare;
 use crate::PAGE;
@@ -282,14 +281,11 @@ fn read_own(address: u64, to: u64, length: usize) -> Result<(), Errno> {
     let mut done = 0;
     while done < length {
         let wanted = (length - done).min(READ);
-        let local = [to as usize + done, wanted];
-        let remote = [address as usize + done, wanted];
-        // SAFETY: the local iovec is writable for `wanted` bytes; the kernel checks the remote one.
-        let result = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-        match result {
-            Ok(0) => return Err(Errno::FAULT),
-            Ok(count) => done += count,
-            Err(error) => return Err(raw::errno(error)),
+        let at = (to as usize + done) as *mut c_void;
+        // SAFETY: `to` is our own memory, of which nobody else knows, writable for `length` bytes.
+        match unsafe { raw::read_remote(own, address + done as u64, at, wanted) }? {
+            0 => return Err(Errno::FAULT),
+            count => done += count,
         }
     }
     Ok(())

@@ -63,17 +63,25 @@ pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *cons
     result.map_or_else(errno, |_| Errno::NOTSUP)
 }
 
-/// Reads eight bytes at `address` in `tid`'s address space (process_vm_readv(2)).
+/// Reads bytes at `address` in `tid`'s address space to `to`: at most `length`. How many; an error where a load would fault
+/// (process_vm_readv(2)).
+///
+/// # Safety
+/// `to` is writable for `length` bytes.
+pub unsafe fn read_remote(tid: u32, address: u64, to: *mut c_void, length: usize) -> Result<usize, Errno> {
+    let local = [to as usize, length];
+    let remote = [address as usize, length];
+    // SAFETY: the local iovec names what the caller promises to be writable; the kernel checks the remote one.
+    unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) }.map_err(errno)
+}
+
+/// Reads eight bytes at `address` in `tid`'s address space.
 pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     let mut word = 0u64;
-    let local = [&raw mut word as usize, 8];
-    let remote = [address as usize, 8];
-    // SAFETY: the local iovec names `word`, which is writable for eight bytes; the kernel checks the remote one.
-    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(8) => Ok(word),
-        Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(errno(error)),
+    // SAFETY: `word` is writable for eight bytes.
+    match unsafe { read_remote(tid, address, (&raw mut word).cast(), size_of::<u64>()) }? {
+        8 => Ok(word),
+        _ => Err(Errno::FAULT),
     }
 }
 
