@@ -1,4 +1,6 @@
-//! The counts of another process, and the kernel's rings, as a creation reads them.
+//! The counts of another process's direct writes, and the kernel's rings, as a creation reads them.
+//!
+//! See [`aio_queues`](crate::protocol::aio_queues) for what is counted, and why the ring tells the rest.
 
 use super::drain::Blame;
 use crate::protocol::aio_queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
@@ -32,7 +34,8 @@ impl Ring {
 }
 
 impl Table {
-    /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error is whose is.
+    /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error names a process that still
+    /// has one.
     pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
@@ -53,7 +56,7 @@ impl Table {
     }
 }
 
-/// Whether certainly none is under way in the process.
+/// Whether certainly no direct write of `origin` is under way in the process.
 fn is_idle(record: &Process, id: ProcessId, origin: Origin) -> bool {
     let Some(cookie) = record.cookie(id) else { return false };
     let queues = cookie + QUEUES_AT;
@@ -66,7 +69,7 @@ fn is_idle(record: &Process, id: ProcessId, origin: Origin) -> bool {
         })
 }
 
-/// `None` if that cannot be seen.
+/// The same of one queue; `None` if that cannot be seen.
 fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> Option<bool> {
     const CONTEXT: u64 = 0;
     const TARGET: u64 = 1;
@@ -74,7 +77,8 @@ fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> O
     const ENDED: u64 = 3;
     const TAKEN: u64 = 4;
     let context = at(CONTEXT)?;
-    // None of the origin's begins while the gate is closed, so an entry that is free now has none even if it is taken next.
+    // No write of the origin begins while the gate is closed. So an entry that is free now has none, even if a context takes it
+    // next.
     if context == FREE || context == CLAIMED || !is_aimed(at(TARGET)?, origin) {
         return Some(true);
     }
@@ -86,6 +90,6 @@ fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> O
     let taken = at(TAKEN)?;
     let ring = Ring::read(tid, context)?;
     fence(Ordering::SeqCst);
-    // None was under way while the ring was looked at, so that the count and the tail are of one moment.
+    // No submission was under way while the ring was looked at, so the count and the tail are of one moment.
     Some(is_between && at(BEGUN)? == ended && at(CONTEXT)? == context && ring.is_idle(taken))
 }

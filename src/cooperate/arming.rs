@@ -10,9 +10,9 @@ use crate::sys::wait::Patience;
 use crate::table::Table;
 
 impl Table {
-    /// Has every other process that may have what `scope` covers mapped shared and writable arm it, and waits for the answers.
+    /// Asks every other process to arm that may have what `scope` covers mapped shared and writable, and waits for the answers.
     ///
-    /// The gate is closed by `creation`, and the writers are drained: nobody begins to map or to open what has been armed.
+    /// The gate is closed by `creation`, and the writers are drained: no process begins to map, or to open what has been armed.
     pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Blame> {
         let sharers = || {
             let records = self.processes_used().iter().enumerate();
@@ -60,10 +60,10 @@ impl Table {
         Ok(())
     }
 
-    /// Whether a cooperating process may have `origin` mapped shared and writable: then its time of modification moves with stores
-    /// that make no call.
+    /// Whether a cooperating process may have `origin` mapped shared and writable. Then the file's time of modification moves with
+    /// stores that make no call.
     ///
-    /// The dead are taken out of the table, which counts their stores: nobody else may ever come to do it.
+    /// A sharer that is dead is taken out of the table here, which counts its stores: maybe no other process ever comes to do it.
     #[must_use]
     pub fn is_shared(&self, origin: Origin) -> bool {
         let scope = Scope::One(origin);
@@ -73,7 +73,7 @@ impl Table {
         })
     }
 
-    /// The creation that waits for process `id` to arm, and what it covers.
+    /// The creation that waits for process `id` to arm, and what the creation covers.
     pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
         let creation = &self.header.creation;
         let seen = creation.look();
