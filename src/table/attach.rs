@@ -79,7 +79,7 @@ impl Refusal {
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
-            Self::UnknownTime => "the clocks of this time namespace cannot be told from the others'",
+            Self::UnknownTime => "the clocks of this time namespace cannot be translated",
             Self::Damaged => "the table was found damaged",
         }
     }
