@@ -1,4 +1,4 @@
-//! `snapshim recover`
+//! `snapshim recover`: takes out of the table what dead processes left in it.
 
 use snapshim::table::attach::Attached;
 

@@ -1,4 +1,4 @@
-//! `snapshim status`
+//! `snapshim status`: the processes in the table, and the snapshots that they hold, one line each.
 
 use std::fs;
 
