@@ -9,7 +9,7 @@ use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 use crate::sys::sync::{Ordering, fence};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::table::Table;
 
 /// The beginning of `struct aio_ring` (fs/aio.c).
@@ -39,15 +39,13 @@ impl Table {
     pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
-            let mut patience = Patience::default();
+            let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
             while !is_idle(record, id, origin) {
-                if patience.is_tried() {
-                    if self.bury_if_dead(id.owner_word(index as u32)) {
-                        break;
-                    }
-                    if raw::now() > deadline {
-                        return Err(Blame { pid: id.pid(), tid: 0 });
-                    }
+                if patience.is_tried() && self.bury_if_dead(id.owner_word(index as u32)) {
+                    break;
+                }
+                if deadline.expired_twice(&patience) {
+                    return Err(Blame { pid: id.pid(), tid: 0 });
                 }
                 patience.pause();
             }

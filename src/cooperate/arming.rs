@@ -5,8 +5,7 @@ use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
-use crate::sys::raw;
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::table::Table;
 
 impl Table {
@@ -40,22 +39,23 @@ impl Table {
         creation: Ticket,
         deadline: u64,
     ) -> Result<(), Blame> {
-        let mut patience = Patience::default();
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         while record.id() == Some(id)
             && record.sharing.includes(scope)
             && !record.sharing.is_armed_for(id.epoch(), creation)
         {
             patience.pause();
-            if patience.is_tried() {
-                if self.bury_if_dead(id.owner_word(index)) {
-                    return Ok(());
-                }
-                if raw::now() > deadline {
-                    let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
-                    return Err(Blame { pid: id.pid(), tid });
-                }
-                record.ring();
+            if !patience.is_tried() {
+                continue;
             }
+            if self.bury_if_dead(id.owner_word(index)) {
+                return Ok(());
+            }
+            if deadline.expired_twice(&patience) {
+                let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
+                return Err(Blame { pid: id.pid(), tid });
+            }
+            record.ring();
         }
         Ok(())
     }

@@ -54,12 +54,13 @@ impl Table {
 
     /// Waits for the calls that found no free slot to announce themselves in.
     fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
-        let mut patience = Patience::default();
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         while let Some((index, id)) = self.first_unannounced() {
             if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
                 self.declare_damaged();
             }
-            if patience.is_tried() && !self.bury_if_dead(id.owner_word(index)) && raw::now() > deadline {
+            let is_gone = patience.is_tried() && self.bury_if_dead(id.owner_word(index));
+            if !is_gone && deadline.expired_twice(&patience) {
                 return Err(Blame { pid: id.pid(), tid: 0 });
             }
             patience.pause();
@@ -87,16 +88,15 @@ impl Table {
     }
 
     fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
-        let mut patience = Patience::default();
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         loop {
             let Some(turn) = under_way(frame, scope) else { return Ok(()) };
-            if patience.is_tried() {
-                if self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope) {
-                    return Ok(());
-                }
-                if raw::now() > deadline {
-                    return Err(self.blame(slot));
-                }
+            let is_tried = patience.is_tried();
+            if is_tried && (self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope)) {
+                return Ok(());
+            }
+            if deadline.expired_twice(&patience) {
+                return Err(self.blame(slot));
             }
             patience.pause();
         }
