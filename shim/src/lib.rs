@@ -7,8 +7,8 @@
 mod address_space;
 mod agent;
 mod base;
-pub mod c_api;
-pub mod constructor;
+mod c_api;
+mod constructor;
 mod hooks;
 mod interpose;
 mod lifecycle;
