@@ -121,7 +121,7 @@ const EXPORTS: &[&str] = &[
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",
-    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",
+    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_create pthread_attr_setsigmask_np",
     // jump
     "longjmp _longjmp siglongjmp __longjmp_chk sigaltstack __sigaltstack",
 ];
@@ -195,7 +195,7 @@ const PANIC_PATH: &[&str] = &["free"];
 const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
 
 /// The constructor, and what only it calls where that is not inlined.
-const CONSTRUCTOR_ITSELF: &str = "snapshim::init::construct";
+const CONSTRUCTOR_ITSELF: &str = "snapshim::constructor::construct";
 const OF_THE_CONSTRUCTOR: &str = "snapshim::interpose::detours::protect";
 
 #[test]

@@ -128,6 +128,10 @@ pub struct Pusher<'a, R, S> {
     ///
     /// The fault that preserves a page reads as far ahead as the mapper's descriptor and mapping let it, megabytes perhaps.
     pub read_in: &'a dyn Fn(&Range<u64>),
+    /// How many pages behind the bytes of a change are preserved along with them, because it looks as if their turn came next.
+    pub ahead: u64,
+    /// Whether a handler of the application's may interrupt this thread.
+    pub is_interruptible: bool,
     /// How large the origin is now, in bytes, where that can be told.
     pub size: &'a dyn Fn() -> Option<u64>,
 }
@@ -250,6 +254,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut allowance = Allowance::of(self.patience);
         let mut patience = Patience::default();
         let mut failures = 0;
+        let mut ahead = self.ahead;
         let mut pages = None;
         // Preserved so far by this call, whether or not their bits could be recorded.
         let mut done = 0;
@@ -269,19 +274,25 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 self.give_up(index, &view, Reason::NoMemory)?;
                 continue;
             }
+            let pushed = self.with_ahead(index, &view, range, &missing, ahead);
             if missing.end - missing.start <= FEW {
-                (self.read_in)(&(missing.start * PAGE..missing.end * PAGE));
+                (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
             }
             let push = if view.head.is_changing() {
                 Push::Moved
             } else if self.way == Way::Agent {
                 Push::Refused
             } else {
-                self.push(index, snapshot, &view, &missing)
+                self.push(index, snapshot, &view, &pushed)
             };
             let reason = match push {
                 Push::Done(pages) => {
-                    done = missing.start + pages;
+                    done = missing.end.min(missing.start + pages);
+                    continue;
+                }
+                // What lies ahead may be what cannot be preserved.
+                _ if pushed != missing => {
+                    ahead = 0;
                     continue;
                 }
                 Push::Moved if !allowance.is_spent() => {
@@ -365,6 +376,21 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
     }
 
+    /// The same pages, which have to be preserved, and as many of the `ahead` pages behind `range` as follow on them and have no copy,
+    /// where the mapper has room for them.
+    fn with_ahead(&self, index: u32, view: &View, range: &Range<u64>, missing: &Range<u64>, ahead: u64) -> Range<u64> {
+        let end = missing.end.saturating_add(ahead).min(view.kept().end).min(missing.start + RUN);
+        if missing.end != Table::touched(view, range).end || end <= missing.end {
+            return missing.clone();
+        }
+        let base = view.identity.base;
+        let pool = self.table.blocks_for(index);
+        let next = self.table.bits(&pool, view).first_missing(missing.end - base..end - base);
+        let follows =
+            |next: &Range<u64>| next.start + base == missing.end && self.has_room(view, next.end - next.start);
+        next.filter(follows).map_or_else(|| missing.clone(), |next| missing.start..next.end + base)
+    }
+
     fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Push {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Push::Moved };
         if process.cookie(id).is_none() {
@@ -387,7 +413,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
-        let _signals = raw::SignalsBlocked::except_of_sandboxes();
+        let _signals = self.is_interruptible.then(raw::SignalsBlocked::except_of_sandboxes);
         self.frame.start_pushing(index, by_bytes);
         let push = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and nobody may afterwards.

@@ -318,7 +318,12 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     let attached = attach().or_else(|refusal| {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
         if is_limit { crate::process::errand::run(attach).unwrap_or(Err(refusal)) } else { Err(refusal) }
-    })?;
+    });
+    let attached = match attached {
+        Ok(attached) => attached,
+        // The path may lead this thread to no table because another one, which has joined, has left the root.
+        Err(refusal) => return table().ok_or(refusal),
+    };
     let leaked = crate::base::environment::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
     let _ = ATTACHED.set(leaked);
     if attached.has_made_directory && config().is_directory_chosen {

@@ -15,7 +15,7 @@ pub mod waiting;
 
 use core::ffi::c_int;
 use core::ptr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use snapshim::masks;
 use snapshim::raw::{self, SignalsBlocked};
@@ -25,6 +25,19 @@ use crate::process::identity;
 pub use deliver::{Asked, Resolve};
 
 use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
+
+static MAY_HANDLE: AtomicBool = AtomicBool::new(false);
+
+/// The application is about to have a signal handled by a function of its own.
+pub fn note_handler() {
+    MAY_HANDLE.store(true, Ordering::Relaxed);
+}
+
+/// Whether a handler of the application's may run.
+#[inline]
+pub fn may_handle() -> bool {
+    MAY_HANDLE.load(Ordering::Relaxed)
+}
 
 /// Whether the application's actions for SIGSEGV and its stand-in are virtual.
 #[inline]

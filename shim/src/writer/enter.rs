@@ -13,6 +13,7 @@ use snapshim::table::Table;
 
 use super::reach::range_of;
 use super::report::{Teller, refuse};
+use super::sequence;
 use super::slot::{Surroundings, clear, pusher, without_thread};
 use super::touch::Touch;
 use crate::address_space::freeze::Trap;
@@ -124,8 +125,9 @@ fn change_origin(
             Err(failure) => refuse(origin, &failure),
         };
     }
-    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ..pusher };
     let range = range_of(thread, frame, descriptor, origin, touch);
+    let ahead = sequence::pages_ahead(origin, &range.bytes);
+    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead, ..pusher };
     if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
         return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }

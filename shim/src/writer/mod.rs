@@ -6,5 +6,6 @@ pub mod announced;
 pub mod enter;
 pub mod reach;
 pub mod report;
+pub mod sequence;
 pub mod slot;
 pub mod touch;

@@ -20,6 +20,7 @@ use crate::base::config::config;
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
+use crate::signals;
 
 /// The call is over.
 #[inline]
@@ -114,6 +115,8 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         report: &Teller,
         stores: &Trap,
         read_in: &|_| (),
+        ahead: 0,
+        is_interruptible: signals::may_handle(),
         size: &|| None,
     }
 }

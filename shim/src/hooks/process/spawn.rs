@@ -114,8 +114,20 @@ fn on_spawn(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
-    // SAFETY: the application's arguments, as they are.
-    let call = || unsafe { real(pid, path, actions, attributes, arguments, environment) };
+    // libc stores the child's number with SIGSEGV blocked, when no trap could be resolved: not at a place that may be armed.
+    let mut child = 0;
+    let place = if pid.is_null() { pid } else { &raw mut child };
+    // SAFETY: the application's arguments but for the place, which is null or writable.
+    let call = || unsafe { real(place, path, actions, attributes, arguments, environment) };
+    let result = call_announced(actions, &call);
+    if result == 0 && !pid.is_null() {
+        // SAFETY: the application's place for the number.
+        unsafe { pid.write(child) };
+    }
+    result
+}
+
+fn call_announced(actions: *const Actions, call: &dyn Fn() -> c_int) -> c_int {
     lending::note_lending(false);
     if interpose::is_libc_seen() || actions.is_null() {
         return call();
@@ -129,7 +141,7 @@ fn on_spawn(
             _ => &[],
         }
     };
-    match within(actions, libc::AT_FDCWD, &call) {
+    match within(actions, libc::AT_FDCWD, call) {
         // Refused by the gate, which set errno.
         -1 => errno(),
         result => result as c_int,

@@ -1,15 +1,15 @@
 //! sigprocmask(2) and its kin: masks go to the kernel with SIGSEGV's stand-in in its place ([`masks`]).
 
-use core::ffi::{c_int, c_long};
+use core::ffi::{c_int, c_long, c_void};
 
-use libc::{pthread_attr_t, sigset_t, ucontext_t};
+use libc::{pthread_attr_t, pthread_t, sigset_t, ucontext_t};
 use rustix::io::Errno;
 use snapshim::masks;
 use syscalls::{Sysno, syscall};
 
 use super::sets::{MASK, answer, not_here, with_mask, word};
 use crate::base::errno::as_libc;
-use crate::interpose::interpose;
+use crate::interpose::{self, interpose};
 use crate::process::leaving;
 use crate::signals;
 use crate::signals::guarded;
@@ -37,6 +37,19 @@ interpose! {
     /// swapcontext(3), likewise
     swapcontext, c"swapcontext": swapcontext => fn(old: *mut ucontext_t, new: *const ucontext_t) -> c_int {
         raw |_old, _new| not_here(), hook on_swapcontext,
+    }
+    /// pthread_create(3): the error is its result
+    pthread_create, c"pthread_create": pthread_create => fn(
+        thread: *mut pthread_t, attributes: *const pthread_attr_t, start: *const c_void, argument: *mut c_void
+    ) -> c_int {
+        raw |thread, attributes, start, argument| match interpose::behind(c"pthread_create") {
+            // SAFETY: libc's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe {
+                core::mem::transmute::<*const (), Function>(next)(thread, attributes, start, argument)
+            },
+            None => libc::EAGAIN,
+        },
+        hook on_create_thread,
     }
     /// pthread_attr_setsigmask_np(3): the mask that a thread begins with
     attribute_mask, c"pthread_attr_setsigmask_np": pthread_attr_setsigmask_np => fn(
@@ -137,6 +150,20 @@ fn on_swapcontext(real: swapcontext::Function, old: *mut ucontext_t, new: *const
     open_faults_of_context(new);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(old, new) }
+}
+
+/// The thread begins with the mask of the caller. libc blocks all signals by itself around the making of its own threads, which
+/// store results where a program of aio(7) or getaddrinfo_a(3) wants them.
+fn on_create_thread(
+    real: pthread_create::Function,
+    thread: *mut pthread_t,
+    attributes: *const pthread_attr_t,
+    start: *const c_void,
+    argument: *mut c_void,
+) -> c_int {
+    signals::open_faults_of_thread();
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(thread, attributes, start, argument) }
 }
 
 fn on_set_attribute_mask(
