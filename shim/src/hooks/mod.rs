@@ -4,6 +4,7 @@ pub mod aio;
 pub mod beside;
 pub mod file;
 pub mod mmap;
+pub mod namespace;
 pub mod process;
 pub mod signal;
 pub mod stdio;
@@ -48,7 +49,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
     [
         stdio::fopen::DOORS,
         file::open_fortified::DOORS,
-        process::namespace::DOORS,
+        namespace::DOORS,
         process::spawn::DOORS,
         aio::posix_aio::DOORS,
         process::clone::DOORS,

@@ -6,6 +6,5 @@ pub mod credentials;
 pub mod daemon;
 pub mod exec;
 pub mod fork;
-pub mod namespace;
 pub mod spawn;
 pub mod vfork;
