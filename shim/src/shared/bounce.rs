@@ -17,7 +17,7 @@ use snapshim::{PAGE, raw};
 use super::list::{self, Entry, List};
 use crate::address_space::lock;
 use crate::base::user_memory::{IOV_MAX, each_buffer, read_own};
-use crate::writer::enter::LONGEST_WRITE;
+use crate::writer::touch::LONGEST_WRITE;
 
 /// What the kernel may be handed of mappings.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use snapshim::origin::Place;
 use snapshim::raw;
 
 use crate::base::errno::set_errno;
-use crate::hooks::file::write::Plain;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
+use crate::writer::touch::Plain;
 
 interpose! {
     /// aio_write(3)
