@@ -280,7 +280,7 @@ impl Aside {
         unsafe { &*self.parts }
     }
 
-    /// See [`Messages::fill_from_home`].
+    /// See `Messages::fill_from_home`.
     pub fn fill_from_home(&self) {
         self.parts().fill_from_home();
     }
