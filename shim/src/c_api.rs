@@ -2,7 +2,7 @@
 
 use core::ffi::{c_char, c_int, c_void};
 
-use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::walk::Walk;
 
 use crate::address_space::lock;

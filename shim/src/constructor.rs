@@ -4,7 +4,7 @@
 
 use core::ffi::{c_char, c_int};
 
-use snapshim::raw;
+use snapshim::sys::{raw, signal_block};
 
 use crate::base::arena;
 use crate::base::config::config;
@@ -19,7 +19,7 @@ use crate::{hooks, interpose};
 static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = construct;
 
 extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8) {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     // Where the vDSO is, as the program was told and not as the kernel would say: valgrind takes it away and tells the program so.
     // Until then the time is asked by system call.
     // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.

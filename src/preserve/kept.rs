@@ -19,10 +19,11 @@ use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};
 use rustix::io::Errno;
 
-use crate::drain::Patience;
-use crate::raw::{self, ProcPath};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
-use crate::table::process::ProcessId;
+use crate::protocol::process_id::ProcessId;
+use crate::sys::procfs::ProcPath;
+use crate::sys::raw;
+use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
+use crate::sys::wait::Patience;
 
 const PLACES: usize = 16;
 /// Files that are open for one use only, because no place is free.

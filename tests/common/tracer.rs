@@ -16,7 +16,7 @@ use std::process::{Child, Command};
 use std::ptr;
 
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
-use snapshim::preserved::Block;
+use snapshim::protocol::preserved::Block;
 
 /// Which process of a program that forks is cut, with all its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,7 +290,8 @@ impl Tracer {
         });
         let numbers: Vec<u64> = numbers.collect();
         // The blocks at its end are made present by a call that wants them writable.
-        let end = numbers.iter().max().map(|end| end - (snapshim::table::BLOCKS * size_of::<Block>()) as u64);
+        let end =
+            numbers.iter().max().map(|end| end - (snapshim::protocol::limits::BLOCKS * size_of::<Block>()) as u64);
         self.table = numbers.iter().min().copied().zip(end);
     }
 

@@ -7,14 +7,14 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use core::time::Duration;
 
 use rustix::mm::MprotectFlags;
-use snapshim::drain::Patience;
 use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
-use snapshim::raw::{self, ProcPath};
-use snapshim::snapshot::View;
-use snapshim::sync::full_fence;
-use snapshim::table::liveness::Stat;
-use snapshim::table::process::Agent;
+use snapshim::protocol::process::Agent;
+use snapshim::protocol::snapshot::View;
+use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::sync::full_fence;
+use snapshim::sys::wait::Patience;
+use snapshim::sys::{futex, raw};
 
 use super::lock;
 use crate::base::config::config;
@@ -75,7 +75,7 @@ impl Stores for Trap {
         START.store(0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `hold`'s exchange and in `is_held`.
         HELD.store(0, Ordering::Release);
-        raw::wake(&HELD);
+        futex::wake(&HELD);
     }
 }
 
@@ -117,7 +117,7 @@ fn resolve(address: u64, access: Access) -> Outcome {
         return Outcome::Foreign;
     }
     while is_held(address) {
-        raw::wait(&HELD, 1, SLICE);
+        futex::wait(&HELD, 1, SLICE);
     }
     Outcome::Resolved
 }

@@ -5,10 +5,10 @@
 use core::ops::Range;
 
 use parking_lot::{Mutex, MutexGuard};
-use snapshim::drain::Patience;
 use snapshim::preserve::unshare;
-use snapshim::raw::SignalsBlocked;
-use snapshim::snapshot::{Extent, View};
+use snapshim::protocol::snapshot::{Extent, View};
+use snapshim::sys::signal_block::SignalsBlocked;
+use snapshim::sys::wait::Patience;
 use snapshim::table::walk::Walk;
 
 use crate::process::identity::{self, Own};

@@ -3,8 +3,8 @@
 use core::ffi::c_int;
 use core::time::Duration;
 
-use snapshim::raw;
-use snapshim::table::liveness::Stat;
+use snapshim::sys::procfs::{self, Stat};
+use snapshim::sys::raw;
 
 use crate::process::identity::{self, Own};
 
@@ -37,7 +37,7 @@ impl Company {
         self.looks = if ends == self.ends { self.looks + 1 } else { 0 };
         self.ends = ends;
         // The first thread is counted until the process ends.
-        let stat = Stat::read(&raw::ProcPath::of(raw::own_pid(), "stat"));
+        let stat = Stat::read(&procfs::ProcPath::of(raw::own_pid(), "stat"));
         let is_alone = stat.is_ok_and(|stat| stat.threads == 2 && stat.state == b'Z');
         (!is_alone).then(|| ROUND.min(Duration::from_millis(1 << self.looks.min(10))))
     }

@@ -2,9 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
-use snapshim::drain::Patience;
-use snapshim::raw;
-use snapshim::table::process::Agent;
+use snapshim::protocol::process::Agent;
+use snapshim::sys::raw;
+use snapshim::sys::wait::Patience;
 use syscalls::{Sysno, syscall};
 
 use super::start;

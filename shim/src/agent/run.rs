@@ -10,9 +10,9 @@ use core::time::Duration;
 
 use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::{Means, Served};
-use snapshim::raw;
-use snapshim::snapshot::State;
-use snapshim::sync::Ordering;
+use snapshim::protocol::snapshot::State;
+use snapshim::sys::sync::Ordering;
+use snapshim::sys::{futex, raw, signal_block};
 
 use super::alone::{Company, ROUND};
 use crate::address_space::lock;
@@ -30,13 +30,13 @@ const TABLE_ROUNDS: u32 = 5;
 
 pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
-    raw::set_signal_mask(u64::MAX);
+    signal_block::set_signal_mask(u64::MAX);
     // Numbers mean something in one table only; these files go with it when the agent ends.
     let kept_apart = KeptFiles::new();
     let kept = if fd_table::begin() { &kept_apart } else { identity::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
-    raw::wake(&HAS_BEGUN);
+    futex::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut eager = eager::Eager::default();
     let mut next_look = raw::now() + ROUND.as_nanos() as u64;
@@ -81,7 +81,7 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
             eager.begin_anew();
         }
         if service.is_answered {
-            raw::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
+            futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
         }
     }
 }
@@ -136,7 +136,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
-        let is_ours = |view: snapshim::snapshot::View| view.identity.owner == own.owner();
+        let is_ours = |view: snapshim::protocol::snapshot::View| view.identity.owner == own.owner();
         if !own.table.view(request.snapshot).is_some_and(is_ours) {
             continue;
         }
@@ -170,7 +170,7 @@ fn doubt_if_table_is_gone(own: &Own) {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         for (index, view) in walk.owned_by(own.owner()) {
-            if view.head.state() == State::Exact && snapshim::preserve::doubt(own.table, index, view.head.life()) {
+            if view.head.state() == State::Exact && snapshim::table::doubt(own.table, index, view.head.life()) {
                 doubted += 1;
             }
         }

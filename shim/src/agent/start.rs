@@ -5,9 +5,9 @@ use core::ptr;
 use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
-use snapshim::drain::Patience;
-use snapshim::raw;
-use snapshim::sync::Ordering;
+use snapshim::sys::sync::Ordering;
+use snapshim::sys::wait::Patience;
+use snapshim::sys::{futex, raw, signal_block};
 
 use super::run::run;
 use crate::base::agent_stack::{STACK, take_stack};
@@ -54,7 +54,7 @@ const THREAD: c_int = libc::CLONE_VM
 
 fn start_thread(own: &Own) -> bool {
     // Inherited by the thread.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let stack = take_stack();
     let Some(stack) = stack else {
         if let Some(record) = own.record() {
@@ -82,7 +82,7 @@ fn await_beginning() {
     let until = raw::now() + PATIENCE.as_nanos() as u64;
     // Acquire: pairs with the Release in `run`.
     while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
-        raw::wait(&HAS_BEGUN, 0, PATIENCE);
+        futex::wait(&HAS_BEGUN, 0, PATIENCE);
     }
 }
 

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr};
 
-use snapshim::sync::Ordering;
+use snapshim::sys::sync::Ordering;
 
 use super::stack_pointer;
 

@@ -8,7 +8,7 @@ use once_cell::race::OnceRef;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use snapshim::preserve::{OnFailure, Way};
+use snapshim::preserve::policy::{OnFailure, Way};
 
 use super::environment::{Environment, leak};
 

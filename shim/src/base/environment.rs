@@ -5,7 +5,7 @@
 
 use core::ffi::{CStr, c_char};
 
-use snapshim::raw;
+use snapshim::sys::{procfs, raw};
 
 /// The environment as it was at exec: NAME=value, each followed by a NUL.
 pub struct Environment {
@@ -21,7 +21,7 @@ impl Environment {
         let mut size = 64 << 10;
         loop {
             let buffer = memory(size)?;
-            let length = raw::read_file(c"/proc/self/environ", buffer).ok()?.len();
+            let length = procfs::read_file(c"/proc/self/environ", buffer).ok()?.len();
             // One byte stays free, so that the last variable is followed by a NUL in any case.
             if length < size - 1 {
                 return Some(&buffer[..length]);

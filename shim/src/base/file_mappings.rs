@@ -5,7 +5,8 @@ use core::ops::ControlFlow;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::raw::{self, ProcPath};
+use snapshim::sys::procfs::{self, ProcPath};
+use snapshim::sys::raw;
 
 /// What the kernel says of the file behind a mapping: the same for all mappings of a file by one file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Backing {
 /// Hands over each pid that there is.
 pub fn each_process(mut see: impl FnMut(u32)) {
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
-    raw::any_entry(all, |name| {
+    procfs::any_entry(all, |name| {
         if let Ok(pid) = name.parse() {
             see(pid);
         }

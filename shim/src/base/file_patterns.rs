@@ -1,9 +1,9 @@
 //! `SNAPSHIM_FILES` and `SNAPSHIM_SHARED_FILES`: which files are meant.
 
 use rustix::fs::OFlags;
-use snapshim::drain::place_of;
-use snapshim::origin::Place;
-use snapshim::raw;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::Place;
+use snapshim::sys::{procfs, raw};
 
 use super::config::config;
 use super::mmap_call::Mmap;
@@ -63,7 +63,7 @@ fn is_matching_file(descriptor: u32, patterns: &[u8]) -> bool {
     }
     // A path of PATH_MAX bytes would be more than a hook may take of the stack.
     let mut buffer = [core::mem::MaybeUninit::uninit(); 1000];
-    let link = raw::ProcPath::own("fd").slash(descriptor);
+    let link = procfs::ProcPath::own("fd").slash(descriptor);
     let Ok((path, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) else { return false };
     patterns.split(|byte| *byte == b':').any(|pattern| matches_pattern(pattern, path))
 }

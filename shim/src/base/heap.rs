@@ -94,7 +94,7 @@ impl Heap {
     fn with<R>(&self, act: impl FnOnce(&mut Blocks) -> R) -> R {
         // Acquire: pairs with the Release below.
         while self.taken.swap(true, Ordering::Acquire) {
-            snapshim::raw::yield_now();
+            snapshim::sys::raw::yield_now();
         }
         // SAFETY: one caller at a time comes here; `act` allocates nothing.
         let result = act(unsafe { &mut *self.blocks.get() });

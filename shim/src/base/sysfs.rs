@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
-use snapshim::raw;
+use snapshim::sys::{procfs, raw};
 
 /// A path that is put together without allocation. One that does not fit is none, and nothing is found there.
 struct Path {
@@ -42,7 +42,7 @@ impl Write for Path {
 
 /// What a small file says, without the end of its last line; `None` if it cannot be read.
 pub fn read<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let text = raw::read_file(Path::new(path).as_c_str(), buffer).ok()?;
+    let text = procfs::read_file(Path::new(path).as_c_str(), buffer).ok()?;
     Some(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
@@ -68,7 +68,7 @@ pub fn any_entry(path: fmt::Arguments<'_>, wanted: impl FnMut(&str) -> bool) -> 
     let Ok(directory) = raw::open(Path::new(path).as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
         return false;
     };
-    raw::any_entry(directory, wanted)
+    procfs::any_entry(directory, wanted)
 }
 
 /// Where sysfs describes a block device.

@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 
 use libc::iovec;
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 /// Most buffers of a vector (UIO_MAXIOV).
@@ -21,7 +21,7 @@ pub fn each_buffer(vector: *const iovec, count: c_int, mut each: impl FnMut(u64,
         let bytes = wanted * size_of::<iovec>();
         let local = [chunk.as_mut_ptr() as usize, bytes];
         let remote = [vector.wrapping_add(done) as usize, bytes];
-        let own = snapshim::raw::own_tid();
+        let own = snapshim::sys::raw::own_tid();
         // SAFETY: the local iovec names `chunk`, writable for `bytes` bytes; the kernel checks the remote one.
         let read = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
         if read != Ok(bytes) {

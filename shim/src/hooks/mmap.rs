@@ -12,8 +12,9 @@ use rustix::fd::AsRawFd;
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
-use snapshim::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
-use snapshim::{PAGE, raw};
+use snapshim::PAGE;
+use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
+use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall, syscall};
 
 use crate::address_space::lock;

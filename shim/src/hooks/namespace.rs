@@ -3,7 +3,8 @@
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
 
-use snapshim::{preserve, raw};
+use snapshim::sys::raw;
+use snapshim::table;
 
 use super::beside::ways_beside;
 use crate::base::config::config;
@@ -131,7 +132,7 @@ fn doubt_all() {
     let Ok(own) = membership::join() else { return };
     own.table.over_splits(|walk| {
         for (index, view) in walk.live() {
-            preserve::doubt(own.table, index, view.head.life());
+            table::doubt(own.table, index, view.head.life());
         }
     });
 }

@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_long, c_void};
 use core::ptr::with_exposed_provenance_mut as pointer;
 
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
-use snapshim::drain::Patience;
+use snapshim::sys::wait::Patience;
 
 use super::elf_symbols::{self, Loaded};
 use crate::base::errno::{errno, set_errno};

@@ -1,5 +1,5 @@
 //! exec: the record says that this image is about to be replaced, and the kernel says there that it was
-//! (`snapshim::table::executing`).
+//! (`snapshim::protocol::executing`).
 //!
 //! Nobody pushes into a process that calls exec: pushers that find the word ask the agent instead, which ends with the image, and
 //! those that came before are waited for here.
@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::address_space::lock::{self, EVERYWHERE};

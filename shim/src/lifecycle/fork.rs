@@ -5,7 +5,7 @@
 
 use libc::pid_t;
 use rustix::io::Errno;
-use snapshim::raw;
+use snapshim::sys::{procfs, raw};
 
 use super::fork_in_handler::Heir;
 use super::inherit::{Inheritance, Prepared};
@@ -36,7 +36,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
 /// The lock is taken even without snapshots, because another thread may be making the first.
 fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = lock::hold(own);
-    let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !raw::are_children_in_own_namespace();
+    let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
     let hindrance = if leaves {
         // The child's number, as it has it, means nothing to the others.
         Some(Errno::XDEV)

@@ -12,12 +12,12 @@ use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
-use snapshim::gate::{self, Frame};
-use snapshim::raw;
+use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::writer_slot::WriterSlot;
+use snapshim::sys::{procfs, raw};
 use snapshim::table::Table;
-use snapshim::table::liveness;
-use snapshim::table::process::{Process, ProcessId};
-use snapshim::table::writer::WriterSlot;
 
 use crate::address_space::lock::Mappings;
 use crate::process::log::{Level, say};
@@ -99,7 +99,7 @@ impl Heir {
             }
         } else {
             let born = ProcessId::new(pid as u32, self.unborn.epoch());
-            self.record.describe_start(born, liveness::start_of(born.pid()));
+            self.record.describe_start(born, procfs::start_of(born.pid()));
             self.record.christen(self.unborn, born);
         }
         give_back(self.table);

@@ -5,14 +5,14 @@ use core::time::Duration;
 
 use libc::pid_t;
 use rustix::io::Errno;
-use snapshim::creation::Scope;
-use snapshim::pieces::Further;
-use snapshim::preserve::holdings::Holdings;
+use snapshim::cooperate::pieces::Further;
 use snapshim::preserve::local;
-use snapshim::raw;
-use snapshim::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
-use snapshim::table::liveness;
-use snapshim::table::process::{Birth, Process, ProcessId};
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::process::{Birth, Process};
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
+use snapshim::sys::{futex, procfs, raw};
 
 use crate::address_space::lock::{self, EVERYWHERE, Mappings};
 use crate::base::config::config;
@@ -78,7 +78,7 @@ fn is_inherited(own: &Own, index: u32) -> bool {
 /// A child's records, published under a closed gate.
 pub struct Prepared<'a> {
     mappings: &'a Mappings,
-    ticket: snapshim::creation::Ticket,
+    ticket: snapshim::protocol::creation::Ticket,
     record: &'static Process,
     unborn: ProcessId,
     index: u32,
@@ -145,13 +145,13 @@ impl<'a> Prepared<'a> {
         }
         let table = self.mappings.own.table;
         let born = ProcessId::new(pid as u32, self.unborn.epoch());
-        self.record.describe_start(born, liveness::start_of(born.pid()));
+        self.record.describe_start(born, procfs::start_of(born.pid()));
         self.record.christen(self.unborn, born);
         let creation = table.gate().creation;
         let committed = creation.commit(self.ticket);
         self.record.settle(born, if committed { Birth::Settled } else { Birth::Failed });
         creation.release(self.ticket);
-        raw::wake(creation.futex());
+        futex::wake(creation.futex());
         self.mappings.end_all();
     }
 
@@ -176,7 +176,7 @@ impl<'a> Prepared<'a> {
                         // The parent is stopped; the first to say so decides.
                         self.record.settle(born, Birth::Failed);
                     }
-                    raw::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
+                    futex::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
                     table.bury_if_dead(parent);
                 }
             }

@@ -8,10 +8,13 @@ use core::ops::Range;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
-use snapshim::pieces::{Further, part};
+use snapshim::PAGE;
+use snapshim::cooperate::pieces::{Further, part};
 use snapshim::preserve::{local, unshare};
-use snapshim::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View};
-use snapshim::{PAGE, raw};
+use snapshim::protocol::snapshot::{
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View,
+};
+use snapshim::sys::raw;
 
 use crate::address_space::lock::{EVERYWHERE, Mappings, find_piece, overlap, pieces};
 use crate::base::config::config;

@@ -11,9 +11,9 @@
 use core::ffi::{c_int, c_long};
 
 use rustix::io::Errno;
-use snapshim::raw;
-use snapshim::snapshot::{SERVED, Snapshot};
-use snapshim::sync::{AtomicU32, Ordering, full_fence};
+use snapshim::protocol::snapshot::{SERVED, Snapshot};
+use snapshim::sys::raw;
+use snapshim::sys::sync::{AtomicU32, Ordering, full_fence};
 
 use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::errno::set_errno;

@@ -2,7 +2,7 @@
 
 use snapshim::PAGE;
 use snapshim::preserve::local::Means;
-use snapshim::table::writer::{Request, Task};
+use snapshim::protocol::writer_slot::{Request, Task};
 
 use crate::address_space::freeze::Trap;
 use crate::address_space::lock::{Mappings, each_piece, overlap};

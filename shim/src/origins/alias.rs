@@ -5,9 +5,9 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
-use snapshim::raw;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::raw;
 
 use crate::base::sysfs::{self, Device};
 use crate::process::log::Named;

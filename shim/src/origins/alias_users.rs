@@ -6,9 +6,10 @@
 
 use core::fmt;
 
-use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
-use snapshim::raw::{self, ProcPath};
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 
 use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};

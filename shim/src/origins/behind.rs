@@ -7,11 +7,11 @@
 
 use core::ffi::c_int;
 
-use snapshim::drain::place_behind;
-use snapshim::origin::{Origin, Place};
-use snapshim::preserve;
-use snapshim::raw;
-use snapshim::snapshot::{State, View};
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::{State, View};
+use snapshim::sys::raw;
+use snapshim::table;
 
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
@@ -154,7 +154,7 @@ fn doubt(own: &Own, what: &str, named: &Named<'_>) {
     own.table.over_splits(|walk| {
         let exact = walk.live().filter(|(_, view)| view.head.state() == State::Exact && !view.is_relocated());
         for (index, view) in exact.filter(|(_, view)| named.concerns(view.identity.origin)) {
-            if preserve::doubt(own.table, index, view.head.life()) {
+            if table::doubt(own.table, index, view.head.life()) {
                 say_doubtful(own, what, &view);
             }
         }

@@ -10,9 +10,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::{place_behind, place_of};
-use snapshim::origin::{Origin, Place};
-use snapshim::raw;
+use snapshim::cooperate::locate::{place_behind, place_of};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
 
@@ -103,7 +103,7 @@ impl Claim {
     }
 
     fn fill(&self, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
-        let path = raw::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+        let path = procfs::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
         let claimed = raw::move_up(raw::open(path.as_c_str(), OFlags::RDONLY | OFlags::EXCL)?)?;
         if place_of(&rustix::fs::fstat(&claimed)?) != Place::Origin(origin) {
             return Err(Errno::BADF);

@@ -6,9 +6,9 @@
 use core::fmt;
 
 use rustix::io::Errno;
-use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
-use snapshim::raw;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::{procfs, raw};
 
 use crate::base::sysfs::{self, Device};
 use crate::process::log::{Level, Named, say};
@@ -57,7 +57,7 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
 /// proc_pid_mountinfo(5): the third field is major:minor.
 fn is_mounted(device: u64) -> bool {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = raw::ProcPath::own("mountinfo");
+    let path = procfs::ProcPath::own("mountinfo");
     let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else { return false };
     let mut buffer = [0u8; 512];
     // The field under way: its number, and the numbers before and behind its colon.

@@ -1,7 +1,7 @@
 //! Snapshots of one origin, found in the table, and marked doubtful.
 
-use snapshim::origin::Origin;
-use snapshim::snapshot::State;
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::snapshot::State;
 use snapshim::table::walk::Walk;
 
 use crate::process::identity::Own;
@@ -16,7 +16,7 @@ pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         let exact = exact_of(own, walk, origin);
-        doubted += exact.filter(|(index, life)| snapshim::preserve::doubt(own.table, *index, *life)).count();
+        doubted += exact.filter(|(index, life)| snapshim::table::doubt(own.table, *index, *life)).count();
     });
     doubted
 }

@@ -9,7 +9,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::raw::{self, ProcPath};
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 use snapshim::table::Table;
 use syscalls::{Sysno, syscall};
 

@@ -1,5 +1,5 @@
 //! Programs without the shim that have an origin mapped shared and writable: their stores make no call, and often move no time
-//! ([`snapshim::foreign`]).
+//! ([`snapshim::cooperate::foreign`]).
 //!
 //! The agent looks for them right after a snapshot was made, and once a second: it asks the kernel for the writable shared mappings
 //! of every process that it may look into, and compares what the kernel says of their file with what it says of the snapshot's own
@@ -16,13 +16,16 @@ use core::time::Duration;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use snapshim::PAGE;
-use snapshim::creation::Scope;
-use snapshim::drain::{Patience, place_of};
-use snapshim::origin::{Origin, Place};
-use snapshim::raw::{self, ProcPath};
-use snapshim::snapshot::{FOREIGN_MAPPING, State};
-use snapshim::table::liveness::{self, Liveness, Stat};
-use snapshim::table::process::{Process, ProcessId};
+use snapshim::cooperate::liveness::{self, Liveness};
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::{FOREIGN_MAPPING, State};
+use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::wait::Patience;
+use snapshim::sys::{raw, signal_block};
 
 use super::fanotify;
 use crate::base::file_mappings::{Backing, Filter, Mapping, Query, each_mapping, each_process, maps_of};
@@ -89,7 +92,7 @@ pub fn look_if_wanted(own: &Own) {
     let mut patience = Patience::default();
     while is_wanted() && begun >= NEXT.load(Ordering::Relaxed) && raw::now() < begun + MOMENT {
         {
-            let _signals = raw::SignalsBlocked::new();
+            let _signals = signal_block::SignalsBlocked::new();
             look_alone(own, &mut || 0);
         }
         // The agent may be looking: what it finds is waited for.

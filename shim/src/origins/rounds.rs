@@ -2,9 +2,9 @@
 //!
 //! It lies above devices, aliases and claims, which do not import one another for it.
 
-use snapshim::origin::Origin;
-use snapshim::raw;
-use snapshim::snapshot::State;
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::snapshot::State;
+use snapshim::sys::raw;
 
 use super::device::user_of;
 use super::doubt::doubt_snapshots_of;

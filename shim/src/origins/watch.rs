@@ -1,4 +1,4 @@
-//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::foreign`]): by the agent once a second, and
+//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::cooperate::foreign`]): by the agent once a second, and
 //! when somebody asks for a snapshot's state or unmaps it.
 //!
 //! An origin is reached by a descriptor that is kept for it: O_PATH, so that closing it drops no lock, close-on-exec, at a number
@@ -11,11 +11,14 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::{Patience, modified_behind, place_behind};
-use snapshim::foreign::Modified;
-use snapshim::origin::{Origin, Place, PlaceCell};
-use snapshim::raw::{self, ProcPath, SignalsBlocked};
-use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
+use snapshim::cooperate::locate::{modified_behind, place_behind};
+use snapshim::protocol::changes::Modified;
+use snapshim::protocol::origin::{Origin, Place, PlaceCell};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
+use snapshim::sys::wait::Patience;
 
 use super::fanotify;
 use crate::address_space::lock::{self, Mappings};

@@ -10,8 +10,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use snapshim::drain::Patience;
-use snapshim::raw;
+use snapshim::sys::signal_block;
+use snapshim::sys::wait::Patience;
 use syscalls::{Sysno, syscall};
 
 use super::fd_table;
@@ -30,7 +30,7 @@ pub fn run<T>(act: impl FnOnce() -> T) -> Option<T> {
         return None;
     }
     // A handler would wait for the errand that it interrupted.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let mut patience = Patience::default();
     // Acquire: pairs with the Release below: the stack is free.
     while IS_UNDER_WAY.swap(true, Ordering::Acquire) {

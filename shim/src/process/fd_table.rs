@@ -13,8 +13,8 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{SecureComputingMode, secure_computing_mode};
 use snapshim::preserve::holes;
-use snapshim::raw::{self, ProcPath};
-use snapshim::table::liveness::Stat;
+use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::raw;
 
 use crate::base::{agent_stack, sysfs};
 

@@ -7,16 +7,17 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use once_cell::race::OnceRef;
 use rustix::mm::{Advice, madvise};
-use snapshim::drain::place_of;
-use snapshim::origin::Place;
+use snapshim::cooperate::locate::place_of;
 use snapshim::preserve::headroom::Headroom;
-use snapshim::preserve::holdings::Holdings;
 use snapshim::preserve::kept::KeptFiles;
-use snapshim::queues::{QUEUES_AT, Queues};
+use snapshim::protocol::aio_queues::{QUEUES_AT, Queues};
+use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::origin::Place;
+use snapshim::protocol::process::Process;
+use snapshim::protocol::process_id::{Caller, ProcessId};
+use snapshim::sys::{raw, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached};
-use snapshim::table::process::{Caller, Process, ProcessId};
-use snapshim::{raw, time_space};
 
 use super::presence::Presence;
 use crate::base::config::config;

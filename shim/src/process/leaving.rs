@@ -6,7 +6,7 @@
 //! instructions of a runtime's own that no hook sees) and come back to the call much later. So a frame is given up on proof
 //! alone:
 //!
-//! - the thread is gone (`snapshim::drain`);
+//! - the thread is gone (`snapshim::cooperate::drain`);
 //! - or the thread *lands* behind a jump of libc's whose target lies on its own stack ([`OwnStack`]), further up than the call,
 //!   made from further down that stack, or from its alternate signal stack, which the kernel entered from further down. A stack
 //!   is contiguous: what the thread does next takes the place of the call. That is noted when the jump is done, not when it is
@@ -31,8 +31,9 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
-use snapshim::raw::{self, SignalsBlocked};
-use snapshim::{PAGE, masks};
+use snapshim::PAGE;
+use snapshim::sys::signal_block::{self, SignalsBlocked};
+use snapshim::sys::{masks, raw};
 
 use super::{identity, thread};
 use crate::base::stack_pointer::stack_pointer;
@@ -191,7 +192,7 @@ extern "C" fn land() -> u64 {
     {
         (0..unannounced).for_each(|_| record.leave_unannounced(own.id));
     }
-    raw::set_signal_mask(landing.mask);
+    signal_block::set_signal_mask(landing.mask);
     landing.instruction
 }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use snapshim::raw;
+use snapshim::sys::raw;
 
 use super::identity::{LENDS, attached, identity_page, note_time_space, table};
 use super::thread;

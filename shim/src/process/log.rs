@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
-use snapshim::origin::Origin;
-use snapshim::raw;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::procfs;
 use snapshim::table::Table;
 
 use super::{fd_table, identity};
@@ -47,7 +47,7 @@ pub struct Program(pub u32);
 impl fmt::Display for Program {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut name = [0u8; 32];
-        let name = raw::read_file(raw::ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
+        let name = procfs::read_file(procfs::ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
         write!(formatter, "process {} ({})", self.0, Bytes(name.trim_ascii_end()))
     }
 }

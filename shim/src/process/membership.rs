@@ -7,12 +7,13 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use rustix::io::Errno;
+use snapshim::cooperate::inspection::Knowledge;
+use snapshim::protocol::process::Process;
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::unseen::Who;
+use snapshim::sys::{procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
-use snapshim::table::inspection::Knowledge;
-use snapshim::table::process::{Process, ProcessId};
-use snapshim::unseen::Who;
-use snapshim::{raw, time_space};
 
 use super::identity::{
     ATTACHED, HOLDINGS, Identity, KEPT, LENDS, Own, attached, identity_page, is_borrower, place, table,
@@ -197,7 +198,7 @@ const fn what_follows(is_raised: bool) -> &'static str {
 pub fn note_unseen_mapping() -> bool {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
     // SeqCst: pairs with the fence in `lower_unseen`: the note before the look whether the process has joined.
-    snapshim::sync::full_fence();
+    snapshim::sys::sync::full_fence();
     attached().is_none()
 }
 
@@ -283,7 +284,7 @@ impl Turn {
     fn take() -> Option<Self> {
         const LONG: u64 = 1_000_000_000;
         let begun = raw::now();
-        let mut patience = snapshim::drain::Patience::default();
+        let mut patience = snapshim::sys::wait::Patience::default();
         // Acquire: pairs with the Release below: what the other thread has mapped is known.
         while IS_ATTACHING.swap(true, Ordering::Acquire) {
             if table().is_some() || raw::now() > begun + LONG {
@@ -307,7 +308,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
     // A handler that came now and wrote would wait for this very thread.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let turn = Turn::take();
     if let Some(table) = table() {
         return Ok(table);
@@ -397,13 +398,13 @@ fn claim(table: &'static Table) -> Option<Own> {
     let identity = identity_page()?;
     {
         // A handler that came now and wrote would wait for this very thread; one that jumped away would leave the others waiting.
-        let _signals = raw::SignalsBlocked::new();
+        let _signals = signal_block::SignalsBlocked::new();
         if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
             identity.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
-    let mut patience = snapshim::drain::Patience::default();
+    let mut patience = snapshim::sys::wait::Patience::default();
     while identity.word.load(Ordering::Acquire) == 0 {
         if identity.claiming.load(Ordering::Acquire) == 0 {
             return None;
@@ -441,7 +442,7 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     identity.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     identity.word.store(id.to_word(), Ordering::Release);
-    record.describe_start(id, snapshim::table::liveness::start_of(id.pid()));
+    record.describe_start(id, snapshim::sys::procfs::start_of(id.pid()));
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
@@ -473,7 +474,7 @@ pub fn refuse_in_child(parent: &Own) {
 /// The pid that a child in another namespace has in that of its `parent`, where /proc is the parent's.
 fn pid_outside(parent: u32) -> Option<u32> {
     let mut buffer = [0u8; 900];
-    let status = raw::read_file(c"/proc/self/status", &mut buffer).ok()?;
+    let status = procfs::read_file(c"/proc/self/status", &mut buffer).ok()?;
     // The command's name, which may be any bytes, stands in the first line.
     let rest = status.splitn(2, |byte| *byte == b'\n').nth(1)?;
     let status = rest.utf8_chunks().next()?.valid();
@@ -559,7 +560,7 @@ impl Identity {
     /// The process has joined. While a call that it has not announced is under way, or a mapping that it has not described is there,
     /// it stays unseen.
     fn lower_unseen(&self, table: &Table) {
-        snapshim::sync::full_fence();
+        snapshim::sys::sync::full_fence();
         if self.unseen_calls.load(Ordering::SeqCst) == 0 && !HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {
             table.lower_unseen(self.pid());
         }

@@ -1,12 +1,11 @@
 //! Tables of other versions of snapshim in the same directory: the processes that use them announce their changes there, not here.
 //!
-//! One such process makes all snapshots here doubtful, so it is said to be unseen ([`snapshim::unseen`]). It is looked for when a
-//! table is made, and as foreign mappings are (`origins::foreign_maps`); only where there is such a table, as that takes a look at
-//! every process.
+//! One such process makes all snapshots here doubtful, so it is said to be unseen ([`snapshim::protocol::unseen`]). It is looked
+//! for when a table is made, and as foreign mappings are (`origins::foreign_maps`); only where there is such a table, as that takes
+//! a look at every process.
 
-use snapshim::table::Table;
-use snapshim::table::attach;
-use snapshim::unseen::Who;
+use snapshim::protocol::unseen::Who;
+use snapshim::table::{Table, attach};
 
 use super::identity;
 use super::log::{Bytes, Level, Program, say};

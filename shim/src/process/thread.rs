@@ -5,10 +5,10 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use snapshim::gate::{self, Frame};
-use snapshim::raw;
-use snapshim::table::process::Process;
-use snapshim::table::writer::{FRAMES, WriterSlot};
+use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::writer_slot::{FRAMES, WriterSlot};
+use snapshim::sys::{raw, signal_block};
 
 use super::identity::{self, Own};
 use super::membership;
@@ -124,7 +124,7 @@ pub fn take(thread: Thread) {
 fn claim() -> Result<Thread, Errno> {
     let own = membership::join()?;
     // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
     let tid = if identity::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
     let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
@@ -138,7 +138,7 @@ fn claim() -> Result<Thread, Errno> {
 #[cold]
 fn beside_lender() -> Result<Thread, Errno> {
     let own = membership::join()?;
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let tid = raw::own_tid();
     let known = own.table.writer_of(own.owner(), tid);
     let (index, slot) = known.or_else(|| own.table.claim_writer(own.owner(), tid)).ok_or(Errno::AGAIN)?;

@@ -6,8 +6,9 @@
 //! nobody has preserved. It also costs a page table entry for each page, mapped or not, and large folios are split.
 
 use rustix::io::Errno;
-use snapshim::creation::Scope;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::protocol::creation::Scope;
+use snapshim::sys::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
 
 use super::fault;
 use super::list::{self};

@@ -11,8 +11,9 @@ use core::ptr::{self, with_exposed_provenance as pointer, with_exposed_provenanc
 use libc::iovec;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
-use snapshim::origin::Origin;
-use snapshim::{PAGE, raw};
+use snapshim::PAGE;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::signal_block;
 
 use super::list::{self, Entry, List};
 use crate::address_space::lock;
@@ -88,14 +89,14 @@ impl Room {
 /// What `lay` would touch. What it cannot lay out the kernel refuses as well.
 pub fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
     let mut counting = Room::counting();
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let is_whole = lay(&mut counting, &list::read()).is_some();
     if is_whole { counting.touched } else { Touched::Nothing }
 }
 
 /// Does `lay` in memory of the right size.
 pub fn lay_out<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Result<(Room, T), Errno> {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let list = list::read();
     let mut counting = Room::counting();
     lay(&mut counting, &list).ok_or(Errno::FAULT)?;

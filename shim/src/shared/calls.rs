@@ -6,10 +6,11 @@ use core::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
-use snapshim::drain::place_behind;
-use snapshim::origin::{Origin, Place};
-use snapshim::preserve::Failure;
-use snapshim::{PAGE, raw};
+use snapshim::PAGE;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::preserve::policy::Failure;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::signal_block;
 
 use super::fault;
 use super::list::{self, Course, Entry, List, Writing};
@@ -335,7 +336,7 @@ pub fn show_other_pages(
 
 /// The origin of the first shared mapping in a range; in an empty one, of what is mapped where it begins.
 pub fn origin_in(range: &Range<u64>) -> Option<Origin> {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     next_part(&(range.start..range.end.max(range.start + 1))).map(|(_, origin)| origin)
 }
 
@@ -348,7 +349,7 @@ pub fn changing(
     passes_over_gaps: bool,
     call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let mut outcome = Ok(());
     let mut at = range.start;
     while at < range.end {
@@ -396,7 +397,7 @@ fn change_part_announced(
 
 /// Makes `call`, which has the kernel take hold of `range` to store into it, announced and with what it shows of one origin open.
 pub fn while_open<T>(range: &Range<u64>, call: &impl Fn() -> T) -> Result<T, Errno> {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let Some((_, origin)) = next_part(range) else { return Ok(call()) };
     let act = |announced: Option<&Announced<'_>>| {
         let mut at = range.start;

@@ -4,8 +4,8 @@
 use core::ops::Range;
 
 use snapshim::PAGE;
-use snapshim::origin::Origin;
 use snapshim::preserve::kept::KeptFiles;
+use snapshim::protocol::origin::Origin;
 
 use super::list;
 use super::protection::set_protection;

@@ -11,9 +11,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use snapshim::PAGE;
-use snapshim::origin::Origin;
-use snapshim::preserve::Failure;
-use snapshim::raw;
+use snapshim::preserve::policy::Failure;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::{procfs, raw};
 
 use super::list::{self, Entry, List};
 use super::protection::{self, set_protection};
@@ -223,7 +223,7 @@ fn most_parts() -> u32 {
         return known;
     }
     let mut buffer = [0u8; 16];
-    let text = raw::read_file(c"/proc/sys/vm/max_map_count", &mut buffer).unwrap_or(b"");
+    let text = procfs::read_file(c"/proc/sys/vm/max_map_count", &mut buffer).unwrap_or(b"");
     let text = core::str::from_utf8(text).unwrap_or("").trim_ascii();
     let most = (text.parse().unwrap_or(65530_u32) / 8).max(1);
     MOST.store(most, Ordering::Relaxed);

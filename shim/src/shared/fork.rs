@@ -41,13 +41,14 @@ pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || super::fault::install() && super::arm::arm(snapshim::creation::Scope::One(origin), || true).is_ok();
+                || super::fault::install()
+                    && super::arm::arm(snapshim::protocol::creation::Scope::One(origin), || true).is_ok();
             if !is_armed {
                 say!(
                     Level::Error,
                     "process {} was forked with a shared mapping of {} that cannot be armed: its stores are NOT held back from others' \
                      snapshots; raise vm.max_map_count",
-                    snapshim::raw::own_pid(),
+                    snapshim::sys::raw::own_pid(),
                     Named(origin)
                 );
             }

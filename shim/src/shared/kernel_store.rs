@@ -16,9 +16,9 @@ use core::sync::atomic::Ordering;
 use libc::{iovec, mmsghdr};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::drain::place_behind;
-use snapshim::origin::{Origin, Place};
-use snapshim::raw;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::{raw, signal_block};
 
 use super::bounce::{self, Aside, Touched};
 use super::bounce_messages::{self, Headers, Messages};
@@ -171,7 +171,7 @@ fn fill_open(origin: Origin, vector: *const iovec, count: usize, call: &impl Fn(
 }
 
 fn open_range(origin: Origin, range: &Range<u64>) -> bool {
-    let _signals = raw::SignalsBlocked::new();
+    let _signals = signal_block::SignalsBlocked::new();
     let list = list::read();
     // The list's lock orders it.
     let open = |entry: &Entry| entry.course.is_open.load(Ordering::Relaxed) || open_whole(entry).is_ok();

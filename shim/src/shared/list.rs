@@ -10,8 +10,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use snapshim::PAGE;
-use snapshim::drain::Patience;
-use snapshim::origin::Origin;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::wait::Patience;
 
 /// One contiguous shared mapping of a file or block device.
 #[derive(Debug)]

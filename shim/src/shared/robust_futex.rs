@@ -10,8 +10,9 @@ use core::ops::{ControlFlow, Range};
 use core::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
-use snapshim::origin::Origin;
-use snapshim::{PAGE, raw};
+use snapshim::PAGE;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::{procfs, raw};
 use syscalls::{Sysno, syscall};
 
 use super::list;
@@ -41,7 +42,7 @@ fn each_thread(mut see: impl FnMut(u32) -> Tried) -> Tried {
     }
     let directory = OFlags::DIRECTORY | OFlags::RDONLY;
     let Ok(tasks) = raw::open(TASKS, directory).and_then(raw::move_up) else { return Tried::Continue(()) };
-    let is_broken_off = raw::any_entry(tasks, |name| name.parse().is_ok_and(|tid| see(tid).is_break()));
+    let is_broken_off = procfs::any_entry(tasks, |name| name.parse().is_ok_and(|tid| see(tid).is_break()));
     if is_broken_off { Tried::Break(()) } else { Tried::Continue(()) }
 }
 

@@ -4,7 +4,7 @@ use core::arch::global_asm;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use snapshim::raw;
+use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 /// An action as rt_sigaction(2) takes it, its mask as the application gave it.
@@ -128,7 +128,7 @@ impl Disposition {
 
     /// Replaces the action by what `change` makes of it; the one before.
     pub fn change(&self, change: impl FnOnce(Action) -> Action) -> Action {
-        let _signals = raw::SignalsBlocked::new();
+        let _signals = signal_block::SignalsBlocked::new();
         self.own();
         let before = self.look();
         let action = change(before);

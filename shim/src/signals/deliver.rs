@@ -8,7 +8,7 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use core::{mem, ptr};
 
-use snapshim::{masks, raw};
+use snapshim::sys::{masks, raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, FAULT, RESTORER, STAND_IN, disposition};
@@ -204,7 +204,7 @@ fn call(action: &Action, frame: &Frame, mask: u64) -> Next {
         return RETURN;
     };
     let itself = if action.has(libc::SA_NODEFER) { 0 } else { masks::STAND_IN };
-    raw::set_signal_mask(mask | masks::to_kernel(action.mask) | itself);
+    signal_block::set_signal_mask(mask | masks::to_kernel(action.mask) | itself);
     Next { handler: action.handler, shift }
 }
 

@@ -4,7 +4,7 @@
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
 //! through sigaction(2) and its kin (`hooks::signal`) is kept here ([`action`]), and [`deliver`] does with a signal what the kernel
 //! would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work of
-//! [`snapshim::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//! [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
 //!
 //! May import: `process`, `interpose`, `base` and the core crate.
 //!
@@ -23,8 +23,8 @@ use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use snapshim::masks;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::sys::masks;
+use snapshim::sys::signal_block::{self, SignalsBlocked};
 
 use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
@@ -165,9 +165,9 @@ pub fn open_faults_of_thread() {
     if !is_installed() {
         return;
     }
-    let mask = raw::signal_mask();
+    let mask = signal_block::signal_mask();
     if mask & masks::FAULT != 0 {
-        raw::set_signal_mask(masks::to_kernel(mask));
+        signal_block::set_signal_mask(masks::to_kernel(mask));
     }
 }
 
@@ -182,8 +182,8 @@ pub fn hand_over() -> HandedOver {
             unsafe { Action::IGNORE.give_to_kernel(signal) };
         }
     }
-    let mask = raw::signal_mask();
-    raw::set_signal_mask(masks::to_application(mask));
+    let mask = signal_block::signal_mask();
+    signal_block::set_signal_mask(masks::to_application(mask));
     HandedOver { mask: Some(mask) }
 }
 
@@ -201,7 +201,7 @@ impl HandedOver {
                 give_ours(signal, &action);
             }
         }
-        raw::set_signal_mask(mask);
+        signal_block::set_signal_mask(mask);
     }
 }
 

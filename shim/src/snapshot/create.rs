@@ -6,13 +6,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::creation::Scope;
-use snapshim::drain::place_of;
-use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{self};
-use snapshim::snapshot::{Extent, Identity, LOCKED, State};
-use snapshim::table::writer::{Request, Task};
-use snapshim::{PAGE, raw};
+use snapshim::PAGE;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, State};
+use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::sys::{procfs, raw};
+use snapshim::table;
 
 use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, look_for_unseen, too_late};
 use super::place::{look_at_origin, map};
@@ -125,7 +126,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
-        let path = raw::ProcPath::own("fd").slash(descriptor as u32);
+        let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
         return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((File::Given(file), origin, worth))
@@ -141,7 +142,7 @@ fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
         return false;
     }
     let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
-    let link = raw::ProcPath::own("fd").slash(descriptor as u32);
+    let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
     let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     // Without /proc there is no way to the memory either.
     name.is_ok_and(|(name, _)| match own_tmpfs {
@@ -259,7 +260,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
-        doubt_if_unseen(table, before, &Named(origin), || preserve::doubt(table, index, head.life()));
+        doubt_if_unseen(table, before, &Named(origin), || table::doubt(table, index, head.life()));
         if thread.own.identity.note_snapshot()
             && let Some(record) = thread.own.record()
         {

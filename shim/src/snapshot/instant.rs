@@ -2,12 +2,12 @@
 //! and the record is committed.
 
 use rustix::io::Errno;
-use snapshim::creation::{Aborted, Scope, Ticket};
-use snapshim::drain::Blame;
-use snapshim::origin::Origin;
-use snapshim::raw;
+use snapshim::cooperate::drain::Blame;
+use snapshim::protocol::creation::{Aborted, Scope, Ticket};
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::unseen::Look;
+use snapshim::sys::{futex, raw};
 use snapshim::table::Table;
-use snapshim::unseen::Look;
 
 use crate::base::config::config;
 use crate::process::log::{Level, Named, Program, Unseen, say};
@@ -102,7 +102,7 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
     if committed {
         creation.release(ticket);
     }
-    raw::wake(creation.futex());
+    futex::wake(creation.futex());
     committed
 }
 

@@ -7,10 +7,11 @@ use core::ptr;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise};
-use snapshim::foreign::Modified;
-use snapshim::origin::Origin;
+use snapshim::PAGE;
 use snapshim::preserve::local;
-use snapshim::{PAGE, raw};
+use snapshim::protocol::changes::Modified;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::raw;
 
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::process::log::{Level, say};

@@ -3,10 +3,11 @@
 use core::ops::Range;
 
 use rustix::io::Errno;
-use snapshim::gate::{Call, Entry, Frame};
-use snapshim::origin::{Origin, Place};
 use snapshim::preserve::kept::KeptFiles;
-use snapshim::preserve::{Change, Failure, OnFailure, Pusher, Way};
+use snapshim::preserve::policy::{Failure, OnFailure, Way};
+use snapshim::preserve::{Change, Pusher};
+use snapshim::protocol::gate::{Call, Entry, Frame};
+use snapshim::protocol::origin::{Origin, Place};
 use snapshim::table::Table;
 
 use super::slot::{Surroundings, clear, pusher, without_thread};

@@ -3,13 +3,14 @@
 use core::ops::Range;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
-use snapshim::drain::place_behind;
-use snapshim::gate::{Call, Entry, Frame};
-use snapshim::origin::{Origin, Place};
-use snapshim::preserve::{self, Change, OnFailure, Pusher};
-use snapshim::raw;
-use snapshim::snapshot::View;
-use snapshim::table::Table;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::preserve::policy::OnFailure;
+use snapshim::preserve::{Change, Pusher};
+use snapshim::protocol::gate::{Call, Entry, Frame};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::View;
+use snapshim::sys::raw;
+use snapshim::table::{self, Table};
 
 use super::reach::range_of;
 use super::report::{Teller, refuse};
@@ -154,7 +155,7 @@ fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &im
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
             table.note_change(view.identity.origin);
             let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.identity.origin, change).is_ok());
-            doubted += usize::from(!is_kept && preserve::doubt(table, index, view.head.life()));
+            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
         }
     });
     say_anywhere(doubted);
@@ -194,7 +195,7 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, orig
 
 fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view: &View) {
     if !pusher.break_mapping(index, view) {
-        preserve::doubt(table, index, view.head.life());
+        table::doubt(table, index, view.head.life());
     }
     let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
     say!(

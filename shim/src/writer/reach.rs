@@ -4,9 +4,9 @@ use core::ops::Range;
 
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
-use snapshim::gate::Frame;
-use snapshim::origin::Origin;
-use snapshim::raw;
+use snapshim::protocol::gate::Frame;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::raw;
 use snapshim::table::Table;
 
 use super::touch::Touch;

@@ -1,8 +1,8 @@
 //! What a person hears of a write that had to be refused, or that broke a snapshot.
 
-use snapshim::origin::Origin;
-use snapshim::preserve::{Failure, Reason, Report};
-use snapshim::raw;
+use snapshim::preserve::policy::{Failure, Reason, Report};
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::raw;
 
 use crate::base::errno::set_errno;
 use crate::process::log::{Level, Named, Program, say};

@@ -7,8 +7,8 @@ use core::cell::Cell;
 use core::ops::Range;
 
 use snapshim::PAGE;
-use snapshim::origin::Origin;
-use snapshim::preserve::bytes::AT_ONCE;
+use snapshim::protocol::bytes::AT_ONCE;
+use snapshim::protocol::origin::Origin;
 
 /// Bytes that a thread has written in a row.
 #[derive(Clone, Copy)]

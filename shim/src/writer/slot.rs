@@ -5,12 +5,13 @@
 use core::sync::atomic::{Ordering, fence};
 
 use rustix::io::Errno;
-use snapshim::creation::Ticket;
-use snapshim::drain::{Patience, place_behind};
-use snapshim::gate::{Frame, Turn, Writer};
-use snapshim::origin::Place;
+use snapshim::cooperate::locate::place_behind;
 use snapshim::preserve::Pusher;
-use snapshim::raw;
+use snapshim::protocol::creation::Ticket;
+use snapshim::protocol::gate::{Frame, Turn, Writer};
+use snapshim::protocol::origin::Place;
+use snapshim::sys::raw;
+use snapshim::sys::wait::Patience;
 use snapshim::table::Table;
 
 use super::report::Teller;
@@ -91,7 +92,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
                 Level::Error,
                 "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
                 raw::own_pid(),
-                snapshim::table::WRITERS
+                snapshim::protocol::limits::WRITERS
             );
             return Ok(None);
         }

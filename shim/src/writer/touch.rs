@@ -1,8 +1,8 @@
 //! What a call would change of a file.
 
 use libc::{off64_t, size_t};
-use snapshim::drain::place_behind;
-use snapshim::origin::Place;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::Place;
 
 /// The bytes of a file that a call would change.
 pub trait Touch {

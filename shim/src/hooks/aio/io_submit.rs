@@ -1,6 +1,6 @@
 //! io_submit(2) (libaio): each write of a batch, and each read into a shared mapping, is announced and preserved by itself, then
 //! handed to the kernel. What bypasses the page cache lands later; it is counted, so that a creation can wait for it
-//! ([`snapshim::queues`]).
+//! ([`snapshim::protocol::aio_queues`]).
 //!
 //! The hooks make the system calls themselves: libaio would make them by syscall(2), which is a door too, and all would be counted
 //! twice.
@@ -11,11 +11,12 @@ use core::cell::Cell;
 use core::ffi::{c_int, c_long};
 
 use rustix::fs::OFlags;
-use snapshim::creation::Scope;
-use snapshim::drain::place_behind;
-use snapshim::origin::Place;
-use snapshim::queues::Queue;
-use snapshim::{PAGE, raw};
+use snapshim::PAGE;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::aio_queues::Queue;
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::origin::Place;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::set_errno;

@@ -6,9 +6,10 @@ use core::ptr;
 
 use libc::{aiocb, sigevent};
 use rustix::mm::{MapFlags, ProtFlags};
-use snapshim::drain::{Patience, place_behind};
-use snapshim::origin::Place;
-use snapshim::raw;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::Place;
+use snapshim::sys::raw;
+use snapshim::sys::wait::Patience;
 
 use crate::base::errno::set_errno;
 use crate::interpose::{self, interpose};

@@ -7,7 +7,7 @@
 use core::ffi::{c_int, c_uint};
 
 use snapshim::preserve::kept::KeptFiles;
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, set_errno};

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_int, c_ulong, c_void};
 
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::requests::{self, Commands, Effect, Names, REQUESTS};

@@ -7,9 +7,10 @@ use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_uint};
 
 use rustix::fs::FileType;
-use snapshim::drain::place_behind;
-use snapshim::origin::Place;
-use snapshim::raw::{self, ProcPath};
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::Place;
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::truncate::{cut, doubt, is_without_proc};

@@ -4,9 +4,9 @@ use core::cell::Cell;
 use core::ffi::{c_int, c_uint};
 
 use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
-use snapshim::drain::place_behind;
-use snapshim::origin::Place;
-use snapshim::raw;
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::Place;
+use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, errno, set_errno};
@@ -187,7 +187,7 @@ fn await_input(fd: c_int) -> Waited {
 fn may_handler_end_calls() -> bool {
     /// The shim's own in the kernel, and libc's for cancellation and set*id(2).
     const OTHERS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, 32, 33];
-    let blocked = raw::signal_mask();
+    let blocked = signal_block::signal_mask();
     (1..=64).filter(|signal| !OTHERS.contains(signal) && blocked >> (signal - 1) & 1 == 0).any(|signal| {
         Action::of_kernel(signal).is_some_and(|action| action.is_function() && !action.has(libc::SA_RESTART))
     })

@@ -5,11 +5,12 @@ use core::ffi::{c_char, c_int};
 
 use libc::off64_t;
 use rustix::fs::OFlags;
-use snapshim::drain::{place_at, place_behind};
-use snapshim::origin::{Origin, Place};
-use snapshim::preserve;
-use snapshim::raw::{self, ProcPath};
-use snapshim::snapshot::View;
+use snapshim::cooperate::locate::{place_at, place_behind};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::View;
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
+use snapshim::table;
 use syscalls::{Sysno, syscall};
 
 use super::utime::without_bytes;
@@ -157,7 +158,7 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
 pub fn doubt(origin: Origin) {
     let Some(own) = identity::attached() else { return };
     let doubt = |(index, view): (u32, View)| {
-        if preserve::doubt(own.table, index, view.head.life()) {
+        if table::doubt(own.table, index, view.head.life()) {
             say!(
                 Level::Warn,
                 "a snapshot of {} is doubtful from now on: it came under the name that process {} emptied at that very moment",

@@ -3,8 +3,8 @@
 use core::ffi::{c_char, c_int};
 
 use libc::{timespec, timeval, utimbuf};
-use snapshim::drain::{place_at, place_behind};
-use snapshim::origin::Place;
+use snapshim::cooperate::locate::{place_at, place_behind};
+use snapshim::protocol::origin::Place;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
@@ -65,7 +65,7 @@ fn at_nanoseconds(directory: c_int, path: *const c_char, times: *const timeval, 
     if !times.is_null() {
         for (at, word) in ours.as_flattened_mut().iter_mut().enumerate() {
             let address = times as u64 + at as u64 * 8;
-            let Ok(read) = snapshim::raw::read_remote_word(snapshim::raw::own_tid(), address) else {
+            let Ok(read) = snapshim::sys::raw::read_remote_word(snapshim::sys::raw::own_tid(), address) else {
                 crate::base::errno::set_errno(libc::EFAULT);
                 return -1;
             };

@@ -6,7 +6,7 @@
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use libc::{gid_t, pid_t, rlimit64, uid_t};
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;

@@ -6,7 +6,7 @@ use libc::pid_t;
 use rustix::fd::{AsRawFd, IntoRawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno;

@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_char, c_int, c_long};
 
 use rustix::fs::OFlags;
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;

@@ -4,7 +4,7 @@
 use core::ffi::{c_char, c_int, c_void};
 
 use rustix::fs::OFlags;
-use snapshim::raw;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::errno;

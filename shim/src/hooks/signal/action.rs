@@ -8,7 +8,7 @@ use core::ffi::{c_int, c_long};
 
 use libc::sighandler_t;
 use rustix::io::Errno;
-use snapshim::masks;
+use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
 use super::sets::{MASK, answer, not_here, set_of, word};

@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_long, c_void};
 
 use libc::{pthread_attr_t, pthread_t, sigset_t, ucontext_t};
 use rustix::io::Errno;
-use snapshim::masks;
+use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
 use super::sets::{MASK, answer, not_here, with_mask, word};

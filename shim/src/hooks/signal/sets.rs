@@ -4,7 +4,7 @@ use core::ffi::c_int;
 
 use libc::sigset_t;
 use rustix::io::Errno;
-use snapshim::masks;
+use snapshim::sys::masks;
 
 use crate::base::errno::set_errno;
 use crate::signals;

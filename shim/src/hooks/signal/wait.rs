@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_long};
 
 use libc::{epoll_event, fd_set, nfds_t, pollfd, siginfo_t, sigset_t, timespec};
-use snapshim::masks;
+use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
 use super::sets::{MASK, set_of, with_mask, word};
