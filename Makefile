@@ -44,7 +44,7 @@ integration: all
 	tests/integration.sh
 
 soak: all planted planted-soak planted-oracle
-	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --test cuts -- --nocapture
+	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test kill_points -- --nocapture
 	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stops -- --nocapture
 	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \
 	    --test programs_unharmed -- --ignored --nocapture

@@ -138,7 +138,7 @@ impl Scene {
         victim.end_input();
         for other in others {
             // Who asked the stopped one for something is kept by it from going on.
-            let name = if self.operation.starts_with("asked") { "(cut)" } else { &*format!("process {pid} (") };
+            let name = if self.operation.starts_with("asked") { "(kill_point)" } else { &*format!("process {pid} (") };
             match other.finish(name, about) {
                 Answer::Had => {}
                 Answer::Refused => outcomes.refused += 1,
@@ -151,7 +151,7 @@ impl Scene {
         if self.operation == "recover" {
             return recover(scratch);
         }
-        let mut command = scratch.shimmed(program("cut"), self.way);
+        let mut command = scratch.shimmed(program("kill_point"), self.way);
         command.arg(self.operation).arg(file).arg("stopped").env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS);
         command
     }

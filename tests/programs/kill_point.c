@@ -1,4 +1,5 @@
-/* cut OPERATION FILE [stopped]: does one operation between two traps, for a tracer that ends it, or stops it, anywhere in between.
+/* kill_point OPERATION FILE [stopped]: does one operation between two traps, for a tracer that kills it, or stops it, at any point in
+ * between.
  *
  * Where two processes come out of it, and with stopped, each then says that it is done, waits for the end of standard input and says
  * what its snapshot shows. With stopped what would have to wait for too long may fail. */

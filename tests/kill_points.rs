@@ -48,8 +48,8 @@ impl Scene {
         }
     }
 
-    /// Cuts the operation everywhere; the points there were.
-    fn cut_everywhere(&self) -> Vec<Point> {
+    /// Kills at every point of the operation; the points there were.
+    fn kill_everywhere(&self) -> Vec<Point> {
         let scratch = Scratch::on_tmpfs();
         let file = scratch.file("file");
         let mut points = Vec::new();
@@ -57,15 +57,15 @@ impl Scene {
             if self.is_first {
                 scratch.forget_table();
             }
-            match self.cut(&scratch, &file, number) {
-                Ended::Cut(point) => points.push(point),
+            match self.kill(&scratch, &file, number) {
+                Ended::Reached(point) => points.push(point),
                 Ended::Whole | Ended::Replaced => return points,
             }
         }
         panic!("{}: more than {MANY} points", self.operation);
     }
 
-    fn cut(&self, scratch: &Scratch, file: &Path, number: usize) -> Ended {
+    fn kill(&self, scratch: &Scratch, file: &Path, number: usize) -> Ended {
         fill(file);
         if self.is_haunted {
             haunt(scratch, file);
@@ -75,7 +75,7 @@ impl Scene {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let is_marked = self.operation != "recover";
         let (mut victim, ended) = run_to(&mut command, self.target, is_marked, number);
-        let about = format!("{} {} cut at {number}: {ended:?}", self.operation, self.way);
+        let about = format!("{} {} killed at {number}: {ended:?}", self.operation, self.way);
         if self.is_quiet {
             assert_recovered(scratch, &about);
         }
@@ -101,7 +101,7 @@ impl Scene {
         if self.operation == "recover" {
             return recover(scratch);
         }
-        let mut command = scratch.shimmed(program("cut"), self.way);
+        let mut command = scratch.shimmed(program("kill_point"), self.way);
         command.arg(self.operation).arg(file);
         command
     }
@@ -109,15 +109,15 @@ impl Scene {
 
 /// Of so many points one is taken: `make soak` takes every one, which takes minutes.
 fn every() -> usize {
-    std::env::var("SNAPSHIM_CUT_EVERY").map_or(6, |value| value.parse().expect("a number"))
+    std::env::var("SNAPSHIM_KILL_EVERY").map_or(6, |value| value.parse().expect("a number"))
 }
 
-/// Cuts every scene, and wants each to have at least so many points.
-fn cut_all(scenes: &[(Scene, usize)]) {
+/// Kills at every point of every scene; each has to have at least so many.
+fn kill_all(scenes: &[(Scene, usize)]) {
     assert!(root().join("target/release/libsnapshim.so").exists());
     for (scene, least) in scenes {
         let started = std::time::Instant::now();
-        let points = scene.cut_everywhere();
+        let points = scene.kill_everywhere();
         println!(
             "{} ({}, {:?}): {} points, {:?}",
             scene.operation,
@@ -131,8 +131,8 @@ fn cut_all(scenes: &[(Scene, usize)]) {
 }
 
 #[test]
-fn attach_and_claim_can_be_cut_anywhere() {
-    cut_all(&[
+fn attach_and_claim_can_be_killed_anywhere() {
+    kill_all(&[
         (Scene { is_first: true, is_quiet: true, ..Scene::new("attach") }, 10),
         (Scene { is_witnessed: true, ..Scene::new("attach") }, 10),
         (Scene::new("end_thread"), 10),
@@ -140,13 +140,13 @@ fn attach_and_claim_can_be_cut_anywhere() {
 }
 
 #[test]
-fn a_write_can_be_cut_anywhere() {
-    cut_all(&[(Scene::new("announce"), 5), (Scene { is_witnessed: true, ..Scene::new("announce") }, 5)]);
+fn a_write_can_be_killed_anywhere() {
+    kill_all(&[(Scene::new("announce"), 5), (Scene { is_witnessed: true, ..Scene::new("announce") }, 5)]);
 }
 
 #[test]
-fn a_creation_can_be_cut_anywhere() {
-    cut_all(&[
+fn a_creation_can_be_killed_anywhere() {
+    kill_all(&[
         (Scene::new("create"), 20),
         (Scene { is_witnessed: true, ..Scene::new("create_fixed") }, 20),
         (Scene::new("retire"), 5),
@@ -154,9 +154,9 @@ fn a_creation_can_be_cut_anywhere() {
 }
 
 #[test]
-fn preserving_can_be_cut_anywhere() {
+fn preserving_can_be_killed_anywhere() {
     let preserve = || Scene { is_witnessed: true, ..Scene::new("preserve") };
-    cut_all(&[
+    kill_all(&[
         (preserve(), 10),
         (Scene { way: "agent", ..preserve() }, 10),
         (Scene { is_witnessed: true, way: "agent", ..Scene::new("relocate") }, 10),
@@ -167,22 +167,22 @@ fn preserving_can_be_cut_anywhere() {
 
 /// Of a mapper while somebody else changes the file: its agent is at work, or it is reached without.
 #[test]
-fn preserving_for_others_can_be_cut_anywhere_in_the_mapper() {
+fn preserving_for_others_can_be_killed_anywhere_in_the_mapper() {
     let asked = |operation| Scene { is_witnessed: true, way: "agent", ..Scene::new(operation) };
-    cut_all(&[(asked("asked_to_preserve"), 10), (asked("asked_to_relocate"), 10)]);
+    kill_all(&[(asked("asked_to_preserve"), 10), (asked("asked_to_relocate"), 10)]);
 }
 
 #[test]
-fn arming_can_be_cut_anywhere() {
-    cut_all(&[
+fn arming_can_be_killed_anywhere() {
+    kill_all(&[
         (Scene { is_witnessed: true, ..Scene::new("arm") }, 20),
         (Scene { is_witnessed: true, ..Scene::new("asked_to_arm") }, 10),
     ]);
 }
 
 #[test]
-fn a_fork_can_be_cut_anywhere_in_the_parent_and_in_the_child() {
-    cut_all(&[
+fn a_fork_can_be_killed_anywhere_in_the_parent_and_in_the_child() {
+    kill_all(&[
         (Scene { is_witnessed: true, ..Scene::new("fork") }, 20),
         (Scene { target: Target::ForkedChild, is_witnessed: true, ..Scene::new("fork") }, 5),
         (Scene::new("exec"), 0),
@@ -190,8 +190,8 @@ fn a_fork_can_be_cut_anywhere_in_the_parent_and_in_the_child() {
 }
 
 #[test]
-fn recovery_can_be_cut_anywhere() {
-    cut_all(&[
+fn recovery_can_be_killed_anywhere() {
+    kill_all(&[
         (Scene { is_haunted: true, ..Scene::new("recover") }, 10),
         (Scene { is_haunted: true, is_quiet: true, ..Scene::new("recover") }, 10),
         (Scene { is_haunted: true, ..Scene::new("attach") }, 10),

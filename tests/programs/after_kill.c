@@ -1,4 +1,4 @@
-/* after_cut FILE PAGE: what any process may want after another one died: a snapshot, and to write one page of the file. Who waited for
+/* after_kill FILE PAGE: what any process may want after another one died: a snapshot, and to write one page of the file. Who waited for
  * the dead one may come through only now, and write the page once. */
 #include "check.h"
 
