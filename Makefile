@@ -45,7 +45,7 @@ integration: all
 
 soak: all planted planted-soak planted-oracle
 	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test kill_points -- --nocapture
-	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stops -- --nocapture
+	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stop_points -- --nocapture
 	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \
 	    --test programs_unharmed -- --ignored --nocapture
 
