@@ -139,7 +139,7 @@ impl Ground {
     /// What becomes of the victim natively; `None` if it cannot be done here.
     fn natively(&self, way: &str) -> Option<Vec<u8>> {
         let victim = self.victim();
-        let output = run(self.scratch.native(program("ways")).arg(way).arg(&victim));
+        let output = run(self.scratch.native(program("coverage_matrix")).arg(way).arg(&victim));
         match output.status.code() {
             Some(0) => Some(self.reads(&victim)),
             Some(3) => None,
@@ -152,14 +152,14 @@ impl Ground {
             let told = format!("{way} on {}, {protection}", self.name);
             let victim = self.victim();
             let holder = Holder::start(&self.scratch, "auto", &victim, protection);
-            let output = run(self.scratch.shimmed(program("ways"), "auto").arg(way).arg(&victim));
+            let output = run(self.scratch.shimmed(program("coverage_matrix"), "auto").arg(way).arg(&victim));
             assert!(output.status.success(), "{told}, another process: {}", text(&output));
             let found = holder.finish();
             assert!(found.contains("same\n") && found.contains("state=0"), "{told}, another process: {found}");
             assert!(self.reads(&victim) == expected, "{told}: the file is not what it is natively");
 
             let victim = self.victim();
-            let output = run(self.scratch.shimmed(program("ways"), "auto").arg(way).arg(&victim).arg(protection));
+            let output = run(self.scratch.shimmed(program("coverage_matrix"), "auto").arg(way).arg(&victim).arg(protection));
             assert!(output.status.success(), "{told}, same process: {}", text(&output));
             assert!(self.reads(&victim) == expected, "{told}, same process: the file is not what it is natively");
         }
@@ -168,7 +168,7 @@ impl Ground {
 
 #[test]
 fn every_way_leaves_a_snapshot_as_it_was() {
-    let listed = String::from_utf8(Command::new(program("ways")).output().unwrap().stdout).unwrap();
+    let listed = String::from_utf8(Command::new(program("coverage_matrix")).output().unwrap().stdout).unwrap();
     let ways: Vec<(&str, &str)> = listed.lines().map(|line| line.split_once('\t').unwrap()).collect();
     let mut matrix: BTreeMap<(usize, &str), &str> = BTreeMap::new();
     let grounds = grounds();
@@ -198,9 +198,9 @@ fn every_way_leaves_a_snapshot_as_it_was() {
 
 fn write_coverage(ways: &[(&str, &str)], grounds: &[Ground], matrix: &BTreeMap<(usize, &str), &str>) {
     let mut page = String::from(
-        "# What is covered\n\nWritten by `cargo test --test ways` (as root) from what it saw: each call was made on each file \
-         system while snapshots of\nthe file were held, read-only and writable, by the same process and by another, and compared byte by \
-         byte.\n\n- preserved: the pages were copied before the change landed\n- relocated: the snapshot was moved off the file before \
+        "# What is covered\n\nWritten by `cargo test --test coverage_matrix` (as root) from what it saw: each call was made on each \
+         file system while\nsnapshots of the file were held, read-only and writable, by the same process and by another, and compared \
+         byte by byte.\n\n- preserved: the pages were copied before the change landed\n- relocated: the snapshot was moved off the file before \
          the change landed\n- no change: natively the call leaves the content as it is
 - –: the call cannot be made there natively\n\n",
     );

@@ -1,5 +1,5 @@
-/* ways WAY FILE [r|rw]: changes FILE in one way, as the table below does. With r or rw a snapshot of the file is held by this very
- * process meanwhile and compared afterwards. Without WAY: lists the ways, one a line, with what they do to a snapshot.
+/* coverage_matrix WAY FILE [r|rw]: changes FILE in one way, as the table below does. With r or rw a snapshot of the file is held by
+ * this very process meanwhile and compared afterwards. Without WAY: lists the ways, one a line, with what they do to a snapshot.
  * Exit status 0, 3 (the system cannot do this here), 1 (the snapshot changed or something failed). */
 #include "check.h"
 
