@@ -159,7 +159,8 @@ impl Ground {
             assert!(self.reads(&victim) == expected, "{told}: the file is not what it is natively");
 
             let victim = self.victim();
-            let output = run(self.scratch.shimmed(program("coverage_matrix"), "auto").arg(way).arg(&victim).arg(protection));
+            let output =
+                run(self.scratch.shimmed(program("coverage_matrix"), "auto").arg(way).arg(&victim).arg(protection));
             assert!(output.status.success(), "{told}, same process: {}", text(&output));
             assert!(self.reads(&victim) == expected, "{told}, same process: the file is not what it is natively");
         }

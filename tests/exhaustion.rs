@@ -88,7 +88,7 @@ fn a_mapper_at_the_limit_of_its_memory_cgroup_lives() {
             let Some(group) = Limited::to(48 << 20) else {
                 return skip("a_mapper_at_the_limit_of_its_memory_cgroup_lives", "no memory cgroup can be made here");
             };
-            let mut command = scratch.shimmed(program("look"), way);
+            let mut command = scratch.shimmed(program("common/look"), way);
             let holder = Holder::run(command.arg(&file).arg(SIZE.to_string()));
             group.take_in(holder.pid());
             let verb = if cut {

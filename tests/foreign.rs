@@ -32,7 +32,7 @@ fn hold_to_be_doubtful(scratch: &Scratch) -> Holder {
 
 fn hold_with(scratch: &Scratch, how: &[&str], change: impl Fn(&mut Command)) -> Holder {
     let log = File::create(scratch.file("log")).unwrap();
-    let mut command = scratch.shimmed(program("hold"), "auto");
+    let mut command = scratch.shimmed(program("common/hold"), "auto");
     command.arg("victim").args(["r", &SIZE.to_string()]).args(how).stderr(Stdio::from(log));
     change(&mut command);
     Holder::run(&mut command)

@@ -117,7 +117,7 @@ fn who_may_not_make_a_file_of_the_tables_size_runs_on() {
     for (most, is_active) in [(libc::RLIM_INFINITY, "active: 1\n"), (8192, "active: 0\n")] {
         let scratch = Scratch::on_tmpfs();
         fs::write(scratch.file("victim"), [1; 8192]).unwrap();
-        let mut command = scratch.shimmed(program("env_probe"), "auto");
+        let mut command = scratch.shimmed(program("common/env_probe"), "auto");
         command.args(["victim", "active", "write"]);
         let limit = libc::rlimit { rlim_cur: 8192, rlim_max: most };
         // SAFETY: setrlimit(2) is async-signal-safe.

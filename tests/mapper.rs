@@ -246,8 +246,9 @@ const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];
 
 /// Other users have to reach library and programs.
 fn may_others_run() -> bool {
-    let path = common::root().join("target/programs");
-    path.ancestors().all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
+    program("map_rights")
+        .ancestors()
+        .all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
 }
 
 fn preserving(scenario: &str, way: &str, policies: &[&str], outcome: &str) {

@@ -49,7 +49,7 @@ fn lay(scratch: &Scratch) {
 }
 
 fn hold(scratch: &Scratch, way: &str) -> Command {
-    let mut command = scratch.shimmed(program("hold"), way);
+    let mut command = scratch.shimmed(program("common/hold"), way);
     command.arg("victim").args(["r", &SIZE.to_string()]);
     command
 }

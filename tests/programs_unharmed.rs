@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use common::holder::Holder;
-use common::{DISK, Scratch, compile, library, root, run, run_in_this_group, run_within, skip, text};
+use common::{DISK, Scratch, compile, library, made_programs, run, run_in_this_group, run_within, skip, source, text};
 
 const SHARED: usize = 4 * 4096;
 
@@ -24,7 +24,7 @@ fn three_times(play: impl Fn(&mut Command) -> Output, by: &str) -> [Output; 3] {
         let _ = fs::remove_dir_all(&work);
         fs::create_dir(&work).unwrap();
         // What is said about programs that cannot be reached (valgrind is a static one) is no output of theirs.
-        play(command.current_dir(&work).env("PROGRAMS", root().join("target/programs")).env("SNAPSHIM_LOG", "error"))
+        play(command.current_dir(&work).env("PROGRAMS", made_programs()).env("SNAPSHIM_LOG", "error"))
     };
     let native = begin(scratch.native(by));
     let alone = begin(scratch.shimmed(by, "auto"));
@@ -43,8 +43,7 @@ fn three_times(play: impl Fn(&mut Command) -> Output, by: &str) -> [Output; 3] {
 /// Runs a script three times; `tidy` takes out what differs from run to run. Shells and debuggers hand a terminal on to groups of
 /// their own making, and wait for ever if they do not have it themselves.
 fn same(script: &str, tidy: impl Fn(&str) -> String) {
-    let source = root().join("tests/programs").join(script);
-    let play = |command: &mut Command| run_in_this_group(command.arg(&source), DISK);
+    let play = |command: &mut Command| run_in_this_group(command.arg(source(script)), DISK);
     let [native, alone, busy] = three_times(play, "bash");
     for (situation, shimmed) in [("alone", alone), ("busy", busy)] {
         assert_eq!(tidy(&text(&shimmed)), tidy(&text(&native)), "{script}, {situation}");
@@ -169,7 +168,7 @@ fn same_tests(test: &str, selection: &[&str]) {
         let said = run_within(command.args(["-m", "test", "--junit-xml", "results"]).args(selection), within);
         let mut list = Command::new(python);
         let directory = command.get_current_dir().unwrap();
-        let results = run(list.arg(root().join("tests/programs/unharmed_results.py")).arg(directory.join("results")));
+        let results = run(list.arg(source("unharmed_results.py")).arg(directory.join("results")));
         assert!(results.status.success(), "{}{}", text(&said), text(&results));
         results
     };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
+use common::{Scratch, program, root, run, run_ok, scratches, skip, source, text};
 
 const SIZE: usize = 40 * 4096 + 777;
 
@@ -111,7 +111,7 @@ fn late(how: &str, scratch: &Scratch, is_sealed: bool) {
         let file = victim(scratch);
         let writer = Holder::run(&mut start(&file));
         let holder = Holder::start(scratch, "auto", &file, protection);
-        let mut command = sealed(scratch, program("hold"));
+        let mut command = sealed(scratch, program("common/hold"));
         let sealed_holder = Holder::run(command.arg(&file).args([protection, &SIZE.to_string()]));
         writer.finish();
         holder.finish_exact(&about);
@@ -155,8 +155,7 @@ fn cpp_streams_do_not_reach_a_snapshot() {
     }
     let scratch = Scratch::on_tmpfs();
     let made = scratch.file("real_streams");
-    let source = root().join("tests/programs/real_streams.cpp");
-    match Command::new("g++").args(["-std=c++17", "-O1", "-o"]).arg(&made).arg(source).status() {
+    match Command::new("g++").args(["-std=c++17", "-O1", "-o"]).arg(&made).arg(source("real_streams.cpp")).status() {
         Ok(status) => assert!(status.success()),
         Err(_) => return skip(TEST, "g++ is not installed"),
     }

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
+use common::{Scratch, made_programs, program, root, run, run_ok, scratches, skip, source, text};
 
 /// The shim's handler comes before the program's own actions and masks, or after.
 fn same(name: &str) {
@@ -99,15 +99,11 @@ fn is_installed(test: &str, programs: &[&str]) -> bool {
     missing.is_none()
 }
 
-fn source(name: &str) -> String {
-    root().join("tests/programs").join(name).display().to_string()
-}
-
 #[test]
 fn a_java_virtual_machine_checks_for_null() {
     if is_installed("a_java_virtual_machine_checks_for_null", &["java", "javac"]) {
         for mode in ["-Xint", "-Xcheck:jni"] {
-            same_program("java", &[mode, &source("signal_null.java"), FILE]);
+            same_program("java", &[mode, source("signal_null.java").to_str().unwrap(), FILE]);
         }
     }
 }
@@ -115,7 +111,7 @@ fn a_java_virtual_machine_checks_for_null() {
 #[test]
 fn a_python_interpreter_reports_its_fault() {
     for (handler, how) in [("-Xfaulthandler", "fault"), ("-Xdev", "handle"), ("-q", "fault")] {
-        same_program("python3", &[handler, &source("signal_python.py"), FILE, how]);
+        same_program("python3", &[handler, source("signal_python.py").to_str().unwrap(), FILE, how]);
     }
 }
 
@@ -125,7 +121,7 @@ fn a_go_program_with_c_code_recovers_from_nil() {
     if !is_installed(test, &["go"]) {
         return;
     }
-    let program = root().join("target/programs/signal_go");
+    let program = made_programs().join("signals/go");
     let mut build = Command::new("go");
     build.args(["build", "-o"]).arg(&program).arg(source("signal_go.go")).env("GOCACHE", root().join("target/go"));
     run_ok(build.env("GO111MODULE", "off"));

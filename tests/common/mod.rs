@@ -35,45 +35,59 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Compiles tests/programs/NAME.c; once per test binary.
+/// Where the compiled programs of the tests are, in folders as their sources.
+pub fn made_programs() -> PathBuf {
+    root().join("target/test-programs")
+}
+
+/// What a program of the tests is made from, or is itself if it is a script.
+pub fn source(name: &str) -> PathBuf {
+    root().join("tests/programs").join(name)
+}
+
+/// Compiles tests/programs/NAME.c, or what is in a folder of that name; once for all test binaries. NAME is `folder/program`.
 pub fn program(name: &str) -> PathBuf {
     compile(name, &[])
 }
 
-/// Compiles tests/programs/NAME.c with further arguments for gcc.
+/// Compiles it with further arguments for gcc.
 pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
     static COMPILING: Mutex<()> = Mutex::new(());
     let _one = COMPILING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let source = root().join("tests/programs").join(name).with_extension("c");
-    let directory = root().join("target/programs");
-    fs::create_dir_all(&directory).unwrap();
-    let made = directory.join(format!("{name}{}", arguments.concat().replace(['/', ' ', '='], "_")));
-    let is_fresh = |made: &Path| {
-        let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-        let beside = fs::read_dir(root().join("tests/programs")).unwrap().map(|entry| entry.unwrap().path());
-        let mut headers = beside.filter(|path| path.extension().is_some_and(|extension| extension == "h"));
-        let is_newer = |path: &Path| time(made) > time(path);
-        is_newer(&source)
-            && is_newer(&root().join("shim/include/snapshim.h"))
-            && headers.all(|header| is_newer(&header))
-    };
-    if !is_fresh(&made) {
+    let is_folder = source(name).is_dir();
+    let file = if is_folder { source(name) } else { source(&format!("{name}.c")) };
+    let sources = if is_folder { ending_in("c", &file) } else { vec![file.clone()] };
+    let common = source("common");
+    let own = if is_folder { &file } else { file.parent().unwrap() };
+    let headers = [ending_in("h", own), ending_in("h", &common)].concat();
+    let made = made_programs().join(format!("{name}{}", arguments.concat().replace(['/', ' ', '='], "_")));
+    let changed = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let api = root().join("shim/include/snapshim.h");
+    if changed(&made) <= sources.iter().chain(&headers).chain([&api]).filter_map(changed).max() {
+        fs::create_dir_all(made.parent().unwrap()).unwrap();
         // Under a name of its own first: several test binaries may compile at once.
         let partial = made.with_extension(std::process::id().to_string());
         let status = Command::new("gcc")
             .args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"])
             .arg("-I")
-            .arg(root().join("shim/include"))
+            .arg(api.parent().unwrap())
+            .arg("-I")
+            .arg(common)
             .arg("-o")
             .arg(&partial)
-            .arg(&source)
+            .args(&sources)
             .args(arguments)
             .status()
             .expect("gcc");
-        assert!(status.success(), "{} does not compile", source.display());
+        assert!(status.success(), "{} does not compile", file.display());
         fs::rename(&partial, &made).unwrap();
     }
     made
+}
+
+fn ending_in(extension: &str, directory: &Path) -> Vec<PathBuf> {
+    let inside = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    inside.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 
 /// A name that no test had before: a run that was killed leaves its directories behind, and process ids come again.

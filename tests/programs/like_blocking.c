@@ -2,7 +2,7 @@
  * busy: another thread opens and closes descriptors all the time.
  *
  * like_blocking measure FILE COUNT: takes COUNT snapshots of FILE; prints the median time in milliseconds. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 enum { BLOCKED = 3, MOST = 1000 };
 

@@ -1,5 +1,5 @@
 /* like_cancel FILE: threads are cancelled in writes, and their cleanup handlers write. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 #include <semaphore.h>
 #include <sys/uio.h>

@@ -1,5 +1,5 @@
 /* like_failures MODE FILE: calls that could change a file, and do not, or are made where little of what they need is there. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 #include <linux/aio_abi.h>
 #include <sys/resource.h>

@@ -1,5 +1,5 @@
 /* like_jumps MODE FILE: longjmp(3) by its names. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 #include <alloca.h>
 #include <sys/resource.h>

@@ -1,5 +1,5 @@
 /* like_processes MODE FILE: writers that start other processes, or close what they were given. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 #include <spawn.h>
 

@@ -1,5 +1,5 @@
 /* like_signals MODE FILE: signals come while writes are under way. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 #include <sys/time.h>
 #include <sys/uio.h>

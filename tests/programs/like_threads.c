@@ -1,5 +1,5 @@
 /* like_threads MODE FILE: threads that come and go, and main threads that go first. */
-#include "like_blocked.h"
+#include "blocked.h"
 
 enum { THREADS = 6000 };
 

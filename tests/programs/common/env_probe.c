@@ -9,7 +9,7 @@
  *   fill        takes 4096 snapshots, or as many as can be had; then gives half of them back
  *   stuck       begins a write of FILE that cannot go on before a line came on standard input; says "ready" when it is stuck
  */
-#include "like_blocked.h"
+#include "blocked.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
