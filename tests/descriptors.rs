@@ -12,9 +12,9 @@ use common::{Scratch, WAYS, program, run_ok};
 
 fn is_as_natively(scenario: &str) {
     let scratch = Scratch::on_tmpfs();
-    let natively = run_ok(scratch.native(program("descriptors")).arg(scenario));
+    let natively = run_ok(scratch.native(program("transparency/descriptors")).arg(scenario));
     for (way, shared) in WAYS.into_iter().zip(["eager", "trap"]) {
-        let mut shimmed = scratch.shimmed(program("descriptors"), way);
+        let mut shimmed = scratch.shimmed(program("transparency/descriptors"), way);
         let found = run_ok(shimmed.arg(scenario).env("SNAPSHIM_SHARED", shared));
         assert_eq!(found, natively, "{way}");
     }
@@ -43,7 +43,7 @@ fn is_said_while_held(what: &str) {
     // A pipe, as most programs have it that are not run by hand.
     let mut teller = scratch.native("sh").args(["-c", "cat >said"]).stdin(Stdio::piped()).spawn().unwrap();
     let stderr = Stdio::from(teller.stdin.take().unwrap());
-    let mut command = scratch.shimmed(program("descriptors"), "auto");
+    let mut command = scratch.shimmed(program("transparency/descriptors"), "auto");
     let holder = Holder::run(command.args(["hold", what]).stderr(stderr));
     drop(command);
     run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
@@ -81,7 +81,7 @@ fn a_filter_of_system_calls_is_borne() {
 fn a_message_in_a_file_is_not_overwritten() {
     let scratch = Scratch::on_tmpfs();
     fs::write(scratch.file("file"), vec![b'o'; 4096]).unwrap();
-    let mut command = scratch.shimmed(program("descriptors"), "auto");
+    let mut command = scratch.shimmed(program("transparency/descriptors"), "auto");
     let said = File::create(scratch.file("said")).unwrap();
     let holder = Holder::run(command.args(["hold", "as ever"]).stderr(Stdio::from(said.try_clone().unwrap())));
     run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));

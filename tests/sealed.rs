@@ -178,10 +178,10 @@ fn programs_run_as_natively() {
     }
     let scratch = Scratch::on_tmpfs();
     let runs: [(&str, &[&str]); 4] = [
-        ("like_cancel", &[]),
-        ("like_signals", &["errno"]),
-        ("like_processes", &["spawns"]),
-        ("like_processes", &["forks"]),
+        ("transparency/cancel", &[]),
+        ("transparency/signals", &["errno"]),
+        ("transparency/processes", &["spawns"]),
+        ("transparency/processes", &["forks"]),
     ];
     for (name, arguments) in runs {
         let outcome = |command: &mut Command| {

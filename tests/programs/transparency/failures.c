@@ -1,4 +1,4 @@
-/* like_failures MODE FILE: calls that could change a file, and do not, or are made where little of what they need is there. */
+/* failures MODE FILE: calls that could change a file, and do not, or are made where little of what they need is there. */
 #include "blocked.h"
 
 #include <linux/aio_abi.h>

@@ -1,4 +1,4 @@
-/* like_signals MODE FILE: signals come while writes are under way. */
+/* signals MODE FILE: signals come while writes are under way. */
 #include "blocked.h"
 
 #include <sys/time.h>

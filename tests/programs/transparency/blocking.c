@@ -1,4 +1,4 @@
-/* like_blocking blocked MODE: threads block in writes to pipes until standard input ends; says "ready" when they do. MODE is quiet, or
+/* blocking blocked MODE: threads block in writes to pipes until standard input ends; says "ready" when they do. MODE is quiet, or
  * busy: another thread opens and closes descriptors all the time.
  *
  * like_blocking measure FILE COUNT: takes COUNT snapshots of FILE; prints the median time in milliseconds. */

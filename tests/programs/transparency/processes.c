@@ -1,4 +1,4 @@
-/* like_processes MODE FILE: writers that start other processes, or close what they were given. */
+/* processes MODE FILE: writers that start other processes, or close what they were given. */
 #include "blocked.h"
 
 #include <spawn.h>

@@ -1,4 +1,4 @@
-/* like_jumps MODE FILE: longjmp(3) by its names. */
+/* jumps MODE FILE: longjmp(3) by its names. */
 #include "blocked.h"
 
 #include <alloca.h>

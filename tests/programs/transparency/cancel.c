@@ -1,4 +1,4 @@
-/* like_cancel FILE: threads are cancelled in writes, and their cleanup handlers write. */
+/* cancel FILE: threads are cancelled in writes, and their cleanup handlers write. */
 #include "blocked.h"
 
 #include <semaphore.h>

@@ -1,4 +1,4 @@
-/* like_threads MODE FILE: threads that come and go, and main threads that go first. */
+/* threads MODE FILE: threads that come and go, and main threads that go first. */
 #include "blocked.h"
 
 enum { THREADS = 6000 };
