@@ -173,31 +173,31 @@ scenarios! {
 
 #[test]
 fn a_hole_that_is_filled_makes_it_doubtful() {
-    holds("map_calls", "a_hole_that_is_filled_makes_it_doubtful");
+    holds("mapping/calls", "a_hole_that_is_filled_makes_it_doubtful");
 }
 
 #[test]
 fn other_arguments_are_judged_as_by_mmap() {
-    holds("map_errors", "other_arguments_are_judged_as_by_mmap");
+    holds("mapping/errors", "other_arguments_are_judged_as_by_mmap");
 }
 
 #[test]
 fn locking_beyond_the_limit_is_eagain() {
-    holds("map_place", "locking_beyond_the_limit_is_eagain");
+    holds("mapping/place", "locking_beyond_the_limit_is_eagain");
 }
 
 const SHARED_FILES: &[(&str, &str)] = &[("SNAPSHIM_SHARED_FILES", "file")];
 
 #[test]
 fn a_read_only_shared_mapping_of_a_named_file_stays_what_it_was() {
-    holds_with(SHARED_FILES, "map_shared", "stays_what_it_was");
-    fails_without_the_shim("map_shared", "stays_what_it_was");
+    holds_with(SHARED_FILES, "mapping/shared", "stays_what_it_was");
+    fails_without_the_shim("mapping/shared", "stays_what_it_was");
 }
 
 /// What succeeds natively, too.
 fn is_as_natively(variables: &[(&str, &str)], scenario: &str) {
-    succeeds(scenario, Scratch::on_tmpfs().native(program("map_shared")).arg(scenario));
-    holds_with(variables, "map_shared", scenario);
+    succeeds(scenario, Scratch::on_tmpfs().native(program("mapping/shared")).arg(scenario));
+    holds_with(variables, "mapping/shared", scenario);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn mappings_that_shared_files_does_not_speak_of_see_the_changes() {
 fn served(scenario: &str, change: impl Fn(&mut Command)) {
     for way in ["auto", "direct", "agent"] {
         let scratch = Scratch::on_tmpfs();
-        let mut command = scratch.shimmed(program("map_served"), way);
+        let mut command = scratch.shimmed(program("mapping/served"), way);
         change(&mut command);
         succeeds(scenario, command.arg(scenario));
     }
@@ -225,7 +225,7 @@ fn served(scenario: &str, change: impl Fn(&mut Command)) {
 #[test]
 fn a_snapshot_is_not_registered_with_a_userfaultfd() {
     served("a_snapshot_is_not_registered", |_| {});
-    fails_without_the_shim("map_served", "a_snapshot_is_not_registered");
+    fails_without_the_shim("mapping/served", "a_snapshot_is_not_registered");
 }
 
 #[test]
@@ -246,7 +246,7 @@ const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];
 
 /// Other users have to reach library and programs.
 fn may_others_run() -> bool {
-    program("map_rights")
+    program("mapping/rights")
         .ancestors()
         .all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
 }
@@ -263,7 +263,7 @@ fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], 
             // A table of its own each time: its directory may be shared with other users.
             let table = Path::new(scratch.table()).with_extension(policy);
             make_table_directory(&table);
-            let mut command = scratch.shimmed(program("map_rights"), way);
+            let mut command = scratch.shimmed(program("mapping/rights"), way);
             command
                 .args([scenario, outcome])
                 .env("SUSPEND", suspend)
@@ -349,6 +349,6 @@ fn a_page_that_nobody_can_copy_is_answered_by_policy() {
 fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it() {
     for scratch in scratches() {
         let test = "what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it";
-        succeeds(test, &mut scratch.shimmed(program("map_handled"), "direct"));
+        succeeds(test, &mut scratch.shimmed(program("mapping/handled"), "direct"));
     }
 }

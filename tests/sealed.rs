@@ -207,13 +207,13 @@ fn a_mapper_keeps_its_snapshots_through_what_it_does_to_them() {
         return;
     }
     let scenarios = [
-        ("map_fork", "child_and_parent_stay_exact"),
-        ("map_fork", "fork_while_a_process_writes"),
-        ("map_fork", "a_daemon_keeps_what_it_inherited"),
-        ("map_fork", "a_child_on_a_terminal_keeps_what_it_inherited"),
-        ("map_change", "mremap_moves_all_of_it"),
-        ("map_change", "mprotect_both_ways_while_a_process_writes"),
-        ("map_many", "own_stores_stay_private_and_survive_pushes"),
+        ("mapping/fork", "child_and_parent_stay_exact"),
+        ("mapping/fork", "fork_while_a_process_writes"),
+        ("mapping/fork", "a_daemon_keeps_what_it_inherited"),
+        ("mapping/fork", "a_child_on_a_terminal_keeps_what_it_inherited"),
+        ("mapping/change", "mremap_moves_all_of_it"),
+        ("mapping/change", "mprotect_both_ways_while_a_process_writes"),
+        ("mapping/many", "own_stores_stay_private_and_survive_pushes"),
     ];
     let scratch = Scratch::on_tmpfs();
     for (name, scenario) in scenarios {

@@ -1,4 +1,4 @@
-/* cut_slices SCENARIO: a file is cut under a long snapshot. What is there of it is kept, and its holes stay holes. */
+/* truncate_slices SCENARIO: a file is cut under a long snapshot. What is there of it is kept, and its holes stay holes. */
 #include "check.h"
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-/* cut_stores FILE ROUNDS: threads store into a writable snapshot while another process cuts the file to nothing and writes it anew.
+/* truncate_stores FILE ROUNDS: threads store into a writable snapshot while another process cuts the file to nothing and writes it anew.
  * No store is lost, no other byte changes, and the program's own SIGSEGV handler still gets its faults. */
 #include "check.h"
 

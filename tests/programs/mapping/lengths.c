@@ -1,4 +1,4 @@
-/* map_lengths plain|snapshot: calls on a mapping whose lengths and addresses no memory has. Says what each answers, and whether the
+/* lengths plain|snapshot: calls on a mapping whose lengths and addresses no memory has. Says what each answers, and whether the
  * mapping still is there; the same for a snapshot as for a plain mapping. */
 #include "check.h"
 
