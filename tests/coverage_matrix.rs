@@ -139,7 +139,7 @@ impl Ground {
     /// What becomes of the victim natively; `None` if it cannot be done here.
     fn natively(&self, way: &str) -> Option<Vec<u8>> {
         let victim = self.victim();
-        let output = run(self.scratch.native(program("coverage_matrix")).arg(way).arg(&victim));
+        let output = run(self.scratch.native(program("writing/coverage_matrix")).arg(way).arg(&victim));
         match output.status.code() {
             Some(0) => Some(self.reads(&victim)),
             Some(3) => None,
@@ -152,15 +152,19 @@ impl Ground {
             let told = format!("{way} on {}, {protection}", self.name);
             let victim = self.victim();
             let holder = Holder::start(&self.scratch, "auto", &victim, protection);
-            let output = run(self.scratch.shimmed(program("coverage_matrix"), "auto").arg(way).arg(&victim));
+            let output = run(self.scratch.shimmed(program("writing/coverage_matrix"), "auto").arg(way).arg(&victim));
             assert!(output.status.success(), "{told}, another process: {}", text(&output));
             let found = holder.finish();
             assert!(found.contains("same\n") && found.contains("state=0"), "{told}, another process: {found}");
             assert!(self.reads(&victim) == expected, "{told}: the file is not what it is natively");
 
             let victim = self.victim();
-            let output =
-                run(self.scratch.shimmed(program("coverage_matrix"), "auto").arg(way).arg(&victim).arg(protection));
+            let output = run(self
+                .scratch
+                .shimmed(program("writing/coverage_matrix"), "auto")
+                .arg(way)
+                .arg(&victim)
+                .arg(protection));
             assert!(output.status.success(), "{told}, same process: {}", text(&output));
             assert!(self.reads(&victim) == expected, "{told}, same process: the file is not what it is natively");
         }
@@ -169,7 +173,7 @@ impl Ground {
 
 #[test]
 fn every_way_leaves_a_snapshot_as_it_was() {
-    let listed = String::from_utf8(Command::new(program("coverage_matrix")).output().unwrap().stdout).unwrap();
+    let listed = String::from_utf8(Command::new(program("writing/coverage_matrix")).output().unwrap().stdout).unwrap();
     let ways: Vec<(&str, &str)> = listed.lines().map(|line| line.split_once('\t').unwrap()).collect();
     let mut matrix: BTreeMap<(usize, &str), &str> = BTreeMap::new();
     let grounds = grounds();

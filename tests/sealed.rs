@@ -68,9 +68,9 @@ fn every_way_leaves_a_snapshot_as_it_was() {
         return;
     }
     for scratch in scratches() {
-        for way in listed("coverage_matrix") {
+        for way in listed("writing/coverage_matrix") {
             let file = victim(&scratch);
-            if run(scratch.native(program("coverage_matrix")).arg(&way).arg(&file)).status.code() == Some(3) {
+            if run(scratch.native(program("writing/coverage_matrix")).arg(&way).arg(&file)).status.code() == Some(3) {
                 continue;
             }
             let natively = reads(&file);
@@ -78,13 +78,14 @@ fn every_way_leaves_a_snapshot_as_it_was() {
                 let about = format!("{way}, {protection}, {}", scratch.path.display());
                 let file = victim(&scratch);
                 let holder = Holder::start(&scratch, "auto", &file, protection);
-                let output = run(sealed(&scratch, program("coverage_matrix")).arg(&way).arg(&file));
+                let output = run(sealed(&scratch, program("writing/coverage_matrix")).arg(&way).arg(&file));
                 assert!(output.status.success(), "{about}: {}", text(&output));
                 holder.finish_exact(&about);
                 assert!(reads(&file) == natively, "{about}: the file is not what it is natively");
 
                 let file = victim(&scratch);
-                let output = run(sealed(&scratch, program("coverage_matrix")).arg(&way).arg(&file).arg(protection));
+                let output =
+                    run(sealed(&scratch, program("writing/coverage_matrix")).arg(&way).arg(&file).arg(protection));
                 assert!(output.status.success(), "{about}, same process: {}", text(&output));
                 assert!(reads(&file) == natively, "{about}, same process: not what it is natively");
             }

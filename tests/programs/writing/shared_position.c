@@ -1,4 +1,4 @@
-/* write_shared FILE HOW: processes that share one file position write records at it, all at once. Every second of them goes on as a
+/* shared_position FILE HOW: processes that share one file position write records at it, all at once. Every second of them goes on as a
  * program without the shim. Nothing may get lost, and nobody's records may change their order: that is what a shared position gives
  * natively. HOW is plain (write), vector (writev), or append (O_APPEND descriptors of their own).
  *

@@ -1,4 +1,4 @@
-/* write_calls FILE: every call that writes, in every way it can be aimed. Each case says what the call returned and what became of
+/* calls FILE: every call that writes, in every way it can be aimed. Each case says what the call returned and what became of
  * the file, which a model of the file foretells, while snapshots are held by this process (read-only and writable) and by another.
  * Prints the same natively, where there is nothing to hold. */
 #include "check.h"

@@ -1,4 +1,4 @@
-/* write_huge FILE: one call writes more than a gibibyte into a sparse file, of which this process holds snapshots in a few places. */
+/* huge FILE: one call writes more than a gibibyte into a sparse file, of which this process holds snapshots in a few places. */
 #include "check.h"
 
 #define CALL (((size_t)1 << 30) + 12345)
