@@ -18,7 +18,7 @@ fn fresh_victim(scratch: &Scratch) -> std::path::PathBuf {
 
 #[test]
 fn kernel_stores_are_as_natively_beside_snapshots() {
-    let program = compile("kernel_stores", &["-lutil"]);
+    let program = compile("sharing/kernel_stores", &["-lutil"]);
     for scratch in scratches() {
         let victim = fresh_victim(&scratch);
         let natively = run_ok(scratch.native(&program).arg(&victim).arg("none"));

@@ -1,4 +1,4 @@
-/* sharing_sparse FILE: stores at random places of a mapping of 64 GiB while another process holds a snapshot of all of it. The kernel
+/* sparse FILE: stores at random places of a mapping of 64 GiB while another process holds a snapshot of all of it. The kernel
  * never runs out of mappings for it, the program has enough left for its own, the snapshot shows none of the stores, and the process
  * that holds it pays for little more than what was stored into. */
 #include "check.h"
