@@ -1,5 +1,5 @@
 /* SIGSEGV as a signal like any other: sent, blocked, pending, waited for; and the calls that say what is to be done with it. */
-#include "signal_scenes.h"
+#include "scenes.h"
 
 #include <poll.h>
 #include <sys/epoll.h>

@@ -1,5 +1,5 @@
 /* Instructions that fault, for the program's own reasons. */
-#include "signal_scenes.h"
+#include "scenes.h"
 
 #include <ucontext.h>
 

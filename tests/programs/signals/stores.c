@@ -1,4 +1,4 @@
-/* signal_stores FILE ROUNDS: threads that block SIGSEGV, each in its own way, store into a writable snapshot while another process cuts
+/* stores FILE ROUNDS: threads that block SIGSEGV, each in its own way, store into a writable snapshot while another process cuts
  * the file. No store is lost and nobody dies: a thread that has to wait for a moment does not need its signals for that. */
 #include "check.h"
 
