@@ -101,7 +101,7 @@ impl Scene {
         if self.operation == "recover" {
             return recover(scratch);
         }
-        let mut command = scratch.shimmed(program("kill_point"), self.way);
+        let mut command = scratch.shimmed(program("lifecycle/kill_point"), self.way);
         command.arg(self.operation).arg(file);
         command
     }

@@ -48,7 +48,7 @@ fn copy(scratch: &Scratch, original: &Path, name: &str, owner: u32, mode: u32) -
 /// alone.
 fn becomes(scratch: &Scratch, way: &str, how: &str, target: &Path, environment: &str) {
     let about = format!("{way}, {how}, {}, {environment}, {}", target.display(), scratch.path.display());
-    let mut command = scratch.shimmed(program("life_exec"), way);
+    let mut command = scratch.shimmed(program("lifecycle/exec"), way);
     command.args(["target", how]).arg(target).arg(environment);
     let holder = Holder::run(command.uid(NOBODY).gid(NOBODY).stderr(Stdio::inherit()));
     let told = status(scratch, NOBODY);
@@ -61,7 +61,7 @@ fn becomes(scratch: &Scratch, way: &str, how: &str, target: &Path, environment: 
 
 #[test]
 fn what_a_mapper_held_before_exec_is_nobodys_afterwards() {
-    let target = program("life_target");
+    let target = program("lifecycle/target");
     for base in [&root().join("target/scratch"), Path::new("/dev/shm")] {
         let Some(scratch) = of_nobody("what_a_mapper_held_before_exec_is_nobodys_afterwards", base) else { return };
         for way in WAYS {
@@ -77,7 +77,7 @@ fn what_a_mapper_held_before_exec_is_nobodys_afterwards() {
 #[test]
 fn a_static_program_is_not_taken_for_the_mapper_that_executed_it() {
     const TEST: &str = "a_static_program_is_not_taken_for_the_mapper_that_executed_it";
-    let target = compile("life_target", &["-static"]);
+    let target = compile("lifecycle/target", &["-static"]);
     let Some(scratch) = of_nobody(TEST, &root().join("target/scratch")) else { return };
     WAYS.iter().for_each(|way| becomes(&scratch, way, "execve", &target, "shim"));
 }
@@ -86,7 +86,7 @@ fn a_static_program_is_not_taken_for_the_mapper_that_executed_it() {
 fn a_program_that_nobody_may_look_into_is_not_taken_for_the_mapper_that_executed_it() {
     const TEST: &str = "a_program_that_nobody_may_look_into_is_not_taken_for_the_mapper_that_executed_it";
     let Some(scratch) = of_nobody(TEST, &root().join("target/scratch")) else { return };
-    let original = program("life_target");
+    let original = program("lifecycle/target");
     let unreadable = copy(&scratch, &original, "unreadable", 0, 0o711);
     let setuid = copy(&scratch, &original, "setuid", 1, 0o4755);
     for way in WAYS {
@@ -101,21 +101,21 @@ fn a_program_that_nobody_may_look_into_is_not_taken_for_the_mapper_that_executed
 #[test]
 fn an_exec_that_fails_leaves_snapshots_as_they_were() {
     for (scratch, way) in scratches().iter().zip(WAYS) {
-        run_ok(scratch.shimmed(program("life_exec"), way).arg("failure"));
+        run_ok(scratch.shimmed(program("lifecycle/exec"), way).arg("failure"));
     }
 }
 
 #[test]
 fn the_agent_is_started_beside_an_exec_that_fails() {
     let scratch = Scratch::on_tmpfs();
-    let output = run(scratch.shimmed(program("life_exec"), "direct").arg("beside"));
+    let output = run(scratch.shimmed(program("lifecycle/exec"), "direct").arg("beside"));
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
 }
 
 #[test]
 fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
     for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
-        run_ok(scratch.shimmed(program("life_exec"), way).arg("storm"));
+        run_ok(scratch.shimmed(program("lifecycle/exec"), way).arg("storm"));
     }
 }
 
@@ -123,8 +123,8 @@ fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
 fn holds(name: &str, scenario: &str) {
     // In these a snapshot is refused, and that is waited for.
     let timeout = match (name, scenario) {
-        ("life_nested", _) => Some("1500"),
-        ("life_lent" | "life_stacks", scenario) if scenario.starts_with("a_call_") => Some("1500"),
+        ("lifecycle/nested", _) => Some("1500"),
+        ("lifecycle/lent" | "lifecycle/stacks", scenario) if scenario.starts_with("a_call_") => Some("1500"),
         _ => None,
     };
     for scratch in scratches() {
@@ -207,7 +207,7 @@ fn holds_in_a_small_table(scenario: &str, timeout: &str) {
             let mut command = scratch.native("unshare");
             command
                 .args(["-m", "sh", "-c", &runs])
-                .arg(program("life_threads"))
+                .arg(program("lifecycle/threads"))
                 .env("DIRECTORY", directory)
                 .env("LIBRARY", common::library())
                 .env("SNAPSHIM_PUSH", way)
@@ -256,7 +256,7 @@ fn a_call_below_a_boost_context_is_waited_for() {
     if !linked.is_ok_and(|linked| linked.status.success()) {
         return skip(TEST, "Boost.Context is not installed");
     }
-    let program = compile("life_stacks", &["-DBOOST", LIBRARY]);
+    let program = compile("lifecycle/stacks", &["-DBOOST", LIBRARY]);
     for way in WAYS {
         run_ok(scratch.shimmed(&program, way).arg(TEST).env("SNAPSHIM_TIMEOUT_MS", "1500"));
     }
@@ -268,7 +268,7 @@ fn a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it() {
     const TEST: &str = "a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it";
     let Some(scratch) = of_nobody(TEST, Path::new("/dev/shm")) else { return };
     for way in WAYS {
-        let mut command = scratch.shimmed(program("life_lent"), way);
+        let mut command = scratch.shimmed(program("lifecycle/lent"), way);
         command.arg("a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone").env("SNAPSHIM_TIMEOUT_MS", "1500");
         run_ok(command.uid(NOBODY).gid(NOBODY));
     }
@@ -278,7 +278,7 @@ fn a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it() {
 fn none_of_this_goes_without_the_shim() {
     let scratch = Scratch::on_tmpfs();
     for arguments in [&["failure"][..], &["storm"]] {
-        let output = run(scratch.native(program("life_exec")).args(arguments));
+        let output = run(scratch.native(program("lifecycle/exec")).args(arguments));
         assert!(!output.status.success(), "{arguments:?} needs no shim: {}", text(&output));
     }
 }

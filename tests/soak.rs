@@ -451,7 +451,8 @@ fn soak(seconds: u64, seed: u64) {
     assert_recovered(&soak.scratch, &format!("after a soak of {seconds} s with seed {seed}"));
     // The table goes on serving.
     let file = soak.scratch.file("0");
-    let output = run_within(soak.scratch.shimmed(program("after_kill"), "direct").arg(file).arg("0"), LONGEST);
+    let output =
+        run_within(soak.scratch.shimmed(program("lifecycle/after_kill"), "direct").arg(file).arg("0"), LONGEST);
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
     assert_recovered(&soak.scratch, "after one more process");
 }

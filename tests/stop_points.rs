@@ -151,7 +151,7 @@ impl Scene {
         if self.operation == "recover" {
             return recover(scratch);
         }
-        let mut command = scratch.shimmed(program("kill_point"), self.way);
+        let mut command = scratch.shimmed(program("lifecycle/kill_point"), self.way);
         command.arg(self.operation).arg(file).arg("stopped").env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS);
         command
     }
@@ -165,7 +165,7 @@ struct Forker {
 
 impl Forker {
     fn start(scratch: &Scratch, file: &Path) -> Self {
-        let mut command = scratch.shimmed(program("fork_beside"), "direct");
+        let mut command = scratch.shimmed(program("lifecycle/fork_beside"), "direct");
         command.arg(file).env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS).env("SNAPSHIM_LOG", "error");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -263,7 +263,7 @@ struct Other {
 
 impl Other {
     fn start(scene: &Scene, scratch: &Scratch, file: &Path, policy: &str, about: &str) -> Self {
-        let mut command = scratch.shimmed(program("beside_stopped"), "auto");
+        let mut command = scratch.shimmed(program("lifecycle/beside_stopped"), "auto");
         command.arg(file).arg(if policy == "fail-write" { "3" } else { "2" }).args(scene.is_cut.then_some("cut"));
         command.env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS).env("SNAPSHIM_ON_FAILURE", policy);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,5 +1,5 @@
 /* A call that a handler interrupted while its thread goes on elsewhere: on another stack, from which it comes back, or for good. */
-#include "life_trap.h"
+#include "trap.h"
 #include <sys/resource.h>
 #ifdef BOOST
 typedef void *boost_context;

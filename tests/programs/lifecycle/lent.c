@@ -1,5 +1,5 @@
 /* Children that act in the memory of their parent: of vfork(2), of posix_spawn(3), and of clone(2) with CLONE_VM. */
-#include "life_trap.h"
+#include "trap.h"
 #include <poll.h>
 #include <sched.h>
 #include <spawn.h>

@@ -1,5 +1,5 @@
 /* A handler that interrupted a call forks: both processes go on with that call, and both are waited for. */
-#include "life_trap.h"
+#include "trap.h"
 #include <poll.h>
 
 /* Writes version 1, or 2 in the child, with the handler in between; then, when told, version 3 without. */
