@@ -43,7 +43,7 @@ fn log(scratch: &Scratch) -> String {
 }
 
 fn foreign(scratch: &Scratch, verb: &str) {
-    let program = compile("foreign", &["-static"]);
+    let program = compile("foreign/change", &["-static"]);
     run_ok(scratch.shimmed(program, "auto").args(["victim", verb]));
 }
 
@@ -123,7 +123,7 @@ fn a_cooperating_write_hides_no_foreign_cut() {
 
 /// A program that nothing was loaded into.
 fn foreign_mapper(scratch: &Scratch) -> Command {
-    scratch.native(compile("foreign_mapper", &["-static"]))
+    scratch.native(compile("foreign/mapper", &["-static"]))
 }
 
 fn assert_mapping_named(scratch: &Scratch, found: &str, pid: u32) {
@@ -163,7 +163,7 @@ fn a_program_without_the_shim_that_maps_the_file_later_is_named() {
 fn a_cooperating_program_that_maps_the_file_past_the_hooks_is_named() {
     for scratch in scratches() {
         lay(&scratch);
-        let cooperating = scratch.shimmed(program("foreign_mapper"), "auto");
+        let cooperating = scratch.shimmed(program("foreign/mapper"), "auto");
         let mapper = stores(&scratch, cooperating, "victim", "raw");
         let found = hold(&scratch).finish();
         assert_mapping_named(&scratch, &found, mapper.id());
@@ -173,7 +173,7 @@ fn a_cooperating_program_that_maps_the_file_past_the_hooks_is_named() {
 #[test]
 fn mappings_by_libc_that_come_and_go_raise_no_doubt() {
     for scratch in scratches() {
-        let output = run_within(scratch.shimmed(program("foreign_maps_none"), "auto").arg("victim"), DISK);
+        let output = run_within(scratch.shimmed(program("foreign/maps_none"), "auto").arg("victim"), DISK);
         assert_eq!(text(&output), "exact\n", "{}", scratch.path.display());
     }
 }
@@ -251,7 +251,7 @@ fn changes_of_attributes_by_a_program_without_the_shim_raise_no_doubt() {
 #[test]
 fn thousands_of_cooperating_changes_raise_no_doubt_and_one_foreign_change_after_them_does() {
     for scratch in scratches() {
-        let output = run_within(scratch.shimmed(program("foreign_none"), "auto").arg(scratch.file("victim")), DISK);
+        let output = run_within(scratch.shimmed(program("foreign/none"), "auto").arg(scratch.file("victim")), DISK);
         let found = text(&output);
         assert!(found.starts_with("exact until the foreign one\n"), "{}: {found}", scratch.path.display());
         assert_eq!(found.matches("is doubtful").count(), 1, "{found}");
@@ -333,7 +333,7 @@ print('kept')
 fn no_descriptor_is_left_when_the_snapshots_are_gone() {
     let scratch = Scratch::on_tmpfs();
     lay(&scratch);
-    run_ok(scratch.shimmed(program("foreign_descriptors"), "auto").arg("victim"));
+    run_ok(scratch.shimmed(program("foreign/descriptors"), "auto").arg("victim"));
 }
 
 /// A program that maps `file` shared and writable and stores into it once.
@@ -405,7 +405,7 @@ fn the_death_of_a_process_that_shares_another_file_hides_no_foreign_change() {
         lay(&scratch);
         let unrelated = lay_unrelated(&scratch);
         let holder = hold_to_be_doubtful(&scratch);
-        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(&scratch, mapper, &unrelated, "mmap");
         sharer.store();
         // SAFETY: kill(2) of our own children, who have not been waited for.
@@ -425,7 +425,7 @@ fn the_death_of_a_process_that_stored_into_the_file_raises_no_doubt() {
     for scratch in scratches() {
         lay(&scratch);
         let holder = hold(&scratch);
-        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(&scratch, mapper, "victim", "mmap");
         sharer.store();
         drop(sharer);
@@ -443,7 +443,7 @@ fn a_process_that_had_the_file_mapped_hides_no_foreign_change_once_it_is_gone() 
     for (scratch, is_killed) in scratches().iter().flat_map(|scratch| [true, false].map(|how| (scratch, how))) {
         lay(scratch);
         let holder = hold(scratch);
-        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(scratch, mapper, "victim", "mmap");
         sharer.store();
         if !is_killed {

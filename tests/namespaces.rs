@@ -131,7 +131,7 @@ fn a_program_that_comes_to_another_time_namespace_keeps_its_snapshots() {
     const TEST: &str = "a_program_that_comes_to_another_time_namespace_keeps_its_snapshots";
     for (scratch, way) in scratches().iter().flat_map(|scratch| WAYS.map(|way| (scratch, way))) {
         for how in ["fork", "setns"] {
-            let output = run(scratch.shimmed(program("namespace_time"), way).arg(how));
+            let output = run(scratch.shimmed(program("foreign/namespace_time"), way).arg(how));
             if output.status.code() == Some(77) {
                 skip(TEST, "no time namespace can be made here");
                 continue;

@@ -1,4 +1,4 @@
-/* foreign FILE VERB: what programs without the shim do to a file; linked statically, so that no preloading reaches it. */
+/* change FILE VERB: what programs without the shim do to a file; linked statically, so that no preloading reaches it. */
 #include "check.h"
 
 int main(int argc, char **argv)

@@ -1,4 +1,4 @@
-/* foreign_descriptors FILE: takes and drops snapshots; no descriptor that leads to FILE is left, and each one in between closes on exec. */
+/* descriptors FILE: takes and drops snapshots; no descriptor that leads to FILE is left, and each one in between closes on exec. */
 #include "check.h"
 
 #include <dirent.h>

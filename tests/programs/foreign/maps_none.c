@@ -1,4 +1,4 @@
-/* foreign_maps_none FILE: processes of this kind map FILE shared and writable, store, fork and unmap, all the time, while
+/* maps_none FILE: processes of this kind map FILE shared and writable, store, fork and unmap, all the time, while
  * snapshots of it are taken and looked at: none is ever doubtful. */
 #include "check.h"
 

@@ -1,4 +1,4 @@
-/* foreign_none FILE: this process and others of its kind change FILE in every cooperating way, while a snapshot of it is looked at after
+/* none FILE: this process and others of its kind change FILE in every cooperating way, while a snapshot of it is looked at after
  * each change: it is never doubtful. Then a foreign change comes, and it is. */
 #include "check.h"
 

@@ -1,4 +1,4 @@
-/* foreign_mapper FILE HOW: maps FILE shared and writable, prints "ready", and stores a byte into its second page for each line
+/* mapper FILE HOW: maps FILE shared and writable, prints "ready", and stores a byte into its second page for each line
  * that it reads, answering "stored", until standard input ends. HOW is mmap: by libc's function; raw: by a system call
  * instruction of its own, in a process that has changed another file by libc before. Linked statically or not. */
 #include "check.h"
