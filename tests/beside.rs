@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use common::{compile, made_programs, run_ok, scratches};
 
 fn plugin() -> PathBuf {
-    compile("beside_plugin", &["-shared", "-fPIC"])
+    compile("reach/beside_plugin", &["-shared", "-fPIC"])
 }
 
 fn holds(way: &str) {
     let runpath = format!("-Wl,-rpath,{}", made_programs().join("reach").display());
-    let program = compile("beside", &[&runpath]);
+    let program = compile("reach/beside", &[&runpath]);
     for scratch in scratches() {
         run_ok(scratch.shimmed(&program, "auto").arg(plugin()).arg(way));
     }

@@ -31,7 +31,7 @@ fn reads(file: &Path) -> Vec<u8> {
 
 /// Whether the kernel can refuse memory that becomes executable (Linux 6.3).
 fn can_seal(test: &str) -> bool {
-    let can = run(Command::new(program("sealed")).arg("true")).status.success();
+    let can = run(Command::new(program("reach/sealed")).arg("true")).status.success();
     if !can {
         skip(test, "the kernel has no PR_SET_MDWE");
     }
@@ -40,7 +40,7 @@ fn can_seal(test: &str) -> bool {
 
 /// A program under the shim whose libc cannot be patched.
 fn sealed(scratch: &Scratch, program_: impl AsRef<OsStr>) -> Command {
-    let mut command = scratch.shimmed(program("sealed"), "auto");
+    let mut command = scratch.shimmed(program("reach/sealed"), "auto");
     command.arg(program_.as_ref());
     command
 }
@@ -97,15 +97,15 @@ fn every_way_leaves_a_snapshot_as_it_was() {
 fn late(how: &str, scratch: &Scratch, is_sealed: bool) {
     let start = |file: &Path| {
         let mut command = if is_sealed {
-            sealed(scratch, program("late_streams"))
+            sealed(scratch, program("reach/late_streams"))
         } else {
-            scratch.shimmed(program("late_streams"), "auto")
+            scratch.shimmed(program("reach/late_streams"), "auto")
         };
         command.arg(how).arg(file);
         command
     };
     let file = victim(scratch);
-    run_ok(scratch.native(program("late_streams")).arg(how).arg(&file));
+    run_ok(scratch.native(program("reach/late_streams")).arg(how).arg(&file));
     let natively = reads(&file);
     for protection in ["r", "rw"] {
         let about = format!("{how}, {protection}, sealed: {is_sealed}, {}", scratch.path.display());
@@ -132,7 +132,7 @@ fn bytes_that_waited_in_a_stream_do_not_reach_a_snapshot() {
         return;
     }
     for scratch in scratches() {
-        for how in listed("late_streams") {
+        for how in listed("reach/late_streams") {
             late(&how, &scratch, true);
         }
     }
@@ -143,7 +143,7 @@ fn nor_where_libc_can_be_patched() {
     if !can_seal("nor_where_libc_can_be_patched") {
         return;
     }
-    for how in listed("late_streams") {
+    for how in listed("reach/late_streams") {
         late(&how, &Scratch::on_tmpfs(), false);
     }
 }
@@ -190,7 +190,7 @@ fn programs_run_as_natively() {
             let output = run(command.args(arguments).arg(&file));
             (output.status, text(&output), reads(&file))
         };
-        let natively = outcome(scratch.native(program("sealed")).arg(program(name)));
+        let natively = outcome(scratch.native(program("reach/sealed")).arg(program(name)));
         let found = outcome(&mut sealed(&scratch, program(name)));
         assert!(found == natively, "{name} {arguments:?}: {} {}", found.0, found.1);
     }
