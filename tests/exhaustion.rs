@@ -12,7 +12,7 @@ use common::{Scratch, WAYS, new_name, program, root, run, run_within, skip, text
 
 fn keeps_its_bytes(policy: &str, way: &str) {
     let scratch = Scratch::on_tmpfs();
-    let mut command = scratch.shimmed(program("exhaustion"), way);
+    let mut command = scratch.shimmed(program("storm/exhaustion"), way);
     command.arg(policy).arg(scratch.table());
     command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", "100").env("SNAPSHIM_LOG", "off");
     let output = run_within(&mut command, Duration::from_secs(400));

@@ -91,7 +91,7 @@ struct Soak {
 impl Soak {
     fn new(seed: u64) -> Self {
         let (scratch, disk) = (Scratch::on_tmpfs(), Scratch::new(&root().join("target/scratch")));
-        let program = program("soak");
+        let program = program("storm/soak");
         let made = run_ok(Command::new(&program).arg("make").arg(seed.to_string()).args([&scratch.path, &disk.path]));
         let mut words = made.split_whitespace().map(|word| word.parse::<usize>().unwrap());
         let id = words.next().unwrap() as i32;

@@ -4,10 +4,10 @@
  * saw. SECONDS: who takes longer hangs. OFFSET, LENGTH: the part of the table that threads may have to wait for.
  *
  * tests/oracle.rs makes the history and judges the records. Exit status 3: a process hung, 4: one died. */
-#include "oracle_script.h"
-#include "oracle_snapshots.h"
-#include "oracle_time.h"
-#include "oracle_trace.h"
+#include "script.h"
+#include "snapshots.h"
+#include "time.h"
+#include "trace.h"
 
 static char *directories[2];
 /* Processes that are none of the history's. */

@@ -3,7 +3,7 @@
 #ifndef ORACLE_TIME_H
 #define ORACLE_TIME_H
 
-#include "oracle_writes.h"
+#include "writes.h"
 #include <glob.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>

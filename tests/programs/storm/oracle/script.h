@@ -2,7 +2,7 @@
 #ifndef ORACLE_SCRIPT_H
 #define ORACLE_SCRIPT_H
 
-#include "oracle_shared.h"
+#include "shared.h"
 
 static void read_file(const char *line, char **directories)
 {

@@ -6,7 +6,7 @@
 #ifndef SOAK_STATES_H
 #define SOAK_STATES_H
 
-#include "soak_shared.h"
+#include "shared.h"
 
 enum { STATE_FILES = 4, STATE_PAGES = 12, STATES = 64 };
 #define STATE_BYTES (STATE_PAGES * PAGE)

@@ -3,8 +3,8 @@
 #ifndef SOAK_HELD_H
 #define SOAK_HELD_H
 
-#include "soak_cells.h"
-#include "soak_states.h"
+#include "cells.h"
+#include "states.h"
 #include <sys/uio.h>
 
 enum { FILES = CELL_FILES + STATE_FILES, HELD = 4, ARENA_SLOTS = 16 };

@@ -7,7 +7,7 @@
 #ifndef SOAK_CELLS_H
 #define SOAK_CELLS_H
 
-#include "soak_shared.h"
+#include "shared.h"
 
 enum { CELL_FILES = 4, CELL_PAGES = 48, CELLS = CELL_PAGES * 8, PAST = 64, WRITES = 1 << 19 };
 

@@ -2,7 +2,7 @@
 #ifndef SOAK_WRITES_H
 #define SOAK_WRITES_H
 
-#include "soak_held.h"
+#include "held.h"
 #include <aio.h>
 #include <linux/aio_abi.h>
 #include <linux/falloc.h>

@@ -3,7 +3,7 @@
 #ifndef SOAK_LIFE_H
 #define SOAK_LIFE_H
 
-#include "soak_writes.h"
+#include "writes.h"
 #include <setjmp.h>
 #include <spawn.h>
 

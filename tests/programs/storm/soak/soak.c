@@ -5,7 +5,7 @@
  * soak report ID                       what was done
  *
  * tests/soak.rs starts, kills, stops and judges the processes. */
-#include "soak_life.h"
+#include "life.h"
 
 static void attach_records(int is_new)
 {

@@ -3,7 +3,7 @@
 #ifndef ORACLE_WRITES_H
 #define ORACLE_WRITES_H
 
-#include "oracle_shared.h"
+#include "shared.h"
 #include <aio.h>
 #include <linux/aio_abi.h>
 #include <linux/falloc.h>

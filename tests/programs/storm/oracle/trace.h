@@ -3,7 +3,7 @@
 #ifndef ORACLE_TRACE_H
 #define ORACLE_TRACE_H
 
-#include "oracle_shared.h"
+#include "shared.h"
 #include <sys/ptrace.h>
 
 enum { MOST_CALLS = 400, EPISODE_MS = 100, LONGEST_EPISODE_MS = 300 };

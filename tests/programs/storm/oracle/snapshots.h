@@ -3,7 +3,7 @@
 #ifndef ORACLE_SNAPSHOTS_H
 #define ORACLE_SNAPSHOTS_H
 
-#include "oracle_writes.h"
+#include "writes.h"
 
 struct slot {
     int is_held, file, line;
