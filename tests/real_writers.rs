@@ -417,7 +417,7 @@ fn cpp_streams() {
     let scratch = Scratch::on_tmpfs();
     let made = scratch.file("real_streams");
     let options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-o"];
-    run_ok(Command::new("g++").args(options).arg(&made).arg(source("real_streams.cpp")));
+    run_ok(Command::new("g++").args(options).arg(&made).arg(source("real/streams.cpp")));
     PLAIN.survives(made.to_str().unwrap(), &["victim"]);
 }
 
@@ -426,7 +426,7 @@ fn java_files_and_channels() {
     if !has("java_files_and_channels", &["java", "javac"]) {
         return;
     }
-    let program = source("real_channels.java");
+    let program = source("real/channels.java");
     let quick = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m"];
     let arguments = [&quick as &[&str], &[program.to_str().unwrap(), "victim", "new"]].concat();
     PLAIN.survives("java", &arguments);

@@ -151,7 +151,7 @@ fn read_only_shared_mappings_of_polars_outlive_write_ipc() {
 /// What a reader that maps `log` says of it after `rotation` has run.
 fn reader_beside(rotation: &str, mut reader: Command, mut rotator: Command) -> Output {
     let mut child = reader
-        .arg(source("saving_log.py"))
+        .arg(source("real/saving_log.py"))
         .arg("log")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())

@@ -156,7 +156,7 @@ fn cpp_streams_do_not_reach_a_snapshot() {
     }
     let scratch = Scratch::on_tmpfs();
     let made = scratch.file("real_streams");
-    match Command::new("g++").args(["-std=c++17", "-O1", "-o"]).arg(&made).arg(source("real_streams.cpp")).status() {
+    match Command::new("g++").args(["-std=c++17", "-O1", "-o"]).arg(&made).arg(source("real/streams.cpp")).status() {
         Ok(status) => assert!(status.success()),
         Err(_) => return skip(TEST, "g++ is not installed"),
     }

@@ -48,7 +48,7 @@ fn lmdb_is_a_whole_transaction_in_each_of_50_snapshots() {
     for (scratch, way) in scratches().iter().zip(WAYS) {
         let command = || {
             let mut command = scratch.shimmed(&python, way);
-            command.arg(source("sharing_lmdb.py"));
+            command.arg(source("real/sharing_lmdb.py"));
             command
         };
         let writer = Holder::run(command().args(["write", "database"]));
@@ -66,7 +66,7 @@ fn lmdb_is_found_torn_without_the_shim() {
     let scratch = Scratch::on_tmpfs();
     let command = || {
         let mut command = scratch.native(&python);
-        command.arg(source("sharing_lmdb.py"));
+        command.arg(source("real/sharing_lmdb.py"));
         command
     };
     let writer = Holder::run(command().args(["write", "database"]));
@@ -80,8 +80,8 @@ fn what_numpy_loaded_stays_while_another_process_stores() {
     let Some(python) = python_with("what_numpy_loaded_stays_while_another_process_stores", "numpy") else { return };
     let beside = |storing: &mut Command, holding: &mut Command, file: &Path| {
         fs::write(file, content(800_000)).unwrap();
-        let storing = Holder::run(storing.arg(source("sharing_memmap.py")).args(["store", "victim"]));
-        let holding = Holder::run(holding.arg(source("sharing_memmap.py")).args(["hold", "victim"]));
+        let storing = Holder::run(storing.arg(source("real/sharing_memmap.py")).args(["store", "victim"]));
+        let holding = Holder::run(holding.arg(source("real/sharing_memmap.py")).args(["hold", "victim"]));
         let begun = fs::read(file).unwrap();
         while fs::read(file).unwrap() == begun {}
         (storing.finish(), holding.finish())
@@ -106,7 +106,7 @@ fn sqlite_and_its_shared_index_are_unharmed() {
     for (scratch, way) in scratches().iter().zip(WAYS) {
         let insert = |name: &str| {
             let mut command = scratch.shimmed(&python, way);
-            command.arg(source("sharing_sqlite.py")).args(["database", name]);
+            command.arg(source("real/sharing_sqlite.py")).args(["database", name]);
             command
         };
         // Keeps the log and its index there.
@@ -168,7 +168,7 @@ fn java_mapped_buffers() {
         return;
     }
     let classes = made_programs().join("real");
-    run_ok(Command::new("javac").arg("-d").arg(&classes).arg(source("sharing_buffers.java")));
+    run_ok(Command::new("javac").arg("-d").arg(&classes).arg(source("real/sharing_buffers.java")));
     stores(600_000, &["java", "-cp", classes.to_str().unwrap(), "sharing_buffers", "victim"]);
 }
 
