@@ -144,7 +144,7 @@ macro_rules! scenarios {
                 $(
                     #[test]
                     fn $scenario() {
-                        super::holds(stringify!($program), stringify!($scenario));
+                        super::holds(concat!("lifecycle/", stringify!($program)), stringify!($scenario));
                     }
                 )*
             }
@@ -153,7 +153,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    life_fork {
+    fork {
         children_by_any_way_keep_what_they_inherit
         a_child_of_a_handler_keeps_what_it_inherits
         what_a_handler_in_a_write_hands_down_faults
@@ -164,13 +164,13 @@ scenarios! {
         vfork_spawn_system_and_popen_leave_snapshots_alone
         wipeonfork_is_refused
     }
-    life_nested {
+    nested {
         a_call_that_a_handler_forked_in_is_waited_for
         a_child_that_dies_in_an_inherited_call_is_not_waited_for
         an_announcement_is_each_process_its_own
         a_call_below_a_handler_that_opens_signals_is_waited_for
     }
-    life_stacks {
+    stacks {
         a_call_below_an_autodisarmed_stack_is_waited_for
         a_call_below_a_swapped_context_is_waited_for
         a_call_below_a_switch_of_stacks_is_waited_for
@@ -180,7 +180,7 @@ scenarios! {
         calls_that_are_left_by_jumps_hold_nobody_up
         a_call_that_is_left_without_proof_counts_until_its_thread_ends
     }
-    life_lent {
+    lent {
         a_call_of_a_vfork_child_is_waited_for
         a_call_beside_a_child_is_waited_for
         a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone
@@ -189,7 +189,7 @@ scenarios! {
         what_a_borrower_forks_is_exact_or_faults
         the_memory_of_strangers_is_left_alone
     }
-    life_threads {
+    threads {
         a_process_without_threads_ends
         a_hook_that_was_left_by_a_jump_holds_nobody_up
         a_hook_that_was_left_by_a_jump_lets_nobody_through

@@ -1,6 +1,6 @@
 //! The mapper's side: whatever a mapper does to its mappings, and whoever writes, its snapshots stay what they were.
 //!
-//! Each test is a scenario of a program in `tests/programs/map_*.c`. The programs run it read-only and writable, written by the
+//! Each test is a scenario of a program in `tests/programs/mapping/`. The programs run it read-only and writable, written by the
 //! mapper itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both
 //! ways.
 
@@ -51,7 +51,7 @@ macro_rules! scenarios {
                 $(
                     #[test]
                     fn $scenario() {
-                        super::holds(stringify!($program), stringify!($scenario));
+                        super::holds(concat!("mapping/", stringify!($program)), stringify!($scenario));
                     }
                 )*
             }
@@ -59,20 +59,20 @@ macro_rules! scenarios {
 
         #[test]
         fn every_scenario_fails_without_the_shim() {
-            $($(fails_without_the_shim(stringify!($program), stringify!($scenario));)*)*
+            $($(fails_without_the_shim(concat!("mapping/", stringify!($program)), stringify!($scenario));)*)*
         }
     };
 }
 
 scenarios! {
-    map_errors {
+    errors {
         shared_and_anonymous_are_einval
         neither_file_nor_block_device_is_enodev
         procfs_is_eopnotsupp
         hugetlbfs_is_eopnotsupp
         the_descriptor_is_not_needed_any_more
     }
-    map_end {
+    end {
         appended_pages_stay_sigbus_and_the_tail_zero
         bytes_that_a_shared_mapping_put_behind_the_end_are_not_seen
         a_range_wholly_past_the_end_is_sigbus_for_ever
@@ -83,7 +83,7 @@ scenarios! {
         what_lies_past_the_end_raises_no_doubt
         a_long_range_past_the_end_costs_nothing
     }
-    map_place {
+    place {
         fixed_where_nothing_is
         fixed_where_something_was_unmapped
         fixed_over_a_plain_mapping
@@ -97,7 +97,7 @@ scenarios! {
         executable_code_stays
         write_only_is_private_too
     }
-    map_change {
+    change {
         munmap_of_parts
         munmap_over_several_snapshots
         mremap_shrinks
@@ -110,25 +110,25 @@ scenarios! {
         mprotect_both_ways_while_a_process_writes
         mremap_and_munmap_while_a_process_writes
     }
-    map_cut {
+    unmap_part {
         a_page_opened_beside_a_push_keeps_its_stores
         a_page_closed_then_opened_beside_a_push_keeps_its_stores
         a_push_that_was_left_by_a_jump_holds_nobody_up
     }
-    map_split {
+    split {
         a_write_beside_a_split_preserves_the_piece
         a_store_beside_a_split_preserves_the_piece
     }
-    map_pinned {
+    pinned {
         a_byte_that_is_copied_after_a_change_is_not_stored
         processes_that_write_the_same_pages_spoil_none
         threads_that_write_the_same_pages_spoil_none
     }
-    map_numbers {
+    numbers {
         a_number_that_is_taken_in_a_use_gets_no_byte
         a_program_that_takes_all_numbers_gets_no_byte
     }
-    map_advice {
+    advice {
         dontneed_keeps_what_is_preserved
         dontneed_page_by_page
         dontneed_keeps_the_end
@@ -137,7 +137,7 @@ scenarios! {
         other_advice_changes_no_byte
         dontneed_while_a_process_writes
     }
-    map_calls {
+    calls {
         posix_advice_keeps_what_is_preserved
         advice_to_oneself_keeps_what_is_preserved
         a_key_or_none_keeps_it_armed
@@ -150,7 +150,7 @@ scenarios! {
         a_huge_page_over_it_takes_its_place
         what_a_failed_call_took_away_is_known
     }
-    map_many {
+    many {
         many_moments_of_overlapping_ranges
         many_mappers_of_one_file
         own_stores_stay_private_and_survive_pushes
@@ -158,7 +158,7 @@ scenarios! {
         stat_counts_pages_once
         stat_of_what_is_left
     }
-    map_fork {
+    fork {
         child_and_parent_stay_exact
         each_may_unmap_and_move_its_own
         a_grandchild_outlives_its_parents

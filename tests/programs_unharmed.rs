@@ -1,5 +1,5 @@
 //! Programs that know nothing of the shim, and those that look closely at other programs, do under it what they do without: the
-//! same output, the same exit status. Each is a script `tests/programs/unharmed_*.sh`.
+//! same output, the same exit status. Each is a script `tests/programs/real/unharmed_*.sh`.
 //!
 //! Shimmed they run twice: alone, and *busy*, where every process they start holds a shared mapping that somebody has a snapshot
 //! of.
@@ -24,7 +24,13 @@ fn three_times(play: impl Fn(&mut Command) -> Output, by: &str) -> [Output; 3] {
         let _ = fs::remove_dir_all(&work);
         fs::create_dir(&work).unwrap();
         // What is said about programs that cannot be reached (valgrind is a static one) is no output of theirs.
-        play(command.current_dir(&work).env("PROGRAMS", made_programs()).env("SNAPSHIM_LOG", "error"))
+        play(
+            command
+                .current_dir(&work)
+                .env("PROGRAMS", made_programs())
+                .env("SOURCES", source("real"))
+                .env("SNAPSHIM_LOG", "error"),
+        )
     };
     let native = begin(scratch.native(by));
     let alone = begin(scratch.shimmed(by, "auto"));

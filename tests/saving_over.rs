@@ -32,7 +32,7 @@ fn has(test: &str, library: &str) -> bool {
 }
 
 fn script(command: &mut Command, library: &str, load: &str, save: &str) -> Output {
-    let file = source(&format!("saving_{library}.py"));
+    let file = source(&format!("real/saving_{library}.py"));
     run(command.arg(file).args([load, save]).env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{Scratch, program, root, run, run_ok, scratches, skip, source, text};
+use common::{Scratch, program, run, run_ok, scratches, skip, source, text};
 
 const SIZE: usize = 40 * 4096 + 777;
 

@@ -1,6 +1,6 @@
 //! A program that has its own business with SIGSEGV does it as without the shim, although the shim handles that signal.
 //!
-//! The scenes of `tests/programs/signal_*.c` say what they see, how they end, and what the last SIGSEGV was about; here they are
+//! The scenes of `tests/programs/signals/` say what they see, how they end, and what the last SIGSEGV was about; here they are
 //! played natively and under the shim.
 
 mod common;

@@ -1,7 +1,7 @@
 //! Thirty processes do everything that the shim knows of, at random, while they are killed, stopped, forked and executed at random:
 //! no snapshot shows a wrong byte, nobody hangs, and nothing is left in the table.
 //!
-//! What the processes do, and how they know which bytes are right, is in tests/programs/soak*.h. Here they are started, killed,
+//! What the processes do, and how they know which bytes are right, is in tests/programs/storm/soak. Here they are started, killed,
 //! stopped, and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
 //!
 //! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the

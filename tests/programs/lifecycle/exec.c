@@ -165,7 +165,7 @@ static void one_image_after_another(int left, const char *address)
     char texts[2][32];
     snprintf(texts[0], 32, "%d", left - 1);
     snprintf(texts[1], 32, "%llx", (unsigned long long)(uintptr_t)at);
-    execl("/proc/self/exe", "life_exec", "storm", texts[0], texts[1], NULL);
+    execl("/proc/self/exe", "exec", "storm", texts[0], texts[1], NULL);
     CHECK(!"executed");
 }
 
@@ -183,7 +183,7 @@ static void storm(void)
     pid_t mapper = fork();
     CHECK(mapper >= 0);
     if (mapper == 0)
-        execl("/proc/self/exe", "life_exec", "storm", "120", "", NULL);
+        execl("/proc/self/exe", "exec", "storm", "120", "", NULL);
     CHECK(waitpid(mapper, &status, 0) == mapper && status == 0);
     CHECK(waitpid(writer, &status, WNOHANG) == 0);
     CHECK(kill(writer, SIGKILL) == 0 && waitpid(writer, &status, 0) == writer);

@@ -1,5 +1,5 @@
 # Breakpoints, watchpoints, signals, calls into the program, a crash; then a process that is attached to and let go.
-victim=$PROGRAMS/unharmed_victim
+victim=$PROGRAMS/real/unharmed_victim
 gdb() {
     command gdb -nx -batch -iex 'set debuginfod enabled off' -ex 'handle SIGSEGV nostop noprint pass' -ex 'set print thread-events off' "$@"
 }

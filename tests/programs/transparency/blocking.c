@@ -1,7 +1,7 @@
 /* blocking blocked MODE: threads block in writes to pipes until standard input ends; says "ready" when they do. MODE is quiet, or
  * busy: another thread opens and closes descriptors all the time.
  *
- * like_blocking measure FILE COUNT: takes COUNT snapshots of FILE; prints the median time in milliseconds. */
+ * blocking measure FILE COUNT: takes COUNT snapshots of FILE; prints the median time in milliseconds. */
 #include "blocked.h"
 
 enum { BLOCKED = 3, MOST = 1000 };

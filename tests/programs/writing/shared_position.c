@@ -2,7 +2,7 @@
  * program without the shim. Nothing may get lost, and nobody's records may change their order: that is what a shared position gives
  * natively. HOW is plain (write), vector (writev), or append (O_APPEND descriptors of their own).
  *
- * write_shared write FD HOW WRITER: such a process. */
+ * shared_position write FD HOW WRITER: such a process. */
 #include "check.h"
 
 #include <sys/uio.h>
