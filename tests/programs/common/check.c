@@ -1,5 +1,13 @@
 #include "check.h"
 
+static void __attribute__((noreturn)) say_failed_check(const char *file, int line, const char *condition)
+{
+    fprintf(stderr, "%s:%d: %s does not hold (errno %d: %s)\n", file, line, condition, errno, strerror(errno));
+    exit(1);
+}
+
+void (*on_failed_check)(const char *file, int line, const char *condition) __attribute__((noreturn)) = say_failed_check;
+
 unsigned char stamp(size_t page, int version)
 {
     return (unsigned char)(1 + (page * 7 + (size_t)version * 31) % 255);

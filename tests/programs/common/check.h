@@ -24,15 +24,15 @@
 
 #define PAGE ((size_t)4096)
 
-/* Ends the program with the place, the expression and errno if the condition does not hold. */
-#define CHECK(condition)                                                                                       \
-    do {                                                                                                       \
-        if (!(condition)) {                                                                                    \
-            fprintf(stderr, "%s:%d: %s does not hold (errno %d: %s)\n", __FILE__, __LINE__, #condition, errno, \
-                    strerror(errno));                                                                          \
-            exit(1);                                                                                           \
-        }                                                                                                      \
+/* Ends the program, if the condition does not hold, with what `on_failed_check` says about it: the place, the expression and errno,
+ * unless the program has set it to say more. */
+#define CHECK(condition)                                     \
+    do {                                                     \
+        if (!(condition))                                    \
+            on_failed_check(__FILE__, __LINE__, #condition); \
     } while (0)
+
+extern void (*on_failed_check)(const char *file, int line, const char *condition) __attribute__((noreturn));
 
 /* The call has to fail with this errno. */
 #define CHECK_ERRNO(call, failure, wanted)  \

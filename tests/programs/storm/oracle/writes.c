@@ -1,6 +1,9 @@
 #include "writes.h"
 
+#include "file_writes.h"
 #include "time.h"
+#include <linux/falloc.h>
+#include <sys/uio.h>
 
 _Thread_local struct actor actors[ROLES];
 
@@ -10,81 +13,6 @@ int fd_of(struct actor *actor, int file)
         actor->fds[file] = open(files[file].path, O_RDWR | O_CLOEXEC);
     CHECK(actor->fds[file] > 0);
     return actor->fds[file];
-}
-
-static int memory_file(const void *data, size_t length)
-{
-    int fd = memfd_create("source", MFD_CLOEXEC);
-    CHECK(fd >= 0 && write(fd, data, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0);
-    return fd;
-}
-
-static ssize_t write_by_copy(int fd, const struct file *file, const void *data, size_t length, off_t offset)
-{
-    char directory[300];
-    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(file->path, '/') - file->path), file->path);
-    int from = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    CHECK(from >= 0 && write(from, data, length) == (ssize_t)length);
-    off_t start = 0;
-    ssize_t count = copy_file_range(from, &start, fd, &offset, length, 0);
-    close(from);
-    return count;
-}
-
-static ssize_t write_by_sendfile(int fd, const void *data, size_t length, off_t offset)
-{
-    int from = memory_file(data, length);
-    CHECK(lseek(fd, offset, SEEK_SET) == offset);
-    ssize_t count = sendfile(fd, from, NULL, length);
-    close(from);
-    return count;
-}
-
-static ssize_t write_by_splice(int fd, const void *data, size_t length, off_t offset)
-{
-    int ends[2];
-    length = length < PAGE ? length : PAGE;
-    CHECK(pipe2(ends, O_CLOEXEC) == 0 && write(ends[1], data, length) == (ssize_t)length);
-    ssize_t count = splice(ends[0], NULL, fd, &offset, length, 0);
-    close(ends[0]), close(ends[1]);
-    return count;
-}
-
-static ssize_t write_by_stdio(const struct file *file, const void *data, size_t length, off_t offset)
-{
-    FILE *stream = fopen(file->path, "r+e");
-    CHECK(stream && setvbuf(stream, NULL, _IOFBF, length + PAGE) == 0 && fseeko(stream, offset, SEEK_SET) == 0);
-    size_t count = fwrite(data, 1, length, stream);
-    return fclose(stream) == 0 ? (ssize_t)count : -1;
-}
-
-static ssize_t write_by_aio(int fd, const void *data, size_t length, off_t offset, int is_listed)
-{
-    struct aiocb block = {.aio_fildes = fd, .aio_buf = (void *)data, .aio_nbytes = length, .aio_offset = offset,
-                          .aio_lio_opcode = LIO_WRITE};
-    struct aiocb *blocks[] = {&block};
-    if ((is_listed ? lio_listio(LIO_NOWAIT, blocks, 1, NULL) : aio_write(&block)) != 0)
-        return pwrite(fd, data, length, offset); /* EAGAIN: no thread for it */
-    while (aio_error(&block) == EINPROGRESS)
-        (void)aio_suspend((const struct aiocb *const *)blocks, 1, NULL);
-    return aio_return(&block);
-}
-
-static ssize_t write_by_queue(int fd, const void *data, size_t length, off_t offset)
-{
-    aio_context_t context = 0;
-    struct io_event event;
-    struct iocb block = {.aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)data,
-                         .aio_nbytes = length, .aio_offset = offset}, *blocks[] = {&block};
-    if (syscall(SYS_io_setup, 1, &context) != 0)
-        return pwrite(fd, data, length, offset); /* EAGAIN: the machine has no more of them */
-    CHECK(syscall(SYS_io_submit, context, 1L, blocks) == 1);
-    long got;
-    do
-        got = syscall(SYS_io_getevents, context, 1L, 1L, &event, NULL);
-    while (got == -1 && errno == EINTR);
-    CHECK(got == 1 && syscall(SYS_io_destroy, context) == 0);
-    return (ssize_t)event.res;
 }
 
 static ssize_t write_direct(const struct file *file, int fd, const void *data, size_t length, off_t offset)
@@ -113,15 +41,15 @@ static ssize_t write_by(enum way way, int fd, const struct file *file, void *dat
     case WRITEV: CHECK(lseek(fd, offset, SEEK_SET) == offset); return writev(fd, parts, 2);
     case PWRITEV: return pwritev(fd, parts, 2, offset);
     case PWRITEV2: return pwritev2(fd, parts, 2, offset, 0);
-    case STDIO: return write_by_stdio(file, data, length, offset);
+    case STDIO: return write_by_stdio(file->path, data, length, offset);
     case AIO: return write_by_aio(fd, data, length, offset, 0);
     case LIO: return write_by_aio(fd, data, length, offset, 1);
-    case QUEUE: return write_by_queue(fd, data, length, offset);
+    case QUEUE: return write_by_queue(fd, data, length, offset, NULL, 0);
     case NUMBER: return syscall(SYS_pwrite64, fd, data, length, offset);
     case DIRECT: return write_direct(file, fd, data, length, offset);
     case APPEND: return write_at_end(file, data, length);
-    case COPY: return write_by_copy(fd, file, data, length, offset);
-    case SENDFILE: return write_by_sendfile(fd, data, length, offset);
+    case COPY: return write_by_copy(fd, file->path, data, length, offset);
+    case SENDFILE: return write_by_sendfile(fd, data, length, offset, 0);
     case SPLICE: return write_by_splice(fd, data, length, offset);
     default: return pwrite(fd, data, length, offset);
     }

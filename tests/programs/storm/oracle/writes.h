@@ -4,11 +4,6 @@
 #define ORACLE_WRITES_H
 
 #include "shared.h"
-#include <aio.h>
-#include <linux/aio_abi.h>
-#include <linux/falloc.h>
-#include <sys/sendfile.h>
-#include <sys/uio.h>
 
 /* From IN_STEPS on, a call may land in several steps. */
 enum way {

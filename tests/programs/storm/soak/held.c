@@ -37,7 +37,7 @@ static unsigned char *map_somewhere(int fd, size_t offset, size_t length, int pr
     }
     if (at == MAP_FAILED)
         at = mmap(NULL, length, protection, flags, fd, (off_t)offset);
-    MUST(at != MAP_FAILED || (errno == EDEADLK && has_left_a_write));
+    CHECK(at != MAP_FAILED || (errno == EDEADLK && has_left_a_write));
     return at == MAP_FAILED ? NULL : at;
 }
 
@@ -80,13 +80,13 @@ static void take_state(struct held *one, int fd)
         return;
     one->last = histories[one->file - CELL_FILES].begun;
     struct snapshim_stat stat;
-    MUST(snapshim_stat(one->at, &stat) == 0 && stat.state == SNAPSHIM_EXACT && stat.size <= STATE_BYTES);
+    CHECK(snapshim_stat(one->at, &stat) == 0 && stat.state == SNAPSHIM_EXACT && stat.size <= STATE_BYTES);
     one->size = stat.size;
     memcpy(one->copy, one->at, one->size);
     size_t end = (one->size + PAGE - 1) / PAGE * PAGE;
     for (size_t i = one->size; i < end; i++)
-        MUST(one->at[i] == 0);
-    MUST(end == one->mapped || !is_readable(one->at + end));
+        CHECK(one->at[i] == 0);
+    CHECK(end == one->mapped || !is_readable(one->at + end));
     judge(one);
 }
 
@@ -97,8 +97,8 @@ void take(struct held *one, size_t file)
         one->first = histories[one->file - CELL_FILES].reached;
     step("take", (int64_t)one->file, one->is_writable);
     int fd = open(file_path(one->file), O_RDONLY | O_CLOEXEC);
-    MUST(fd >= 0);
-    MUST(one->copy = malloc(CELL_PAGES * PAGE));
+    CHECK(fd >= 0);
+    CHECK(one->copy = malloc(CELL_PAGES * PAGE));
     if (is_cells_file(one->file))
         take_cells(one, fd);
     else
@@ -115,13 +115,13 @@ static void look(struct held *one)
     step("look", (int64_t)one->file, (int64_t)one->size);
     struct snapshim_stat stat;
     if (one->mapped)
-        MUST(snapshim_stat(one->at, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
+        CHECK(snapshim_stat(one->at, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
     for (size_t i = 0; i < one->size; i++)
         if (one->at[i] != one->copy[i])
             fail("a snapshot of file %zu at %p%s has changed at %#zx: %#x is %#x", one->file, (void *)one->at,
                  one->has_stores ? ", with stores of its own," : "", i, one->copy[i], one->at[i]);
     size_t end = (one->size + PAGE - 1) / PAGE * PAGE;
-    MUST(end >= one->mapped || !is_readable(one->at + end));
+    CHECK(end >= one->mapped || !is_readable(one->at + end));
     if (!is_cells_file(one->file))
         judge(one);
     shared->looks++;
@@ -131,7 +131,7 @@ static void drop(struct held *one)
 {
     look(one);
     step("drop", (int64_t)one->file, (int64_t)one->mapped);
-    MUST(one->mapped == 0 || munmap(one->at, one->mapped) == 0);
+    CHECK(one->mapped == 0 || munmap(one->at, one->mapped) == 0);
     free(one->copy);
     one->at = NULL;
 }
@@ -160,8 +160,8 @@ static void cut(struct held *one)
         return;
     size_t front = one_in(2) ? below(pages - 1) : 0, back = one_in(2) ? below(pages - front - 1) : 0;
     size_t length = (pages - front - back) * PAGE;
-    MUST(front == 0 || munmap(one->at, front * PAGE) == 0);
-    MUST(back == 0 || munmap(one->at + one->mapped - back * PAGE, back * PAGE) == 0);
+    CHECK(front == 0 || munmap(one->at, front * PAGE) == 0);
+    CHECK(back == 0 || munmap(one->at + one->mapped - back * PAGE, back * PAGE) == 0);
     one->at += front * PAGE;
     one->mapped = length;
     one->size = one->size > front * PAGE ? one->size - front * PAGE : 0;
@@ -174,7 +174,7 @@ static void move(struct held *one)
     void *to = MAP_FAILED;
     if (one_in(2)) {
         to = mmap(NULL, one->mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        MUST(to != MAP_FAILED);
+        CHECK(to != MAP_FAILED);
         to = mremap(one->at, one->mapped, one->mapped, MREMAP_MAYMOVE | MREMAP_FIXED, to);
     } else {
         size_t left = one->mapped - (one->mapped > PAGE && one->is_judged ? PAGE : 0);
@@ -182,7 +182,7 @@ static void move(struct held *one)
         one->mapped = left;
         one->size = one->size < left ? one->size : left;
     }
-    MUST(to != MAP_FAILED);
+    CHECK(to != MAP_FAILED);
     one->at = to;
 }
 
@@ -190,13 +190,13 @@ static void protect(struct held *one)
 {
     size_t pages = one->mapped / PAGE, first = below(pages), length = (1 + below(pages - first)) * PAGE;
     unsigned char *at = one->at + first * PAGE;
-    MUST(mprotect(at, length, PROT_NONE) == 0);
-    MUST(mprotect(at, length, PROT_READ | PROT_WRITE) == 0);
+    CHECK(mprotect(at, length, PROT_NONE) == 0);
+    CHECK(mprotect(at, length, PROT_READ | PROT_WRITE) == 0);
     if (first * PAGE < one->size && one->is_judged) {
         one->has_stores = 1;
         *at = one->copy[first * PAGE] = (unsigned char)below(256);
     }
-    MUST(mprotect(at, length, PROT_READ | (one->is_writable ? PROT_WRITE : 0)) == 0);
+    CHECK(mprotect(at, length, PROT_READ | (one->is_writable ? PROT_WRITE : 0)) == 0);
 }
 
 static void advise(struct held *one)
@@ -216,10 +216,10 @@ static void write_out(struct held *one)
     int ends[2];
     size_t at = one->size ? below(one->size) : 0, length = one->size - at < 2000 ? one->size - at : 2000;
     unsigned char back[2000];
-    MUST(pipe2(ends, O_CLOEXEC) == 0);
-    MUST(write(ends[1], one->at + at, length) == (ssize_t)length);
+    CHECK(pipe2(ends, O_CLOEXEC) == 0);
+    CHECK(write(ends[1], one->at + at, length) == (ssize_t)length);
     close(ends[1]);
-    MUST(read(ends[0], back, sizeof back) == (ssize_t)length && memcmp(back, one->copy + at, length) == 0);
+    CHECK(read(ends[0], back, sizeof back) == (ssize_t)length && memcmp(back, one->copy + at, length) == 0);
     close(ends[0]);
 }
 
@@ -274,11 +274,11 @@ void forget_broken(uint64_t parent)
         return;
     for (size_t tries = 0; tries < 10000 && !has_left_a_write && !is_over(parent); tries++)
         usleep(1000);
-    MUST(has_left_a_write || is_over(parent));
+    CHECK(has_left_a_write || is_over(parent));
     for (size_t i = 0; i < HELD; i++) {
         if (!held[i].at)
             continue;
-        MUST(held[i].mapped == 0 || (!is_readable(held[i].at) && munmap(held[i].at, held[i].mapped) == 0));
+        CHECK(held[i].mapped == 0 || (!is_readable(held[i].at) && munmap(held[i].at, held[i].mapped) == 0));
         free(held[i].copy);
         held[i].at = NULL;
     }

@@ -15,7 +15,7 @@ static void wait_for(pid_t child)
         lane()->since_us = now_us(); /* if it does not go on, it is the child that hangs */
         usleep(500);
     }
-    MUST(ended == child);
+    CHECK(ended == child);
     must_have_ended_well(status);
 }
 
@@ -41,7 +41,7 @@ static void fork_and_wait(void)
         return;
     step("fork", 0, 0);
     pid_t child = fork();
-    MUST(child >= 0);
+    CHECK(child >= 0);
     if (child == 0)
         live_as_child(below(20));
     step("forked", child, 0);
@@ -56,7 +56,7 @@ static void fork_away(void)
         return;
     step("fork twice", 0, 0);
     pid_t child = is_alone() && one_in(2) ? (pid_t)syscall(SYS_fork) : fork();
-    MUST(child >= 0);
+    CHECK(child >= 0);
     if (child == 0) {
         pid_t grandchild = fork();
         if (grandchild == 0)
@@ -76,7 +76,7 @@ void spawn(void)
     size_t how = below(3);
     step("spawn", (int64_t)how, 0);
     if (how == 0) {
-        MUST(posix_spawnp(&child, "true", NULL, NULL, arguments, environ) == 0);
+        CHECK(posix_spawnp(&child, "true", NULL, NULL, arguments, environ) == 0);
     } else if (how == 1) {
         child = vfork();
         if (child == 0) {
@@ -85,11 +85,11 @@ void spawn(void)
         }
     } else {
         FILE *pipe = popen("true", "re");
-        MUST(pipe && fgetc(pipe) == EOF);
+        CHECK(pipe && fgetc(pipe) == EOF);
         must_have_ended_well(pclose(pipe));
         return;
     }
-    MUST(child > 0);
+    CHECK(child > 0);
     wait_for(child);
 }
 
@@ -120,7 +120,7 @@ void __attribute__((noreturn)) be_plain(const char *library)
 {
     const size_t length = ARENA_SLOTS * ARENA_SLOT, used = 2 * ARENA_SLOT;
     unsigned char *at = mmap(ARENA, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    MUST(at == ARENA);
+    CHECK(at == ARENA);
     for (size_t i = 0; i < length; i += 2 * used)
         memset(at + i, 0xb7, used);
     for (size_t turns = 1 + below(20); turns > 0 && !shared->stop; turns--) {
@@ -131,7 +131,7 @@ void __attribute__((noreturn)) be_plain(const char *library)
                 fail("memory of a program without the shim has changed at %p: %#x", (void *)(at + i), at[i]);
         for (size_t i = used; i < length; i += 2 * used) {
             unsigned char is_there[2 * ARENA_SLOT / PAGE];
-            MUST(mincore(at + i, used, is_there) == 0);
+            CHECK(mincore(at + i, used, is_there) == 0);
             for (size_t page = 0; page < sizeof is_there; page++)
                 if (is_there[page] & 1)
                     fail("memory that a program without the shim has not used is there at %p", (void *)(at + i + page * PAGE));
@@ -156,7 +156,7 @@ static void write_in_handler(int number)
     size_t index = (size_t)(mix(now_us()) % cells_of(0));
     uint64_t write = begin_write("handler", 0, index, 1, 1);
     fill_cell(cell, 0, index, write);
-    MUST(pwrite(handler_file, cell, sizeof cell, (off_t)(index * sizeof cell)) == sizeof cell);
+    CHECK(pwrite(handler_file, cell, sizeof cell, (off_t)(index * sizeof cell)) == sizeof cell);
     end_write(write);
     if (may_escape)
         siglongjmp(escape, 1);
@@ -168,7 +168,7 @@ void handle_signals(void)
     if (handler_file < 0)
         handler_file = open(file_path(0), O_WRONLY | O_CLOEXEC);
     struct sigaction action = {.sa_handler = write_in_handler, .sa_flags = SA_RESTART};
-    MUST(handler_file >= 0 && sigaction(SIGURG, &action, NULL) == 0);
+    CHECK(handler_file >= 0 && sigaction(SIGURG, &action, NULL) == 0);
 }
 
 /* Writes to the file of calls until the handler leaves by longjmp, from wherever it came. */
@@ -176,7 +176,7 @@ static void write_until_signal(void)
 {
     int fd = open(file_path(1), O_WRONLY | O_CLOEXEC);
     static _Thread_local unsigned char cell[2048];
-    MUST(fd >= 0);
+    CHECK(fd >= 0);
     step("longjmp", 0, 0);
     volatile int turns = 0;
     if (sigsetjmp(escape, 1) == 0) {
@@ -186,7 +186,7 @@ static void write_until_signal(void)
             size_t index = below(cells_of(1));
             uint64_t write = begin_write("longjmp", 1, index, 1, 1);
             fill_cell(cell, 1, index, write);
-            MUST(pwrite(fd, cell, sizeof cell, (off_t)(index * sizeof cell)) == sizeof cell);
+            CHECK(pwrite(fd, cell, sizeof cell, (off_t)(index * sizeof cell)) == sizeof cell);
             end_write(write);
         }
     }
@@ -199,12 +199,12 @@ static int write_forever(void)
 {
     int fd = open(file_path(0), O_WRONLY | O_CLOEXEC);
     unsigned char cell[2048];
-    MUST(fd >= 0);
+    CHECK(fd >= 0);
     while (!shared->stop) {
         size_t index = below(cells_of(0));
         uint64_t write = begin_write("cancelled", 0, index, 1, 1);
         fill_cell(cell, 0, index, write);
-        MUST(pwrite(fd, cell, sizeof cell, (off_t)(index * sizeof cell)) == sizeof cell);
+        CHECK(pwrite(fd, cell, sizeof cell, (off_t)(index * sizeof cell)) == sizeof cell);
         end_write(write);
     }
     return fd;
@@ -214,7 +214,7 @@ static int write_forever(void)
 static int create_thread(pthread_t *thread, void *(*run)(void *), size_t index)
 {
     int failed = pthread_create(thread, NULL, run, (void *)index);
-    MUST(failed == 0 || failed == EAGAIN);
+    CHECK(failed == 0 || failed == EAGAIN);
     return failed == 0;
 }
 
@@ -234,7 +234,7 @@ static void cancel(void)
         return;
     usleep((useconds_t)below(3000));
     (void)pthread_cancel(thread);
-    MUST(pthread_join(thread, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
 }
 
 static void *be_thread(void *argument)
@@ -247,7 +247,7 @@ static void *be_thread(void *argument)
     drop_all();
     for (size_t i = 0; i < 2; i++)
         if (stored[i])
-            MUST(munmap(stored[i], CELL_PAGES * PAGE) == 0);
+            CHECK(munmap(stored[i], CELL_PAGES * PAGE) == 0);
     lane()->since_us = 0;
     return NULL;
 }
@@ -260,7 +260,7 @@ static void start_thread(void)
             continue;
         pthread_t thread;
         if (create_thread(&thread, be_thread, index))
-            MUST(pthread_detach(thread) == 0);
+            CHECK(pthread_detach(thread) == 0);
         else
             shared->seats[own_seat].lanes[index].since_us = 0;
         return;

@@ -84,6 +84,11 @@ void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ..
     _exit(1);
 }
 
+static void __attribute__((noreturn)) fail_check(const char *file, int line, const char *condition)
+{
+    fail("%s:%d: %s does not hold", file, line, condition);
+}
+
 void attach(int id)
 {
     shared_id = id;
@@ -94,6 +99,7 @@ void attach(int id)
 void sit_down(size_t seat)
 {
     own_seat = seat, own_lane = 0;
+    on_failed_check = fail_check;
     own_life = ++shared->lives;
     for (size_t i = 0; i < LANES; i++)
         shared->seats[seat].lanes[i].since_us = 0;

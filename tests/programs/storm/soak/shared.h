@@ -74,14 +74,8 @@ void step(const char *what, int64_t first, int64_t second);
 
 void print_trace(size_t seat, size_t index);
 
-/* Ends the soak: says what was wrong and what this process did before. */
+/* Ends the soak: says what was wrong and what this process did before. A CHECK that fails in a process that has its seat does so too. */
 void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...);
-
-#define MUST(condition)                                                    \
-    do {                                                                   \
-        if (!(condition))                                                  \
-            fail("%s:%d: %s does not hold", __FILE__, __LINE__, #condition); \
-    } while (0)
 
 void attach(int id);
 

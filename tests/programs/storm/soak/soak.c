@@ -44,7 +44,7 @@ static void make(char **argv)
 
 static void __attribute__((noreturn)) run(void)
 {
-    MUST(snapshim_active());
+    CHECK(snapshim_active());
     handle_signals();
     use(SIZE_MAX);
     step("waits for threads", 0, 0);

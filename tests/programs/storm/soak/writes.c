@@ -1,89 +1,25 @@
 #include "writes.h"
 
+#include "file_writes.h"
+#include <linux/falloc.h>
+
 _Thread_local unsigned char buffer[STATE_BYTES] __attribute__((aligned(4096)));
-
-static int memory_file(const void *data, size_t length)
-{
-    int fd = memfd_create("source", MFD_CLOEXEC);
-    MUST(fd >= 0 && write(fd, data, length) == (ssize_t)length);
-    return fd;
-}
-
-/* Writes `data` to [offset, offset + length) through a pipe; at most a page of it. */
-static ssize_t write_by_splice(int fd, const void *data, size_t length, off_t offset)
-{
-    int ends[2];
-    length = length < PAGE ? length : PAGE;
-    MUST(pipe2(ends, O_CLOEXEC) == 0 && write(ends[1], data, length) == (ssize_t)length);
-    ssize_t count = splice(ends[0], NULL, fd, &offset, length, 0);
-    close(ends[0]), close(ends[1]);
-    return count;
-}
-
-/* The kernel copies within one file system. */
-static ssize_t write_by_copy(int fd, const char *path, const void *data, size_t length, off_t offset)
-{
-    char directory[320];
-    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(path, '/') - path), path);
-    int from = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    MUST(from >= 0 && write(from, data, length) == (ssize_t)length);
-    off_t start = 0;
-    ssize_t count = copy_file_range(from, &start, fd, &offset, length, 0);
-    close(from);
-    return count;
-}
-
-static ssize_t write_by_sendfile(int fd, const void *data, size_t length, off_t offset)
-{
-    int from = memory_file(data, length);
-    off_t start = 0;
-    MUST(lseek(fd, offset, SEEK_SET) == offset);
-    ssize_t count = sendfile(fd, from, &start, length);
-    close(from);
-    return count;
-}
-
-static ssize_t write_by_stdio(const char *path, const void *data, size_t length, off_t offset)
-{
-    FILE *file = fopen(path, "r+e");
-    MUST(file && setvbuf(file, NULL, _IOFBF, STATE_BYTES) == 0 && fseeko(file, offset, SEEK_SET) == 0);
-    size_t count = fwrite(data, 1, length, file);
-    MUST(fclose(file) == 0);
-    return (ssize_t)count;
-}
 
 int has_aio = 1;
 
-static ssize_t write_by_aio(int fd, const void *data, size_t length, off_t offset)
-{
-    struct aiocb block = {.aio_fildes = fd, .aio_buf = (void *)data, .aio_nbytes = length, .aio_offset = offset};
-    const struct aiocb *blocks[] = {&block};
-    if (!has_aio || aio_write(&block) != 0) {
-        MUST(!has_aio || errno == EAGAIN); /* no new thread while another one executes a program */
-        return pwrite(fd, data, length, offset);
-    }
-    while (aio_error(&block) == EINPROGRESS)
-        (void)aio_suspend(blocks, 1, NULL);
-    return aio_return(&block);
-}
-
-/* While it is under way, perhaps a snapshot of that very file is taken. */
-static ssize_t write_by_queue(int fd, size_t file, const void *data, size_t length, off_t offset)
+/* Perhaps a snapshot of that very file is taken while a write is under way. */
+static void take_another(size_t file)
 {
     struct held *one = &held[below(HELD)];
-    aio_context_t context = 0;
-    struct io_event event;
-    struct iocb block = {.aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)data, .aio_nbytes = length,
-                         .aio_offset = offset}, *blocks[] = {&block};
-    MUST(syscall(SYS_io_setup, 1, &context) == 0 && syscall(SYS_io_submit, context, 1L, blocks) == 1);
     if (!one->at)
         take(one, file);
-    long got;
-    do
-        got = syscall(SYS_io_getevents, context, 1L, 1L, &event, NULL);
-    while (got == -1 && errno == EINTR);
-    MUST(got == 1 && syscall(SYS_io_destroy, context) == 0);
-    return event.res;
+}
+
+static ssize_t write_by_own_stream(const char *path, const void *data, size_t length, off_t offset)
+{
+    ssize_t count = write_by_stdio(path, data, length, offset);
+    CHECK(count >= 0);
+    return count;
 }
 
 /* Returns the bytes written, -1 if it failed. `fd` has a file position that nobody else uses. */
@@ -91,14 +27,14 @@ static ssize_t write_by(int way, int fd, const char *path, unsigned char *data, 
 {
     struct iovec parts[] = {{data, length / 3}, {data + length / 3, length - length / 3}};
     switch (way) {
-    case WRITE: MUST(lseek(fd, offset, SEEK_SET) == offset); return write(fd, data, length);
-    case WRITEV: MUST(lseek(fd, offset, SEEK_SET) == offset); return writev(fd, parts, 2);
+    case WRITE: CHECK(lseek(fd, offset, SEEK_SET) == offset); return write(fd, data, length);
+    case WRITEV: CHECK(lseek(fd, offset, SEEK_SET) == offset); return writev(fd, parts, 2);
     case PWRITEV: return pwritev(fd, parts, 2, offset);
     case PWRITEV2: return pwritev2(fd, parts, 2, offset, 0);
-    case STDIO: return write_by_stdio(path, data, length, offset);
-    case AIO: return write_by_aio(fd, data, length, offset);
+    case STDIO: return write_by_own_stream(path, data, length, offset);
+    case AIO: return has_aio ? write_by_aio(fd, data, length, offset, 0) : pwrite(fd, data, length, offset);
     case COPY: return write_by_copy(fd, path, data, length, offset);
-    case SENDFILE: return write_by_sendfile(fd, data, length, offset);
+    case SENDFILE: return write_by_sendfile(fd, data, length, offset, 1);
     case SPLICE: return write_by_splice(fd, data, length, offset);
     default: return pwrite(fd, data, length, offset);
     }
@@ -119,7 +55,7 @@ static void write_cells(int fd, size_t file, size_t first, size_t count, int way
     shared->ways[way] += written == (ssize_t)length;
     if (written != (ssize_t)length && way >= WHOLE) /* a signal came */
         written = write_by(PWRITE, fd, file_path(file), buffer, length, (off_t)(first * size));
-    MUST(written == (ssize_t)length);
+    CHECK(written == (ssize_t)length);
     end_write(number);
     shared->writes++;
 }
@@ -128,7 +64,7 @@ void write_some_cells(void)
 {
     size_t file = below(CELL_FILES), count = cells_of(file), first = below(count);
     int fd = open(file_path(file), O_RDWR | O_CLOEXEC), turns = 1 + (int)below(4);
-    MUST(fd >= 0);
+    CHECK(fd >= 0);
     while (turns-- > 0)
         if (cell_size[file] == 2048)
             write_cells(fd, file, first, 1 + below(one_in(8) ? count - first : count - first < 5 ? count - first : 5), (int)below(WAYS));
@@ -144,12 +80,12 @@ static void store_word(unsigned char *at, uint64_t word)
     int ends[2];
     switch (below(12)) {
     case 0: /* the kernel stores */
-        MUST(pipe2(ends, O_CLOEXEC) == 0 && write(ends[1], &word, 8) == 8 && read(ends[0], at, 8) == 8);
+        CHECK(pipe2(ends, O_CLOEXEC) == 0 && write(ends[1], &word, 8) == 8 && read(ends[0], at, 8) == 8);
         close(ends[0]), close(ends[1]);
         break;
     case 1:
         ends[0] = memory_file(&word, 8);
-        MUST(pread(ends[0], at, 8, 0) == 8);
+        CHECK(pread(ends[0], at, 8, 0) == 8);
         close(ends[0]);
         break;
     default: *(volatile uint64_t *)(void *)at = word;
@@ -164,19 +100,19 @@ void store_some_words(void)
         int fd = open(file_path(file), O_RDWR | O_CLOEXEC);
         step("map shared", (int64_t)file, 0);
         *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        MUST(fd >= 0 && *at != MAP_FAILED);
+        CHECK(fd >= 0 && *at != MAP_FAILED);
         close(fd);
     } else if (one_in(12)) {
         step("remap shared", (int64_t)file, (int64_t)(uintptr_t)*at);
         if (one_in(2)) {
-            MUST(munmap(*at, size) == 0);
+            CHECK(munmap(*at, size) == 0);
             *at = NULL;
             return;
         }
-        MUST(mprotect(*at, size / 2, PROT_READ) == 0 && mprotect(*at, size / 2, PROT_READ | PROT_WRITE) == 0);
+        CHECK(mprotect(*at, size / 2, PROT_READ) == 0 && mprotect(*at, size / 2, PROT_READ | PROT_WRITE) == 0);
         void *to = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         *at = mremap(*at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-        MUST(*at == to);
+        CHECK(*at == to);
     }
     size_t turns = 1 + below(40);
     step("stores", (int64_t)file, (int64_t)turns);
@@ -241,7 +177,7 @@ static void append(struct target *target)
 {
     size_t room = STATE_BYTES - target->size, length = room ? 1 + below(room < 6000 ? room : 6000) : 0;
     int fd = open(target->path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    MUST(fd >= 0 && write(fd, buffer, length) == (ssize_t)length);
+    CHECK(fd >= 0 && write(fd, buffer, length) == (ssize_t)length);
     close(fd);
 }
 
@@ -250,23 +186,23 @@ static void print(struct target *target)
     size_t at = place_for(8);
     if (!is_alone())
         return; /* dprintf puts a stream on the stack into a list that a child would inherit */
-    MUST(lseek(target->fd, (off_t)at, SEEK_SET) == (off_t)at && dprintf(target->fd, "%08x", (unsigned)below(1 << 30)) == 8);
+    CHECK(lseek(target->fd, (off_t)at, SEEK_SET) == (off_t)at && dprintf(target->fd, "%08x", (unsigned)below(1 << 30)) == 8);
 }
 
 static void resize(struct target *target)
 {
     off_t size = (off_t)(one_in(3) ? below(STATE_PAGES + 1) * PAGE : below(STATE_BYTES + 1));
-    MUST((one_in(2) ? ftruncate(target->fd, size) : truncate(target->path, size)) == 0);
+    CHECK((one_in(2) ? ftruncate(target->fd, size) : truncate(target->path, size)) == 0);
 }
 
 static void empty(struct target *target)
 {
     if (one_in(2)) {
         FILE *file = fopen(target->path, "we");
-        MUST(file && fclose(file) == 0);
+        CHECK(file && fclose(file) == 0);
     } else {
         int fd = one_in(2) ? creat(target->path, 0600) : open(target->path, O_RDWR | O_TRUNC | O_CLOEXEC);
-        MUST(fd >= 0);
+        CHECK(fd >= 0);
         close(fd);
     }
 }
@@ -288,7 +224,7 @@ static void allocate(struct target *target)
         failed = posix_fallocate(target->fd, (off_t)at, (off_t)length);
     else if (fallocate(target->fd, modes[which], (off_t)at, (off_t)length) == -1)
         failed = errno;
-    MUST(failed == 0 || failed == EINTR || (which > 0 && (failed == EOPNOTSUPP || failed == EINVAL)));
+    CHECK(failed == 0 || failed == EINTR || (which > 0 && (failed == EOPNOTSUPP || failed == EINVAL)));
 }
 
 static void replace(struct target *target)
@@ -297,8 +233,8 @@ static void replace(struct target *target)
     snprintf(path, sizeof path, "%s.new", target->path);
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     size_t length = below(STATE_BYTES + 1);
-    MUST(fd >= 0 && pwrite(fd, buffer, length, 0) == (ssize_t)length);
-    MUST(rename(path, target->path) == 0);
+    CHECK(fd >= 0 && pwrite(fd, buffer, length, 0) == (ssize_t)length);
+    CHECK(rename(path, target->path) == 0);
     close(fd);
 }
 
@@ -309,9 +245,9 @@ static void write_direct(struct target *target)
     if (fd < 0)
         return;
     if (one_in(2))
-        MUST(pwrite(fd, buffer, length, (off_t)at) == (ssize_t)length);
+        CHECK(pwrite(fd, buffer, length, (off_t)at) == (ssize_t)length);
     else
-        MUST(write_by_queue(fd, target->file, buffer, length, (off_t)at) == (ssize_t)length);
+        CHECK(write_by_queue(fd, buffer, length, (off_t)at, take_another, target->file) == (ssize_t)length);
     close(fd);
 }
 
@@ -321,16 +257,16 @@ static void store_pages(struct target *target)
     if (length == 0)
         return;
     unsigned char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, target->fd, 0);
-    MUST(at != MAP_FAILED);
+    CHECK(at != MAP_FAILED);
     size_t start = below(length / 8) * 8, end = start + (1 + below((length - start) / 8)) * 8;
     int from = one_in(3) ? memory_file(buffer, end - start) : -1;
     if (from < 0)
         for (size_t i = start; i < end; i += 8)
             *(volatile uint64_t *)(void *)(at + i) = *(uint64_t *)(void *)(buffer + i);
     else
-        MUST(pread(from, at + start, end - start, 0) == (ssize_t)(end - start) && close(from) == 0);
-    MUST(one_in(4) ? msync(at, length, MS_SYNC) == 0 : 1);
-    MUST(munmap(at, length) == 0);
+        CHECK(pread(from, at + start, end - start, 0) == (ssize_t)(end - start) && close(from) == 0);
+    CHECK(one_in(4) ? msync(at, length, MS_SYNC) == 0 : 1);
+    CHECK(munmap(at, length) == 0);
 }
 
 void change_a_state(void)
@@ -348,7 +284,7 @@ void change_a_state(void)
     for (size_t turns = 1 + below(4); turns > 0; turns--) {
         struct stat found;
         struct target target = {.path = path, .file = CELL_FILES + file, .fd = open(path, O_RDWR | O_CLOEXEC)};
-        MUST(target.fd >= 0 && fstat(target.fd, &found) == 0);
+        CHECK(target.fd >= 0 && fstat(target.fd, &found) == 0);
         target.size = (size_t)found.st_size;
         fill_buffer();
         step(all[which].name, (int64_t)(CELL_FILES + file), histories[file].reached + 1);

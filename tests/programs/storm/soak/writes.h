@@ -3,10 +3,6 @@
 #define SOAK_WRITES_H
 
 #include "held.h"
-#include <aio.h>
-#include <linux/aio_abi.h>
-#include <linux/falloc.h>
-#include <sys/sendfile.h>
 
 /* Bytes to write from; aligned for O_DIRECT. */
 extern _Thread_local unsigned char buffer[STATE_BYTES] __attribute__((aligned(4096)));
