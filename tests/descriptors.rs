@@ -5,10 +5,9 @@ mod common;
 
 use std::fs::{self, File};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, program, run_ok};
+use common::{Scratch, WAYS, program, run_ok, wait_until};
 
 fn is_as_natively(scenario: &str) {
     let scratch = Scratch::on_tmpfs();
@@ -48,11 +47,7 @@ fn is_said_while_held(what: &str) {
     drop(command);
     run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
     let said = || fs::read_to_string(scratch.file("said")).unwrap_or_default();
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !said().contains("is doubtful") {
-        assert!(Instant::now() < patience, "{what}: nothing was said: {}", said());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(&format!("{what}: a doubt"), || said().contains("is doubtful"));
     holder.finish();
     teller.wait().unwrap();
     assert!(said().contains("/file (inode ") && said().contains("(descriptors)'s snapshot"), "{what}: {}", said());
@@ -85,11 +80,7 @@ fn a_message_in_a_file_is_not_overwritten() {
     let said = File::create(scratch.file("said")).unwrap();
     let holder = Holder::run(command.args(["hold", "as ever"]).stderr(Stdio::from(said.try_clone().unwrap())));
     run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
-    let patience = Instant::now() + Duration::from_secs(20);
-    while fs::metadata(scratch.file("said")).unwrap().len() == 0 {
-        assert!(Instant::now() < patience, "nothing was said");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("a message", || fs::metadata(scratch.file("said")).unwrap().len() > 0);
     holder.finish();
     // The same open file, as the program had it.
     std::io::Write::write_all(&mut &said, b"next\n").unwrap();

@@ -8,10 +8,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text, wait_until};
 use snapshim::origin::Origin;
 
 const SIZE: usize = 200_000;
@@ -228,11 +228,7 @@ fn it_is_said_while_the_snapshot_is_held() {
     lay(&scratch);
     let holder = hold(&scratch);
     foreign(&scratch, "write");
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !log(&scratch).contains("is doubtful") {
-        assert!(Instant::now() < patience, "nothing was said");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("a doubt", || log(&scratch).contains("is doubtful"));
     assert!(holder.finish().contains("state=1 "));
     assert_named_once(&scratch, "agent");
 }
@@ -452,12 +448,10 @@ fn a_process_that_had_the_file_mapped_hides_no_foreign_change_once_it_is_gone() 
         }
         drop(sharer);
         // The first of these may be taken for the dead one's.
-        let patience = Instant::now() + Duration::from_secs(20);
-        while !log(scratch).contains("is doubtful") {
-            assert!(Instant::now() < patience, "killed: {is_killed}, {}: nothing was said", scratch.path.display());
+        wait_until(&format!("a doubt, killed: {is_killed}, {}", scratch.path.display()), || {
             foreign(scratch, "write");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            log(scratch).contains("is doubtful")
+        });
         let found = holder.finish();
         assert!(found.contains("state=1 ") && found.contains("cause=1\n"), "{found}");
     }

@@ -217,14 +217,24 @@ impl Drop for Scratch {
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+/// What takes longer hangs. Nothing takes a tenth of that on an idle machine; a busy one is no reason to fail.
+const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long a command may take that keeps the disk busy.
-pub const DISK: Duration = Duration::from_secs(300);
+/// The same for a command that keeps the disk busy.
+pub const DISK: Duration = Duration::from_secs(600);
 
-/// Runs a command that has to end well within a minute; its output.
+/// Waits for what has to come about, and comes about within a second where there is little to do.
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < LONGEST, "{what}: not within {LONGEST:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command that has to end; its output.
 pub fn run(command: &mut Command) -> Output {
-    run_within(command, MINUTE)
+    run_within(command, LONGEST)
 }
 
 /// With all that it started, if they stay in its process group, the command is killed at the limit: whoever is left would keep its
@@ -264,7 +274,7 @@ fn wait_within(command: &mut Command, limit: Duration, whom: impl FnOnce(i32) ->
 
 /// Runs a command that has to succeed; its standard output.
 pub fn run_ok(command: &mut Command) -> String {
-    run_ok_within(command, MINUTE)
+    run_ok_within(command, LONGEST)
 }
 
 pub fn run_ok_within(command: &mut Command, limit: Duration) -> String {

@@ -211,7 +211,7 @@ static void run_scenario(const struct scenario *scenario, int protection, enum w
     CHECK(child >= 0);
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(40);
+        alarm(200);
         unlink("file");
         scenario->run(protection, who);
         fflush(NULL);

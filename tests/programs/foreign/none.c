@@ -192,7 +192,7 @@ int main(int argc, char **argv)
     CHECK(stat_of(fresh).state == SNAPSHIM_EXACT);
     setenv("VICTIM", path, 1);
     CHECK(system("exec env -u LD_PRELOAD sh -c 'echo foreign >>$VICTIM'") == 0);
-    alarm(40);
+    alarm(200);
     while (stat_of(fresh).state != SNAPSHIM_DOUBTFUL)
         usleep(1000);
     puts("exact until the foreign one");

@@ -45,7 +45,7 @@ int main(int argc, char **argv)
     static struct sight first, last;
     static unsigned char file[4096];
     CHECK(argc == 3 || argc == 4);
-    alarm(40);
+    alarm(200);
     fd = open(argv[1], O_RDWR);
     CHECK(fd >= 0);
     unsigned char *at = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);

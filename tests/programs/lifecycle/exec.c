@@ -238,7 +238,7 @@ static void agent_is_started_beside_exec(void)
 
 int main(int argc, char **argv)
 {
-    alarm(50);
+    alarm(250);
     if (argc == 5 && strcmp(argv[1], "target") == 0) {
         how = argv[2], what = argv[3];
         mapper_becomes_target(argv[4]);

@@ -18,7 +18,7 @@ int main(int argc, char **argv)
 {
     static unsigned char first[BYTES];
     CHECK(argc == 2);
-    alarm(40);
+    alarm(200);
     int fd = open(argv[1], O_RDONLY);
     CHECK(fd >= 0 && pread(fd, first, BYTES, 0) == (ssize_t)BYTES);
     unsigned char *at = snapshot(fd, 0, BYTES, PROT_READ | PROT_WRITE);

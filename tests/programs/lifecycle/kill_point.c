@@ -325,7 +325,7 @@ int main(int argc, char **argv)
     CHECK(argc == 3 || argc == 4);
     may_fail = argc == 4;
     if (may_fail)
-        alarm(40);
+        alarm(200);
     signal(SIGTRAP, on_trap);
     fd = open(argv[2], O_RDWR);
     CHECK(fd >= 0);

@@ -120,7 +120,7 @@ static void finds_the_piece(void (*prepare)(void), void (*act)(int round))
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
-    alarm(120);
+    alarm(250);
     file = make_file("file", SIZE);
     other = make_file("other", PAGE);
     if (strcmp(argv[1], "a_write_beside_a_split_preserves_the_piece") == 0)

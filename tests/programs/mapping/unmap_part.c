@@ -106,7 +106,7 @@ static void keeps_what_it_stores(void (*divide)(unsigned char *at), int jumps)
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
-    alarm(30);
+    alarm(150);
     if (strcmp(argv[1], "a_page_opened_beside_a_push_keeps_its_stores") == 0)
         keeps_what_it_stores(open_a_page, 0);
     else if (strcmp(argv[1], "a_page_closed_then_opened_beside_a_push_keeps_its_stores") == 0)

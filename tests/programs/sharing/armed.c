@@ -54,7 +54,7 @@ static pid_t fork_bound(void)
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
-        alarm(40);
+        alarm(200);
     }
     return pid;
 }

@@ -552,7 +552,7 @@ int main(int argc, char **argv)
 {
     CHECK(argc == 3);
     how = argv[2];
-    alarm(30);
+    alarm(150);
     file = open(argv[1], O_RDWR);
     copy = malloc(REGION);
     CHECK(file >= 0 && copy);

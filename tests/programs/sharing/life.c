@@ -56,7 +56,7 @@ static pid_t fork_bound(void)
     CHECK(pid >= 0);
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(40);
+        alarm(200);
         if (getppid() != parent)
             _exit(1);
     }

@@ -29,7 +29,7 @@ static void store(int way)
         CHECK(sigprocmask(SIG_BLOCK, &bus, NULL) == 0);
     if (way == IGNORED)
         signal(SIGBUS, SIG_IGN);
-    alarm(20);
+    alarm(100);
     if (sigsetjmp(escape, 1) == 0) {
         *(volatile unsigned char *)(at + 77) = 1;
         printf("stored\n");

@@ -130,7 +130,7 @@ int run_part(int argc, char **argv, const struct part *parts, size_t count)
     keeper_protection = strcmp(argv[2], "rw") == 0 ? RW : PROT_READ;
     struct stat found;
     is_device = stat(argv[3], &found) == 0 && S_ISBLK(found.st_mode);
-    alarm(30);
+    alarm(150);
     if (strcmp(argv[3], "memfd") == 0) {
         file = memfd_create("file", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     } else if (strcmp(argv[3], "shm") == 0) {

@@ -94,7 +94,7 @@ static void play(const struct scene *scene)
         CHECK(read(go[0], &byte, 1) == 1);
         close(go[0]);
         close(go[1]);
-        alarm(20);
+        alarm(100);
         now_early();
         scene->play();
         fflush(NULL);

@@ -168,7 +168,7 @@ static void live(int fd, unsigned char *wish)
 static void run_filtered(int socket, int number)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(30);
+    alarm(150);
     int fd = open("file", O_RDWR | O_CLOEXEC);
     unsigned char *wish = mmap(NULL, LENGTH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     int listener = filter_calls(number);
@@ -273,7 +273,7 @@ static void run_limited(size_t which, const char *directory)
         pid_t pid = fork();
         CHECK(pid >= 0);
         if (pid == 0) {
-            alarm(30);
+            alarm(150);
             int fd = open("file", O_RDWR | O_CLOEXEC);
             unsigned char *wish = mmap(NULL, LENGTH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             CHECK(fd >= 0 && wish != MAP_FAILED);

@@ -59,7 +59,7 @@ static void check_snapshot(size_t count)
 {
     struct snapshim_stat stat;
     hear(ready[0], count);
-    alarm(120);
+    alarm(250);
     unsigned char *at = snapshot(file, 0, SIZE, PROT_READ | PROT_WRITE);
     tell(go[1], count);
     hear(done[0], count);

@@ -181,7 +181,7 @@ int main(int argc, char **argv)
             CHECK(pthread_join(thread, NULL) == 0);
         _exit(0);
     }
-    alarm((unsigned)atoi(argv[2]) + 50);
+    alarm((unsigned)atoi(argv[2]) + 250);
     /* A busy machine may take longer to have a snapshot looked at again. */
     for (time_t end = now() + atoi(argv[2]); now() < end || control->looks == 0;) {
         usleep(100000);

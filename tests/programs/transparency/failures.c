@@ -139,7 +139,7 @@ static const struct {
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
-    alarm(40);
+    alarm(200);
     path = argv[2];
     file = open(path, O_RDWR);
     CHECK(file >= 0);
