@@ -9,8 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::busy::in_good_time;
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, copy_program, program, root, run, run_ok, scratches, skip, text};
+use common::{Scratch, WAYS, compile, copy_program, each_at_once, program, root, run, run_ok, scratches, skip, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
@@ -122,16 +123,22 @@ fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
 /// Runs a scenario on both file systems, in both ways. Natively, where the flag is ignored, it has to fail.
 fn holds(name: &str, scenario: &str) {
     // In these a snapshot is refused, and that is waited for.
-    let timeout = match (name, scenario) {
-        ("lifecycle/nested", _) => Some("1500"),
-        ("lifecycle/lent" | "lifecycle/stacks", scenario) if scenario.starts_with("a_call_") => Some("1500"),
-        _ => None,
+    let is_refused = match name {
+        "lifecycle/nested" => true,
+        "lifecycle/lent" | "lifecycle/stacks" => scenario.starts_with("a_call_"),
+        _ => false,
     };
-    for scratch in scratches() {
-        for way in WAYS {
+    let in_time = |timeout: &str| {
+        let runs = WAYS.into_iter().flat_map(|way| scratches().map(|scratch| (scratch, way)));
+        each_at_once(runs, |(scratch, way)| {
             let mut command = scratch.shimmed(program(name), way);
-            run_ok(command.arg(scenario).envs(timeout.map(|timeout| ("SNAPSHIM_TIMEOUT_MS", timeout))));
-        }
+            run_ok(command.arg(scenario).env("SNAPSHIM_TIMEOUT_MS", timeout));
+        });
+    };
+    if is_refused {
+        in_good_time(scenario, 1500, in_time)
+    } else {
+        in_time("60000")
     }
     let natively = run(Scratch::on_tmpfs().native(program(name)).arg(scenario));
     assert!(!natively.status.success(), "{name} {scenario} does not need the shim: {}", text(&natively));
@@ -257,9 +264,11 @@ fn a_call_below_a_boost_context_is_waited_for() {
         return skip(TEST, "Boost.Context is not installed");
     }
     let program = compile("lifecycle/stacks", &["-DBOOST", LIBRARY]);
-    for way in WAYS {
-        run_ok(scratch.shimmed(&program, way).arg(TEST).env("SNAPSHIM_TIMEOUT_MS", "1500"));
-    }
+    in_good_time(TEST, 1500, |timeout| {
+        for way in WAYS {
+            run_ok(scratch.shimmed(&program, way).arg(TEST).env("SNAPSHIM_TIMEOUT_MS", timeout));
+        }
+    });
 }
 
 /// Who may not look into the child, or into what its parent left, waits for it all the same.
@@ -267,11 +276,13 @@ fn a_call_below_a_boost_context_is_waited_for() {
 fn a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it() {
     const TEST: &str = "a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it";
     let Some(scratch) = of_nobody(TEST, Path::new("/dev/shm")) else { return };
-    for way in WAYS {
-        let mut command = scratch.shimmed(program("lifecycle/lent"), way);
-        command.arg("a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone").env("SNAPSHIM_TIMEOUT_MS", "1500");
-        run_ok(command.uid(NOBODY).gid(NOBODY));
-    }
+    in_good_time(TEST, 1500, |timeout| {
+        for way in WAYS {
+            let mut command = scratch.shimmed(program("lifecycle/lent"), way);
+            command.arg("a_call_of_a_vfork_child_is_waited_for_when_its_parent_is_gone");
+            run_ok(command.env("SNAPSHIM_TIMEOUT_MS", timeout).uid(NOBODY).gid(NOBODY));
+        }
+    });
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use common::busy::in_good_time;
 use common::suspend::in_each_way;
 use common::{Scratch, WAYS, make_table_directory, program, run_ok, run_within, scratches, skip, text};
 
@@ -236,8 +237,10 @@ fn a_writer_goes_on_when_the_mapper_answers_the_fault() {
 #[test]
 fn a_writer_does_not_wait_for_ever_for_the_mapper_to_answer_a_fault() {
     for policy in POLICIES {
-        served("a_writer_does_not_wait_for_ever", |command| {
-            command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", "300");
+        in_good_time("a_writer_does_not_wait_for_ever", 300, |timeout| {
+            served("a_writer_does_not_wait_for_ever", |command| {
+                command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", timeout);
+            });
         });
     }
 }
@@ -257,6 +260,23 @@ fn preserving(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
 
 /// `outcome` is "served", "refused" or "broken".
 fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], outcome: &str) {
+    if outcome == "served" {
+        preserving_within(None, suspend, scenario, way, policies, outcome);
+    } else {
+        in_good_time(scenario, 300, |timeout| {
+            preserving_within(Some(timeout), suspend, scenario, way, policies, outcome);
+        });
+    }
+}
+
+fn preserving_within(
+    timeout: Option<&str>,
+    suspend: &str,
+    scenario: &str,
+    way: &str,
+    policies: &[&str],
+    outcome: &str,
+) {
     for scratch in scratches() {
         fs::set_permissions(&scratch.path, Permissions::from_mode(0o777)).unwrap();
         for policy in policies {
@@ -269,8 +289,7 @@ fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], 
                 .env("SUSPEND", suspend)
                 .env("SNAPSHIM_DIR", &table)
                 .env("SNAPSHIM_ON_FAILURE", policy);
-            // Short where somebody has to wait.
-            command.envs((outcome != "served").then_some(("SNAPSHIM_TIMEOUT_MS", "300")));
+            command.envs(timeout.map(|timeout| ("SNAPSHIM_TIMEOUT_MS", timeout)));
             let _removed = Removed(&table);
             succeeds(scenario, &mut command);
         }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::busy::in_good_time;
 use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -63,10 +64,12 @@ fn the_middle_of_a_move_is_a_place_to_die() {
 #[test]
 fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
     for policy in ["break-snapshot", "fail-write"] {
-        let scratch = Scratch::on_tmpfs();
-        let mut command = scratch.shimmed(program("mapping/truncate_slices"), "auto");
-        command.arg("a_mapper_that_is_stopped_in_the_middle_loses_no_byte");
-        run_ok(command.env("SNAPSHIM_TIMEOUT_MS", "200").env("SNAPSHIM_ON_FAILURE", policy));
+        in_good_time("a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy", 200, |timeout| {
+            let scratch = Scratch::on_tmpfs();
+            let mut command = scratch.shimmed(program("mapping/truncate_slices"), "auto");
+            command.arg("a_mapper_that_is_stopped_in_the_middle_loses_no_byte");
+            run_ok(command.env("SNAPSHIM_TIMEOUT_MS", timeout).env("SNAPSHIM_ON_FAILURE", policy));
+        });
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use common::busy::in_good_time;
 use common::suspend::in_each_way;
 use common::{DISK, Scratch, program, root, run, run_ok, run_within, scratches, skip, text};
 
@@ -115,7 +116,7 @@ fn a_suspended_process_is_named() {
     in_each_way("a_suspended_process_is_named", |way| {
         for told in lives_with("a_suspended_process_is_named", &[("SUSPEND", way), ("SNAPSHIM_TIMEOUT_MS", "300")]) {
             let pid = told.lines().find_map(|line| line.strip_prefix("suspended: process ")).unwrap();
-            assert!(told.contains(&format!("refused: process {pid} (sharing_life) ")), "{told}");
+            assert!(told.contains(&format!("refused: process {pid} (life) ")), "{told}");
         }
     });
     fails_natively("a_suspended_process_is_named");
@@ -123,14 +124,17 @@ fn a_suspended_process_is_named() {
 
 #[test]
 fn a_refused_store_ends_as_one_that_the_kernel_refuses() {
-    for scratch in scratches() {
-        let native = run(&mut scratch.native(program("sharing/refused")));
-        let settings = [("SNAPSHIM_ON_FAILURE", "fail-write"), ("SNAPSHIM_TIMEOUT_MS", "200"), ("SNAPSHIM_LOG", "off")];
-        let mut shimmed = scratch.shimmed(program("sharing/refused"), "agent");
-        let shimmed = run(shimmed.arg("refused").envs(settings));
-        assert_eq!(text(&shimmed), text(&native));
-        assert!(text(&native).contains("way 3: signal 7"), "{}", text(&native));
-    }
+    in_good_time("a_refused_store_ends_as_one_that_the_kernel_refuses", 200, |timeout| {
+        for scratch in scratches() {
+            let native = run(&mut scratch.native(program("sharing/refused")));
+            let settings =
+                [("SNAPSHIM_ON_FAILURE", "fail-write"), ("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_LOG", "off")];
+            let mut shimmed = scratch.shimmed(program("sharing/refused"), "agent");
+            let shimmed = run(shimmed.arg("refused").envs(settings));
+            assert_eq!(text(&shimmed), text(&native));
+            assert!(text(&native).contains("way 3: signal 7"), "{}", text(&native));
+        }
+    });
 }
 
 #[test]
@@ -172,7 +176,9 @@ fn snapshots_are_made_while_the_agent_opens() {
 
 #[test]
 fn the_agent_breaks_no_snapshot() {
-    lives_with("the_agent_breaks_no_snapshot", &[("SNAPSHIM_TIMEOUT_MS", "100"), EAGER]);
+    in_good_time("the_agent_breaks_no_snapshot", 100, |timeout| {
+        lives_with("the_agent_breaks_no_snapshot", &[("SNAPSHIM_TIMEOUT_MS", timeout), EAGER]);
+    });
 }
 
 #[test]

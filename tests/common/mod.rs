@@ -5,6 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod aftermath;
+pub mod busy;
 pub mod holder;
 pub mod suspend;
 #[cfg(target_arch = "x86_64")]
@@ -215,6 +216,15 @@ impl Drop for Scratch {
         let _ = fs::remove_dir_all(&self.path);
         let _ = fs::remove_dir_all(&self.table);
     }
+}
+
+/// Does all of them side by side: what waits most of the time takes no longer than the longest of them.
+pub fn each_at_once<T: Send>(all: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for one in all {
+            scope.spawn(|| act(one));
+        }
+    });
 }
 
 /// What takes longer hangs. Nothing takes a tenth of that on an idle machine; a busy one is no reason to fail.
