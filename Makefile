@@ -14,9 +14,12 @@ setup:
 
 test: all setup check unit models integration
 
+# Licences and sources of dependencies are looked at where cargo-deny is installed (cargo install --locked cargo-deny).
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
+	    else echo "SKIPPED cargo deny: it is not installed"; fi
 
 unit:
 	$(CARGO) test --release --workspace --lib --bins
