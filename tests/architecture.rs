@@ -172,3 +172,17 @@ fn every_target_of_make_is_there() {
     assert!(seen > 10, "the commands were read");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+#[test]
+fn the_changelog_knows_the_layout_of_the_table() {
+    let source = read("src/table/attach.rs");
+    let layout =
+        source.split_once("c\"table-").and_then(|(_, rest)| rest.split('"').next()).expect("the table has a name");
+    let changelog = read("CHANGELOG.md");
+    assert!(
+        changelog.contains(&format!("`table-{layout}`")),
+        "CHANGELOG.md speaks of another file than table-{layout}"
+    );
+    let last = changelog.lines().filter(|line| line.starts_with("| ")).next_back().unwrap();
+    assert!(last.starts_with(&format!("| {layout} |")), "CHANGELOG.md ends with {last:?}, the layout is {layout}");
+}
