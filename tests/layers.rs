@@ -172,6 +172,23 @@ fn every_file_lies_in_a_layer() {
 }
 
 #[test]
+fn the_picture_shows_the_layers_of_the_tables() {
+    let document = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let mut pictures = document.split("subgraph ").skip(1).map(|picture| picture.split("\n  end").next().unwrap());
+    for one in CRATES {
+        let picture = pictures.next().expect("one picture for each crate");
+        let labels = picture.split("[\"").skip(2).map(|rest| rest.split("\"]").next().unwrap());
+        let shown: Vec<_> = labels.flat_map(|label| label.split(", ")).map(top).collect();
+        let mut wanted: Vec<_> = layers(one).into_iter().map(|(name, layer)| (layer, name)).collect();
+        wanted.sort();
+        let rank = |name: &str| wanted.iter().find(|(_, other)| other == name).map(|(layer, _)| *layer);
+        let ranks: Vec<_> = shown.iter().map(|name| rank(name)).collect();
+        assert!(ranks.is_sorted() && ranks.iter().all(Option::is_some), "{shown:?} in the order of {wanted:?}");
+        assert_eq!(shown.len(), wanted.len(), "{shown:?} are all of {wanted:?}");
+    }
+}
+
+#[test]
 fn no_import_runs_up() {
     for one in CRATES {
         let layers = layers(one);
