@@ -17,9 +17,12 @@ test: setup
 	$(MAKE) --jobs=3 --output-sync=target all check models tests-built
 	$(MAKE) unit integration
 
+# Licences and sources of dependencies are looked at where cargo-deny is installed (cargo install --locked cargo-deny).
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
+	    else echo "SKIPPED cargo deny: it is not installed"; fi
 
 tests-built:
 	$(CARGO) test --workspace --lib --bins --tests --no-run
