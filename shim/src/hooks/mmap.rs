@@ -13,208 +13,45 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
+use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
 use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall, syscall};
 
-use crate::address_space::lock;
+use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::base::config::config;
-use crate::base::errno::set_errno;
 use crate::base::file_patterns;
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::base::user_memory::{IOV_MAX, each_buffer};
-use crate::interpose::beside::{Way, answer};
+use crate::interpose::answer::{answer, status};
+use crate::interpose::beside::{Way, for_libc_beside};
 use crate::process::identity;
 use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
 use crate::writer::enter::LONGEST_WRITE;
 
-hook! {
-    unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
-    -> *mut c_void => on_mmap {
-        map(Mmap { address, length, protection, flags, descriptor: fd, offset })
-    }
+/// The functions that stand in front of libc's, each by three ways: the exported symbol, which redhook declares; the entry of the
+/// program's own libc, where a handle of libc's leads past the exported symbols (dlsym(3)); and the entry of a libc beside, which
+/// has an errno of its own.
+macro_rules! by_all_ways {
+    ($($name:ident as $hook:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+        $(hook! {
+            unsafe fn $name($($argument: $type),*) -> $result => $hook {
+                $call
+            }
+        })+
+
+        by_entries! {
+            mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
+                -> *mut c_void => map_for_libc(Mmap { address, length, protection, flags, descriptor, offset });
+            $($name($($argument: $type),*) -> $result => $call;)+
+        }
+    };
 }
 
-hook! {
-    unsafe fn mmap64(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off64_t)
-    -> *mut c_void => on_mmap64 {
-        map(Mmap { address, length, protection, flags, descriptor: fd, offset })
-    }
-}
-
-hook! {
-    unsafe fn munmap(address: *mut c_void, length: size_t) -> c_int => on_munmap {
-        status(unmap(address, length))
-    }
-}
-
-hook! {
-    unsafe fn mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int => on_mprotect {
-        status(protect(address, length, protection))
-    }
-}
-
-hook! {
-    unsafe fn pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int => on_pkey_mprotect {
-        status(protect_with_key(address, length, protection, key))
-    }
-}
-
-hook! {
-    unsafe fn madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_madvise {
-        status(advise(address, length, advice))
-    }
-}
-
-hook! {
-    unsafe fn posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_posix_madvise {
-        advise_portably(address, length, advice)
-    }
-}
-
-hook! {
-    unsafe fn process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint)
-    -> ssize_t => on_process_madvise {
-        bytes(advise_each(pidfd, vector, count, advice, flags))
-    }
-}
-
-hook! {
-    unsafe fn shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => on_shmat {
-        pointer(attach(segment, address, flags))
-    }
-}
-
-hook! {
-    unsafe fn mlock(address: *const c_void, length: size_t) -> c_int => on_mlock {
-        status(lock(Sysno::mlock, address, length, 0))
-    }
-}
-
-hook! {
-    unsafe fn mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int => on_mlock2 {
-        status(lock(Sysno::mlock2, address, length, flags))
-    }
-}
-
-hook! {
-    unsafe fn munlock(address: *const c_void, length: size_t) -> c_int => on_munlock {
-        status(lock(Sysno::munlock, address, length, 0))
-    }
-}
-
-hook! {
-    unsafe fn mlockall(flags: c_int) -> c_int => on_mlockall {
-        status(lock_all(flags))
-    }
-}
-
-hook! {
-    unsafe fn munlockall() -> c_int => on_munlockall {
-        status(unlock_all())
-    }
-}
-
-hook! {
-    // Variadic in C; the fifth argument is read only with MREMAP_FIXED or MREMAP_DONTUNMAP, as by libc.
-    unsafe fn mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void)
-    -> *mut c_void => on_mremap {
-        pointer(remap(address, old, new, flags, target))
-    }
-}
-
-hook! {
-    unsafe fn remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int)
-    -> c_int => on_remap_file_pages {
-        status(show_other_pages(address, length, protection, first, flags))
-    }
-}
-
-/// The same by number: syscall(2) answers with a long.
-pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -> c_long {
-    let (protection, flags, descriptor) = (protection as c_int, flags as c_int, fd as c_int);
-    let address = core::ptr::with_exposed_provenance_mut(address);
-    map(Mmap { address, length, protection, flags, descriptor, offset: offset as i64 }) as c_long
-}
-
-/// See [`by_number`].
-pub fn on_munmap_by_number(address: *mut c_void, length: size_t) -> c_long {
-    status(unmap(address, length)).into()
-}
-
-/// See [`by_number`].
-pub fn on_mprotect_by_number(address: *mut c_void, length: size_t, protection: c_int) -> c_long {
-    status(protect(address, length, protection)).into()
-}
-
-/// See [`by_number`].
-pub fn on_pkey_mprotect_by_number(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_long {
-    status(protect_with_key(address, length, protection, key)).into()
-}
-
-/// See [`by_number`].
-pub fn on_process_madvise_by_number(
-    pidfd: c_int,
-    vector: *const iovec,
-    count: size_t,
-    advice: c_int,
-    flags: c_uint,
-) -> c_long {
-    bytes(advise_each(pidfd, vector, count, advice, flags)) as c_long
-}
-
-/// See [`by_number`].
-pub fn on_shmat_by_number(segment: c_int, address: *const c_void, flags: c_int) -> c_long {
-    pointer(attach(segment, address, flags)) as c_long
-}
-
-/// mlock(2), mlock2(2) and munlock(2); see [`by_number`].
-pub fn on_lock_by_number(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> c_long {
-    status(lock(call, address, length, flags)).into()
-}
-
-/// See [`by_number`].
-pub fn on_mlockall_by_number(flags: c_int) -> c_long {
-    status(lock_all(flags)).into()
-}
-
-/// See [`by_number`].
-pub fn on_munlockall_by_number() -> c_long {
-    status(unlock_all()).into()
-}
-
-/// See [`by_number`].
-pub fn on_madvise_by_number(address: *mut c_void, length: size_t, advice: c_int) -> c_long {
-    status(advise(address, length, advice)).into()
-}
-
-/// See [`by_number`].
-pub fn on_mremap_by_number(
-    address: *mut c_void,
-    old: size_t,
-    new: size_t,
-    flags: c_int,
-    target: *mut c_void,
-) -> c_long {
-    pointer(remap(address, old, new, flags, target)) as c_long
-}
-
-/// See [`by_number`].
-pub fn on_remap_file_pages_by_number(
-    address: *mut c_void,
-    length: size_t,
-    protection: c_int,
-    first: size_t,
-    flags: c_int,
-) -> c_long {
-    status(show_other_pages(address, length, protection, first, flags)).into()
-}
-
-/// For each function of libc, which takes what the system call takes, what its entry is made to jump to: in the program's own libc,
-/// where a handle of libc's leads past the exported symbols (dlsym(3)), and in one beside, which has an errno of its own.
-macro_rules! ways {
+/// The same without the exported symbol.
+macro_rules! by_entries {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
         /// The ways in for the program's own libc.
         pub static INSIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
@@ -231,7 +68,7 @@ macro_rules! ways {
         mod beside {
             use super::*;
             $(pub extern "C" fn $name($($argument: $type),*) -> $result {
-                answer(|| $call)
+                for_libc_beside(|| $call)
             })+
         }
     };
@@ -244,60 +81,58 @@ const fn named(text: &'static str) -> &'static CStr {
     }
 }
 
-ways! {
-    mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
-        -> *mut c_void => map_for_libc(Mmap { address, length, protection, flags, descriptor, offset });
-    munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
-    mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
-        => status(protect(address, length, protection));
-    pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
-        => status(protect_with_key(address, length, protection, key));
-    madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => status(advise(address, length, advice));
-    posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
-        => advise_portably(address, length, advice);
-    process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint) -> ssize_t
-        => bytes(advise_each(pidfd, vector, count, advice, flags));
-    mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
-        => pointer(remap(address, old, new, flags, target));
-    remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int) -> c_int
-        => status(show_other_pages(address, length, protection, first, flags));
-    shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => pointer(attach(segment, address, flags));
-    mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
-    mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
-        => status(lock(Sysno::mlock2, address, length, flags));
-    munlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::munlock, address, length, 0));
-    mlockall(flags: c_int) -> c_int => status(lock_all(flags));
-    munlockall() -> c_int => status(unlock_all());
-}
-
-fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
-    result.unwrap_or_else(|error| {
-        set_errno(error.raw_os_error());
-        libc::MAP_FAILED
-    })
-}
-
-fn status(result: Result<(), Errno>) -> c_int {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            set_errno(error.raw_os_error());
-            -1
-        }
+hook! {
+    unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
+    -> *mut c_void => on_mmap {
+        map(Mmap { address, length, protection, flags, descriptor: fd, offset })
     }
 }
 
-fn bytes(result: Result<usize, Errno>) -> ssize_t {
-    result.map_or_else(
-        |error| {
-            set_errno(error.raw_os_error());
-            -1
-        },
-        |count| count as ssize_t,
-    )
+hook! {
+    unsafe fn mmap64(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off64_t)
+    -> *mut c_void => on_mmap64 {
+        map(Mmap { address, length, protection, flags, descriptor: fd, offset })
+    }
 }
 
-/// A raw system call whose result says only whether it worked.
+by_all_ways! {
+    munmap as on_munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
+    mprotect as on_mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
+        => status(protect(address, length, protection));
+    pkey_mprotect as on_pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
+        => status(protect_with_key(address, length, protection, key));
+    madvise as on_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+        => status(advise(address, length, advice));
+    posix_madvise as on_posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+        => advise_portably(address, length, advice);
+    process_madvise as on_process_madvise(
+        pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint
+    ) -> ssize_t => answer(advise_each(pidfd, vector, count, advice, flags));
+    // Variadic in C; the fifth argument is read only with MREMAP_FIXED or MREMAP_DONTUNMAP, as by libc.
+    mremap as on_mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
+        => answer(remap(address, old, new, flags, target));
+    remap_file_pages as on_remap_file_pages(
+        address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int
+    ) -> c_int => status(show_other_pages(address, length, protection, first, flags));
+    shmat as on_shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void
+        => answer(attach(segment, address, flags));
+    mlock as on_mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
+    mlock2 as on_mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
+        => status(lock(Sysno::mlock2, address, length, flags));
+    munlock as on_munlock(address: *const c_void, length: size_t) -> c_int
+        => status(lock(Sysno::munlock, address, length, 0));
+    mlockall as on_mlockall(flags: c_int) -> c_int => status(lock_all(flags));
+    munlockall as on_munlockall() -> c_int => status(unlock_all());
+}
+
+/// mmap(2) by number.
+pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -> c_long {
+    let (protection, flags, descriptor) = (protection as c_int, flags as c_int, fd as c_int);
+    let address = core::ptr::with_exposed_provenance_mut(address);
+    map(Mmap { address, length, protection, flags, descriptor, offset: offset as i64 }) as c_long
+}
+
+/// A raw system call's result, with the error that the rest of the shim uses.
 fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
     result.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
@@ -309,22 +144,47 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
     if start.is_multiple_of(PAGE) { start..end } else { start..start }
 }
 
+/// What a call of mmap(2) asks for.
+enum Request {
+    /// A snapshot.
+    Snapshot,
+    /// A shared mapping that is to be a snapshot, which can never be made writable (`SNAPSHIM_SHARED_FILES`).
+    SharedSnapshot,
+    /// A shared mapping of an origin.
+    Shared(Origin),
+    /// Any other mapping in place of what is there.
+    Over,
+    /// Any other.
+    Plain,
+}
+
+impl Request {
+    fn of(arguments: &Mmap) -> Self {
+        if !config().is_disabled {
+            if arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(arguments) {
+                return Self::Snapshot;
+            }
+            if file_patterns::matches_shared_files(arguments) {
+                return Self::SharedSnapshot;
+            }
+        }
+        match calls::origin_shared(arguments) {
+            Some(origin) => Self::Shared(origin),
+            None if arguments.replaces() => Self::Over,
+            None => Self::Plain,
+        }
+    }
+}
+
 fn map(arguments: Mmap) -> *mut c_void {
-    let replaces = arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
-    let arguments = if replaces { in_whole_units(arguments) } else { arguments };
-    pointer(
-        if (arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(&arguments)) && !config().is_disabled {
-            create(&arguments, 0)
-        } else if file_patterns::matches_shared_files(&arguments) && !config().is_disabled {
-            create(&arguments.as_private(), NEVER_WRITABLE)
-        } else if let Some(origin) = calls::origin_shared(&arguments) {
-            calls::map(&arguments, origin, &start::start)
-        } else if replaces {
-            take_away(&addresses(arguments.address, arguments.length), || arguments.call())
-        } else {
-            arguments.call()
-        },
-    )
+    let arguments = if arguments.replaces() { in_whole_units(arguments) } else { arguments };
+    answer(match Request::of(&arguments) {
+        Request::Snapshot => create(&arguments, 0),
+        Request::SharedSnapshot => create(&arguments.as_private(), NEVER_WRITABLE),
+        Request::Shared(origin) => calls::map(&arguments, origin, &start::start),
+        Request::Over => take_away(&addresses(arguments.address, arguments.length), || arguments.call()),
+        Request::Plain => arguments.call(),
+    })
 }
 
 /// The same for who calls libc's own function, libc itself included: the tables that it maps shared (iconv(3)) can never be stored to
@@ -336,7 +196,7 @@ fn map_for_libc(arguments: Mmap) -> *mut c_void {
         && file_patterns::is_for_reading_only(arguments.descriptor)
         && !file_patterns::matches_shared_files(&arguments)
     {
-        return pointer(arguments.call());
+        return answer(arguments.call());
     }
     map(arguments)
 }
@@ -381,13 +241,13 @@ fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> 
     lock::hold(own).replace(range, || calls::take_away(&own, range, call))
 }
 
-fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
+pub fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
     take_away(&addresses(address, length), call)
 }
 
-fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
+pub fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
         plain(syscall!(Sysno::mprotect, address, length, protection)).map(drop)
@@ -395,7 +255,7 @@ fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<()
     protect_by(address, length, protection, &call)
 }
 
-fn protect_with_key(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> Result<(), Errno> {
+pub fn protect_with_key(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> Result<(), Errno> {
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
         plain(syscall!(Sysno::pkey_mprotect, address, length, protection, key)).map(drop)
@@ -421,7 +281,7 @@ fn protect_by(
     calls::protect(&lock::hold(own), &range, protection, &part, &start::start)
 }
 
-fn show_other_pages(
+pub fn show_other_pages(
     address: *mut c_void,
     length: size_t,
     protection: c_int,
@@ -448,7 +308,7 @@ const MADV_DONTNEED_LOCKED: c_int = 24;
 const MADV_POPULATE_WRITE: c_int = 23;
 const MADV_GUARD_INSTALL: c_int = 102;
 
-fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
+pub fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::madvise, address, length, advice) }).map(drop);
     if !is_advice_of_interest(advice) {
@@ -498,16 +358,16 @@ fn advise_portably(address: *mut c_void, length: size_t, advice: c_int) -> c_int
 
 /// process_madvise(2). Advice that is more than a hint the kernel takes for the caller's own memory only (from Linux 6.13 on): then
 /// it is madvise(2) of each buffer, until one fails.
-fn advise_each(
+pub fn advise_each(
     pidfd: c_int,
     vector: *const iovec,
     count: size_t,
     advice: c_int,
     flags: c_uint,
-) -> Result<usize, Errno> {
+) -> Result<isize, Errno> {
     let call = |count: size_t| {
         // SAFETY: the application's arguments, as they are, or with an empty vector.
-        plain(unsafe { syscall!(Sysno::process_madvise, pidfd, vector, count, advice, flags) })
+        plain(unsafe { syscall!(Sysno::process_madvise, pidfd, vector, count, advice, flags) }).map(usize::cast_signed)
     };
     // With no buffer at all the kernel says only whether it would give this advice there.
     if !is_advice_of_interest(advice) || count > IOV_MAX as size_t || call(0).is_err() {
@@ -530,11 +390,11 @@ fn advise_each(
             done += length;
         }
     });
-    if done > 0 { Ok(done as usize) } else { outcome.map(|()| 0) }
+    if done > 0 { Ok(done as isize) } else { outcome.map(|()| 0) }
 }
 
 /// shmat(2): with SHM_REMAP it takes away what is there, as mmap(2) with MAP_FIXED does.
-fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c_void, Errno> {
+pub fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c_void, Errno> {
     let call = || {
         // SAFETY: the application's arguments, as they are.
         plain(unsafe { syscall!(Sysno::shmat, segment, address, flags) })
@@ -563,7 +423,7 @@ fn size_of_segment(segment: c_int) -> Option<size_t> {
 }
 
 /// mlock(2), mlock2(2) or munlock(2), which take any address and mean its whole page.
-fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> Result<(), Errno> {
+pub fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> Result<(), Errno> {
     let within = address as u64 % PAGE;
     let range =
         addresses(address.wrapping_byte_sub(within as usize).cast_mut(), length.saturating_add(within as usize));
@@ -576,7 +436,7 @@ fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> R
 }
 
 /// mlockall(2).
-fn lock_all(flags: c_int) -> Result<(), Errno> {
+pub fn lock_all(flags: c_int) -> Result<(), Errno> {
     // SAFETY: the application's argument, as it is.
     let call = || plain(unsafe { syscall!(Sysno::mlockall, flags) }).map(drop);
     match lock::touching(&lock::EVERYWHERE) {
@@ -586,7 +446,7 @@ fn lock_all(flags: c_int) -> Result<(), Errno> {
 }
 
 /// munlockall(2).
-fn unlock_all() -> Result<(), Errno> {
+pub fn unlock_all() -> Result<(), Errno> {
     // SAFETY: the call has no argument.
     let call = || plain(unsafe { syscall!(Sysno::munlockall) }).map(drop);
     match lock::touching(&lock::EVERYWHERE) {
@@ -611,7 +471,7 @@ fn is_advice_of_interest(advice: c_int) -> bool {
 }
 
 /// Gives the advice to what lies in the range but is no snapshot.
-fn advise_between(mappings: &lock::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
+fn advise_between(mappings: &Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
         let next = lock::first_piece(&mappings.own, &(at..range.end));
@@ -625,7 +485,8 @@ fn advise_between(mappings: &lock::Mappings, range: &Range<u64>, advice: c_int) 
     Ok(())
 }
 
-fn remap(
+/// mremap(2).
+pub fn remap(
     address: *mut c_void,
     old: size_t,
     new: size_t,
@@ -637,35 +498,44 @@ fn remap(
         plain(unsafe { syscall!(Sysno::mremap, address, old, new, flags, target) })
             .map(core::ptr::with_exposed_provenance_mut::<c_void>)
     };
-    let range = addresses(address, old);
-    let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
-    // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
-    let new_length = (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0);
-    if let Some(own) = identity::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
-        && let Some(origin) = calls::origin_in(&range)
+    let is_fixed = flags & libc::MREMAP_FIXED != 0;
+    let wanted = calls::Move {
+        from: addresses(address, old),
+        // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
+        length: (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0),
+        flags,
+        target: if is_fixed { addresses(target, new) } else { 0..0 },
+    };
+    let from = &wanted.from;
+    if let Some(own) = identity::attached().filter(|_| list::may_touch(&(from.start..from.end.max(from.start + 1))))
+        && let Some(origin) = calls::origin_in(from)
     {
-        if lock::touching(&range).is_some() {
+        if lock::touching(from).is_some() {
             // Not in one call with a snapshot, as natively before Linux 6.17.
             return Err(Errno::FAULT);
         }
-        let wanted = calls::Move { from: range, length: new_length, flags, target: to };
         return calls::remap(&lock::hold(own), &wanted, origin, &call);
     }
-    let Some(mappings) = lock::touching(&range) else { return take_away(&to, call) };
+    let Some(mappings) = lock::touching(from) else { return take_away(&wanted.target, call) };
+    remap_snapshots(&mappings, &wanted).map(|()| if is_fixed { target } else { address })
+}
+
+/// mremap(2) of snapshots, which never grow: they shrink, move, or both.
+///
+/// All that the kernel would refuse is refused before the tail is given up.
+fn remap_snapshots(mappings: &Mappings, wanted: &calls::Move) -> Result<(), Errno> {
+    let calls::Move { from, length, flags, target } = wanted;
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
-    if new_length == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
+    if *length == 0 || *length > from.end - from.start || flags & libc::MREMAP_DONTUNMAP != 0 {
         return Err(Errno::INVAL);
     }
-    // All that the kernel would refuse is refused before the tail is given up.
-    let is_target_good =
-        to.start.is_multiple_of(PAGE) && to.end <= ADDRESSES && (to.end <= range.start || range.end <= to.start);
-    if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || to.is_empty() || !is_target_good) {
+    if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || !is_good_target(from, target)) {
         return Err(Errno::INVAL);
     }
-    if !mappings.is_all(&range) {
+    if !mappings.is_all(from) {
         return Err(Errno::FAULT);
     }
-    let tail = range.start + new_length..range.end;
+    let tail = from.start + length..from.end;
     if !tail.is_empty() {
         mappings.replace(&tail, || {
             // SAFETY: mremap(2) with a smaller size gives the tail up.
@@ -673,8 +543,16 @@ fn remap(
         })?;
     }
     if !is_fixed {
-        return Ok(address);
+        return Ok(());
     }
-    let shift = || mappings.shift(&(range.start..tail.start), to.start);
-    calls::take_away(&mappings.own, &to, shift).map(|()| target)
+    let shift = || mappings.shift(&(from.start..tail.start), target.start);
+    calls::take_away(&mappings.own, target, shift)
+}
+
+/// Whether the kernel would move what is mapped in `from` to `target`.
+fn is_good_target(from: &Range<u64>, target: &Range<u64>) -> bool {
+    !target.is_empty()
+        && target.start.is_multiple_of(PAGE)
+        && target.end <= ADDRESSES
+        && (target.end <= from.start || from.end <= target.start)
 }

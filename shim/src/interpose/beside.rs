@@ -149,7 +149,7 @@ fn protect(code: &Range<u64>, protection: MprotectFlags) -> bool {
 
 /// Makes `call` for a libc beside: what it says by errno goes there, and errno here stays.
 #[inline]
-pub fn answer<T>(call: impl FnOnce() -> T) -> T {
+pub fn for_libc_beside<T>(call: impl FnOnce() -> T) -> T {
     let before = errno();
     set_errno(0);
     let result = call();

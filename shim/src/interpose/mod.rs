@@ -7,6 +7,7 @@
 //! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`streams`]), and the few exported functions
 //! that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
 
+pub mod answer;
 pub mod beside;
 pub mod detours;
 mod elf_symbols;
@@ -104,13 +105,17 @@ impl Door {
 
 /// Declares interposed operations that may be cancellation points.
 ///
-/// For each: `module: names => fn(arguments) -> result { raw: closure, hook: closure(real, arguments) }`. The frames are
-/// `extern "C-unwind"` and hold nothing that needs dropping, so that pthread_cancel and longjmp may unwind through them.
+/// For each: `module, libc's name: exported names => fn(arguments) -> result { raw closure, hook function }`. The hook takes the
+/// real function and the arguments. The frames are `extern "C-unwind"` and hold nothing that needs dropping, so that pthread_cancel
+/// and longjmp may unwind through them.
+///
+/// An operation that is no system call has no `raw`. It says `next_or answer` instead: the next library's function of libc's name
+/// is called, or the answer is given where there is none.
 macro_rules! interpose {
     ($(
         $(#[$doc:meta])*
         $module:ident, $libc:literal: $($name:ident)* => fn($($argument:ident: $type:ty),*) -> $result:ty {
-            raw $raw:expr, hook $hook:path $(,)?
+            $kind:ident $raw:expr, hook $hook:path $(,)?
         }
     )+) => {
         $(
@@ -121,10 +126,9 @@ macro_rules! interpose {
 
                 pub type Function = unsafe extern "C-unwind" fn($($type),*) -> $result;
 
-                /// The bare system call, as libc would answer it.
+                /// The bare system call, as libc would answer it; where there is none, what stands in for it.
                 pub unsafe extern "C-unwind" fn raw($($argument: $type),*) -> $result {
-                    #[allow(clippy::redundant_closure_call)]
-                    ($raw)($($argument),*)
+                    $crate::interpose::go_on! { $kind $raw, $libc, ($($argument),*) }
                 }
 
                 unsafe extern "C-unwind" fn detoured($($argument: $type),*) -> $result {
@@ -132,7 +136,7 @@ macro_rules! interpose {
                 }
 
                 unsafe extern "C-unwind" fn beside($($argument: $type),*) -> $result {
-                    $crate::interpose::beside::answer(|| $hook(raw, $($argument),*))
+                    $crate::interpose::beside::for_libc_beside(|| $hook(raw, $($argument),*))
                 }
 
                 /// libc's own function, or `raw`.
@@ -153,6 +157,22 @@ macro_rules! interpose {
     };
 }
 pub(crate) use interpose;
+
+/// What an operation does without libc: its own code, or the next library's function of that name.
+macro_rules! go_on {
+    (raw $raw:expr, $libc:literal, ($($argument:ident),*)) => {
+        #[allow(clippy::redundant_closure_call)]
+        ($raw)($($argument),*)
+    };
+    (next_or $answer:expr, $libc:literal, ($($argument:ident),*)) => {
+        match $crate::interpose::behind($libc) {
+            // SAFETY: the next library's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)($($argument),*) },
+            None => $answer,
+        }
+    };
+}
+pub(crate) use go_on;
 
 /// The exported symbols of one operation.
 macro_rules! export {

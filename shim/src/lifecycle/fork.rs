@@ -11,7 +11,7 @@ use super::fork_in_handler::Heir;
 use super::inherit::{Inheritance, Prepared};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
-use crate::base::errno::set_errno;
+use crate::interpose::answer::fail;
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
@@ -53,10 +53,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let heir = if leaves { Ok(None) } else { Heir::prepare(&mappings) };
     let heir = match heir {
         Ok(heir) => heir,
-        Err(error) => {
-            set_errno(error.raw_os_error());
-            return -1;
-        }
+        Err(error) => return fail(error.raw_os_error()),
     };
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
         fork_mapper(&mappings, hindrance, real)

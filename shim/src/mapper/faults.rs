@@ -10,13 +10,12 @@
 
 use core::ffi::{c_int, c_long};
 
-use rustix::io::Errno;
 use snapshim::protocol::snapshot::{SERVED, Snapshot};
 use snapshim::sys::raw;
 use snapshim::sys::sync::{AtomicU32, Ordering, full_fence};
 
 use crate::address_space::lock::{self, EVERYWHERE};
-use crate::base::errno::set_errno;
+use crate::interpose::answer::fail;
 use crate::process::identity;
 
 /// 1 once this process, or one that it was forked from, has made a userfaultfd.
@@ -36,8 +35,7 @@ pub fn making(call: impl FnOnce() -> c_long) -> c_long {
     full_fence();
     let own = identity::attached().filter(|own| own.identity.is_mapper());
     if own.is_some_and(|own| lock::hold(own).note(&EVERYWHERE, SERVED, true, || Ok(())).is_err()) {
-        set_errno(libc::ENOMEM);
-        return -1;
+        return fail(libc::ENOMEM);
     }
     call()
 }
@@ -66,8 +64,7 @@ pub fn on_request(request: u32, argument: u64, call: impl FnOnce() -> c_int) -> 
     let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return call() };
     let _still = lock::hold(own);
     if identity::holdings().touches(&(start..start.saturating_add(length))) {
-        set_errno(Errno::INVAL.raw_os_error());
-        return -1;
+        return fail(libc::EINVAL);
     }
     call()
 }

@@ -63,8 +63,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     }
     start::start_for_snapshots(&thread.own);
 
-    // With both, the kernel lets MAP_FIXED_NOREPLACE win.
-    let wants_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
+    let wants_fixed = mmap.replaces();
     if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
         return Err(Errno::NOMEM);
     }

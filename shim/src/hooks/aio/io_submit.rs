@@ -19,8 +19,8 @@ use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno::set_errno;
 use crate::base::user_memory::each_buffer;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::process::identity::{self, Own};
 use crate::process::{membership, thread};
@@ -54,21 +54,21 @@ interpose! {
 
 fn submit_call(context: usize, count: c_long, batch: *mut *mut Block) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    answer(unsafe { syscall!(Sysno::io_submit, context, count, batch) })
+    as_libaio(unsafe { syscall!(Sysno::io_submit, context, count, batch) })
 }
 
 fn setup_call(room: c_int, context: *mut usize) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    answer(unsafe { syscall!(Sysno::io_setup, room, context) })
+    as_libaio(unsafe { syscall!(Sysno::io_setup, room, context) })
 }
 
 fn destroy_call(context: usize) -> c_int {
     // SAFETY: the application's argument, as it is.
-    answer(unsafe { syscall!(Sysno::io_destroy, context) })
+    as_libaio(unsafe { syscall!(Sysno::io_destroy, context) })
 }
 
 /// As libaio answers.
-fn answer(result: Result<usize, syscalls::Errno>) -> c_int {
+fn as_libaio(result: Result<usize, syscalls::Errno>) -> c_int {
     match result {
         Ok(value) => value as c_int,
         Err(error) => -error.into_raw(),
@@ -255,11 +255,7 @@ pub fn destroy_by_number(context: usize) -> c_long {
 }
 
 fn as_call(result: c_int) -> c_long {
-    if result < 0 {
-        set_errno(-result);
-        return -1;
-    }
-    result.into()
+    if result < 0 { fail(-result) } else { result.into() }
 }
 
 /// A write or read of a batch, as the kernel will read it; `None` if it is none, or unreadable.

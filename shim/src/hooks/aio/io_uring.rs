@@ -11,59 +11,37 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::base::errno::set_errno;
-use crate::interpose::{self, interpose};
+use crate::interpose::answer::fail;
+use crate::interpose::interpose;
 use crate::process::log::{Level, say};
 
 interpose! {
     /// liburing's io_uring_queue_init(3)
     queue_init, c"io_uring_queue_init": io_uring_queue_init
     => fn(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
-        raw |entries, ring, flags| match interpose::behind(c"io_uring_queue_init") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, flags) },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_queue_init,
     }
     /// liburing's io_uring_queue_init_params(3)
     queue_init_params, c"io_uring_queue_init_params": io_uring_queue_init_params
     => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void) -> c_int {
-        raw |entries, ring, parameters| match interpose::behind(c"io_uring_queue_init_params") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters) },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_queue_init_params,
     }
     /// liburing's io_uring_queue_init_mem(3)
     queue_init_mem, c"io_uring_queue_init_mem": io_uring_queue_init_mem
     => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void, memory: *mut c_void, size: usize) -> c_int {
-        raw |entries, ring, parameters, memory, size| match interpose::behind(c"io_uring_queue_init_mem") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters, memory, size)
-            },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_queue_init_mem,
     }
     /// liburing's io_uring_get_probe(3), which makes a ring to ask what there is
     get_probe, c"io_uring_get_probe": io_uring_get_probe => fn() -> *mut c_void {
-        raw || match interpose::behind(c"io_uring_get_probe") {
-            // SAFETY: liburing's function of that name.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)() },
-            None => null_mut(),
-        },
+        next_or null_mut(),
         hook on_get_probe,
     }
     /// liburing's io_uring_setup(2)
     setup, c"io_uring_setup": io_uring_setup => fn(entries: c_uint, parameters: *mut c_void) -> c_int {
-        raw |entries, parameters| match interpose::behind(c"io_uring_setup") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, parameters) },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_setup,
     }
 }
@@ -76,8 +54,7 @@ pub fn is_denied() -> bool {
 /// As a kernel without io_uring answers the system call.
 pub fn deny() -> c_int {
     tell();
-    set_errno(libc::ENOSYS);
-    -1
+    fail(libc::ENOSYS)
 }
 
 fn tell() {
@@ -92,13 +69,18 @@ fn tell() {
     }
 }
 
-fn on_queue_init(real: queue_init::Function, entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
+/// Makes `call`, or gives the answer `denied` in its place.
+fn unless_denied<T>(denied: T, call: impl FnOnce() -> T) -> T {
     if is_denied() {
         tell();
-        return -libc::ENOSYS;
+        return denied;
     }
+    call()
+}
+
+fn on_queue_init(real: queue_init::Function, entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, ring, flags) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, ring, flags) })
 }
 
 fn on_queue_init_params(
@@ -107,12 +89,8 @@ fn on_queue_init_params(
     ring: *mut c_void,
     parameters: *mut c_void,
 ) -> c_int {
-    if is_denied() {
-        tell();
-        return -libc::ENOSYS;
-    }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, ring, parameters) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, ring, parameters) })
 }
 
 fn on_queue_init_mem(
@@ -123,30 +101,18 @@ fn on_queue_init_mem(
     memory: *mut c_void,
     size: usize,
 ) -> c_int {
-    if is_denied() {
-        tell();
-        return -libc::ENOSYS;
-    }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, ring, parameters, memory, size) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, ring, parameters, memory, size) })
 }
 
 fn on_get_probe(real: get_probe::Function) -> *mut c_void {
-    if is_denied() {
-        tell();
-        return null_mut();
-    }
     // SAFETY: the application's own call.
-    unsafe { real() }
+    unless_denied(null_mut(), || unsafe { real() })
 }
 
 fn on_setup(real: setup::Function, entries: c_uint, parameters: *mut c_void) -> c_int {
-    if is_denied() {
-        tell();
-        return -libc::ENOSYS;
-    }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, parameters) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, parameters) })
 }
 
 const ARCHITECTURE_X86_64: u32 = 0xc000_003e;

@@ -11,36 +11,23 @@ use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 
-use crate::base::errno::set_errno;
 use crate::hooks::file::write::Plain;
+use crate::interpose::answer::fail;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
 
 interpose! {
     /// aio_write(3)
     aio_write64, c"aio_write64": aio_write aio_write64 => fn(block: *mut aiocb) -> c_int {
-        raw |block| match interpose::behind(c"aio_write64") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(block) },
-            None => unknown(),
-        },
+        next_or fail(libc::ENOSYS),
         hook on_aio_write,
     }
     /// lio_listio(3)
     lio_listio64, c"lio_listio64": lio_listio lio_listio64
     => fn(mode: c_int, list: *const *mut aiocb, count: c_int, then: *mut sigevent) -> c_int {
-        raw |mode, list, count, then| match interpose::behind(c"lio_listio64") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(mode, list, count, then) },
-            None => unknown(),
-        },
+        next_or fail(libc::ENOSYS),
         hook on_lio_listio,
     }
-}
-
-fn unknown() -> c_int {
-    set_errno(libc::ENOSYS);
-    -1
 }
 
 fn on_aio_write(real: aio_write64::Function, block: *mut aiocb) -> c_int {
@@ -114,8 +101,7 @@ fn on_lio_listio(
         return unsafe { real(mode, list, count, then) };
     }
     let Some(others) = Others::new(entries.len()) else {
-        set_errno(libc::EAGAIN);
-        return -1;
+        return fail(libc::EAGAIN);
     };
     // SAFETY: the pointer is the next library's aio_write(3), or `raw`.
     let aio_write: aio_write64::Function = unsafe { core::mem::transmute(aio_write64::DOOR.next()) };
@@ -134,8 +120,7 @@ fn on_lio_listio(
     let result = unsafe { real(mode, others.list, kept as c_int, then) };
     others.give_back();
     if result == 0 && failed {
-        set_errno(libc::EIO);
-        return -1;
+        return fail(libc::EIO);
     }
     result
 }

@@ -10,7 +10,8 @@ use snapshim::preserve::kept::KeptFiles;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::process::descriptors::{count_all, count_change};
 use crate::process::identity;
@@ -80,8 +81,7 @@ pub fn on_close(real: close::Function, fd: c_int) -> c_int {
     beside_kept(fd as u32, |kept| {
         if kept.is_some_and(|kept| kept.guards(fd as u32)) {
             // As natively, where nothing is open there.
-            set_errno(libc::EBADF);
-            return -1;
+            return fail(libc::EBADF);
         }
         // SAFETY: the application's argument, as it is.
         unsafe { real(fd) }
@@ -116,10 +116,7 @@ fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
             Ok(done) => done,
             // The call has set errno.
             Err(None) => -1,
-            Err(Some(error)) => {
-                set_errno(error.raw_os_error());
-                -1
-            }
+            Err(Some(error)) => fail(error.raw_os_error()),
         }
     })
 }

@@ -14,7 +14,8 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::truncate::{cut, doubt, is_without_proc};
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 
 interpose! {
@@ -88,8 +89,7 @@ pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: us
     }
     if size != size_of_val(&ours) {
         // A later kernel's structure: what else it asks for is not known.
-        set_errno(libc::E2BIG);
-        return -1;
+        return fail(libc::E2BIG);
     }
     ours[0] &= !(libc::O_TRUNC as u64);
     opened(flags, |without| if without & libc::O_TRUNC == 0 { call(ours.as_ptr()) } else { call(how) })
@@ -114,8 +114,7 @@ fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
         FileType::RegularFile => {}
         FileType::Directory => {
             close(fd);
-            set_errno(libc::EISDIR);
-            return -1;
+            return fail(libc::EISDIR);
         }
         _ => return fd,
     }

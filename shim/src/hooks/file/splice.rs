@@ -11,8 +11,8 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::base::user_memory::each_buffer;
-use crate::interpose::interpose;
-use crate::interpose::originals;
+use crate::interpose::answer::fail;
+use crate::interpose::{interpose, originals};
 use crate::mapper::preserve_own;
 use crate::signals::action::Action;
 use crate::writer::enter::{LONGEST_WRITE, change};
@@ -134,8 +134,7 @@ pub fn on_splice(
         }
         set_errno(before);
         if await_input(from) == Waited::Interrupted {
-            set_errno(libc::EINTR);
-            return -1;
+            return fail(libc::EINTR);
         }
     }
 }

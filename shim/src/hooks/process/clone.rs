@@ -8,9 +8,10 @@ use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
 use crate::agent::alone;
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
+use crate::interpose::interpose;
 use crate::interpose::originals::Main;
-use crate::interpose::{self, interpose};
 use crate::lifecycle::fork::forked;
 use crate::process::lending;
 
@@ -20,18 +21,7 @@ interpose! {
         main: Option<Main>, stack: *mut c_void, flags: c_int, argument: *mut c_void,
         parent_tid: *mut pid_t, storage: *mut c_void, child_tid: *mut pid_t
     ) -> c_int {
-        raw |main, stack, flags, argument, parent_tid, storage, child_tid| match interpose::behind(c"clone") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(
-                    main, stack, flags, argument, parent_tid, storage, child_tid,
-                )
-            },
-            None => {
-                set_errno(libc::ENOSYS);
-                -1
-            }
-        },
+        next_or fail(libc::ENOSYS),
         hook on_clone,
     }
 }

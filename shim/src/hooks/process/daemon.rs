@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno;
+use crate::interpose::answer::{fail, status};
 use crate::interpose::{self, interpose};
 
 interpose! {
@@ -49,13 +49,7 @@ fn become_daemon(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
         }
         if keeps_streams == 0 { lead_streams_nowhere() } else { Ok(()) }
     });
-    match begun {
-        Ok(()) => 0,
-        Err(error) => {
-            errno::set_errno(error.raw_os_error());
-            -1
-        }
-    }
+    status(begun)
 }
 
 /// _exit(2)
@@ -107,8 +101,7 @@ fn fork_on_terminal(
     type LogIn = unsafe extern "C" fn(c_int) -> c_int;
     // They were in a library of their own before glibc 2.34, as forkpty was.
     let Some((open, log_in)) = interpose::behind(c"openpty").zip(interpose::behind(c"login_tty")) else {
-        errno::set_errno(libc::ENOSYS);
-        return -1;
+        return fail(libc::ENOSYS);
     };
     let (mut master, mut slave) = (-1, -1);
     // SAFETY: functions of these names, with the application's arguments and what they opened.

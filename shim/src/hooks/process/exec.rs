@@ -7,7 +7,8 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::lifecycle::exec;
 use crate::process::log::{Bytes, Level, say};
@@ -96,8 +97,7 @@ fn on_execve(
         if let Some(why) = unreached(found, || unsafe { preloads(environment) }) {
             tell(found, why);
             if config().is_strict {
-                set_errno(libc::EPERM);
-                return -1;
+                return fail(libc::EPERM);
             }
         }
     }

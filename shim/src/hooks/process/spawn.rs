@@ -18,13 +18,7 @@ interpose! {
         pid: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const c_void,
         arguments: *const *const c_char, environment: *const *const c_char
     ) -> c_int {
-        raw |pid, path, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawn") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(pid, path, actions, attributes, arguments, environment)
-            },
-            None => libc::ENOSYS,
-        },
+        next_or libc::ENOSYS,
         hook on_spawn,
     }
     /// posix_spawnp(3)
@@ -32,13 +26,7 @@ interpose! {
         pid: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const c_void,
         arguments: *const *const c_char, environment: *const *const c_char
     ) -> c_int {
-        raw |pid, file, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawnp") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(pid, file, actions, attributes, arguments, environment)
-            },
-            None => libc::ENOSYS,
-        },
+        next_or libc::ENOSYS,
         hook on_spawn,
     }
 }

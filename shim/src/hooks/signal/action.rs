@@ -11,8 +11,9 @@ use rustix::io::Errno;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
-use super::sets::{MASK, answer, not_here, set_of, word};
+use super::sets::{MASK, set_of, word};
 use crate::base::errno::as_libc;
+use crate::interpose::answer::{fail, status};
 use crate::interpose::interpose;
 use crate::signals;
 use crate::signals::action::Action;
@@ -27,11 +28,11 @@ interpose! {
     }
     /// signal(2), for a libc whose code cannot be patched
     signal, c"signal": signal bsd_signal ssignal => fn(signal: c_int, handler: sighandler_t) -> sighandler_t {
-        raw |_signal, _handler| not_here() as sighandler_t, hook on_signal,
+        raw |_signal, _handler| fail::<c_long>(libc::ENOSYS) as sighandler_t, hook on_signal,
     }
     /// signal(2) as in System V, likewise
     sysv_signal, c"sysv_signal": sysv_signal __sysv_signal => fn(signal: c_int, handler: sighandler_t) -> sighandler_t {
-        raw |_signal, _handler| not_here() as sighandler_t, hook on_sysv_signal,
+        raw |_signal, _handler| fail::<c_long>(libc::ENOSYS) as sighandler_t, hook on_sysv_signal,
     }
 }
 
@@ -154,7 +155,7 @@ pub fn action_by_number(
     if !signals::is_installed() || !(1..=64).contains(&signal) || size != MASK {
         return real();
     }
-    answer(act(signal, new, old)).into()
+    status(act(signal, new, old))
 }
 
 fn act(signal: c_int, new: *const u64, old: *mut u64) -> Result<(), Errno> {

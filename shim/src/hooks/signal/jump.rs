@@ -6,31 +6,24 @@ use libc::stack_t;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
-use crate::interpose::{self, interpose};
+use crate::interpose::interpose;
 use crate::process::{identity, leaving};
 
 interpose! {
     /// longjmp(3), _longjmp(3) and siglongjmp(3), which are one function
     longjmp, c"siglongjmp": longjmp _longjmp siglongjmp => fn(buffer: *const c_void, value: c_int) -> () {
-        raw |buffer, value| behind(c"siglongjmp", buffer, value), hook on_jump,
+        // Where there is no libc to jump no thread can have come from.
+        next_or (), hook on_jump,
     }
     /// The same for programs that were compiled with _FORTIFY_SOURCE
     longjmp_chk, c"__longjmp_chk": __longjmp_chk => fn(buffer: *const c_void, value: c_int) -> () {
-        raw |buffer, value| behind(c"__longjmp_chk", buffer, value), hook on_jump,
+        next_or (), hook on_jump,
     }
     /// sigaltstack(2)
     sigaltstack, c"sigaltstack": sigaltstack __sigaltstack => fn(new: *const stack_t, old: *mut stack_t) -> c_int {
         // SAFETY: the application's arguments, as they are.
         raw |new, old| as_libc(unsafe { syscall!(Sysno::sigaltstack, new, old) }) as c_int,
         hook on_sigaltstack,
-    }
-}
-
-/// Before the constructor has run. Where there is no libc to jump nobody can have come from.
-fn behind(name: &core::ffi::CStr, buffer: *const c_void, value: c_int) {
-    if let Some(next) = interpose::behind(name) {
-        // SAFETY: libc's function of that name; the application's arguments, as they are.
-        unsafe { core::mem::transmute::<*const (), longjmp::Function>(next)(buffer, value) }
     }
 }
 

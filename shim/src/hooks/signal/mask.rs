@@ -7,9 +7,10 @@ use rustix::io::Errno;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
-use super::sets::{MASK, answer, not_here, with_mask, word};
+use super::sets::{MASK, with_mask, word};
 use crate::base::errno::as_libc;
-use crate::interpose::{self, interpose};
+use crate::interpose::answer::{fail, status};
+use crate::interpose::interpose;
 use crate::process::leaving;
 use crate::signals;
 use crate::signals::guarded;
@@ -32,23 +33,17 @@ interpose! {
     }
     /// setcontext(3), whose mask goes to the kernel from inside
     setcontext, c"setcontext": setcontext => fn(context: *const ucontext_t) -> c_int {
-        raw |_context| not_here(), hook on_setcontext,
+        raw |_context| fail(libc::ENOSYS), hook on_setcontext,
     }
     /// swapcontext(3), likewise
     swapcontext, c"swapcontext": swapcontext => fn(old: *mut ucontext_t, new: *const ucontext_t) -> c_int {
-        raw |_old, _new| not_here(), hook on_swapcontext,
+        raw |_old, _new| fail(libc::ENOSYS), hook on_swapcontext,
     }
     /// pthread_create(3): the error is its result
     pthread_create, c"pthread_create": pthread_create => fn(
         thread: *mut pthread_t, attributes: *const pthread_attr_t, start: *const c_void, argument: *mut c_void
     ) -> c_int {
-        raw |thread, attributes, start, argument| match interpose::behind(c"pthread_create") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(thread, attributes, start, argument)
-            },
-            None => libc::EAGAIN,
-        },
+        next_or libc::EAGAIN,
         hook on_create_thread,
     }
     /// pthread_attr_setsigmask_np(3): the mask that a thread begins with
@@ -61,7 +56,7 @@ interpose! {
 
 fn on_sigprocmask(real: sigprocmask::Function, how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
     if signals::is_installed() {
-        return answer(mask_of_libc(how, new, old));
+        return status(mask_of_libc(how, new, old));
     }
     // SAFETY: the application's arguments, as they are.
     let result = unsafe { real(how, new, old) };
@@ -121,7 +116,7 @@ pub fn mask_by_number(
         let new = if new.is_null() { None } else { Some(guarded::load(new)?) };
         change_mask(how, new, old)
     };
-    answer(change()).into()
+    status(change())
 }
 
 /// Programs put a mask of their own into a context now and then; what getcontext(3) saved needs no change.

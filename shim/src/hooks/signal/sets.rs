@@ -1,30 +1,10 @@
-//! Sets of signals as libc and the kernel have them, and answers as libc gives them.
-
-use core::ffi::c_int;
+//! Sets of signals as libc and the kernel have them.
 
 use libc::sigset_t;
-use rustix::io::Errno;
 use snapshim::sys::masks;
 
-use crate::base::errno::set_errno;
 use crate::signals;
 use crate::signals::guarded;
-
-/// Only libc has it; before the constructor has run nobody can ask.
-pub fn not_here() -> c_int {
-    set_errno(libc::ENOSYS);
-    -1
-}
-
-pub fn answer(result: Result<(), Errno>) -> c_int {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            set_errno(error.raw_os_error());
-            -1
-        }
-    }
-}
 
 /// The first word of a set, which is all that the kernel knows of it.
 ///

@@ -11,21 +11,13 @@ use crate::interpose::{self, interpose};
 interpose! {
     /// fopen(3)
     fopen64, c"fopen64": fopen fopen64 _IO_fopen => fn(path: *const c_char, mode: *const c_char) -> *mut c_void {
-        raw |path, mode| match interpose::behind(c"fopen64") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(path, mode) },
-            None => null_mut(),
-        },
+        next_or null_mut(),
         hook on_fopen,
     }
     /// freopen(3)
     freopen64, c"freopen64": freopen freopen64
     => fn(path: *const c_char, mode: *const c_char, stream: *mut Stream) -> *mut c_void {
-        raw |path, mode, stream| match interpose::behind(c"freopen64") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(path, mode, stream) },
-            None => null_mut(),
-        },
+        next_or null_mut(),
         hook on_freopen,
     }
 }

@@ -6,18 +6,13 @@ use core::ffi::{CStr, c_char};
 use libc::size_t;
 
 use crate::hooks::file::write::Plain;
-use crate::interpose::{self, interpose};
+use crate::interpose::interpose;
 use crate::writer::enter::change;
 
 interpose! {
     /// herror(3)
     herror, c"herror": herror => fn(prefix: *const c_char) -> () {
-        raw |prefix| {
-            if let Some(function) = interpose::behind(c"herror") {
-                // SAFETY: libc's function of that name, called with the application's argument.
-                unsafe { core::mem::transmute::<*const (), Function>(function)(prefix) }
-            }
-        },
+        next_or (),
         hook on_herror,
     }
 }
