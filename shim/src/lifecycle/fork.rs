@@ -37,18 +37,6 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
 fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = lock::hold(own);
     let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
-    let hindrance = if leaves {
-        // The child's number, as it has it, means nothing to the others.
-        Some(Errno::XDEV)
-    } else if flags & libc::CLONE_VFORK as u64 != 0 {
-        // The parent cannot say how it went before the child is done.
-        Some(Errno::DEADLK)
-    } else if identity::is_borrower() {
-        // The records of the process are not its to hand on.
-        Some(Errno::CHILD)
-    } else {
-        None
-    };
     // Who takes no part is not waited for.
     let heir = if leaves { Ok(None) } else { Heir::prepare(&mappings) };
     let heir = match heir {
@@ -56,7 +44,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         Err(error) => return fail(error.raw_os_error()),
     };
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
-        fork_mapper(&mappings, hindrance, real)
+        fork_mapper(&mappings, hindrance(flags, leaves), real)
     } else {
         shared_fork::fork(real)
     };
@@ -77,6 +65,22 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         membership::join_with_unseen_mapping();
     }
     pid
+}
+
+/// What keeps a child from inheriting the snapshots.
+fn hindrance(flags: u64, leaves: bool) -> Option<Errno> {
+    if leaves {
+        // The child's number, as it has it, means nothing to the others.
+        Some(Errno::XDEV)
+    } else if flags & libc::CLONE_VFORK as u64 != 0 {
+        // The parent cannot say how it went before the child is done.
+        Some(Errno::DEADLK)
+    } else if identity::is_borrower() {
+        // The records of the process are not its to hand on.
+        Some(Errno::CHILD)
+    } else {
+        None
+    }
 }
 
 #[cold]

@@ -1,9 +1,10 @@
 //! Making a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
 
 use core::ffi::c_void;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
@@ -24,7 +25,8 @@ use crate::base::mmap_call::Mmap;
 use crate::mapper::{faults, preserve_own};
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
-use crate::process::log::{Level, Named, say};
+use crate::process::fd_table::Reached;
+use crate::process::log::{Bytes, Level, Named, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 use crate::shared::calls;
@@ -52,14 +54,7 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
         return Err(Errno::DEADLK);
     }
     if !membership::is_table_current() {
-        say!(
-            Level::Error,
-            "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
-             cooperate",
-            Named(origin),
-            crate::process::log::Bytes(config().directory.to_bytes())
-        );
-        return Err(Errno::STALE);
+        return Err(table_is_gone(origin));
     }
     start::start_for_snapshots(&thread.own);
 
@@ -67,31 +62,27 @@ pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
         return Err(Errno::NOMEM);
     }
-    let made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
-    let address = if wants_fixed { move_to(&thread, &made, mmap)? } else { made.address };
-    settle(&thread, mmap, &made, address)?;
+    let mut made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
+    finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
     alias_users::tell(&thread.own, origin);
     foreign_maps::want(&thread.own);
-    Ok(address)
+    Ok(made.address)
 }
 
-/// A descriptor to map, and what it leads to.
-enum File {
-    Given(BorrowedFd<'static>),
-    Reopened(OwnedFd),
-}
-
-impl AsFd for File {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Given(file) => *file,
-            Self::Reopened(file) => file.as_fd(),
-        }
-    }
+#[cold]
+fn table_is_gone(origin: Origin) -> Errno {
+    say!(
+        Level::Error,
+        "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
+         cooperate",
+        Named(origin),
+        Bytes(config().directory.to_bytes())
+    );
+    Errno::STALE
 }
 
 /// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
-fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
+fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if descriptor < 0 {
         return Err(Errno::BADF);
     }
@@ -100,7 +91,7 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
         device::refuse_if_busy(origin)?;
-        return Ok((File::Given(file), origin, State::Exact));
+        return Ok((Reached::Borrowed(file), origin, State::Exact));
     }
     let kind = kind_of_file_system(file)?;
     let is_known = ALLOWED.contains(&kind) && !is_dax(file);
@@ -126,9 +117,9 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file.
         let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
-        return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
+        return Ok((Reached::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
-    Ok((File::Given(file), origin, worth))
+    Ok((Reached::Borrowed(file), origin, worth))
 }
 
 /// Whether a file on a tmpfs is memory that somebody mapped without opening it, reached through /proc/PID/map_files.
@@ -165,12 +156,27 @@ fn device_of_memfds() -> u64 {
     device
 }
 
-/// A snapshot that has been committed.
+/// A snapshot that the program has not been told of yet.
 struct Made {
     address: *mut c_void,
+    pages: u64,
+    /// Those of its pages that the file has.
+    backed: u64,
     index: u32,
     life: u32,
-    backed: u64,
+}
+
+impl Made {
+    fn range(&self) -> Range<u64> {
+        self.address as u64..self.address as u64 + self.pages * PAGE
+    }
+
+    /// Takes it away again. Writers may be pushing into it.
+    fn unmake(&self, mappings: &Mappings) {
+        let length = (self.pages * PAGE) as usize;
+        // SAFETY: the mapping is ours.
+        let _ = mappings.replace(&self.range(), || unsafe { rustix::mm::munmap(self.address, length) });
+    }
 }
 
 /// A snapshot that is to be made.
@@ -201,7 +207,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 
 /// From the gate's closing to its opening.
 fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
-    let Wanted { origin, mmap, .. } = *wanted;
+    let origin = wanted.origin;
     let mut ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin))
         .and_then(|()| landed(thread, origin))
@@ -221,7 +227,7 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
     if commit(thread, ticket) {
         return Ok(made);
     }
-    unmake(mappings, made.address, mmap.pages());
+    made.unmake(mappings);
     Err(too_late(origin))
 }
 
@@ -266,44 +272,42 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
             record.ring();
         }
     }
-    Ok(Made { address, index, life: head.life(), backed })
+    Ok(Made { address, pages: mmap.pages(), backed, index, life: head.life() })
 }
 
-/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by
-/// now.
-fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Errno> {
+/// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take
+/// long, so the gate is open.
+fn finish(thread: &Thread, mmap: &Mmap, made: &mut Made) -> Result<(), Errno> {
+    if mmap.replaces() {
+        move_to(thread, made, mmap.address)?;
+    }
+    settle(thread, mmap, made)
+}
+
+/// MAP_FIXED: puts the snapshot at `target`, in place of what is there. It may consist of several pieces by now.
+fn move_to(thread: &Thread, made: &mut Made, target: *mut c_void) -> Result<(), Errno> {
     let mappings = lock::hold(thread.own);
-    let (target, length) = (mmap.address, mmap.pages() * PAGE);
-    let from = made.address as u64..made.address as u64 + length;
-    let to = target as u64..(target as u64).saturating_add(length);
-    let shift = || mappings.shift(&from, to.start);
-    let moved = match (to.start.is_multiple_of(PAGE), mappings.is_all(&from)) {
-        (true, true) => calls::take_away(&thread.own, &to, shift),
-        (true, false) => Err(Errno::UCLEAN),
-        (false, _) => Err(Errno::INVAL),
-    };
-    moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, mmap.pages()))
+    let from = made.range();
+    let to = target as u64..(target as u64).saturating_add(from.end - from.start);
+    if !to.start.is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
+    if !mappings.is_all(&from) {
+        return Err(Errno::UCLEAN);
+    }
+    calls::take_away(&thread.own, &to, || mappings.shift(&from, to.start))?;
+    made.address = target;
+    Ok(())
 }
 
-/// Takes a snapshot away that the program has not been told of. Writers may be pushing into it.
-fn unmake(mappings: &Mappings, address: *mut c_void, pages: u64) {
-    let range = address as u64..address as u64 + pages * PAGE;
-    // SAFETY: the mapping is ours.
-    let _ = mappings.replace(&range, || unsafe { rustix::mm::munmap(address, (pages * PAGE) as usize) });
-}
-
-/// MAP_LOCKED and MAP_POPULATE, once the gate is open: they may take long.
-fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Result<(), Errno> {
+/// MAP_LOCKED and MAP_POPULATE.
+fn settle(thread: &Thread, mmap: &Mmap, made: &Made) -> Result<(), Errno> {
     if mmap.flags & libc::MAP_LOCKED != 0 && made.backed > 0 {
         // SAFETY: locking changes no byte.
-        let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
-        if let Err(error) = locked {
-            unmake(&lock::hold(thread.own), address, mmap.pages());
-            // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
-            return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
-        }
-        let whole = address as u64..address as u64 + mmap.pages() * PAGE;
-        lock::hold(thread.own).note(&whole, LOCKED, true, || Ok(()))?;
+        let locked = unsafe { rustix::mm::mlock(made.address, (made.backed * PAGE) as usize) };
+        // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
+        locked.map_err(|error| if error == Errno::NOMEM { Errno::AGAIN } else { error })?;
+        lock::hold(thread.own).note(&made.range(), LOCKED, true, || Ok(()))?;
     }
     if mmap.flags & libc::MAP_POPULATE != 0 {
         populate(thread, mmap, made);

@@ -91,43 +91,58 @@ fn on_lio_listio(
         Ok(count) if count > 0 && !list.is_null() => unsafe { core::slice::from_raw_parts(list, count) },
         _ => &[],
     };
-    // SAFETY: the entries are null or requests that are not under way.
-    let is_ours = |entry: *mut aiocb| unsafe { goes_to_file(entry) && (*entry).aio_lio_opcode == libc::LIO_WRITE };
     if interpose::is_libc_seen()
         || !matches!(mode, libc::LIO_WAIT | libc::LIO_NOWAIT)
-        || !entries.iter().any(|entry| is_ours(*entry))
+        // SAFETY: the entries are null or requests that are not under way.
+        || !entries.iter().any(|entry| unsafe { is_write_to_file(*entry) })
     {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(mode, list, count, then) };
     }
-    let Some(others) = Others::new(entries.len()) else {
+    let Some(mut others) = Others::new(entries.len()) else {
         return fail(libc::EAGAIN);
     };
+    // SAFETY: as above.
+    let failed = unsafe { write_each(entries, mode, &mut others) };
+    // SAFETY: the rest of the application's requests; with none left, libc tells `then` at once.
+    let result = unsafe { real(mode, others.list, others.count as c_int, then) };
+    others.give_back();
+    if result == 0 && failed { fail(libc::EIO) } else { result }
+}
+
+/// # Safety
+/// `entry` is null or a request that is not under way.
+unsafe fn is_write_to_file(entry: *const aiocb) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { goes_to_file(entry) && (*entry).aio_lio_opcode == libc::LIO_WRITE }
+}
+
+/// Makes the writes to files one by one, and lists the other requests. True: one has failed, as far as the call tells that.
+///
+/// # Safety
+/// The entries are null or requests that are not under way; `others` has room for all of them.
+unsafe fn write_each(entries: &[*mut aiocb], mode: c_int, others: &mut Others) -> bool {
     // SAFETY: the pointer is the next library's aio_write(3), or `raw`.
     let aio_write: aio_write64::Function = unsafe { core::mem::transmute(aio_write64::DOOR.next()) };
-    let (mut kept, mut failed) = (0, false);
+    let mut failed = false;
     for entry in entries {
-        if is_ours(*entry) {
-            // SAFETY: a request that is not under way.
-            let queued = unsafe { write_and_wait(aio_write, *entry) } == 0;
-            failed |= !queued || mode == libc::LIO_WAIT && state_of(*entry) != 0;
-        } else {
-            others.put(kept, *entry);
-            kept += 1;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if is_write_to_file(*entry) {
+                let queued = write_and_wait(aio_write, *entry) == 0;
+                failed |= !queued || mode == libc::LIO_WAIT && state_of(*entry) != 0;
+            } else {
+                others.put(*entry);
+            }
         }
     }
-    // SAFETY: the rest of the application's requests; with none left, libc tells `then` at once.
-    let result = unsafe { real(mode, others.list, kept as c_int, then) };
-    others.give_back();
-    if result == 0 && failed {
-        return fail(libc::EIO);
-    }
-    result
+    failed
 }
 
 /// Memory for the list of the other requests; libc looks at it only during the call.
 struct Others {
     list: *mut *mut aiocb,
+    count: usize,
     bytes: usize,
 }
 
@@ -138,12 +153,15 @@ impl Others {
         let memory = unsafe {
             rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         };
-        Some(Self { list: memory.ok()?.cast(), bytes })
+        Some(Self { list: memory.ok()?.cast(), count: 0, bytes })
     }
 
-    fn put(&self, at: usize, entry: *mut aiocb) {
-        // SAFETY: `at` is below the number of entries that there is room for.
-        unsafe { self.list.add(at).write(entry) };
+    /// # Safety
+    /// There is room left.
+    unsafe fn put(&mut self, entry: *mut aiocb) {
+        // SAFETY: the caller's promise.
+        unsafe { self.list.add(self.count).write(entry) };
+        self.count += 1;
     }
 
     /// Not when dropped: the call may be cancelled, and then nothing may be left to do in this frame.

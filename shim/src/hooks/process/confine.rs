@@ -18,9 +18,11 @@ pub fn join_before() {
     let _ = thread::current();
 }
 
-/// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
+/// Declares hooks that are all alike: the process joins first, where `if` allows, and `around` makes libc's function's call.
+///
+/// `Sysno` and its arguments are what libc's function comes to.
 macro_rules! joined_before {
-    ($($(#[$doc:meta])* $name:ident, $libc:literal: $($export:ident)* ($($argument:ident: $type:ty),*) $(if $closes:expr)? => $number:ident($($given:expr),*);)+) => {
+    ($around:path: $($(#[$doc:meta])* $name:ident, $libc:literal: $($export:ident)* ($($argument:ident: $type:ty),*) $(if $closes:expr)? => $number:ident($($given:expr),*);)+) => {
         interpose! {
             $(
                 $(#[$doc])*
@@ -37,17 +39,24 @@ macro_rules! joined_before {
             $(
                 pub fn $name(real: super::$name::Function, $($argument: $type),*) -> c_int {
                     if true $(&& $closes)? {
-                        join_before();
+                        $crate::hooks::process::confine::join_before();
                     }
                     // SAFETY: the application's arguments, as they are.
-                    unsafe { real($($argument),*) }
+                    $around(|| unsafe { real($($argument),*) })
                 }
             )+
         }
     };
 }
+pub(super) use joined_before;
+
+/// Makes the call as it is.
+fn directly<T>(call: impl FnOnce() -> T) -> T {
+    call()
+}
 
 joined_before! {
+    directly:
     /// chroot(2)
     chroot, c"chroot": chroot(path: *const c_char) => chroot(path);
     /// pivot_root(2)
