@@ -1,11 +1,16 @@
-//! Doors: the ways by which a call reaches a hook.
+//! Interposition: the ways by which a call reaches a hook.
 //!
-//! A program's own calls come in through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
-//! that libc makes for itself (stdio, for one) never look a symbol up; they come in through a *detour* at the entry of libc's
-//! function ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
+//! A program's own calls arrive through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
+//! that libc makes for itself (stdio, for one) look no symbol up. They arrive through a *detour* at the entry of libc's function
+//! ([`detours`]). One hook serves both ways. It gets the `real` function to go on to, which differs.
 //!
-//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`streams`]), and the few exported functions
-//! that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
+//! Where libc's code cannot be patched, stdio's writes arrive through its *tables* ([`stdio_vtables`]). The few exported functions
+//! that change files by other calls inside libc are then treated as one change each (`hooks::outer_doors`).
+//!
+//! A second libc in a namespace of its own is reached by [`beside`]. What a hook answers is in [`answer`]. The libc functions that
+//! the shim calls for itself are in [`originals`].
+//!
+//! Imports `base` and the core crate. Knows no hook: the hooks hand their lists of entry points in.
 
 pub mod answer;
 pub mod beside;
@@ -17,7 +22,7 @@ pub mod stdio_vtables;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-/// Whether the calls that libc makes for itself come in. Until the constructor has run nobody can say otherwise.
+/// Whether the calls that libc makes for itself reach the hooks. Until the constructor has run it is taken to be so.
 static LIBC_IS_SEEN: AtomicBool = AtomicBool::new(true);
 
 /// See [`LIBC_IS_SEEN`].
@@ -26,29 +31,31 @@ pub fn is_libc_seen() -> bool {
     LIBC_IS_SEEN.load(Ordering::Relaxed)
 }
 
-/// Notes, in the constructor, that libc's own calls do not come in.
+/// Notes, in the constructor, that libc's own calls do not reach the hooks.
 pub fn note_libc_unseen() {
     LIBC_IS_SEEN.store(false, Ordering::Relaxed);
 }
 
-/// The next library's function, for a call that has no raw system call to go to and comes before the constructor, or whose library
-/// came after it.
+/// The next library's function of that name; `None` if there is none.
+///
+/// For a call that has no raw system call, as long as the entry point leads nowhere yet: before the constructor has run, or because
+/// the function's library was loaded after it.
 #[cold]
 pub fn behind(name: &CStr) -> Option<*const ()> {
     let next = elf_symbols::find(elf_symbols::Where::Next, name);
     (!next.is_null()).then_some(next)
 }
 
-/// Where one interposed operation goes on to.
+/// The entry point of one interposed operation: where calls come from, and where they go on to.
 pub struct Door {
     /// libc's name for it.
     pub name: &'static CStr,
-    /// Behind the exported symbol: the next library's, or the raw system call before the constructor has run.
+    /// What the exported symbol goes on to: the next library's function; before the constructor has run, the raw system call.
     next: AtomicPtr<()>,
-    /// Behind the detour: libc's own function.
+    /// What the detour goes on to: libc's own function.
     original: AtomicPtr<()>,
     patched: AtomicBool,
-    /// What libc's entry is made to jump to.
+    /// What the entry of libc's function is made to jump to.
     pub detoured: *const (),
     /// What the entry of a libc beside is made to jump to ([`beside`]).
     pub beside: *const (),
@@ -58,7 +65,7 @@ pub struct Door {
 unsafe impl Sync for Door {}
 
 impl Door {
-    /// A door that leads to the raw system call until it is opened.
+    /// An entry point that leads to the raw system call until it is opened.
     pub const fn new(name: &'static CStr, raw: *const (), detoured: *const (), beside: *const ()) -> Self {
         let (next, original) = (AtomicPtr::new(raw.cast_mut()), AtomicPtr::new(raw.cast_mut()));
         Self { name, next, original, patched: AtomicBool::new(false), detoured, beside }
@@ -69,35 +76,35 @@ impl Door {
         beside::Way { name: self.name, hook: self.beside }
     }
 
-    /// Whether libc's own calls come in here too.
+    /// Whether libc's own calls arrive here too.
     pub fn is_detoured(&self) -> bool {
         self.patched.load(Ordering::Relaxed)
     }
 
-    /// What the exported symbol calls on to.
+    /// What the exported symbol goes on to.
     #[inline]
     pub fn next(&self) -> *const () {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// What the detour calls on to.
+    /// What the detour goes on to.
     #[inline]
     pub fn original(&self) -> *const () {
         self.original.load(Ordering::Relaxed)
     }
 
-    /// Leads the exported symbol on to `function`.
+    /// Makes the exported symbol go on to `function`.
     pub fn lead_next_to(&self, function: *const ()) {
         self.next.store(function.cast_mut(), Ordering::Relaxed);
     }
 
-    /// Leads the detour, which is in place, on to `function`.
+    /// Makes the detour, which is in place, go on to `function`.
     pub fn lead_detour_to(&self, function: *const ()) {
         self.patched.store(true, Ordering::Relaxed);
         self.lead_original_to(function);
     }
 
-    /// Leads who calls the original on to `function`.
+    /// Makes `function` the original.
     pub fn lead_original_to(&self, function: *const ()) {
         self.original.store(function.cast_mut(), Ordering::Relaxed);
     }
@@ -152,7 +159,7 @@ macro_rules! interpose {
                 $crate::interpose::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
             }
         )+
-        /// The doors declared here.
+        /// The entry points declared here.
         pub static DOORS: &[&$crate::interpose::Door] = &[$(&$module::DOOR),+];
     };
 }
