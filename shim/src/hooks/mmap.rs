@@ -1,7 +1,7 @@
 //! mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2), mlock(2), shmat(2) and their kin.
 //!
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator
-//! may call them under its own lock, and looking the real function up could allocate.
+//! may call them under its own lock, and the lookup of the real function could allocate.
 
 use core::ffi::{CStr, c_int, c_long, c_uint, c_void};
 use core::ops::Range;
@@ -31,9 +31,8 @@ use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
 use crate::writer::enter::LONGEST_WRITE;
 
-/// The functions that stand in front of libc's, each by three ways: the exported symbol, which redhook declares; the entry of the
-/// program's own libc, where a handle of libc's leads past the exported symbols (dlsym(3)); and the entry of a libc beside, which
-/// has an errno of its own.
+/// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc, which
+/// a handle of libc's reaches past the exported symbols (dlsym(3)); and for the entry in a libc beside, which has an errno of its own.
 macro_rules! by_all_ways {
     ($($name:ident as $hook:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
         $(hook! {
@@ -50,12 +49,12 @@ macro_rules! by_all_ways {
     };
 }
 
-/// The same without the exported symbol.
+/// Declares what the entries in libc and in a libc beside are made to jump to.
 macro_rules! by_entries {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
-        /// The ways in for the program's own libc.
+        /// For the program's own libc.
         pub static INSIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
-        /// The ways in for a libc beside.
+        /// For a libc beside.
         pub static BESIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: beside::$name as *const () }),+];
 
         mod inside {
@@ -108,7 +107,7 @@ by_all_ways! {
     process_madvise as on_process_madvise(
         pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint
     ) -> ssize_t => answer(advise_each(pidfd, vector, count, advice, flags));
-    // Variadic in C; the fifth argument is read only with MREMAP_FIXED or MREMAP_DONTUNMAP, as by libc.
+    // Variadic in C. Like libc, the kernel reads the fifth argument only with MREMAP_FIXED or MREMAP_DONTUNMAP.
     mremap as on_mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
         => answer(remap(address, old, new, flags, target));
     remap_file_pages as on_remap_file_pages(
@@ -137,24 +136,24 @@ fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
     result.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
 
-/// The addresses of whole pages; empty if there are none (the kernel then refuses the call).
+/// The addresses of the pages that a call means; empty if the arguments mean none, in which case the kernel refuses the call.
 fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
     let start = address as u64;
     let end = start.checked_add(length as u64).map_or(start, |end| end.checked_next_multiple_of(PAGE).unwrap_or(start));
     if start.is_multiple_of(PAGE) { start..end } else { start..start }
 }
 
-/// What a call of mmap(2) asks for.
+/// What a call of mmap(2) asks for, decided once.
 enum Request {
     /// A snapshot.
     Snapshot,
-    /// A shared mapping that is to be a snapshot, which can never be made writable (`SNAPSHIM_SHARED_FILES`).
+    /// A shared mapping that becomes a snapshot, because `SNAPSHIM_SHARED_FILES` names the file. It can never be made writable.
     SharedSnapshot,
     /// A shared mapping of an origin.
     Shared(Origin),
-    /// Any other mapping in place of what is there.
+    /// Any other mapping, in place of what is mapped there.
     Over,
-    /// Any other.
+    /// Any other mapping, where nothing is.
     Plain,
 }
 
@@ -187,8 +186,10 @@ fn map(arguments: Mmap) -> *mut c_void {
     })
 }
 
-/// The same for who calls libc's own function, libc itself included: the tables that it maps shared (iconv(3)) can never be stored to
-/// through a descriptor for reading only, so they are no reason to join the table.
+/// mmap(2) for callers of libc's own function, libc itself included.
+///
+/// libc maps tables shared (iconv(3)), through descriptors that are open for reading only. No store can ever come through such a
+/// mapping, so it is no reason to join the table.
 fn map_for_libc(arguments: Mmap) -> *mut c_void {
     const WHAT: c_int = libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | MAP_SNAPSHOT;
     let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
@@ -201,13 +202,14 @@ fn map_for_libc(arguments: Mmap) -> *mut c_void {
     map(arguments)
 }
 
-/// As much as the kernel takes the place of. A length that it cannot round up it refuses.
+/// The call with the length that the kernel rounds it up to, because that much is replaced. The kernel refuses a length that cannot
+/// be rounded up.
 fn in_whole_units(arguments: Mmap) -> Mmap {
     let length = arguments.length.checked_next_multiple_of(unit(&arguments)).unwrap_or(arguments.length);
     Mmap { length, ..arguments }
 }
 
-/// What the kernel rounds the length of a mapping up to: of huge pages, to whole ones (ksys_mmap_pgoff in mm/mmap.c).
+/// The unit that the kernel rounds the length of a mapping up to: for huge pages, their size (ksys_mmap_pgoff in mm/mmap.c).
 fn unit(arguments: &Mmap) -> size_t {
     const HUGETLBFS: i64 = 0x9584_58f6;
     const SIZE_SHIFT: c_int = 26;
@@ -223,14 +225,14 @@ fn unit(arguments: &Mmap) -> size_t {
         return PAGE as size_t;
     }
     match arguments.flags >> SIZE_SHIFT & SIZE_MASK {
-        // Of the kernel's default size, as a file of them says it.
+        // The kernel's default size, which a file of huge pages tells.
         0 => rustix::fs::memfd_create(c"huge", MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC)
             .map_or(PAGE as size_t, |file| block_of(file.as_raw_fd())),
         shift => 1 << shift,
     }
 }
 
-/// Does `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
+/// Makes `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
 fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let Some(own) = identity::attached().filter(|_| list::may_touch(range)) else {
         return match lock::touching(range) {
@@ -241,12 +243,14 @@ fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> 
     lock::hold(own).replace(range, || calls::take_away(&own, range, call))
 }
 
+/// munmap(2).
 pub fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
     take_away(&addresses(address, length), call)
 }
 
+/// mprotect(2).
 pub fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
@@ -255,6 +259,7 @@ pub fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Resul
     protect_by(address, length, protection, &call)
 }
 
+/// pkey_mprotect(2).
 pub fn protect_with_key(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> Result<(), Errno> {
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
@@ -281,6 +286,7 @@ fn protect_by(
     calls::protect(&lock::hold(own), &range, protection, &part, &start::start)
 }
 
+/// remap_file_pages(2).
 pub fn show_other_pages(
     address: *mut c_void,
     length: size_t,
@@ -301,13 +307,14 @@ pub fn show_other_pages(
     }
 }
 
-/// PROT_GROWSDOWN and its kin change how far the call reaches, not what is allowed.
+/// The bits that say which accesses are allowed. PROT_GROWSDOWN and its kin say how far the call reaches.
 const KNOWN_PROTECTION: c_int = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
 
 const MADV_DONTNEED_LOCKED: c_int = 24;
 const MADV_POPULATE_WRITE: c_int = 23;
 const MADV_GUARD_INSTALL: c_int = 102;
 
+/// madvise(2).
 pub fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::madvise, address, length, advice) }).map(drop);
@@ -340,24 +347,24 @@ pub fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(),
         MADV_POPULATE_WRITE => call(),
         libc::MADV_DONTFORK => mappings.note(&range, NOT_INHERITED, true, call),
         libc::MADV_DOFORK => mappings.note(&range, NOT_INHERITED, false, call),
-        // Advice of rustix has no name for the second: what is locked stays.
+        // rustix has no name for the second. Locked pages of a snapshot stay.
         libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
             advise_between(&mappings, &range, advice)?;
             mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
         }
-        // A file mapping refuses these; a part of a snapshot that has become anonymous memory must, too.
+        // The kernel refuses these for a file mapping. A part of a snapshot that has become anonymous memory must refuse them as well.
         _ => Err(Errno::INVAL),
     }
 }
 
-/// posix_madvise(3), which answers with an errno. Its POSIX_MADV_DONTNEED promises to keep the content, so libc does nothing then.
+/// posix_madvise(3), which answers with an errno. POSIX_MADV_DONTNEED promises to keep the content, so libc does nothing for it.
 fn advise_portably(address: *mut c_void, length: size_t, advice: c_int) -> c_int {
     let result = if advice == libc::POSIX_MADV_DONTNEED { Ok(()) } else { advise(address, length, advice) };
     result.map_or_else(Errno::raw_os_error, |()| 0)
 }
 
-/// process_madvise(2). Advice that is more than a hint the kernel takes for the caller's own memory only (from Linux 6.13 on): then
-/// it is madvise(2) of each buffer, until one fails.
+/// process_madvise(2). Advice that is more than a hint is taken for the caller's own memory only (from Linux 6.13 on). So it is
+/// madvise(2) of each buffer, until one fails.
 pub fn advise_each(
     pidfd: c_int,
     vector: *const iovec,
@@ -369,19 +376,19 @@ pub fn advise_each(
         // SAFETY: the application's arguments, as they are, or with an empty vector.
         plain(unsafe { syscall!(Sysno::process_madvise, pidfd, vector, count, advice, flags) }).map(usize::cast_signed)
     };
-    // With no buffer at all the kernel says only whether it would give this advice there.
+    // With an empty vector the kernel says only whether it would take this advice for that process.
     if !is_advice_of_interest(advice) || count > IOV_MAX as size_t || call(0).is_err() {
         return call(count);
     }
     let mut is_good = true;
     let is_read = each_buffer(vector, count as c_int, |_, length| is_good &= i64::try_from(length).is_ok());
     if !is_read || !is_good {
-        // The kernel refuses it whole.
+        // The kernel refuses the whole call.
         return call(count);
     }
     let (mut done, mut outcome) = (0, Ok(()));
     each_buffer(vector, count as c_int, |address, length| {
-        // Of more bytes than one call takes it leaves the rest.
+        // The kernel leaves out what is beyond the most that one call takes.
         let length = length.min(LONGEST_WRITE - done);
         if outcome.is_ok() {
             outcome = advise(core::ptr::with_exposed_provenance_mut(address as usize), length as size_t, advice);
@@ -393,7 +400,7 @@ pub fn advise_each(
     if done > 0 { Ok(done as isize) } else { outcome.map(|()| 0) }
 }
 
-/// shmat(2): with SHM_REMAP it takes away what is there, as mmap(2) with MAP_FIXED does.
+/// shmat(2). With SHM_REMAP it takes away what is mapped there, as mmap(2) with MAP_FIXED does.
 pub fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c_void, Errno> {
     let call = || {
         // SAFETY: the application's arguments, as they are.
@@ -406,23 +413,23 @@ pub fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*m
     let within = if flags & libc::SHM_RND != 0 { address as u64 % PAGE } else { 0 };
     let start = address.wrapping_byte_sub(within as usize).cast_mut();
     match size_of_segment(segment) {
-        // The kernel says why there is none.
+        // The kernel says what is wrong with the segment.
         None => call(),
         Some(length) => take_away(&addresses(start, length), call),
     }
 }
 
-/// shmctl(2), IPC_STAT; who may attach a segment may ask.
+/// The size of a segment, by shmctl(2) with IPC_STAT: a process that may attach a segment may ask for it.
 fn size_of_segment(segment: c_int) -> Option<size_t> {
     let mut found = core::mem::MaybeUninit::<libc::shmid_ds>::uninit();
-    // SAFETY: the structure is writable, and what the kernel fills in on this machine is libc's structure.
+    // SAFETY: the structure is writable, and on this machine the kernel's structure is libc's.
     unsafe {
         syscall!(Sysno::shmctl, segment, libc::IPC_STAT, found.as_mut_ptr()).ok()?;
         Some(found.assume_init().shm_segsz)
     }
 }
 
-/// mlock(2), mlock2(2) or munlock(2), which take any address and mean its whole page.
+/// mlock(2), mlock2(2) or munlock(2), which take any address and mean the whole page that it is in.
 pub fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> Result<(), Errno> {
     let within = address as u64 % PAGE;
     let range =
@@ -470,7 +477,7 @@ fn is_advice_of_interest(advice: c_int) -> bool {
     )
 }
 
-/// Gives the advice to what lies in the range but is no snapshot.
+/// Gives the advice to the parts of the range that are no snapshot.
 fn advise_between(mappings: &Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
@@ -501,7 +508,7 @@ pub fn remap(
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
     let wanted = calls::Move {
         from: addresses(address, old),
-        // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
+        // A length that cannot be rounded up becomes 0 in the kernel, which refuses it (mm/mremap.c).
         length: (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0),
         flags,
         target: if is_fixed { addresses(target, new) } else { 0..0 },
@@ -511,7 +518,7 @@ pub fn remap(
         && let Some(origin) = calls::origin_in(from)
     {
         if lock::touching(from).is_some() {
-            // Not in one call with a snapshot, as natively before Linux 6.17.
+            // A snapshot and a shared mapping do not move in one call, as no two mappings do before Linux 6.17.
             return Err(Errno::FAULT);
         }
         return calls::remap(&lock::hold(own), &wanted, origin, &call);
@@ -520,9 +527,9 @@ pub fn remap(
     remap_snapshots(&mappings, &wanted).map(|()| if is_fixed { target } else { address })
 }
 
-/// mremap(2) of snapshots, which never grow: they shrink, move, or both.
+/// mremap(2) of snapshots. They never grow: they shrink, move, or both.
 ///
-/// All that the kernel would refuse is refused before the tail is given up.
+/// Whatever the kernel would refuse is refused here before the tail is given up.
 fn remap_snapshots(mappings: &Mappings, wanted: &calls::Move) -> Result<(), Errno> {
     let calls::Move { from, length, flags, target } = wanted;
     let is_fixed = flags & libc::MREMAP_FIXED != 0;

@@ -1,4 +1,7 @@
 //! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
+//!
+//! A truncation destroys private copies as well: the kernel unmaps them. So pages of a snapshot are moved off the file first
+//! (`cuts_from` tells the core).
 
 use core::cell::Cell;
 use core::ffi::{c_char, c_int};
@@ -55,7 +58,7 @@ interpose! {
 /// Everything from a byte on goes away.
 struct Cut {
     from: off64_t,
-    /// Of which file; `None`: the one behind the descriptor.
+    /// The file; `None` for the one behind the descriptor.
     place: Option<Place>,
 }
 
@@ -69,7 +72,7 @@ impl Touch for Cut {
     }
 
     fn cuts_from(&self) -> Option<u64> {
-        // A negative length is the kernel's to refuse.
+        // The kernel refuses a negative length.
         Some(u64::try_from(self.from).unwrap_or(u64::MAX >> 1))
     }
 
@@ -82,7 +85,7 @@ impl Touch for Cut {
     }
 }
 
-/// Cuts the file behind `descriptor` to `length` bytes by `call`.
+/// Makes `call`, which truncates the file behind `descriptor` to `length` bytes.
 pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
     change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
 }
@@ -109,11 +112,11 @@ fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl 
     result
 }
 
-/// The regular file that a path leads to. It is not opened for that where it can be helped: a process that has no descriptor left
-/// may cut it all the same.
+/// The regular file that a path leads to. It is opened only where there is no other way: a process that has no descriptor left may
+/// still truncate a file.
 fn place_named(directory: c_int, path: *const c_char) -> Place {
     let place = match place_at(directory as u32, path, 0) {
-        // A filter of seccomp(2) may know other calls.
+        // A filter of seccomp(2) that forbids the lookup may allow this one.
         Place::Unknown => open_path(directory, path).map_or(Place::Unknown, |descriptor| {
             let found = place_behind(descriptor as u32);
             close(descriptor);
@@ -124,7 +127,7 @@ fn place_named(directory: c_int, path: *const c_char) -> Place {
     only_regular(place)
 }
 
-/// Cutting is nothing to a block device.
+/// A truncation does nothing to a block device.
 fn only_regular(place: Place) -> Place {
     match place {
         Place::Origin(origin) if origin.is_block_device() => Place::Elsewhere,
@@ -139,11 +142,12 @@ fn open_path(directory: c_int, path: *const c_char) -> Option<c_int> {
 }
 
 fn close(descriptor: c_int) {
-    // SAFETY: opened by `open_path`, and nobody else knows of it.
+    // SAFETY: opened by `open_path`, and used nowhere else.
     drop(unsafe { raw::own(descriptor) });
 }
 
-/// Somebody may have put another file there between our look and the call's.
+/// Marks snapshots doubtful if the path leads to another file now: another process may have replaced the file between the lookup here
+/// and the call's own lookup.
 fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
     if identity::attached().is_some_and(|own| own.table.gate().active.is_raised())
         && let now = place_named(directory, path)
@@ -154,7 +158,8 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
     }
 }
 
-/// `origin` was emptied unannounced, because it came under a name that had led to another file.
+/// Marks the snapshots of `origin` doubtful: it was emptied without an announcement, because it took a name that had led to another
+/// file.
 pub fn doubt(origin: Origin) {
     let Some(own) = identity::attached() else { return };
     let doubt = |(index, view): (u32, View)| {
@@ -180,12 +185,12 @@ pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> 
     cut(fd, length, || unsafe { real(fd, length) })
 }
 
-/// The path is looked up once, so that what is preserved is what is cut; but for where that cannot be had.
+/// The path is looked up once, where that is possible, so that the preserved file is the truncated one.
 pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let by_name = || unsafe { real(path, length) };
     let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
-        // No descriptor is left, or the call fails as the lookup did.
+        // No descriptor is left; or the path leads nowhere, and the call fails as the lookup did.
         return cut_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
     };
     let found = ProcPath::own("fd").slash(descriptor as u32);
@@ -243,7 +248,7 @@ fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off6
         // An errno is no count of bytes.
         -answer
     });
-    // Not called: the gate refused it.
+    // No answer: the gate refused the call.
     failure.get().unwrap_or_else(errno)
 }
 

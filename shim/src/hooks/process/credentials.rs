@@ -1,7 +1,8 @@
 //! setuid(2), unshare(2) and their kin: what the kernel changes for one thread, or only for a process of one thread.
 //!
-//! libc takes its own threads along; of the agent it does not know. Left alone it would keep the rights that the program gives up,
-//! and hold up a program that has no other thread. So it leaves before, and is started anew, with what its starter has then.
+//! libc makes the change in all its own threads. It does not know the agent, which would keep the rights that the program gives up,
+//! and whose existence would make the kernel refuse some calls. So the agent ends before the call, and is started anew after it,
+//! with the rights that its starter has then.
 
 use core::ffi::{c_int, c_void};
 
@@ -13,7 +14,7 @@ use crate::agent::exclusion::without_agent;
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 
-/// What leaves a user or group as it is.
+/// The value that leaves a user or group as it is.
 const SAME: u32 = u32::MAX;
 
 joined_before! {
@@ -44,8 +45,8 @@ joined_before! {
     setns, c"setns": setns(space: c_int, kind: c_int) => setns(space, kind);
 }
 
-/// Whether unshare(2) takes rights away. Another namespace keeps nobody from the table by itself: what its mounts hide is hidden by
-/// mount(2), and of a pid namespace only children are part, which could not use a table that was made outside of it.
+/// Whether unshare(2) takes rights away. Any other namespace does not keep the process from the table by itself: mount(2) hides
+/// directories later, and a pid namespace holds only children, which cannot use a table that was made outside of it.
 fn leaves_user(what: c_int) -> bool {
     what & libc::CLONE_NEWUSER != 0
 }
@@ -55,7 +56,7 @@ pub fn takes_rights_away(number: i64, what: usize) -> bool {
     number != libc::SYS_unshare || leaves_user(what as c_int)
 }
 
-/// The numbers of these calls: by number, and in a program of one thread, they are for the whole of it.
+/// The numbers of these calls. Made by number in a program of one thread, they change the whole program.
 pub const NUMBERS: [i64; 10] = [
     libc::SYS_setuid,
     libc::SYS_setgid,

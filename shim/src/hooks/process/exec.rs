@@ -1,4 +1,5 @@
-//! execve(2): a program that the shim does not reach is found before it runs.
+//! execve(2) and its kin: the table hears that the image ends, the program inherits the application's signal state and not the shim's,
+//! and a program that the shim does not reach is found before it runs.
 
 use core::ffi::{CStr, c_char, c_int, c_long};
 
@@ -44,7 +45,7 @@ interpose! {
     }
 }
 
-/// What a new program inherits of signals is the application's, not ours.
+/// Makes `call`, an exec, announced, with the signal state of the application in the kernel: that is what the new program inherits.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
     let exec = membership::Exec::begin();
     let failed = exec::announced(|| {
@@ -91,7 +92,7 @@ fn on_execve(
     environment: *const *const c_char,
 ) -> c_int {
     if is_asked() && !path.is_null() {
-        // SAFETY: the kernel would answer EFAULT where this reads; a program that passes such a pointer has failed already.
+        // SAFETY: the kernel reads the same bytes. A program whose pointer is bad would get EFAULT, and faults here.
         let found = unsafe { CStr::from_ptr(path) };
         // SAFETY: as above; the environment is an array of C strings that ends with a null pointer.
         if let Some(why) = unreached(found, || unsafe { preloads(environment) }) {
@@ -105,7 +106,7 @@ fn on_execve(
     handing_over(|| unsafe { real(path, arguments, environment) })
 }
 
-/// Looking costs a few system calls, so only where somebody wants to know.
+/// Whether to look at the program: that costs a few system calls, so it is done only where the answer is of use.
 fn is_asked() -> bool {
     let is_active = || identity::attached().is_some_and(|own| own.table.gate().active.is_raised());
     !config().is_disabled && (config().is_strict || config().level >= Level::Info || is_active())
@@ -121,7 +122,7 @@ fn tell(path: &CStr, why: &str) {
     );
 }
 
-/// Why the shim would not be in the program at `path`.
+/// Why the shim will not be in the program at `path`; `None` if it will.
 fn unreached(path: &CStr, preloads: impl Fn() -> bool) -> Option<&'static str> {
     let file = raw::open(path, OFlags::RDONLY).ok()?;
     let stat = rustix::fs::fstat(&file).ok()?;

@@ -1,4 +1,7 @@
 //! Calls that make processes, replace them, or take from a process what it could do.
+//!
+//! A fork is handed to [`lifecycle`](crate::lifecycle). A call that takes rights or the way to the table away joins the table first
+//! ([`confine`], [`credentials`]).
 
 pub mod clone;
 pub mod confine;

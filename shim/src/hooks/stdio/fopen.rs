@@ -1,5 +1,5 @@
-//! fopen(3) and freopen(3) with mode "w": where libc's code cannot be patched, the open(2) with O_TRUNC inside is not seen, so the
-//! whole call counts as the truncation.
+//! fopen(3) and freopen(3) with mode "w". Where libc's code cannot be patched, the open(2) with O_TRUNC inside does not reach its hook,
+//! so the whole call counts as the truncation.
 
 use core::ffi::{c_char, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut as pointer};
@@ -54,13 +54,13 @@ fn answer(result: isize) -> *mut c_void {
     if result == -1 { null_mut() } else { pointer(result as usize) }
 }
 
-/// Whether a file that exists is cut: "w" without "x" among the letters that libc looks at.
+/// Whether an existing file is truncated: "w" without "x" among the letters that libc looks at.
 ///
 /// # Safety
 /// `mode` is a C string.
 unsafe fn truncates(mode: *const c_char) -> bool {
     const LETTERS: usize = 7;
-    // SAFETY: the caller's promise; nothing behind the NUL is read.
+    // SAFETY: the caller's promise; nothing after the NUL is read.
     let letters = (0..LETTERS).map(|at| unsafe { *mode.add(at) } as u8).take_while(|letter| *letter != 0);
     let (mut writes, mut excludes) = (false, false);
     for (at, letter) in letters.enumerate() {

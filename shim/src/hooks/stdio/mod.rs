@@ -1,4 +1,4 @@
-//! Functions of stdio whose inner calls no symbol and no detour reaches.
+//! Functions of stdio, and of libc's messages, whose inner calls reach no hook by a symbol or a detour.
 
 pub mod fopen;
 pub mod message;
