@@ -31,8 +31,9 @@ use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
 use crate::writer::enter::LONGEST_WRITE;
 
-/// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc, which
-/// a handle of libc's reaches past the exported symbols (dlsym(3)); and for the entry in a libc beside, which has an errno of its own.
+/// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc,
+/// which a handle of libc's reaches past the exported symbols (dlsym(3)); and for the entry in a libc beside, which has an errno
+/// of its own.
 macro_rules! by_all_ways {
     ($($name:ident as $hook:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
         $(hook! {
@@ -352,7 +353,8 @@ pub fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(),
             advise_between(&mappings, &range, advice)?;
             mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
         }
-        // The kernel refuses these for a file mapping. A part of a snapshot that has become anonymous memory must refuse them as well.
+        // The kernel refuses these for a file mapping. A part of a snapshot that has become anonymous memory must refuse them as
+        // well.
         _ => Err(Errno::INVAL),
     }
 }

@@ -1,7 +1,8 @@
 //! Hooks: one file for each family of libc calls.
 //!
-//! A hook says what its call would touch, hands that over, and answers as libc does. The protocol lives in the core, the path of a
-//! write in `writer`, the changes of own mappings in `mapper` and `shared`. The files hold no state but their lists of entry points.
+//! A hook says what its call would touch, hands that over, and answers as libc does. The protocol lives in the core, the path of
+//! a write in `writer`, the changes of own mappings in `mapper` and `shared`. The files hold no state but their lists of entry
+//! points.
 //!
 //! - [`file`]: calls that change files, read into memory, or change what a descriptor means
 //! - [`stdio`], [`aio`]: functions of stdio and asynchronous I/O
@@ -9,9 +10,9 @@
 //! - [`process`], [`signal`]: processes, rights, namespaces; signals
 //! - [`syscall`]: the same calls made by number
 //!
-//! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors. So it takes
-//! no memory from malloc, no lock of std, and leaves errno to the real call. Imports everything below; [`syscall`] imports the
-//! other hooks.
+//! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors. So it
+//! takes no memory from malloc, no lock of std, and leaves errno to the real call. Imports everything below; [`syscall`] imports
+//! the other hooks.
 
 pub mod aio;
 pub mod beside;

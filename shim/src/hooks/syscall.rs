@@ -1,4 +1,4 @@
-//! syscall(2): the calls above, made by number.
+//! syscall(2): the calls of the other hooks, made by number. Every other number goes on to libc's function.
 
 use core::ffi::{c_int, c_long};
 use core::ptr::with_exposed_provenance_mut as pointer;
@@ -37,15 +37,15 @@ fn by_number(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> c_long {
     as_libc(syscalls::Errno::from_ret(result)) as c_long
 }
 
-/// Numbers of the x32 table (arch/x86/entry/syscalls/syscall_64.tbl), which few kernels have, and no program that loads this library
-/// has a use for: the same calls, with structures of its own.
+/// Whether the number is one of the x32 table (arch/x86/entry/syscalls/syscall_64.tbl): the same calls with other structures. Few
+/// kernels have it, and no program that loads this library has a use for it.
 const fn is_of_another_table(number: c_long) -> bool {
     const X32: c_int = 0x4000_0000;
     let number = number as c_int;
     number >= X32 || 512 <= number && number < 548
 }
 
-/// Which number is which hook; everything else goes on.
+/// Leads each number to its hook. Every other number goes on.
 #[expect(clippy::too_many_arguments, reason = "syscall(2) takes a number and six arguments")]
 fn on_syscall(
     real: syscall::Function,
@@ -164,7 +164,7 @@ fn on_syscall(
             match number {
                 libc::SYS_clone => clone::note_lending(a as u64),
                 libc::SYS_vfork => lending::note_lending(false),
-                // What cannot be read is the kernel's to refuse.
+                // The kernel refuses an argument that cannot be read.
                 _ => clone::note_lending(raw::read_remote_word(raw::own_tid(), a as u64).unwrap_or(0)),
             }
             // SAFETY: the application's arguments, as they are.

@@ -35,8 +35,8 @@ const MOST: usize = 16;
 
 type Location = unsafe extern "C" fn() -> *mut c_int;
 
-/// The function that says where errno is in a libc whose functions jump to the hooks, and the first bytes of its code: a namespace may
-/// be unloaded, and other code may be loaded at its place. Null is "free".
+/// The function that says where errno is in a libc whose functions jump to the hooks, and the first bytes of its code: a
+/// namespace may be unloaded, and other code may be loaded at its place. Null is "free".
 struct Errno {
     location: AtomicPtr<()>,
     code: [AtomicU64; 2],

@@ -1,5 +1,5 @@
-//! How stdio's writes reach the hooks where libc's code cannot be patched: stdio calls the functions that write and close a stream's
-//! file through tables of pointers, which are data.
+//! How stdio's writes reach the hooks where libc's code cannot be patched: stdio calls the functions that write and close a
+//! stream's file through tables of pointers, which are data.
 //!
 //! The loader makes these tables read-only. The constructor makes them writable for a moment, before the program's first thread. No
 //! memory becomes executable. libc checks that a stream's table is one of its own; it does not check the pointers in it.

@@ -1,4 +1,6 @@
-//! Making a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+//! The creation of a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+//!
+//! Nothing of a snapshot stays where a step fails: not its record, not its mapping, and the gate is open again.
 
 use core::ffi::c_void;
 use core::ops::Range;
@@ -32,14 +34,14 @@ use crate::process::{identity, membership};
 use crate::shared::calls;
 
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
-/// The end of a program's address space (47 bits, but for the last page).
+/// The end of a program's address space: 47 bits without the last page.
 pub const ADDRESSES: u64 = (1 << 47) - PAGE;
 
 /// mmap(2) of a snapshot. Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
-/// or claimed by somebody else where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
+/// or claimed by another process where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
 /// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
-/// damaged), and what kept the process from joining the table. `flags` are the snapshot's: 0 or `NEVER_WRITABLE`.
+/// damaged), and the error that kept the process from joining the table. `flags` are the snapshot's: 0 or `NEVER_WRITABLE`.
 pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
@@ -81,7 +83,7 @@ fn table_is_gone(origin: Origin) -> Errno {
     Errno::STALE
 }
 
-/// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
+/// The file to map, its origin, and the state of a snapshot of it: exact or doubtful.
 fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if descriptor < 0 {
         return Err(Errno::BADF);
@@ -98,8 +100,8 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if !is_known && !config().takes_any_file_system {
         say!(
             Level::Warn,
-            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the file, \
-             keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
+            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the \
+             file, keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
             Named(origin)
         );
         return Err(Errno::OPNOTSUPP);
@@ -107,25 +109,26 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
         say!(
             Level::Warn,
-            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which those who have it \
-             change by stores that the shim does not see; use memfd_create or a file in /dev/shm",
+            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by stores that \
+             the shim does not see; use memfd_create or a file in /dev/shm",
             Named(origin)
         );
         return Err(Errno::OPNOTSUPP);
     }
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
-        // A descriptor that was opened before the file was copied up maps the lower file.
+        // A descriptor that was opened before the file was copied up maps the lower file. So the file is opened anew.
         let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
         return Ok((Reached::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((Reached::Borrowed(file), origin, worth))
 }
 
-/// Whether a file on a tmpfs is memory that somebody mapped without opening it, reached through /proc/PID/map_files.
+/// Whether a file on a tmpfs is memory that was mapped without a file, reached through /proc/PID/map_files.
 ///
 /// The kernel keeps such memory, and that of memfd_create(2), on a tmpfs of its own, where only names tell the two apart
-/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as one.
+/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as
+/// one.
 fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
     let own_tmpfs = device_of_memfds();
     if own_tmpfs != 0 && device != own_tmpfs {
@@ -134,18 +137,18 @@ fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
     let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
     let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
     let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
-    // Without /proc there is no way to the memory either.
+    // Without /proc no descriptor can lead to such memory.
     name.is_ok_and(|(name, _)| match own_tmpfs {
-        // Which tmpfs is the kernel's is not known; these names no other file has.
+        // Which tmpfs is the kernel's is not known. No other file has these names.
         0 => name.starts_with(b"/dev/zero (deleted)") || name.starts_with(b"/SYSV"),
         _ => !name.starts_with(b"/memfd:"),
     })
 }
 
-/// The kernel's own tmpfs; 0 if it cannot be found out.
+/// The device number of the kernel's own tmpfs; 0 if it cannot be found out.
 fn device_of_memfds() -> u64 {
     static DEVICE: AtomicU64 = AtomicU64::new(0);
-    // One value, which orders nothing else.
+    // Relaxed: the word is all there is; it makes nothing else visible.
     let known = DEVICE.load(Ordering::Relaxed);
     if known != 0 {
         return known;
@@ -160,7 +163,7 @@ fn device_of_memfds() -> u64 {
 struct Made {
     address: *mut c_void,
     pages: u64,
-    /// Those of its pages that the file has.
+    /// How many of its pages lie within the file.
     backed: u64,
     index: u32,
     life: u32,
@@ -171,7 +174,7 @@ impl Made {
         self.address as u64..self.address as u64 + self.pages * PAGE
     }
 
-    /// Takes it away again. Writers may be pushing into it.
+    /// Takes the snapshot away again. Writers may be preserving in it at this moment, so it goes as by munmap(2).
     fn unmake(&self, mappings: &Mappings) {
         let length = (self.pages * PAGE) as usize;
         // SAFETY: the mapping is ours.
@@ -186,13 +189,13 @@ struct Wanted<'a> {
     flags: u32,
     file: BorrowedFd<'a>,
     mmap: &'a Mmap,
-    /// Whether it is made where the kernel likes, to be moved where it is wanted later.
+    /// Whether it is mapped at an address of the kernel's choice first, and moved to its place later.
     scratch: bool,
 }
 
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let origin = wanted.origin;
-    // A fork of another thread must not come between the mapping and its record.
+    // Held so that no other thread forks between the mapping and its record.
     let mappings = lock::hold(thread.own);
     if thread.own.leaves_after_inspection() {
         return Err(Errno::UCLEAN);
@@ -205,7 +208,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     made
 }
 
-/// From the gate's closing to its opening.
+/// Everything from the closing of the gate to its opening.
 fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
     let origin = wanted.origin;
     let mut ticket = begin(thread, Scope::One(origin))?;
@@ -231,7 +234,7 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
     Err(too_late(origin))
 }
 
-/// The instant: maps the file as it is now and publishes the snapshot.
+/// The instant: maps the file as it is now, and publishes the snapshot.
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
@@ -254,7 +257,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     if !identity::holdings().add(&(extent.address..extent.end())) {
         table.retire_snapshot(index, head.life());
-        // SAFETY: the mapping was just made and nobody has been told of it.
+        // SAFETY: the mapping was just made, and no other code has its address.
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
         return Err(Errno::NFILE);
     }
@@ -284,7 +287,7 @@ fn finish(thread: &Thread, mmap: &Mmap, made: &mut Made) -> Result<(), Errno> {
     settle(thread, mmap, made)
 }
 
-/// MAP_FIXED: puts the snapshot at `target`, in place of what is there. It may consist of several pieces by now.
+/// MAP_FIXED: puts the snapshot at `target`, in place of what is there. It may have been split into several segments by now.
 fn move_to(thread: &Thread, made: &mut Made, target: *mut c_void) -> Result<(), Errno> {
     let mappings = lock::hold(thread.own);
     let from = made.range();
@@ -315,7 +318,7 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Copies everything at once, so that no writer has to later. Like the kernel's, it is not an error if that does not succeed.
+/// Preserves everything now, so that no writer has to later. As for the kernel's MAP_POPULATE, failure is no error.
 fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
     let first = mmap.offset as u64 / PAGE;
     let mut page = first;

@@ -1,5 +1,7 @@
-//! aio_write(3) and lio_listio(3), which write in threads of libc's own. Where libc's code cannot be patched, what these do is not
-//! seen, so a write to a file or device is waited for: it has ended when the call returns.
+//! aio_write(3) and lio_listio(3), which write in threads of libc's own.
+//!
+//! Where libc's code cannot be patched, the writes of these threads do not reach their hooks. So the hook waits for a write to a
+//! file or device: it has ended when the call returns.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -31,7 +33,7 @@ interpose! {
 }
 
 fn on_aio_write(real: aio_write64::Function, block: *mut aiocb) -> c_int {
-    // SAFETY: the block is the application's; it stays until the request has ended, as aio_write(3) demands.
+    // SAFETY: the block is the application's, and stays until the request has ended, as aio_write(3) demands.
     if interpose::is_libc_seen() || !unsafe { goes_to_file(block) } {
         // SAFETY: the application's argument, as it is.
         return unsafe { real(block) };
@@ -63,15 +65,15 @@ unsafe fn write_and_wait(real: aio_write64::Function, block: *mut aiocb) -> c_in
     }) as c_int
 }
 
-/// Where libc keeps how a request stands (bits/types/struct_aiocb.h, `__error_code`): aio_error(3) reads no more.
+/// The offset of `__error_code`, the state of a request (bits/types/struct_aiocb.h). aio_error(3) reads nothing else.
 const STATE: u64 = 112;
 
 fn state_of(block: *const aiocb) -> c_int {
-    // Through the kernel: a handler that is told of the end may have given the block back.
+    // Read through the kernel: a handler that runs at the end may have freed the block.
     raw::read_remote_word(raw::own_tid(), block as u64 + STATE).map_or(0, |word| word as c_int)
 }
 
-/// A write to a file ends; only the disk decides when.
+/// Waits for the end of a write. There is no deadline: a write to a file ends as soon as the disk allows.
 fn await_end(block: *const aiocb) {
     let mut patience = Patience::default();
     while state_of(block) == libc::EINPROGRESS {
@@ -117,7 +119,7 @@ unsafe fn is_write_to_file(entry: *const aiocb) -> bool {
     unsafe { goes_to_file(entry) && (*entry).aio_lio_opcode == libc::LIO_WRITE }
 }
 
-/// Makes the writes to files one by one, and lists the other requests. True: one has failed, as far as the call tells that.
+/// Makes the writes to files one by one, and lists the other requests. True: one has failed, and the call has to say so.
 ///
 /// # Safety
 /// The entries are null or requests that are not under way; `others` has room for all of them.
@@ -139,7 +141,7 @@ unsafe fn write_each(entries: &[*mut aiocb], mode: c_int, others: &mut Others) -
     failed
 }
 
-/// Memory for the list of the other requests; libc looks at it only during the call.
+/// Memory for the list of the other requests. libc reads the list only during the call.
 struct Others {
     list: *mut *mut aiocb,
     count: usize,
@@ -164,9 +166,9 @@ impl Others {
         self.count += 1;
     }
 
-    /// Not when dropped: the call may be cancelled, and then nothing may be left to do in this frame.
+    /// Not done by a drop: the call may be cancelled, and a cancellation may find nothing to drop in the frame.
     fn give_back(self) {
-        // SAFETY: our own mapping, which nobody else knows.
+        // SAFETY: the mapping is the shim's own, and nothing refers to it any more.
         let _ = unsafe { rustix::mm::munmap(self.list.cast(), self.bytes) };
     }
 }

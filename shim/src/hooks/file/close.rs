@@ -1,7 +1,7 @@
 //! close(2), dup2(2) and their kin: a descriptor number may mean another file from now on.
 //!
-//! A creation that finds a writer blocked on a descriptor looks the number up. It believes what it finds only if no such change came
-//! in between, so each change is counted here.
+//! A creation that finds a writer blocked on a descriptor looks the number up. It believes what it finds only if no such change
+//! came in between, so each change is counted here.
 //!
 //! The shim keeps files of its own open among the program's descriptors. No close may take them away, and no dup2 may replace them
 //! while they are in use: see [`KeptFiles`].
@@ -52,8 +52,8 @@ interpose! {
 
 const CLOSE_RANGE_CLOEXEC: c_int = 1 << 2;
 
-/// How long a dup2 to a number of the shim's waits for threads that use it. Such use is a few system calls long, unless the thread is
-/// stopped in them.
+/// How long a dup2 to a number of the shim's waits for threads that use it. Such use is a few system calls long, unless the
+/// thread is stopped in them.
 const PATIENCE: u64 = 1_000_000_000;
 
 /// dup2(2), made of dup3(2). dup3 refuses equal numbers, which dup2 only checks to be valid.
@@ -68,8 +68,8 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
     }
 }
 
-/// Makes a call that may close or replace what the shim keeps open: `act` gets the shim's files. It gets none in a vfork child, whose
-/// descriptor table is a copy.
+/// Makes a call that may close or replace what the shim keeps open: `act` gets the shim's files. It gets none in a vfork child,
+/// whose descriptor table is a copy.
 #[inline]
 fn beside_kept<T>(last: u32, act: impl FnOnce(Option<&KeptFiles>) -> T) -> T {
     let kept = identity::kept();

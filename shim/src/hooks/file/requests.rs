@@ -23,12 +23,13 @@ pub enum Effect {
     Bytes(Names),
     /// Empties the file.
     Cut,
-    /// Makes a block device show other bytes: its snapshots are preserved as if all bytes were replaced. A partition has a page cache
-    /// of its own, so snapshots of what lies on the device become doubtful.
+    /// Makes a block device show other bytes: its snapshots are preserved as if all bytes were replaced. A partition has a page
+    /// cache of its own, so snapshots of what lies on the device become doubtful.
     Turns,
     /// Changes a block device past its page cache: its snapshots become doubtful.
     Behind(Commands),
-    /// Makes the device that the argument names show other bytes, while the device may answer no read: its snapshots become doubtful.
+    /// Makes the device that the argument names show other bytes, while the device may answer no read: its snapshots become
+    /// doubtful.
     Mapper {
         /// Whether the request has no such effect if its flags say that it suspends the device.
         resumes: bool,

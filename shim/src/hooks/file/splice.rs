@@ -121,7 +121,8 @@ pub fn on_splice(
     if flags & SPLICE_F_NONBLOCK != 0 || !is_patient(from) {
         return change(to, Incoming { length, offset: to_offset }, || call(flags));
     }
-    // Never wait for an empty pipe while announced: a creation would wait for this call. A call that fails at once fails here as well.
+    // Never wait for an empty pipe while announced: a creation would wait for this call. A call that fails at once fails here as
+    // well.
     let before = errno();
     loop {
         let is_refused = Cell::new(true);
@@ -167,9 +168,9 @@ enum Waited {
 /// Waits until a pipe has input, as long as splice(2) would.
 ///
 /// After a handler with SA_RESTART, splice(2) goes on; after any other it fails. poll(2) fails after both, and does not say which
-/// ran. The kernel restarts no call that waits for a pipe and takes nothing from it, except tee(2), which needs a second pipe. So the
-/// wait fails if any handler that could have run has no SA_RESTART. A program with both kinds of handlers must expect EINTR of its
-/// calls anyway, and a program that waits for EINTR, as with alarm(2), gets it.
+/// ran. The kernel restarts no call that waits for a pipe and takes nothing from it, except tee(2), which needs a second pipe. So
+/// the wait fails if any handler that could have run has no SA_RESTART. A program with both kinds of handlers must expect EINTR
+/// of its calls anyway, and a program that waits for EINTR, as with alarm(2), gets it.
 fn await_input(fd: c_int) -> Waited {
     // libc's ppoll, even where the shim is switched off: it is a cancellation point.
     let mut input = pollfd { fd, events: libc::POLLIN, revents: 0 };

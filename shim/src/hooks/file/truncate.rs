@@ -146,8 +146,8 @@ fn close(descriptor: c_int) {
     drop(unsafe { raw::own(descriptor) });
 }
 
-/// Marks snapshots doubtful if the path leads to another file now: another process may have replaced the file between the lookup here
-/// and the call's own lookup.
+/// Marks snapshots doubtful if the path leads to another file now: another process may have replaced the file between the lookup
+/// here and the call's own lookup.
 fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
     if identity::attached().is_some_and(|own| own.table.gate().active.is_raised())
         && let now = place_named(directory, path)
@@ -166,7 +166,7 @@ pub fn doubt(origin: Origin) {
         if table::doubt(own.table, index, view.head.life()) {
             say!(
                 Level::Warn,
-                "a snapshot of {} is doubtful from now on: it came under the name that process {} emptied at that very moment",
+                "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very moment",
                 Named(origin),
                 raw::own_pid()
             );

@@ -95,12 +95,14 @@ unsafe extern "C-unwind" fn end(code: c_int) -> ! {
     end_by_number(code)
 }
 
-/// Whether clone(2) by number is a fork. A call that returns on a stack of its own is made by code that is not C, and is no fork here.
+/// Whether clone(2) by number is a fork that returns on a copy of the caller's stack. A call with a stack of its own returns on
+/// that stack, which only code that is not C can use: it is passed on as it is.
 pub fn is_fork(flags: usize, stack: usize) -> bool {
     flags as u64 & SHARES_MEMORY == 0 && stack == 0
 }
 
-/// clone(2) by number. The arguments are flags, stack, where to put the number in the parent and in the child, and thread-local storage.
+/// clone(2) by number. The arguments are flags, stack, where to put the number in the parent and in the child, and thread-local
+/// storage.
 pub fn by_number([flags, _, parent_tid, child_tid, storage]: [usize; 5]) -> c_long {
     by_arguments([flags as u64, 0, parent_tid as u64, child_tid as u64, storage as u64]).into()
 }

@@ -1,5 +1,5 @@
-//! daemon(3) and forkpty(3). Where libc's code cannot be patched, the fork inside does not reach its hook, so they are made here, of
-//! a fork that does.
+//! daemon(3) and forkpty(3). Where libc's code cannot be patched, the fork inside does not reach its hook, so they are made here,
+//! of a fork that does.
 
 use core::ffi::{c_char, c_int};
 

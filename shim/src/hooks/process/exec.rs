@@ -1,5 +1,5 @@
-//! execve(2) and its kin: the table hears that the image ends, the program inherits the application's signal state and not the shim's,
-//! and a program that the shim does not reach is found before it runs.
+//! execve(2) and its kin: the table hears that the image ends, the program inherits the application's signal state and not the
+//! shim's, and a program that the shim does not reach is found before it runs.
 
 use core::ffi::{CStr, c_char, c_int, c_long};
 

@@ -33,8 +33,8 @@ unsafe extern "C" fn none(namespace: c_long, file: *const c_char, mode: c_int) -
     }
 }
 
-/// libc looks at the return address to find the library that it loads for (whose RUNPATH, which $ORIGIN). So no frame of the shim may
-/// come between.
+/// libc looks at the return address to find the library that it loads for (whose RUNPATH, which $ORIGIN). So no frame of the shim
+/// may come between.
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 unsafe extern "C" fn dlmopen() {

@@ -104,7 +104,8 @@ fn on_spawn(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
-    // libc stores the child's number with SIGSEGV blocked, when no trap can be resolved. So it stores into memory that is never armed.
+    // libc stores the child's number with SIGSEGV blocked, when no trap can be resolved. So it stores into memory that is never
+    // armed.
     let mut child = 0;
     let place = if pid.is_null() { pid } else { &raw mut child };
     // SAFETY: the application's arguments but for the place, which is null or writable.

@@ -1,5 +1,5 @@
-//! fopen(3) and freopen(3) with mode "w". Where libc's code cannot be patched, the open(2) with O_TRUNC inside does not reach its hook,
-//! so the whole call counts as the truncation.
+//! fopen(3) and freopen(3) with mode "w". Where libc's code cannot be patched, the open(2) with O_TRUNC inside does not reach its
+//! hook, so the whole call counts as the truncation.
 
 use core::ffi::{c_char, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut as pointer};
@@ -43,13 +43,13 @@ fn on_freopen(real: freopen64::Function, path: *const c_char, mode: *const c_cha
     if !path.is_null() {
         return answer(cut_by_name(libc::AT_FDCWD, path, call));
     }
-    // Without a path it is the stream's own file that is opened once more.
-    // SAFETY: the stream is one that is open, as freopen(3) demands.
+    // Without a path freopen(3) opens the stream's own file once more.
+    // SAFETY: the stream is open, as freopen(3) demands.
     let descriptor = unsafe { descriptor_of(stream) };
     answer(cut_in(descriptor, call))
 }
 
-/// The stream; none where the gate refused.
+/// The stream; null where the gate refused the call.
 fn answer(result: isize) -> *mut c_void {
     if result == -1 { null_mut() } else { pointer(result as usize) }
 }

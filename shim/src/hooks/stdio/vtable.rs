@@ -1,7 +1,7 @@
 //! What stdio calls through its tables ([`stdio_vtables`]): the write and the close of a stream's file.
 //!
-//! These hooks are used only where libc's code cannot be patched. Elsewhere the system calls that these functions make reach their own
-//! hooks.
+//! These hooks are used only where libc's code cannot be patched. Elsewhere the system calls that these functions make reach
+//! their own hooks.
 //!
 //! [`stdio_vtables`]: crate::interpose::stdio_vtables
 
