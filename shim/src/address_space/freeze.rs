@@ -44,6 +44,7 @@ impl Stores for Trap {
         }
         let deadline = raw::now() + config().timeout;
         let mut patience = Patience::default();
+        // AcqRel: pairs with the Release in `release`: one range at a time.
         while HELD.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             if patience.is_tried() && raw::now() > deadline {
                 return false;
@@ -74,6 +75,7 @@ impl Stores for Trap {
         if HELD.load(Ordering::Relaxed) == 0 {
             return;
         }
+        // Release: pairs with the Acquire in `is_held`; the range is empty for every thread that still looks.
         END.store(0, Ordering::Release);
         START.store(0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `hold`'s exchange and in `is_held`.
@@ -108,7 +110,9 @@ pub fn any_held_since(before: Option<u32>) -> bool {
     before.is_none_or(|before| HOLDS.load(Ordering::Relaxed) != before)
 }
 
+/// Whether the address lies in the range that is frozen now.
 fn is_held(address: u64) -> bool {
+    // Acquire: pairs with the Release in `hold`; makes the start visible with the end.
     (START.load(Ordering::Relaxed)..END.load(Ordering::Acquire)).contains(&address)
 }
 

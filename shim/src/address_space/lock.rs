@@ -17,7 +17,7 @@ use crate::process::identity::{self, Own};
 /// not have.
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// The process's mappings, held still.
+/// The lock over the process's mappings, held. Signals are blocked meanwhile.
 pub struct Mappings {
     pub own: Own,
     _lock: MutexGuard<'static, ()>,
@@ -43,7 +43,7 @@ fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
     Some(hold(own))
 }
 
-/// Holds the mappings of this process still.
+/// Takes the lock over the process's mappings.
 pub fn hold(own: Own) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.

@@ -4,7 +4,7 @@
 //! a write in `writer`, the changes of own mappings in `mapper` and `shared`. The files hold no state but their lists of entry
 //! points.
 //!
-//! - [`file`]: calls that change files, read into memory, or change what a descriptor means
+//! - [`mod@file`]: calls that change files, read into memory, or change what a descriptor means
 //! - [`stdio`], [`aio`]: functions of stdio and asynchronous I/O
 //! - [`mmap`]: mappings of this process
 //! - [`process`], [`signal`]: processes, rights, namespaces; signals

@@ -21,7 +21,7 @@ use crate::base::user_memory::read_own;
 /// A function of libc's, and the hook that its entry is made to jump to.
 #[derive(Clone, Copy)]
 pub struct Way {
-    /// libc's name for it.
+    /// libc's name for the function.
     pub name: &'static CStr,
     /// What the entry jumps to.
     pub hook: *const (),

@@ -23,6 +23,8 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Whether the calls that libc makes for itself reach the hooks. Until the constructor has run it is taken to be so.
+///
+/// Relaxed wherever it is used: the constructor stores it before the program's first thread. So it is for the entry points.
 static LIBC_IS_SEEN: AtomicBool = AtomicBool::new(true);
 
 /// See [`LIBC_IS_SEEN`].
@@ -48,7 +50,7 @@ pub fn behind(name: &CStr) -> Option<*const ()> {
 
 /// The entry point of one interposed operation: where calls come from, and where they go on to.
 pub struct Door {
-    /// libc's name for it.
+    /// libc's name for the operation.
     pub name: &'static CStr,
     /// What the exported symbol goes on to: the next library's function; before the constructor has run, the raw system call.
     next: AtomicPtr<()>,
@@ -71,7 +73,7 @@ impl Door {
         Self { name, next, original, patched: AtomicBool::new(false), detoured, beside }
     }
 
-    /// The way in for a libc beside.
+    /// The entry point for a libc beside.
     pub const fn way(&self) -> beside::Way {
         beside::Way { name: self.name, hook: self.beside }
     }

@@ -42,6 +42,8 @@ struct Place {
 }
 
 /// The noted pages of this process, inherited ones included. Changed only under the lock over all mappings.
+///
+/// Relaxed wherever they are used, because of that lock; a child has one thread.
 static PLACES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
 impl Heir {
@@ -91,7 +93,7 @@ impl Heir {
         Ok(Self { parent, table, record, unborn, index, slot: number, place })
     }
 
-    /// In the parent, after the fork: says in the table who the child is.
+    /// In the parent, after the fork: writes the child's pid into the table, or takes the record out if there is no child.
     pub fn leave_to(self, pid: pid_t) {
         if pid < 0 {
             if let Some(id) = self.record.id() {

@@ -32,6 +32,7 @@ static INHERITED: Holdings = Holdings::new();
 pub struct Inheritance;
 
 impl Inheritance {
+    /// Lists the segments that a child would inherit.
     pub fn list(mappings: &Mappings) -> Self {
         let own = &mappings.own;
         own.table.over_splits(|walk| {
@@ -45,7 +46,7 @@ impl Inheritance {
         Self
     }
 
-    /// In the child: the inherited ranges are all that it has.
+    /// In the child: the inherited ranges are the snapshots that it has.
     pub fn be_held(&self) {
         let holdings = identity::holdings();
         holdings.clear();
@@ -89,6 +90,9 @@ pub struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
+    /// Closes the gate, waits for the writers under way, and publishes the child's records.
+    ///
+    /// Errors: `EDEADLK` inside a write that a signal interrupted; `ETIMEDOUT`; `ENFILE` or `ENOMEM` where the table has no room.
     pub fn new(mappings: &'a Mappings, thread: Thread) -> Result<Self, Errno> {
         if thread.is_inside() {
             return Err(Errno::DEADLK);
@@ -118,6 +122,7 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// Publishes a record of the child's for each segment that it inherits.
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
@@ -132,7 +137,7 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    /// Takes the child's records out again and opens the gate.
+    /// Takes the child's records out of the table again, and opens the gate.
     fn withdraw(&self) {
         let table = self.mappings.own.table;
         if let Some(id) = self.record.id() {

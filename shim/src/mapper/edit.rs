@@ -46,6 +46,7 @@ impl Mappings {
         self.own.table.snapshot(index)
     }
 
+    /// When a wait that begins now ends.
     pub fn deadline() -> u64 {
         raw::now() + config().timeout
     }
@@ -146,6 +147,7 @@ impl Mappings {
         if all { Ok(()) } else { Err(Errno::NOMEM) }
     }
 
+    /// Ends the segments in a range, and what no snapshot needs any more.
     fn retire(&self, range: &Range<u64>) {
         for (index, view) in self.odd_pieces(range) {
             self.own.table.retire_snapshot(index, view.head.life());
@@ -252,6 +254,7 @@ impl Mappings {
         })
     }
 
+    /// Moves one segment: its pages within the file first, then the pages past the end, which are a mapping of their own.
     fn shift_piece(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
         let old = view.extent.address..view.extent.end();
         let kept = view.kept();

@@ -37,7 +37,9 @@ const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
 /// The end of a program's address space: 47 bits without the last page.
 pub const ADDRESSES: u64 = (1 << 47) - PAGE;
 
-/// mmap(2) of a snapshot. Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
+/// mmap(2) of a snapshot.
+///
+/// Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
 /// or claimed by another process where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
 /// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
@@ -109,8 +111,8 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
         say!(
             Level::Warn,
-            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by stores that \
-             the shim does not see; use memfd_create or a file in /dev/shm",
+            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by \
+             stores that the shim does not see; use memfd_create or a file in /dev/shm",
             Named(origin)
         );
         return Err(Errno::OPNOTSUPP);
@@ -182,7 +184,7 @@ impl Made {
     }
 }
 
-/// A snapshot that is to be made.
+/// A snapshot in the making.
 struct Wanted<'a> {
     origin: Origin,
     worth: State,

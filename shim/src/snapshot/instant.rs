@@ -88,8 +88,8 @@ pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     thread.own.table.await_queues(origin, deadline).map_err(|Blame { pid, .. }| {
         say!(
             Level::Warn,
-            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, or \
-             cannot be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
+            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, \
+             or cannot be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
             Named(origin),
             Program(pid),
             config().timeout / 1_000_000
@@ -131,8 +131,8 @@ pub fn doubt_if_unseen(table: &Table, before: Look, what: &dyn core::fmt::Displa
 fn say_doubted(table: &Table, what: &dyn core::fmt::Display) {
     say!(
         Level::Warn,
-        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that its \
-         log names, and take the snapshot again",
+        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that \
+         its log names, and take the snapshot again",
         Unseen(table)
     );
 }

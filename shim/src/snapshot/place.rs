@@ -58,7 +58,7 @@ pub fn map(
         .map(|()| address)
 }
 
-/// The kernel's mapping of the file.
+/// Makes the kernel's mapping of the file.
 fn real_map(file: BorrowedFd<'_>, mmap: &Mmap, address: *mut c_void, flags: i32) -> Result<*mut c_void, Errno> {
     use rustix::fd::AsRawFd;
     let flags = flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
@@ -94,6 +94,7 @@ fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
     unsafe { rustix::mm::mprotect(address as *mut c_void, length as usize, flags) }
 }
 
+/// Says in the log what is wrong with the kernel, if that is why populating failed.
 fn tell_kernel(error: Errno) {
     if error == Errno::INVAL {
         say!(

@@ -65,7 +65,7 @@ pub fn on_openat(real: openat64::Function, directory: c_int, path: *const c_char
 }
 
 pub fn on_creat(_real: creat64::Function, path: *const c_char, mode: c_uint) -> c_int {
-    // SAFETY: as `on_open`; the pointer is open's, or its raw system call.
+    // SAFETY: the pointer is libc's open(2), or its raw system call.
     let open: open64::Function = unsafe { core::mem::transmute(open64::DOOR.original()) };
     on_open(open, path, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, mode)
 }
@@ -75,7 +75,7 @@ pub fn on_open_by_handle(real: open_by_handle::Function, mount: c_int, handle: *
     opened(flags, |flags| unsafe { real(mount, handle, flags) })
 }
 
-/// openat2(2), which has no wrapper in libc. `how` is a struct open_how: flags, mode, resolve.
+/// openat2(2), which has no function in libc. `how` is a `struct open_how`: flags, mode, resolve.
 pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: usize) -> c_int {
     let word = |index: usize| raw::read_remote_word(raw::own_tid(), how.wrapping_add(index) as u64).unwrap_or(0);
     let mut ours = [word(0), word(1), word(2)];
@@ -127,7 +127,7 @@ fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
 }
 
 fn cut_writable(fd: c_int) -> c_int {
-    // SAFETY: a descriptor of our own.
+    // SAFETY: the arguments are values, and the descriptor is the shim's own.
     cut(fd, 0, || as_libc(unsafe { syscall!(Sysno::ftruncate, fd, 0) }) as c_int)
 }
 
@@ -136,7 +136,7 @@ fn cut_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_i
     let path = ProcPath::own("fd").slash(fd as u32);
     let emptied = Cell::new(Place::Elsewhere);
     let result = cut(fd, 0, || {
-        // SAFETY: a C string of our own.
+        // SAFETY: the path is a C string.
         match unsafe { syscall!(Sysno::truncate, path.as_c_str().as_ptr(), 0) } {
             Err(error) if is_without_proc(error.into_raw()) => {}
             result => return as_libc(result) as c_int,

@@ -17,7 +17,7 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, Copy)]
 pub enum Effect {
-    /// Changes no byte of the file, but its time of modification.
+    /// Changes no byte of the file, but may change its time of modification.
     Times,
     /// Replaces bytes of the file.
     Bytes(Names),
@@ -46,7 +46,7 @@ pub enum Names {
     Range(u64, u64),
     /// The same in units of 512 bytes.
     Sectors(u64, u64),
-    /// `struct file_clone_range`: the destination's offset is its last field, a length of 0 means to the end.
+    /// `struct file_clone_range`: the destination's offset is its last field, and a length of 0 means "to the end".
     CloneRange,
     /// The whole file.
     Everything,
@@ -63,7 +63,7 @@ pub enum Commands {
     NvmeIo,
     /// The same on a controller.
     NvmeAdmin,
-    /// `struct mmc_ioc_cmd`: those whose first word says that they write.
+    /// `struct mmc_ioc_cmd`: the commands whose first word says that they write.
     Mmc,
 }
 

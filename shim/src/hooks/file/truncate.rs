@@ -55,7 +55,7 @@ interpose! {
     }
 }
 
-/// Everything from a byte on goes away.
+/// The change of a truncation: everything from a byte on goes away.
 struct Cut {
     from: off64_t,
     /// The file; `None` for the one behind the descriptor.
@@ -90,12 +90,12 @@ pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_in
     change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
 }
 
-/// The same for a call that empties the file behind `descriptor` by opening it once more, among other things.
+/// The same for a call that opens the file behind `descriptor` once more, and truncates it to nothing thereby.
 pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
     change(descriptor, Cut { from: 0, place: None }, call)
 }
 
-/// Makes `call`, which looks `path` up by itself and empties the file it finds.
+/// Makes `call`, which looks `path` up itself and truncates the file to nothing.
 pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
     cut_named(directory, path, 0, call)
 }
@@ -166,7 +166,8 @@ pub fn doubt(origin: Origin) {
         if table::doubt(own.table, index, view.head.life()) {
             say!(
                 Level::Warn,
-                "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very moment",
+                "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very \
+                 moment",
                 Named(origin),
                 raw::own_pid()
             );
@@ -175,7 +176,8 @@ pub fn doubt(origin: Origin) {
     own.table.over_splits(|walk| walk.of(origin).for_each(doubt));
 }
 
-/// Whether a path in /proc does not exist, in a chroot(2) above all, though the descriptor that it names does.
+/// Whether a failure means that a path in /proc does not exist although the descriptor does: above all in a chroot(2) without
+/// /proc.
 pub fn is_without_proc(failure: c_int) -> bool {
     matches!(failure, libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
 }
@@ -218,7 +220,7 @@ const COLLAPSE_RANGE: c_int = 0x08;
 const INSERT_RANGE: c_int = 0x20;
 const UNSHARE_RANGE: c_int = 0x40;
 
-/// A range becomes zeros, or everything behind it moves.
+/// The change of a fallocate(2): a range becomes zeros, or everything after it moves.
 struct Allocation {
     mode: c_int,
     offset: off64_t,
@@ -245,7 +247,7 @@ fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off6
         // SAFETY: the application's arguments, as they are.
         let answer = unsafe { real(fd, offset, length) };
         failure.set(Some(answer));
-        // An errno is no count of bytes.
+        // The result of a change is a count of bytes, and an errno is none.
         -answer
     });
     // No answer: the gate refused the call.
@@ -256,7 +258,7 @@ pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset:
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, mode, offset, length) };
     if mode & !(KEEP_SIZE | UNSHARE_RANGE) == 0 {
-        // Allocates only; every byte stays what it is.
+        // The call allocates only. Every byte keeps its value.
         return without_bytes(fd, call);
     }
     change(fd, Allocation { mode, offset, length }, || call() as isize) as c_int

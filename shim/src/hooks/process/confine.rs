@@ -22,7 +22,11 @@ pub fn join_before() {
 ///
 /// `Sysno` and its arguments are what libc's function comes to.
 macro_rules! joined_before {
-    ($around:path: $($(#[$doc:meta])* $name:ident, $libc:literal: $($export:ident)* ($($argument:ident: $type:ty),*) $(if $closes:expr)? => $number:ident($($given:expr),*);)+) => {
+    ($around:path: $(
+        $(#[$doc:meta])*
+        $name:ident, $libc:literal: $($export:ident)* ($($argument:ident: $type:ty),*) $(if $closes:expr)?
+        => $number:ident($($given:expr),*);
+    )+) => {
         interpose! {
             $(
                 $(#[$doc])*

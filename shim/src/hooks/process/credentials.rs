@@ -51,7 +51,7 @@ fn leaves_user(what: c_int) -> bool {
     what & libc::CLONE_NEWUSER != 0
 }
 
-/// Whether a call by number is one before which the process joins.
+/// Whether the process joins before this call by number.
 pub fn takes_rights_away(number: i64, what: usize) -> bool {
     number != libc::SYS_unshare || leaves_user(what as c_int)
 }

@@ -30,7 +30,7 @@ interpose! {
 
 fn on_daemon(real: daemon::Function, keeps_directory: c_int, keeps_streams: c_int) -> c_int {
     if interpose::is_libc_seen() {
-        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real(keeps_directory, keeps_streams) };
     }
     become_daemon(keeps_directory, keeps_streams)
@@ -84,7 +84,7 @@ fn on_forkpty(
     size: *const libc::winsize,
 ) -> pid_t {
     if interpose::is_libc_seen() {
-        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real(terminal, name, settings, size) };
     }
     fork_on_terminal(terminal, name, settings, size)

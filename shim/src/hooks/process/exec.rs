@@ -17,8 +17,10 @@ use crate::process::{identity, membership};
 use crate::signals;
 
 interpose! {
-    /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
-    execve, c"execve": execve => fn(path: *const c_char, arguments: *const *const c_char, environment: *const *const c_char) -> c_int {
+    /// execve(2), which exec(3), posix_spawn(3), system(3) and popen(3) call
+    execve, c"execve": execve => fn(
+        path: *const c_char, arguments: *const *const c_char, environment: *const *const c_char
+    ) -> c_int {
         // SAFETY: the application's arguments, as they are.
         raw |path, arguments, environment| as_libc(unsafe { syscall!(Sysno::execve, path, arguments, environment) }) as c_int,
         hook on_execve,

@@ -24,7 +24,7 @@ interpose! {
 
 fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     if only_fork::DOOR.is_detoured() {
-        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real() };
     }
     on_fork(real)

@@ -84,12 +84,12 @@ unsafe extern "C" fn call_from(
     )
 }
 
-/// A return instruction in the code that `caller` is a return address in; `None`: there is none near, or the processor keeps return
-/// addresses in a second place (a shadow stack).
+/// The address of a return instruction after the return address `caller`, in the same code. `None` if there is none near, or if the
+/// processor keeps a second copy of return addresses (a shadow stack).
 fn return_near(caller: u64) -> Option<u64> {
     const RETURN: u8 = 0xc3;
     let mut shadow: u64 = 0;
-    // SAFETY: without a shadow stack it does nothing.
+    // SAFETY: the instruction reads a register; without a shadow stack it does nothing.
     unsafe { core::arch::asm!("rdsspq {0}", inout(reg) shadow, options(nomem, nostack, preserves_flags)) };
     if shadow != 0 {
         return None;

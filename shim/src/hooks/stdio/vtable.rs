@@ -24,7 +24,7 @@ interpose! {
     }
     /// close(2)
     file_close, c"_IO_file_close": => fn(stream: *mut Stream) -> c_int {
-        // As above.
+        // As for `file_write`.
         raw |_stream| 0,
         hook on_file_close,
     }
