@@ -22,50 +22,61 @@ pub mod syscall;
 
 use crate::interpose::Door;
 
-/// Every door there is.
-pub fn doors() -> impl Iterator<Item = &'static Door> {
-    [
-        file::write::DOORS,
-        file::read::DOORS,
-        file::recv::DOORS,
-        file::truncate::DOORS,
-        file::utime::DOORS,
-        file::open::DOORS,
-        file::splice::DOORS,
-        file::ioctl::DOORS,
-        syscall::DOORS,
-        aio::io_uring::DOORS,
-        aio::io_submit::DOORS,
-        file::close::DOORS,
-        process::fork::DOORS,
-        process::daemon::DOORS,
-        process::exec::DOORS,
-        signal::action::DOORS,
-        signal::mask::DOORS,
-        signal::wait::DOORS,
-        signal::jump::DOORS,
-        process::credentials::DOORS,
-        process::confine::DOORS,
-        stdio::message::DOORS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+/// The entry points of one file.
+type Doors = &'static [&'static Door];
+
+/// The calls that change files, or what a descriptor means. They are the same in every libc ([`beside`]).
+static OF_FILES: [Doors; 11] = [
+    file::write::DOORS,
+    file::read::DOORS,
+    file::recv::DOORS,
+    file::truncate::DOORS,
+    file::utime::DOORS,
+    file::open::DOORS,
+    file::splice::DOORS,
+    file::ioctl::DOORS,
+    syscall::DOORS,
+    aio::io_uring::DOORS,
+    file::close::DOORS,
+];
+
+/// The other calls that have an exported symbol and a detour.
+static OF_PROCESSES: [Doors; 11] = [
+    aio::io_submit::DOORS,
+    process::fork::DOORS,
+    process::daemon::DOORS,
+    process::exec::DOORS,
+    signal::action::DOORS,
+    signal::mask::DOORS,
+    signal::wait::DOORS,
+    signal::jump::DOORS,
+    process::credentials::DOORS,
+    process::confine::DOORS,
+    stdio::message::DOORS,
+];
+
+/// The calls that have an exported symbol alone: functions that change files by libc's own calls, of use where those do not reach
+/// the hooks, and functions that make processes or load libraries.
+static EXPORTED: [Doors; 7] = [
+    stdio::fopen::DOORS,
+    file::open_fortified::DOORS,
+    namespace::DOORS,
+    process::spawn::DOORS,
+    aio::posix_aio::DOORS,
+    process::clone::DOORS,
+    process::vfork::DOORS,
+];
+
+fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static Door> {
+    lists.iter().copied().flatten().copied()
 }
 
-/// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
-/// functions that make processes or load libraries.
+/// The entry points with an exported symbol and a detour.
+pub fn doors() -> impl Iterator<Item = &'static Door> {
+    each(&OF_FILES).chain(each(&OF_PROCESSES))
+}
+
+/// The entry points with an exported symbol alone.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [
-        stdio::fopen::DOORS,
-        file::open_fortified::DOORS,
-        namespace::DOORS,
-        process::spawn::DOORS,
-        aio::posix_aio::DOORS,
-        process::clone::DOORS,
-        process::vfork::DOORS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    each(&EXPORTED)
 }
