@@ -195,7 +195,7 @@ const PANIC_PATH: &[&str] = &["free"];
 const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
 
 /// The constructor, and what only it calls where that is not inlined.
-const CONSTRUCTOR_ITSELF: &str = "snapshim::init::construct";
+const CONSTRUCTOR_ITSELF: &str = "snapshim::constructor::construct";
 const OF_THE_CONSTRUCTOR: &str = "snapshim::interpose::detours::protect";
 
 #[test]

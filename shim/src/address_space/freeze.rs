@@ -1,4 +1,4 @@
-//! The trap: while a writable range of a snapshot is copied, stores of the process's other threads into it fault, wait, and go on.
+//! While a writable range of a snapshot is copied, stores of the process's other threads into it fault, wait, and go on.
 //!
 //! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here last whose fault it was.
 

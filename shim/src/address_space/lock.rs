@@ -1,7 +1,6 @@
-//! What the mapper does to its own mapping: munmap, mremap, mprotect, madvise and MAP_FIXED over snapshots.
+//! The lock over this process's own snapshot mappings, and the pieces of them that lie in a range of addresses.
 //!
-//! One thread of the process at a time, signals blocked, the generation of every piece concerned odd. Pieces are cut so that each
-//! stays contiguous and of one protection.
+//! One thread of the process at a time holds it, with signals blocked. It is tried and never parked on.
 
 use core::ops::Range;
 

@@ -28,7 +28,7 @@ use crate::interpose::beside::{Way, answer};
 use crate::process::identity;
 use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
-use crate::writer::enter::LONGEST_WRITE;
+use crate::writer::touch::LONGEST_WRITE;
 
 hook! {
     unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)

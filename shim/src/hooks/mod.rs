@@ -1,9 +1,20 @@
-//! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
+//! Hooks: one file a family of libc's calls. Each says what its call would touch, hands it over, and answers as libc would.
+//!
+//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Here beside them
+//! stand [`mmap`], [`syscall`] (the same calls by their numbers), [`namespace`] and the lists of all hooks.
+//!
+//! May import: every folder but `c_api` and `constructor`.
+//!
+//! Promises: a hook allocates nothing, takes no lock that an application thread could hold, does not panic, and leaves errno to the
+//! real call. What holds for a call by its name holds for it by its number.
+//!
+//! Must not: decide what a change means for a snapshot. Only the constructor imports the lists.
 
 pub mod aio;
 pub mod beside;
 pub mod file;
 pub mod mmap;
+pub mod namespace;
 pub mod process;
 pub mod signal;
 pub mod stdio;
@@ -48,7 +59,7 @@ pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
     [
         stdio::fopen::DOORS,
         file::open_fortified::DOORS,
-        process::namespace::DOORS,
+        namespace::DOORS,
         process::spawn::DOORS,
         aio::posix_aio::DOORS,
         process::clone::DOORS,

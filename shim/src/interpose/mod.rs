@@ -1,11 +1,18 @@
-//! Doors: the ways by which a call reaches a hook.
+//! Interpose: the ways by which a call reaches a hook.
 //!
 //! A program's own calls come in through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
 //! that libc makes for itself (stdio, for one) never look a symbol up; they come in through a *detour* at the entry of libc's
 //! function ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
 //!
-//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`streams`]), and the few exported functions
-//! that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
+//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`stdio_vtables`]), and the few exported
+//! functions that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
+//!
+//! May import: `base` and the core crate. The hooks are handed in: by `interpose!`, which declares them, and by the constructor.
+//!
+//! Promises: until the constructor has run, and where a function cannot be found, a call goes on to its raw system call. Functions
+//! of libc that the shim calls for itself are called past its own hooks ([`originals`]).
+//!
+//! Must not: know what a call means.
 
 pub mod beside;
 pub mod detours;

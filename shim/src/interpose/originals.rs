@@ -1,7 +1,7 @@
 //! libc's functions that the shim calls for itself, behind its own hooks.
 //!
-//! The constructor notes them when all ways in are open. Before that each does what is possible without: the raw system call, or the
-//! next library's function.
+//! The constructor notes them when all ways in are open. Before that each does what is possible without: the raw system call, or
+//! the next library's function.
 
 use core::ffi::{c_int, c_void};
 use core::mem::transmute;

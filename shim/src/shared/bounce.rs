@@ -18,7 +18,7 @@ use snapshim::sys::signal_block;
 use super::list::{self, Entry, List};
 use crate::address_space::lock;
 use crate::base::user_memory::{IOV_MAX, each_buffer, read_own};
-use crate::writer::enter::LONGEST_WRITE;
+use crate::writer::touch::LONGEST_WRITE;
 
 /// What the kernel may be handed of mappings.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -281,7 +281,7 @@ impl Aside {
         unsafe { &*self.parts }
     }
 
-    /// See [`Messages::fill_from_home`].
+    /// See `Messages::fill_from_home`.
     pub fn fill_from_home(&self) {
         self.parts().fill_from_home();
     }

@@ -1,5 +1,5 @@
-//! The instant of a snapshot: the gate is closed, the writers under way are waited for, shared mappings are armed, and the record
-//! is committed.
+//! The instant of a snapshot, or of a fork: the gate is closed, the writers under way are waited for, shared mappings are armed,
+//! and the record is committed.
 
 use rustix::io::Errno;
 use snapshim::cooperate::drain::Blame;

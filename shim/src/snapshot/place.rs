@@ -1,4 +1,5 @@
-//! The kernel's mapping of a snapshot: the file as it is, mapped, and behind its end what faults.
+//! The kernel's mapping of a snapshot: the file is mapped, its last page is made private and its tail zeroed, and what lies behind
+//! the end of the file faults.
 
 use core::ffi::c_void;
 use core::ptr;

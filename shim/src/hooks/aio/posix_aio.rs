@@ -12,9 +12,9 @@ use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 
 use crate::base::errno::set_errno;
-use crate::hooks::file::write::Plain;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
+use crate::writer::touch::Plain;
 
 interpose! {
     /// aio_write(3)

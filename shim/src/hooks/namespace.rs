@@ -6,10 +6,10 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use snapshim::sys::raw;
 use snapshim::table;
 
+use super::beside::ways_beside;
 use crate::base::config::config;
 use crate::base::errno;
 use crate::base::user_memory::read_own;
-use crate::hooks::beside::ways_beside;
 use crate::interpose::beside::{self, Found, Way};
 use crate::interpose::{self, Door};
 use crate::process::log::{Level, say};
