@@ -17,6 +17,7 @@ test: all setup check unit models integration
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTFLAGS="--cfg loom" $(CARGO) clippy --no-default-features --lib --target-dir target/loom -- -D warnings
 
 unit:
 	$(CARGO) test --release --workspace --lib --bins

@@ -18,6 +18,7 @@
 //! that make no call), [`cooperate::drain`] (a creation waits for the writers), then [`preserve`].
 
 #![cfg_attr(not(loom), no_std)]
+#![cfg_attr(loom, warn(clippy::disallowed_types))]
 
 #[cfg(not(loom))]
 pub mod cooperate;

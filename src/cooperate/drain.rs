@@ -17,7 +17,7 @@ use crate::protocol::process_id::ProcessId;
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::procfs::ProcPath;
 use crate::sys::sync::{Ordering, fence};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::sys::{futex, raw};
 use crate::table::Table;
 
@@ -227,18 +227,13 @@ impl Table {
     fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&Frame) -> bool) -> bool {
         slot.frames().iter().all(|frame| {
             let mut patience = Patience::default();
-            let mut is_late = false;
+            let mut deadline = Deadline::at(deadline);
             while is_busy(frame) {
-                if patience.is_tried() {
-                    let (_, turn) = frame.look();
-                    if self.is_over(slot, frame, turn) {
-                        return true;
-                    }
-                    // Once more behind the clock: this thread may have been stopped.
-                    if is_late {
-                        return false;
-                    }
-                    is_late = raw::now() > deadline;
+                if patience.is_tried() && self.is_over(slot, frame, frame.look().1) {
+                    return true;
+                }
+                if deadline.expired_twice(&patience) {
+                    return false;
                 }
                 patience.pause();
             }

@@ -8,7 +8,7 @@
 use crate::PAGE;
 use crate::protocol::changes::{Changes, Modified, Sight, look};
 use crate::protocol::origin::Origin;
-use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, State, View};
+use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, SegmentFlags, State, View};
 use crate::table::Table;
 
 impl Table {
@@ -25,7 +25,12 @@ impl Table {
 
     /// Looks whether somebody who does not cooperate changed `origin`, and makes the snapshots that process `own` has of it
     /// doubtful if so; why, if it made any: `FOREIGN_CUT` or `FOREIGN_CHANGE`. Only one thread of `own` looks at a time.
-    pub fn doubt_if_changed(&self, own: u64, origin: Origin, file: impl FnOnce() -> Option<Modified>) -> Option<u32> {
+    pub fn doubt_if_changed(
+        &self,
+        own: u64,
+        origin: Origin,
+        file: impl FnOnce() -> Option<Modified>,
+    ) -> Option<SegmentFlags> {
         // What the dead did is counted first, and not found in between.
         if self.is_shared(origin) {
             return None;
@@ -62,7 +67,7 @@ impl Table {
     }
 
     /// Makes the exact snapshots that process `own` has of `origin` doubtful because of `cause`. True if there were any.
-    pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: u32) -> bool {
+    pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: SegmentFlags) -> bool {
         let mut doubted = false;
         let is_exact = |view: &View| view.identity.owner == own && view.head.state() == State::Exact;
         self.over_splits(|walk| {

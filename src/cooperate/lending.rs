@@ -49,27 +49,7 @@ impl Image {
             Ok(found) => found == self.word,
             // Nothing is there, or nobody.
             Err(Errno::FAULT | Errno::SRCH) => false,
-            Err(_) => effective_user(pid).is_none_or(|user| user == self.user),
+            Err(_) => procfs::effective_user(pid).is_none_or(|user| user == self.user),
         }
-    }
-}
-
-/// proc_pid_status(5), Uid: the real one and the effective one. `None`: it cannot be told.
-fn effective_user(pid: u32) -> Option<u32> {
-    let mut buffer = [0u8; 512];
-    let text = procfs::read_file(ProcPath::of(pid, "status").as_c_str(), &mut buffer).ok()?;
-    let mut lines = text.split(|byte| *byte == b'\n');
-    let line = core::str::from_utf8(lines.find(|line| line.starts_with(b"Uid:"))?).ok()?;
-    line.split_ascii_whitespace().nth(2)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_says_who_it_is() {
-        assert_eq!(effective_user(raw::own_pid()), Some(rustix::process::geteuid().as_raw()));
-        assert_eq!(effective_user(u32::MAX), None);
     }
 }

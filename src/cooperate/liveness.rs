@@ -10,7 +10,7 @@ use rustix::process::{Pid, test_kill_process};
 use super::lending::is_memory_in_use;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::procfs::{ProcPath, Stat};
+use crate::sys::procfs::{self, ProcPath, Stat};
 use crate::sys::raw::read_remote_word;
 
 /// The three answers.
@@ -54,33 +54,8 @@ pub fn of_image(record: &Process, id: ProcessId) -> Liveness {
         // Another image (exec).
         Ok(_) => Liveness::Dead,
         // The page is not there any more, or it is and could not be brought in.
-        Err(Errno::FAULT) if is_mapped(id.pid(), cookie) == Some(false) => Liveness::Dead,
+        Err(Errno::FAULT) if procfs::is_mapped(id.pid(), cookie) == Some(false) => Liveness::Dead,
         Err(_) => Liveness::Alive,
-    }
-}
-
-/// Whether anything is mapped at `address` in the process (proc_pid_maps(5)); `None` if it cannot be told.
-fn is_mapped(pid: u32, address: u64) -> Option<bool> {
-    let file = crate::sys::raw::open(ProcPath::of(pid, "maps").as_c_str(), rustix::fs::OFlags::RDONLY).ok()?;
-    let mut buffer = [0u8; 512];
-    // The number under way, the numbers of this line, and whether the line's range has been read.
-    let (mut number, mut start, mut in_range, mut lines) = (0u64, 0u64, true, 0u32);
-    loop {
-        let count = rustix::io::read(&file, &mut buffer).ok()?;
-        if count == 0 {
-            // An empty file says nothing: a zombie leader's is.
-            return (lines > 0).then_some(false);
-        }
-        for byte in &buffer[..count] {
-            match byte {
-                b'\n' => (number, start, in_range, lines) = (0, 0, true, lines + 1),
-                _ if !in_range => {}
-                b'-' => (start, number) = (number, 0),
-                b' ' if (start..number).contains(&address) => return Some(true),
-                b' ' => in_range = false,
-                digit => number = number << 4 | u64::from((*digit as char).to_digit(16)?),
-            }
-        }
     }
 }
 

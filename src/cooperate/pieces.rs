@@ -2,7 +2,9 @@
 
 use crate::PAGE;
 use crate::protocol::preserved::Bits;
-use crate::protocol::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
+use crate::protocol::snapshot::{
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, SegmentFlags, State, View,
+};
 use crate::sys::raw;
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;
@@ -26,7 +28,7 @@ pub struct Further {
     /// Where it lies.
     pub extent: Extent,
     /// Its flags; with `CHANGED_BY_HOOK` its generation is odd.
-    pub flags: u32,
+    pub flags: SegmentFlags,
 }
 
 /// How long a cut waits for those who push without storing bytes.
@@ -59,7 +61,7 @@ impl Table {
         copy.describe(head, &identity, &extent, flags);
         copy.see(&self.snapshot(index)?.seen());
         let copied = View { head, identity, extent, flags, is_sealed: true };
-        if flags & RELOCATED == 0 {
+        if !flags.contains(RELOCATED) {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
             // Looked for behind the copying: what is lost stays so, and may have been lost in it.
@@ -69,7 +71,7 @@ impl Table {
             self.publish_mark(copy_index, identity.origin);
         }
         self.note_snapshot(copy_index);
-        if flags & CHANGED_BY_HOOK != 0 {
+        if flags.contains(CHANGED_BY_HOOK) {
             copy.publish_changing(head, view.head.state());
         } else {
             copy.publish(head, view.head.state());

@@ -5,12 +5,11 @@
 //! (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, filesystems/proc.rst on /proc/meminfo).
 //! Looking costs some ten system calls, so it is done once a second, or when an eighth of what was found has been used.
 
-use rustix::fs::OFlags;
-
 use crate::PAGE;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath};
 use crate::sys::raw;
+use crate::sys::stack_str::StackStr;
 use crate::sys::sync::{AtomicU64, Ordering};
 
 /// What was found of one mapper. Guesses: two threads that race look once more, or once less.
@@ -97,8 +96,8 @@ const KINDS: [Kind; 2] = [
 
 /// Bytes that the machine, the cgroup of a process, and those around it, still give.
 fn bytes_left(pid: u32) -> u64 {
-    let mut least = bytes_left_in_machine(|take| each_line(c"/proc/meminfo", take));
-    each_line(ProcPath::of(pid, "cgroup").as_c_str(), |line| {
+    let mut least = bytes_left_in_machine(|take| procfs::each_line(c"/proc/meminfo", take));
+    procfs::each_line(ProcPath::of(pid, "cgroup").as_c_str(), |line| {
         let Some((kind, path)) = KINDS.iter().find_map(|kind| Some((kind, path_of(line, kind.controllers)?))) else {
             return;
         };
@@ -144,8 +143,8 @@ fn is_shown(kind: &Kind, path: &str, pid: u32) -> bool {
         .map_or(true, |namespace| namespace.st_ino == INITIAL_NAMESPACE);
     let mut is_there = is_initial;
     if !is_initial {
-        let members = FilePath::new(&[kind.root, path, "/cgroup.procs"]);
-        each_line(members.as_c_str(), |line| is_there |= parse(line) == Some(u64::from(pid)));
+        let members = file_in(kind, path, "cgroup.procs");
+        procfs::each_line(members.as_c_str(), |line| is_there |= parse(line) == Some(u64::from(pid)));
     }
     is_there
 }
@@ -163,7 +162,7 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
     let Some(limit) = number_in(kind, path, kind.limit) else { return u64::MAX };
     let Some(usage) = number_in(kind, path, kind.usage) else { return u64::MAX };
     let mut left = limit.saturating_sub(usage);
-    each_line(FilePath::new(&[kind.root, path, "/", "memory.stat"]).as_c_str(), |line| {
+    procfs::each_line(file_in(kind, path, "memory.stat").as_c_str(), |line| {
         let value = kind.reclaimable.iter().find_map(|name| parse(line.strip_prefix(*name)?));
         left = left.saturating_add(value.unwrap_or(0));
     });
@@ -172,55 +171,17 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
 
 fn number_in(kind: &Kind, path: &str, name: &str) -> Option<u64> {
     let mut buffer = [0u8; 24];
-    parse(procfs::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
+    parse(procfs::read_file(file_in(kind, path, name).as_c_str(), &mut buffer).ok()?)
+}
+
+/// The file `name` of the cgroup `path`.
+fn file_in(kind: &Kind, path: &str, name: &str) -> StackStr<400> {
+    StackStr::whole(format_args!("{}{path}/{name}", kind.root))
 }
 
 /// A number; "max" is none.
 fn parse(text: &[u8]) -> Option<u64> {
     core::str::from_utf8(text.trim_ascii_end()).ok()?.parse().ok()
-}
-
-/// A path put together without allocation. One that does not fit is not found.
-struct FilePath {
-    bytes: [u8; 400],
-}
-
-impl FilePath {
-    fn new(parts: &[&str]) -> Self {
-        let mut path = Self { bytes: [0; 400] };
-        let bytes = parts.iter().flat_map(|part| part.bytes());
-        // The last byte stays NUL.
-        path.bytes[..399].iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
-        path
-    }
-
-    fn as_c_str(&self) -> &core::ffi::CStr {
-        core::ffi::CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
-    }
-}
-
-/// Calls `take` with each line of a file; what is too long of one is left out.
-fn each_line(path: &core::ffi::CStr, mut take: impl FnMut(&[u8])) {
-    let Ok(file) = raw::open(path, OFlags::RDONLY) else { return };
-    let (mut line, mut length) = ([0u8; 300], 0);
-    let mut buffer = [0u8; 128];
-    while let Ok(count) = rustix::io::read(&file, &mut buffer)
-        && count > 0
-    {
-        for byte in &buffer[..count] {
-            match byte {
-                b'\n' => {
-                    take(&line[..length]);
-                    length = 0;
-                }
-                _ if length < line.len() => {
-                    line[length] = *byte;
-                    length += 1;
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

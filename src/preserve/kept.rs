@@ -23,7 +23,7 @@ use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::ProcPath;
 use crate::sys::raw;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 
 const PLACES: usize = 16;
 /// Files that are open for one use only, because no place is free.
@@ -189,14 +189,12 @@ impl KeptFiles {
 
     /// Whether the calls are over that may have looked at a number before it was guarded.
     fn is_settled(&self) -> bool {
-        let (mut patience, mut is_late, deadline) = (Patience::default(), false, raw::now() + PATIENCE);
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(raw::now() + PATIENCE));
         // Acquire: pairs with the Release in `replacing`.
         while self.replacing.load(Ordering::Acquire) != 0 {
-            if is_late {
+            if deadline.expired_twice(&patience) {
                 return false;
             }
-            // Once more behind the clock: this thread may have been stopped.
-            is_late = patience.is_tried() && raw::now() > deadline;
             patience.pause();
         }
         true

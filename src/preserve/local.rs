@@ -23,7 +23,7 @@ use crate::protocol::origin::Origin;
 use crate::protocol::process_id::Caller;
 use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
 use crate::protocol::writer_slot::{Request, Task};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::sys::{raw, signal_block};
 use crate::table::Table;
 
@@ -151,9 +151,8 @@ fn is_over(snapshot: &Snapshot, life: u32) -> bool {
 /// Even -> odd, waiting for other threads of the process that are changing the mapping. `None` when it is over, or too late.
 pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<View> {
     let mut patience = Patience::default();
-    let mut is_late = false;
     let time = deadline.saturating_sub(raw::now());
-    let (mut deadline, mut pages) = (deadline, None);
+    let (mut deadline, mut pages) = (Deadline::at(deadline), None);
     while !is_over(snapshot, life) || snapshot.head().state() == State::Broken && snapshot.head().life() == life {
         if snapshot.begin_change(life).is_some() {
             return snapshot.view();
@@ -161,15 +160,12 @@ pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<Vie
         // A piece that is moved slice by slice becomes smaller with each.
         let now = snapshot.view().map(|view| view.extent.pages);
         if pages.is_some() && now != pages {
-            deadline = raw::now() + time;
-            is_late = false;
+            deadline = Deadline::at(raw::now() + time);
         }
         pages = now;
-        // Once more behind the clock: this thread may have been stopped.
-        if is_late {
+        if deadline.expired_twice(&patience) {
             return None;
         }
-        is_late = patience.is_tried() && raw::now() > deadline;
         patience.pause();
     }
     None

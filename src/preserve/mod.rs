@@ -32,8 +32,8 @@ use crate::PAGE;
 use crate::protocol::gate::Frame;
 use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;
-use crate::protocol::process::Agent;
-use crate::protocol::process_id::Caller;
+use crate::protocol::process::{Agent, Process};
+use crate::protocol::process_id::{Caller, ProcessId};
 use crate::protocol::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
 use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use crate::sys::wait::{Allowance, Patience};
@@ -110,16 +110,52 @@ impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
 /// How often a push that achieved nothing is tried again: some milliseconds, by `Patience`.
 const RETRIES: u32 = 64;
 
-/// How one push of one run ended.
-enum Push {
-    /// So many pages from the start of the run on are preserved.
-    Done(u64),
+/// Why one push of one run preserved nothing.
+enum NotPushed {
     /// The mapping changed meanwhile: look again.
     Moved,
     /// The kernel refuses access to the mapper.
     Refused,
     /// Nothing could be preserved.
     Nothing,
+}
+
+/// How long the mapper's process may take. The time begins anew with each slice of a piece that it moves off the file: the piece
+/// becomes smaller with each.
+struct MapperTime {
+    timeout: u64,
+    allowance: Allowance,
+    pages: Option<u64>,
+}
+
+impl MapperTime {
+    /// From now on, for a piece that has `pages` pages, or is over.
+    fn new(timeout: u64, pages: Option<u64>) -> Self {
+        Self { timeout, allowance: Allowance::of(timeout), pages }
+    }
+
+    /// The piece has `pages` pages now, or is over.
+    fn note(&mut self, pages: Option<u64>) {
+        if self.pages != pages {
+            *self = Self::new(self.timeout, pages);
+        }
+    }
+
+    fn is_spent(&mut self) -> bool {
+        self.allowance.is_spent()
+    }
+}
+
+/// How far one call has come with one snapshot.
+struct Progress {
+    time: MapperTime,
+    patience: Patience,
+    /// Pushes that achieved nothing.
+    failures: u32,
+    /// Pages behind the bytes of the change that may be pushed along.
+    ahead: u64,
+    /// What lies before this page is preserved, whether or not its bits could be recorded.
+    done: u64,
 }
 
 impl<R: Report, S: Stores> Pusher<'_, R, S> {
@@ -207,99 +243,112 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
-        let mut allowance = Allowance::of(self.patience);
-        let mut patience = Patience::default();
-        let mut failures = 0;
-        let mut ahead = self.ahead;
-        let mut pages = None;
-        // Preserved so far by this call, whether or not their bits could be recorded.
-        let mut done = 0;
+        let mut progress = None;
         loop {
             let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
             // One that has been moved off the file meanwhile shows what it showed.
             let Some(view) = view.filter(|view| !view.is_relocated()) else { return Ok(()) };
-            // A piece that is moved slice by slice becomes smaller with each.
-            if pages.replace(view.extent.pages) != Some(view.extent.pages) {
-                allowance = Allowance::of(self.patience);
-            }
+            let progress = progress.get_or_insert_with(|| self.start(&view));
+            progress.time.note(Some(view.extent.pages));
             if self.table.is_damaged() {
                 return self.give_up(index, &view, Reason::Damaged);
             }
-            let Some(missing) = self.missing(index, &view, range, done) else { return Ok(()) };
+            let Some(missing) = self.missing(index, &view, range, progress.done) else { return Ok(()) };
             if !self.has_room(&view, missing.end - missing.start) {
                 self.give_up(index, &view, Reason::NoMemory)?;
                 continue;
             }
-            let pushed = self.with_ahead(index, &view, range, &missing, ahead);
+            let pushed = self.with_ahead(index, &view, range, &missing, progress.ahead);
             if missing.end - missing.start <= FEW {
                 (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
             }
-            let push = if view.head.is_changing() {
-                Push::Moved
-            } else if self.way == Way::Agent {
-                Push::Refused
-            } else {
-                self.push(index, snapshot, &view, &pushed)
-            };
-            let reason = match push {
-                Push::Done(pages) => {
-                    done = missing.end.min(missing.start + pages);
-                    continue;
-                }
+            match self.push_if_allowed(index, snapshot, &view, &pushed) {
+                Ok(pages) => progress.done = missing.end.min(missing.start + pages),
                 // What lies ahead may be what cannot be preserved.
-                _ if pushed != missing => {
-                    ahead = 0;
-                    continue;
-                }
-                Push::Moved if !allowance.is_spent() => {
-                    patience.pause();
-                    if patience.is_tried() {
-                        self.table.retire_if_gone(view.identity.owner);
+                Err(_) if pushed != missing => progress.ahead = 0,
+                Err(why) => {
+                    if let Some(reason) = self.reason_after_retries(&why, &view, progress) {
+                        self.preserve_by_agent(index, &view, &missing, reason, progress)?;
                     }
-                    continue;
                 }
-                // The kernel can fail for a moment: while the page is migrated, or the mapper is on its way out, its memory gone
-                // before it is known to be dead. Where an agent can be asked, that is found out meanwhile.
-                Push::Nothing if failures < RETRIES => {
-                    failures += 1;
-                    patience.pause();
-                    continue;
-                }
-                Push::Refused if failures < RETRIES && !self.may_ask(&view) => {
-                    failures += 1;
-                    patience.pause();
-                    continue;
-                }
-                Push::Moved => Reason::MapperBusy,
-                Push::Refused => Reason::NoAccess,
-                Push::Nothing => Reason::NoCopy,
-            };
-            if self.table.retire_if_gone(view.identity.owner) {
-                continue;
             }
-            if reason != Reason::MapperBusy
-                && self.may_ask(&view)
-                && self.ask_agent(&view, preserve_task(index, life, &missing))
-            {
-                // The agent answers for the piece as it is by now; what was cut off is found by walking again.
-                if self.table.view(index).is_some_and(|now| is_same_place(&now, &view)) {
-                    done = missing.end;
-                }
-                continue;
-            }
-            let is_cut = reason != Reason::MapperBusy && self.is_cut_before(missing.start);
-            if self.has_moved(index, &view) {
-                continue;
-            }
-            self.give_up(index, &view, if is_cut { Reason::ForeignCut } else { reason })?;
         }
+    }
+
+    fn start(&self, view: &View) -> Progress {
+        let time = MapperTime::new(self.patience, Some(view.extent.pages));
+        Progress { time, patience: Patience::default(), failures: 0, ahead: self.ahead, done: 0 }
+    }
+
+    /// Pushes, where the writer itself may and the mapper is not changing the mapping.
+    fn push_if_allowed(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        pages: &Range<u64>,
+    ) -> Result<u64, NotPushed> {
+        match self.way {
+            _ if view.head.is_changing() => Err(NotPushed::Moved),
+            Way::Agent => Err(NotPushed::Refused),
+            Way::Auto | Way::Direct | Way::Alone => self.push(index, snapshot, view, pages),
+        }
+    }
+
+    /// Why pushing has failed for good; `None` after a moment, when it is to be tried again.
+    ///
+    /// The kernel can fail for a moment: while a page is migrated, or while the mapper is on its way out, its memory gone before it
+    /// is known to be dead. Where an agent can be asked, that is found out meanwhile.
+    fn reason_after_retries(&self, why: &NotPushed, view: &View, progress: &mut Progress) -> Option<Reason> {
+        let (is_over, reason) = match why {
+            NotPushed::Moved => (progress.time.is_spent(), Reason::MapperBusy),
+            NotPushed::Nothing => (progress.failures >= RETRIES, Reason::NoCopy),
+            NotPushed::Refused => (progress.failures >= RETRIES || self.may_ask(view), Reason::NoAccess),
+        };
+        if is_over {
+            return Some(reason);
+        }
+        progress.patience.pause();
+        match why {
+            NotPushed::Moved if progress.patience.is_tried() => _ = self.table.retire_if_gone(view.identity.owner),
+            NotPushed::Moved => {}
+            NotPushed::Nothing | NotPushed::Refused => progress.failures += 1,
+        }
+        None
+    }
+
+    /// Has the mapper's agent preserve what this thread could not, for `reason`. Where that fails too, the policy decides.
+    fn preserve_by_agent(
+        &self,
+        index: u32,
+        view: &View,
+        missing: &Range<u64>,
+        reason: Reason,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        if self.table.retire_if_gone(view.identity.owner) {
+            return Ok(());
+        }
+        let may_answer = reason != Reason::MapperBusy;
+        if may_answer && self.may_ask(view) && self.ask_agent(view, preserve_task(index, view.head.life(), missing)) {
+            // The agent answers for the piece as it is by now; what was cut off is found by walking again.
+            if self.table.view(index).is_some_and(|now| is_same_place(&now, view)) {
+                progress.done = missing.end;
+            }
+            return Ok(());
+        }
+        let is_cut = may_answer && self.is_cut_before(missing.start);
+        if self.has_moved(index, view) {
+            return Ok(());
+        }
+        self.give_up(index, view, if is_cut { Reason::ForeignCut } else { reason })
     }
 
     /// Whether the mapper's agent may be asked.
     fn may_ask(&self, view: &View) -> bool {
         match self.way {
             Way::Auto | Way::Agent => true,
-            Way::Direct => view.flags & SERVED != 0,
+            Way::Direct => view.flags.contains(SERVED),
             Way::Alone => false,
         }
     }
@@ -347,41 +396,42 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         next.filter(follows).map_or_else(|| missing.clone(), |next| missing.start..next.end + base)
     }
 
-    fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Push {
-        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Push::Moved };
+    /// Pushes `pages` into a snapshot. How many are preserved, from the first on.
+    fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Result<u64, NotPushed> {
+        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Err(NotPushed::Moved) };
         if process.cookie(id).is_none() {
             // A child that was just forked: it will be reachable in a moment.
-            return Push::Moved;
+            return Err(NotPushed::Moved);
         }
         let is_own = self.own.is(view.identity.owner);
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
             // Another thread gives a snapshot up, or moves it, while its generation is odd; a child that was forked meanwhile has
             // none.
             if !snapshot.is_still(view.head) || !self.own.is_here() {
-                return Push::Moved;
+                return Err(NotPushed::Moved);
             }
             self.table.declare_damaged();
-            return Push::Refused;
+            return Err(NotPushed::Refused);
         }
-        if view.flags & SERVED != 0 && process.agent(id) != Agent::Thread(raw::own_tid()) {
+        if view.flags.contains(SERVED) && process.agent(id) != Agent::Thread(raw::own_tid()) {
             // Its agent may wait in the kernel, and this thread for the agent, but not for ever.
-            return Push::Refused;
+            return Err(NotPushed::Refused);
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
         let _signals = self.is_interruptible.then(signal_block::SignalsBlocked::except_of_sandboxes);
         self.frame.start_pushing(index, by_bytes);
-        let push = if process.executing.is_under_way(id) {
+        let pushed = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and nobody may afterwards.
-            if self.may_ask(view) { Push::Refused } else { Push::Moved }
+            if self.may_ask(view) { Err(NotPushed::Refused) } else { Err(NotPushed::Moved) }
         } else if snapshot.is_still(view.head) {
             let mapper = unshare::Mapper { id, process, is_own };
             self.push_announced(index, snapshot, view, pages, &mapper)
         } else {
-            Push::Moved
+            Err(NotPushed::Moved)
         };
         self.frame.stop_pushing();
-        push
+        pushed
     }
 
     fn push_announced(
@@ -391,7 +441,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         view: &View,
         pages: &Range<u64>,
         mapper: &unshare::Mapper<'_>,
-    ) -> Push {
+    ) -> Result<u64, NotPushed> {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
         let protection = view.extent.protection;
@@ -404,74 +454,85 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process
         // till now.
         if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
-            return Push::Moved;
+            return Err(NotPushed::Moved);
         }
         match private {
-            Ok(0) if access.is_err() => Push::Refused,
-            Ok(0) => Push::Nothing,
+            Ok(0) if access.is_err() => Err(NotPushed::Refused),
+            Ok(0) => Err(NotPushed::Nothing),
             Ok(private) => {
                 record(self.table, index, view, pages.start..pages.start + private);
-                Push::Done(private)
+                Ok(private)
             }
-            Err(_) => Push::Refused,
+            Err(_) => Err(NotPushed::Refused),
         }
     }
 
     /// Has the mapper's agent do what `request` asks. True once it is done and verified.
     fn ask_agent(&self, view: &View, request: Request) -> bool {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return true };
+        if self.is_gone_before_its_agent(process, id, view.identity.owner) {
+            return true;
+        }
+        if !matches!(process.agent(id), Agent::Thread(_)) {
+            return false;
+        }
+        let ask = || {
+            let number = self.slot.ask(request);
+            process.ring();
+            number
+        };
+        let pages = || self.table.snapshot(request.snapshot).and_then(Snapshot::view).map(|view| view.extent.pages);
+        let (mut number, mut time) = (ask(), MapperTime::new(self.patience, pages()));
+        loop {
+            time.note(pages());
+            match self.slot.look_for_answer(number) {
+                Answer::Done => return true,
+                Answer::Failed => return false,
+                Answer::Lost | Answer::Asked if time.is_spent() => {
+                    self.slot.withdraw_request(number);
+                    return self.slot.look_for_answer(number) == Answer::Done;
+                }
+                Answer::Lost => number = ask(),
+                Answer::Asked => {
+                    if let Some(is_done) = self.sleep_unanswered(view, &request, number) {
+                        return is_done;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until a process that was just forked has an agent, or says that it has none. True: it is gone.
+    fn is_gone_before_its_agent(&self, process: &Process, id: ProcessId, owner: u64) -> bool {
         let mut allowance = Allowance::of(self.patience);
         let mut patience = Patience::default();
         while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
             patience.pause();
             // It may have been away when its image was replaced.
-            if patience.is_tried() && self.table.retire_if_gone(view.identity.owner) {
+            if patience.is_tried() && self.table.retire_if_gone(owner) {
                 return true;
             }
         }
-        if !matches!(process.agent(id), Agent::Thread(_)) {
-            return false;
+        false
+    }
+
+    /// Sleeps a while for the answer to request `number`. `Some`: none will come, and whether that is as good as done.
+    fn sleep_unanswered(&self, view: &View, request: &Request, number: u32) -> Option<bool> {
+        let (futex, seen) = self.slot.request_futex(number);
+        futex::wait(futex, seen, Duration::from_millis(20));
+        if self.table.is_damaged() {
+            return Some(false);
         }
-        let mut number = self.slot.ask(request);
-        process.ring();
-        let mut left = None;
-        loop {
-            // What is done slice by slice leaves fewer pages after each.
-            let now = self.table.snapshot(request.snapshot).and_then(Snapshot::view).map(|view| view.extent.pages);
-            if left.replace(now) != Some(now) {
-                allowance = Allowance::of(self.patience);
-            }
-            match self.slot.look_for_answer(number) {
-                Answer::Done => return true,
-                Answer::Failed => return false,
-                Answer::Lost if allowance.is_spent() => return false,
-                Answer::Lost => {
-                    number = self.slot.ask(request);
-                    process.ring();
-                }
-                Answer::Asked if allowance.is_spent() => {
-                    self.slot.withdraw_request(number);
-                    return self.slot.look_for_answer(number) == Answer::Done;
-                }
-                Answer::Asked => {
-                    let (futex, seen) = self.slot.request_futex(number);
-                    futex::wait(futex, seen, Duration::from_millis(20));
-                    let is_over = || {
-                        let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
-                        now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
-                    };
-                    if self.table.is_damaged() {
-                        return false;
-                    }
-                    if self.slot.look_for_answer(number) == Answer::Asked
-                        && (is_over() || self.table.retire_if_gone(view.identity.owner))
-                    {
-                        self.slot.withdraw_request(number);
-                        return true;
-                    }
-                }
-            }
+        let is_over = || {
+            let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
+            now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
+        };
+        let is_unanswered = self.slot.look_for_answer(number) == Answer::Asked;
+        let is_moot = is_unanswered && (is_over() || self.table.retire_if_gone(view.identity.owner));
+        if is_moot {
+            self.slot.withdraw_request(number);
         }
+        is_moot.then_some(true)
     }
 
     /// The page cannot be preserved: the policy decides between origin and snapshot.

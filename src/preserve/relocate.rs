@@ -15,7 +15,6 @@ use core::ptr;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags, madvise};
-use syscalls::{Sysno, syscall};
 
 use super::unshare;
 use crate::PAGE;
@@ -115,7 +114,7 @@ pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<()
         rustix::mm::mmap_anonymous(at, length, access, flags)?;
         // Neither changes a byte, and no child is forked while the snapshot changes.
         let _ = madvise(at, length, Advice::LinuxNoHugepage);
-        if view.flags & NOT_INHERITED != 0 {
+        if view.flags.contains(NOT_INHERITED) {
             let _ = madvise(at, length, Advice::LinuxDontFork);
         }
     }
@@ -125,7 +124,7 @@ pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<()
 
 /// Locks what has replaced a locked range; not before, so that both are never counted. What cannot be locked stays readable.
 fn lock(address: u64, length: usize, view: &View, has_holes: bool) {
-    if view.flags & LOCKED == 0 {
+    if !view.flags.contains(LOCKED) {
         return;
     }
     // What is a hole stays one until it is touched.
@@ -167,7 +166,7 @@ impl Ground {
         let start = reserved as u64 + shift as u64;
         let ground =
             Self { target: target.clone(), reserved: reserved as u64..reserved as u64 + reserved_length as u64, start };
-        if view.flags & NOT_INHERITED != 0 {
+        if view.flags.contains(NOT_INHERITED) {
             // SAFETY: the mapping just made.
             unsafe { madvise(reserved, reserved_length, Advice::LinuxDontFork) }?;
         }
@@ -282,14 +281,11 @@ fn read_own(address: u64, to: u64, length: usize) -> Result<(), Errno> {
     let mut done = 0;
     while done < length {
         let wanted = (length - done).min(READ);
-        let local = [to as usize + done, wanted];
-        let remote = [address as usize + done, wanted];
-        // SAFETY: the local iovec is writable for `wanted` bytes; the kernel checks the remote one.
-        let result = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-        match result {
-            Ok(0) => return Err(Errno::FAULT),
-            Ok(count) => done += count,
-            Err(error) => return Err(Errno::from_raw_os_error(error.into_raw())),
+        let at = (to as usize + done) as *mut c_void;
+        // SAFETY: `to` is our own memory, of which nobody else knows, writable for `length` bytes.
+        match unsafe { raw::read_remote(own, address + done as u64, at, wanted) }? {
+            0 => return Err(Errno::FAULT),
+            count => done += count,
         }
     }
     Ok(())

@@ -218,40 +218,21 @@ impl<S: Stores> Means<'_, S> {
         first: u64,
         course: &mut Move,
     ) -> Result<(), Errno> {
-        let address = view.address_of(first);
-        let is_all = first == view.extent.first;
         if let Some((behind, piece)) = self.moved_behind(view, course.moved)
-            // Not waited for: a hook that changes it may be waiting for this piece.
-            && let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.life()))
+            && self.join(index, snapshot, view, first, (behind, piece))
         {
-            let pages = piece.view().filter(|now| is_continued(view, now)).map(|now| now.extent.pages);
-            if let Some(pages) = pages {
-                let joined = Extent { pages: view.extent.pages + pages, ..view.extent };
-                if is_all {
-                    snapshot.add_flags(RELOCATED);
-                    snapshot.place(&joined);
-                    self.table.note_shift((behind, head.state()), (index, view.head.life()));
-                    self.table.retire_snapshot(behind, head.life());
-                    return Ok(());
-                }
-                piece.place(&part(&joined, address..joined.end()));
-                self.table.note_shift((index, view.head.state()), (behind, head.life()));
-                snapshot.place(&part(&view.extent, view.extent.address..address));
-            }
-            piece.end_change();
-            if pages.is_some() {
-                course.moved = Some(behind);
-                return Ok(());
-            }
+            course.moved = Some(behind);
+            return Ok(());
         }
-        if is_all {
+        if first == view.extent.first {
             snapshot.add_flags(RELOCATED);
             return Ok(());
         }
+        let address = view.address_of(first);
         let extent = part(&view.extent, address..view.extent.end());
         // The base is the piece's, because the record behind it will reach down to it.
         let identity = Identity { ..view.identity };
-        let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
+        let further = Further { identity, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
         let Some(moved) = self.table.publish_further(index, view, &further) else {
             snapshot.add_flags(BITS_INCOMPLETE);
             return Err(Errno::NFILE);
@@ -259,6 +240,39 @@ impl<S: Stores> Means<'_, S> {
         course.moved = Some(moved);
         snapshot.place(&part(&view.extent, view.extent.address..address));
         Ok(())
+    }
+
+    /// The same, to the record `piece` at `behind`. False: that does not continue the piece any more, or is changing.
+    fn join(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        first: u64,
+        (behind, piece): (u32, &Snapshot),
+    ) -> bool {
+        // Not waited for: a hook that changes it may be waiting for this piece.
+        let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.life())) else {
+            return false;
+        };
+        let Some(now) = piece.view().filter(|now| is_continued(view, now)) else {
+            piece.end_change();
+            return false;
+        };
+        let joined = Extent { pages: view.extent.pages + now.extent.pages, ..view.extent };
+        if first == view.extent.first {
+            snapshot.add_flags(RELOCATED);
+            snapshot.place(&joined);
+            self.table.note_shift((behind, head.state()), (index, view.head.life()));
+            self.table.retire_snapshot(behind, head.life());
+            return true;
+        }
+        let address = view.address_of(first);
+        piece.place(&part(&joined, address..joined.end()));
+        self.table.note_shift((index, view.head.state()), (behind, head.life()));
+        snapshot.place(&part(&view.extent, view.extent.address..address));
+        piece.end_change();
+        true
     }
 
     /// The record of what has been moved behind a piece.
@@ -282,7 +296,7 @@ fn slice(view: &View, pages: &Range<u64>) -> Unit {
 /// Whether `other` has been moved, lies behind the piece, and is like it otherwise.
 fn is_continued(view: &View, other: &View) -> bool {
     let kind = |view: &View| {
-        let flags = view.flags & !(BITS_INCOMPLETE | RELOCATED);
+        let flags = view.flags.without(BITS_INCOMPLETE.with(RELOCATED));
         (view.identity.owner, view.identity.mapping, view.identity.size, view.extent.protection, flags)
     };
     other.is_relocated()

@@ -24,6 +24,7 @@ pub const QUEUES: usize = 64;
 pub const QUEUES: usize = 1;
 
 /// One context.
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queue {
@@ -50,6 +51,7 @@ pub(crate) const WORDS: usize = 5;
 const SEVERAL: u64 = u64::MAX;
 
 /// The contexts of one process.
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queues {
@@ -70,14 +72,6 @@ pub struct Closing<'a> {
 const _: () = assert!(size_of::<Queue>() == WORDS * 8 && QUEUES_AT as usize + size_of::<Queues>() <= 4096);
 
 impl Queues {
-    /// None.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        let free = |_| Queue { context: zero(), target: zero(), begun: zero(), ended: zero(), taken: zero() };
-        Self { overflow: zero(), all: std::array::from_fn(free), ends: zero() }
-    }
-
     /// The entry of `context`, if it is counted.
     pub fn of(&self, context: u64) -> Option<&Queue> {
         self.all.iter().find(|queue| queue.is_of(context))

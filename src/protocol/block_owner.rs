@@ -4,6 +4,7 @@ use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct BlockOwner(AtomicU64);
@@ -28,12 +29,6 @@ impl Life {
 }
 
 impl BlockOwner {
-    /// Nobody.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// Whose it is, or was when that life ended.
     #[must_use]
     pub fn named(&self) -> Option<Life> {

@@ -8,17 +8,12 @@ use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 /// Counts the cooperating changes of an origin, or of several that share the counter: then a foreign change may go unnoticed, and
 /// nobody is suspected for nothing.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Changes(AtomicU64);
 
 impl Changes {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// Counts a change that has been announced and is about to land.
     #[inline]
     pub fn note(&self) {

@@ -9,6 +9,7 @@ use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
 /// All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Creation {
@@ -23,6 +24,7 @@ const _: () = assert!(size_of::<Creation>() == 64);
 /// What a thread's creation covers and how long it may take. It stands in the creator's own writer slot, and is written only while
 /// no creation of that thread is under way: a creator that was stopped and aborted cannot overwrite its successor's.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Intent {
@@ -32,12 +34,6 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// An intent that says nothing.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { scope: PlaceCell::new(), deadline: AtomicU64::new(0) }
-    }
-
     /// Says what the next [`Creation::claim`] of this thread is for.
     pub fn declare(&self, scope: Scope, deadline: u64) {
         // Release: pairs with the fence in `still`: who reads what is said now finds the thread's last creation over.
@@ -129,12 +125,6 @@ impl Ticket {
 }
 
 impl Creation {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { state: AtomicU64::new(0), reserved: std::array::from_fn(|_| AtomicU64::new(0)) }
-    }
-
     /// The state as it is now. Acquire: pairs with the release in `commit` and `release`; what a past creation published is
     /// visible.
     pub fn look(&self) -> Ticket {

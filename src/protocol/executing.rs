@@ -14,6 +14,7 @@ use crate::sys::sync::{AtomicU64, Ordering, full_fence};
 
 /// epoch:32 | futex:32. Zero, or of another epoch: this image calls no exec.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Executing(AtomicU64);
@@ -21,12 +22,6 @@ pub struct Executing(AtomicU64);
 const OWNER_DIED: u32 = 0x4000_0000;
 
 impl Executing {
-    /// No exec.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// The image `id` calls exec. A writer that begins to push into it afterwards finds out; see [`Executing::is_under_way`].
     pub fn begin(&self, id: ProcessId) {
         self.0.store(u64::from(id.epoch()) << 32 | u64::from(id.pid()), Ordering::Relaxed);

@@ -16,17 +16,12 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 ///
 /// It is recomputed by looking at the table and never counts snapshots, so a process that dies cannot leave it wrong for good.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct ActiveWord(AtomicU64);
 
 impl ActiveWord {
-    /// A word that is down.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// Whether a writer has to look for snapshots. Call it only after [`Frame::announce`].
     #[inline]
     pub fn is_raised(&self) -> bool {
@@ -116,17 +111,12 @@ const fn word(turn: Turn, phase: Phase) -> u64 {
 
 /// Bytes that calls at movable positions of origins in use have announced, ever.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Floating(AtomicU64);
 
 impl Floating {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// How many so far.
     #[must_use]
     pub fn announced(&self) -> u64 {
@@ -138,6 +128,7 @@ impl Floating {
 ///
 /// `phase` is written by the owning thread, and by who proves that thread gone; the rest by the owning thread only.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
@@ -163,21 +154,6 @@ const _: () = assert!(size_of::<Frame>() == 64);
 const WRITES_BYTES: u64 = 1 << 63;
 
 impl Frame {
-    /// An idle frame.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self {
-            phase: AtomicU64::new(0),
-            place: PlaceCell::new(),
-            stack: AtomicU64::new(0),
-            floating: AtomicU64::new(0),
-            pushing: AtomicU64::new(0),
-            descriptor: AtomicU32::new(0),
-            descriptors_seen: AtomicU32::new(0),
-            withdrawn: AtomicU64::new(0),
-        }
-    }
-
     /// The frame is that of the caller, whose stack pointer is `stack`, until [`Frame::clear`]. False: it is in use.
     ///
     /// One step, because a handler that comes in between may switch to another stack, where a call takes a frame as well and is

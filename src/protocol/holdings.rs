@@ -16,6 +16,7 @@ const PLACES: usize = 2;
 
 /// The address ranges, whole pages. One thread at a time changes them; who reads meanwhile finds what does not change, and waits
 /// for nobody.
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 pub struct Holdings {
     /// First page:36 | pages:28; 0 is none. A longer range takes several.
@@ -50,14 +51,6 @@ impl Holdings {
             AtomicU32::new(0)
         }
         Self { ranges: [const { AtomicU64::new(0) }; PLACES], moved: zero(), used: zero(), changing: zero() }
-    }
-
-    /// None, in a model.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU32::new(0);
-        let ranges = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { ranges, moved: zero(), used: zero(), changing: zero() }
     }
 
     fn words(&self) -> &[AtomicU64] {

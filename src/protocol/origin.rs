@@ -1,5 +1,8 @@
 //! An origin: the file or block device a snapshot was taken of.
 
+use core::fmt;
+
+use crate::sys::mix::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 
 /// Identity of an origin: `(st_dev, st_ino)` of a regular file, `st_rdev` of a block device.
@@ -58,8 +61,20 @@ impl Origin {
     /// A non-zero 64-bit mark: equal origins have equal marks, and few others do.
     #[must_use]
     pub const fn mark(self) -> u64 {
-        let mixed = (self.device ^ self.inode.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.inode;
+        let mixed = mix(self.device, self.inode.rotate_left(32)) ^ self.inode;
         if mixed == 0 { 1 } else { mixed }
+    }
+}
+
+/// For a person: as stat(1) and lsblk(8) name it.
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = (rustix::fs::major(self.device()), rustix::fs::minor(self.device()));
+        if self.is_block_device() {
+            write!(formatter, "block device {major}:{minor}")
+        } else {
+            write!(formatter, "inode {} of device {major}:{minor}", self.inode())
+        }
     }
 }
 
@@ -68,6 +83,7 @@ impl Origin {
 /// One party writes it, with `store`; a reader may find the two words of different stores and has to look again at whatever word
 /// says that the record did not change meanwhile.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct PlaceCell {
@@ -83,12 +99,6 @@ impl PlaceCell {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "outside of the table only ever in a static")]
     pub const fn new() -> Self {
-        Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
-    }
-
-    /// The same, loom's.
-    #[cfg(loom)]
-    pub fn new() -> Self {
         Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 

@@ -9,6 +9,7 @@ use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, 
 /// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
 /// it exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Process {
@@ -105,29 +106,6 @@ impl Dead<'_> {
 }
 
 impl Process {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            identity: zero(),
-            start: zero(),
-            cookie: zero(),
-            agent: zero(),
-            birth: zero(),
-            parent: zero(),
-            doorbell: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
-            descriptors: std::array::from_fn(|_| AtomicU32::new(0)),
-            sharing: Sharing::new(),
-            unannounced: zero(),
-            queues: zero(),
-            executing: Executing::new(),
-            lent: zero(),
-            rest: std::array::from_fn(|_| zero()),
-        }
-    }
-
     /// Who has the record. Acquire: pairs with the Release in `claim`.
     pub fn id(&self) -> Option<ProcessId> {
         ProcessId::from_word(self.identity.load(Ordering::Acquire))

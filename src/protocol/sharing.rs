@@ -11,6 +11,7 @@ use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// What a process record says of shared mappings. Both words are written by the process itself.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Sharing {
@@ -28,12 +29,6 @@ const fn bits_of(mark: u64) -> u64 {
 }
 
 impl Sharing {
-    /// Nothing shared.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { origins: AtomicU64::new(0), armed: AtomicU64::new(0) }
-    }
-
     /// Says which origins the process has mapped shared and writable; announced, for each that is new.
     pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
         // Release: pairs with the Acquire in `includes`.

@@ -7,6 +7,7 @@ use super::changes::{Modified, Sight};
 use super::gate::ActiveWord;
 use super::origin::{Origin, Place, PlaceCell};
 use super::preserved::empty_root;
+use crate::sys::mix;
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
 /// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
@@ -14,6 +15,7 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 /// `head` is written by claim, publish, the changes of the mapper, mark and retire; the place (`address` to `protection`) by the
 /// mapper while the generation is odd or before publication; the rest before publication.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Snapshot {
@@ -44,6 +46,7 @@ pub struct Snapshot {
     counted: AtomicU64,
     /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the
     /// models'.
+    #[allow(clippy::disallowed_types, reason = "no part of the protocol")]
     seal: core::sync::atomic::AtomicU64,
 }
 
@@ -172,7 +175,7 @@ pub struct View {
     /// Where it lies.
     pub extent: Extent,
     /// `NOT_INHERITED` and its kin.
-    pub flags: u32,
+    pub flags: SegmentFlags,
     /// Whether the record is as its mapper wrote it; others than the mapper cannot tell while it is changing.
     pub is_sealed: bool,
 }
@@ -181,7 +184,7 @@ impl View {
     /// Whether the piece has left the file: it lies in memory of its own, and no change of the origin concerns it any more.
     #[must_use]
     pub fn is_relocated(&self) -> bool {
-        self.flags & RELOCATED != 0
+        self.flags.contains(RELOCATED)
     }
 
     /// Pages of the origin that the snapshot shows: from the extent's first page to the end of the file at the instant.
@@ -198,43 +201,65 @@ impl View {
     }
 }
 
+/// What is known of a record besides its state; see the constants of this type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct SegmentFlags(u32);
+
 /// The piece is not inherited by a child (MADV_DONTFORK).
-pub const NOT_INHERITED: u32 = 1;
+pub const NOT_INHERITED: SegmentFlags = SegmentFlags(1);
+/// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
+pub const BITS_INCOMPLETE: SegmentFlags = SegmentFlags(2);
 /// A hook of the mapper, not its agent, has made the generation odd.
-pub const CHANGED_BY_HOOK: u32 = 4;
+pub const CHANGED_BY_HOOK: SegmentFlags = SegmentFlags(4);
 /// All pages of the piece lie in memory that does not belong to the file.
-pub const RELOCATED: u32 = 8;
+pub const RELOCATED: SegmentFlags = SegmentFlags(8);
 /// The piece is locked into memory (mlock(2)).
-pub const LOCKED: u32 = 16;
+pub const LOCKED: SegmentFlags = SegmentFlags(16);
 /// The program must not make the piece writable: it asked for a shared mapping through a descriptor that is only for reading.
-pub const NEVER_WRITABLE: u32 = 32;
+pub const NEVER_WRITABLE: SegmentFlags = SegmentFlags(32);
 /// The mapper has a userfaultfd(2), by which it may answer faults in its memory, whenever it likes: no other process may wait for a
 /// page of it in the kernel.
-pub const SERVED: u32 = 64;
-/// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
-pub const BITS_INCOMPLETE: u32 = 2;
-
+pub const SERVED: SegmentFlags = SegmentFlags(64);
 /// Why it is not exact any more: a program without the shim changed the file.
-pub const FOREIGN_CHANGE: u32 = 128;
+pub const FOREIGN_CHANGE: SegmentFlags = SegmentFlags(128);
 /// A program without the shim cut the file.
-pub const FOREIGN_CUT: u32 = 256;
+pub const FOREIGN_CUT: SegmentFlags = SegmentFlags(256);
 /// A program without the shim had the file mapped shared and writable.
-pub const FOREIGN_MAPPING: u32 = 512;
+pub const FOREIGN_MAPPING: SegmentFlags = SegmentFlags(512);
+
+impl SegmentFlags {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// Whether all of `flags` are set.
+    #[must_use]
+    pub const fn contains(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// With `flags` as well.
+    #[must_use]
+    pub const fn with(self, flags: Self) -> Self {
+        Self(self.0 | flags.0)
+    }
+
+    /// Without `flags`.
+    #[must_use]
+    pub const fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
+    }
+}
 
 /// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
 /// to a place that the walk had passed already.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Cuts(AtomicU64);
 
 impl Cuts {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// A further piece of `cut`, which had the state `before` when the piece was filled in, has been published; `cut` still shows its
     /// pages. What `cut` has become meanwhile, if that is worse: the further piece is no better.
     pub fn note(&self, active: &ActiveWord, cut: &Snapshot, before: State) -> Option<State> {
@@ -271,10 +296,7 @@ impl Cuts {
 }
 
 fn hash(words: &[u64]) -> u64 {
-    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-        let mixed = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        mixed ^ mixed >> 32
-    })
+    words.iter().fold(mix::SEED, |hash, word| mix::mix(hash, *word))
 }
 
 fn seal_of(life: u32, identity: &Identity) -> u64 {
@@ -304,30 +326,6 @@ impl View {
 }
 
 impl Snapshot {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            head: zero(),
-            owner: zero(),
-            origin: PlaceCell::new(),
-            address: zero(),
-            first: zero(),
-            pages: zero(),
-            base: zero(),
-            size: zero(),
-            root: zero(),
-            mapping: zero(),
-            protection: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
-            modified: zero(),
-            size_seen: zero(),
-            counted: zero(),
-            seal: core::sync::atomic::AtomicU64::new(0),
-        }
-    }
-
     /// Acquire: pairs with the Release in `publish` and `end_change`.
     pub fn head(&self) -> Head {
         Head(self.head.load(Ordering::Acquire))
@@ -352,7 +350,7 @@ impl Snapshot {
     }
 
     /// Fills a claimed record in.
-    pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: u32) {
+    pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: SegmentFlags) {
         // Release: pairs with the fence in `is_still`: who reads what is stored now finds the last life over.
         fence(Ordering::Release);
         self.owner.store(identity.owner, Ordering::Relaxed);
@@ -361,7 +359,7 @@ impl Snapshot {
         self.base.store(identity.base, Ordering::Relaxed);
         self.mapping.store(identity.mapping, Ordering::Relaxed);
         self.root.store(empty_root(mine.life()), Ordering::Relaxed);
-        self.flags.store(flags, Ordering::Relaxed);
+        self.flags.store(flags.0, Ordering::Relaxed);
         let old = self.extent();
         self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_place(&old)), Ordering::Relaxed);
         self.place(extent);
@@ -415,7 +413,7 @@ impl Snapshot {
                 mapping: self.mapping.load(Ordering::Relaxed),
             };
             let extent = self.extent();
-            let flags = self.flags.load(Ordering::Relaxed);
+            let flags = self.flags();
             let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_place(&extent));
             let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
             if self.is_still(head) {
@@ -504,7 +502,7 @@ impl Snapshot {
     }
 
     /// The same, and notes why: one of `FOREIGN_CHANGE` and its kin.
-    pub fn mark_because(&self, life: u32, worse: State, cause: u32) -> bool {
+    pub fn mark_because(&self, life: u32, worse: State, cause: SegmentFlags) -> bool {
         // Before, so that who finds it worse finds why. Where this life is over by now, the next one's flags are all put in anew.
         if self.head().life() == life {
             self.add_flags(cause);
@@ -560,18 +558,18 @@ impl Snapshot {
         Sight { counted, file }
     }
 
-    /// `NOT_INHERITED`, `BITS_INCOMPLETE`.
-    pub fn flags(&self) -> u32 {
-        self.flags.load(Ordering::Relaxed)
+    /// What is known of the record besides its state.
+    pub fn flags(&self) -> SegmentFlags {
+        SegmentFlags(self.flags.load(Ordering::Relaxed))
     }
 
     /// Sets flags.
-    pub fn add_flags(&self, flags: u32) {
-        self.flags.fetch_or(flags, Ordering::Relaxed);
+    pub fn add_flags(&self, flags: SegmentFlags) {
+        self.flags.fetch_or(flags.0, Ordering::Relaxed);
     }
 
     /// Clears flags.
-    pub fn remove_flags(&self, flags: u32) {
-        self.flags.fetch_and(!flags, Ordering::Relaxed);
+    pub fn remove_flags(&self, flags: SegmentFlags) {
+        self.flags.fetch_and(!flags.0, Ordering::Relaxed);
     }
 }

@@ -17,6 +17,7 @@ const ENTRIES: usize = 2;
 
 /// All-zero is "every writer is seen".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Unseen {
@@ -71,19 +72,6 @@ impl Look {
 }
 
 impl Unseen {
-    /// Every writer is seen.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            raises: zero(),
-            beyond: zero(),
-            said: zero(),
-            nameless: zero(),
-            entries: std::array::from_fn(|_| zero()),
-        }
-    }
-
     /// Says that `who` changes files from now on without announcing it. Afterwards the caller makes the snapshots that it finds
     /// doubtful; a snapshot that it does not find finds this.
     pub fn raise(&self, who: Who) {

@@ -17,6 +17,7 @@ pub const FRAMES: usize = 1;
 /// All-zero is "free". `tenure` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest
 /// by the thread.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct WriterSlot {
@@ -133,21 +134,6 @@ const FAILED: u32 = 3;
 const STATE: u32 = 3;
 
 impl WriterSlot {
-    /// A free slot.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self {
-            tenure: AtomicU64::new(0),
-            request: AtomicU32::new(0),
-            thread: AtomicU32::new(0),
-            intent: Intent::new(),
-            snapshot: AtomicU64::new(0),
-            first: AtomicU64::new(0),
-            count: AtomicU64::new(0),
-            frames: std::array::from_fn(|_| Frame::new()),
-        }
-    }
-
     /// Who has the slot.
     pub fn tenure(&self) -> Tenure {
         // Acquire: pairs with the AcqRel in `claim`.

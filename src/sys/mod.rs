@@ -10,12 +10,15 @@ pub mod clock;
 pub mod futex;
 #[cfg(not(loom))]
 pub mod masks;
+pub mod mix;
 #[cfg(not(loom))]
 pub mod procfs;
 #[cfg(not(loom))]
 pub mod raw;
 #[cfg(not(loom))]
 pub mod signal_block;
+#[cfg(not(loom))]
+pub mod stack_str;
 pub mod sync;
 #[cfg(not(loom))]
 pub mod time_space;

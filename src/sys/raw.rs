@@ -11,6 +11,13 @@ use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use super::clock;
+use super::mix::mix;
+
+/// The error of a call by number ([`syscall!`]), as rustix names it.
+#[must_use]
+pub fn errno(error: syscalls::Errno) -> Errno {
+    Errno::from_raw_os_error(error.into_raw())
+}
 
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
@@ -53,23 +60,28 @@ pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *cons
     let remote = [address as usize, length];
     // SAFETY: both point to one struct iovec (base, length), alive for the call; the kernel checks the addresses inside.
     let result = unsafe { syscall!(Sysno::process_vm_writev, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(_) => Errno::NOTSUP,
-        Err(error) => Errno::from_raw_os_error(error.into_raw()),
-    }
+    result.map_or_else(errno, |_| Errno::NOTSUP)
 }
 
-/// Reads eight bytes at `address` in `tid`'s address space (process_vm_readv(2)).
+/// Reads bytes at `address` in `tid`'s address space to `to`: at most `length`. How many; an error where a load would fault
+/// (process_vm_readv(2)).
+///
+/// # Safety
+/// `to` is writable for `length` bytes.
+pub unsafe fn read_remote(tid: u32, address: u64, to: *mut c_void, length: usize) -> Result<usize, Errno> {
+    let local = [to as usize, length];
+    let remote = [address as usize, length];
+    // SAFETY: the local iovec names what the caller promises to be writable; the kernel checks the remote one.
+    unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) }.map_err(errno)
+}
+
+/// Reads eight bytes at `address` in `tid`'s address space.
 pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     let mut word = 0u64;
-    let local = [&raw mut word as usize, 8];
-    let remote = [address as usize, 8];
-    // SAFETY: the local iovec names `word`, which is writable for eight bytes; the kernel checks the remote one.
-    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(8) => Ok(word),
-        Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    // SAFETY: `word` is writable for eight bytes.
+    match unsafe { read_remote(tid, address, (&raw mut word).cast(), size_of::<u64>()) }? {
+        8 => Ok(word),
+        _ => Err(Errno::FAULT),
     }
 }
 
@@ -82,7 +94,7 @@ pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
     match result {
         Ok(8) => Ok(()),
         Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+        Err(error) => Err(errno(error)),
     }
 }
 
@@ -110,7 +122,7 @@ pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_ne_bytes(bytes),
-        _ => now().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(own_pid()) << 32,
+        _ => mix(now(), u64::from(own_pid()) << 32),
     }
 }
 
@@ -134,8 +146,7 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
     use rustix::fd::AsRawFd;
     let number = descriptor.as_fd().as_raw_fd();
     // SAFETY: the caller's promise.
-    unsafe { syscall!(Sysno::ioctl, number, request, argument) }
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    unsafe { syscall!(Sysno::ioctl, number, request, argument) }.map_err(errno)
 }
 
 /// The least of the numbers that [`move_up`] moves to.

@@ -2,14 +2,12 @@
 
 use core::time::Duration;
 
-use crossbeam_utils::Backoff;
-
 use super::raw;
 
 /// Spins, then yields, then sleeps ever longer, up to a millisecond.
 #[derive(Debug, Default)]
 pub struct Patience {
-    spinning: Backoff,
+    spinning: crossbeam::utils::Backoff,
     rounds: u32,
 }
 
@@ -33,6 +31,33 @@ impl Patience {
     #[must_use]
     pub fn is_tried(&self) -> bool {
         self.rounds > Self::YIELDS
+    }
+}
+
+/// When to give up waiting for a condition that other threads make true.
+///
+/// The caller looks at the condition between two questions. It looks once more after the time has come: this thread may have been
+/// stopped, and the condition be true long since.
+#[derive(Debug)]
+pub struct Deadline {
+    at: u64,
+    has_come: bool,
+}
+
+impl Deadline {
+    /// At this time (CLOCK_MONOTONIC, nanoseconds).
+    #[must_use]
+    pub fn at(time: u64) -> Self {
+        Self { at: time, has_come: false }
+    }
+
+    /// Whether the time had come when this was asked before. The clock is not read while the wait is short.
+    pub fn expired_twice(&mut self, patience: &Patience) -> bool {
+        if self.has_come {
+            return true;
+        }
+        self.has_come = patience.is_tried() && raw::now() > self.at;
+        false
     }
 }
 

@@ -20,8 +20,19 @@ use crate::sys::procfs::{self, ProcPath};
 use crate::sys::sync::Ordering;
 use crate::sys::{raw, time_space};
 
+/// [`FILE_NAME`], for texts that are put together at compile time.
+#[macro_export]
+macro_rules! table_file_name {
+    () => {
+        "table-5"
+    };
+}
+
 /// The table's file name in its directory; the number is the ABI version.
-pub const FILE_NAME: &CStr = c"table-5";
+pub const FILE_NAME: &CStr = match CStr::from_bytes_with_nul(concat!(table_file_name!(), "\0").as_bytes()) {
+    Ok(name) => name,
+    Err(_) => panic!("a file name has no NUL"),
+};
 
 /// Why a process cannot join a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +74,7 @@ impl Refusal {
             Self::DirectoryOpen => "everybody may write into the directory",
             Self::File(_) => "the table cannot be opened or mapped",
             Self::Full => "its file system is full",
-            Self::NotATable => "its file table-5 is no table",
+            Self::NotATable => concat!("its file ", table_file_name!(), " is no table"),
             Self::FileOpen => "everybody may write the table",
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
@@ -84,12 +95,12 @@ impl Refusal {
             Self::File(_) => "check its permissions and the memory limits",
             Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
             Self::NotATable => "remove that file",
-            Self::FileOpen => "end the programs that use it and remove table-5",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
-            Self::OtherVersion => "end the programs that use it and remove table-5",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
             Self::UnknownTime => "start it as a child of the program that made the namespace",
-            Self::Damaged => "end the programs that use it and remove table-5",
+            Self::FileOpen | Self::OtherVersion | Self::Damaged => {
+                concat!("end the programs that use it and remove ", table_file_name!())
+            }
         }
     }
 }
@@ -282,7 +293,7 @@ impl Lock {
     fn ask(mut self, file: &OwnedFd, request: u32) -> Result<Self, Errno> {
         // SAFETY: the argument is the structure that the request takes, and fills in.
         let asked = unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), request, &raw mut self) };
-        asked.map(|_| self).map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+        asked.map(|_| self).map_err(raw::errno)
     }
 }
 

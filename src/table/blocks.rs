@@ -11,6 +11,7 @@ use super::Table;
 use crate::protocol::block_owner::Life;
 use crate::protocol::preserved::{Bits, Block, Pool};
 use crate::protocol::snapshot::{State, View};
+use crate::sys::mix::mix;
 
 /// The pool, as one snapshot uses it.
 pub struct SnapshotBlocks<'a> {
@@ -92,7 +93,7 @@ impl Pool for SnapshotBlocks<'_> {
         let mine = self.life(life);
         // Dense at the start of the pool while it suffices, so that little of the tmpfs is used.
         let near = self.table.block_owners.iter().enumerate();
-        let start = (life.wrapping_mul(0x9E37_79B9) >> 16) as usize % 8;
+        let start = mix(0, life.into()) as usize % 8;
         let (index, owner) = near
             .skip(start)
             .chain(self.table.block_owners.iter().enumerate())

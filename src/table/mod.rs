@@ -31,6 +31,7 @@ use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
 use crate::protocol::writer_slot::WriterSlot;
+use crate::sys::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 use header::Header;
 
@@ -58,7 +59,7 @@ const _: () = assert!(core::mem::offset_of!(Table, writers).is_multiple_of(4096)
 
 /// The word that stands for the layout: two builds that disagree about it never share a table.
 pub const LAYOUT: u64 = {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut hash = mix::SEED;
     let facts = [
         size_of::<Header>(),
         size_of::<Process>(),
@@ -74,7 +75,7 @@ pub const LAYOUT: u64 = {
     ];
     let mut at = 0;
     while at < facts.len() {
-        hash = (hash ^ facts[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        hash = mix::mix(hash, facts[at] as u64);
         at += 1;
     }
     hash

@@ -24,7 +24,7 @@ const EPOCH: u32 = 7;
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { world: World::new(), sharing: Sharing::new(), is_open: Mutex::new(false) })
+        Arc::new(Self { world: World::new(), sharing: Sharing::default(), is_open: Mutex::new(false) })
     }
 
     /// Makes the way through the gate, then `act` with whether snapshots may exist.

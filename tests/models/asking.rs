@@ -15,7 +15,7 @@ const NUMBERS: u64 = 4;
 #[test]
 fn an_answer_is_that_of_its_own_request() {
     model(|| {
-        let slot = Arc::new(WriterSlot::new());
+        let slot = Arc::new(WriterSlot::default());
         let asks = |first: u64| Request { snapshot: 0, life: 1, task: Task::Preserve, first, count: 1 };
         let served = Arc::new(AtomicU64::new(u64::MAX));
         let (other, told) = (Arc::clone(&slot), Arc::clone(&served));
@@ -44,7 +44,7 @@ fn an_answer_is_that_of_its_own_request() {
 #[test]
 fn an_agent_finds_what_it_was_rung_for() {
     model(|| {
-        let place = Arc::new((WriterSlot::new(), Process::new()));
+        let place = Arc::new((WriterSlot::default(), Process::default()));
         let other = Arc::clone(&place);
         let agent = thread::spawn(move || {
             let (slot, record) = &*other;

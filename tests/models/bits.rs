@@ -48,7 +48,7 @@ const SECOND: Life = Life { snapshot: 1, life: 2 };
 #[test]
 fn a_block_that_is_given_back_late_stays_with_who_has_it() {
     model(|| {
-        let block = Arc::new((BlockOwner::new(), AtomicBool::new(false)));
+        let block = Arc::new((BlockOwner::default(), AtomicBool::new(false)));
         let other = Arc::clone(&block);
         let late = thread::spawn(move || {
             if other.0.take(FIRST, |_| false) {
@@ -68,7 +68,7 @@ fn a_block_that_is_given_back_late_stays_with_who_has_it() {
 #[test]
 fn a_block_is_taken_by_one() {
     model(|| {
-        let block = Arc::new(BlockOwner::new());
+        let block = Arc::new(BlockOwner::default());
         let other = Arc::clone(&block);
         let taker = thread::spawn(move || other.take(FIRST, |_| false));
         let is_ours = block.take(SECOND, |_| false);

@@ -15,7 +15,7 @@ use super::world::{DEAD, NEXT, model};
 fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
     for (next, thread) in [(NEXT, 2), (DEAD, 1)] {
         model(move || {
-            let slot = Arc::new(WriterSlot::new());
+            let slot = Arc::new(WriterSlot::default());
             assert!(slot.claim(DEAD.owner_word(0), 1));
             let ended = slot.tenure();
             let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
@@ -38,7 +38,7 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
 #[test]
 fn the_thread_of_one_tenure_is_not_told_for_the_next() {
     model(|| {
-        let slot = Arc::new(WriterSlot::new());
+        let slot = Arc::new(WriterSlot::default());
         assert!(slot.claim(DEAD.owner_word(0), 1));
         let other = Arc::clone(&slot);
         let looker = thread::spawn(move || {
@@ -72,7 +72,7 @@ impl Grave {
 #[test]
 fn a_late_burial_leaves_the_claims_of_the_records_next_owner_alone() {
     model(|| {
-        let grave = Arc::new(Grave { record: Process::new(), snapshot: Snapshot::new() });
+        let grave = Arc::new(Grave { record: Process::default(), snapshot: Snapshot::default() });
         assert!(grave.record.claim(DEAD));
         grave.snapshot.claim(1, DEAD.owner_word(0) & 0xffff_ffff).expect("free");
         let late = Arc::clone(&grave);
@@ -96,7 +96,7 @@ struct Family {
 #[test]
 fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
     model(|| {
-        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        let family = Arc::new(Family { parent: Process::default(), child: Process::default() });
         let unborn = ProcessId::unborn(0, 7);
         let born = ProcessId::new(102, 7);
         assert!(family.parent.claim(DEAD));
@@ -128,7 +128,7 @@ fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
 #[test]
 fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
     model(|| {
-        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        let family = Arc::new(Family { parent: Process::default(), child: Process::default() });
         assert!(family.parent.claim(DEAD));
         assert!(family.child.claim(ProcessId::unborn(0, 7)));
         let bury = |family: &Family| {
@@ -150,7 +150,7 @@ fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
 #[test]
 fn calls_of_a_dead_image_do_not_count_for_the_next() {
     model(|| {
-        let record = Process::new();
+        let record = Process::default();
         assert!(record.claim(DEAD));
         record.enter_unannounced(DEAD);
         assert!(record.free(DEAD) && record.claim(NEXT));

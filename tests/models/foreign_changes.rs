@@ -17,7 +17,7 @@ struct Watched {
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { frame: Frame::new(), changes: Changes::new(), modified: AtomicU64::new(0) })
+        Arc::new(Self { frame: Frame::default(), changes: Changes::default(), modified: AtomicU64::new(0) })
     }
 
     fn write(&self) {

@@ -6,7 +6,7 @@ use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
 use snapshim::protocol::gate::{ActiveWord, Call, Frame};
-use snapshim::protocol::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
+use snapshim::protocol::snapshot::{Cuts, Extent, Head, Identity, SegmentFlags, Snapshot, State, View};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
@@ -30,15 +30,15 @@ struct Mapping {
 impl Mapping {
     fn new() -> Arc<Self> {
         let mapping = Self {
-            snapshot: Snapshot::new(),
-            frame: Frame::new(),
+            snapshot: Snapshot::default(),
+            frame: Frame::default(),
             kernel: Kernel { private: Mutex::new([false, false]) },
             bit: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         };
         let head = mapping.snapshot.claim(1, 1).expect("free");
         let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
-        mapping.snapshot.describe(head, &identity, &extent(FIRST), 0);
+        mapping.snapshot.describe(head, &identity, &extent(FIRST), SegmentFlags::NONE);
         mapping.snapshot.publish(head, State::Exact);
         Arc::new(mapping)
     }
@@ -139,11 +139,15 @@ const CUT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 
 
 impl Pieces {
     fn new() -> Arc<Self> {
-        let pieces =
-            Self { front: Snapshot::new(), back: Snapshot::new(), cuts: Cuts::new(), active: ActiveWord::new() };
+        let pieces = Self {
+            front: Snapshot::default(),
+            back: Snapshot::default(),
+            cuts: Cuts::default(),
+            active: ActiveWord::default(),
+        };
         pieces.active.raise();
         let head = pieces.back.claim(1, 1).expect("free");
-        pieces.back.describe(head, &Self::identity(), &WHOLE, 0);
+        pieces.back.describe(head, &Self::identity(), &WHOLE, SegmentFlags::NONE);
         pieces.back.publish(head, State::Exact);
         Arc::new(pieces)
     }
@@ -158,7 +162,7 @@ impl Pieces {
         while self.back.begin_change(1).is_none() {}
         let before = self.back.view().expect("live").head.state();
         let head = self.front.claim(2, 1).expect("free");
-        self.front.describe(head, &Self::identity(), &CUT_OFF, 0);
+        self.front.describe(head, &Self::identity(), &CUT_OFF, SegmentFlags::NONE);
         self.front.publish(head, before);
         if let Some(worse) = self.cuts.note(&self.active, &self.back, before) {
             self.front.mark(2, worse);
@@ -259,12 +263,17 @@ fn a_doubt_reaches_the_piece_that_is_cut_off() {
 fn what_is_seen_of_a_snapshot_is_of_one_life() {
     // Many loads; the fault needs no more than two preemptions.
     model_within(2, || {
-        let record = Arc::new(Snapshot::new());
+        let record = Arc::new(Snapshot::default());
         let take = |record: &Snapshot, life: u32| {
             let (size, address) = (u64::from(life) * 4096, u64::from(life) * 4096);
             let identity = Identity { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };
             let head = record.claim(life, 1).expect("free");
-            record.describe(head, &identity, &Extent { address, first: 0, pages: 1, protection: 3 }, 0);
+            record.describe(
+                head,
+                &identity,
+                &Extent { address, first: 0, pages: 1, protection: 3 },
+                SegmentFlags::NONE,
+            );
             record.publish(head, State::Exact);
         };
         take(&record, 1);

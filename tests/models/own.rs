@@ -15,7 +15,7 @@ const PAGE: u64 = 4096;
 #[test]
 fn what_is_kept_of_a_range_never_seems_not_to_be_held() {
     model(|| {
-        let holdings = Arc::new(Holdings::new());
+        let holdings = Arc::new(Holdings::default());
         assert!(holdings.add(&(PAGE..9 * PAGE)));
         let other = Arc::clone(&holdings);
         let unmapper = thread::spawn(move || other.remove(&(4 * PAGE..5 * PAGE)));
@@ -32,7 +32,7 @@ fn what_is_submitted_to_a_context_that_is_gone_counts_for_no_other() {
     const GONE: u64 = 4096;
     const NEXT: u64 = 8192;
     model(|| {
-        let queues = Arc::new(Queues::new());
+        let queues = Arc::new(Queues::default());
         queues.open(GONE);
         let other = Arc::clone(&queues);
         let submitter = thread::spawn(move || {
@@ -56,7 +56,7 @@ fn what_is_submitted_to_a_context_that_is_gone_counts_for_no_other() {
 fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
     const NAME: u64 = 4096;
     model(|| {
-        let queues = Arc::new((Queues::new(), AtomicBool::new(false)));
+        let queues = Arc::new((Queues::default(), AtomicBool::new(false)));
         queues.0.open(NAME);
         let other = Arc::clone(&queues);
         let first = thread::spawn(move || {
@@ -80,7 +80,7 @@ fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
 #[test]
 fn calls_on_two_stacks_of_one_thread_have_a_frame_each() {
     model(|| {
-        let frame = Arc::new(Frame::new());
+        let frame = Arc::new(Frame::default());
         let other = Arc::clone(&frame);
         let suspended = thread::spawn(move || other.take(1));
         let is_taken = frame.take(2);

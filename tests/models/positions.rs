@@ -32,7 +32,7 @@ impl Shared {
 #[test]
 fn of_two_writers_at_one_position_each_counts_the_other() {
     model(|| {
-        let shared = Arc::new(Shared { frames: [Frame::new(), Frame::new()], floating: Floating::new() });
+        let shared = Arc::new(Shared { frames: [Frame::default(), Frame::default()], floating: Floating::default() });
         let other = Arc::clone(&shared);
         let writer = thread::spawn(move || other.counts_other(1));
         assert!(shared.counts_other(0));

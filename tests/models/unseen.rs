@@ -31,7 +31,7 @@ fn is_exact_or_says_so(writer: impl Fn(&World, &Unseen) + Send + Sync + 'static)
 /// The same; `tidy` takes those out before that are over.
 fn is_exact_or_says_so_after(tidy: impl Fn(&World, &Unseen), writer: impl Fn(&World, &Unseen) + Send + Sync + 'static) {
     let world = World::new();
-    let unseen = Arc::new(Unseen::new());
+    let unseen = Arc::new(Unseen::default());
     let (other, entries) = (Arc::clone(&world), Arc::clone(&unseen));
     let writer = thread::spawn(move || writer(&other, &entries));
     tidy(&world, &unseen);

@@ -9,7 +9,7 @@ use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{Extent, Identity, Snapshot, State};
+use snapshim::protocol::snapshot::{Extent, Identity, SegmentFlags, Snapshot, State};
 use snapshim::sys::sync::{Fault, planted};
 
 pub const ORIGIN: Origin = Origin::file(1, 2);
@@ -44,14 +44,14 @@ pub struct Page {
 
 impl Page {
     pub fn new() -> Self {
-        Self { snapshot: Snapshot::new(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
+        Self { snapshot: Snapshot::default(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
     }
 
     pub fn publish(&self, life: u32) {
         let head = self.snapshot.claim(life, 1).expect("free");
         let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
-        self.snapshot.describe(head, &identity, &extent, 0);
+        self.snapshot.describe(head, &identity, &extent, SegmentFlags::NONE);
         self.snapshot.publish(head, State::Exact);
     }
 
@@ -92,10 +92,10 @@ impl Intents for World {
 impl World {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            active: ActiveWord::new(),
-            creation: Creation::new(),
-            intent: Intent::new(),
-            frames: [Frame::new(), Frame::new()],
+            active: ActiveWord::default(),
+            creation: Creation::default(),
+            intent: Intent::default(),
+            frames: [Frame::default(), Frame::default()],
             pages: [Page::new(), Page::new()],
             file: AtomicU64::new(OLD),
         })

@@ -13,7 +13,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
-use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
+use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED, SegmentFlags};
 use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall, syscall};
 
@@ -314,7 +314,7 @@ fn map(arguments: Mmap) -> *mut c_void {
     let arguments = if replaces { in_whole_units(arguments) } else { arguments };
     pointer(
         if (arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(&arguments)) && !config().is_disabled {
-            create(&arguments, 0)
+            create(&arguments, SegmentFlags::NONE)
         } else if file_patterns::matches_shared_files(&arguments) && !config().is_disabled {
             create(&arguments.as_private(), NEVER_WRITABLE)
         } else if let Some(origin) = calls::origin_shared(&arguments) {
