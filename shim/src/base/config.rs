@@ -9,6 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::preserve::policy::{OnFailure, Way};
+use snapshim::sys::stack_str::StackStr;
 
 use super::environment::{Environment, leak};
 
@@ -219,22 +220,7 @@ fn c_str(value: &'static [u8]) -> Option<&'static CStr> {
 }
 
 fn default_directory() -> &'static CStr {
-    struct Path {
-        bytes: [u8; 48],
-        length: usize,
-    }
-    impl core::fmt::Write for Path {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            for byte in text.bytes() {
-                self.bytes[self.length] = byte;
-                self.length += 1;
-            }
-            Ok(())
-        }
-    }
-    let mut path = Path { bytes: [0; 48], length: 0 };
-    let _ = core::fmt::write(&mut path, format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()));
-    CStr::from_bytes_until_nul(&leak(path).bytes).unwrap_or(c"/dev/shm/snapshim")
+    leak(StackStr::<48>::whole(format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()))).as_c_str()
 }
 
 /// Opens the log file, making it if need be.

@@ -9,6 +9,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::procfs;
+use snapshim::sys::stack_str::StackStr;
 use snapshim::table::Table;
 
 use super::{fd_table, identity};
@@ -52,22 +53,6 @@ impl fmt::Display for Program {
     }
 }
 
-/// A line that is cut where the buffer ends.
-struct Line {
-    bytes: [u8; 900],
-    length: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.len() - 1 - self.length;
-        let taken = text.len().min(room);
-        self.bytes[self.length..self.length + taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.length += taken;
-        Ok(())
-    }
-}
-
 /// See [`say`].
 #[cold]
 pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
@@ -75,10 +60,11 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
     if level > config.level {
         return;
     }
-    let mut line = Line { bytes: [0; 900], length: 0 };
+    // A line that is longer ends where the buffer does.
+    let mut line = StackStr::<900>::new();
     let _ = write!(line, "snapshim: {message}");
-    line.bytes[line.length] = b'\n';
-    let line = &line.bytes[..=line.length];
+    let line = line.into_line();
+    let line = line.as_bytes();
     match config.log_path {
         Some(path) => {
             if let Ok(file) = open(path) {
