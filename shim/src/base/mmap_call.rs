@@ -5,6 +5,7 @@ use core::ptr;
 
 use rustix::io::Errno;
 use snapshim::PAGE;
+use snapshim::sys::raw;
 
 /// The arguments of mmap(2).
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ impl Mmap {
             )
         }
         .map(ptr::with_exposed_provenance_mut)
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+        .map_err(raw::errno)
     }
 
     /// The same, but private.

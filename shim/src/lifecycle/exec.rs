@@ -8,10 +8,10 @@ use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 
 use snapshim::sys::raw;
-use syscalls::{Sysno, syscall};
 
 use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::config::config;
+use crate::base::robust_list::RobustListHead;
 use crate::process::identity::{self, Own};
 
 /// Makes `call`, which returns only if exec fails.
@@ -38,27 +38,17 @@ fn await_pushers(own: &Own) {
     }
 }
 
-/// `struct robust_list_head` of linux/futex.h: libc's for this thread, or one that the program made itself.
-#[repr(C)]
-struct Head {
-    next: u64,
-    futex_offset: i64,
-    pending: u64,
-}
-
-/// Where it is. It is read and written by the kernel, as what a program names may be no memory at all.
+/// Where the head of this thread's robust list is. It is read and written by the kernel, as what a program names may be no memory at
+/// all.
 struct RobustList(u64);
 
 impl RobustList {
     fn of_this_thread() -> Option<Self> {
-        let (mut head, mut size) = (0u64, 0usize);
-        // SAFETY: both results are writable.
-        let found = unsafe { syscall!(Sysno::get_robust_list, 0, &raw mut head, &raw mut size) };
-        (found.is_ok() && head != 0 && size == size_of::<Head>()).then_some(Self(head))
+        RobustListHead::of_thread(0).map(Self)
     }
 
     fn pending_at(&self) -> u64 {
-        self.0.wrapping_add(offset_of!(Head, pending) as u64)
+        self.0.wrapping_add(offset_of!(RobustListHead, pending) as u64)
     }
 
     fn read(&self, field: usize) -> Option<u64> {
@@ -67,7 +57,7 @@ impl RobustList {
 
     /// False: a handler interrupted who has an entry of its own there, or the list is none.
     fn begin(&self, word: &AtomicU32) -> bool {
-        let (Some(offset), Some(0)) = (self.read(offset_of!(Head, futex_offset)), self.read(offset_of!(Head, pending)))
+        let (Some(offset), Some(0)) = (self.read(offset_of!(RobustListHead, offset)), self.read(offset_of!(RobustListHead, pending)))
         else {
             return false;
         };

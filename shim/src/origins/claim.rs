@@ -142,9 +142,7 @@ impl Claim {
 
 fn set_mark(file: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the arguments are values.
-    unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), F_SETSIG, MARK) }
-        .map(drop)
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), F_SETSIG, MARK) }.map(drop).map_err(raw::errno)
 }
 
 fn has_mark(file: BorrowedFd<'_>) -> bool {

@@ -32,15 +32,14 @@ fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         return Err(Errno::PERM);
     }
     let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
-    let error = |error: syscalls::Errno| Errno::from_raw_os_error(error.into_raw());
     // SAFETY: the arguments are values, and a C string that is alive for the call; the descriptor is nobody else's.
     unsafe {
         let flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_FID;
-        let group = syscall!(Sysno::fanotify_init, flags, OFlags::RDONLY.bits()).map_err(error)?;
+        let group = syscall!(Sysno::fanotify_init, flags, OFlags::RDONLY.bits()).map_err(raw::errno)?;
         let group = raw::own(group as i32);
         let here = rustix::fs::CWD.as_raw_fd();
         let mark = (group.as_raw_fd(), FAN_MARK_ADD, FAN_MODIFY, path.as_c_str().as_ptr());
-        syscall!(Sysno::fanotify_mark, mark.0, mark.1, mark.2, here, mark.3).map_err(error)?;
+        syscall!(Sysno::fanotify_mark, mark.0, mark.1, mark.2, here, mark.3).map_err(raw::errno)?;
         raw::move_up(group)
     }
 }

@@ -13,11 +13,11 @@ use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::{procfs, raw};
-use syscalls::{Sysno, syscall};
 
 use super::list;
 use super::protection::WANTED;
-use crate::base::user_memory::read_own;
+use crate::base::robust_list::RobustListHead;
+use crate::base::user_memory::read_value;
 
 /// Has `open` open what the kernel would mark if a thread of this process died now. By the agent.
 pub fn open_words(mut open: impl FnMut(&Range<u64>, Origin) -> Progress) -> Progress {
@@ -57,17 +57,6 @@ fn has_one_thread() -> bool {
     found.is_ok_and(|found| found.stx_nlink == PLAIN_DIRECTORY + IT_AND_THE_AGENT)
 }
 
-/// `struct robust_list_head` (linux/futex.h).
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct Head {
-    first: u64,
-    /// From an entry to the word.
-    offset: u64,
-    /// Being taken or released.
-    pending: u64,
-}
-
 /// The kernel goes no further either (ROBUST_LIST_LIMIT).
 const LONGEST: usize = 2048;
 /// How often a list is read that changes meanwhile.
@@ -76,14 +65,9 @@ const TRIES: usize = 8;
 const INHERITS: u64 = 1;
 
 fn each_word(tid: u32, mut see: impl FnMut(u64) -> Tried) -> Tried {
-    let (mut head, mut length) = (0u64, 0usize);
-    // SAFETY: the call stores into both.
-    let found = unsafe { syscall!(Sysno::get_robust_list, tid, &raw mut head, &raw mut length) };
-    if found.is_err() || length != size_of::<Head>() {
-        return Tried::Continue(());
-    }
+    let Some(head) = RobustListHead::of_thread(tid) else { return Tried::Continue(()) };
     for _ in 0..TRIES {
-        let Some(Head { first, offset, pending }) = read::<Head>(head) else { break };
+        let Some(RobustListHead { first, offset, pending }) = read_value(head) else { break };
         if pending != 0 {
             see((pending & !INHERITS).wrapping_add(offset))?;
         }
@@ -93,7 +77,7 @@ fn each_word(tid: u32, mut see: impl FnMut(u64) -> Tried) -> Tried {
                 return Tried::Continue(());
             }
             // An entry that was just taken out leads nowhere.
-            let Some(next) = read::<u64>(at) else { break };
+            let Some(next) = read_value::<u64>(at) else { break };
             see(at.wrapping_add(offset))?;
             at = next & !INHERITS;
         }
@@ -108,13 +92,6 @@ fn open_page_of(word: u64, open: &mut impl FnMut(&Range<u64>, Origin) -> Progres
         Some(Progress::Later) => Tried::Break(()),
         _ => Tried::Continue(()),
     }
-}
-
-/// What stands at an address of the application's, which may be nothing.
-fn read<T: Default + Copy>(from: u64) -> Option<T> {
-    let mut value = T::default();
-    let length = size_of::<T>() as u64;
-    (read_own(from, (&raw mut value) as u64, length) == length).then_some(value)
 }
 
 /// What opening a piece has come to.
