@@ -94,112 +94,129 @@ fn read() -> &'static Config {
 }
 
 fn parse(environment: &Environment) -> Config {
-    let mut unusable: [Option<Unusable>; 16] = [const { None }; 16];
-    let mut complain = |name, value, instead| {
-        if let Some(free) = unusable.iter_mut().find(|entry| entry.is_none()) {
+    let mut values = Values { environment, unusable: [const { None }; 16] };
+    let rings = values.choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"]);
+    let (level, log_path) = values.log();
+    let chosen = values.directory();
+    Config {
+        is_disabled: values.choose("SNAPSHIM_DISABLE", &["0", "1", ""]) == 1,
+        directory: chosen.unwrap_or_else(default_directory),
+        is_directory_chosen: chosen.is_some(),
+        files: values.patterns("SNAPSHIM_FILES"),
+        shared_files: values.patterns("SNAPSHIM_SHARED_FILES"),
+        way: [Way::Auto, Way::Direct, Way::Agent][values.choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"])],
+        on_failure: [OnFailure::BreakSnapshot, OnFailure::FailWrite]
+            [values.choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"])],
+        allows_rings: rings == 1,
+        filters_rings: rings == 2,
+        takes_any_file_system: values.is_set("SNAPSHIM_ANYFS"),
+        claims_devices: values.is_set("SNAPSHIM_CLAIM"),
+        reads_notices: values.is_set("SNAPSHIM_FANOTIFY"),
+        is_strict: values.is_set("SNAPSHIM_STRICT"),
+        opens_eagerly: values.choose("SNAPSHIM_SHARED", &["trap", "eager"]) == 1,
+        chunk: values.chunk_kb() * 1024 / snapshim::PAGE,
+        timeout: values.timeout_ms() * 1_000_000,
+        level,
+        log_path,
+        unusable: values.unusable,
+    }
+}
+
+/// The variables' values, and which of them cannot be used.
+struct Values<'a> {
+    environment: &'a Environment,
+    unusable: [Option<Unusable>; 16],
+}
+
+impl Values<'_> {
+    fn complain(&mut self, name: &'static str, value: &'static [u8], instead: &'static str) {
+        if let Some(free) = self.unusable.iter_mut().find(|entry| entry.is_none()) {
             *free = Some(Unusable { name, value, instead });
         }
-    };
-    let mut choose = |name, choices: &[&'static str], default: usize| match environment.get(name) {
-        None => default,
-        Some(value) => choices.iter().position(|choice| choice.as_bytes() == value).unwrap_or_else(|| {
-            complain(name, value, choices[default]);
-            default
-        }),
-    };
-    let way = [Way::Auto, Way::Direct, Way::Agent][choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"], 0)];
-    let on_failure = [OnFailure::BreakSnapshot, OnFailure::FailWrite]
-        [choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"], 0)];
-    let is_disabled = choose("SNAPSHIM_DISABLE", &["0", "1", ""], 0) == 1;
+    }
 
-    let rings = choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"], 0);
-    let (allows_rings, filters_rings) = (rings == 1, rings == 2);
+    /// Which of `choices` a variable names; the first is the default.
+    fn choose(&mut self, name: &'static str, choices: &[&'static str]) -> usize {
+        let Some(value) = self.environment.get(name) else { return 0 };
+        choices.iter().position(|choice| choice.as_bytes() == value).unwrap_or_else(|| {
+            self.complain(name, value, choices[0]);
+            0
+        })
+    }
 
-    let opens_eagerly = choose("SNAPSHIM_SHARED", &["trap", "eager"], 0) == 1;
-    let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
-    let claims_devices = choose("SNAPSHIM_CLAIM", &["0", "1"], 0) == 1;
-    let reads_notices = choose("SNAPSHIM_FANOTIFY", &["0", "1"], 0) == 1;
-    let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
+    fn is_set(&mut self, name: &'static str) -> bool {
+        self.choose(name, &["0", "1"]) == 1
+    }
 
-    let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
+    /// The number that a variable has, if that `is_possible`.
+    fn number(
+        &mut self,
+        name: &'static str,
+        is_possible: impl Fn(u64) -> bool,
+        default: u64,
+        instead: &'static str,
+    ) -> u64 {
+        let Some(value) = self.environment.get(name) else { return default };
         let number = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        number.filter(|ms| (1..=LONGEST_TIMEOUT_MS).contains(ms)).unwrap_or_else(|| {
-            complain("SNAPSHIM_TIMEOUT_MS", value, "2000 (1 to 60000 are possible)");
-            DEFAULT_TIMEOUT_MS
+        number.filter(|number| is_possible(*number)).unwrap_or_else(|| {
+            self.complain(name, value, instead);
+            default
         })
-    });
+    }
 
-    let chunk = environment.get("SNAPSHIM_CHUNK_KB").map_or(DEFAULT_CHUNK_KB, |value| {
-        let number = core::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
-        number.filter(|kb| kb.is_power_of_two() && (4..=LARGEST_CHUNK_KB).contains(kb)).unwrap_or_else(|| {
-            complain("SNAPSHIM_CHUNK_KB", value, "64 (powers of two from 4 to 2048 are possible)");
-            DEFAULT_CHUNK_KB
-        })
-    });
+    fn timeout_ms(&mut self) -> u64 {
+        let is_possible = |ms| (1..=LONGEST_TIMEOUT_MS).contains(&ms);
+        self.number("SNAPSHIM_TIMEOUT_MS", is_possible, DEFAULT_TIMEOUT_MS, "2000 (1 to 60000 are possible)")
+    }
 
-    let (level, log_path) = environment.get("SNAPSHIM_LOG").map_or((Level::Warn, None), |value| {
-        let colon = value.iter().position(|byte| *byte == b':');
-        let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
-        let names: [(&[u8], Level); 5] = [
+    fn chunk_kb(&mut self) -> u64 {
+        let is_possible = |kb: u64| kb.is_power_of_two() && (4..=LARGEST_CHUNK_KB).contains(&kb);
+        let instead = "64 (powers of two from 4 to 2048 are possible)";
+        self.number("SNAPSHIM_CHUNK_KB", is_possible, DEFAULT_CHUNK_KB, instead)
+    }
+
+    /// `SNAPSHIM_LOG`: a level, and behind a colon the path of a file.
+    fn log(&mut self) -> (Level, Option<&'static CStr>) {
+        const LEVELS: [(&[u8], Level); 5] = [
             (b"off", Level::Off),
             (b"error", Level::Error),
             (b"warn", Level::Warn),
             (b"info", Level::Info),
             (b"debug", Level::Debug),
         ];
-        let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
+        const NAME: &str = "SNAPSHIM_LOG";
+        let Some(value) = self.environment.get(NAME) else { return (Level::Warn, None) };
+        let colon = value.iter().position(|byte| *byte == b':');
+        let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
         let path = path.filter(|path| !path.is_empty());
-        let path = path.filter(|path| {
-            let usable = open(path).is_ok();
-            if !usable {
-                complain("SNAPSHIM_LOG", value, "standard error");
-            }
-            usable
-        });
-        (
-            found.unwrap_or_else(|| {
-                complain("SNAPSHIM_LOG", value, "warn (off, error, warn, info and debug are possible)");
-                Level::Warn
-            }),
-            path,
-        )
-    });
+        let usable = path.filter(|path| open(path).is_ok());
+        if usable.is_none() && path.is_some() {
+            self.complain(NAME, value, "standard error");
+        }
+        let level = LEVELS.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
+        if level.is_none() {
+            self.complain(NAME, value, "warn (off, error, warn, info and debug are possible)");
+        }
+        (level.unwrap_or(Level::Warn), usable)
+    }
 
-    let [files, shared_files] = ["SNAPSHIM_FILES", "SNAPSHIM_SHARED_FILES"].map(|name| {
-        let patterns = environment.get(name).unwrap_or(b"");
+    fn patterns(&mut self, name: &'static str) -> &'static [u8] {
+        let patterns = self.environment.get(name).unwrap_or(b"");
         if patterns.split(|byte| *byte == b':').any(is_left_open) {
-            complain(name, patterns, "its patterns that leave no [ or { open");
+            self.complain(name, patterns, "its patterns that leave no [ or { open");
         }
         patterns
-    });
+    }
 
-    let chosen = environment.get("SNAPSHIM_DIR").and_then(|value| {
+    /// `SNAPSHIM_DIR`, if it is set to a path that can be used.
+    fn directory(&mut self) -> Option<&'static CStr> {
+        const NAME: &str = "SNAPSHIM_DIR";
+        let value = self.environment.get(NAME)?;
         let usable = c_str(value).filter(|path| path.to_bytes().first() == Some(&b'/'));
         if usable.is_none() {
-            complain("SNAPSHIM_DIR", value, "the default (an absolute path is needed)");
+            self.complain(NAME, value, "the default (an absolute path is needed)");
         }
         usable
-    });
-    Config {
-        is_disabled,
-        directory: chosen.unwrap_or_else(default_directory),
-        is_directory_chosen: chosen.is_some(),
-        files,
-        shared_files,
-        way,
-        on_failure,
-        allows_rings,
-        filters_rings,
-        takes_any_file_system,
-        claims_devices,
-        reads_notices,
-        is_strict,
-        opens_eagerly,
-        chunk: chunk * 1024 / snapshim::PAGE,
-        timeout: timeout_ms * 1_000_000,
-        level,
-        log_path,
-        unusable,
     }
 }
 

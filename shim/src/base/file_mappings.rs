@@ -145,34 +145,18 @@ fn read_each_mapping(
         Filter::WritableAndShared => line.is_writable && line.mapping.is_shared,
         Filter::At(address) => (line.mapping.start..line.mapping.end).contains(&address),
     };
-    let mut buffer = [0u8; 512];
-    // The beginning of the line under way; what the numbers stand in is shorter.
-    let (mut line, mut length) = ([0u8; 100], 0);
     let mut position = 0;
-    loop {
-        // The file's own position would be moved by what `see` asks of it.
-        let count = rustix::io::pread(maps, &mut buffer, position)?;
+    // The file's own position would be moved by what `see` asks of it.
+    let read = |buffer: &mut [u8]| {
+        let count = rustix::io::pread(maps, buffer, position)?;
         position += count as u64;
-        if count == 0 {
-            return Ok(());
-        }
-        for byte in &buffer[..count] {
-            if *byte != b'\n' {
-                if length < line.len() {
-                    line[length] = *byte;
-                    length += 1;
-                }
-                continue;
-            }
-            let parsed = Line::parse(&line[..length]).filter(|line| line.mapping.backing.inode != 0 && is_wanted(line));
-            length = 0;
-            if let Some(line) = parsed
-                && see(line.mapping).is_break()
-            {
-                return Ok(());
-            }
-        }
-    }
+        Ok(count)
+    };
+    let broken_off = procfs::find_line_by(read, |line| {
+        let line = Line::parse(line).filter(|line| line.mapping.backing.inode != 0 && is_wanted(line))?;
+        see(line.mapping).is_break().then_some(())
+    });
+    broken_off.map(drop)
 }
 
 /// A line of proc_pid_maps(5).

@@ -8,7 +8,7 @@ use core::fmt;
 
 use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::{Origin, Place};
-use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::procfs::{self, ProcPath};
 use snapshim::sys::raw;
 
 use super::alias::{self, Alias};
@@ -125,8 +125,7 @@ fn has_open_for_writing(pid: u32, alias: Origin) -> bool {
 
 /// proc_pid_fdinfo(5): the access mode is the last octal digit of the flags.
 fn is_for_writing(pid: u32, number: u32) -> bool {
-    let mut buffer = [0u8; 128];
-    let text = sysfs::read(format_args!("/proc/{pid}/fdinfo/{number}"), &mut buffer);
-    let flags = text.and_then(|text| text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"flags:")));
-    flags.and_then(|flags| flags.last()).is_some_and(|digit| matches!(digit & 3, 1 | 2))
+    let path = ProcPath::of(pid, "fdinfo").slash(number);
+    let mode = procfs::find_line(path.as_c_str(), |line| line.strip_prefix(b"flags:")?.last().copied());
+    mode.is_ok_and(|digit| digit.is_some_and(|digit| matches!(digit & 3, 1 | 2)))
 }

@@ -14,6 +14,7 @@ use snapshim::sys::raw;
 use snapshim::table::Table;
 use syscalls::{Sysno, syscall};
 
+use crate::base::file_mappings::maps_of;
 use crate::process::log::{Level, say};
 
 const FAN_CLOEXEC: u32 = 0x1;
@@ -102,7 +103,7 @@ const LIBRARY: &[u8] = b"libsnapshim";
 
 /// Whether the preload library is among what the process has mapped; `None` if it cannot be told.
 fn has_library(pid: u32) -> Option<bool> {
-    names_library(&raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?)
+    names_library(&maps_of(pid).ok()?)
 }
 
 /// The same of an open file of mappings (proc_pid_maps(5)).

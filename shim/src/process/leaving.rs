@@ -30,10 +30,9 @@ use core::mem::offset_of;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::OFlags;
 use snapshim::PAGE;
 use snapshim::sys::signal_block::{self, SignalsBlocked};
-use snapshim::sys::{masks, raw};
+use snapshim::sys::{masks, procfs, raw};
 
 use super::{identity, thread};
 use crate::base::stack_pointer::stack_pointer;
@@ -266,31 +265,11 @@ impl OwnStack {
 
 /// The mapping that an address lies in, and whether it is the first thread's stack (proc_pid_maps(5)).
 fn mapping_around(address: u64) -> Option<(Range<u64>, bool)> {
-    const NAME: &[u8] = b"[stack]";
-    let file = raw::open(c"/proc/self/maps", OFlags::RDONLY).ok()?;
-    let mut buffer = [0u8; 512];
-    let (mut number, mut start, mut in_range) = (0u64, 0u64, true);
-    let mut found = None;
-    let mut last = [0u8; NAME.len()];
-    loop {
-        let count = rustix::io::read(&file, &mut buffer).ok().filter(|count| *count > 0)?;
-        for byte in &buffer[..count] {
-            match byte {
-                b'\n' if found.is_some() => return found.map(|range| (range, last == NAME)),
-                b'\n' => (number, start, in_range) = (0, 0, true),
-                _ if !in_range => {
-                    last.rotate_left(1);
-                    last[NAME.len() - 1] = *byte;
-                }
-                b'-' => (start, number) = (number, 0),
-                b' ' => {
-                    in_range = false;
-                    found = (start..number).contains(&address).then_some(start..number);
-                }
-                digit => number = number << 4 | u64::from((*digit as char).to_digit(16)?),
-            }
-        }
-    }
+    let found = procfs::find_line(c"/proc/self/maps", |line| {
+        let range = procfs::mapped_range(line).filter(|range| range.contains(&address))?;
+        Some((range, line.ends_with(b"[stack]")))
+    });
+    found.ok()?
 }
 
 /// The calling thread has set `stack` as its alternate one.

@@ -473,19 +473,17 @@ pub fn refuse_in_child(parent: &Own) {
 
 /// The pid that a child in another namespace has in that of its `parent`, where /proc is the parent's.
 fn pid_outside(parent: u32) -> Option<u32> {
-    let mut buffer = [0u8; 900];
-    let status = procfs::read_file(c"/proc/self/status", &mut buffer).ok()?;
-    // The command's name, which may be any bytes, stands in the first line.
-    let rest = status.splitn(2, |byte| *byte == b'\n').nth(1)?;
-    let status = rest.utf8_chunks().next()?.valid();
-    let numbers = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_ascii_whitespace().filter_map(|number| number.parse::<u32>().ok()))
+    let numbers = |name: &[u8]| {
+        let found = procfs::find_line(c"/proc/self/status", |line| {
+            let text = core::str::from_utf8(line.strip_prefix(name)?).ok()?;
+            let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse::<u32>().ok());
+            Some([numbers.next(), numbers.next(), numbers.next()])
+        });
+        found.ok()?
     };
     // One number for each namespace, from that of /proc on.
-    let mut own = numbers("NSpid:")?;
-    let (outside, _inside) = (own.next()?, own.next()?);
-    (own.next().is_none() && numbers("PPid:")?.next()? == parent).then_some(outside)
+    let [Some(outside), Some(_inside), None] = numbers(b"NSpid:")? else { return None };
+    (numbers(b"PPid:")?[0] == Some(parent)).then_some(outside)
 }
 
 fn errno_for(refusal: Refusal) -> Errno {

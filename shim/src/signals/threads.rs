@@ -10,8 +10,7 @@ use core::time::Duration;
 
 use rustix::fs::OFlags;
 use snapshim::protocol::process::Agent;
-use snapshim::sys::procfs::{self, ProcPath};
-use snapshim::sys::{masks, raw};
+use snapshim::sys::{masks, procfs, raw};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
@@ -132,13 +131,6 @@ impl Blockers {
     }
 }
 
-/// proc_pid_stat(5), field 32: the blocked signals up to 31, in decimal.
 fn blocks_faults(thread: u32) -> bool {
-    let mut buffer = [0u8; 512];
-    let path = ProcPath::of(raw::own_pid(), "task").slash(thread).then("/stat");
-    let Ok(text) = procfs::read_file(path.as_c_str(), &mut buffer) else { return false };
-    let behind_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 2);
-    let blocked = text[behind_name..].split(|byte| *byte == b' ').nth(32 - 3);
-    let blocked = blocked.and_then(|word| core::str::from_utf8(word).ok()?.parse::<u64>().ok());
-    blocked.is_some_and(|mask| mask & masks::FAULT != 0)
+    procfs::blocked_signals(raw::own_pid(), thread).is_some_and(|mask| mask & masks::FAULT != 0)
 }
