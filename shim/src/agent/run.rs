@@ -6,6 +6,7 @@
 //! ([`fd_table`]). The C library does not count it, so a program still ends with its own last thread.
 
 use core::ffi::{c_int, c_void};
+use core::ops::ControlFlow;
 use core::time::Duration;
 
 use snapshim::preserve::kept::KeptFiles;
@@ -38,51 +39,81 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     HAS_BEGUN.store(1, Ordering::Release);
     futex::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
-    let mut eager = eager::Eager::default();
-    let mut next_look = raw::now() + ROUND.as_nanos() as u64;
-    let mut rounds = 0;
-    let mut company = Company::default();
+    let mut work = Work::new(kept);
     loop {
-        let Some(own) = identity::attached() else { return leave() };
-        let Some(record) = own.record() else { return 0 };
-        // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
+        if let ControlFlow::Break(status) = work.turn() {
+            return status;
+        }
+    }
+}
+
+/// What the agent has to remember from one turn of its loop to the next.
+struct Work<'a> {
+    kept: &'a KeptFiles,
+    eager: eager::Eager,
+    company: Company,
+    rounds: u32,
+    /// When the next round is due.
+    next_round: u64,
+}
+
+impl<'a> Work<'a> {
+    fn new(kept: &'a KeptFiles) -> Self {
+        let next_round = raw::now() + ROUND.as_nanos() as u64;
+        Self { kept, eager: eager::Eager::default(), company: Company::default(), rounds: 0, next_round }
+    }
+
+    /// One turn: what is asked for, what is due, and sleep until more is. The end of the agent, and its status.
+    fn turn(&mut self) -> ControlFlow<c_int> {
+        let Some(own) = identity::attached() else { return ControlFlow::Break(leave()) };
+        let Some(record) = own.record() else { return ControlFlow::Break(0) };
+        // Acquire: pairs with the Release in `Process::ring`; the request is visible to the thread that sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
         if own.identity.presence().must_leave() {
-            return 0;
+            return ControlFlow::Break(0);
         }
-        let Some(until_look) = company.look(&own) else { return own.identity.presence().last_status() };
+        let Some(until_look) = self.company.look(&own) else {
+            return ControlFlow::Break(own.identity.presence().last_status());
+        };
         if arm::answer_creation(&own) {
-            eager.begin_anew();
+            self.eager.begin_anew();
         }
+        let kept = self.kept;
         let mut service = Service { own: &own, kept, bell, is_answered: answer_requests(&own, kept), has_armed: false };
-        let pause = match eager.open_piece(&own, kept) {
-            Progress::Until(_) => continue,
+        let pause = match self.eager.open_piece(&own, kept) {
+            Progress::Until(_) => return ControlFlow::Continue(()),
             Progress::Later => Duration::from_millis(1),
-            // Who has no snapshots is rung for, and not kept awake.
+            // A process without snapshots is woken through the doorbell; it needs no periodic wake-up.
             Progress::Over if own.identity.is_mapper() => ROUND,
             Progress::Over => Duration::from_secs(3600),
         };
-        if raw::now() >= next_look {
-            rounds::look(&own);
-            service.attend();
-            watch::look_at_all(&own);
-            service.attend();
-            doubt_if_unseen(&own);
-            look_at_table(&own);
-            service.attend();
-            rounds += 1;
-            if rounds % TABLE_ROUNDS == 0 {
-                doubt_if_table_is_gone(&own);
-            }
-            next_look = raw::now() + ROUND.as_nanos() as u64;
+        if raw::now() >= self.next_round {
+            self.make_round(&own, &mut service);
         }
         let until_maps = foreign_maps::look_if_due(&own, &mut || service.attend());
         if service.has_armed {
-            eager.begin_anew();
+            self.eager.begin_anew();
         }
         if service.is_answered {
             futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
         }
+        ControlFlow::Continue(())
+    }
+
+    /// Looks whether what the snapshots rest on is still so. Requests are answered in between.
+    fn make_round(&mut self, own: &Own, service: &mut Service<'_>) {
+        rounds::look(own);
+        service.attend();
+        watch::look_at_all(own);
+        service.attend();
+        doubt_if_unseen(own);
+        look_at_table(own);
+        service.attend();
+        self.rounds += 1;
+        if self.rounds % TABLE_ROUNDS == 0 {
+            doubt_if_table_is_gone(own);
+        }
+        self.next_round = raw::now() + ROUND.as_nanos() as u64;
     }
 }
 

@@ -57,7 +57,8 @@ impl RobustList {
 
     /// False: a handler interrupted who has an entry of its own there, or the list is none.
     fn begin(&self, word: &AtomicU32) -> bool {
-        let (Some(offset), Some(0)) = (self.read(offset_of!(RobustListHead, offset)), self.read(offset_of!(RobustListHead, pending)))
+        let (Some(offset), Some(0)) =
+            (self.read(offset_of!(RobustListHead, offset)), self.read(offset_of!(RobustListHead, pending)))
         else {
             return false;
         };
