@@ -10,10 +10,10 @@ use snapshim::protocol::gate::{Call, Entry, Frame};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::table::Table;
 
-use super::slot::{Surroundings, clear, pusher, without_thread};
+use super::slot::{Surroundings, clear, enter, pusher, seat_for};
 use super::touch::Nowhere;
 use crate::base::stack_pointer;
-use crate::process::thread::{Seat, Thread};
+use crate::process::thread::Thread;
 
 /// A change that reaches its origin without a descriptor: a store through a shared mapping, or the making of one.
 pub struct Announced<'a> {
@@ -69,21 +69,15 @@ impl Announced<'_> {
 ///
 /// Errors: `ENOSPC`, no slot is free although snapshots exist.
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
-    let seat = match Seat::take() {
+    let seat = match seat_for(&|| act(None)) {
         Ok(seat) => seat,
-        Err(error) => match without_thread(error, &|| act(None)) {
-            Ok(Some(result)) => return Ok(result),
-            Ok(None) => return Err(Errno::NOSPC),
-            Err(seat) => seat,
-        },
+        Err(made) => return made.ok_or(Errno::NOSPC),
     };
-    let (thread, (outer, frame)) = (seat.thread, seat.frames());
-    let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin), &surroundings);
-    let is_watched = matches!(entry, Entry::Origin(_));
-    let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
-    clear(&thread, frame, turn);
-    Ok(result)
+    let (thread, frames) = (&seat.thread, seat.frames());
+    Ok(enter(thread, frames, without_descriptor(origin), &Nowhere, |entry| {
+        let is_watched = matches!(entry, Entry::Origin(_));
+        act(Some(&Announced { thread, frame: frames.1, origin, is_watched }))
+    }))
 }
 
 fn without_descriptor(origin: Origin) -> Call {

@@ -15,14 +15,14 @@ use snapshim::table::{self, Table};
 use super::reach::range_of;
 use super::report::{Teller, refuse};
 use super::sequence;
-use super::slot::{Surroundings, clear, pusher, without_thread};
+use super::slot::{enter, pusher, seat_for};
 use super::touch::Touch;
 use crate::address_space::freeze::Trap;
 use crate::base::errno::set_errno;
 use crate::base::stack_pointer;
 use crate::process::log::{Level, Named, Program, say};
 use crate::process::membership;
-use crate::process::thread::{self, Seat, Thread};
+use crate::process::thread::{self, Thread};
 
 /// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
 ///
@@ -40,18 +40,14 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
 /// The same for a call that interrupts another, or whose thread has no slot yet.
 #[cold]
 fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
-    let seat = match Seat::take() {
-        Ok(seat) => seat,
-        Err(error) => match without_thread(error, call) {
-            Ok(Some(result)) => return result,
-            Ok(None) => {
-                set_errno(libc::ENOSPC);
-                return -1;
-            }
-            Err(seat) => seat,
-        },
-    };
-    change_in(&seat.thread, seat.frames(), descriptor, touch, call)
+    match seat_for(call) {
+        Ok(seat) => change_in(&seat.thread, seat.frames(), descriptor, touch, call),
+        Err(Some(result)) => result,
+        Err(None) => {
+            set_errno(libc::ENOSPC);
+            -1
+        }
+    }
 }
 
 /// The same in a frame that is taken, behind those of calls that this one may have interrupted.
@@ -66,18 +62,14 @@ fn change_in(
     membership::look_now_and_then(&thread.own);
     let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
-    let surroundings = Surroundings { thread, touch };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
-    let result = match entry {
+    enter(thread, (outer, frame), about, touch, |entry| match entry {
         Entry::Free | Entry::Elsewhere => watch_descriptor(thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
             let result = change_origin(thread, frame, descriptor, origin, touch, call);
             watch_descriptor(thread, frame, &about, Some(origin), result)
         }
         Entry::Anywhere => change_anywhere(thread, frame, touch, call),
-    };
-    clear(thread, frame, turn);
-    result
+    })
 }
 
 /// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::place_behind;
 use snapshim::preserve::Pusher;
 use snapshim::protocol::creation::Ticket;
-use snapshim::protocol::gate::{Frame, Turn, Writer};
+use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
@@ -23,6 +23,33 @@ use crate::process::log::{Level, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
 use crate::signals;
+
+/// Does `act` announced, in a frame that is taken, behind those of calls that this one may have interrupted: no snapshot that the
+/// call may spoil comes into being meanwhile.
+///
+/// Holds nothing that needs dropping while `act` runs.
+#[inline(always)]
+pub fn enter<T>(
+    thread: &Thread,
+    (outer, frame): (&[Frame], &Frame),
+    call: Call,
+    touch: &impl Touch,
+    act: impl FnOnce(Entry) -> T,
+) -> T {
+    let surroundings = Surroundings { thread, touch };
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, call, &surroundings);
+    let result = act(entry);
+    clear(thread, frame, turn);
+    result
+}
+
+/// A seat for a call of the calling thread. The error: `call` has been made without one, and its result; `None`: it must not be made.
+pub fn seat_for<T>(call: &impl Fn() -> T) -> Result<Seat, Option<T>> {
+    Seat::take().or_else(|error| match without_thread(error, call) {
+        Ok(made) => Err(made),
+        Err(seat) => Ok(seat),
+    })
+}
 
 /// The call is over.
 #[inline]
@@ -48,7 +75,7 @@ fn doubt_after_return(table: &Table) {
 /// The thread cannot announce its call, for want of a slot (`EAGAIN`), or because its process could not join the table: that has said
 /// so there if it can reach it, and goes on as it would without the shim. `None`: the call must not be made. The error: it can by now.
 #[cold]
-pub fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
+fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let mut error = error;
     loop {
         if error == Errno::AGAIN && identity::attached().is_some() {
