@@ -1,6 +1,7 @@
 //! The environment variables, read once per process.
 //!
-//! Values stay where they were read to: in memory that is never given back. A value that cannot be used is kept, for the log to say.
+//! Values stay in the memory that they were read to, which is never given back. A value that cannot be used is noted, so that the
+//! log can name it.
 
 use core::ffi::CStr;
 
@@ -13,7 +14,7 @@ use snapshim::sys::stack_str::StackStr;
 
 use super::environment::{Environment, leak};
 
-/// How much is logged.
+/// Which lines are logged: those of this level and of the levels before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Off,
@@ -23,7 +24,7 @@ pub enum Level {
     Debug,
 }
 
-/// What the environment says, defaults filled in.
+/// What the environment asks for, with defaults in place of what is not set.
 #[derive(Debug)]
 pub struct Config {
     /// `SNAPSHIM_DISABLE=1`
@@ -34,7 +35,7 @@ pub struct Config {
     pub is_directory_chosen: bool,
     /// `SNAPSHIM_FILES`, patterns separated by colons; empty if unset.
     pub files: &'static [u8],
-    /// `SNAPSHIM_SHARED_FILES`, the same for read-only shared mappings.
+    /// `SNAPSHIM_SHARED_FILES`: the same for shared mappings that can only be read.
     pub shared_files: &'static [u8],
     /// `SNAPSHIM_PUSH`
     pub way: Way,
@@ -58,11 +59,11 @@ pub struct Config {
     pub chunk: u64,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
     pub timeout: u64,
-    /// `SNAPSHIM_LOG`, before the colon.
+    /// `SNAPSHIM_LOG`, in front of the colon.
     pub level: Level,
     /// `SNAPSHIM_LOG`, behind the colon.
     pub log_path: Option<&'static CStr>,
-    /// What cannot be used.
+    /// The values that cannot be used.
     pub unusable: [Option<Unusable>; 16],
 }
 
@@ -81,7 +82,7 @@ const LONGEST_TIMEOUT_MS: u64 = 60_000;
 const DEFAULT_CHUNK_KB: u64 = 64;
 const LARGEST_CHUNK_KB: u64 = 2048;
 
-/// The configuration of this process.
+/// The configuration of this process, read at the first call.
 pub fn config() -> &'static Config {
     CONFIG.get().unwrap_or_else(read)
 }
@@ -220,7 +221,7 @@ impl Values<'_> {
     }
 }
 
-/// Whether a pattern has a class or an alternative that does not end: it would match nothing.
+/// Whether a pattern has a class or an alternative that does not end: such a pattern matches nothing.
 pub fn is_left_open(pattern: &[u8]) -> bool {
     let unclosed = |open, close| {
         let last = pattern.iter().rposition(|byte| *byte == open);
@@ -236,11 +237,12 @@ fn c_str(value: &'static [u8]) -> Option<&'static CStr> {
     CStr::from_bytes_with_nul(with_nul).ok()
 }
 
+/// /dev/shm/snapshim-UID, with the user's number as the initial user namespace has it.
 fn default_directory() -> &'static CStr {
     leak(StackStr::<48>::whole(format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()))).as_c_str()
 }
 
-/// Opens the log file, making it if need be.
+/// Opens the log file, and makes it if there is none.
 pub fn open(path: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))

@@ -19,7 +19,7 @@ pub struct Mmap {
 }
 
 impl Mmap {
-    /// The system call.
+    /// Makes the system call.
     pub fn call(&self) -> Result<*mut c_void, Errno> {
         // SAFETY: the application's own arguments, or a new mapping at an address that the kernel chooses.
         unsafe {
@@ -37,7 +37,7 @@ impl Mmap {
         .map_err(raw::errno)
     }
 
-    /// The same, but private.
+    /// The same arguments for a private mapping.
     pub fn as_private(&self) -> Self {
         Self { flags: self.flags & !libc::MAP_TYPE | libc::MAP_PRIVATE, ..*self }
     }

@@ -1,4 +1,4 @@
-//! Small questions to sysfs and /proc, asked by raw system calls with what the stack has room for.
+//! Small questions to sysfs and /proc, asked by raw system calls with buffers on the stack.
 
 use core::fmt;
 
@@ -10,13 +10,13 @@ use snapshim::sys::{procfs, raw};
 /// A path that does not fit is empty, and nothing is found there.
 type Path = StackStr<400>;
 
-/// What a small file says, without the end of its last line; `None` if it cannot be read.
+/// The content of a small file, without the newline at its end; `None` if it cannot be read.
 pub fn read<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let text = procfs::read_file(Path::whole(path).as_c_str(), buffer).ok()?;
     Some(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
-/// What a path leads to.
+/// stat(2) of a path.
 pub fn stat(path: fmt::Arguments<'_>) -> Result<Stat, Errno> {
     rustix::fs::stat(Path::whole(path).as_c_str())
 }
@@ -28,12 +28,12 @@ pub fn device(path: fmt::Arguments<'_>) -> Option<u64> {
     Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Whether a file says 1.
+/// Whether a file's content is 1.
 pub fn is_set(path: fmt::Arguments<'_>) -> bool {
     read(path, &mut [0u8; 8]) == Some(b"1")
 }
 
-/// Whether `wanted` finds what it looks for among the names in a directory.
+/// Whether `wanted` is true of one of the names in a directory.
 pub fn any_entry(path: fmt::Arguments<'_>, wanted: impl FnMut(&str) -> bool) -> bool {
     let Ok(directory) = raw::open(Path::whole(path).as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
         return false;
@@ -41,7 +41,7 @@ pub fn any_entry(path: fmt::Arguments<'_>, wanted: impl FnMut(&str) -> bool) -> 
     procfs::any_entry(directory, wanted)
 }
 
-/// Where sysfs describes a block device.
+/// A block device by its number; displayed as the directory in which sysfs describes it.
 pub struct Device(pub u64);
 
 impl fmt::Display for Device {

@@ -1,4 +1,4 @@
-//! Memory of the program that may not be there, read as the kernel reads it.
+//! Addresses that the application names, where nothing may be mapped: read through the kernel, which answers EFAULT there.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -7,12 +7,11 @@ use libc::iovec;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-/// Most buffers of a vector (UIO_MAXIOV).
+/// The most buffers that a vector may have (UIO_MAXIOV).
 pub const IOV_MAX: c_int = 1024;
 
-/// Calls `each` with the address and length of every buffer of a vector. False if it could not be read to its end.
-///
-/// It is read through the kernel, which answers EFAULT where a load would fault; the real call then fails the same way.
+/// Calls `each` with the address and length of every buffer of a vector. False if the vector could not be read to its end: then the
+/// real call fails with EFAULT.
 pub fn each_buffer(vector: *const iovec, count: c_int, mut each: impl FnMut(u64, u64)) -> bool {
     let mut chunk = [[0u64; 2]; 16];
     let count = count.clamp(0, IOV_MAX) as usize;
@@ -31,21 +30,21 @@ pub fn each_buffer(vector: *const iovec, count: c_int, mut each: impl FnMut(u64,
     true
 }
 
-/// Reads memory of this process that may not be there; how many bytes.
+/// Reads memory of this process to `to`; how many bytes could be read.
 pub fn read_own(from: u64, to: u64, length: u64) -> u64 {
     let to = ptr::with_exposed_provenance_mut(to as usize);
-    // SAFETY: the caller's memory at `to` is writable for so many bytes.
+    // SAFETY: the memory at `to` is the caller's, and writable for so many bytes.
     unsafe { raw::read_remote(raw::own_tid(), from, to, length as usize) }.unwrap_or(0) as u64
 }
 
-/// The value at an address of the application's, which may be nothing.
+/// The value at an address; `None` if it cannot be read.
 pub fn read_value<T: Default + Copy>(from: u64) -> Option<T> {
     let mut value = T::default();
     let length = size_of::<T>() as u64;
     (read_own(from, (&raw mut value) as u64, length) == length).then_some(value)
 }
 
-/// The room that the application says it has for a name; `None` if it cannot be read.
+/// The length that the application passes for the room of a socket's name; `None` if it cannot be read.
 pub fn read_length(home: *const u32) -> Option<u32> {
     read_value(home as u64)
 }
@@ -54,6 +53,6 @@ pub fn read_length(home: *const u32) -> Option<u32> {
 pub fn is_mapped(address: u64) -> bool {
     let mut byte = 0u8;
     let page = address / snapshim::PAGE * snapshim::PAGE;
-    // SAFETY: one page asks for one byte.
+    // SAFETY: for one page the call stores one byte.
     unsafe { syscall!(Sysno::mincore, page, snapshim::PAGE, &raw mut byte) }.is_ok()
 }
