@@ -237,7 +237,7 @@ fn c_str(value: &'static [u8]) -> Option<&'static CStr> {
     CStr::from_bytes_with_nul(with_nul).ok()
 }
 
-/// /dev/shm/snapshim-UID, with the user's number as the initial user namespace has it.
+/// /dev/shm/snapshim-UID.
 fn default_directory() -> &'static CStr {
     leak(StackStr::<48>::whole(format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()))).as_c_str()
 }

@@ -17,8 +17,8 @@ const STACK: usize = 32 << 10;
 const HEAD: usize = PAGE as usize;
 const LENGTH: usize = HEAD + COUNT * STACK;
 
-/// The first page of the pool. A forked child finds it wiped: it has only that thread of its parent which forks, and this one uses no
-/// stack of the pool then.
+/// The first page of the pool. A forked child finds it wiped: it has only that thread of its parent which forks, and this one uses
+/// no stack of the pool then.
 #[repr(C)]
 struct Head {
     /// A bit for each stack that is in use.

@@ -157,8 +157,8 @@ pub static LENDS: AtomicBool = AtomicBool::new(false);
 
 /// The process may be in another time namespace than before: a forked child, or after setns(2).
 pub fn note_time_space() {
-    // Where its clocks can be told they are told from now on. A child always comes to where they can, as does the caller of setns(2):
-    // children that it makes then come there too (timens_on_fork, timens_install; kernel/time/namespace.c).
+    // Where its clocks can be told they are told from now on. A child always comes to where they can, as does the caller of
+    // setns(2): children that it makes then come there too (timens_on_fork, timens_install; kernel/time/namespace.c).
     let _ = time_space::look();
 }
 

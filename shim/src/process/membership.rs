@@ -194,7 +194,8 @@ const fn what_follows(is_raised: bool) -> &'static str {
     }
 }
 
-/// A shared mapping is about to be made without a word in the table. False: another thread has joined meanwhile, and it can have one.
+/// A shared mapping is about to be made without a word in the table. False: another thread has joined meanwhile, and it can have
+/// one.
 pub fn note_unseen_mapping() -> bool {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
     // SeqCst: pairs with the fence in `lower_unseen`: the note before the look whether the process has joined.
@@ -202,7 +203,8 @@ pub fn note_unseen_mapping() -> bool {
     attached().is_none()
 }
 
-/// A shared mapping is about to be made of a file that cannot be named: snapshots are doubtful from now on, as long as the process lives.
+/// A shared mapping is about to be made of a file that cannot be named: snapshots are doubtful from now on, as long as the process
+/// lives.
 #[cold]
 pub fn stay_unseen() {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
@@ -273,8 +275,8 @@ pub fn unseen<T>(call: &impl Fn() -> T) -> Option<T> {
     result
 }
 
-/// One thread at a time maps a table at the place that is kept for it: the path may lead two threads to two tables, where one of them
-/// calls chroot(2) or the table is replaced in between, and the second would put its own in place of the first's.
+/// One thread at a time maps a table at the place that is kept for it: the path may lead two threads to two tables, where one of
+/// them calls chroot(2) or the table is replaced in between, and the second would put its own in place of the first's.
 struct Turn;
 
 static IS_ATTACHING: AtomicBool = AtomicBool::new(false);
@@ -559,8 +561,8 @@ impl Identity {
         }
     }
 
-    /// The process has joined. While a call that it has not announced is under way, or a mapping that it has not described is there,
-    /// it stays unseen.
+    /// The process has joined. While a call that it has not announced is under way, or a mapping that it has not described is
+    /// there, it stays unseen.
     fn lower_unseen(&self, table: &Table) {
         snapshim::sys::sync::full_fence();
         if self.unseen_calls.load(Ordering::SeqCst) == 0 && !HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {

@@ -84,7 +84,8 @@ fn look_at_loan(loan: Loan) -> bool {
     is_beside
 }
 
-/// The calling thread with its first frame, which it takes: what nearly every call finds. `None`: [`Seat::take`] has more to look at.
+/// The calling thread with its first frame, which it takes: what nearly every call finds. `None`: [`Seat::take`] has more to look
+/// at.
 ///
 /// Nothing is handed over in memory but the thread itself: every call goes this way.
 #[inline(always)]
