@@ -1,7 +1,7 @@
-//! Block devices that the kernel itself uses: it changes their page cache without any system call on them.
+//! Block devices that the kernel itself uses: the kernel changes their page cache, and no process makes a call on them.
 //!
-//! A snapshot of one is refused; one that comes into such use later makes its snapshots doubtful, which the agent's rounds find
-//! out.
+//! A snapshot of such a device is refused. A device that comes into such use later is found by the agent's rounds, and its
+//! snapshots become doubtful.
 
 use core::ffi::CStr;
 use core::fmt;
@@ -33,7 +33,7 @@ impl fmt::Display for DeviceUser {
     }
 }
 
-/// What the kernel uses the block device for, if anything.
+/// What the kernel uses a block device for; `None`: for nothing.
 pub fn user_of(device: u64) -> Option<DeviceUser> {
     if is_mounted(device) || is_part_of_btrfs(device) {
         return Some(DeviceUser::Mount);
@@ -56,14 +56,15 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
     Err(Errno::BUSY)
 }
 
-/// proc_pid_mountinfo(5): the third field is major:minor.
+/// Whether a file system is mounted from the device: the third field of a line is major:minor (proc_pid_mountinfo(5)).
 fn is_mounted(device: u64) -> bool {
     let number = StackStr::<24>::whole(format_args!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)));
     let is_its = |line: &[u8]| line.split(|byte| *byte == b' ').nth(2) == Some(number.as_bytes());
     has_line(procfs::ProcPath::own("mountinfo").as_c_str(), is_its)
 }
 
-/// /proc/swaps: a line begins with the path of what is swapped out to, in which a blank is `\\040`. The first line names the columns.
+/// Whether memory is swapped out to the device. A line of /proc/swaps begins with the path of a file or device, in which a blank is
+/// `\\040`. The first line names the columns.
 fn is_swap(device: u64) -> bool {
     has_line(c"/proc/swaps", |line| {
         let path = line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or(line);
@@ -78,14 +79,15 @@ fn has_line(file: &CStr, wanted: impl Fn(&[u8]) -> bool) -> bool {
 
 fn is_block_device_at(path: &[u8], device: u64) -> bool {
     let mut buffer = [0u8; 256];
-    // A path that does not fit, with its NUL, leads nowhere.
+    // A path that does not fit with its NUL leads nowhere.
     let Some(start) = buffer[..255].get_mut(..path.len()) else { return false };
     start.copy_from_slice(path);
     let path = CStr::from_bytes_until_nul(&buffer).unwrap_or(c"");
     rustix::fs::stat(path).is_ok_and(|stat| place_of(&stat) == Place::Origin(Origin::block_device(device)))
 }
 
-/// A btrfs has a device number of its own; which block devices it lies on, sysfs says.
+/// Whether a mounted btrfs lies on the device. mountinfo gives a btrfs a device number of its own; sysfs says which devices it
+/// lies on.
 fn is_part_of_btrfs(device: u64) -> bool {
     const MOUNTED: &str = "/sys/fs/btrfs";
     sysfs::any_entry(format_args!("{MOUNTED}"), |id| {
@@ -95,6 +97,7 @@ fn is_part_of_btrfs(device: u64) -> bool {
     })
 }
 
+/// Whether another block device is built on the device (device mapper, RAID, bcache).
 fn has_holders(device: u64) -> bool {
     sysfs::any_entry(format_args!("{}/holders", Device(device)), |_| true)
 }

@@ -7,8 +7,8 @@
 //!
 //! - the thread is gone (`snapshim::cooperate::drain`);
 //! - or the thread *lands* behind a jump of libc's whose target lies on the thread's own stack ([`OwnStack`]), further up than the
-//!   call. The jump was made from further down that stack, or from the alternate signal stack, which the kernel entered from further
-//!   down. A stack is contiguous, so what the thread does next takes the place of the call.
+//!   call. The jump was made from further down that stack, or from the alternate signal stack, which the kernel entered from
+//!   further down. A stack is contiguous, so what the thread does next takes the place of the call.
 //!
 //! The landing is the proof, and not the call of longjmp(3): libc opens the signals of the target first, and a handler that comes
 //! in then may jump elsewhere itself. So libc gets a copy of the buffer that leads to [`landed`], which goes on to the target.
