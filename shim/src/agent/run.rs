@@ -1,9 +1,10 @@
 //! The agent's loop.
 //!
-//! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms
-//! shared mappings when a snapshot is made. It is a bare kernel thread: no thread-local storage (it shares the register of the
-//! thread that started it and must not use it), no libc call, no lock, all signals blocked, and a descriptor table of its own
-//! ([`fd_table`]). The C library does not count it, so a program still ends with its own last thread.
+//! The agent preserves pages for a writer that has no access to this process's memory, breaks snapshots that cannot be preserved,
+//! and arms shared mappings when a snapshot is made. It is a bare kernel thread without thread-local storage: it has the register
+//! of the thread that started it, and must not use it. It calls no libc, takes no lock that it would wait for, has all signals
+//! blocked, and has a descriptor table of its own ([`fd_table`]). The C library does not count it, so a program still ends with
+//! its own last thread.
 
 use core::ffi::{c_int, c_void};
 use core::ops::ControlFlow;
@@ -26,13 +27,16 @@ use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
 use crate::shared::{arm, eager, fork};
-/// In how many rounds it looks whether the table is still where others find it.
+
+/// After how many rounds the agent checks that the path still leads to the table.
 const TABLE_ROUNDS: u32 = 5;
 
+/// The agent, from its start to its end; its exit status.
 pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
-    // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
+    // SIGSEGV is blocked as well: its handler needs thread-local storage, which the agent does not have. The agent stores nothing
+    // into memory that traps.
     signal_block::set_signal_mask(u64::MAX);
-    // Numbers mean something in one table only; these files go with it when the agent ends.
+    // A descriptor has a meaning in one table only. These descriptors go with the agent's table when the agent ends.
     let kept_apart = KeptFiles::new();
     let kept = if fd_table::begin() { &kept_apart } else { identity::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
@@ -47,7 +51,7 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     }
 }
 
-/// What the agent has to remember from one turn of its loop to the next.
+/// What the agent remembers from one turn of its loop to the next.
 struct Work<'a> {
     kept: &'a KeptFiles,
     eager: eager::Eager,
@@ -63,7 +67,7 @@ impl<'a> Work<'a> {
         Self { kept, eager: eager::Eager::default(), company: Company::default(), rounds: 0, next_round }
     }
 
-    /// One turn: what is asked for, what is due, and sleep until more is. The end of the agent, and its status.
+    /// One turn: does what is asked for and what is due, and sleeps until there is more. It breaks with the agent's exit status.
     fn turn(&mut self) -> ControlFlow<c_int> {
         let Some(own) = identity::attached() else { return ControlFlow::Break(leave()) };
         let Some(record) = own.record() else { return ControlFlow::Break(0) };
@@ -100,7 +104,7 @@ impl<'a> Work<'a> {
         ControlFlow::Continue(())
     }
 
-    /// Looks whether what the snapshots rest on is still so. Requests are answered in between.
+    /// Checks what the snapshots depend on: devices, files, other processes, the table. Requests are answered in between.
     fn make_round(&mut self, own: &Own, service: &mut Service<'_>) {
         rounds::look(own);
         service.attend();
@@ -117,23 +121,23 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What others wait for, done between what is done for nobody in particular.
+/// Answers to what other processes wait for, given in the middle of other work.
 struct Service<'a> {
     own: &'a Own,
     kept: &'a KeptFiles,
-    /// As it was when requests were looked for last.
+    /// The doorbell when requests were looked for last.
     bell: u32,
-    /// Whether all of them are answered.
+    /// Whether all requests are answered.
     is_answered: bool,
-    /// Whether mappings were armed.
+    /// Whether mappings were armed on the way.
     has_armed: bool,
 }
 
 impl Service<'_> {
-    /// How much of this thread's time that took, nanoseconds.
+    /// Answers what has come; how much of this thread's time that took, nanoseconds.
     fn attend(&mut self) -> u64 {
         let Some(record) = self.own.record() else { return 0 };
-        // Acquire: as in `run`.
+        // Acquire: as in `Work::turn`.
         let bell = record.doorbell().load(Ordering::Acquire);
         if bell == self.bell && self.is_answered {
             return 0;
@@ -146,7 +150,7 @@ impl Service<'_> {
     }
 }
 
-/// Whether the table still is what this process made of it.
+/// Compares the table with what this process knows; the process leaves a table that is damaged.
 fn look_at_table(own: &Own) {
     match lock::try_hold(*own) {
         Some(_mappings) => own.leaves_after_long_inspection(),
@@ -154,7 +158,7 @@ fn look_at_table(own: &Own) {
     };
 }
 
-/// The process has left the table, so no store has to trap any more.
+/// The agent's end in a process that has left the table: no store has to trap any more.
 fn leave() -> c_int {
     if membership::has_left() {
         fork::give_up();
@@ -162,7 +166,7 @@ fn leave() -> c_int {
     0
 }
 
-/// False: there is more to do of what was asked.
+/// Answers the requests of writers for this process's snapshots. False: one of them is done in part.
 fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
@@ -181,7 +185,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     is_answered
 }
 
-/// Of a process that could say in the table that it is unseen, and no more, others draw the conclusion.
+/// Makes all snapshots doubtful while the table lists a process as unseen: such a process can do no more than have itself listed.
 fn doubt_if_unseen(own: &Own) {
     let doubted = own.table.doubt_if_unseen();
     if doubted > 0 {
@@ -193,7 +197,8 @@ fn doubt_if_unseen(own: &Own) {
     }
 }
 
-/// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).
+/// Makes this process's snapshots doubtful if the table's file was deleted or replaced (systemd's RemoveIPC does so): processes
+/// that start now do not find the snapshots.
 fn doubt_if_table_is_gone(own: &Own) {
     if membership::is_table_current() {
         return;
