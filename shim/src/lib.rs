@@ -4,14 +4,8 @@
 //! what the call would touch and hands it to the protocol in the core crate. Everything on that path allocates nothing, takes no
 //! lock that an application thread could hold, never panics and leaves errno to the real call.
 //!
-//! Each folder imports those below it and no other; `tests/layers.rs` holds the list:
-//!
-//! 1. `constructor`, `c_api`: what runs before `main`, and the functions of snapshim.h;
-//! 2. `hooks`: one file a family of libc's calls;
-//! 3. `lifecycle`, `snapshot`, `agent`: fork and exec, making a snapshot, the helper thread;
-//! 4. `shared`, `mapper`, `writer`: stores without a call, own mappings, the path of a write;
-//! 5. `origins`, `address_space`, `signals`: what changes files unseen, the lock over own mappings, SIGSEGV;
-//! 6. `process`, `interpose`, `base`: who this process is, how calls come in, and what decides nothing.
+//! docs/architecture.md says what lives in each folder, which may use which, and how a call goes through them. `tests/layers.rs`
+//! holds the list of layers.
 
 mod address_space;
 mod agent;

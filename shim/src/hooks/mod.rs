@@ -1,7 +1,7 @@
 //! Hooks: one file a family of libc's calls. Each says what its call would touch, hands it over, and answers as libc would.
 //!
-//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Here beside them
-//! stand [`mmap`], [`syscall`] (the same calls by their numbers), [`namespace`] and the lists of all hooks.
+//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Here beside
+//! them stand [`mmap`], [`syscall`] (the same calls by their numbers), [`namespace`] and the lists of all hooks.
 //!
 //! May import: every folder but `c_api` and `constructor`.
 //!

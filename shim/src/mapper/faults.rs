@@ -5,8 +5,8 @@
 //! refused with EINVAL, as the kernel refuses private mappings of files that are not on tmpfs. Nor are pages moved out of one.
 //!
 //! A descriptor that another process got, or a request past the hooks, can still register memory of the process that made the
-//! descriptor. So a process that makes one says so at its snapshots first ([`SERVED`]): other processes leave these to its agent, for
-//! which they wait as long as for any.
+//! descriptor. So a process that makes one says so at its snapshots first ([`SERVED`]): other processes leave these to its agent,
+//! for which they wait as long as for any.
 
 use core::ffi::{c_int, c_long};
 

@@ -1,7 +1,7 @@
 //! chroot(2), setrlimit(2), seccomp(2) and their kin: behind them the table may be out of reach.
 //!
-//! A process joins at its first change. One that shuts itself in before would change files unseen from then on, so it joins, and its
-//! thread takes a slot, before the call takes effect; as before the calls of [`rights`](super::credentials).
+//! A process joins at its first change. One that shuts itself in before would change files unseen from then on, so it joins, and
+//! its thread takes a slot, before the call takes effect; as before the calls of [`rights`](super::credentials).
 
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 

@@ -1,8 +1,8 @@
 //! sigaction(2), signal(2) and their kin.
 //!
-//! They, and the other calls of this folder, pass until the shim handles faults ([`signals::install`]). From then on SIGSEGV's action is virtual, and masks go to the
-//! kernel with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3), sigblock(3), siglongjmp(3), sigwait(3) and their
-//! kin come to these inside libc.
+//! They, and the other calls of this folder, pass until the shim handles faults ([`signals::install`]). From then on SIGSEGV's
+//! action is virtual, and masks go to the kernel with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3),
+//! sigblock(3), siglongjmp(3), sigwait(3) and their kin come to these inside libc.
 
 use core::ffi::{c_int, c_long};
 
@@ -14,9 +14,8 @@ use syscalls::{Sysno, syscall};
 use super::sets::{MASK, answer, not_here, set_of, word};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
-use crate::signals;
 use crate::signals::action::Action;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 interpose! {
     /// sigaction(2)

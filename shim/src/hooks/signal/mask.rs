@@ -11,8 +11,7 @@ use super::sets::{MASK, answer, not_here, with_mask, word};
 use crate::base::errno::as_libc;
 use crate::interpose::{self, interpose};
 use crate::process::leaving;
-use crate::signals;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 interpose! {
     /// sigprocmask(2)

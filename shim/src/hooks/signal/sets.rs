@@ -7,8 +7,7 @@ use rustix::io::Errno;
 use snapshim::sys::masks;
 
 use crate::base::errno::set_errno;
-use crate::signals;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 /// Only libc has it; before the constructor has run nobody can ask.
 pub fn not_here() -> c_int {
