@@ -112,11 +112,11 @@ pub fn fill_one(
 /// Makes a call on a snapshot that may be moved off its file, where the bytes come from a file. `None`: it did not come to that, or
 /// it is to be made again, aside.
 ///
-/// Where nothing was moved meanwhile, the kernel found the snapshot as the application made it. A read from a file at an offset that
-/// the call names is made again otherwise, whatever came of it. One at the file position has stored what it says, page by page, and
-/// each store came before the page was closed, and was copied, or behind the move: what is left out is for the next call, as where a
-/// signal ends a call early. If it has stored nothing the position is where it was. With O_DIRECT the kernel holds on to pages that
-/// may not be the snapshot's any more when the bytes come.
+/// Where nothing was moved meanwhile, the kernel found the snapshot as the application made it. A read from a file at an offset
+/// that the call names is made again otherwise, whatever came of it. One at the file position has stored what it says, page by
+/// page, and each store came before the page was closed, and was copied, or behind the move: what is left out is for the next
+/// call, as where a signal ends a call early. If it has stored nothing the position is where it was. With O_DIRECT the kernel
+/// holds on to pages that may not be the snapshot's any more when the bytes come.
 fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -> Option<isize> {
     let descriptor = match source {
         Source::Descriptor(descriptor) | Source::DescriptorAt(descriptor) => descriptor,
