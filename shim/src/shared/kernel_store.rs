@@ -4,8 +4,8 @@
 //! packet that was to come there is lost. A call that waits may find a snapshot moved at any time. So such a call is made in one
 //! of three ways:
 //!
-//! - While no snapshot of the shared mapping's file exists, and the bytes come from a file, which makes no call wait long: the call is
-//!   announced, and the kernel stores into the open mapping. No snapshot comes into being meanwhile.
+//! - While no snapshot of the shared mapping's file exists, and the bytes come from a file, which makes no call wait long: the call
+//!   is announced, and the kernel stores into the open mapping. No snapshot comes into being meanwhile.
 //! - Else the kernel stores into a [`bounce`] buffer, and the call may wait as long as it likes. A call that is left by
 //!   pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
 //! - For one buffer in a snapshot there are faster ways. A little comes by a [`spare`](super::spare) buffer; much that comes from a
@@ -111,16 +111,17 @@ pub fn fill_one(
     fill(source, &iovec { iov_base: data, iov_len: length }, 1, call, aside)
 }
 
-/// Makes a call whose bytes come from a file and go to a snapshot that may be moved off its file. `None`: the call was not made, or is to
-/// be made again with a bounce buffer.
+/// Makes a call whose bytes come from a file and go to a snapshot that may be moved off its file. `None`: the call was not made,
+/// or is to be made again with a bounce buffer.
 ///
-/// If no range was frozen meanwhile, the kernel found the snapshot as the application made it. If one was, the call decides. A read at
-/// an offset that the call names is made again, whatever its result. A read at the file position counts if it has stored something: it
-/// stored as many bytes as it says, page by page, each page before it was frozen, and so was copied, or after the move. Bytes that were
-/// left out are for the next call, as after a signal that ends a call early. If it has stored nothing, the position is where it was.
+/// If no range was frozen meanwhile, the kernel found the snapshot as the application made it. If one was, the call decides. A
+/// read at an offset that the call names is made again, whatever its result. A read at the file position counts if it has stored
+/// something: it stored as many bytes as it says, page by page, each page before it was frozen, and so was copied, or after the
+/// move. Bytes that were left out are for the next call, as after a signal that ends a call early. If it has stored nothing, the
+/// position is where it was.
 ///
-/// A read at the file position with O_DIRECT is not made here: the kernel pins pages, which may not be the snapshot's any more when the
-/// bytes come.
+/// A read at the file position with O_DIRECT is not made here: the kernel pins pages, which may not be the snapshot's any more
+/// when the bytes come.
 fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -> Option<isize> {
     let descriptor = match source {
         Source::Descriptor(descriptor) | Source::DescriptorAt(descriptor) => descriptor,
