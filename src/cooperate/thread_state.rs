@@ -14,7 +14,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) doing: Doing,
 }
 
-/// What a thread is doing in the kernel: /proc/PID/task/TID/syscall (proc_pid_syscall(5)), which is readable for who may trace it.
+/// What a thread is doing in the kernel, as far as the caller may see it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Doing {
     /// The number of the call that it waits in.
@@ -31,12 +31,12 @@ impl Doing {
         self.call.is_some_and(|call| !is_one_of(call, &WRITING))
     }
 
-    /// Whether it certainly does not wait for a child of vfork(2), or by clone(2), that may have its memory and stack meanwhile.
+    /// Whether it certainly does not wait for a child of vfork(2) or clone(2) that may have its memory and stack meanwhile.
     pub(crate) fn is_no_loan(&self, pid: u32, thread: u32) -> bool {
         const LENDING: [Sysno; 3] = [Sysno::clone, Sysno::vfork, Sysno::clone3];
         match self.call {
             Some(call) => !is_one_of(call, &LENDING),
-            // Running, or not ours to know; its state is there for everybody.
+            // It runs, or the kernel does not say. Every process may read its state.
             None => {
                 Stat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat")).is_ok_and(|stat| stat.is_no_vfork())
             }

@@ -1,17 +1,17 @@
 //! Preserving: giving a snapshot its own copy of a page before a change lands.
 //!
-//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether
-//! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
-//! answered by policy; it is never silently wrong.
+//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]), and reads from the mapper's pagemap whether
+//! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). If a page cannot be
+//! preserved, a policy decides; the snapshot is never silently wrong.
 //!
-//! [`Pusher`] is the way of a writer, from the origin and the range to the verified page; [`local`], [`relocate`] and [`slices`]
+//! [`Pusher`] is the way of a writer, from the origin and the range to the verified page. [`local`], [`relocate`] and [`slices`]
 //! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
-//! still keep, [`kept`] which files of /proc stay open.
+//! still hold, [`kept`] which files of /proc stay open.
 //!
 //! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
 //!
-//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its own
-//! memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
+//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its
+//! own memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
 
 pub mod headroom;
 pub mod holes;
@@ -46,7 +46,7 @@ use policy::{Failure, OnFailure, Reason, Report, Way};
 use record::record;
 use relocate::Stores;
 
-/// Pages that are read in before they are pushed. Of more the kernel reads ahead what is needed soon.
+/// At most this many pages are read in before they are pushed. Of more pages the kernel reads ahead what is needed soon.
 const FEW: u64 = 16;
 
 /// Pages in one push: as many as process_vm_writev(2) pins at once.
@@ -64,29 +64,29 @@ pub struct Pusher<'a, R, S> {
     pub frame: &'a Frame,
     /// Files of other processes kept open.
     pub kept: &'a KeptFiles,
-    /// What mappers may still keep.
+    /// What mappers may still hold.
     pub headroom: &'a Headroom,
     /// Where the calling process's own snapshots lie.
     pub holdings: &'a Holdings,
     /// A page of the calling process that cannot be read.
     pub unreadable: *const c_void,
-    /// Which ways may be tried.
+    /// By which means.
     pub way: Way,
-    /// What happens when none works.
+    /// What happens when no means works.
     pub on_failure: OnFailure,
     /// How long to wait for a mapper, nanoseconds.
     pub patience: u64,
-    /// Who is told of what was broken.
+    /// What hears of the snapshots that were broken.
     pub report: &'a R,
     /// Keeps this process's other threads from storing while its own snapshots are relocated.
     pub stores: &'a S,
     /// Has the kernel read in these bytes of the origin, which are few, and are about to be preserved.
     ///
-    /// The fault that preserves a page reads as far ahead as the mapper's descriptor and mapping let it, megabytes perhaps.
+    /// The fault that preserves a page reads ahead as far as the mapper's descriptor and mapping let it, megabytes perhaps.
     pub read_in: &'a dyn Fn(&Range<u64>),
-    /// How many pages behind the bytes of a change are preserved along with them, because it looks as if their turn came next.
+    /// How many pages behind the bytes of a change are preserved along with them, because the next changes seem to come there.
     pub ahead: u64,
-    /// Whether a handler of the application's may interrupt this thread.
+    /// Whether a handler of the application may interrupt this thread.
     pub is_interruptible: bool,
     /// How large the origin is now, in bytes, where that can be told.
     pub size: &'a dyn Fn() -> Option<u64>,
@@ -97,7 +97,7 @@ pub struct Pusher<'a, R, S> {
 pub enum Change {
     /// It replaces these bytes.
     Bytes(Range<u64>),
-    /// It takes away, or moves, everything from this byte on: the kernel then takes private copies away as well.
+    /// It takes away, or moves, everything from this byte on. The kernel then takes private copies away as well.
     Cut(u64),
 }
 
@@ -107,7 +107,7 @@ impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
     }
 }
 
-/// How often a push that achieved nothing is tried again: some milliseconds, by `Patience`.
+/// How often a push that achieved nothing is tried again: for some milliseconds, by `Patience`.
 const RETRIES: u32 = 64;
 
 /// Why one push of one run preserved nothing.
@@ -120,8 +120,8 @@ enum NotPushed {
     Nothing,
 }
 
-/// How long the mapper's process may take. The time begins anew with each slice of a piece that it moves off the file: the piece
-/// becomes smaller with each.
+/// How long the mapper's process may take. The time begins anew with each slice of a segment that it moves off the file: the
+/// segment becomes smaller with each.
 struct MapperTime {
     timeout: u64,
     allowance: Allowance,
@@ -129,12 +129,12 @@ struct MapperTime {
 }
 
 impl MapperTime {
-    /// From now on, for a piece that has `pages` pages, or is over.
+    /// Begins now, for a segment that has `pages` pages; `None`: it is over.
     fn new(timeout: u64, pages: Option<u64>) -> Self {
         Self { timeout, allowance: Allowance::of(timeout), pages }
     }
 
-    /// The piece has `pages` pages now, or is over.
+    /// The segment has `pages` pages now; `None`: it is over.
     fn note(&mut self, pages: Option<u64>) {
         if self.pages != pages {
             *self = Self::new(self.timeout, pages);
@@ -164,7 +164,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         match change {
             Change::Bytes(range) => self.preserve(origin, range.clone()),
             Change::Cut(from) => {
-                // The page that holds the new end of the file only changes behind it.
+                // The page that holds the new end of the file changes only behind that end, so it is preserved and need not be
+                // moved.
                 let whole = from.next_multiple_of(PAGE);
                 self.preserve(origin, *from..whole)?;
                 self.relocate(origin, whole / PAGE)
@@ -196,7 +197,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 if self.has_moved(index, &view) {
                     continue;
                 }
-                // How much it needed only its process knows.
+                // Only its own process knows how much memory it needed.
                 let reason = if is_cut {
                     Reason::ForeignCut
                 } else if self.has_room(&view, relocate::Pages::MOST) {
@@ -209,8 +210,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
     }
 
-    /// The same in a piece of the calling process. Of a long one its agent does it where there is one: in its table of descriptors
-    /// the origin can be opened to look for holes. Closing it in that of the application would drop the application's locks.
+    /// The same in a segment of the calling process. If the segment is long, its agent does it where there is one: the agent can
+    /// open the origin in its own table of descriptors, to look for holes. To close it in the application's table would drop the
+    /// application's locks.
     fn relocate_own(&self, view: &View, task: Request) -> bool {
         let shown = view.kept();
         let is_long = shown.end - task.first.max(shown.start) >= relocate::Pages::MOST;
@@ -233,7 +235,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         self.in_each(origin, |index, life| self.preserve_in(index, life, &range))
     }
 
-    /// Does `act` with every snapshot of `origin`, those included that are cut from others meanwhile.
+    /// Does `act` with every snapshot of `origin`, those included that are split from others meanwhile.
     fn in_each(&self, origin: Origin, act: impl Fn(u32, u32) -> Result<(), Failure>) -> Result<(), Failure> {
         let failed = self
             .table
@@ -246,7 +248,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut progress = None;
         loop {
             let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
-            // One that has been moved off the file meanwhile shows what it showed.
+            // A segment that has been moved off the file meanwhile shows what it showed.
             let Some(view) = view.filter(|view| !view.is_relocated()) else { return Ok(()) };
             let progress = progress.get_or_insert_with(|| self.start(&view));
             progress.time.note(Some(view.extent.pages));
@@ -264,7 +266,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             }
             match self.push_if_allowed(index, snapshot, &view, &pushed) {
                 Ok(pages) => progress.done = missing.end.min(missing.start + pages),
-                // What lies ahead may be what cannot be preserved.
+                // Perhaps only the pages ahead cannot be preserved.
                 Err(_) if pushed != missing => progress.ahead = 0,
                 Err(why) => {
                     if let Some(reason) = self.reason_after_retries(&why, &view, progress) {
@@ -295,10 +297,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
     }
 
-    /// Why pushing has failed for good; `None` after a moment, when it is to be tried again.
+    /// Why pushing has failed for good; `None` after a pause: it is to be tried again.
     ///
     /// The kernel can fail for a moment: while a page is migrated, or while the mapper is on its way out, its memory gone before it
-    /// is known to be dead. Where an agent can be asked, that is found out meanwhile.
+    /// is known to be dead. Where an agent can be asked, the wait for its answer finds that out.
     fn reason_after_retries(&self, why: &NotPushed, view: &View, progress: &mut Progress) -> Option<Reason> {
         let (is_over, reason) = match why {
             NotPushed::Moved => (progress.time.is_spent(), Reason::MapperBusy),
@@ -331,7 +333,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let may_answer = reason != Reason::MapperBusy;
         if may_answer && self.may_ask(view) && self.ask_agent(view, preserve_task(index, view.head.life(), missing)) {
-            // The agent answers for the piece as it is by now; what was cut off is found by walking again.
+            // The agent answers for the segment as it is by now. What was split off is found by walking again.
             if self.table.view(index).is_some_and(|now| is_same_place(&now, view)) {
                 progress.done = missing.end;
             }
@@ -353,24 +355,25 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
     }
 
-    /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. Who cooperates has snapshots
-    /// moved off the pages that it takes away: whether this one still lies there has to be seen afterwards ([`Self::has_moved`]).
+    /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. A cooperating process has
+    /// snapshots moved off the pages that it takes away, so the caller looks afterwards whether this one still lies there
+    /// ([`Self::has_moved`]).
     fn is_cut_before(&self, page: u64) -> bool {
         (self.size)().is_some_and(|size| size.div_ceil(PAGE) <= page)
     }
 
-    /// Whether the piece has left the file since `view`, in part or wholly, or has been cut: what was tried with it is tried again.
+    /// Whether the segment has left the file since `view`, in part or wholly, or has been split. Then what failed is tried again.
     fn has_moved(&self, index: u32, view: &View) -> bool {
         let now = self.table.view(index);
         now.is_none_or(|now| now.is_relocated() != view.is_relocated() || !is_same_place(&now, view))
     }
 
-    /// Whether the mapper can keep so many pages more and live.
+    /// Whether the mapper can hold so many pages more and live.
     fn has_room(&self, view: &View, pages: u64) -> bool {
         self.table.owner(view.identity.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
     }
 
-    /// The first pages of the range, from `done` on, that have to be preserved still; at most a run.
+    /// The first pages of the range, from `done` on, that still have to be preserved; at most one push.
     fn missing(&self, index: u32, view: &View, range: &Range<u64>, done: u64) -> Option<Range<u64>> {
         let pages = Table::touched(view, range);
         let pages = pages.start.max(done)..pages.end;
@@ -381,8 +384,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
     }
 
-    /// The same pages, which have to be preserved, and as many of the `ahead` pages behind `range` as follow on them and have no copy,
-    /// where the mapper has room for them.
+    /// The same pages, which have to be preserved, and behind `range` as many of the `ahead` pages as follow on them, have no copy,
+    /// and find room with the mapper.
     fn with_ahead(&self, index: u32, view: &View, range: &Range<u64>, missing: &Range<u64>, ahead: u64) -> Range<u64> {
         let end = missing.end.saturating_add(ahead).min(view.kept().end).min(missing.start + RUN);
         if missing.end != Table::touched(view, range).end || end <= missing.end {
@@ -400,12 +403,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Result<u64, NotPushed> {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Err(NotPushed::Moved) };
         if process.cookie(id).is_none() {
-            // A child that was just forked: it will be reachable in a moment.
+            // A child that was just forked: it can be reached in a moment.
             return Err(NotPushed::Moved);
         }
         let is_own = self.own.is(view.identity.owner);
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
-            // Another thread gives a snapshot up, or moves it, while its generation is odd; a child that was forked meanwhile has
+            // Another thread gives a snapshot up, or moves it, while its generation is odd. A child that was forked meanwhile has
             // none.
             if !snapshot.is_still(view.head) || !self.own.is_here() {
                 return Err(NotPushed::Moved);
@@ -414,15 +417,17 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             return Err(NotPushed::Refused);
         }
         if view.flags.contains(SERVED) && process.agent(id) != Agent::Thread(raw::own_tid()) {
-            // Its agent may wait in the kernel, and this thread for the agent, but not for ever.
+            // Its agent may wait in the kernel for the page. This thread may wait for the agent, but not in the kernel, where it
+            // might wait for ever.
             return Err(NotPushed::Refused);
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
-        // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
+        // No handler may come in between: a mapper that changes the snapshot waits for this frame, and a handler's write, in a
+        // frame above this one, would wait for that mapper.
         let _signals = self.is_interruptible.then(signal_block::SignalsBlocked::except_of_sandboxes);
         self.frame.start_pushing(index, by_bytes);
         let pushed = if process.executing.is_under_way(id) {
-            // Its agent may preserve as long as the image lasts, and nobody may afterwards.
+            // Its agent may preserve as long as the image lasts, and no other process may afterwards.
             if self.may_ask(view) { Err(NotPushed::Refused) } else { Err(NotPushed::Moved) }
         } else if snapshot.is_still(view.head) {
             let mapper = unshare::Mapper { id, process, is_own };
@@ -451,8 +456,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         } else {
             (Ok(()), mapper.store_same_bytes(address, count, self.kept))
         };
-        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process
-        // till now.
+        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and if this process was
+        // still the mapper.
         if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
             return Err(NotPushed::Moved);
         }
@@ -508,7 +513,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut patience = Patience::default();
         while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
             patience.pause();
-            // It may have been away when its image was replaced.
+            // The agent may not have been there when the image was replaced.
             if patience.is_tried() && self.table.retire_if_gone(owner) {
                 return true;
             }
@@ -516,7 +521,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         false
     }
 
-    /// Sleeps a while for the answer to request `number`. `Some`: none will come, and whether that is as good as done.
+    /// Sleeps a while for the answer to request `number`. `Some`: no answer will come, and whether that is as good as done.
     fn sleep_unanswered(&self, view: &View, request: &Request, number: u32) -> Option<bool> {
         let (futex, seen) = self.slot.request_futex(number);
         futex::wait(futex, seen, Duration::from_millis(20));
@@ -538,7 +543,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// The page cannot be preserved: the policy decides between origin and snapshot.
     fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
         let pid = self.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
-        // Its mapper may have died, or given it up, only just now.
+        // Its mapper may have died, or given the snapshot up, only just now.
         let is_over = self.is_over(index, view);
         if reason == Reason::Damaged || self.table.is_damaged() {
             return Err(Failure { pid, reason: Reason::Damaged });
@@ -550,7 +555,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         if is_lost && let Some(snapshot) = self.table.snapshot(index) {
             snapshot.mark_because(view.head.life(), State::Doubtful, FOREIGN_CUT);
         }
-        // No policy brings back what is gone.
+        // No policy brings back pages that are gone.
         if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
             if !self.is_over(index, view) {
                 self.report.broken(pid, view.identity.origin, reason);
@@ -566,7 +571,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             || self.table.view(index).is_none_or(|now| now.head.life() != view.head.life())
     }
 
-    /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.
+    /// Makes the snapshot fault in its mapper. False: that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
         if self.own.may_change(view.identity.owner) {
@@ -577,7 +582,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     }
 }
 
-/// Whether a piece shows what it showed before.
+/// Whether a segment shows what it showed before.
 fn is_same_place(now: &View, before: &View) -> bool {
     let place = |view: &View| (view.head.life(), view.extent.first, view.extent.pages);
     place(now) == place(before)

@@ -12,13 +12,13 @@ pub struct Origin {
     inode: u64,
 }
 
-/// Where a call's bytes would go.
+/// Where a call's bytes go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Place {
     /// Not looked at yet.
     #[default]
     Unknown,
-    /// Nothing that can be an origin: a pipe, a socket, a terminal.
+    /// To something that can be no origin: a pipe, a socket, a terminal.
     Elsewhere,
     /// A file or block device.
     Origin(Origin),
@@ -58,7 +58,7 @@ impl Origin {
         self.inode
     }
 
-    /// A non-zero 64-bit mark: equal origins have equal marks, and few others do.
+    /// A non-zero 64-bit fingerprint. Equal origins have equal ones, and few others do.
     #[must_use]
     pub const fn mark(self) -> u64 {
         let mixed = mix(self.device, self.inode.rotate_left(32)) ^ self.inode;
@@ -80,8 +80,8 @@ impl fmt::Display for Origin {
 
 /// A [`Place`] in the table. All-zero is [`Place::Unknown`].
 ///
-/// One party writes it, with `store`; a reader may find the two words of different stores and has to look again at whatever word
-/// says that the record did not change meanwhile.
+/// One thread at a time writes it, with `store`. A reader may find the two words of different stores: afterwards it looks at the
+/// word that says whether the record has changed meanwhile.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl PlaceCell {
             Place::Origin(origin) => (origin.device, origin.inode),
         };
         self.inode.store(inode, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `load`; whoever sees this device sees this inode or a later one.
+        // Release: pairs with the Acquire in `load`; a thread that sees this device sees this inode or a later one.
         self.device.store(device, Ordering::Release);
     }
 

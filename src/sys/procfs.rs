@@ -52,7 +52,7 @@ impl ProcPath {
     }
 }
 
-/// Reads a small file into `buffer`; what fits of it.
+/// Reads a small file into `buffer`. The result is what fits of it.
 pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     let file = raw::open(path, OFlags::RDONLY)?;
     let mut length = 0;
@@ -131,7 +131,7 @@ pub fn any_entry(directory: impl AsFd, mut wanted: impl FnMut(&str) -> bool) -> 
     false
 }
 
-/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)); yes where /proc does not say.
+/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)). Yes where /proc does not say.
 #[must_use]
 pub fn are_children_in_own_namespace() -> bool {
     let inode = |name| rustix::fs::stat(ProcPath::own(name).as_c_str()).map(|stat| stat.st_ino);
@@ -178,7 +178,8 @@ impl Stat {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 
-    /// On the way to that: it makes no step of its own any more, and has no memory left that could be looked at.
+    /// Whether the process is about to be over: it makes no step of its own any more, and has no memory left that could be looked
+    /// at.
     pub(crate) fn is_ending(&self) -> bool {
         self.is_exiting() && self.threads <= 1
     }
@@ -189,19 +190,19 @@ impl Stat {
         self.flags & EXITING != 0
     }
 
-    /// Whether the process still has the memory that it was made with (begin_new_exec, fs/exec.c).
+    /// Whether the process still has the memory that it was made with: that of its parent, or a copy (begin_new_exec, fs/exec.c).
     pub(crate) fn has_first_memory(&self) -> bool {
         self.flags & (NEVER_EXECUTED | OF_THE_KERNEL) == NEVER_EXECUTED
     }
 
-    /// Whether the process has memory of its own making.
+    /// Whether the process has executed a program: its memory is no copy of its parent's.
     #[must_use]
     pub fn has_executed(&self) -> bool {
         self.flags & NEVER_EXECUTED == 0
     }
 
-    /// Whether the thread waits, or is stopped, and so not for a child of vfork(2): only its end interrupts that (wait_for_vfork_done,
-    /// kernel/fork.c).
+    /// Whether the thread certainly does not wait for a child of vfork(2): a thread that sleeps interruptibly or is stopped does
+    /// not, because only the child's end interrupts that wait (wait_for_vfork_done, kernel/fork.c).
     #[must_use]
     pub fn is_no_vfork(&self) -> bool {
         matches!(self.state, b'S' | b'T' | b't')

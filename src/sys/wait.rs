@@ -1,4 +1,4 @@
-//! How a thread waits for another: ever longer, and not for ever.
+//! How a thread waits for another: with ever longer pauses, and not for ever.
 
 use core::time::Duration;
 
@@ -27,7 +27,8 @@ impl Patience {
         self.rounds = self.rounds.saturating_add(1);
     }
 
-    /// Whether it is time to ask whether the other still lives: system calls that a short wait should not pay for.
+    /// Whether the wait has become long. Then it is worth system calls to find out whether the other still lives, which a short
+    /// wait should not pay for.
     #[must_use]
     pub fn is_tried(&self) -> bool {
         self.rounds > Self::YIELDS
@@ -61,24 +62,24 @@ impl Deadline {
     }
 }
 
-/// How long somebody else may take. What this thread does not notice, because it is stopped itself, does not count: others may have
-/// done their part long since, and are to be asked again.
+/// How long another process may take. Time in which this thread was stopped does not count: the other may have done its part long
+/// since, and this thread has to look again.
 #[derive(Debug)]
 pub struct Allowance {
     left: u64,
     seen: u64,
-    /// The most that counts between two looks.
+    /// The most that counts between two questions.
     noticed: u64,
 }
 
 impl Allowance {
-    /// So many nanoseconds from now on.
+    /// This many nanoseconds from now on.
     #[must_use]
     pub fn of(nanoseconds: u64) -> Self {
         Self { left: nanoseconds, seen: raw::now(), noticed: nanoseconds / 8 + 1 }
     }
 
-    /// Whether the time is up. To be asked between looks.
+    /// Whether the time is up. The caller looks at what it waits for between two questions.
     pub fn is_spent(&mut self) -> bool {
         let now = raw::now();
         self.left = self.left.saturating_sub(now.saturating_sub(self.seen).min(self.noticed));

@@ -1,4 +1,4 @@
-//! The dead are taken out by anybody, several at once, and late.
+//! Any process takes out the dead: several at once, and late.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -10,7 +10,7 @@ use snapshim::protocol::writer_slot::WriterSlot;
 
 use super::world::{DEAD, NEXT, model};
 
-/// The next thread may have the number of the one that ended.
+/// The next thread may have the id of the one that ended.
 #[test]
 fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
     for (next, thread) in [(NEXT, 2), (DEAD, 1)] {
@@ -34,7 +34,7 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
     }
 }
 
-/// Who looks at a slot meanwhile never takes a thread that ended for the one that has the slot.
+/// A process that looks at the slot meanwhile never takes a thread that ended for the one that has the slot.
 #[test]
 fn the_thread_of_one_tenure_is_not_told_for_the_next() {
     model(|| {
@@ -54,14 +54,14 @@ fn the_thread_of_one_tenure_is_not_told_for_the_next() {
     });
 }
 
-/// A process record and a snapshot record, buried by two at once.
+/// A process record and a snapshot record, reaped by two at once.
 struct Grave {
     record: Process,
     snapshot: Snapshot,
 }
 
 impl Grave {
-    /// Recovery, as far as these two are concerned.
+    /// Recovery, as far as it concerns these two records.
     fn bury(&self) {
         let dead = Dead { index: 0, record: &self.record, id: DEAD };
         self.snapshot.retire_claim(0, || dead.has_record());
@@ -112,7 +112,7 @@ fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
         family.child.christen(unborn, born);
         let is_there = family.child.id() == Some(born);
         burier.join().unwrap();
-        // Who waits looks for the parent by its identity.
+        // A process that waits looks for the parent by its id.
         if family.parent.id() == Some(DEAD) {
             bury(&family);
         }

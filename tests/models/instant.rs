@@ -196,7 +196,7 @@ fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
 
 const ELSEWHERE: Origin = Origin::file(1, 3);
 
-/// A creation of one file is given up, and the same thread begins one of another.
+/// A creation of one file is given up, and the same thread begins a creation of another file.
 #[test]
 fn what_a_creation_covers_is_its_own() {
     model(|| {
@@ -218,7 +218,7 @@ fn what_a_creation_covers_is_its_own() {
     });
 }
 
-/// The creator dies between its commit and the wake: two who wait find it, and end what it left.
+/// The creator dies between its commit and the wake. Two waiting threads find that, and end what it left.
 #[test]
 fn a_creation_whose_owner_died_behind_its_commit_is_carried_out() {
     model(|| {

@@ -11,7 +11,7 @@ use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
 
-/// What the kernel keeps of two addresses of a mapper: whether the page there is private, changed under one lock.
+/// What the kernel knows of two addresses of a mapper: whether the page there is private. It is changed under one lock.
 struct Kernel {
     private: Mutex<[bool; 2]>,
 }
@@ -88,7 +88,7 @@ fn a_push_into_a_mapping_that_moves_reaches_it() {
         let mapping = Mapping::new();
         let other = Arc::clone(&mapping);
         let writer = thread::spawn(move || other.preserve_and_change());
-        // mremap: the page goes along with its privacy; something else comes to lie where it was.
+        // mremap(2): the page goes along with its privacy, and something else comes to lie where it was.
         mapping.snapshot.begin_change(1).expect("nobody else changes it");
         {
             let mut private = mapping.kernel.private.lock().unwrap();
@@ -112,7 +112,7 @@ fn a_drop_never_takes_a_preserved_page() {
         let mapping = Mapping::new();
         let other = Arc::clone(&mapping);
         let writer = thread::spawn(move || other.preserve_and_change());
-        // madvise(MADV_DONTNEED): what has no bit is dropped.
+        // madvise(MADV_DONTNEED): a page that has no bit is dropped.
         mapping.snapshot.begin_change(1).expect("nobody else changes it");
         while mapping.frame.is_pushing(0, false) && !planted(Fault::PusherDrain) {
             thread::yield_now();
@@ -126,7 +126,7 @@ fn a_drop_never_takes_a_preserved_page() {
     });
 }
 
-/// A snapshot of two pages, in the back record; its second page is cut off into the front one, which a walk comes to first.
+/// A snapshot of two pages, in the back record. Its second page is split off into the front record, which a walk comes to first.
 struct Pieces {
     front: Snapshot,
     back: Snapshot,
@@ -194,7 +194,7 @@ fn a_walk_meets_the_piece_that_is_cut_off() {
         let mut reached = [false; 2];
         pieces.cuts.over(|| -> Option<()> {
             for piece in [&pieces.front, &pieces.back] {
-                // The mapper is waited for where a piece is changing.
+                // The writer waits for the mapper where a segment is changing.
                 let view = loop {
                     match piece.view() {
                         Some(view) if view.head.is_changing() => thread::yield_now(),
@@ -225,7 +225,7 @@ fn an_origin_is_in_use_while_its_snapshot_is_split() {
     });
 }
 
-/// The walk is a single one here: what keeps the flag up is the raise.
+/// The walk is a single one here: only the raise keeps the flag up.
 #[test]
 fn the_flag_stays_up_while_the_only_snapshot_is_split() {
     model(|| {
@@ -258,10 +258,10 @@ fn a_doubt_reaches_the_piece_that_is_cut_off() {
     });
 }
 
-/// A record whose snapshot ends and which the next one takes.
+/// A record whose snapshot ends, and which the next snapshot takes.
 #[test]
 fn what_is_seen_of_a_snapshot_is_of_one_life() {
-    // Many loads; the fault needs no more than two preemptions.
+    // Many loads: the fault needs no more than two preemptions.
     model_within(2, || {
         let record = Arc::new(Snapshot::default());
         let take = |record: &Snapshot, life: u32| {

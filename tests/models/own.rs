@@ -11,7 +11,7 @@ use super::world::model;
 
 const PAGE: u64 = 4096;
 
-/// One thread unmaps the middle of what another looks for the end of.
+/// One thread unmaps the middle of a range, and another looks for its end.
 #[test]
 fn what_is_kept_of_a_range_never_seems_not_to_be_held() {
     model(|| {
@@ -51,7 +51,7 @@ fn what_is_submitted_to_a_context_that_is_gone_counts_for_no_other() {
     });
 }
 
-/// A context is gone, and another with its name is being destroyed, before it is noted that the first is gone.
+/// A context is gone, and another context of its name is being destroyed, before the end of the first is noted.
 #[test]
 fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
     const NAME: u64 = 4096;
@@ -76,7 +76,8 @@ fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
     });
 }
 
-/// A handler that comes while a call takes a frame switches to another stack, where a call takes one as well, and either is suspended.
+/// A handler comes while a call takes a frame. It switches to another stack, where a call takes a frame as well, and either call is
+/// suspended.
 #[test]
 fn calls_on_two_stacks_of_one_thread_have_a_frame_each() {
     model(|| {

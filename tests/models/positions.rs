@@ -1,4 +1,4 @@
-//! Writes at a position that several move.
+//! Writes at a position that several threads move.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -14,7 +14,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Whether writer `own` counts the other's bytes: before its call, or behind it.
+    /// Whether writer `own` counts the other's bytes: before its call, or after it.
     fn counts_other(&self, own: usize) -> bool {
         let frame = &self.frames[own];
         let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });

@@ -21,13 +21,14 @@ pub const NEXT: ProcessId = ProcessId::new(101, 2);
 
 /// Up to three preemptions.
 ///
-/// Of each object loom remembers the last access only: a thread that loads and then exchanges hides from it that another loaded
-/// before. Where that is so, the first thread yields before its part, so that the second one's is the one that is cut.
+/// Of each object loom remembers the last access only. So a thread that loads and then exchanges hides from loom that another
+/// thread loaded before. Where that is so, the first thread yields before its part, so that the part of the second one is
+/// interrupted.
 pub fn model(body: impl Fn() + Sync + Send + 'static) {
     model_within(3, body);
 }
 
-/// Every interleaving with so many preemptions at the most.
+/// Every interleaving with at most so many preemptions.
 pub fn model_within(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -139,7 +140,8 @@ impl World {
     }
 }
 
-/// A writer that waits for creations as they take, or aborts them at once; a handler may run when it looks at its descriptor.
+/// A writer that waits for creations as long as they take, or aborts them at once. A handler may run when it looks at its
+/// descriptor.
 pub struct Thread<'a> {
     pub world: &'a World,
     pub aborts: bool,

@@ -1,4 +1,4 @@
-//! `snapshim status`
+//! `snapshim status`: the processes in the table, and the snapshots that they hold, one line each.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING,
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
-/// Prints who is attached and what is held.
+/// Prints which processes are attached, and which snapshots they hold.
 pub fn run(attached: &Attached) {
     let table = attached.table;
     println!("{:>8}  {:<16}  {:<8}  {:>9}", "pid", "program", "state", "snapshots");
