@@ -21,13 +21,13 @@ pub struct Stat {
     held: u64,
 }
 
-/// `snapshim_active(3)`: 1 if this process takes part; 0 if it could not join the table, or the shim is switched off.
+/// `snapshim_active()`: 1 if this process takes part; 0 if it could not join the table, or the shim is switched off.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_active() -> c_int {
     c_int::from(membership::join_at_once().is_ok())
 }
 
-/// `snapshim_stat(3)`: the state of the snapshot at `address`.
+/// `snapshim_stat()`: the state of the snapshot at `address`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
     let held = identity::attached().filter(|own| {
@@ -51,7 +51,7 @@ unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) ->
     }
 }
 
-/// `snapshim_version(3)`: `"MAJOR.MINOR.PATCH"`.
+/// `snapshim_version()`: `"MAJOR.MINOR.PATCH"`.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
