@@ -3,26 +3,35 @@ DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
 
-.PHONY: all setup test check unit models miri planted planted-soak planted-oracle integration soak bench demo install uninstall clean
+.PHONY: all setup test check tests-built unit models miri planted planted-soak planted-oracle integration soak bench demo install uninstall clean
 
 all:
-	$(CARGO) build --release --workspace
+	+$(CARGO) build --release --workspace
 
 # What the tests use beyond Rust, gcc, make and python3. Without root or apt-get they skip, aloud, what is missing.
 setup:
 	@tests/setup.sh
 
-test: all setup check unit models integration
+# What has to be compiled is compiled side by side (cargo shares make's jobs where a line has a +); then the tests have the machine.
+test: setup
+	$(MAKE) --jobs=3 --output-sync=target all check models tests-built
+	$(MAKE) unit integration
 
+# Licences and sources of dependencies are looked at where cargo-deny is installed (cargo install --locked cargo-deny).
 check:
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	+$(CARGO) fmt --all --check
+	+$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
+	    else echo "SKIPPED cargo deny: it is not installed"; fi
+
+tests-built:
+	+$(CARGO) test --workspace --lib --bins --tests --no-run
 
 unit:
-	$(CARGO) test --release --workspace --lib --bins
+	$(CARGO) test --workspace --lib --bins
 
 models:
-	RUSTFLAGS="--cfg loom" $(CARGO) test --release --no-default-features --test models --target-dir target/loom
+	+RUSTFLAGS="--cfg loom" $(CARGO) test --profile models --no-default-features --test models --target-dir target/loom
 
 # The core's unit tests, interpreted; part of `integration`. Says so where it cannot run.
 miri:
@@ -44,8 +53,8 @@ integration: all
 	tests/integration.sh
 
 soak: all planted planted-soak planted-oracle
-	SNAPSHIM_CUT_EVERY=1 $(CARGO) test --test cuts -- --nocapture
-	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stops -- --nocapture
+	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test kill_points -- --nocapture
+	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stop_points -- --nocapture
 	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \
 	    --test programs_unharmed -- --ignored --nocapture
 

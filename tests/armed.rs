@@ -8,10 +8,10 @@ use common::{Scratch, program, run, run_ok, scratches, text};
 fn holds(scenario: &str) {
     for (scratch, way) in scratches().iter().zip(["direct", "agent"]) {
         for chunk in ["4", "64"] {
-            run_ok(scratch.shimmed(program("armed"), way).arg(scenario).env("SNAPSHIM_CHUNK_KB", chunk));
+            run_ok(scratch.shimmed(program("sharing/armed"), way).arg(scenario).env("SNAPSHIM_CHUNK_KB", chunk));
         }
     }
-    let natively = run(Scratch::on_tmpfs().native(program("armed")).arg(scenario));
+    let natively = run(Scratch::on_tmpfs().native(program("sharing/armed")).arg(scenario));
     assert!(!natively.status.success(), "{scenario} does not need the shim: {}", text(&natively));
 }
 

@@ -4,15 +4,15 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{compile, root, run_ok, scratches};
+use common::{compile, made_programs, run_ok, scratches};
 
 fn plugin() -> PathBuf {
-    compile("beside_plugin", &["-shared", "-fPIC"])
+    compile("reach/beside_plugin", &["-shared", "-fPIC"])
 }
 
 fn holds(way: &str) {
-    let runpath = format!("-Wl,-rpath,{}", root().join("target/programs").display());
-    let program = compile("beside", &[&runpath]);
+    let runpath = format!("-Wl,-rpath,{}", made_programs().join("reach").display());
+    let program = compile("reach/beside", &[&runpath]);
     for scratch in scratches() {
         run_ok(scratch.shimmed(&program, "auto").arg(plugin()).arg(way));
     }

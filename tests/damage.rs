@@ -141,7 +141,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 fn survives(target: Target, every: Duration, seconds: f64, seed: u64) {
     let scratch = Scratch::on_tmpfs();
     let about = format!("{target:?}, seed {seed}");
-    let mut command = scratch.shimmed(program("damage"), "auto");
+    let mut command = scratch.shimmed(program("storm/damage"), "auto");
     command.arg(scratch.file("victim")).arg(seconds.to_string()).env("SNAPSHIM_TIMEOUT_MS", "200");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -184,7 +184,7 @@ fn seed() -> u64 {
 #[test]
 fn snapshots_that_end_while_other_threads_look_at_them_damage_nothing() {
     let scratch = Scratch::on_tmpfs();
-    let output = run(&mut scratch.shimmed(program("damage_none"), "auto"));
+    let output = run(&mut scratch.shimmed(program("storm/damage_none"), "auto"));
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
 }
 

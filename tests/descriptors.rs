@@ -5,16 +5,15 @@ mod common;
 
 use std::fs::{self, File};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use common::holder::Holder;
-use common::{Scratch, WAYS, program, run_ok};
+use common::{Scratch, WAYS, program, run_ok, wait_until};
 
 fn is_as_natively(scenario: &str) {
     let scratch = Scratch::on_tmpfs();
-    let natively = run_ok(scratch.native(program("descriptors")).arg(scenario));
+    let natively = run_ok(scratch.native(program("transparency/descriptors")).arg(scenario));
     for (way, shared) in WAYS.into_iter().zip(["eager", "trap"]) {
-        let mut shimmed = scratch.shimmed(program("descriptors"), way);
+        let mut shimmed = scratch.shimmed(program("transparency/descriptors"), way);
         let found = run_ok(shimmed.arg(scenario).env("SNAPSHIM_SHARED", shared));
         assert_eq!(found, natively, "{way}");
     }
@@ -43,16 +42,12 @@ fn is_said_while_held(what: &str) {
     // A pipe, as most programs have it that are not run by hand.
     let mut teller = scratch.native("sh").args(["-c", "cat >said"]).stdin(Stdio::piped()).spawn().unwrap();
     let stderr = Stdio::from(teller.stdin.take().unwrap());
-    let mut command = scratch.shimmed(program("descriptors"), "auto");
+    let mut command = scratch.shimmed(program("transparency/descriptors"), "auto");
     let holder = Holder::run(command.args(["hold", what]).stderr(stderr));
     drop(command);
     run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
     let said = || fs::read_to_string(scratch.file("said")).unwrap_or_default();
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !said().contains("is doubtful") {
-        assert!(Instant::now() < patience, "{what}: nothing was said: {}", said());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(&format!("{what}: a doubt"), || said().contains("is doubtful"));
     holder.finish();
     teller.wait().unwrap();
     assert!(said().contains("/file (inode ") && said().contains("(descriptors)'s snapshot"), "{what}: {}", said());
@@ -81,15 +76,11 @@ fn a_filter_of_system_calls_is_borne() {
 fn a_message_in_a_file_is_not_overwritten() {
     let scratch = Scratch::on_tmpfs();
     fs::write(scratch.file("file"), vec![b'o'; 4096]).unwrap();
-    let mut command = scratch.shimmed(program("descriptors"), "auto");
+    let mut command = scratch.shimmed(program("transparency/descriptors"), "auto");
     let said = File::create(scratch.file("said")).unwrap();
     let holder = Holder::run(command.args(["hold", "as ever"]).stderr(Stdio::from(said.try_clone().unwrap())));
     run_ok(scratch.native("sh").args(["-c", "echo foreign >>file"]));
-    let patience = Instant::now() + Duration::from_secs(20);
-    while fs::metadata(scratch.file("said")).unwrap().len() == 0 {
-        assert!(Instant::now() < patience, "nothing was said");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("a message", || fs::metadata(scratch.file("said")).unwrap().len() > 0);
     holder.finish();
     // The same open file, as the program had it.
     std::io::Write::write_all(&mut &said, b"next\n").unwrap();

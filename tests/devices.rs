@@ -136,7 +136,7 @@ fn sh(command: &[&str]) -> Result<String, String> {
     }
 }
 
-/// tests/programs/device.c at work.
+/// tests/programs/writing/device.c at work.
 struct Running {
     child: Child,
     input: ChildStdin,
@@ -148,7 +148,7 @@ impl Running {
     fn start(scratch: &Scratch, file: &Path, verbs: &[&str], environment: &[(&str, &str)]) -> Self {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let log = scratch.file(&format!("log-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
-        let mut command = scratch.shimmed(program("device"), "auto");
+        let mut command = scratch.shimmed(program("writing/device"), "auto");
         command.arg(file).args(verbs).envs(environment.iter().copied());
         command.env("SNAPSHIM_LOG", format!("warn:{}", log.display())).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();

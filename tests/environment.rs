@@ -18,7 +18,7 @@ fn scratch() -> Scratch {
 }
 
 fn probe(scratch: &Scratch, verbs: &[&str]) -> Command {
-    let mut command = scratch.shimmed(program("env_probe"), "auto");
+    let mut command = scratch.shimmed(program("common/env_probe"), "auto");
     command.arg("victim").args(verbs);
     command
 }
@@ -449,7 +449,8 @@ fn a_writer_that_does_not_finish_is_named() {
     assert!(err(&refused).contains(&named) && err(&refused).contains("300 ms"), "{}", err(&refused));
     // A file that it does not write is not concerned.
     fs::write(scratch.file("other"), [1; 4096]).unwrap();
-    let other = run(scratch.shimmed(program("env_probe"), "auto").args(["other", "snapshot", "write", "compare"]));
+    let other =
+        run(scratch.shimmed(program("common/env_probe"), "auto").args(["other", "snapshot", "write", "compare"]));
     assert_eq!(out(&other), "snapshot: taken\ncompare: same\n", "{}", err(&other));
     stuck.go_on();
     assert_eq!(stuck.finish().0, "went on\n");

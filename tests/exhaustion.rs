@@ -12,7 +12,7 @@ use common::{Scratch, WAYS, new_name, program, root, run, run_within, skip, text
 
 fn keeps_its_bytes(policy: &str, way: &str) {
     let scratch = Scratch::on_tmpfs();
-    let mut command = scratch.shimmed(program("exhaustion"), way);
+    let mut command = scratch.shimmed(program("storm/exhaustion"), way);
     command.arg(policy).arg(scratch.table());
     command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", "100").env("SNAPSHIM_LOG", "off");
     let output = run_within(&mut command, Duration::from_secs(400));
@@ -88,7 +88,7 @@ fn a_mapper_at_the_limit_of_its_memory_cgroup_lives() {
             let Some(group) = Limited::to(48 << 20) else {
                 return skip("a_mapper_at_the_limit_of_its_memory_cgroup_lives", "no memory cgroup can be made here");
             };
-            let mut command = scratch.shimmed(program("look"), way);
+            let mut command = scratch.shimmed(program("common/look"), way);
             let holder = Holder::run(command.arg(&file).arg(SIZE.to_string()));
             group.take_in(holder.pid());
             let verb = if cut {

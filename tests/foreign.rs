@@ -8,10 +8,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text, wait_until};
 use snapshim::protocol::origin::Origin;
 
 const SIZE: usize = 200_000;
@@ -32,7 +32,7 @@ fn hold_to_be_doubtful(scratch: &Scratch) -> Holder {
 
 fn hold_with(scratch: &Scratch, how: &[&str], change: impl Fn(&mut Command)) -> Holder {
     let log = File::create(scratch.file("log")).unwrap();
-    let mut command = scratch.shimmed(program("hold"), "auto");
+    let mut command = scratch.shimmed(program("common/hold"), "auto");
     command.arg("victim").args(["r", &SIZE.to_string()]).args(how).stderr(Stdio::from(log));
     change(&mut command);
     Holder::run(&mut command)
@@ -43,7 +43,7 @@ fn log(scratch: &Scratch) -> String {
 }
 
 fn foreign(scratch: &Scratch, verb: &str) {
-    let program = compile("foreign", &["-static"]);
+    let program = compile("foreign/change", &["-static"]);
     run_ok(scratch.shimmed(program, "auto").args(["victim", verb]));
 }
 
@@ -123,7 +123,7 @@ fn a_cooperating_write_hides_no_foreign_cut() {
 
 /// A program that nothing was loaded into.
 fn foreign_mapper(scratch: &Scratch) -> Command {
-    scratch.native(compile("foreign_mapper", &["-static"]))
+    scratch.native(compile("foreign/mapper", &["-static"]))
 }
 
 fn assert_mapping_named(scratch: &Scratch, found: &str, pid: u32) {
@@ -163,7 +163,7 @@ fn a_program_without_the_shim_that_maps_the_file_later_is_named() {
 fn a_cooperating_program_that_maps_the_file_past_the_hooks_is_named() {
     for scratch in scratches() {
         lay(&scratch);
-        let cooperating = scratch.shimmed(program("foreign_mapper"), "auto");
+        let cooperating = scratch.shimmed(program("foreign/mapper"), "auto");
         let mapper = stores(&scratch, cooperating, "victim", "raw");
         let found = hold(&scratch).finish();
         assert_mapping_named(&scratch, &found, mapper.id());
@@ -173,7 +173,7 @@ fn a_cooperating_program_that_maps_the_file_past_the_hooks_is_named() {
 #[test]
 fn mappings_by_libc_that_come_and_go_raise_no_doubt() {
     for scratch in scratches() {
-        let output = run_within(scratch.shimmed(program("foreign_maps_none"), "auto").arg("victim"), DISK);
+        let output = run_within(scratch.shimmed(program("foreign/maps_none"), "auto").arg("victim"), DISK);
         assert_eq!(text(&output), "exact\n", "{}", scratch.path.display());
     }
 }
@@ -228,11 +228,7 @@ fn it_is_said_while_the_snapshot_is_held() {
     lay(&scratch);
     let holder = hold(&scratch);
     foreign(&scratch, "write");
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !log(&scratch).contains("is doubtful") {
-        assert!(Instant::now() < patience, "nothing was said");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("a doubt", || log(&scratch).contains("is doubtful"));
     assert!(holder.finish().contains("state=1 "));
     assert_named_once(&scratch, "agent");
 }
@@ -251,7 +247,7 @@ fn changes_of_attributes_by_a_program_without_the_shim_raise_no_doubt() {
 #[test]
 fn thousands_of_cooperating_changes_raise_no_doubt_and_one_foreign_change_after_them_does() {
     for scratch in scratches() {
-        let output = run_within(scratch.shimmed(program("foreign_none"), "auto").arg(scratch.file("victim")), DISK);
+        let output = run_within(scratch.shimmed(program("foreign/none"), "auto").arg(scratch.file("victim")), DISK);
         let found = text(&output);
         assert!(found.starts_with("exact until the foreign one\n"), "{}: {found}", scratch.path.display());
         assert_eq!(found.matches("is doubtful").count(), 1, "{found}");
@@ -333,7 +329,7 @@ print('kept')
 fn no_descriptor_is_left_when_the_snapshots_are_gone() {
     let scratch = Scratch::on_tmpfs();
     lay(&scratch);
-    run_ok(scratch.shimmed(program("foreign_descriptors"), "auto").arg("victim"));
+    run_ok(scratch.shimmed(program("foreign/descriptors"), "auto").arg("victim"));
 }
 
 /// A program that maps `file` shared and writable and stores into it once.
@@ -405,7 +401,7 @@ fn the_death_of_a_process_that_shares_another_file_hides_no_foreign_change() {
         lay(&scratch);
         let unrelated = lay_unrelated(&scratch);
         let holder = hold_to_be_doubtful(&scratch);
-        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(&scratch, mapper, &unrelated, "mmap");
         sharer.store();
         // SAFETY: kill(2) of our own children, who have not been waited for.
@@ -425,7 +421,7 @@ fn the_death_of_a_process_that_stored_into_the_file_raises_no_doubt() {
     for scratch in scratches() {
         lay(&scratch);
         let holder = hold(&scratch);
-        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(&scratch, mapper, "victim", "mmap");
         sharer.store();
         drop(sharer);
@@ -443,7 +439,7 @@ fn a_process_that_had_the_file_mapped_hides_no_foreign_change_once_it_is_gone() 
     for (scratch, is_killed) in scratches().iter().flat_map(|scratch| [true, false].map(|how| (scratch, how))) {
         lay(scratch);
         let holder = hold(scratch);
-        let mapper = scratch.shimmed(program("foreign_mapper"), "auto");
+        let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(scratch, mapper, "victim", "mmap");
         sharer.store();
         if !is_killed {
@@ -452,12 +448,10 @@ fn a_process_that_had_the_file_mapped_hides_no_foreign_change_once_it_is_gone() 
         }
         drop(sharer);
         // The first of these may be taken for the dead one's.
-        let patience = Instant::now() + Duration::from_secs(20);
-        while !log(scratch).contains("is doubtful") {
-            assert!(Instant::now() < patience, "killed: {is_killed}, {}: nothing was said", scratch.path.display());
+        wait_until(&format!("a doubt, killed: {is_killed}, {}", scratch.path.display()), || {
             foreign(scratch, "write");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            log(scratch).contains("is doubtful")
+        });
         let found = holder.finish();
         assert!(found.contains("state=1 ") && found.contains("cause=1\n"), "{found}");
     }

@@ -1,18 +1,61 @@
 #!/bin/sh
-# Runs what needs more than the compiler, miri and the integration tests, and counts what was skipped. The integration tests are built
-# without optimization: what they run is optimized, the library and C programs, and linking thirty of them as the library is linked
-# takes minutes.
+# Runs what needs more than the compiler, miri and the integration tests, and counts what was skipped.
+#
+# Most tests wait most of the time, so several test binaries run at once, and in each several tests. Those of chance do as much as they
+# can in the time they have: they come one after the other. The tests are built without optimization: what they run is optimized, the
+# library and C programs, and linking forty of them as the library is linked takes minutes.
 set -u
 cd "$(dirname "$0")/.."
-log=target/integration.log
-status=0
-# Most tests wait most of the time.
-export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 5 / 2))}"
-tests/miri.sh >"$log" 2>&1 || status=$?
-cargo test --no-fail-fast --test '*' -- --nocapture >>"$log" 2>&1 || status=$?
-cat "$log"
-passed=$(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
-failed=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
-skipped=$(grep -c '^SKIPPED' "$log")
+logs=target/integration
+by_chance="storm soak oracle"
+# The longest of the others, which are begun first.
+long="life mapper sharing saving_over coverage_matrix environment real_writers descriptors damage"
+
+# One after the other; what each says goes to a file.
+if [ "${1:-}" = run ]; then
+    shift
+    status=0
+    for name in "$@"; do
+        began=$(date +%s)
+        if [ "$name" = miri ]; then
+            tests/miri.sh
+        else
+            "$(cat "$logs/$name.binary")" --nocapture
+        fi >"$logs/$name.log" 2>&1 </dev/null
+        ended=$?
+        echo "$ended" >"$logs/$name.status"
+        [ "$ended" = 0 ] || status=1
+        echo "$name: $([ "$ended" = 0 ] && echo ok || echo FAILED), $(($(date +%s) - began)) s"
+    done
+    exit $status
+fi
+
+rm -rf "$logs" && mkdir -p "$logs"
+if ! ${CARGO:-cargo} test --workspace --no-run --lib --bins --tests --color never 2>"$logs/build"; then
+    cat "$logs/build"
+    exit 1
+fi
+# The models are none without loom.
+sed -n 's/^ *Executable tests\/\([a-z_]*\)[^ ]* (\(.*\))$/\1 \2/p' "$logs/build" | grep -v '^models ' >"$logs/list"
+while read -r name binary; do
+    echo "$binary" >"$logs/$name.binary"
+done <"$logs/list"
+others=$(cut -d' ' -f1 "$logs/list" | grep -vxF "$(printf '%s\n' $by_chance $long)")
+
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
+# Each line is what one after the other runs; as many lines at once as there are processors, and one of those that mostly wait.
+printf '%s\n' "$by_chance" miri $long $others | xargs -P "$(($(nproc) + 1))" -L 1 "$0" run
+status=$?
+
+for name in miri $(cut -d' ' -f1 "$logs/list"); do
+    echo "--- $name"
+    cat "$logs/$name.log"
+done >target/integration.log
+cat target/integration.log
+passed=$(sed -n 's/^test result: [a-zA-Z]*\. \([0-9]*\) passed.*/\1/p' target/integration.log | awk '{ n += $1 } END { print n + 0 }')
+failed=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' target/integration.log | awk '{ n += $1 } END { print n + 0 }')
+skipped=$(grep -c '^SKIPPED' target/integration.log)
+bad=$(grep -Lx 0 "$logs"/*.status | sed 's/.*\/\(.*\)\.status/\1/')
+[ -z "$bad" ] || echo "failed:" $bad
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $status

@@ -16,7 +16,7 @@ use common::{Scratch, WAYS, make_table_directory, program, run, run_ok, skip, te
 fn shuts_itself_in(how: &str) {
     for way in ["auto", "agent"] {
         let scratch = Scratch::on_tmpfs();
-        let output = run(scratch.shimmed(program("joining"), way).arg(how));
+        let output = run(scratch.shimmed(program("reach/joining"), way).arg(how));
         let said = text(&output);
         if said == "SKIPPED\n" {
             return skip(how, "the kernel refuses it here");
@@ -27,7 +27,7 @@ fn shuts_itself_in(how: &str) {
 
 fn beside_unseen(what: &str, way: &str) -> String {
     let scratch = Scratch::on_tmpfs();
-    let output = run(scratch.shimmed(program("unseen"), way).arg(what));
+    let output = run(scratch.shimmed(program("reach/unseen"), way).arg(what));
     let said = text(&output);
     assert!(output.status.success(), "{what}, {way}: {said}");
     said
@@ -66,7 +66,7 @@ fn who_executes_a_program_out_of_the_tables_reach_makes_snapshots_doubtful_as_lo
 
 fn may_others_run() -> bool {
     let is_open = |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
-    program("unseen").ancestors().all(is_open)
+    program("reach/unseen").ancestors().all(is_open)
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn who_uses_a_table_of_another_version_makes_snapshots_doubtful_as_long_as_it_li
 fn a_table_of_another_version_in_use_is_said_once() {
     let scratch = Scratch::on_tmpfs();
     fs::write(scratch.file("file"), [0; 32768]).unwrap();
-    let mut other = scratch.native(program("unseen"));
+    let mut other = scratch.native(program("reach/unseen"));
     other.args(["other", "1", "0"]).env("SNAPSHIM_DIR", scratch.table());
     let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -117,7 +117,7 @@ fn who_may_not_make_a_file_of_the_tables_size_runs_on() {
     for (most, is_active) in [(libc::RLIM_INFINITY, "active: 1\n"), (8192, "active: 0\n")] {
         let scratch = Scratch::on_tmpfs();
         fs::write(scratch.file("victim"), [1; 8192]).unwrap();
-        let mut command = scratch.shimmed(program("env_probe"), "auto");
+        let mut command = scratch.shimmed(program("common/env_probe"), "auto");
         command.args(["victim", "active", "write"]);
         let limit = libc::rlimit { rlim_cur: 8192, rlim_max: most };
         // SAFETY: setrlimit(2) is async-signal-safe.
@@ -183,7 +183,7 @@ fn a_thread_that_joins_while_another_leaves_the_root_stays_at_the_same_table() {
                 run_ok(scratch.shimmed("sh", way).env("SNAPSHIM_DIR", &inside).args(["-c", "echo made >made"]));
                 assert!(inside.join("table-5").exists());
             }
-            let output = run(scratch.shimmed(program("joining"), way).arg(how));
+            let output = run(scratch.shimmed(program("reach/joining"), way).arg(how));
             let said = text(&output);
             if said == "SKIPPED\n" {
                 return skip(how, "the kernel refuses it here");

@@ -18,7 +18,7 @@ fn fresh_victim(scratch: &Scratch) -> std::path::PathBuf {
 
 #[test]
 fn kernel_stores_are_as_natively_beside_snapshots() {
-    let program = compile("kernel_stores", &["-lutil"]);
+    let program = compile("sharing/kernel_stores", &["-lutil"]);
     for scratch in scratches() {
         let victim = fresh_victim(&scratch);
         let natively = run_ok(scratch.native(&program).arg(&victim).arg("none"));
@@ -49,7 +49,7 @@ fn kernel_stores_are_as_natively_beside_snapshots() {
 #[test]
 fn every_snapshot_is_one_cut_while_the_kernel_stores() {
     for scratch in scratches() {
-        let said = run_ok(scratch.shimmed(program("shared_storm"), "auto").args(["storm", "5", "kernel"]));
+        let said = run_ok(scratch.shimmed(program("storm/shared_storm"), "auto").args(["storm", "5", "kernel"]));
         print!("{}: {said}", scratch.path.display());
     }
 }
@@ -57,7 +57,7 @@ fn every_snapshot_is_one_cut_while_the_kernel_stores() {
 #[test]
 fn the_storm_finds_plain_mappings_out() {
     let scratch = Scratch::on_tmpfs();
-    let output = run(scratch.native(program("shared_storm")).args(["storm", "10", "kernel"]));
+    let output = run(scratch.native(program("storm/shared_storm")).args(["storm", "10", "kernel"]));
     // A number newer than the instant's, or bytes that changed between two looks: whichever is found first.
     let finds = ["newest[storer]", "memcmp(one->at"].iter().any(|found| text(&output).contains(found));
     assert!(!output.status.success() && finds, "{}", text(&output));

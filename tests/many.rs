@@ -9,7 +9,7 @@ use common::{Scratch, program, run_within, skip, text};
 
 fn are_all_seen(scenario: &str) {
     let scratch = Scratch::on_tmpfs();
-    let mut command = scratch.shimmed(program("many"), "auto");
+    let mut command = scratch.shimmed(program("storm/many"), "auto");
     let output = run_within(command.arg(scenario), Duration::from_secs(300));
     let said = text(&output);
     if let Some(why) = said.lines().find_map(|line| line.strip_prefix("SKIPPED ")) {

@@ -1,6 +1,6 @@
 //! The mapper's side: whatever a mapper does to its mappings, and whoever writes, its snapshots stay what they were.
 //!
-//! Each test is a scenario of a program in `tests/programs/map_*.c`. The programs run it read-only and writable, written by the
+//! Each test is a scenario of a program in `tests/programs/mapping/`. The programs run it read-only and writable, written by the
 //! mapper itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both
 //! ways.
 
@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use common::busy::in_good_time;
 use common::suspend::in_each_way;
 use common::{Scratch, WAYS, make_table_directory, program, run_ok, run_within, scratches, skip, text};
 
@@ -51,7 +52,7 @@ macro_rules! scenarios {
                 $(
                     #[test]
                     fn $scenario() {
-                        super::holds(stringify!($program), stringify!($scenario));
+                        super::holds(concat!("mapping/", stringify!($program)), stringify!($scenario));
                     }
                 )*
             }
@@ -59,20 +60,20 @@ macro_rules! scenarios {
 
         #[test]
         fn every_scenario_fails_without_the_shim() {
-            $($(fails_without_the_shim(stringify!($program), stringify!($scenario));)*)*
+            $($(fails_without_the_shim(concat!("mapping/", stringify!($program)), stringify!($scenario));)*)*
         }
     };
 }
 
 scenarios! {
-    map_errors {
+    errors {
         shared_and_anonymous_are_einval
         neither_file_nor_block_device_is_enodev
         procfs_is_eopnotsupp
         hugetlbfs_is_eopnotsupp
         the_descriptor_is_not_needed_any_more
     }
-    map_end {
+    end {
         appended_pages_stay_sigbus_and_the_tail_zero
         bytes_that_a_shared_mapping_put_behind_the_end_are_not_seen
         a_range_wholly_past_the_end_is_sigbus_for_ever
@@ -83,7 +84,7 @@ scenarios! {
         what_lies_past_the_end_raises_no_doubt
         a_long_range_past_the_end_costs_nothing
     }
-    map_place {
+    place {
         fixed_where_nothing_is
         fixed_where_something_was_unmapped
         fixed_over_a_plain_mapping
@@ -97,7 +98,7 @@ scenarios! {
         executable_code_stays
         write_only_is_private_too
     }
-    map_change {
+    change {
         munmap_of_parts
         munmap_over_several_snapshots
         mremap_shrinks
@@ -110,25 +111,25 @@ scenarios! {
         mprotect_both_ways_while_a_process_writes
         mremap_and_munmap_while_a_process_writes
     }
-    map_cut {
+    unmap_part {
         a_page_opened_beside_a_push_keeps_its_stores
         a_page_closed_then_opened_beside_a_push_keeps_its_stores
         a_push_that_was_left_by_a_jump_holds_nobody_up
     }
-    map_split {
+    split {
         a_write_beside_a_split_preserves_the_piece
         a_store_beside_a_split_preserves_the_piece
     }
-    map_pinned {
+    pinned {
         a_byte_that_is_copied_after_a_change_is_not_stored
         processes_that_write_the_same_pages_spoil_none
         threads_that_write_the_same_pages_spoil_none
     }
-    map_numbers {
+    numbers {
         a_number_that_is_taken_in_a_use_gets_no_byte
         a_program_that_takes_all_numbers_gets_no_byte
     }
-    map_advice {
+    advice {
         dontneed_keeps_what_is_preserved
         dontneed_page_by_page
         dontneed_keeps_the_end
@@ -137,7 +138,7 @@ scenarios! {
         other_advice_changes_no_byte
         dontneed_while_a_process_writes
     }
-    map_calls {
+    calls {
         posix_advice_keeps_what_is_preserved
         advice_to_oneself_keeps_what_is_preserved
         a_key_or_none_keeps_it_armed
@@ -150,7 +151,7 @@ scenarios! {
         a_huge_page_over_it_takes_its_place
         what_a_failed_call_took_away_is_known
     }
-    map_many {
+    many {
         many_moments_of_overlapping_ranges
         many_mappers_of_one_file
         own_stores_stay_private_and_survive_pushes
@@ -158,7 +159,7 @@ scenarios! {
         stat_counts_pages_once
         stat_of_what_is_left
     }
-    map_fork {
+    fork {
         child_and_parent_stay_exact
         each_may_unmap_and_move_its_own
         a_grandchild_outlives_its_parents
@@ -173,31 +174,31 @@ scenarios! {
 
 #[test]
 fn a_hole_that_is_filled_makes_it_doubtful() {
-    holds("map_calls", "a_hole_that_is_filled_makes_it_doubtful");
+    holds("mapping/calls", "a_hole_that_is_filled_makes_it_doubtful");
 }
 
 #[test]
 fn other_arguments_are_judged_as_by_mmap() {
-    holds("map_errors", "other_arguments_are_judged_as_by_mmap");
+    holds("mapping/errors", "other_arguments_are_judged_as_by_mmap");
 }
 
 #[test]
 fn locking_beyond_the_limit_is_eagain() {
-    holds("map_place", "locking_beyond_the_limit_is_eagain");
+    holds("mapping/place", "locking_beyond_the_limit_is_eagain");
 }
 
 const SHARED_FILES: &[(&str, &str)] = &[("SNAPSHIM_SHARED_FILES", "file")];
 
 #[test]
 fn a_read_only_shared_mapping_of_a_named_file_stays_what_it_was() {
-    holds_with(SHARED_FILES, "map_shared", "stays_what_it_was");
-    fails_without_the_shim("map_shared", "stays_what_it_was");
+    holds_with(SHARED_FILES, "mapping/shared", "stays_what_it_was");
+    fails_without_the_shim("mapping/shared", "stays_what_it_was");
 }
 
 /// What succeeds natively, too.
 fn is_as_natively(variables: &[(&str, &str)], scenario: &str) {
-    succeeds(scenario, Scratch::on_tmpfs().native(program("map_shared")).arg(scenario));
-    holds_with(variables, "map_shared", scenario);
+    succeeds(scenario, Scratch::on_tmpfs().native(program("mapping/shared")).arg(scenario));
+    holds_with(variables, "mapping/shared", scenario);
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn mappings_that_shared_files_does_not_speak_of_see_the_changes() {
 fn served(scenario: &str, change: impl Fn(&mut Command)) {
     for way in ["auto", "direct", "agent"] {
         let scratch = Scratch::on_tmpfs();
-        let mut command = scratch.shimmed(program("map_served"), way);
+        let mut command = scratch.shimmed(program("mapping/served"), way);
         change(&mut command);
         succeeds(scenario, command.arg(scenario));
     }
@@ -225,7 +226,7 @@ fn served(scenario: &str, change: impl Fn(&mut Command)) {
 #[test]
 fn a_snapshot_is_not_registered_with_a_userfaultfd() {
     served("a_snapshot_is_not_registered", |_| {});
-    fails_without_the_shim("map_served", "a_snapshot_is_not_registered");
+    fails_without_the_shim("mapping/served", "a_snapshot_is_not_registered");
 }
 
 #[test]
@@ -236,8 +237,10 @@ fn a_writer_goes_on_when_the_mapper_answers_the_fault() {
 #[test]
 fn a_writer_does_not_wait_for_ever_for_the_mapper_to_answer_a_fault() {
     for policy in POLICIES {
-        served("a_writer_does_not_wait_for_ever", |command| {
-            command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", "300");
+        in_good_time("a_writer_does_not_wait_for_ever", 300, |timeout| {
+            served("a_writer_does_not_wait_for_ever", |command| {
+                command.env("SNAPSHIM_ON_FAILURE", policy).env("SNAPSHIM_TIMEOUT_MS", timeout);
+            });
         });
     }
 }
@@ -246,8 +249,9 @@ const POLICIES: [&str; 2] = ["break-snapshot", "fail-write"];
 
 /// Other users have to reach library and programs.
 fn may_others_run() -> bool {
-    let path = common::root().join("target/programs");
-    path.ancestors().all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
+    program("mapping/rights")
+        .ancestors()
+        .all(|directory| fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
 }
 
 fn preserving(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
@@ -256,20 +260,36 @@ fn preserving(scenario: &str, way: &str, policies: &[&str], outcome: &str) {
 
 /// `outcome` is "served", "refused" or "broken".
 fn preserving_with(suspend: &str, scenario: &str, way: &str, policies: &[&str], outcome: &str) {
+    if outcome == "served" {
+        preserving_within(None, suspend, scenario, way, policies, outcome);
+    } else {
+        in_good_time(scenario, 300, |timeout| {
+            preserving_within(Some(timeout), suspend, scenario, way, policies, outcome);
+        });
+    }
+}
+
+fn preserving_within(
+    timeout: Option<&str>,
+    suspend: &str,
+    scenario: &str,
+    way: &str,
+    policies: &[&str],
+    outcome: &str,
+) {
     for scratch in scratches() {
         fs::set_permissions(&scratch.path, Permissions::from_mode(0o777)).unwrap();
         for policy in policies {
             // A table of its own each time: its directory may be shared with other users.
             let table = Path::new(scratch.table()).with_extension(policy);
             make_table_directory(&table);
-            let mut command = scratch.shimmed(program("map_rights"), way);
+            let mut command = scratch.shimmed(program("mapping/rights"), way);
             command
                 .args([scenario, outcome])
                 .env("SUSPEND", suspend)
                 .env("SNAPSHIM_DIR", &table)
                 .env("SNAPSHIM_ON_FAILURE", policy);
-            // Short where somebody has to wait.
-            command.envs((outcome != "served").then_some(("SNAPSHIM_TIMEOUT_MS", "300")));
+            command.envs(timeout.map(|timeout| ("SNAPSHIM_TIMEOUT_MS", timeout)));
             let _removed = Removed(&table);
             succeeds(scenario, &mut command);
         }
@@ -353,6 +373,6 @@ fn pages_ahead_that_nobody_can_copy_refuse_no_write() {
 fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it() {
     for scratch in scratches() {
         let test = "what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it";
-        succeeds(test, &mut scratch.shimmed(program("map_handled"), "direct"));
+        succeeds(test, &mut scratch.shimmed(program("mapping/handled"), "direct"));
     }
 }

@@ -49,7 +49,7 @@ fn lay(scratch: &Scratch) {
 }
 
 fn hold(scratch: &Scratch, way: &str) -> Command {
-    let mut command = scratch.shimmed(program("hold"), way);
+    let mut command = scratch.shimmed(program("common/hold"), way);
     command.arg("victim").args(["r", &SIZE.to_string()]);
     command
 }
@@ -131,7 +131,7 @@ fn a_program_that_comes_to_another_time_namespace_keeps_its_snapshots() {
     const TEST: &str = "a_program_that_comes_to_another_time_namespace_keeps_its_snapshots";
     for (scratch, way) in scratches().iter().flat_map(|scratch| WAYS.map(|way| (scratch, way))) {
         for how in ["fork", "setns"] {
-            let output = run(scratch.shimmed(program("namespace_time"), way).arg(how));
+            let output = run(scratch.shimmed(program("foreign/namespace_time"), way).arg(how));
             if output.status.code() == Some(77) {
                 skip(TEST, "no time namespace can be made here");
                 continue;
@@ -147,7 +147,7 @@ fn a_process_whose_clocks_cannot_be_told_makes_snapshots_doubtful_as_long_as_it_
     const TEST: &str = "a_process_whose_clocks_cannot_be_told_makes_snapshots_doubtful_as_long_as_it_lives";
     for (way, what) in WAYS.into_iter().flat_map(|way| ["executed", "forked"].map(|what| (way, what))) {
         let scratch = Scratch::on_tmpfs();
-        let output = run(scratch.shimmed(program("unseen"), way).arg(format!("{what}-without-clocks")));
+        let output = run(scratch.shimmed(program("reach/unseen"), way).arg(format!("{what}-without-clocks")));
         let said = text(&output);
         if said.contains("SKIPPED") {
             skip(TEST, &format!("no time namespace can be made here, or none is come to where a program is {what}"));

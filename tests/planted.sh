@@ -4,7 +4,7 @@ set -u
 cd "$(dirname "$0")/.."
 models() {
     RUSTFLAGS="--cfg loom" timeout 900 \
-        cargo test --quiet --release --no-default-features --test models --target-dir target/loom 2>&1
+        cargo test --quiet --profile models --no-default-features --test models --target-dir target/loom 2>&1
 }
 if ! sound=$(models); then
     echo "$sound"

@@ -1,5 +1,5 @@
 //! Programs that know nothing of the shim, and those that look closely at other programs, do under it what they do without: the
-//! same output, the same exit status. Each is a script `tests/programs/unharmed_*.sh`.
+//! same output, the same exit status. Each is a script `tests/programs/real/unharmed_*.sh`.
 //!
 //! Shimmed they run twice: alone, and *busy*, where every process they start holds a shared mapping that somebody has a snapshot
 //! of.
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use common::holder::Holder;
-use common::{DISK, Scratch, compile, library, root, run, run_in_this_group, run_within, skip, text};
+use common::{DISK, Scratch, compile, library, made_programs, run, run_in_this_group, run_within, skip, source, text};
 
 const SHARED: usize = 4 * 4096;
 
@@ -24,14 +24,21 @@ fn three_times(play: impl Fn(&mut Command) -> Output, by: &str) -> [Output; 3] {
         let _ = fs::remove_dir_all(&work);
         fs::create_dir(&work).unwrap();
         // What is said about programs that cannot be reached (valgrind is a static one) is no output of theirs.
-        play(command.current_dir(&work).env("PROGRAMS", root().join("target/programs")).env("SNAPSHIM_LOG", "error"))
+        play(
+            command
+                .current_dir(&work)
+                .env("PROGRAMS", made_programs())
+                .env("SOURCES", source("real"))
+                .env("SNAPSHIM_LOG", "error"),
+        )
     };
     let native = begin(scratch.native(by));
     let alone = begin(scratch.shimmed(by, "auto"));
     let shared = scratch.file("shared");
     fs::write(&shared, [7; SHARED]).unwrap();
     let holder = Holder::start(&scratch, "auto", &shared, "r");
-    let preload = format!("{}:{}", library().display(), compile("unharmed_share", &["-shared", "-fPIC"]).display());
+    let preload =
+        format!("{}:{}", library().display(), compile("real/unharmed_share", &["-shared", "-fPIC"]).display());
     let mut command = scratch.shimmed(by, "auto");
     command.env("LD_PRELOAD", preload).env("UNHARMED_SHARED", &shared);
     let busy = begin(command);
@@ -43,8 +50,7 @@ fn three_times(play: impl Fn(&mut Command) -> Output, by: &str) -> [Output; 3] {
 /// Runs a script three times; `tidy` takes out what differs from run to run. Shells and debuggers hand a terminal on to groups of
 /// their own making, and wait for ever if they do not have it themselves.
 fn same(script: &str, tidy: impl Fn(&str) -> String) {
-    let source = root().join("tests/programs").join(script);
-    let play = |command: &mut Command| run_in_this_group(command.arg(&source), DISK);
+    let play = |command: &mut Command| run_in_this_group(command.arg(source(script)), DISK);
     let [native, alone, busy] = three_times(play, "bash");
     for (situation, shimmed) in [("alone", alone), ("busy", busy)] {
         assert_eq!(tidy(&text(&shimmed)), tidy(&text(&native)), "{script}, {situation}");
@@ -76,27 +82,27 @@ fn without_numbers(text: &str) -> String {
 #[test]
 fn a_shell_controls_jobs_and_pipelines() {
     if are_installed("a_shell_controls_jobs_and_pipelines", &["bash", "ps"]) {
-        same("unharmed_jobs.sh", without_numbers);
+        same("real/unharmed_jobs.sh", without_numbers);
     }
 }
 
 #[test]
 fn a_program_is_built_in_parallel() {
-    same("unharmed_make.sh", str::to_owned);
+    same("real/unharmed_make.sh", str::to_owned);
 }
 
 #[test]
 fn repositories_are_cloned_and_packed() {
     if are_installed("repositories_are_cloned_and_packed", &["git"]) {
-        same("unharmed_git.sh", str::to_owned);
+        same("real/unharmed_git.sh", str::to_owned);
     }
 }
 
 #[test]
 fn a_debugger_debugs() {
     if are_installed("a_debugger_debugs", &["gdb"]) {
-        compile("unharmed_victim", &[]);
-        same("unharmed_gdb.sh", gdb_says);
+        compile("real/unharmed_victim", &[]);
+        same("real/unharmed_gdb.sh", gdb_says);
     }
 }
 
@@ -113,18 +119,18 @@ fn gdb_says(text: &str) -> String {
 #[test]
 fn system_calls_are_traced() {
     if are_installed("system_calls_are_traced", &["strace"]) {
-        compile("unharmed_victim", &[]);
-        same("unharmed_strace.sh", without_numbers);
+        compile("real/unharmed_victim", &[]);
+        same("real/unharmed_strace.sh", without_numbers);
     }
 }
 
 #[test]
 fn valgrind_finds_the_programs_errors_and_no_others() {
     if are_installed("valgrind_finds_the_programs_errors_and_no_others", &["valgrind"]) {
-        compile("unharmed_victim", &[]);
-        compile("unharmed_errors", &[]);
+        compile("real/unharmed_victim", &[]);
+        compile("real/unharmed_errors", &[]);
         // The shim's frames may stand above the program's where it made a call.
-        same("unharmed_valgrind.sh", valgrind_says);
+        same("real/unharmed_valgrind.sh", valgrind_says);
     }
 }
 
@@ -143,7 +149,7 @@ fn the_address_sanitizer_finds_the_programs_errors_and_no_others() {
     let test = "the_address_sanitizer_finds_the_programs_errors_and_no_others";
     let has_runtime = Command::new("gcc").arg("-print-file-name=libasan.a").output().unwrap();
     if Path::new(text(&has_runtime).trim_end()).is_absolute() {
-        same("unharmed_address.sh", without_numbers);
+        same("real/unharmed_address.sh", without_numbers);
     } else {
         skip(test, "gcc has no address sanitizer");
     }
@@ -169,7 +175,7 @@ fn same_tests(test: &str, selection: &[&str]) {
         let said = run_within(command.args(["-m", "test", "--junit-xml", "results"]).args(selection), within);
         let mut list = Command::new(python);
         let directory = command.get_current_dir().unwrap();
-        let results = run(list.arg(root().join("tests/programs/unharmed_results.py")).arg(directory.join("results")));
+        let results = run(list.arg(source("real/unharmed_results.py")).arg(directory.join("results")));
         assert!(results.status.success(), "{}{}", text(&said), text(&results));
         results
     };

@@ -34,7 +34,7 @@ fn run_queued(test: &str, how: &str) {
 }
 
 fn queued(scratch: &Scratch, how: &str, file: &Path) -> Command {
-    let mut command = scratch.shimmed(program("queued"), "auto");
+    let mut command = scratch.shimmed(program("writing/queued"), "auto");
     command.arg(how).arg(file);
     command
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, root, run, run_ok, run_ok_within, run_within, scratches, skip, text};
+use common::{DISK, Scratch, WAYS, run, run_ok, run_ok_within, run_within, scratches, skip, source, text};
 
 const SIZE: usize = 200_001;
 
@@ -416,9 +416,8 @@ fn cpp_streams() {
     }
     let scratch = Scratch::on_tmpfs();
     let made = scratch.file("real_streams");
-    let source = root().join("tests/programs/real_streams.cpp");
     let options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-o"];
-    run_ok(Command::new("g++").args(options).arg(&made).arg(source));
+    run_ok(Command::new("g++").args(options).arg(&made).arg(source("real/streams.cpp")));
     PLAIN.survives(made.to_str().unwrap(), &["victim"]);
 }
 
@@ -427,9 +426,9 @@ fn java_files_and_channels() {
     if !has("java_files_and_channels", &["java", "javac"]) {
         return;
     }
-    let source = root().join("tests/programs/real_channels.java");
+    let program = source("real/channels.java");
     let quick = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m"];
-    let arguments = [&quick as &[&str], &[source.to_str().unwrap(), "victim", "new"]].concat();
+    let arguments = [&quick as &[&str], &[program.to_str().unwrap(), "victim", "new"]].concat();
     PLAIN.survives("java", &arguments);
 }
 

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::busy::in_good_time;
 use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -11,14 +12,14 @@ use std::time::Duration;
 #[test]
 fn stores_during_a_relocation_are_not_lost() {
     for scratch in scratches() {
-        run_ok(scratch.shimmed(program("cut_stores"), "auto").args(["victim", "12"]));
+        run_ok(scratch.shimmed(program("mapping/truncate_stores"), "auto").args(["victim", "12"]));
     }
 }
 
 /// What is moved the agent moves, in either way; only the page at the cut is not.
 fn slices(scenario: &str) {
     for (scratch, way) in scratches().iter().zip(WAYS) {
-        let said = run_ok(scratch.shimmed(program("cut_slices"), way).arg(scenario));
+        let said = run_ok(scratch.shimmed(program("mapping/truncate_slices"), way).arg(scenario));
         if let Some(why) = said.lines().find_map(|line| line.strip_prefix("SKIPPED ")) {
             skip(scenario, why);
         }
@@ -63,10 +64,12 @@ fn the_middle_of_a_move_is_a_place_to_die() {
 #[test]
 fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
     for policy in ["break-snapshot", "fail-write"] {
-        let scratch = Scratch::on_tmpfs();
-        let mut command = scratch.shimmed(program("cut_slices"), "auto");
-        command.arg("a_mapper_that_is_stopped_in_the_middle_loses_no_byte");
-        run_ok(command.env("SNAPSHIM_TIMEOUT_MS", "200").env("SNAPSHIM_ON_FAILURE", policy));
+        in_good_time("a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy", 200, |timeout| {
+            let scratch = Scratch::on_tmpfs();
+            let mut command = scratch.shimmed(program("mapping/truncate_slices"), "auto");
+            command.arg("a_mapper_that_is_stopped_in_the_middle_loses_no_byte");
+            run_ok(command.env("SNAPSHIM_TIMEOUT_MS", timeout).env("SNAPSHIM_ON_FAILURE", policy));
+        });
     }
 }
 
@@ -80,7 +83,7 @@ fn a_piece_behind_the_end_of_the_file_raises_no_doubt() {
 #[test]
 fn a_table_without_room_for_a_slice_loses_no_byte() {
     let scratch = Scratch::on_tmpfs();
-    let mut command = scratch.shimmed(program("cut_slices"), "auto");
+    let mut command = scratch.shimmed(program("mapping/truncate_slices"), "auto");
     run_ok(command.arg("a_full_table_loses_no_byte").env("SNAPSHIM_ON_FAILURE", "fail-write"));
 }
 
@@ -92,7 +95,7 @@ fn looking_for_holes_drops_no_lock_and_moves_no_position() {
 /// How long a cut took in ms, and whether the snapshot is exact; `None`: the file was not cut.
 fn cut_dense(mib: u64, timeout_ms: u64) -> Option<(u64, bool)> {
     let scratch = Scratch::on_tmpfs();
-    let mut command = scratch.shimmed(program("cut_slices"), "auto");
+    let mut command = scratch.shimmed(program("mapping/truncate_slices"), "auto");
     command.args(["dense", "file", &mib.to_string()]).env("SNAPSHIM_TIMEOUT_MS", timeout_ms.to_string());
     let output = run_within(&mut command, Duration::from_secs(120));
     assert!(output.status.success(), "{}", text(&output));
@@ -116,7 +119,8 @@ fn a_writer_waits_for_a_long_move_as_long_as_it_goes_on() {
 #[test]
 fn a_writer_waits_for_no_look_at_the_mappings_of_others() {
     let scratch = Scratch::on_tmpfs();
-    let mut crowd = scratch.native(program("crowd")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut crowd =
+        scratch.native(program("mapping/crowd")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(crowd.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "here\n");
@@ -128,27 +132,27 @@ fn a_writer_waits_for_no_look_at_the_mappings_of_others() {
 #[test]
 fn the_kernel_stores_into_a_snapshot_while_it_is_moved() {
     for scratch in scratches() {
-        run_ok(&mut scratch.shimmed(program("cut_reads"), "auto"));
+        run_ok(scratch.shimmed(program("mapping/truncate_reads"), "auto").arg("little"));
     }
 }
 
 #[test]
 fn the_kernel_stores_much_into_a_snapshot_while_it_is_moved() {
     for scratch in scratches() {
-        run_ok(&mut scratch.shimmed(program("cut_large_reads"), "auto"));
+        run_ok(scratch.shimmed(program("mapping/truncate_reads"), "auto").arg("much"));
     }
 }
 
 #[test]
 fn reads_of_a_little_into_a_snapshot_find_their_own_bytes() {
     for scratch in scratches() {
-        run_ok(&mut scratch.shimmed(program("spare_reads"), "auto"));
+        run_ok(&mut scratch.shimmed(program("mapping/spare_reads"), "auto"));
     }
 }
 
 #[test]
 fn lengths_that_no_memory_has_are_refused_as_natively() {
     let scratch = Scratch::on_tmpfs();
-    let natively = run_ok(scratch.native(program("map_lengths")).arg("plain"));
-    assert_eq!(run_ok(scratch.shimmed(program("map_lengths"), "auto").arg("snapshot")), natively);
+    let natively = run_ok(scratch.native(program("mapping/lengths")).arg("plain"));
+    assert_eq!(run_ok(scratch.shimmed(program("mapping/lengths"), "auto").arg("snapshot")), natively);
 }

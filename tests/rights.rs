@@ -35,7 +35,7 @@ fn copied(scratch: &Scratch, file: &Path) -> PathBuf {
 
 /// What a probe of user `uid` says with its table in `directory`.
 fn probe(scratch: &Scratch, uid: u32, directory: &Path) -> String {
-    let mut command = Command::new(copied(scratch, &program("env_probe")));
+    let mut command = Command::new(copied(scratch, &program("common/env_probe")));
     command.args(["victim", "active", "snapshot"]).current_dir(&scratch.path);
     command.env("LD_PRELOAD", copied(scratch, &common::library())).env("SNAPSHIM_DIR", directory);
     text(&run(command.uid(uid).gid(uid).groups_of(uid)))
@@ -83,7 +83,7 @@ fn the_table_is_its_users_alone_whatever_the_creation_mask() {
     let scratch = meeting_place();
     let directory = scratch.file("table");
     let mut command = scratch.shimmed("sh", "auto");
-    let program = program("env_probe");
+    let program = program("common/env_probe");
     command.args(["-c", &format!("umask 0; exec {} victim active", program.display())]).env("SNAPSHIM_DIR", &directory);
     let said = text(&run(&mut command));
     assert!(

@@ -10,7 +10,7 @@ use common::{Scratch, copy_program, program, run, run_ok, skip, text};
 
 /// Whether the kernel lets a program have a ring at all.
 fn has_rings(test: &str) -> bool {
-    let has = run_ok(&mut Command::new(program("ring"))).contains("instruction: made");
+    let has = run_ok(&mut Command::new(program("transparency/ring"))).contains("instruction: made");
     if !has {
         skip(test, "the kernel gives no io_uring");
     }
@@ -32,7 +32,7 @@ fn said(value: &str, words: &[&str]) -> (String, String) {
     // Nobody may not read the build directory everywhere.
     let (library, made) = (scratch.file("libsnapshim.so"), scratch.file("ring"));
     copy_program(&common::library(), &library);
-    copy_program(&program("ring"), &made);
+    copy_program(&program("transparency/ring"), &made);
     let mut command = scratch.shimmed(&made, "auto");
     let output = run(command.args(words).env("LD_PRELOAD", &library).env("SNAPSHIM_IO_URING", value));
     assert!(output.status.success(), "{value} {words:?}: {}", text(&output));
@@ -82,7 +82,7 @@ fn a_filter_that_may_not_be_says_so_and_changes_nothing() {
         let made = scratch.file("ring");
         let library = scratch.file("libsnapshim.so");
         copy_program(&common::library(), &library);
-        copy_program(&program("ring"), &made);
+        copy_program(&program("transparency/ring"), &made);
         fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o777)).unwrap();
         let preload = format!("LD_PRELOAD={}", library.display());
         let table = format!("SNAPSHIM_DIR={}", scratch.file("table").display());

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use common::{Scratch, WAYS, root, run, run_ok, scratches, skip, text};
+use common::{Scratch, WAYS, root, run, run_ok, scratches, skip, source, text};
 
 const SAVES: [&str; 3] = ["same", "shorter", "longer"];
 
@@ -32,7 +32,7 @@ fn has(test: &str, library: &str) -> bool {
 }
 
 fn script(command: &mut Command, library: &str, load: &str, save: &str) -> Output {
-    let file = root().join(format!("tests/programs/saving_{library}.py"));
+    let file = source(&format!("real/saving_{library}.py"));
     run(command.arg(file).args([load, save]).env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
@@ -151,7 +151,7 @@ fn read_only_shared_mappings_of_polars_outlive_write_ipc() {
 /// What a reader that maps `log` says of it after `rotation` has run.
 fn reader_beside(rotation: &str, mut reader: Command, mut rotator: Command) -> Output {
     let mut child = reader
-        .arg(root().join("tests/programs/saving_log.py"))
+        .arg(source("real/saving_log.py"))
         .arg("log")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())

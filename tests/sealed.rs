@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
+use common::{Scratch, program, run, run_ok, scratches, skip, source, text};
 
 const SIZE: usize = 40 * 4096 + 777;
 
@@ -31,7 +31,7 @@ fn reads(file: &Path) -> Vec<u8> {
 
 /// Whether the kernel can refuse memory that becomes executable (Linux 6.3).
 fn can_seal(test: &str) -> bool {
-    let can = run(Command::new(program("sealed")).arg("true")).status.success();
+    let can = run(Command::new(program("reach/sealed")).arg("true")).status.success();
     if !can {
         skip(test, "the kernel has no PR_SET_MDWE");
     }
@@ -40,7 +40,7 @@ fn can_seal(test: &str) -> bool {
 
 /// A program under the shim whose libc cannot be patched.
 fn sealed(scratch: &Scratch, program_: impl AsRef<OsStr>) -> Command {
-    let mut command = scratch.shimmed(program("sealed"), "auto");
+    let mut command = scratch.shimmed(program("reach/sealed"), "auto");
     command.arg(program_.as_ref());
     command
 }
@@ -68,9 +68,9 @@ fn every_way_leaves_a_snapshot_as_it_was() {
         return;
     }
     for scratch in scratches() {
-        for way in listed("ways") {
+        for way in listed("writing/coverage_matrix") {
             let file = victim(&scratch);
-            if run(scratch.native(program("ways")).arg(&way).arg(&file)).status.code() == Some(3) {
+            if run(scratch.native(program("writing/coverage_matrix")).arg(&way).arg(&file)).status.code() == Some(3) {
                 continue;
             }
             let natively = reads(&file);
@@ -78,13 +78,14 @@ fn every_way_leaves_a_snapshot_as_it_was() {
                 let about = format!("{way}, {protection}, {}", scratch.path.display());
                 let file = victim(&scratch);
                 let holder = Holder::start(&scratch, "auto", &file, protection);
-                let output = run(sealed(&scratch, program("ways")).arg(&way).arg(&file));
+                let output = run(sealed(&scratch, program("writing/coverage_matrix")).arg(&way).arg(&file));
                 assert!(output.status.success(), "{about}: {}", text(&output));
                 holder.finish_exact(&about);
                 assert!(reads(&file) == natively, "{about}: the file is not what it is natively");
 
                 let file = victim(&scratch);
-                let output = run(sealed(&scratch, program("ways")).arg(&way).arg(&file).arg(protection));
+                let output =
+                    run(sealed(&scratch, program("writing/coverage_matrix")).arg(&way).arg(&file).arg(protection));
                 assert!(output.status.success(), "{about}, same process: {}", text(&output));
                 assert!(reads(&file) == natively, "{about}, same process: not what it is natively");
             }
@@ -96,22 +97,22 @@ fn every_way_leaves_a_snapshot_as_it_was() {
 fn late(how: &str, scratch: &Scratch, is_sealed: bool) {
     let start = |file: &Path| {
         let mut command = if is_sealed {
-            sealed(scratch, program("late_streams"))
+            sealed(scratch, program("reach/late_streams"))
         } else {
-            scratch.shimmed(program("late_streams"), "auto")
+            scratch.shimmed(program("reach/late_streams"), "auto")
         };
         command.arg(how).arg(file);
         command
     };
     let file = victim(scratch);
-    run_ok(scratch.native(program("late_streams")).arg(how).arg(&file));
+    run_ok(scratch.native(program("reach/late_streams")).arg(how).arg(&file));
     let natively = reads(&file);
     for protection in ["r", "rw"] {
         let about = format!("{how}, {protection}, sealed: {is_sealed}, {}", scratch.path.display());
         let file = victim(scratch);
         let writer = Holder::run(&mut start(&file));
         let holder = Holder::start(scratch, "auto", &file, protection);
-        let mut command = sealed(scratch, program("hold"));
+        let mut command = sealed(scratch, program("common/hold"));
         let sealed_holder = Holder::run(command.arg(&file).args([protection, &SIZE.to_string()]));
         writer.finish();
         holder.finish_exact(&about);
@@ -131,7 +132,7 @@ fn bytes_that_waited_in_a_stream_do_not_reach_a_snapshot() {
         return;
     }
     for scratch in scratches() {
-        for how in listed("late_streams") {
+        for how in listed("reach/late_streams") {
             late(&how, &scratch, true);
         }
     }
@@ -142,7 +143,7 @@ fn nor_where_libc_can_be_patched() {
     if !can_seal("nor_where_libc_can_be_patched") {
         return;
     }
-    for how in listed("late_streams") {
+    for how in listed("reach/late_streams") {
         late(&how, &Scratch::on_tmpfs(), false);
     }
 }
@@ -155,8 +156,7 @@ fn cpp_streams_do_not_reach_a_snapshot() {
     }
     let scratch = Scratch::on_tmpfs();
     let made = scratch.file("real_streams");
-    let source = root().join("tests/programs/real_streams.cpp");
-    match Command::new("g++").args(["-std=c++17", "-O1", "-o"]).arg(&made).arg(source).status() {
+    match Command::new("g++").args(["-std=c++17", "-O1", "-o"]).arg(&made).arg(source("real/streams.cpp")).status() {
         Ok(status) => assert!(status.success()),
         Err(_) => return skip(TEST, "g++ is not installed"),
     }
@@ -179,10 +179,10 @@ fn programs_run_as_natively() {
     }
     let scratch = Scratch::on_tmpfs();
     let runs: [(&str, &[&str]); 4] = [
-        ("like_cancel", &[]),
-        ("like_signals", &["errno"]),
-        ("like_processes", &["spawns"]),
-        ("like_processes", &["forks"]),
+        ("transparency/cancel", &[]),
+        ("transparency/signals", &["errno"]),
+        ("transparency/processes", &["spawns"]),
+        ("transparency/processes", &["forks"]),
     ];
     for (name, arguments) in runs {
         let outcome = |command: &mut Command| {
@@ -190,7 +190,7 @@ fn programs_run_as_natively() {
             let output = run(command.args(arguments).arg(&file));
             (output.status, text(&output), reads(&file))
         };
-        let natively = outcome(scratch.native(program("sealed")).arg(program(name)));
+        let natively = outcome(scratch.native(program("reach/sealed")).arg(program(name)));
         let found = outcome(&mut sealed(&scratch, program(name)));
         assert!(found == natively, "{name} {arguments:?}: {} {}", found.0, found.1);
     }
@@ -208,13 +208,13 @@ fn a_mapper_keeps_its_snapshots_through_what_it_does_to_them() {
         return;
     }
     let scenarios = [
-        ("map_fork", "child_and_parent_stay_exact"),
-        ("map_fork", "fork_while_a_process_writes"),
-        ("map_fork", "a_daemon_keeps_what_it_inherited"),
-        ("map_fork", "a_child_on_a_terminal_keeps_what_it_inherited"),
-        ("map_change", "mremap_moves_all_of_it"),
-        ("map_change", "mprotect_both_ways_while_a_process_writes"),
-        ("map_many", "own_stores_stay_private_and_survive_pushes"),
+        ("mapping/fork", "child_and_parent_stay_exact"),
+        ("mapping/fork", "fork_while_a_process_writes"),
+        ("mapping/fork", "a_daemon_keeps_what_it_inherited"),
+        ("mapping/fork", "a_child_on_a_terminal_keeps_what_it_inherited"),
+        ("mapping/change", "mremap_moves_all_of_it"),
+        ("mapping/change", "mprotect_both_ways_while_a_process_writes"),
+        ("mapping/many", "own_stores_stay_private_and_survive_pushes"),
     ];
     let scratch = Scratch::on_tmpfs();
     for (name, scenario) in scenarios {

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, program, root, run, run_ok, run_ok_within, scratches, skip, text};
+use common::{
+    DISK, Scratch, WAYS, made_programs, program, root, run, run_ok, run_ok_within, scratches, skip, source, text,
+};
 
 /// An interpreter that has the module; says aloud if there is none.
 fn python_with(test: &str, module: &str) -> Option<PathBuf> {
@@ -34,10 +36,6 @@ fn has(test: &str, name: &str) -> bool {
     found
 }
 
-fn script(name: &str) -> PathBuf {
-    root().join("tests/programs").join(name)
-}
-
 fn content(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at / 4096 * 7 + at % 251) as u8).collect()
 }
@@ -50,7 +48,7 @@ fn lmdb_is_a_whole_transaction_in_each_of_50_snapshots() {
     for (scratch, way) in scratches().iter().zip(WAYS) {
         let command = || {
             let mut command = scratch.shimmed(&python, way);
-            command.arg(script("sharing_lmdb.py"));
+            command.arg(source("real/sharing_lmdb.py"));
             command
         };
         let writer = Holder::run(command().args(["write", "database"]));
@@ -68,7 +66,7 @@ fn lmdb_is_found_torn_without_the_shim() {
     let scratch = Scratch::on_tmpfs();
     let command = || {
         let mut command = scratch.native(&python);
-        command.arg(script("sharing_lmdb.py"));
+        command.arg(source("real/sharing_lmdb.py"));
         command
     };
     let writer = Holder::run(command().args(["write", "database"]));
@@ -82,8 +80,8 @@ fn what_numpy_loaded_stays_while_another_process_stores() {
     let Some(python) = python_with("what_numpy_loaded_stays_while_another_process_stores", "numpy") else { return };
     let beside = |storing: &mut Command, holding: &mut Command, file: &Path| {
         fs::write(file, content(800_000)).unwrap();
-        let storing = Holder::run(storing.arg(script("sharing_memmap.py")).args(["store", "victim"]));
-        let holding = Holder::run(holding.arg(script("sharing_memmap.py")).args(["hold", "victim"]));
+        let storing = Holder::run(storing.arg(source("real/sharing_memmap.py")).args(["store", "victim"]));
+        let holding = Holder::run(holding.arg(source("real/sharing_memmap.py")).args(["hold", "victim"]));
         let begun = fs::read(file).unwrap();
         while fs::read(file).unwrap() == begun {}
         (storing.finish(), holding.finish())
@@ -108,7 +106,7 @@ fn sqlite_and_its_shared_index_are_unharmed() {
     for (scratch, way) in scratches().iter().zip(WAYS) {
         let insert = |name: &str| {
             let mut command = scratch.shimmed(&python, way);
-            command.arg(script("sharing_sqlite.py")).args(["database", name]);
+            command.arg(source("real/sharing_sqlite.py")).args(["database", name]);
             command
         };
         // Keeps the log and its index there.
@@ -141,7 +139,7 @@ fn sqlite_and_its_shared_index_are_unharmed() {
 /// A plain mapping of the file, in a process without the shim.
 fn run_hold_natively(scratch: &Scratch, file: &str) -> Holder {
     let size = fs::metadata(scratch.file(file)).unwrap().len().to_string();
-    Holder::run(scratch.native(program("hold_plain")).args([file, &size]))
+    Holder::run(scratch.native(program("common/hold_plain")).args([file, &size]))
 }
 
 /// `command` changes `victim` through a shared mapping; what it becomes is what it becomes natively, and snapshots stay.
@@ -169,8 +167,8 @@ fn java_mapped_buffers() {
     if !has("java_mapped_buffers", "javac") {
         return;
     }
-    let classes = root().join("target/programs");
-    run_ok(Command::new("javac").arg("-d").arg(&classes).arg(script("sharing_buffers.java")));
+    let classes = made_programs().join("real");
+    run_ok(Command::new("javac").arg("-d").arg(&classes).arg(source("real/sharing_buffers.java")));
     stores(600_000, &["java", "-cp", classes.to_str().unwrap(), "sharing_buffers", "victim"]);
 }
 

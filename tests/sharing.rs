@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use common::busy::in_good_time;
 use common::suspend::in_each_way;
 use common::{DISK, Scratch, program, root, run, run_ok, run_within, scratches, skip, text};
 
@@ -19,9 +20,9 @@ const CHUNKS: [&str; 2] = ["4", "64"];
 fn is_as_natively(part: &str, scratch: &Scratch, file: &str) {
     for keeper in KEEPERS {
         let arguments = [keeper[0], keeper[1], file, part];
-        let natively = run_ok(scratch.native(program("sharing_calls")).args(arguments));
+        let natively = run_ok(scratch.native(program("sharing/calls")).args(arguments));
         for (chunk, way) in CHUNKS.into_iter().zip(["direct", "agent"]) {
-            let mut shimmed = scratch.shimmed(program("sharing_calls"), way);
+            let mut shimmed = scratch.shimmed(program("sharing/calls"), way);
             let output = run(shimmed.args(arguments).env("SNAPSHIM_CHUNK_KB", chunk));
             let about = format!("{arguments:?}, chunks of {chunk} KiB, {way}, {}", scratch.path.display());
             assert!(output.status.success(), "{about}: {}: {}", output.status, text(&output));
@@ -95,7 +96,7 @@ fn lives(scenario: &str) -> Vec<String> {
 
 fn lives_with(scenario: &str, settings: &[(&str, &str)]) -> Vec<String> {
     let told = |scratch: &Scratch, way: &str| {
-        let mut shimmed = scratch.shimmed(program("sharing_life"), way);
+        let mut shimmed = scratch.shimmed(program("sharing/life"), way);
         shimmed.arg(scenario).env("SNAPSHIM_CHUNK_KB", "4").envs(settings.iter().copied());
         let output = run_within(&mut shimmed, DISK);
         assert!(output.status.success(), "{scenario}, {way}, {}: {}", scratch.path.display(), text(&output));
@@ -106,7 +107,7 @@ fn lives_with(scenario: &str, settings: &[(&str, &str)]) -> Vec<String> {
 
 fn fails_natively(scenario: &str) {
     let scratch = Scratch::on_tmpfs();
-    let output = run(scratch.native(program("sharing_life")).arg(scenario));
+    let output = run(scratch.native(program("sharing/life")).arg(scenario));
     assert!(!output.status.success(), "{scenario} does not need the shim: {}", text(&output));
 }
 
@@ -115,7 +116,7 @@ fn a_suspended_process_is_named() {
     in_each_way("a_suspended_process_is_named", |way| {
         for told in lives_with("a_suspended_process_is_named", &[("SUSPEND", way), ("SNAPSHIM_TIMEOUT_MS", "300")]) {
             let pid = told.lines().find_map(|line| line.strip_prefix("suspended: process ")).unwrap();
-            assert!(told.contains(&format!("refused: process {pid} (sharing_life) ")), "{told}");
+            assert!(told.contains(&format!("refused: process {pid} (life) ")), "{told}");
         }
     });
     fails_natively("a_suspended_process_is_named");
@@ -123,14 +124,17 @@ fn a_suspended_process_is_named() {
 
 #[test]
 fn a_refused_store_ends_as_one_that_the_kernel_refuses() {
-    for scratch in scratches() {
-        let native = run(&mut scratch.native(program("sharing_refused")));
-        let settings = [("SNAPSHIM_ON_FAILURE", "fail-write"), ("SNAPSHIM_TIMEOUT_MS", "200"), ("SNAPSHIM_LOG", "off")];
-        let mut shimmed = scratch.shimmed(program("sharing_refused"), "agent");
-        let shimmed = run(shimmed.arg("refused").envs(settings));
-        assert_eq!(text(&shimmed), text(&native));
-        assert!(text(&native).contains("way 3: signal 7"), "{}", text(&native));
-    }
+    in_good_time("a_refused_store_ends_as_one_that_the_kernel_refuses", 200, |timeout| {
+        for scratch in scratches() {
+            let native = run(&mut scratch.native(program("sharing/refused")));
+            let settings =
+                [("SNAPSHIM_ON_FAILURE", "fail-write"), ("SNAPSHIM_TIMEOUT_MS", timeout), ("SNAPSHIM_LOG", "off")];
+            let mut shimmed = scratch.shimmed(program("sharing/refused"), "agent");
+            let shimmed = run(shimmed.arg("refused").envs(settings));
+            assert_eq!(text(&shimmed), text(&native));
+            assert!(text(&native).contains("way 3: signal 7"), "{}", text(&native));
+        }
+    });
 }
 
 #[test]
@@ -172,7 +176,9 @@ fn snapshots_are_made_while_the_agent_opens() {
 
 #[test]
 fn the_agent_breaks_no_snapshot() {
-    lives_with("the_agent_breaks_no_snapshot", &[("SNAPSHIM_TIMEOUT_MS", "100"), EAGER]);
+    in_good_time("the_agent_breaks_no_snapshot", 100, |timeout| {
+        lives_with("the_agent_breaks_no_snapshot", &[("SNAPSHIM_TIMEOUT_MS", timeout), EAGER]);
+    });
 }
 
 #[test]
@@ -193,10 +199,10 @@ fn preserving_reads_what_is_preserved() {
 #[test]
 fn random_stores_over_64_gibibytes_leave_mappings_and_memory() {
     for (scratch, way) in scratches().iter().zip(["direct", "auto"]) {
-        let mut shimmed = scratch.shimmed(program("sharing_sparse"), way);
+        let mut shimmed = scratch.shimmed(program("sharing/sparse"), way);
         println!("{}", run_ok(shimmed.arg("victim").env("SNAPSHIM_CHUNK_KB", "4")));
     }
-    let natively = run(Scratch::on_tmpfs().native(program("sharing_sparse")).arg("victim"));
+    let natively = run(Scratch::on_tmpfs().native(program("sharing/sparse")).arg("victim"));
     assert!(!natively.status.success(), "{}", text(&natively));
 }
 

@@ -1,6 +1,6 @@
 //! A program that has its own business with SIGSEGV does it as without the shim, although the shim handles that signal.
 //!
-//! The scenes of `tests/programs/signal_*.c` say what they see, how they end, and what the last SIGSEGV was about; here they are
+//! The scenes of `tests/programs/signals/` say what they see, how they end, and what the last SIGSEGV was about; here they are
 //! played natively and under the shim.
 
 mod common;
@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{Scratch, program, root, run, run_ok, scratches, skip, text};
+use common::{Scratch, made_programs, program, root, run, run_ok, scratches, skip, source, text};
 
 /// The shim's handler comes before the program's own actions and masks, or after.
 fn same(name: &str) {
@@ -31,7 +31,7 @@ fn scenes(output: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn own_faults_reach_the_program_as_natively() {
-    same("signal_faults");
+    same("signals/faults");
 }
 
 /// Where the program may not make memory executable, libc's own calls come to no hook.
@@ -44,25 +44,25 @@ fn own_faults_reach_the_program_where_libc_cannot_be_patched() {
         if refused == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     let scratch = Scratch::on_tmpfs();
-    let mut shimmed = scratch.shimmed(program("signal_faults"), "auto");
+    let mut shimmed = scratch.shimmed(program("signals/faults"), "auto");
     // SAFETY: one system call between fork and exec.
     unsafe { shimmed.env("SNAPSHIM_LOG", "off").arg("early").pre_exec(refuses_code) };
     let Ok(shimmed) = shimmed.output() else {
         return skip("own_faults_reach_the_program_where_libc_cannot_be_patched", "the kernel has no PR_SET_MDWE");
     };
-    let native = run(scratch.native(program("signal_faults")).arg("early"));
+    let native = run(scratch.native(program("signals/faults")).arg("early"));
     assert_eq!(text(&shimmed), text(&native));
 }
 
 #[test]
 fn sent_signals_masks_and_actions_are_as_natively() {
-    same("signal_sent");
+    same("signals/sent");
 }
 
 #[test]
 fn stores_that_trap_while_the_signal_is_blocked_go_on() {
     for scratch in scratches() {
-        run_ok(scratch.shimmed(program("signal_stores"), "auto").args(["victim", "8"]));
+        run_ok(scratch.shimmed(program("signals/stores"), "auto").args(["victim", "8"]));
     }
 }
 
@@ -70,7 +70,7 @@ fn stores_that_trap_while_the_signal_is_blocked_go_on() {
 #[test]
 fn stores_of_libc_that_trap_while_it_blocks_the_signal_go_on() {
     for scratch in scratches() {
-        run_ok(&mut scratch.shimmed(program("signal_libc"), "auto"));
+        run_ok(&mut scratch.shimmed(program("signals/libc_stores"), "auto"));
     }
 }
 
@@ -107,15 +107,11 @@ fn is_installed(test: &str, programs: &[&str]) -> bool {
     missing.is_none()
 }
 
-fn source(name: &str) -> String {
-    root().join("tests/programs").join(name).display().to_string()
-}
-
 #[test]
 fn a_java_virtual_machine_checks_for_null() {
     if is_installed("a_java_virtual_machine_checks_for_null", &["java", "javac"]) {
         for mode in ["-Xint", "-Xcheck:jni"] {
-            same_program("java", &[mode, &source("signal_null.java"), FILE]);
+            same_program("java", &[mode, source("signals/null.java").to_str().unwrap(), FILE]);
         }
     }
 }
@@ -123,7 +119,7 @@ fn a_java_virtual_machine_checks_for_null() {
 #[test]
 fn a_python_interpreter_reports_its_fault() {
     for (handler, how) in [("-Xfaulthandler", "fault"), ("-Xdev", "handle"), ("-q", "fault")] {
-        same_program("python3", &[handler, &source("signal_python.py"), FILE, how]);
+        same_program("python3", &[handler, source("signals/python.py").to_str().unwrap(), FILE, how]);
     }
 }
 
@@ -133,9 +129,9 @@ fn a_go_program_with_c_code_recovers_from_nil() {
     if !is_installed(test, &["go"]) {
         return;
     }
-    let program = root().join("target/programs/signal_go");
+    let program = made_programs().join("signals/go");
     let mut build = Command::new("go");
-    build.args(["build", "-o"]).arg(&program).arg(source("signal_go.go")).env("GOCACHE", root().join("target/go"));
+    build.args(["build", "-o"]).arg(&program).arg(source("signals/go.go")).env("GOCACHE", root().join("target/go"));
     run_ok(build.env("GO111MODULE", "off"));
     for arguments in [&[FILE][..], &[FILE, "and end"]] {
         same_program(&program.display().to_string(), arguments);

@@ -1,7 +1,7 @@
 //! Thirty processes do everything that the shim knows of, at random, while they are killed, stopped, forked and executed at random:
 //! no snapshot shows a wrong byte, nobody hangs, and nothing is left in the table.
 //!
-//! What the processes do, and how they know which bytes are right, is in tests/programs/soak*.h. Here they are started, killed,
+//! What the processes do, and how they know which bytes are right, is in tests/programs/storm/soak. Here they are started, killed,
 //! stopped, and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
 //!
 //! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the
@@ -90,7 +90,7 @@ struct Soak {
 impl Soak {
     fn new(seed: u64) -> Self {
         let (scratch, disk) = (Scratch::on_tmpfs(), Scratch::new(&root().join("target/scratch")));
-        let program = program("soak");
+        let program = program("storm/soak");
         let made = run_ok(Command::new(&program).arg("make").arg(seed.to_string()).args([&scratch.path, &disk.path]));
         let mut words = made.split_whitespace().map(|word| word.parse::<usize>().unwrap());
         let id = words.next().unwrap() as i32;
@@ -450,7 +450,8 @@ fn soak(seconds: u64, seed: u64) {
     assert_recovered(&soak.scratch, &format!("after a soak of {seconds} s with seed {seed}"));
     // The table goes on serving.
     let file = soak.scratch.file("0");
-    let output = run_within(soak.scratch.shimmed(program("after_cut"), "direct").arg(file).arg("0"), LONGEST);
+    let output =
+        run_within(soak.scratch.shimmed(program("lifecycle/after_kill"), "direct").arg(file).arg("0"), LONGEST);
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
     assert_recovered(&soak.scratch, "after one more process");
 }

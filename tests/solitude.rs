@@ -16,7 +16,7 @@ const SIZE: usize = 64 * 4096;
 fn hold(scratch: &Scratch, way: &str, call: &str) -> (Holder, BTreeSet<String>) {
     fs::write(scratch.file("victim"), vec![b'o'; SIZE]).unwrap();
     let said = File::create(scratch.file("said")).unwrap();
-    let mut command = scratch.shimmed(program("solitude"), way);
+    let mut command = scratch.shimmed(program("transparency/solitude"), way);
     let holder = Holder::run(command.arg("victim").args([&SIZE.to_string(), call]).stderr(Stdio::from(said)));
     let lines = fs::read_to_string(scratch.file("said")).unwrap().lines().map(str::to_owned).collect();
     (holder, lines)

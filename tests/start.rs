@@ -26,7 +26,7 @@ fn system_calls(command: &Command, scratch: &Scratch) -> Option<usize> {
 #[test]
 fn a_start_makes_few_system_calls() {
     let scratch = Scratch::on_tmpfs();
-    let sealed = program("sealed");
+    let sealed = program("reach/sealed");
     let starts = [("true", None, 90), ("true", Some("1"), 50), (sealed.to_str().unwrap(), None, 150)];
     for (program, disabled, limit) in starts {
         let (mut native, mut shimmed) = (scratch.native(program), scratch.shimmed(program, "auto"));

@@ -20,7 +20,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn blow(scratch: &Scratch, ways: &str, seconds: u64, seed: u64, change: impl Fn(&mut Command)) -> Output {
-    let mut storm = scratch.shimmed(program("storm"), "auto");
+    let mut storm = scratch.shimmed(program("storm/storm"), "auto");
     storm.arg(scratch.file("victim")).args([&seconds.to_string(), &seed.to_string(), ways]);
     change(&mut storm);
     run_within(&mut storm, Duration::from_secs(seconds + 60))
@@ -61,7 +61,7 @@ fn every_snapshot_is_one_cut_across_stores(seconds: u64, shared: &str) {
 }
 
 fn store(scratch: &Scratch, seconds: u64, change: impl Fn(&mut Command)) -> Output {
-    let mut storm = scratch.shimmed(program("shared_storm"), "auto");
+    let mut storm = scratch.shimmed(program("storm/shared_storm"), "auto");
     storm.arg(scratch.file("shared")).arg(seconds.to_string());
     change(&mut storm);
     run_within(&mut storm, Duration::from_secs(seconds + 60))

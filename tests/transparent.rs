@@ -51,59 +51,59 @@ fn same(program: &Path, arguments: &[&str]) {
 
 #[test]
 fn threads_cancelled_in_writes_run_their_cleanup() {
-    same(&program("like_cancel"), &[]);
+    same(&program("transparency/cancel"), &[]);
 }
 
 #[test]
 fn a_blocked_write_is_interrupted_as_natively() {
     for mode in ["interrupted", "restarted", "half-way"] {
-        same(&program("like_signals"), &[mode]);
+        same(&program("transparency/signals"), &[mode]);
     }
 }
 
 #[test]
 fn a_splice_that_waits_is_interrupted_as_natively() {
     for how in ["interrupted", "interrupted-once", "restarted", "restarted-beside-blocked"] {
-        same(&program("like_signals"), &[&format!("splice-{how}")]);
+        same(&program("transparency/signals"), &[&format!("splice-{how}")]);
     }
 }
 
 #[test]
 fn what_cannot_be_moved_into_a_file_is_not_waited_for() {
-    same(&program("like_failures"), &["move-from-nothing"]);
+    same(&program("transparency/failures"), &["move-from-nothing"]);
 }
 
 #[test]
 fn handlers_write_while_the_program_writes() {
     for mode in ["storm", "storm-on-alternate-stack"] {
-        same(&program("like_signals"), &[mode]);
+        same(&program("transparency/signals"), &[mode]);
     }
 }
 
 #[test]
 fn handlers_jump_out_of_blocked_writes() {
     for mode in ["jump-blocked", "jump-blocked-on-alternate-stack"] {
-        same(&program("like_signals"), &[mode]);
+        same(&program("transparency/signals"), &[mode]);
     }
 }
 
 #[test]
 fn handlers_jump_out_of_writes_anywhere() {
     for mode in ["jump-storm", "jump-storm-on-alternate-stack"] {
-        same(&program("like_signals"), &[mode]);
+        same(&program("transparency/signals"), &[mode]);
     }
 }
 
 /// Once the hook's own frame hid such jumps from the check.
 #[test]
 fn libc_finds_jumps_to_frames_that_are_gone() {
-    same(&program("like_jumps"), &["gone"]);
+    same(&program("transparency/jumps"), &["gone"]);
 }
 
 #[test]
 fn jumps_restore_or_keep_the_signal_mask() {
     for mode in ["masks", "masks-out-of-writes"] {
-        same(&program("like_jumps"), &[mode]);
+        same(&program("transparency/jumps"), &[mode]);
     }
 }
 
@@ -111,15 +111,15 @@ fn jumps_restore_or_keep_the_signal_mask() {
 #[test]
 fn handlers_jump_out_of_writes_by_another_librarys_longjmp() {
     let scratch = Scratch::on_tmpfs();
-    let other = compile("like_jumps_library", &["-shared", "-fPIC", "-ldl"]);
+    let other = compile("transparency/jumps_library", &["-shared", "-fPIC", "-ldl"]);
     let (shim, other) = (library().display().to_string(), other.display().to_string());
     let victim = scratch.file("victim");
     for mode in ["jump-blocked", "jump-blocked-on-alternate-stack"] {
         fill(&victim);
-        let natively = run_ok(scratch.native(program("like_signals")).args([mode, "victim"]));
+        let natively = run_ok(scratch.native(program("transparency/signals")).args([mode, "victim"]));
         for order in [format!("{shim} {other}"), format!("{other} {shim}")] {
             fill(&victim);
-            let mut command = scratch.shimmed(program("like_signals"), WAYS[0]);
+            let mut command = scratch.shimmed(program("transparency/signals"), WAYS[0]);
             let shimmed = run_ok(command.args([mode, "victim"]).env("LD_PRELOAD", &order));
             assert_eq!(shimmed, natively, "{mode}, {order}");
         }
@@ -128,21 +128,21 @@ fn handlers_jump_out_of_writes_by_another_librarys_longjmp() {
 
 #[test]
 fn errno_and_the_signal_mask_stay() {
-    same(&program("like_signals"), &["errno"]);
+    same(&program("transparency/signals"), &["errno"]);
 }
 
 /// Once broke every snapshot of the file: what these calls return was taken for a count of bytes.
 #[test]
 fn calls_that_change_nothing_break_nothing() {
     for mode in ["allocate-too-much", "submit-nothing"] {
-        same(&program("like_failures"), &[mode]);
+        same(&program("transparency/failures"), &[mode]);
     }
 }
 
 /// Once nothing was preserved where no descriptor was to be had.
 #[test]
 fn files_are_cut_without_a_free_descriptor() {
-    same(&program("like_failures"), &["truncate-without-descriptors"]);
+    same(&program("transparency/failures"), &["truncate-without-descriptors"]);
 }
 
 #[test]
@@ -152,42 +152,42 @@ fn files_are_cut_in_a_root_without_proc() {
         return skip("files_are_cut_in_a_root_without_proc", "chroot(2) needs root");
     }
     for mode in ["truncate-without-proc", "open-without-proc"] {
-        same(&program("like_failures"), &[mode]);
+        same(&program("transparency/failures"), &[mode]);
     }
 }
 
 #[test]
 fn writers_fork() {
-    same(&program("like_processes"), &["forks"]);
+    same(&program("transparency/processes"), &["forks"]);
 }
 
 #[test]
 fn writers_start_programs() {
-    same(&program("like_processes"), &["spawns"]);
+    same(&program("transparency/processes"), &["spawns"]);
 }
 
 #[test]
 fn writers_close_and_replace_descriptors() {
     for mode in ["closes", "closes-ranges", "duplicates", "standard-ones-closed"] {
-        same(&program("like_processes"), &[mode]);
+        same(&program("transparency/processes"), &[mode]);
     }
 }
 
 #[test]
 fn six_thousand_threads_write_once_each() {
-    same(&program("like_threads"), &["many"]);
+    same(&program("transparency/threads"), &["many"]);
 }
 
 #[test]
 fn threads_splice_from_one_pipe() {
-    same(&program("like_threads"), &["splice"]);
+    same(&program("transparency/threads"), &["splice"]);
 }
 
 #[test]
 fn main_threads_end_before_others() {
     let modes = ["main-goes-first", "main-goes-first-exit", "mapper-goes-first", "mapper-goes-first-exit", "alone"];
     for mode in modes {
-        same(&program("like_threads"), &[mode]);
+        same(&program("transparency/threads"), &[mode]);
     }
 }
 
@@ -203,11 +203,11 @@ fn programs_start_with_closed_standard_descriptors() {
 #[test]
 fn switched_off_the_shim_changes_nothing() {
     let cases = [
-        ("like_cancel", &[][..]),
-        ("like_signals", &["interrupted"]),
-        ("like_signals", &["errno"]),
-        ("like_processes", &["forks"]),
-        ("like_processes", &["closes"]),
+        ("transparency/cancel", &[][..]),
+        ("transparency/signals", &["interrupted"]),
+        ("transparency/signals", &["errno"]),
+        ("transparency/processes", &["forks"]),
+        ("transparency/processes", &["closes"]),
     ];
     for (name, arguments) in cases {
         let scratch = Scratch::on_tmpfs();
@@ -224,7 +224,7 @@ fn switched_off_the_shim_changes_nothing() {
 }
 
 fn constructor() -> PathBuf {
-    compile("like_constructor", &["-shared", "-fPIC"])
+    compile("transparency/constructor", &["-shared", "-fPIC"])
 }
 
 fn constructor_is_preserved(how: &str, order: impl Fn(&str, &str) -> String) {
@@ -261,7 +261,7 @@ fn what_a_constructor_writes_before_ours_ran_is_held_back() {
 
 /// Milliseconds that snapshots of `file` take: the median of 40. The longest may have been taken while the machine stood still.
 fn creation_time(scratch: &Scratch, way: &str, file: &Path) -> f64 {
-    let said = run_ok(scratch.shimmed(program("like_blocking"), way).arg("measure").arg(file).arg("40"));
+    let said = run_ok(scratch.shimmed(program("transparency/blocking"), way).arg("measure").arg(file).arg("40"));
     said.trim_end().parse().unwrap()
 }
 
@@ -275,7 +275,8 @@ fn blocked_pipe_writers_delay_no_snapshot() {
                 fill(&victim);
                 fill(&other);
                 let holder = held.then(|| Holder::start(&scratch, way, &other, "r"));
-                let blocked = Holder::run(scratch.shimmed(program("like_blocking"), way).args(["blocked", mode]));
+                let blocked =
+                    Holder::run(scratch.shimmed(program("transparency/blocking"), way).args(["blocked", mode]));
                 let median = creation_time(&scratch, way, &victim);
                 assert!(median < 200.0, "{way}, {mode}, held: {held}: median {median} ms");
                 blocked.finish();

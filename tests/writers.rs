@@ -49,10 +49,10 @@ fn survives(size: usize, writer: impl AsRef<Path>, arguments: &[&str]) {
 #[test]
 fn every_writing_call_in_every_way_it_can_be_aimed() {
     for scratch in scratches() {
-        let natively = run(scratch.native(program("write_calls")).arg("victim"));
+        let natively = run(scratch.native(program("writing/calls")).arg("victim"));
         assert!(natively.status.success(), "{}", text(&natively));
         for way in WAYS {
-            let output = run(scratch.shimmed(program("write_calls"), way).arg("victim"));
+            let output = run(scratch.shimmed(program("writing/calls"), way).arg("victim"));
             assert!(output.status.success(), "{way}, {}: {}", scratch.path.display(), text(&output));
             assert_eq!(text(&output), text(&natively), "{way}, {}", scratch.path.display());
         }
@@ -66,7 +66,7 @@ fn every_writing_call_in_every_way_it_can_be_aimed() {
 fn a_call_of_more_than_a_gibibyte() {
     for scratch in scratches() {
         for way in WAYS {
-            run_ok_within(scratch.shimmed(program("write_huge"), way).arg("huge"), DISK);
+            run_ok_within(scratch.shimmed(program("writing/huge"), way).arg("huge"), DISK);
         }
     }
 }
@@ -79,7 +79,7 @@ fn nothing_is_lost_at_a_position_shared_with_programs_without_the_shim() {
                 let victim = scratch.file("victim");
                 fs::write(&victim, vec![0; 300_000]).unwrap();
                 let holder = Holder::start(&scratch, way, &victim, "r");
-                run_ok(scratch.shimmed(program("write_shared"), way).arg(&victim).arg(how));
+                run_ok(scratch.shimmed(program("writing/shared_position"), way).arg(&victim).arg(how));
                 holder.finish();
             }
         }
@@ -91,7 +91,7 @@ fn nothing_is_lost_at_a_position_shared_with_programs_without_the_shim() {
 fn no_snapshot_is_wrong_unsaid_where_another_clears_o_append() {
     for scratch in scratches() {
         for way in WAYS {
-            run_ok(scratch.shimmed(program("append_cleared"), way).arg("victim").env("SNAPSHIM_LOG", "off"));
+            run_ok(scratch.shimmed(program("writing/append_cleared"), way).arg("victim").env("SNAPSHIM_LOG", "off"));
         }
     }
 }

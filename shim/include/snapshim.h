@@ -45,7 +45,7 @@ struct snapshim_stat {
     int cause;           /* why it is not exact, where a program without the shim is why: a sum of SNAPSHIM_FOREIGN_*, else 0 */
     uint64_t size;       /* of the file or device at the instant, bytes */
     uint64_t pages;      /* 4 KiB pages of the file that the mapping still shows */
-    uint64_t preserved;  /* of these, pages that were copied because somebody changed the file */
+    uint64_t preserved;  /* of these, pages that were copied because the file changed, or was about to as it seemed */
     uint64_t bytes_held; /* memory that the snapshot costs beyond a plain mapping: copies and their bookkeeping */
 };
 

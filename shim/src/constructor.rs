@@ -1,4 +1,6 @@
-//! Before `main`.
+//! Before `main`: opens the ways in, reserves addresses, says what the environment asks for in vain.
+//!
+//! Imported by no file.
 
 use core::ffi::{c_char, c_int};
 

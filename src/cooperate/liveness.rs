@@ -1,8 +1,8 @@
 //! Whether the process behind a record still lives: dead, alive, or unknown.
 //!
-//! Judged from pid, start time, state, what the kernel says of an exec ([`executing`](crate::protocol::executing)), and a word in its memory
-//! that only this image has; no descriptor is held. Who cannot be looked at (another user, another mount of /proc) is unknown, and
-//! unknown is treated as alive.
+//! Judged from pid, start time, state, what the kernel says of an exec ([`executing`](crate::protocol::executing)), and a word in
+//! its memory that only this image has; no descriptor is held. Who cannot be looked at (another user, another mount of /proc) is
+//! unknown, and unknown is treated as alive.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};

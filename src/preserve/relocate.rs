@@ -7,7 +7,8 @@
 //! behind the copy. The generation is odd. A writer takes a page for private only if it finds the generation even and unchanged
 //! behind its proof, so the page was private before the generation became odd, and before it was pinned here: the copy is of the
 //! private page. A page that is shared when it is pinned has no change until the generation is even again, by when the copy stands in
-//! its place. A pusher that began before may store a byte into the copy: by [`bytes`](crate::protocol::bytes), one that is there already.
+//! its place. A pusher that began before may store a byte into the copy: by [`bytes`](crate::protocol::bytes), one
+//! that is there already.
 
 use core::ffi::c_void;
 use core::ops::Range;

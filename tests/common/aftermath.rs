@@ -29,9 +29,9 @@ pub fn fill(file: &Path) {
 
 /// Leaves dead processes in the table: one that had everything, one in the middle of a fork, one in the middle of a creation.
 pub fn haunt(scratch: &Scratch, file: &Path) {
-    scratch.shimmed(program("cut"), "direct").arg("die").arg(file).status().unwrap();
+    scratch.shimmed(program("lifecycle/kill_point"), "direct").arg("die").arg(file).status().unwrap();
     for (operation, number) in [("fork", 30), ("create", 20)] {
-        let mut command = scratch.shimmed(program("cut"), "direct");
+        let mut command = scratch.shimmed(program("lifecycle/kill_point"), "direct");
         command.arg(operation).arg(file).stdout(Stdio::null());
         let (mut dead, _) = run_to(&mut command, Target::Itself, true, number);
         let _ = dead.wait();
@@ -49,7 +49,7 @@ pub fn recover(scratch: &Scratch) -> Command {
 /// succeed, well before they would give up.
 pub fn use_by_others(scratch: &Scratch, file: &Path, about: &str) {
     let users = ["0", "1"].map(|page| {
-        let mut command = scratch.shimmed(program("after_cut"), "direct");
+        let mut command = scratch.shimmed(program("lifecycle/after_kill"), "direct");
         command.arg(file).arg(page);
         command
     });

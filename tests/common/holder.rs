@@ -20,12 +20,16 @@ impl Holder {
     pub fn start(scratch: &Scratch, way: &str, file: &Path, protection: &str) -> Self {
         let found = fs::metadata(file).unwrap();
         let size = if found.file_type().is_block_device() { fs::read(file).unwrap().len() as u64 } else { found.len() };
-        Self::run(scratch.shimmed(program("hold"), way).arg(file).args([protection, &size.to_string()]))
+        Self::run(scratch.shimmed(program("common/hold"), way).arg(file).args([protection, &size.to_string()]))
     }
 
     /// Takes a snapshot of the first `size` bytes of `file` before anything has been read of it.
     pub fn start_at_once(scratch: &Scratch, file: &Path, protection: &str, size: usize) -> Self {
-        Self::run(scratch.shimmed(program("hold"), "auto").arg(file).args([protection, &size.to_string(), "at-once"]))
+        Self::run(scratch.shimmed(program("common/hold"), "auto").arg(file).args([
+            protection,
+            &size.to_string(),
+            "at-once",
+        ]))
     }
 
     pub fn pid(&self) -> u32 {

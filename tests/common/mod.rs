@@ -5,6 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod aftermath;
+pub mod busy;
 pub mod holder;
 pub mod suspend;
 #[cfg(target_arch = "x86_64")]
@@ -12,12 +13,11 @@ pub mod tracer;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,45 +35,94 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Compiles tests/programs/NAME.c; once per test binary.
+/// Where the compiled programs of the tests are, in folders as their sources.
+pub fn made_programs() -> PathBuf {
+    root().join("target/test-programs")
+}
+
+/// What a program of the tests is made from, or is itself if it is a script.
+pub fn source(name: &str) -> PathBuf {
+    root().join("tests/programs").join(name)
+}
+
+/// Compiles tests/programs/NAME.c, or what is in a folder of that name; once for all test binaries. NAME is `folder/program`.
+///
+/// A NAME.c with a NAME.h beside it is no program, but a part of those programs that include NAME.h: of its own folder, or of all
+/// folders if it is in tests/programs/common.
 pub fn program(name: &str) -> PathBuf {
     compile(name, &[])
 }
 
-/// Compiles tests/programs/NAME.c with further arguments for gcc.
+/// Compiles it with further arguments for gcc.
 pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
-    static COMPILING: Mutex<()> = Mutex::new(());
-    let _one = COMPILING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let source = root().join("tests/programs").join(name).with_extension("c");
-    let directory = root().join("target/programs");
-    fs::create_dir_all(&directory).unwrap();
-    let made = directory.join(format!("{name}{}", arguments.concat().replace(['/', ' ', '='], "_")));
-    let is_fresh = |made: &Path| {
-        let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-        let beside = fs::read_dir(root().join("tests/programs")).unwrap().map(|entry| entry.unwrap().path());
-        let mut headers = beside.filter(|path| path.extension().is_some_and(|extension| extension == "h"));
-        let is_newer = |path: &Path| time(made) > time(path);
-        is_newer(&source)
-            && is_newer(&root().join("shim/include/snapshim.h"))
-            && headers.all(|header| is_newer(&header))
-    };
-    if !is_fresh(&made) {
-        // Under a name of its own first: several test binaries may compile at once.
-        let partial = made.with_extension(std::process::id().to_string());
-        let status = Command::new("gcc")
-            .args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"])
-            .arg("-I")
-            .arg(root().join("shim/include"))
-            .arg("-o")
-            .arg(&partial)
-            .arg(&source)
-            .args(arguments)
-            .status()
-            .expect("gcc");
-        assert!(status.success(), "{} does not compile", source.display());
-        fs::rename(&partial, &made).unwrap();
+    fs::create_dir_all(made_programs()).unwrap();
+    // Other test binaries may want the same program.
+    let lock = fs::File::create(made_programs().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let is_folder = source(name).is_dir();
+    let file = if is_folder { source(name) } else { source(&format!("{name}.c")) };
+    let sources = if is_folder { ending_in("c", &file) } else { vec![file.clone()] };
+    let folder = name.split('/').next().unwrap();
+    let parts: Vec<PathBuf> = [folder, "common"].into_iter().filter_map(parts).collect();
+    let headers =
+        [file.parent().unwrap(), &file, &source("common")].map(|directory| ending_in("h", directory)).concat();
+    let made = made_programs().join(format!("{name}{}", arguments.concat().replace(['/', ' ', '='], "_")));
+    if is_older(&made, &[&sources, &headers, &parts]) {
+        // A global name of a program takes the place of the same name in no library.
+        let visibility = if arguments.contains(&"-shared") { "default" } else { "hidden" };
+        make(&made, |partial| {
+            gcc(visibility).arg("-o").arg(partial).args(&sources).args(&parts).args(arguments).status()
+        });
     }
     made
+}
+
+/// The parts that a folder's programs share, as a library; `None` if there are none.
+fn parts(folder: &str) -> Option<PathBuf> {
+    let has_header = |part: &PathBuf| part.with_extension("h").exists();
+    let sources: Vec<PathBuf> = ending_in("c", &source(folder)).into_iter().filter(has_header).collect();
+    let headers = [source(folder), source("common")].map(|directory| ending_in("h", &directory)).concat();
+    let made = made_programs().join(folder).join("parts.a");
+    if !sources.is_empty() && is_older(&made, &[&sources, &headers]) {
+        fs::create_dir_all(made.parent().unwrap()).unwrap();
+        let object = |part: &PathBuf| {
+            let object = made.with_file_name(part.file_name().unwrap()).with_extension("o");
+            make(&object, |partial| gcc("hidden").args(["-fPIC", "-c", "-o"]).arg(partial).arg(part).status());
+            object
+        };
+        let objects: Vec<PathBuf> = sources.iter().map(object).collect();
+        make(&made, |partial| Command::new("ar").arg("rcs").arg(partial).args(&objects).status());
+    }
+    (!sources.is_empty()).then_some(made)
+}
+
+/// Whether a file is missing, or older than one of those that it is made from.
+fn is_older(made: &Path, from: &[&[PathBuf]]) -> bool {
+    let changed = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let api = root().join("shim/include/snapshim.h");
+    changed(&made.to_path_buf()) <= from.iter().copied().flatten().chain([&api]).filter_map(changed).max()
+}
+
+/// Has a file made, under another name first: a run that is killed leaves nothing that is half done.
+fn make(made: &Path, by: impl FnOnce(&Path) -> io::Result<ExitStatus>) {
+    let partial = made.with_extension("partial");
+    fs::create_dir_all(made.parent().unwrap()).unwrap();
+    let _ = fs::remove_file(&partial);
+    assert!(by(&partial).expect("a compiler").success(), "{} does not compile", made.display());
+    fs::rename(&partial, made).unwrap();
+}
+
+fn gcc(visibility: &str) -> Command {
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]);
+    gcc.arg(format!("-fvisibility={visibility}"));
+    gcc.arg("-I").arg(root().join("shim/include")).arg("-I").arg(source("common"));
+    gcc
+}
+
+fn ending_in(extension: &str, directory: &Path) -> Vec<PathBuf> {
+    let inside = fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path());
+    inside.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 
 /// A name that no test had before: a run that was killed leaves its directories behind, and process ids come again.
@@ -169,14 +218,33 @@ impl Drop for Scratch {
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+/// Does all of them side by side: what waits most of the time takes no longer than the longest of them.
+pub fn each_at_once<T: Send>(all: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for one in all {
+            scope.spawn(|| act(one));
+        }
+    });
+}
 
-/// How long a command may take that keeps the disk busy.
-pub const DISK: Duration = Duration::from_secs(300);
+/// What takes longer hangs. Nothing takes a tenth of that on an idle machine; a busy one is no reason to fail.
+const LONGEST: Duration = Duration::from_secs(300);
 
-/// Runs a command that has to end well within a minute; its output.
+/// The same for a command that keeps the disk busy.
+pub const DISK: Duration = Duration::from_secs(600);
+
+/// Waits for what has to come about, and comes about within a second where there is little to do.
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < LONGEST, "{what}: not within {LONGEST:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command that has to end; its output.
 pub fn run(command: &mut Command) -> Output {
-    run_within(command, MINUTE)
+    run_within(command, LONGEST)
 }
 
 /// With all that it started, if they stay in its process group, the command is killed at the limit: whoever is left would keep its
@@ -216,7 +284,7 @@ fn wait_within(command: &mut Command, limit: Duration, whom: impl FnOnce(i32) ->
 
 /// Runs a command that has to succeed; its standard output.
 pub fn run_ok(command: &mut Command) -> String {
-    run_ok_within(command, MINUTE)
+    run_ok_within(command, LONGEST)
 }
 
 pub fn run_ok_within(command: &mut Command, limit: Duration) -> String {

@@ -1,4 +1,4 @@
-//! The ways in which a process is kept from running, as `tests/programs/suspend.h` takes them.
+//! The ways in which a process is kept from running, as `tests/programs/common/suspend.h` takes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

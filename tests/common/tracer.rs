@@ -18,7 +18,7 @@ use std::ptr;
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 use snapshim::protocol::preserved::Block;
 
-/// Which process of a program that forks is cut, with all its threads.
+/// Which process of a program that forks is taken to the point, with all its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Itself,
@@ -29,14 +29,14 @@ pub enum Target {
 #[derive(Debug)]
 pub enum Ended {
     /// The target was killed, or stopped, at this point.
-    Cut(Point),
+    Reached(Point),
     /// The target was killed at the end of its operation, which has no point of that number.
     Whole,
     /// The target has become another image, which goes on.
     Replaced,
 }
 
-/// Where a program can be cut.
+/// Where a program can be killed or stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     /// In front of a store at this offset of the table.
@@ -58,7 +58,7 @@ const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
 
 struct Tracer {
     target: Target,
-    /// The process that is cut, once it exists.
+    /// The process that is taken to the point, once it exists.
     victim: Option<pid_t>,
     leader: pid_t,
     threads: BTreeSet<pid_t>,
@@ -123,7 +123,7 @@ pub fn stop_at(
 ) -> (Child, Result<(Stopped, Point), Ended>) {
     let (child, mut tracer, ended) = trace(command, target, is_marked, number);
     let stopped = match ended {
-        Ended::Cut(point) => Ok((tracer.stop_victim(), point)),
+        Ended::Reached(point) => Ok((tracer.stop_victim(), point)),
         Ended::Whole => {
             tracer.kill_victim();
             Err(ended)
@@ -218,16 +218,16 @@ impl Tracer {
             }
             (libc::SIGTRAP, _) => {}
             (signal, _) if signal == libc::SIGTRAP | 0x80 => {
-                let cut = self.after_call(thread);
-                if cut.is_some() {
-                    return cut;
+                let reached = self.after_call(thread);
+                if reached.is_some() {
+                    return reached;
                 }
             }
             (signal, _) => match self.stored_at(thread).filter(|_| signal == libc::SIGSEGV) {
                 Some(offset) => {
-                    let cut = self.store(thread, offset);
-                    if cut.is_some() {
-                        return cut;
+                    let reached = self.store(thread, offset);
+                    if reached.is_some() {
+                        return reached;
                     }
                 }
                 None if signal == libc::SIGSEGV => {
@@ -313,7 +313,7 @@ impl Tracer {
     /// A store to the table that has trapped.
     fn store(&mut self, thread: pid_t, offset: u64) -> Option<Ended> {
         if !COUNTERS.contains(&offset) && mem::take(&mut self.is_news) && self.is_due() {
-            return Some(Ended::Cut(Point::BeforeStore(offset)));
+            return Some(Ended::Reached(Point::BeforeStore(offset)));
         }
         let address = self.table.unwrap().0 + offset / 8 * 8;
         let before = self.peek(thread, address);
@@ -322,7 +322,7 @@ impl Tracer {
         self.protect(thread, true);
         let is_changed = self.peek(thread, address) != before && !COUNTERS.contains(&offset);
         self.is_news |= is_changed;
-        (is_changed && self.is_due()).then_some(Ended::Cut(Point::AfterStore(offset)))
+        (is_changed && self.is_due()).then_some(Ended::Reached(Point::AfterStore(offset)))
     }
 
     fn after_call(&mut self, thread: pid_t) -> Option<Ended> {
@@ -341,7 +341,7 @@ impl Tracer {
         }
         let is_changing = CHANGING.contains(&registers.orig_rax);
         self.is_news |= is_changing;
-        (is_changing && self.is_due()).then_some(Ended::Cut(Point::AfterCall(registers.orig_rax)))
+        (is_changing && self.is_due()).then_some(Ended::Reached(Point::AfterCall(registers.orig_rax)))
     }
 
     fn is_due(&mut self) -> bool {

@@ -21,7 +21,7 @@
 //! without its epoch (start, cookie, agent, whether there are queues or other stacks); counters of which only another value is
 //! wanted (lives, ids of mappings); the mark that says that the table is damaged; guesses that cost a look if they are wrong
 //! (headroom, kept files, `Snapshot::flags` but for what a program's own thread sets under its lock). Who changes a descriptor
-//! while another thread writes through it is found out afterwards: `tests/programs/write_calls.c`.
+//! while another thread writes through it is found out afterwards: `tests/programs/writing/calls.c`.
 
 #![cfg(loom)]
 

@@ -99,7 +99,7 @@ impl History {
     }
 }
 
-/// The script that tests/programs/oracle_script.h reads.
+/// The script that tests/programs/storm/oracle/script.h reads.
 impl Display for History {
     fn fmt(&self, to: &mut Formatter) -> fmt::Result {
         writeln!(to, "seed {}\nms {}", self.seed, self.milliseconds)?;

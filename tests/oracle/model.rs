@@ -16,7 +16,7 @@ use super::record::{ACTORS, Actor, Records, Resized, Run, Taken, Written};
 const PAGE: usize = 4096;
 
 /// What a change writes at a word of a file is the word's number, from this bit on, and the change: see
-/// tests/programs/oracle_shared.h.
+/// tests/programs/storm/oracle/shared.h.
 const PLACE_SHIFT: u32 = 39;
 
 /// Of an actor's changes, in the order in which it made them.
@@ -282,7 +282,7 @@ impl Change<'_> {
     }
 }
 
-/// See `enum resizing` in tests/programs/oracle_writes.h.
+/// See `enum resizing` in tests/programs/storm/oracle/writes.h.
 fn resize(one: &Resized, bytes: &mut Vec<u8>) {
     let (at, end, size) = (one.at, one.at + one.length, bytes.len());
     match one.how {

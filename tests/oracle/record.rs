@@ -1,4 +1,4 @@
-//! What the processes of a history left behind: see tests/programs/oracle_shared.h, which writes it.
+//! What the processes of a history left behind: see tests/programs/storm/oracle/shared.h, which writes it.
 
 /// Who changed a file; 0 filled it.
 pub type Actor = usize;

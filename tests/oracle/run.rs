@@ -50,7 +50,7 @@ pub fn live(script: &str) -> Outcome {
     let (scratch, disk) = (Scratch::on_tmpfs(), Scratch::new(&root().join("target/scratch")));
     let (history, records, said) = (scratch.file("history"), scratch.file("records"), scratch.file("said"));
     fs::write(&history, script).unwrap();
-    let mut command = scratch.shimmed(program("oracle"), "auto");
+    let mut command = scratch.shimmed(program("storm/oracle"), "auto");
     command.args([&history, &records, &scratch.path, &disk.path]).arg(LONGEST.to_string());
     let (offset, length) = records_of_snapshots();
     command.args([offset.to_string(), length.to_string()]);

@@ -34,7 +34,7 @@ fn every_function_is_taken_where_a_handle_of_libc_leads() {
     let list = scratch.file("names");
     fs::write(&list, names.join("\n")).unwrap();
     let input = Stdio::from(fs::File::open(&list).unwrap());
-    let found = run_ok(scratch.shimmed(program("reach_entries"), "auto").stdin(input));
+    let found = run_ok(scratch.shimmed(program("reach/entries"), "auto").stdin(input));
     let not_covered = NOT_COVERED.map(|(name, _)| name).join(" ");
     let sorted: BTreeSet<_> = [COME_TO_ANOTHER, CHANGES_NO_BYTE, &not_covered].into_iter().flat_map(words).collect();
     let unsorted: Vec<_> = found.lines().filter(|name| !sorted.contains(name)).collect();

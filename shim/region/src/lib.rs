@@ -1,8 +1,13 @@
-//! Crate `region` as far as crate `detour` uses it, quick enough to run before every program: it stands in the original's place.
+//! A small fork of crate `region` 4.0.1: as much of it as crate `detour` uses on Linux, quick enough to run before every program.
 //!
-//! The original reads /proc/self/maps for each question, and `detour` has four about each function. Here one reading serves while a
-//! [`Survey`] lasts. A known region is taken to stay, and to change its protection by [`protect`] alone; whatever does not lie
-//! within one known region, free memory above all, is looked up anew.
+//! `Cargo.toml` puts it in the original's place, because `detour` calls `region` by itself and takes no answers from outside. It asks
+//! four times about each function that it patches, and for each question the original reads /proc/self/maps. What differs:
+//!
+//! - Only what `detour` uses is here: [`query`], [`query_range`], [`protect`], [`page`], [`Region`], [`Protection`], [`Error`].
+//! - While a [`Survey`] lasts, one reading serves for all questions. A known region is taken to stay, and to change its protection by
+//!   [`protect`] alone; whatever does not lie within one known region, free memory above all, is looked up anew.
+//! - [`protect`] makes no system call where the protection is known to be so already.
+//! - System calls are raw, so they pass through no hook.
 
 mod maps;
 mod protection;

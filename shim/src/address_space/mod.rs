@@ -1,11 +1,14 @@
 //! Address space: the process's own snapshot mappings, as far as every layer above needs them.
 //!
-//! - [`lock`]: the one lock over these mappings, and walks over their segments
-//! - [`freeze`]: holds the stores of other threads back while a range is copied
+//! - [`lock`]: the one lock over these mappings, and walks over the segments that lie in a range of addresses
+//! - [`freeze`]: holds other threads' stores into a range back while it is copied
 //!
-//! What changes a mapping lies higher, in `mapper`. Promise: while [`lock::Mappings`] is alive, no other thread of the process
-//! makes, moves or unmaps a snapshot, and the process does not fork. Imports `signals`, `process`, `interpose`, `base` and the
-//! core crate.
+//! May import: `signals`, `process`, `base` and the core crate.
+//!
+//! Promises: while [`lock::Mappings`] is held, no other thread of this process maps, unmaps or moves a snapshot, and signals are
+//! blocked. The lock comes before the gate, and before the list of shared mappings.
+//!
+//! Must not: change a mapping (`mapper` does), nor park: parking_lot would allocate.
 
 pub mod freeze;
 pub mod lock;

@@ -1,7 +1,4 @@
-//! Calls that no agent may live through: it leaves before, and is started anew.
-//!
-//! ABSENT -> PRESENT -> ASKED -> AWAY -> PRESENT; from PRESENT back to AWAY at once if such a call is under way. The word lies in a
-//! page that fork wipes, as the agent does not live on in a child.
+//! Calls that no agent may live through: it leaves before, and is started anew (`process::presence`).
 
 use core::sync::atomic::Ordering;
 

@@ -1,9 +1,9 @@
-//! The agent: the shim's one helper thread in a process that has snapshots or writable shared mappings.
+//! The agent's loop.
 //!
 //! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms
 //! shared mappings when a snapshot is made. It is a bare kernel thread: no thread-local storage (it shares the register of the
 //! thread that started it and must not use it), no libc call, no lock, all signals blocked, and a descriptor table of its own
-//! ([`apart`]). The C library does not count it, so a program still ends with its own last thread.
+//! ([`fd_table`]). The C library does not count it, so a program still ends with its own last thread.
 
 use core::ffi::{c_int, c_void};
 use core::time::Duration;

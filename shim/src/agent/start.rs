@@ -1,4 +1,4 @@
-//! Starting the agent.
+//! Starting the agent, once, and letting writers of the same user reach the process.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;

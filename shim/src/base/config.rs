@@ -1,6 +1,7 @@
 //! The environment variables, read once per process.
 //!
-//! Values stay where they were read to: in memory that is never given back. A value that cannot be used is kept, for the log to say.
+//! Values stay where they were read to: in memory that is never given back. A value that cannot be used is kept, for the log to
+//! say.
 
 use core::ffi::CStr;
 

@@ -1,6 +1,14 @@
-//! Base: what everything stands on: memory of the library's own, the environment, errno, small questions to the kernel.
+//! Base: what everything else stands on, and what decides nothing.
 //!
-//! Imports the core crate and no other folder. It knows no table, no snapshot and no hook, and decides nothing.
+//! Here live memory of the library's own (the arena, the heap, stacks), the environment and what it asks for, errno, and small
+//! questions to the kernel: about memory that may not be there, mappings of files, sysfs.
+//!
+//! May import: the core crate, and no other folder.
+//!
+//! Promises: nothing here reads a record of the table or writes the log, so every file of every folder may call it, in a signal
+//! handler and before `main`. What it hands out of the arena stays mapped for the life of the process.
+//!
+//! Must not: know a snapshot, a hook or a thread of the application. A question with a policy in its answer belongs further up.
 
 pub mod agent_stack;
 pub mod arena;

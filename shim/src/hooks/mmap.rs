@@ -29,7 +29,7 @@ use crate::interpose::beside::{Way, for_libc_beside};
 use crate::process::identity;
 use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
-use crate::writer::enter::LONGEST_WRITE;
+use crate::writer::touch::LONGEST_WRITE;
 
 /// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc,
 /// which a handle of libc's reaches past the exported symbols (dlsym(3)); and for the entry in a libc beside, which has an errno

@@ -1,23 +1,22 @@
-//! Hooks: one file for each family of libc calls.
+//! Hooks: one file for each family of libc's calls. A hook says what its call would touch, hands it over, and answers as libc does.
 //!
-//! A hook says what its call would touch, hands that over, and answers as libc does. The protocol lives in the core, the path of
-//! a write in `writer`, the changes of own mappings in `mapper` and `shared`. The files hold no state but their lists of entry
-//! points.
+//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Beside these
+//! folders stand [`mmap`], [`syscall`] (the same calls made by number), [`namespace`] and the lists of all hooks.
 //!
-//! - [`mod@file`]: calls that change files, read into memory, or change what a descriptor means
-//! - [`stdio`], [`aio`]: functions of stdio and asynchronous I/O
-//! - [`mmap`]: mappings of this process
-//! - [`process`], [`signal`]: processes, rights, namespaces; signals
-//! - [`syscall`]: the same calls made by number
+//! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors.
 //!
-//! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors. So it
-//! takes no memory from malloc, no lock of std, and leaves errno to the real call. Imports everything below; [`syscall`] imports
-//! the other hooks.
+//! May import: every folder but `c_api` and `constructor`.
+//!
+//! Promises: a hook allocates nothing, takes no lock that an application thread could hold, does not panic, and leaves errno to the
+//! real call. What holds for a call by name holds for the same call by number.
+//!
+//! Must not: decide what a change means for a snapshot. Only the constructor imports the lists.
 
 pub mod aio;
 pub mod beside;
 pub mod file;
 pub mod mmap;
+pub mod namespace;
 pub mod process;
 pub mod signal;
 pub mod stdio;
@@ -63,7 +62,7 @@ static OF_PROCESSES: [Doors; 11] = [
 static EXPORTED: [Doors; 7] = [
     stdio::fopen::DOORS,
     file::open_fortified::DOORS,
-    process::namespace::DOORS,
+    namespace::DOORS,
     process::spawn::DOORS,
     aio::posix_aio::DOORS,
     process::clone::DOORS,

@@ -1,4 +1,4 @@
-//! Interposition: the ways by which a call reaches a hook.
+//! Interpose: the ways by which a call reaches a hook.
 //!
 //! A program's own calls arrive through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
 //! that libc makes for itself (stdio, for one) look no symbol up. They arrive through a *detour* at the entry of libc's function
@@ -7,10 +7,14 @@
 //! Where libc's code cannot be patched, stdio's writes arrive through its *tables* ([`stdio_vtables`]). The few exported functions
 //! that change files by other calls inside libc are then treated as one change each (`hooks::outer_doors`).
 //!
-//! A second libc in a namespace of its own is reached by [`beside`]. What a hook answers is in [`answer`]. The libc functions that
-//! the shim calls for itself are in [`originals`].
+//! A second libc in a namespace of its own is reached by [`beside`]. How a hook answers is in [`answer`].
 //!
-//! Imports `base` and the core crate. Knows no hook: the hooks hand their lists of entry points in.
+//! May import: `base` and the core crate. The hooks are handed in: by `interpose!`, which declares them, and by the constructor.
+//!
+//! Promises: until the constructor has run, and where a function cannot be found, a call goes on to its raw system call. Functions
+//! of libc that the shim calls for itself are called past its own hooks ([`originals`]).
+//!
+//! Must not: know what a call means.
 
 pub mod answer;
 pub mod beside;

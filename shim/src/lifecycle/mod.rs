@@ -1,11 +1,16 @@
-//! Lifecycle: what happens to snapshots, calls and slots when the process forks or execs.
+//! Lifecycle: what becomes of snapshots, calls and slots when the process forks or calls exec.
 //!
-//! - [`fork`]: a fork of a process with snapshots is one creation, so the child's snapshots are exact
-//! - [`inherit`]: the records that the child gets, and what becomes of the snapshots where it cannot get them
-//! - [`fork_in_handler`]: a fork inside a call that a handler interrupted, which goes on in the child as well
-//! - [`exec`]: the announcement that this image ends
+//! - [`fork`]: a fork from beginning to end
+//! - [`inherit`]: the child's records of snapshots
+//! - [`fork_in_handler`]: a fork inside a call that a handler interrupted
+//! - [`exec`]: the end of this image
 //!
-//! Promise: a child's snapshots are exact or they fault. Imports `snapshot` and what is below it; only `hooks` imports it.
+//! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
+//!
+//! Promises: a forked child has its parent's snapshots, exactly, or they fault there. No writer preserves in the image that follows
+//! exec.
+//!
+//! Must not: depend on how the fork was called. clone(2), fork(3) and a fork by number lead to one function.
 
 pub mod exec;
 pub mod fork;

@@ -1,11 +1,15 @@
-//! Mapper: what the process does to its own snapshot mappings: munmap, mremap, mprotect, madvise, and mappings over them.
+//! Mapper: what the process does to its own snapshot mappings.
 //!
-//! - [`edit`]: the changes, under the lock of `address_space` and with the generation of every segment odd
-//! - [`preserve_own`]: preserving in own snapshots before their pages are held by reference
-//! - [`faults`]: userfaultfd(2), which no snapshot may be registered with
+//! - [`edit`]: munmap, mprotect, mremap and madvise over snapshots, and mappings in their place
+//! - [`preserve_own`]: preserving in them before their pages are held by reference
+//! - [`faults`]: memory whose faults the program answers (userfaultfd), which no snapshot may become
 //!
-//! Promise: no change of a mapping shows a byte that is newer than the snapshot. What the kernel would refuse for a file mapping is
-//! refused. Imports `writer`, `origins`, `address_space` and what is below them.
+//! May import: `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
+//!
+//! Promises: the generation of every segment concerned is odd while it changes, so a writer does not trust what it saw of it.
+//! What was preserved stays, and newer bytes never come in.
+//!
+//! Must not: take a gate. The lock over the mappings, which the caller holds, comes before it.
 
 pub mod edit;
 pub mod faults;

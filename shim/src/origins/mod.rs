@@ -1,7 +1,16 @@
 //! Origins: what can change a file or a device without a call that a hook sees, and how it is found out.
 //!
-//! Imports `address_space`, `signals`, `process`, `interpose`, `base` and the core crate. What is found makes snapshots doubtful and is
-//! said in the log; nothing here holds a change back.
+//! [`filesystem`] and [`device`] say what may be an origin at all; [`alias`] and [`alias_users`] find the same bytes behind another
+//! page cache; [`claim`] keeps mounts away; [`watch`], with [`fanotify`], sees changes after the fact; [`foreign_maps`] finds
+//! shared mappings of programs without the shim; [`behind`] takes calls that pass the page cache. [`doubt`] is what they all come
+//! to, [`rounds`] what the agent does once a second.
+//!
+//! May import: `address_space`, `process`, `base` and the core crate.
+//!
+//! Promises: a snapshot that may show newer bytes for such a change is doubtful, and the log names the program where it is known.
+//!
+//! Must not: hold a change back. Descriptors kept here may be closed by the application at any time, so each look makes sure of
+//! them.
 
 pub mod alias;
 pub mod alias_users;

@@ -1,4 +1,6 @@
 //! A round of the agent: what has become of the devices, and of the aliases, that this process has snapshots of.
+//!
+//! It lies above devices, aliases and claims, which do not import one another for it.
 
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;

@@ -1,5 +1,5 @@
-//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::cooperate::foreign`]): by the agent once a second, and
-//! when somebody asks for a snapshot's state or unmaps it.
+//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::cooperate::foreign`]): by the agent once a
+//! second, and when somebody asks for a snapshot's state or unmaps it.
 //!
 //! An origin is reached by a descriptor that is kept for it: O_PATH, so that closing it drops no lock, close-on-exec, at a number
 //! out of the way. The application may close or replace it, so each look makes sure that it still leads to the origin; where it

@@ -1,7 +1,7 @@
 //! An errand: a few system calls made by a child in this memory, for a process that is at one of its limits.
 //!
-//! The child is made as by vfork(2), but for itself alone: a copy of the descriptor table, in which it closes what is in its way, and
-//! limits of its own, which it raises as far as it may. What it maps is mapped in this memory. The calling thread stands still
+//! The child is made as by vfork(2), but for itself alone: a copy of the descriptor table, in which it closes what is in its way,
+//! and limits of its own, which it raises as far as it may. What it maps is mapped in this memory. The calling thread stands still
 //! meanwhile, so that its thread-local storage is not used twice. No signal tells of the child's end, and wait(2) does not find it:
 //! it is a child of clone(2) that is waited for by name.
 

@@ -1,4 +1,6 @@
-//! This process in the table: attached on first need, by whatever call needs it.
+//! Who this image is in the table, once it is attached; it says nothing, and does not join.
+//!
+//! What names the image lies in a page that fork wipes, so a child never takes itself for its parent.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};

@@ -17,7 +17,7 @@
 //! calls swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
 //! ([`note_other_stacks`]). So it is after a jump onto the alternate signal stack, which then is one more part's. Were it to switch
 //! by instructions of its own alone, and to jump by libc's, its call would come back to a frame that was given up; that is found
-//! then, and all snapshots are doubtful (`hooks::change`).
+//! then, and all snapshots are doubtful (`writer::slot`).
 //!
 //! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
 //! handler, assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the
@@ -102,7 +102,7 @@ struct Landing {
 thread_local! {
     /// Of the jump under way. No signal comes between its start and its landing.
     static LANDING: Cell<Option<Landing>> = const { Cell::new(None) };
-    /// What libc is given for it. Not on the stack, which is libc's from the hook's caller on (`hooks::jump`).
+    /// What libc is given for it. Not on the stack, which is libc's from the hook's caller on (`hooks::signal::jump`).
     static BY_LANDING: Cell<Target> = const { Cell::new(Target { registers: [0; 8], has_mask: 0, mask: 0 }) };
     /// The alternate signal stack that the thread has set.
     static ALTERNATE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };

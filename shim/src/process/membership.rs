@@ -1,7 +1,7 @@
 //! Joining the table and leaving it, and what a process says that could not join.
 //!
-//! A process is attached on first need, by whatever call needs it. One that cannot join says in the table, where it can be reached, that
-//! its changes are not seen.
+//! A process is attached on first need, by whatever call needs it. One that cannot join says in the table, where that can be
+//! reached, that its changes are not seen.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};

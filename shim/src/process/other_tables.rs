@@ -1,8 +1,8 @@
 //! Tables of other versions of snapshim in the same directory: the processes that use them announce their changes there, not here.
 //!
-//! One such process makes all snapshots here doubtful, so it is said to be unseen ([`snapshim::protocol::unseen`]). It is looked for when a
-//! table is made, and as foreign mappings are ([`foreign_maps`](crate::origins::foreign_maps)); only where there is such a table, as that
-//! takes a look at every process.
+//! One such process makes all snapshots here doubtful, so it is said to be unseen ([`snapshim::protocol::unseen`]). It is looked
+//! for when a table is made, and as foreign mappings are (`origins::foreign_maps`); only where there is such a table, as that takes
+//! a look at every process.
 
 use snapshim::protocol::unseen::Who;
 use snapshim::table::{Table, attach};

@@ -2,8 +2,8 @@
 //! file, and how it gets from there into them.
 //!
 //! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do, or
-//! wait until a range has been moved. Only what lies in such memory is replaced; all else the kernel gets as it is, so that it finds
-//! a bad pointer where it would have found it. What a call stored before it failed does not come home.
+//! wait until a range has been moved. Only what lies in such memory is replaced; all else the kernel gets as it is, so that it
+//! finds a bad pointer where it would have found it. What a call stored before it failed does not come home.
 
 use core::ops::Range;
 use core::ptr::{self, with_exposed_provenance as pointer, with_exposed_provenance_mut as pointer_mut};
@@ -18,7 +18,7 @@ use snapshim::sys::signal_block;
 use super::list::{self, Entry, List};
 use crate::address_space::lock;
 use crate::base::user_memory::{IOV_MAX, each_buffer, read_own};
-use crate::writer::enter::LONGEST_WRITE;
+use crate::writer::touch::LONGEST_WRITE;
 
 /// What the kernel may be handed of mappings.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -281,7 +281,7 @@ impl Aside {
         unsafe { &*self.parts }
     }
 
-    /// See [`Messages::fill_from_home`].
+    /// See `Messages::fill_from_home`.
     pub fn fill_from_home(&self) {
         self.parts().fill_from_home();
     }

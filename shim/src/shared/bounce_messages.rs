@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::bounce::{Parts, Room, Touched, bring_home, first_home, lay_out, lay_vector, look};
 use super::list::List;
 use crate::base::user_memory::read_own;
-use crate::writer::enter::LONGEST_WRITE;
+use crate::writer::touch::LONGEST_WRITE;
 
 /// What belongs to one message. All-zero is "nothing aside".
 #[repr(C)]

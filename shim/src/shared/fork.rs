@@ -29,7 +29,8 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
 
 /// In a forked child, before it can store: makes its mappings known, and arms those whose file somebody has a snapshot of by now.
 ///
-/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since. `start_agent` starts the agent.
+/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since.
+/// `start_agent` starts the agent.
 pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
     // Behind a call, so that the list is not held while it is armed.
     let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);

@@ -1,13 +1,13 @@
 //! Calls that have the kernel store into memory of the application's, where that is a shared mapping or a snapshot.
 //!
 //! Into an armed page, or one that is being moved off the file, the kernel does not store: EFAULT, and a packet that was to come
-//! there is lost. A call that waits may find a snapshot moved at any time. So while no snapshot of the shared
-//! mapping's file exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the
-//! open mapping; no snapshot comes meanwhile. Else the kernel stores into memory [`aside`], and the call may wait as long as it
-//! likes. A call that is left by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
+//! there is lost. A call that waits may find a snapshot moved at any time. So while no snapshot of the shared mapping's file
+//! exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the open mapping; no
+//! snapshot comes meanwhile. Else the kernel stores into memory of a [`bounce`] buffer, and the call may wait as long as it likes.
+//! A call that is left by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
 //!
-//! What one place of a snapshot is to get comes by a [`spare`] buffer if it is little. If it is much, and comes from a file, the kernel
-//! stores into the snapshot ([`fill_promptly`]).
+//! What one place of a snapshot is to get comes by a [`spare`](super::spare) buffer if it is little. If it is much, and comes from
+//! a file, the kernel stores into the snapshot ([`fill_promptly`]).
 
 use core::ffi::{c_int, c_void};
 use core::ops::Range;

@@ -1,6 +1,17 @@
-//! Shared: the process's writable MAP_SHARED mappings, whose stores change files without a call.
+//! Shared: writable shared mappings of files, whose stores reach the file without a call.
 //!
-//! Imports `mapper`, `writer` and what is below them.
+//! A mapping is put into the [`list`] when it is made. When a snapshot of its file is made, it is *armed* ([`arm`]): the kernel's
+//! protection loses PROT_WRITE ([`protection`]), and the next store traps ([`fault`]): the pages of a chunk are preserved, the
+//! chunk is opened, the store runs again. The application's own calls on such mappings come in through [`calls`]; what it asked for
+//! stands in the list, what the kernel has may be less. Its calls that have the kernel store into such mappings come in through
+//! [`kernel_store`]; what the kernel may have to store without a call is opened beforehand ([`robust_futex`]).
+//!
+//! May import: `mapper`, `writer`, `origins`, `address_space`, `signals`, `process`, `base` and the core crate.
+//!
+//! The order: the lock of `address_space`, then the gate, then the list's lock. No thread that holds the list's lock waits for the
+//! gate.
+//!
+//! Must not: start the agent, which arms from above: the function is handed in.
 
 pub mod arm;
 pub mod bounce;

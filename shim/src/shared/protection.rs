@@ -1,12 +1,7 @@
-//! Writable shared mappings of files: stores through them never reach a snapshot.
+//! The protection of shared mappings: what the kernel has of what the application set.
 //!
-//! A mapping is put into the [`list`] when it is made. When a snapshot of its file is made, it is *armed* ([`arm`]): the kernel's
-//! protection loses PROT_WRITE, and the next store traps ([`open`]): the pages of a chunk are preserved, the chunk is opened, the
-//! store runs again. The application's own calls on such mappings come in through [`change`]; what it asked for stands in the list,
-//! what the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`]; what the
-//! kernel may have to store without a call is opened beforehand ([`owners`]).
-//!
-//! The order: the lock of `mapper`, then the gate, then the list's lock. Nobody who holds the list's lock waits for the gate.
+//! An armed mapping lacks PROT_WRITE, so the next store traps. Opening a part gives it what the application set; arming takes it
+//! away again, and joins the parts to one mapping of the kernel's.
 
 use core::ffi::c_void;
 use core::ops::Range;

@@ -1,10 +1,10 @@
 //! Spare buffers: memory aside that is kept, for calls that have the kernel store a little into one place of a snapshot.
 //!
-//! Mapping memory for such a call and unmapping it takes dozens of times as long as the call. A spare buffer belongs to the one call
-//! that has set its bit, be it of a thread, of a handler that interrupts it, or of a child in the same memory. A forked child has
-//! copies of the buffers and of the bits: a call that a handler forked in ends in both processes, each with its own. A call that is
-//! left by pthread_cancel(3) or longjmp(3), or that another thread was in when a child was forked, takes its buffer along; when none is
-//! left, calls map memory as others do.
+//! Mapping memory for such a call and unmapping it takes dozens of times as long as the call. A spare buffer belongs to the one
+//! call that has set its bit, be it of a thread, of a handler that interrupts it, or of a child in the same memory. A forked child
+//! has copies of the buffers and of the bits: a call that a handler forked in ends in both processes, each with its own. A call
+//! that is left by pthread_cancel(3) or longjmp(3), or that another thread was in when a child was forked, takes its buffer along;
+//! when none is left, calls map memory as others do.
 
 use core::ops::Range;
 use core::ptr;

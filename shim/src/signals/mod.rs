@@ -1,10 +1,16 @@
-//! SIGSEGV is ours, and the application does not see that.
+//! Signals: SIGSEGV is ours, and the application does not see that.
 //!
-//! A store into memory that is write-protected for a while faults; the handler resolves it ([`Resolve`]) and the store
+//! A store into memory that is write-protected for a while faults; what protected it resolves the fault ([`Resolve`]) and the store
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
-//! through sigaction(2) and its kin ([`crate::hooks::signal::action`]) is kept here ([`action`]), and [`deliver`] does with a signal what
-//! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work
-//! of [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//! through sigaction(2) and its kin (`hooks::signal`) is kept here ([`action`]), and [`deliver`] does with a signal what the kernel
+//! would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work of
+//! [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//!
+//! May import: `process`, `interpose`, `base` and the core crate.
+//!
+//! Promises: a fault that nothing here made reaches the application as if the kernel had delivered it, with the kernel's own frame.
+//!
+//! Must not: know snapshots or mappings: `address_space` and `shared` register what resolves their faults.
 
 pub mod action;
 mod deliver;

@@ -24,9 +24,6 @@ use crate::process::log::{Level, Named, Program, say};
 use crate::process::membership;
 use crate::process::thread::{self, Seat, Thread};
 
-/// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
-pub const LONGEST_WRITE: u64 = 0x7fff_f000;
-
 /// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
 ///
 /// `call` answers with how many bytes it wrote, or 0 if it does not say, or less if it failed.

@@ -1,6 +1,16 @@
 //! Writer: the path of a call that changes a file, from "announced" to "done".
 //!
-//! Imports `origins`, `address_space`, `process`, `interpose`, `base` and the core crate. Holds no lock and allocates nothing.
+//! [`touch`] is what a call says of itself, [`reach`] where its bytes can land, [`slot`] the thread at the gate; [`enter`] puts
+//! them together for a call with a descriptor, [`announced`] for a change without one. [`report`] is what a person hears,
+//! [`sequence`] how far ahead a sequential writer is preserved for.
+//!
+//! May import: `address_space`, `signals`, `process`, `base` and the core crate.
+//!
+//! Promises: after the gate is passed (core: `gate`) no snapshot comes into being that the call may spoil, and what existing ones
+//! need of its bytes is preserved before the real call is made. Holds no lock, allocates nothing, holds nothing that needs dropping
+//! while the real call runs, and leaves errno to it.
+//!
+//! Must not: know which libc function was called.
 
 pub mod announced;
 pub mod enter;

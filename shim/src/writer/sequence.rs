@@ -1,7 +1,8 @@
 //! Sequential writers: how many pages are preserved ahead of a thread that writes a file from front to back.
 //!
-//! A push costs about as much for some pages as for one. A thread that has written in a row goes on for as long again more often than
-//! not, so a part of that length is preserved along with what its write needs; the copies are what the snapshot shows, needed or not.
+//! A push costs about as much for some pages as for one. A thread that has written in a row goes on for as long again more often
+//! than not, so a part of that length is preserved along with what its write needs; the copies are what the snapshot shows, needed
+//! or not.
 
 use core::cell::Cell;
 use core::ops::Range;

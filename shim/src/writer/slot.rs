@@ -1,5 +1,6 @@
-//! The thread as the gate and the core know it: one that waits, and that preserves; and what becomes of a call for which there is no
-//! slot.
+//! The thread as the gate and the core know it: one that waits, and that preserves.
+//!
+//! A call for which no slot is free is counted while there are no snapshots, and waits for a slot when there are.
 
 use core::sync::atomic::{Ordering, fence};
 

@@ -1,5 +1,6 @@
 //! What a call would change of a file.
 
+use libc::{off64_t, size_t};
 use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::Place;
 
@@ -36,5 +37,24 @@ impl Touch for Nowhere {
     }
     fn offset(&self) -> Option<i64> {
         Some(0)
+    }
+}
+
+/// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
+pub const LONGEST_WRITE: u64 = 0x7fff_f000;
+
+/// One buffer.
+pub struct Plain {
+    pub length: size_t,
+    pub offset: Option<off64_t>,
+}
+
+impl Touch for Plain {
+    fn length(&self) -> u64 {
+        (self.length as u64).min(LONGEST_WRITE)
+    }
+
+    fn offset(&self) -> Option<i64> {
+        self.offset
     }
 }

@@ -28,8 +28,8 @@ use crate::process::identity::{self, Own};
 use crate::process::{membership, thread};
 use crate::shared::calls::while_open;
 use crate::shared::list;
-use crate::writer::enter::{LONGEST_WRITE, change};
-use crate::writer::touch::Touch;
+use crate::writer::enter::change;
+use crate::writer::touch::{LONGEST_WRITE, Touch};
 
 interpose! {
     /// libaio's io_submit(3), which answers with a negative errno

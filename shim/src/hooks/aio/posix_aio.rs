@@ -13,10 +13,10 @@ use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 
-use crate::hooks::file::write::Plain;
 use crate::interpose::answer::fail;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
+use crate::writer::touch::Plain;
 
 interpose! {
     /// aio_write(3)

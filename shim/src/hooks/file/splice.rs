@@ -15,8 +15,8 @@ use crate::interpose::answer::fail;
 use crate::interpose::{interpose, originals};
 use crate::mapper::preserve_own;
 use crate::signals::action::Action;
-use crate::writer::enter::{LONGEST_WRITE, change};
-use crate::writer::touch::Touch;
+use crate::writer::enter::change;
+use crate::writer::touch::{LONGEST_WRITE, Touch};
 
 interpose! {
     /// copy_file_range(2)

@@ -8,8 +8,8 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::each_buffer;
 use crate::interpose::interpose;
-use crate::writer::enter::{LONGEST_WRITE, change};
-use crate::writer::touch::Touch;
+use crate::writer::enter::change;
+use crate::writer::touch::{LONGEST_WRITE, Plain, Touch};
 
 interpose! {
     /// write(2)
@@ -113,22 +113,6 @@ pub fn on_pwritev2(
     let touch = Vectored { vector, count, offset: (offset != -1).then_some(offset), flags };
     // SAFETY: the application's arguments, as they are.
     change(fd, touch, || unsafe { real(fd, vector, count, offset, flags) })
-}
-
-/// One buffer.
-pub struct Plain {
-    pub length: size_t,
-    pub offset: Option<off64_t>,
-}
-
-impl Touch for Plain {
-    fn length(&self) -> u64 {
-        (self.length as u64).min(LONGEST_WRITE)
-    }
-
-    fn offset(&self) -> Option<i64> {
-        self.offset
-    }
 }
 
 /// Several buffers, perhaps with `RWF_*` flags.

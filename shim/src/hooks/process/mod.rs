@@ -1,7 +1,11 @@
-//! Calls that make processes, replace them, or take from a process what it could do.
+//! Hooks of calls that make a process, replace one, or take from it what it could do: fork, clone, exec, credentials, confinement.
 //!
-//! A fork is handed to [`lifecycle`](crate::lifecycle). A call that takes rights or the way to the table away joins the table first
-//! ([`confine`], [`credentials`]).
+//! May import: `hooks::file` and every folder below `hooks`.
+//!
+//! Promises: a child, and the image after exec, stand in the table before they can change a file. A process joins the table before
+//! it shuts itself in.
+//!
+//! Must not: decide what a child inherits: `lifecycle` does.
 
 pub mod clone;
 pub mod confine;
@@ -9,6 +13,5 @@ pub mod credentials;
 pub mod daemon;
 pub mod exec;
 pub mod fork;
-pub mod namespace;
 pub mod spawn;
 pub mod vfork;

@@ -13,9 +13,8 @@ use super::sets::{MASK, set_of, word};
 use crate::base::errno::as_libc;
 use crate::interpose::answer::{fail, status};
 use crate::interpose::interpose;
-use crate::signals;
 use crate::signals::action::Action;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 interpose! {
     /// sigaction(2)

@@ -12,8 +12,7 @@ use crate::base::errno::as_libc;
 use crate::interpose::answer::{fail, status};
 use crate::interpose::interpose;
 use crate::process::leaving;
-use crate::signals;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 interpose! {
     /// sigprocmask(2)

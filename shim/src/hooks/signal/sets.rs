@@ -3,8 +3,7 @@
 use libc::sigset_t;
 use snapshim::sys::masks;
 
-use crate::signals;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 /// The first word of a set, which is the whole set for the kernel.
 ///

@@ -9,8 +9,7 @@ use syscalls::{Sysno, syscall};
 use super::sets::{MASK, set_of, with_mask, word};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
-use crate::signals;
-use crate::signals::guarded;
+use crate::signals::{self, guarded};
 
 interpose! {
     /// sigpending(2)

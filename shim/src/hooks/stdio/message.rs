@@ -5,9 +5,9 @@ use core::ffi::{CStr, c_char};
 
 use libc::size_t;
 
-use crate::hooks::file::write::Plain;
 use crate::interpose::interpose;
 use crate::writer::enter::change;
+use crate::writer::touch::Plain;
 
 interpose! {
     /// herror(3)

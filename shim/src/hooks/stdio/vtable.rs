@@ -9,11 +9,11 @@ use core::ffi::{c_int, c_void};
 
 use libc::ssize_t;
 
-use crate::hooks::file::write::Plain;
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
 use crate::process::descriptors::count_change;
 use crate::writer::enter::change;
+use crate::writer::touch::Plain;
 
 interpose! {
     /// Writes the whole buffer, in several write(2) if need be

@@ -1,0 +1,188 @@
+//! The documents name what is there: files, folders, functions, faults, tests and make's targets.
+//!
+//! docs/architecture.md is how a reader finds a file. Each name in it that the sources do not have fails here, and so does a folder of
+//! the sources that it does not name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+const ARCHITECTURE: &str = "docs/architecture.md";
+
+/// Names of the files in a folder, by suffix.
+fn files_in(folder: &str, suffix: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let names =
+        entries.filter(|path| path.is_file()).map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    let mut names: Vec<_> =
+        names.filter(|name| name.ends_with(suffix)).map(|name| format!("{folder}/{name}")).collect();
+    names.sort();
+    names
+}
+
+/// The documents for people, by their paths.
+fn documents() -> Vec<String> {
+    [".", "docs", "tests"].iter().flat_map(|folder| files_in(folder, ".md")).collect()
+}
+
+/// What stands between backquotes, line by line.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// Whether a quoted word is a path in the repository; `NAME` in it stands for any.
+fn is_path(word: &str) -> bool {
+    const ROOTS: [&str; 6] = ["shim/", "src/", "tests/", "docs/", "examples/", ".github/"];
+    ROOTS.iter().any(|root| word.starts_with(root)) && !word.contains([' ', '*']) && !word.contains("NAME")
+}
+
+/// The targets of the links of a line that lead into the repository.
+fn linked(line: &str) -> impl Iterator<Item = &str> {
+    let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.starts_with(['#', 'h']) || target.starts_with("how"))
+}
+
+#[test]
+fn every_path_in_the_documents_is_there() {
+    let mut missing = Vec::new();
+    let mut seen = 0;
+    for document in documents() {
+        let folder = Path::new(&document).parent().unwrap().to_owned();
+        for line in read(&document).lines() {
+            let paths = quoted(line).filter(|word| is_path(word)).map(|word| root().join(word));
+            let links = linked(line).map(|target| root().join(&folder).join(target.split('#').next().unwrap()));
+            for path in paths.chain(links) {
+                seen += 1;
+                if !path.exists() {
+                    missing.push(format!("{document} names {}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "the documents were read");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// All folders below one of the sources that have files, as the document writes them.
+fn folders(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap());
+    let names = entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
+    let below = names.map(|name| format!("{folder}/{name}"));
+    let named = |path: &String| if files_in(path, ".rs").is_empty() { vec![] } else { vec![format!("{path}/")] };
+    below.flat_map(|path| [named(&path), folders(&path)].concat()).collect()
+}
+
+#[test]
+fn every_folder_of_the_sources_is_named() {
+    let text = read(ARCHITECTURE);
+    let all = [folders("shim/src"), folders("src")].concat();
+    assert!(all.len() > 15, "the folders were found");
+    let unnamed: Vec<_> = all.iter().filter(|folder| !text.contains(&format!("`{folder}`"))).collect();
+    assert!(unnamed.is_empty(), "{ARCHITECTURE} does not say what lives in {unnamed:?}");
+}
+
+#[test]
+fn every_function_is_in_the_file_named_before_it() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    let mut file = String::new();
+    for line in read(ARCHITECTURE).lines() {
+        for word in quoted(line) {
+            if is_path(word) {
+                word.clone_into(&mut file);
+            } else if let Some(name) = word.strip_suffix("()") {
+                seen += 1;
+                let text = fs::read_to_string(root().join(&file)).unwrap_or_default();
+                let is_there = ["(", "<"].iter().any(|next| text.contains(&format!("fn {name}{next}")));
+                if !is_there {
+                    wrong.push(format!("{word} in {file}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 30, "the journeys were read");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_fault_is_one_that_can_be_planted() {
+    let text = read(ARCHITECTURE);
+    let faults: Vec<_> = text.lines().flat_map(quoted).filter_map(|word| word.strip_prefix("Fault::")).collect();
+    let there = read("src/sys/sync.rs");
+    assert!(faults.len() > 10, "the rules were read");
+    let wrong: Vec<_> = faults.iter().filter(|fault| !there.contains(&format!("    {fault},\n"))).collect();
+    assert!(wrong.is_empty(), "no model leaves out {wrong:?}");
+}
+
+/// What tells a person or a machine which commands to run.
+fn instructions() -> Vec<String> {
+    [documents(), vec!["./Makefile".to_owned()], files_in(".github/workflows", ".yml"), files_in("tests", ".sh")]
+        .concat()
+}
+
+#[test]
+fn every_test_that_is_to_be_run_is_there() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for document in instructions() {
+        // A command may go on in the next line.
+        let text = read(&document).split_whitespace().collect::<Vec<_>>().join(" ");
+        let end =
+            |rest: &str| rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        let names = text.split("--test ").skip(1).map(|rest| &rest[..end(rest)]);
+        for name in names.filter(|name| !name.is_empty()) {
+            seen += 1;
+            if !["tests/{}.rs", "tests/{}/main.rs"].iter().any(|path| root().join(path.replace("{}", name)).is_file()) {
+                wrong.push(format!("{document}: --test {name}"));
+            }
+        }
+    }
+    assert!(seen > 5, "the commands were read");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The targets in a command line of make's; `None`: it is another command.
+fn targets(command: &str) -> Option<impl Iterator<Item = &str>> {
+    let words = command.trim_start_matches("- run:").trim().strip_prefix("make ")?.split_whitespace();
+    Some(words.take_while(|word| !word.starts_with(['#', '|', '&'])).filter(|word| !word.contains('=')))
+}
+
+#[test]
+fn every_target_of_make_is_there() {
+    let makefile = read("Makefile");
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for document in instructions().into_iter().filter(|path| !path.ends_with("Makefile")) {
+        let text = read(&document);
+        let commands = text.lines().flat_map(|line| quoted(line).chain(core::iter::once(line.trim())));
+        for target in commands.filter_map(targets).flatten() {
+            seen += 1;
+            if !makefile.lines().any(|line| line.starts_with(&format!("{target}:"))) {
+                wrong.push(format!("{document}: make {target}"));
+            }
+        }
+    }
+    assert!(seen > 10, "the commands were read");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_changelog_knows_the_layout_of_the_table() {
+    let source = read("src/table/attach.rs");
+    let layout =
+        source.split_once("c\"table-").and_then(|(_, rest)| rest.split('"').next()).expect("the table has a name");
+    let changelog = read("CHANGELOG.md");
+    assert!(
+        changelog.contains(&format!("`table-{layout}`")),
+        "CHANGELOG.md speaks of another file than table-{layout}"
+    );
+    let last = changelog.lines().rfind(|line| line.starts_with("| ")).unwrap();
+    assert!(last.starts_with(&format!("| {layout} |")), "CHANGELOG.md ends with {last:?}, the layout is {layout}");
+}

@@ -1,0 +1,201 @@
+//! Any process may die at any instruction: what it leaves in the table is taken out by anybody, twice and in parallel.
+//!
+//! Each operation is done again and again, and ended by SIGKILL at one point after the other: in front of and behind every store to
+//! the table, and behind every system call that changes something. Then others do what they want, [`use_by_others`], while the dead
+//! are taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
+
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::aftermath::{assert_recovered, fill, haunt, recover, use_by_others};
+use common::holder::Holder;
+use common::tracer::{Ended, Point, Target, run_to};
+use common::{Scratch, program, root};
+
+/// No operation has as many points.
+const MANY: usize = 2000;
+
+/// What is done, and beside whom.
+struct Scene {
+    operation: &'static str,
+    way: &'static str,
+    target: Target,
+    /// Whether another process holds a snapshot, which must stay exact.
+    is_witnessed: bool,
+    /// Whether a dead process is in the table already, with a snapshot, a shared mapping, a slot.
+    is_haunted: bool,
+    /// Whether there is no table yet.
+    is_first: bool,
+    /// Whether the dead are taken out before anybody wants a snapshot or writes, which would take some out on the way.
+    is_quiet: bool,
+}
+
+impl Scene {
+    const fn new(operation: &'static str) -> Self {
+        Self {
+            operation,
+            way: "direct",
+            target: Target::Itself,
+            is_witnessed: false,
+            is_haunted: false,
+            is_first: false,
+            is_quiet: false,
+        }
+    }
+
+    /// Kills at every point of the operation; the points there were.
+    fn kill_everywhere(&self) -> Vec<Point> {
+        let scratch = Scratch::on_tmpfs();
+        let file = scratch.file("file");
+        let mut points = Vec::new();
+        for number in (0..MANY).step_by(every()) {
+            if self.is_first {
+                scratch.forget_table();
+            }
+            match self.kill(&scratch, &file, number) {
+                Ended::Reached(point) => points.push(point),
+                Ended::Whole | Ended::Replaced => return points,
+            }
+        }
+        panic!("{}: more than {MANY} points", self.operation);
+    }
+
+    fn kill(&self, scratch: &Scratch, file: &Path, number: usize) -> Ended {
+        fill(file);
+        if self.is_haunted {
+            haunt(scratch, file);
+        }
+        let witness = self.is_witnessed.then(|| Holder::start(scratch, self.way, file, "rw"));
+        let mut command = self.command(scratch, file);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let is_marked = self.operation != "recover";
+        let (mut victim, ended) = run_to(&mut command, self.target, is_marked, number);
+        let about = format!("{} {} killed at {number}: {ended:?}", self.operation, self.way);
+        if self.is_quiet {
+            assert_recovered(scratch, &about);
+        }
+        use_by_others(scratch, file, &about);
+        if self.operation == "exec" {
+            // The process lives on, as another image.
+            assert_recovered(scratch, &about);
+        }
+        // What is left of the program, if anything.
+        drop(victim.stdin.take());
+        let mut said = String::new();
+        victim.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!said.contains("WRONG"), "{about}: {said}");
+        if let Some(witness) = witness {
+            witness.finish_exact(&about);
+        }
+        assert_recovered(scratch, &about);
+        let _ = victim.wait();
+        ended
+    }
+
+    fn command(&self, scratch: &Scratch, file: &Path) -> Command {
+        if self.operation == "recover" {
+            return recover(scratch);
+        }
+        let mut command = scratch.shimmed(program("lifecycle/kill_point"), self.way);
+        command.arg(self.operation).arg(file);
+        command
+    }
+}
+
+/// Of so many points one is taken: `make soak` takes every one, which takes minutes.
+fn every() -> usize {
+    std::env::var("SNAPSHIM_KILL_EVERY").map_or(6, |value| value.parse().expect("a number"))
+}
+
+/// Kills at every point of every scene; each has to have at least so many.
+fn kill_all(scenes: &[(Scene, usize)]) {
+    assert!(root().join("target/release/libsnapshim.so").exists());
+    for (scene, least) in scenes {
+        let started = std::time::Instant::now();
+        let points = scene.kill_everywhere();
+        println!(
+            "{} ({}, {:?}): {} points, {:?}",
+            scene.operation,
+            scene.way,
+            scene.target,
+            points.len(),
+            started.elapsed()
+        );
+        assert!(points.len() * every() >= *least, "{}: only {points:?}", scene.operation);
+    }
+}
+
+#[test]
+fn attach_and_claim_can_be_killed_anywhere() {
+    kill_all(&[
+        (Scene { is_first: true, is_quiet: true, ..Scene::new("attach") }, 10),
+        (Scene { is_witnessed: true, ..Scene::new("attach") }, 10),
+        (Scene::new("end_thread"), 10),
+    ]);
+}
+
+#[test]
+fn a_write_can_be_killed_anywhere() {
+    kill_all(&[(Scene::new("announce"), 5), (Scene { is_witnessed: true, ..Scene::new("announce") }, 5)]);
+}
+
+#[test]
+fn a_creation_can_be_killed_anywhere() {
+    kill_all(&[
+        (Scene::new("create"), 20),
+        (Scene { is_witnessed: true, ..Scene::new("create_fixed") }, 20),
+        (Scene::new("retire"), 5),
+    ]);
+}
+
+#[test]
+fn preserving_can_be_killed_anywhere() {
+    let preserve = || Scene { is_witnessed: true, ..Scene::new("preserve") };
+    kill_all(&[
+        (preserve(), 10),
+        (Scene { way: "agent", ..preserve() }, 10),
+        (Scene { is_witnessed: true, way: "agent", ..Scene::new("relocate") }, 10),
+        (Scene { is_witnessed: true, ..Scene::new("relocate") }, 10),
+        (Scene::new("divide"), 10),
+    ]);
+}
+
+/// Of a mapper while somebody else changes the file: its agent is at work, or it is reached without.
+#[test]
+fn preserving_for_others_can_be_killed_anywhere_in_the_mapper() {
+    let asked = |operation| Scene { is_witnessed: true, way: "agent", ..Scene::new(operation) };
+    kill_all(&[(asked("asked_to_preserve"), 10), (asked("asked_to_relocate"), 10)]);
+}
+
+#[test]
+fn arming_can_be_killed_anywhere() {
+    kill_all(&[
+        (Scene { is_witnessed: true, ..Scene::new("arm") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("arm_in_threads") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("asked_to_arm") }, 10),
+    ]);
+}
+
+#[test]
+fn a_fork_can_be_killed_anywhere_in_the_parent_and_in_the_child() {
+    kill_all(&[
+        (Scene { is_witnessed: true, ..Scene::new("fork") }, 20),
+        (Scene { target: Target::ForkedChild, is_witnessed: true, ..Scene::new("fork") }, 5),
+        (Scene::new("exec"), 0),
+    ]);
+}
+
+#[test]
+fn recovery_can_be_killed_anywhere() {
+    kill_all(&[
+        (Scene { is_haunted: true, ..Scene::new("recover") }, 10),
+        (Scene { is_haunted: true, is_quiet: true, ..Scene::new("recover") }, 10),
+        (Scene { is_haunted: true, ..Scene::new("attach") }, 10),
+        (Scene { is_haunted: true, is_witnessed: true, ..Scene::new("create") }, 10),
+    ]);
+}

@@ -1,0 +1,39 @@
+/* mapper FILE HOW: maps FILE shared and writable, prints "ready", and stores a byte into its second page for each line
+ * that it reads, answering "stored", until standard input ends. HOW is mmap: by libc's function; raw: by a system call
+ * instruction of its own, in a process that has changed another file by libc before. Linked statically or not. */
+#include "check.h"
+
+static void *map(int fd, int is_raw)
+{
+    if (!is_raw)
+        return mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    register long descriptor asm("r8") = fd, offset asm("r9") = 0, flags asm("r10") = MAP_SHARED;
+    void *at;
+    asm volatile("syscall" : "=a"(at)
+                 : "a"(9L), "D"(0L), "S"(4 * PAGE), "d"((long)(PROT_READ | PROT_WRITE)), "r"(flags), "r"(descriptor), "r"(offset)
+                 : "rcx", "r11", "memory");
+    return at;
+}
+
+int main(int argc, char **argv)
+{
+    CHECK(argc == 3);
+    int is_raw = strcmp(argv[2], "raw") == 0;
+    if (is_raw) {
+        int other = open("other", O_RDWR | O_CREAT, 0600);
+        CHECK(other >= 0 && write(other, "other", 5) == 5);
+    }
+    int fd = open(argv[1], O_RDWR);
+    CHECK(fd >= 0);
+    volatile char *at = map(fd, is_raw);
+    CHECK((long)at > 0);
+    puts("ready");
+    fflush(stdout);
+    char byte;
+    for (int turn = 0; read(0, &byte, 1) > 0; turn++) {
+        at[PAGE + turn % PAGE] = 'f';
+        puts("stored");
+        fflush(stdout);
+    }
+    return 0;
+}

@@ -1,0 +1,141 @@
+/* More processes, and more threads, than one would think of: each is seen by whoever takes a snapshot. */
+#include "check.h"
+
+#include <pthread.h>
+#include <sys/resource.h>
+
+enum { PROCESSES = 1100, THREADS = 4200, PAGES = 64, SIZE = PAGES * 4096 };
+
+static int file, other, ready[2], go[2], done[2];
+
+static void __attribute__((noreturn)) skip(const char *what)
+{
+    printf("SKIPPED %s cannot be had here (errno %d)\n", what, errno);
+    fflush(stdout);
+    kill(0, SIGTERM);
+    _exit(0);
+}
+
+/* The others of the group are all its own. */
+static void __attribute__((noreturn)) end_all(int status)
+{
+    signal(SIGTERM, SIG_IGN);
+    kill(0, SIGTERM);
+    exit(status);
+}
+
+static void tell(int fd, size_t count)
+{
+    char byte = 0;
+    for (size_t i = 0; i < count; i++)
+        CHECK(write(fd, &byte, 1) == 1);
+}
+
+static void hear(int fd, size_t count)
+{
+    static char bytes[512];
+    while (count > 0) {
+        ssize_t got = read(fd, bytes, count < sizeof bytes ? count : sizeof bytes);
+        CHECK(got > 0);
+        count -= (size_t)got;
+    }
+}
+
+/* Joins by a write elsewhere, and writes the file when a snapshot of it has been taken. */
+static void take_part(size_t number, unsigned char *shared)
+{
+    size_t page = number % PAGES;
+    overwrite(other, page * PAGE, PAGE, 1);
+    tell(ready[1], 1);
+    hear(go[0], 1);
+    if (shared != NULL && number % 2 == 0)
+        shared[page * PAGE + number % PAGE] = stamp(page, 1);
+    else
+        overwrite(file, page * PAGE, PAGE, 1);
+    tell(done[1], 1);
+}
+
+static void check_snapshot(size_t count)
+{
+    struct snapshim_stat stat;
+    hear(ready[0], count);
+    alarm(250);
+    unsigned char *at = snapshot(file, 0, SIZE, PROT_READ | PROT_WRITE);
+    tell(go[1], count);
+    hear(done[0], count);
+    if (!shows(at, 0, SIZE, 0)) {
+        fprintf(stderr, "the snapshot shows newer bytes\n");
+        end_all(1);
+    }
+    if (snapshim_stat(at, &stat) != 0 || stat.state != SNAPSHIM_EXACT) {
+        fprintf(stderr, "the snapshot is not exact\n");
+        end_all(1);
+    }
+}
+
+static void each_of_many_processes_is_seen(void)
+{
+    pid_t leader = fork();
+    if (leader == 0) {
+        for (size_t i = 0; i < PROCESSES; i++) {
+            pid_t pid = fork();
+            if (pid < 0)
+                skip("so many processes");
+            if (pid == 0) {
+                take_part(i, NULL);
+                /* Nobody ends before all have written. */
+                for (;;)
+                    pause();
+            }
+        }
+        for (;;)
+            pause();
+    }
+    check_snapshot(PROCESSES);
+}
+
+static unsigned char *shared;
+
+static void *run(void *number)
+{
+    take_part((size_t)number, shared);
+    pause();
+    return NULL;
+}
+
+static void each_of_many_threads_is_seen(void)
+{
+    pid_t leader = fork();
+    if (leader == 0) {
+        pthread_attr_t attributes;
+        pthread_t thread;
+        shared = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        CHECK(shared != MAP_FAILED);
+        CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, 65536) == 0);
+        for (size_t i = 0; i < THREADS; i++) {
+            errno = pthread_create(&thread, &attributes, run, (void *)i);
+            if (errno != 0)
+                skip("so many threads");
+        }
+        for (;;)
+            pause();
+    }
+    check_snapshot(THREADS);
+}
+
+int main(int argc, char **argv)
+{
+    CHECK(argc == 2);
+    signal(SIGTERM, SIG_DFL);
+    CHECK(setpgid(0, 0) == 0);
+    file = make_file("file", SIZE);
+    other = make_file("other", SIZE);
+    CHECK(pipe(ready) == 0 && pipe(go) == 0 && pipe(done) == 0);
+    if (strcmp(argv[1], "each_of_many_processes_is_seen") == 0)
+        each_of_many_processes_is_seen();
+    else if (strcmp(argv[1], "each_of_many_threads_is_seen") == 0)
+        each_of_many_threads_is_seen();
+    else
+        return 2;
+    end_all(0);
+}
