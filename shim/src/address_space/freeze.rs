@@ -1,6 +1,8 @@
-//! While a writable range of a snapshot is copied, stores of the process's other threads into it fault, wait, and go on.
+//! Freezing a range: while a writable range of a snapshot is copied, stores of the process's other threads into it fault, wait,
+//! and go on.
 //!
-//! The handler for SIGSEGV ([`signals`]) is put in place when the first such range is held, and asks here last whose fault it was.
+//! The range is write-protected meanwhile. The handler for SIGSEGV ([`signals`]) is installed when the first range is frozen, and
+//! asks here last whose fault it was. (The traps of writers' shared mappings are another matter: `shared`.)
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -23,15 +25,15 @@ use crate::process::identity;
 use crate::signals::frame::Access;
 use crate::signals::{self, Asked};
 
-/// The one range that is held.
+/// The one range that is frozen.
 static START: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
-/// 1 while a range is held; those who trap sleep on it.
+/// 1 while a range is frozen. Threads whose stores fault sleep on it.
 static HELD: AtomicU32 = AtomicU32::new(0);
-/// How many ranges have been held, ever.
+/// How many ranges have ever been frozen.
 static HOLDS: AtomicU32 = AtomicU32::new(0);
 
-/// Keeps the other threads of this process from storing.
+/// Holds the stores of this process's other threads back.
 #[derive(Debug)]
 pub struct Trap;
 
@@ -42,6 +44,7 @@ impl Stores for Trap {
         }
         let deadline = raw::now() + config().timeout;
         let mut patience = Patience::default();
+        // AcqRel: pairs with the Release in `release`: one range at a time.
         while HELD.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             if patience.is_tried() && raw::now() > deadline {
                 return false;
@@ -52,13 +55,14 @@ impl Stores for Trap {
         // Release: pairs with the Acquire in `is_held`.
         END.store(address + length as u64, Ordering::Release);
         HOLDS.fetch_add(1, Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `any_held_since`: the count before the protection, which is behind this.
+        // SeqCst: pairs with the fence in `any_held_since`. The count comes before the protection, which follows.
         full_fence();
-        // What may be stored into may be loaded from (on x86), by the kernel too, which would not wait.
+        // A writable page is readable on x86. It stays readable here: the kernel may read it, and a fault of the kernel's does
+        // not wait.
         let readable =
             MprotectFlags::from_bits_retain(protection).difference(MprotectFlags::WRITE) | MprotectFlags::READ;
-        // SAFETY: the range is part of a snapshot of this process that no other thread changes now; who stores into it waits in
-        // `resolve`.
+        // SAFETY: the range is part of a snapshot of this process, which no other thread unmaps or moves now; a thread that
+        // stores into it waits in `resolve`.
         let held = signals::install(Asked::Then, resolve)
             && unsafe { rustix::mm::mprotect(address as *mut c_void, length, readable) }.is_ok();
         if !held {
@@ -71,6 +75,7 @@ impl Stores for Trap {
         if HELD.load(Ordering::Relaxed) == 0 {
             return;
         }
+        // Release: pairs with the Acquire in `is_held`; the range is empty for every thread that still looks.
         END.store(0, Ordering::Release);
         START.store(0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `hold`'s exchange and in `is_held`.
@@ -79,7 +84,7 @@ impl Stores for Trap {
     }
 }
 
-/// Whether the calling thread is the only one that could store.
+/// Whether no thread but the calling one could store.
 fn is_alone() -> bool {
     let agent = identity::attached().and_then(|own| match own.record()?.agent(own.id) {
         Agent::Thread(tid) => Some(tid),
@@ -89,29 +94,31 @@ fn is_alone() -> bool {
     agent != Some(raw::own_tid()) && !identity::is_borrower() && threads <= 1 + u64::from(agent.is_some())
 }
 
-/// How many ranges have been held so far, if none is held now.
+/// How many ranges have been frozen so far; `None` while one is.
 pub fn holds() -> Option<u32> {
     let holds = HOLDS.load(Ordering::Relaxed);
-    // Acquire: pairs with the Release in `release`, and orders the look at the count before this one.
+    // Acquire: pairs with the Release in `release`, and orders the load of the count before the load of `HELD`.
     fence(Ordering::Acquire);
     (HELD.load(Ordering::Acquire) == 0).then_some(holds)
 }
 
-/// Whether a range may have been held since [`holds`] said `before`: the kernel may have found it closed, or hold on to pages that
-/// it shows no more.
+/// Whether a range may have been frozen since [`holds`] answered `before`. The kernel may have found it read-only then, or may
+/// still hold pages that the range does not show any more.
 pub fn any_held_since(before: Option<u32>) -> bool {
-    // SeqCst: pairs with the fence in `hold`: what the kernel found before the count.
+    // SeqCst: pairs with the fence in `hold`. The kernel's access comes before the load of the count.
     full_fence();
     before.is_none_or(|before| HOLDS.load(Ordering::Relaxed) != before)
 }
 
+/// Whether the address lies in the range that is frozen now.
 fn is_held(address: u64) -> bool {
+    // Acquire: pairs with the Release in `hold`; makes the start visible with the end.
     (START.load(Ordering::Relaxed)..END.load(Ordering::Acquire)).contains(&address)
 }
 
 const SLICE: Duration = Duration::from_millis(10);
 
-/// Resolves a fault of an access to `address` if a range was held there.
+/// Resolves a fault of an access to `address`, if a range was frozen there.
 fn resolve(address: u64, access: Access) -> Outcome {
     if access.is_fetch() || !is_ours(address) {
         return Outcome::Foreign;
@@ -122,7 +129,7 @@ fn resolve(address: u64, access: Access) -> Outcome {
     Outcome::Resolved
 }
 
-/// Whether the store faulted only because its range was held, perhaps no longer.
+/// Whether the store faulted only because its range was frozen; that may be over by now.
 fn is_ours(address: u64) -> bool {
     is_held(address)
         || identity::attached().is_some_and(|own| {

@@ -1,6 +1,6 @@
-//! The lock over this process's own snapshot mappings, and the pieces of them that lie in a range of addresses.
+//! The lock over the process's own snapshot mappings, and what can be asked of them.
 //!
-//! One thread of the process at a time holds it, with signals blocked. It is tried and never parked on.
+//! A thread that holds the lock has its signals blocked: a handler that came in between would wait for the lock for ever.
 
 use core::ops::Range;
 
@@ -13,17 +13,19 @@ use snapshim::table::walk::Walk;
 
 use crate::process::identity::{self, Own};
 
-/// Nobody is ever parked on it, so a forked child gives back what its parent's thread took.
+/// No thread ever parks on it: a forked child releases what its parent's thread took, and finds no queue of threads that it does
+/// not have.
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// The process's mappings, held still.
+/// The lock over the process's mappings, held. Signals are blocked meanwhile.
 pub struct Mappings {
     pub own: Own,
     _lock: MutexGuard<'static, ()>,
     _signals: SignalsBlocked,
 }
 
-/// The snapshots that a range of addresses touches; `None` if there are none, which costs next to nothing to find out.
+/// Holds the mappings if a range of addresses touches a snapshot; `None` if it touches none, which costs next to nothing to find
+/// out.
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
     let own = identity::attached()?;
@@ -41,10 +43,10 @@ fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
     Some(hold(own))
 }
 
-/// Holds the mappings of this process still.
+/// Takes the lock over the process's mappings.
 pub fn hold(own: Own) -> Mappings {
     let signals = SignalsBlocked::new();
-    // Never `lock`: to park, parking_lot allocates, and a fork may hold the allocator.
+    // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
     let mut patience = Patience::default();
     loop {
         if let Some(guard) = LOCK.try_lock() {
@@ -54,14 +56,16 @@ pub fn hold(own: Own) -> Mappings {
     }
 }
 
-/// The same if nobody else holds them; for the agent, which waits for no thread of the application.
+/// The same if no other thread holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: Own) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
     Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
 }
 
-/// The pieces of this process that a range of addresses touches, as far as `walk` meets them. What is not held at its addresses is
-/// none of them, whatever the table says; where all are meant, that costs too much to ask of each.
+/// The segments of this process that a range of addresses touches, as far as `walk` meets them.
+///
+/// A segment counts only if this process knows that it mapped a snapshot there, whatever the table says. For [`EVERYWHERE`] that
+/// is not asked: it would cost too much for each.
 pub fn pieces<'a>(own: &'a Own, walk: Walk<'a>, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + use<'a> {
     let range = range.clone();
     walk.owned_by(own.owner()).filter(move |(index, view)| {
@@ -71,18 +75,18 @@ pub fn pieces<'a>(own: &'a Own, walk: Walk<'a>, range: &Range<u64>) -> impl Iter
     })
 }
 
-/// A piece that a range of addresses touches and that `is_wanted`.
+/// A segment that a range of addresses touches and that `is_wanted`.
 pub fn find_piece(own: &Own, range: &Range<u64>, mut is_wanted: impl FnMut(u32, &View) -> bool) -> Option<(u32, View)> {
     own.table.find_over_splits(|walk| pieces(own, walk, range).find(|(index, view)| is_wanted(*index, view)))
 }
 
-/// Where the first piece that a range of addresses touches lies.
+/// The place of the first segment that a range of addresses touches.
 pub fn first_piece(own: &Own, range: &Range<u64>) -> Option<Extent> {
     own.table
         .over_splits(|walk| pieces(own, walk, range).map(|(_, view)| view.extent).min_by_key(|extent| extent.address))
 }
 
-/// Does `act` with every piece that a range of addresses touches, with some of them more than once.
+/// Does `act` with every segment that a range of addresses touches, with some of them more than once.
 pub fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
     own.table.over_splits(|walk| pieces(own, walk, range).for_each(|(index, view)| act(index, view)));
 }
@@ -90,10 +94,10 @@ pub fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View))
 /// All addresses.
 pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 
-/// Whether a piece lies where this process mapped a snapshot.
+/// Whether a segment lies where this process mapped a snapshot. A record that says otherwise means that the table is damaged.
 pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
     let is_held = identity::holdings().contains(&(view.extent.address..view.extent.end()));
-    // Another thread may be taking it away, or have done so meanwhile.
+    // The record is wrong only if it is unchanged: otherwise another thread is unmapping the segment, or has done so.
     let is_there = || !view.head.is_changing() && own.table.snapshot(index).is_some_and(|it| it.is_still(view.head));
     if !is_held && is_there() {
         own.table.declare_damaged();
@@ -107,14 +111,14 @@ pub fn has_any() -> bool {
     identity::attached().is_some_and(|own| own.identity.is_mapper())
 }
 
-/// Whether a range of addresses may touch one.
+/// Whether a range of addresses may touch a snapshot.
 #[inline]
 pub fn may_touch(range: &Range<u64>) -> bool {
     !range.is_empty() && has_any() && identity::holdings().touches(range)
 }
 
-/// The first part of a range of addresses that is a snapshot which the program may store into, and which may yet be moved off its
-/// file.
+/// The first part of a range of addresses that lies in a snapshot which the program may store into, and which may still be moved
+/// off its file.
 pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
     let own = identity::attached().filter(|_| may_touch(range))?;
     own.table.over_splits(|walk| {
@@ -127,7 +131,7 @@ fn may_move(view: &View) -> bool {
     unshare::is_writable(view.extent.protection) && view.head.wants_pages() && !view.is_relocated()
 }
 
-/// Whether all of a range of addresses is one such part, none of it behind the end of the file.
+/// Whether all of a range of addresses is one such part, none of it past the end of the file.
 pub fn may_move_whole(range: &Range<u64>) -> bool {
     let Some(own) = identity::attached() else { return false };
     let is_whole = |view: &View| {
@@ -136,7 +140,7 @@ pub fn may_move_whole(range: &Range<u64>) -> bool {
     find_piece(&own, range, |_, view| is_whole(view)).is_some()
 }
 
-/// The part of a piece that lies in a range of addresses.
+/// The part of a segment that lies in a range of addresses.
 pub fn overlap(view: &View, range: &Range<u64>) -> Range<u64> {
     range.start.max(view.extent.address)..range.end.min(view.extent.end())
 }

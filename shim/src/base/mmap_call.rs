@@ -42,6 +42,11 @@ impl Mmap {
         Self { flags: self.flags & !libc::MAP_TYPE | libc::MAP_PRIVATE, ..*self }
     }
 
+    /// Whether it takes the place of what is mapped at its addresses. With both flags the kernel lets MAP_FIXED_NOREPLACE win.
+    pub fn replaces(&self) -> bool {
+        self.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED
+    }
+
     /// The length in whole pages.
     pub fn pages(&self) -> u64 {
         (self.length as u64).div_ceil(PAGE)

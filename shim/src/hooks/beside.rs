@@ -1,23 +1,13 @@
-//! The ways in for a libc beside ([`beside`](crate::interpose::beside)), as a list.
+//! The entry points for a libc beside the program's own ([`beside`](crate::interpose::beside)), as a list.
 
-use super::{aio, file, mmap, syscall};
+use super::{OF_FILES, each, mmap};
+use crate::interpose::Door;
 use crate::interpose::beside::Way;
 
-/// The ways in for a libc beside: the calls that change files, mappings, or what a descriptor means. Those about processes and
-/// signals would lose by the bare system call what libc does around it.
+/// The calls that change files, mappings, or what a descriptor means.
+///
+/// Calls about processes and signals are left alone there: the hook would go on by the bare system call, and what libc does around
+/// it would be lost.
 pub fn ways_beside() -> impl Iterator<Item = Way> {
-    let doors = [
-        file::write::DOORS,
-        file::read::DOORS,
-        file::recv::DOORS,
-        file::truncate::DOORS,
-        file::utime::DOORS,
-        file::open::DOORS,
-        file::splice::DOORS,
-        file::ioctl::DOORS,
-        syscall::DOORS,
-        aio::io_uring::DOORS,
-        file::close::DOORS,
-    ];
-    doors.into_iter().flatten().map(|door| door.way()).chain(mmap::BESIDE.iter().copied())
+    each(&OF_FILES).map(Door::way).chain(mmap::BESIDE.iter().copied())
 }

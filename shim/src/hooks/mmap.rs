@@ -1,7 +1,7 @@
 //! mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2), mlock(2), shmat(2) and their kin.
 //!
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator
-//! may call them under its own lock, and looking the real function up could allocate.
+//! may call them under its own lock, and the lookup of the real function could allocate.
 
 use core::ffi::{CStr, c_int, c_long, c_uint, c_void};
 use core::ops::Range;
@@ -13,22 +13,73 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
+use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED, SegmentFlags};
 use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall, syscall};
 
-use crate::address_space::lock;
+use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::base::config::config;
-use crate::base::errno::set_errno;
 use crate::base::file_patterns;
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::base::user_memory::{IOV_MAX, each_buffer};
-use crate::interpose::beside::{Way, answer};
+use crate::interpose::answer::{answer, status};
+use crate::interpose::beside::{Way, for_libc_beside};
 use crate::process::identity;
 use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
 use crate::writer::touch::LONGEST_WRITE;
+
+/// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc,
+/// which a handle of libc's reaches past the exported symbols (dlsym(3)); and for the entry in a libc beside, which has an errno
+/// of its own.
+macro_rules! by_all_ways {
+    ($($name:ident as $hook:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+        $(hook! {
+            unsafe fn $name($($argument: $type),*) -> $result => $hook {
+                $call
+            }
+        })+
+
+        by_entries! {
+            mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
+                -> *mut c_void => map_for_libc(Mmap { address, length, protection, flags, descriptor, offset });
+            $($name($($argument: $type),*) -> $result => $call;)+
+        }
+    };
+}
+
+/// Declares what the entries in libc and in a libc beside are made to jump to.
+macro_rules! by_entries {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
+        /// For the program's own libc.
+        pub static INSIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
+        /// For a libc beside.
+        pub static BESIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: beside::$name as *const () }),+];
+
+        mod inside {
+            use super::*;
+            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
+                $call
+            })+
+        }
+
+        mod beside {
+            use super::*;
+            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
+                for_libc_beside(|| $call)
+            })+
+        }
+    };
+}
+
+const fn named(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name has no zero but the last byte"),
+    }
+}
 
 hook! {
     unsafe fn mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t)
@@ -44,291 +95,102 @@ hook! {
     }
 }
 
-hook! {
-    unsafe fn munmap(address: *mut c_void, length: size_t) -> c_int => on_munmap {
-        status(unmap(address, length))
-    }
+by_all_ways! {
+    munmap as on_munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
+    mprotect as on_mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
+        => status(protect(address, length, protection));
+    pkey_mprotect as on_pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
+        => status(protect_with_key(address, length, protection, key));
+    madvise as on_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+        => status(advise(address, length, advice));
+    posix_madvise as on_posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
+        => advise_portably(address, length, advice);
+    process_madvise as on_process_madvise(
+        pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint
+    ) -> ssize_t => answer(advise_each(pidfd, vector, count, advice, flags));
+    // Variadic in C. Like libc, the kernel reads the fifth argument only with MREMAP_FIXED or MREMAP_DONTUNMAP.
+    mremap as on_mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
+        => answer(remap(address, old, new, flags, target));
+    remap_file_pages as on_remap_file_pages(
+        address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int
+    ) -> c_int => status(show_other_pages(address, length, protection, first, flags));
+    shmat as on_shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void
+        => answer(attach(segment, address, flags));
+    mlock as on_mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
+    mlock2 as on_mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
+        => status(lock(Sysno::mlock2, address, length, flags));
+    munlock as on_munlock(address: *const c_void, length: size_t) -> c_int
+        => status(lock(Sysno::munlock, address, length, 0));
+    mlockall as on_mlockall(flags: c_int) -> c_int => status(lock_all(flags));
+    munlockall as on_munlockall() -> c_int => status(unlock_all());
 }
 
-hook! {
-    unsafe fn mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int => on_mprotect {
-        status(protect(address, length, protection))
-    }
-}
-
-hook! {
-    unsafe fn pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int => on_pkey_mprotect {
-        status(protect_with_key(address, length, protection, key))
-    }
-}
-
-hook! {
-    unsafe fn madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_madvise {
-        status(advise(address, length, advice))
-    }
-}
-
-hook! {
-    unsafe fn posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => on_posix_madvise {
-        advise_portably(address, length, advice)
-    }
-}
-
-hook! {
-    unsafe fn process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint)
-    -> ssize_t => on_process_madvise {
-        bytes(advise_each(pidfd, vector, count, advice, flags))
-    }
-}
-
-hook! {
-    unsafe fn shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => on_shmat {
-        pointer(attach(segment, address, flags))
-    }
-}
-
-hook! {
-    unsafe fn mlock(address: *const c_void, length: size_t) -> c_int => on_mlock {
-        status(lock(Sysno::mlock, address, length, 0))
-    }
-}
-
-hook! {
-    unsafe fn mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int => on_mlock2 {
-        status(lock(Sysno::mlock2, address, length, flags))
-    }
-}
-
-hook! {
-    unsafe fn munlock(address: *const c_void, length: size_t) -> c_int => on_munlock {
-        status(lock(Sysno::munlock, address, length, 0))
-    }
-}
-
-hook! {
-    unsafe fn mlockall(flags: c_int) -> c_int => on_mlockall {
-        status(lock_all(flags))
-    }
-}
-
-hook! {
-    unsafe fn munlockall() -> c_int => on_munlockall {
-        status(unlock_all())
-    }
-}
-
-hook! {
-    // Variadic in C; the fifth argument is read only with MREMAP_FIXED or MREMAP_DONTUNMAP, as by libc.
-    unsafe fn mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void)
-    -> *mut c_void => on_mremap {
-        pointer(remap(address, old, new, flags, target))
-    }
-}
-
-hook! {
-    unsafe fn remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int)
-    -> c_int => on_remap_file_pages {
-        status(show_other_pages(address, length, protection, first, flags))
-    }
-}
-
-/// The same by number: syscall(2) answers with a long.
+/// mmap(2) by number.
 pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -> c_long {
     let (protection, flags, descriptor) = (protection as c_int, flags as c_int, fd as c_int);
     let address = core::ptr::with_exposed_provenance_mut(address);
     map(Mmap { address, length, protection, flags, descriptor, offset: offset as i64 }) as c_long
 }
 
-/// See [`by_number`].
-pub fn on_munmap_by_number(address: *mut c_void, length: size_t) -> c_long {
-    status(unmap(address, length)).into()
-}
-
-/// See [`by_number`].
-pub fn on_mprotect_by_number(address: *mut c_void, length: size_t, protection: c_int) -> c_long {
-    status(protect(address, length, protection)).into()
-}
-
-/// See [`by_number`].
-pub fn on_pkey_mprotect_by_number(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_long {
-    status(protect_with_key(address, length, protection, key)).into()
-}
-
-/// See [`by_number`].
-pub fn on_process_madvise_by_number(
-    pidfd: c_int,
-    vector: *const iovec,
-    count: size_t,
-    advice: c_int,
-    flags: c_uint,
-) -> c_long {
-    bytes(advise_each(pidfd, vector, count, advice, flags)) as c_long
-}
-
-/// See [`by_number`].
-pub fn on_shmat_by_number(segment: c_int, address: *const c_void, flags: c_int) -> c_long {
-    pointer(attach(segment, address, flags)) as c_long
-}
-
-/// mlock(2), mlock2(2) and munlock(2); see [`by_number`].
-pub fn on_lock_by_number(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> c_long {
-    status(lock(call, address, length, flags)).into()
-}
-
-/// See [`by_number`].
-pub fn on_mlockall_by_number(flags: c_int) -> c_long {
-    status(lock_all(flags)).into()
-}
-
-/// See [`by_number`].
-pub fn on_munlockall_by_number() -> c_long {
-    status(unlock_all()).into()
-}
-
-/// See [`by_number`].
-pub fn on_madvise_by_number(address: *mut c_void, length: size_t, advice: c_int) -> c_long {
-    status(advise(address, length, advice)).into()
-}
-
-/// See [`by_number`].
-pub fn on_mremap_by_number(
-    address: *mut c_void,
-    old: size_t,
-    new: size_t,
-    flags: c_int,
-    target: *mut c_void,
-) -> c_long {
-    pointer(remap(address, old, new, flags, target)) as c_long
-}
-
-/// See [`by_number`].
-pub fn on_remap_file_pages_by_number(
-    address: *mut c_void,
-    length: size_t,
-    protection: c_int,
-    first: size_t,
-    flags: c_int,
-) -> c_long {
-    status(show_other_pages(address, length, protection, first, flags)).into()
-}
-
-/// For each function of libc, which takes what the system call takes, what its entry is made to jump to: in the program's own libc,
-/// where a handle of libc's leads past the exported symbols (dlsym(3)), and in one beside, which has an errno of its own.
-macro_rules! ways {
-    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
-        /// The ways in for the program's own libc.
-        pub static INSIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
-        /// The ways in for a libc beside.
-        pub static BESIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: beside::$name as *const () }),+];
-
-        mod inside {
-            use super::*;
-            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
-                $call
-            })+
-        }
-
-        mod beside {
-            use super::*;
-            $(pub extern "C" fn $name($($argument: $type),*) -> $result {
-                answer(|| $call)
-            })+
-        }
-    };
-}
-
-const fn named(text: &'static str) -> &'static CStr {
-    match CStr::from_bytes_with_nul(text.as_bytes()) {
-        Ok(name) => name,
-        Err(_) => panic!("a name has no zero but the last byte"),
-    }
-}
-
-ways! {
-    mmap(address: *mut c_void, length: size_t, protection: c_int, flags: c_int, descriptor: c_int, offset: off64_t)
-        -> *mut c_void => map_for_libc(Mmap { address, length, protection, flags, descriptor, offset });
-    munmap(address: *mut c_void, length: size_t) -> c_int => status(unmap(address, length));
-    mprotect(address: *mut c_void, length: size_t, protection: c_int) -> c_int
-        => status(protect(address, length, protection));
-    pkey_mprotect(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> c_int
-        => status(protect_with_key(address, length, protection, key));
-    madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int => status(advise(address, length, advice));
-    posix_madvise(address: *mut c_void, length: size_t, advice: c_int) -> c_int
-        => advise_portably(address, length, advice);
-    process_madvise(pidfd: c_int, vector: *const iovec, count: size_t, advice: c_int, flags: c_uint) -> ssize_t
-        => bytes(advise_each(pidfd, vector, count, advice, flags));
-    mremap(address: *mut c_void, old: size_t, new: size_t, flags: c_int, target: *mut c_void) -> *mut c_void
-        => pointer(remap(address, old, new, flags, target));
-    remap_file_pages(address: *mut c_void, length: size_t, protection: c_int, first: size_t, flags: c_int) -> c_int
-        => status(show_other_pages(address, length, protection, first, flags));
-    shmat(segment: c_int, address: *const c_void, flags: c_int) -> *mut c_void => pointer(attach(segment, address, flags));
-    mlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::mlock, address, length, 0));
-    mlock2(address: *const c_void, length: size_t, flags: c_uint) -> c_int
-        => status(lock(Sysno::mlock2, address, length, flags));
-    munlock(address: *const c_void, length: size_t) -> c_int => status(lock(Sysno::munlock, address, length, 0));
-    mlockall(flags: c_int) -> c_int => status(lock_all(flags));
-    munlockall() -> c_int => status(unlock_all());
-}
-
-fn pointer(result: Result<*mut c_void, Errno>) -> *mut c_void {
-    result.unwrap_or_else(|error| {
-        set_errno(error.raw_os_error());
-        libc::MAP_FAILED
-    })
-}
-
-fn status(result: Result<(), Errno>) -> c_int {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            set_errno(error.raw_os_error());
-            -1
-        }
-    }
-}
-
-fn bytes(result: Result<usize, Errno>) -> ssize_t {
-    result.map_or_else(
-        |error| {
-            set_errno(error.raw_os_error());
-            -1
-        },
-        |count| count as ssize_t,
-    )
-}
-
-/// A raw system call whose result says only whether it worked.
+/// A raw system call's result, with the error that the rest of the shim uses.
 fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
     result.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
 }
 
-/// The addresses of whole pages; empty if there are none (the kernel then refuses the call).
+/// The addresses of the pages that a call means; empty if the arguments mean none, in which case the kernel refuses the call.
 fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
     let start = address as u64;
     let end = start.checked_add(length as u64).map_or(start, |end| end.checked_next_multiple_of(PAGE).unwrap_or(start));
     if start.is_multiple_of(PAGE) { start..end } else { start..start }
 }
 
-fn map(arguments: Mmap) -> *mut c_void {
-    let replaces = arguments.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
-    let arguments = if replaces { in_whole_units(arguments) } else { arguments };
-    pointer(
-        if (arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(&arguments)) && !config().is_disabled {
-            create(&arguments, SegmentFlags::NONE)
-        } else if file_patterns::matches_shared_files(&arguments) && !config().is_disabled {
-            create(&arguments.as_private(), NEVER_WRITABLE)
-        } else if let Some(origin) = calls::origin_shared(&arguments) {
-            calls::map(&arguments, origin, &start::start)
-        } else if replaces {
-            take_away(&addresses(arguments.address, arguments.length), || arguments.call())
-        } else {
-            arguments.call()
-        },
-    )
+/// What a call of mmap(2) asks for, decided once.
+enum Request {
+    /// A snapshot.
+    Snapshot,
+    /// A shared mapping that becomes a snapshot, because `SNAPSHIM_SHARED_FILES` names the file. It can never be made writable.
+    SharedSnapshot,
+    /// A shared mapping of an origin.
+    Shared(Origin),
+    /// Any other mapping, in place of what is mapped there.
+    Over,
+    /// Any other mapping, where nothing is.
+    Plain,
 }
 
-/// The same for who calls libc's own function, libc itself included: the tables that it maps shared (iconv(3)) can never be stored to
-/// through a descriptor for reading only, so they are no reason to join the table.
+impl Request {
+    fn of(arguments: &Mmap) -> Self {
+        if !config().is_disabled {
+            if arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(arguments) {
+                return Self::Snapshot;
+            }
+            if file_patterns::matches_shared_files(arguments) {
+                return Self::SharedSnapshot;
+            }
+        }
+        match calls::origin_shared(arguments) {
+            Some(origin) => Self::Shared(origin),
+            None if arguments.replaces() => Self::Over,
+            None => Self::Plain,
+        }
+    }
+}
+
+fn map(arguments: Mmap) -> *mut c_void {
+    let arguments = if arguments.replaces() { in_whole_units(arguments) } else { arguments };
+    answer(match Request::of(&arguments) {
+        Request::Snapshot => create(&arguments, SegmentFlags::NONE),
+        Request::SharedSnapshot => create(&arguments.as_private(), NEVER_WRITABLE),
+        Request::Shared(origin) => calls::map(&arguments, origin, &start::start),
+        Request::Over => take_away(&addresses(arguments.address, arguments.length), || arguments.call()),
+        Request::Plain => arguments.call(),
+    })
+}
+
+/// mmap(2) for callers of libc's own function, libc itself included.
+///
+/// libc maps tables shared (iconv(3)), through descriptors that are open for reading only. No store can ever come through such a
+/// mapping, so it is no reason to join the table.
 fn map_for_libc(arguments: Mmap) -> *mut c_void {
     const WHAT: c_int = libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | MAP_SNAPSHOT;
     let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
@@ -336,18 +198,19 @@ fn map_for_libc(arguments: Mmap) -> *mut c_void {
         && file_patterns::is_for_reading_only(arguments.descriptor)
         && !file_patterns::matches_shared_files(&arguments)
     {
-        return pointer(arguments.call());
+        return answer(arguments.call());
     }
     map(arguments)
 }
 
-/// As much as the kernel takes the place of. A length that it cannot round up it refuses.
+/// The call with the length that the kernel rounds it up to, because that much is replaced. The kernel refuses a length that cannot
+/// be rounded up.
 fn in_whole_units(arguments: Mmap) -> Mmap {
     let length = arguments.length.checked_next_multiple_of(unit(&arguments)).unwrap_or(arguments.length);
     Mmap { length, ..arguments }
 }
 
-/// What the kernel rounds the length of a mapping up to: of huge pages, to whole ones (ksys_mmap_pgoff in mm/mmap.c).
+/// The unit that the kernel rounds the length of a mapping up to: for huge pages, their size (ksys_mmap_pgoff in mm/mmap.c).
 fn unit(arguments: &Mmap) -> size_t {
     const HUGETLBFS: i64 = 0x9584_58f6;
     const SIZE_SHIFT: c_int = 26;
@@ -363,14 +226,14 @@ fn unit(arguments: &Mmap) -> size_t {
         return PAGE as size_t;
     }
     match arguments.flags >> SIZE_SHIFT & SIZE_MASK {
-        // Of the kernel's default size, as a file of them says it.
+        // The kernel's default size, which a file of huge pages tells.
         0 => rustix::fs::memfd_create(c"huge", MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC)
             .map_or(PAGE as size_t, |file| block_of(file.as_raw_fd())),
         shift => 1 << shift,
     }
 }
 
-/// Does `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
+/// Makes `call`, which takes away what is mapped in `range`: snapshots, shared mappings, or neither.
 fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let Some(own) = identity::attached().filter(|_| list::may_touch(range)) else {
         return match lock::touching(range) {
@@ -381,13 +244,15 @@ fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> 
     lock::hold(own).replace(range, || calls::take_away(&own, range, call))
 }
 
-fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
+/// munmap(2).
+pub fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
     take_away(&addresses(address, length), call)
 }
 
-fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
+/// mprotect(2).
+pub fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<(), Errno> {
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
         plain(syscall!(Sysno::mprotect, address, length, protection)).map(drop)
@@ -395,7 +260,8 @@ fn protect(address: *mut c_void, length: size_t, protection: c_int) -> Result<()
     protect_by(address, length, protection, &call)
 }
 
-fn protect_with_key(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> Result<(), Errno> {
+/// pkey_mprotect(2).
+pub fn protect_with_key(address: *mut c_void, length: size_t, protection: c_int, key: c_int) -> Result<(), Errno> {
     // SAFETY: the application's call, or a part of it with less access.
     let call = |address: u64, length: u64, protection: c_int| unsafe {
         plain(syscall!(Sysno::pkey_mprotect, address, length, protection, key)).map(drop)
@@ -421,7 +287,8 @@ fn protect_by(
     calls::protect(&lock::hold(own), &range, protection, &part, &start::start)
 }
 
-fn show_other_pages(
+/// remap_file_pages(2).
+pub fn show_other_pages(
     address: *mut c_void,
     length: size_t,
     protection: c_int,
@@ -441,14 +308,15 @@ fn show_other_pages(
     }
 }
 
-/// PROT_GROWSDOWN and its kin change how far the call reaches, not what is allowed.
+/// The bits that say which accesses are allowed. PROT_GROWSDOWN and its kin say how far the call reaches.
 const KNOWN_PROTECTION: c_int = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
 
 const MADV_DONTNEED_LOCKED: c_int = 24;
 const MADV_POPULATE_WRITE: c_int = 23;
 const MADV_GUARD_INSTALL: c_int = 102;
 
-fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
+/// madvise(2).
+pub fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::madvise, address, length, advice) }).map(drop);
     if !is_advice_of_interest(advice) {
@@ -480,48 +348,49 @@ fn advise(address: *mut c_void, length: size_t, advice: c_int) -> Result<(), Err
         MADV_POPULATE_WRITE => call(),
         libc::MADV_DONTFORK => mappings.note(&range, NOT_INHERITED, true, call),
         libc::MADV_DOFORK => mappings.note(&range, NOT_INHERITED, false, call),
-        // Advice of rustix has no name for the second: what is locked stays.
+        // rustix has no name for the second. Locked pages of a snapshot stay.
         libc::MADV_DONTNEED | MADV_DONTNEED_LOCKED => {
             advise_between(&mappings, &range, advice)?;
             mappings.drop_unpreserved(&range, Advice::LinuxDontNeed)
         }
-        // A file mapping refuses these; a part of a snapshot that has become anonymous memory must, too.
+        // The kernel refuses these for a file mapping. A part of a snapshot that has become anonymous memory must refuse them as
+        // well.
         _ => Err(Errno::INVAL),
     }
 }
 
-/// posix_madvise(3), which answers with an errno. Its POSIX_MADV_DONTNEED promises to keep the content, so libc does nothing then.
+/// posix_madvise(3), which answers with an errno. POSIX_MADV_DONTNEED promises to keep the content, so libc does nothing for it.
 fn advise_portably(address: *mut c_void, length: size_t, advice: c_int) -> c_int {
     let result = if advice == libc::POSIX_MADV_DONTNEED { Ok(()) } else { advise(address, length, advice) };
     result.map_or_else(Errno::raw_os_error, |()| 0)
 }
 
-/// process_madvise(2). Advice that is more than a hint the kernel takes for the caller's own memory only (from Linux 6.13 on): then
-/// it is madvise(2) of each buffer, until one fails.
-fn advise_each(
+/// process_madvise(2). Advice that is more than a hint is taken for the caller's own memory only (from Linux 6.13 on). So it is
+/// madvise(2) of each buffer, until one fails.
+pub fn advise_each(
     pidfd: c_int,
     vector: *const iovec,
     count: size_t,
     advice: c_int,
     flags: c_uint,
-) -> Result<usize, Errno> {
+) -> Result<isize, Errno> {
     let call = |count: size_t| {
         // SAFETY: the application's arguments, as they are, or with an empty vector.
-        plain(unsafe { syscall!(Sysno::process_madvise, pidfd, vector, count, advice, flags) })
+        plain(unsafe { syscall!(Sysno::process_madvise, pidfd, vector, count, advice, flags) }).map(usize::cast_signed)
     };
-    // With no buffer at all the kernel says only whether it would give this advice there.
+    // With an empty vector the kernel says only whether it would take this advice for that process.
     if !is_advice_of_interest(advice) || count > IOV_MAX as size_t || call(0).is_err() {
         return call(count);
     }
     let mut is_good = true;
     let is_read = each_buffer(vector, count as c_int, |_, length| is_good &= i64::try_from(length).is_ok());
     if !is_read || !is_good {
-        // The kernel refuses it whole.
+        // The kernel refuses the whole call.
         return call(count);
     }
     let (mut done, mut outcome) = (0, Ok(()));
     each_buffer(vector, count as c_int, |address, length| {
-        // Of more bytes than one call takes it leaves the rest.
+        // The kernel leaves out what is beyond the most that one call takes.
         let length = length.min(LONGEST_WRITE - done);
         if outcome.is_ok() {
             outcome = advise(core::ptr::with_exposed_provenance_mut(address as usize), length as size_t, advice);
@@ -530,11 +399,11 @@ fn advise_each(
             done += length;
         }
     });
-    if done > 0 { Ok(done as usize) } else { outcome.map(|()| 0) }
+    if done > 0 { Ok(done as isize) } else { outcome.map(|()| 0) }
 }
 
-/// shmat(2): with SHM_REMAP it takes away what is there, as mmap(2) with MAP_FIXED does.
-fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c_void, Errno> {
+/// shmat(2). With SHM_REMAP it takes away what is mapped there, as mmap(2) with MAP_FIXED does.
+pub fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c_void, Errno> {
     let call = || {
         // SAFETY: the application's arguments, as they are.
         plain(unsafe { syscall!(Sysno::shmat, segment, address, flags) })
@@ -546,24 +415,24 @@ fn attach(segment: c_int, address: *const c_void, flags: c_int) -> Result<*mut c
     let within = if flags & libc::SHM_RND != 0 { address as u64 % PAGE } else { 0 };
     let start = address.wrapping_byte_sub(within as usize).cast_mut();
     match size_of_segment(segment) {
-        // The kernel says why there is none.
+        // The kernel says what is wrong with the segment.
         None => call(),
         Some(length) => take_away(&addresses(start, length), call),
     }
 }
 
-/// shmctl(2), IPC_STAT; who may attach a segment may ask.
+/// The size of a segment, by shmctl(2) with IPC_STAT: a process that may attach a segment may ask for it.
 fn size_of_segment(segment: c_int) -> Option<size_t> {
     let mut found = core::mem::MaybeUninit::<libc::shmid_ds>::uninit();
-    // SAFETY: the structure is writable, and what the kernel fills in on this machine is libc's structure.
+    // SAFETY: the structure is writable, and on this machine the kernel's structure is libc's.
     unsafe {
         syscall!(Sysno::shmctl, segment, libc::IPC_STAT, found.as_mut_ptr()).ok()?;
         Some(found.assume_init().shm_segsz)
     }
 }
 
-/// mlock(2), mlock2(2) or munlock(2), which take any address and mean its whole page.
-fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> Result<(), Errno> {
+/// mlock(2), mlock2(2) or munlock(2), which take any address and mean the whole page that it is in.
+pub fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> Result<(), Errno> {
     let within = address as u64 % PAGE;
     let range =
         addresses(address.wrapping_byte_sub(within as usize).cast_mut(), length.saturating_add(within as usize));
@@ -576,7 +445,7 @@ fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) -> R
 }
 
 /// mlockall(2).
-fn lock_all(flags: c_int) -> Result<(), Errno> {
+pub fn lock_all(flags: c_int) -> Result<(), Errno> {
     // SAFETY: the application's argument, as it is.
     let call = || plain(unsafe { syscall!(Sysno::mlockall, flags) }).map(drop);
     match lock::touching(&lock::EVERYWHERE) {
@@ -586,7 +455,7 @@ fn lock_all(flags: c_int) -> Result<(), Errno> {
 }
 
 /// munlockall(2).
-fn unlock_all() -> Result<(), Errno> {
+pub fn unlock_all() -> Result<(), Errno> {
     // SAFETY: the call has no argument.
     let call = || plain(unsafe { syscall!(Sysno::munlockall) }).map(drop);
     match lock::touching(&lock::EVERYWHERE) {
@@ -610,8 +479,8 @@ fn is_advice_of_interest(advice: c_int) -> bool {
     )
 }
 
-/// Gives the advice to what lies in the range but is no snapshot.
-fn advise_between(mappings: &lock::Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
+/// Gives the advice to the parts of the range that are no snapshot.
+fn advise_between(mappings: &Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
         let next = lock::first_piece(&mappings.own, &(at..range.end));
@@ -625,7 +494,8 @@ fn advise_between(mappings: &lock::Mappings, range: &Range<u64>, advice: c_int) 
     Ok(())
 }
 
-fn remap(
+/// mremap(2).
+pub fn remap(
     address: *mut c_void,
     old: size_t,
     new: size_t,
@@ -637,35 +507,44 @@ fn remap(
         plain(unsafe { syscall!(Sysno::mremap, address, old, new, flags, target) })
             .map(core::ptr::with_exposed_provenance_mut::<c_void>)
     };
-    let range = addresses(address, old);
-    let to = if flags & libc::MREMAP_FIXED != 0 { addresses(target, new) } else { 0..0 };
-    // Rounded up, the kernel finds none of what is longer than all addresses, and refuses it (mm/mremap.c).
-    let new_length = (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0);
-    if let Some(own) = identity::attached().filter(|_| list::may_touch(&(range.start..range.end.max(range.start + 1))))
-        && let Some(origin) = calls::origin_in(&range)
+    let is_fixed = flags & libc::MREMAP_FIXED != 0;
+    let wanted = calls::Move {
+        from: addresses(address, old),
+        // A length that cannot be rounded up becomes 0 in the kernel, which refuses it (mm/mremap.c).
+        length: (new as u64).checked_next_multiple_of(PAGE).unwrap_or(0),
+        flags,
+        target: if is_fixed { addresses(target, new) } else { 0..0 },
+    };
+    let from = &wanted.from;
+    if let Some(own) = identity::attached().filter(|_| list::may_touch(&(from.start..from.end.max(from.start + 1))))
+        && let Some(origin) = calls::origin_in(from)
     {
-        if lock::touching(&range).is_some() {
-            // Not in one call with a snapshot, as natively before Linux 6.17.
+        if lock::touching(from).is_some() {
+            // A snapshot and a shared mapping do not move in one call, as no two mappings do before Linux 6.17.
             return Err(Errno::FAULT);
         }
-        let wanted = calls::Move { from: range, length: new_length, flags, target: to };
         return calls::remap(&lock::hold(own), &wanted, origin, &call);
     }
-    let Some(mappings) = lock::touching(&range) else { return take_away(&to, call) };
+    let Some(mappings) = lock::touching(from) else { return take_away(&wanted.target, call) };
+    remap_snapshots(&mappings, &wanted).map(|()| if is_fixed { target } else { address })
+}
+
+/// mremap(2) of snapshots. They never grow: they shrink, move, or both.
+///
+/// Whatever the kernel would refuse is refused here before the tail is given up.
+fn remap_snapshots(mappings: &Mappings, wanted: &calls::Move) -> Result<(), Errno> {
+    let calls::Move { from, length, flags, target } = wanted;
     let is_fixed = flags & libc::MREMAP_FIXED != 0;
-    if new_length == 0 || new_length > range.end - range.start || flags & libc::MREMAP_DONTUNMAP != 0 {
+    if *length == 0 || *length > from.end - from.start || flags & libc::MREMAP_DONTUNMAP != 0 {
         return Err(Errno::INVAL);
     }
-    // All that the kernel would refuse is refused before the tail is given up.
-    let is_target_good =
-        to.start.is_multiple_of(PAGE) && to.end <= ADDRESSES && (to.end <= range.start || range.end <= to.start);
-    if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || to.is_empty() || !is_target_good) {
+    if is_fixed && (flags & libc::MREMAP_MAYMOVE == 0 || !is_good_target(from, target)) {
         return Err(Errno::INVAL);
     }
-    if !mappings.is_all(&range) {
+    if !mappings.is_all(from) {
         return Err(Errno::FAULT);
     }
-    let tail = range.start + new_length..range.end;
+    let tail = from.start + length..from.end;
     if !tail.is_empty() {
         mappings.replace(&tail, || {
             // SAFETY: mremap(2) with a smaller size gives the tail up.
@@ -673,8 +552,16 @@ fn remap(
         })?;
     }
     if !is_fixed {
-        return Ok(address);
+        return Ok(());
     }
-    let shift = || mappings.shift(&(range.start..tail.start), to.start);
-    calls::take_away(&mappings.own, &to, shift).map(|()| target)
+    let shift = || mappings.shift(&(from.start..tail.start), target.start);
+    calls::take_away(&mappings.own, target, shift)
+}
+
+/// Whether the kernel would move what is mapped in `from` to `target`.
+fn is_good_target(from: &Range<u64>, target: &Range<u64>) -> bool {
+    !target.is_empty()
+        && target.start.is_multiple_of(PAGE)
+        && target.end <= ADDRESSES
+        && (target.end <= from.start || from.end <= target.start)
 }

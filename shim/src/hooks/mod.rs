@@ -1,12 +1,14 @@
-//! Hooks: one file a family of libc's calls. Each says what its call would touch, hands it over, and answers as libc would.
+//! Hooks: one file for each family of libc's calls. A hook says what its call would touch, hands it over, and answers as libc does.
 //!
-//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Here beside
-//! them stand [`mmap`], [`syscall`] (the same calls by their numbers), [`namespace`] and the lists of all hooks.
+//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Beside these
+//! folders stand [`mmap`], [`syscall`] (the same calls made by number), [`namespace`] and the lists of all hooks.
+//!
+//! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors.
 //!
 //! May import: every folder but `c_api` and `constructor`.
 //!
 //! Promises: a hook allocates nothing, takes no lock that an application thread could hold, does not panic, and leaves errno to the
-//! real call. What holds for a call by its name holds for it by its number.
+//! real call. What holds for a call by name holds for the same call by number.
 //!
 //! Must not: decide what a change means for a snapshot. Only the constructor imports the lists.
 
@@ -22,50 +24,61 @@ pub mod syscall;
 
 use crate::interpose::Door;
 
-/// Every door there is.
-pub fn doors() -> impl Iterator<Item = &'static Door> {
-    [
-        file::write::DOORS,
-        file::read::DOORS,
-        file::recv::DOORS,
-        file::truncate::DOORS,
-        file::utime::DOORS,
-        file::open::DOORS,
-        file::splice::DOORS,
-        file::ioctl::DOORS,
-        syscall::DOORS,
-        aio::io_uring::DOORS,
-        aio::io_submit::DOORS,
-        file::close::DOORS,
-        process::fork::DOORS,
-        process::daemon::DOORS,
-        process::exec::DOORS,
-        signal::action::DOORS,
-        signal::mask::DOORS,
-        signal::wait::DOORS,
-        signal::jump::DOORS,
-        process::credentials::DOORS,
-        process::confine::DOORS,
-        stdio::message::DOORS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+/// The entry points of one file.
+type Doors = &'static [&'static Door];
+
+/// The calls that change files, or what a descriptor means. They are the same in every libc ([`beside`]).
+static OF_FILES: [Doors; 11] = [
+    file::write::DOORS,
+    file::read::DOORS,
+    file::recv::DOORS,
+    file::truncate::DOORS,
+    file::utime::DOORS,
+    file::open::DOORS,
+    file::splice::DOORS,
+    file::ioctl::DOORS,
+    syscall::DOORS,
+    aio::io_uring::DOORS,
+    file::close::DOORS,
+];
+
+/// The other calls that have an exported symbol and a detour.
+static OF_PROCESSES: [Doors; 11] = [
+    aio::io_submit::DOORS,
+    process::fork::DOORS,
+    process::daemon::DOORS,
+    process::exec::DOORS,
+    signal::action::DOORS,
+    signal::mask::DOORS,
+    signal::wait::DOORS,
+    signal::jump::DOORS,
+    process::credentials::DOORS,
+    process::confine::DOORS,
+    stdio::message::DOORS,
+];
+
+/// The calls that have an exported symbol alone: functions that change files by libc's own calls, of use where those do not reach
+/// the hooks, and functions that make processes or load libraries.
+static EXPORTED: [Doors; 7] = [
+    stdio::fopen::DOORS,
+    file::open_fortified::DOORS,
+    namespace::DOORS,
+    process::spawn::DOORS,
+    aio::posix_aio::DOORS,
+    process::clone::DOORS,
+    process::vfork::DOORS,
+];
+
+fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static Door> {
+    lists.iter().copied().flatten().copied()
 }
 
-/// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
-/// functions that make processes or load libraries.
+/// The entry points with an exported symbol and a detour.
+pub fn doors() -> impl Iterator<Item = &'static Door> {
+    each(&OF_FILES).chain(each(&OF_PROCESSES))
+}
+
+/// The entry points with an exported symbol alone.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [
-        stdio::fopen::DOORS,
-        file::open_fortified::DOORS,
-        namespace::DOORS,
-        process::spawn::DOORS,
-        aio::posix_aio::DOORS,
-        process::clone::DOORS,
-        process::vfork::DOORS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    each(&EXPORTED)
 }

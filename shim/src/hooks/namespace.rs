@@ -1,4 +1,4 @@
-//! dlmopen(3): a library in a namespace of its own brings a libc of its own, which no preloaded library stands before.
+//! dlmopen(3): a library in a namespace of its own brings a libc of its own, without the preloaded library before it.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
@@ -16,15 +16,15 @@ use crate::process::log::{Level, say};
 use crate::process::membership;
 
 static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
-/// As for the other calls.
+/// The entry points declared here.
 pub static DOORS: &[&Door] = &[&DOOR];
 
-/// For a library in a namespace that makes one more.
+/// The entry point for a library in such a namespace that makes another one.
 pub const BESIDE: Way = Way { name: c"dlmopen", hook: entered as *const () };
 
 type Function = unsafe extern "C" fn(c_long, *const c_char, c_int) -> *mut c_void;
 
-/// Before the constructor has run.
+/// The call before the constructor has run.
 unsafe extern "C" fn none(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void {
     match interpose::behind(c"dlmopen") {
         None => core::ptr::null_mut(),
@@ -33,14 +33,15 @@ unsafe extern "C" fn none(namespace: c_long, file: *const c_char, mode: c_int) -
     }
 }
 
-/// libc looks at the return address to find out for whom it loads (whose RUNPATH, which $ORIGIN).
+/// libc looks at the return address to find the library that it loads for (whose RUNPATH, which $ORIGIN). So no frame of the shim
+/// may come between.
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 unsafe extern "C" fn dlmopen() {
     naked_asm!("jmp {entered}", entered = sym entered)
 }
 
-/// The same where no symbol is looked up.
+/// The same, where it is reached without a lookup of the symbol. The hook gets the return address as its fourth argument.
 #[unsafe(naked)]
 unsafe extern "C" fn entered() {
     naked_asm!("mov rcx, [rsp]", "jmp {on_dlmopen}", on_dlmopen = sym on_dlmopen)
@@ -60,7 +61,7 @@ extern "C" fn on_dlmopen(namespace: c_long, file: *const c_char, mode: c_int, ca
     handle
 }
 
-/// Calls libc's function so that its return address lies at `place`, which returns to us.
+/// Calls libc's function so that its return address is `place`, a return instruction that leads back here.
 #[unsafe(naked)]
 unsafe extern "C" fn call_from(
     real: *const (),
@@ -83,17 +84,17 @@ unsafe extern "C" fn call_from(
     )
 }
 
-/// A return instruction in the code that `caller` is a return address in; `None`: there is none near, or the processor keeps return
-/// addresses in a second place (a shadow stack).
+/// The address of a return instruction after the return address `caller`, in the same code. `None` if there is none near, or if the
+/// processor keeps a second copy of return addresses (a shadow stack).
 fn return_near(caller: u64) -> Option<u64> {
     const RETURN: u8 = 0xc3;
     let mut shadow: u64 = 0;
-    // SAFETY: without a shadow stack it does nothing.
+    // SAFETY: the instruction reads a register; without a shadow stack it does nothing.
     unsafe { core::arch::asm!("rdsspq {0}", inout(reg) shadow, options(nomem, nostack, preserves_flags)) };
     if shadow != 0 {
         return None;
     }
-    // Not across a page: what is behind may not be code of the same library.
+    // The search ends with the page: the next page may not be code of the same library.
     let mut code = [0u8; 512];
     let mut at = caller;
     let end = caller / snapshim::PAGE * snapshim::PAGE + snapshim::PAGE;

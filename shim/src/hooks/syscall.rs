@@ -1,6 +1,6 @@
-//! syscall(2): the calls above, made by number.
+//! syscall(2): the calls of the other hooks, made by number. Every other number goes on to libc's function.
 
-use core::ffi::{c_int, c_long, c_void};
+use core::ffi::{c_int, c_long};
 use core::ptr::with_exposed_provenance_mut as pointer;
 
 use snapshim::sys::raw;
@@ -12,6 +12,7 @@ use super::mmap;
 use super::process::{clone, confine, credentials, exec};
 use super::signal::{action, jump, mask, wait};
 use crate::base::errno::as_libc;
+use crate::interpose::answer::{answer, fail, status};
 use crate::interpose::interpose;
 use crate::lifecycle::fork;
 use crate::mapper::faults;
@@ -29,23 +30,22 @@ interpose! {
 
 fn by_number(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> c_long {
     let Some(call) = Sysno::new(number as usize) else {
-        crate::base::errno::set_errno(libc::ENOSYS);
-        return -1;
+        return fail(libc::ENOSYS);
     };
     // SAFETY: the application's arguments, as they are.
     let result = unsafe { raw_syscall!(call, a, b, c, d, e, f) };
     as_libc(syscalls::Errno::from_ret(result)) as c_long
 }
 
-/// Numbers of the x32 table (arch/x86/entry/syscalls/syscall_64.tbl), which few kernels have, and no program that loads this library
-/// has a use for: the same calls, with structures of its own.
+/// Whether the number is one of the x32 table (arch/x86/entry/syscalls/syscall_64.tbl): the same calls with other structures. Few
+/// kernels have it, and no program that loads this library has a use for it.
 const fn is_of_another_table(number: c_long) -> bool {
     const X32: c_int = 0x4000_0000;
     let number = number as c_int;
     number >= X32 || 512 <= number && number < 548
 }
 
-/// Which number is which hook; everything else goes on.
+/// Leads each number to its hook. Every other number goes on.
 #[expect(clippy::too_many_arguments, reason = "syscall(2) takes a number and six arguments")]
 fn on_syscall(
     real: syscall::Function,
@@ -58,8 +58,7 @@ fn on_syscall(
     f: usize,
 ) -> c_long {
     if is_of_another_table(number) {
-        crate::base::errno::set_errno(libc::ENOSYS);
-        return -1;
+        return fail(libc::ENOSYS);
     }
     // The kernel looks at the low 32 bits alone (arch/x86/entry/entry_64.S).
     let number = c_long::from(number as c_int);
@@ -124,19 +123,19 @@ fn on_syscall(
         libc::SYS_ioctl => ioctl::on_ioctl(ioctl::ioctl::raw, fd, b as u64, pointer(c)).into(),
         libc::SYS_userfaultfd => faults::making(pass),
         libc::SYS_mmap => mmap::by_number([a, b, c, d, e, f]),
-        libc::SYS_munmap => mmap::on_munmap_by_number(pointer(a), b),
-        libc::SYS_mprotect => mmap::on_mprotect_by_number(pointer(a), b, c as c_int),
-        libc::SYS_madvise => mmap::on_madvise_by_number(pointer(a), b, c as c_int),
-        libc::SYS_process_madvise => mmap::on_process_madvise_by_number(fd, pointer(b), c, d as c_int, e as u32),
-        libc::SYS_pkey_mprotect => mmap::on_pkey_mprotect_by_number(pointer(a), b, c as c_int, d as c_int),
-        libc::SYS_shmat => mmap::on_shmat_by_number(fd, pointer(b), c as c_int),
-        libc::SYS_mlock => mmap::on_lock_by_number(Sysno::mlock, pointer(a), b, 0),
-        libc::SYS_munlock => mmap::on_lock_by_number(Sysno::munlock, pointer(a), b, 0),
-        libc::SYS_mlock2 => mmap::on_lock_by_number(Sysno::mlock2, pointer(a), b, c as u32),
-        libc::SYS_mlockall => mmap::on_mlockall_by_number(a as c_int),
-        libc::SYS_munlockall => mmap::on_munlockall_by_number(),
-        libc::SYS_remap_file_pages => mmap::on_remap_file_pages_by_number(pointer(a), b, c as c_int, d, e as c_int),
-        libc::SYS_mremap => mmap::on_mremap_by_number(pointer(a), b, c, d as c_int, pointer::<c_void>(e)),
+        libc::SYS_munmap => status(mmap::unmap(pointer(a), b)),
+        libc::SYS_mprotect => status(mmap::protect(pointer(a), b, c as c_int)),
+        libc::SYS_madvise => status(mmap::advise(pointer(a), b, c as c_int)),
+        libc::SYS_process_madvise => answer(mmap::advise_each(fd, pointer(b), c, d as c_int, e as u32)) as c_long,
+        libc::SYS_pkey_mprotect => status(mmap::protect_with_key(pointer(a), b, c as c_int, d as c_int)),
+        libc::SYS_shmat => answer(mmap::attach(fd, pointer(b), c as c_int)) as c_long,
+        libc::SYS_mlock => status(mmap::lock(Sysno::mlock, pointer(a), b, 0)),
+        libc::SYS_munlock => status(mmap::lock(Sysno::munlock, pointer(a), b, 0)),
+        libc::SYS_mlock2 => status(mmap::lock(Sysno::mlock2, pointer(a), b, c as u32)),
+        libc::SYS_mlockall => status(mmap::lock_all(a as c_int)),
+        libc::SYS_munlockall => status(mmap::unlock_all()),
+        libc::SYS_remap_file_pages => status(mmap::show_other_pages(pointer(a), b, c as c_int, d, e as c_int)),
+        libc::SYS_mremap => answer(mmap::remap(pointer(a), b, c, d as c_int, pointer(e))) as c_long,
         libc::SYS_close => close::on_close(close::close::raw, fd).into(),
         libc::SYS_dup2 => close::on_dup2(close::dup2::raw, fd, b as c_int).into(),
         libc::SYS_dup3 => close::on_dup3(close::dup3::raw, fd, b as c_int, c as c_int).into(),
@@ -165,7 +164,7 @@ fn on_syscall(
             match number {
                 libc::SYS_clone => clone::note_lending(a as u64),
                 libc::SYS_vfork => lending::note_lending(false),
-                // What cannot be read is the kernel's to refuse.
+                // The kernel refuses an argument that cannot be read.
                 _ => clone::note_lending(raw::read_remote_word(raw::own_tid(), a as u64).unwrap_or(0)),
             }
             // SAFETY: the application's arguments, as they are.

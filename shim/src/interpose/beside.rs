@@ -1,8 +1,8 @@
 //! Libcs beside the program's own: dlmopen(3) loads one into each namespace that it makes, with code, data and an errno of its own.
 //!
-//! Nobody runs in such a libc before dlmopen(3) returns, except constructors of what was loaded. So the functions that change files
-//! or mappings are made to lead here then, without a way back: a hook goes on by the bare system call. What it says by errno is
-//! handed on to those libcs.
+//! Before dlmopen(3) returns, only constructors of the loaded libraries run in such a libc. So this is the moment to make its
+//! functions that change files or mappings jump to the hooks. There is no way back: such a hook goes on by the bare system call.
+//! The errno that the hook sets is copied to the errno of those libcs.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ops::Range;
@@ -18,25 +18,25 @@ use super::elf_symbols::{self, Loaded};
 use crate::base::errno::{errno, set_errno};
 use crate::base::user_memory::read_own;
 
-/// A function of libc's and what its entry is made to jump to.
+/// A function of libc's, and the hook that its entry is made to jump to.
 #[derive(Clone, Copy)]
 pub struct Way {
-    /// libc's name for it.
+    /// libc's name for the function.
     pub name: &'static CStr,
-    /// What it leads to.
+    /// What the entry jumps to.
     pub hook: *const (),
 }
 
 // SAFETY: `hook` is the address of a function and never changes.
 unsafe impl Sync for Way {}
 
-/// DL_NNS of glibc: there are no more namespaces.
+/// DL_NNS of glibc: there are never more namespaces.
 const MOST: usize = 16;
 
 type Location = unsafe extern "C" fn() -> *mut c_int;
 
-/// What says where errno is in a libc that was made to lead here, and the code of that function: a namespace may be unloaded, and
-/// other code come to its place.
+/// The function that says where errno is in a libc whose functions jump to the hooks, and the first bytes of its code: a
+/// namespace may be unloaded, and other code may be loaded at its place. Null is "free".
 struct Errno {
     location: AtomicPtr<()>,
     code: [AtomicU64; 2],
@@ -50,22 +50,23 @@ impl Errno {
         for (word, now) in self.code.iter().zip(read_code(location).unwrap_or_default()) {
             word.store(now, Ordering::Relaxed);
         }
-        // Release: pairs with the Acquire in `location`; the code is there before.
+        // Release: pairs with the Acquire in `location`; makes the code visible before the location.
         self.location.store(location.cast_mut(), Ordering::Release);
     }
 
     fn location(&self) -> Option<Location> {
+        // Acquire: pairs with the Release in `note`.
         let location = self.location.load(Ordering::Acquire);
         let code = self.code.each_ref().map(|word| word.load(Ordering::Relaxed));
         if location.is_null() || read_code(location) != Some(code) {
             return None;
         }
-        // SAFETY: the function of that name in a libc, by its address and its code.
+        // SAFETY: address and code say that it is still the function of that name in a libc.
         Some(unsafe { core::mem::transmute::<*mut (), Location>(location) })
     }
 }
 
-/// The first bytes of a function that may be gone.
+/// The first bytes of a function; `None` if they cannot be read, because the function is gone.
 fn read_code(function: *const ()) -> Option<[u64; 2]> {
     let mut code = [0u64; 2];
     (read_own(function as u64, (&raw mut code) as u64, 16) == 16).then_some(code)
@@ -76,16 +77,16 @@ fn read_code(function: *const ()) -> Option<[u64; 2]> {
 pub enum Found {
     /// It is the program's own, or there is none.
     Nothing,
-    /// It leads here, or did already.
+    /// Its functions jump to the hooks, now or since earlier.
     Led,
     /// Its code cannot be changed.
     Closed,
 }
 
-/// Makes the libc in the namespace of `handle`, which dlmopen(3) returned, lead here.
+/// Makes the functions of the libc in the namespace of `handle`, which dlmopen(3) returned, jump to the hooks.
 pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) -> Found {
     static ONE: Mutex<()> = Mutex::new(());
-    // Never `lock`: to park, parking_lot allocates.
+    // Never `lock`: parking_lot allocates in order to park.
     let mut patience = Patience::default();
     let _one = loop {
         match ONE.try_lock() {
@@ -98,7 +99,7 @@ pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) 
         return Found::Led;
     }
     let location = libc.find(c"__errno_location");
-    // It may have come to the very place of one that is gone.
+    // The libc may have been loaded at the very place of one that is gone.
     let is_of_it = |place: &&Errno| ptr::eq(place.location.load(Ordering::Relaxed), location);
     let place = ERRNOS.iter().find(is_of_it).or_else(|| ERRNOS.iter().find(|place| place.location().is_none()));
     let (false, Some(place), Some(code)) = (location.is_null(), place, libc.code()) else { return Found::Closed };
@@ -106,12 +107,12 @@ pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) 
         return Found::Closed;
     }
     place.note(location);
-    // SAFETY: nobody runs a libc that has just been loaded, and its code was made writable.
+    // SAFETY: no thread runs in a libc that has just been loaded, and its code was made writable.
     ways().for_each(|way| unsafe { redirect(libc.find(way.name), &code, way.hook) });
     if protect(&code, MprotectFlags::READ | MprotectFlags::EXEC) { Found::Led } else { Found::Closed }
 }
 
-/// `jmp [rip]`, behind which stands the address that it jumps to.
+/// `jmp [rip]`: the address that it jumps to follows the instruction.
 const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 const LENGTH: usize = JUMP.len() + size_of::<u64>();
 
@@ -129,7 +130,7 @@ fn leads(libc: &Loaded, way: Way) -> bool {
         && code == jump_to(way.hook)
 }
 
-/// Writes a jump over the entry of a function in `code`. Functions begin at multiples of 16.
+/// Writes a jump over the entry of a function in `code`. Functions begin at multiples of 16, so the jump fits.
 ///
 /// # Safety
 /// No other thread runs the function, and its code is writable.
@@ -143,13 +144,15 @@ pub unsafe fn redirect(entry: *const (), code: &Range<u64>, hook: *const ()) {
 
 fn protect(code: &Range<u64>, protection: MprotectFlags) -> bool {
     let start = code.start / PAGE * PAGE;
-    // SAFETY: the code of a library stays readable and executable.
+    // SAFETY: the library's code stays readable and executable.
     unsafe { mprotect(start as *mut c_void, (code.end - start) as usize, protection) }.is_ok()
 }
 
-/// Makes `call` for a libc beside: what it says by errno goes there, and errno here stays.
+/// Makes `call` for a libc beside: the errno that it sets goes to that libc, and errno of the program's own libc stays.
+///
+/// Which of several libcs called is not known, so each gets it.
 #[inline]
-pub fn answer<T>(call: impl FnOnce() -> T) -> T {
+pub fn for_libc_beside<T>(call: impl FnOnce() -> T) -> T {
     let before = errno();
     set_errno(0);
     let result = call();

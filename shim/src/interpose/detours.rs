@@ -1,6 +1,6 @@
 //! Detours: jumps at the entries of libc's own functions, so that calls which libc makes for itself reach the hooks too.
 //!
-//! Set up once in the constructor, before the program's first thread, with signals blocked. Never taken down.
+//! The constructor sets them up once, with signals blocked, before the program's first thread. They are never taken down.
 
 use core::ops::Range;
 
@@ -12,7 +12,7 @@ use super::beside::{self, Way};
 use super::elf_symbols::{Where, code_of_libc, find};
 use crate::interpose::Door;
 
-/// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
+/// Makes every exported symbol go on to the next library's function, and nothing more: for a shim that is switched off.
 pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
     for door in doors {
         lead_next(door);
@@ -26,12 +26,13 @@ fn lead_next(door: &Door) {
     }
 }
 
-/// Opens every door: first the way on behind the exported symbol, then the detour. False: libc's code cannot be patched here
-/// (SELinux without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
+/// Opens every entry point: first what the exported symbol goes on to, then the detour. False: libc's code cannot be patched here
+/// (SELinux without execmod, MemoryDenyWriteExecute), so that its own calls do not reach the hooks.
 ///
-/// The detours are made before libc's code is opened: what is writable counts against limits, and so does what they allocate.
+/// The detours are made before libc's code becomes writable: writable memory counts against limits, and so does the memory that
+/// the detours allocate.
 ///
-/// The functions of `ways` have hooks that need no way back.
+/// The functions of `ways` have hooks that never call the original.
 #[must_use]
 pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
     let entries: Vec<_> = doors.filter_map(|door| Some((door, lead_to_libc(door)?))).collect();
@@ -39,10 +40,10 @@ pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
     let mut is_whole = true;
     let mut detours = Vec::new();
     for (door, entry) in entries {
-        // SAFETY: `entry` is a libc function with the signature of `detoured` (one door).
+        // SAFETY: `entry` is the libc function of this entry point, with the signature of `detoured`.
         match unsafe { RawDetour::new(entry, door.detoured) } {
             Ok(detour) => detours.push((door, entry, detour)),
-            // What may not become executable here will not for the others.
+            // No memory may become executable here, so the others would fail as well.
             Err(detour::Error::Memory(_)) => return false,
             Err(_) => is_whole = false,
         }
@@ -51,7 +52,7 @@ pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
     if matches!(code, Err(region::Error::SystemCall(libc::EACCES | libc::EPERM))) {
         return false;
     }
-    // Where a limit keeps it from being opened as a whole, `detour` opens it page by page.
+    // Where a limit keeps the code from becoming writable as a whole, `detour` opens it page by page.
     for (door, entry, detour) in detours {
         is_whole &= put_in_place(door, entry, detour);
     }
@@ -60,7 +61,7 @@ pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
     is_whole
 }
 
-/// Leads both ways on to functions as they are; libc's, if it is to be patched.
+/// Makes both ways go on to unpatched functions. Returns libc's function, if it is to be patched.
 fn lead_to_libc(door: &Door) -> Option<*const ()> {
     lead_next(door);
     let entry = find(Where::Libc, door.name);
@@ -71,14 +72,14 @@ fn lead_to_libc(door: &Door) -> Option<*const ()> {
     Some(entry)
 }
 
-/// Makes the function at `entry` jump to the door's hook.
+/// Makes the function at `entry` jump to the hook.
 fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
     // SAFETY: no other thread runs yet.
     if unsafe { detour.enable() }.is_err() {
         return false;
     }
     let trampoline = detour.trampoline();
-    // Dropping it would take the jump away.
+    // Dropping the detour would take the jump away.
     core::mem::forget(detour);
     door.lead_detour_to(trampoline);
     if door.next() == entry {
@@ -87,15 +88,15 @@ fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
     true
 }
 
-/// Makes libc's function jump to the way's hook, for who calls it past the exported symbol: through a handle of libc's (dlsym(3)).
+/// Makes libc's function jump to the hook, for callers that come past the exported symbol: through a handle of libc's (dlsym(3)).
 fn lead_away(way: &Way, libc: &Range<u64>, is_open: bool) {
     let entry = find(Where::Libc, way.name);
-    // An older libc does not have them all.
+    // An older libc does not have all of the functions.
     if entry.is_null() {
         return;
     }
     let page = entry as u64 / PAGE * PAGE;
-    // A function may go on in the next page.
+    // The entry may reach into the next page.
     let opened = if is_open { None } else { Some(OpenedCode::of(page..(page + 2 * PAGE).min(libc.end))) };
     if !matches!(opened, Some(Err(_))) {
         // SAFETY: no other thread runs yet, and the code is open.
@@ -103,7 +104,7 @@ fn lead_away(way: &Way, libc: &Range<u64>, is_open: bool) {
     }
 }
 
-/// libc's code, writable as well until dropped.
+/// libc's code, made writable until this is dropped.
 struct OpenedCode(Range<u64>);
 
 impl OpenedCode {
@@ -120,6 +121,6 @@ impl Drop for OpenedCode {
 }
 
 fn protect(code: &Range<u64>, protection: Protection) -> region::Result<()> {
-    // SAFETY: libc's code, which stays readable and executable.
+    // SAFETY: libc's code stays readable and executable.
     unsafe { region::protect(code.start as *const u8, (code.end - code.start) as usize, protection) }
 }

@@ -1,7 +1,7 @@
-//! Looking functions up in the libraries that are loaded, without dlsym(3).
+//! Lookup of functions in the loaded libraries, without dlsym(3).
 //!
-//! The constructor runs before libc's own (see build.rs): a dlopen(3) would then initialise libc without an environment, and a
-//! dlsym(3) that finds nothing would stumble over what is not set up yet. So the symbol tables are read directly (elf(5)).
+//! The constructor runs before libc's own (see build.rs). A dlopen(3) would initialise libc without an environment then, and a
+//! dlsym(3) that finds nothing would use what is not set up yet. So the symbol tables are read directly (elf(5)).
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::Range;
@@ -9,7 +9,7 @@ use core::ops::Range;
 /// Which libraries are searched, in the order in which they were loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Where {
-    /// Those behind this one, as with RTLD_NEXT.
+    /// Those after this one, as with RTLD_NEXT.
     Next,
     /// libc alone.
     Libc,
@@ -30,9 +30,9 @@ pub fn find(place: Where, name: &CStr) -> *const () {
     search.found
 }
 
-/// Called for each library; anything but 0 ends the walk.
+/// Called for each library. Any result but 0 ends the walk.
 unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
-    // SAFETY: libc passes a description that is valid for the call, and the argument of `find`.
+    // SAFETY: libc passes a description that is valid during the call, and the argument of `find`.
     let (library, search) = unsafe { (&*library, &mut *search.cast::<Search<'_>>()) };
     let is_searched = match search.place {
         Where::Next => search.own_is_behind,
@@ -46,7 +46,7 @@ unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, searc
     c_int::from(!search.found.is_null())
 }
 
-/// The part of libc's data that the loader made read-only after it had relocated it; empty if there is none.
+/// The part of libc's data that the loader made read-only after relocation; empty if there is none.
 pub fn read_only_data_of_libc() -> Range<u64> {
     segment_of_libc(|header| header.p_type == libc::PT_GNU_RELRO)
 }
@@ -69,7 +69,7 @@ struct Segment {
 }
 
 unsafe extern "C" fn visit_libc(library: *mut libc::dl_phdr_info, _size: usize, segment: *mut c_void) -> c_int {
-    // SAFETY: libc passes a description that is valid for the call, and the argument of `segment_of_libc`.
+    // SAFETY: libc passes a description that is valid during the call, and the argument of `segment_of_libc`.
     let (library, segment) = unsafe { (&*library, &mut *segment.cast::<Segment>()) };
     if !is_libc(library) {
         return 0;
@@ -110,13 +110,13 @@ struct LinkMap {
     previous: *const LinkMap,
 }
 
-/// A library in whatever namespace.
+/// A library in any namespace.
 pub struct Loaded {
     base: u64,
     symbols: Symbols,
 }
 
-/// The libc in the namespace of a library that dlmopen(3) loaded; `None`: it is the program's own.
+/// The libc in the namespace of a library that dlmopen(3) loaded; `None` if there is none, or if it is the program's own.
 pub fn libc_beside(handle: *mut c_void) -> Option<Loaded> {
     const RTLD_DI_LINKMAP: c_int = 2;
     let mut map: *const LinkMap = core::ptr::null();
@@ -124,7 +124,7 @@ pub fn libc_beside(handle: *mut c_void) -> Option<Loaded> {
     if unsafe { libc::dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) } != 0 || map.is_null() {
         return None;
     }
-    // SAFETY: the libraries of one namespace are linked with each other, and the loader, which would change that, has returned.
+    // SAFETY: the libraries of one namespace form a linked list. Only the loader changes it, and the loader has returned.
     unsafe {
         while !(*map).previous.is_null() {
             map = (*map).previous;
@@ -144,7 +144,7 @@ pub fn libc_beside(handle: *mut c_void) -> Option<Loaded> {
     None
 }
 
-/// Where the program's own libc is.
+/// The address that the program's own libc is loaded at.
 fn base_of_libc() -> u64 {
     segment_of_libc(|header| header.p_type == libc::PT_LOAD && header.p_offset == 0).start
 }
@@ -157,7 +157,7 @@ impl Loaded {
 
     /// Its code.
     pub fn code(&self) -> Option<Range<u64>> {
-        // SAFETY: a library begins with its ELF header, which says where the program headers are.
+        // SAFETY: a library begins with its ELF header, which says where its program headers are.
         unsafe {
             let header = &*(self.base as *const libc::Elf64_Ehdr);
             let headers = (self.base + header.e_phoff) as *const libc::Elf64_Phdr;
@@ -211,7 +211,7 @@ impl Symbols {
             }
         }
         let [table, names, versions, hash] = found;
-        // Where the loader does not relocate the section (the vDSO), the values are not addresses.
+        // In a library whose section the loader does not relocate (the vDSO) the values are no addresses.
         if table < base || names == 0 || hash == 0 {
             return None;
         }
@@ -224,12 +224,14 @@ impl Symbols {
         })
     }
 
-    /// The function of that name in its default version. The table is hashed as GNU ld does: buckets, then chains of hash values
-    /// that run along the symbol table, the last of a chain marked by its lowest bit.
+    /// The function of that name in its default version; null if there is none.
+    ///
+    /// The table is hashed as by GNU ld: buckets, then chains of hash values that run along the symbol table. The lowest bit marks
+    /// the last entry of a chain.
     fn find(&self, name: &CStr) -> *const () {
         let wanted =
             name.to_bytes().iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add((*byte).into()));
-        // SAFETY: the header's four words say where the buckets and the chains are; every index comes from the table itself.
+        // SAFETY: the header's four words say where buckets and chains are; every index comes from the table itself.
         unsafe {
             let [buckets, first, filter] = [*self.hash, *self.hash.add(1), *self.hash.add(2)];
             let bucket_table = self.hash.add(4 + 2 * filter as usize);

@@ -1,11 +1,13 @@
 //! Interpose: the ways by which a call reaches a hook.
 //!
-//! A program's own calls come in through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
-//! that libc makes for itself (stdio, for one) never look a symbol up; they come in through a *detour* at the entry of libc's
-//! function ([`detours`]). A hook is one function for both; it is handed the `real` function to call on, which differs.
+//! A program's own calls arrive through the *exported* symbols, which stand before libc's because the library is preloaded. Calls
+//! that libc makes for itself (stdio, for one) look no symbol up. They arrive through a *detour* at the entry of libc's function
+//! ([`detours`]). One hook serves both ways. It gets the `real` function to go on to, which differs.
 //!
-//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`stdio_vtables`]), and the few exported
-//! functions that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
+//! Where libc's code cannot be patched, stdio's writes arrive through its *tables* ([`stdio_vtables`]). The few exported functions
+//! that change files by other calls inside libc are then treated as one change each (`hooks::outer_doors`).
+//!
+//! A second libc in a namespace of its own is reached by [`beside`]. How a hook answers is in [`answer`].
 //!
 //! May import: `base` and the core crate. The hooks are handed in: by `interpose!`, which declares them, and by the constructor.
 //!
@@ -14,6 +16,7 @@
 //!
 //! Must not: know what a call means.
 
+pub mod answer;
 pub mod beside;
 pub mod detours;
 mod elf_symbols;
@@ -23,7 +26,9 @@ pub mod stdio_vtables;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-/// Whether the calls that libc makes for itself come in. Until the constructor has run nobody can say otherwise.
+/// Whether the calls that libc makes for itself reach the hooks. Until the constructor has run it is taken to be so.
+///
+/// Relaxed wherever it is used: the constructor stores it before the program's first thread. So it is for the entry points.
 static LIBC_IS_SEEN: AtomicBool = AtomicBool::new(true);
 
 /// See [`LIBC_IS_SEEN`].
@@ -32,29 +37,31 @@ pub fn is_libc_seen() -> bool {
     LIBC_IS_SEEN.load(Ordering::Relaxed)
 }
 
-/// Notes, in the constructor, that libc's own calls do not come in.
+/// Notes, in the constructor, that libc's own calls do not reach the hooks.
 pub fn note_libc_unseen() {
     LIBC_IS_SEEN.store(false, Ordering::Relaxed);
 }
 
-/// The next library's function, for a call that has no raw system call to go to and comes before the constructor, or whose library
-/// came after it.
+/// The next library's function of that name; `None` if there is none.
+///
+/// For a call that has no raw system call, as long as the entry point leads nowhere yet: before the constructor has run, or because
+/// the function's library was loaded after it.
 #[cold]
 pub fn behind(name: &CStr) -> Option<*const ()> {
     let next = elf_symbols::find(elf_symbols::Where::Next, name);
     (!next.is_null()).then_some(next)
 }
 
-/// Where one interposed operation goes on to.
+/// The entry point of one interposed operation: where calls come from, and where they go on to.
 pub struct Door {
-    /// libc's name for it.
+    /// libc's name for the operation.
     pub name: &'static CStr,
-    /// Behind the exported symbol: the next library's, or the raw system call before the constructor has run.
+    /// What the exported symbol goes on to: the next library's function; before the constructor has run, the raw system call.
     next: AtomicPtr<()>,
-    /// Behind the detour: libc's own function.
+    /// What the detour goes on to: libc's own function.
     original: AtomicPtr<()>,
     patched: AtomicBool,
-    /// What libc's entry is made to jump to.
+    /// What the entry of libc's function is made to jump to.
     pub detoured: *const (),
     /// What the entry of a libc beside is made to jump to ([`beside`]).
     pub beside: *const (),
@@ -64,46 +71,46 @@ pub struct Door {
 unsafe impl Sync for Door {}
 
 impl Door {
-    /// A door that leads to the raw system call until it is opened.
+    /// An entry point that leads to the raw system call until it is opened.
     pub const fn new(name: &'static CStr, raw: *const (), detoured: *const (), beside: *const ()) -> Self {
         let (next, original) = (AtomicPtr::new(raw.cast_mut()), AtomicPtr::new(raw.cast_mut()));
         Self { name, next, original, patched: AtomicBool::new(false), detoured, beside }
     }
 
-    /// The way in for a libc beside.
+    /// The entry point for a libc beside.
     pub const fn way(&self) -> beside::Way {
         beside::Way { name: self.name, hook: self.beside }
     }
 
-    /// Whether libc's own calls come in here too.
+    /// Whether libc's own calls arrive here too.
     pub fn is_detoured(&self) -> bool {
         self.patched.load(Ordering::Relaxed)
     }
 
-    /// What the exported symbol calls on to.
+    /// What the exported symbol goes on to.
     #[inline]
     pub fn next(&self) -> *const () {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// What the detour calls on to.
+    /// What the detour goes on to.
     #[inline]
     pub fn original(&self) -> *const () {
         self.original.load(Ordering::Relaxed)
     }
 
-    /// Leads the exported symbol on to `function`.
+    /// Makes the exported symbol go on to `function`.
     pub fn lead_next_to(&self, function: *const ()) {
         self.next.store(function.cast_mut(), Ordering::Relaxed);
     }
 
-    /// Leads the detour, which is in place, on to `function`.
+    /// Makes the detour, which is in place, go on to `function`.
     pub fn lead_detour_to(&self, function: *const ()) {
         self.patched.store(true, Ordering::Relaxed);
         self.lead_original_to(function);
     }
 
-    /// Leads who calls the original on to `function`.
+    /// Makes `function` the original.
     pub fn lead_original_to(&self, function: *const ()) {
         self.original.store(function.cast_mut(), Ordering::Relaxed);
     }
@@ -111,13 +118,17 @@ impl Door {
 
 /// Declares interposed operations that may be cancellation points.
 ///
-/// For each: `module: names => fn(arguments) -> result { raw: closure, hook: closure(real, arguments) }`. The frames are
-/// `extern "C-unwind"` and hold nothing that needs dropping, so that pthread_cancel and longjmp may unwind through them.
+/// For each: `module, libc's name: exported names => fn(arguments) -> result { raw closure, hook function }`. The hook takes the
+/// real function and the arguments. The frames are `extern "C-unwind"` and hold nothing that needs dropping, so that pthread_cancel
+/// and longjmp may unwind through them.
+///
+/// An operation that is no system call has no `raw`. It says `next_or answer` instead: the next library's function of libc's name
+/// is called, or the answer is given where there is none.
 macro_rules! interpose {
     ($(
         $(#[$doc:meta])*
         $module:ident, $libc:literal: $($name:ident)* => fn($($argument:ident: $type:ty),*) -> $result:ty {
-            raw $raw:expr, hook $hook:path $(,)?
+            $kind:ident $raw:expr, hook $hook:path $(,)?
         }
     )+) => {
         $(
@@ -128,10 +139,9 @@ macro_rules! interpose {
 
                 pub type Function = unsafe extern "C-unwind" fn($($type),*) -> $result;
 
-                /// The bare system call, as libc would answer it.
+                /// The bare system call, as libc would answer it; where there is none, what stands in for it.
                 pub unsafe extern "C-unwind" fn raw($($argument: $type),*) -> $result {
-                    #[allow(clippy::redundant_closure_call)]
-                    ($raw)($($argument),*)
+                    $crate::interpose::go_on! { $kind $raw, $libc, ($($argument),*) }
                 }
 
                 unsafe extern "C-unwind" fn detoured($($argument: $type),*) -> $result {
@@ -139,7 +149,7 @@ macro_rules! interpose {
                 }
 
                 unsafe extern "C-unwind" fn beside($($argument: $type),*) -> $result {
-                    $crate::interpose::beside::answer(|| $hook(raw, $($argument),*))
+                    $crate::interpose::beside::for_libc_beside(|| $hook(raw, $($argument),*))
                 }
 
                 /// libc's own function, or `raw`.
@@ -155,11 +165,27 @@ macro_rules! interpose {
                 $crate::interpose::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
             }
         )+
-        /// The doors declared here.
+        /// The entry points declared here.
         pub static DOORS: &[&$crate::interpose::Door] = &[$(&$module::DOOR),+];
     };
 }
 pub(crate) use interpose;
+
+/// What an operation does without libc: its own code, or the next library's function of that name.
+macro_rules! go_on {
+    (raw $raw:expr, $libc:literal, ($($argument:ident),*)) => {
+        #[allow(clippy::redundant_closure_call)]
+        ($raw)($($argument),*)
+    };
+    (next_or $answer:expr, $libc:literal, ($($argument:ident),*)) => {
+        match $crate::interpose::behind($libc) {
+            // SAFETY: the next library's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)($($argument),*) },
+            None => $answer,
+        }
+    };
+}
+pub(crate) use go_on;
 
 /// The exported symbols of one operation.
 macro_rules! export {

@@ -1,7 +1,7 @@
-//! libc's functions that the shim calls for itself, behind its own hooks.
+//! The functions of libc that the shim calls for itself, past its own hooks.
 //!
-//! The constructor notes them when all ways in are open. Before that each does what is possible without: the raw system call, or
-//! the next library's function.
+//! The constructor notes them once all entry points are open. Before that each makes the raw system call, or calls the next
+//! library's function.
 
 use core::ffi::{c_int, c_void};
 use core::mem::transmute;
@@ -18,7 +18,7 @@ static SIGACTION: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static CLONE: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static PPOLL: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
-/// What the child of clone(3) runs.
+/// The function that the child of clone(3) runs.
 pub type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
 
 type Sigaction = unsafe extern "C-unwind" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
@@ -53,7 +53,7 @@ pub unsafe fn real_sigaction(signal: c_int, new: *const libc::sigaction, old: *m
     if real.is_null() {
         return None;
     }
-    // SAFETY: `note`: a function of that name. The rest is the caller's promise.
+    // SAFETY: a function of that name (`note`). The rest is the caller's promise.
     Some(unsafe { transmute::<*mut (), Sigaction>(real)(signal, new, old) })
 }
 
@@ -66,16 +66,16 @@ pub unsafe fn start_thread(main: Main, stack: *mut c_void, flags: c_int, argumen
     let Some(real) = (if known.is_null() { behind(c"clone") } else { Some(known) }) else {
         return as_libc(Err(syscalls::Errno::ENOSYS)) as c_int;
     };
-    // SAFETY: `note`, or the next library's: a function of that name. The rest is the caller's promise.
+    // SAFETY: a function of that name, from `note` or in the next library. The rest is the caller's promise.
     unsafe {
         transmute::<*const (), Clone>(real)(Some(main), stack, flags, argument, null_mut(), null_mut(), null_mut())
     }
 }
 
-/// ppoll(2) of one descriptor, without an end and without a mask.
+/// ppoll(2) of one descriptor, without a timeout and without a mask.
 pub fn ppoll(input: &mut pollfd) -> c_int {
     let real = PPOLL.load(Ordering::Relaxed);
-    // SAFETY: `note`: a function of that name. One entry that is writable; no time and no mask.
+    // SAFETY: a function of that name (`note`). The one entry is writable; timeout and mask are null.
     unsafe {
         if real.is_null() {
             as_libc(syscall!(Sysno::ppoll, core::ptr::from_mut(input), 1, 0, 0, 8)) as c_int

@@ -1,8 +1,8 @@
-//! The way in for what stdio writes where libc's code cannot be patched: stdio calls the functions that write and close a stream's
-//! file through tables of pointers, which are data.
+//! How stdio's writes reach the hooks where libc's code cannot be patched: stdio calls the functions that write and close a
+//! stream's file through tables of pointers, which are data.
 //!
-//! The loader makes these tables read-only. They are opened once in the constructor, before the program's first thread; no memory
-//! becomes executable. libc checks that a stream's table is one of its own, not what stands in it.
+//! The loader makes these tables read-only. The constructor makes them writable for a moment, before the program's first thread. No
+//! memory becomes executable. libc checks that a stream's table is one of its own; it does not check the pointers in it.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::Range;
@@ -14,11 +14,11 @@ use snapshim::PAGE;
 use super::elf_symbols::{Where, find, read_only_data_of_libc};
 use crate::interpose::Door;
 
-/// Makes every table lead to the hook instead of the door's function. False: some function stands in no table.
+/// Replaces each function in all tables by its hook. False: a function was found in no table.
 #[must_use]
 pub fn open(doors: &[&'static Door]) -> bool {
     let data = read_only_data_of_libc();
-    // What the loader makes read-only ends at the last whole page.
+    // The part that the loader makes read-only ends at the last whole page.
     let pages = data.start / PAGE * PAGE..data.end / PAGE * PAGE;
     if pages.is_empty() || !protect(&pages, MprotectFlags::READ | MprotectFlags::WRITE) {
         return false;
@@ -48,18 +48,18 @@ fn lead_in(door: &Door, data: Range<u64>) -> bool {
 }
 
 fn protect(pages: &Range<u64>, protection: MprotectFlags) -> bool {
-    // SAFETY: whole pages of libc's data, which nobody stores into after the loader.
+    // SAFETY: whole pages of libc's data, into which nothing is stored once the loader has made them read-only.
     unsafe { mprotect(pages.start as *mut c_void, (pages.end - pages.start) as usize, protection) }.is_ok()
 }
 
-/// Whether dprintf(3) comes through the tables: glibc 2.37 gave it a way of its own.
+/// Whether dprintf(3) writes through the tables: from glibc 2.37 on it does not.
 pub fn carry_dprintf() -> bool {
     type Version = extern "C" fn() -> *const c_char;
     let function = find(Where::Libc, c"gnu_get_libc_version");
     if function.is_null() {
         return false;
     }
-    // SAFETY: libc's function of that name, which returns a C string that stays.
+    // SAFETY: libc's function of that name, which returns a static C string.
     let version = unsafe { CStr::from_ptr(core::mem::transmute::<*const (), Version>(function)()) };
     let minor = version.to_str().ok().and_then(|text| text.split('.').nth(1)?.parse::<u32>().ok());
     minor.is_some_and(|minor| minor < 37)
@@ -78,19 +78,19 @@ const _: () = assert!(core::mem::offset_of!(Stream, descriptor) == 112);
 /// `_IO_ERR_SEEN`
 const ERROR_SEEN: c_int = 0x20;
 
-/// The file of a stream.
+/// The descriptor of a stream.
 ///
 /// # Safety
-/// `stream` is one of stdio's that is open.
+/// `stream` is an open stream of stdio's.
 pub unsafe fn descriptor_of(stream: *mut Stream) -> c_int {
     // SAFETY: the caller's promise.
     unsafe { (*stream).descriptor }
 }
 
-/// Answers as stdio's own function does when it could not write: so many bytes written, and the stream says that it failed.
+/// Answers as stdio's own function does when it could not write: no byte is written, and the stream has its error flag set.
 ///
 /// # Safety
-/// `stream` is one of stdio's that the caller has locked.
+/// `stream` is a stream of stdio's, and the caller has locked it.
 pub unsafe fn fail(stream: *mut Stream) -> ssize_t {
     // SAFETY: the caller's promise.
     unsafe { (*stream).flags |= ERROR_SEEN };

@@ -1,8 +1,8 @@
-//! exec: the record says that this image is about to be replaced, and the kernel says there that it was
+//! exec: the process's record says that this image is about to be replaced, and the kernel stores there when it has been
 //! (`snapshim::protocol::executing`).
 //!
-//! Nobody pushes into a process that calls exec: pushers that find the word ask the agent instead, which ends with the image, and
-//! those that came before are waited for here.
+//! No writer preserves by itself in a process that calls exec. A writer that finds the announcement asks the agent instead, which
+//! ends with the image. Writers that came before it are waited for here.
 
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
@@ -16,7 +16,7 @@ use crate::process::identity::{self, Own};
 
 /// Makes `call`, which returns only if exec fails.
 pub fn announced<R>(call: impl FnOnce() -> R) -> R {
-    // A vfork child ends nobody's image but its own, of which the table knows nothing.
+    // A vfork child ends its own image alone, which the table does not know.
     let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
     let Some(record) = own.record() else { return call() };
     record.executing.begin(own.id);
@@ -30,7 +30,8 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
     failed
 }
 
-/// Who is stopped in a push is not waited for longer than for anybody: what it may still do changes no byte (`preserve::unshare`).
+/// Waits for the writers that preserve in this process at the moment, until the usual deadline. A writer that is stopped in the
+/// middle may go on later: that changes no byte (`preserve::unshare`).
 fn await_pushers(own: &Own) {
     let deadline = raw::now() + config().timeout;
     if own.identity.is_mapper() {
@@ -38,8 +39,8 @@ fn await_pushers(own: &Own) {
     }
 }
 
-/// Where the head of this thread's robust list is. It is read and written by the kernel, as what a program names may be no memory at
-/// all.
+/// The address of the head of this thread's robust list. It is read and written through the kernel: an address that the program
+/// registered need not be memory.
 struct RobustList(u64);
 
 impl RobustList {
@@ -55,7 +56,8 @@ impl RobustList {
         raw::read_remote_word(raw::own_tid(), self.0.wrapping_add(field as u64)).ok()
     }
 
-    /// False: a handler interrupted who has an entry of its own there, or the list is none.
+    /// Enters `word` as the lock that this thread is about to take, so that the kernel marks it when the image ends. False: the
+    /// list is unusable, or a handler interrupted a thread that has an entry of its own there.
     fn begin(&self, word: &AtomicU32) -> bool {
         let (Some(offset), Some(0)) =
             (self.read(offset_of!(RobustListHead, offset)), self.read(offset_of!(RobustListHead, pending)))
@@ -63,7 +65,7 @@ impl RobustList {
             return false;
         };
         let entry = (core::ptr::from_ref(word) as u64).wrapping_sub(offset);
-        // The lowest bit would say that the word is a lock with priority inheritance.
+        // The lowest bit would mean a lock with priority inheritance.
         entry & 1 == 0 && raw::write_own_word(self.pending_at(), entry).is_ok()
     }
 

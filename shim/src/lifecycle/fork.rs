@@ -1,7 +1,7 @@
 //! fork(2): a child inherits its parent's snapshots, exactly.
 //!
-//! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's
-//! records are published with the parent's preserved bits, and only then the address space is copied.
+//! For a mapper, a fork is a creation: the gate of every origin closes, the writers under way end, the child's records are
+//! published with the parent's preserved bits. Only then is the address space copied.
 
 use libc::pid_t;
 use rustix::io::Errno;
@@ -11,14 +11,14 @@ use super::fork_in_handler::Heir;
 use super::inherit::{Inheritance, Prepared};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
-use crate::base::errno::set_errno;
+use crate::interpose::answer::fail;
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::{lending, membership, thread};
 use crate::shared::fork as shared_fork;
 
-/// Makes `real`, which returns in a child that has a copy of this memory as well. `flags` are those of clone(2).
+/// Makes `real`, which returns twice: in this process, and in a child that has a copy of its memory. `flags` are those of clone(2).
 pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     match identity::attached() {
         None => {
@@ -33,33 +33,19 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     }
 }
 
-/// The lock is taken even without snapshots, because another thread may be making the first.
+/// The same in a process that takes part in the table. The lock is taken even without snapshots, because another thread may be
+/// making the first.
 fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = lock::hold(own);
     let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
-    let hindrance = if leaves {
-        // The child's number, as it has it, means nothing to the others.
-        Some(Errno::XDEV)
-    } else if flags & libc::CLONE_VFORK as u64 != 0 {
-        // The parent cannot say how it went before the child is done.
-        Some(Errno::DEADLK)
-    } else if identity::is_borrower() {
-        // The records of the process are not its to hand on.
-        Some(Errno::CHILD)
-    } else {
-        None
-    };
-    // Who takes no part is not waited for.
+    // A child in another pid namespace takes no part in the table, so no process waits for its calls.
     let heir = if leaves { Ok(None) } else { Heir::prepare(&mappings) };
     let heir = match heir {
         Ok(heir) => heir,
-        Err(error) => {
-            set_errno(error.raw_os_error());
-            return -1;
-        }
+        Err(error) => return fail(error.raw_os_error()),
     };
     let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
-        fork_mapper(&mappings, hindrance, real)
+        fork_mapper(&mappings, hindrance(flags, leaves), real)
     } else {
         shared_fork::fork(real)
     };
@@ -82,10 +68,26 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     pid
 }
 
+/// What keeps the child from inheriting the snapshots.
+fn hindrance(flags: u64, leaves: bool) -> Option<Errno> {
+    if leaves {
+        // The child's pid means nothing outside of its own namespace.
+        Some(Errno::XDEV)
+    } else if flags & libc::CLONE_VFORK as u64 != 0 {
+        // The parent sleeps until the child has ended, so it cannot commit in time.
+        Some(Errno::DEADLK)
+    } else if identity::is_borrower() {
+        // A vfork child cannot hand on the records of its parent's process.
+        Some(Errno::CHILD)
+    } else {
+        None
+    }
+}
+
 #[cold]
 fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() -> pid_t) -> pid_t {
     let prepared = hindrance.map_or_else(thread::current, Err).and_then(|thread| Prepared::new(mappings, thread));
-    // Under the closed gate, so that it is what the child inherits.
+    // Listed while the gate is closed, so that the list is what the child inherits.
     let inheritance = Inheritance::list(mappings);
     let pid = shared_fork::fork(real);
     if pid == 0 {
@@ -96,7 +98,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
         } else {
             inheritance.break_all();
         }
-        // Before there is an agent that looks.
+        // Before the child's agent starts, which uses it.
         foreign_maps::begin_anew_in_child();
         if let Some(child) = identity::attached() {
             if !is_exact {

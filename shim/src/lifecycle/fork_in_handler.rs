@@ -1,8 +1,8 @@
-//! A fork in a signal handler that interrupted a hook: in the child, too, the interrupted call goes on when the handler returns.
+//! A fork in a signal handler that interrupted a hook: the interrupted call goes on in the child as well, when the handler returns.
 //!
-//! Before the fork a slot is claimed for the child, and says what the parent's says: whoever waits for the call waits for both.
-//! What was interrupted knows its frame by address. So in the child that address gets the page of the table that the child's slot
-//! is in, and whoever comes later uses the table at another address, where the parent prepared it.
+//! Before the fork a slot is claimed for the child. It says what the parent's slot says, so a process that waits for the call
+//! waits for both. The interrupted call knows its frame by address. So in the child, the page of the table that holds the child's
+//! slot is mapped at that address. Later calls in the child use the table at another address, where the parent prepared it.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -24,7 +24,7 @@ use crate::process::log::{Level, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 
-/// A child that is about to be forked inside a hook.
+/// What is prepared for a child that is about to be forked inside a hook.
 pub struct Heir {
     parent: Thread,
     /// The table, at another address.
@@ -36,18 +36,20 @@ pub struct Heir {
     place: Place,
 }
 
-/// A page by whose address interrupted calls know their frames: noted for a child, forgotten where none came about.
+/// The note of a page whose address interrupted calls know. Dropped, the note is taken back, unless a child has kept it.
 struct Place {
     noted: Option<&'static AtomicU64>,
 }
 
-/// The pages of this process, those included that it inherited. Changed by who holds all mappings still.
+/// The noted pages of this process, inherited ones included. Changed only under the lock over all mappings.
+///
+/// Relaxed wherever they are used, because of that lock; a child has one thread.
 static PLACES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
 impl Heir {
     /// `None`: the calling thread is inside no hook. Signals are blocked.
     ///
-    /// Errors: `EAGAIN`, the table has no room for the child, or had none for the call; what mremap(2) answers.
+    /// Errors: `EAGAIN` if the table has no room for the child, or had none for the call; those of mremap(2).
     pub fn prepare(mappings: &Mappings) -> Result<Option<Self>, Errno> {
         let own = &mappings.own;
         if thread::is_in_call_without_slot() {
@@ -91,7 +93,7 @@ impl Heir {
         Ok(Self { parent, table, record, unborn, index, slot: number, place })
     }
 
-    /// In the parent, after the fork.
+    /// In the parent, after the fork: writes the child's pid into the table, or takes the record out if there is no child.
     pub fn leave_to(self, pid: pid_t) {
         if pid < 0 {
             if let Some(id) = self.record.id() {
@@ -105,7 +107,7 @@ impl Heir {
         give_back(self.table);
     }
 
-    /// In the child, before the handler that forked goes on.
+    /// In the child, before the handler goes on that forked.
     pub fn take_over(mut self) {
         self.place.keep();
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
@@ -123,16 +125,16 @@ impl Heir {
     }
 }
 
-/// The parent died, and what it had prepared was taken for its own; or the kernel has no memory for a page. The interrupted calls
-/// go on with frames that nobody sees.
+/// The child has no slot for the interrupted calls: the parent died, and what it had prepared was recovered with it; or the
+/// kernel has no memory for a page. These calls go on with frames that no other process sees, so nothing can wait for them.
 #[cold]
 fn doubt_all(table: &Table, parent: u32) {
     places().for_each(hide);
     table.doubt_every_snapshot();
     say!(
         Level::Error,
-        "process {} was forked by {parent} inside a call that may write a file, and nobody can wait for it (its parent died): all \
-         snapshots are doubtful",
+        "process {} was forked by {parent} inside a call that may write a file, and no process can wait for that call (its parent \
+         died): all snapshots are doubtful",
         raw::own_pid()
     );
 }
@@ -170,36 +172,39 @@ fn places() -> impl Iterator<Item = u64> {
     PLACES.iter().map(|place| place.load(Ordering::Relaxed)).filter(|place| *place != 0)
 }
 
-/// Puts a copy that nobody shares in place of a page of frames.
+/// Puts a private copy in place of a page of frames.
 fn hide(place: u64) {
     let Some(copy) = crate::base::arena::memory(PAGE as usize) else { return };
     let place = ptr::with_exposed_provenance_mut::<c_void>(place as usize);
     let page = PAGE as usize;
-    // SAFETY: both are whole pages; the copy is ours alone, and whoever uses the place is interrupted.
+    // SAFETY: both are whole pages. The copy is new, and the calls that use the place are interrupted.
     unsafe {
         ptr::copy_nonoverlapping(place, copy, page);
         let _ = rustix::mm::mremap_fixed(copy, page, page, MremapFlags::MAYMOVE, place);
     }
 }
 
-/// Puts the page at `page` wherever interrupted calls look for their frames.
+/// Maps the page at `page` at every address where interrupted calls look for their frames.
 fn take_places(page: u64) -> Result<(), Errno> {
     places().try_for_each(|place| {
-        // SAFETY: the place is a page of a mapping of the table, which nobody else uses by that address in this process: it has one
-        // thread, and takes the table elsewhere from now on.
+        // SAFETY: the place is a page of a mapping of the table. Only interrupted calls use that address: the child has one
+        // thread, and uses the table at another address from now on.
         unsafe { duplicate_to(page, PAGE as usize, MremapFlags::MAYMOVE, Some(place)) }.map(drop)
     })
 }
 
-/// The table, mapped once more.
+/// The table, mapped a second time.
 fn duplicate(table: &'static Table) -> Result<&'static Table, Errno> {
-    // SAFETY: a new mapping, where the kernel likes, of the same pages.
+    // SAFETY: a new mapping of the same pages, at an address of the kernel's choice.
     let address = unsafe { duplicate_to(ptr::from_ref(table) as u64, size_of::<Table>(), MremapFlags::MAYMOVE, None) }?;
     // SAFETY: as large as a table, and unmapped only by `give_back`.
     Ok(unsafe { &*ptr::with_exposed_provenance::<Table>(address) })
 }
 
-/// mremap(2) of nothing maps the pages of a shared mapping once more.
+/// Maps pages of a shared mapping a second time: mremap(2) does that where the old size is 0.
+///
+/// # Safety
+/// What is mapped at `to`, if it is given, may be replaced.
 unsafe fn duplicate_to(from: u64, length: usize, flags: MremapFlags, to: Option<u64>) -> Result<usize, Errno> {
     let from = ptr::with_exposed_provenance_mut::<c_void>(from as usize);
     // SAFETY: the caller's promise; the old mapping stays.
@@ -213,6 +218,6 @@ unsafe fn duplicate_to(from: u64, length: usize, flags: MremapFlags, to: Option<
 }
 
 fn give_back(table: &'static Table) {
-    // SAFETY: mapped by `duplicate`; nobody refers to it any more.
+    // SAFETY: mapped by `duplicate`, and no reference to it is left.
     let _ = unsafe { rustix::mm::munmap(ptr::from_ref(table).cast_mut().cast(), size_of::<Table>()) };
 }

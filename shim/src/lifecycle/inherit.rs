@@ -1,4 +1,8 @@
-//! What a forked child inherits: the records of its snapshots, published under a closed gate, and what it has of its own.
+//! What a forked child inherits: the records of its snapshots, which its parent publishes while the gate is closed.
+//!
+//! The parent claims a process record for the child under a temporary identity, publishes the child's snapshots, forks, and
+//! commits. Parent and child then both write the child's pid into the record, and the first to do so decides. A child that is not
+//! told in time that the commit succeeded breaks what it inherited.
 
 use core::ffi::c_void;
 use core::time::Duration;
@@ -22,12 +26,13 @@ use crate::process::membership;
 use crate::process::thread::Thread;
 use crate::snapshot::instant;
 
-/// What the child inherits: listed while the mappings are held still, in memory that no limit can refuse.
+/// The ranges that the child inherits, listed under the lock over the mappings, in memory that no limit can refuse.
 static INHERITED: Holdings = Holdings::new();
 
 pub struct Inheritance;
 
 impl Inheritance {
+    /// Lists the segments that a child would inherit.
     pub fn list(mappings: &Mappings) -> Self {
         let own = &mappings.own;
         own.table.over_splits(|walk| {
@@ -41,7 +46,7 @@ impl Inheritance {
         Self
     }
 
-    /// In the child: what the parent alone had is not the child's.
+    /// In the child: the inherited ranges are the snapshots that it has.
     pub fn be_held(&self) {
         let holdings = identity::holdings();
         holdings.clear();
@@ -50,12 +55,12 @@ impl Inheritance {
         }
     }
 
-    /// In a child whose records are not good.
+    /// In a child that has no good records: the inherited ranges fault from now on.
     pub fn break_all(&self) {
         identity::holdings().clear();
         for range in INHERITED.ranges() {
             if local::map_faulting(range.start, (range.end - range.start) as usize).is_err() {
-                // Not even that: then nothing is there.
+                // Without memory for that, the range is unmapped.
                 // SAFETY: the range is a snapshot of this process, which must not be read any more.
                 let _ = unsafe { rustix::mm::munmap(range.start as *mut c_void, (range.end - range.start) as usize) };
             }
@@ -63,8 +68,8 @@ impl Inheritance {
         if INHERITED.pages() > 0 {
             say!(
                 Level::Warn,
-                "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
-                 stopped in it, forked in a handler that interrupted a write, or was a child of vfork itself)",
+                "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or \
+                 was stopped in it, forked in a handler that interrupted a write, or was a child of vfork itself)",
                 raw::own_pid()
             );
         }
@@ -75,7 +80,7 @@ fn is_inherited(own: &Own, index: u32) -> bool {
     own.table.snapshot(index).is_some_and(|snapshot| !snapshot.flags().contains(NOT_INHERITED))
 }
 
-/// A child's records, published under a closed gate.
+/// A child's records, published while the gate is closed.
 pub struct Prepared<'a> {
     mappings: &'a Mappings,
     ticket: snapshim::protocol::creation::Ticket,
@@ -85,6 +90,9 @@ pub struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
+    /// Closes the gate, waits for the writers under way, and publishes the child's records.
+    ///
+    /// Errors: `EDEADLK` inside a write that a signal interrupted; `ETIMEDOUT`; `ENFILE` or `ENOMEM` where the table has no room.
     pub fn new(mappings: &'a Mappings, thread: Thread) -> Result<Self, Errno> {
         if thread.is_inside() {
             return Err(Errno::DEADLK);
@@ -114,6 +122,7 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// Publishes a record of the child's for each segment that it inherits.
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
@@ -123,12 +132,12 @@ impl<'a> Prepared<'a> {
             let further = Further { identity, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         }
-        // Its parent's are doubtful by then, or about to be, and it has copied their states.
+        // The child's records have copied the states of the parent's, which may become doubtful at this moment.
         instant::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);
         Ok(())
     }
 
-    /// Takes the child's records out again and opens the gate.
+    /// Takes the child's records out of the table again, and opens the gate.
     fn withdraw(&self) {
         let table = self.mappings.own.table;
         if let Some(id) = self.record.id() {
@@ -138,7 +147,7 @@ impl<'a> Prepared<'a> {
         self.mappings.end_all();
     }
 
-    /// In the parent, after the fork.
+    /// In the parent, after the fork: commits, says so to the child, and opens the gate.
     pub fn finish(&self, pid: pid_t) {
         if pid < 0 {
             return self.withdraw();
@@ -155,7 +164,8 @@ impl<'a> Prepared<'a> {
         self.mappings.end_all();
     }
 
-    /// In the child: takes its name and waits to hear how the fork went. False: what it inherited is not exact.
+    /// In the child: writes its pid into its record, and waits until the parent says how the fork went. False: what it inherited
+    /// is not exact.
     pub fn be_born(&self) -> bool {
         let table = self.mappings.own.table;
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
@@ -173,7 +183,7 @@ impl<'a> Prepared<'a> {
                 Birth::Failed => return false,
                 Birth::Pending => {
                     if raw::now() > give_up {
-                        // The parent is stopped; the first to say so decides.
+                        // The parent is stopped. The first of both to settle decides.
                         self.record.settle(born, Birth::Failed);
                     }
                     futex::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));

@@ -1,7 +1,7 @@
 //! What the mapper does to its own mapping: munmap, mremap, mprotect, madvise and MAP_FIXED over snapshots.
 //!
-//! One thread of the process at a time, signals blocked, the generation of every piece concerned odd. Pieces are cut so that each
-//! stays contiguous and of one protection.
+//! One thread of the process at a time changes mappings, with signals blocked and the generation of every segment concerned odd.
+//! Segments are split so that each stays contiguous and of one protection.
 
 use core::ffi::c_void;
 use core::ops::Range;
@@ -22,7 +22,7 @@ use crate::base::user_memory;
 use crate::origins::{claim, watch};
 use crate::process::identity;
 
-/// Moves memory that may consist of several kernel mappings, which mremap(2) does not move in one call.
+/// Moves memory that may consist of several kernel mappings. mremap(2) does not move those in one call.
 fn move_memory(from: u64, length: u64, to: u64) -> Result<(), Errno> {
     if length == 0 || from == to {
         return Ok(());
@@ -46,13 +46,14 @@ impl Mappings {
         self.own.table.snapshot(index)
     }
 
+    /// When a wait that begins now ends.
     pub fn deadline() -> u64 {
         raw::now() + config().timeout
     }
 
-    /// Makes the generation of every piece in `ranges` odd, does `body`, makes them even.
+    /// Makes the generation of every segment in `ranges` odd, does `body`, makes them even.
     ///
-    /// The pieces are cut at the ends of the ranges first, so that each lies wholly inside or outside.
+    /// The segments are split at the ends of the ranges first, so that each lies wholly inside or outside.
     fn changing<T>(&self, ranges: &[&Range<u64>], body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let begun = ranges.iter().try_for_each(|range| self.cut_and_begin(range));
         if begun.is_ok() {
@@ -61,11 +62,12 @@ impl Mappings {
             return result;
         }
         self.end_all();
-        // What the program asks for does not depend on records that cannot be trusted.
+        // Records that cannot be trusted must not keep the program from what it asks for.
         if self.own.leaves_after_inspection() { body() } else { begun.and_then(|()| body()) }
     }
 
-    /// Again until nothing is left to do: while we wait for the agent, it may cut a piece that we have not reached yet.
+    /// Splits the segments at the ends of the range, and makes those inside odd. Repeats until nothing is left to do: while this
+    /// waits for the agent, the agent may split a segment that is not reached yet.
     fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
         let left = || find_piece(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
         while let Some((index, view)) = left() {
@@ -80,12 +82,12 @@ impl Mappings {
         Ok(())
     }
 
-    /// Even -> odd, unless this hook has done so before.
+    /// Even -> odd, unless this hook has made the segment odd already.
     fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if !snapshot.flags().contains(CHANGED_BY_HOOK) {
             if local::begin_change(snapshot, view.head.life(), Self::deadline()).is_none() {
-                // Over meanwhile (the agent has joined it to another), or somebody is at it for too long.
+                // The segment has ended meanwhile (the agent has joined it to another), or the agent has kept it odd for too long.
                 let head = snapshot.head();
                 let is_there = head.life() == view.head.life() && head.state() != State::Free;
                 return if is_there { Err(Errno::NOMEM) } else { Ok(()) };
@@ -95,20 +97,20 @@ impl Mappings {
         Ok(())
     }
 
-    /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
+    /// Makes every segment odd, so that neither the agent nor another thread changes it until `end_all`.
     pub fn begin_all(&self) -> Result<(), Errno> {
         self.cut_and_begin(&EVERYWHERE)
     }
 
-    /// The pieces in a range, all of which a hook has made odd: only the thread that holds the mappings splits them, so a single walk
-    /// meets them all.
+    /// The segments in a range, all of which a hook has made odd. Only the thread that holds the mappings splits such a segment,
+    /// so a single walk meets them all.
     pub fn odd_pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> {
         pieces(&self.own, self.own.table.walk_once(), range)
     }
 
-    /// Makes every piece that a hook made odd even again.
+    /// Makes every segment that a hook made odd even again.
     pub fn end_all(&self) {
-        // What a single walk misses was split by the agent, so no hook made it odd.
+        // A segment that a single walk misses was split off by the agent, so no hook made it odd.
         for (index, _) in self.odd_pieces(&EVERYWHERE) {
             if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags().contains(CHANGED_BY_HOOK)) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);
@@ -117,7 +119,7 @@ impl Mappings {
         }
     }
 
-    /// Makes two pieces of one at `address`, if it lies inside. The new one behind it comes into being odd as well.
+    /// Splits a segment at `address`, if that lies inside. The new segment after it is published odd as well.
     fn cut(&self, index: u32, address: u64) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if !self.own.table.await_pushers_of_cut(index, Self::deadline()) {
@@ -136,7 +138,7 @@ impl Mappings {
         Ok(())
     }
 
-    /// Waits for those who push by storing bytes into a piece that is about to change its place or protection.
+    /// Waits for writers that preserve by storing bytes: the segments are about to change their place or protection.
     fn await_byte_pushers(&self, range: &Range<u64>) -> Result<(), Errno> {
         let deadline = Self::deadline();
         let all = self.odd_pieces(range).all(|(index, view)| {
@@ -145,6 +147,7 @@ impl Mappings {
         if all { Ok(()) } else { Err(Errno::NOMEM) }
     }
 
+    /// Ends the segments in a range, and what no snapshot needs any more.
     fn retire(&self, range: &Range<u64>) {
         for (index, view) in self.odd_pieces(range) {
             self.own.table.retire_snapshot(index, view.head.life());
@@ -155,9 +158,9 @@ impl Mappings {
         claim::release_unused(&self.own);
     }
 
-    /// Does `call`, which takes the mapping of `range` away.
+    /// Makes `call`, which takes the mapping of `range` away.
     pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-        // Who has used it hears now, or never, that it was doubtful.
+        // The last chance to find a foreign change and say so: after munmap there is no snapshot to ask about.
         watch::look_behind(&self.own, range);
         self.changing(&[range], || {
             self.await_byte_pushers(range)?;
@@ -170,7 +173,7 @@ impl Mappings {
         })
     }
 
-    /// Whether nothing is mapped any more where a piece in `range` was.
+    /// Whether nothing is mapped any more where a segment in `range` was.
     fn is_gone(&self, range: &Range<u64>) -> bool {
         self.odd_pieces(range).next().is_some_and(|(_, view)| !user_memory::is_mapped(overlap(&view, range).start))
     }
@@ -183,9 +186,9 @@ impl Mappings {
         })
     }
 
-    /// mprotect(2): does `call`, which gives a range the protection `protection`, to `range`.
+    /// mprotect(2): makes `call`, which gives a range the protection `protection`, for `range`.
     ///
-    /// Like the kernel: what lies before a piece that refuses is changed.
+    /// As by the kernel, what lies before a segment that refuses is changed.
     pub fn protect(
         &self,
         range: &Range<u64>,
@@ -209,7 +212,7 @@ impl Mappings {
         self.changing(&[range], || {
             self.await_byte_pushers(range)?;
             let result = call();
-            // A failed call may have changed a part.
+            // A failed call may have changed a part of the range.
             let protection = if result.is_ok() { protection } else { Extent::PROTECTION_UNKNOWN };
             for (index, view) in self.odd_pieces(range) {
                 if let Some(snapshot) = self.snapshot(index) {
@@ -232,7 +235,7 @@ impl Mappings {
         true
     }
 
-    /// mremap(2) with MREMAP_FIXED: moves `range`, which is all pieces, to `target`, in place of what is there.
+    /// mremap(2) with MREMAP_FIXED: moves `range`, all of which is snapshots, to `target`, in place of what is there.
     pub fn shift(&self, range: &Range<u64>, target: u64) -> Result<(), Errno> {
         if target == range.start {
             return Ok(());
@@ -241,7 +244,7 @@ impl Mappings {
         self.changing(&[range, &to], || {
             self.await_byte_pushers(range)?;
             self.await_byte_pushers(&to)?;
-            // Who was there is gone even if nothing comes in its place (mremap(2) unmaps first).
+            // mremap(2) unmaps the target first: what was there is gone even if the move fails.
             self.retire(&to);
             for (index, view) in self.odd_pieces(range) {
                 let address = target + (view.extent.address - range.start);
@@ -251,6 +254,7 @@ impl Mappings {
         })
     }
 
+    /// Moves one segment: its pages within the file first, then the pages past the end, which are a mapping of their own.
     fn shift_piece(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
         let old = view.extent.address..view.extent.end();
         let kept = view.kept();
@@ -268,8 +272,8 @@ impl Mappings {
         Ok(())
     }
 
-    /// madvise(MADV_DONTNEED): drops what was never preserved, so that it is read anew from an origin that has not changed there.
-    /// What was preserved stays, the mapper's own stores in those pages included.
+    /// madvise(MADV_DONTNEED): drops the pages that were never preserved. They are read anew from the origin, which has not changed
+    /// there. Preserved pages stay, with the mapper's own stores in them.
     pub fn drop_unpreserved(&self, range: &Range<u64>, advice: Advice) -> Result<(), Errno> {
         self.changing(&[range], || {
             for (index, view) in self.odd_pieces(range) {
@@ -286,20 +290,20 @@ impl Mappings {
     fn drop_in_piece(&self, index: u32, view: &View, advice: Advice) {
         let pool = self.own.table.blocks_for(index);
         let bits = self.own.table.bits(&pool, view);
-        // The page that holds the end of the file was made private and zeroed when the snapshot was made.
+        // The page that holds the end of the file stays: it was made private and zeroed when the snapshot was made.
         let whole_pages = view.identity.size / PAGE;
         let kept = view.kept();
         let base = view.identity.base;
         let mut at = kept.start;
         while let Some(run) = bits.first_droppable(at - base..kept.end.min(whole_pages).max(at) - base) {
             let address = view.address_of(run.start + base);
-            // SAFETY: the run is part of this process's snapshot; nobody relies on its pages being private.
+            // SAFETY: the run is part of this process's snapshot; its pages are not preserved, so none needs to be private.
             let _ = unsafe { madvise(address as *mut c_void, ((run.end - run.start) * PAGE) as usize, advice) };
             at = run.end + base;
         }
     }
 
-    /// Does `call`, after which `range` has the property that `flag` stands for, or has it no more.
+    /// Makes `call`, and notes that `range` has the property of `flag` from then on (`on`), or has it no more.
     pub fn note(
         &self,
         range: &Range<u64>,

@@ -1,4 +1,5 @@
-//! Preserving in the process's own snapshots.
+//! Preserving in the process's own snapshots, where their pages are about to be held by reference: a pipe or a socket that holds
+//! the origin's page itself would show newer bytes later.
 
 use snapshim::PAGE;
 use snapshim::preserve::local::Means;
@@ -8,7 +9,7 @@ use crate::address_space::freeze::Trap;
 use crate::address_space::lock::{Mappings, each_piece, overlap};
 use crate::process::identity::{self, Own};
 
-/// Gives the snapshots in a range of addresses their own copies, because somebody is about to hold on to their pages.
+/// Gives the snapshots in a range of addresses their own copies of the pages.
 pub fn keep(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
     let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
@@ -24,7 +25,7 @@ pub fn keep(address: u64, length: u64) {
     });
 }
 
-/// What this process may use to preserve in its own snapshots.
+/// What the calling process preserves with in its own snapshots.
 pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
     let (kept, holdings, headroom) = (identity::kept(), identity::holdings(), identity::headroom());
     Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, headroom, open: &|_| None, deadline }

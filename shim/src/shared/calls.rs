@@ -50,10 +50,9 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
         Err(_) => membership::join()?,
     };
     let mappings = lock::hold(own);
-    let is_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
     let start = mmap.address as u64;
     // At an address that no page begins at the kernel replaces nothing.
-    let replaces = is_fixed && start.is_multiple_of(PAGE);
+    let replaces = mmap.replaces() && start.is_multiple_of(PAGE);
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
     if is_writable {

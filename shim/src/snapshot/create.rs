@@ -1,9 +1,12 @@
-//! Making a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+//! The creation of a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+//!
+//! Nothing of a snapshot stays where a step fails: not its record, not its mapping, and the gate is open again.
 
 use core::ffi::c_void;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
@@ -24,20 +27,23 @@ use crate::base::mmap_call::Mmap;
 use crate::mapper::{faults, preserve_own};
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
-use crate::process::log::{Level, Named, say};
+use crate::process::fd_table::Reached;
+use crate::process::log::{Bytes, Level, Named, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 use crate::shared::calls;
 
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
-/// The end of a program's address space (47 bits, but for the last page).
+/// The end of a program's address space: 47 bits without the last page.
 pub const ADDRESSES: u64 = (1 << 47) - PAGE;
 
-/// mmap(2) of a snapshot. Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
+/// mmap(2) of a snapshot.
+///
+/// Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
-/// or claimed by somebody else where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
+/// or claimed by another process where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
 /// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
-/// damaged), and what kept the process from joining the table. `flags` are the snapshot's: none or `NEVER_WRITABLE`.
+/// damaged), and the error that kept the process from joining the table. `flags` are the snapshot's: none or `NEVER_WRITABLE`.
 pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
@@ -52,47 +58,35 @@ pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
         return Err(Errno::DEADLK);
     }
     if !membership::is_table_current() {
-        say!(
-            Level::Error,
-            "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
-             cooperate",
-            Named(origin),
-            crate::process::log::Bytes(config().directory.to_bytes())
-        );
-        return Err(Errno::STALE);
+        return Err(table_is_gone(origin));
     }
     start::start_for_snapshots(&thread.own);
 
-    // With both, the kernel lets MAP_FIXED_NOREPLACE win.
-    let wants_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
+    let wants_fixed = mmap.replaces();
     if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
         return Err(Errno::NOMEM);
     }
-    let made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
-    let address = if wants_fixed { move_to(&thread, &made, mmap)? } else { made.address };
-    settle(&thread, mmap, &made, address)?;
+    let mut made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
+    finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
     alias_users::tell(&thread.own, origin);
     foreign_maps::want(&thread.own);
-    Ok(address)
+    Ok(made.address)
 }
 
-/// A descriptor to map, and what it leads to.
-enum File {
-    Given(BorrowedFd<'static>),
-    Reopened(OwnedFd),
+#[cold]
+fn table_is_gone(origin: Origin) -> Errno {
+    say!(
+        Level::Error,
+        "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
+         cooperate",
+        Named(origin),
+        Bytes(config().directory.to_bytes())
+    );
+    Errno::STALE
 }
 
-impl AsFd for File {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Given(file) => *file,
-            Self::Reopened(file) => file.as_fd(),
-        }
-    }
-}
-
-/// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
-fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
+/// The file to map, its origin, and the state of a snapshot of it: exact or doubtful.
+fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if descriptor < 0 {
         return Err(Errno::BADF);
     }
@@ -101,15 +95,15 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
         device::refuse_if_busy(origin)?;
-        return Ok((File::Given(file), origin, State::Exact));
+        return Ok((Reached::Borrowed(file), origin, State::Exact));
     }
     let kind = kind_of_file_system(file)?;
     let is_known = ALLOWED.contains(&kind) && !is_dax(file);
     if !is_known && !config().takes_any_file_system {
         say!(
             Level::Warn,
-            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the file, \
-             keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
+            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the \
+             file, keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
             Named(origin)
         );
         return Err(Errno::OPNOTSUPP);
@@ -117,25 +111,26 @@ fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
     if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
         say!(
             Level::Warn,
-            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which those who have it \
-             change by stores that the shim does not see; use memfd_create or a file in /dev/shm",
+            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by \
+             stores that the shim does not see; use memfd_create or a file in /dev/shm",
             Named(origin)
         );
         return Err(Errno::OPNOTSUPP);
     }
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
-        // A descriptor that was opened before the file was copied up maps the lower file.
+        // A descriptor that was opened before the file was copied up maps the lower file. So the file is opened anew.
         let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
-        return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
+        return Ok((Reached::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
-    Ok((File::Given(file), origin, worth))
+    Ok((Reached::Borrowed(file), origin, worth))
 }
 
-/// Whether a file on a tmpfs is memory that somebody mapped without opening it, reached through /proc/PID/map_files.
+/// Whether a file on a tmpfs is memory that was mapped without a file, reached through /proc/PID/map_files.
 ///
 /// The kernel keeps such memory, and that of memfd_create(2), on a tmpfs of its own, where only names tell the two apart
-/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as one.
+/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as
+/// one.
 fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
     let own_tmpfs = device_of_memfds();
     if own_tmpfs != 0 && device != own_tmpfs {
@@ -144,18 +139,18 @@ fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
     let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
     let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
     let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
-    // Without /proc there is no way to the memory either.
+    // Without /proc no descriptor can lead to such memory.
     name.is_ok_and(|(name, _)| match own_tmpfs {
-        // Which tmpfs is the kernel's is not known; these names no other file has.
+        // Which tmpfs is the kernel's is not known. No other file has these names.
         0 => name.starts_with(b"/dev/zero (deleted)") || name.starts_with(b"/SYSV"),
         _ => !name.starts_with(b"/memfd:"),
     })
 }
 
-/// The kernel's own tmpfs; 0 if it cannot be found out.
+/// The device number of the kernel's own tmpfs; 0 if it cannot be found out.
 fn device_of_memfds() -> u64 {
     static DEVICE: AtomicU64 = AtomicU64::new(0);
-    // One value, which orders nothing else.
+    // Relaxed: the word is all there is; it makes nothing else visible.
     let known = DEVICE.load(Ordering::Relaxed);
     if known != 0 {
         return known;
@@ -166,28 +161,43 @@ fn device_of_memfds() -> u64 {
     device
 }
 
-/// A snapshot that has been committed.
+/// A snapshot that the program has not been told of yet.
 struct Made {
     address: *mut c_void,
+    pages: u64,
+    /// How many of its pages lie within the file.
+    backed: u64,
     index: u32,
     life: u32,
-    backed: u64,
 }
 
-/// A snapshot that is to be made.
+impl Made {
+    fn range(&self) -> Range<u64> {
+        self.address as u64..self.address as u64 + self.pages * PAGE
+    }
+
+    /// Takes the snapshot away again. Writers may be preserving in it at this moment, so it goes as by munmap(2).
+    fn unmake(&self, mappings: &Mappings) {
+        let length = (self.pages * PAGE) as usize;
+        // SAFETY: the mapping is ours.
+        let _ = mappings.replace(&self.range(), || unsafe { rustix::mm::munmap(self.address, length) });
+    }
+}
+
+/// A snapshot in the making.
 struct Wanted<'a> {
     origin: Origin,
     worth: State,
     flags: SegmentFlags,
     file: BorrowedFd<'a>,
     mmap: &'a Mmap,
-    /// Whether it is made where the kernel likes, to be moved where it is wanted later.
+    /// Whether it is mapped at an address of the kernel's choice first, and moved to its place later.
     scratch: bool,
 }
 
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let origin = wanted.origin;
-    // A fork of another thread must not come between the mapping and its record.
+    // Held so that no other thread forks between the mapping and its record.
     let mappings = lock::hold(thread.own);
     if thread.own.leaves_after_inspection() {
         return Err(Errno::UCLEAN);
@@ -200,9 +210,9 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     made
 }
 
-/// From the gate's closing to its opening.
+/// Everything from the closing of the gate to its opening.
 fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
-    let Wanted { origin, mmap, .. } = *wanted;
+    let origin = wanted.origin;
     let mut ticket = begin(thread, Scope::One(origin))?;
     let made = drained(thread, Scope::One(origin), &Named(origin))
         .and_then(|()| landed(thread, origin))
@@ -222,11 +232,11 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
     if commit(thread, ticket) {
         return Ok(made);
     }
-    unmake(mappings, made.address, mmap.pages());
+    made.unmake(mappings);
     Err(too_late(origin))
 }
 
-/// The instant: maps the file as it is now and publishes the snapshot.
+/// The instant: maps the file as it is now, and publishes the snapshot.
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
@@ -249,7 +259,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     if !identity::holdings().add(&(extent.address..extent.end())) {
         table.retire_snapshot(index, head.life());
-        // SAFETY: the mapping was just made and nobody has been told of it.
+        // SAFETY: the mapping was just made, and no other code has its address.
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
         return Err(Errno::NFILE);
     }
@@ -267,44 +277,42 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
             record.ring();
         }
     }
-    Ok(Made { address, index, life: head.life(), backed })
+    Ok(Made { address, pages: mmap.pages(), backed, index, life: head.life() })
 }
 
-/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by
-/// now.
-fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Errno> {
+/// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take
+/// long, so the gate is open.
+fn finish(thread: &Thread, mmap: &Mmap, made: &mut Made) -> Result<(), Errno> {
+    if mmap.replaces() {
+        move_to(thread, made, mmap.address)?;
+    }
+    settle(thread, mmap, made)
+}
+
+/// MAP_FIXED: puts the snapshot at `target`, in place of what is there. It may have been split into several segments by now.
+fn move_to(thread: &Thread, made: &mut Made, target: *mut c_void) -> Result<(), Errno> {
     let mappings = lock::hold(thread.own);
-    let (target, length) = (mmap.address, mmap.pages() * PAGE);
-    let from = made.address as u64..made.address as u64 + length;
-    let to = target as u64..(target as u64).saturating_add(length);
-    let shift = || mappings.shift(&from, to.start);
-    let moved = match (to.start.is_multiple_of(PAGE), mappings.is_all(&from)) {
-        (true, true) => calls::take_away(&thread.own, &to, shift),
-        (true, false) => Err(Errno::UCLEAN),
-        (false, _) => Err(Errno::INVAL),
-    };
-    moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, mmap.pages()))
+    let from = made.range();
+    let to = target as u64..(target as u64).saturating_add(from.end - from.start);
+    if !to.start.is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
+    if !mappings.is_all(&from) {
+        return Err(Errno::UCLEAN);
+    }
+    calls::take_away(&thread.own, &to, || mappings.shift(&from, to.start))?;
+    made.address = target;
+    Ok(())
 }
 
-/// Takes a snapshot away that the program has not been told of. Writers may be pushing into it.
-fn unmake(mappings: &Mappings, address: *mut c_void, pages: u64) {
-    let range = address as u64..address as u64 + pages * PAGE;
-    // SAFETY: the mapping is ours.
-    let _ = mappings.replace(&range, || unsafe { rustix::mm::munmap(address, (pages * PAGE) as usize) });
-}
-
-/// MAP_LOCKED and MAP_POPULATE, once the gate is open: they may take long.
-fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Result<(), Errno> {
+/// MAP_LOCKED and MAP_POPULATE.
+fn settle(thread: &Thread, mmap: &Mmap, made: &Made) -> Result<(), Errno> {
     if mmap.flags & libc::MAP_LOCKED != 0 && made.backed > 0 {
         // SAFETY: locking changes no byte.
-        let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
-        if let Err(error) = locked {
-            unmake(&lock::hold(thread.own), address, mmap.pages());
-            // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
-            return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
-        }
-        let whole = address as u64..address as u64 + mmap.pages() * PAGE;
-        lock::hold(thread.own).note(&whole, LOCKED, true, || Ok(()))?;
+        let locked = unsafe { rustix::mm::mlock(made.address, (made.backed * PAGE) as usize) };
+        // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
+        locked.map_err(|error| if error == Errno::NOMEM { Errno::AGAIN } else { error })?;
+        lock::hold(thread.own).note(&made.range(), LOCKED, true, || Ok(()))?;
     }
     if mmap.flags & libc::MAP_POPULATE != 0 {
         populate(thread, mmap, made);
@@ -312,7 +320,7 @@ fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Re
     Ok(())
 }
 
-/// Copies everything at once, so that no writer has to later. Like the kernel's, it is not an error if that does not succeed.
+/// Preserves everything now, so that no writer has to later. As for the kernel's MAP_POPULATE, failure is no error.
 fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
     let first = mmap.offset as u64 / PAGE;
     let mut page = first;

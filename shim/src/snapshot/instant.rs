@@ -1,5 +1,8 @@
-//! The instant of a snapshot, or of a fork: the gate is closed, the writers under way are waited for, shared mappings are armed,
-//! and the record is committed.
+//! The instant of a snapshot, or of a fork: the gate closes, the writers under way end, shared mappings are armed, and the record
+//! is committed.
+//!
+//! Arming follows draining: a writer that passed the gate earlier may still open a mapping again that was armed before it ended.
+//! A wait that ends without success says in the log which process did not answer.
 
 use rustix::io::Errno;
 use snapshim::cooperate::drain::Blame;
@@ -15,17 +18,18 @@ use crate::process::membership;
 use crate::process::thread::Thread;
 use crate::shared::arm;
 
+/// The refusal of a creation that was aborted.
 pub fn too_late(origin: Origin) -> Errno {
     say!(
         Level::Warn,
-        "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",
+        "snapshot of {} refused: it took longer than {} ms and a writer that waited ended it; set SNAPSHIM_TIMEOUT_MS higher",
         Named(origin),
         config().timeout / 1_000_000
     );
     Errno::TIMEDOUT
 }
 
-/// Closes the gate: from here on nobody who would change what `scope` covers begins to.
+/// Closes the gate: from here on no change of what `scope` covers begins.
 pub fn begin(thread: &Thread, scope: Scope) -> Result<Ticket, Errno> {
     let table = thread.own.table;
     let gate = table.gate();
@@ -43,14 +47,14 @@ pub fn begin(thread: &Thread, scope: Scope) -> Result<Ticket, Errno> {
     }
 }
 
-/// Waits for the writers under way.
+/// Waits until the writers under way have ended.
 pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
     thread.own.table.drain(scope, thread.index, deadline).map_err(|Blame { pid, tid }| {
         say!(
             Level::Warn,
-            "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it stopped?); \
-             continue it, or set SNAPSHIM_TIMEOUT_MS higher",
+            "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it \
+             stopped?); continue it, or set SNAPSHIM_TIMEOUT_MS higher",
             Program(pid),
             config().timeout / 1_000_000
         );
@@ -58,7 +62,7 @@ pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> 
     })
 }
 
-/// Has all who could store into the origin through a shared mapping armed, the calling process included.
+/// Arms the origin's shared mappings in every process that could store through one, the calling process included.
 pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Errno> {
     let (own, scope) = (&thread.own, Scope::One(origin));
     *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
@@ -68,8 +72,8 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
         say!(
             Level::Warn,
-            "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, or set \
-             SNAPSHIM_TIMEOUT_MS higher",
+            "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, \
+             or set SNAPSHIM_TIMEOUT_MS higher",
             Named(origin),
             Program(pid),
             config().timeout / 1_000_000
@@ -78,15 +82,15 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
     })
 }
 
-/// Waits for the asynchronous writes under way that bypass the page cache. Those to a snapshot that is inherited have been
-/// preserved.
+/// Waits for the asynchronous writes under way that bypass the page cache. A fork needs no such wait: for the inherited snapshots
+/// these writes have preserved already.
 pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
     thread.own.table.await_queues(origin, deadline).map_err(|Blame { pid, .. }| {
         say!(
             Level::Warn,
-            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, or cannot \
-             be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
+            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, \
+             or cannot be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
             Named(origin),
             Program(pid),
             config().timeout / 1_000_000
@@ -95,7 +99,7 @@ pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     })
 }
 
-/// Decides the creation and opens the gate. False: somebody aborted it.
+/// Commits the creation and opens the gate. False: a waiting process had aborted it.
 pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
     let creation = thread.own.table.gate().creation;
     let committed = creation.commit(ticket);
@@ -106,7 +110,7 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
     committed
 }
 
-/// What a creation finds of processes whose changes nobody is told of, before its instant.
+/// Before the instant: notes which processes change files without taking part in the table.
 pub fn look_for_unseen(table: &Table) -> Look {
     let unseen = table.unseen();
     if unseen.was_ever_up() {
@@ -115,8 +119,8 @@ pub fn look_for_unseen(table: &Table) -> Look {
     unseen.look()
 }
 
-/// Once what the creation makes is published: `doubt` makes it doubtful if such a process may have changed the file since, or may
-/// still.
+/// After publication: calls `doubt`, which makes the snapshot doubtful, if such a process may have changed the file since
+/// `before`, or may still do so.
 pub fn doubt_if_unseen(table: &Table, before: Look, what: &dyn core::fmt::Display, doubt: impl FnOnce() -> bool) {
     let after = table.unseen().look_after_publishing();
     if !before.vouches_until(&after) && doubt() {
@@ -128,8 +132,8 @@ pub fn doubt_if_unseen(table: &Table, before: Look, what: &dyn core::fmt::Displa
 fn say_doubted(table: &Table, what: &dyn core::fmt::Display) {
     say!(
         Level::Warn,
-        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that its log \
-         names, and take the snapshot again",
+        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that \
+         its log names, and take the snapshot again",
         Unseen(table)
     );
 }

@@ -1,5 +1,4 @@
-//! The kernel's mapping of a snapshot: the file is mapped, its last page is made private and its tail zeroed, and what lies behind
-//! the end of the file faults.
+//! The kernel's mapping of a snapshot: the file as it is at the instant, and past its end pages that fault.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -18,8 +17,7 @@ use crate::process::log::{Level, say};
 
 const BLKGETSIZE64: u32 = 0x8008_1272;
 
-/// Size, and the time of modification that foreign changes are told by. That time has been asked for anyway, by the fstat(2) that
-/// says what is mapped.
+/// Size, and the time of modification, by which foreign changes are found. The fstat(2) that gives the size gives the time as well.
 pub fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errno> {
     if !origin.is_block_device() {
         let stat = rustix::fs::fstat(file)?;
@@ -31,7 +29,7 @@ pub fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, 
     Ok(Modified { time: 0, size })
 }
 
-/// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.
+/// Maps the file. The page that holds the end of the file is private, and zero after the end. Pages past it raise SIGBUS.
 pub fn map(
     file: BorrowedFd<'_>,
     mmap: &Mmap,
@@ -55,21 +53,22 @@ pub fn map(
         Ok(())
     };
     finish()
-        // SAFETY: the mapping was just made and nobody has been told of it.
+        // SAFETY: the mapping was just made, and no other code has its address.
         .inspect_err(|_| unsafe { rustix::mm::munmap(address, mmap.length) }.unwrap_or(()))
         .map(|()| address)
 }
 
-/// The kernel's mapping of the file.
+/// Makes the kernel's mapping of the file.
 fn real_map(file: BorrowedFd<'_>, mmap: &Mmap, address: *mut c_void, flags: i32) -> Result<*mut c_void, Errno> {
     use rustix::fd::AsRawFd;
     let flags = flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
     Mmap { address, flags, descriptor: file.as_raw_fd(), ..*mmap }.call()
 }
 
-/// Maps the file where the kernel likes, but not where it is to be moved later.
+/// Maps the file at an address of the kernel's choice that does not overlap the target of the later move.
 ///
-/// As long as a mapping that overlaps the target is there, the kernel finds another place; two can overlap it, one at each end.
+/// While a mapping that overlaps the target stays, the kernel chooses another address. Two mappings can overlap the target, one
+/// at each end, so the third does not.
 fn map_aside(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
     let mut found = [const { Err(Errno::NOMEM) }; 3];
     let mut chosen = Err(Errno::NOMEM);
@@ -83,7 +82,7 @@ fn map_aside(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
         }
     }
     for other in found.into_iter().flatten().filter(|place| Ok(*place) != chosen) {
-        // SAFETY: just mapped, and nobody was told.
+        // SAFETY: the mapping was just made, and no other code has its address.
         let _ = unsafe { rustix::mm::munmap(other, mmap.length) };
     }
     chosen
@@ -91,10 +90,11 @@ fn map_aside(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
 
 fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
     let flags = MprotectFlags::from_bits_retain(protection as u32);
-    // SAFETY: the range is a part of the mapping that is being made.
+    // SAFETY: the range is a part of the mapping in the making.
     unsafe { rustix::mm::mprotect(address as *mut c_void, length as usize, flags) }
 }
 
+/// Says in the log what is wrong with the kernel, if that is why populating failed.
 fn tell_kernel(error: Errno) {
     if error == Errno::INVAL {
         say!(
@@ -105,14 +105,13 @@ fn tell_kernel(error: Errno) {
     }
 }
 
-/// Makes the page private and zeroes what lies behind the end of the file: a shared store can have put bytes there, and an append
-/// would.
+/// Makes the page private and zeroes it after the end of the file: a shared store may have put bytes there, and an append would.
 fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
     let opened = libc::PROT_READ | libc::PROT_WRITE;
     if protection & opened != opened {
         protect(page, PAGE, opened)?;
     }
-    // SAFETY: the page is a writable part of the mapping that is being made, and private once it is populated.
+    // SAFETY: the page is a writable part of the mapping in the making, and private once it is populated.
     unsafe {
         madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)
             .inspect_err(|error| tell_kernel(*error))?;

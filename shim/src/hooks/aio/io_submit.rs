@@ -1,9 +1,11 @@
-//! io_submit(2) (libaio): each write of a batch, and each read into a shared mapping, is announced and preserved by itself, then
-//! handed to the kernel. What bypasses the page cache lands later; it is counted, so that a creation can wait for it
+//! io_submit(2) (libaio): each write of a batch, and each read into a shared mapping, is announced and preserved alone, then
+//! handed to the kernel.
+//!
+//! A write that bypasses the page cache lands later. It is counted, so that a creation can wait for it
 //! ([`snapshim::protocol::aio_queues`]).
 //!
-//! The hooks make the system calls themselves: libaio would make them by syscall(2), which is a door too, and all would be counted
-//! twice.
+//! The hooks make the system calls themselves: libaio would make them by syscall(2), which is hooked as well, and each would be
+//! counted twice.
 //!
 //! glibc's own aio_write(3) needs nothing here: it calls pwrite in a thread of its own.
 
@@ -19,8 +21,8 @@ use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno::set_errno;
 use crate::base::user_memory::each_buffer;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::process::identity::{self, Own};
 use crate::process::{membership, thread};
@@ -54,21 +56,21 @@ interpose! {
 
 fn submit_call(context: usize, count: c_long, batch: *mut *mut Block) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    answer(unsafe { syscall!(Sysno::io_submit, context, count, batch) })
+    as_libaio(unsafe { syscall!(Sysno::io_submit, context, count, batch) })
 }
 
 fn setup_call(room: c_int, context: *mut usize) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    answer(unsafe { syscall!(Sysno::io_setup, room, context) })
+    as_libaio(unsafe { syscall!(Sysno::io_setup, room, context) })
 }
 
 fn destroy_call(context: usize) -> c_int {
     // SAFETY: the application's argument, as it is.
-    answer(unsafe { syscall!(Sysno::io_destroy, context) })
+    as_libaio(unsafe { syscall!(Sysno::io_destroy, context) })
 }
 
-/// As libaio answers.
-fn answer(result: Result<usize, syscalls::Errno>) -> c_int {
+/// The result as libaio gives it.
+fn as_libaio(result: Result<usize, syscalls::Errno>) -> c_int {
     match result {
         Ok(value) => value as c_int,
         Err(error) => -error.into_raw(),
@@ -86,7 +88,7 @@ fn on_io_setup(_: io_setup::Function, room: c_int, context: *mut usize) -> c_int
     result
 }
 
-/// Takes a context that was not cleared, too.
+/// As io_setup(3), but the context need not be cleared before.
 fn on_io_queue_init(_: io_queue_init::Function, room: c_int, context: *mut usize) -> c_int {
     if room <= 0 {
         return -libc::EINVAL;
@@ -129,7 +131,8 @@ const PREAD: u16 = 0;
 const PWRITE: u16 = 1;
 const PWRITEV: u16 = 8;
 
-/// One at a time, because each may go to another file. What was submitted before one that fails counts, as in a batch.
+/// Submits the requests one at a time, because each may go to another file. As in a batch, the requests before one that fails
+/// count.
 pub fn on_io_submit(_: io_submit::Function, context: usize, count: c_long, batch: *mut *mut Block) -> c_int {
     if count <= 0 {
         return submit_call(context, count, batch);
@@ -147,12 +150,12 @@ pub fn on_io_submit(_: io_submit::Function, context: usize, count: c_long, batch
     submitted
 }
 
-/// A context, and what is known of it.
+/// A context, with what is needed to submit to it.
 struct Submitter {
     context: usize,
-    /// `None`: the process takes no part.
+    /// `None`: the process takes no part in the table.
     own: Option<Own>,
-    /// `None`: it is not counted.
+    /// `None`: what is submitted to it is not counted.
     queue: Option<&'static Queue>,
 }
 
@@ -178,10 +181,10 @@ impl Submitter {
         change(descriptor as c_int, write, || {
             let answer = self.counted(entry, Some(descriptor));
             result.set(Some(answer));
-            // One request is no count of bytes.
+            // The result of a change is a count of bytes, and one request is none.
             answer.min(0) as isize
         });
-        // Not called: the gate refused it.
+        // No answer: the gate refused the call.
         result.get().unwrap_or(-libc::ENOSPC)
     }
 
@@ -189,7 +192,7 @@ impl Submitter {
         let queue = self.queue.filter(|queue| queue.begin(self.context as u64));
         self.aim(queue, written);
         let result = submit_call(self.context, 1, entry);
-        // Once more: another thread may have put another file there, or set O_DIRECT, just before the kernel looked.
+        // Once more: another thread may have put another file at the descriptor, or set O_DIRECT, just before the kernel looked.
         self.aim(queue, written);
         if let Some(queue) = queue {
             queue.end(u64::from(result == 1));
@@ -197,7 +200,8 @@ impl Submitter {
         result
     }
 
-    /// Notes where a write goes that will land later. It has passed the gate, so a creation that has to wait for it finds the note.
+    /// Notes the file of a write that lands later. The write has passed the gate, so a creation that must wait for it finds the
+    /// note.
     fn aim(&self, queue: Option<&Queue>, written: Option<u32>) {
         let (Some(own), Some(descriptor)) = (&self.own, written) else { return };
         let is_direct =
@@ -215,7 +219,7 @@ impl Submitter {
         }
     }
 
-    /// What else is submitted to the context would keep it busy while a creation waits for it to be idle.
+    /// Lets a creation pass that waits for the context to be idle: further requests would keep it busy.
     fn let_creation_pass(&self) {
         let (Some(own), Some(queue)) = (self.own, self.queue) else { return };
         let creation = own.table.gate().creation;
@@ -223,7 +227,7 @@ impl Submitter {
         if seen.is_busy()
             && let Some(Scope::One(origin)) = creation.scope(seen, own.table)
             && queue.aims_at(origin)
-            // A creation may wait for the call that a handler interrupted.
+            // In a handler, the creation may wait for the call that the handler interrupted.
             && thread::current().is_ok_and(|thread| !thread.is_inside())
         {
             own.table.await_creation(seen);
@@ -231,7 +235,7 @@ impl Submitter {
     }
 }
 
-/// The kernel has the pages by the time the call returns, so they are opened for it.
+/// Submits a read. The kernel takes hold of the pages before the call returns, so they are opened for the length of the call.
 fn submit_read(read: &Submission, one: &impl Fn() -> c_int) -> c_int {
     let range = read.buffer..read.buffer.saturating_add(read.bytes);
     if !list::may_touch(&range) {
@@ -241,7 +245,7 @@ fn submit_read(read: &Submission, one: &impl Fn() -> c_int) -> c_int {
     while_open(&pages, one).unwrap_or_else(|error| -error.raw_os_error())
 }
 
-/// The same by number: -1 and errno.
+/// io_submit(2) by number, which answers with -1 and errno.
 pub fn by_number(context: usize, count: c_long, batch: *mut *mut Block) -> c_long {
     as_call(on_io_submit(io_submit::raw, context, count, batch))
 }
@@ -255,14 +259,10 @@ pub fn destroy_by_number(context: usize) -> c_long {
 }
 
 fn as_call(result: c_int) -> c_long {
-    if result < 0 {
-        set_errno(-result);
-        return -1;
-    }
-    result.into()
+    if result < 0 { fail(-result) } else { result.into() }
 }
 
-/// A write or read of a batch, as the kernel will read it; `None` if it is none, or unreadable.
+/// A write or read of a batch, as the kernel will read it; `None` if it is another request, or cannot be read.
 fn submission_at(entry: u64) -> Option<Submission> {
     let word = |address: u64| raw::read_remote_word(raw::own_tid(), address).ok();
     let block = word(entry)?;

@@ -1,7 +1,7 @@
-//! io_uring: what it writes cannot be seen, so by default it is not there, and programs fall back to calls that can.
+//! io_uring: its writes cannot be seen, so by default it is denied, and programs fall back to calls that can be seen.
 //!
-//! A program that makes the system call itself is reached by a filter (seccomp(2)) only. It stays with all children, also those
-//! that the shim does not reach, and costs a little at every system call, so it is there for who asks.
+//! A program that makes the system call itself is reached only by a filter (seccomp(2)). The filter stays with all children, those
+//! without the shim included, and costs a little at every system call. So it is set only where `SNAPSHIM_IO_URING` asks for it.
 
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr::null_mut;
@@ -11,73 +11,50 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::base::errno::set_errno;
-use crate::interpose::{self, interpose};
+use crate::interpose::answer::fail;
+use crate::interpose::interpose;
 use crate::process::log::{Level, say};
 
 interpose! {
     /// liburing's io_uring_queue_init(3)
     queue_init, c"io_uring_queue_init": io_uring_queue_init
     => fn(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
-        raw |entries, ring, flags| match interpose::behind(c"io_uring_queue_init") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, flags) },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_queue_init,
     }
     /// liburing's io_uring_queue_init_params(3)
     queue_init_params, c"io_uring_queue_init_params": io_uring_queue_init_params
     => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void) -> c_int {
-        raw |entries, ring, parameters| match interpose::behind(c"io_uring_queue_init_params") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters) },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_queue_init_params,
     }
     /// liburing's io_uring_queue_init_mem(3)
     queue_init_mem, c"io_uring_queue_init_mem": io_uring_queue_init_mem
     => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void, memory: *mut c_void, size: usize) -> c_int {
-        raw |entries, ring, parameters, memory, size| match interpose::behind(c"io_uring_queue_init_mem") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters, memory, size)
-            },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_queue_init_mem,
     }
-    /// liburing's io_uring_get_probe(3), which makes a ring to ask what there is
+    /// liburing's io_uring_get_probe(3), which makes a ring to ask which operations there are
     get_probe, c"io_uring_get_probe": io_uring_get_probe => fn() -> *mut c_void {
-        raw || match interpose::behind(c"io_uring_get_probe") {
-            // SAFETY: liburing's function of that name.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)() },
-            None => null_mut(),
-        },
+        next_or null_mut(),
         hook on_get_probe,
     }
     /// liburing's io_uring_setup(2)
     setup, c"io_uring_setup": io_uring_setup => fn(entries: c_uint, parameters: *mut c_void) -> c_int {
-        raw |entries, parameters| match interpose::behind(c"io_uring_setup") {
-            // SAFETY: liburing's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, parameters) },
-            None => -libc::ENOSYS,
-        },
+        next_or -libc::ENOSYS,
         hook on_setup,
     }
 }
 
-/// Whether `SNAPSHIM_IO_URING` leaves it at the default.
+/// Whether io_uring is denied: `SNAPSHIM_IO_URING` does not allow it.
 pub fn is_denied() -> bool {
     !config().allows_rings && !config().is_disabled
 }
 
-/// As a kernel without io_uring answers the system call.
+/// Answers the system call as a kernel without io_uring does.
 pub fn deny() -> c_int {
     tell();
-    set_errno(libc::ENOSYS);
-    -1
+    fail(libc::ENOSYS)
 }
 
 fn tell() {
@@ -85,20 +62,25 @@ fn tell() {
     if !TOLD.swap(true, Ordering::Relaxed) {
         say!(
             Level::Info,
-            "process {}: io_uring is denied (ENOSYS), because what it writes cannot be held back from snapshots; \
+            "process {}: io_uring is denied (ENOSYS), because its writes cannot be held back from snapshots; \
              SNAPSHIM_IO_URING=allow permits it and loses that",
             raw::own_pid()
         );
     }
 }
 
-fn on_queue_init(real: queue_init::Function, entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
+/// Makes `call`, or gives the answer `denied` in its place.
+fn unless_denied<T>(denied: T, call: impl FnOnce() -> T) -> T {
     if is_denied() {
         tell();
-        return -libc::ENOSYS;
+        return denied;
     }
+    call()
+}
+
+fn on_queue_init(real: queue_init::Function, entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, ring, flags) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, ring, flags) })
 }
 
 fn on_queue_init_params(
@@ -107,12 +89,8 @@ fn on_queue_init_params(
     ring: *mut c_void,
     parameters: *mut c_void,
 ) -> c_int {
-    if is_denied() {
-        tell();
-        return -libc::ENOSYS;
-    }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, ring, parameters) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, ring, parameters) })
 }
 
 fn on_queue_init_mem(
@@ -123,35 +101,23 @@ fn on_queue_init_mem(
     memory: *mut c_void,
     size: usize,
 ) -> c_int {
-    if is_denied() {
-        tell();
-        return -libc::ENOSYS;
-    }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, ring, parameters, memory, size) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, ring, parameters, memory, size) })
 }
 
 fn on_get_probe(real: get_probe::Function) -> *mut c_void {
-    if is_denied() {
-        tell();
-        return null_mut();
-    }
     // SAFETY: the application's own call.
-    unsafe { real() }
+    unless_denied(null_mut(), || unsafe { real() })
 }
 
 fn on_setup(real: setup::Function, entries: c_uint, parameters: *mut c_void) -> c_int {
-    if is_denied() {
-        tell();
-        return -libc::ENOSYS;
-    }
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(entries, parameters) }
+    unless_denied(-libc::ENOSYS, || unsafe { real(entries, parameters) })
 }
 
 const ARCHITECTURE_X86_64: u32 = 0xc000_003e;
 const ARCHITECTURE_I386: u32 = 0x4000_0003;
-/// io_uring_setup(2) has this number on every architecture; x32 adds a bit to it.
+/// The number of io_uring_setup(2) on every architecture. x32 adds a bit to it.
 const SETUP: u32 = 425;
 const X32: u32 = 0x4000_0000;
 
@@ -164,7 +130,7 @@ const fn step(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-/// Looks at `struct seccomp_data`: the number at 0, the architecture at 4.
+/// The filter looks at `struct seccomp_data`: the number is at offset 0, the architecture at 4.
 static FILTER: [libc::sock_filter; 8] = [
     step(LOAD, 4, 0, 0),
     step(EQUAL, ARCHITECTURE_X86_64, 1, 0),
@@ -176,19 +142,19 @@ static FILTER: [libc::sock_filter; 8] = [
     step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
 ];
 
-/// Sets the filter up if it is asked for. Called by the constructor.
+/// Sets the filter if it is asked for. Called by the constructor.
 pub fn filter() {
     if !config().filters_rings || is_there_none() {
         return;
     }
     let program = libc::sock_fprog { len: FILTER.len() as u16, filter: FILTER.as_ptr().cast_mut() };
-    // SAFETY: the kernel reads the program, which is alive for the call; no_new_privs is left as it is.
+    // SAFETY: the kernel reads the program during the call; no_new_privs is left as it is.
     let set = unsafe { syscall!(Sysno::seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if let Err(error) = set {
         say!(
             Level::Warn,
-            "process {}: SNAPSHIM_IO_URING=seccomp had no effect ({}); io_uring is denied as by deny, and a program that makes the system call \
-             itself is not kept from it",
+            "process {}: SNAPSHIM_IO_URING=seccomp had no effect ({}); io_uring is denied as by deny, and a program \
+             that makes the system call itself is not kept from it",
             raw::own_pid(),
             if error == syscalls::Errno::EACCES {
                 "it needs no_new_privs, which the shim does not set, or CAP_SYS_ADMIN"
@@ -199,9 +165,9 @@ pub fn filter() {
     }
 }
 
-/// Whether the call is answered with ENOSYS already: by the filter of who executed this program, or by the kernel.
+/// Whether the call is answered with ENOSYS already: by an inherited filter, or by the kernel.
 fn is_there_none() -> bool {
-    // SAFETY: no entries and no parameters: the kernel refuses.
+    // SAFETY: the kernel refuses a call with no entries and no parameters.
     let answer = unsafe { syscall!(Sysno::io_uring_setup, 0, 0) };
     answer == Err(syscalls::Errno::ENOSYS)
 }

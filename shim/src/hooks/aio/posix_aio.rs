@@ -1,5 +1,7 @@
-//! aio_write(3) and lio_listio(3), which write in threads of libc's own. Where libc's code cannot be patched, what these do is not
-//! seen, so a write to a file or device is waited for: it has ended when the call returns.
+//! aio_write(3) and lio_listio(3), which write in threads of libc's own.
+//!
+//! Where libc's code cannot be patched, the writes of these threads do not reach their hooks. So the hook waits for a write to a
+//! file or device: it has ended when the call returns.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -11,7 +13,7 @@ use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 
-use crate::base::errno::set_errno;
+use crate::interpose::answer::fail;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
 use crate::writer::touch::Plain;
@@ -19,32 +21,19 @@ use crate::writer::touch::Plain;
 interpose! {
     /// aio_write(3)
     aio_write64, c"aio_write64": aio_write aio_write64 => fn(block: *mut aiocb) -> c_int {
-        raw |block| match interpose::behind(c"aio_write64") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(block) },
-            None => unknown(),
-        },
+        next_or fail(libc::ENOSYS),
         hook on_aio_write,
     }
     /// lio_listio(3)
     lio_listio64, c"lio_listio64": lio_listio lio_listio64
     => fn(mode: c_int, list: *const *mut aiocb, count: c_int, then: *mut sigevent) -> c_int {
-        raw |mode, list, count, then| match interpose::behind(c"lio_listio64") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(mode, list, count, then) },
-            None => unknown(),
-        },
+        next_or fail(libc::ENOSYS),
         hook on_lio_listio,
     }
 }
 
-fn unknown() -> c_int {
-    set_errno(libc::ENOSYS);
-    -1
-}
-
 fn on_aio_write(real: aio_write64::Function, block: *mut aiocb) -> c_int {
-    // SAFETY: the block is the application's; it stays until the request has ended, as aio_write(3) demands.
+    // SAFETY: the block is the application's, and stays until the request has ended, as aio_write(3) demands.
     if interpose::is_libc_seen() || !unsafe { goes_to_file(block) } {
         // SAFETY: the application's argument, as it is.
         return unsafe { real(block) };
@@ -76,15 +65,15 @@ unsafe fn write_and_wait(real: aio_write64::Function, block: *mut aiocb) -> c_in
     }) as c_int
 }
 
-/// Where libc keeps how a request stands (bits/types/struct_aiocb.h, `__error_code`): aio_error(3) reads no more.
+/// The offset of `__error_code`, the state of a request (bits/types/struct_aiocb.h). aio_error(3) reads nothing else.
 const STATE: u64 = 112;
 
 fn state_of(block: *const aiocb) -> c_int {
-    // Through the kernel: a handler that is told of the end may have given the block back.
+    // Read through the kernel: a handler that runs at the end may have freed the block.
     raw::read_remote_word(raw::own_tid(), block as u64 + STATE).map_or(0, |word| word as c_int)
 }
 
-/// A write to a file ends; only the disk decides when.
+/// Waits for the end of a write. There is no deadline: a write to a file ends as soon as the disk allows.
 fn await_end(block: *const aiocb) {
     let mut patience = Patience::default();
     while state_of(block) == libc::EINPROGRESS {
@@ -104,45 +93,58 @@ fn on_lio_listio(
         Ok(count) if count > 0 && !list.is_null() => unsafe { core::slice::from_raw_parts(list, count) },
         _ => &[],
     };
-    // SAFETY: the entries are null or requests that are not under way.
-    let is_ours = |entry: *mut aiocb| unsafe { goes_to_file(entry) && (*entry).aio_lio_opcode == libc::LIO_WRITE };
     if interpose::is_libc_seen()
         || !matches!(mode, libc::LIO_WAIT | libc::LIO_NOWAIT)
-        || !entries.iter().any(|entry| is_ours(*entry))
+        // SAFETY: the entries are null or requests that are not under way.
+        || !entries.iter().any(|entry| unsafe { is_write_to_file(*entry) })
     {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(mode, list, count, then) };
     }
-    let Some(others) = Others::new(entries.len()) else {
-        set_errno(libc::EAGAIN);
-        return -1;
+    let Some(mut others) = Others::new(entries.len()) else {
+        return fail(libc::EAGAIN);
     };
-    // SAFETY: the pointer is the next library's aio_write(3), or `raw`.
-    let aio_write: aio_write64::Function = unsafe { core::mem::transmute(aio_write64::DOOR.next()) };
-    let (mut kept, mut failed) = (0, false);
-    for entry in entries {
-        if is_ours(*entry) {
-            // SAFETY: a request that is not under way.
-            let queued = unsafe { write_and_wait(aio_write, *entry) } == 0;
-            failed |= !queued || mode == libc::LIO_WAIT && state_of(*entry) != 0;
-        } else {
-            others.put(kept, *entry);
-            kept += 1;
-        }
-    }
+    // SAFETY: as above.
+    let failed = unsafe { write_each(entries, mode, &mut others) };
     // SAFETY: the rest of the application's requests; with none left, libc tells `then` at once.
-    let result = unsafe { real(mode, others.list, kept as c_int, then) };
+    let result = unsafe { real(mode, others.list, others.count as c_int, then) };
     others.give_back();
-    if result == 0 && failed {
-        set_errno(libc::EIO);
-        return -1;
-    }
-    result
+    if result == 0 && failed { fail(libc::EIO) } else { result }
 }
 
-/// Memory for the list of the other requests; libc looks at it only during the call.
+/// # Safety
+/// `entry` is null or a request that is not under way.
+unsafe fn is_write_to_file(entry: *const aiocb) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { goes_to_file(entry) && (*entry).aio_lio_opcode == libc::LIO_WRITE }
+}
+
+/// Makes the writes to files one by one, and lists the other requests. True: one has failed, and the call has to say so.
+///
+/// # Safety
+/// The entries are null or requests that are not under way; `others` has room for all of them.
+unsafe fn write_each(entries: &[*mut aiocb], mode: c_int, others: &mut Others) -> bool {
+    // SAFETY: the pointer is the next library's aio_write(3), or `raw`.
+    let aio_write: aio_write64::Function = unsafe { core::mem::transmute(aio_write64::DOOR.next()) };
+    let mut failed = false;
+    for entry in entries {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if is_write_to_file(*entry) {
+                let queued = write_and_wait(aio_write, *entry) == 0;
+                failed |= !queued || mode == libc::LIO_WAIT && state_of(*entry) != 0;
+            } else {
+                others.put(*entry);
+            }
+        }
+    }
+    failed
+}
+
+/// Memory for the list of the other requests. libc reads the list only during the call.
 struct Others {
     list: *mut *mut aiocb,
+    count: usize,
     bytes: usize,
 }
 
@@ -153,17 +155,20 @@ impl Others {
         let memory = unsafe {
             rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         };
-        Some(Self { list: memory.ok()?.cast(), bytes })
+        Some(Self { list: memory.ok()?.cast(), count: 0, bytes })
     }
 
-    fn put(&self, at: usize, entry: *mut aiocb) {
-        // SAFETY: `at` is below the number of entries that there is room for.
-        unsafe { self.list.add(at).write(entry) };
+    /// # Safety
+    /// There is room left.
+    unsafe fn put(&mut self, entry: *mut aiocb) {
+        // SAFETY: the caller's promise.
+        unsafe { self.list.add(self.count).write(entry) };
+        self.count += 1;
     }
 
-    /// Not when dropped: the call may be cancelled, and then nothing may be left to do in this frame.
+    /// Not done by a drop: the call may be cancelled, and a cancellation may find nothing to drop in the frame.
     fn give_back(self) {
-        // SAFETY: our own mapping, which nobody else knows.
+        // SAFETY: the mapping is the shim's own, and nothing refers to it any more.
         let _ = unsafe { rustix::mm::munmap(self.list.cast(), self.bytes) };
     }
 }

@@ -1,8 +1,10 @@
 //! close(2), dup2(2) and their kin: a descriptor number may mean another file from now on.
 //!
-//! A creation that finds a writer blocked on a number looks that number up; it believes what it finds only if no such change came
-//! in between. And the shim keeps files open among the program's, which no close may take away, and no dup2 replace while they are
-//! used: see [`KeptFiles`].
+//! A creation that finds a writer blocked on a descriptor looks the number up. It believes what it finds only if no such change
+//! came in between, so each change is counted here.
+//!
+//! The shim keeps files of its own open among the program's descriptors. No close may take them away, and no dup2 may replace them
+//! while they are in use: see [`KeptFiles`].
 
 use core::ffi::{c_int, c_uint};
 
@@ -10,7 +12,8 @@ use snapshim::preserve::kept::KeptFiles;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::process::descriptors::{count_all, count_change};
 use crate::process::identity;
@@ -22,7 +25,7 @@ interpose! {
         raw |fd| as_libc(unsafe { syscall!(Sysno::close, fd) }) as c_int,
         hook on_close,
     }
-    /// What fclose(3) and others call: close(2) that is no cancellation point
+    /// close(2) that is no cancellation point, which fclose(3) and others call
     close_nocancel, c"__close_nocancel": => fn(fd: c_int) -> c_int {
         // SAFETY: the caller's argument, as it is.
         raw |fd| as_libc(unsafe { syscall!(Sysno::close, fd) }) as c_int,
@@ -49,10 +52,11 @@ interpose! {
 
 const CLOSE_RANGE_CLOEXEC: c_int = 1 << 2;
 
-/// How long a dup2 to a number of the shim's waits for threads that use it: a few system calls, unless one is stopped in them.
+/// How long a dup2 to a number of the shim's waits for threads that use it. Such use is a few system calls long, unless the
+/// thread is stopped in them.
 const PATIENCE: u64 = 1_000_000_000;
 
-/// dup2(2) where dup3(2) has to do: equal numbers only have to be valid, which dup3 refuses.
+/// dup2(2), made of dup3(2). dup3 refuses equal numbers, which dup2 only checks to be valid.
 fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
     // SAFETY: the application's arguments, as they are.
     unsafe {
@@ -64,8 +68,8 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
     }
 }
 
-/// Calls that may close or replace what the shim keeps open: `act` gets its files. Not for a child that shares this memory, but whose
-/// table is a copy.
+/// Makes a call that may close or replace what the shim keeps open: `act` gets the shim's files. It gets none in a vfork child,
+/// whose descriptor table is a copy.
 #[inline]
 fn beside_kept<T>(last: u32, act: impl FnOnce(Option<&KeptFiles>) -> T) -> T {
     let kept = identity::kept();
@@ -79,9 +83,8 @@ pub fn on_close(real: close::Function, fd: c_int) -> c_int {
     count_change(fd);
     beside_kept(fd as u32, |kept| {
         if kept.is_some_and(|kept| kept.guards(fd as u32)) {
-            // As natively, where nothing is open there.
-            set_errno(libc::EBADF);
-            return -1;
+            // As natively, where the program has nothing open at that number.
+            return fail(libc::EBADF);
         }
         // SAFETY: the application's argument, as it is.
         unsafe { real(fd) }
@@ -100,7 +103,7 @@ pub fn on_dup3(real: dup3::Function, old: c_int, new: c_int, flags: c_int) -> c_
     onto(old, new, || unsafe { real(old, new, flags) })
 }
 
-/// Makes `call`, which puts the file at `old` to `new`, too.
+/// Makes `call`, which duplicates the file at `old` to `new`.
 fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
     beside_kept(new as u32, |kept| {
         let Some((kept, own)) = kept.filter(|kept| old != new && kept.guards(new as u32)).zip(identity::attached())
@@ -116,10 +119,7 @@ fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
             Ok(done) => done,
             // The call has set errno.
             Err(None) => -1,
-            Err(Some(error)) => {
-                set_errno(error.raw_os_error());
-                -1
-            }
+            Err(Some(error)) => fail(error.raw_os_error()),
         }
     })
 }
@@ -135,7 +135,7 @@ pub fn on_close_range(real: close_range::Function, first: c_uint, last: c_uint, 
         let Some(kept) = kept else { return call(first, last) };
         let mut at = first;
         while let Some(guarded) = kept.first_guarded(at, last) {
-            // An empty part is called for, too: for the flags.
+            // An empty part needs a call as well: the kernel judges its flags.
             let done = if at < guarded { call(at, guarded - 1) } else { call(u32::MAX, u32::MAX) };
             if done < 0 || guarded == last {
                 return done;

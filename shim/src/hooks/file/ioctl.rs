@@ -1,4 +1,4 @@
-//! ioctl(2): the requests that change a file's or a block device's content. Which they are, [`requests`] says.
+//! ioctl(2): the requests that change the content of a file or a block device. [`requests`] lists them.
 
 use core::ffi::{c_int, c_ulong, c_void};
 
@@ -25,8 +25,8 @@ interpose! {
     }
 }
 
-/// The types (bits 8 to 15) that any of the requests looked for has, one bit each: every ioctl(2) is looked up, and nearly all are of
-/// none of them.
+/// The types (bits 8 to 15) of the requests that are looked for, one bit each. Every ioctl(2) is looked up, and nearly all are of
+/// another type.
 const TYPES: [u64; 4] = {
     let mut types = [0; 4];
     let mut at = 0;
@@ -43,7 +43,7 @@ fn may_be_known(request: u32) -> bool {
     TYPES[request as usize >> 14 & 3] >> (request >> 8 & 63) & 1 == 1
 }
 
-/// The numbers alone, in a few cache lines.
+/// The numbers alone, which take a few cache lines.
 static NUMBERS: [u32; REQUESTS.len()] = {
     let mut numbers = [0; REQUESTS.len()];
     let mut at = 0;
@@ -57,7 +57,7 @@ static NUMBERS: [u32; REQUESTS.len()] = {
 pub fn on_ioctl(real: ioctl::Function, fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, request, argument) };
-    // Only the low 32 bits count (fs/ioctl.c takes an unsigned int).
+    // The kernel looks at the low 32 bits alone (fs/ioctl.c takes an unsigned int).
     if may_be_known(request as u32) { look_up(fd, request as u32, argument as u64, &call) } else { call() }
 }
 
@@ -69,7 +69,7 @@ fn look_up(fd: c_int, request: u32, argument: u64, call: &dyn Fn() -> c_int) -> 
     }
 }
 
-/// Makes `call`, a request that is known.
+/// Makes `call`, which is the request `known`.
 fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     match known.effect {
         Effect::Times => utime::without_bytes(fd, call),
@@ -93,13 +93,14 @@ fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> 
     }
 }
 
-/// Word `index` of an argument; `None`: it cannot be read, which is the kernel's to refuse.
+/// Word `index` of an argument; `None` if it cannot be read, in which case the kernel refuses the call.
 fn word(argument: u64, index: u64) -> Option<u64> {
     raw::read_remote_word(raw::own_tid(), argument.wrapping_add(index * 8)).ok()
 }
 
-/// UFFDIO_COPY: where the memory shows a hole of a file that is mapped shared, its bytes are the file's from then on. The hole cannot
-/// be preserved: reading it through a mapping fills it, and then the kernel refuses to (EEXIST).
+/// UFFDIO_COPY. Where the memory shows a hole of a file that is mapped shared, the bytes become the file's.
+///
+/// The hole cannot be preserved before: a read through a mapping fills it, and the kernel refuses the request then (EEXIST).
 fn fill(argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     let (Some(start), Some(length)) = (word(argument, 0), word(argument, 2)) else { return call() };
     let range = start..start.saturating_add(length);
@@ -107,12 +108,12 @@ fn fill(argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     match origin {
         Some(origin) => behind::changing("UFFDIO_COPY", &Named::File(origin), call),
         None if user_memory::is_mapped(start) => call(),
-        // Of another process, whose userfaultfd this one serves. Which file it shows cannot be known here.
+        // The memory is another process's, whose userfaultfd this one serves. Which file it shows cannot be known here.
         None => behind::changing("UFFDIO_COPY into another process's memory", &Named::EveryFile, call),
     }
 }
 
-/// `struct dm_ioctl`: flags is its eighth 32-bit number. DM_SUSPEND_FLAG: the device is only suspended, not resumed.
+/// Whether the flags of a `struct dm_ioctl`, its eighth 32-bit number, have DM_SUSPEND_FLAG: the device is suspended, not resumed.
 fn suspends(argument: u64) -> bool {
     const DM_SUSPEND_FLAG: u64 = 1 << 1;
     word(argument, 3).is_some_and(|word| (word >> 32) & DM_SUSPEND_FLAG != 0)
@@ -148,21 +149,22 @@ fn scsi_only_reads(direction: i32, argument: u64) -> bool {
     }
 }
 
-/// Makes `call` while the files whose descriptors lie at `offsets` of the argument are announced, too.
+/// Makes `call` while a change of the other files, whose descriptors lie at `offsets` of the argument, is announced as well.
 ///
-/// One within the other, as what a handler does within a call that it interrupted: never inlined, because a call that is further up
-/// the stack than another would be taken for one that was left.
+/// Each announcement is made inside the one before, as by a handler that interrupts a call. The function is never inlined, so that
+/// each has a stack pointer further down than the one around it: a jump gives calls up by their stack pointers
+/// ([`leaving`](crate::process::leaving)).
 #[inline(never)]
 fn changing_others(offsets: &[u64], argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     let Some((offset, others)) = offsets.split_first() else { return call() };
     let address = argument.wrapping_add(*offset);
-    // An unreadable argument is the kernel's to refuse.
+    // The kernel refuses an argument that cannot be read.
     let Ok(word) = raw::read_remote_word(raw::own_tid(), address & !7) else { return call() };
     let descriptor = (word >> ((address & 7) * 8)) as c_int;
     change(descriptor, Request::EVERYTHING, || changing_others(others, argument, call) as isize) as c_int
 }
 
-/// Unit of the kernel's own addresses on block devices.
+/// The kernel's unit for addresses on block devices.
 const SECTOR: u64 = 512;
 
 /// The bytes that a request changes.
@@ -174,7 +176,7 @@ struct Request {
 impl Request {
     const EVERYTHING: Self = Self { offset: 0, length: u64::MAX };
 
-    /// An unreadable argument is the kernel's to refuse.
+    /// An argument that cannot be read counts as everything. The kernel refuses it.
     fn read(names: Names, argument: u64) -> Self {
         let pair = |offset, length| word(argument, offset).zip(word(argument, length));
         let found = match names {

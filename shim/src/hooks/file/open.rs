@@ -1,7 +1,7 @@
 //! open(2) and its kin with O_TRUNC.
 //!
-//! Opened without the flag first, which changes nothing and may block (a FIFO); then, for a regular file, cut like by ftruncate(2),
-//! which is gated. What comes of it is the same: open(2) truncates only regular files, and only those it did not create.
+//! The file is opened without the flag first, which changes nothing and may block (a FIFO). A regular file is then truncated as by
+//! ftruncate(2), through the gate. The outcome is the same: open(2) truncates only regular files, and only those it did not create.
 
 use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_uint};
@@ -14,7 +14,8 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::truncate::{cut, doubt, is_without_proc};
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 
 interpose! {
@@ -37,7 +38,7 @@ interpose! {
         raw |path, mode| as_libc(unsafe { syscall!(Sysno::creat, path, mode) }) as c_int,
         hook on_creat,
     }
-    /// What posix_spawn(3) and stdio's mode "c" call: open(2) that is no cancellation point
+    /// open(2) that is no cancellation point, which posix_spawn(3) and stdio's mode "c" call
     open_nocancel, c"__open_nocancel": => fn(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
         // SAFETY: the caller's arguments, as they are.
         raw |path, flags, mode| as_libc(unsafe { syscall!(Sysno::openat, libc::AT_FDCWD, path, flags, mode) }) as c_int,
@@ -51,7 +52,7 @@ interpose! {
     }
 }
 
-// The fortified forms (_FORTIFY_SOURCE) end the program when O_CREAT comes without a mode; libc's own do that, and call open.
+// The fortified forms (_FORTIFY_SOURCE) end the program when O_CREAT comes without a mode. libc's own do that, and call open.
 
 pub fn on_open(real: open64::Function, path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     // SAFETY: the application's arguments, as they are but for O_TRUNC.
@@ -64,7 +65,7 @@ pub fn on_openat(real: openat64::Function, directory: c_int, path: *const c_char
 }
 
 pub fn on_creat(_real: creat64::Function, path: *const c_char, mode: c_uint) -> c_int {
-    // SAFETY: as `on_open`; the pointer is open's, or its raw system call.
+    // SAFETY: the pointer is libc's open(2), or its raw system call.
     let open: open64::Function = unsafe { core::mem::transmute(open64::DOOR.original()) };
     on_open(open, path, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, mode)
 }
@@ -74,7 +75,7 @@ pub fn on_open_by_handle(real: open_by_handle::Function, mount: c_int, handle: *
     opened(flags, |flags| unsafe { real(mount, handle, flags) })
 }
 
-/// openat2(2), which has no wrapper in libc. `how` is a struct open_how: flags, mode, resolve.
+/// openat2(2), which has no function in libc. `how` is a `struct open_how`: flags, mode, resolve.
 pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: usize) -> c_int {
     let word = |index: usize| raw::read_remote_word(raw::own_tid(), how.wrapping_add(index) as u64).unwrap_or(0);
     let mut ours = [word(0), word(1), word(2)];
@@ -87,9 +88,8 @@ pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: us
         return call(how);
     }
     if size != size_of_val(&ours) {
-        // A later kernel's structure: what else it asks for is not known.
-        set_errno(libc::E2BIG);
-        return -1;
+        // The structure of a later kernel: the rest of what it asks for is not known.
+        return fail(libc::E2BIG);
     }
     ours[0] &= !(libc::O_TRUNC as u64);
     opened(flags, |without| if without & libc::O_TRUNC == 0 { call(ours.as_ptr()) } else { call(how) })
@@ -114,8 +114,7 @@ fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
         FileType::RegularFile => {}
         FileType::Directory => {
             close(fd);
-            set_errno(libc::EISDIR);
-            return -1;
+            return fail(libc::EISDIR);
         }
         _ => return fd,
     }
@@ -128,21 +127,21 @@ fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
 }
 
 fn cut_writable(fd: c_int) -> c_int {
-    // SAFETY: a descriptor of our own.
+    // SAFETY: the arguments are values, and the descriptor is the shim's own.
     cut(fd, 0, || as_libc(unsafe { syscall!(Sysno::ftruncate, fd, 0) }) as c_int)
 }
 
-/// ftruncate(2) wants a descriptor that is open for writing.
+/// Truncates by path, because ftruncate(2) wants a descriptor that is open for writing.
 fn cut_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
     let path = ProcPath::own("fd").slash(fd as u32);
     let emptied = Cell::new(Place::Elsewhere);
     let result = cut(fd, 0, || {
-        // SAFETY: a C string of our own.
+        // SAFETY: the path is a C string.
         match unsafe { syscall!(Sysno::truncate, path.as_c_str().as_ptr(), 0) } {
             Err(error) if is_without_proc(error.into_raw()) => {}
             result => return as_libc(result) as c_int,
         }
-        // It is there, and must not be waited for while announced should it have become a FIFO.
+        // The path exists. If it has become a FIFO, the open must not wait for it, as the call is announced.
         let again = open(flags & !libc::O_CREAT | libc::O_NONBLOCK);
         if again < 0 {
             return -1;
@@ -160,6 +159,6 @@ fn cut_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_i
 }
 
 fn close(fd: c_int) {
-    // SAFETY: opened by us, and the program has not been told of it.
+    // SAFETY: opened here, and not handed to the program.
     drop(unsafe { raw::own(fd) });
 }

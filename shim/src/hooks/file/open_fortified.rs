@@ -1,5 +1,6 @@
-//! The forms of open(2) that _FORTIFY_SOURCE uses. They end the program when O_CREAT comes without a mode, and else call open
-//! inside: where libc's code cannot be patched, that is not seen.
+//! The forms of open(2) that _FORTIFY_SOURCE uses. They end the program when O_CREAT comes without a mode, and else call open.
+//!
+//! Where libc's code cannot be patched, that inner call does not reach its hook.
 
 use core::ffi::{c_char, c_int};
 

@@ -1,5 +1,6 @@
 //! read(2), pread(2) and their vectored forms, getrandom(2) and process_vm_readv(2): the kernel stores into the application's
-//! buffers.
+//! buffers, which may lie in armed mappings or in snapshots
+//! ([`kernel_store`](crate::shared::kernel_store)).
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 
@@ -17,7 +18,7 @@ interpose! {
         raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::read, fd, data, length) }),
         hook on_read,
     }
-    /// What libc calls for itself where no cancellation may happen: read(2)
+    /// read(2) that is no cancellation point, which libc calls for itself
     read_nocancel, c"__read_nocancel": => fn(fd: c_int, data: *mut c_void, length: size_t) -> ssize_t {
         // SAFETY: the caller's arguments, as they are.
         raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::read, fd, data, length) }),
@@ -78,7 +79,7 @@ pub fn on_read(real: read::Function, fd: c_int, data: *mut c_void, length: size_
         return call();
     }
     fill_one(Source::Descriptor(fd), data, length, call, |parts| match parts {
-        // SAFETY: memory of our own, or the application's where it was to be stored into.
+        // SAFETY: the shim's memory, or the application's where the call is to store.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len) },
         // SAFETY: as above.
         parts => unsafe { readv::original()(fd, parts.as_ptr(), parts.len() as c_int) },
@@ -93,14 +94,14 @@ pub fn on_pread(real: pread64::Function, fd: c_int, data: *mut c_void, length: s
         return call();
     }
     fill_one(Source::DescriptorAt(fd), data, length, call, |parts| match parts {
-        // SAFETY: memory of our own, or the application's where it was to be stored into.
+        // SAFETY: the shim's memory, or the application's where the call is to store.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len, offset) },
         // SAFETY: as above.
         parts => unsafe { preadv64::original()(fd, parts.as_ptr(), parts.len() as c_int, offset) },
     })
 }
 
-/// A vector that may be filled elsewhere; a count that the kernel refuses is not one.
+/// Fills a vector, in a bounce buffer where that is needed. A count that the kernel refuses is left to it.
 #[inline]
 fn fill_vector(
     source: Source,
@@ -117,7 +118,7 @@ fn fill_vector(
 
 #[inline]
 pub fn on_readv(real: readv::Function, fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
-    // SAFETY: the application's arguments, as they are, or memory of our own in their place.
+    // SAFETY: the application's arguments, as they are, or the shim's memory in their place.
     let call = |vector, count| unsafe { real(fd, vector, count) };
     let aside = |parts, length| call(parts, length as c_int);
     fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
@@ -168,11 +169,11 @@ pub fn on_getrandom(real: getrandom::Function, data: *mut c_void, length: size_t
     if !may_touch(data as u64, length) {
         return call();
     }
-    // There is no form for several buffers.
+    // getrandom(2) has no form for several buffers.
     fill_one(Source::Other, data, length, call, |parts| {
         let mut done = 0;
         for part in parts {
-            // SAFETY: memory of our own, or the application's where it was to be stored into.
+            // SAFETY: the shim's memory, or the application's where the call is to store.
             match unsafe { real(part.iov_base, part.iov_len, flags) } {
                 got if got < 0 => return if done > 0 { done } else { got },
                 got if (got as usize) < part.iov_len => return done + got,

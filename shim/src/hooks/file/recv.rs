@@ -1,5 +1,5 @@
-//! recv(2), recvfrom(2), recvmsg(2) and recvmmsg(2): what comes from a socket goes into buffers, and its circumstances into
-//! headers.
+//! recv(2), recvfrom(2), recvmsg(2) and recvmmsg(2): the kernel stores data from a socket into buffers, and addresses, lengths and
+//! flags into headers.
 
 use core::ffi::{c_int, c_uint, c_void};
 
@@ -47,7 +47,8 @@ interpose! {
     }
 }
 
-/// On TCP the bytes are thrown away, on others the whole length is told (tcp(7), recv(2)).
+/// Whether the result may be more than was stored: MSG_TRUNC throws bytes away on TCP, and tells the whole length on other sockets
+/// (tcp(7), recv(2)).
 fn counts_more(flags: c_int) -> bool {
     flags & libc::MSG_TRUNC != 0
 }
@@ -64,7 +65,7 @@ pub fn on_recv(real: recv::Function, fd: c_int, data: *mut c_void, length: size_
         return call();
     }
     fill_one(source(flags), data, length, call, |parts| match parts {
-        // SAFETY: memory of our own, or the application's where it was to be stored into.
+        // SAFETY: the shim's memory, or the application's where the call is to store.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len, flags) },
         parts => {
             // SAFETY: all-zero is a header without anything.
@@ -94,7 +95,7 @@ pub fn on_recvfrom(
     receive_from(call, fd, data, length, flags, name, name_length)
 }
 
-/// As a message of one buffer and a name.
+/// recvfrom(2), made as recvmsg(2) of one buffer and a name.
 #[cold]
 fn receive_from(
     call: impl Fn() -> isize,
@@ -121,7 +122,7 @@ fn receive_from(
     receive(given, counts_more(flags), call, |headers, _| {
         let (result, received) = receive_one(recvmsg::original(), fd, headers, flags);
         if received > 0 && !name.is_null() {
-            // SAFETY: the application's, as it is; the header is in memory of our own.
+            // SAFETY: the application's, as it is; the header is in the shim's memory.
             unsafe { name_length.write_unaligned((*headers).msg_hdr.msg_namelen) };
         }
         (result, received)
@@ -129,7 +130,7 @@ fn receive_from(
 }
 
 fn receive_one(real: recvmsg::Function, fd: c_int, headers: *mut mmsghdr, flags: c_int) -> (isize, usize) {
-    // SAFETY: one header at least, in memory of our own.
+    // SAFETY: one header at least, in the shim's memory.
     let result = unsafe { real(fd, &raw mut (*headers).msg_hdr, flags) };
     let Ok(length) = u32::try_from(result) else { return (result, 0) };
     // SAFETY: as above.
@@ -157,7 +158,7 @@ pub fn on_recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    // SAFETY: the application's arguments, as they are, or memory of our own in their place.
+    // SAFETY: the application's arguments, as they are, or the shim's memory in their place.
     let call = |messages, count| unsafe { real(fd, messages, count, flags, timeout) };
     if !may_touch_any() {
         return call(messages, count);

@@ -1,36 +1,37 @@
 //! The requests of ioctl(2) that change what a file or a block device shows, as data.
 //!
-//! No other module is needed to read it: a test that holds it beside the kernel's own lists includes it as it is.
+//! The file needs no other module: a test that compares it with the kernel's own lists includes it as it is.
 
 /// A request of ioctl(2).
 pub struct Request {
-    /// Its low 32 bits; the kernel looks at no others (fs/ioctl.c takes an unsigned int).
+    /// Its low 32 bits. The kernel looks at no others (fs/ioctl.c takes an unsigned int).
     pub number: u32,
     /// The kernel's name for it.
     pub name: &'static str,
     /// What it does.
     pub effect: Effect,
-    /// Where its argument has the descriptors of other files that it changes: the offsets of 32-bit numbers.
+    /// The offsets in its argument at which the descriptors of other files stand that it changes, as 32-bit numbers.
     pub others: &'static [u64],
 }
 
 /// What a request does.
 #[derive(Clone, Copy)]
 pub enum Effect {
-    /// Changes no byte of the file, but its time of modification.
+    /// Changes no byte of the file, but may change its time of modification.
     Times,
     /// Replaces bytes of the file.
     Bytes(Names),
     /// Empties the file.
     Cut,
-    /// Has a block device show other bytes: they are preserved as if all were replaced. A partition has a page cache of its own, so
-    /// snapshots of what lies on the device become doubtful.
+    /// Makes a block device show other bytes: its snapshots are preserved as if all bytes were replaced. A partition has a page
+    /// cache of its own, so snapshots of what lies on the device become doubtful.
     Turns,
     /// Changes a block device past its page cache: its snapshots become doubtful.
     Behind(Commands),
-    /// Has the device that the argument names show other bytes, while it may answer no read: its snapshots become doubtful.
+    /// Makes the device that the argument names show other bytes, while the device may answer no read: its snapshots become
+    /// doubtful.
     Mapper {
-        /// Whether the request does that only if its flags do not say that it suspends the device.
+        /// Whether the request has no such effect if its flags say that it suspends the device.
         resumes: bool,
     },
     /// Puts pages into memory that may show a hole of a file (userfaultfd): address and length are words 0 and 2 of the argument.
@@ -45,7 +46,7 @@ pub enum Names {
     Range(u64, u64),
     /// The same in units of 512 bytes.
     Sectors(u64, u64),
-    /// `struct file_clone_range`: the destination's offset is its last field, a length of 0 means to the end.
+    /// `struct file_clone_range`: the destination's offset is its last field, and a length of 0 means "to the end".
     CloneRange,
     /// The whole file.
     Everything,
@@ -56,13 +57,13 @@ pub enum Names {
 pub enum Commands {
     /// Any may.
     Every,
-    /// `struct sg_io_hdr`: not those that bring data from the device, nor those without data that are known.
+    /// `struct sg_io_hdr`: all but those that bring data from the device, and the known ones without data.
     Scsi,
-    /// `struct nvme_passthru_cmd` and its kin on a namespace: not the operation codes that are known to read.
+    /// `struct nvme_passthru_cmd` and its kin on a namespace: all but the operation codes that are known to read.
     NvmeIo,
     /// The same on a controller.
     NvmeAdmin,
-    /// `struct mmc_ioc_cmd`: those whose first word says that they write.
+    /// `struct mmc_ioc_cmd`: the commands whose first word says that they write.
     Mmc,
 }
 
@@ -94,7 +95,7 @@ pub const REQUESTS: &[Request] = &[
     // file1_fd
     also_changing(&[0], 0x4028_5881, "XFS_IOC_EXCHANGE_RANGE"),
     also_changing(&[0], 0x4058_5883, "XFS_IOC_COMMIT_RANGE"),
-    // Before Linux 5.17; they give the file the size that their argument says.
+    // Before Linux 5.17. They give the file the size that their argument says.
     request(0x4030_580A, "XFS_IOC_ALLOCSP", Effect::Cut),
     request(0x4030_580B, "XFS_IOC_FREESP", Effect::Cut),
     request(0x4030_5824, "XFS_IOC_ALLOCSP64", Effect::Cut),

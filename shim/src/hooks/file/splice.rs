@@ -1,4 +1,4 @@
-//! copy_file_range(2), sendfile(2), splice(2), vmsplice(2): bytes that come from another descriptor, or go to a pipe by reference.
+//! copy_file_range(2), sendfile(2), splice(2), vmsplice(2): bytes come from another descriptor, or go to a pipe by reference.
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_uint};
@@ -11,8 +11,8 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::base::user_memory::each_buffer;
-use crate::interpose::interpose;
-use crate::interpose::originals;
+use crate::interpose::answer::fail;
+use crate::interpose::{interpose, originals};
 use crate::mapper::preserve_own;
 use crate::signals::action::Action;
 use crate::writer::enter::change;
@@ -54,7 +54,7 @@ interpose! {
     }
 }
 
-/// Bytes that go to the offset that a pointer names, or to the file position.
+/// Bytes that go to the offset that a pointer leads to, or to the file position where the pointer is null.
 struct Incoming {
     length: size_t,
     offset: *const off64_t,
@@ -65,7 +65,7 @@ impl Touch for Incoming {
         (self.length as u64).min(LONGEST_WRITE)
     }
 
-    /// An unreadable pointer is the kernel's to refuse.
+    /// The kernel refuses a pointer that cannot be read.
     fn offset(&self) -> Option<i64> {
         let address = self.offset as u64;
         (address != 0).then(|| raw::read_remote_word(raw::own_tid(), address).map_or(-1, |word| word as i64))
@@ -86,7 +86,7 @@ pub fn on_copy_file_range(
     change(to, touch, || unsafe { real(from, from_offset, to, to_offset, length, flags) })
 }
 
-/// Waits for nothing: what has no positions, as a pipe, cannot be sent from.
+/// The call never waits for input: a source without positions, such as a pipe, is refused by the kernel.
 pub fn on_sendfile(
     real: sendfile64::Function,
     to: c_int,
@@ -121,7 +121,8 @@ pub fn on_splice(
     if flags & SPLICE_F_NONBLOCK != 0 || !is_patient(from) {
         return change(to, Incoming { length, offset: to_offset }, || call(flags));
     }
-    // Nobody waits for an empty pipe while announced: a creation would wait for us. What fails at once does so here, too.
+    // Never wait for an empty pipe while announced: a creation would wait for this call. A call that fails at once fails here as
+    // well.
     let before = errno();
     loop {
         let is_refused = Cell::new(true);
@@ -134,14 +135,13 @@ pub fn on_splice(
         }
         set_errno(before);
         if await_input(from) == Waited::Interrupted {
-            set_errno(libc::EINTR);
-            return -1;
+            return fail(libc::EINTR);
         }
     }
 }
 
 pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, count: size_t, flags: c_uint) -> ssize_t {
-    // The pipe will hold the pages themselves, and show whatever is written to the file later.
+    // The pipe holds the pages themselves. Without a copy of its own it would show whatever is written to the file later.
     each_buffer(vector, count.min(c_int::MAX as usize) as c_int, preserve_own::keep);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(fd, vector, count, flags) }
@@ -159,22 +159,22 @@ fn is_patient(fd: c_int) -> bool {
 
 #[derive(PartialEq, Eq)]
 enum Waited {
-    /// There is input, or it is worth another look.
+    /// There is input, or the call is worth another attempt.
     Enough,
-    /// A handler has run that the call is not to go on after.
+    /// A handler has run after which the call must fail.
     Interrupted,
 }
 
 /// Waits until a pipe has input, as long as splice(2) would.
 ///
-/// That goes on after a handler with SA_RESTART and fails after another; poll(2) fails after both and does not say which one ran. No
-/// call that the kernel goes on with waits for a pipe and takes nothing from it, but for tee(2), which needs a second pipe. So it
-/// fails where any handler that could have run has no SA_RESTART: a program that has both must expect EINTR of its calls anyway, and
-/// one that waits for it, as with alarm(2), gets it.
+/// After a handler with SA_RESTART, splice(2) goes on; after any other it fails. poll(2) fails after both, and does not say which
+/// ran. The kernel restarts no call that waits for a pipe and takes nothing from it, except tee(2), which needs a second pipe. So
+/// the wait fails if any handler that could have run has no SA_RESTART. A program with both kinds of handlers must expect EINTR
+/// of its calls anyway, and a program that waits for EINTR, as with alarm(2), gets it.
 fn await_input(fd: c_int) -> Waited {
-    // libc's, even where the shim is switched off: a cancelled thread is taken out of that one.
+    // libc's ppoll, even where the shim is switched off: it is a cancellation point.
     let mut input = pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // Looked for before as well: one with SA_RESETHAND is gone afterwards.
+    // Looked for before the wait as well: a handler with SA_RESETHAND is gone afterwards.
     let ends_calls = may_handler_end_calls();
     let before = errno();
     let result = originals::ppoll(&mut input);
@@ -185,7 +185,7 @@ fn await_input(fd: c_int) -> Waited {
 
 /// Whether a handler without SA_RESTART could run in this thread.
 fn may_handler_end_calls() -> bool {
-    /// The shim's own in the kernel, and libc's for cancellation and set*id(2).
+    /// The signals that have the shim's own handler in the kernel, and those that libc uses for cancellation and set*id(2).
     const OTHERS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, 32, 33];
     let blocked = signal_block::signal_mask();
     (1..=64).filter(|signal| !OTHERS.contains(signal) && blocked >> (signal - 1) & 1 == 0).any(|signal| {

@@ -1,4 +1,7 @@
 //! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
+//!
+//! A truncation destroys private copies as well: the kernel unmaps them. So pages of a snapshot are moved off the file first
+//! (`cuts_from` tells the core).
 
 use core::cell::Cell;
 use core::ffi::{c_char, c_int};
@@ -52,10 +55,10 @@ interpose! {
     }
 }
 
-/// Everything from a byte on goes away.
+/// The change of a truncation: everything from a byte on goes away.
 struct Cut {
     from: off64_t,
-    /// Of which file; `None`: the one behind the descriptor.
+    /// The file; `None` for the one behind the descriptor.
     place: Option<Place>,
 }
 
@@ -69,7 +72,7 @@ impl Touch for Cut {
     }
 
     fn cuts_from(&self) -> Option<u64> {
-        // A negative length is the kernel's to refuse.
+        // The kernel refuses a negative length.
         Some(u64::try_from(self.from).unwrap_or(u64::MAX >> 1))
     }
 
@@ -82,17 +85,17 @@ impl Touch for Cut {
     }
 }
 
-/// Cuts the file behind `descriptor` to `length` bytes by `call`.
+/// Makes `call`, which truncates the file behind `descriptor` to `length` bytes.
 pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
     change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
 }
 
-/// The same for a call that empties the file behind `descriptor` by opening it once more, among other things.
+/// The same for a call that opens the file behind `descriptor` once more, and truncates it to nothing thereby.
 pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
     change(descriptor, Cut { from: 0, place: None }, call)
 }
 
-/// Makes `call`, which looks `path` up by itself and empties the file it finds.
+/// Makes `call`, which looks `path` up itself and truncates the file to nothing.
 pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
     cut_named(directory, path, 0, call)
 }
@@ -109,11 +112,11 @@ fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl 
     result
 }
 
-/// The regular file that a path leads to. It is not opened for that where it can be helped: a process that has no descriptor left
-/// may cut it all the same.
+/// The regular file that a path leads to. It is opened only where there is no other way: a process that has no descriptor left may
+/// still truncate a file.
 fn place_named(directory: c_int, path: *const c_char) -> Place {
     let place = match place_at(directory as u32, path, 0) {
-        // A filter of seccomp(2) may know other calls.
+        // A filter of seccomp(2) that forbids the lookup may allow this one.
         Place::Unknown => open_path(directory, path).map_or(Place::Unknown, |descriptor| {
             let found = place_behind(descriptor as u32);
             close(descriptor);
@@ -124,7 +127,7 @@ fn place_named(directory: c_int, path: *const c_char) -> Place {
     only_regular(place)
 }
 
-/// Cutting is nothing to a block device.
+/// A truncation does nothing to a block device.
 fn only_regular(place: Place) -> Place {
     match place {
         Place::Origin(origin) if origin.is_block_device() => Place::Elsewhere,
@@ -139,11 +142,12 @@ fn open_path(directory: c_int, path: *const c_char) -> Option<c_int> {
 }
 
 fn close(descriptor: c_int) {
-    // SAFETY: opened by `open_path`, and nobody else knows of it.
+    // SAFETY: opened by `open_path`, and used nowhere else.
     drop(unsafe { raw::own(descriptor) });
 }
 
-/// Somebody may have put another file there between our look and the call's.
+/// Marks snapshots doubtful if the path leads to another file now: another process may have replaced the file between the lookup
+/// here and the call's own lookup.
 fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
     if identity::attached().is_some_and(|own| own.table.gate().active.is_raised())
         && let now = place_named(directory, path)
@@ -154,14 +158,16 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
     }
 }
 
-/// `origin` was emptied unannounced, because it came under a name that had led to another file.
+/// Marks the snapshots of `origin` doubtful: it was emptied without an announcement, because it took a name that had led to another
+/// file.
 pub fn doubt(origin: Origin) {
     let Some(own) = identity::attached() else { return };
     let doubt = |(index, view): (u32, View)| {
         if table::doubt(own.table, index, view.head.life()) {
             say!(
                 Level::Warn,
-                "a snapshot of {} is doubtful from now on: it came under the name that process {} emptied at that very moment",
+                "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very \
+                 moment",
                 Named(origin),
                 raw::own_pid()
             );
@@ -170,7 +176,8 @@ pub fn doubt(origin: Origin) {
     own.table.over_splits(|walk| walk.of(origin).for_each(doubt));
 }
 
-/// Whether a path in /proc does not exist, in a chroot(2) above all, though the descriptor that it names does.
+/// Whether a failure means that a path in /proc does not exist although the descriptor does: above all in a chroot(2) without
+/// /proc.
 pub fn is_without_proc(failure: c_int) -> bool {
     matches!(failure, libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
 }
@@ -180,12 +187,12 @@ pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> 
     cut(fd, length, || unsafe { real(fd, length) })
 }
 
-/// The path is looked up once, so that what is preserved is what is cut; but for where that cannot be had.
+/// The path is looked up once, where that is possible, so that the preserved file is the truncated one.
 pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let by_name = || unsafe { real(path, length) };
     let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
-        // No descriptor is left, or the call fails as the lookup did.
+        // No descriptor is left; or the path leads nowhere, and the call fails as the lookup did.
         return cut_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
     };
     let found = ProcPath::own("fd").slash(descriptor as u32);
@@ -213,7 +220,7 @@ const COLLAPSE_RANGE: c_int = 0x08;
 const INSERT_RANGE: c_int = 0x20;
 const UNSHARE_RANGE: c_int = 0x40;
 
-/// A range becomes zeros, or everything behind it moves.
+/// The change of a fallocate(2): a range becomes zeros, or everything after it moves.
 struct Allocation {
     mode: c_int,
     offset: off64_t,
@@ -240,10 +247,10 @@ fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off6
         // SAFETY: the application's arguments, as they are.
         let answer = unsafe { real(fd, offset, length) };
         failure.set(Some(answer));
-        // An errno is no count of bytes.
+        // The result of a change is a count of bytes, and an errno is none.
         -answer
     });
-    // Not called: the gate refused it.
+    // No answer: the gate refused the call.
     failure.get().unwrap_or_else(errno)
 }
 
@@ -251,7 +258,7 @@ pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset:
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, mode, offset, length) };
     if mode & !(KEEP_SIZE | UNSHARE_RANGE) == 0 {
-        // Allocates only; every byte stays what it is.
+        // The call allocates only. Every byte keeps its value.
         return without_bytes(fd, call);
     }
     change(fd, Allocation { mode, offset, length }, || call() as isize) as c_int

@@ -1,13 +1,16 @@
-//! utimensat(2) and its kin: they change no byte, but they move the time of modification that foreign changes are told by.
+//! utimensat(2) and its kin change no byte. They move the time of modification, by which foreign changes are found, so they are
+//! announced.
 
 use core::ffi::{c_char, c_int};
 
 use libc::{timespec, timeval, utimbuf};
 use snapshim::cooperate::locate::{place_at, place_behind};
 use snapshim::protocol::origin::Place;
+use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::writer::enter::change;
 use crate::writer::touch::Touch;
@@ -34,7 +37,7 @@ interpose! {
         raw |path, times| as_libc(unsafe { syscall!(Sysno::utimes, path, times) }) as c_int,
         hook on_utimes,
     }
-    /// lutimes(3); its times are not utimensat's
+    /// lutimes(3), whose times have microseconds
     lutimes, c"lutimes": lutimes => fn(path: *const c_char, times: *const timeval) -> c_int {
         raw |path, times| at_nanoseconds(libc::AT_FDCWD, path, times, libc::AT_SYMLINK_NOFOLLOW),
         hook on_lutimes,
@@ -59,32 +62,30 @@ interpose! {
     }
 }
 
-/// utimensat(2) with a `struct timeval[2]`, which the kernel checks when it reads it.
+/// utimensat(2) with a `struct timeval[2]`, refused where the kernel would refuse it.
 fn at_nanoseconds(directory: c_int, path: *const c_char, times: *const timeval, flags: c_int) -> c_int {
     let mut ours = [[0i64; 2]; 2];
     if !times.is_null() {
         for (at, word) in ours.as_flattened_mut().iter_mut().enumerate() {
             let address = times as u64 + at as u64 * 8;
-            let Ok(read) = snapshim::sys::raw::read_remote_word(snapshim::sys::raw::own_tid(), address) else {
-                crate::base::errno::set_errno(libc::EFAULT);
-                return -1;
+            let Ok(read) = raw::read_remote_word(raw::own_tid(), address) else {
+                return fail(libc::EFAULT);
             };
             *word = read.cast_signed();
         }
         if ours.iter().any(|[_, microseconds]| !(0..1_000_000).contains(microseconds)) {
-            crate::base::errno::set_errno(libc::EINVAL);
-            return -1;
+            return fail(libc::EINVAL);
         }
         for [_, fraction] in &mut ours {
             *fraction *= 1000;
         }
     }
     let times = if times.is_null() { core::ptr::null() } else { ours.as_ptr() };
-    // SAFETY: the application's path and a structure of ours.
+    // SAFETY: the application's path, and null or the structure above.
     as_libc(unsafe { syscall!(Sysno::utimensat, directory, path, times, flags) }) as c_int
 }
 
-/// No byte of the file that a path, or without one the descriptor, leads to.
+/// No byte of a file: the one that the path leads to, or the one behind the descriptor where the path is null.
 struct NoByte {
     path: *const c_char,
     flags: c_int,
@@ -109,7 +110,7 @@ pub fn without_bytes(descriptor: c_int, call: impl Fn() -> c_int) -> c_int {
     set(descriptor, core::ptr::null(), 0, call)
 }
 
-/// The path is looked up twice, here and by the call; that it leads elsewhere meanwhile makes a snapshot doubtful at worst.
+/// The path is looked up twice, here and by the call. If it leads to another file meanwhile, a snapshot becomes doubtful at worst.
 fn set(directory: c_int, path: *const c_char, flags: c_int, call: impl Fn() -> c_int) -> c_int {
     change(directory, NoByte { path, flags }, || call() as isize) as c_int
 }

@@ -18,7 +18,7 @@ interpose! {
         raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::write, fd, data, length) }),
         hook on_write,
     }
-    /// What libc calls for itself where no cancellation may happen: write(2)
+    /// write(2) that is no cancellation point, which libc calls for itself
     write_nocancel, c"__write_nocancel": => fn(fd: c_int, data: *const c_void, length: size_t) -> ssize_t {
         // SAFETY: the caller's arguments, as they are.
         raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::write, fd, data, length) }),
@@ -124,7 +124,7 @@ struct Vectored {
 }
 
 const RWF_APPEND: c_int = 0x10;
-/// Linux 6.9: an O_APPEND descriptor is written at the offset all the same.
+/// Linux 6.9: an O_APPEND descriptor is written at the given offset.
 const RWF_NOAPPEND: c_int = 0x20;
 
 impl Touch for Vectored {

@@ -1,6 +1,6 @@
 //! clone(2) without CLONE_VM: a fork by another name.
 //!
-//! With CLONE_VM the child is a thread, or borrows this memory as after vfork(2); then that is only noted.
+//! With CLONE_VM the child is a thread, or shares this memory as after vfork(2). That is noted, and the call is made as it is.
 
 use core::ffi::{c_int, c_long, c_void};
 
@@ -8,30 +8,20 @@ use libc::pid_t;
 use syscalls::{Sysno, syscall};
 
 use crate::agent::alone;
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
+use crate::interpose::interpose;
 use crate::interpose::originals::Main;
-use crate::interpose::{self, interpose};
 use crate::lifecycle::fork::forked;
 use crate::process::lending;
 
 interpose! {
-    /// clone(3); variadic in C, all that the kernel can be given is passed on as it comes
+    /// clone(3); variadic in C, every argument that there can be is passed on as it comes
     clone, c"clone": clone => fn(
         main: Option<Main>, stack: *mut c_void, flags: c_int, argument: *mut c_void,
         parent_tid: *mut pid_t, storage: *mut c_void, child_tid: *mut pid_t
     ) -> c_int {
-        raw |main, stack, flags, argument, parent_tid, storage, child_tid| match interpose::behind(c"clone") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(
-                    main, stack, flags, argument, parent_tid, storage, child_tid,
-                )
-            },
-            None => {
-                set_errno(libc::ENOSYS);
-                -1
-            }
-        },
+        next_or fail(libc::ENOSYS),
         hook on_clone,
     }
 }
@@ -56,7 +46,7 @@ fn on_clone(
         // SAFETY: the application's own call.
         return unsafe { real(main, stack, flags, argument, parent_tid, storage, child_tid) };
     };
-    // The child comes to itself on a copy of this stack, as after fork, and goes to its own when it has put its things in order.
+    // The child begins on a copy of this stack, as after fork. It goes to its own stack once it has put its state in order.
     let pid = by_arguments([flags_wide, 0, parent_tid as u64, child_tid as u64, storage as u64]);
     if pid == 0 {
         // SAFETY: this is the child, whose stack the application has given.
@@ -65,7 +55,7 @@ fn on_clone(
     pid
 }
 
-/// A child that shares this memory, and is no thread of the process, acts in it as after vfork(2).
+/// Notes a child that shares this memory and is no thread of the process: it acts in this memory as after vfork(2).
 pub fn note_lending(flags: u64) {
     if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
         lending::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
@@ -74,7 +64,7 @@ pub fn note_lending(flags: u64) {
 
 /// Runs `main` on `stack` and ends the thread with what it returns, as libc's clone does.
 unsafe fn run_on(stack: *mut c_void, main: Main, argument: *mut c_void) -> ! {
-    // SAFETY: the caller's promise; nothing of the old stack is needed any more.
+    // SAFETY: the caller's promise; nothing on the old stack is needed any more.
     unsafe {
         core::arch::asm!(
             "mov rsp, {stack}",
@@ -92,7 +82,7 @@ unsafe fn run_on(stack: *mut c_void, main: Main, argument: *mut c_void) -> ! {
     }
 }
 
-/// exit(2) of the calling thread alone, by number.
+/// exit(2) by number, which ends the calling thread alone.
 pub fn end_by_number(code: c_int) -> ! {
     alone::note_end_of_thread(code);
     loop {
@@ -105,19 +95,21 @@ unsafe extern "C-unwind" fn end(code: c_int) -> ! {
     end_by_number(code)
 }
 
-/// Whether clone(2) by number is a fork: what returns on a stack of its own is for those who are not written in C.
+/// Whether clone(2) by number is a fork that returns on a copy of the caller's stack. A call with a stack of its own returns on
+/// that stack, which only code that is not C can use: it is passed on as it is.
 pub fn is_fork(flags: usize, stack: usize) -> bool {
     flags as u64 & SHARES_MEMORY == 0 && stack == 0
 }
 
-/// clone(2) by number: flags, stack, where to put the number in the parent and in the child, and thread-local storage.
+/// clone(2) by number. The arguments are flags, stack, where to put the number in the parent and in the child, and thread-local
+/// storage.
 pub fn by_number([flags, _, parent_tid, child_tid, storage]: [usize; 5]) -> c_long {
     by_arguments([flags as u64, 0, parent_tid as u64, child_tid as u64, storage as u64]).into()
 }
 
 fn by_arguments([flags, stack, parent_tid, child_tid, storage]: [u64; 5]) -> pid_t {
     let pid = forked(flags, &|| {
-        // SAFETY: the application's arguments; the child goes on here, on its copy of this stack.
+        // SAFETY: the application's arguments; the child goes on here, on a copy of this stack.
         as_libc(unsafe { syscall!(Sysno::clone, flags & !SETS_STORAGE, stack, parent_tid, child_tid, 0) }) as pid_t
     });
     if pid == 0 && flags & SETS_STORAGE != 0 {
@@ -126,10 +118,10 @@ fn by_arguments([flags, stack, parent_tid, child_tid, storage]: [u64; 5]) -> pid
     pid
 }
 
-/// Given by the kernel it would be in use before our own code has come to its end.
+/// Sets the child's thread-local storage. Set by the kernel, it would be in use before the shim's own code in the child has ended.
 fn take_storage(storage: u64) {
     const ARCH_SET_FS: usize = 0x1002;
-    // SAFETY: what the application asked for, in the child.
+    // SAFETY: the child's storage, as the application asked for it.
     let _ = unsafe { syscall!(Sysno::arch_prctl, ARCH_SET_FS, storage) };
 }
 
@@ -141,17 +133,17 @@ pub struct Arguments([u64; 11]);
 const FLAGS: usize = 0;
 const STACK: usize = 5;
 const STORAGE: usize = 7;
-/// The first version of the structure ends behind the storage.
+/// The size of the structure's first version, which ends after the storage.
 const LEAST: usize = 64;
 
 impl Arguments {
-    /// A copy of the `size` bytes at `address`, if it is a fork that they describe, in a form that is known here.
+    /// A copy of the `size` bytes at `address`, if they describe a fork in a form that is known here.
     pub fn of_fork(address: *const u8, size: usize) -> Option<Self> {
         if address.is_null() || !(LEAST..=size_of::<Self>()).contains(&size) {
             return None;
         }
         let mut copy = Self([0; 11]);
-        // SAFETY: the kernel would answer EFAULT where this reads; a program that passes such a pointer has failed already.
+        // SAFETY: the kernel reads the same bytes. A program whose pointer is bad would get EFAULT, and faults here.
         unsafe { core::ptr::copy_nonoverlapping(address, copy.0.as_mut_ptr().cast(), size) };
         (copy.0[FLAGS] & SHARES_MEMORY == 0 && copy.0[STACK] == 0).then_some(copy)
     }

@@ -1,7 +1,7 @@
-//! chroot(2), setrlimit(2), seccomp(2) and their kin: behind them the table may be out of reach.
+//! chroot(2), setrlimit(2), seccomp(2) and their kin: after them the table may be out of reach.
 //!
-//! A process joins at its first change. One that shuts itself in before would change files unseen from then on, so it joins, and
-//! its thread takes a slot, before the call takes effect; as before the calls of [`rights`](super::credentials).
+//! A process joins at its first change. A process that shuts itself in before that would change files unseen. So it joins, and its
+//! thread takes a slot, before the call takes effect. The calls of [`credentials`](super::credentials) do the same.
 
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
@@ -13,14 +13,20 @@ use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 use crate::process::thread;
 
-/// Joins the table, if it can be: a refusal is noted there, or said, as at a change.
+/// Joins the table, if that is possible. A refusal is noted or logged, as at a change.
 pub fn join_before() {
     let _ = thread::current();
 }
 
-/// The hooks are all alike; `Sysno` and its arguments are what libc's function comes to.
+/// Declares hooks that are all alike: the process joins first, where `if` allows, and `around` makes libc's function's call.
+///
+/// `Sysno` and its arguments are what libc's function comes to.
 macro_rules! joined_before {
-    ($($(#[$doc:meta])* $name:ident, $libc:literal: $($export:ident)* ($($argument:ident: $type:ty),*) $(if $closes:expr)? => $number:ident($($given:expr),*);)+) => {
+    ($around:path: $(
+        $(#[$doc:meta])*
+        $name:ident, $libc:literal: $($export:ident)* ($($argument:ident: $type:ty),*) $(if $closes:expr)?
+        => $number:ident($($given:expr),*);
+    )+) => {
         interpose! {
             $(
                 $(#[$doc])*
@@ -37,22 +43,29 @@ macro_rules! joined_before {
             $(
                 pub fn $name(real: super::$name::Function, $($argument: $type),*) -> c_int {
                     if true $(&& $closes)? {
-                        join_before();
+                        $crate::hooks::process::confine::join_before();
                     }
                     // SAFETY: the application's arguments, as they are.
-                    unsafe { real($($argument),*) }
+                    $around(|| unsafe { real($($argument),*) })
                 }
             )+
         }
     };
 }
+pub(super) use joined_before;
+
+/// Makes the call as it is.
+fn directly<T>(call: impl FnOnce() -> T) -> T {
+    call()
+}
 
 joined_before! {
+    directly:
     /// chroot(2)
     chroot, c"chroot": chroot(path: *const c_char) => chroot(path);
     /// pivot_root(2)
     pivot_root, c"pivot_root": pivot_root(new: *const c_char, old: *const c_char) => pivot_root(new, old);
-    /// mount(2), over the table's directory for one
+    /// mount(2), for instance over the table's directory
     mount, c"mount": mount(
         source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void
     ) if hides(flags) => mount(source, target, kind, flags, data);
@@ -84,13 +97,13 @@ joined_before! {
     => prctl(option, a, b, c, d);
 }
 
-/// Whether mount(2) can put something over the table's directory: it does more than say where later mounts are seen.
+/// Whether mount(2) can put something over the table's directory: all forms can, but those that only say where later mounts appear.
 fn hides(flags: c_ulong) -> bool {
     const PROPAGATION: c_ulong = libc::MS_SHARED | libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE;
     flags & PROPAGATION == 0
 }
 
-/// Whether joining takes what the limit is of.
+/// Whether joining needs what the limit is for.
 fn is_needed(resource: c_uint) -> bool {
     [libc::RLIMIT_NOFILE, libc::RLIMIT_AS, libc::RLIMIT_FSIZE, libc::RLIMIT_MEMLOCK].contains(&resource)
 }
@@ -99,13 +112,13 @@ fn is_own(pid: pid_t) -> bool {
     pid == 0 || pid as u32 == raw::own_pid()
 }
 
-/// A filter of system calls; the loss of one's own /proc files; system calls that come to a handler instead.
+/// Whether prctl(2) sets a filter of system calls, takes the process's own /proc files away, or leads system calls to a handler.
 fn shuts_in(option: c_int) -> bool {
     const PR_SET_SYSCALL_USER_DISPATCH: c_int = 59;
     [libc::PR_SET_SECCOMP, libc::PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH].contains(&option)
 }
 
-/// Whether the call by number is one of these, or one that libc has no function for.
+/// Whether a call by number is one of these, or a like call that libc has no function for.
 pub fn shuts_in_by_number(number: i64, [a, b, c, d, ..]: [usize; 6]) -> bool {
     const ALWAYS: [i64; 9] = [
         libc::SYS_chroot,

@@ -1,4 +1,5 @@
-//! daemon(3) and forkpty(3): where libc's code cannot be patched, the fork inside is not seen, so they are made of one that is.
+//! daemon(3) and forkpty(3). Where libc's code cannot be patched, the fork inside does not reach its hook, so they are made here,
+//! of a fork that does.
 
 use core::ffi::{c_char, c_int};
 
@@ -9,7 +10,7 @@ use rustix::io::Errno;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::errno;
+use crate::interpose::answer::{fail, status};
 use crate::interpose::{self, interpose};
 
 interpose! {
@@ -29,15 +30,15 @@ interpose! {
 
 fn on_daemon(real: daemon::Function, keeps_directory: c_int, keeps_streams: c_int) -> c_int {
     if interpose::is_libc_seen() {
-        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real(keeps_directory, keeps_streams) };
     }
     become_daemon(keeps_directory, keeps_streams)
 }
 
-/// What daemon(3) does, with a fork that is seen.
+/// Does what daemon(3) does, with a fork that reaches its hook.
 fn become_daemon(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
-    // SAFETY: fork(3), which is our own.
+    // SAFETY: fork(3), which is the shim's own.
     match unsafe { libc::fork() } {
         -1 => return -1,
         0 => {}
@@ -49,13 +50,7 @@ fn become_daemon(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
         }
         if keeps_streams == 0 { lead_streams_nowhere() } else { Ok(()) }
     });
-    match begun {
-        Ok(()) => 0,
-        Err(error) => {
-            errno::set_errno(error.raw_os_error());
-            -1
-        }
-    }
+    status(begun)
 }
 
 /// _exit(2)
@@ -69,13 +64,13 @@ fn end(status: c_int) -> ! {
 fn lead_streams_nowhere() -> Result<(), Errno> {
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())?;
     for stream in 0..3 {
-        // SAFETY: dup2(2), which is our own.
+        // SAFETY: dup2(2), which is the shim's own.
         if unsafe { libc::dup2(null.as_raw_fd(), stream) } == -1 {
             return Err(Errno::BADF);
         }
     }
     if null.as_raw_fd() < 3 {
-        // It is one of the streams.
+        // The file is one of the streams itself.
         let _ = null.into_raw_fd();
     }
     Ok(())
@@ -89,13 +84,13 @@ fn on_forkpty(
     size: *const libc::winsize,
 ) -> pid_t {
     if interpose::is_libc_seen() {
-        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real(terminal, name, settings, size) };
     }
     fork_on_terminal(terminal, name, settings, size)
 }
 
-/// What forkpty(3) does, with a fork that is seen.
+/// Does what forkpty(3) does, with a fork that reaches its hook.
 fn fork_on_terminal(
     terminal: *mut c_int,
     name: *mut c_char,
@@ -105,13 +100,12 @@ fn fork_on_terminal(
     type Open =
         unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char, *const libc::termios, *const libc::winsize) -> c_int;
     type LogIn = unsafe extern "C" fn(c_int) -> c_int;
-    // They were in a library of their own before glibc 2.34, as forkpty was.
+    // Before glibc 2.34 they were in a library of their own, as forkpty was.
     let Some((open, log_in)) = interpose::behind(c"openpty").zip(interpose::behind(c"login_tty")) else {
-        errno::set_errno(libc::ENOSYS);
-        return -1;
+        return fail(libc::ENOSYS);
     };
     let (mut master, mut slave) = (-1, -1);
-    // SAFETY: functions of these names, with the application's arguments and what they opened.
+    // SAFETY: functions of these names, with the application's arguments and the descriptors that they opened.
     unsafe {
         let (open, log_in) =
             (core::mem::transmute::<*const (), Open>(open), core::mem::transmute::<*const (), LogIn>(log_in));

@@ -1,4 +1,5 @@
-//! execve(2): a program that the shim does not reach is found before it runs.
+//! execve(2) and its kin: the table hears that the image ends, the program inherits the application's signal state and not the
+//! shim's, and a program that the shim does not reach is found before it runs.
 
 use core::ffi::{CStr, c_char, c_int, c_long};
 
@@ -7,7 +8,8 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::base::errno::{as_libc, set_errno};
+use crate::base::errno::as_libc;
+use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::lifecycle::exec;
 use crate::process::log::{Bytes, Level, say};
@@ -15,8 +17,10 @@ use crate::process::{identity, membership};
 use crate::signals;
 
 interpose! {
-    /// execve(2), which all of exec(3), posix_spawn(3), system(3) and popen(3) come to
-    execve, c"execve": execve => fn(path: *const c_char, arguments: *const *const c_char, environment: *const *const c_char) -> c_int {
+    /// execve(2), which exec(3), posix_spawn(3), system(3) and popen(3) call
+    execve, c"execve": execve => fn(
+        path: *const c_char, arguments: *const *const c_char, environment: *const *const c_char
+    ) -> c_int {
         // SAFETY: the application's arguments, as they are.
         raw |path, arguments, environment| as_libc(unsafe { syscall!(Sysno::execve, path, arguments, environment) }) as c_int,
         hook on_execve,
@@ -43,7 +47,7 @@ interpose! {
     }
 }
 
-/// What a new program inherits of signals is the application's, not ours.
+/// Makes `call`, an exec, announced, with the signal state of the application in the kernel: that is what the new program inherits.
 fn handing_over<R>(call: impl FnOnce() -> R) -> R {
     let exec = membership::Exec::begin();
     let failed = exec::announced(|| {
@@ -90,14 +94,13 @@ fn on_execve(
     environment: *const *const c_char,
 ) -> c_int {
     if is_asked() && !path.is_null() {
-        // SAFETY: the kernel would answer EFAULT where this reads; a program that passes such a pointer has failed already.
+        // SAFETY: the kernel reads the same bytes. A program whose pointer is bad would get EFAULT, and faults here.
         let found = unsafe { CStr::from_ptr(path) };
         // SAFETY: as above; the environment is an array of C strings that ends with a null pointer.
         if let Some(why) = unreached(found, || unsafe { preloads(environment) }) {
             tell(found, why);
             if config().is_strict {
-                set_errno(libc::EPERM);
-                return -1;
+                return fail(libc::EPERM);
             }
         }
     }
@@ -105,7 +108,7 @@ fn on_execve(
     handing_over(|| unsafe { real(path, arguments, environment) })
 }
 
-/// Looking costs a few system calls, so only where somebody wants to know.
+/// Whether to look at the program: that costs a few system calls, so it is done only where the answer is of use.
 fn is_asked() -> bool {
     let is_active = || identity::attached().is_some_and(|own| own.table.gate().active.is_raised());
     !config().is_disabled && (config().is_strict || config().level >= Level::Info || is_active())
@@ -121,7 +124,7 @@ fn tell(path: &CStr, why: &str) {
     );
 }
 
-/// Why the shim would not be in the program at `path`.
+/// Why the shim will not be in the program at `path`; `None` if it will.
 fn unreached(path: &CStr, preloads: impl Fn() -> bool) -> Option<&'static str> {
     let file = raw::open(path, OFlags::RDONLY).ok()?;
     let stat = rustix::fs::fstat(&file).ok()?;

@@ -1,7 +1,4 @@
-//! fork(2): a child inherits its parent's snapshots, exactly.
-//!
-//! For a mapper, a fork is a creation: the gate of every origin is closed, the writers under way are waited for, the child's
-//! records are published with the parent's preserved bits, and only then the address space is copied.
+//! fork(2) by its names in libc. What a fork means for snapshots is in [`lifecycle::fork`](crate::lifecycle::fork).
 
 use libc::pid_t;
 use syscalls::{Sysno, syscall};
@@ -11,9 +8,9 @@ use crate::interpose::interpose;
 use crate::lifecycle::fork::forked;
 
 interpose! {
-    /// _Fork(3), which fork(3) comes to after the handlers of pthread_atfork(3) have run
+    /// _Fork(3), which fork(3) calls after the handlers of pthread_atfork(3) have run
     only_fork, c"_Fork": _Fork => fn() -> pid_t {
-        // SAFETY: only before the constructor has run, when nothing is to be put in order around it.
+        // SAFETY: used only before the constructor has run, when libc has no state that the child must repair.
         raw || as_libc(unsafe { syscall!(Sysno::fork) }) as pid_t,
         hook on_fork,
     }
@@ -27,7 +24,7 @@ interpose! {
 
 fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
     if only_fork::DOOR.is_detoured() {
-        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real() };
     }
     on_fork(real)

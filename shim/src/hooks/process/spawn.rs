@@ -1,5 +1,7 @@
-//! posix_spawn(3) with file actions that open with O_TRUNC: where libc's code cannot be patched, the child's open(2) is not seen,
-//! so the whole call counts as the truncation of each such file. It returns when the child has executed its program, or failed to.
+//! posix_spawn(3) with file actions that open with O_TRUNC.
+//!
+//! Where libc's code cannot be patched, the child's open(2) does not reach its hook. So the whole call counts as the truncation of
+//! each such file. It returns when the child has executed its program, or has failed to.
 
 use core::ffi::{c_char, c_int, c_void};
 
@@ -18,13 +20,7 @@ interpose! {
         pid: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const c_void,
         arguments: *const *const c_char, environment: *const *const c_char
     ) -> c_int {
-        raw |pid, path, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawn") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(pid, path, actions, attributes, arguments, environment)
-            },
-            None => libc::ENOSYS,
-        },
+        next_or libc::ENOSYS,
         hook on_spawn,
     }
     /// posix_spawnp(3)
@@ -32,18 +28,12 @@ interpose! {
         pid: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const c_void,
         arguments: *const *const c_char, environment: *const *const c_char
     ) -> c_int {
-        raw |pid, file, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawnp") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(pid, file, actions, attributes, arguments, environment)
-            },
-            None => libc::ENOSYS,
-        },
+        next_or libc::ENOSYS,
         hook on_spawn,
     }
 }
 
-/// `posix_spawn_file_actions_t` (spawn.h), as far as it concerns us.
+/// The first fields of `posix_spawn_file_actions_t` (spawn.h).
 #[repr(C)]
 pub struct Actions {
     allocated: c_int,
@@ -51,7 +41,7 @@ pub struct Actions {
     list: *const Action,
 }
 
-/// `struct __spawn_action` (glibc, posix/spawn_int.h): what is done, and with what.
+/// `struct __spawn_action` (glibc, posix/spawn_int.h): what is done, and with which arguments.
 #[repr(C)]
 struct Action {
     kind: c_int,
@@ -76,7 +66,7 @@ struct Open {
 
 const _: () = assert!(size_of::<Action>() == 32 && core::mem::offset_of!(Action, with) == 8);
 
-/// An action that concerns us.
+/// An action that truncates a file, or says where the paths of later actions begin.
 enum Step {
     Cut(*const c_char),
     MoveTo(*const c_char),
@@ -88,7 +78,7 @@ impl Action {
         const OPEN: c_int = 2;
         const CHANGE_DIRECTORY: c_int = 3;
         const CHANGE_DIRECTORY_TO: c_int = 4;
-        // SAFETY: the kind says which of the union's members is there.
+        // SAFETY: the kind says which member of the union is in use.
         unsafe {
             match self.kind {
                 OPEN => truncates(self.with.open.flags).then_some(Step::Cut(self.with.open.path)),
@@ -114,14 +104,15 @@ fn on_spawn(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
-    // libc stores the child's number with SIGSEGV blocked, when no trap could be resolved: not at a place that may be armed.
+    // libc stores the child's number with SIGSEGV blocked, when no trap can be resolved. So it stores into memory that is never
+    // armed.
     let mut child = 0;
     let place = if pid.is_null() { pid } else { &raw mut child };
     // SAFETY: the application's arguments but for the place, which is null or writable.
     let call = || unsafe { real(place, path, actions, attributes, arguments, environment) };
     let result = call_announced(actions, &call);
     if result == 0 && !pid.is_null() {
-        // SAFETY: the application's place for the number.
+        // SAFETY: the address that the application gave for the number.
         unsafe { pid.write(child) };
     }
     result
@@ -142,13 +133,13 @@ fn call_announced(actions: *const Actions, call: &dyn Fn() -> c_int) -> c_int {
         }
     };
     match within(actions, libc::AT_FDCWD, call) {
-        // Refused by the gate, which set errno.
+        // The gate refused the call, and set errno.
         -1 => errno(),
         result => result as c_int,
     }
 }
 
-/// Makes `call` while all files that `actions` cut are announced. `directory` is where the child would be.
+/// Makes `call` while the truncation of every file that `actions` truncate is announced. `directory` is where the child would be.
 fn within(actions: &[Action], directory: c_int, call: &dyn Fn() -> c_int) -> isize {
     let Some((at, step)) = actions.iter().enumerate().find_map(|(at, action)| Some((at, action.step()?))) else {
         return call() as isize;
@@ -161,7 +152,7 @@ fn within(actions: &[Action], directory: c_int, call: &dyn Fn() -> c_int) -> isi
             let flags = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC).bits();
             // SAFETY: the kernel checks the application's pointer.
             let Ok(number) = (unsafe { syscall!(Sysno::openat, directory, path, flags) }) else {
-                // The child fails there too.
+                // The child fails at this action as well.
                 return call() as isize;
             };
             let result = within(rest, number as c_int, call);

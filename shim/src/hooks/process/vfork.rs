@@ -1,4 +1,4 @@
-//! vfork(2): the child acts in this memory, on the caller's stack, so no frame of ours may be there when it begins.
+//! vfork(2): the child acts in this memory, on the caller's stack. So no frame of the shim may be on the stack when it begins.
 
 use core::arch::naked_asm;
 
@@ -7,7 +7,7 @@ use crate::interpose::Door;
 use crate::process::lending;
 
 static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
-/// As for the other calls.
+/// The entry points declared here.
 pub static DOORS: &[&Door] = &[&DOOR];
 
 #[unsafe(no_mangle)]
@@ -27,7 +27,7 @@ extern "C" fn next() -> *const () {
     DOOR.next()
 }
 
-/// The bare system call, as libc makes it: the return address is where the child cannot overwrite it.
+/// The bare system call, as libc makes it: the return address is kept in a register, where the child cannot overwrite it.
 #[unsafe(naked)]
 unsafe extern "C" fn raw() {
     naked_asm!(

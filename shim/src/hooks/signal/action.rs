@@ -1,8 +1,6 @@
 //! sigaction(2), signal(2) and their kin.
 //!
-//! They, and the other calls of this folder, pass until the shim handles faults ([`signals::install`]). From then on SIGSEGV's
-//! action is virtual, and masks go to the kernel with SIGSEGV's stand-in in its place ([`masks`]). signal(2), sigset(3),
-//! sigblock(3), siglongjmp(3), sigwait(3) and their kin come to these inside libc.
+//! signal(2), sigset(3), sigblock(3), siglongjmp(3), sigwait(3) and their kin call the functions of this folder inside libc.
 
 use core::ffi::{c_int, c_long};
 
@@ -11,8 +9,9 @@ use rustix::io::Errno;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
-use super::sets::{MASK, answer, not_here, set_of, word};
+use super::sets::{MASK, set_of, word};
 use crate::base::errno::as_libc;
+use crate::interpose::answer::{fail, status};
 use crate::interpose::interpose;
 use crate::signals::action::Action;
 use crate::signals::{self, guarded};
@@ -26,18 +25,18 @@ interpose! {
     }
     /// signal(2), for a libc whose code cannot be patched
     signal, c"signal": signal bsd_signal ssignal => fn(signal: c_int, handler: sighandler_t) -> sighandler_t {
-        raw |_signal, _handler| not_here() as sighandler_t, hook on_signal,
+        raw |_signal, _handler| fail::<c_long>(libc::ENOSYS) as sighandler_t, hook on_signal,
     }
     /// signal(2) as in System V, likewise
     sysv_signal, c"sysv_signal": sysv_signal __sysv_signal => fn(signal: c_int, handler: sighandler_t) -> sighandler_t {
-        raw |_signal, _handler| not_here() as sighandler_t, hook on_sysv_signal,
+        raw |_signal, _handler| fail::<c_long>(libc::ENOSYS) as sighandler_t, hook on_sysv_signal,
     }
 }
 
-/// Only before the constructor has run.
+/// Used only before the constructor has run.
 fn raw_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
     let mut found = Action::DEFAULT;
-    // SAFETY: the application's action where it has one; `found` is as large as the kernel's.
+    // SAFETY: null or the application's action; `found` is as large as the kernel's structure.
     let result = unsafe {
         let given = new.as_ref().map(|new| of_libc(new).returning());
         let given = given.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
@@ -61,7 +60,7 @@ unsafe fn tell(to: *mut libc::sigaction, action: &Action) {
     if to.is_null() {
         return;
     }
-    // SAFETY: the caller's promise. The address of a function or 0 is what sa_restorer is.
+    // SAFETY: the caller's promise. sa_restorer is the address of a function, or 0.
     unsafe {
         (*to).sa_sigaction = action.handler;
         (*to).sa_flags = action.flags as c_int;
@@ -76,7 +75,7 @@ fn on_sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
-    // SAFETY: null, or an action, which libc too reads itself.
+    // SAFETY: null or an action, which libc reads as well.
     if unsafe { new.as_ref() }.is_some_and(|new| !matches!(new.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)) {
         signals::note_handler();
     }
@@ -84,7 +83,7 @@ fn on_sigaction(
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(signal, new, old) };
     }
-    // SAFETY: null, or the application's action, which libc too reads and writes itself.
+    // SAFETY: null or the application's action, which libc reads and writes as well.
     unsafe {
         if !signals::is_virtual(signal) {
             let new = new.as_ref().map(|new| {
@@ -112,7 +111,7 @@ fn change_virtual(signal: c_int, new: Option<Action>) -> Action {
 }
 
 fn on_signal(real: signal::Function, number: c_int, handler: sighandler_t) -> sighandler_t {
-    // BSD's: the signal is blocked in its handler, which stays, and calls go on behind it.
+    // As in BSD: the signal is blocked in its handler, the handler stays set, and interrupted calls go on.
     let itself = 1u64.wrapping_shl((number - 1) as u32);
     let action = || signals::action::from_libc(handler, libc::SA_RESTART, itself);
     // SAFETY: the application's arguments, as they are.
@@ -153,7 +152,7 @@ pub fn action_by_number(
     if !signals::is_installed() || !(1..=64).contains(&signal) || size != MASK {
         return real();
     }
-    answer(act(signal, new, old)).into()
+    status(act(signal, new, old))
 }
 
 fn act(signal: c_int, new: *const u64, old: *mut u64) -> Result<(), Errno> {
@@ -164,7 +163,7 @@ fn act(signal: c_int, new: *const u64, old: *mut u64) -> Result<(), Errno> {
         let new = new.map(|new| Action { mask: masks::to_kernel(new.mask), ..new });
         let mut before = Action::DEFAULT;
         let given = new.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
-        // SAFETY: the application's own action; `before` is as large as the kernel's.
+        // SAFETY: null or the action above; `before` is as large as the kernel's structure.
         unsafe { syscall!(Sysno::rt_sigaction, signal, given, &raw mut before, 8) }
             .map_err(|error| Errno::from_raw_os_error(error.into_raw()))?;
         Action { mask: masks::to_application(before.mask), ..before }

@@ -1,4 +1,5 @@
-//! longjmp(3) by all its names, and sigaltstack(2): what tells that a thread leaves calls that a handler interrupted ([`leaving`]).
+//! longjmp(3) by all its names, and sigaltstack(2): the calls that tell when a thread leaves a call that a handler interrupted
+//! ([`leaving`]).
 
 use core::ffi::{c_int, c_long, c_void};
 
@@ -6,17 +7,18 @@ use libc::stack_t;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
-use crate::interpose::{self, interpose};
+use crate::interpose::interpose;
 use crate::process::{identity, leaving};
 
 interpose! {
     /// longjmp(3), _longjmp(3) and siglongjmp(3), which are one function
     longjmp, c"siglongjmp": longjmp _longjmp siglongjmp => fn(buffer: *const c_void, value: c_int) -> () {
-        raw |buffer, value| behind(c"siglongjmp", buffer, value), hook on_jump,
+        // Without libc there is no setjmp(3) whose buffer could be given.
+        next_or (), hook on_jump,
     }
     /// The same for programs that were compiled with _FORTIFY_SOURCE
     longjmp_chk, c"__longjmp_chk": __longjmp_chk => fn(buffer: *const c_void, value: c_int) -> () {
-        raw |buffer, value| behind(c"__longjmp_chk", buffer, value), hook on_jump,
+        next_or (), hook on_jump,
     }
     /// sigaltstack(2)
     sigaltstack, c"sigaltstack": sigaltstack __sigaltstack => fn(new: *const stack_t, old: *mut stack_t) -> c_int {
@@ -26,18 +28,10 @@ interpose! {
     }
 }
 
-/// Before the constructor has run. Where there is no libc to jump nobody can have come from.
-fn behind(name: &core::ffi::CStr, buffer: *const c_void, value: c_int) {
-    if let Some(next) = interpose::behind(name) {
-        // SAFETY: libc's function of that name; the application's arguments, as they are.
-        unsafe { core::mem::transmute::<*const (), longjmp::Function>(next)(buffer, value) }
-    }
-}
-
-/// libc's function takes the place of this one on the stack, as nothing of this one is in use any more: `__longjmp_chk` compares
-/// the target with where its own frame is, and finds fault with fewer targets from further down.
+/// The call of libc's function is this function's last act, so that libc's frame takes the place of this one on the stack:
+/// `__longjmp_chk` compares the target with its own frame, and accepts more targets from further down.
 fn on_jump(real: longjmp::Function, buffer: *const c_void, value: c_int) {
-    // SAFETY: what the application jumps to.
+    // SAFETY: the buffer is the one that the application jumps to.
     unsafe { real(leaving::prepare(buffer), value) }
 }
 
@@ -55,7 +49,8 @@ pub fn alternate_by_number(real: impl FnOnce() -> c_long, new: *const stack_t) -
     result
 }
 
-/// A child of vfork(2) sets its own, beside its parent's thread-local storage.
+/// Notes the alternate signal stack that was just set. A vfork child is left out: the stack is its own, and the thread-local
+/// storage is its parent's.
 fn note_if_set(new: *const stack_t, is_set: bool) {
     if new.is_null() || !is_set || identity::is_borrower() {
         return;

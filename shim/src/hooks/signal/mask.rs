@@ -1,4 +1,4 @@
-//! sigprocmask(2) and its kin: masks go to the kernel with SIGSEGV's stand-in in its place ([`masks`]).
+//! sigprocmask(2) and its kin: masks go to the kernel with a substitute in place of SIGSEGV ([`masks`]).
 
 use core::ffi::{c_int, c_long, c_void};
 
@@ -7,9 +7,10 @@ use rustix::io::Errno;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
-use super::sets::{MASK, answer, not_here, with_mask, word};
+use super::sets::{MASK, with_mask, word};
 use crate::base::errno::as_libc;
-use crate::interpose::{self, interpose};
+use crate::interpose::answer::{fail, status};
+use crate::interpose::interpose;
 use crate::process::leaving;
 use crate::signals::{self, guarded};
 
@@ -20,7 +21,7 @@ interpose! {
         raw |how, new, old| as_libc(unsafe { syscall!(Sysno::rt_sigprocmask, how, new, old, 8) }) as c_int,
         hook on_sigprocmask,
     }
-    /// pthread_sigmask(3): the error is its result
+    /// pthread_sigmask(3), whose result is the error
     pthread_sigmask, c"pthread_sigmask": pthread_sigmask => fn(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
         // SAFETY: the application's arguments, as they are.
         raw |how, new, old| match unsafe { syscall!(Sysno::rt_sigprocmask, how, new, old, 8) } {
@@ -29,28 +30,22 @@ interpose! {
         },
         hook on_pthread_sigmask,
     }
-    /// setcontext(3), whose mask goes to the kernel from inside
+    /// setcontext(3), which gives the context's mask to the kernel itself
     setcontext, c"setcontext": setcontext => fn(context: *const ucontext_t) -> c_int {
-        raw |_context| not_here(), hook on_setcontext,
+        raw |_context| fail(libc::ENOSYS), hook on_setcontext,
     }
     /// swapcontext(3), likewise
     swapcontext, c"swapcontext": swapcontext => fn(old: *mut ucontext_t, new: *const ucontext_t) -> c_int {
-        raw |_old, _new| not_here(), hook on_swapcontext,
+        raw |_old, _new| fail(libc::ENOSYS), hook on_swapcontext,
     }
-    /// pthread_create(3): the error is its result
+    /// pthread_create(3), whose result is the error
     pthread_create, c"pthread_create": pthread_create => fn(
         thread: *mut pthread_t, attributes: *const pthread_attr_t, start: *const c_void, argument: *mut c_void
     ) -> c_int {
-        raw |thread, attributes, start, argument| match interpose::behind(c"pthread_create") {
-            // SAFETY: libc's function of that name; the application's arguments, as they are.
-            Some(next) => unsafe {
-                core::mem::transmute::<*const (), Function>(next)(thread, attributes, start, argument)
-            },
-            None => libc::EAGAIN,
-        },
+        next_or libc::EAGAIN,
         hook on_create_thread,
     }
-    /// pthread_attr_setsigmask_np(3): the mask that a thread begins with
+    /// pthread_attr_setsigmask_np(3), which sets the mask that a thread begins with
     attribute_mask, c"pthread_attr_setsigmask_np": pthread_attr_setsigmask_np => fn(
         attributes: *mut pthread_attr_t, mask: *const sigset_t
     ) -> c_int {
@@ -60,7 +55,7 @@ interpose! {
 
 fn on_sigprocmask(real: sigprocmask::Function, how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
     if signals::is_installed() {
-        return answer(mask_of_libc(how, new, old));
+        return status(mask_of_libc(how, new, old));
     }
     // SAFETY: the application's arguments, as they are.
     let result = unsafe { real(how, new, old) };
@@ -78,12 +73,12 @@ fn on_pthread_sigmask(real: pthread_sigmask::Function, how: c_int, new: *const s
     result
 }
 
-/// What libc keeps for itself and takes out of every mask: the signals of pthread_cancel(3) and setuid(2).
+/// The signals that libc takes out of every mask, because it uses them itself: for pthread_cancel(3) and setuid(2).
 const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
 
-/// libc reads the new mask itself; the kernel writes the old one.
+/// The new mask is read directly, as libc does; the old one is stored as by the kernel, which answers EFAULT.
 fn mask_of_libc(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> Result<(), Errno> {
-    // SAFETY: null, or the application's set.
+    // SAFETY: null or the application's set.
     let new = (!new.is_null()).then(|| unsafe { word(new) } & !LIBC_OWN);
     change_mask(how, new, old.cast())
 }
@@ -120,15 +115,16 @@ pub fn mask_by_number(
         let new = if new.is_null() { None } else { Some(guarded::load(new)?) };
         change_mask(how, new, old)
     };
-    answer(change()).into()
+    status(change())
 }
 
-/// Programs put a mask of their own into a context now and then; what getcontext(3) saved needs no change.
+/// Puts the substitute in place of SIGSEGV in a context's mask. A mask that getcontext(3) saved needs no change; a program may
+/// have put in a mask of its own.
 fn open_faults_of_context(context: *const ucontext_t) {
     if !signals::is_installed() || context.is_null() {
         return;
     }
-    // SAFETY: the application's context, whose mask it fills in itself.
+    // SAFETY: the application's context, whose mask the application fills in itself.
     unsafe {
         let mask = (&raw const (*context).uc_sigmask).cast::<u64>().cast_mut();
         if *mask & masks::FAULT != 0 {
@@ -151,8 +147,8 @@ fn on_swapcontext(real: swapcontext::Function, old: *mut ucontext_t, new: *const
     unsafe { real(old, new) }
 }
 
-/// The thread begins with the mask of the caller. libc blocks all signals by itself around the making of its own threads, which
-/// store results where a program of aio(7) or getaddrinfo_a(3) wants them.
+/// The thread begins with the mask of the caller, which must not block SIGSEGV. libc blocks all signals around the creation of
+/// its own threads, and these store results where a user of aio(7) or getaddrinfo_a(3) wants them, perhaps in an armed mapping.
 fn on_create_thread(
     real: pthread_create::Function,
     thread: *mut pthread_t,
@@ -170,6 +166,6 @@ fn on_set_attribute_mask(
     attributes: *mut pthread_attr_t,
     mask: *const sigset_t,
 ) -> c_int {
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     with_mask(mask, |mask| unsafe { real(attributes, mask) })
 }

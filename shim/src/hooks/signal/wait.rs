@@ -1,4 +1,4 @@
-//! Calls that wait for signals, or wait with a mask of their own.
+//! Calls that wait for signals, or that wait for other events with a mask of their own.
 
 use core::ffi::{c_int, c_long};
 
@@ -24,7 +24,7 @@ interpose! {
         raw |mask| as_libc(unsafe { syscall!(Sysno::rt_sigsuspend, mask, 8) }) as c_int,
         hook on_sigsuspend,
     }
-    /// sigwait(3), for a libc whose code cannot be patched: the error is its result
+    /// sigwait(3), for a libc whose code cannot be patched; its result is the error
     sigwait, c"sigwait": sigwait => fn(set: *const sigset_t, signal: *mut c_int) -> c_int {
         raw |_set, _signal| libc::ENOSYS, hook on_sigwait,
     }
@@ -34,7 +34,7 @@ interpose! {
         raw |set, information| as_libc(unsafe { syscall!(Sysno::rt_sigtimedwait, set, information, 0, 8) }) as c_int,
         hook on_sigwaitinfo,
     }
-    /// sigtimedwait(2), which the two before come to
+    /// sigtimedwait(2), which the two before call
     sigtimedwait, c"sigtimedwait": sigtimedwait => fn(
         set: *const sigset_t, information: *mut siginfo_t, timeout: *const timespec
     ) -> c_int {
@@ -100,7 +100,7 @@ fn pending(kernel: u64) -> u64 {
     if kernel & masks::STAND_IN == 0 { others } else { others | masks::FAULT }
 }
 
-/// The same for calls that wait with it.
+/// As [`with_mask`], for calls that wait with the mask.
 #[inline]
 fn wait_with<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) -> R {
     with_mask(mask, |given| {
@@ -112,7 +112,7 @@ fn wait_with<R>(mask: *const sigset_t, call: impl FnOnce(*const sigset_t) -> R) 
     })
 }
 
-/// rt_sigsuspend(2), ppoll(2), epoll_pwait(2) by number: the mask is the argument numbered `at`, its size the next.
+/// rt_sigsuspend(2), ppoll(2), epoll_pwait(2) by number: argument `at` is the mask, the next one is its size.
 pub fn wait_by_number(real: impl FnOnce([usize; 6]) -> c_long, mut arguments: [usize; 6], at: usize) -> c_long {
     if arguments[at + 1] != MASK {
         return real(arguments);
@@ -143,13 +143,13 @@ pub fn pselect_by_number(real: impl FnOnce([usize; 6]) -> c_long, mut arguments:
 }
 
 fn on_sigsuspend(real: sigsuspend::Function, mask: *const sigset_t) -> c_int {
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     wait_with(mask, |mask| unsafe { real(mask) })
 }
 
 fn raw_ppoll(all: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int {
-    // The kernel counts the timeout down; libc gives it a copy.
-    // SAFETY: the application's arguments; null, or a timespec.
+    // The kernel counts the timeout down, so it gets a copy, as by libc.
+    // SAFETY: the application's arguments; the timeout is null or a timespec.
     unsafe {
         let mut rest = timeout.as_ref().copied();
         let rest = rest.as_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
@@ -164,7 +164,7 @@ fn on_ppoll(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     wait_with(mask, |mask| unsafe { real(all, count, timeout, mask) })
 }
 
@@ -194,7 +194,7 @@ fn on_pselect(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     wait_with(mask, |mask| unsafe { real(count, read, write, except, timeout, mask) })
 }
 
@@ -206,7 +206,7 @@ fn on_epoll_pwait(
     timeout: c_int,
     mask: *const sigset_t,
 ) -> c_int {
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     wait_with(mask, |mask| unsafe { real(fd, events, most, timeout, mask) })
 }
 
@@ -218,11 +218,11 @@ fn on_epoll_pwait2(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     wait_with(mask, |mask| unsafe { real(fd, events, most, timeout, mask) })
 }
 
-/// A set of signals to take: SIGSEGV that comes now and SIGSEGV that was put off.
+/// A set of signals to take. SIGSEGV stands for two: one that arrives as itself, and one that waits as the substitute.
 fn awaited(set: u64) -> u64 {
     masks::to_kernel(set) | set & masks::FAULT
 }
@@ -233,7 +233,7 @@ pub fn on_sigtimedwait(
     information: *mut siginfo_t,
     timeout: *const timespec,
 ) -> c_int {
-    // SAFETY: the application's arguments but for the set, which is one, and the information, which is writable.
+    // SAFETY: the application's arguments, with a valid set, and with information that is writable.
     take_signal(set, information, |set, information| unsafe { real(set, information, timeout) })
 }
 
@@ -258,13 +258,13 @@ fn on_sigwait(real: sigwait::Function, set: *const sigset_t, number: *mut c_int)
     let error = unsafe { real(&raw const awaited, &raw mut taken) };
     if error == 0 {
         let named = if taken == signals::action::STAND_IN { signals::action::FAULT } else { taken };
-        // SAFETY: the application's place for it.
+        // SAFETY: the address that the application gave for the signal.
         unsafe { number.write(named) };
     }
     error
 }
 
-/// Waits for signals of the set; what was put off is named SIGSEGV again.
+/// Waits for signals of the set. A substitute that is taken becomes SIGSEGV again.
 fn take_signal(
     set: *const sigset_t,
     information: *mut siginfo_t,
@@ -275,7 +275,7 @@ fn take_signal(
         return wait(set, information);
     };
     let set = set_of(awaited(wanted));
-    // SAFETY: all-zero is a valid siginfo_t; the information is null, or the application's.
+    // SAFETY: all-zero is a valid siginfo_t; the information is null or the application's.
     unsafe {
         let mut found: siginfo_t = core::mem::zeroed();
         let result = wait(&raw const set, &raw mut found);
@@ -297,6 +297,6 @@ pub fn on_signalfd(real: signalfd::Function, fd: c_int, mask: *const sigset_t, f
         return unsafe { real(fd, mask, flags) };
     };
     let set = set_of(awaited(wanted));
-    // SAFETY: the application's arguments but for the mask, which is one.
+    // SAFETY: the application's arguments, with a valid mask.
     unsafe { real(fd, &raw const set, flags) }
 }

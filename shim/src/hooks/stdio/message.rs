@@ -1,38 +1,33 @@
-//! herror(3), which writes to standard error by a system call of its own. What else libc says there comes to `write` and `writev`
-//! inside.
+//! herror(3), which writes to standard error by a system call of its own. Every other message of libc's is written by `write` or
+//! `writev`, which have their hooks.
 
 use core::ffi::{CStr, c_char};
 
 use libc::size_t;
 
-use crate::interpose::{self, interpose};
+use crate::interpose::interpose;
 use crate::writer::enter::change;
 use crate::writer::touch::Plain;
 
 interpose! {
     /// herror(3)
     herror, c"herror": herror => fn(prefix: *const c_char) -> () {
-        raw |prefix| {
-            if let Some(function) = interpose::behind(c"herror") {
-                // SAFETY: libc's function of that name, called with the application's argument.
-                unsafe { core::mem::transmute::<*const (), Function>(function)(prefix) }
-            }
-        },
+        next_or (),
         hook on_herror,
     }
 }
 
-/// More than the longest message in any language, with what stands around it.
+/// More bytes than the longest message has in any language, with the text around it.
 const LONGEST_MESSAGE: size_t = 1000;
 
 fn on_herror(real: herror::Function, prefix: *const c_char) {
-    // SAFETY: libc takes it for a C string, or null, just as well.
+    // SAFETY: the argument is a C string or null, as herror(3) demands.
     let prefix_length = if prefix.is_null() { 0 } else { unsafe { CStr::from_ptr(prefix) }.count_bytes() };
     let touch = Plain { length: prefix_length + LONGEST_MESSAGE, offset: None };
     change(libc::STDERR_FILENO, touch, || {
         // SAFETY: the application's argument, as it is.
         unsafe { real(prefix) };
-        // It does not say how much it wrote.
+        // herror(3) does not say how much it wrote.
         0
     });
 }

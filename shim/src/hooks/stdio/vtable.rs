@@ -1,6 +1,7 @@
 //! What stdio calls through its tables ([`stdio_vtables`]): the write and the close of a stream's file.
 //!
-//! Used only where libc's code cannot be patched; else the calls that these make come in by themselves.
+//! These hooks are used only where libc's code cannot be patched. Elsewhere the system calls that these functions make reach
+//! their own hooks.
 //!
 //! [`stdio_vtables`]: crate::interpose::stdio_vtables
 
@@ -17,13 +18,13 @@ use crate::writer::touch::Plain;
 interpose! {
     /// Writes the whole buffer, in several write(2) if need be
     file_write, c"_IO_file_write": => fn(stream: *mut Stream, data: *const c_void, length: ssize_t) -> ssize_t {
-        // Nobody comes here before the table has been opened.
+        // No call arrives before the tables are changed, and then the original is known.
         raw |_stream, _data, _length| 0,
         hook on_file_write,
     }
     /// close(2)
     file_close, c"_IO_file_close": => fn(stream: *mut Stream) -> c_int {
-        // As above.
+        // As for `file_write`.
         raw |_stream| 0,
         hook on_file_close,
     }
