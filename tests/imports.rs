@@ -192,7 +192,7 @@ const LOOKS_UP: &str = "snapshim::interpose::behind";
 const PANIC_PATH: &[&str] = &["free"];
 
 /// What looks at the namespace that dlmopen(3) has made.
-const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::process::namespace::see_libc_of";
+const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
 
 /// The constructor, and what only it calls where that is not inlined.
 const CONSTRUCTOR_ITSELF: &str = "snapshim::constructor::construct";

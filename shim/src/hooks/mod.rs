@@ -1,12 +1,14 @@
-//! Hooks: one file a family of libc's calls. Each says what its call would touch, hands it over, and answers as libc would.
+//! Hooks: one file for each family of libc's calls. A hook says what its call would touch, hands it over, and answers as libc does.
 //!
-//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Here beside
-//! them stand [`mmap`], [`syscall`] (the same calls by their numbers), [`namespace`] and the lists of all hooks.
+//! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Beside these
+//! folders stand [`mmap`], [`syscall`] (the same calls made by number), [`namespace`] and the lists of all hooks.
+//!
+//! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors.
 //!
 //! May import: every folder but `c_api` and `constructor`.
 //!
 //! Promises: a hook allocates nothing, takes no lock that an application thread could hold, does not panic, and leaves errno to the
-//! real call. What holds for a call by its name holds for it by its number.
+//! real call. What holds for a call by name holds for the same call by number.
 //!
 //! Must not: decide what a change means for a snapshot. Only the constructor imports the lists.
 

@@ -4,8 +4,10 @@
 //! that libc makes for itself (stdio, for one) look no symbol up. They arrive through a *detour* at the entry of libc's function
 //! ([`detours`]). One hook serves both ways. It gets the `real` function to go on to, which differs.
 //!
-//! Where libc's code cannot be patched, stdio's writes come in through its *tables* ([`stdio_vtables`]), and the few exported
-//! functions that change files inside by other ways are taken as a whole (`hooks::outer_doors`).
+//! Where libc's code cannot be patched, stdio's writes arrive through its *tables* ([`stdio_vtables`]). The few exported functions
+//! that change files by other calls inside libc are then treated as one change each (`hooks::outer_doors`).
+//!
+//! A second libc in a namespace of its own is reached by [`beside`]. How a hook answers is in [`answer`].
 //!
 //! May import: `base` and the core crate. The hooks are handed in: by `interpose!`, which declares them, and by the constructor.
 //!

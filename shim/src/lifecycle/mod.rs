@@ -1,14 +1,16 @@
 //! Lifecycle: what becomes of snapshots, calls and slots when the process forks or calls exec.
 //!
-//! [`fork`] is a fork from before to after, [`inherit`] the child's records of snapshots, [`fork_in_handler`] a fork inside a call
-//! that a handler interrupted, [`exec`] the end of this image.
+//! - [`fork`]: a fork from beginning to end
+//! - [`inherit`]: the child's records of snapshots
+//! - [`fork_in_handler`]: a fork inside a call that a handler interrupted
+//! - [`exec`]: the end of this image
 //!
-//! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `base` and the core crate.
+//! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
 //!
-//! Promises: a forked child has its parent's snapshots, exactly, or they fault there. No pusher writes into the image that follows
+//! Promises: a forked child has its parent's snapshots, exactly, or they fault there. No writer preserves in the image that follows
 //! exec.
 //!
-//! Must not: depend on how the fork was called: clone(2), fork(3) and a fork by number come to one function.
+//! Must not: depend on how the fork was called. clone(2), fork(3) and a fork by number lead to one function.
 
 pub mod exec;
 pub mod fork;

@@ -1,12 +1,13 @@
 //! Mapper: what the process does to its own snapshot mappings.
 //!
-//! [`edit`] is munmap, mprotect, mremap and madvise over snapshots, and mappings in their place; [`preserve_own`] preserves in
-//! them; [`faults`] is memory that the program serves itself (userfaultfd), which none of them may become.
+//! - [`edit`]: munmap, mprotect, mremap and madvise over snapshots, and mappings in their place
+//! - [`preserve_own`]: preserving in them before their pages are held by reference
+//! - [`faults`]: memory whose faults the program answers (userfaultfd), which no snapshot may become
 //!
-//! May import: `origins`, `address_space`, `process`, `base` and the core crate.
+//! May import: `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
 //!
-//! Promises: the generation of every piece concerned is odd while it changes, so pushers do not trust what they saw of it; what was
-//! preserved stays, and newer bytes never come in.
+//! Promises: the generation of every segment concerned is odd while it changes, so a writer does not trust what it saw of it.
+//! What was preserved stays, and newer bytes never come in.
 //!
 //! Must not: take a gate. The lock over the mappings, which the caller holds, comes before it.
 

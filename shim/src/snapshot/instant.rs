@@ -1,4 +1,5 @@
-//! The instant of a snapshot: the gate closes, the writers under way end, shared mappings are armed, and the record is committed.
+//! The instant of a snapshot, or of a fork: the gate closes, the writers under way end, shared mappings are armed, and the record
+//! is committed.
 //!
 //! Arming follows draining: a writer that passed the gate earlier may still open a mapping again that was armed before it ended.
 //! A wait that ends without success says in the log which process did not answer.

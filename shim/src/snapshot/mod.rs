@@ -1,12 +1,13 @@
-//! Snapshot: making one, from the arguments of mmap to the committed mapping.
+//! Snapshot: the creation of one, from the arguments of mmap to the committed mapping. Read `create.rs` first.
 //!
-//! [`create`] says what may be mapped and puts the steps in order, [`instant`] closes the gate, waits for writers, arms and
-//! commits, [`place`] is the kernel's mapping.
+//! - [`create`]: what may be mapped, the order of the steps, and what is undone where one fails
+//! - [`instant`]: the gate closes, the writers under way end, shared mappings are armed, the record is committed
+//! - [`place`]: the kernel's mapping, with its tail page and the pages past the end of the file
 //!
 //! May import: `agent`, `shared`, `mapper`, `origins`, `address_space`, `process`, `base` and the core crate.
 //!
-//! Promises: the mapping that is returned shows the file as it was at one instant between the call and its return; else nothing is
-//! mapped, the gate is open again, and the log says why.
+//! Promises: the mapping that is returned shows the file as it was at one instant between the call and its return. Otherwise
+//! nothing is mapped, the gate is open again, and the log says why.
 //!
 //! Must not: wait inside a call of the same thread: that is EDEADLK.
 

@@ -2,8 +2,8 @@
 //!
 //! May import: `hooks::file` and every folder below `hooks`.
 //!
-//! Promises: a child and the image behind exec stand in the table before they can change a file; a process joins before it shuts
-//! itself in.
+//! Promises: a child, and the image after exec, stand in the table before they can change a file. A process joins the table before
+//! it shuts itself in.
 //!
 //! Must not: decide what a child inherits: `lifecycle` does.
 
