@@ -5,54 +5,28 @@
 //! allocates nothing, locks nothing and takes no descriptor that it relies on, so it may run inside any call of any program, in a
 //! signal handler, and before `main`.
 //!
-//! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
-//! [`preserved`] (what has been kept so far), [`sharing`] (stores that make no call), then `preserve` (how a page is kept).
+//! Five folders; each imports those before it and no other:
+//!
+//! 1. [`sys`]: atomics, raw system calls, /proc, waiting;
+//! 2. [`protocol`]: the state machines, which make no system call; the models compile it, and of `sys` the atomics and the futex;
+//! 3. [`table`]: the layout, how a process attaches to it, its accessors, and the pool of preserved bits;
+//! 4. [`cooperate`]: waiting for others, judging whether they live, taking out what the dead left;
+//! 5. [`preserve`]: how a page is kept.
+//!
+//! Read in this order: [`protocol::gate`] (a write announces itself), [`protocol::creation`] (an instant is chosen),
+//! [`protocol::snapshot`] (what is promised), [`protocol::preserved`] (what has been kept so far), [`protocol::sharing`] (stores
+//! that make no call), [`cooperate::drain`] (a creation waits for the writers), then [`preserve`].
 
 #![cfg_attr(not(loom), no_std)]
 
-pub mod creation;
-pub mod foreign;
-pub mod gate;
-pub mod origin;
-pub mod preserved;
-pub mod sharing;
-pub mod snapshot;
-pub mod sync;
 #[cfg(not(loom))]
-pub mod table;
-pub mod unseen;
-
-/// The records of the table that have models of their own.
-#[cfg(loom)]
-pub mod table {
-    pub mod executing;
-    pub mod owner;
-    pub mod process;
-    pub mod writer;
-}
-
-/// What a process knows of itself, and its threads of each other; and the rule by which bytes are stored.
-#[cfg(loom)]
-pub mod preserve {
-    pub mod bytes;
-    pub mod holdings;
-}
-
-#[cfg(not(loom))]
-pub mod arming;
-#[cfg(not(loom))]
-pub mod drain;
-#[cfg(not(loom))]
-pub mod masks;
-#[cfg(not(loom))]
-pub mod pieces;
+pub mod cooperate;
 #[cfg(not(loom))]
 pub mod preserve;
-pub mod queues;
+pub mod protocol;
+pub mod sys;
 #[cfg(not(loom))]
-pub mod raw;
-#[cfg(not(loom))]
-pub mod time_space;
+pub mod table;
 
 /// Bytes in a page of x86-64, which knows no others.
 pub const PAGE: u64 = 4096;

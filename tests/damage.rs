@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Scratch, program, run, text};
-use snapshim::preserved::Block;
-use snapshim::snapshot::Snapshot;
+use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
+use snapshim::protocol::preserved::Block;
+use snapshim::protocol::process::Process;
+use snapshim::protocol::snapshot::Snapshot;
+use snapshim::protocol::writer_slot::WriterSlot;
+use snapshim::table::Table;
 use snapshim::table::header::Header;
-use snapshim::table::process::Process;
-use snapshim::table::writer::WriterSlot;
-use snapshim::table::{BLOCKS, PROCESSES, SNAPSHOTS, Table, WRITERS};
 
 /// The table's words, mapped as an intruder would.
 struct Words(&'static [AtomicU64]);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::holder::Holder;
 use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text, wait_until};
-use snapshim::origin::Origin;
+use snapshim::protocol::origin::Origin;
 
 const SIZE: usize = 200_000;
 

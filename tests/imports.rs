@@ -121,7 +121,7 @@ const EXPORTS: &[&str] = &[
     // signal
     "sigaction __sigaction sigprocmask pthread_sigmask sigpending sigsuspend __sigsuspend sigtimedwait signalfd",
     "signal bsd_signal ssignal sysv_signal __sysv_signal sigwait sigwaitinfo",
-    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_attr_setsigmask_np",
+    "ppoll pselect epoll_pwait epoll_pwait2 setcontext swapcontext pthread_create pthread_attr_setsigmask_np",
     // jump
     "longjmp _longjmp siglongjmp __longjmp_chk sigaltstack __sigaltstack",
 ];
@@ -186,7 +186,7 @@ fn uses() -> Option<BTreeMap<String, BTreeSet<String>>> {
 
 /// Looks up what has no raw system call: before the constructor, for another library's that comes first, and for liburing when it
 /// came later.
-const LOOKS_UP: &str = "snapshim::doors::behind";
+const LOOKS_UP: &str = "snapshim::interpose::behind";
 
 /// The entries that redhook makes drop the payload of a panic.
 const PANIC_PATH: &[&str] = &["free"];
@@ -196,7 +196,7 @@ const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
 
 /// The constructor, and what only it calls where that is not inlined.
 const CONSTRUCTOR_ITSELF: &str = "snapshim::init::construct";
-const OF_THE_CONSTRUCTOR: &str = "snapshim::doors::detours::protect";
+const OF_THE_CONSTRUCTOR: &str = "snapshim::interpose::detours::protect";
 
 #[test]
 fn our_own_code_calls_only_what_the_hook_path_may() {

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Scratch, WAYS, program, run, run_ok, skip, text};
+use common::{Scratch, WAYS, make_table_directory, program, run, run_ok, skip, text};
 
 /// What shuts a process in also keeps it from the mapper's pages: only the agent is left to preserve them.
 fn shuts_itself_in(how: &str) {
@@ -164,6 +164,33 @@ fn what_a_write_of_unknown_aim_may_reach_is_kept_or_doubtful() {
 fn who_leaves_the_tables_directory_behind_joins_before() {
     for how in ["chroot", "chroot-by-number", "mount", "other-namespace"] {
         shuts_itself_in(how);
+    }
+}
+
+/// The joining thread looks the path up behind chroot(2), and finds another table, or none. Another table took the place of the one that
+/// the process had, and the process announced its changes there; where there was none, the process said that it takes no part.
+#[test]
+fn a_thread_that_joins_while_another_leaves_the_root_stays_at_the_same_table() {
+    for how in ["chroot-while-a-thread-joins", "chroot-while-a-thread-that-stands-still-joins"] {
+        for (has_table, way) in
+            [true, false].into_iter().flat_map(|has_table| ["auto", "agent"].map(|way| (has_table, way)))
+        {
+            let scratch = Scratch::on_tmpfs();
+            let inside = scratch.file("root").join(scratch.table().strip_prefix("/").unwrap());
+            fs::create_dir_all(inside.parent().unwrap()).unwrap();
+            make_table_directory(&inside);
+            if has_table {
+                run_ok(scratch.shimmed("sh", way).env("SNAPSHIM_DIR", &inside).args(["-c", "echo made >made"]));
+                assert!(inside.join("table-5").exists());
+            }
+            let output = run(scratch.shimmed(program("reach/joining"), way).arg(how));
+            let said = text(&output);
+            if said == "SKIPPED\n" {
+                return skip(how, "the kernel refuses it here");
+            }
+            assert!(output.status.success(), "{how}, {has_table}, {way}: {said}");
+            assert!(!said.contains("takes no part"), "{how}, {has_table}, {way}: {said}");
+        }
     }
 }
 

@@ -176,6 +176,7 @@ fn preserving_for_others_can_be_killed_anywhere_in_the_mapper() {
 fn arming_can_be_killed_anywhere() {
     kill_all(&[
         (Scene { is_witnessed: true, ..Scene::new("arm") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("arm_in_threads") }, 20),
         (Scene { is_witnessed: true, ..Scene::new("asked_to_arm") }, 10),
     ]);
 }

@@ -365,6 +365,11 @@ fn a_page_that_nobody_can_copy_is_answered_by_policy() {
 }
 
 #[test]
+fn pages_ahead_that_nobody_can_copy_refuse_no_write() {
+    preserving("pages_ahead_that_nobody_can_copy", "direct", &["fail-write"], "refused");
+}
+
+#[test]
 fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it() {
     for scratch in scratches() {
         let test = "what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it";

@@ -141,6 +141,28 @@ fn a_program_that_comes_to_another_time_namespace_keeps_its_snapshots() {
     }
 }
 
+/// /proc tells how far ahead the clocks of a process's children are. Its own may be others: it made a namespace and no child.
+#[test]
+fn a_process_whose_clocks_cannot_be_told_makes_snapshots_doubtful_as_long_as_it_lives() {
+    const TEST: &str = "a_process_whose_clocks_cannot_be_told_makes_snapshots_doubtful_as_long_as_it_lives";
+    for (way, what) in WAYS.into_iter().flat_map(|way| ["executed", "forked"].map(|what| (way, what))) {
+        let scratch = Scratch::on_tmpfs();
+        let output = run(scratch.shimmed(program("reach/unseen"), way).arg(format!("{what}-without-clocks")));
+        let said = text(&output);
+        if said.contains("SKIPPED") {
+            skip(TEST, &format!("no time namespace can be made here, or none is come to where a program is {what}"));
+            continue;
+        }
+        assert!(output.status.success(), "{what}, {way}: {said}");
+        assert_eq!(
+            said.matches("the clocks of this time namespace cannot be told").count(),
+            1,
+            "{what}, {way}: {said}"
+        );
+        assert_eq!(said.matches("doubtful from the start").count(), 1, "{what}, {way}: {said}");
+    }
+}
+
 /// The same command in namespaces of its own, which unshare(1) makes without the shim.
 fn inside_alone(how: &[&str], command: &Command) -> Command {
     let mut inside = Command::new("unshare");

@@ -11,7 +11,7 @@ if ! sound=$(models); then
     echo "the models fail with every step in place; what a planted fault does cannot be told"
     exit 1
 fi
-faults=$(sed -n '/^pub enum Fault/,/^}/s/^    \([A-Z][A-Za-z]*\),$/\1/p' src/sync.rs)
+faults=$(sed -n '/^pub enum Fault/,/^}/s/^    \([A-Z][A-Za-z]*\),$/\1/p' src/sys/sync.rs)
 missed=0 caught=0
 for fault in $faults; do
     export SNAPSHIM_PLANT="$fault"

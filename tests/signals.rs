@@ -66,6 +66,14 @@ fn stores_that_trap_while_the_signal_is_blocked_go_on() {
     }
 }
 
+/// libc blocks all signals itself where it stores a child's number, or the result of what it did in a thread of its own.
+#[test]
+fn stores_of_libc_that_trap_while_it_blocks_the_signal_go_on() {
+    for scratch in scratches() {
+        run_ok(&mut scratch.shimmed(program("signals/libc"), "auto"));
+    }
+}
+
 /// What `SNAPSHIM_FILES` makes a snapshot of.
 const FILE: &str = "victim";
 

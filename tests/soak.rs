@@ -21,8 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::aftermath::assert_recovered;
 use common::{Scratch, library, program, root, run_ok, run_within, text};
-use snapshim::raw::ProcPath;
-use snapshim::table::liveness::Stat;
+use snapshim::sys::procfs::{ProcPath, Stat};
 
 const PROCESSES: usize = 30;
 const SEATS: usize = 96;

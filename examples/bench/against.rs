@@ -19,6 +19,10 @@ impl Side {
         self.writer.ask(&format!("write {} {size} {count}", path.display())) / count as f64
     }
 
+    fn scatter(&mut self, path: &Path, size: u64, count: u64) -> f64 {
+        self.writer.ask(&format!("scatter {} {size} {count}", path.display())) / count as f64
+    }
+
     fn hold(&mut self, path: &Path, access: char, length: u64) {
         self.mapper.ask(&format!("hold {} {access} {length}", path.display()));
     }
@@ -66,6 +70,15 @@ pub fn run(bench: &mut Bench, other: &Path) {
                     took
                 });
             }
+        }
+        for (access, letter) in [("read-only", 'r'), ("writable", 'w')] {
+            let file = file_of(&directory, "first", 8 * MIB);
+            row(&format!("first 4 KiB write at random, {system}, {access} snapshot"), 60, &mut |side| {
+                side.hold(&file, letter, 8 * MIB);
+                let took = side.scatter(&file, PAGE, 8 * MIB / PAGE);
+                side.drop_snapshot();
+                took
+            });
         }
         row(&format!("second 4 KiB write, {system}"), 100, &mut |side| {
             side.hold(&file, 'r', 4 * MIB);

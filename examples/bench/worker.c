@@ -1,7 +1,8 @@
 /* What bench.rs measures: reads one command a line, does it, answers one line. Times are nanoseconds for the whole command.
  *
  *   write FILE SIZE COUNT        COUNT calls of pwrite, SIZE bytes each, one behind the other
- *   fault FILE SIZE COUNT        the same, and after each call one store into each of its pages in a plain private mapping
+ *   scatter FILE SIZE COUNT      the same, each at another place than behind the one before; COUNT is no multiple of 7919
+ *   fault FILE SIZE COUNT        as write, and after each call one store into each of its pages in a plain private mapping
  *   hold FILE r|w LENGTH         takes a snapshot that stays until `drop`
  *   held                         memory that the process has of its own, and what snapshim_stat says the snapshot costs, in bytes
  *   make FILE LENGTH             takes a snapshot and drops it; the time is that of mmap
@@ -54,7 +55,7 @@ static unsigned char *map(int fd, size_t length, int protection, int flags)
     return at;
 }
 
-static long write_all(int fd, size_t size, size_t count, volatile unsigned char *faults)
+static long write_all(int fd, size_t size, size_t count, size_t stride, volatile unsigned char *faults)
 {
     static char *data;
     if (!data)
@@ -62,8 +63,9 @@ static long write_all(int fd, size_t size, size_t count, volatile unsigned char 
     memset(data, rand(), size);
     long start = now();
     for (size_t i = 0; i < count; i++) {
-        need(pwrite(fd, data, size, (off_t)(i * size)) == (ssize_t)size, "pwrite");
-        for (size_t at = i * size; faults && at < (i + 1) * size; at += PAGE)
+        size_t first = i * stride % count * size;
+        need(pwrite(fd, data, size, (off_t)first) == (ssize_t)size, "pwrite");
+        for (size_t at = first; faults && at < first + size; at += PAGE)
             faults[at] = 1;
     }
     return now() - start;
@@ -192,10 +194,12 @@ int main(int argc, char **argv)
         sscanf(line, "%15s %4095s", command, path);
         int fd = path[0] ? open(path, O_RDWR) : -1;
         if (strcmp(command, "write") == 0 && sscanf(line, "%*s %*s %zu %zu", &size, &count) == 2) {
-            answer = write_all(fd, size, count, NULL);
+            answer = write_all(fd, size, count, 1, NULL);
+        } else if (strcmp(command, "scatter") == 0 && sscanf(line, "%*s %*s %zu %zu", &size, &count) == 2) {
+            answer = write_all(fd, size, count, 7919, NULL);
         } else if (strcmp(command, "fault") == 0 && sscanf(line, "%*s %*s %zu %zu", &size, &count) == 2) {
             unsigned char *at = map(fd, size * count, PROT_READ | PROT_WRITE, 0);
-            answer = write_all(fd, size, count, at);
+            answer = write_all(fd, size, count, 1, at);
             munmap(at, size * count);
         } else if (strcmp(command, "hold") == 0 && sscanf(line, "%*s %*s %15s %zu", word, &held_length) == 2) {
             held = map(fd, held_length, PROT_READ | (word[0] == 'w' ? PROT_WRITE : 0), MAP_SNAPSHOT);

@@ -1,38 +1,21 @@
 //! `libsnapshim.so`: carries the snapshim protocol into unmodified programs.
 //!
-//! A call comes in through a *door* ([`doors`]): the exported symbol, or the detour in libc's own code. A *hook* ([`hooks`]) says
+//! A call comes in through a *door* ([`interpose`]): the exported symbol, or the detour in libc's own code. A *hook* ([`hooks`]) says
 //! what the call would touch and hands it to the protocol in the core crate. Everything on that path allocates nothing, takes no
 //! lock that an application thread could hold, never panics and leaves errno to the real call.
 
+mod address_space;
 mod agent;
-mod alias;
-mod alias_use;
-mod apart;
-mod api;
-mod arena;
-mod behind;
-mod claim;
-mod config;
-mod create;
-mod device;
-mod doors;
-mod errand;
-mod executing;
-mod foreign_maps;
-mod heap;
-mod heir;
+mod base;
+pub mod c_api;
+pub mod constructor;
 mod hooks;
-mod init;
-mod leaving;
-mod log;
+mod interpose;
+mod lifecycle;
 mod mapper;
-mod notices;
-mod other_tables;
+mod origins;
 mod process;
 mod shared;
 mod signals;
-mod solitude;
-mod sysfs;
-mod thread;
-mod trap;
-mod watch;
+mod snapshot;
+mod writer;

@@ -8,9 +8,10 @@
 use rustix::fs::OFlags;
 
 use crate::PAGE;
-use crate::raw::{self, ProcPath};
-use crate::sync::{AtomicU64, Ordering};
-use crate::table::process::ProcessId;
+use crate::protocol::process_id::ProcessId;
+use crate::sys::procfs::{self, ProcPath};
+use crate::sys::raw;
+use crate::sys::sync::{AtomicU64, Ordering};
 
 /// What was found of one mapper. Guesses: two threads that race look once more, or once less.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
 
 fn number_in(kind: &Kind, path: &str, name: &str) -> Option<u64> {
     let mut buffer = [0u8; 24];
-    parse(raw::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
+    parse(procfs::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
 }
 
 /// A number; "max" is none.

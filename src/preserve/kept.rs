@@ -12,17 +12,18 @@
 //!
 //! What passes the hooks (a program's own system call instruction) is noticed at the next use: a file is known by its position, a
 //! random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is at offsets). It is
-//! compared before a use, so that nothing is read from or written to a file that took the number, and after a read, so that nothing is
-//! believed that came from one. A file is bound to the address space it was opened on.
+//! compared before bytes may be written, so that none go to a file that took the number, and after a look at a pagemap, so that nothing
+//! is believed that came from one. A file is bound to the address space it was opened on.
 
 use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};
 use rustix::io::Errno;
 
-use crate::drain::Patience;
-use crate::raw::{self, ProcPath};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
-use crate::table::process::ProcessId;
+use crate::protocol::process_id::ProcessId;
+use crate::sys::procfs::ProcPath;
+use crate::sys::raw;
+use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
+use crate::sys::wait::Patience;
 
 const PLACES: usize = 16;
 /// Files that are open for one use only, because no place is free.
@@ -84,7 +85,8 @@ impl KeptFiles {
 
     /// Calls `read` with the pagemap of process `id`, one of whose living threads is `thread`.
     ///
-    /// What it says counts only if the number still is that pagemap afterwards.
+    /// What it says counts only if the number still is that pagemap afterwards. Where it is not, `read` has read from another file at
+    /// an offset, which moves nothing there.
     pub fn with_pagemap<T>(
         &self,
         id: ProcessId,
@@ -95,7 +97,7 @@ impl KeptFiles {
             let result = read(entry.file());
             if entry.is_intact() { result } else { Err(Errno::BADF) }
         };
-        if let Some(entry) = find(&self.pagemaps, id).filter(|entry| entry.is_intact()) {
+        if let Some(entry) = find(&self.pagemaps, id) {
             let result = checked(entry);
             if !matches!(result, Err(Errno::BADF)) {
                 return result;

@@ -13,16 +13,19 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use super::headroom::Headroom;
+use super::kept::KeptFiles;
+use super::record::record;
 use super::relocate::{self, Stores};
-use super::{holdings::Holdings, kept::KeptFiles, record, unshare, verify};
+use super::{unshare, verify};
 use crate::PAGE;
-use crate::drain::Patience;
-use crate::origin::Origin;
-use crate::raw;
-use crate::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
+use crate::protocol::holdings::Holdings;
+use crate::protocol::origin::Origin;
+use crate::protocol::process_id::Caller;
+use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
+use crate::protocol::writer_slot::{Request, Task};
+use crate::sys::wait::Patience;
+use crate::sys::{raw, signal_block};
 use crate::table::Table;
-use crate::table::process::Caller;
-use crate::table::writer::{Request, Task};
 
 /// What this process may use for it.
 pub struct Means<'a, S> {
@@ -89,7 +92,7 @@ impl<S: Stores> Means<'_, S> {
     /// Does `act` to the piece that `request` is about, under an odd generation.
     pub(super) fn changing<T: From<bool>>(&self, request: &Request, act: impl FnOnce(&Snapshot, &View) -> T) -> T {
         let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false.into() };
-        let _signals = raw::SignalsBlocked::new();
+        let _signals = signal_block::SignalsBlocked::new();
         if !self.own.is_here() {
             return false.into();
         }

@@ -3,13 +3,22 @@
 //! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether
 //! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
 //! answered by policy; it is never silently wrong.
+//!
+//! [`Pusher`] is the way of a writer, from the origin and the range to the verified page; [`local`], [`relocate`] and [`slices`]
+//! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
+//! still keep, [`kept`] which files of /proc stay open.
+//!
+//! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
+//!
+//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its own
+//! memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
 
-pub mod bytes;
 pub mod headroom;
-pub mod holdings;
 pub mod holes;
 pub mod kept;
 pub mod local;
+pub mod policy;
+mod record;
 pub mod relocate;
 pub mod slices;
 pub mod unshare;
@@ -20,18 +29,21 @@ use core::ops::Range;
 use core::time::Duration;
 
 use crate::PAGE;
-use crate::drain::{Allowance, Patience};
-use crate::gate::Frame;
-use crate::origin::Origin;
-use crate::raw;
-use crate::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
+use crate::protocol::gate::Frame;
+use crate::protocol::holdings::Holdings;
+use crate::protocol::origin::Origin;
+use crate::protocol::process::Agent;
+use crate::protocol::process_id::Caller;
+use crate::protocol::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
+use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
+use crate::sys::wait::{Allowance, Patience};
+use crate::sys::{futex, raw, signal_block};
 use crate::table::Table;
-use crate::table::process::{Agent, Caller};
-use crate::table::writer::{Answer, Request, Task, WriterSlot};
 use headroom::Headroom;
-use holdings::Holdings;
 use kept::KeptFiles;
 use local::Means;
+use policy::{Failure, OnFailure, Reason, Report, Way};
+use record::record;
 use relocate::Stores;
 
 /// Pages that are read in before they are pushed. Of more the kernel reads ahead what is needed soon.
@@ -39,62 +51,6 @@ const FEW: u64 = 16;
 
 /// Pages in one push: as many as process_vm_writev(2) pins at once.
 pub const RUN: u64 = 1024;
-
-/// Which ways of preserving may be tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From the writer; where that is refused, by the mapper's agent.
-    Auto,
-    /// From the writer only, wherever it need not wait in the kernel for the mapper.
-    Direct,
-    /// By the agent only.
-    Agent,
-    /// From the writer, which is an agent itself and asks no other.
-    Alone,
-}
-
-/// What happens when a page cannot be preserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// The origin wins: the snapshot faults from then on, the write goes on.
-    BreakSnapshot,
-    /// The snapshot wins: the write fails.
-    FailWrite,
-}
-
-/// Why a page could not be preserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The kernel refuses access to the mapper, and its agent did not answer in time or does not exist.
-    NoAccess,
-    /// Access is granted, but copy-on-write could not be broken (no memory, or the mapping was changed behind the shim).
-    NoCopy,
-    /// The pages have to be moved off the file, which only the mapper's process can do, and its agent did not.
-    NoAgent,
-    /// The mapper was changing its mapping for too long (it is stopped).
-    MapperBusy,
-    /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
-    NoMemory,
-    /// A program that does not cooperate has cut the file: the pages are gone.
-    ForeignCut,
-    /// The table cannot be trusted.
-    Damaged,
-}
-
-/// A snapshot that could not be kept, and a write that must not happen.
-#[derive(Clone, Copy, Debug)]
-pub struct Failure {
-    /// The mapper.
-    pub pid: u32,
-    /// What went wrong.
-    pub reason: Reason,
-}
-
-/// What others are told.
-pub trait Report {
-    /// Snapshot pieces of `pid` were broken, for `reason`, so that a write could go on.
-    fn broken(&self, pid: u32, origin: Origin, reason: Reason);
-}
 
 /// A thread that preserves, and what it may use.
 pub struct Pusher<'a, R, S> {
@@ -128,6 +84,10 @@ pub struct Pusher<'a, R, S> {
     ///
     /// The fault that preserves a page reads as far ahead as the mapper's descriptor and mapping let it, megabytes perhaps.
     pub read_in: &'a dyn Fn(&Range<u64>),
+    /// How many pages behind the bytes of a change are preserved along with them, because it looks as if their turn came next.
+    pub ahead: u64,
+    /// Whether a handler of the application's may interrupt this thread.
+    pub is_interruptible: bool,
     /// How large the origin is now, in bytes, where that can be told.
     pub size: &'a dyn Fn() -> Option<u64>,
 }
@@ -250,6 +210,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let mut allowance = Allowance::of(self.patience);
         let mut patience = Patience::default();
         let mut failures = 0;
+        let mut ahead = self.ahead;
         let mut pages = None;
         // Preserved so far by this call, whether or not their bits could be recorded.
         let mut done = 0;
@@ -269,19 +230,25 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 self.give_up(index, &view, Reason::NoMemory)?;
                 continue;
             }
+            let pushed = self.with_ahead(index, &view, range, &missing, ahead);
             if missing.end - missing.start <= FEW {
-                (self.read_in)(&(missing.start * PAGE..missing.end * PAGE));
+                (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
             }
             let push = if view.head.is_changing() {
                 Push::Moved
             } else if self.way == Way::Agent {
                 Push::Refused
             } else {
-                self.push(index, snapshot, &view, &missing)
+                self.push(index, snapshot, &view, &pushed)
             };
             let reason = match push {
                 Push::Done(pages) => {
-                    done = missing.start + pages;
+                    done = missing.end.min(missing.start + pages);
+                    continue;
+                }
+                // What lies ahead may be what cannot be preserved.
+                _ if pushed != missing => {
+                    ahead = 0;
                     continue;
                 }
                 Push::Moved if !allowance.is_spent() => {
@@ -365,6 +332,21 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
     }
 
+    /// The same pages, which have to be preserved, and as many of the `ahead` pages behind `range` as follow on them and have no copy,
+    /// where the mapper has room for them.
+    fn with_ahead(&self, index: u32, view: &View, range: &Range<u64>, missing: &Range<u64>, ahead: u64) -> Range<u64> {
+        let end = missing.end.saturating_add(ahead).min(view.kept().end).min(missing.start + RUN);
+        if missing.end != Table::touched(view, range).end || end <= missing.end {
+            return missing.clone();
+        }
+        let base = view.identity.base;
+        let pool = self.table.blocks_for(index);
+        let next = self.table.bits(&pool, view).first_missing(missing.end - base..end - base);
+        let follows =
+            |next: &Range<u64>| next.start + base == missing.end && self.has_room(view, next.end - next.start);
+        next.filter(follows).map_or_else(|| missing.clone(), |next| missing.start..next.end + base)
+    }
+
     fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Push {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Push::Moved };
         if process.cookie(id).is_none() {
@@ -387,7 +369,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
         // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
-        let _signals = raw::SignalsBlocked::except_of_sandboxes();
+        let _signals = self.is_interruptible.then(signal_block::SignalsBlocked::except_of_sandboxes);
         self.frame.start_pushing(index, by_bytes);
         let push = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and nobody may afterwards.
@@ -473,7 +455,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 }
                 Answer::Asked => {
                     let (futex, seen) = self.slot.request_futex(number);
-                    raw::wait(futex, seen, Duration::from_millis(20));
+                    futex::wait(futex, seen, Duration::from_millis(20));
                     let is_over = || {
                         let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
                         now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
@@ -542,19 +524,4 @@ fn is_same_place(now: &View, before: &View) -> bool {
 
 fn preserve_task(index: u32, life: u32, pages: &Range<u64>) -> Request {
     Request { snapshot: index, life, task: Task::Preserve, first: pages.start, count: pages.end - pages.start }
-}
-
-/// Records that `pages` (of the origin) of a snapshot are preserved and verified.
-fn record(table: &Table, index: u32, view: &View, pages: Range<u64>) {
-    let Some(snapshot) = table.snapshot(index) else { return };
-    let base = view.identity.base;
-    let pool = table.blocks_for(index);
-    if table.bits(&pool, view).set(pages.start - base..pages.end - base).is_none() {
-        snapshot.add_flags(crate::snapshot::BITS_INCOMPLETE);
-    }
-}
-
-/// Marks snapshot `index` doubtful, if it is exact.
-pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
-    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
 }

@@ -7,7 +7,7 @@
 //! behind the copy. The generation is odd. A writer takes a page for private only if it finds the generation even and unchanged
 //! behind its proof, so the page was private before the generation became odd, and before it was pinned here: the copy is of the
 //! private page. A page that is shared when it is pinned has no change until the generation is even again, by when the copy stands in
-//! its place. A pusher that began before may store a byte into the copy: by [`super::bytes`], one that is there already.
+//! its place. A pusher that began before may store a byte into the copy: by [`bytes`](crate::protocol::bytes), one that is there already.
 
 use core::ffi::c_void;
 use core::ops::Range;
@@ -19,8 +19,8 @@ use syscalls::{Sysno, syscall};
 
 use super::unshare;
 use crate::PAGE;
-use crate::raw;
-use crate::snapshot::{LOCKED, NOT_INHERITED, View};
+use crate::protocol::snapshot::{LOCKED, NOT_INHERITED, View};
+use crate::sys::raw;
 
 /// Keeps the process's other threads from storing into a range while it is copied.
 pub trait Stores {
@@ -39,7 +39,7 @@ pub fn held<T>(
     act: impl FnOnce() -> Result<T, Errno>,
 ) -> Result<T, Errno> {
     let protection = view.extent.protection;
-    if protection == crate::snapshot::Extent::PROTECTION_UNKNOWN {
+    if protection == crate::protocol::snapshot::Extent::PROTECTION_UNKNOWN {
         return Err(Errno::ACCESS);
     }
     if !unshare::is_writable(protection) {

@@ -13,10 +13,10 @@ use super::local::{Means, Served};
 use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
 use super::verify;
 use crate::PAGE;
-use crate::pieces::{Further, part};
-use crate::raw;
-use crate::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
-use crate::table::writer::Request;
+use crate::cooperate::pieces::{Further, part};
+use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
+use crate::protocol::writer_slot::Request;
+use crate::sys::raw;
 
 /// How long slices are moved before others' requests are looked for.
 const TURN: u64 = 10_000_000;

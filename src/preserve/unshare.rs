@@ -15,13 +15,14 @@ use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
-use super::bytes::{self, Found, Run};
 use super::kept::KeptFiles;
 use super::verify;
 use crate::PAGE;
-use crate::raw;
-use crate::snapshot::Extent;
-use crate::table::process::{Agent, Process, ProcessId};
+use crate::protocol::bytes::{self, Found, Run};
+use crate::protocol::process::{Agent, Process};
+use crate::protocol::process_id::ProcessId;
+use crate::protocol::snapshot::Extent;
+use crate::sys::raw;
 
 const PROT_WRITE: u32 = 2;
 

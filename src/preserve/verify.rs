@@ -6,11 +6,11 @@
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
-use super::bytes::{self, Found};
 use super::kept::KeptFiles;
 use crate::PAGE;
-use crate::raw;
-use crate::table::process::ProcessId;
+use crate::protocol::bytes::{self, Found};
+use crate::protocol::process_id::ProcessId;
+use crate::sys::raw;
 
 /// How many of the `pages` pages at `address`, from the first on, are private to the process `id`, one of whose living threads is
 /// `thread`.

@@ -15,10 +15,10 @@ use syscalls::{Sysno, syscall};
 
 use super::header::{Header, MAGIC};
 use super::{LAYOUT, Table};
-use crate::raw::{self, ProcPath};
-use crate::sync::Ordering;
-use crate::time_space;
-use crate::unseen::{Unseen, Who};
+use crate::protocol::unseen::{Unseen, Who};
+use crate::sys::procfs::{self, ProcPath};
+use crate::sys::sync::Ordering;
+use crate::sys::{raw, time_space};
 
 /// The table's file name in its directory; the number is the ABI version.
 pub const FILE_NAME: &CStr = c"table-5";
@@ -109,7 +109,7 @@ pub struct Place<'a> {
 pub fn outer_user() -> u32 {
     let own = rustix::process::geteuid().as_raw();
     let mut buffer = [0u8; 512];
-    let map = raw::read_file(c"/proc/self/uid_map", &mut buffer).unwrap_or(b"");
+    let map = procfs::read_file(c"/proc/self/uid_map", &mut buffer).unwrap_or(b"");
     outer_of(own, map).unwrap_or(own)
 }
 
@@ -190,7 +190,7 @@ pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
     let Ok(names) = rustix::fs::openat(&directory, c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return;
     };
-    raw::any_entry(names, |name| {
+    procfs::any_entry(names, |name| {
         if name.starts_with("table-")
             && name.as_bytes() != FILE_NAME.to_bytes()
             && let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -430,7 +430,7 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     // The creation mask of the application must not keep the group out.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(Refusal::File)?;
     rustix::fs::ftruncate(&file, size_of::<Table>() as u64).map_err(full)?;
-    for (start, length) in super::room::BACKED {
+    for (start, length) in super::growth::BACKED {
         rustix::fs::fallocate(&file, FallocateFlags::empty(), start, length).map_err(full)?;
     }
     let start = [MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()];

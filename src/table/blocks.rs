@@ -8,14 +8,14 @@ use core::ptr;
 use rustix::mm::{Advice, madvise};
 
 use super::Table;
-use super::owner::Life;
-use crate::preserved::{Block, Pool};
-use crate::snapshot::State;
+use crate::protocol::block_owner::Life;
+use crate::protocol::preserved::{Bits, Block, Pool};
+use crate::protocol::snapshot::{State, View};
 
 /// The pool, as one snapshot uses it.
 pub struct SnapshotBlocks<'a> {
-    pub(super) table: &'a Table,
-    pub(super) snapshot: u32,
+    table: &'a Table,
+    snapshot: u32,
 }
 
 impl core::fmt::Debug for SnapshotBlocks<'_> {
@@ -29,7 +29,7 @@ impl SnapshotBlocks<'_> {
         Life { snapshot: self.snapshot, life }
     }
 
-    pub(super) fn is_over(&self, Life { snapshot, life }: Life) -> bool {
+    fn is_over(&self, Life { snapshot, life }: Life) -> bool {
         self.table.snapshot(snapshot).is_none_or(|snapshot| {
             let head = snapshot.head();
             head.life() != life || head.state() == State::Free
@@ -40,6 +40,39 @@ impl SnapshotBlocks<'_> {
     pub fn taken(&self, life: u32) -> u64 {
         let mine = Some(self.life(life));
         self.table.block_owners.iter().filter(|owner| owner.named() == mine).count() as u64
+    }
+}
+
+impl Table {
+    /// The preserved bits of snapshot `index` in the life that `view` saw.
+    pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
+        let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
+        let root = &self.snapshots[pool.snapshot as usize].root;
+        Bits { root, life: view.head.life(), pages, pool }
+    }
+
+    /// How many of the pages that a piece shows have their own copy.
+    #[must_use]
+    pub fn preserved_pages(&self, index: u32, view: &View) -> u64 {
+        let shown = view.kept();
+        if view.is_relocated() {
+            return shown.end - shown.start;
+        }
+        let pool = self.blocks_for(index);
+        let base = view.identity.base;
+        self.bits(&pool, view).count(shown.start - base..shown.end - base)
+    }
+
+    /// The blocks that snapshot `index` takes its bits from.
+    pub fn blocks_for(&self, index: u32) -> SnapshotBlocks<'_> {
+        SnapshotBlocks { table: self, snapshot: index }
+    }
+
+    /// How many blocks belong to snapshots that there are.
+    #[must_use]
+    pub fn blocks_in_use(&self) -> usize {
+        let pool = self.blocks_for(0);
+        self.block_owners.iter().filter(|owner| owner.named().is_some_and(|life| !pool.is_over(life))).count()
     }
 }
 

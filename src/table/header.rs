@@ -1,14 +1,15 @@
 //! The first page of the table: what it is, and the words that everybody meets at.
 
 use super::room::Room;
-use crate::creation::Creation;
-use crate::foreign::Changes;
-use crate::gate::{ActiveWord, Floating};
-use crate::origin::Origin;
-use crate::sharing::Sharing;
-use crate::snapshot::Cuts;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::unseen::Unseen;
+use crate::protocol::changes::Changes;
+use crate::protocol::creation::Creation;
+use crate::protocol::gate::{ActiveWord, Floating};
+use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
+use crate::protocol::origin::Origin;
+use crate::protocol::sharing::Sharing;
+use crate::protocol::snapshot::Cuts;
+use crate::protocol::unseen::Unseen;
+use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// "snapshim" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"snapshim");
@@ -43,8 +44,8 @@ pub struct Header {
     pub(crate) creation: Creation,
     /// Of the origins whose marks begin with the index.
     changes: [Changes; COUNTERS],
-    pub(super) process_room: Room,
-    pub(super) writer_room: Room,
+    pub(crate) process_room: Room,
+    pub(crate) writer_room: Room,
     /// The processes whose changes nobody is told of.
     pub(crate) unseen: Unseen,
     rest: [AtomicU64; 164],
@@ -63,12 +64,12 @@ impl Header {
         }
     }
 
-    /// Whether the table cannot be trusted.
-    pub(super) fn is_damaged(&self) -> bool {
+    /// Whether a table of `layout` cannot be trusted.
+    pub(super) fn is_damaged(&self, layout: u64) -> bool {
         // Relaxed: who sees it later leaves later.
         self.damaged.load(Ordering::Relaxed) != 0
             || self.magic.load(Ordering::Relaxed) != MAGIC
-            || self.layout.load(Ordering::Relaxed) != super::LAYOUT
+            || self.layout.load(Ordering::Relaxed) != layout
     }
 
     pub(super) fn declare_damaged(&self) {
@@ -76,7 +77,7 @@ impl Header {
     }
 
     /// Counts a change of every origin that a process may have had mapped shared and writable.
-    pub(super) fn note_changes_of_sharer(&self, sharing: &Sharing) {
+    pub(crate) fn note_changes_of_sharer(&self, sharing: &Sharing) {
         const { assert!(COUNTERS == 256) };
         let counters = (0..=u8::MAX).zip(&self.changes);
         counters.filter(|(first, _)| sharing.includes_mark_of(*first)).for_each(|(_, counter)| counter.note());
@@ -100,7 +101,7 @@ impl Header {
     }
 
     /// The calls of a thread that is about to fork stand in its child's slot as well.
-    pub(super) fn note_continued(&self) {
+    pub(crate) fn note_continued(&self) {
         // Release: pairs with the Acquire in `continued`: who finds the parent's call over finds the count changed.
         self.continued.fetch_add(1, Ordering::Release);
     }
@@ -109,24 +110,24 @@ impl Header {
         self.continued.load(Ordering::Acquire)
     }
 
-    pub(super) fn processes_used(&self) -> usize {
-        (self.processes.load(Ordering::Acquire) as usize).min(super::PROCESSES)
+    pub(crate) fn processes_used(&self) -> usize {
+        (self.processes.load(Ordering::Acquire) as usize).min(PROCESSES)
     }
 
-    pub(super) fn writers_used(&self) -> usize {
-        (self.writers.load(Ordering::Acquire) as usize).min(super::WRITERS)
+    pub(crate) fn writers_used(&self) -> usize {
+        (self.writers.load(Ordering::Acquire) as usize).min(WRITERS)
     }
 
     pub(super) fn snapshots_used(&self) -> usize {
-        (self.snapshots.load(Ordering::Acquire) as usize).min(super::SNAPSHOTS)
+        (self.snapshots.load(Ordering::Acquire) as usize).min(SNAPSHOTS)
     }
 
     // AcqRel: a scan that acquires the mark sees every record claimed below it; the announcement's fence orders the rest.
-    pub(super) fn note_process(&self, index: u32) {
+    pub(crate) fn note_process(&self, index: u32) {
         self.processes.fetch_max(index + 1, Ordering::AcqRel);
     }
 
-    pub(super) fn note_writer(&self, index: u32) {
+    pub(crate) fn note_writer(&self, index: u32) {
         self.writers.fetch_max(index + 1, Ordering::AcqRel);
     }
 

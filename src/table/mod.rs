@@ -2,43 +2,37 @@
 //!
 //! One file of fixed layout, mapped by every process for life. All records are atomics, all-zero means empty, and records name each
 //! other by index. Whatever a process was doing when it died can be undone by any other from the table alone.
+//!
+//! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
+//! `growth`), walks over its snapshots ([`walk`]) and the pool of preserved bits ([`blocks`]). The records themselves, and what may
+//! happen to them, are in [`protocol`](crate::protocol).
+//!
+//! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). Waits for nobody, judges nobody, and touches no memory but its
+//! own.
+//!
+//! Promise: no index that a record holds leads out of an array, and no record is looked at that has no memory. A record that cannot
+//! be true declares the table damaged.
 
 pub mod attach;
 pub mod blocks;
-pub mod executing;
+mod growth;
 pub mod header;
-pub mod inspection;
-pub mod lending;
-pub mod liveness;
-pub mod owner;
-pub mod process;
-pub mod recovery;
 mod room;
 pub mod walk;
-pub mod writer;
 
 use core::ops::Range;
 
-use crate::creation::{Intent, Intents};
-use crate::gate::{Floating, Gate};
-use crate::origin::Origin;
-use crate::preserved::{Bits, Block};
-use crate::snapshot::{Snapshot, View};
-use crate::sync::{AtomicU64, Ordering};
-use blocks::SnapshotBlocks;
+use crate::protocol::block_owner::BlockOwner;
+use crate::protocol::creation::{Intent, Intents};
+use crate::protocol::gate::{Floating, Gate};
+use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
+use crate::protocol::origin::Origin;
+use crate::protocol::preserved::Block;
+use crate::protocol::process::Process;
+use crate::protocol::snapshot::{Snapshot, State, View};
+use crate::protocol::writer_slot::WriterSlot;
+use crate::sys::sync::{AtomicU64, Ordering};
 use header::Header;
-use owner::BlockOwner;
-use process::Process;
-use writer::WriterSlot;
-
-/// Processes that can be attached at once: one less than the numbers of 16 bits, of which 0 is none.
-pub const PROCESSES: usize = 65535;
-/// Threads that can have a slot at once.
-pub const WRITERS: usize = 65536;
-/// Snapshot pieces that can exist at once.
-pub const SNAPSHOTS: usize = 4096;
-/// Blocks of preserved bits: 64 MiB of them, taken from the file system as they come into use.
-pub const BLOCKS: usize = 16384;
 
 /// The table. Everything before `processes` has memory from the start; of what follows, some records have, and others get it before
 /// they are used.
@@ -48,7 +42,7 @@ pub struct Table {
     pub(crate) header: Header,
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
     /// `Origin::mark` of each snapshot, 0 for none: what a writer scans.
-    marks: [AtomicU64; SNAPSHOTS],
+    pub(crate) marks: [AtomicU64; SNAPSHOTS],
     block_owners: [BlockOwner; BLOCKS],
     pub(crate) processes: [Process; PROCESSES],
     /// So that slots lie alike in all pages.
@@ -93,6 +87,32 @@ impl Intents for Table {
 }
 
 impl Table {
+    /// Whether somebody found the table damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.header.is_damaged(LAYOUT)
+    }
+
+    /// Makes everybody who uses the table leave it.
+    #[cold]
+    pub fn declare_damaged(&self) {
+        self.header.declare_damaged();
+    }
+
+    /// The snapshot `index`, if there is one that can be true.
+    pub fn view(&self, index: u32) -> Option<View> {
+        self.sound(self.snapshot(index)?)
+    }
+
+    fn sound(&self, snapshot: &Snapshot) -> Option<View> {
+        let view = snapshot.view()?;
+        if !view.is_sound() {
+            self.declare_damaged();
+            return None;
+        }
+        Some(view)
+    }
+
     /// The gate that all writers and creations go through.
     pub fn gate(&self) -> Gate<'_, Self> {
         Gate { active: &self.header.active, creation: &self.header.creation, intents: self }
@@ -157,9 +177,9 @@ impl Table {
     }
 
     /// A free snapshot record, claimed for a new life.
-    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::snapshot::Head)> {
+    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::Head)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
-            let free = snapshot.head().state() == crate::snapshot::State::Free;
+            let free = snapshot.head().state() == crate::protocol::snapshot::State::Free;
             free.then(|| snapshot.claim(self.header.next_life(), claimer & 0xffff_ffff))
                 .flatten()
                 .map(|head| (index as u32, head))
@@ -183,37 +203,6 @@ impl Table {
         });
     }
 
-    /// The preserved bits of snapshot `index` in the life that `view` saw.
-    pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
-        let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
-        let root = &self.snapshots[pool.snapshot as usize].root;
-        Bits { root, life: view.head.life(), pages, pool }
-    }
-
-    /// How many of the pages that a piece shows have their own copy.
-    #[must_use]
-    pub fn preserved_pages(&self, index: u32, view: &View) -> u64 {
-        let shown = view.kept();
-        if view.is_relocated() {
-            return shown.end - shown.start;
-        }
-        let pool = self.blocks_for(index);
-        let base = view.identity.base;
-        self.bits(&pool, view).count(shown.start - base..shown.end - base)
-    }
-
-    /// The blocks that snapshot `index` takes its bits from.
-    pub fn blocks_for(&self, index: u32) -> SnapshotBlocks<'_> {
-        SnapshotBlocks { table: self, snapshot: index }
-    }
-
-    /// How many blocks belong to snapshots that there are.
-    #[must_use]
-    pub fn blocks_in_use(&self) -> usize {
-        let pool = self.blocks_for(0);
-        self.block_owners.iter().filter(|owner| owner.named().is_some_and(|life| !pool.is_over(life))).count()
-    }
-
     /// The pages of `view` that a change of the bytes `range` of its origin touches.
     #[must_use]
     pub fn touched(view: &View, range: &Range<u64>) -> Range<u64> {
@@ -222,4 +211,9 @@ impl Table {
         let end = range.end.div_ceil(crate::PAGE).min(kept.end);
         start..end.max(start)
     }
+}
+
+/// Marks snapshot `index` doubtful, if it is exact.
+pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
+    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
 }

@@ -9,9 +9,9 @@
 //! be asked for by name ([`Table::walk_once`]), with the reason why a piece that it misses harms nothing.
 
 use super::Table;
-use crate::origin::Origin;
-use crate::snapshot::View;
-use crate::sync::Ordering;
+use crate::protocol::origin::Origin;
+use crate::protocol::snapshot::View;
+use crate::sys::sync::Ordering;
 
 /// One look at each record.
 #[derive(Clone, Copy)]

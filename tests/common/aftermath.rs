@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use snapshim::snapshot::State;
+use snapshim::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
+use snapshim::protocol::process::{Agent, Birth};
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::State;
+use snapshim::table::Table;
 use snapshim::table::attach::{Place, attach_existing};
-use snapshim::table::process::{Agent, Birth, ProcessId};
-use snapshim::table::{PROCESSES, SNAPSHOTS, Table, WRITERS};
 
 use super::tracer::{Target, run_to};
 use super::{Scratch, program, run_within, text};

@@ -2,7 +2,9 @@
 //! changed.
 //!
 //! The program runs under ptrace(2) with the table write-protected: each store to it traps, the tracer opens the table, steps over
-//! the one instruction, and closes it again. Nothing of this is known to the program or the library.
+//! the one instruction, and closes it again. All that the program and the library could see of this: SIGSEGV and SIGTRAP are
+//! open in the mask of each thread that goes on. The kernel forces both on a thread that blocks them, and then takes the action
+//! away from all threads, of which another may need it at that moment.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +16,7 @@ use std::process::{Child, Command};
 use std::ptr;
 
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
-use snapshim::preserved::Block;
+use snapshim::protocol::preserved::Block;
 
 /// Which process of a program that forks is taken to the point, with all its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +52,9 @@ const CHANGING: [u64; 20] = [1, 9, 10, 11, 16, 18, 25, 28, 56, 57, 59, 77, 83, 1
 /// The part of the table that counts changes of origins: any value is as good as another.
 const COUNTERS: Range<u64> = 192..4096;
 const MMAP: u64 = 9;
-const RT_SIGACTION: u64 = 13;
-/// Below the stack pointer and what the ABI lets a function use there.
-const SCRATCH: u64 = 512;
+/// The bits of SIGSEGV and SIGTRAP.
+const FAULT: u64 = 1 << (libc::SIGSEGV - 1);
+const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
 
 struct Tracer {
     target: Target,
@@ -73,13 +75,9 @@ struct Tracer {
     left: usize,
     /// Whether anything changed since the last store trapped.
     is_news: bool,
-    /// What the victim does at SIGSEGV, and at SIGTRAP.
-    on_fault: Action,
-    on_trap: Action,
+    /// Threads that were handed a SIGSEGV, until they stop at the first instruction of its handler.
+    entering: BTreeSet<pid_t>,
 }
-
-/// As rt_sigaction(2) takes it.
-type Action = [c_long; 4];
 
 /// Starts `command` and kills it at point `number` of its operation. `is_marked`: the operation lies between two traps; else it is
 /// everything.
@@ -165,8 +163,7 @@ fn trace(command: &mut Command, target: Target, is_marked: bool, number: usize) 
         is_begun: !is_marked,
         left: number,
         is_news: true,
-        on_fault: [0; 4],
-        on_trap: [0; 4],
+        entering: BTreeSet::new(),
     };
     tracer.go_on(leader, 0);
     let ended = tracer.run();
@@ -200,13 +197,14 @@ impl Tracer {
             return None;
         }
         let signal = libc::WSTOPSIG(status);
+        open_mask(thread, if has_left_handler(thread, signal) { TRAP } else { FAULT | TRAP });
         match (signal, status >> 16) {
             (libc::SIGTRAP, libc::PTRACE_EVENT_EXEC) if self.is_begun && self.table.is_some() => {
                 request(libc::PTRACE_DETACH, thread, 0, 0).unwrap();
                 return Some(Ended::Replaced);
             }
             (libc::SIGTRAP, 0) => {
-                if self.end_of_operation(thread) {
+                if !self.entering.remove(&thread) && self.end_of_operation(thread) {
                     return Some(Ended::Whole);
                 }
             }
@@ -232,6 +230,12 @@ impl Tracer {
                         return reached;
                     }
                 }
+                None if signal == libc::SIGSEGV => {
+                    // The handler's mask is not the one that was opened above.
+                    self.entering.insert(thread);
+                    let _ = request(libc::PTRACE_SINGLESTEP, thread, 0, signal as u64);
+                    return None;
+                }
                 None => {
                     self.go_on(thread, signal);
                     return None;
@@ -244,6 +248,7 @@ impl Tracer {
 
     /// A thread or process that was just made, at its first stop.
     fn meet(&mut self, thread: pid_t) {
+        open_mask(thread, FAULT | TRAP);
         let is_process = group_of(thread) == thread;
         if is_process && self.target == Target::ForkedChild && self.is_begun {
             self.victim = Some(thread);
@@ -251,9 +256,6 @@ impl Tracer {
             self.close_table(thread);
         } else if is_process {
             self.protect(thread, false);
-            if self.is_begun {
-                self.set_action(thread, libc::SIGTRAP, self.on_trap);
-            }
             request(libc::PTRACE_DETACH, thread, 0, 0).unwrap();
             return;
         }
@@ -267,7 +269,6 @@ impl Tracer {
             return self.is_of_victim(thread);
         }
         self.is_begun = true;
-        self.on_trap = self.action(thread, libc::SIGTRAP);
         if self.target == Target::Itself {
             self.find_table();
             self.close_table(thread);
@@ -289,13 +290,13 @@ impl Tracer {
         });
         let numbers: Vec<u64> = numbers.collect();
         // The blocks at its end are made present by a call that wants them writable.
-        let end = numbers.iter().max().map(|end| end - (snapshim::table::BLOCKS * size_of::<Block>()) as u64);
+        let end =
+            numbers.iter().max().map(|end| end - (snapshim::protocol::limits::BLOCKS * size_of::<Block>()) as u64);
         self.table = numbers.iter().min().copied().zip(end);
     }
 
     fn close_table(&mut self, thread: pid_t) {
         if self.table.is_some() {
-            self.on_fault = self.action(thread, libc::SIGSEGV);
             self.protect(thread, true);
         }
     }
@@ -317,7 +318,6 @@ impl Tracer {
         let address = self.table.unwrap().0 + offset / 8 * 8;
         let before = self.peek(thread, address);
         self.protect(thread, false);
-        self.set_action(thread, libc::SIGSEGV, self.on_fault);
         step(thread);
         self.protect(thread, true);
         let is_changed = self.peek(thread, address) != before && !COUNTERS.contains(&offset);
@@ -338,9 +338,6 @@ impl Tracer {
         if registers.orig_rax == MMAP && self.table.is_none() {
             self.find_table();
             self.close_table(thread);
-        }
-        if registers.orig_rax == RT_SIGACTION && registers.rdi == libc::SIGSEGV as u64 {
-            self.on_fault = self.action(thread, libc::SIGSEGV);
         }
         let is_changing = CHANGING.contains(&registers.orig_rax);
         self.is_news |= is_changing;
@@ -376,22 +373,6 @@ impl Tracer {
         set_registers(thread, &registers);
     }
 
-    /// What the victim does at a signal.
-    fn action(&self, thread: pid_t, signal: c_int) -> Action {
-        let scratch = registers_of(thread).rsp - SCRATCH;
-        self.have_call(thread, libc::SYS_rt_sigaction, [signal as u64, 0, scratch, 8]);
-        [0, 8, 16, 24].map(|at| self.peek(thread, scratch + at))
-    }
-
-    /// Puts it in place again: of a thread that blocks the signal when it is forced on it, the kernel has taken the action away.
-    fn set_action(&self, thread: pid_t, signal: c_int, action: Action) {
-        let scratch = registers_of(thread).rsp - SCRATCH;
-        for (at, word) in (0..).step_by(8).zip(action) {
-            request(libc::PTRACE_POKEDATA, thread, scratch + at, word as u64).unwrap();
-        }
-        self.have_call(thread, libc::SYS_rt_sigaction, [signal as u64, scratch, 0, 8]);
-    }
-
     fn go_on(&self, thread: pid_t, signal: c_int) {
         // It may have been killed meanwhile.
         let _ = request(libc::PTRACE_SYSCALL, thread, 0, signal as u64);
@@ -407,10 +388,6 @@ impl Tracer {
         let victim = self.victim.unwrap_or(self.leader);
         let (own, others) = self.threads_of(victim);
         self.protect(self.current, false);
-        if self.table.is_some() {
-            self.set_action(self.current, libc::SIGSEGV, self.on_fault);
-            self.set_action(self.current, libc::SIGTRAP, self.on_trap);
-        }
         request(libc::PTRACE_DETACH, self.current, 0, libc::SIGSTOP as u64).unwrap();
         for thread in own.into_iter().filter(|thread| *thread != self.current) {
             self.release(thread, libc::SIGSTOP);
@@ -442,7 +419,6 @@ impl Tracer {
             let is_store = signal == libc::SIGSEGV && self.stored_at(thread).is_some();
             if is_store {
                 // It runs again, now that the table is open.
-                self.set_action(thread, libc::SIGSEGV, self.on_fault);
                 ask_to_stop();
             }
             let is_signal = status >> 16 == 0 && signal & 0x80 == 0 && signal != libc::SIGTRAP && !is_store;
@@ -509,6 +485,23 @@ fn step(thread: pid_t) {
         if status & 0xffff != stopped_by(libc::SIGSTOP) {
             return assert_eq!(status & 0xffff, stopped_by(libc::SIGTRAP), "a step");
         }
+    }
+}
+
+/// Whether a thread has just left a handler. It has the mask that the handler gave it, by which the library lets a fault kill.
+fn has_left_handler(thread: pid_t, signal: c_int) -> bool {
+    // The kernel forgets the number of rt_sigreturn(2).
+    signal == libc::SIGTRAP | 0x80 && registers_of(thread).orig_rax == u64::MAX
+}
+
+/// Opens signals in the mask of a stopped thread.
+fn open_mask(thread: pid_t, signals: u64) {
+    let mut mask = 0u64;
+    // It may have been killed meanwhile.
+    let is_read = request(libc::PTRACE_GETSIGMASK, thread, 8, &raw mut mask as u64).is_ok();
+    if is_read && mask & signals != 0 {
+        mask &= !signals;
+        let _ = request(libc::PTRACE_SETSIGMASK, thread, 8, &raw const mask as u64);
     }
 }
 

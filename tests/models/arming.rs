@@ -5,11 +5,11 @@ use std::cell::Cell;
 use loom::sync::atomic::Ordering;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use snapshim::creation::Scope;
-use snapshim::gate::{Call, Entry};
-use snapshim::origin::Place;
-use snapshim::sharing::Sharing;
-use snapshim::sync::{Fault, planted};
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::gate::{Call, Entry};
+use snapshim::protocol::origin::Place;
+use snapshim::protocol::sharing::Sharing;
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{NEW, ORIGIN, Thread, World, model_within};
 

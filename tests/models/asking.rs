@@ -3,9 +3,9 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::sync::{Fault, planted};
-use snapshim::table::process::Process;
-use snapshim::table::writer::{Answer, Request, Task, WriterSlot};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::model;
 

@@ -3,8 +3,8 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
-use snapshim::preserved::{Bits, Block, Pool, empty_root};
-use snapshim::table::owner::{BlockOwner, Life};
+use snapshim::protocol::block_owner::{BlockOwner, Life};
+use snapshim::protocol::preserved::{Bits, Block, Pool, empty_root};
 
 use super::world::model;
 

@@ -2,10 +2,11 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use snapshim::gate::{Call, Phase};
-use snapshim::snapshot::{Snapshot, State};
-use snapshim::table::process::{Birth, Dead, Process, ProcessId};
-use snapshim::table::writer::WriterSlot;
+use snapshim::protocol::gate::{Call, Phase};
+use snapshim::protocol::process::{Birth, Dead, Process};
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::{Snapshot, State};
+use snapshim::protocol::writer_slot::WriterSlot;
 
 use super::world::{DEAD, NEXT, model};
 

@@ -3,8 +3,8 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::foreign::{Changes, Modified, Sight, look};
-use snapshim::gate::{Call, Frame};
+use snapshim::protocol::changes::{Changes, Modified, Sight, look};
+use snapshim::protocol::gate::{Call, Frame};
 
 use super::world::model;
 

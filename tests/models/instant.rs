@@ -3,12 +3,12 @@
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use snapshim::creation::{Creation, Scope};
-use snapshim::gate::{Call, Phase};
-use snapshim::origin::Origin;
-use snapshim::sync::{Fault, planted};
-use snapshim::table::process::Process;
-use snapshim::table::writer::WriterSlot;
+use snapshim::protocol::creation::{Creation, Scope};
+use snapshim::protocol::gate::{Call, Phase};
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::process::Process;
+use snapshim::protocol::writer_slot::WriterSlot;
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{NEW, NEXT, OLD, ORIGIN, World, model, spawn_writer};
 

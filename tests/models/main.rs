@@ -4,18 +4,18 @@
 //!
 //! | state machine | in the core | models |
 //! |---|---|---|
-//! | active word, frames' phases, creation record | `gate`, `creation` | [`instant`] |
-//! | a creation's intent | `creation::Intent` | [`instant`] |
-//! | calls without a slot; the marks below which records are used | `table::process`, `table::header` | [`instant`] |
-//! | shared mappings and their arming | `sharing` | [`arming`] |
-//! | generation, pushers, places of a snapshot; pieces cut off | `snapshot` | [`mapping`] |
-//! | bytes that are stored into read-only snapshots | `preserve::bytes` | [`mapping`] |
-//! | preserved bits, and whose their blocks are | `preserved`, `table::owner` | [`bits`] |
-//! | process records, births, claims, slots, and who takes them out | `table::process`, `table::writer` | [`burial`] |
-//! | requests to an agent, and its bell | `table::writer`, `table::process` | [`asking`] |
-//! | bytes at movable positions | `gate::Floating` | [`positions`] |
-//! | counted changes, looks at a file | `foreign` | [`foreign_changes`] |
-//! | a process's own: where its snapshots lie, its queues of direct writes | `preserve::holdings`, `queues` | [`own`] |
+//! | active word, frames' phases, creation record | `protocol::gate`, `protocol::creation` | [`instant`] |
+//! | a creation's intent | `protocol::creation::Intent` | [`instant`] |
+//! | calls without a slot; the marks below which records are used | `protocol::process`, `table::header` | [`instant`] |
+//! | shared mappings and their arming | `protocol::sharing` | [`arming`] |
+//! | generation, pushers, places of a snapshot; pieces cut off | `protocol::snapshot` | [`mapping`] |
+//! | bytes that are stored into read-only snapshots | `protocol::bytes` | [`mapping`] |
+//! | preserved bits, and whose their blocks are | `protocol::preserved`, `protocol::block_owner` | [`bits`] |
+//! | process records, births, claims, slots, and who takes them out | `protocol::process`, `protocol::writer_slot` | [`burial`] |
+//! | requests to an agent, and its bell | `protocol::writer_slot`, `protocol::process` | [`asking`] |
+//! | bytes at movable positions | `protocol::gate::Floating` | [`positions`] |
+//! | counted changes, looks at a file | `protocol::changes` | [`foreign_changes`] |
+//! | a process's own: where its snapshots lie, its queues of direct writes | `protocol::holdings`, `protocol::aio_queues` | [`own`] |
 //!
 //! Without one, because nothing follows from their order: words that one party writes once for its image and that are worth nothing
 //! without its epoch (start, cookie, agent, whether there are queues or other stacks); counters of which only another value is

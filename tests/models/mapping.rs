@@ -4,10 +4,10 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use rustix::io::Errno;
-use snapshim::gate::{ActiveWord, Call, Frame};
-use snapshim::preserve::bytes::{Found, Run, make_private};
-use snapshim::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
-use snapshim::sync::{Fault, planted};
+use snapshim::protocol::bytes::{Found, Run, make_private};
+use snapshim::protocol::gate::{ActiveWord, Call, Frame};
+use snapshim::protocol::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
 

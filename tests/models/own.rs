@@ -3,9 +3,9 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
-use snapshim::gate::Frame;
-use snapshim::preserve::holdings::Holdings;
-use snapshim::queues::Queues;
+use snapshim::protocol::aio_queues::Queues;
+use snapshim::protocol::gate::Frame;
+use snapshim::protocol::holdings::Holdings;
 
 use super::world::model;
 

@@ -2,7 +2,7 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use snapshim::gate::{Call, Floating, Frame};
+use snapshim::protocol::gate::{Call, Floating, Frame};
 
 use super::world::{ORIGIN, model};
 

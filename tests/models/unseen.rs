@@ -5,10 +5,10 @@ use std::cell::Cell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
-use snapshim::creation::Scope;
-use snapshim::snapshot::State;
-use snapshim::sync::{Fault, planted};
-use snapshim::unseen::{Look, Unseen, Who};
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::snapshot::State;
+use snapshim::protocol::unseen::{Look, Unseen, Who};
+use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{NEW, ORIGIN, World, model};
 

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::creation::{Creation, Intent, Intents, Scope, Ticket};
-use snapshim::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
-use snapshim::origin::{Origin, Place};
-use snapshim::snapshot::{Extent, Identity, Snapshot, State};
-use snapshim::sync::{Fault, planted};
-use snapshim::table::process::ProcessId;
+use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
+use snapshim::protocol::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::{Extent, Identity, Snapshot, State};
+use snapshim::sys::sync::{Fault, planted};
 
 pub const ORIGIN: Origin = Origin::file(1, 2);
 pub const OLD: u64 = 10;

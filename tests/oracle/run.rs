@@ -9,7 +9,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use snapshim::PAGE;
-use snapshim::table::{BLOCKS, Table};
+use snapshim::protocol::limits::BLOCKS;
+use snapshim::table::Table;
 
 use super::common::{Scratch, program, root};
 use super::history::kinds;

@@ -1,7 +1,7 @@
 //! /proc/self/maps, read by system calls of our own.
 
 use rustix::fs::OFlags;
-use snapshim::raw;
+use snapshim::sys::raw;
 
 use crate::{Error, Protection, Region, Result};
 

@@ -1,64 +1,41 @@
 //! Hooks: one file a family of calls. Each says what its call would touch and hands it over; decisions live in the core.
 
 pub mod aio;
-pub mod bare;
-pub mod change;
-pub mod clone;
-pub mod confine;
-pub mod copy;
-pub mod daemon;
-pub mod descriptors;
-pub mod device;
-pub mod exec;
-pub mod faults;
-pub mod fopen;
-pub mod fork;
-pub mod fortified;
-pub mod jump;
-pub mod map;
-pub mod message;
-pub mod namespace;
-pub mod open;
-pub mod queue;
-pub mod read;
-pub mod receive;
-pub mod requests;
-pub mod resize;
-pub mod rights;
-pub mod ring;
+pub mod beside;
+pub mod file;
+pub mod mmap;
+pub mod process;
 pub mod signal;
-pub mod spawn;
-pub mod stream;
-pub mod times;
-pub mod vfork;
-pub mod write;
+pub mod stdio;
+pub mod syscall;
 
-use crate::doors::Door;
-use crate::doors::beside::Way;
+use crate::interpose::Door;
 
 /// Every door there is.
 pub fn doors() -> impl Iterator<Item = &'static Door> {
     [
-        write::DOORS,
-        read::DOORS,
-        receive::DOORS,
-        resize::DOORS,
-        times::DOORS,
-        open::DOORS,
-        copy::DOORS,
-        device::DOORS,
-        bare::DOORS,
-        ring::DOORS,
-        aio::DOORS,
-        descriptors::DOORS,
-        fork::DOORS,
-        daemon::DOORS,
-        exec::DOORS,
-        signal::DOORS,
-        jump::DOORS,
-        rights::DOORS,
-        confine::DOORS,
-        message::DOORS,
+        file::write::DOORS,
+        file::read::DOORS,
+        file::recv::DOORS,
+        file::truncate::DOORS,
+        file::utime::DOORS,
+        file::open::DOORS,
+        file::splice::DOORS,
+        file::ioctl::DOORS,
+        syscall::DOORS,
+        aio::io_uring::DOORS,
+        aio::io_submit::DOORS,
+        file::close::DOORS,
+        process::fork::DOORS,
+        process::daemon::DOORS,
+        process::exec::DOORS,
+        signal::action::DOORS,
+        signal::mask::DOORS,
+        signal::wait::DOORS,
+        signal::jump::DOORS,
+        process::credentials::DOORS,
+        process::confine::DOORS,
+        stdio::message::DOORS,
     ]
     .into_iter()
     .flatten()
@@ -68,27 +45,16 @@ pub fn doors() -> impl Iterator<Item = &'static Door> {
 /// The doors that are exported only: of functions that change files by libc's own calls, of use where those are not seen, and of
 /// functions that make processes or load libraries.
 pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
-    [fopen::DOORS, fortified::DOORS, namespace::DOORS, spawn::DOORS, queue::DOORS, clone::DOORS, vfork::DOORS]
-        .into_iter()
-        .flatten()
-        .copied()
-}
-
-/// The ways in for a libc beside: the calls that change files, mappings, or what a descriptor means. Those about processes and
-/// signals would lose by the bare system call what libc does around it.
-pub fn ways_beside() -> impl Iterator<Item = Way> {
-    let doors = [
-        write::DOORS,
-        read::DOORS,
-        receive::DOORS,
-        resize::DOORS,
-        times::DOORS,
-        open::DOORS,
-        copy::DOORS,
-        device::DOORS,
-        bare::DOORS,
-        ring::DOORS,
-        descriptors::DOORS,
-    ];
-    doors.into_iter().flatten().map(|door| door.way()).chain(map::BESIDE.iter().copied()).chain([namespace::BESIDE])
+    [
+        stdio::fopen::DOORS,
+        file::open_fortified::DOORS,
+        process::namespace::DOORS,
+        process::spawn::DOORS,
+        aio::posix_aio::DOORS,
+        process::clone::DOORS,
+        process::vfork::DOORS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }

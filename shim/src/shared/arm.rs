@@ -5,18 +5,16 @@
 //! or calls exec ends its threads in no order, and a `read` under way, or the mark of a robust mutex, then gets into pages that
 //! nobody has preserved. It also costs a page table entry for each page, mapped or not, and large folios are split.
 
-use core::sync::atomic::Ordering;
-
 use rustix::io::Errno;
-use snapshim::creation::Scope;
-use snapshim::raw::{self, SignalsBlocked};
-use snapshim::table::Table;
+use snapshim::protocol::creation::Scope;
+use snapshim::sys::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
 
-use super::list::{self, Entry, List};
-use super::set_protection;
-use crate::log::{Level, say};
-use crate::process::Own;
-use crate::signals;
+use super::fault;
+use super::list::{self};
+use super::protection::arm_entry;
+use crate::process::identity::Own;
+use crate::process::log::{Level, say};
 
 /// Arms every mapping of this process that `scope` covers, if `is_wanted` says so while the list is held.
 ///
@@ -26,7 +24,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
     if !list::is_any() {
         return Ok(());
     }
-    if !signals::install() {
+    if !fault::install() {
         return Err(Errno::NOMEM);
     }
     let _signals = SignalsBlocked::new();
@@ -35,25 +33,6 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
         return Ok(());
     }
     list.entries().iter().filter(|entry| scope.covers(entry.origin)).try_for_each(arm_entry)
-}
-
-/// Arms one mapping. Its parts become one mapping of the kernel's again.
-pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
-    if !entry.is_writable() {
-        return Ok(());
-    }
-    // The list's lock orders it.
-    entry.course.is_open.store(false, Ordering::Relaxed);
-    set_protection(entry, &entry.range, false)
-}
-
-/// Arms all whose origin a snapshot is held of, so that few mappings of the kernel's are left. The list is held alone.
-///
-/// Not the others: the kernel may be storing into them.
-pub fn arm_again(list: &List, table: &Table) {
-    for entry in list.entries().iter().filter(|entry| table.is_origin_in_use(entry.origin)) {
-        let _ = arm_entry(entry);
-    }
 }
 
 /// The agent's part: answers the creation that waits for this process. True if there was one.

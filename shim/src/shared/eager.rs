@@ -4,14 +4,16 @@
 use core::ops::Range;
 
 use snapshim::PAGE;
-use snapshim::origin::Origin;
 use snapshim::preserve::kept::KeptFiles;
+use snapshim::protocol::origin::Origin;
 
-use super::{list, owners, set_protection};
-use crate::config::config;
-use crate::hooks::change::{Announced, announced_by_agent};
-use crate::process::Own;
-use crate::thread::{self, Thread};
+use super::list;
+use super::protection::set_protection;
+use super::robust_futex::{self, Progress};
+use crate::base::config::config;
+use crate::process::identity::Own;
+use crate::process::thread::{self, Thread};
+use crate::writer::announced::{Announced, announced_by_agent};
 
 /// How far the agent has come.
 #[derive(Default)]
@@ -37,7 +39,7 @@ impl Eager {
         let open_word = |part: &Range<u64>, origin| {
             self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, kept))
         };
-        if let Progress::Later = owners::open_words(open_word) {
+        if let Progress::Later = robust_futex::open_words(open_word) {
             return Progress::Later;
         }
         let Some(next) = self.next else { return Progress::Over };
@@ -55,16 +57,6 @@ impl Eager {
         self.thread = self.thread.filter(|thread| thread.own.id == own.id).or_else(|| thread::without_storage(*own));
         self.thread.as_ref()
     }
-}
-
-/// What opening a piece has come to.
-pub enum Progress {
-    /// Everything below this address is open.
-    Until(u64),
-    /// A creation is under way.
-    Later,
-    /// There is no more, or it cannot be preserved: then its stores trap.
-    Over,
 }
 
 /// Preserves and opens a part of one mapping.

@@ -10,8 +10,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use snapshim::PAGE;
-use snapshim::drain::Patience;
-use snapshim::origin::Origin;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::wait::Patience;
 
 /// One contiguous shared mapping of a file or block device.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl List {
             return true;
         }
         let capacity = wanted.next_power_of_two().max(PAGE as usize / size_of::<Entry>());
-        let Some(memory) = crate::arena::memory(capacity * size_of::<Entry>()) else { return false };
+        let Some(memory) = crate::base::arena::memory(capacity * size_of::<Entry>()) else { return false };
         let entries = memory.cast::<Entry>();
         if self.count > 0 {
             // SAFETY: both have room for `count` entries; the old places are never read again.

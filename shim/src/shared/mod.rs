@@ -1,107 +1,16 @@
-//! Writable shared mappings of files: stores through them never reach a snapshot.
+//! Shared: the process's writable MAP_SHARED mappings, whose stores change files without a call.
 //!
-//! A mapping is put into the [`list`] when it is made. When a snapshot of its file is made, it is *armed* ([`arm`]): the kernel's
-//! protection loses PROT_WRITE, and the next store traps ([`open`]): the pages of a chunk are preserved, the chunk is opened, the
-//! store runs again. The application's own calls on such mappings come in through [`change`]; what it asked for stands in the list,
-//! what the kernel has may be less. Its calls that have the kernel store into such mappings come in through [`store`]; what the
-//! kernel may have to store without a call is opened beforehand ([`owners`]).
-//!
-//! The order: the lock of `mapper`, then the gate, then the list's lock. Nobody who holds the list's lock waits for the gate.
+//! Imports `mapper`, `writer` and what is below them.
 
 pub mod arm;
-pub mod aside;
-pub mod change;
+pub mod bounce;
+pub mod bounce_messages;
+pub mod calls;
 pub mod eager;
+pub mod fault;
+pub mod fork;
+pub mod kernel_store;
 pub mod list;
-pub mod open;
-pub mod owners;
+pub mod protection;
+pub mod robust_futex;
 pub mod spare;
-pub mod store;
-
-use core::ffi::c_void;
-use core::ops::Range;
-
-use libc::pid_t;
-
-use rustix::io::Errno;
-use rustix::mm::MprotectFlags;
-
-use list::{Entry, List};
-
-use crate::hooks::change::{Announced, Named, announced};
-use crate::log::{Level, say};
-use crate::process::{self, Own};
-use crate::{agent, signals};
-
-/// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).
-fn armed(protection: i32) -> i32 {
-    if protection & libc::PROT_WRITE == 0 { protection } else { protection & !libc::PROT_WRITE | libc::PROT_READ }
-}
-
-/// Gives a part of a mapping the protection that the application set, or that without PROT_WRITE.
-fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(), Errno> {
-    let protection = if is_open { entry.protection } else { armed(entry.protection) };
-    let flags = MprotectFlags::from_bits_retain(protection as u32);
-    // SAFETY: the part lies in a mapping of the application that cannot change while the list is held; PROT_WRITE is only taken
-    // away or given back to what had it.
-    unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;
-    if !is_open {
-        owners::want();
-    }
-    Ok(())
-}
-
-/// Says in the table which origins this process has mapped shared and writable. Called whenever that may have changed.
-fn describe(own: &Own, list: &List) {
-    if let Some(record) = own.record() {
-        record.sharing.describe(list.entries().iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin));
-    }
-}
-
-/// The process takes no part any more: its mappings are the kernel's and the program's alone.
-pub fn give_up() {
-    let mut list = list::write();
-    for entry in list.entries().iter().filter(|entry| entry.is_writable()) {
-        let _ = open::open_whole(entry);
-    }
-    list.clear();
-}
-
-/// fork(2): the child gets the mappings and the list as they are between two changes. Signals are blocked.
-pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
-    let mut list = list::write();
-    let pid = real();
-    if pid == 0 {
-        list.keep_inherited();
-    }
-    pid
-}
-
-/// In a forked child, before it can store: makes its mappings known, and arms those whose file somebody has a snapshot of by now.
-///
-/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since.
-pub fn join_in_child() {
-    // Behind a call, so that the list is not held while it is armed.
-    let origin_of = |at: usize| list::read().entries().get(at).map(|entry| entry.origin);
-    let mut at = 0;
-    while let Some(origin) = origin_of(at) {
-        let Ok(own) = process::join() else { return };
-        agent::start(&own);
-        let arm = |announced: Option<&Announced<'_>>| {
-            describe(&own, &list::read());
-            let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || signals::install() && arm::arm(snapshim::creation::Scope::One(origin), || true).is_ok();
-            if !is_armed {
-                say!(
-                    Level::Error,
-                    "process {} was forked with a shared mapping of {} that cannot be armed: its stores are NOT held back from others' \
-                     snapshots; raise vm.max_map_count",
-                    snapshim::raw::own_pid(),
-                    Named(origin)
-                );
-            }
-        };
-        let _ = announced(origin, arm);
-        at += 1;
-    }
-}

@@ -12,9 +12,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use snapshim::PAGE;
 
-use super::aside;
-use super::list;
-use crate::{arena, mapper};
+use super::{bounce, list};
+use crate::address_space::lock;
+use crate::base::arena;
 
 /// The most that is stored into one.
 const LENGTH: usize = 64 << 10;
@@ -38,11 +38,11 @@ impl Spare {
     /// done in another way.
     pub fn take(home: &Range<u64>) -> Option<Self> {
         let length = home.end.checked_sub(home.start)?;
-        if length == 0 || length > LENGTH as u64 || list::may_touch(home) || !mapper::may_move_whole(home) {
+        if length == 0 || length > LENGTH as u64 || list::may_touch(home) || !lock::may_move_whole(home) {
             return None;
         }
         // A program without the shim may have cut the file: the kernel finds that, where a store of ours would be SIGBUS.
-        if !aside::is_there(home.end - 1) {
+        if !bounce::is_there(home.end - 1) {
             return None;
         }
         let index = take_bit()?;

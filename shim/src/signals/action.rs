@@ -2,9 +2,9 @@
 
 use core::arch::global_asm;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use snapshim::raw;
+use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 /// An action as rt_sigaction(2) takes it, its mask as the application gave it.
@@ -128,7 +128,7 @@ impl Disposition {
 
     /// Replaces the action by what `change` makes of it; the one before.
     pub fn change(&self, change: impl FnOnce(Action) -> Action) -> Action {
-        let _signals = raw::SignalsBlocked::new();
+        let _signals = signal_block::SignalsBlocked::new();
         self.own();
         let before = self.look();
         let action = change(before);
@@ -160,4 +160,26 @@ impl Disposition {
             raw::yield_now();
         }
     }
+}
+
+pub const FAULT: c_int = libc::SIGSEGV;
+pub const STAND_IN: c_int = libc::SIGSTKFLT;
+
+static FAULT_ACTION: Disposition = Disposition::new();
+pub static STAND_IN_ACTION: Disposition = Disposition::new();
+/// libc's way back from a handler, which it adds to every action.
+pub static LIBC_RESTORER: AtomicUsize = AtomicUsize::new(0);
+
+pub fn disposition(signal: c_int) -> &'static Disposition {
+    if signal == FAULT { &FAULT_ACTION } else { &STAND_IN_ACTION }
+}
+
+pub fn libc_restorer() -> usize {
+    LIBC_RESTORER.load(Ordering::Relaxed)
+}
+
+/// An action as a program gives it to libc's sigaction(2).
+pub fn from_libc(handler: usize, flags: c_int, mask: u64) -> Action {
+    let flags = u64::from(flags as u32) | RESTORER;
+    Action { handler, flags, restorer: libc_restorer(), mask }
 }

@@ -5,14 +5,17 @@
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use core::{mem, ptr};
 
-use snapshim::{masks, raw};
+use snapshim::sys::{masks, raw, signal_block};
 use syscalls::{Sysno, syscall};
 
-use super::action::{Action, RESTORER};
+use super::action::{Action, FAULT, RESTORER, STAND_IN, disposition};
 use super::frame::{Access, Frame};
-use super::{FAULT, STAND_IN, WAITING, disposition, guarded, stacks};
-use crate::trap::{self, Outcome};
+use super::guarded;
+use super::waiting::WAITING;
+use crate::base::fault_stacks::{self, Outcome};
 
 /// Where `on_signal` goes on.
 #[repr(C)]
@@ -72,7 +75,7 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 /// An instruction faulted.
 fn on_fault(frame: &Frame) -> Next {
     let outcome = match frame.code() {
-        SEGV_ACCERR => stacks::call(resolve, frame.address(), frame.access().0),
+        SEGV_ACCERR => fault_stacks::call(resolve, frame.address(), frame.access().0),
         _ => Outcome::Foreign,
     };
     match outcome {
@@ -100,8 +103,41 @@ fn on_fault(frame: &Frame) -> Next {
     RETURN
 }
 
+/// Says of a fault of an access to an address whether it was the shim's making, and resolves it.
+///
+/// Called in the place of whatever faulted, with all signals blocked, on a stack of ours ([`fault_stacks`]).
+pub type Resolve = fn(u64, Access) -> Outcome;
+
+/// Who is asked, in this order.
+#[derive(Clone, Copy)]
+pub enum Asked {
+    First,
+    Then,
+}
+
+/// What each of them is; null: there is none.
+static RESOLVES: [AtomicPtr<()>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
+
+/// Has `resolve` asked from now on.
+pub fn register(asked: Asked, resolve: Resolve) {
+    // Release: pairs with the Acquire in `resolve`; what makes memory fault comes behind it.
+    RESOLVES[asked as usize].store(resolve as *mut (), Ordering::Release);
+}
+
 extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
-    trap::resolve(address, Access(error_code))
+    for registered in &RESOLVES {
+        let registered = registered.load(Ordering::Acquire);
+        if registered.is_null() {
+            continue;
+        }
+        // SAFETY: `register` has stored a function of this type.
+        let resolve = unsafe { mem::transmute::<*mut (), Resolve>(registered) };
+        match resolve(address, Access(error_code)) {
+            Outcome::Foreign => {}
+            outcome => return outcome,
+        }
+    }
+    Outcome::Foreign
 }
 
 /// SIGBUS for the store that faulted, when the handler has returned. As the kernel forces it (kernel/signal.c,
@@ -168,7 +204,7 @@ fn call(action: &Action, frame: &Frame, mask: u64) -> Next {
         return RETURN;
     };
     let itself = if action.has(libc::SA_NODEFER) { 0 } else { masks::STAND_IN };
-    raw::set_signal_mask(mask | masks::to_kernel(action.mask) | itself);
+    signal_block::set_signal_mask(mask | masks::to_kernel(action.mask) | itself);
     Next { handler: action.handler, shift }
 }
 

@@ -4,7 +4,7 @@
 use core::ffi::c_int;
 use core::ptr;
 
-use snapshim::masks;
+use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
 /// The siginfo_t and the ucontext_t that a handler is called with.

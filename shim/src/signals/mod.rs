@@ -1,41 +1,42 @@
 //! SIGSEGV is ours, and the application does not see that.
 //!
-//! A store into memory that is write-protected for a while faults; the handler resolves it ([`crate::trap::resolve`]) and the store
+//! A store into memory that is write-protected for a while faults; the handler resolves it ([`Resolve`]) and the store
 //! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
-//! through sigaction(2) and its kin ([`crate::hooks::signal`]) is kept here ([`action`]), and [`deliver`] does with a signal what
+//! through sigaction(2) and its kin ([`crate::hooks::signal::action`]) is kept here ([`action`]), and [`deliver`] does with a signal what
 //! the kernel would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work
-//! of [`snapshim::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//! of [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
 
 pub mod action;
 mod deliver;
 pub mod frame;
 pub mod guarded;
-pub mod stacks;
 mod threads;
+pub mod waiting;
 
-use core::cell::Cell;
 use core::ffi::c_int;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use snapshim::masks;
-use snapshim::raw::{self, SignalsBlocked};
+use snapshim::sys::masks;
+use snapshim::sys::signal_block::{self, SignalsBlocked};
 
-use crate::hooks::signal::real_sigaction;
-use crate::process;
-use crate::thread::stack_pointer;
-use action::{Action, Disposition, RESTORER};
+use crate::interpose::originals::real_sigaction;
+use crate::process::identity;
+pub use deliver::{Asked, Resolve};
 
-pub const FAULT: c_int = libc::SIGSEGV;
-pub const STAND_IN: c_int = libc::SIGSTKFLT;
+use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
 
-static FAULT_ACTION: Disposition = Disposition::new();
-static STAND_IN_ACTION: Disposition = Disposition::new();
-/// libc's way back from a handler, which it adds to every action.
-static LIBC_RESTORER: AtomicUsize = AtomicUsize::new(0);
+static MAY_HANDLE: AtomicBool = AtomicBool::new(false);
 
-fn disposition(signal: c_int) -> &'static Disposition {
-    if signal == FAULT { &FAULT_ACTION } else { &STAND_IN_ACTION }
+/// The application is about to have a signal handled by a function of its own.
+pub fn note_handler() {
+    MAY_HANDLE.store(true, Ordering::Relaxed);
+}
+
+/// Whether a handler of the application's may run.
+#[inline]
+pub fn may_handle() -> bool {
+    MAY_HANDLE.load(Ordering::Relaxed)
 }
 
 /// Whether the application's actions for SIGSEGV and its stand-in are virtual.
@@ -51,13 +52,16 @@ pub fn is_virtual(signal: c_int) -> bool {
 
 /// Makes the handler the kernel's action, whatever program or library has put another there meanwhile; what it replaces becomes the
 /// application's virtual action. Async-signal-safe, and fit for a thread without thread-local storage.
-pub fn install() -> bool {
+///
+/// From before that on `resolve` is asked whose fault it was.
+pub fn install(asked: Asked, resolve: Resolve) -> bool {
+    deliver::register(asked, resolve);
     if is_installed() && is_ours(FAULT) && is_ours(STAND_IN) {
         return true;
     }
     // Its end gives this thread a mask in which SIGSEGV is open.
     let _signals = SignalsBlocked::new();
-    stacks::prepare();
+    crate::base::fault_stacks::prepare();
     let is_first = !is_installed();
     // Before the actions are adopted: who sets one from now on waits for that, and changes the virtual one.
     masks::keep_faults_open();
@@ -94,7 +98,9 @@ fn give_ours(signal: c_int, wanted: &Action) -> bool {
         ours.sa_sigaction = deliver::on_signal as *const () as usize;
         ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | if restarts { libc::SA_RESTART } else { 0 };
         (&raw mut ours.sa_mask).cast::<u64>().write(u64::MAX);
-        real_sigaction(signal, &raw const ours, ptr::null_mut()) == 0
+        // Before the constructor has run, with a way back of our own.
+        let by_number = || from_libc(ours.sa_sigaction, ours.sa_flags, u64::MAX).returning().give_to_kernel(signal);
+        real_sigaction(signal, &raw const ours, ptr::null_mut()).map_or_else(by_number, |result| result == 0)
     };
     if given && let Some(action) = Action::of_kernel(signal) {
         LIBC_RESTORER.store(action.restorer, Ordering::Relaxed);
@@ -113,16 +119,6 @@ fn open_faults_in_handlers() {
             unsafe { Action { mask, ..action }.give_to_kernel(signal) };
         }
     }
-}
-
-fn libc_restorer() -> usize {
-    LIBC_RESTORER.load(Ordering::Relaxed)
-}
-
-/// An action as a program gives it to libc's sigaction(2).
-pub fn from_libc(handler: usize, flags: c_int, mask: u64) -> Action {
-    let flags = u64::from(flags as u32) | RESTORER;
-    Action { handler, flags, restorer: libc_restorer(), mask }
 }
 
 /// sigaction(2) on a virtual action; the one before.
@@ -155,7 +151,7 @@ pub fn change_borrowed(signal: c_int, new: Option<Action>) -> Option<Action> {
 
 /// Whether the caller is a vfork child, whose actions are its own while its memory is its parent's.
 pub fn is_borrowed() -> bool {
-    process::is_borrower()
+    identity::is_borrower()
 }
 
 /// Gives the calling thread a mask in which SIGSEGV is open, if something that is not hooked blocked it.
@@ -163,9 +159,9 @@ pub fn open_faults_of_thread() {
     if !is_installed() {
         return;
     }
-    let mask = raw::signal_mask();
+    let mask = signal_block::signal_mask();
     if mask & masks::FAULT != 0 {
-        raw::set_signal_mask(masks::to_kernel(mask));
+        signal_block::set_signal_mask(masks::to_kernel(mask));
     }
 }
 
@@ -180,8 +176,8 @@ pub fn hand_over() -> HandedOver {
             unsafe { Action::IGNORE.give_to_kernel(signal) };
         }
     }
-    let mask = raw::signal_mask();
-    raw::set_signal_mask(masks::to_application(mask));
+    let mask = signal_block::signal_mask();
+    signal_block::set_signal_mask(masks::to_application(mask));
     HandedOver { mask: Some(mask) }
 }
 
@@ -199,29 +195,8 @@ impl HandedOver {
                 give_ours(signal, &action);
             }
         }
-        raw::set_signal_mask(mask);
+        signal_block::set_signal_mask(mask);
     }
-}
-
-thread_local! {
-    static WAITING: Cell<Waiting> = const { Cell::new(Waiting { stack: 0, mask: 0 }) };
-}
-
-/// A call that waits with a mask of its own (sigsuspend(2) and its kin), made at `stack`.
-///
-/// The frame of a handler that interrupts it tells only the mask that is restored afterwards.
-#[derive(Clone, Copy)]
-struct Waiting {
-    stack: u64,
-    mask: u64,
-}
-
-/// Makes such a call.
-pub fn wait_with<R>(mask: u64, call: impl FnOnce() -> R) -> R {
-    let before = WAITING.replace(Waiting { stack: stack_pointer(), mask });
-    let result = call();
-    WAITING.set(before);
-    result
 }
 
 /// Names a SIGSEGV that was put off by its own name again.

@@ -9,14 +9,14 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use rustix::fs::OFlags;
-use snapshim::masks;
-use snapshim::raw::{self, ProcPath};
-use snapshim::table::process::Agent;
+use snapshim::protocol::process::Agent;
+use snapshim::sys::procfs::{self, ProcPath};
+use snapshim::sys::{masks, raw};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::Frame;
-use crate::process;
+use crate::process::identity;
 
 const REQUEST: c_int = 33;
 /// si_errno of our request.
@@ -55,7 +55,9 @@ fn put_handler_in() -> bool {
     }
     let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | RESTORER;
     // SAFETY: the handler takes what SA_SIGINFO gives; the way back is libc's.
-    unsafe { Action { handler: ours, flags, restorer: super::libc_restorer(), ..found }.give_to_kernel(REQUEST) }
+    unsafe {
+        Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found }.give_to_kernel(REQUEST)
+    }
 }
 
 #[unsafe(naked)]
@@ -103,7 +105,7 @@ struct Blockers {
 }
 
 fn blockers() -> Blockers {
-    let agent = process::attached().and_then(|own| match own.record()?.agent(own.id) {
+    let agent = identity::attached().and_then(|own| match own.record()?.agent(own.id) {
         Agent::Thread(tid) => Some(tid),
         _ => None,
     });
@@ -120,7 +122,7 @@ impl Blockers {
     fn each(&self, mut see: impl FnMut(u32)) {
         let directory = OFlags::DIRECTORY | OFlags::RDONLY;
         let Ok(tasks) = raw::open(c"/proc/self/task", directory) else { return };
-        raw::any_entry(tasks, |name| {
+        procfs::any_entry(tasks, |name| {
             let is_other = |thread: &u32| *thread != self.own && Some(*thread) != self.agent;
             if let Some(thread) = name.parse().ok().filter(is_other).filter(|thread| blocks_faults(*thread)) {
                 see(thread);
@@ -134,7 +136,7 @@ impl Blockers {
 fn blocks_faults(thread: u32) -> bool {
     let mut buffer = [0u8; 512];
     let path = ProcPath::of(raw::own_pid(), "task").slash(thread).then("/stat");
-    let Ok(text) = raw::read_file(path.as_c_str(), &mut buffer) else { return false };
+    let Ok(text) = procfs::read_file(path.as_c_str(), &mut buffer) else { return false };
     let behind_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 2);
     let blocked = text[behind_name..].split(|byte| *byte == b' ').nth(32 - 3);
     let blocked = blocked.and_then(|word| core::str::from_utf8(word).ok()?.parse::<u64>().ok());

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use snapshim::origin::Origin;
-use snapshim::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::cooperate::liveness::{self, Liveness};
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
-use snapshim::table::liveness::{self, Liveness};
-use snapshim::table::process::ProcessId;
 
 /// Prints who is attached and what is held.
 pub fn run(attached: &Attached) {

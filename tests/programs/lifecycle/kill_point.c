@@ -197,6 +197,33 @@ static void arm(void)
     mark();
 }
 
+#define SHARED_EACH 8
+
+static void *store_into_each(void *mappings)
+{
+    unsigned char **at = mappings;
+    for (size_t i = 0; i < SHARED_EACH; i++)
+        at[i][2 * PAGE] = stamp(2, 1);
+    return NULL;
+}
+
+/* Two threads trap, each while the other is in the middle of opening what it stores into. */
+static void arm_in_threads(void)
+{
+    unsigned char *own[SHARED_EACH], *others[SHARED_EACH];
+    pthread_t thread;
+    for (size_t i = 0; i < SHARED_EACH; i++) {
+        own[i] = share();
+        others[i] = share();
+    }
+    mark();
+    take();
+    CHECK(pthread_create(&thread, NULL, store_into_each, others) == 0);
+    store_into_each(own);
+    CHECK(pthread_join(thread, NULL) == 0);
+    mark();
+}
+
 static void *change_in_thread(void *nothing)
 {
     change();
@@ -316,6 +343,7 @@ static const struct {
     {"attach", attach}, {"announce", announce}, {"create", create}, {"create_fixed", create_fixed},
     {"retire", retire}, {"preserve", preserve}, {"relocate", relocate}, {"divide", divide},
     {"arm", arm}, {"end_thread", end_thread}, {"fork", fork_both}, {"exec", replace_image}, {"die", die},
+    {"arm_in_threads", arm_in_threads},
     {"asked_to_arm", be_asked_to_arm}, {"asked_to_preserve", be_asked_to_preserve},
     {"asked_to_relocate", be_asked_to_relocate},
 };

@@ -217,15 +217,20 @@ static void a_mapper_of_another_user_and_primary_group(int protection, enum who 
 }
 
 #ifdef __x86_64__
-/* mprotect(2) by the bare instruction, which no library sees. */
-static long bare_mprotect(void *at, size_t length, long protection)
+/* A call by the bare instruction, which no library sees. */
+static long bare_call(long number, long first, long second, long third)
 {
     long result;
     __asm__ volatile("syscall"
                      : "=a"(result)
-                     : "0"((long)SYS_mprotect), "D"(at), "S"(length), "d"(protection)
+                     : "0"(number), "D"(first), "S"(second), "d"(third)
                      : "rcx", "r11", "memory");
     return result;
+}
+
+static long bare_mprotect(void *at, size_t length, long protection)
+{
+    return bare_call(SYS_mprotect, (long)at, (long)length, protection);
 }
 #endif
 
@@ -268,6 +273,31 @@ static void a_page_that_nobody_can_copy(int protection, enum who who)
 #endif
 }
 
+/* A sequential writer has pages ahead of its own preserved. Behind a cut that no library saw there are none, which fails no write. */
+static void pages_ahead_that_nobody_can_copy(int protection, enum who who)
+{
+#ifndef __x86_64__
+    (void)protection, (void)who;
+    SKIP("needs a bare system call instruction of x86-64");
+#else
+    const size_t written = 40, whole = 256 * PAGE;
+    int fd = make_file("file", whole);
+    struct writer writer = writer_before(who, "file");
+    unsigned char *at = snapshot(fd, 0, whole, protection);
+    writer_after(&writer);
+    for (size_t page = 0; page < written; page++)
+        writer_writes(&writer, page * PAGE, PAGE, 1);
+    struct snapshim_stat before = stat_of(at);
+    CHECK(before.preserved > written && before.preserved < whole / PAGE);
+    size_t end = (before.preserved + 3) * PAGE;
+    CHECK(bare_call(SYS_ftruncate, fd, (long)end, 0) == 0);
+    for (size_t page = written; page < end / PAGE; page++)
+        writer_writes(&writer, page * PAGE, PAGE, 1);
+    CHECK(shows(at, 0, end, 0) && stat_of(at).state != SNAPSHIM_BROKEN);
+    writer_end(&writer);
+#endif
+}
+
 static const struct scenario scenarios[] = {
     EACH(a_suspended_mapper),
     EACH(a_dumpable_mapper_of_the_same_user),
@@ -275,6 +305,7 @@ static const struct scenario scenarios[] = {
     EACH(a_mapper_of_another_user),
     EACH(a_mapper_of_another_user_and_primary_group),
     EACH(a_page_that_nobody_can_copy),
+    EACH(pages_ahead_that_nobody_can_copy),
 };
 
 int main(int argc, char **argv)

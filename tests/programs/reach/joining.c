@@ -4,9 +4,13 @@
 #include "check.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -71,6 +75,83 @@ static void use_all_descriptors(void)
         ;
 }
 
+/* A thread joins while another one calls chroot(2). A third thread stops the first one where it has found that the process has no table,
+ * before it looks the path up, until the root has changed; at most for `patience` milliseconds. */
+static struct {
+    int fd;
+    atomic_int listener, is_stopped, has_joined, is_root_changed;
+    int patience;
+} beside = {.listener = -1};
+
+enum { MILLISECONDS = 1000 };
+
+/* Each mkdirat(2) of the thread waits for an answer from now on: its first one is for the table's directory. */
+static int ask_before_mkdirat(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mkdirat, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
+    return (int)raw(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, (long)&program);
+}
+
+static void *join_beside(void *nothing)
+{
+    beside.listener = ask_before_mkdirat();
+    if (beside.listener >= 0)
+        overwrite(beside.fd, PAGES * PAGE, 1, 0);
+    beside.has_joined = 1;
+    return nothing;
+}
+
+static void *stop_it(void *nothing)
+{
+    while (beside.listener < 0 && !beside.has_joined)
+        usleep(MILLISECONDS);
+    struct pollfd question = {.fd = beside.listener, .events = POLLIN};
+    while (!beside.has_joined && poll(&question, 1, 1) == 0)
+        ;
+    struct seccomp_notif call = {0};
+    if (beside.has_joined || raw(SYS_ioctl, beside.listener, (long)SECCOMP_IOCTL_NOTIF_RECV, (long)&call) != 0)
+        return nothing;
+    beside.is_stopped = 1;
+    for (int i = 0; !beside.is_root_changed && i < beside.patience; i++)
+        usleep(MILLISECONDS);
+    struct seccomp_notif_resp answer = {.id = call.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
+    CHECK(raw(SYS_ioctl, beside.listener, (long)SECCOMP_IOCTL_NOTIF_SEND, (long)&answer) == 0);
+    return nothing;
+}
+
+static int has_table(void)
+{
+    char line[4096];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps))
+        found |= strstr(line, "/table-") != NULL;
+    fclose(maps);
+    return found;
+}
+
+static int change_root_beside(int fd, int patience)
+{
+    pthread_t joining, stopping;
+    int is_joined = has_table();
+    beside.fd = fd, beside.patience = patience;
+    CHECK(pthread_create(&joining, NULL, join_beside, NULL) == 0 && pthread_create(&stopping, NULL, stop_it, NULL) == 0);
+    while (!beside.is_stopped && !beside.has_joined)
+        usleep(MILLISECONDS);
+    CHECK(beside.listener < 0 || beside.is_stopped == !is_joined);
+    int failure = chroot("root");
+    beside.is_root_changed = 1;
+    CHECK(pthread_join(joining, NULL) == 0 && pthread_join(stopping, NULL) == 0);
+    return beside.listener < 0 ? -1 : failure;
+}
+
 static int shuts_itself_in(const char *how, int fd)
 {
     char directory[4096];
@@ -79,6 +160,10 @@ static int shuts_itself_in(const char *how, int fd)
         return chroot(directory);
     if (strcmp(how, "chroot-by-number") == 0)
         return (int)syscall(SYS_chroot, directory);
+    if (strcmp(how, "chroot-while-a-thread-joins") == 0)
+        return change_root_beside(fd, 100);
+    if (strcmp(how, "chroot-while-a-thread-that-stands-still-joins") == 0)
+        return change_root_beside(fd, 30000);
     if (strcmp(how, "setuid") == 0)
         return setuid(65534);
     if (strcmp(how, "setresuid") == 0)

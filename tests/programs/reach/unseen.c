@@ -10,6 +10,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+
 enum { PAGES = 8 };
 
 static void answer(int fd)
@@ -211,6 +215,52 @@ static void fail_to_execute(void)
     CHECK(errno == ENOENT);
 }
 
+/* For the children; the process itself stays where it is. */
+static void make_time_namespace(void)
+{
+    or_skip(unshare(CLONE_NEWTIME) == 0);
+}
+
+static ino_t inode_of(const char *path)
+{
+    struct stat found;
+    return stat(path, &found) == 0 ? found.st_ino : 0;
+}
+
+/* A process that has come to another one makes one more: /proc says how far ahead the clocks of that one are, and nothing of its own. */
+static void forget_own_clocks(ino_t before)
+{
+    make_time_namespace();
+    or_skip(inode_of("/proc/self/ns/time") != before);
+    CHECK(inode_of("/proc/self/ns/time") != inode_of("/proc/self/ns/time_for_children"));
+}
+
+/* A process that has not joined yet: it was executed in the namespace that it made, where the kernel's execve(2) leads there. */
+static int timeless_writer(char **argv)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/ns/time", (int)getppid());
+    forget_own_clocks(inode_of(path));
+    return limited_writer(argv);
+}
+
+/* A process that has the table of its parent, but no record there: it was forked by an instruction of the program's own. */
+static void fork_without_clocks(void)
+{
+    ino_t before = inode_of("/proc/self/ns/time");
+    long child;
+    int status;
+    make_time_namespace();
+    __asm__ volatile("syscall" : "=a"(child) : "a"((long)SYS_fork) : "rcx", "r11", "memory");
+    CHECK(child >= 0);
+    if (child == 0) {
+        forget_own_clocks(before);
+        return;
+    }
+    CHECK(waitpid((pid_t)child, &status, 0) == child);
+    _exit(status != 0);
+}
+
 enum { SPACE = 40, HERE };
 
 static void mount_over_table_but_know_the_way(void)
@@ -319,7 +369,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(char **);
-    } WRITERS[] = {{"writer", limited_writer}, {"roomless", roomless_writer}, {"other", other_writer}, {"returning", returning_writer}};
+    } WRITERS[] = {{"writer", limited_writer},
+                   {"roomless", roomless_writer},
+                   {"other", other_writer},
+                   {"timeless", timeless_writer},
+                   {"returning", returning_writer}};
     for (size_t i = 0; i < sizeof WRITERS / sizeof *WRITERS; i++)
         if (strcmp(argv[1], WRITERS[i].name) == 0)
             return WRITERS[i].run(argv);
@@ -335,6 +389,10 @@ int main(int argc, char **argv)
         beside(argv, "writer", leave_table_behind, FROM_BEFORE);
     else if (strcmp(argv[1], "executed-as-another-user") == 0)
         beside(argv, "writer", become_another_user, FROM_BEFORE);
+    else if (strcmp(argv[1], "executed-without-clocks") == 0)
+        beside(argv, "timeless", make_time_namespace, 0);
+    else if (strcmp(argv[1], "forked-without-clocks") == 0)
+        beside(argv, NULL, fork_without_clocks, FROM_BEFORE);
     else if (strcmp(argv[1], "not-executed") == 0)
         beside_joined(argv, NULL, fail_to_execute);
     else if (strcmp(argv[1], "executed-and-back") == 0)

@@ -1,0 +1,116 @@
+//! Starting the agent.
+
+use core::ffi::{c_int, c_void};
+use core::ptr;
+use core::sync::atomic::AtomicBool;
+use core::time::Duration;
+
+use snapshim::sys::sync::Ordering;
+use snapshim::sys::wait::Patience;
+use snapshim::sys::{futex, raw, signal_block};
+
+use super::run::run;
+use crate::base::agent_stack::{STACK, take_stack};
+use crate::base::errno;
+use crate::interpose::originals;
+use crate::process::identity::{self, Own};
+use crate::process::log::{Level, say};
+use crate::process::presence::HAS_BEGUN;
+
+/// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
+pub fn start_for_snapshots(own: &Own) {
+    static ALLOWED: AtomicBool = AtomicBool::new(false);
+    // A forked child has its parent's flag, and its permission.
+    if !ALLOWED.swap(true, Ordering::Relaxed) {
+        allow_access();
+    }
+    start(own);
+}
+
+/// Starts the agent, once. A child that acts in this memory would take it along.
+pub fn start(own: &Own) {
+    if !identity::is_borrower() && own.identity.presence().take_start() {
+        start_anew(own);
+    }
+}
+
+/// Starts the agent where it has left.
+pub fn start_anew(own: &Own) {
+    if !start_thread(own) {
+        say!(
+            Level::Warn,
+            "process {} could not start its agent: its snapshots cannot be kept when their file is truncated, or written by whom the \
+             kernel keeps from its memory, and snapshots of files that it maps shared and writable are refused",
+            raw::own_pid()
+        );
+    }
+}
+const THREAD: c_int = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
+
+fn start_thread(own: &Own) -> bool {
+    // Inherited by the thread.
+    let _signals = signal_block::SignalsBlocked::new();
+    let stack = take_stack();
+    let Some(stack) = stack else {
+        if let Some(record) = own.record() {
+            record.set_agent(own.id, None);
+        }
+        return false;
+    };
+    HAS_BEGUN.store(0, Ordering::Relaxed);
+    let errno = errno::errno();
+    let tid = clone_beside_exec(own, stack);
+    // Where it was tried more than once, libc has set it.
+    errno::set_errno(errno);
+    if let Some(record) = own.record() {
+        record.set_agent(own.id, tid);
+    }
+    if tid.is_some() {
+        await_beginning();
+    }
+    tid.is_some()
+}
+
+/// Until then what the application closes may not be closed. The kernel waits for some file systems in between.
+fn await_beginning() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let until = raw::now() + PATIENCE.as_nanos() as u64;
+    // Acquire: pairs with the Release in `run`.
+    while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
+        futex::wait(&HAS_BEGUN, 0, PATIENCE);
+    }
+}
+
+/// How often it is tried to make a thread: some milliseconds, by `Patience`.
+const TRIES: u32 = 64;
+
+/// While another thread is in exec the kernel makes none (copy_fs, kernel/fork.c): the process ends with that, or needs its agent
+/// still.
+fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
+    let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
+    let mut patience = Patience::default();
+    let mut tries = 0;
+    while tries < TRIES || is_executing() {
+        // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing
+        // the register is harmless.
+        let tid = unsafe { originals::start_thread(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
+        if tid > 0 {
+            return Some(tid as u32);
+        }
+        tries += 1;
+        patience.pause();
+    }
+    None
+}
+
+/// Lets processes of the same user unshare our pages where Yama would keep them from it (PR_SET_PTRACER, prctl(2)).
+pub fn allow_access() {
+    const PR_SET_PTRACER: usize = 0x5961_6d61;
+    // SAFETY: the arguments are values; without Yama the kernel answers EINVAL.
+    let _ = unsafe { syscalls::syscall!(syscalls::Sysno::prctl, PR_SET_PTRACER, usize::MAX, 0, 0, 0) };
+}

@@ -1,0 +1,83 @@
+//! Addresses of our own, reserved before the program starts.
+//!
+//! A program may unmap a range and map something at the same place later (MAP_FIXED). Whatever we mapped meanwhile where the kernel
+//! likes could lie there, and be replaced. So all that we map for long lies in one reservation.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use snapshim::PAGE;
+use snapshim::table::Table;
+
+/// For small things: our heap, configuration, stacks of agents, single pages.
+const SMALL: usize = 8 << 20;
+const LENGTH: usize = size_of::<Table>() + SMALL;
+
+/// Where the reservation starts, 0 if there is none.
+static START: AtomicUsize = AtomicUsize::new(0);
+/// How much of `SMALL` has been given out.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+/// Reserves the addresses. They cost no memory, but would count where a program's address space is limited (RLIMIT_AS).
+pub fn reserve() {
+    if rustix::process::getrlimit(rustix::process::Resource::As).current.is_some() {
+        return;
+    }
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let reserved = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), LENGTH, ProtFlags::empty(), flags) };
+    START.store(reserved.map_or(0, |start| start as usize), Ordering::Release);
+}
+
+/// Where the table is to be mapped; null: where the kernel likes.
+pub fn place_for_table() -> *mut c_void {
+    ptr::with_exposed_provenance_mut(START.load(Ordering::Acquire))
+}
+
+/// Zeroed memory of whole pages that is never given back; `None` if there is none left anywhere.
+pub fn memory(length: usize) -> Option<*mut c_void> {
+    let page = PAGE as usize;
+    let length = length.next_multiple_of(page);
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    match carve(length) {
+        // SAFETY: the range is a part of our reservation that was given out to nobody else.
+        Some(start) => unsafe {
+            rustix::mm::mprotect(start, length, MprotectFlags::READ | MprotectFlags::WRITE).ok()?;
+            Some(start)
+        },
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        None => unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, access, MapFlags::PRIVATE) }.ok(),
+    }
+}
+
+fn carve(length: usize) -> Option<*mut c_void> {
+    let start = START.load(Ordering::Acquire);
+    if start == 0 {
+        return None;
+    }
+    let taken = USED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        used.checked_add(length).filter(|end| *end <= SMALL)
+    });
+    taken.ok().map(|used| ptr::with_exposed_provenance_mut(start + size_of::<Table>() + used))
+}
+
+/// A page that cannot be read: what process_vm_writev(2) is told to copy from.
+pub fn unreadable_page() -> *const c_void {
+    static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let page = FOUND.load(Ordering::Acquire);
+    if !page.is_null() {
+        return page;
+    }
+    // In the reservation, if there is one: the first page that was not given out.
+    let made = carve(PAGE as usize).ok_or(()).or_else(|()| {
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE) }
+    });
+    let Ok(made) = made else { return ptr::without_provenance(usize::MAX & !0xfff) };
+    match FOUND.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => made,
+        Err(first) => first,
+    }
+}

@@ -1,0 +1,103 @@
+//! Stacks of our own, for resolving a fault: the application's may be nearly full, or a small alternate one.
+//!
+//! Who finds none free goes on where it is.
+
+use core::arch::naked_asm;
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
+use snapshim::PAGE;
+
+use super::arena;
+
+const COUNT: usize = 12;
+const STACK: usize = 32 << 10;
+const HEAD: usize = PAGE as usize;
+const LENGTH: usize = HEAD + COUNT * STACK;
+
+/// The head is a page that a forked child finds wiped: of its parent's threads it has but one, which does not fork in here.
+#[repr(C)]
+struct Head {
+    /// A bit for each stack that is in use.
+    taken: AtomicU32,
+}
+
+static POOL: AtomicPtr<Head> = AtomicPtr::new(ptr::null_mut());
+
+/// Makes the stacks; they cost memory when they are first used.
+pub fn prepare() {
+    if !POOL.load(Ordering::Acquire).is_null() {
+        return;
+    }
+    let Some(memory) = arena::memory(LENGTH) else { return };
+    // SAFETY: our own memory, which nobody else knows of yet.
+    let is_wiped = unsafe { madvise(memory, HEAD, Advice::LinuxWipeOnFork) }.is_ok();
+    if !is_wiped {
+        return;
+    }
+    for stack in 0..COUNT {
+        let guard = memory.wrapping_byte_add(HEAD + stack * STACK);
+        // SAFETY: as above; the lowest page of each stack.
+        let _ = unsafe { mprotect(guard, PAGE as usize, MprotectFlags::empty()) };
+    }
+    // Release: pairs with the Acquire in `pool`. Who was first wins; the other memory is lost, once.
+    let _ = POOL.compare_exchange(ptr::null_mut(), memory.cast(), Ordering::Release, Ordering::Relaxed);
+}
+
+fn pool() -> Option<&'static Head> {
+    // SAFETY: once set, the memory stays; all-zero is a valid head.
+    unsafe { POOL.load(Ordering::Acquire).as_ref() }
+}
+
+/// Calls `function` with both words on a stack of our own.
+pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u64) -> Outcome {
+    let Some(head) = pool() else { return function(first, second) };
+    let taken = head.taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, |taken| {
+        let free = taken.trailing_ones();
+        (free < COUNT as u32).then_some(taken | 1 << free)
+    });
+    let Ok(taken) = taken else { return function(first, second) };
+    let stack = taken.trailing_ones() as usize;
+    let top = ptr::from_ref(head).cast::<c_void>().wrapping_byte_add(HEAD + (stack + 1) * STACK);
+    // SAFETY: the stack is ours until its bit is cleared, and its top is aligned.
+    let result = unsafe { call_on(top, function, first, second) };
+    // Release: pairs with the Acquire of who takes it next.
+    head.taken.fetch_and(!(1 << stack), Ordering::Release);
+    result
+}
+
+/// # Safety
+/// `top` is the end of a stack, aligned to 16 bytes, that nobody else uses.
+#[unsafe(naked)]
+unsafe extern "C" fn call_on(
+    top: *const c_void,
+    function: extern "C" fn(u64, u64) -> Outcome,
+    first: u64,
+    second: u64,
+) -> Outcome {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "mov rsp, rdi",
+        "mov rax, rsi",
+        "mov rdi, rdx",
+        "mov rsi, rcx",
+        "call rax",
+        "mov rsp, rbp",
+        "pop rbp",
+        "ret",
+    )
+}
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Outcome {
+    /// It was not the shim's making.
+    Foreign,
+    /// The instruction can be run again.
+    Resolved,
+    /// The store must not happen: it ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS), by SIGBUS at its address.
+    Refused,
+}

@@ -1,0 +1,121 @@
+//! The shim's own heap, for what Rust's library and the crate `detour` allocate in the constructor: the program's malloc is the
+//! program's. Leak checkers, and programs that count what they allocate, would find ours there.
+//!
+//! The sizes of blocks are multiples of 16 bytes, of larger ones powers of two; one that is freed waits for the next of its size.
+//! The hook path allocates nothing.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use snapshim::PAGE;
+
+use super::arena;
+
+#[global_allocator]
+static HEAP: Heap = Heap { taken: AtomicBool::new(false), blocks: UnsafeCell::new(Blocks::NONE) };
+
+struct Heap {
+    taken: AtomicBool,
+    blocks: UnsafeCell<Blocks>,
+}
+
+// SAFETY: who has not set `taken` does not touch the blocks.
+unsafe impl Sync for Heap {}
+
+struct Blocks {
+    /// Those that were freed, by [`list_of`] their size.
+    freed: [*mut Freed; LISTS],
+    /// What no block was made of yet.
+    start: usize,
+    end: usize,
+}
+
+struct Freed {
+    next: *mut Freed,
+}
+
+/// What is taken from the kernel at once.
+const CHUNK: usize = 256 << 10;
+/// What the sizes of small blocks are multiples of.
+const GRAIN: usize = 16;
+const LARGEST_SMALL: usize = 512;
+const LISTS: usize = list_of(1 << (usize::BITS - 1)) + 1;
+
+/// The size of the block for `layout`: a multiple of its alignment, up to a page. None: more than an address space.
+fn block_size(layout: Layout) -> Option<usize> {
+    let size = layout.size().max(1).checked_next_multiple_of(layout.align().max(GRAIN))?;
+    if size <= LARGEST_SMALL { Some(size) } else { size.checked_next_power_of_two() }
+}
+
+const fn list_of(size: usize) -> usize {
+    if size <= LARGEST_SMALL { size / GRAIN } else { LARGEST_SMALL / GRAIN + (size / LARGEST_SMALL).ilog2() as usize }
+}
+
+/// The largest power of two that `size` is a multiple of.
+fn alignment(size: usize) -> usize {
+    1 << size.trailing_zeros()
+}
+
+impl Blocks {
+    const NONE: Self = Self { freed: [ptr::null_mut(); LISTS], start: 0, end: 0 };
+
+    fn take(&mut self, size: usize) -> *mut u8 {
+        let list = &mut self.freed[list_of(size)];
+        let freed = *list;
+        if !freed.is_null() {
+            // SAFETY: a block that was freed holds the next.
+            *list = unsafe { (*freed).next };
+            return freed.cast();
+        }
+        if size >= CHUNK {
+            return arena::memory(size).map_or(ptr::null_mut(), |block| block.cast());
+        }
+        if self.end.saturating_sub(self.start.next_multiple_of(alignment(size))) < size {
+            let Some(chunk) = arena::memory(CHUNK) else { return ptr::null_mut() };
+            (self.start, self.end) = (chunk as usize, chunk as usize + CHUNK);
+        }
+        let block = self.start.next_multiple_of(alignment(size));
+        self.start = block + size;
+        ptr::with_exposed_provenance_mut(block)
+    }
+
+    fn give(&mut self, block: *mut u8, size: usize) {
+        let freed = block.cast::<Freed>();
+        let list = &mut self.freed[list_of(size)];
+        // SAFETY: the block is its owner's no more; it is aligned, and large enough.
+        unsafe { freed.write(Freed { next: *list }) };
+        *list = freed;
+    }
+}
+
+impl Heap {
+    fn with<R>(&self, act: impl FnOnce(&mut Blocks) -> R) -> R {
+        // Acquire: pairs with the Release below.
+        while self.taken.swap(true, Ordering::Acquire) {
+            snapshim::sys::raw::yield_now();
+        }
+        // SAFETY: one caller at a time comes here; `act` allocates nothing.
+        let result = act(unsafe { &mut *self.blocks.get() });
+        self.taken.store(false, Ordering::Release);
+        result
+    }
+}
+
+// SAFETY: blocks do not overlap, are as large as asked for, and aligned: a chunk is to a page, a block in it to what its
+// size is a multiple of.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match block_size(layout) {
+            Some(size) if layout.align() <= PAGE as usize => self.with(|blocks| blocks.take(size)),
+            _ => ptr::null_mut(),
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(size) = block_size(layout) {
+            self.with(|blocks| blocks.give(block, size));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The functions of snapshim.h.
+
+use core::ffi::{c_char, c_int, c_void};
+
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::table::walk::Walk;
+
+use crate::address_space::lock;
+use crate::base::errno::set_errno;
+use crate::origins::{foreign_maps, watch};
+use crate::process::{identity, membership};
+
+/// `struct snapshim_stat` of snapshim.h.
+#[repr(C)]
+pub struct Stat {
+    state: c_int,
+    cause: c_int,
+    size: u64,
+    pages: u64,
+    preserved: u64,
+    held: u64,
+}
+
+/// 1 if this process takes part, 0 if it could not join the table or the shim is switched off.
+#[unsafe(no_mangle)]
+extern "C" fn __snapshim_active() -> c_int {
+    c_int::from(membership::join_at_once().is_ok())
+}
+
+/// `snapshim_stat(3)`: see snapshim.h.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
+    let held = identity::attached().filter(|own| {
+        let _mappings = lock::hold(*own);
+        !own.leaves_after_long_inspection()
+    });
+    let found = match held {
+        Some(own) => describe(&own, address as u64),
+        None => describe_unvouched(address as u64),
+    };
+    match found {
+        // SAFETY: the caller passes a writable struct snapshim_stat, as the header says.
+        Some(found) => unsafe {
+            stat.write(found);
+            0
+        },
+        None => {
+            set_errno(libc::EINVAL);
+            -1
+        }
+    }
+}
+
+/// The version of the library, `"MAJOR.MINOR.PATCH"`.
+#[unsafe(no_mangle)]
+extern "C" fn __snapshim_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+const EXACT: c_int = 0;
+const DOUBTFUL: c_int = 1;
+const BROKEN: c_int = 2;
+
+/// SNAPSHIM_FOREIGN_CHANGE and its kin.
+const CAUSES: [(u32, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREIGN_MAPPING, 4)];
+
+/// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
+fn describe_unvouched(address: u64) -> Option<Stat> {
+    let held = identity::holdings().ranges().find(|range| membership::has_left() && range.contains(&address))?;
+    let pages = (held.end - held.start) / snapshim::PAGE;
+    Some(Stat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
+}
+
+fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
+    let here = address..address.checked_add(1)?;
+    own.table.doubt_if_unseen();
+    watch::look_behind(own, &here);
+    foreign_maps::look_if_wanted(own);
+    let (_, here) = lock::find_piece(own, &here, |_, _| true)?;
+    Some(own.table.over_splits(|walk| sum(own, walk, &here)))
+}
+
+/// What the pieces of one mmap, which `here` is of, come to together.
+fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
+    let mut stat = Stat { state: EXACT, cause: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
+    let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);
+    for (index, view) in same {
+        let kept = view.kept();
+        stat.pages += kept.end - kept.start;
+        stat.state = stat.state.max(match view.head.state() {
+            State::Exact => EXACT,
+            State::Doubtful => DOUBTFUL,
+            _ => BROKEN,
+        });
+        if view.head.state() != State::Exact {
+            stat.cause |=
+                CAUSES.iter().filter(|(flag, _)| view.flags & flag != 0).map(|(_, cause)| cause).sum::<c_int>();
+        }
+        stat.preserved += own.table.preserved_pages(index, &view);
+        stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;
+    }
+    stat.held += stat.preserved * snapshim::PAGE;
+    stat
+}

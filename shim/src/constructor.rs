@@ -1,0 +1,70 @@
+//! Before `main`.
+
+use core::ffi::{c_char, c_int};
+
+use snapshim::sys::{raw, signal_block};
+
+use crate::base::arena;
+use crate::base::config::config;
+use crate::hooks::process::clone;
+use crate::hooks::signal::{action, wait};
+use crate::process::log::{self, Level, say};
+use crate::process::{lending, membership, thread};
+use crate::{hooks, interpose};
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = construct;
+
+extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8) {
+    let _signals = signal_block::SignalsBlocked::new();
+    // Where the vDSO is, as the program was told and not as the kernel would say: valgrind takes it away and tells the program so.
+    // Until then the time is asked by system call.
+    // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.
+    unsafe { rustix::param::init(environment) };
+    interpose::detours::lead_on(hooks::outer_doors());
+    log::report_unusable();
+    if config().is_disabled {
+        interpose::detours::lead_on(hooks::doors());
+        note_originals();
+        return;
+    }
+    arena::reserve();
+    if !interpose::detours::open(hooks::doors(), hooks::mmap::INSIDE) {
+        see_libc_otherwise();
+    }
+    note_originals();
+    hooks::aio::io_uring::filter();
+    thread::watch_ends();
+    lending::note_pid();
+    membership::join_if_in_use();
+}
+
+/// What the shim calls itself.
+fn note_originals() {
+    let (sigaction, clone, ppoll) = (&action::sigaction::DOOR, &clone::clone::DOOR, &wait::ppoll::DOOR);
+    // SAFETY: each leads to libc's function of its name (its trampoline), to the next library's, or to the raw system call.
+    unsafe { interpose::originals::note(sigaction.original(), clone.next(), ppoll.next()) };
+}
+
+/// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.
+fn see_libc_otherwise() {
+    interpose::note_libc_unseen();
+    let stdio_comes_in = interpose::stdio_vtables::open(hooks::stdio::vtable::DOORS);
+    let (level, what) = match (stdio_comes_in, interpose::stdio_vtables::carry_dprintf()) {
+        (true, true) => (Level::Info, "stdio is seen through its tables"),
+        (true, false) => (
+            Level::Warn,
+            "stdio is seen through its tables; what dprintf writes to files is NOT held back from others' snapshots",
+        ),
+        (false, _) => (
+            Level::Warn,
+            "nor are the tables of stdio known; what stdio writes to files is NOT held back from others' snapshots",
+        ),
+    };
+    say!(
+        level,
+        "process {}: libc's code cannot be patched here (SELinux or MemoryDenyWriteExecute); {what}",
+        raw::own_pid()
+    );
+}

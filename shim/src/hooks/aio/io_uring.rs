@@ -1,0 +1,207 @@
+//! io_uring: what it writes cannot be seen, so by default it is not there, and programs fall back to calls that can.
+//!
+//! A program that makes the system call itself is reached by a filter (seccomp(2)) only. It stays with all children, also those
+//! that the shim does not reach, and costs a little at every system call, so it is there for who asks.
+
+use core::ffi::{c_int, c_uint, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use snapshim::sys::raw;
+use syscalls::{Sysno, syscall};
+
+use crate::base::config::config;
+use crate::base::errno::set_errno;
+use crate::interpose::{self, interpose};
+use crate::process::log::{Level, say};
+
+interpose! {
+    /// liburing's io_uring_queue_init(3)
+    queue_init, c"io_uring_queue_init": io_uring_queue_init
+    => fn(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
+        raw |entries, ring, flags| match interpose::behind(c"io_uring_queue_init") {
+            // SAFETY: liburing's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, flags) },
+            None => -libc::ENOSYS,
+        },
+        hook on_queue_init,
+    }
+    /// liburing's io_uring_queue_init_params(3)
+    queue_init_params, c"io_uring_queue_init_params": io_uring_queue_init_params
+    => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void) -> c_int {
+        raw |entries, ring, parameters| match interpose::behind(c"io_uring_queue_init_params") {
+            // SAFETY: liburing's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters) },
+            None => -libc::ENOSYS,
+        },
+        hook on_queue_init_params,
+    }
+    /// liburing's io_uring_queue_init_mem(3)
+    queue_init_mem, c"io_uring_queue_init_mem": io_uring_queue_init_mem
+    => fn(entries: c_uint, ring: *mut c_void, parameters: *mut c_void, memory: *mut c_void, size: usize) -> c_int {
+        raw |entries, ring, parameters, memory, size| match interpose::behind(c"io_uring_queue_init_mem") {
+            // SAFETY: liburing's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe {
+                core::mem::transmute::<*const (), Function>(next)(entries, ring, parameters, memory, size)
+            },
+            None => -libc::ENOSYS,
+        },
+        hook on_queue_init_mem,
+    }
+    /// liburing's io_uring_get_probe(3), which makes a ring to ask what there is
+    get_probe, c"io_uring_get_probe": io_uring_get_probe => fn() -> *mut c_void {
+        raw || match interpose::behind(c"io_uring_get_probe") {
+            // SAFETY: liburing's function of that name.
+            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)() },
+            None => null_mut(),
+        },
+        hook on_get_probe,
+    }
+    /// liburing's io_uring_setup(2)
+    setup, c"io_uring_setup": io_uring_setup => fn(entries: c_uint, parameters: *mut c_void) -> c_int {
+        raw |entries, parameters| match interpose::behind(c"io_uring_setup") {
+            // SAFETY: liburing's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)(entries, parameters) },
+            None => -libc::ENOSYS,
+        },
+        hook on_setup,
+    }
+}
+
+/// Whether `SNAPSHIM_IO_URING` leaves it at the default.
+pub fn is_denied() -> bool {
+    !config().allows_rings && !config().is_disabled
+}
+
+/// As a kernel without io_uring answers the system call.
+pub fn deny() -> c_int {
+    tell();
+    set_errno(libc::ENOSYS);
+    -1
+}
+
+fn tell() {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        say!(
+            Level::Info,
+            "process {}: io_uring is denied (ENOSYS), because what it writes cannot be held back from snapshots; \
+             SNAPSHIM_IO_URING=allow permits it and loses that",
+            raw::own_pid()
+        );
+    }
+}
+
+fn on_queue_init(real: queue_init::Function, entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int {
+    if is_denied() {
+        tell();
+        return -libc::ENOSYS;
+    }
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(entries, ring, flags) }
+}
+
+fn on_queue_init_params(
+    real: queue_init_params::Function,
+    entries: c_uint,
+    ring: *mut c_void,
+    parameters: *mut c_void,
+) -> c_int {
+    if is_denied() {
+        tell();
+        return -libc::ENOSYS;
+    }
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(entries, ring, parameters) }
+}
+
+fn on_queue_init_mem(
+    real: queue_init_mem::Function,
+    entries: c_uint,
+    ring: *mut c_void,
+    parameters: *mut c_void,
+    memory: *mut c_void,
+    size: usize,
+) -> c_int {
+    if is_denied() {
+        tell();
+        return -libc::ENOSYS;
+    }
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(entries, ring, parameters, memory, size) }
+}
+
+fn on_get_probe(real: get_probe::Function) -> *mut c_void {
+    if is_denied() {
+        tell();
+        return null_mut();
+    }
+    // SAFETY: the application's own call.
+    unsafe { real() }
+}
+
+fn on_setup(real: setup::Function, entries: c_uint, parameters: *mut c_void) -> c_int {
+    if is_denied() {
+        tell();
+        return -libc::ENOSYS;
+    }
+    // SAFETY: the application's arguments, as they are.
+    unsafe { real(entries, parameters) }
+}
+
+const ARCHITECTURE_X86_64: u32 = 0xc000_003e;
+const ARCHITECTURE_I386: u32 = 0x4000_0003;
+/// io_uring_setup(2) has this number on every architecture; x32 adds a bit to it.
+const SETUP: u32 = 425;
+const X32: u32 = 0x4000_0000;
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+const fn step(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+/// Looks at `struct seccomp_data`: the number at 0, the architecture at 4.
+static FILTER: [libc::sock_filter; 8] = [
+    step(LOAD, 4, 0, 0),
+    step(EQUAL, ARCHITECTURE_X86_64, 1, 0),
+    step(EQUAL, ARCHITECTURE_I386, 0, 4),
+    step(LOAD, 0, 0, 0),
+    step(AND, !X32, 0, 0),
+    step(EQUAL, SETUP, 0, 1),
+    step(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
+    step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+];
+
+/// Sets the filter up if it is asked for. Called by the constructor.
+pub fn filter() {
+    if !config().filters_rings || is_there_none() {
+        return;
+    }
+    let program = libc::sock_fprog { len: FILTER.len() as u16, filter: FILTER.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads the program, which is alive for the call; no_new_privs is left as it is.
+    let set = unsafe { syscall!(Sysno::seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    if let Err(error) = set {
+        say!(
+            Level::Warn,
+            "process {}: SNAPSHIM_IO_URING=seccomp had no effect ({}); io_uring is denied as by deny, and a program that makes the system call \
+             itself is not kept from it",
+            raw::own_pid(),
+            if error == syscalls::Errno::EACCES {
+                "it needs no_new_privs, which the shim does not set, or CAP_SYS_ADMIN"
+            } else {
+                "the kernel has no seccomp filters, or the program has too many"
+            }
+        );
+    }
+}
+
+/// Whether the call is answered with ENOSYS already: by the filter of who executed this program, or by the kernel.
+fn is_there_none() -> bool {
+    // SAFETY: no entries and no parameters: the kernel refuses.
+    let answer = unsafe { syscall!(Sysno::io_uring_setup, 0, 0) };
+    answer == Err(syscalls::Errno::ENOSYS)
+}

@@ -1,0 +1,184 @@
+//! read(2), pread(2) and their vectored forms, getrandom(2) and process_vm_readv(2): the kernel stores into the application's
+//! buffers.
+
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
+
+use libc::{iovec, off64_t, pid_t, size_t, ssize_t};
+use syscalls::{Sysno, syscall};
+
+use crate::base::errno::as_libc;
+use crate::interpose::interpose;
+use crate::shared::kernel_store::{Source, fill, fill_one, may_touch, may_touch_any};
+
+interpose! {
+    /// read(2)
+    read, c"read": read __read => fn(fd: c_int, data: *mut c_void, length: size_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::read, fd, data, length) }),
+        hook on_read,
+    }
+    /// What libc calls for itself where no cancellation may happen: read(2)
+    read_nocancel, c"__read_nocancel": => fn(fd: c_int, data: *mut c_void, length: size_t) -> ssize_t {
+        // SAFETY: the caller's arguments, as they are.
+        raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::read, fd, data, length) }),
+        hook on_read,
+    }
+    /// pread(2)
+    pread64, c"pread64": pread pread64 __pread64
+    => fn(fd: c_int, data: *mut c_void, length: size_t, offset: off64_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, data, length, offset| as_libc(unsafe { syscall!(Sysno::pread64, fd, data, length, offset) }),
+        hook on_pread,
+    }
+    /// readv(2)
+    readv, c"readv": readv => fn(fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, vector, count| as_libc(unsafe { syscall!(Sysno::readv, fd, vector, count) }),
+        hook on_readv,
+    }
+    /// preadv(2)
+    preadv64, c"preadv64": preadv preadv64
+    => fn(fd: c_int, vector: *const iovec, count: c_int, offset: off64_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are; the offset is one word on 64-bit machines.
+        raw |fd, vector, count, offset| as_libc(unsafe { syscall!(Sysno::preadv, fd, vector, count, offset, 0) }),
+        hook on_preadv,
+    }
+    /// preadv2(2)
+    preadv64v2, c"preadv64v2": preadv2 preadv64v2
+    => fn(fd: c_int, vector: *const iovec, count: c_int, offset: off64_t, flags: c_int) -> ssize_t {
+        raw |fd, vector, count, offset, flags| {
+            // SAFETY: the application's arguments, as they are; the offset is one word on 64-bit machines.
+            as_libc(unsafe { syscall!(Sysno::preadv2, fd, vector, count, offset, 0, flags) })
+        },
+        hook on_preadv2,
+    }
+    /// getrandom(2)
+    getrandom, c"getrandom": getrandom => fn(data: *mut c_void, length: size_t, flags: c_uint) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |data, length, flags| as_libc(unsafe { syscall!(Sysno::getrandom, data, length, flags) }),
+        hook on_getrandom,
+    }
+    /// process_vm_readv(2)
+    process_vm_readv, c"process_vm_readv": process_vm_readv => fn(
+        pid: pid_t, local: *const iovec, count: c_ulong, remote: *const iovec, remote_count: c_ulong, flags: c_ulong
+    ) -> ssize_t {
+        raw |pid, local, count, remote, remote_count, flags| {
+            // SAFETY: the application's arguments, as they are.
+            as_libc(unsafe { syscall!(Sysno::process_vm_readv, pid, local, count, remote, remote_count, flags) })
+        },
+        hook on_process_vm_readv,
+    }
+}
+
+#[inline]
+pub fn on_read(real: read::Function, fd: c_int, data: *mut c_void, length: size_t) -> ssize_t {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(fd, data, length) };
+    if !may_touch(data as u64, length) {
+        return call();
+    }
+    fill_one(Source::Descriptor(fd), data, length, call, |parts| match parts {
+        // SAFETY: memory of our own, or the application's where it was to be stored into.
+        [part] => unsafe { real(fd, part.iov_base, part.iov_len) },
+        // SAFETY: as above.
+        parts => unsafe { readv::original()(fd, parts.as_ptr(), parts.len() as c_int) },
+    })
+}
+
+#[inline]
+pub fn on_pread(real: pread64::Function, fd: c_int, data: *mut c_void, length: size_t, offset: off64_t) -> ssize_t {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(fd, data, length, offset) };
+    if !may_touch(data as u64, length) {
+        return call();
+    }
+    fill_one(Source::DescriptorAt(fd), data, length, call, |parts| match parts {
+        // SAFETY: memory of our own, or the application's where it was to be stored into.
+        [part] => unsafe { real(fd, part.iov_base, part.iov_len, offset) },
+        // SAFETY: as above.
+        parts => unsafe { preadv64::original()(fd, parts.as_ptr(), parts.len() as c_int, offset) },
+    })
+}
+
+/// A vector that may be filled elsewhere; a count that the kernel refuses is not one.
+#[inline]
+fn fill_vector(
+    source: Source,
+    vector: *const iovec,
+    count: impl TryInto<usize>,
+    real: impl Fn(*const iovec, usize) -> isize,
+    call: impl Fn() -> isize,
+) -> isize {
+    match count.try_into() {
+        Ok(count) if may_touch_any() => fill(source, vector, count, call, |parts| real(parts.as_ptr(), parts.len())),
+        _ => call(),
+    }
+}
+
+#[inline]
+pub fn on_readv(real: readv::Function, fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: the application's arguments, as they are, or memory of our own in their place.
+    let call = |vector, count| unsafe { real(fd, vector, count) };
+    let aside = |parts, length| call(parts, length as c_int);
+    fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
+}
+
+#[inline]
+pub fn on_preadv(real: preadv64::Function, fd: c_int, vector: *const iovec, count: c_int, offset: off64_t) -> ssize_t {
+    // SAFETY: as in `on_readv`.
+    let call = |vector, count| unsafe { real(fd, vector, count, offset) };
+    let aside = |parts, length| call(parts, length as c_int);
+    fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
+}
+
+#[inline]
+pub fn on_preadv2(
+    real: preadv64v2::Function,
+    fd: c_int,
+    vector: *const iovec,
+    count: c_int,
+    offset: off64_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: as in `on_readv`.
+    let call = |vector, count| unsafe { real(fd, vector, count, offset, flags) };
+    let aside = |parts, length| call(parts, length as c_int);
+    fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
+}
+
+#[inline]
+pub fn on_process_vm_readv(
+    real: process_vm_readv::Function,
+    pid: pid_t,
+    local: *const iovec,
+    count: c_ulong,
+    remote: *const iovec,
+    remote_count: c_ulong,
+    flags: c_ulong,
+) -> ssize_t {
+    // SAFETY: as in `on_readv`.
+    let call = |local, count| unsafe { real(pid, local, count, remote, remote_count, flags) };
+    fill_vector(Source::Other, local, count, |parts, length| call(parts, length as c_ulong), || call(local, count))
+}
+
+#[inline]
+pub fn on_getrandom(real: getrandom::Function, data: *mut c_void, length: size_t, flags: c_uint) -> ssize_t {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(data, length, flags) };
+    if !may_touch(data as u64, length) {
+        return call();
+    }
+    // There is no form for several buffers.
+    fill_one(Source::Other, data, length, call, |parts| {
+        let mut done = 0;
+        for part in parts {
+            // SAFETY: memory of our own, or the application's where it was to be stored into.
+            match unsafe { real(part.iov_base, part.iov_len, flags) } {
+                got if got < 0 => return if done > 0 { done } else { got },
+                got if (got as usize) < part.iov_len => return done + got,
+                got => done += got,
+            }
+        }
+        done
+    })
+}

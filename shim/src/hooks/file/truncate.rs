@@ -1,0 +1,258 @@
+//! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
+
+use core::cell::Cell;
+use core::ffi::{c_char, c_int};
+
+use libc::off64_t;
+use rustix::fs::OFlags;
+use snapshim::cooperate::locate::{place_at, place_behind};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::View;
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
+use snapshim::table;
+use syscalls::{Sysno, syscall};
+
+use super::utime::without_bytes;
+use crate::base::errno::{as_libc, errno, set_errno};
+use crate::interpose::interpose;
+use crate::process::identity;
+use crate::process::log::{Level, Named, say};
+use crate::writer::enter::change;
+use crate::writer::touch::Touch;
+
+interpose! {
+    /// ftruncate(2)
+    ftruncate64, c"ftruncate64": ftruncate ftruncate64 => fn(fd: c_int, length: off64_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, length| as_libc(unsafe { syscall!(Sysno::ftruncate, fd, length) }) as c_int,
+        hook on_ftruncate,
+    }
+    /// truncate(2)
+    truncate64, c"truncate64": truncate truncate64 => fn(path: *const c_char, length: off64_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |path, length| as_libc(unsafe { syscall!(Sysno::truncate, path, length) }) as c_int,
+        hook on_truncate,
+    }
+    /// fallocate(2)
+    fallocate64, c"fallocate64": fallocate fallocate64
+    => fn(fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, mode, offset, length| as_libc(unsafe { syscall!(Sysno::fallocate, fd, mode, offset, length) }) as c_int,
+        hook on_fallocate,
+    }
+    /// posix_fallocate(3), which makes the system call itself and answers with an errno
+    posix_fallocate64, c"posix_fallocate64": posix_fallocate posix_fallocate64
+    => fn(fd: c_int, offset: off64_t, length: off64_t) -> c_int {
+        raw |fd, offset, length| {
+            // SAFETY: the application's arguments, as they are.
+            unsafe { syscall!(Sysno::fallocate, fd, 0, offset, length) }.map_or_else(syscalls::Errno::into_raw, |_| 0)
+        },
+        hook on_posix_fallocate,
+    }
+}
+
+/// Everything from a byte on goes away.
+struct Cut {
+    from: off64_t,
+    /// Of which file; `None`: the one behind the descriptor.
+    place: Option<Place>,
+}
+
+impl Touch for Cut {
+    fn length(&self) -> u64 {
+        0
+    }
+
+    fn offset(&self) -> Option<i64> {
+        Some(self.from)
+    }
+
+    fn cuts_from(&self) -> Option<u64> {
+        // A negative length is the kernel's to refuse.
+        Some(u64::try_from(self.from).unwrap_or(u64::MAX >> 1))
+    }
+
+    fn known_place(&self) -> Place {
+        self.place.unwrap_or_default()
+    }
+
+    fn place(&self, descriptor: u32) -> Place {
+        self.place.unwrap_or_else(|| place_behind(descriptor))
+    }
+}
+
+/// Cuts the file behind `descriptor` to `length` bytes by `call`.
+pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
+    change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
+}
+
+/// The same for a call that empties the file behind `descriptor` by opening it once more, among other things.
+pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
+    change(descriptor, Cut { from: 0, place: None }, call)
+}
+
+/// Makes `call`, which looks `path` up by itself and empties the file it finds.
+pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
+    cut_named(directory, path, 0, call)
+}
+
+/// The same for a call that leaves `length` bytes.
+fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
+    const NO_DESCRIPTOR: c_int = -1;
+    let seen = place_named(directory, path);
+    let result = match seen {
+        Place::Elsewhere => call(),
+        place => change(NO_DESCRIPTOR, Cut { from: length, place: Some(place) }, call),
+    };
+    doubt_if_other(directory, path, seen);
+    result
+}
+
+/// The regular file that a path leads to. It is not opened for that where it can be helped: a process that has no descriptor left
+/// may cut it all the same.
+fn place_named(directory: c_int, path: *const c_char) -> Place {
+    let place = match place_at(directory as u32, path, 0) {
+        // A filter of seccomp(2) may know other calls.
+        Place::Unknown => open_path(directory, path).map_or(Place::Unknown, |descriptor| {
+            let found = place_behind(descriptor as u32);
+            close(descriptor);
+            found
+        }),
+        place => place,
+    };
+    only_regular(place)
+}
+
+/// Cutting is nothing to a block device.
+fn only_regular(place: Place) -> Place {
+    match place {
+        Place::Origin(origin) if origin.is_block_device() => Place::Elsewhere,
+        place => place,
+    }
+}
+
+fn open_path(directory: c_int, path: *const c_char) -> Option<c_int> {
+    let flags = (OFlags::PATH | OFlags::CLOEXEC).bits();
+    // SAFETY: the kernel checks the application's pointer.
+    unsafe { syscall!(Sysno::openat, directory, path, flags, 0) }.ok().map(|number| number as c_int)
+}
+
+fn close(descriptor: c_int) {
+    // SAFETY: opened by `open_path`, and nobody else knows of it.
+    drop(unsafe { raw::own(descriptor) });
+}
+
+/// Somebody may have put another file there between our look and the call's.
+fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
+    if identity::attached().is_some_and(|own| own.table.gate().active.is_raised())
+        && let now = place_named(directory, path)
+        && let Place::Origin(origin) = now
+        && now != seen
+    {
+        doubt(origin);
+    }
+}
+
+/// `origin` was emptied unannounced, because it came under a name that had led to another file.
+pub fn doubt(origin: Origin) {
+    let Some(own) = identity::attached() else { return };
+    let doubt = |(index, view): (u32, View)| {
+        if table::doubt(own.table, index, view.head.life()) {
+            say!(
+                Level::Warn,
+                "a snapshot of {} is doubtful from now on: it came under the name that process {} emptied at that very moment",
+                Named(origin),
+                raw::own_pid()
+            );
+        }
+    };
+    own.table.over_splits(|walk| walk.of(origin).for_each(doubt));
+}
+
+/// Whether a path in /proc does not exist, in a chroot(2) above all, though the descriptor that it names does.
+pub fn is_without_proc(failure: c_int) -> bool {
+    matches!(failure, libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+}
+
+pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    cut(fd, length, || unsafe { real(fd, length) })
+}
+
+/// The path is looked up once, so that what is preserved is what is cut; but for where that cannot be had.
+pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    let by_name = || unsafe { real(path, length) };
+    let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
+        // No descriptor is left, or the call fails as the lookup did.
+        return cut_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
+    };
+    let found = ProcPath::own("fd").slash(descriptor as u32);
+    let before = errno();
+    let was_by_name = Cell::new(false);
+    let result = cut(descriptor, length, || {
+        // SAFETY: the path is a C string.
+        let result = unsafe { real(found.as_c_str().as_ptr(), length) };
+        if result == 0 || !is_without_proc(errno()) {
+            return result;
+        }
+        set_errno(before);
+        was_by_name.set(true);
+        by_name()
+    });
+    if was_by_name.get() {
+        doubt_if_other(libc::AT_FDCWD, path, only_regular(place_behind(descriptor as u32)));
+    }
+    close(descriptor);
+    result
+}
+
+const KEEP_SIZE: c_int = 0x01;
+const COLLAPSE_RANGE: c_int = 0x08;
+const INSERT_RANGE: c_int = 0x20;
+const UNSHARE_RANGE: c_int = 0x40;
+
+/// A range becomes zeros, or everything behind it moves.
+struct Allocation {
+    mode: c_int,
+    offset: off64_t,
+    length: off64_t,
+}
+
+impl Touch for Allocation {
+    fn length(&self) -> u64 {
+        u64::try_from(self.length).unwrap_or(0)
+    }
+
+    fn offset(&self) -> Option<i64> {
+        Some(self.offset)
+    }
+
+    fn cuts_from(&self) -> Option<u64> {
+        (self.mode & (COLLAPSE_RANGE | INSERT_RANGE) != 0).then(|| u64::try_from(self.offset).unwrap_or(u64::MAX >> 1))
+    }
+}
+
+fn on_posix_fallocate(real: posix_fallocate64::Function, fd: c_int, offset: off64_t, length: off64_t) -> c_int {
+    let failure = Cell::new(None);
+    without_bytes(fd, || {
+        // SAFETY: the application's arguments, as they are.
+        let answer = unsafe { real(fd, offset, length) };
+        failure.set(Some(answer));
+        // An errno is no count of bytes.
+        -answer
+    });
+    // Not called: the gate refused it.
+    failure.get().unwrap_or_else(errno)
+}
+
+pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset: off64_t, length: off64_t) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(fd, mode, offset, length) };
+    if mode & !(KEEP_SIZE | UNSHARE_RANGE) == 0 {
+        // Allocates only; every byte stays what it is.
+        return without_bytes(fd, call);
+    }
+    change(fd, Allocation { mode, offset, length }, || call() as isize) as c_int
+}

@@ -1,0 +1,138 @@
+//! daemon(3) and forkpty(3): where libc's code cannot be patched, the fork inside is not seen, so they are made of one that is.
+
+use core::ffi::{c_char, c_int};
+
+use libc::pid_t;
+use rustix::fd::{AsRawFd, IntoRawFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use snapshim::sys::raw;
+use syscalls::{Sysno, syscall};
+
+use crate::base::errno;
+use crate::interpose::{self, interpose};
+
+interpose! {
+    /// daemon(3)
+    daemon, c"daemon": daemon => fn(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
+        raw become_daemon,
+        hook on_daemon,
+    }
+    /// forkpty(3)
+    forkpty, c"forkpty": forkpty => fn(
+        terminal: *mut c_int, name: *mut c_char, settings: *const libc::termios, size: *const libc::winsize
+    ) -> pid_t {
+        raw fork_on_terminal,
+        hook on_forkpty,
+    }
+}
+
+fn on_daemon(real: daemon::Function, keeps_directory: c_int, keeps_streams: c_int) -> c_int {
+    if interpose::is_libc_seen() {
+        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        return unsafe { real(keeps_directory, keeps_streams) };
+    }
+    become_daemon(keeps_directory, keeps_streams)
+}
+
+/// What daemon(3) does, with a fork that is seen.
+fn become_daemon(keeps_directory: c_int, keeps_streams: c_int) -> c_int {
+    // SAFETY: fork(3), which is our own.
+    match unsafe { libc::fork() } {
+        -1 => return -1,
+        0 => {}
+        _ => end(0),
+    }
+    let begun = rustix::process::setsid().and_then(|_| {
+        if keeps_directory == 0 {
+            let _ = rustix::process::chdir(c"/");
+        }
+        if keeps_streams == 0 { lead_streams_nowhere() } else { Ok(()) }
+    });
+    match begun {
+        Ok(()) => 0,
+        Err(error) => {
+            errno::set_errno(error.raw_os_error());
+            -1
+        }
+    }
+}
+
+/// _exit(2)
+fn end(status: c_int) -> ! {
+    loop {
+        // SAFETY: exit_group(2) does not return.
+        let _ = unsafe { syscall!(Sysno::exit_group, status) };
+    }
+}
+
+fn lead_streams_nowhere() -> Result<(), Errno> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())?;
+    for stream in 0..3 {
+        // SAFETY: dup2(2), which is our own.
+        if unsafe { libc::dup2(null.as_raw_fd(), stream) } == -1 {
+            return Err(Errno::BADF);
+        }
+    }
+    if null.as_raw_fd() < 3 {
+        // It is one of the streams.
+        let _ = null.into_raw_fd();
+    }
+    Ok(())
+}
+
+fn on_forkpty(
+    real: forkpty::Function,
+    terminal: *mut c_int,
+    name: *mut c_char,
+    settings: *const libc::termios,
+    size: *const libc::winsize,
+) -> pid_t {
+    if interpose::is_libc_seen() {
+        // SAFETY: the application's own call, which comes to `on_fork` inside.
+        return unsafe { real(terminal, name, settings, size) };
+    }
+    fork_on_terminal(terminal, name, settings, size)
+}
+
+/// What forkpty(3) does, with a fork that is seen.
+fn fork_on_terminal(
+    terminal: *mut c_int,
+    name: *mut c_char,
+    settings: *const libc::termios,
+    size: *const libc::winsize,
+) -> pid_t {
+    type Open =
+        unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char, *const libc::termios, *const libc::winsize) -> c_int;
+    type LogIn = unsafe extern "C" fn(c_int) -> c_int;
+    // They were in a library of their own before glibc 2.34, as forkpty was.
+    let Some((open, log_in)) = interpose::behind(c"openpty").zip(interpose::behind(c"login_tty")) else {
+        errno::set_errno(libc::ENOSYS);
+        return -1;
+    };
+    let (mut master, mut slave) = (-1, -1);
+    // SAFETY: functions of these names, with the application's arguments and what they opened.
+    unsafe {
+        let (open, log_in) =
+            (core::mem::transmute::<*const (), Open>(open), core::mem::transmute::<*const (), LogIn>(log_in));
+        if open(&raw mut master, &raw mut slave, name, settings, size) == -1 {
+            return -1;
+        }
+        let pid = libc::fork();
+        if pid == -1 {
+            drop(raw::own(master));
+        }
+        if pid == 0 {
+            drop(raw::own(master));
+            if log_in(slave) == -1 {
+                end(1);
+            }
+            return 0;
+        }
+        drop(raw::own(slave));
+        if pid > 0 {
+            *terminal = master;
+        }
+        pid
+    }
+}

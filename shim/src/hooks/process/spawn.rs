@@ -1,0 +1,173 @@
+//! posix_spawn(3) with file actions that open with O_TRUNC: where libc's code cannot be patched, the child's open(2) is not seen,
+//! so the whole call counts as the truncation of each such file. It returns when the child has executed its program, or failed to.
+
+use core::ffi::{c_char, c_int, c_void};
+
+use rustix::fs::OFlags;
+use snapshim::sys::raw;
+use syscalls::{Sysno, syscall};
+
+use crate::base::errno::errno;
+use crate::hooks::file::truncate::cut_by_name;
+use crate::interpose::{self, interpose};
+use crate::process::lending;
+
+interpose! {
+    /// posix_spawn(3)
+    posix_spawn, c"posix_spawn": posix_spawn => fn(
+        pid: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const c_void,
+        arguments: *const *const c_char, environment: *const *const c_char
+    ) -> c_int {
+        raw |pid, path, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawn") {
+            // SAFETY: libc's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe {
+                core::mem::transmute::<*const (), Function>(next)(pid, path, actions, attributes, arguments, environment)
+            },
+            None => libc::ENOSYS,
+        },
+        hook on_spawn,
+    }
+    /// posix_spawnp(3)
+    posix_spawnp, c"posix_spawnp": posix_spawnp => fn(
+        pid: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const c_void,
+        arguments: *const *const c_char, environment: *const *const c_char
+    ) -> c_int {
+        raw |pid, file, actions, attributes, arguments, environment| match interpose::behind(c"posix_spawnp") {
+            // SAFETY: libc's function of that name; the application's arguments, as they are.
+            Some(next) => unsafe {
+                core::mem::transmute::<*const (), Function>(next)(pid, file, actions, attributes, arguments, environment)
+            },
+            None => libc::ENOSYS,
+        },
+        hook on_spawn,
+    }
+}
+
+/// `posix_spawn_file_actions_t` (spawn.h), as far as it concerns us.
+#[repr(C)]
+pub struct Actions {
+    allocated: c_int,
+    used: c_int,
+    list: *const Action,
+}
+
+/// `struct __spawn_action` (glibc, posix/spawn_int.h): what is done, and with what.
+#[repr(C)]
+struct Action {
+    kind: c_int,
+    with: With,
+}
+
+#[repr(C)]
+union With {
+    open: Open,
+    directory: *const c_char,
+    descriptor: c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Open {
+    descriptor: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: libc::mode_t,
+}
+
+const _: () = assert!(size_of::<Action>() == 32 && core::mem::offset_of!(Action, with) == 8);
+
+/// An action that concerns us.
+enum Step {
+    Cut(*const c_char),
+    MoveTo(*const c_char),
+    MoveToOpen(c_int),
+}
+
+impl Action {
+    fn step(&self) -> Option<Step> {
+        const OPEN: c_int = 2;
+        const CHANGE_DIRECTORY: c_int = 3;
+        const CHANGE_DIRECTORY_TO: c_int = 4;
+        // SAFETY: the kind says which of the union's members is there.
+        unsafe {
+            match self.kind {
+                OPEN => truncates(self.with.open.flags).then_some(Step::Cut(self.with.open.path)),
+                CHANGE_DIRECTORY => Some(Step::MoveTo(self.with.directory)),
+                CHANGE_DIRECTORY_TO => Some(Step::MoveToOpen(self.with.descriptor)),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn truncates(flags: c_int) -> bool {
+    let creates_only = flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL;
+    flags & libc::O_TRUNC != 0 && !creates_only
+}
+
+fn on_spawn(
+    real: posix_spawn::Function,
+    pid: *mut libc::pid_t,
+    path: *const c_char,
+    actions: *const Actions,
+    attributes: *const c_void,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> c_int {
+    // libc stores the child's number with SIGSEGV blocked, when no trap could be resolved: not at a place that may be armed.
+    let mut child = 0;
+    let place = if pid.is_null() { pid } else { &raw mut child };
+    // SAFETY: the application's arguments but for the place, which is null or writable.
+    let call = || unsafe { real(place, path, actions, attributes, arguments, environment) };
+    let result = call_announced(actions, &call);
+    if result == 0 && !pid.is_null() {
+        // SAFETY: the application's place for the number.
+        unsafe { pid.write(child) };
+    }
+    result
+}
+
+fn call_announced(actions: *const Actions, call: &dyn Fn() -> c_int) -> c_int {
+    lending::note_lending(false);
+    if interpose::is_libc_seen() || actions.is_null() {
+        return call();
+    }
+    // SAFETY: the actions were initialised and filled by libc, as posix_spawn(3) demands.
+    let actions = unsafe {
+        match &*actions {
+            Actions { list, used, .. } if !list.is_null() => {
+                core::slice::from_raw_parts(*list, usize::try_from(*used).unwrap_or(0))
+            }
+            _ => &[],
+        }
+    };
+    match within(actions, libc::AT_FDCWD, call) {
+        // Refused by the gate, which set errno.
+        -1 => errno(),
+        result => result as c_int,
+    }
+}
+
+/// Makes `call` while all files that `actions` cut are announced. `directory` is where the child would be.
+fn within(actions: &[Action], directory: c_int, call: &dyn Fn() -> c_int) -> isize {
+    let Some((at, step)) = actions.iter().enumerate().find_map(|(at, action)| Some((at, action.step()?))) else {
+        return call() as isize;
+    };
+    let rest = &actions[at + 1..];
+    match step {
+        Step::Cut(path) => cut_by_name(directory, path, || within(rest, directory, call)),
+        Step::MoveToOpen(descriptor) => within(rest, descriptor, call),
+        Step::MoveTo(path) => {
+            let flags = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC).bits();
+            // SAFETY: the kernel checks the application's pointer.
+            let Ok(number) = (unsafe { syscall!(Sysno::openat, directory, path, flags) }) else {
+                // The child fails there too.
+                return call() as isize;
+            };
+            let result = within(rest, number as c_int, call);
+            // SAFETY: opened above.
+            drop(unsafe { raw::own(number as c_int) });
+            result
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! vfork(2): the child acts in this memory, on the caller's stack, so no frame of ours may be there when it begins.
+
+use core::arch::naked_asm;
+
+use crate::base::errno::set_errno;
+use crate::interpose::Door;
+use crate::process::lending;
+
+static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
+/// As for the other calls.
+pub static DOORS: &[&Door] = &[&DOOR];
+
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn vfork() {
+    naked_asm!("sub rsp, 8", "call {next}", "add rsp, 8", "jmp rax", next = sym next)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn __vfork() {
+    naked_asm!("jmp {vfork}", vfork = sym vfork)
+}
+
+extern "C" fn next() -> *const () {
+    lending::note_lending(false);
+    DOOR.next()
+}
+
+/// The bare system call, as libc makes it: the return address is where the child cannot overwrite it.
+#[unsafe(naked)]
+unsafe extern "C" fn raw() {
+    naked_asm!(
+        "pop rdx",
+        "mov eax, {number}",
+        "syscall",
+        "push rdx",
+        "cmp rax, -4095",
+        "jae 2f",
+        "ret",
+        "2:",
+        "mov edi, eax",
+        "neg edi",
+        "sub rsp, 8",
+        "call {set_errno}",
+        "add rsp, 8",
+        "mov eax, -1",
+        "ret",
+        number = const libc::SYS_vfork,
+        set_errno = sym fail,
+    )
+}
+
+extern "C" fn fail(errno: i32) {
+    set_errno(errno);
+}

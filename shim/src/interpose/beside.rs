@@ -1,0 +1,165 @@
+//! Libcs beside the program's own: dlmopen(3) loads one into each namespace that it makes, with code, data and an errno of its own.
+//!
+//! Nobody runs in such a libc before dlmopen(3) returns, except constructors of what was loaded. So the functions that change files
+//! or mappings are made to lead here then, without a way back: a hook goes on by the bare system call. What it says by errno is
+//! handed on to those libcs.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::ops::Range;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::mm::{MprotectFlags, mprotect};
+use snapshim::PAGE;
+use snapshim::sys::wait::Patience;
+
+use super::elf_symbols::{self, Loaded};
+use crate::base::errno::{errno, set_errno};
+use crate::base::user_memory::read_own;
+
+/// A function of libc's and what its entry is made to jump to.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// libc's name for it.
+    pub name: &'static CStr,
+    /// What it leads to.
+    pub hook: *const (),
+}
+
+// SAFETY: `hook` is the address of a function and never changes.
+unsafe impl Sync for Way {}
+
+/// DL_NNS of glibc: there are no more namespaces.
+const MOST: usize = 16;
+
+type Location = unsafe extern "C" fn() -> *mut c_int;
+
+/// What says where errno is in a libc that was made to lead here, and the code of that function: a namespace may be unloaded, and
+/// other code come to its place.
+struct Errno {
+    location: AtomicPtr<()>,
+    code: [AtomicU64; 2],
+}
+
+static ERRNOS: [Errno; MOST] =
+    [const { Errno { location: AtomicPtr::new(ptr::null_mut()), code: [const { AtomicU64::new(0) }; 2] } }; MOST];
+
+impl Errno {
+    fn note(&self, location: *const ()) {
+        for (word, now) in self.code.iter().zip(read_code(location).unwrap_or_default()) {
+            word.store(now, Ordering::Relaxed);
+        }
+        // Release: pairs with the Acquire in `location`; the code is there before.
+        self.location.store(location.cast_mut(), Ordering::Release);
+    }
+
+    fn location(&self) -> Option<Location> {
+        let location = self.location.load(Ordering::Acquire);
+        let code = self.code.each_ref().map(|word| word.load(Ordering::Relaxed));
+        if location.is_null() || read_code(location) != Some(code) {
+            return None;
+        }
+        // SAFETY: the function of that name in a libc, by its address and its code.
+        Some(unsafe { core::mem::transmute::<*mut (), Location>(location) })
+    }
+}
+
+/// The first bytes of a function that may be gone.
+fn read_code(function: *const ()) -> Option<[u64; 2]> {
+    let mut code = [0u64; 2];
+    (read_own(function as u64, (&raw mut code) as u64, 16) == 16).then_some(code)
+}
+
+/// What has become of the libc in the namespace of a library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is the program's own, or there is none.
+    Nothing,
+    /// It leads here, or did already.
+    Led,
+    /// Its code cannot be changed.
+    Closed,
+}
+
+/// Makes the libc in the namespace of `handle`, which dlmopen(3) returned, lead here.
+pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) -> Found {
+    static ONE: Mutex<()> = Mutex::new(());
+    // Never `lock`: to park, parking_lot allocates.
+    let mut patience = Patience::default();
+    let _one = loop {
+        match ONE.try_lock() {
+            Some(guard) => break guard,
+            None => patience.pause(),
+        }
+    };
+    let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };
+    if ways().any(|way| leads(&libc, way)) {
+        return Found::Led;
+    }
+    let location = libc.find(c"__errno_location");
+    // It may have come to the very place of one that is gone.
+    let is_of_it = |place: &&Errno| ptr::eq(place.location.load(Ordering::Relaxed), location);
+    let place = ERRNOS.iter().find(is_of_it).or_else(|| ERRNOS.iter().find(|place| place.location().is_none()));
+    let (false, Some(place), Some(code)) = (location.is_null(), place, libc.code()) else { return Found::Closed };
+    if !protect(&code, MprotectFlags::READ | MprotectFlags::WRITE | MprotectFlags::EXEC) {
+        return Found::Closed;
+    }
+    place.note(location);
+    // SAFETY: nobody runs a libc that has just been loaded, and its code was made writable.
+    ways().for_each(|way| unsafe { redirect(libc.find(way.name), &code, way.hook) });
+    if protect(&code, MprotectFlags::READ | MprotectFlags::EXEC) { Found::Led } else { Found::Closed }
+}
+
+/// `jmp [rip]`, behind which stands the address that it jumps to.
+const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+const LENGTH: usize = JUMP.len() + size_of::<u64>();
+
+fn jump_to(hook: *const ()) -> [u8; LENGTH] {
+    let mut jump = [0; LENGTH];
+    jump[..JUMP.len()].copy_from_slice(&JUMP);
+    jump[JUMP.len()..].copy_from_slice(&(hook as u64).to_le_bytes());
+    jump
+}
+
+fn leads(libc: &Loaded, way: Way) -> bool {
+    let (entry, mut code) = (libc.find(way.name), [0; LENGTH]);
+    !entry.is_null()
+        && read_own(entry as u64, (&raw mut code) as u64, LENGTH as u64) == LENGTH as u64
+        && code == jump_to(way.hook)
+}
+
+/// Writes a jump over the entry of a function in `code`. Functions begin at multiples of 16.
+///
+/// # Safety
+/// No other thread runs the function, and its code is writable.
+pub unsafe fn redirect(entry: *const (), code: &Range<u64>, hook: *const ()) {
+    let start = entry as u64;
+    if start.is_multiple_of(16) && code.start <= start && start + LENGTH as u64 <= code.end {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(jump_to(hook).as_ptr(), entry.cast::<u8>().cast_mut(), LENGTH) };
+    }
+}
+
+fn protect(code: &Range<u64>, protection: MprotectFlags) -> bool {
+    let start = code.start / PAGE * PAGE;
+    // SAFETY: the code of a library stays readable and executable.
+    unsafe { mprotect(start as *mut c_void, (code.end - start) as usize, protection) }.is_ok()
+}
+
+/// Makes `call` for a libc beside: what it says by errno goes there, and errno here stays.
+#[inline]
+pub fn answer<T>(call: impl FnOnce() -> T) -> T {
+    let before = errno();
+    set_errno(0);
+    let result = call();
+    let failure = errno();
+    set_errno(before);
+    if failure != 0 {
+        for location in ERRNOS.iter().filter_map(Errno::location) {
+            // SAFETY: libc gives the address of the calling thread's errno.
+            unsafe { *location() = failure };
+        }
+    }
+    result
+}

@@ -1,0 +1,125 @@
+//! Detours: jumps at the entries of libc's own functions, so that calls which libc makes for itself reach the hooks too.
+//!
+//! Set up once in the constructor, before the program's first thread, with signals blocked. Never taken down.
+
+use core::ops::Range;
+
+use detour::RawDetour;
+use region::{Protection, Survey};
+use snapshim::PAGE;
+
+use super::beside::{self, Way};
+use super::elf_symbols::{Where, code_of_libc, find};
+use crate::interpose::Door;
+
+/// Leads every exported symbol on to the next library's function, and nothing more: the shim is switched off.
+pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
+    for door in doors {
+        lead_next(door);
+    }
+}
+
+fn lead_next(door: &Door) {
+    let next = find(Where::Next, door.name);
+    if !next.is_null() {
+        door.lead_next_to(next);
+    }
+}
+
+/// Opens every door: first the way on behind the exported symbol, then the detour. False: libc's code cannot be patched here
+/// (SELinux without execmod, MemoryDenyWriteExecute), so that its own calls do not come in.
+///
+/// The detours are made before libc's code is opened: what is writable counts against limits, and so does what they allocate.
+///
+/// The functions of `ways` have hooks that need no way back.
+#[must_use]
+pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
+    let entries: Vec<_> = doors.filter_map(|door| Some((door, lead_to_libc(door)?))).collect();
+    let _survey = Survey::begin();
+    let mut is_whole = true;
+    let mut detours = Vec::new();
+    for (door, entry) in entries {
+        // SAFETY: `entry` is a libc function with the signature of `detoured` (one door).
+        match unsafe { RawDetour::new(entry, door.detoured) } {
+            Ok(detour) => detours.push((door, entry, detour)),
+            // What may not become executable here will not for the others.
+            Err(detour::Error::Memory(_)) => return false,
+            Err(_) => is_whole = false,
+        }
+    }
+    let code = OpenedCode::of(code_of_libc());
+    if matches!(code, Err(region::Error::SystemCall(libc::EACCES | libc::EPERM))) {
+        return false;
+    }
+    // Where a limit keeps it from being opened as a whole, `detour` opens it page by page.
+    for (door, entry, detour) in detours {
+        is_whole &= put_in_place(door, entry, detour);
+    }
+    let libc = code_of_libc();
+    ways.iter().for_each(|way| lead_away(way, &libc, code.is_ok()));
+    is_whole
+}
+
+/// Leads both ways on to functions as they are; libc's, if it is to be patched.
+fn lead_to_libc(door: &Door) -> Option<*const ()> {
+    lead_next(door);
+    let entry = find(Where::Libc, door.name);
+    if entry.is_null() || entry == door.detoured {
+        return None;
+    }
+    door.lead_original_to(entry);
+    Some(entry)
+}
+
+/// Makes the function at `entry` jump to the door's hook.
+fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
+    // SAFETY: no other thread runs yet.
+    if unsafe { detour.enable() }.is_err() {
+        return false;
+    }
+    let trampoline = detour.trampoline();
+    // Dropping it would take the jump away.
+    core::mem::forget(detour);
+    door.lead_detour_to(trampoline);
+    if door.next() == entry {
+        door.lead_next_to(trampoline);
+    }
+    true
+}
+
+/// Makes libc's function jump to the way's hook, for who calls it past the exported symbol: through a handle of libc's (dlsym(3)).
+fn lead_away(way: &Way, libc: &Range<u64>, is_open: bool) {
+    let entry = find(Where::Libc, way.name);
+    // An older libc does not have them all.
+    if entry.is_null() {
+        return;
+    }
+    let page = entry as u64 / PAGE * PAGE;
+    // A function may go on in the next page.
+    let opened = if is_open { None } else { Some(OpenedCode::of(page..(page + 2 * PAGE).min(libc.end))) };
+    if !matches!(opened, Some(Err(_))) {
+        // SAFETY: no other thread runs yet, and the code is open.
+        unsafe { beside::redirect(entry, libc, way.hook) };
+    }
+}
+
+/// libc's code, writable as well until dropped.
+struct OpenedCode(Range<u64>);
+
+impl OpenedCode {
+    fn of(code: Range<u64>) -> region::Result<Self> {
+        protect(&code, Protection::READ_WRITE_EXECUTE)?;
+        Ok(Self(code))
+    }
+}
+
+impl Drop for OpenedCode {
+    fn drop(&mut self) {
+        let _ = protect(&self.0, Protection::READ_EXECUTE);
+    }
+}
+
+fn protect(code: &Range<u64>, protection: Protection) -> region::Result<()> {
+    // SAFETY: libc's code, which stays readable and executable.
+    unsafe { region::protect(code.start as *const u8, (code.end - code.start) as usize, protection) }
+}

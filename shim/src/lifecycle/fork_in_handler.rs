@@ -1,0 +1,218 @@
+//! A fork in a signal handler that interrupted a hook: in the child, too, the interrupted call goes on when the handler returns.
+//!
+//! Before the fork a slot is claimed for the child, and says what the parent's says: whoever waits for the call waits for both.
+//! What was interrupted knows its frame by address. So in the child that address gets the page of the table that the child's slot
+//! is in, and whoever comes later uses the table at another address, where the parent prepared it.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use libc::pid_t;
+use rustix::io::Errno;
+use rustix::mm::MremapFlags;
+use snapshim::PAGE;
+use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::writer_slot::WriterSlot;
+use snapshim::sys::{procfs, raw};
+use snapshim::table::Table;
+
+use crate::address_space::lock::Mappings;
+use crate::process::log::{Level, say};
+use crate::process::thread::{self, Thread};
+use crate::process::{identity, membership};
+
+/// A child that is about to be forked inside a hook.
+pub struct Heir {
+    parent: Thread,
+    /// The table, at another address.
+    table: &'static Table,
+    record: &'static Process,
+    unborn: ProcessId,
+    index: u32,
+    slot: u32,
+    place: Place,
+}
+
+/// A page by whose address interrupted calls know their frames: noted for a child, forgotten where none came about.
+struct Place {
+    noted: Option<&'static AtomicU64>,
+}
+
+/// The pages of this process, those included that it inherited. Changed by who holds all mappings still.
+static PLACES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+
+impl Heir {
+    /// `None`: the calling thread is inside no hook. Signals are blocked.
+    ///
+    /// Errors: `EAGAIN`, the table has no room for the child, or had none for the call; what mremap(2) answers.
+    pub fn prepare(mappings: &Mappings) -> Result<Option<Self>, Errno> {
+        let own = &mappings.own;
+        if thread::is_in_call_without_slot() {
+            return Err(Errno::AGAIN);
+        }
+        let Some(parent) = thread::known().filter(|parent| parent.own.id == own.id) else { return Ok(None) };
+        let frames = parent.frames_in_use();
+        if own.leaves_damaged() {
+            return Ok(None);
+        }
+        if parent.has_further_in_use() {
+            return Err(Errno::AGAIN);
+        }
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        gate::withdraw_interrupted(frames);
+        let place = Place::note(parent.slot)?;
+        let table = duplicate(own.table)?;
+        let claimed = Self::claim(parent, table, frames, place);
+        if claimed.is_err() {
+            give_back(table);
+        }
+        claimed.map(Some)
+    }
+
+    fn claim(parent: Thread, table: &'static Table, frames: &[Frame], place: Place) -> Result<Self, Errno> {
+        let unborn = ProcessId::unborn(parent.own.index, raw::random() as u32);
+        let (index, record) = table.claim_process(unborn).ok_or(Errno::AGAIN)?;
+        let Some((number, slot)) = table.claim_heir(unborn.owner_word(index), parent.index, frames) else {
+            table.bury(index, record, unborn);
+            return Err(Errno::AGAIN);
+        };
+        let counts = |process: Option<&Process>, frame: &Frame| {
+            process.map_or(0, |process| process.descriptors(frame.descriptor().0))
+        };
+        table.continue_calls(slot, frames, |frame| {
+            let changes = counts(parent.own.record(), frame).wrapping_sub(frame.descriptor().1);
+            counts(Some(record), frame).wrapping_sub(changes)
+        });
+        Ok(Self { parent, table, record, unborn, index, slot: number, place })
+    }
+
+    /// In the parent, after the fork.
+    pub fn leave_to(self, pid: pid_t) {
+        if pid < 0 {
+            if let Some(id) = self.record.id() {
+                self.table.bury(self.index, self.record, id);
+            }
+        } else {
+            let born = ProcessId::new(pid as u32, self.unborn.epoch());
+            self.record.describe_start(born, procfs::start_of(born.pid()));
+            self.record.christen(self.unborn, born);
+        }
+        give_back(self.table);
+    }
+
+    /// In the child, before the handler that forked goes on.
+    pub fn take_over(mut self) {
+        self.place.keep();
+        let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
+        self.record.christen(self.unborn, born);
+        let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(born));
+        let slot = slot.filter(|slot| take_places(page_of(slot)).is_ok());
+        identity::use_table(self.table);
+        match slot.and_then(|slot| Some((slot, membership::adopt(self.table, born, self.index)?))) {
+            Some((slot, own)) => {
+                slot.christen(raw::own_tid());
+                thread::take(Thread::new(own, slot, self.slot));
+            }
+            None => doubt_all(self.table, self.parent.own.id.pid()),
+        }
+    }
+}
+
+/// The parent died, and what it had prepared was taken for its own; or the kernel has no memory for a page. The interrupted calls
+/// go on with frames that nobody sees.
+#[cold]
+fn doubt_all(table: &Table, parent: u32) {
+    places().for_each(hide);
+    table.doubt_every_snapshot();
+    say!(
+        Level::Error,
+        "process {} was forked by {parent} inside a call that may write a file, and nobody can wait for it (its parent died): all \
+         snapshots are doubtful",
+        raw::own_pid()
+    );
+}
+
+fn page_of(slot: &WriterSlot) -> u64 {
+    ptr::from_ref(slot) as u64 / PAGE * PAGE
+}
+
+impl Place {
+    fn note(slot: &WriterSlot) -> Result<Self, Errno> {
+        let page = page_of(slot);
+        let all = || PLACES.iter().map(|place| (place, place.load(Ordering::Relaxed)));
+        if all().any(|(_, noted)| noted == page) {
+            return Ok(Self { noted: None });
+        }
+        let (free, _) = all().find(|(_, noted)| *noted == 0).ok_or(Errno::AGAIN)?;
+        free.store(page, Ordering::Relaxed);
+        Ok(Self { noted: Some(free) })
+    }
+
+    fn keep(&mut self) {
+        self.noted = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(noted) = self.noted {
+            noted.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+fn places() -> impl Iterator<Item = u64> {
+    PLACES.iter().map(|place| place.load(Ordering::Relaxed)).filter(|place| *place != 0)
+}
+
+/// Puts a copy that nobody shares in place of a page of frames.
+fn hide(place: u64) {
+    let Some(copy) = crate::base::arena::memory(PAGE as usize) else { return };
+    let place = ptr::with_exposed_provenance_mut::<c_void>(place as usize);
+    let page = PAGE as usize;
+    // SAFETY: both are whole pages; the copy is ours alone, and whoever uses the place is interrupted.
+    unsafe {
+        ptr::copy_nonoverlapping(place, copy, page);
+        let _ = rustix::mm::mremap_fixed(copy, page, page, MremapFlags::MAYMOVE, place);
+    }
+}
+
+/// Puts the page at `page` wherever interrupted calls look for their frames.
+fn take_places(page: u64) -> Result<(), Errno> {
+    places().try_for_each(|place| {
+        // SAFETY: the place is a page of a mapping of the table, which nobody else uses by that address in this process: it has one
+        // thread, and takes the table elsewhere from now on.
+        unsafe { duplicate_to(page, PAGE as usize, MremapFlags::MAYMOVE, Some(place)) }.map(drop)
+    })
+}
+
+/// The table, mapped once more.
+fn duplicate(table: &'static Table) -> Result<&'static Table, Errno> {
+    // SAFETY: a new mapping, where the kernel likes, of the same pages.
+    let address = unsafe { duplicate_to(ptr::from_ref(table) as u64, size_of::<Table>(), MremapFlags::MAYMOVE, None) }?;
+    // SAFETY: as large as a table, and unmapped only by `give_back`.
+    Ok(unsafe { &*ptr::with_exposed_provenance::<Table>(address) })
+}
+
+/// mremap(2) of nothing maps the pages of a shared mapping once more.
+unsafe fn duplicate_to(from: u64, length: usize, flags: MremapFlags, to: Option<u64>) -> Result<usize, Errno> {
+    let from = ptr::with_exposed_provenance_mut::<c_void>(from as usize);
+    // SAFETY: the caller's promise; the old mapping stays.
+    let mapped = unsafe {
+        match to {
+            None => rustix::mm::mremap(from, 0, length, flags),
+            Some(to) => rustix::mm::mremap_fixed(from, 0, length, flags, ptr::with_exposed_provenance_mut(to as usize)),
+        }
+    };
+    mapped.map(|address| address as usize)
+}
+
+fn give_back(table: &'static Table) {
+    // SAFETY: mapped by `duplicate`; nobody refers to it any more.
+    let _ = unsafe { rustix::mm::munmap(ptr::from_ref(table).cast_mut().cast(), size_of::<Table>()) };
+}

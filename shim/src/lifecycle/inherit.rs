@@ -1,0 +1,185 @@
+//! What a forked child inherits: the records of its snapshots, published under a closed gate, and what it has of its own.
+
+use core::ffi::c_void;
+use core::time::Duration;
+
+use libc::pid_t;
+use rustix::io::Errno;
+use snapshim::cooperate::pieces::Further;
+use snapshim::preserve::local;
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::process::{Birth, Process};
+use snapshim::protocol::process_id::ProcessId;
+use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
+use snapshim::sys::{futex, procfs, raw};
+
+use crate::address_space::lock::{self, EVERYWHERE, Mappings};
+use crate::base::config::config;
+use crate::process::identity::{self, Own};
+use crate::process::log::{Level, say};
+use crate::process::membership;
+use crate::process::thread::Thread;
+use crate::snapshot::instant;
+
+/// What the child inherits: listed while the mappings are held still, in memory that no limit can refuse.
+static INHERITED: Holdings = Holdings::new();
+
+pub struct Inheritance;
+
+impl Inheritance {
+    pub fn list(mappings: &Mappings) -> Self {
+        let own = &mappings.own;
+        own.table.over_splits(|walk| {
+            INHERITED.clear();
+            for (_, view) in lock::pieces(own, walk, &EVERYWHERE)
+                .filter(|(index, view)| is_inherited(own, *index) && lock::is_held(own, *index, view))
+            {
+                let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
+            }
+        });
+        Self
+    }
+
+    /// In the child: what the parent alone had is not the child's.
+    pub fn be_held(&self) {
+        let holdings = identity::holdings();
+        holdings.clear();
+        for range in INHERITED.ranges() {
+            let _ = holdings.add(&range);
+        }
+    }
+
+    /// In a child whose records are not good.
+    pub fn break_all(&self) {
+        identity::holdings().clear();
+        for range in INHERITED.ranges() {
+            if local::map_faulting(range.start, (range.end - range.start) as usize).is_err() {
+                // Not even that: then nothing is there.
+                // SAFETY: the range is a snapshot of this process, which must not be read any more.
+                let _ = unsafe { rustix::mm::munmap(range.start as *mut c_void, (range.end - range.start) as usize) };
+            }
+        }
+        if INHERITED.pages() > 0 {
+            say!(
+                Level::Warn,
+                "process {}: the snapshots it inherited by fork fault, because the fork was not one instant (its parent died or was \
+                 stopped in it, forked in a handler that interrupted a write, or was a child of vfork itself)",
+                raw::own_pid()
+            );
+        }
+    }
+}
+
+fn is_inherited(own: &Own, index: u32) -> bool {
+    own.table.snapshot(index).is_some_and(|snapshot| snapshot.flags() & NOT_INHERITED == 0)
+}
+
+/// A child's records, published under a closed gate.
+pub struct Prepared<'a> {
+    mappings: &'a Mappings,
+    ticket: snapshim::protocol::creation::Ticket,
+    record: &'static Process,
+    unborn: ProcessId,
+    index: u32,
+}
+
+impl<'a> Prepared<'a> {
+    pub fn new(mappings: &'a Mappings, thread: Thread) -> Result<Self, Errno> {
+        if thread.is_inside() {
+            return Err(Errno::DEADLK);
+        }
+        let own = &mappings.own;
+        let ticket = instant::begin(&thread, Scope::All)?;
+        let unborn = ProcessId::unborn(own.index, raw::random() as u32);
+        let claimed = instant::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
+            .and_then(|()| mappings.begin_all())
+            .and_then(|()| own.table.claim_process(unborn).ok_or(Errno::NFILE));
+        let (index, record) = match claimed {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                own.table.end_creation(ticket);
+                mappings.end_all();
+                return Err(error);
+            }
+        };
+        record.expect_birth(unborn, own.owner());
+        let prepared = Self { mappings, ticket, record, unborn, index };
+        match prepared.publish() {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                prepared.withdraw();
+                Err(error)
+            }
+        }
+    }
+
+    fn publish(&self) -> Result<(), Errno> {
+        let own = &self.mappings.own;
+        let owner = self.unborn.owner_word(self.index);
+        let before = instant::look_for_unseen(own.table);
+        for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
+            let identity = Identity { owner, base: view.extent.first, ..view.identity };
+            let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
+            own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
+        }
+        // Its parent's are doubtful by then, or about to be, and it has copied their states.
+        instant::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);
+        Ok(())
+    }
+
+    /// Takes the child's records out again and opens the gate.
+    fn withdraw(&self) {
+        let table = self.mappings.own.table;
+        if let Some(id) = self.record.id() {
+            table.bury(self.index, self.record, id);
+        }
+        table.end_creation(self.ticket);
+        self.mappings.end_all();
+    }
+
+    /// In the parent, after the fork.
+    pub fn finish(&self, pid: pid_t) {
+        if pid < 0 {
+            return self.withdraw();
+        }
+        let table = self.mappings.own.table;
+        let born = ProcessId::new(pid as u32, self.unborn.epoch());
+        self.record.describe_start(born, procfs::start_of(born.pid()));
+        self.record.christen(self.unborn, born);
+        let creation = table.gate().creation;
+        let committed = creation.commit(self.ticket);
+        self.record.settle(born, if committed { Birth::Settled } else { Birth::Failed });
+        creation.release(self.ticket);
+        futex::wake(creation.futex());
+        self.mappings.end_all();
+    }
+
+    /// In the child: takes its name and waits to hear how the fork went. False: what it inherited is not exact.
+    pub fn be_born(&self) -> bool {
+        let table = self.mappings.own.table;
+        let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
+        self.record.christen(self.unborn, born);
+        if self.record.id() != Some(born) {
+            return false;
+        }
+        let Some(own) = membership::adopt(table, born, self.index) else { return false };
+        own.identity.note_snapshot();
+        let parent = self.record.parent();
+        let give_up = raw::now() + 2 * config().timeout;
+        loop {
+            match self.record.birth(born) {
+                Birth::Settled => return true,
+                Birth::Failed => return false,
+                Birth::Pending => {
+                    if raw::now() > give_up {
+                        // The parent is stopped; the first to say so decides.
+                        self.record.settle(born, Birth::Failed);
+                    }
+                    futex::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
+                    table.bury_if_dead(parent);
+                }
+            }
+        }
+    }
+}

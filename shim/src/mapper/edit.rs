@@ -1,0 +1,322 @@
+//! What the mapper does to its own mapping: munmap, mremap, mprotect, madvise and MAP_FIXED over snapshots.
+//!
+//! One thread of the process at a time, signals blocked, the generation of every piece concerned odd. Pieces are cut so that each
+//! stays contiguous and of one protection.
+
+use core::ffi::c_void;
+use core::ops::Range;
+
+use rustix::io::Errno;
+use rustix::mm::{Advice, MremapFlags, madvise};
+use snapshim::PAGE;
+use snapshim::cooperate::pieces::{Further, part};
+use snapshim::preserve::{local, unshare};
+use snapshim::protocol::snapshot::{
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View,
+};
+use snapshim::sys::raw;
+
+use crate::address_space::lock::{EVERYWHERE, Mappings, find_piece, overlap, pieces};
+use crate::base::config::config;
+use crate::base::user_memory;
+use crate::origins::{claim, watch};
+use crate::process::identity;
+
+/// Moves memory that may consist of several kernel mappings, which mremap(2) does not move in one call.
+fn move_memory(from: u64, length: u64, to: u64) -> Result<(), Errno> {
+    if length == 0 || from == to {
+        return Ok(());
+    }
+    let bytes = length as usize;
+    // SAFETY: both ranges are the caller's to move and to replace.
+    let moved =
+        unsafe { rustix::mm::mremap_fixed(from as *mut c_void, bytes, bytes, MremapFlags::MAYMOVE, to as *mut c_void) };
+    match moved {
+        Err(Errno::FAULT) if length > PAGE => {
+            let half = length / PAGE / 2 * PAGE;
+            move_memory(from, half, to)?;
+            move_memory(from + half, length - half, to + half)
+        }
+        other => other.map(drop),
+    }
+}
+
+impl Mappings {
+    fn snapshot(&self, index: u32) -> Option<&'static Snapshot> {
+        self.own.table.snapshot(index)
+    }
+
+    pub fn deadline() -> u64 {
+        raw::now() + config().timeout
+    }
+
+    /// Makes the generation of every piece in `ranges` odd, does `body`, makes them even.
+    ///
+    /// The pieces are cut at the ends of the ranges first, so that each lies wholly inside or outside.
+    fn changing<T>(&self, ranges: &[&Range<u64>], body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let begun = ranges.iter().try_for_each(|range| self.cut_and_begin(range));
+        if begun.is_ok() {
+            let result = body();
+            self.end_all();
+            return result;
+        }
+        self.end_all();
+        // What the program asks for does not depend on records that cannot be trusted.
+        if self.own.leaves_after_inspection() { body() } else { begun.and_then(|()| body()) }
+    }
+
+    /// Again until nothing is left to do: while we wait for the agent, it may cut a piece that we have not reached yet.
+    fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let left = || find_piece(&self.own, range, |_, view| view.flags & CHANGED_BY_HOOK == 0);
+        while let Some((index, view)) = left() {
+            self.begin(index, &view)?;
+        }
+        let inside = || self.odd_pieces(range).map(|(index, view)| (index, overlap(&view, range), view.extent));
+        while let Some((index, inside, extent)) =
+            inside().find(|(_, inside, extent)| inside.start != extent.address || inside.end != extent.end())
+        {
+            self.cut(index, if inside.end != extent.end() { inside.end } else { inside.start })?;
+        }
+        Ok(())
+    }
+
+    /// Even -> odd, unless this hook has done so before.
+    fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
+        let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+        if snapshot.flags() & CHANGED_BY_HOOK == 0 {
+            if local::begin_change(snapshot, view.head.life(), Self::deadline()).is_none() {
+                // Over meanwhile (the agent has joined it to another), or somebody is at it for too long.
+                let head = snapshot.head();
+                let is_there = head.life() == view.head.life() && head.state() != State::Free;
+                return if is_there { Err(Errno::NOMEM) } else { Ok(()) };
+            }
+            snapshot.add_flags(CHANGED_BY_HOOK);
+        }
+        Ok(())
+    }
+
+    /// Makes every piece odd, so that neither the agent nor another thread changes it until `end_all`.
+    pub fn begin_all(&self) -> Result<(), Errno> {
+        self.cut_and_begin(&EVERYWHERE)
+    }
+
+    /// The pieces in a range, all of which a hook has made odd: only the thread that holds the mappings splits them, so a single walk
+    /// meets them all.
+    pub fn odd_pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> {
+        pieces(&self.own, self.own.table.walk_once(), range)
+    }
+
+    /// Makes every piece that a hook made odd even again.
+    pub fn end_all(&self) {
+        // What a single walk misses was split by the agent, so no hook made it odd.
+        for (index, _) in self.odd_pieces(&EVERYWHERE) {
+            if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags() & CHANGED_BY_HOOK != 0) {
+                snapshot.remove_flags(CHANGED_BY_HOOK);
+                snapshot.end_change();
+            }
+        }
+    }
+
+    /// Makes two pieces of one at `address`, if it lies inside. The new one behind it comes into being odd as well.
+    fn cut(&self, index: u32, address: u64) -> Result<(), Errno> {
+        let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
+        if !self.own.table.await_pushers_of_cut(index, Self::deadline()) {
+            return Err(Errno::NOMEM);
+        }
+        let view = snapshot.view().ok_or(Errno::NOMEM)?;
+        let extent = &view.extent;
+        if address <= extent.address || address >= extent.end() {
+            return Ok(());
+        }
+        let behind = part(extent, address..extent.end());
+        let identity = Identity { base: behind.first, ..view.identity };
+        let further = Further { identity, extent: behind, flags: view.flags | CHANGED_BY_HOOK };
+        self.own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
+        snapshot.place(&part(extent, extent.address..address));
+        Ok(())
+    }
+
+    /// Waits for those who push by storing bytes into a piece that is about to change its place or protection.
+    fn await_byte_pushers(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let deadline = Self::deadline();
+        let all = self.odd_pieces(range).all(|(index, view)| {
+            unshare::is_writable(view.extent.protection) || self.own.table.await_pushers(index, true, deadline)
+        });
+        if all { Ok(()) } else { Err(Errno::NOMEM) }
+    }
+
+    fn retire(&self, range: &Range<u64>) {
+        for (index, view) in self.odd_pieces(range) {
+            self.own.table.retire_snapshot(index, view.head.life());
+        }
+        identity::holdings().remove(range);
+        watch::forget_unneeded(self);
+        self.own.identity.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
+        claim::release_unused(&self.own);
+    }
+
+    /// Does `call`, which takes the mapping of `range` away.
+    pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        // Who has used it hears now, or never, that it was doubtful.
+        watch::look_behind(&self.own, range);
+        self.changing(&[range], || {
+            self.await_byte_pushers(range)?;
+            let result = call();
+            // A call that fails late leaves a gap behind (vms_abort_munmap_vmas in mm/vma.h).
+            if result.is_ok() || self.is_gone(range) {
+                self.retire(range);
+            }
+            result
+        })
+    }
+
+    /// Whether nothing is mapped any more where a piece in `range` was.
+    fn is_gone(&self, range: &Range<u64>) -> bool {
+        self.odd_pieces(range).next().is_some_and(|(_, view)| !user_memory::is_mapped(overlap(&view, range).start))
+    }
+
+    /// The first address in `range` that the program must not make writable.
+    fn first_never_writable(&self, range: &Range<u64>) -> Option<u64> {
+        self.own.table.over_splits(|walk| {
+            let closed = pieces(&self.own, walk, range).filter(|(_, view)| view.flags & NEVER_WRITABLE != 0);
+            closed.map(|(_, view)| overlap(&view, range).start).min()
+        })
+    }
+
+    /// mprotect(2): does `call`, which gives a range the protection `protection`, to `range`.
+    ///
+    /// Like the kernel: what lies before a piece that refuses is changed.
+    pub fn protect(
+        &self,
+        range: &Range<u64>,
+        protection: u32,
+        call: impl FnOnce(&Range<u64>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let refused = if unshare::is_writable(protection) { self.first_never_writable(range) } else { None };
+        let allowed = range.start..refused.unwrap_or(range.end);
+        if !allowed.is_empty() {
+            self.protect_allowed(&allowed, protection, || call(&allowed))?;
+        }
+        refused.map_or(Ok(()), |_| Err(Errno::ACCESS))
+    }
+
+    fn protect_allowed(
+        &self,
+        range: &Range<u64>,
+        protection: u32,
+        call: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.changing(&[range], || {
+            self.await_byte_pushers(range)?;
+            let result = call();
+            // A failed call may have changed a part.
+            let protection = if result.is_ok() { protection } else { Extent::PROTECTION_UNKNOWN };
+            for (index, view) in self.odd_pieces(range) {
+                if let Some(snapshot) = self.snapshot(index) {
+                    snapshot.place(&Extent { protection, ..view.extent });
+                }
+            }
+            result
+        })
+    }
+
+    /// Whether all of `range` is snapshots.
+    pub fn is_all(&self, range: &Range<u64>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            match find_piece(&self.own, &(at..at + PAGE), |_, _| true) {
+                Some((_, view)) => at = view.extent.end(),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// mremap(2) with MREMAP_FIXED: moves `range`, which is all pieces, to `target`, in place of what is there.
+    pub fn shift(&self, range: &Range<u64>, target: u64) -> Result<(), Errno> {
+        if target == range.start {
+            return Ok(());
+        }
+        let to = target..target.saturating_add(range.end - range.start);
+        self.changing(&[range, &to], || {
+            self.await_byte_pushers(range)?;
+            self.await_byte_pushers(&to)?;
+            // Who was there is gone even if nothing comes in its place (mremap(2) unmaps first).
+            self.retire(&to);
+            for (index, view) in self.odd_pieces(range) {
+                let address = target + (view.extent.address - range.start);
+                self.shift_piece(index, &view, address)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn shift_piece(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
+        let old = view.extent.address..view.extent.end();
+        let kept = view.kept();
+        let backed = (kept.end - kept.start) * PAGE;
+        let total = view.extent.pages * PAGE;
+        move_memory(old.start, backed, target)?;
+        move_memory(old.start + backed, total - backed, target + backed)?;
+        if let Some(snapshot) = self.snapshot(index) {
+            snapshot.place(&Extent { address: target, ..view.extent });
+        }
+        identity::holdings().remove(&old);
+        if !identity::holdings().add(&(target..target + total)) {
+            self.own.table.declare_damaged();
+        }
+        Ok(())
+    }
+
+    /// madvise(MADV_DONTNEED): drops what was never preserved, so that it is read anew from an origin that has not changed there.
+    /// What was preserved stays, the mapper's own stores in those pages included.
+    pub fn drop_unpreserved(&self, range: &Range<u64>, advice: Advice) -> Result<(), Errno> {
+        self.changing(&[range], || {
+            for (index, view) in self.odd_pieces(range) {
+                let quiet = self.own.table.await_pushers(index, false, Self::deadline());
+                let complete = self.snapshot(index).is_some_and(|snapshot| snapshot.flags() & BITS_INCOMPLETE == 0);
+                if quiet && complete && !view.is_relocated() {
+                    self.drop_in_piece(index, &view, advice);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn drop_in_piece(&self, index: u32, view: &View, advice: Advice) {
+        let pool = self.own.table.blocks_for(index);
+        let bits = self.own.table.bits(&pool, view);
+        // The page that holds the end of the file was made private and zeroed when the snapshot was made.
+        let whole_pages = view.identity.size / PAGE;
+        let kept = view.kept();
+        let base = view.identity.base;
+        let mut at = kept.start;
+        while let Some(run) = bits.first_droppable(at - base..kept.end.min(whole_pages).max(at) - base) {
+            let address = view.address_of(run.start + base);
+            // SAFETY: the run is part of this process's snapshot; nobody relies on its pages being private.
+            let _ = unsafe { madvise(address as *mut c_void, ((run.end - run.start) * PAGE) as usize, advice) };
+            at = run.end + base;
+        }
+    }
+
+    /// Does `call`, after which `range` has the property that `flag` stands for, or has it no more.
+    pub fn note(
+        &self,
+        range: &Range<u64>,
+        flag: u32,
+        on: bool,
+        call: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.changing(&[range], || {
+            call()?;
+            for (index, _) in self.odd_pieces(range) {
+                match self.snapshot(index) {
+                    Some(snapshot) if on => snapshot.add_flags(flag),
+                    Some(snapshot) => snapshot.remove_flags(flag),
+                    None => {}
+                }
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! Aliases: the same bytes behind another page cache. A partition and its disk, a loop device and the file behind it.
+//!
+//! Found in sysfs, as they are now. What cannot be reached by its path (deleted, or in another mount namespace) is not found.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::raw;
+
+use crate::base::sysfs::{self, Device};
+use crate::process::log::Named;
+
+/// What an alias is to an origin, or to another alias of it.
+#[derive(Clone, Copy)]
+enum Kind {
+    Disk,
+    Partition,
+    Backing,
+    Loop,
+}
+
+/// Another origin with the same bytes.
+#[derive(Clone, Copy)]
+pub struct Alias {
+    pub origin: Origin,
+    kind: Kind,
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Disk => "the disk that it is a part of",
+            Kind::Partition => "a partition of it",
+            Kind::Backing => "what the loop device is backed by",
+            Kind::Loop => "a loop device backed by it",
+        };
+        write!(formatter, "{} ({kind})", Named(self.origin))
+    }
+}
+
+/// Whether `wanted` finds what it looks for among the aliases: what `origin` lies on, and what lies on it.
+pub fn any_alias(origin: Origin, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
+    any_below(origin, DEEPEST, wanted) || any_above(origin, DEEPEST, wanted)
+}
+
+/// Partition of a loop device over a partition of a disk: deeper is nobody.
+const DEEPEST: u32 = 3;
+
+fn any_below(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
+    let below = if origin.is_block_device() { disk_of(origin).or_else(|| backing_of(origin)) } else { None };
+    below.is_some_and(|alias| wanted(alias) || (depth > 1 && any_below(alias.origin, depth - 1, wanted)))
+}
+
+/// What cannot be written, nobody writes through.
+fn any_above(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
+    let mut look = |alias: Alias| {
+        let is_read_only = sysfs::is_set(format_args!("{}/ro", Device(alias.origin.device())));
+        !is_read_only && (wanted(alias) || (depth > 1 && any_above(alias.origin, depth - 1, wanted)))
+    };
+    any_partition(origin, &mut look)
+        || any_loop(|device, backing| backing == origin && look(Alias { origin: device, kind: Kind::Loop }))
+}
+
+/// A partition's directory in sysfs lies in that of its disk.
+fn disk_of(origin: Origin) -> Option<Alias> {
+    let place = Device(origin.device());
+    sysfs::read(format_args!("{place}/partition"), &mut [0; 8])?;
+    let disk = sysfs::device(format_args!("{place}/../dev"))?;
+    Some(Alias { origin: Origin::block_device(disk), kind: Kind::Disk })
+}
+
+fn any_partition(origin: Origin, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
+    let place = Device(origin.device());
+    origin.is_block_device()
+        && sysfs::any_entry(format_args!("{place}"), |name| {
+            let is_partition = sysfs::read(format_args!("{place}/{name}/partition"), &mut [0; 8]).is_some();
+            let partition = if is_partition { sysfs::device(format_args!("{place}/{name}/dev")) } else { None };
+            partition
+                .is_some_and(|device| wanted(Alias { origin: Origin::block_device(device), kind: Kind::Partition }))
+        })
+}
+
+fn backing_of(origin: Origin) -> Option<Alias> {
+    let found = origin_at(format_args!("{}/loop/backing_file", Device(origin.device())))?;
+    Some(Alias { origin: found, kind: Kind::Backing })
+}
+
+/// Whether `wanted` finds what it looks for among the loop devices in use and what is behind each.
+pub fn any_loop(mut wanted: impl FnMut(Origin, Origin) -> bool) -> bool {
+    let mut behind = 0;
+    let found = sysfs::any_entry(format_args!("/sys/block"), |name| {
+        let backing = name.starts_with("loop").then(|| origin_at(format_args!("/sys/block/{name}/loop/backing_file")));
+        let Some(backing) = backing.flatten() else { return false };
+        behind |= bit_of(backing);
+        let device = sysfs::device(format_args!("/sys/block/{name}/dev"));
+        device.is_some_and(|device| wanted(Origin::block_device(device), backing))
+    });
+    if !found {
+        BEHIND_LOOPS.store(behind, Ordering::Relaxed);
+        LAST_LOOK.store(raw::now(), Ordering::Relaxed);
+    }
+    found
+}
+
+/// The origin at the path that a file says. A path too long to be read whole, or no longer there, leads nowhere.
+fn origin_at(path: fmt::Arguments<'_>) -> Option<Origin> {
+    let mut buffer = [0u8; 900];
+    let length = sysfs::read(path, &mut buffer)?.len();
+    *buffer.get_mut(length)? = 0;
+    let target = core::ffi::CStr::from_bytes_until_nul(&buffer).ok()?;
+    let stat = rustix::fs::stat(target).ok()?;
+    match place_of(&stat) {
+        Place::Origin(origin) => Some(origin),
+        _ => None,
+    }
+}
+
+/// A bit for each origin that was behind a loop device at the last look; some share one.
+static BEHIND_LOOPS: AtomicU64 = AtomicU64::new(0);
+static LAST_LOOK: AtomicU64 = AtomicU64::new(0);
+
+const fn bit_of(origin: Origin) -> u64 {
+    1 << (origin.mark() >> 58)
+}
+
+/// To take a snapshot of a file costs less than to look for loop devices, so that is done once a second; what is missed here, the
+/// agent's next round finds.
+pub fn may_be_behind_loop(origin: Origin) -> bool {
+    const LATELY: u64 = 1_000_000_000;
+    if raw::now().saturating_sub(LAST_LOOK.load(Ordering::Relaxed)) > LATELY {
+        any_loop(|_, _| false);
+    }
+    BEHIND_LOOPS.load(Ordering::Relaxed) & bit_of(origin) != 0
+}

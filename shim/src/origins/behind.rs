@@ -1,0 +1,174 @@
+//! Changes past the page cache: commands to a block device, requests that turn one to other bytes while it may answer no read, and
+//! pages put into holes.
+//!
+//! What they would change cannot be preserved before them, so the snapshots concerned become doubtful: those that there are before
+//! the call, lest one shows its effect and is called exact, and those that there are behind it, because one may have been made
+//! meanwhile.
+
+use core::ffi::c_int;
+
+use snapshim::cooperate::locate::place_behind;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::{State, View};
+use snapshim::sys::raw;
+use snapshim::table;
+
+use crate::base::sysfs::{self, Device};
+use crate::base::user_memory;
+use crate::process::identity::Own;
+use crate::process::log::{self, Level, Program, say};
+use crate::process::membership;
+
+/// What a call changes.
+pub enum Named<'a> {
+    /// A block device and what lies on it.
+    Device(Origin),
+    /// Only what lies on a block device.
+    Above(Origin),
+    /// The block device of the device mapper that a `struct dm_ioctl` names, and what lies on it.
+    Mapped(&'a Mapped),
+    /// A regular file.
+    File(Origin),
+    /// Any regular file.
+    EveryFile,
+    /// Nothing that can be an origin.
+    Nothing,
+}
+
+impl Named<'_> {
+    /// The block device behind a descriptor.
+    pub fn descriptor(descriptor: c_int) -> Self {
+        block_device(descriptor).map_or(Self::Nothing, Self::Device)
+    }
+
+    /// What lies on it.
+    pub fn above(descriptor: c_int) -> Self {
+        block_device(descriptor).map_or(Self::Nothing, Self::Above)
+    }
+
+    fn concerns(&self, origin: Origin) -> bool {
+        match self {
+            Self::Device(device) => origin == *device || lies_on(origin, &|below| below == *device),
+            Self::Above(device) => lies_on(origin, &|below| below == *device),
+            Self::Mapped(mapped) => mapped.is(origin) || lies_on(origin, &|below| mapped.is(below)),
+            Self::File(file) => origin == *file,
+            Self::EveryFile => !origin.is_block_device(),
+            Self::Nothing => false,
+        }
+    }
+}
+
+fn block_device(descriptor: c_int) -> Option<Origin> {
+    match place_behind(descriptor as u32) {
+        Place::Origin(origin) if origin.is_block_device() => Some(origin),
+        _ => None,
+    }
+}
+
+/// Whether a block device is a partition of one that `is_wanted`, or built on such a one (device mapper, RAID).
+fn lies_on(origin: Origin, is_wanted: &dyn Fn(Origin) -> bool) -> bool {
+    // LVM on RAID on partitions: deeper is hardly anybody.
+    lies_on_within(origin, 4, is_wanted)
+}
+
+fn lies_on_within(origin: Origin, depth: u32, is_wanted: &dyn Fn(Origin) -> bool) -> bool {
+    if !origin.is_block_device() || depth == 0 {
+        return false;
+    }
+    let place = Device(origin.device());
+    let is_it = |device: u64| {
+        let below = Origin::block_device(device);
+        is_wanted(below) || lies_on_within(below, depth - 1, is_wanted)
+    };
+    let is_partition = sysfs::read(format_args!("{place}/partition"), &mut [0; 8]).is_some();
+    is_partition && sysfs::device(format_args!("{place}/../dev")).is_some_and(is_it)
+        || sysfs::any_entry(format_args!("{place}/slaves"), |name| {
+            sysfs::device(format_args!("{place}/slaves/{name}/dev")).is_some_and(is_it)
+        })
+}
+
+/// `struct dm_ioctl` (linux/dm-ioctl.h), as far as it names a device: by number, or by a name or a UUID, which end with a NUL.
+pub struct Mapped {
+    device: u64,
+    name: [u8; 128],
+    uuid: [u8; 129],
+}
+
+impl Mapped {
+    const DEVICE: u64 = 40;
+    const NAME: u64 = 48;
+    const UUID: u64 = 176;
+
+    /// The device that the argument at `address` names; `None`: it cannot be read, which is the kernel's to refuse.
+    pub fn read(address: u64) -> Option<Self> {
+        let mut read = Self { device: 0, name: [0; 128], uuid: [0; 129] };
+        let device = raw::read_remote_word(raw::own_tid(), address.wrapping_add(Self::DEVICE)).ok()?;
+        // As the kernel packs them (new_decode_dev, linux/kdev_t.h).
+        let (major, minor) = ((device & 0xf_ff00) >> 8, device & 0xff | device >> 12 & 0xf_ff00);
+        read.device = rustix::fs::makedev(major as u32, minor as u32);
+        fill(address.wrapping_add(Self::NAME), &mut read.name)?;
+        fill(address.wrapping_add(Self::UUID), &mut read.uuid)?;
+        Some(read)
+    }
+
+    fn is(&self, origin: Origin) -> bool {
+        let (name, uuid) = (until_nul(&self.name), until_nul(&self.uuid));
+        if name.is_empty() && uuid.is_empty() {
+            return origin == Origin::block_device(self.device);
+        }
+        let place = Device(origin.device());
+        let mut buffer = [0; 160];
+        let mut says = |what, wanted: &[u8]| {
+            sysfs::read(format_args!("{place}/dm/{what}"), &mut buffer).is_some_and(|it| it == wanted)
+        };
+        !name.is_empty() && says("name", name) || !uuid.is_empty() && says("uuid", uuid)
+    }
+}
+
+/// Reads the application's memory.
+fn fill(address: u64, buffer: &mut [u8]) -> Option<()> {
+    let length = buffer.len() as u64;
+    (user_memory::read_own(address, buffer.as_mut_ptr() as u64, length) == length).then_some(())
+}
+
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or(text)
+}
+
+/// Makes `call`, which changes what `named` says behind the page cache.
+pub fn changing(what: &str, named: &Named<'_>, call: &dyn Fn() -> c_int) -> c_int {
+    if matches!(named, Named::Nothing) {
+        return call();
+    }
+    let Ok(own) = membership::join() else { return call() };
+    doubt(&own, what, named);
+    let result = call();
+    doubt(&own, what, named);
+    result
+}
+
+fn doubt(own: &Own, what: &str, named: &Named<'_>) {
+    if !own.table.gate().active.is_raised() {
+        return;
+    }
+    own.table.over_splits(|walk| {
+        let exact = walk.live().filter(|(_, view)| view.head.state() == State::Exact && !view.is_relocated());
+        for (index, view) in exact.filter(|(_, view)| named.concerns(view.identity.origin)) {
+            if table::doubt(own.table, index, view.head.life()) {
+                say_doubtful(own, what, &view);
+            }
+        }
+    });
+}
+
+fn say_doubtful(own: &Own, what: &str, view: &View) {
+    let pid = own.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    say!(
+        Level::Warn,
+        "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
+         the snapshot again",
+        Program(pid),
+        log::Named(view.identity.origin),
+        raw::own_pid()
+    );
+}

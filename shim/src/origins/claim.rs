@@ -1,0 +1,180 @@
+//! `SNAPSHIM_CLAIM=1`: an exclusive claim on a block device for as long as this process has a snapshot of it.
+//!
+//! A claim is an open file (open(2), O_EXCL on a block device): while there is one, the kernel refuses other claims, and a mount,
+//! mkfs or blkdiscard begins with one. A forked child inherits the file with the snapshots, so the device stays claimed until both
+//! are done; exec closes it. The application may close any descriptor: the claim is marked, looked at before it counts, and in each
+//! round of the agent. Changed only while the process's mappings are held.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use snapshim::cooperate::locate::{place_behind, place_of};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::sys::{procfs, raw};
+use snapshim::table::walk::Walk;
+use syscalls::{Sysno, syscall};
+
+use super::doubt;
+use crate::address_space::lock::{self, Mappings};
+use crate::base::config::config;
+use crate::process::fd_table;
+use crate::process::identity::{self, Own};
+use crate::process::log::{Level, Named, Program, say};
+
+/// A claim of this process.
+struct Claim {
+    /// `st_rdev`; 0: none. No block device has the number 0:0.
+    device: AtomicU64,
+    number: AtomicU32,
+}
+
+static CLAIMS: [Claim; 64] = [const { Claim { device: AtomicU64::new(0), number: AtomicU32::new(0) } }; 64];
+
+/// Has the device claimed before the first snapshot of it; EBUSY if somebody else has.
+pub fn take(mappings: &Mappings, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
+    if !config().claims_devices || !origin.is_block_device() {
+        return Ok(());
+    }
+    if let Some(claim) = claims().find(|claim| claim.origin() == origin) {
+        if claim.is_intact() {
+            return Ok(());
+        }
+        claim.tell_lost(&mappings.own);
+    }
+    let free = CLAIMS.iter().find(|claim| claim.device.load(Ordering::Relaxed) == 0).ok_or(Errno::MFILE)?;
+    free.fill(file, origin).inspect_err(|error| tell_refused(&mappings.own, origin, *error))
+}
+
+/// Gives up the claims on devices that this process has no snapshot of any more.
+pub fn release_unused(own: &Own) {
+    if config().claims_devices {
+        release(|origin| !has_snapshot_of(own, origin));
+    }
+}
+
+/// In a forked child, which may have inherited a claim without the snapshots.
+pub fn keep_inherited() {
+    match identity::attached() {
+        Some(own) => release_unused(&own),
+        None => release(|_| true),
+    }
+}
+
+/// A round of the agent: whether the claims are still there.
+pub fn look(own: &Own) {
+    if claims().next().is_none() {
+        return;
+    }
+    let Some(mappings) = lock::try_hold(*own) else { return };
+    for claim in claims().filter(|claim| !claim.is_intact()) {
+        claim.tell_lost(&mappings.own);
+    }
+}
+
+fn claims() -> impl Iterator<Item = &'static Claim> {
+    CLAIMS.iter().filter(|claim| claim.device.load(Ordering::Relaxed) != 0)
+}
+
+fn release(is_unused: impl Fn(Origin) -> bool) {
+    for claim in claims().filter(|claim| is_unused(claim.origin())) {
+        if claim.is_intact() {
+            // SAFETY: the number is the file that `fill` opened, which nobody was told of.
+            drop(unsafe { raw::own(claim.number.load(Ordering::Relaxed) as i32) });
+        }
+        claim.device.store(0, Ordering::Relaxed);
+    }
+}
+
+fn has_snapshot_of(own: &Own, origin: Origin) -> bool {
+    let of_origin = |walk: Walk<'_>| walk.owned_by(own.owner()).find(|(_, view)| view.identity.origin == origin);
+    own.table.find_over_splits(of_origin).is_some()
+}
+
+/// fcntl(2): a property of the open file that has no effect without O_ASYNC, so it can mark one.
+const F_SETSIG: usize = 10;
+const F_GETSIG: usize = 11;
+const MARK: usize = 64;
+
+impl Claim {
+    fn origin(&self) -> Origin {
+        Origin::block_device(self.device.load(Ordering::Relaxed))
+    }
+
+    fn fill(&self, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
+        let path = procfs::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+        let claimed = raw::move_up(raw::open(path.as_c_str(), OFlags::RDONLY | OFlags::EXCL)?)?;
+        if place_of(&rustix::fs::fstat(&claimed)?) != Place::Origin(origin) {
+            return Err(Errno::BADF);
+        }
+        set_mark(claimed.as_fd())?;
+        self.number.store(claimed.into_raw_fd() as u32, Ordering::Relaxed);
+        self.device.store(origin.device(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the number still is the file that was opened, as far as that can be told.
+    fn is_intact(&self) -> bool {
+        match fd_table::open_file(self.number.load(Ordering::Relaxed)) {
+            Ok(file) => place_behind(file.number()) == Place::Origin(self.origin()) && has_mark(file.as_fd()),
+            Err(error) => error != Errno::BADF,
+        }
+    }
+
+    fn tell_lost(&self, own: &Own) {
+        let origin = self.origin();
+        self.device.store(0, Ordering::Relaxed);
+        let doubted = doubt::doubt_snapshots_of(own, origin);
+        if doubted > 0 {
+            say!(
+                Level::Warn,
+                "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim that \
+                 SNAPSHIM_CLAIM=1 asks for, so others can mount or overwrite the device; take the snapshot again, after the program \
+                 has closed what it did not open",
+                Named(origin),
+                Program(raw::own_pid()),
+                self.number.load(Ordering::Relaxed)
+            );
+        }
+    }
+}
+
+fn set_mark(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the arguments are values.
+    unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), F_SETSIG, MARK) }
+        .map(drop)
+        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+}
+
+fn has_mark(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: as in `set_mark`.
+    let mark = unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), F_GETSIG, 0) };
+    mark == Ok(MARK)
+}
+
+fn tell_refused(own: &Own, origin: Origin, error: Errno) {
+    let mapper = doubt::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
+    match (error, mapper) {
+        (Errno::BUSY, Some(mapper)) => say!(
+            Level::Warn,
+            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and somebody else has one, perhaps {mapper} for its \
+             own snapshot; end that first, or take the snapshot without SNAPSHIM_CLAIM",
+            Named(origin)
+        ),
+        (Errno::BUSY, None) => say!(
+            Level::Warn,
+            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and somebody else has one (a mount in another mount \
+             namespace, swap, mkfs, or a use of one of its partitions); end that first, or take the snapshot without SNAPSHIM_CLAIM",
+            Named(origin)
+        ),
+        _ => say!(
+            Level::Warn,
+            "snapshot of {} refused: the exclusive claim that SNAPSHIM_CLAIM=1 asks for cannot be opened (errno {}); let {} open the \
+             device itself, or take the snapshot without SNAPSHIM_CLAIM",
+            Named(origin),
+            error.raw_os_error(),
+            Program(raw::own_pid())
+        ),
+    }
+}

@@ -1,0 +1,39 @@
+//! Snapshots of one origin, found in the table, and marked doubtful.
+
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::snapshot::State;
+use snapshim::table::walk::Walk;
+
+use crate::process::identity::Own;
+
+/// Whether this process has a snapshot of `origin` that is exact and can still be spoilt.
+pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
+    own.table.find_over_splits(|walk| exact_of(own, walk, origin).next()).is_some()
+}
+
+/// Marks this process's snapshots of `origin` doubtful; how many were exact.
+pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
+    let mut doubted = 0;
+    own.table.over_splits(|walk| {
+        let exact = exact_of(own, walk, origin);
+        doubted += exact.filter(|(index, life)| snapshim::table::doubt(own.table, *index, *life)).count();
+    });
+    doubted
+}
+
+fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
+    let owner = own.owner();
+    walk.of(origin).filter_map(move |(index, view)| {
+        let is_exact = view.identity.owner == owner && view.head.state() == State::Exact;
+        is_exact.then_some((index, view.head.life()))
+    })
+}
+
+/// A living process with a snapshot of `origin`.
+pub fn mapper_of(own: &Own, origin: Origin) -> Option<u32> {
+    own.table.find_over_splits(|walk| {
+        let owners = walk.of(origin).map(|(_, view)| view.identity.owner);
+        let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));
+        living.find_map(|owner| own.table.owner(owner)).map(|(_, _, id)| id.pid())
+    })
+}

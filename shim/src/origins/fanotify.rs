@@ -1,0 +1,129 @@
+//! `SNAPSHIM_FANOTIFY=1`: the kernel's notices (fanotify(7)) of who writes a watched origin, which name the program that did it
+//! without the shim.
+//!
+//! Only a help: a notice tells on somebody who is still there when the agent reads it, a second later at the most, and what is lost
+//! with the descriptor is lost. No event carries an open file (FAN_REPORT_FID): closing one would drop the program's own locks.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
+use snapshim::table::Table;
+use syscalls::{Sysno, syscall};
+
+use crate::process::log::{Level, say};
+
+const FAN_CLOEXEC: u32 = 0x1;
+const FAN_NONBLOCK: u32 = 0x2;
+const FAN_REPORT_FID: u32 = 0x200;
+const FAN_MARK_ADD: u32 = 0x1;
+const FAN_MODIFY: u64 = 0x2;
+
+/// The notices of one file from now on, where the kernel gives them with the writer's pid: to who has CAP_SYS_ADMIN.
+pub fn of(file: BorrowedFd<'_>) -> Option<OwnedFd> {
+    begin(file).inspect_err(|error| say_refused(*error)).ok()
+}
+
+fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    if !rustix::thread::capabilities(None)?.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
+        return Err(Errno::PERM);
+    }
+    let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+    let error = |error: syscalls::Errno| Errno::from_raw_os_error(error.into_raw());
+    // SAFETY: the arguments are values, and a C string that is alive for the call; the descriptor is nobody else's.
+    unsafe {
+        let flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_FID;
+        let group = syscall!(Sysno::fanotify_init, flags, OFlags::RDONLY.bits()).map_err(error)?;
+        let group = raw::own(group as i32);
+        let here = rustix::fs::CWD.as_raw_fd();
+        let mark = (group.as_raw_fd(), FAN_MARK_ADD, FAN_MODIFY, path.as_c_str().as_ptr());
+        syscall!(Sysno::fanotify_mark, mark.0, mark.1, mark.2, here, mark.3).map_err(error)?;
+        raw::move_up(group)
+    }
+}
+
+fn say_refused(error: Errno) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        say!(
+            Level::Warn,
+            "process {}: SNAPSHIM_FANOTIFY=1 has no effect for some file (errno {}): the kernel gives no notices here; CAP_SYS_ADMIN and a \
+             file system that can be exported are needed. Foreign changes are found by the time of modification alone",
+            raw::own_pid(),
+            error.raw_os_error()
+        );
+    }
+}
+
+/// Whether descriptor `number` is a group of notices. The application's own hardly ever is, so high up.
+pub fn are(number: u32) -> bool {
+    let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 32];
+    let link = ProcPath::own("fd").slash(number);
+    let target: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
+    target.is_ok_and(|(target, _)| target == b"anon_inode:[fanotify]")
+}
+
+const EVENT: usize = 24;
+
+/// Reads the notices there are; the first process that wrote without the shim and still lives.
+pub fn read_culprit(group: BorrowedFd<'_>, table: &Table) -> Option<u32> {
+    let mut buffer = [0u8; 960];
+    let mut culprit = None;
+    while let Ok(count) = rustix::io::read(group, &mut buffer) {
+        if count == 0 {
+            break;
+        }
+        let mut events = &buffer[..count];
+        // struct fanotify_event_metadata: event_len at 0, pid at 20.
+        while let Some(length) =
+            word_at(events, 0).filter(|length| (EVENT..=events.len()).contains(&(*length as usize)))
+        {
+            let pid = word_at(events, 20).filter(|pid| *pid != 0);
+            culprit = culprit.or_else(|| pid.filter(|pid| is_foreign(*pid, table)));
+            events = &events[length as usize..];
+        }
+    }
+    culprit
+}
+
+fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Whether the process lives and has no shim. One that has it and writes nothing more is not in the table.
+fn is_foreign(pid: u32, table: &Table) -> bool {
+    let is_known = table.processes_used().iter().any(|record| record.id().is_some_and(|id| id.pid() == pid));
+    !is_known && has_library(pid) == Some(false)
+}
+
+const LIBRARY: &[u8] = b"libsnapshim";
+
+/// Whether the preload library is among what the process has mapped; `None` if it cannot be told.
+fn has_library(pid: u32) -> Option<bool> {
+    names_library(&raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?)
+}
+
+/// The same of an open file of mappings (proc_pid_maps(5)).
+pub fn names_library(maps: &OwnedFd) -> Option<bool> {
+    let mut buffer = [0u8; 960];
+    let (mut kept, mut any) = (0, false);
+    let mut position = 0;
+    loop {
+        let count = rustix::io::pread(maps, &mut buffer[kept..], position).ok()?;
+        position += count as u64;
+        if count == 0 {
+            // A dead process maps nothing.
+            return any.then_some(false);
+        }
+        any = true;
+        let filled = kept + count;
+        if buffer[..filled].windows(LIBRARY.len()).any(|part| part == LIBRARY) {
+            return Some(true);
+        }
+        kept = filled.min(LIBRARY.len() - 1);
+        buffer.copy_within(filled - kept..filled, 0);
+    }
+}

@@ -1,0 +1,219 @@
+//! The origins of this process's snapshots, watched for foreign changes ([`snapshim::cooperate::foreign`]): by the agent once a second, and
+//! when somebody asks for a snapshot's state or unmaps it.
+//!
+//! An origin is reached by a descriptor that is kept for it: O_PATH, so that closing it drops no lock, close-on-exec, at a number
+//! out of the way. The application may close or replace it, so each look makes sure that it still leads to the origin; where it
+//! does not, foreign changes go unnoticed, and nothing else happens.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use snapshim::cooperate::locate::{modified_behind, place_behind};
+use snapshim::protocol::changes::Modified;
+use snapshim::protocol::origin::{Origin, Place, PlaceCell};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
+use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::raw;
+use snapshim::sys::signal_block::SignalsBlocked;
+use snapshim::sys::wait::Patience;
+
+use super::fanotify;
+use crate::address_space::lock::{self, Mappings};
+use crate::base::config::config;
+use crate::process::descriptors;
+use crate::process::fd_table::{self, Reached};
+use crate::process::identity::Own;
+use crate::process::log::{Bytes, Level, Named, Program, say};
+
+/// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
+struct Watched {
+    origin: PlaceCell,
+    number: AtomicU32,
+    /// The descriptor of the kernel's notices, 0 if there are none: who asks for them has its standard input open.
+    notices: AtomicU32,
+}
+
+/// More origins are not watched.
+const MOST: usize = 64;
+
+static WATCHED: [Watched; MOST] =
+    [const { Watched { origin: PlaceCell::new(), number: AtomicU32::new(0), notices: AtomicU32::new(0) } }; MOST];
+
+/// Keeps a way to `origin`, which `file` leads to. The process's mappings are held.
+pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
+    // Writes to a block device move the times of the device node that they came by.
+    if origin.is_block_device() || WATCHED.iter().any(|watched| watched.leads_to(origin)) {
+        return;
+    }
+    let Some(free) = WATCHED.iter().find(|watched| watched.origin().is_none_or(|there| there == origin)) else {
+        return;
+    };
+    let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+    if let Ok(kept) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
+        free.number.store(kept.into_raw_fd() as u32, Ordering::Relaxed);
+        free.take_notices();
+        // Release: see `PlaceCell`; the numbers are there before the origin.
+        free.origin.store(Place::Origin(origin));
+    }
+}
+
+/// Gives up the ways to origins that no snapshot of this process needs any more.
+pub fn forget_unneeded(held: &Mappings) {
+    let own = &held.own;
+    let is_ours = |piece: &(u32, View)| piece.1.identity.owner == own.owner();
+    let is_needed = |origin| own.table.find_over_splits(|walk| walk.of(origin).find(is_ours)).is_some();
+    for watched in &WATCHED {
+        let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
+        let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
+        watched.origin.store(Place::Unknown);
+        watched.give_notices_back();
+        if is_ours {
+            let number = watched.number.load(Ordering::Relaxed) as i32;
+            descriptors::count_change(number);
+            // SAFETY: opened by `watch`, and nobody else has been told of it.
+            drop(unsafe { raw::own(number) });
+        }
+    }
+}
+
+/// Opens a watched origin in the agent's own table of descriptors, where closing it drops no lock of the application's.
+pub fn open_apart(origin: Origin) -> Option<OwnedFd> {
+    let watched = WATCHED.iter().find(|watched| watched.origin() == Some(origin))?;
+    let file = fd_table::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
+    (place_behind(file.as_raw_fd() as u32) == Place::Origin(origin)).then_some(file)
+}
+
+/// The application's own descriptors are hardly ever of that kind.
+fn is_path(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::PATH))
+}
+
+/// In a forked child: a notice is read once, so parent and child must not read the same ones.
+pub fn begin_anew_in_child() {
+    for watched in WATCHED.iter().filter(|watched| watched.notices.load(Ordering::Relaxed) != 0) {
+        watched.give_notices_back();
+        watched.take_notices();
+    }
+}
+
+impl Watched {
+    fn take_notices(&self) {
+        if config().reads_notices
+            && let Some(file) = self.file()
+            && let Some(group) = fanotify::of(file.as_fd())
+        {
+            self.notices.store(group.into_raw_fd() as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// The notices, if the descriptor still is what it was.
+    fn notices(&self) -> Option<Reached> {
+        let number = self.notices.load(Ordering::Relaxed);
+        let group = if number == 0 { None } else { fd_table::open_file(number).ok() };
+        group.filter(|group| fanotify::are(group.number()))
+    }
+
+    fn give_notices_back(&self) {
+        let number = self.notices.swap(0, Ordering::Relaxed);
+        if number != 0 && fanotify::are(number) {
+            descriptors::count_change(number as i32);
+            // SAFETY: opened by `take_notices`, and nobody else has been told of it.
+            drop(unsafe { raw::own(number as i32) });
+        }
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        match self.origin.load() {
+            Place::Origin(origin) => Some(origin),
+            Place::Unknown | Place::Elsewhere => None,
+        }
+    }
+
+    fn file(&self) -> Option<Reached> {
+        fd_table::file(self.number.load(Ordering::Relaxed)).ok()
+    }
+
+    fn leads_to(&self, origin: Origin) -> bool {
+        self.origin() == Some(origin)
+            && self.file().is_some_and(|file| place_behind(file.number()) == Place::Origin(origin))
+    }
+
+    /// The file, if the descriptor still leads to it.
+    fn modified(&self, origin: Origin) -> Option<Modified> {
+        let (place, modified) = modified_behind(self.file()?.as_fd())?;
+        (place == Place::Origin(origin)).then_some(modified)
+    }
+}
+
+/// Looks at all origins.
+pub fn look_at_all(own: &Own) {
+    look(own, |_| true);
+}
+
+/// Looks at the origins of the snapshots that a range of addresses touches.
+pub fn look_behind(own: &Own, addresses: &Range<u64>) {
+    look(own, |origin| lock::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
+}
+
+/// One thread at a time; another waits a little, and leaves it to the first if that does not help.
+fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
+    if WATCHED.iter().all(|watched| watched.origin().is_none()) {
+        return;
+    }
+    let _signals = SignalsBlocked::new();
+    let mut patience = Patience::default();
+    while !own.identity.begin_look() {
+        if patience.is_tried() {
+            return;
+        }
+        patience.pause();
+    }
+    for watched in &WATCHED {
+        let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
+        let culprit = watched.notices().and_then(|group| fanotify::read_culprit(group.as_fd(), own.table));
+        let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
+        let is_named = || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
+        if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
+            say_foreign(watched, origin, culprit, cause);
+        }
+    }
+    own.identity.end_look();
+}
+
+#[cold]
+fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: u32) {
+    let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
+    let file = watched.file();
+    let link = ProcPath::own("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));
+    let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
+    say!(
+        Level::Warn,
+        "{}'s snapshot of {} ({}) is doubtful from now on: {} {} the file without the shim, so {}; run every program that \
+         writes it under the shim, on the same table, and take the snapshot again",
+        Program(raw::own_pid()),
+        Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
+        Named(origin),
+        Culprit(culprit),
+        if cause == FOREIGN_CUT { "cut" } else { "changed" },
+        if cause == FOREIGN_CUT {
+            "pages of the snapshot may be gone (SIGBUS)"
+        } else {
+            "the snapshot may show its bytes"
+        }
+    );
+}
+
+/// Who changed a file, as far as that is known.
+struct Culprit(Option<u32>);
+
+impl core::fmt::Display for Culprit {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Some(pid) => Program(pid).fmt(formatter),
+            None => formatter.write_str("something"),
+        }
+    }
+}

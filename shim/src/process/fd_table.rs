@@ -1,0 +1,132 @@
+//! The agent's descriptor table, apart from the application's, and the way from there to the application's descriptors.
+//!
+//! A program may count on getting the lowest free number. A thread that opens files in its table whenever it likes would take that
+//! number away for a moment, so the agent has a table of its own, in which nothing of the application's stays: what the application
+//! closes is closed, and record locks, which belong to a table, are where they were (filp_close, fs/open.c).
+//!
+//! A filter of seccomp(2) may end the process for a call that it does not know. Where one is in force the table stays shared.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{SecureComputingMode, secure_computing_mode};
+use snapshim::preserve::holes;
+use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::raw;
+
+use crate::base::{agent_stack, sysfs};
+
+static IS_APART: AtomicBool = AtomicBool::new(false);
+
+/// The first act of an agent. False: it shares the application's table.
+pub fn begin() -> bool {
+    let is_apart = !may_be_filtered() && raw::take_empty_table();
+    // Read by the same thread only.
+    IS_APART.store(is_apart, Ordering::Relaxed);
+    is_apart
+}
+
+/// Whether a filter may be in force.
+pub fn may_be_filtered() -> bool {
+    // EINVAL: the kernel has no filters.
+    !matches!(secure_computing_mode(), Ok(SecureComputingMode::Disabled) | Err(Errno::INVAL))
+}
+
+/// Whether the calling thread's numbers are not the application's.
+fn is_apart() -> bool {
+    IS_APART.load(Ordering::Relaxed) && agent_stack::is_caller()
+}
+
+/// What a number of the application's leads to.
+pub enum Reached {
+    /// The calling thread has the same table.
+    Borrowed(BorrowedFd<'static>),
+    /// It has not; this is in its own.
+    Copied(OwnedFd),
+}
+
+impl AsFd for Reached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Borrowed(file) => *file,
+            Self::Copied(file) => file.as_fd(),
+        }
+    }
+}
+
+impl Reached {
+    /// Its number in the calling thread's table.
+    pub fn number(&self) -> u32 {
+        self.as_fd().as_raw_fd() as u32
+    }
+}
+
+/// The open file that the application has at `number`. EBADF: none; any other error: it cannot be told.
+pub fn open_file(number: u32) -> Result<Reached, Errno> {
+    if is_apart() { copy(number) } else { Ok(Reached::Borrowed(raw::borrow(number))) }
+}
+
+/// The same where it only matters which file that is (O_PATH).
+pub fn file(number: u32) -> Result<Reached, Errno> {
+    if is_apart() { reopen(number, OFlags::PATH).or_else(|_| copy(number)) } else { open_file(number) }
+}
+
+/// The same for writing; a pipe or terminal can be opened anew where there is no other way.
+pub fn stream(number: u32) -> Result<Reached, Errno> {
+    open_file(number).or_else(|error| {
+        let is_stream = file(number).and_then(rustix::fs::fstat).is_ok_and(|found| {
+            matches!(FileType::from_raw_mode(found.st_mode), FileType::Fifo | FileType::CharacterDevice)
+        });
+        let anew = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
+        if is_stream { reopen(number, anew) } else { Err(error) }
+    })
+}
+
+/// The regular file that the application has at `number`, opened anew to look for its holes; not where the table is the
+/// application's, nor where it has as many blocks as bytes.
+///
+/// It waits for no holder of a lease (fcntl(2), F_SETLEASE). To close it may take long: of a file that was emptied and written
+/// anew, ext4, xfs and btrfs write all pages then (ext4_release_file, fs/ext4/file.c).
+pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
+    if !is_apart() {
+        return Err(Errno::BADF);
+    }
+    let file = reopen(number, OFlags::PATH)?;
+    let found = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || !holes::is_sparse(&found) {
+        return Err(Errno::BADF);
+    }
+    raw::open(ProcPath::own("fd").slash(file.number()).as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK)
+}
+
+fn copy(number: u32) -> Result<Reached, Errno> {
+    if may_be_filtered() {
+        return Err(Errno::PERM);
+    }
+    raw::copy_descriptor(application_thread(), number).map(Reached::Copied)
+}
+
+fn reopen(number: u32, flags: OFlags) -> Result<Reached, Errno> {
+    let path = ProcPath::of(raw::own_pid(), "task").slash(application_thread()).then("/fd").slash(number);
+    raw::open(path.as_c_str(), flags).map(Reached::Copied)
+}
+
+/// A thread that has the application's table: the first, unless it has ended.
+fn application_thread() -> u32 {
+    let (process, agent) = (raw::own_pid(), raw::own_tid());
+    let is_ending = |thread: u32| {
+        let stat = Stat::read(&ProcPath::of(process, "task").slash(thread).then("/stat"));
+        stat.is_ok_and(|stat| stat.is_exiting())
+    };
+    let mut found = process;
+    if is_ending(process) {
+        sysfs::any_entry(format_args!("/proc/{process}/task"), |name| {
+            let thread = name.parse().ok().filter(|thread| *thread != agent && !is_ending(*thread));
+            found = thread.unwrap_or(found);
+            thread.is_some()
+        });
+    }
+    found
+}

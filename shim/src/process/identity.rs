@@ -1,0 +1,240 @@
+//! This process in the table: attached on first need, by whatever call needs it.
+
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use once_cell::race::OnceRef;
+use rustix::mm::{Advice, madvise};
+use snapshim::cooperate::locate::place_of;
+use snapshim::preserve::headroom::Headroom;
+use snapshim::preserve::kept::KeptFiles;
+use snapshim::protocol::aio_queues::{QUEUES_AT, Queues};
+use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::origin::Place;
+use snapshim::protocol::process::Process;
+use snapshim::protocol::process_id::{Caller, ProcessId};
+use snapshim::sys::{raw, time_space};
+use snapshim::table::Table;
+use snapshim::table::attach::{self, Attached};
+
+use super::presence::Presence;
+use crate::base::config::config;
+
+/// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
+#[repr(C)]
+pub struct Identity {
+    /// [`ProcessId`]; others read it to tell this image from one that exec put in its place.
+    pub(super) word: AtomicU64,
+    /// Index of the process record.
+    pub(super) index: AtomicU32,
+    /// The pid of the process whose memory this is; a vfork child has another. 0 in a forked child until it is filled in.
+    pub(super) pid: AtomicU32,
+    /// Set while a thread is claiming the record.
+    pub(super) claiming: AtomicU32,
+    /// Counts snapshots as they come; 0 when there are none.
+    pub(super) snapshots: AtomicU32,
+    /// Whether there is an agent.
+    pub(super) agent: Presence,
+    /// Whether a thread looks for foreign changes.
+    pub(super) looking: AtomicU32,
+    /// Why the process could not join when it last tried; 0 if it has not failed.
+    pub(super) refused: AtomicU32,
+    /// Whether that has been said.
+    pub(super) said: AtomicU32,
+    /// Calls under way that change files without announcing it.
+    pub(super) unseen_calls: AtomicU32,
+    /// When to try again: CLOCK_MONOTONIC, nanoseconds.
+    pub(super) next_try: AtomicU64,
+}
+
+static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
+pub static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
+pub static KEPT: KeptFiles = KeptFiles::new();
+pub static HOLDINGS: Holdings = Holdings::new();
+static HEADROOM: Headroom = Headroom::new();
+
+/// This process, attached.
+#[derive(Clone, Copy)]
+pub struct Own {
+    pub table: &'static Table,
+    pub identity: &'static Identity,
+    pub id: ProcessId,
+    pub index: u32,
+}
+
+impl Own {
+    /// How records refer to this process.
+    pub fn owner(&self) -> u64 {
+        self.id.owner_word(self.index)
+    }
+
+    /// The same for a call that may find itself in a child.
+    pub fn caller(&self) -> Caller<'static> {
+        Caller {
+            owner: self.owner(),
+            image: &self.identity.word,
+            is_borrower: LENDS.load(Ordering::Relaxed) && is_borrower(),
+        }
+    }
+
+    /// Whether this is still the image that was attached, and not its forked child.
+    #[inline]
+    pub fn is_this_image(&self) -> bool {
+        self.identity.word.load(Ordering::Relaxed) == self.id.to_word()
+    }
+
+    /// The counts of its asynchronous writes; they stand behind the identity, and are wiped with it when the process forks.
+    pub fn queues(&self) -> &'static Queues {
+        const {
+            assert!(
+                size_of::<Identity>() <= QUEUES_AT as usize
+                    && (QUEUES_AT as usize).is_multiple_of(align_of::<Queues>())
+            )
+        };
+        // SAFETY: `identity_page` is a whole page that is never unmapped; all-zero is valid, and everything in it is atomic.
+        unsafe { &*ptr::from_ref(self.identity).cast::<u8>().add(QUEUES_AT as usize).cast::<Queues>() }
+    }
+
+    /// This process's record.
+    pub fn record(&self) -> Option<&'static Process> {
+        self.table.process(self.index)
+    }
+}
+
+/// The files of other processes that this one keeps open.
+pub fn kept() -> &'static KeptFiles {
+    &KEPT
+}
+
+/// What mappers may still keep, as this process found it.
+pub fn headroom() -> &'static Headroom {
+    &HEADROOM
+}
+
+/// Where this process's snapshots lie, whatever the table says.
+pub fn holdings() -> &'static Holdings {
+    &HOLDINGS
+}
+
+/// This process if it is attached already; for calls that concern only what it put into the table before.
+pub fn attached() -> Option<Own> {
+    let identity = IDENTITY.load(Ordering::Acquire);
+    if identity.is_null() {
+        return None;
+    }
+    // SAFETY: once set, the page is never unmapped.
+    let identity = unsafe { &*identity };
+    let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
+    Some(Own { table: table()?, identity, id, index: identity.index.load(Ordering::Relaxed) })
+}
+
+/// Where a child that was forked inside a hook has the table; else null.
+static TABLE: AtomicPtr<Table> = AtomicPtr::new(ptr::null_mut());
+
+/// From now on the table is used at this address. In a child of one thread.
+pub fn use_table(table: &'static Table) {
+    TABLE.store(ptr::from_ref(table).cast_mut(), Ordering::Release);
+}
+
+/// The table, if this process is attached.
+pub fn table() -> Option<&'static Table> {
+    let elsewhere = TABLE.load(Ordering::Acquire);
+    if elsewhere.is_null() {
+        return Some(ATTACHED.get()?.table);
+    }
+    // SAFETY: set to a table that is never unmapped.
+    Some(unsafe { &*elsewhere })
+}
+
+/// Where the table is.
+pub fn place() -> attach::Place<'static> {
+    attach::Place { directory: config().directory, is_chosen: config().is_directory_chosen }
+}
+
+pub static LENDS: AtomicBool = AtomicBool::new(false);
+
+/// The process may be in another time namespace than before: a forked child, or after setns(2).
+pub fn note_time_space() {
+    // Where its clocks can be told they are told from now on. A child always comes to where they can, as does the caller of setns(2):
+    // children that it makes then come there too (timens_on_fork, timens_install; kernel/time/namespace.c).
+    let _ = time_space::look();
+}
+
+/// Whether the calling process only borrows this memory (vfork(2), posix_spawn(3)): it acts as the one whose memory it is.
+pub fn is_borrower() -> bool {
+    identity_page().is_some_and(|identity| identity.pid() != raw::own_pid())
+}
+
+pub fn identity_page() -> Option<&'static Identity> {
+    let known = IDENTITY.load(Ordering::Acquire);
+    if !known.is_null() {
+        // SAFETY: once set, the page is never unmapped.
+        return Some(unsafe { &*known });
+    }
+    // SAFETY: a zeroed page that nobody else has; zero is a valid Identity.
+    let page = unsafe {
+        let page = crate::base::arena::memory(snapshim::PAGE as usize)?;
+        madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
+        page.cast::<Identity>()
+    };
+    let page = match IDENTITY.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => page,
+        Err(first) => first,
+    };
+    // SAFETY: either page is mapped for the life of the process.
+    Some(unsafe { &*page })
+}
+
+impl Identity {
+    pub fn pid(&self) -> u32 {
+        match self.pid.load(Ordering::Relaxed) {
+            0 => raw::own_pid(),
+            pid => pid,
+        }
+    }
+
+    /// Whether this process may have snapshots; if not, the hooks of mappings pass at once.
+    #[inline]
+    pub fn is_mapper(&self) -> bool {
+        self.snapshots.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes a snapshot, after it has been published.
+    ///
+    /// True for the first: the agent has to make its rounds from now on.
+    pub fn note_snapshot(&self) -> bool {
+        self.snapshots.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// The process is no mapper any more if `none` finds no snapshot, and none comes while it looks.
+    pub fn forget_if_none(&self, none: impl FnOnce() -> bool) {
+        let noted = self.snapshots.load(Ordering::Relaxed);
+        if none() {
+            let _ = self.snapshots.compare_exchange(noted, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// False: another thread is looking for foreign changes.
+    pub fn begin_look(&self) -> bool {
+        // Acquire: pairs with the Release in `end_look`: what the last look noted is what this one compares with.
+        self.looking.swap(1, Ordering::Acquire) == 0
+    }
+
+    /// The look is over.
+    pub fn end_look(&self) {
+        self.looking.store(0, Ordering::Release);
+    }
+
+    /// Whether there is an agent.
+    pub fn presence(&self) -> &Presence {
+        &self.agent
+    }
+}
+
+/// Whether a file is one that somebody holds a snapshot of.
+pub fn is_origin_in_use(stat: &rustix::fs::Stat) -> bool {
+    match (attached(), place_of(stat)) {
+        (Some(own), Place::Origin(origin)) => own.table.is_origin_in_use(origin),
+        _ => false,
+    }
+}

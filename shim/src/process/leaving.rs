@@ -1,0 +1,329 @@
+//! The proof that a thread has left a call by longjmp(3): it has jumped, and has landed.
+//!
+//! A handler may jump out of the call that it interrupted, which then never comes to its end: nobody must wait for it. But a
+//! thread that only *seems* to have left a call must be waited for, or a snapshot comes into being in the middle of a write.
+//! Where a stack pointer is says neither: a handler may run on a stack of its own, or switch to another (swapcontext(3), or a few
+//! instructions of a runtime's own that no hook sees) and come back to the call much later. So a frame is given up on proof
+//! alone:
+//!
+//! - the thread is gone (`snapshim::cooperate::drain`);
+//! - or the thread *lands* behind a jump of libc's whose target lies on its own stack ([`OwnStack`]), further up than the call,
+//!   made from further down that stack, or from its alternate signal stack, which the kernel entered from further down. A stack
+//!   is contiguous: what the thread does next takes the place of the call. That is noted when the jump is done, not when it is
+//!   asked for: libc opens the signals of the target first, and a handler that comes in then may itself jump elsewhere. So libc
+//!   is given a copy of the buffer that leads to [`landed`], which goes on to the target.
+//!
+//! The one way around that is a stack inside the stack: a program that switches between parts of one. It jumps downwards, or
+//! calls swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
+//! ([`note_other_stacks`]). So it is after a jump onto the alternate signal stack, which then is one more part's. Were it to switch
+//! by instructions of its own alone, and to jump by libc's, its call would come back to a frame that was given up; that is found
+//! then, and all snapshots are doubtful (`hooks::change`).
+//!
+//! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
+//! handler, assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the
+//! refusal names the thread.
+
+use core::arch::{asm, naked_asm};
+use core::cell::Cell;
+use core::ffi::{c_int, c_void};
+use core::mem::offset_of;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::OFlags;
+use snapshim::PAGE;
+use snapshim::sys::signal_block::{self, SignalsBlocked};
+use snapshim::sys::{masks, raw};
+
+use super::{identity, thread};
+use crate::base::stack_pointer::stack_pointer;
+
+static HAS_OTHER_STACKS: AtomicBool = AtomicBool::new(false);
+
+/// The program switches stacks: a jump proves nothing from now on.
+pub fn note_other_stacks() {
+    HAS_OTHER_STACKS.store(true, Ordering::Relaxed);
+}
+
+/// The part of glibc's `sigjmp_buf` on x86-64 that is used (sysdeps/x86_64/jmpbuf-offsets.h): registers, of which the last two are
+/// mangled, and of the mask, if there is one, what the kernel knows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Target {
+    registers: [u64; 8],
+    has_mask: c_int,
+    mask: u64,
+}
+
+const _: () = assert!(offset_of!(Target, has_mask) == 64 && offset_of!(Target, mask) == 72);
+
+const STACK: usize = 6;
+const INSTRUCTION: usize = 7;
+/// PTR_MANGLE (sysdeps/unix/sysv/linux/x86_64/pointer_guard.h).
+const TURNED_BY: u32 = 17;
+
+fn guard() -> u64 {
+    let guard: u64;
+    // SAFETY: a word of the thread's descriptor that never changes.
+    unsafe { asm!("mov {}, fs:0x30", out(reg) guard, options(nostack, readonly, preserves_flags)) };
+    guard
+}
+
+impl Target {
+    fn stack(&self) -> u64 {
+        self.registers[STACK].rotate_right(TURNED_BY) ^ guard()
+    }
+
+    fn instruction(&self) -> u64 {
+        self.registers[INSTRUCTION].rotate_right(TURNED_BY) ^ guard()
+    }
+
+    /// Whether it has been prepared: another library's longjmp(3) stands between two entries of the shim's.
+    fn is_by_landing(&self) -> bool {
+        self.instruction() == landed as *const () as u64
+    }
+
+    /// The same, but for the way by [`landed`] and for the mask, which is set there.
+    fn by_landing(&self) -> Self {
+        let mut registers = self.registers;
+        registers[INSTRUCTION] = (landed as *const () as u64 ^ guard()).rotate_left(TURNED_BY);
+        Self { registers, has_mask: 0, mask: 0 }
+    }
+}
+
+/// What is done where a jump lands.
+#[derive(Clone, Copy)]
+struct Landing {
+    instruction: u64,
+    mask: u64,
+    ground: Ground,
+}
+
+thread_local! {
+    /// Of the jump under way. No signal comes between its start and its landing.
+    static LANDING: Cell<Option<Landing>> = const { Cell::new(None) };
+    /// What libc is given for it. Not on the stack, which is libc's from the hook's caller on (`hooks::jump`).
+    static BY_LANDING: Cell<Target> = const { Cell::new(Target { registers: [0; 8], has_mask: 0, mask: 0 }) };
+    /// The alternate signal stack that the thread has set.
+    static ALTERNATE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+    /// What is known of the thread's own stack.
+    static OWN_STACK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Prepares a jump of the calling thread to `buffer`; where libc is to jump: there, or, if anything is left thereby, to a buffer of
+/// the shim's. Signals are blocked then.
+///
+/// # Safety
+/// `buffer` is what longjmp(3) was given.
+#[inline(never)]
+pub unsafe fn prepare(buffer: *const c_void) -> *const c_void {
+    // SAFETY: the caller's promise; libc reads it too. No mask is read where there is none.
+    let target = unsafe { &*buffer.cast::<Target>() };
+    let here = stack_pointer();
+    let to = target.stack();
+    let is_plain = to > here && !is_inside_calls() && !alternate_stack().contains(&to);
+    if is_plain || HAS_OTHER_STACKS.load(Ordering::Relaxed) { buffer } else { prepare_leaving(target, here) }
+}
+
+fn is_inside_calls() -> bool {
+    thread::known().is_some_and(|thread| thread.is_inside()) || thread::is_in_call_without_slot()
+}
+
+#[cold]
+fn prepare_leaving(target: &Target, here: u64) -> *const c_void {
+    let unprepared = core::ptr::from_ref(target).cast();
+    // What is known of the thread's stacks is changed only where no handler comes in between.
+    let signals = SignalsBlocked::new();
+    // A child that acts in its parent's memory leaves none of the parent's calls.
+    if target.is_by_landing() || identity::is_borrower() {
+        return unprepared;
+    }
+    let alternate = alternate_stack();
+    let (is_on_alternate, goes_to_alternate) = (alternate.contains(&here), alternate.contains(&target.stack()));
+    if !is_on_alternate && (goes_to_alternate || target.stack() <= here) {
+        note_other_stacks();
+        return unprepared;
+    }
+    if goes_to_alternate || !is_inside_calls() {
+        return unprepared;
+    }
+    let Some(ground) = Ground::find(target.stack(), here, &alternate) else { return unprepared };
+    let mask = if target.has_mask == 0 { signals.before() } else { masks_for_kernel(target.mask) };
+    // They are opened where the jump lands.
+    core::mem::forget(signals);
+    LANDING.set(Some(Landing { instruction: target.instruction(), mask, ground }));
+    BY_LANDING.set(target.by_landing());
+    BY_LANDING.with(Cell::as_ptr).cast_const().cast()
+}
+
+/// As sigprocmask(3) gives it to the kernel: without libc's own signals.
+fn masks_for_kernel(mask: u64) -> u64 {
+    const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
+    let mask = mask & !LIBC_OWN;
+    if masks::are_faults_kept_open() { masks::to_kernel(mask) } else { mask }
+}
+
+/// Where libc's jump lands. The registers are the target's; what lies below the stack pointer is free.
+#[unsafe(naked)]
+unsafe extern "C" fn landed() {
+    naked_asm!(
+        "endbr64",
+        "push rax",
+        "sub rsp, 8",
+        "call {land}",
+        "add rsp, 8",
+        "mov rcx, rax",
+        "pop rax",
+        "jmp rcx",
+        land = sym land,
+    )
+}
+
+extern "C" fn land() -> u64 {
+    // Set before the jump began, by this thread.
+    let Some(landing) = LANDING.take() else { raw::abort() };
+    let is_left = |stack: u64| landing.ground.is_left(stack);
+    if let Some(thread) = thread::known() {
+        thread.leave_calls(is_left);
+    }
+    let unannounced = thread::leave_calls_without_slot(is_left);
+    if let Some(own) = identity::attached()
+        && let Some(record) = own.record()
+    {
+        (0..unannounced).for_each(|_| record.leave_unannounced(own.id));
+    }
+    signal_block::set_signal_mask(landing.mask);
+    landing.instruction
+}
+
+/// What of the thread's stacks a jump leaves.
+#[derive(Clone, Copy)]
+struct Ground {
+    /// Where it lands.
+    target: u64,
+    /// How far down its own stack the thread has come.
+    bottom: u64,
+    /// What it uses of its alternate stack.
+    alternate: (u64, u64),
+}
+
+impl Ground {
+    /// `None`: the jump proves nothing.
+    fn find(target: u64, here: u64, alternate: &Range<u64>) -> Option<Self> {
+        let Some(own) = OwnStack::around(target) else {
+            note_other_stacks();
+            return None;
+        };
+        let (bottom, alternate) = if alternate.contains(&here) && !alternate.contains(&target) {
+            // A call notes its stack pointer near enough.
+            const NEAR: u64 = 512;
+            (interrupted_stack(alternate, here)?.checked_sub(NEAR)?, (here, alternate.end))
+        } else {
+            (here, (0, 0))
+        };
+        (own.contains(bottom) && bottom < target).then_some(Self { target, bottom, alternate })
+    }
+
+    fn is_left(&self, stack: u64) -> bool {
+        let (start, end) = self.alternate;
+        (self.bottom..self.target).contains(&stack) || (start..end).contains(&stack)
+    }
+}
+
+/// The stack that the thread was made with: of the first thread the kernel's, of others the one that has their descriptor at its
+/// top.
+struct OwnStack(Range<u64>);
+
+impl OwnStack {
+    /// If `address` lies on it.
+    fn around(address: u64) -> Option<Self> {
+        let known = OWN_STACK.get();
+        if (known.0..known.1).contains(&address) {
+            return Some(Self(known.0..known.1));
+        }
+        let (found, is_first) = mapping_around(address)?;
+        let descriptor: u64;
+        // SAFETY: the address of the thread's descriptor, which is its first word.
+        unsafe { asm!("mov {}, fs:0", out(reg) descriptor, options(nostack, readonly, preserves_flags)) };
+        let end = if is_first { found.end } else { descriptor };
+        if !found.contains(&(end - 1)) || address >= end {
+            return None;
+        }
+        OWN_STACK.set((found.start, end));
+        Some(Self(found.start..end))
+    }
+
+    /// The first thread's grows.
+    fn contains(&self, address: u64) -> bool {
+        self.0.contains(&address) || Self::around_grown(address, self.0.end).is_some()
+    }
+
+    fn around_grown(address: u64, end: u64) -> Option<()> {
+        let (found, is_first) = mapping_around(address)?;
+        (is_first && found.contains(&(end - 1))).then(|| OWN_STACK.set((found.start, end)))
+    }
+}
+
+/// The mapping that an address lies in, and whether it is the first thread's stack (proc_pid_maps(5)).
+fn mapping_around(address: u64) -> Option<(Range<u64>, bool)> {
+    const NAME: &[u8] = b"[stack]";
+    let file = raw::open(c"/proc/self/maps", OFlags::RDONLY).ok()?;
+    let mut buffer = [0u8; 512];
+    let (mut number, mut start, mut in_range) = (0u64, 0u64, true);
+    let mut found = None;
+    let mut last = [0u8; NAME.len()];
+    loop {
+        let count = rustix::io::read(&file, &mut buffer).ok().filter(|count| *count > 0)?;
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' if found.is_some() => return found.map(|range| (range, last == NAME)),
+                b'\n' => (number, start, in_range) = (0, 0, true),
+                _ if !in_range => {
+                    last.rotate_left(1);
+                    last[NAME.len() - 1] = *byte;
+                }
+                b'-' => (start, number) = (number, 0),
+                b' ' => {
+                    in_range = false;
+                    found = (start..number).contains(&address).then_some(start..number);
+                }
+                digit => number = number << 4 | u64::from((*digit as char).to_digit(16)?),
+            }
+        }
+    }
+}
+
+/// The calling thread has set `stack` as its alternate one.
+pub fn note_alternate_stack(stack: Range<u64>) {
+    ALTERNATE.set((stack.start, stack.end));
+}
+
+/// The thread's alternate stack; empty if it has none. While a handler runs there, the kernel may say that there is none
+/// (SS_AUTODISARM), so what the thread has set is believed first.
+fn alternate_stack() -> Range<u64> {
+    let (start, end) = ALTERNATE.get();
+    start..end
+}
+
+/// Where the stack pointer was when the kernel entered the alternate stack: in the frame nearest its end
+/// (arch/x86/kernel/signal.c), which is told by the stack that it says it was put on. Nothing is on the stack above it but the
+/// state of the floating point unit.
+fn interrupted_stack(alternate: &Range<u64>, here: u64) -> Option<u64> {
+    /// Of `ucontext_t`, in words: the alternate stack's start and size, the stack pointer, and all of it.
+    const START: u64 = 2;
+    const SIZE: u64 = 4;
+    const POINTER: u64 = 20;
+    const CONTEXT: u64 = 38;
+    /// Of the state, AMX's tiles included.
+    const LARGEST_STATE: u64 = 4 * PAGE;
+    let word = |at: u64| {
+        // SAFETY: between the caller's frame and the end of the stack that it runs on.
+        unsafe { core::ptr::with_exposed_provenance::<u64>(at as usize).read_volatile() }
+    };
+    let highest = (alternate.end & !7).checked_sub(CONTEXT * 8)?;
+    let lowest = here.max(highest.saturating_sub(LARGEST_STATE)).next_multiple_of(8);
+    let is_context =
+        |at: &u64| word(at + START * 8) == alternate.start && word(at + SIZE * 8) == alternate.end - alternate.start;
+    let context = (lowest / 8..=highest / 8).rev().map(|word| word * 8).find(is_context)?;
+    Some(word(context + POINTER * 8))
+}

@@ -1,0 +1,156 @@
+//! What reaches a person: one line a message, what happened, to which file and process, and what to do.
+//!
+//! Written with one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, opened for each line.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fd::AsFd;
+use rustix::fs::{FileType, OFlags};
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::procfs;
+use snapshim::table::Table;
+
+use super::{fd_table, identity};
+use crate::base::config::{config, open};
+
+pub use crate::base::config::Level;
+
+/// Logs a line if its level is wanted.
+macro_rules! say {
+    ($level:expr, $($format:tt)*) => {
+        $crate::process::log::write_line($level, format_args!($($format)*))
+    };
+}
+pub(crate) use say;
+
+/// Bytes of a path or value, as they are but for control characters.
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                formatter.write_char(if character.is_control() { '?' } else { character })?;
+            }
+            if !chunk.invalid().is_empty() {
+                formatter.write_char('?')?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process: its pid and command name.
+pub struct Program(pub u32);
+
+impl fmt::Display for Program {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut name = [0u8; 32];
+        let name = procfs::read_file(procfs::ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
+        write!(formatter, "process {} ({})", self.0, Bytes(name.trim_ascii_end()))
+    }
+}
+
+/// A line that is cut where the buffer ends.
+struct Line {
+    bytes: [u8; 900],
+    length: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes.len() - 1 - self.length;
+        let taken = text.len().min(room);
+        self.bytes[self.length..self.length + taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.length += taken;
+        Ok(())
+    }
+}
+
+/// See [`say`].
+#[cold]
+pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
+    let config = config();
+    if level > config.level {
+        return;
+    }
+    let mut line = Line { bytes: [0; 900], length: 0 };
+    let _ = write!(line, "snapshim: {message}");
+    line.bytes[line.length] = b'\n';
+    let line = &line.bytes[..=line.length];
+    match config.log_path {
+        Some(path) => {
+            if let Ok(file) = open(path) {
+                write_unless_origin(file.as_fd(), line);
+            }
+        }
+        None => {
+            if let Ok(stderr) = fd_table::stream(2) {
+                write_unless_origin(stderr.as_fd(), line);
+            }
+        }
+    }
+}
+
+/// Says once what the environment asks for in vain.
+pub fn report_unusable() {
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    if IS_SAID.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    for problem in config().unusable.iter().flatten() {
+        say!(
+            Level::Error,
+            "{}={} cannot be used; using {} instead",
+            problem.name,
+            Bytes(problem.value),
+            problem.instead
+        );
+    }
+}
+
+/// Our own writes pass no gate, so they must not reach what somebody holds a snapshot of, nor a file that took the place of stderr.
+fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
+    let Ok(stat) = rustix::fs::fstat(file) else { return };
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        let appends = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+        let at_end = appends || rustix::fs::tell(file).is_ok_and(|position| position >= stat.st_size as u64);
+        if !at_end || identity::is_origin_in_use(&stat) {
+            return;
+        }
+    }
+    let _ = rustix::io::write(file, line);
+}
+
+/// An origin, for a person.
+pub struct Named(pub Origin);
+
+impl core::fmt::Display for Named {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let device = self.0.device();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        if self.0.is_block_device() {
+            write!(formatter, "block device {major}:{minor}")
+        } else {
+            write!(formatter, "inode {} of device {major}:{minor}", self.0.inode())
+        }
+    }
+}
+
+/// Who changes files unseen, for a person.
+pub struct Unseen<'a>(pub &'a Table);
+
+impl core::fmt::Display for Unseen<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let unseen = self.0.unseen();
+        match unseen.named().next() {
+            Some(who) => Program(who.pid).fmt(formatter)?,
+            None => formatter.write_str("some process")?,
+        }
+        match unseen.named().count() {
+            0 | 1 => Ok(()),
+            count => write!(formatter, " and {} more", count - 1),
+        }
+    }
+}

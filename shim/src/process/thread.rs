@@ -1,0 +1,351 @@
+//! This thread in the table: its writer slot, claimed at its first call and given back when it ends.
+
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::process::Process;
+use snapshim::protocol::writer_slot::{FRAMES, WriterSlot};
+use snapshim::sys::{raw, signal_block};
+
+use super::identity::{self, Own};
+use super::membership;
+use crate::base::stack_pointer::stack_pointer;
+
+/// The calling thread, ready to announce a call.
+#[derive(Clone, Copy)]
+pub struct Thread {
+    pub own: Own,
+    pub slot: &'static WriterSlot,
+    pub index: u32,
+    /// Its process's record, which has memory since it was claimed.
+    pub record: Option<&'static Process>,
+}
+
+thread_local! {
+    /// What `current` found before. Good only for the image it was found in: a forked child claims a slot of its own.
+    static CLAIMED: Cell<Option<Thread>> = const { Cell::new(None) };
+}
+
+/// Whom this thread-local storage belongs to, once a child may use it as well.
+#[derive(Clone, Copy, Default)]
+struct Loan {
+    /// Who lends it; 0: nobody does.
+    thread: u32,
+    /// Whether the lender goes on meanwhile.
+    is_shared: bool,
+    /// Whether the lender has made no call since.
+    is_fresh: bool,
+}
+
+thread_local! {
+    static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false, is_fresh: false }) };
+    /// Which frames the lender had in use then.
+    static LENDERS_CALLS: Cell<[bool; FRAMES]> = const { Cell::new([false; FRAMES]) };
+}
+
+/// The calling thread is about to make a child that acts in this memory: until it has executed its program, or beside the thread.
+pub fn note_lending(is_shared: bool) {
+    if !identity::is_borrower() {
+        let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::is_in_use));
+        LENDERS_CALLS.set(calls.unwrap_or_default());
+        LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared, is_fresh: true });
+    }
+}
+
+/// In a forked child: what its parent has lent is not lent here.
+pub fn forget_lending() {
+    LOAN.set(Loan::default());
+}
+
+/// Whether the caller is a child that uses this thread-local storage while the thread it belongs to goes on.
+fn is_beside_lender(loan: Loan) -> bool {
+    loan.is_shared && loan.thread != raw::own_tid() && identity::is_borrower()
+}
+
+/// See [`is_beside_lender`]; and the lender takes back what it lent.
+#[inline]
+fn borrows_beside() -> bool {
+    let loan = LOAN.get();
+    (loan.is_shared || loan.is_fresh) && look_at_loan(loan)
+}
+
+#[cold]
+fn look_at_loan(loan: Loan) -> bool {
+    let is_beside = is_beside_lender(loan);
+    if !is_beside && loan.is_fresh && loan.thread == raw::own_tid() && !identity::is_borrower() {
+        LOAN.set(Loan { is_fresh: false, ..loan });
+        if let Some(thread) = CLAIMED.get().filter(|thread| thread.own.is_this_image()) {
+            thread.forget_borrowers_calls();
+        }
+    }
+    is_beside
+}
+
+/// The calling thread with its first frame, which it takes: what nearly every call finds. `None`: [`Seat::take`] has more to look at.
+///
+/// Nothing is handed over in memory but the thread itself: every call goes this way.
+#[inline(always)]
+pub fn take_first(stack: u64) -> Option<Thread> {
+    if borrows_beside() {
+        return None;
+    }
+    CLAIMED.get().filter(|thread| thread.own.is_this_image() && thread.first_frame().take(stack))
+}
+
+/// The calling thread; the error is why it has no slot.
+pub fn current() -> Result<Thread, Errno> {
+    if borrows_beside() {
+        return beside_lender();
+    }
+    match CLAIMED.get() {
+        Some(thread) if thread.own.is_this_image() => Ok(thread),
+        _ => claim(),
+    }
+}
+
+/// The calling thread, if it has a slot that is its alone.
+pub fn known() -> Option<Thread> {
+    if borrows_beside() {
+        return None;
+    }
+    CLAIMED.get().filter(|thread| thread.own.is_this_image())
+}
+
+/// The calling thread, which a fork has left alone in a child, is `thread` from now on.
+pub fn take(thread: Thread) {
+    CLAIMED.set(Some(thread));
+    note_end_of_thread();
+}
+
+#[cold]
+fn claim() -> Result<Thread, Errno> {
+    let own = membership::join()?;
+    // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
+    let _signals = signal_block::SignalsBlocked::new();
+    // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
+    let tid = if identity::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
+    let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
+    let thread = Thread::new(own, slot, index);
+    CLAIMED.set(Some(thread));
+    note_end_of_thread();
+    Ok(thread)
+}
+
+/// The slot of such a child.
+#[cold]
+fn beside_lender() -> Result<Thread, Errno> {
+    let own = membership::join()?;
+    let _signals = signal_block::SignalsBlocked::new();
+    let tid = raw::own_tid();
+    let known = own.table.writer_of(own.owner(), tid);
+    let (index, slot) = known.or_else(|| own.table.claim_writer(own.owner(), tid)).ok_or(Errno::AGAIN)?;
+    Ok(Thread::new(own, slot, index))
+}
+
+/// A slot for a thread without thread-local storage, which keeps it for life.
+pub fn without_storage(own: Own) -> Option<Thread> {
+    let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid())?;
+    Some(Thread::new(own, slot, index))
+}
+
+/// Calls without a slot whose stack pointers a thread can note.
+const NOTED: usize = 8;
+
+thread_local! {
+    /// Where the thread's stack was when it made calls for which there was no slot; 0: none.
+    static WITHOUT_SLOT: [AtomicU64; NOTED] = const { [const { AtomicU64::new(0) }; NOTED] };
+}
+
+/// Makes a call for which there is no slot; its result, and whether it was not given up meanwhile ([`leave_calls_without_slot`]).
+pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> (T, bool) {
+    let stack = stack_pointer();
+    let is_free = |place: &AtomicU64| place.compare_exchange(0, stack, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    let noted = WITHOUT_SLOT.with(|places| places.iter().position(is_free));
+    let result = call();
+    let is_still_there = noted.is_none_or(|at| {
+        WITHOUT_SLOT.with(|places| places[at].compare_exchange(stack, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok())
+    });
+    (result, is_still_there)
+}
+
+/// Whether the thread is inside a call without a slot: a handler interrupted it.
+pub fn is_in_call_without_slot() -> bool {
+    WITHOUT_SLOT.with(|places| places.iter().any(|place| place.load(Ordering::Relaxed) != 0))
+}
+
+/// Gives up the calls without a slot that the thread has left, as `is_left` says of where its stack was; how many.
+pub fn leave_calls_without_slot(is_left: impl Fn(u64) -> bool) -> usize {
+    WITHOUT_SLOT.with(|places| {
+        let left = places.iter().filter(|place| {
+            let stack = place.load(Ordering::Relaxed);
+            stack != 0 && is_left(stack)
+        });
+        left.map(|place| place.store(0, Ordering::Relaxed)).count()
+    })
+}
+
+static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Keys below this have their place in every thread's descriptor: setting one allocates nothing (glibc, PTHREAD_KEY_2NDLEVEL_SIZE).
+const EARLY_KEYS: u32 = 32;
+
+/// Has threads give their slots back when they end. Called once, before the program starts.
+pub fn watch_ends() {
+    let mut key = 0;
+    // SAFETY: `key` is writable; the destructor stays, because the preload library is never unloaded.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(give_back)) } == 0 && key < EARLY_KEYS {
+        END_KEY.store(key, Ordering::Relaxed);
+    }
+}
+
+fn note_end_of_thread() {
+    let key = END_KEY.load(Ordering::Relaxed);
+    if key < EARLY_KEYS {
+        // SAFETY: the key exists; the value is a mark that is not null, so that the destructor runs.
+        unsafe { libc::pthread_setspecific(key, core::ptr::without_provenance(1)) };
+    }
+}
+
+unsafe extern "C" fn give_back(_mark: *mut c_void) {
+    if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
+        thread.further().for_each(|further| further.slot.release(further.slot.tenure()));
+        thread.slot.release(thread.slot.tenure());
+        thread.own.table.note_free_writer(thread.index);
+    }
+}
+
+/// A call's place in the table: the thread with the slot that it is in, and the index of its frame there, which is taken. Those of
+/// lower index are of calls that this one may have interrupted.
+#[derive(Clone, Copy)]
+pub struct Seat {
+    pub thread: Thread,
+    pub depth: usize,
+}
+
+impl Seat {
+    /// For a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
+    #[inline]
+    pub fn take() -> Result<Self, Errno> {
+        let stack = stack_pointer();
+        let thread = current()?;
+        if thread.first_frame().take(stack) { Ok(Self { thread, depth: 0 }) } else { Self::take_nested(thread, stack) }
+    }
+
+    /// In a handler, or behind a call that was left and never proved so.
+    #[cold]
+    fn take_nested(thread: Thread, stack: u64) -> Result<Self, Errno> {
+        Self::first_in(thread, stack).map_or_else(|| Self::take_further(thread, stack), Ok)
+    }
+
+    fn first_in(thread: Thread, stack: u64) -> Option<Self> {
+        let depth = thread.slot.frames().iter().position(|frame| frame.take(stack))?;
+        Some(Self { thread, depth })
+    }
+
+    /// In another slot, as all frames of the thread's first are in use. The thread keeps it for life.
+    fn take_further(thread: Thread, stack: u64) -> Result<Self, Errno> {
+        // A creation that waits for them would wait for this call, and this call for the creation.
+        gate::withdraw_interrupted(thread.slot.frames());
+        for further in thread.further() {
+            if let Some(seat) = Self::first_in(further, stack) {
+                return Ok(seat);
+            }
+            gate::withdraw_interrupted(further.slot.frames());
+        }
+        HAS_FURTHER.set(true);
+        let own = thread.own;
+        let (index, slot) = own.table.claim_writer(own.owner(), thread.tid()).ok_or(Errno::AGAIN)?;
+        Self::first_in(Thread::new(own, slot, index), stack).ok_or(Errno::AGAIN)
+    }
+
+    /// The frames of calls that this one may have interrupted, and its own.
+    pub fn frames(&self) -> (&'static [Frame], &'static Frame) {
+        let frames = self.thread.slot.frames();
+        (&frames[..self.depth], &frames[self.depth])
+    }
+}
+
+thread_local! {
+    /// Whether the thread has further slots.
+    static HAS_FURTHER: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Thread {
+    /// A thread of the process that `own` is.
+    pub fn new(own: Own, slot: &'static WriterSlot, index: u32) -> Self {
+        Self { own, slot, index, record: own.record() }
+    }
+
+    /// The frame that its calls have while they interrupt none.
+    #[inline(always)]
+    pub fn first_frame(&self) -> &'static Frame {
+        let [first, ..] = self.slot.frames();
+        first
+    }
+
+    /// The thread whose slot it is.
+    fn tid(&self) -> u32 {
+        self.slot.thread(self.slot.tenure())
+    }
+
+    /// The same thread with each of its further slots.
+    fn further(&self) -> impl Iterator<Item = Self> + use<> {
+        let (own, first, owner, tid) = (self.own, self.index, self.own.owner(), self.tid());
+        let slots = if HAS_FURTHER.get() { own.table.writers_used() } else { &[] };
+        let is_own = move |slot: &WriterSlot| {
+            let tenure = slot.tenure();
+            tenure.process() == owner && tid != 0 && slot.thread(tenure) == tid
+        };
+        let numbered = slots.iter().enumerate().map(|(index, slot)| (index as u32, slot));
+        numbered
+            .filter(move |(index, slot)| *index != first && is_own(slot))
+            .map(move |(index, slot)| Self::new(own, slot, index))
+    }
+
+    /// Whether a call of the thread in a further slot has not come to its end.
+    pub fn has_further_in_use(&self) -> bool {
+        self.further().any(|further| further.slot.frames().iter().any(Frame::is_in_use))
+    }
+
+    /// Whether a call of the calling thread has not come to its end: a handler interrupted it, or it was left without proof.
+    pub fn is_inside(&self) -> bool {
+        !self.frames_in_use().is_empty() || self.has_further_in_use() || is_in_call_without_slot()
+    }
+
+    /// The frames of the thread's first slot, up to the last that is in use.
+    pub fn frames_in_use(&self) -> &'static [Frame] {
+        let frames = self.slot.frames();
+        &frames[..frames.iter().rposition(Frame::is_in_use).map_or(0, |last| last + 1)]
+    }
+
+    /// Gives up the calls that the thread has left, as `is_left` says of where its stack was, the innermost first.
+    pub fn leave_calls(&self, is_left: impl Fn(u64) -> bool) {
+        let leave = |slot: &WriterSlot| {
+            let in_use = slot.frames().iter().rev().filter(|frame| frame.is_in_use());
+            in_use.filter(|frame| is_left(frame.stack())).for_each(Frame::leave);
+        };
+        self.further().for_each(|further| leave(further.slot));
+        leave(self.slot);
+    }
+
+    /// A child of vfork(2) that was killed in a call has left its frame here. The lender goes on, so the child is over, and its
+    /// calls are. Those of a child that goes on beside its lender have a slot of their own.
+    fn forget_borrowers_calls(&self) {
+        let new = self.slot.frames().iter().zip(LENDERS_CALLS.get()).filter(|(_, was_lenders)| !was_lenders);
+        new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
+    }
+
+    /// Whether the slot is the calling process's, be it a child that a handler forked inside a call of this thread.
+    #[inline]
+    pub fn has_slot(&self) -> bool {
+        self.own.is_this_image() || self.has_inherited_slot()
+    }
+
+    #[cold]
+    fn has_inherited_slot(&self) -> bool {
+        identity::attached().is_some_and(|own| self.slot.tenure().process() == own.owner())
+    }
+}

@@ -1,0 +1,58 @@
+//! What becomes of shared mappings when the process forks, or takes no part any more.
+
+use libc::pid_t;
+
+use super::protection::describe;
+use crate::process::identity::Own;
+use crate::process::log::{Level, Named, say};
+use crate::process::membership;
+use crate::writer::announced::{Announced, announced};
+
+/// The process takes no part any more: its mappings are the kernel's and the program's alone.
+pub fn give_up() {
+    let mut list = super::list::write();
+    for entry in list.entries().iter().filter(|entry| entry.is_writable()) {
+        let _ = super::fault::open_whole(entry);
+    }
+    list.clear();
+}
+
+/// fork(2): the child gets the mappings and the list as they are between two changes. Signals are blocked.
+pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
+    let mut list = super::list::write();
+    let pid = real();
+    if pid == 0 {
+        list.keep_inherited();
+    }
+    pid
+}
+
+/// In a forked child, before it can store: makes its mappings known, and arms those whose file somebody has a snapshot of by now.
+///
+/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since. `start_agent` starts the agent.
+pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
+    // Behind a call, so that the list is not held while it is armed.
+    let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);
+    let mut at = 0;
+    while let Some(origin) = origin_of(at) {
+        let Ok(own) = membership::join() else { return };
+        start_agent(&own);
+        let arm = |announced: Option<&Announced<'_>>| {
+            describe(&own, &super::list::read());
+            let is_armed = !announced.is_some_and(Announced::is_in_use)
+                || super::fault::install()
+                    && super::arm::arm(snapshim::protocol::creation::Scope::One(origin), || true).is_ok();
+            if !is_armed {
+                say!(
+                    Level::Error,
+                    "process {} was forked with a shared mapping of {} that cannot be armed: its stores are NOT held back from others' \
+                     snapshots; raise vm.max_map_count",
+                    snapshim::sys::raw::own_pid(),
+                    Named(origin)
+                );
+            }
+        };
+        let _ = announced(origin, arm);
+        at += 1;
+    }
+}

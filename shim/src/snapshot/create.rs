@@ -1,0 +1,328 @@
+//! Making a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use snapshim::PAGE;
+use snapshim::cooperate::locate::place_of;
+use snapshim::protocol::creation::Scope;
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, State};
+use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::sys::{procfs, raw};
+use snapshim::table;
+
+use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, look_for_unseen, too_late};
+use super::place::{look_at_origin, map};
+use crate::address_space::lock::{self, Mappings};
+use crate::agent::start;
+use crate::base::config::config;
+use crate::base::mmap_call::Mmap;
+use crate::mapper::{faults, preserve_own};
+use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
+use crate::origins::{alias_users, claim, device, foreign_maps, watch};
+use crate::process::log::{Level, Named, say};
+use crate::process::thread::{self, Thread};
+use crate::process::{identity, membership};
+use crate::shared::calls;
+
+const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
+/// The end of a program's address space (47 bits, but for the last page).
+pub const ADDRESSES: u64 = (1 << 47) - PAGE;
+
+/// mmap(2) of a snapshot. Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
+/// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
+/// or claimed by somebody else where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
+/// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
+/// damaged), and what kept the process from joining the table. `flags` are the snapshot's: 0 or `NEVER_WRITABLE`.
+pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
+    if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
+        return Err(Errno::INVAL);
+    }
+    if mmap.length == 0 || !(mmap.offset as u64).is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
+    let (file, origin, worth) = open_origin(mmap.descriptor)?;
+    membership::join_at_once()?;
+    let thread = thread::current()?;
+    if thread.is_inside() {
+        return Err(Errno::DEADLK);
+    }
+    if !membership::is_table_current() {
+        say!(
+            Level::Error,
+            "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
+             cooperate",
+            Named(origin),
+            crate::process::log::Bytes(config().directory.to_bytes())
+        );
+        return Err(Errno::STALE);
+    }
+    start::start_for_snapshots(&thread.own);
+
+    // With both, the kernel lets MAP_FIXED_NOREPLACE win.
+    let wants_fixed = mmap.flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == libc::MAP_FIXED;
+    if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
+        return Err(Errno::NOMEM);
+    }
+    let made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
+    let address = if wants_fixed { move_to(&thread, &made, mmap)? } else { made.address };
+    settle(&thread, mmap, &made, address)?;
+    alias_users::tell(&thread.own, origin);
+    foreign_maps::want(&thread.own);
+    Ok(address)
+}
+
+/// A descriptor to map, and what it leads to.
+enum File {
+    Given(BorrowedFd<'static>),
+    Reopened(OwnedFd),
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Given(file) => *file,
+            Self::Reopened(file) => file.as_fd(),
+        }
+    }
+}
+
+/// What is to be mapped, which origin it is, and what a snapshot of it will be worth.
+fn open_origin(descriptor: i32) -> Result<(File, Origin, State), Errno> {
+    if descriptor < 0 {
+        return Err(Errno::BADF);
+    }
+    let file = raw::borrow(descriptor as u32);
+    let stat = rustix::fs::fstat(file)?;
+    let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
+    if origin.is_block_device() {
+        device::refuse_if_busy(origin)?;
+        return Ok((File::Given(file), origin, State::Exact));
+    }
+    let kind = kind_of_file_system(file)?;
+    let is_known = ALLOWED.contains(&kind) && !is_dax(file);
+    if !is_known && !config().takes_any_file_system {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the file, \
+             keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
+            Named(origin)
+        );
+        return Err(Errno::OPNOTSUPP);
+    }
+    if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which those who have it \
+             change by stores that the shim does not see; use memfd_create or a file in /dev/shm",
+            Named(origin)
+        );
+        return Err(Errno::OPNOTSUPP);
+    }
+    let worth = if is_known { State::Exact } else { State::Doubtful };
+    if kind == OVERLAYFS {
+        // A descriptor that was opened before the file was copied up maps the lower file.
+        let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
+        return Ok((File::Reopened(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
+    }
+    Ok((File::Given(file), origin, worth))
+}
+
+/// Whether a file on a tmpfs is memory that somebody mapped without opening it, reached through /proc/PID/map_files.
+///
+/// The kernel keeps such memory, and that of memfd_create(2), on a tmpfs of its own, where only names tell the two apart
+/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as one.
+fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
+    let own_tmpfs = device_of_memfds();
+    if own_tmpfs != 0 && device != own_tmpfs {
+        return false;
+    }
+    let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
+    let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
+    let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
+    // Without /proc there is no way to the memory either.
+    name.is_ok_and(|(name, _)| match own_tmpfs {
+        // Which tmpfs is the kernel's is not known; these names no other file has.
+        0 => name.starts_with(b"/dev/zero (deleted)") || name.starts_with(b"/SYSV"),
+        _ => !name.starts_with(b"/memfd:"),
+    })
+}
+
+/// The kernel's own tmpfs; 0 if it cannot be found out.
+fn device_of_memfds() -> u64 {
+    static DEVICE: AtomicU64 = AtomicU64::new(0);
+    // One value, which orders nothing else.
+    let known = DEVICE.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let probe = rustix::fs::memfd_create(c"snapshim", rustix::fs::MemfdFlags::CLOEXEC);
+    let device = probe.and_then(rustix::fs::fstat).map_or(0, |stat| stat.st_dev);
+    DEVICE.store(device, Ordering::Relaxed);
+    device
+}
+
+/// A snapshot that has been committed.
+struct Made {
+    address: *mut c_void,
+    index: u32,
+    life: u32,
+    backed: u64,
+}
+
+/// A snapshot that is to be made.
+struct Wanted<'a> {
+    origin: Origin,
+    worth: State,
+    flags: u32,
+    file: BorrowedFd<'a>,
+    mmap: &'a Mmap,
+    /// Whether it is made where the kernel likes, to be moved where it is wanted later.
+    scratch: bool,
+}
+
+fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
+    let origin = wanted.origin;
+    // A fork of another thread must not come between the mapping and its record.
+    let mappings = lock::hold(thread.own);
+    if thread.own.leaves_after_inspection() {
+        return Err(Errno::UCLEAN);
+    }
+    claim::take(&mappings, wanted.file, origin)?;
+    let made = make_claimed(thread, wanted, &mappings);
+    if made.is_err() {
+        claim::release_unused(&mappings.own);
+    }
+    made
+}
+
+/// From the gate's closing to its opening.
+fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
+    let Wanted { origin, mmap, .. } = *wanted;
+    let mut ticket = begin(thread, Scope::One(origin))?;
+    let made = drained(thread, Scope::One(origin), &Named(origin))
+        .and_then(|()| landed(thread, origin))
+        .and_then(|()| armed(thread, origin, &mut ticket))
+        .and_then(|()| fill(thread, wanted));
+    if made.is_ok() {
+        watch::watch(mappings, origin, wanted.file);
+    }
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            thread.own.table.end_creation(ticket);
+            thread.own.table.lower_active();
+            return Err(error);
+        }
+    };
+    if commit(thread, ticket) {
+        return Ok(made);
+    }
+    unmake(mappings, made.address, mmap.pages());
+    Err(too_late(origin))
+}
+
+/// The instant: maps the file as it is now and publishes the snapshot.
+fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
+    let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
+    let table = thread.own.table;
+    let before = look_for_unseen(table);
+    let modified = look_at_origin(file, origin)?;
+    let seen = table.sight_at_instant(origin, modified);
+    let size = modified.size;
+    let first = mmap.offset as u64 / PAGE;
+    let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
+    let (index, head) = table.claim_snapshot(thread.own.owner()).ok_or_else(|| {
+        say!(
+            Level::Error,
+            "snapshot of {} refused: the table is full (4096 pieces); end some snapshots",
+            Named(origin)
+        );
+        Errno::NFILE
+    })?;
+    let address =
+        map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
+    let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
+    if !identity::holdings().add(&(extent.address..extent.end())) {
+        table.retire_snapshot(index, head.life());
+        // SAFETY: the mapping was just made and nobody has been told of it.
+        let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
+        return Err(Errno::NFILE);
+    }
+    let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
+    if let Some(snapshot) = table.snapshot(index) {
+        snapshot.describe(head, &identity, &extent, flags);
+        snapshot.see(&seen);
+        table.publish_mark(index, origin);
+        snapshot.publish(head, worth);
+        faults::mark(snapshot);
+        doubt_if_unseen(table, before, &Named(origin), || table::doubt(table, index, head.life()));
+        if thread.own.identity.note_snapshot()
+            && let Some(record) = thread.own.record()
+        {
+            record.ring();
+        }
+    }
+    Ok(Made { address, index, life: head.life(), backed })
+}
+
+/// MAP_FIXED: puts the finished snapshot where it was wanted, in place of whatever is there. It may consist of several pieces by
+/// now.
+fn move_to(thread: &Thread, made: &Made, mmap: &Mmap) -> Result<*mut c_void, Errno> {
+    let mappings = lock::hold(thread.own);
+    let (target, length) = (mmap.address, mmap.pages() * PAGE);
+    let from = made.address as u64..made.address as u64 + length;
+    let to = target as u64..(target as u64).saturating_add(length);
+    let shift = || mappings.shift(&from, to.start);
+    let moved = match (to.start.is_multiple_of(PAGE), mappings.is_all(&from)) {
+        (true, true) => calls::take_away(&thread.own, &to, shift),
+        (true, false) => Err(Errno::UCLEAN),
+        (false, _) => Err(Errno::INVAL),
+    };
+    moved.map(|()| target).inspect_err(|_| unmake(&mappings, made.address, mmap.pages()))
+}
+
+/// Takes a snapshot away that the program has not been told of. Writers may be pushing into it.
+fn unmake(mappings: &Mappings, address: *mut c_void, pages: u64) {
+    let range = address as u64..address as u64 + pages * PAGE;
+    // SAFETY: the mapping is ours.
+    let _ = mappings.replace(&range, || unsafe { rustix::mm::munmap(address, (pages * PAGE) as usize) });
+}
+
+/// MAP_LOCKED and MAP_POPULATE, once the gate is open: they may take long.
+fn settle(thread: &Thread, mmap: &Mmap, made: &Made, address: *mut c_void) -> Result<(), Errno> {
+    if mmap.flags & libc::MAP_LOCKED != 0 && made.backed > 0 {
+        // SAFETY: locking changes no byte.
+        let locked = unsafe { rustix::mm::mlock(address, (made.backed * PAGE) as usize) };
+        if let Err(error) = locked {
+            unmake(&lock::hold(thread.own), address, mmap.pages());
+            // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
+            return Err(if error == Errno::NOMEM { Errno::AGAIN } else { error });
+        }
+        let whole = address as u64..address as u64 + mmap.pages() * PAGE;
+        lock::hold(thread.own).note(&whole, LOCKED, true, || Ok(()))?;
+    }
+    if mmap.flags & libc::MAP_POPULATE != 0 {
+        populate(thread, mmap, made);
+    }
+    Ok(())
+}
+
+/// Copies everything at once, so that no writer has to later. Like the kernel's, it is not an error if that does not succeed.
+fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
+    let first = mmap.offset as u64 / PAGE;
+    let mut page = first;
+    while page < first + made.backed {
+        let count = snapshim::preserve::RUN.min(first + made.backed - page);
+        let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
+        let deadline = raw::now() + config().timeout;
+        if !preserve_own::means(&thread.own, deadline).serve_whole(&request) {
+            return;
+        }
+        page += count;
+    }
+}

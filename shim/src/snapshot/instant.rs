@@ -1,0 +1,135 @@
+//! The instant of a snapshot: the gate is closed, the writers under way are waited for, shared mappings are armed, and the record
+//! is committed.
+
+use rustix::io::Errno;
+use snapshim::cooperate::drain::Blame;
+use snapshim::protocol::creation::{Aborted, Scope, Ticket};
+use snapshim::protocol::origin::Origin;
+use snapshim::protocol::unseen::Look;
+use snapshim::sys::{futex, raw};
+use snapshim::table::Table;
+
+use crate::base::config::config;
+use crate::process::log::{Level, Named, Program, Unseen, say};
+use crate::process::membership;
+use crate::process::thread::Thread;
+use crate::shared::arm;
+
+pub fn too_late(origin: Origin) -> Errno {
+    say!(
+        Level::Warn,
+        "snapshot of {} refused: it took longer than {} ms and a writer that waited gave it up; set SNAPSHIM_TIMEOUT_MS higher",
+        Named(origin),
+        config().timeout / 1_000_000
+    );
+    Errno::TIMEDOUT
+}
+
+/// Closes the gate: from here on nobody who would change what `scope` covers begins to.
+pub fn begin(thread: &Thread, scope: Scope) -> Result<Ticket, Errno> {
+    let table = thread.own.table;
+    let gate = table.gate();
+    let give_up = raw::now() + 2 * config().timeout;
+    loop {
+        thread.slot.intent().declare(scope, raw::now() + config().timeout);
+        match gate.creation.claim(thread.index as u16) {
+            Ok(ticket) => {
+                gate.active.raise();
+                return Ok(ticket);
+            }
+            Err(_) if raw::now() > give_up => return Err(Errno::TIMEDOUT),
+            Err(other) => table.await_creation(other),
+        }
+    }
+}
+
+/// Waits for the writers under way.
+pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<(), Errno> {
+    let deadline = raw::now() + config().timeout;
+    thread.own.table.drain(scope, thread.index, deadline).map_err(|Blame { pid, tid }| {
+        say!(
+            Level::Warn,
+            "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it stopped?); \
+             continue it, or set SNAPSHIM_TIMEOUT_MS higher",
+            Program(pid),
+            config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
+}
+
+/// Has all who could store into the origin through a shared mapping armed, the calling process included.
+pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Errno> {
+    let (own, scope) = (&thread.own, Scope::One(origin));
+    *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
+    let arming = *ticket;
+    arm::arm(scope, || own.table.gate().creation.look() == arming)?;
+    let deadline = raw::now() + config().timeout;
+    own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, or set \
+             SNAPSHIM_TIMEOUT_MS higher",
+            Named(origin),
+            Program(pid),
+            config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
+}
+
+/// Waits for the asynchronous writes under way that bypass the page cache. Those to a snapshot that is inherited have been
+/// preserved.
+pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
+    let deadline = raw::now() + config().timeout;
+    thread.own.table.await_queues(origin, deadline).map_err(|Blame { pid, .. }| {
+        say!(
+            Level::Warn,
+            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, or cannot \
+             be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
+            Named(origin),
+            Program(pid),
+            config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
+}
+
+/// Decides the creation and opens the gate. False: somebody aborted it.
+pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
+    let creation = thread.own.table.gate().creation;
+    let committed = creation.commit(ticket);
+    if committed {
+        creation.release(ticket);
+    }
+    futex::wake(creation.futex());
+    committed
+}
+
+/// What a creation finds of processes whose changes nobody is told of, before its instant.
+pub fn look_for_unseen(table: &Table) -> Look {
+    let unseen = table.unseen();
+    if unseen.was_ever_up() {
+        membership::lower_unseen_that_are_over(table);
+    }
+    unseen.look()
+}
+
+/// Once what the creation makes is published: `doubt` makes it doubtful if such a process may have changed the file since, or may
+/// still.
+pub fn doubt_if_unseen(table: &Table, before: Look, what: &dyn core::fmt::Display, doubt: impl FnOnce() -> bool) {
+    let after = table.unseen().look_after_publishing();
+    if !before.vouches_until(&after) && doubt() {
+        say_doubted(table, what);
+    }
+}
+
+#[cold]
+fn say_doubted(table: &Table, what: &dyn core::fmt::Display) {
+    say!(
+        Level::Warn,
+        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that its log \
+         names, and take the snapshot again",
+        Unseen(table)
+    );
+}

@@ -1,0 +1,121 @@
+//! The kernel's mapping of a snapshot: the file as it is, mapped, and behind its end what faults.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MprotectFlags, madvise};
+use snapshim::PAGE;
+use snapshim::preserve::local;
+use snapshim::protocol::changes::Modified;
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::raw;
+
+use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
+use crate::process::log::{Level, say};
+
+const BLKGETSIZE64: u32 = 0x8008_1272;
+
+/// Size, and the time of modification that foreign changes are told by. That time has been asked for anyway, by the fstat(2) that
+/// says what is mapped.
+pub fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errno> {
+    if !origin.is_block_device() {
+        let stat = rustix::fs::fstat(file)?;
+        return Ok(Modified::new(stat.st_mtime, stat.st_mtime_nsec, stat.st_size as u64));
+    }
+    let mut size = 0u64;
+    // SAFETY: BLKGETSIZE64 (linux/fs.h) stores one u64 at its argument.
+    unsafe { raw::ioctl(file, BLKGETSIZE64, &raw mut size as usize) }?;
+    Ok(Modified { time: 0, size })
+}
+
+/// The kernel's mapping, its last page zeroed behind the end of the file, SIGBUS past that page.
+pub fn map(
+    file: BorrowedFd<'_>,
+    mmap: &Mmap,
+    size: u64,
+    first: u64,
+    backed: u64,
+    scratch: bool,
+) -> Result<*mut c_void, Errno> {
+    let tail = !size.is_multiple_of(PAGE) && (first..first + backed).contains(&(size / PAGE));
+    let address = if scratch { map_aside(file, mmap)? } else { real_map(file, mmap, mmap.address, mmap.flags)? };
+    let start = address as u64;
+    let finish = || {
+        if tail {
+            zero_tail(start + (size / PAGE - first) * PAGE, size % PAGE, mmap.protection)?;
+        }
+        let past = mmap.pages() - backed;
+        if past > 0 {
+            local::map_faulting(start + backed * PAGE, (past * PAGE) as usize)?;
+            protect(start + backed * PAGE, past * PAGE, mmap.protection)?;
+        }
+        Ok(())
+    };
+    finish()
+        // SAFETY: the mapping was just made and nobody has been told of it.
+        .inspect_err(|_| unsafe { rustix::mm::munmap(address, mmap.length) }.unwrap_or(()))
+        .map(|()| address)
+}
+
+/// The kernel's mapping of the file.
+fn real_map(file: BorrowedFd<'_>, mmap: &Mmap, address: *mut c_void, flags: i32) -> Result<*mut c_void, Errno> {
+    use rustix::fd::AsRawFd;
+    let flags = flags & !(MAP_SNAPSHOT | libc::MAP_POPULATE | libc::MAP_LOCKED);
+    Mmap { address, flags, descriptor: file.as_raw_fd(), ..*mmap }.call()
+}
+
+/// Maps the file where the kernel likes, but not where it is to be moved later.
+///
+/// As long as a mapping that overlaps the target is there, the kernel finds another place; two can overlap it, one at each end.
+fn map_aside(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
+    let mut found = [const { Err(Errno::NOMEM) }; 3];
+    let mut chosen = Err(Errno::NOMEM);
+    for place in &mut found {
+        *place = real_map(file, mmap, ptr::null_mut(), mmap.flags & !libc::MAP_FIXED);
+        chosen = *place;
+        let is_apart =
+            |at: *mut c_void| (at as usize).abs_diff(mmap.address as usize) >= (mmap.pages() * PAGE) as usize;
+        if chosen.is_err() || chosen.is_ok_and(is_apart) {
+            break;
+        }
+    }
+    for other in found.into_iter().flatten().filter(|place| Ok(*place) != chosen) {
+        // SAFETY: just mapped, and nobody was told.
+        let _ = unsafe { rustix::mm::munmap(other, mmap.length) };
+    }
+    chosen
+}
+
+fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
+    let flags = MprotectFlags::from_bits_retain(protection as u32);
+    // SAFETY: the range is a part of the mapping that is being made.
+    unsafe { rustix::mm::mprotect(address as *mut c_void, length as usize, flags) }
+}
+
+fn tell_kernel(error: Errno) {
+    if error == Errno::INVAL {
+        say!(
+            Level::Error,
+            "snapshot of process {} refused: this kernel has no MADV_POPULATE_WRITE; Linux 5.14 or later is needed",
+            raw::own_pid()
+        );
+    }
+}
+
+/// Makes the page private and zeroes what lies behind the end of the file: a shared store can have put bytes there, and an append
+/// would.
+fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
+    let opened = libc::PROT_READ | libc::PROT_WRITE;
+    if protection & opened != opened {
+        protect(page, PAGE, opened)?;
+    }
+    // SAFETY: the page is a writable part of the mapping that is being made, and private once it is populated.
+    unsafe {
+        madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)
+            .inspect_err(|error| tell_kernel(*error))?;
+        ptr::write_bytes((page + used) as *mut u8, 0, (PAGE - used) as usize);
+    }
+    if protection & opened != opened { protect(page, PAGE, protection) } else { Ok(()) }
+}

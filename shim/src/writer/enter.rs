@@ -1,0 +1,212 @@
+//! What every change of a file has in common: announce, preserve, make the real call, clear.
+
+use core::ops::Range;
+
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
+use snapshim::cooperate::locate::place_behind;
+use snapshim::preserve::policy::OnFailure;
+use snapshim::preserve::{Change, Pusher};
+use snapshim::protocol::gate::{Call, Entry, Frame};
+use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::snapshot::View;
+use snapshim::sys::raw;
+use snapshim::table::{self, Table};
+
+use super::reach::range_of;
+use super::report::{Teller, refuse};
+use super::sequence;
+use super::slot::{Surroundings, clear, pusher, without_thread};
+use super::touch::Touch;
+use crate::address_space::freeze::Trap;
+use crate::base::errno::set_errno;
+use crate::base::stack_pointer;
+use crate::process::log::{Level, Named, Program, say};
+use crate::process::membership;
+use crate::process::thread::{self, Seat, Thread};
+
+/// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
+pub const LONGEST_WRITE: u64 = 0x7fff_f000;
+
+/// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
+///
+/// `call` answers with how many bytes it wrote, or 0 if it does not say, or less if it failed.
+///
+/// Holds nothing that needs dropping while the real call runs.
+#[inline]
+pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
+    match thread::take_first(stack_pointer::stack_pointer()) {
+        Some(thread) => change_in(&thread, (&[], thread.first_frame()), descriptor, &touch, &call),
+        None => change_elsewhere(descriptor, &touch, &call),
+    }
+}
+
+/// The same for a call that interrupts another, or whose thread has no slot yet.
+#[cold]
+fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
+    let seat = match Seat::take() {
+        Ok(seat) => seat,
+        Err(error) => match without_thread(error, call) {
+            Ok(Some(result)) => return result,
+            Ok(None) => {
+                set_errno(libc::ENOSPC);
+                return -1;
+            }
+            Err(seat) => seat,
+        },
+    };
+    change_in(&seat.thread, seat.frames(), descriptor, touch, call)
+}
+
+/// The same in a frame that is taken, behind those of calls that this one may have interrupted.
+#[inline(always)]
+fn change_in(
+    thread: &Thread,
+    (outer, frame): (&[Frame], &Frame),
+    descriptor: i32,
+    touch: &impl Touch,
+    call: &impl Fn() -> isize,
+) -> isize {
+    membership::look_now_and_then(&thread.own);
+    let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
+    let surroundings = Surroundings { thread, touch };
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
+    let result = match entry {
+        Entry::Free | Entry::Elsewhere => watch_descriptor(thread, frame, &about, None, call()),
+        Entry::Origin(origin) => {
+            let result = change_origin(thread, frame, descriptor, origin, touch, call);
+            watch_descriptor(thread, frame, &about, Some(origin), result)
+        }
+        Entry::Anywhere => change_anywhere(thread, frame, touch, call),
+    };
+    clear(thread, frame, turn);
+    result
+}
+
+/// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
+#[inline]
+fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
+    let is_same = thread.record.is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
+    if !is_same && result >= 0 {
+        doubt_if_replaced(thread, frame, about.descriptor, seen);
+    }
+    result
+}
+
+#[cold]
+fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
+    let now = match place_behind(descriptor) {
+        Place::Origin(now) => now,
+        Place::Elsewhere => return,
+        Place::Unknown => return say_anywhere(thread.own.table.doubt_every_snapshot()),
+    };
+    if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
+        break_after_the_fact(thread, &pusher(thread, frame), now);
+    }
+}
+
+#[cold]
+fn change_origin(
+    thread: &Thread,
+    frame: &Frame,
+    descriptor: i32,
+    origin: Origin,
+    touch: &impl Touch,
+    call: &impl Fn() -> isize,
+) -> isize {
+    if !thread.own.table.is_origin_in_use(origin) || thread.own.leaves_damaged() {
+        return call();
+    }
+    thread.own.table.note_change(origin);
+    let pusher = Pusher { size: &|| size_behind(descriptor), ..pusher(thread, frame) };
+    if let Some(from) = touch.cuts_from() {
+        return match pusher.make_way(origin, &Change::Cut(from)) {
+            Ok(()) => call(),
+            Err(_) if thread.own.leaves_damaged() => call(),
+            Err(failure) => refuse(origin, &failure),
+        };
+    }
+    let range = range_of(thread, frame, descriptor, origin, touch);
+    let ahead = sequence::pages_ahead(origin, &range.bytes);
+    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead, ..pusher };
+    if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
+        return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
+    }
+    let result = call();
+    if result > 0 && !range.held(thread, descriptor, result as u64) {
+        break_after_the_fact(thread, &pusher, origin);
+    }
+    result
+}
+
+/// The kernel does not say which file the call changes. What it would change is preserved in every snapshot; one in which that cannot be
+/// had is doubtful, and none is broken for what is none of its business.
+#[cold]
+fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
+    let table = thread.own.table;
+    let change = match (touch.cuts_from(), touch.offset().map(u64::try_from)) {
+        (Some(from), _) => Some(Change::Cut(from)),
+        (None, Some(Ok(start))) => Some(Change::Bytes(start..start.saturating_add(touch.length()))),
+        // The kernel refuses the offset.
+        (None, Some(Err(_))) => Some(Change::Bytes(0..0)),
+        // At a position that others may be moving.
+        (None, None) => None,
+    };
+    let pusher = Pusher { on_failure: OnFailure::FailWrite, ..pusher(thread, frame) };
+    let mut doubted = 0;
+    table.over_splits(|walk| {
+        for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
+            table.note_change(view.identity.origin);
+            let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.identity.origin, change).is_ok());
+            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
+        }
+    });
+    say_anywhere(doubted);
+    call()
+}
+
+#[cold]
+fn say_anywhere(doubted: usize) {
+    if doubted > 0 {
+        say!(
+            Level::Warn,
+            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and newfstatat \
+             are refused, by a filter of seccomp or for want of memory); allow one of them",
+            Program(raw::own_pid())
+        );
+    }
+}
+
+fn size_behind(descriptor: i32) -> Option<u64> {
+    let file = raw::borrow(descriptor as u32);
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::SIZE).ok()?;
+    let is_file = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
+    is_file.then_some(found.stx_size)
+}
+
+/// posix_fadvise(2), which needs no right to read.
+pub fn read_in(descriptor: i32, bytes: &Range<u64>) {
+    let length = core::num::NonZeroU64::new(bytes.end - bytes.start);
+    let _ = rustix::fs::fadvise(raw::borrow(descriptor as u32), bytes.start, length, rustix::fs::Advice::WillNeed);
+}
+
+/// The write may have landed outside what was preserved: say so rather than be silently wrong.
+fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, origin: Origin) {
+    let table = thread.own.table;
+    table.over_splits(|walk| walk.of(origin).for_each(|(index, view)| break_one(table, pusher, index, &view)));
+}
+
+fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view: &View) {
+    if !pusher.break_mapping(index, view) {
+        table::doubt(table, index, view.head.life());
+    }
+    let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    say!(
+        Level::Warn,
+        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, cleared O_APPEND or replaced the \
+         descriptor that it wrote at",
+        Program(pid),
+        Named(view.identity.origin),
+        raw::own_pid()
+    );
+}

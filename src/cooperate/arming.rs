@@ -1,0 +1,85 @@
+//! Waiting until every process that shares an origin has armed its mappings; see [`crate::protocol::sharing`].
+
+use super::drain::Blame;
+use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::origin::Origin;
+use crate::protocol::process::{Agent, Process};
+use crate::protocol::process_id::ProcessId;
+use crate::sys::raw;
+use crate::sys::wait::Patience;
+use crate::table::Table;
+
+impl Table {
+    /// Has every other process that may have what `scope` covers mapped shared and writable arm it, and waits for the answers.
+    ///
+    /// The gate is closed by `creation`, and the writers are drained: nobody begins to map or to open what has been armed.
+    pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Blame> {
+        let sharers = || {
+            let records = self.processes_used().iter().enumerate();
+            records.filter_map(move |(index, record)| {
+                let id = record.id().filter(|id| *id != own)?;
+                (record.sharing.includes(scope) && !record.sharing.is_armed_for(id.epoch(), creation)).then_some((
+                    index as u32,
+                    record,
+                    id,
+                ))
+            })
+        };
+        for (_, record, _) in sharers() {
+            record.ring();
+        }
+        sharers().try_for_each(|(index, record, id)| self.await_arming(index, record, id, scope, creation, deadline))
+    }
+
+    fn await_arming(
+        &self,
+        index: u32,
+        record: &Process,
+        id: ProcessId,
+        scope: Scope,
+        creation: Ticket,
+        deadline: u64,
+    ) -> Result<(), Blame> {
+        let mut patience = Patience::default();
+        while record.id() == Some(id)
+            && record.sharing.includes(scope)
+            && !record.sharing.is_armed_for(id.epoch(), creation)
+        {
+            patience.pause();
+            if patience.is_tried() {
+                if self.bury_if_dead(id.owner_word(index)) {
+                    return Ok(());
+                }
+                if raw::now() > deadline {
+                    let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
+                    return Err(Blame { pid: id.pid(), tid });
+                }
+                record.ring();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a cooperating process may have `origin` mapped shared and writable: then its time of modification moves with stores
+    /// that make no call.
+    ///
+    /// The dead are taken out of the table, which counts their stores: nobody else may ever come to do it.
+    #[must_use]
+    pub fn is_shared(&self, origin: Origin) -> bool {
+        let scope = Scope::One(origin);
+        self.processes_used().iter().enumerate().any(|(index, record)| {
+            let sharer = record.id().filter(|_| record.sharing.includes(scope));
+            sharer.is_some_and(|id| !self.bury_if_dead(id.owner_word(index as u32)))
+        })
+    }
+
+    /// The creation that waits for process `id` to arm, and what it covers.
+    pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
+        let creation = &self.header.creation;
+        let seen = creation.look();
+        if !seen.is_arming() || record.sharing.is_armed_for(id.epoch(), seen) {
+            return None;
+        }
+        Some((seen, creation.scope(seen, self)?))
+    }
+}

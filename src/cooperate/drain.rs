@@ -1,0 +1,266 @@
+//! Waiting for others: a creation for the writers under way, a writer for the creation under way, a mapper for the pushers.
+//!
+//! Nobody waits for the dead, and nobody waits for ever.
+
+use core::time::Duration;
+
+use rustix::io::Errno;
+
+use super::liveness::{self, Liveness};
+use super::locate::place_of;
+use super::thread_state::{Doing, Maker};
+use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::gate::{Frame, Turn};
+use crate::protocol::origin::{Origin, Place};
+use crate::protocol::process::Process;
+use crate::protocol::process_id::ProcessId;
+use crate::protocol::writer_slot::WriterSlot;
+use crate::sys::procfs::ProcPath;
+use crate::sys::sync::{Ordering, fence};
+use crate::sys::wait::Patience;
+use crate::sys::{futex, raw};
+use crate::table::Table;
+
+/// Who did not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// Its process; 0 if that is not known.
+    pub pid: u32,
+    /// Its thread; 0 if that is not known.
+    pub tid: u32,
+}
+
+impl Table {
+    /// Waits until no call that could change what `scope` covers is under way, but for those of the caller's slot.
+    pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Blame> {
+        loop {
+            let continued = self.header.continued();
+            for (index, slot) in self.writers_used().iter().enumerate() {
+                if index as u32 == own_slot {
+                    continue;
+                }
+                for frame in slot.frames() {
+                    self.await_frame(slot, frame, scope, deadline)?;
+                }
+            }
+            // Else a call that was waited for may be under way in a slot that was passed by.
+            if self.header.continued() == continued {
+                break;
+            }
+        }
+        self.await_unannounced(deadline)
+    }
+
+    /// Waits for the calls that found no free slot to announce themselves in.
+    fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
+        let mut patience = Patience::default();
+        while let Some((index, id)) = self.first_unannounced() {
+            if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
+                self.declare_damaged();
+            }
+            if patience.is_tried() && !self.bury_if_dead(id.owner_word(index)) && raw::now() > deadline {
+                return Err(Blame { pid: id.pid(), tid: 0 });
+            }
+            patience.pause();
+        }
+        Ok(())
+    }
+
+    /// A process that has calls under way without a slot.
+    fn first_unannounced(&self) -> Option<(u32, ProcessId)> {
+        self.processes_used().iter().enumerate().find_map(|(index, record)| {
+            let id = record.id()?;
+            (record.unannounced(id) != 0).then_some((index as u32, id))
+        })
+    }
+
+    /// A call without a slot, of the calling process, begins. False: snapshots exist or are being made, so it may not. See
+    /// [`Process::leave_unannounced`].
+    pub fn enter_unannounced(&self, own: &Process, id: ProcessId) -> bool {
+        own.enter_unannounced(id);
+        let may = !self.header.active.is_raised();
+        if !may {
+            own.leave_unannounced(id);
+        }
+        may
+    }
+
+    fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
+        let mut patience = Patience::default();
+        loop {
+            let Some(turn) = under_way(frame, scope) else { return Ok(()) };
+            if patience.is_tried() {
+                if self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope) {
+                    return Ok(());
+                }
+                if raw::now() > deadline {
+                    return Err(self.blame(slot));
+                }
+            }
+            patience.pause();
+        }
+    }
+
+    /// Whether no call is under way that may be changing `origin`. Waits for nobody.
+    #[must_use]
+    pub fn is_quiet(&self, origin: Origin) -> bool {
+        let scope = Scope::One(origin);
+        let is_clear = |slot: &WriterSlot, frame: &Frame| {
+            under_way(frame, scope)
+                .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
+        };
+        let continued = self.header.continued();
+        self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
+            && self.header.continued() == continued
+            && self.is_all_announced()
+    }
+
+    /// Whether no living process has calls under way without a slot. The dead are taken out: else one of them would be taken for
+    /// busy for ever.
+    fn is_all_announced(&self) -> bool {
+        self.processes_used().iter().enumerate().all(|(index, record)| {
+            let busy = record.id().filter(|id| record.unannounced(*id) != 0);
+            busy.is_none_or(|id| self.bury_if_dead(id.owner_word(index as u32)))
+        })
+    }
+
+    fn blame(&self, slot: &WriterSlot) -> Blame {
+        let tenure = slot.tenure();
+        let pid = self.owner(tenure.process()).map_or(0, |(_, _, id)| id.pid());
+        Blame { pid, tid: slot.thread(tenure) }
+    }
+
+    /// Whether the call of `turn` cannot happen any more because its process or thread is gone.
+    fn is_over(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
+        let tenure = slot.tenure();
+        if tenure.is_vacant() {
+            return frame.look().1 == turn;
+        }
+        if self.bury_if_dead(tenure.process()) {
+            // The record may be gone before its slots are: who buried it was killed in between.
+            slot.release(tenure);
+            return true;
+        }
+        let Some((_, record, id)) = self.owner(tenure.process()) else { return false };
+        let gone = liveness::is_thread_gone(record, id, slot.thread(tenure));
+        if gone {
+            slot.release(tenure);
+        }
+        gone
+    }
+
+    /// Who makes the calls of a slot; `None`: somebody else may, with descriptors of its own, as a child that acts in this memory.
+    fn maker(&self, slot: &WriterSlot) -> Option<Maker<'_>> {
+        let tenure = slot.tenure();
+        let (_, process, id) = self.owner(tenure.process())?;
+        let thread = slot.thread(tenure);
+        let doing = Doing::read(id.pid(), thread);
+        // Looked at in this order: an image that still is there was there when its thread was looked at.
+        let is_no_loan = || doing.is_no_loan(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
+        (thread != 0 && (process.lender(id).is_none() || is_no_loan())).then_some(Maker { process, id, thread, doing })
+    }
+
+    /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
+    fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
+        let (descriptor, seen) = frame.descriptor();
+        let Some(maker) = self.maker(slot) else { return false };
+        let Maker { process, id, thread, doing } = maker;
+        let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
+        let covered = match rustix::fs::stat(path.as_c_str()) {
+            Ok(stat) => match place_of(&stat) {
+                Place::Origin(origin) => scope.covers(origin),
+                Place::Elsewhere => false,
+                Place::Unknown => true,
+            },
+            Err(Errno::NOENT) => false,
+            Err(_) => true,
+        };
+        // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
+        fence(Ordering::Acquire);
+        // A number that was given away meanwhile says nothing of a call that is in the kernel with it. One that is yet to be made,
+        // or made again, with a number that comes to mean an origin is found afterwards, by the writer itself.
+        let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
+        !covered && is_telling && frame.look().1 == turn && frame.place_at(turn) == Place::Unknown
+    }
+
+    /// Waits until the creation that was seen is over, ending it if its owner is dead or has taken too long.
+    pub fn await_creation(&self, seen: Ticket) {
+        let creation = &self.header.creation;
+        let first_seen = raw::now();
+        let mut patience = Patience::default();
+        while creation.look() == seen {
+            patience.pause();
+            if !patience.is_tried() {
+                continue;
+            }
+            let owner = self.creation_owner(seen).map_or(0, |slot| slot.tenure().process());
+            let dead = owner == 0 || self.bury_if_dead(owner);
+            let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
+            if deadline > first_seen + LONGEST_CREATION {
+                self.declare_damaged();
+            }
+            if dead || self.is_damaged() || raw::now() > deadline {
+                self.end_creation(seen);
+            } else {
+                futex::wait(creation.futex(), seen.low_half(), Duration::from_millis(2));
+            }
+        }
+    }
+
+    /// Waits until nobody pushes into snapshot `index`, whose generation is odd. With `only_bytes`, only for pushers that store
+    /// bytes. False: somebody still does when `deadline` has come.
+    #[must_use]
+    pub fn await_pushers(&self, index: u32, only_bytes: bool, deadline: u64) -> bool {
+        self.writers_used()
+            .iter()
+            .all(|slot| self.await_frames(slot, deadline, |frame| frame.is_pushing(index, only_bytes)))
+    }
+
+    /// Waits until no thread of the process that `owner` refers to pushes into any snapshot. False as above.
+    #[must_use]
+    pub fn await_pushers_of(&self, owner: u64, deadline: u64) -> bool {
+        let mut own = self.writers_used().iter().filter(|slot| slot.tenure().process() == owner);
+        own.all(|slot| self.await_frames(slot, deadline, Frame::is_pushing_any))
+    }
+
+    /// Waits until `is_busy` holds for no frame of a slot whose call is under way.
+    fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&Frame) -> bool) -> bool {
+        slot.frames().iter().all(|frame| {
+            let mut patience = Patience::default();
+            let mut is_late = false;
+            while is_busy(frame) {
+                if patience.is_tried() {
+                    let (_, turn) = frame.look();
+                    if self.is_over(slot, frame, turn) {
+                        return true;
+                    }
+                    // Once more behind the clock: this thread may have been stopped.
+                    if is_late {
+                        return false;
+                    }
+                    is_late = raw::now() > deadline;
+                }
+                patience.pause();
+            }
+            true
+        })
+    }
+}
+
+/// The call in `frame`, if it is under way and may be changing what `scope` covers.
+fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
+    let (phase, turn) = frame.look();
+    let concerned = phase.is_under_way()
+        && match frame.place_at(turn) {
+            Place::Elsewhere => false,
+            Place::Origin(origin) => scope.covers(origin),
+            Place::Unknown => true,
+        };
+    concerned.then_some(turn)
+}
+
+/// The longest SNAPSHIM_TIMEOUT_MS, in nanoseconds: no creator gives itself longer.
+const LONGEST_CREATION: u64 = 60_000_000_000;
+
+/// PID_MAX_LIMIT of linux/threads.h.
+const MOST_THREADS: u32 = 4 << 20;

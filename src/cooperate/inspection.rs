@@ -1,0 +1,113 @@
+//! Inspection: whether the table is what those who cooperate made of it.
+//!
+//! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in
+//! the header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
+
+use super::liveness;
+use crate::protocol::holdings::Holdings;
+use crate::protocol::process_id::ProcessId;
+use crate::sys::sync::Ordering;
+use crate::sys::wait::Patience;
+use crate::table::Table;
+use crate::table::walk::Walk;
+
+/// What a process knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Knowledge<'a> {
+    /// Who it is.
+    pub id: ProcessId,
+    /// Index of its record.
+    pub index: u32,
+    /// Where the word is by which others know it.
+    pub cookie: u64,
+    /// Where its snapshots lie.
+    pub holdings: &'a Holdings,
+}
+
+/// Looks before what does not fit counts as damage: another thread may be cutting a piece.
+const LOOKS: u32 = 40;
+
+impl Table {
+    /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
+    /// makes, moves or unmaps a snapshot meanwhile.
+    pub fn inspect(&self, known: &Knowledge<'_>) {
+        let mut patience = Patience::default();
+        for _ in 0..LOOKS {
+            if self.is_damaged() || self.is_as_known(known) {
+                return;
+            }
+            patience.pause();
+        }
+        self.declare_damaged();
+    }
+
+    /// The same, and whether everybody who lives would be found by who looks for processes and writers.
+    pub fn inspect_all(&self, known: &Knowledge<'_>) {
+        let mut patience = Patience::default();
+        for _ in 0..LOOKS {
+            if self.is_damaged() || self.finds_all() {
+                return self.inspect(known);
+            }
+            patience.pause();
+        }
+        self.declare_damaged();
+    }
+
+    /// Who was killed between its claim and the note of it is behind what is looked through as well: that is put right.
+    fn finds_all(&self) -> bool {
+        let processes = self.header.processes_used();
+        let writers = self.header.writers_used();
+        if !self.is_room_sound() {
+            return false;
+        }
+        let are_processes_found =
+            self.processes[..self.processes_backed()].iter().enumerate().skip(processes).all(|(index, record)| {
+                record.id().is_none_or(|id| {
+                    let is_dead = liveness::of(record, id) == liveness::Liveness::Dead;
+                    if is_dead {
+                        self.bury(index as u32, record, id);
+                    }
+                    is_dead
+                })
+            });
+        are_processes_found
+            && self.writers[writers..self.writers_backed()].iter().all(|slot| {
+                let tenure = slot.tenure();
+                let is_over = tenure.is_vacant() || self.bury_if_dead(tenure.process());
+                if is_over {
+                    slot.release(tenure);
+                }
+                is_over
+            })
+    }
+
+    fn is_as_known(&self, known: &Knowledge<'_>) -> bool {
+        let is_record_ours = self
+            .process(known.index)
+            .is_some_and(|record| record.id() == Some(known.id) && record.cookie(known.id) == Some(known.cookie));
+        is_record_ours && (known.index as usize) < self.header.processes_used() && self.shows(known)
+    }
+
+    /// Whether the pieces in the table are those that the process holds, and writers find them.
+    fn shows(&self, known: &Knowledge<'_>) -> bool {
+        self.over_splits(|walk| self.shows_in(walk, known))
+    }
+
+    fn shows_in(&self, walk: Walk<'_>, known: &Knowledge<'_>) -> bool {
+        let owner = known.id.owner_word(known.index);
+        let mut pages = 0;
+        for (index, view) in walk.owned_by(owner) {
+            if view.head.is_changing() {
+                return known.holdings.is_changing();
+            }
+            let is_found = view.is_relocated()
+                // Acquire: as in `Walk::of`.
+                || self.marks[index as usize].load(Ordering::Acquire) == view.identity.origin.mark();
+            if !is_found || !known.holdings.contains(&(view.extent.address..view.extent.end())) {
+                return false;
+            }
+            pages += view.extent.pages;
+        }
+        pages == known.holdings.pages() && (pages == 0 || self.header.active.is_raised())
+    }
+}

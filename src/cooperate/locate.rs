@@ -1,0 +1,104 @@
+//! Where a descriptor or a path leads: to which origin, or to none.
+
+use core::ffi::c_char;
+use core::mem::MaybeUninit;
+
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev, statx};
+use rustix::io::Errno;
+use syscalls::{Sysno, syscall};
+
+use crate::protocol::changes::Modified;
+use crate::protocol::origin::{Origin, Place};
+use crate::sys::raw;
+
+/// Where a descriptor leads; [`Place::Unknown`] if the kernel does not say, be it for want of memory or by a filter of seccomp(2) that
+/// refuses to be asked.
+///
+/// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every
+/// later write (Documentation/filesystems/multigrain-ts.rst).
+pub fn place_behind(descriptor: u32) -> Place {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO;
+    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
+        Ok(found) => place_found(&found),
+        Err(Errno::BADF) => Place::Elsewhere,
+        Err(_) => place_otherwise(descriptor),
+    }
+}
+
+/// By older calls: a filter may know one of them and not the others.
+#[cold]
+fn place_otherwise(descriptor: u32) -> Place {
+    let file = raw::borrow(descriptor);
+    match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
+        Ok(found) => place_of(&found),
+        Err(Errno::BADF) => Place::Elsewhere,
+        // What has no position is neither a file nor a block device.
+        Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Place::Elsewhere,
+        Err(_) => Place::Unknown,
+    }
+}
+
+/// Where a path leads from `directory`, an application's path, with the flags of newfstatat(2). [`Place::Elsewhere`] also where the
+/// call that will look it up fails as this look does.
+pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
+    let mut found = MaybeUninit::<Statx>::uninit();
+    let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
+    // SAFETY: `found` is a struct statx; the kernel checks the application's pointer.
+    let done = unsafe { syscall!(Sysno::statx, directory as i32, path, flags, wanted, found.as_mut_ptr()) };
+    match done {
+        // SAFETY: the call filled it in.
+        Ok(_) => place_found(unsafe { found.assume_init_ref() }),
+        Err(error) if is_of_the_path(error) => Place::Elsewhere,
+        Err(_) => place_at_otherwise(directory, path, flags),
+    }
+}
+
+#[cold]
+fn place_at_otherwise(directory: u32, path: *const c_char, flags: u32) -> Place {
+    let mut found = MaybeUninit::<rustix::fs::Stat>::uninit();
+    // SAFETY: `found` is a struct stat; the kernel checks the application's pointer.
+    let done = unsafe { syscall!(Sysno::newfstatat, directory as i32, path, found.as_mut_ptr(), flags) };
+    match done {
+        // SAFETY: the call filled it in.
+        Ok(_) => place_of(unsafe { found.assume_init_ref() }),
+        Err(error) if is_of_the_path(error) => Place::Elsewhere,
+        Err(_) => Place::Unknown,
+    }
+}
+
+/// Whether the path, and not the looking, is what fails.
+fn is_of_the_path(error: syscalls::Errno) -> bool {
+    use syscalls::Errno as E;
+    [E::ENOENT, E::ENOTDIR, E::ELOOP, E::ENAMETOOLONG, E::EACCES, E::EFAULT, E::EBADF].contains(&error)
+}
+
+/// Where a descriptor leads, when that file was modified, and its size. To be asked seldom: see [`place_behind`].
+pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Place, Modified)> {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MTIME | StatxFlags::SIZE;
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let modified = Modified::new(found.stx_mtime.tv_sec, u64::from(found.stx_mtime.tv_nsec), found.stx_size);
+    StatxFlags::from_bits_retain(found.stx_mask).contains(wanted).then(|| (place_found(&found), modified))
+}
+
+fn place_found(found: &Statx) -> Place {
+    match FileType::from_raw_mode(found.stx_mode.into()) {
+        FileType::RegularFile => {
+            Place::Origin(Origin::file(makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
+        }
+        FileType::BlockDevice => {
+            Place::Origin(Origin::block_device(makedev(found.stx_rdev_major, found.stx_rdev_minor)))
+        }
+        _ => Place::Elsewhere,
+    }
+}
+
+/// Where a `stat` leads.
+#[must_use]
+pub fn place_of(stat: &rustix::fs::Stat) -> Place {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Place::Origin(Origin::file(stat.st_dev, stat.st_ino)),
+        FileType::BlockDevice => Place::Origin(Origin::block_device(stat.st_rdev)),
+        _ => Place::Elsewhere,
+    }
+}

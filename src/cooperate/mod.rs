@@ -1,0 +1,24 @@
+//! Acting on the table together: waiting for others, judging whether they live, taking out what the dead left.
+//!
+//! Imports [`table`](crate::table), [`protocol`](crate::protocol) and [`sys`](crate::sys). The table answers what a record says;
+//! here the system is asked what is true: /proc, another process's memory, the kernel's mark of an exec.
+//!
+//! Promise: no process waits for the dead, and none waits for ever ([`drain`]); a process that cannot be looked at counts as alive
+//! ([`liveness`]); whatever takes something out of the table may be run by any process at any time, twice, and be killed in it
+//! ([`recovery`]). A table that does not fit what a process knows of itself is declared damaged, and left ([`inspection`]).
+//!
+//! No page is preserved here, and no memory of the application is changed. Read [`drain`], [`liveness`] and [`recovery`] first.
+
+pub mod aio_idle;
+pub mod arming;
+pub mod drain;
+pub mod foreign;
+pub mod inspection;
+pub mod lending;
+pub mod liveness;
+pub mod locate;
+pub mod pieces;
+pub mod recovery;
+mod thread_state;
+pub mod unseen;
+mod vacancies;

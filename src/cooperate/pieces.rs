@@ -1,0 +1,115 @@
+//! Pieces: a snapshot whose mapping is cut, copied or inherited in parts is several records.
+
+use crate::PAGE;
+use crate::protocol::preserved::Bits;
+use crate::protocol::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
+use crate::sys::raw;
+use crate::table::Table;
+use crate::table::blocks::SnapshotBlocks;
+
+/// What a piece would be if it showed only these addresses.
+#[must_use]
+pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
+    Extent {
+        address: addresses.start,
+        first: extent.first + (addresses.start - extent.address) / PAGE,
+        pages: (addresses.end - addresses.start) / PAGE,
+        protection: extent.protection,
+    }
+}
+
+/// How a further record comes into being.
+#[derive(Clone, Copy, Debug)]
+pub struct Further {
+    /// Its identity.
+    pub identity: Identity,
+    /// Where it lies.
+    pub extent: Extent,
+    /// Its flags; with `CHANGED_BY_HOOK` its generation is odd.
+    pub flags: u32,
+}
+
+/// How long a cut waits for those who push without storing bytes.
+const MOMENT: u64 = 10_000_000;
+
+impl Table {
+    /// Waits for those who push into the piece at `index`, which is changing and about to be cut: they are announced at `index`,
+    /// and would not be found by who looks for the pushers of the part that is cut off. False: one who stores bytes is at it for
+    /// too long.
+    #[must_use]
+    pub fn await_pushers_of_cut(&self, index: u32, deadline: u64) -> bool {
+        if !self.await_pushers(index, true, deadline) {
+            return false;
+        }
+        // Of the others what may be missing is the bit of a page that is private by now.
+        if !self.await_pushers(index, false, deadline.min(raw::now() + MOMENT))
+            && let Some(snapshot) = self.snapshot(index)
+        {
+            snapshot.add_flags(BITS_INCOMPLETE);
+        }
+        true
+    }
+
+    /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
+    /// full.
+    pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
+        let (copy_index, head) = self.claim_snapshot(further.identity.owner)?;
+        let copy = self.snapshot(copy_index)?;
+        let Further { identity, extent, flags } = *further;
+        copy.describe(head, &identity, &extent, flags);
+        copy.see(&self.snapshot(index)?.seen());
+        let copied = View { head, identity, extent, flags, is_sealed: true };
+        if flags & RELOCATED == 0 {
+            let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
+            let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
+            // Looked for behind the copying: what is lost stays so, and may have been lost in it.
+            if !copy_bits(&from, view, &to, &copied) || from.is_any_lost(of_bits(view, &copied)) {
+                copy.add_flags(BITS_INCOMPLETE);
+            }
+            self.publish_mark(copy_index, identity.origin);
+        }
+        self.note_snapshot(copy_index);
+        if flags & CHANGED_BY_HOOK != 0 {
+            copy.publish_changing(head, view.head.state());
+        } else {
+            copy.publish(head, view.head.state());
+        }
+        self.note_shift((index, view.head.state()), (copy_index, head.life()));
+        Some(copy_index)
+    }
+
+    /// Pages of record `from`, which had this state before, are also in record `to`, of this life, by now, and are about to leave
+    /// `from`. Whoever walks over the records may meet them in neither, so it is counted.
+    pub fn note_shift(&self, from: (u32, State), to: (u32, u32)) {
+        let (Some(left), Some(gained)) = (self.snapshot(from.0), self.snapshot(to.0)) else { return };
+        if let Some(worse) = self.header.cuts.note(&self.header.active, left, from.1) {
+            gained.mark(to.1, worse);
+        }
+    }
+}
+
+/// The pages that a piece cut from `view` shows, as the bits of `view` count them.
+fn of_bits(view: &View, cut: &View) -> core::ops::Range<u64> {
+    let (shown, base) = (cut.kept(), view.identity.base);
+    shown.start - base..shown.end - base
+}
+
+/// Copies the bits of the pages that `copied` shows. False: some could not be recorded.
+fn copy_bits(
+    from: &Bits<'_, SnapshotBlocks<'_>>,
+    view: &View,
+    to: &Bits<'_, SnapshotBlocks<'_>>,
+    copied: &View,
+) -> bool {
+    let kept = copied.kept();
+    let (from_base, to_base) = (view.identity.base, copied.identity.base);
+    let mut at = kept.start;
+    while let Some(run) = from.first_set(at - from_base..kept.end - from_base) {
+        let pages = run.start + from_base..run.end + from_base;
+        if to.set(pages.start - to_base..pages.end - to_base).is_none() {
+            return false;
+        }
+        at = pages.end;
+    }
+    true
+}

@@ -1,0 +1,228 @@
+//! Recovery: taking out of the table what the dead left in it.
+//!
+//! Any process may run any of this at any time, twice, and be killed in it.
+
+use super::lending::is_memory_in_use;
+use super::liveness::{self, Liveness};
+use crate::protocol::creation::Ticket;
+use crate::protocol::gate::Frame;
+use crate::protocol::limits::WRITERS;
+use crate::protocol::process::{Child, Dead, Process};
+use crate::protocol::process_id::{ProcessId, owner_index};
+use crate::protocol::writer_slot::WriterSlot;
+use crate::sys::futex;
+use crate::table::Table;
+
+impl Table {
+    /// The process that `owner` refers to: its index, record and identity, if it is still in the table.
+    pub fn owner(&self, owner: u64) -> Option<(u32, &Process, ProcessId)> {
+        let index = owner_index(owner)?;
+        let record = self.process(index)?;
+        Some((index, record, record.owner_id(owner)?))
+    }
+
+    /// Whether the process that `owner` refers to is certainly gone. If it is, everything it had is taken out of the table.
+    pub fn bury_if_dead(&self, owner: u64) -> bool {
+        let Some((index, record, id)) = self.owner(owner) else {
+            self.retire_all_of(owner);
+            return true;
+        };
+        let dead = liveness::of(record, id) == Liveness::Dead;
+        if dead {
+            self.bury(index, record, id);
+        }
+        dead
+    }
+
+    /// Whether there is nobody any more to see the snapshots of `owner`. They are taken out of the table then; the process is only
+    /// if nobody acts in its memory.
+    pub fn retire_if_gone(&self, owner: u64) -> bool {
+        let is_gone = |(_, record, id): (_, &Process, _)| liveness::of_image(record, id) == Liveness::Dead;
+        let gone = self.owner(owner).is_none_or(is_gone);
+        if gone && !self.bury_if_dead(owner) {
+            self.retire_all_of(owner);
+        }
+        gone
+    }
+
+    /// Takes the image `id` out: first what refers to its record, then the record.
+    pub fn bury(&self, index: u32, record: &Process, id: ProcessId) {
+        let dead = Dead { index, record, id };
+        let owner = dead.owner();
+        let creation = self.header.creation.look();
+        let is_theirs =
+            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.tenure().process() == owner);
+        self.settle_children(&dead, is_theirs && creation.is_committed());
+        if is_theirs {
+            self.end_creation(creation);
+        }
+        for slot in self.writers_used() {
+            let tenure = slot.tenure();
+            if tenure.process() == owner {
+                slot.release(tenure);
+            }
+        }
+        // What its calls changed it counted itself, before. Of its stores nothing is known but where there may have been some.
+        self.header.note_changes_of_sharer(&record.sharing);
+        self.retire_all_of(owner);
+        self.retire_claims_of(&dead);
+        if record.free(id) {
+            self.note_free_process(index);
+        }
+        self.lower_active();
+    }
+
+    /// Retires the published snapshots of `owner`.
+    pub fn retire_all_of(&self, owner: u64) {
+        // Where only the image is dead, a child of vfork may still split what it had.
+        self.over_splits(|walk| {
+            for (snapshot, view) in walk.owned_by(owner) {
+                self.retire_snapshot(snapshot, view.head.life());
+            }
+        });
+    }
+
+    /// Retires the snapshots that were claimed for `dead` and never published.
+    fn retire_claims_of(&self, dead: &Dead<'_>) {
+        for snapshot in &self.snapshots {
+            snapshot.retire_claim(dead.index, || dead.has_record());
+        }
+    }
+
+    /// Says to the children that `parent` was forking when it died how it went.
+    fn settle_children(&self, parent: &Dead<'_>, committed: bool) {
+        for (index, record) in self.processes_used().iter().enumerate() {
+            let index = index as u32;
+            let retire_claims = |id| self.retire_claims_of(&Dead { index, record, id });
+            if let Child::NeverBorn(id) = record.lose_parent(parent, committed, retire_claims) {
+                self.retire_all_of(id.owner_word(index));
+            }
+        }
+    }
+
+    /// Retires the snapshots whose mapper is not in the table any more: who buried it was killed in it.
+    fn retire_orphans(&self) {
+        // A single walk: nobody is left to split these.
+        for (snapshot, view) in self.walk_once().live() {
+            if self.owner(view.identity.owner).is_none() {
+                self.retire_snapshot(snapshot, view.head.life());
+            }
+        }
+    }
+
+    /// Takes every dead process out.
+    pub fn bury_the_dead(&self) {
+        for (index, record) in self.processes_used().iter().enumerate() {
+            let Some(id) = record.id() else { continue };
+            if liveness::of(record, id) == Liveness::Dead {
+                self.bury(index as u32, record, id);
+            }
+        }
+        self.retire_orphans();
+        self.lower_active();
+    }
+
+    /// Takes out what had the pid of `id` before: exec put `id` in its place, or the pid was used again.
+    fn bury_earlier_images(&self, id: ProcessId) {
+        let is_earlier = |other: &ProcessId| id.pid() != 0 && other.pid() == id.pid() && *other != id;
+        for (index, record) in self.processes_used().iter().enumerate() {
+            if let Some(earlier) = record.id().filter(is_earlier)
+                && !is_memory_in_use(record, earlier)
+            {
+                self.bury(index as u32, record, earlier);
+            }
+        }
+    }
+
+    /// The slot of a creation's owner.
+    pub fn creation_owner(&self, creation: Ticket) -> Option<&WriterSlot> {
+        self.writer(u32::from(creation.owner()))
+    }
+
+    /// Ends a creation whose owner will not, and wakes who waits for it.
+    pub fn end_creation(&self, seen: Ticket) {
+        if self.header.creation.clear_impossible(seen) {
+            self.declare_damaged();
+        } else {
+            self.header.creation.end(seen);
+        }
+        futex::wake(self.header.creation.futex());
+    }
+
+    /// A record for process `id`, if one is free, can be freed, or can be had.
+    pub fn claim_process(&self, id: ProcessId) -> Option<(u32, &Process)> {
+        let index = self.find_process(id)?;
+        // Before who claimed it says so itself: what the record's last process shared would be taken for its.
+        self.processes[index].sharing.describe(core::iter::empty());
+        self.bury_earlier_images(id);
+        Some((index as u32, &self.processes[index]))
+    }
+
+    /// A slot for thread `tid` of process `owner`, if one is free, can be freed, or can be had.
+    pub fn claim_writer(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
+        let index = self.find_writer(owner, tid)?;
+        Some((index as u32, &self.writers[index]))
+    }
+
+    /// The slot that `owner` has for thread `tid`.
+    pub fn writer_of(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
+        let is_wanted = |slot: &WriterSlot| {
+            let tenure = slot.tenure();
+            tenure.process() == owner && slot.thread(tenure) == tid
+        };
+        let found = self.writers_used().iter().enumerate().find(|(_, slot)| is_wanted(slot));
+        found.map(|(index, slot)| (index as u32, slot))
+    }
+
+    /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page,
+    /// so that it can take its address.
+    pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
+        let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
+        let can_continue =
+            |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
+        let claim = |index: &usize| {
+            let slot = &self.writers[*index];
+            let is_claimed = slot.tenure().is_vacant() && can_continue(slot) && {
+                self.header.note_writer(*index as u32);
+                slot.claim(owner, 0)
+            };
+            // Somebody may have had it meanwhile.
+            let is_good = is_claimed && can_continue(slot);
+            if is_claimed && !is_good {
+                slot.release(slot.tenure());
+            }
+            is_good
+        };
+        let alike = || (parent as usize % a_page..WRITERS).step_by(a_page);
+        let find = || alike().take_while(|index| self.reach_writer(*index)).find(claim);
+        let index = find().or_else(|| {
+            self.free_abandoned_slots();
+            find()
+        })?;
+        Some((index as u32, &self.writers[index]))
+    }
+
+    /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent
+    /// only after this, and who looks for calls meanwhile looks again.
+    pub fn continue_calls(&self, slot: &WriterSlot, frames: &[Frame], descriptors_seen: impl Fn(&Frame) -> u32) {
+        for (frame, other) in slot.frames().iter().zip(frames) {
+            frame.continue_from(other, descriptors_seen(other));
+        }
+        self.header.note_continued();
+    }
+
+    /// Frees the slots of dead processes and of threads that ended without saying so.
+    pub fn free_abandoned_slots(&self) {
+        self.bury_the_dead();
+        for slot in self.writers_used() {
+            let tenure = slot.tenure();
+            match self.owner(tenure.process()) {
+                None => slot.release(tenure),
+                Some((_, record, id)) if liveness::is_thread_gone(record, id, slot.thread(tenure)) => {
+                    slot.release(tenure)
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}

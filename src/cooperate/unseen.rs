@@ -1,0 +1,71 @@
+//! Unseen processes, as the table has them: who they are, whether they are over, and what becomes of the snapshots there are.
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+use crate::protocol::snapshot::State;
+use crate::protocol::unseen::{Unseen, Who};
+use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::table::{self, Table};
+
+impl Who {
+    /// The process `pid`.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        Self { pid, start: procfs::start_of(pid) as u32 }
+    }
+
+    /// Whether the process is certainly gone.
+    fn is_over(self) -> bool {
+        match Stat::read(&ProcPath::of(self.pid, "stat")) {
+            Ok(stat) => stat.is_over() || self.start != 0 && stat.start as u32 != self.start,
+            // /proc may hide the process or not be mounted.
+            Err(_) => Pid::from_raw(self.pid as i32).is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH)),
+        }
+    }
+}
+
+impl Table {
+    /// The processes whose changes nobody is told of.
+    pub fn unseen(&self) -> &Unseen {
+        &self.header.unseen
+    }
+
+    /// Says that `who` is one, and makes the snapshots there are doubtful: of how many this call did.
+    pub fn raise_unseen(&self, who: Who) -> usize {
+        self.unseen().raise(who);
+        self.doubt_every_snapshot()
+    }
+
+    /// `pid`, whose changes are announced from now on, is none any more.
+    pub fn lower_unseen(&self, pid: u32) {
+        for who in self.unseen().named().filter(|who| who.pid == pid) {
+            self.unseen().lower(who, || _ = self.doubt_every_snapshot());
+        }
+    }
+
+    /// Takes out those that are gone; `is_held` looks for the lock of those without a name.
+    pub fn lower_unseen_that_are_over(&self, is_held: impl FnOnce() -> bool) {
+        self.unseen().lower_nameless(is_held, || _ = self.doubt_every_snapshot());
+        for who in self.unseen().named().filter(|who| who.is_over()) {
+            self.unseen().lower(who, || _ = self.doubt_every_snapshot());
+        }
+    }
+
+    /// Makes the snapshots there are doubtful if an unseen process may be changing files: of how many this call did. A process
+    /// that has the table's first page alone leaves that to others.
+    pub fn doubt_if_unseen(&self) -> usize {
+        if self.unseen().was_ever_up() && self.unseen().is_up() { self.doubt_every_snapshot() } else { 0 }
+    }
+
+    /// Makes every exact snapshot doubtful, those included that are cut from others meanwhile: of how many this call did.
+    pub fn doubt_every_snapshot(&self) -> usize {
+        let mut doubted = 0;
+        self.over_splits(|walk| {
+            for (index, view) in walk.live().filter(|(_, view)| view.head.state() == State::Exact) {
+                doubted += usize::from(table::doubt(self, index, view.head.life()));
+            }
+        });
+        doubted
+    }
+}

@@ -1,0 +1,99 @@
+//! Vacancies: a free process record, or slot, for who comes.
+//!
+//! The dead leave theirs to whoever looks for one and finds none; the array grows where none is to be had.
+
+use crate::protocol::limits::{PROCESSES, WRITERS};
+use crate::protocol::process_id::ProcessId;
+use crate::sys::sync::Ordering;
+use crate::table::Table;
+
+/// So many records are all looked at for a free one. Of more, as many from where one is likely: a full search for each of many
+/// threads would cost time by their square.
+const FEW: usize = 256;
+
+/// From this number of slots on, those of threads that ended without a word are freed each time as many have come again.
+const MANY: usize = 1024;
+
+/// Where to look for a free one among `used`.
+fn likely(used: usize, hint: usize) -> impl Iterator<Item = usize> {
+    let start = if used <= FEW || hint >= used { 0 } else { hint };
+    (0..used.min(FEW)).map(move |step| (start + step) % used)
+}
+
+/// Whether `index` is one of those, ever farther apart, at which the dead are looked for before the array grows further.
+fn is_landmark(index: usize, least: usize) -> bool {
+    index >= least && index.is_power_of_two()
+}
+
+impl Table {
+    /// Claims a free process record for `id`. It counts as used before it is claimed: a process that is killed in between is found.
+    pub(crate) fn find_process(&self, id: ProcessId) -> Option<usize> {
+        let claim = |index: &usize| {
+            let record = &self.processes[*index];
+            record.id().is_none() && {
+                self.header.note_process(*index as u32);
+                record.claim(id)
+            }
+        };
+        let used = || self.header.processes_used().min(self.processes_backed());
+        let hint = self.header.process_room.hint.load(Ordering::Relaxed) as usize;
+        let found = likely(used(), hint).find(claim).or_else(|| {
+            if is_landmark(used(), 32) {
+                self.bury_the_dead();
+                if let Some(freed) = (0..used()).find(claim) {
+                    return Some(freed);
+                }
+            }
+            (used()..PROCESSES).take_while(|index| self.reach_process(*index)).find(claim)
+        });
+        let found = found.or_else(|| {
+            self.bury_the_dead();
+            (0..used()).find(claim)
+        })?;
+        self.header.process_room.hint.store(found as u32 + 1, Ordering::Relaxed);
+        Some(found)
+    }
+
+    /// Claims a free slot for thread `tid` of process `owner`. Like a record, it counts as used before.
+    pub(crate) fn find_writer(&self, owner: u64, tid: u32) -> Option<usize> {
+        let claim = |index: &usize| {
+            let slot = &self.writers[*index];
+            slot.tenure().is_vacant() && {
+                self.header.note_writer(*index as u32);
+                slot.claim(owner, tid)
+            }
+        };
+        let used = || self.header.writers_used().min(self.writers_backed());
+        let hint = self.header.writer_room.hint.load(Ordering::Relaxed) as usize;
+        let found = likely(used(), hint).find(claim).or_else(|| {
+            if is_landmark(used(), MANY) {
+                self.free_abandoned_slots();
+                if let Some(freed) = (0..used()).find(claim) {
+                    return Some(freed);
+                }
+            }
+            (used()..WRITERS).take_while(|index| self.reach_writer(*index)).find(claim)
+        });
+        let found = found.or_else(|| {
+            self.free_abandoned_slots();
+            (0..used()).find(claim)
+        })?;
+        self.header.writer_room.hint.store(found as u32 + 1, Ordering::Relaxed);
+        Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_likely_begins_at_the_hint_and_goes_round() {
+        assert_eq!(likely(0, 7).count(), 0);
+        assert!(likely(3, 1).eq(0..3));
+        let (first, count) = (likely(1000, 900).next(), likely(1000, 900).count());
+        assert_eq!((first, count), (Some(900), FEW));
+        assert_eq!(likely(1000, 900).nth(100), Some(0));
+        assert_eq!(likely(1000, 1000).next(), Some(0));
+    }
+}

@@ -1,0 +1,192 @@
+//! Asynchronous writes that bypass the page cache (io_submit(2) with O_DIRECT) land after the call, when no hook runs: a creation
+//! waits until those of its origin have.
+//!
+//! How many are under way is in the kernel's own ring, which begins at the address that is the context's name: of a context with
+//! room for `nr` events fewer than `nr` are under way, and each that ends moves the ring's tail by one, modulo `nr`. So the
+//! difference between what was submitted and the tail says how many there are, and whether a program has fetched the events makes
+//! none.
+//!
+//! The counts stand in the process's own memory, behind the word of its cookie. A creation reads them, and the ring, from outside,
+//! after it has closed the gate: from then on none begins, and those it has to wait for are counted. What could not be counted, or
+//! cannot be seen, is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land
+//! before the memory goes, and before another program's memory can be read (`exec_update_lock`).
+
+use super::origin::Origin;
+use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
+
+/// Where a process keeps its [`Queues`]: so far behind its cookie.
+pub const QUEUES_AT: u64 = 1024;
+/// Contexts of one process that are counted; direct writes through more make it [`Queues::overflow`].
+#[cfg(not(loom))]
+pub const QUEUES: usize = 64;
+#[cfg(loom)]
+/// Contexts of one process that are counted: one, for the model.
+pub const QUEUES: usize = 1;
+
+/// One context.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Queue {
+    /// The context's name, which is a page's address, or one of the states below; while it is destroyed with `ENDING` and the
+    /// number of its end, so that who finishes late does not take a later context of that name for it.
+    context: AtomicU64,
+    /// [`Origin::mark`] of what is written past the page cache, 0 for nothing, `SEVERAL`.
+    target: AtomicU64,
+    /// Submissions that have begun, that have ended, and the requests that the kernel took.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    taken: AtomicU64,
+}
+
+/// Of an entry that no context has, and of one that is being given to one.
+pub(crate) const FREE: u64 = 0;
+pub(crate) const CLAIMED: u64 = 2;
+pub(crate) const ENDING: u64 = 1;
+const END_NUMBERS: u64 = 0xffc;
+const NAME: u64 = !0xfff;
+
+#[cfg(not(loom))]
+pub(crate) const WORDS: usize = 5;
+const SEVERAL: u64 = u64::MAX;
+
+/// The contexts of one process.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Queues {
+    overflow: AtomicU64,
+    all: [Queue; QUEUES],
+    /// Contexts that were destroyed, ever.
+    ends: AtomicU64,
+}
+
+/// A context that is being destroyed.
+#[derive(Debug)]
+pub struct Closing<'a> {
+    queue: &'a Queue,
+    name: u64,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Queue>() == WORDS * 8 && QUEUES_AT as usize + size_of::<Queues>() <= 4096);
+
+impl Queues {
+    /// None.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        let free = |_| Queue { context: zero(), target: zero(), begun: zero(), ended: zero(), taken: zero() };
+        Self { overflow: zero(), all: std::array::from_fn(free), ends: zero() }
+    }
+
+    /// The entry of `context`, if it is counted.
+    pub fn of(&self, context: u64) -> Option<&Queue> {
+        self.all.iter().find(|queue| queue.is_of(context))
+    }
+
+    /// The kernel has just made `context`, with an empty ring. Without a free entry it will not be counted.
+    pub fn open(&self, context: u64) {
+        // One that had the name before was destroyed unseen, or by a thread that is about to say so.
+        for earlier in &self.all {
+            earlier.leave(context);
+        }
+        let _ = self.all.iter().any(|queue| queue.claim(context));
+    }
+
+    /// The kernel is asked to destroy `context`: till it has, nobody can say that all has landed, for the ring goes first.
+    pub fn start_close(&self, context: u64) -> Option<Closing<'_>> {
+        let queue = self.of(context)?;
+        let number = if planted(Fault::EndNumber) { 0 } else { self.ends.fetch_add(4, Ordering::Relaxed) };
+        let name = context | ENDING | number & END_NUMBERS;
+        let is_started = queue.context.compare_exchange(context, name, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        is_started.then_some(Closing { queue, name })
+    }
+
+    /// Notes that something is written past the page cache that is not counted.
+    pub fn overflow(&self) {
+        self.overflow.store(1, Ordering::SeqCst);
+    }
+}
+
+impl Queue {
+    fn is_of(&self, context: u64) -> bool {
+        context > CLAIMED && self.context.load(Ordering::SeqCst) & NAME == context
+    }
+
+    /// Free -> counts `context`. An entry stays unused while a submission that found it before is under way.
+    fn claim(&self, context: u64) -> bool {
+        if self.context.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // SeqCst: pairs with the fence in `begin`: either it is seen here, or it sees that the entry is not its context's any more.
+        full_fence();
+        // Acquire: what has ended has been counted as begun, and has left its count.
+        let ended = self.ended.load(Ordering::Acquire);
+        let is_unused = ended == self.begun.load(Ordering::Acquire) || planted(Fault::UnusedQueue);
+        if is_unused {
+            self.target.store(0, Ordering::Relaxed);
+            self.taken.store(0, Ordering::Relaxed);
+        }
+        // SeqCst: the entry is clean when it is found.
+        self.context.store(if is_unused { context } else { FREE }, Ordering::SeqCst);
+        is_unused
+    }
+
+    /// `context`, or the end of it -> free.
+    fn leave(&self, context: u64) {
+        let found = self.context.load(Ordering::SeqCst);
+        if found & NAME == context {
+            let _ = self.context.compare_exchange(found, FREE, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `origin` is, or may be, written past the page cache.
+    pub fn aims_at(&self, origin: Origin) -> bool {
+        is_aimed(self.target.load(Ordering::Relaxed), origin)
+    }
+
+    /// Notes that `origin` is written past the page cache.
+    pub fn aim_at(&self, origin: Origin) {
+        let mark = origin.mark();
+        let first = self.target.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed);
+        if first.is_err_and(|other| other != mark) {
+            self.target.store(SEVERAL, Ordering::SeqCst);
+        }
+    }
+
+    /// A submission begins. False: the entry is not that of `context` any more.
+    pub fn begin(&self, context: u64) -> bool {
+        // SeqCst: comes before what the kernel takes; who finds none under way has counted all before.
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        // SeqCst: pairs with the fence in `claim`.
+        full_fence();
+        let is_counted = self.is_of(context);
+        if !is_counted {
+            self.ended.fetch_add(1, Ordering::SeqCst);
+        }
+        is_counted
+    }
+
+    /// The requests that the kernel took of its context's.
+    #[cfg(loom)]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// It is over; the kernel took so many requests.
+    pub fn end(&self, taken: u64) {
+        self.taken.fetch_add(taken, Ordering::SeqCst);
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Closing<'_> {
+    /// Ends what [`Queues::start_close`] began: the context is gone, and all has landed, or it is not.
+    pub fn finish(self, is_gone: bool) {
+        let next = if is_gone { FREE } else { self.name & NAME };
+        let _ = self.queue.context.compare_exchange(self.name, next, Ordering::SeqCst, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn is_aimed(target: u64, origin: Origin) -> bool {
+    target == origin.mark() || target == SEVERAL
+}

@@ -1,0 +1,253 @@
+//! Where the calling process's snapshots lie, by its own knowledge.
+//!
+//! The table is shared and can be damaged. What is done to memory of this process (populate, move, replace, drop) is done only
+//! where it has itself mapped a snapshot, whatever a record says.
+
+use core::ops::Range;
+
+use crate::PAGE;
+use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
+
+/// Ranges that can be held.
+#[cfg(not(loom))]
+const PLACES: usize = crate::protocol::limits::SNAPSHOTS;
+#[cfg(loom)]
+const PLACES: usize = 2;
+
+/// The address ranges, whole pages. One thread at a time changes them; who reads meanwhile finds what does not change, and waits
+/// for nobody.
+#[derive(Debug)]
+pub struct Holdings {
+    /// First page:36 | pages:28; 0 is none. A longer range takes several.
+    ranges: [AtomicU64; PLACES],
+    /// Counts what was kept of a range and moved to another place, before it leaves the old one.
+    moved: AtomicU32,
+    /// Words below this index may be in use.
+    used: AtomicU32,
+    /// Threads that change pieces without holding all mappings still: the agent, and writers of what their own process holds.
+    changing: AtomicU32,
+}
+
+const PAGES_BITS: u32 = 28;
+const LONGEST: u64 = ((1 << PAGES_BITS) - 1) * PAGE;
+
+fn word(range: &Range<u64>) -> u64 {
+    ((range.start / PAGE) << PAGES_BITS) | ((range.end - range.start) / PAGE)
+}
+
+fn range(word: u64) -> Range<u64> {
+    let start = (word >> PAGES_BITS) * PAGE;
+    start..start + (word & ((1 << PAGES_BITS) - 1)) * PAGE
+}
+
+impl Holdings {
+    /// None.
+    #[cfg(not(loom))]
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "only ever a static")]
+    pub const fn new() -> Self {
+        const fn zero() -> AtomicU32 {
+            AtomicU32::new(0)
+        }
+        Self { ranges: [const { AtomicU64::new(0) }; PLACES], moved: zero(), used: zero(), changing: zero() }
+    }
+
+    /// None, in a model.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let zero = || AtomicU32::new(0);
+        let ranges = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { ranges, moved: zero(), used: zero(), changing: zero() }
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // Acquire: pairs with the Release in `add_part`.
+        &self.ranges[..(self.used.load(Ordering::Acquire) as usize).min(PLACES)]
+    }
+
+    /// All of them.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        // Acquire: pairs with the Release in `remove`: who finds a range smaller finds that something was moved.
+        self.words().iter().map(|word| range(word.load(Ordering::Acquire))).filter(|range| !range.is_empty())
+    }
+
+    /// Whether all of `addresses` is held.
+    ///
+    /// Who is told that a piece is not, and finds its record unchanged after that, has found a record that lies.
+    pub fn contains(&self, addresses: &Range<u64>) -> bool {
+        self.finds(|| self.covers(addresses))
+    }
+
+    fn covers(&self, addresses: &Range<u64>) -> bool {
+        let mut at = addresses.start;
+        while at < addresses.end {
+            let Some(here) = self.ranges().find(|range| range.contains(&at)) else { return false };
+            at = here.end;
+        }
+        addresses.start < addresses.end
+    }
+
+    /// Whether any of `addresses` is held.
+    pub fn touches(&self, addresses: &Range<u64>) -> bool {
+        self.finds(|| self.ranges().any(|range| range.start < addresses.end && addresses.start < range.end))
+    }
+
+    /// Whether `look` finds something. What is kept of a range that is being taken apart can pass it by unseen: then it looks
+    /// again.
+    fn finds(&self, look: impl Fn() -> bool) -> bool {
+        loop {
+            // Acquire: pairs with the Release in `remove`: what was moved before is found in its new place.
+            let moved = self.moved.load(Ordering::Acquire);
+            if look() {
+                return true;
+            }
+            // Acquire: orders the look before this one.
+            fence(Ordering::Acquire);
+            if self.moved.load(Ordering::Relaxed) == moved || planted(Fault::MovedHolding) {
+                return false;
+            }
+        }
+    }
+
+    /// How many pages are held.
+    pub fn pages(&self) -> u64 {
+        self.ranges().map(|range| (range.end - range.start) / PAGE).sum()
+    }
+
+    /// Adds a range that is not held. False: there are too many, and it is not held.
+    #[must_use]
+    pub fn add(&self, addresses: &Range<u64>) -> bool {
+        let mut at = addresses.start;
+        while at < addresses.end {
+            let end = addresses.end.min(at.saturating_add(LONGEST));
+            if !self.add_part(&(at..end)) {
+                self.remove(&(addresses.start..at));
+                return false;
+            }
+            at = end;
+        }
+        true
+    }
+
+    fn add_part(&self, part: &Range<u64>) -> bool {
+        let Some(free) = self.ranges.iter().position(|word| word.load(Ordering::Relaxed) == 0) else { return false };
+        self.ranges[free].store(word(part), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `words`.
+        self.used.fetch_max(free as u32 + 1, Ordering::Release);
+        true
+    }
+
+    /// Takes a range out, whose pieces are over or changing. What is left behind it is added before it is taken, so that it never
+    /// seems not to be held.
+    pub fn remove(&self, addresses: &Range<u64>) {
+        for place in self.words() {
+            let here = range(place.load(Ordering::Relaxed));
+            if here.start >= addresses.end || addresses.start >= here.end {
+                continue;
+            }
+            let (before, behind) = (here.start..addresses.start.max(here.start), addresses.end.min(here.end)..here.end);
+            if !before.is_empty() && !behind.is_empty() {
+                let _ = self.add_part(&behind);
+                // Release: pairs with the Acquire in `finds`: it is in its new place before.
+                self.moved.fetch_add(1, Ordering::Release);
+            }
+            let left = if before.is_empty() { behind } else { before };
+            // Release: pairs with the Acquire in `ranges`.
+            place.store(if left.is_empty() { 0 } else { word(&left) }, Ordering::Release);
+        }
+    }
+
+    /// Does `change`, which may make generations odd.
+    pub fn changing<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.changing.fetch_add(1, Ordering::AcqRel);
+        let result = change();
+        self.changing.fetch_sub(1, Ordering::AcqRel);
+        result
+    }
+
+    /// Whether a thread is doing that.
+    pub fn is_changing(&self) -> bool {
+        self.changing.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes all out, in a process that has none yet.
+    pub fn clear(&self) {
+        self.changing.store(0, Ordering::Relaxed);
+        self.words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::protocol::limits::SNAPSHOTS;
+
+    fn pages(range: Range<u64>) -> Range<u64> {
+        range.start * PAGE..range.end * PAGE
+    }
+
+    #[test]
+    fn what_is_taken_out_of_the_middle_leaves_both_ends() {
+        let holdings = Box::new(Holdings::new());
+        assert!(holdings.add(&pages(10..20)) && holdings.add(&pages(20..30)));
+        assert!(holdings.contains(&pages(12..25)) && !holdings.contains(&pages(25..31)));
+        holdings.remove(&pages(15..22));
+        let mut left: Vec<_> = holdings.ranges().map(|range| range.start / PAGE..range.end / PAGE).collect();
+        left.sort_by_key(|range| range.start);
+        assert_eq!(left, [10..15, 22..30]);
+        assert_eq!(holdings.pages(), 13);
+        assert!(holdings.touches(&pages(14..16)) && !holdings.touches(&pages(15..22)));
+        holdings.remove(&pages(24..26));
+        assert!(holdings.contains(&pages(22..24)) && holdings.contains(&pages(26..30)));
+        holdings.remove(&(0..u64::MAX));
+        assert_eq!(holdings.pages(), 0);
+    }
+
+    #[test]
+    fn a_range_longer_than_a_word_can_say_is_held_whole() {
+        let holdings = Box::new(Holdings::new());
+        let long = PAGE..PAGE + 3 * LONGEST;
+        assert!(holdings.add(&long) && holdings.contains(&long));
+        holdings.remove(&long);
+        assert_eq!(holdings.pages(), 0);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "looks at some eight million places")]
+    fn more_than_can_be_held_is_refused_whole() {
+        let holdings = Box::new(Holdings::new());
+        for at in 0..SNAPSHOTS as u64 {
+            assert!(holdings.add(&pages(at * 2 + 1..at * 2 + 2)));
+        }
+        assert!(!holdings.add(&pages(100_000..100_001)));
+        assert!(!holdings.contains(&pages(100_000..100_001)));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes a range apart half a million times")]
+    fn what_stays_seems_held_while_the_rest_is_taken_out() {
+        let holdings = Box::new(Holdings::new());
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            const END: u64 = 1_000_000;
+            assert!(holdings.add(&pages(0..END)));
+            scope.spawn(|| {
+                // What is left behind the middle goes by turns to the place behind and to the one before, which a look may have
+                // passed.
+                for first in (0..END - 10).step_by(2) {
+                    holdings.remove(&pages(first + 1..first + 2));
+                    holdings.remove(&pages(first..first + 1));
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(holdings.contains(&pages(END - 5..END)));
+            }
+        });
+    }
+}

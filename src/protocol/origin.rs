@@ -1,0 +1,116 @@
+//! An origin: the file or block device a snapshot was taken of.
+
+use crate::sys::sync::{AtomicU64, Ordering};
+
+/// Identity of an origin: `(st_dev, st_ino)` of a regular file, `st_rdev` of a block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    device: u64,
+    inode: u64,
+}
+
+/// Where a call's bytes would go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Not looked at yet.
+    #[default]
+    Unknown,
+    /// Nothing that can be an origin: a pipe, a socket, a terminal.
+    Elsewhere,
+    /// A file or block device.
+    Origin(Origin),
+}
+
+const KNOWN: u64 = 1 << 62;
+const BLOCK: u64 = 1 << 61;
+
+impl Origin {
+    /// The regular file with these `stat` fields.
+    #[must_use]
+    pub const fn file(st_dev: u64, st_ino: u64) -> Self {
+        Self { device: st_dev | KNOWN, inode: st_ino }
+    }
+
+    /// The block device with this `st_rdev`.
+    #[must_use]
+    pub const fn block_device(st_rdev: u64) -> Self {
+        Self { device: st_rdev | KNOWN | BLOCK, inode: 0 }
+    }
+
+    /// Whether this is a block device.
+    #[must_use]
+    pub const fn is_block_device(self) -> bool {
+        self.device & BLOCK != 0
+    }
+
+    /// `st_dev` of a file, `st_rdev` of a block device.
+    #[must_use]
+    pub const fn device(self) -> u64 {
+        self.device & !(KNOWN | BLOCK)
+    }
+
+    /// `st_ino` of a file, 0 of a block device.
+    #[must_use]
+    pub const fn inode(self) -> u64 {
+        self.inode
+    }
+
+    /// A non-zero 64-bit mark: equal origins have equal marks, and few others do.
+    #[must_use]
+    pub const fn mark(self) -> u64 {
+        let mixed = (self.device ^ self.inode.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.inode;
+        if mixed == 0 { 1 } else { mixed }
+    }
+}
+
+/// A [`Place`] in the table. All-zero is [`Place::Unknown`].
+///
+/// One party writes it, with `store`; a reader may find the two words of different stores and has to look again at whatever word
+/// says that the record did not change meanwhile.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(C)]
+pub struct PlaceCell {
+    device: AtomicU64,
+    inode: AtomicU64,
+}
+
+const ELSEWHERE: u64 = u64::MAX;
+
+impl PlaceCell {
+    /// A cell that says [`Place::Unknown`].
+    #[cfg(not(loom))]
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "outside of the table only ever in a static")]
+    pub const fn new() -> Self {
+        Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+    }
+
+    /// The same, loom's.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+    }
+
+    /// Replaces the place.
+    pub fn store(&self, place: Place) {
+        let (device, inode) = match place {
+            Place::Unknown => (0, 0),
+            Place::Elsewhere => (ELSEWHERE, 0),
+            Place::Origin(origin) => (origin.device, origin.inode),
+        };
+        self.inode.store(inode, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `load`; whoever sees this device sees this inode or a later one.
+        self.device.store(device, Ordering::Release);
+    }
+
+    /// The place, possibly torn between two stores.
+    pub fn load(&self) -> Place {
+        // Acquire: pairs with the Release in `store`.
+        match self.device.load(Ordering::Acquire) {
+            0 => Place::Unknown,
+            ELSEWHERE => Place::Elsewhere,
+            device => Place::Origin(Origin { device, inode: self.inode.load(Ordering::Relaxed) }),
+        }
+    }
+}

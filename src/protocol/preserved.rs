@@ -1,0 +1,328 @@
+//! Preserved bits: which pages of a snapshot have their own copy already.
+//!
+//! A bit is a memory aid of the writers: a page without its bit is pushed (again), which changes nothing. A bit that is set wrongly
+//! would be a newer byte. So each word carries the life of the snapshot that it belongs to: a word of another life reads as empty,
+//! and a writer that was stopped for long finds another life in a word that was given away meanwhile and lets it be.
+//!
+//! The words stand in blocks of a pool, found through a radix tree whose entries carry the life in the same way. A block whose
+//! snapshot has ended is free without anybody having to free it.
+
+use core::ops::Range;
+
+use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
+
+/// Words in a block.
+#[cfg(not(loom))]
+pub const BLOCK_WORDS: usize = 512;
+#[cfg(loom)]
+/// Words in a block: few, for the model.
+pub const BLOCK_WORDS: usize = 2;
+
+/// Pages a word stands for.
+pub const WORD_PAGES: u64 = 32;
+/// Pages a leaf block stands for.
+pub const LEAF_PAGES: u64 = BLOCK_WORDS as u64 * WORD_PAGES;
+
+/// One block: words of bits, or entries that name further blocks.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[cfg_attr(loom, repr(C))]
+#[cfg_attr(not(loom), repr(C, align(4096)))]
+pub struct Block(pub [AtomicU64; BLOCK_WORDS]);
+
+/// Where blocks come from.
+pub trait Pool {
+    /// Block `index`, if there is one and it is backed by memory.
+    fn block(&self, index: u32) -> Option<&Block>;
+    /// A block for the snapshot of `life`; `None` if none is left. Its words are of any life.
+    fn take(&self, life: u32) -> Option<u32>;
+    /// Gives back a block just taken, that nothing names.
+    fn give_back(&self, index: u32, life: u32);
+}
+
+const fn tagged(life: u32, value: u32) -> u64 {
+    (life as u64) << 32 | value as u64
+}
+
+/// Whether a word or entry belongs to `life`.
+fn is_of(word: u64, life: u32) -> bool {
+    (word >> 32) as u32 == life || planted(Fault::BitTag)
+}
+
+/// What the root of a snapshot's bits is at the start of `life`: no block yet.
+#[must_use]
+pub const fn empty_root(life: u32) -> u64 {
+    tagged(life, 0)
+}
+
+/// Why there is no word for a page.
+enum Absent {
+    /// No bit near it was ever set.
+    Never,
+    /// It cannot be said: another life's word stands in its place, or no block is left.
+    Lost,
+}
+
+/// The preserved bits of one life of one snapshot.
+#[derive(Debug)]
+pub struct Bits<'a, P> {
+    /// `Snapshot::root`.
+    pub root: &'a AtomicU64,
+    /// The life.
+    pub life: u32,
+    /// The pages that bits can stand for, counted from the snapshot's base.
+    pub pages: u64,
+    /// Where blocks come from.
+    pub pool: &'a P,
+}
+
+impl<P: Pool> Bits<'_, P> {
+    /// Levels of index blocks above the leaves.
+    fn depth(&self) -> u32 {
+        let mut reach = LEAF_PAGES;
+        let mut depth = 0;
+        while reach < self.pages {
+            reach = reach.saturating_mul(BLOCK_WORDS as u64);
+            depth += 1;
+        }
+        depth
+    }
+
+    /// The word that holds `page`'s bit, made if it does not exist and `grow` is set.
+    fn word(&self, page: u64, grow: bool) -> Result<&AtomicU64, Absent> {
+        let word = page / WORD_PAGES;
+        let mut entry = self.root;
+        for level in (0..=self.depth()).rev() {
+            let block = self.follow(entry, grow)?;
+            let index = (word / (BLOCK_WORDS as u64).pow(level)) % BLOCK_WORDS as u64;
+            entry = &block.0[index as usize];
+        }
+        Ok(entry)
+    }
+
+    /// The block that `entry` names, taking one for it if there is none and `grow` is set.
+    fn follow(&self, entry: &AtomicU64, grow: bool) -> Result<&Block, Absent> {
+        // Acquire: pairs with the AcqRel in `link`.
+        let seen = entry.load(Ordering::Acquire);
+        if !is_of(seen, self.life) {
+            return Err(Absent::Lost);
+        }
+        let named = match seen as u32 {
+            0 if grow => self.link(entry, seen).ok_or(Absent::Lost)?,
+            0 => return Err(Absent::Never),
+            named => named,
+        };
+        self.pool.block(named - 1).ok_or(Absent::Lost)
+    }
+
+    /// Makes `entry` name a block whose words are empty and of this life.
+    fn link(&self, entry: &AtomicU64, seen: u64) -> Option<u32> {
+        let taken = self.pool.take(self.life)?;
+        for word in &self.pool.block(taken)?.0 {
+            word.store(tagged(self.life, 0), Ordering::Relaxed);
+        }
+        let link = tagged(self.life, taken + 1);
+        // AcqRel: releases the emptied words; against other writers of this snapshot.
+        match entry.compare_exchange(seen, link, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(taken + 1),
+            Err(now) => {
+                self.pool.give_back(taken, self.life);
+                (is_of(now, self.life) && now as u32 != 0).then_some(now as u32)
+            }
+        }
+    }
+
+    /// The bits of the 32 pages around `page`, page `page / 32 * 32` in bit 0.
+    pub fn load(&self, page: u64) -> u32 {
+        // Acquire: pairs with the AcqRel in `set`; who sees the bit may let newer bytes land.
+        let word = self.word(page, false).map_or(0, |word| word.load(Ordering::Acquire));
+        if is_of(word, self.life) { word as u32 } else { 0 }
+    }
+
+    /// Whether `page` is known to be preserved.
+    pub fn is_set(&self, page: u64) -> bool {
+        self.load(page) >> (page % WORD_PAGES) & 1 == 1
+    }
+
+    /// The first run of pages in `range` that have no bit: those to push.
+    pub fn first_missing(&self, range: Range<u64>) -> Option<Range<u64>> {
+        first_run(range, |page| self.load(page))
+    }
+
+    /// How many pages in `range` have their bit.
+    pub fn count(&self, range: Range<u64>) -> u64 {
+        let (mut at, mut count) = (range.start, 0);
+        while let Some(run) = self.first_set(at..range.end) {
+            count += run.end - run.start;
+            at = run.end;
+        }
+        count
+    }
+
+    /// Whether some bits of `range` may have been lost: a word of another life stands where one of this should.
+    pub fn is_any_lost(&self, range: Range<u64>) -> bool {
+        let words = range.start / WORD_PAGES..range.end.div_ceil(WORD_PAGES);
+        words.map(|word| word * WORD_PAGES).any(|page| match self.word(page, false) {
+            Ok(word) => !is_of(word.load(Ordering::Relaxed), self.life),
+            Err(Absent::Lost) => true,
+            Err(Absent::Never) => false,
+        })
+    }
+
+    /// The first run of pages in `range` that have their bit.
+    pub fn first_set(&self, range: Range<u64>) -> Option<Range<u64>> {
+        first_run(range, |page| !self.load(page))
+    }
+
+    /// The first run of pages in `range` that were certainly never preserved: those that may be dropped.
+    ///
+    /// A word of another life inside a block of this one says that bits may have been lost: all its pages count as preserved.
+    pub fn first_droppable(&self, range: Range<u64>) -> Option<Range<u64>> {
+        first_run(range, |page| match self.word(page, false).map(|word| word.load(Ordering::Acquire)) {
+            Ok(word) if is_of(word, self.life) => word as u32,
+            Err(Absent::Never) => 0,
+            Ok(_) | Err(Absent::Lost) => u32::MAX,
+        })
+    }
+
+    /// Sets the bits of `range`; how many were new, or `None` if some could not be recorded.
+    pub fn set(&self, range: Range<u64>) -> Option<u64> {
+        let mut new = 0;
+        let mut page = range.start;
+        while page < range.end {
+            let end = ((page / WORD_PAGES + 1) * WORD_PAGES).min(range.end);
+            let count = end - page;
+            let mask = (u32::MAX >> (WORD_PAGES - count)) << (page % WORD_PAGES);
+            new += u64::from(self.set_word(page, mask)?);
+            page = end;
+        }
+        Some(new)
+    }
+
+    fn set_word(&self, page: u64, mask: u32) -> Option<u32> {
+        let word = self.word(page, true).ok()?;
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            if !is_of(seen, self.life) {
+                return None;
+            }
+            // AcqRel: pairs with the Acquire in `load`; the push came before its bit.
+            match word.compare_exchange(seen, seen | u64::from(mask), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some((mask & !(seen as u32)).count_ones()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// The first run of pages in `range` whose bit is clear in the words that `bits` gives.
+fn first_run(range: Range<u64>, bits: impl Fn(u64) -> u32) -> Option<Range<u64>> {
+    let start = find(range.clone(), |page| !bits(page))?;
+    let end = find(start..range.end, bits).unwrap_or(range.end);
+    Some(start..end)
+}
+
+/// The first page in `range` whose bit is set in the words that `bits` gives.
+fn find(range: Range<u64>, bits: impl Fn(u64) -> u32) -> Option<u64> {
+    let mut page = range.start;
+    while page < range.end {
+        let candidates = bits(page) >> (page % WORD_PAGES);
+        if candidates != 0 {
+            let found = page + u64::from(candidates.trailing_zeros());
+            return (found < range.end).then_some(found);
+        }
+        page = (page / WORD_PAGES + 1) * WORD_PAGES;
+    }
+    None
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Blocks that are handed out one after another.
+    struct Blocks {
+        blocks: Vec<Box<Block>>,
+        next: AtomicU64,
+    }
+
+    impl Blocks {
+        fn new(count: usize) -> Self {
+            let block = |_| Box::new(Block(core::array::from_fn(|_| AtomicU64::new(u64::MAX))));
+            Self { blocks: (0..count).map(block).collect(), next: AtomicU64::new(0) }
+        }
+    }
+
+    impl Pool for Blocks {
+        fn block(&self, index: u32) -> Option<&Block> {
+            self.blocks.get(index as usize).map(Box::as_ref)
+        }
+
+        fn take(&self, _life: u32) -> Option<u32> {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            (next < self.blocks.len() as u64).then_some(next as u32)
+        }
+
+        fn give_back(&self, _index: u32, _life: u32) {}
+    }
+
+    const LIFE: u32 = 7;
+
+    fn check(pages: u64, set: &[Range<u64>]) {
+        let (pool, root) = (Blocks::new(8), AtomicU64::new(empty_root(LIFE)));
+        let bits = Bits { root: &root, life: LIFE, pages, pool: &pool };
+        for range in set {
+            assert_eq!(bits.set(range.clone()), Some(range.end - range.start));
+            assert_eq!(bits.set(range.clone()), Some(0));
+        }
+        let mut at = 0;
+        for range in set {
+            assert_eq!(bits.first_set(at..pages), Some(range.clone()));
+            let missing = (at < range.start).then_some(at..range.start);
+            assert_eq!(bits.first_missing(at..range.start), missing);
+            assert_eq!(bits.first_droppable(at..range.start), missing);
+            at = range.end;
+        }
+        assert_eq!(bits.first_set(at..pages), None);
+        assert_eq!(bits.count(0..pages), set.iter().map(|range| range.end - range.start).sum());
+        assert!(!bits.is_any_lost(0..pages));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "walks over half a million words")]
+    fn runs_are_found_again_in_a_deep_tree() {
+        check(LEAF_PAGES * BLOCK_WORDS as u64 * 2, &[1..2, LEAF_PAGES * 700..LEAF_PAGES * 700 + 33]);
+    }
+
+    #[test]
+    fn runs_are_found_again_in_every_size_of_tree() {
+        check(5, &[0..1, 3..5]);
+        check(LEAF_PAGES, &[31..33, 64..96, LEAF_PAGES - 1..LEAF_PAGES]);
+        check(LEAF_PAGES * 3, &[5..6, LEAF_PAGES - 2..LEAF_PAGES + 40, LEAF_PAGES * 2 + 7..LEAF_PAGES * 2 + 8]);
+    }
+
+    #[test]
+    fn without_blocks_nothing_is_recorded_and_nothing_may_be_dropped_by_mistake() {
+        let (pool, root) = (Blocks::new(0), AtomicU64::new(empty_root(LIFE)));
+        let bits = Bits { root: &root, life: LIFE, pages: 100, pool: &pool };
+        assert_eq!(bits.set(0..1), None);
+        assert!(!bits.is_set(0));
+    }
+
+    #[test]
+    fn a_word_of_another_life_is_empty_for_writers_and_kept_for_who_drops() {
+        let (pool, root) = (Blocks::new(1), AtomicU64::new(empty_root(LIFE)));
+        let bits = Bits { root: &root, life: LIFE, pages: 100, pool: &pool };
+        bits.set(0..1).unwrap();
+        pool.blocks[0].0[0].store(tagged(LIFE + 1, u32::MAX), Ordering::Relaxed);
+        assert!(!bits.is_set(0));
+        assert_eq!(bits.set(2..3), None);
+        assert_eq!(bits.first_droppable(0..32), None);
+        assert!(bits.is_any_lost(0..100));
+    }
+}

@@ -1,0 +1,373 @@
+//! A process that cooperates: one image, from its attach to its exec or death.
+
+use super::executing::Executing;
+use super::process_id::{ProcessId, owner_epoch};
+use super::sharing::Sharing;
+use crate::sys::futex;
+use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
+
+/// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
+/// it exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Process {
+    /// epoch:32 | pid:32, or what stands in its place in a child that is not born: see [`ProcessId::unborn`].
+    identity: AtomicU64,
+    /// epoch:32 | low half of the start time in clock ticks after boot (/proc/PID/stat, field 22):32.
+    start: AtomicU64,
+    /// Low bits of the epoch:28 | page:36 of a word, in the process, that holds `identity` as long as this image lives and is zero
+    /// in a forked child.
+    cookie: AtomicU64,
+    /// epoch:32 | thread id of the agent:32, or `NO_AGENT`.
+    agent: AtomicU64,
+    /// [`Birth`]:32, which is a futex | epoch:32.
+    birth: AtomicU64,
+    /// Owner word of the process that forked this one, while `birth` is pending.
+    parent: AtomicU64,
+    /// The agent sleeps on it.
+    doorbell: AtomicU32,
+    reserved: AtomicU32,
+    /// Count changes of the descriptor table that can make a number mean another file, by the number's low bits.
+    descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
+    /// Its shared mappings of files.
+    pub sharing: Sharing,
+    /// epoch:32 | calls under way that found no free slot:32.
+    unannounced: AtomicU64,
+    /// epoch:32 | whether direct writes are submitted (`queues`):32.
+    queues: AtomicU64,
+    /// Whether it calls exec.
+    pub executing: Executing,
+    /// epoch:32 | 1 once a child may act in the process's memory (vfork(2)) and outlive it.
+    lent: AtomicU64,
+    rest: [AtomicU64; 3],
+}
+
+const DESCRIPTOR_GROUPS: usize = 16;
+const NO_AGENT: u32 = u32::MAX;
+const COOKIE_BITS: u32 = 36;
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Process>() == 192);
+
+/// `value` if `word` carries the epoch of `id` in its high half.
+fn of_image(word: u64, id: ProcessId) -> Option<u32> {
+    ((word >> 32) as u32 == id.epoch()).then_some(word as u32)
+}
+
+/// Whether a forked process is known to have inherited its snapshots exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Birth {
+    /// Nothing was inherited, or all of it exactly.
+    Settled = 0,
+    /// The parent is forking; it will say.
+    Pending = 1,
+    /// The fork was not one instant: the child has to break what it inherited.
+    Failed = 2,
+}
+
+/// How a child stands to a process that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Child {
+    /// It is not theirs, or knows by now how its birth went.
+    Settled,
+    /// Its record was free before it was born; what was published for it is nobody's.
+    NeverBorn(ProcessId),
+}
+
+/// A process that died, and its record.
+#[derive(Clone, Copy, Debug)]
+pub struct Dead<'a> {
+    /// Of the record.
+    pub index: u32,
+    /// Its record.
+    pub record: &'a Process,
+    /// Who it was.
+    pub id: ProcessId,
+}
+
+impl Dead<'_> {
+    /// How records refer to it.
+    #[must_use]
+    pub fn owner(&self) -> u64 {
+        self.id.owner_word(self.index)
+    }
+
+    /// Whether the record still is theirs. Whoever took something for theirs by the record's index alone looks afterwards: others
+    /// may have buried them meanwhile, and somebody else have the record.
+    #[must_use]
+    pub fn has_record(&self) -> bool {
+        // Acquire: orders the caller's look before this one.
+        sync::fence(Ordering::Acquire);
+        self.record.id() == Some(self.id) || planted(Fault::DeadRecord)
+    }
+}
+
+impl Process {
+    /// A free record.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            identity: zero(),
+            start: zero(),
+            cookie: zero(),
+            agent: zero(),
+            birth: zero(),
+            parent: zero(),
+            doorbell: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
+            descriptors: std::array::from_fn(|_| AtomicU32::new(0)),
+            sharing: Sharing::new(),
+            unannounced: zero(),
+            queues: zero(),
+            executing: Executing::new(),
+            lent: zero(),
+            rest: std::array::from_fn(|_| zero()),
+        }
+    }
+
+    /// Who has the record. Acquire: pairs with the Release in `claim`.
+    pub fn id(&self) -> Option<ProcessId> {
+        ProcessId::from_word(self.identity.load(Ordering::Acquire))
+    }
+
+    /// Who has the record, if it is the image that `owner` refers to.
+    pub fn owner_id(&self, owner: u64) -> Option<ProcessId> {
+        self.id().filter(|id| id.epoch() == owner_epoch(owner))
+    }
+
+    /// Free -> `id`.
+    pub fn claim(&self, id: ProcessId) -> bool {
+        // AcqRel: against other claims.
+        self.identity.compare_exchange(0, id.to_word(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// A child that its parent claimed the record for says, or is said, to be `id`.
+    pub fn christen(&self, unborn: ProcessId, id: ProcessId) {
+        let _ = self.identity.compare_exchange(unborn.to_word(), id.to_word(), Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// `id` -> free. False: somebody else did it before, or it has another name by now.
+    pub fn free(&self, id: ProcessId) -> bool {
+        self.identity.compare_exchange(id.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Fills in the start time of `id`; 0 is not known.
+    pub fn describe_start(&self, id: ProcessId, start: u64) {
+        if start == 0 {
+            return;
+        }
+        self.start.store(u64::from(id.epoch()) << 32 | (start & 0xffff_ffff), Ordering::Relaxed);
+    }
+
+    /// Fills in where the page is, at whose start `id` stands by now.
+    pub fn describe_cookie(&self, id: ProcessId, page: u64) {
+        // Release: the word is there before it is looked for.
+        self.cookie.store((u64::from(id.epoch()) << COOKIE_BITS) | (page / crate::PAGE), Ordering::Release);
+    }
+
+    /// Whether `start` can be the start time of `id`; `None` while it has not been filled in.
+    ///
+    /// Who comes from another time namespace may be a tick off. No pid comes again as soon, and the cookie tells such a one too.
+    pub fn is_start(&self, id: ProcessId, start: u64) -> Option<bool> {
+        of_image(self.start.load(Ordering::Relaxed), id).map(|low| low.wrapping_sub(start as u32).wrapping_add(1) <= 2)
+    }
+
+    /// No later than this `id` was started, ticks after boot: its lower half.
+    pub fn earliest_start(&self, id: ProcessId) -> u64 {
+        of_image(self.start.load(Ordering::Relaxed), id).map_or(0, |low| u64::from(low).saturating_sub(1))
+    }
+
+    /// The address of the word by which `id` is known; `None` while it has not been filled in.
+    pub fn cookie(&self, id: ProcessId) -> Option<u64> {
+        let word = self.cookie.load(Ordering::Acquire);
+        let is_of = word >> COOKIE_BITS == u64::from(id.epoch()) << COOKIE_BITS >> COOKIE_BITS;
+        is_of.then_some((word & ((1 << COOKIE_BITS) - 1)) * crate::PAGE)
+    }
+
+    /// Notes, before the first, that `id` submits asynchronous writes that bypass the page cache.
+    pub fn note_queues(&self, id: ProcessId) {
+        if !self.has_queues(id) {
+            // Release: the counts are there before they are looked for.
+            self.queues.store(u64::from(id.epoch()) << 32 | 1, Ordering::Release);
+        }
+    }
+
+    /// Whether `id` submits such writes.
+    pub fn has_queues(&self, id: ProcessId) -> bool {
+        of_image(self.queues.load(Ordering::Acquire), id) == Some(1)
+    }
+
+    /// The descriptor-table generation that `descriptor` falls under.
+    #[inline]
+    pub fn descriptors(&self, descriptor: u32) -> u32 {
+        self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].load(Ordering::Relaxed)
+    }
+
+    /// `descriptor` may mean another file from now on. Called before the change, by the process itself.
+    #[inline]
+    pub fn change_descriptor(&self, descriptor: u32) {
+        // Release: who looks the descriptor up and finds the generation unchanged looked before the change.
+        self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].fetch_add(1, Ordering::Release);
+    }
+
+    /// Every descriptor may.
+    pub fn change_all_descriptors(&self) {
+        for group in &self.descriptors {
+            group.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// What the agent sleeps on.
+    pub fn doorbell(&self) -> &AtomicU32 {
+        &self.doorbell
+    }
+
+    /// Wakes the agent.
+    pub fn ring(&self) {
+        // Release: pairs with the Acquire with which the agent reads the bell before it looks for requests.
+        self.doorbell.fetch_add(1, Ordering::Release);
+        futex::wake(&self.doorbell);
+    }
+
+    /// The agent of `id`.
+    pub fn agent(&self, id: ProcessId) -> Agent {
+        match of_image(self.agent.load(Ordering::Relaxed), id) {
+            None => Agent::NotYet,
+            Some(NO_AGENT) => Agent::None,
+            Some(tid) => Agent::Thread(tid),
+        }
+    }
+
+    /// Says who the agent of `id` is, or that there will be none.
+    pub fn set_agent(&self, id: ProcessId, tid: Option<u32>) {
+        self.agent.store(u64::from(id.epoch()) << 32 | u64::from(tid.unwrap_or(NO_AGENT)), Ordering::Relaxed);
+    }
+
+    /// Says that the agent leaves, and that another will come.
+    pub fn forget_agent(&self) {
+        self.agent.store(0, Ordering::Relaxed);
+    }
+
+    /// From now on a child may act in the memory of `id`, for `user`: the end of the process is not the end of its calls.
+    #[cfg(not(loom))]
+    pub(crate) fn set_lender(&self, id: ProcessId, user: u32) {
+        // No user is u32::MAX.
+        self.lent.store(u64::from(id.epoch()) << 32 | u64::from(user.wrapping_add(1)), Ordering::Relaxed);
+    }
+
+    /// For whom `id` has lent its memory, if it has.
+    pub fn lender(&self, id: ProcessId) -> Option<u32> {
+        of_image(self.lent.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
+    }
+
+    /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.
+    pub fn birth(&self, id: ProcessId) -> Birth {
+        let word = self.birth.load(Ordering::Acquire);
+        match (word >> 32) as u32 == id.epoch() {
+            true if word as u32 == Birth::Pending as u32 => Birth::Pending,
+            true if word as u32 != Birth::Settled as u32 => Birth::Failed,
+            _ => Birth::Settled,
+        }
+    }
+
+    /// The process that says how the birth went.
+    pub fn parent(&self) -> u64 {
+        self.parent.load(Ordering::Relaxed)
+    }
+
+    /// Marks a record claimed for the child `unborn` of `parent` (an owner word).
+    pub fn expect_birth(&self, unborn: ProcessId, parent: u64) {
+        self.parent.store(parent, Ordering::Relaxed);
+        self.birth.store(u64::from(unborn.epoch()) << 32 | Birth::Pending as u64, Ordering::Release);
+    }
+
+    /// Pending -> settled or failed; the first to say so decides.
+    pub fn settle(&self, id: ProcessId, outcome: Birth) {
+        let epoch = u64::from(id.epoch()) << 32;
+        let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
+        let _ = self.birth.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
+        #[cfg(not(loom))]
+        futex::wake(self.birth_futex());
+    }
+
+    /// Says to the process of this record, if it is a child that `parent` was forking when it died, how that went.
+    ///
+    /// A child that has not taken its name yet may never have existed: its record is freed. If it does exist, it finds its record
+    /// gone and breaks what it inherited.
+    pub fn lose_parent(&self, parent: &Dead<'_>, committed: bool, retire_claims: impl Fn(ProcessId)) -> Child {
+        // Again when it takes its name meanwhile: nobody else would tell it.
+        while let Some(id) = self.id() {
+            if id.unborn_of().is_none() {
+                if self.birth(id) == Birth::Pending && self.parent() == parent.owner() {
+                    self.settle(id, if committed { Birth::Settled } else { Birth::Failed });
+                }
+                return Child::Settled;
+            }
+            if id.unborn_of() != Some(parent.index) || !parent.has_record() {
+                return Child::Settled;
+            }
+            retire_claims(id);
+            if self.free(id) {
+                return Child::NeverBorn(id);
+            }
+            if planted(Fault::SecondChristening) {
+                return Child::Settled;
+            }
+        }
+        Child::Settled
+    }
+
+    /// A call of `id` without a slot begins; it is visible to who has raised the active word, or finds it raised.
+    pub fn enter_unannounced(&self, id: ProcessId) {
+        self.count_unannounced(id, |count| count + 1);
+        if !planted(Fault::UnannouncedFence) {
+            // SeqCst: pairs with the fence in `ActiveWord::raise`: the count before the active word.
+            full_fence();
+        }
+    }
+
+    /// A call without a slot is over.
+    pub fn leave_unannounced(&self, id: ProcessId) {
+        self.count_unannounced(id, |count| count.saturating_sub(1));
+    }
+
+    /// Calls of `id` under way that found no slot.
+    pub fn unannounced(&self, id: ProcessId) -> u32 {
+        // Acquire: pairs with the Release in `count_unannounced`; the changes of those that are over are done.
+        of_image(self.unannounced.load(Ordering::Acquire), id).unwrap_or(0)
+    }
+
+    /// The count belongs to an image, so one that dies takes its calls along.
+    fn count_unannounced(&self, id: ProcessId, change: impl Fn(u32) -> u32) {
+        let mut seen = self.unannounced.load(Ordering::Relaxed);
+        loop {
+            let count = change(of_image(seen, id).unwrap_or(0));
+            let word = u64::from(id.epoch()) << 32 | u64::from(count);
+            // Release: pairs with the Acquire in `unannounced`.
+            match self.unannounced.compare_exchange(seen, word, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// What a child waits on until its parent has settled its birth.
+    #[cfg(not(loom))]
+    pub fn birth_futex(&self) -> &AtomicU32 {
+        crate::sys::futex::low_half(&self.birth)
+    }
+}
+
+/// The helper thread of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// The process (a child that was just forked) has not come to starting it.
+    NotYet,
+    /// It could not be started.
+    None,
+    /// This thread.
+    Thread(u32),
+}

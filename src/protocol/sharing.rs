@@ -1,0 +1,110 @@
+//! Shared mappings of writers: a store through one is a write that makes no call.
+//!
+//! A process that maps a file shared and writable says so in its record, announced, before it can store. A creation, once the
+//! writers under way are drained, has every such process *arm* its mappings: take the write permission away, so that the next store
+//! traps and goes through the gate like a write. Only then is the instant chosen: stores are either before the arming, and in the
+//! snapshot, or behind the gate.
+
+use super::creation::{Scope, Ticket};
+use super::origin::Origin;
+use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
+
+/// What a process record says of shared mappings. Both words are written by the process itself.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(C)]
+pub struct Sharing {
+    /// Two bits for each origin that the process has mapped shared and writable, one in each half; others may have the same.
+    origins: AtomicU64,
+    /// Low bits of the image epoch:24 | number of the last creation that the process has armed for:40.
+    armed: AtomicU64,
+}
+
+const NUMBER_BITS: u32 = 40;
+
+/// By the first ten bits of the mark.
+const fn bits_of(mark: u64) -> u64 {
+    1 << (mark >> 59) | 1 << (32 + (mark >> 54 & 31))
+}
+
+impl Sharing {
+    /// Nothing shared.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { origins: AtomicU64::new(0), armed: AtomicU64::new(0) }
+    }
+
+    /// Says which origins the process has mapped shared and writable; announced, for each that is new.
+    pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
+        // Release: pairs with the Acquire in `includes`.
+        self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.mark())), Ordering::Release);
+    }
+
+    /// Whether the process may have an origin that `scope` covers mapped shared and writable.
+    pub fn includes(&self, scope: Scope) -> bool {
+        // Acquire: pairs with the Release in `describe`; a mapping whose announcement is over is in it.
+        let bits = self.origins.load(Ordering::Acquire);
+        match scope {
+            _ if planted(Fault::Arming) => false,
+            Scope::One(origin) => bits & bits_of(origin.mark()) == bits_of(origin.mark()),
+            Scope::All => bits != 0,
+        }
+    }
+
+    /// Whether the process may have an origin whose mark begins with the bits `first` mapped shared and writable.
+    pub fn includes_mark_of(&self, first: u8) -> bool {
+        // Acquire: pairs with the Release in `describe`.
+        let bits = self.origins.load(Ordering::Acquire);
+        (0..4u64).any(|next| {
+            let wanted = bits_of(u64::from(first) << 56 | next << 54);
+            bits & wanted == wanted
+        })
+    }
+
+    /// From now on stores of the image `epoch` through its shared mappings of what `creation` covers trap.
+    pub fn acknowledge(&self, epoch: u32, creation: Ticket) {
+        // Release: pairs with the Acquire in `is_armed_for`.
+        self.armed.store(acknowledgement(epoch, creation), Ordering::Release);
+    }
+
+    /// Whether the image `epoch` has said so.
+    pub fn is_armed_for(&self, epoch: u32, creation: Ticket) -> bool {
+        // Acquire: pairs with the Release in `acknowledge`; the stores that came before are done.
+        self.armed.load(Ordering::Acquire) == acknowledgement(epoch, creation)
+    }
+}
+
+fn acknowledgement(epoch: u32, creation: Ticket) -> u64 {
+    u64::from(epoch) << NUMBER_BITS | creation.number()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    fn sharing(origins: impl Iterator<Item = Origin>) -> Sharing {
+        let sharing = Sharing::new_zeroed();
+        sharing.describe(origins);
+        sharing
+    }
+
+    #[test]
+    fn what_is_shared_is_found_by_origin_and_by_the_beginning_of_its_mark() {
+        for inode in 1..2000 {
+            let origin = Origin::file(64, inode);
+            let sharing = sharing([origin].into_iter());
+            assert!(sharing.includes(Scope::One(origin)) && sharing.includes_mark_of((origin.mark() >> 56) as u8));
+        }
+    }
+
+    #[test]
+    fn one_shared_file_is_seldom_taken_for_another() {
+        let shared = sharing([Origin::file(64, 1)].into_iter());
+        let mistaken = (2..10_002).filter(|inode| shared.includes(Scope::One(Origin::file(64, *inode)))).count();
+        let counted = (0..=u8::MAX).filter(|first| shared.includes_mark_of(*first)).count();
+        assert!(mistaken < 40, "{mistaken} of 10000");
+        assert_eq!(counted, 1);
+        assert!(!sharing(core::iter::empty()).includes_mark_of(0));
+    }
+}

@@ -1,0 +1,577 @@
+//! One snapshot: what is promised, to whom, where it lies, and whether the promise still holds.
+//!
+//! The mapper changes where its snapshot lies only while the *generation* is odd. A writer that pushes pages reads the generation
+//! before and after, so it never takes a page for preserved that the mapper moved or dropped meanwhile.
+
+use super::changes::{Modified, Sight};
+use super::gate::ActiveWord;
+use super::origin::{Origin, Place, PlaceCell};
+use super::preserved::empty_root;
+use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
+
+/// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
+///
+/// `head` is written by claim, publish, the changes of the mapper, mark and retire; the place (`address` to `protection`) by the
+/// mapper while the generation is odd or before publication; the rest before publication.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub struct Snapshot {
+    /// state:4 | generation:28 | life:32.
+    head: AtomicU64,
+    /// Process record index + 1 | image epoch << 32, of the mapper.
+    owner: AtomicU64,
+    origin: PlaceCell,
+    /// Of the first page, bytes, in the mapper's address space.
+    address: AtomicU64,
+    /// Origin page that `address` shows.
+    first: AtomicU64,
+    /// Pages mapped, those past the origin's end included.
+    pages: AtomicU64,
+    /// Origin page that bit 0 of the preserved bits stands for.
+    base: AtomicU64,
+    /// Size of the origin at the instant, bytes.
+    size: AtomicU64,
+    /// Preserved bits: see [`crate::protocol::preserved`].
+    pub root: AtomicU64,
+    /// Shared by all pieces of one mmap.
+    mapping: AtomicU64,
+    protection: AtomicU32,
+    flags: AtomicU32,
+    /// The last [`Sight`] of the origin: when it was modified, its size, the changes counted.
+    modified: AtomicU64,
+    size_seen: AtomicU64,
+    counted: AtomicU64,
+    /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the
+    /// models'.
+    seal: core::sync::atomic::AtomicU64,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Snapshot>() == 128 && core::mem::offset_of!(Snapshot, root) == 72);
+
+/// What a snapshot is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// No snapshot.
+    Free = 0,
+    /// A mapper is filling the record in.
+    Claimed = 1,
+    /// As promised.
+    Exact = 2,
+    /// Readable, but the shim cannot vouch for it any more.
+    Doubtful = 3,
+    /// A page could not be preserved; the range faults, or is about to.
+    Broken = 4,
+}
+
+/// The first word of a snapshot: its state, its generation and which life of the record it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head(u64);
+
+const GENERATION_SHIFT: u32 = 4;
+const GENERATION_MASK: u64 = (1 << 28) - 1;
+const LIFE_SHIFT: u32 = 32;
+
+impl Head {
+    const fn new(state: State, generation: u64, life: u32) -> Self {
+        Self(state as u64 | (generation & GENERATION_MASK) << GENERATION_SHIFT | (life as u64) << LIFE_SHIFT)
+    }
+
+    /// The state. An unknown one, from a damaged table, counts as broken.
+    #[must_use]
+    pub const fn state(self) -> State {
+        match self.0 & 0xf {
+            0 => State::Free,
+            1 => State::Claimed,
+            2 => State::Exact,
+            3 => State::Doubtful,
+            _ => State::Broken,
+        }
+    }
+
+    const fn generation(self) -> u64 {
+        self.0 >> GENERATION_SHIFT & GENERATION_MASK
+    }
+
+    /// Whether the mapper is changing the mapping.
+    #[must_use]
+    pub const fn is_changing(self) -> bool {
+        self.generation() & 1 == 1
+    }
+
+    /// Distinguishes the snapshots that used this record one after another; never 0.
+    #[must_use]
+    pub const fn life(self) -> u32 {
+        (self.0 >> LIFE_SHIFT) as u32
+    }
+
+    /// The process record (index + 1) that claimed the record and has not published it.
+    #[must_use]
+    pub const fn claimer(self) -> Option<u32> {
+        match self.state() {
+            State::Claimed => Some(self.generation() as u32),
+            _ => None,
+        }
+    }
+
+    /// Whether writers have to preserve pages for it.
+    #[must_use]
+    pub const fn wants_pages(self) -> bool {
+        matches!(self.state(), State::Exact | State::Doubtful)
+    }
+}
+
+/// Where a piece lies, which pages of the origin it shows, and how it may be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Of the first page in the mapper's address space, bytes.
+    pub address: u64,
+    /// Origin page shown there.
+    pub first: u64,
+    /// Pages mapped, those past the origin's end included.
+    pub pages: u64,
+    /// `PROT_*` bits, or [`Extent::PROTECTION_UNKNOWN`].
+    pub protection: u32,
+}
+
+impl Extent {
+    /// A protection that the shim does not know: no push may store bytes there.
+    pub const PROTECTION_UNKNOWN: u32 = u32::MAX;
+
+    /// The address behind the last page.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.address.saturating_add(self.pages.saturating_mul(crate::PAGE))
+    }
+}
+
+/// What is constant in one life of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The file or device.
+    pub origin: Origin,
+    /// The mapper: see `table::process`.
+    pub owner: u64,
+    /// Size of the origin at the instant, bytes.
+    pub size: u64,
+    /// Origin page of bit 0 of the preserved bits.
+    pub base: u64,
+    /// Shared by all pieces of one mmap.
+    pub mapping: u64,
+}
+
+/// A consistent look at a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// The head that `identity` and `extent` belong to.
+    pub head: Head,
+    /// What is constant.
+    pub identity: Identity,
+    /// Where it lies.
+    pub extent: Extent,
+    /// `NOT_INHERITED` and its kin.
+    pub flags: u32,
+    /// Whether the record is as its mapper wrote it; others than the mapper cannot tell while it is changing.
+    pub is_sealed: bool,
+}
+
+impl View {
+    /// Whether the piece has left the file: it lies in memory of its own, and no change of the origin concerns it any more.
+    #[must_use]
+    pub fn is_relocated(&self) -> bool {
+        self.flags & RELOCATED != 0
+    }
+
+    /// Pages of the origin that the snapshot shows: from the extent's first page to the end of the file at the instant.
+    #[must_use]
+    pub fn kept(&self) -> core::ops::Range<u64> {
+        let end = self.identity.size.div_ceil(crate::PAGE).min(self.extent.first.saturating_add(self.extent.pages));
+        self.extent.first..end.max(self.extent.first)
+    }
+
+    /// The address in the mapper of origin page `page`, which is in the extent.
+    #[must_use]
+    pub fn address_of(&self, page: u64) -> u64 {
+        self.extent.address + (page - self.extent.first) * crate::PAGE
+    }
+}
+
+/// The piece is not inherited by a child (MADV_DONTFORK).
+pub const NOT_INHERITED: u32 = 1;
+/// A hook of the mapper, not its agent, has made the generation odd.
+pub const CHANGED_BY_HOOK: u32 = 4;
+/// All pages of the piece lie in memory that does not belong to the file.
+pub const RELOCATED: u32 = 8;
+/// The piece is locked into memory (mlock(2)).
+pub const LOCKED: u32 = 16;
+/// The program must not make the piece writable: it asked for a shared mapping through a descriptor that is only for reading.
+pub const NEVER_WRITABLE: u32 = 32;
+/// The mapper has a userfaultfd(2), by which it may answer faults in its memory, whenever it likes: no other process may wait for a
+/// page of it in the kernel.
+pub const SERVED: u32 = 64;
+/// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
+pub const BITS_INCOMPLETE: u32 = 2;
+
+/// Why it is not exact any more: a program without the shim changed the file.
+pub const FOREIGN_CHANGE: u32 = 128;
+/// A program without the shim cut the file.
+pub const FOREIGN_CUT: u32 = 256;
+/// A program without the shim had the file mapped shared and writable.
+pub const FOREIGN_MAPPING: u32 = 512;
+
+/// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
+/// to a place that the walk had passed already.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Cuts(AtomicU64);
+
+impl Cuts {
+    /// None so far.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// A further piece of `cut`, which had the state `before` when the piece was filled in, has been published; `cut` still shows its
+    /// pages. What `cut` has become meanwhile, if that is worse: the further piece is no better.
+    pub fn note(&self, active: &ActiveWord, cut: &Snapshot, before: State) -> Option<State> {
+        if !planted(Fault::CutCount) {
+            // AcqRel: pairs with the Acquire in `count`: a walk that finds the old piece smaller finds the count changed.
+            self.0.fetch_add(1, Ordering::AcqRel);
+        }
+        if !planted(Fault::CutRaise) {
+            // The flag is up as long as `cut` is there. A walk that misses both pieces must not take it down: the raise has come
+            // before `cut` can go, so the lowering's exchange fails.
+            active.raise();
+        }
+        cut.worsened_since(before)
+    }
+
+    /// Has `walk` look until it finds something, or has found nothing while the count did not move.
+    pub fn over<T>(&self, mut walk: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            let before = self.count();
+            let found = walk();
+            if found.is_some() || self.count() == before || planted(Fault::CutLook) {
+                return found;
+            }
+        }
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        // Acquire: orders the caller's walk before it, and behind the one before.
+        fence(Ordering::Acquire);
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+fn hash(words: &[u64]) -> u64 {
+    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        let mixed = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mixed ^ mixed >> 32
+    })
+}
+
+fn seal_of(life: u32, identity: &Identity) -> u64 {
+    let Identity { origin, owner, size, base, mapping } = identity;
+    hash(&[u64::from(life), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
+}
+
+fn seal_of_place(extent: &Extent) -> u64 {
+    hash(&[extent.address, extent.first, extent.pages, u64::from(extent.protection)])
+}
+
+impl View {
+    /// Whether the record can be what a mapper wrote: sealed, and nowhere that no mapping or file reaches.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        const ADDRESSES: u64 = 1 << 56;
+        const BYTES: u64 = i64::MAX as u64;
+        let Extent { address, first, pages, .. } = self.extent;
+        (self.is_sealed || self.head.is_changing())
+            && address.is_multiple_of(crate::PAGE)
+            && address < ADDRESSES
+            && pages <= ADDRESSES / crate::PAGE
+            && first <= BYTES / crate::PAGE
+            && self.identity.base <= first
+            && self.identity.size <= BYTES
+    }
+}
+
+impl Snapshot {
+    /// A free record.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            head: zero(),
+            owner: zero(),
+            origin: PlaceCell::new(),
+            address: zero(),
+            first: zero(),
+            pages: zero(),
+            base: zero(),
+            size: zero(),
+            root: zero(),
+            mapping: zero(),
+            protection: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
+            modified: zero(),
+            size_seen: zero(),
+            counted: zero(),
+            seal: core::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    /// Acquire: pairs with the Release in `publish` and `end_change`.
+    pub fn head(&self) -> Head {
+        Head(self.head.load(Ordering::Acquire))
+    }
+
+    /// The mapper's identity, as far as the record has one.
+    pub fn owner(&self) -> u64 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    /// Free -> claimed, with `life` new, by the process that `claimer` (an owner word) refers to. The claim names its process
+    /// record, so that whoever buries it finds the claim.
+    pub fn claim(&self, life: u32, claimer: u64) -> Option<Head> {
+        let free = self.head();
+        if free.state() != State::Free {
+            return None;
+        }
+        let mine = Head::new(State::Claimed, claimer, life);
+        // AcqRel: against other claims; what a former life left in the record is not read after this.
+        self.head.compare_exchange(free.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        Some(mine)
+    }
+
+    /// Fills a claimed record in.
+    pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: u32) {
+        // Release: pairs with the fence in `is_still`: who reads what is stored now finds the last life over.
+        fence(Ordering::Release);
+        self.owner.store(identity.owner, Ordering::Relaxed);
+        self.origin.store(Place::Origin(identity.origin));
+        self.size.store(identity.size, Ordering::Relaxed);
+        self.base.store(identity.base, Ordering::Relaxed);
+        self.mapping.store(identity.mapping, Ordering::Relaxed);
+        self.root.store(empty_root(mine.life()), Ordering::Relaxed);
+        self.flags.store(flags, Ordering::Relaxed);
+        let old = self.extent();
+        self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_place(&old)), Ordering::Relaxed);
+        self.place(extent);
+    }
+
+    /// Claimed -> `state`; writers see it from now on.
+    pub fn publish(&self, mine: Head, state: State) -> Head {
+        self.publish_at(mine, state, 0)
+    }
+
+    /// Claimed -> `state` with an odd generation: the mapper, who publishes it, is changing the mapping.
+    pub fn publish_changing(&self, mine: Head, state: State) -> Head {
+        self.publish_at(mine, state, 1)
+    }
+
+    fn publish_at(&self, mine: Head, state: State, generation: u64) -> Head {
+        let head = Head::new(state, generation, mine.life());
+        // Release: pairs with the Acquire in `head`; the description is visible to who sees the snapshot.
+        self.head.store(head.0, Ordering::Release);
+        head
+    }
+
+    /// Replaces the extent; the generation is odd, or the record is only claimed.
+    pub fn place(&self, extent: &Extent) {
+        // Carried forward rather than made anew: what was damaged before stays unsealed.
+        let change = seal_of_place(extent).wrapping_sub(seal_of_place(&self.extent()));
+        self.seal.store(self.seal.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
+        self.address.store(extent.address, Ordering::Relaxed);
+        self.first.store(extent.first, Ordering::Relaxed);
+        self.pages.store(extent.pages, Ordering::Relaxed);
+        self.protection.store(extent.protection, Ordering::Relaxed);
+    }
+
+    /// Everything about the snapshot at one generation; `None` if there is none. The head may say that a change is under way: then
+    /// only the mapper, whose change it is, may use the extent.
+    pub fn view(&self) -> Option<View> {
+        loop {
+            let head = self.head();
+            if matches!(head.state(), State::Free | State::Claimed) {
+                return None;
+            }
+            let origin = match self.origin.load() {
+                Place::Origin(origin) => origin,
+                Place::Unknown | Place::Elsewhere => Origin::file(0, 0),
+            };
+            let identity = Identity {
+                origin,
+                owner: self.owner.load(Ordering::Relaxed),
+                size: self.size.load(Ordering::Relaxed),
+                base: self.base.load(Ordering::Relaxed),
+                mapping: self.mapping.load(Ordering::Relaxed),
+            };
+            let extent = self.extent();
+            let flags = self.flags.load(Ordering::Relaxed);
+            let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_place(&extent));
+            let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
+            if self.is_still(head) {
+                return Some(View { head, identity, extent, flags, is_sealed });
+            }
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        Extent {
+            address: self.address.load(Ordering::Relaxed),
+            first: self.first.load(Ordering::Relaxed),
+            pages: self.pages.load(Ordering::Relaxed),
+            protection: self.protection.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether nothing changed since `head` was read: the second look of a push.
+    pub fn is_still(&self, head: Head) -> bool {
+        // Acquire: orders the loads (and the push) before it.
+        fence(Ordering::Acquire);
+        self.head.load(Ordering::Relaxed) == head.0 || planted(Fault::GenerationCheck)
+    }
+
+    /// Even -> odd, by the mapper. `None` if another of its threads is at it, or there is no snapshot of this life.
+    pub fn begin_change(&self, life: u32) -> Option<Head> {
+        let seen = self.head();
+        if seen.life() != life || seen.state() == State::Free || seen.is_changing() {
+            return None;
+        }
+        if planted(Fault::OddGeneration) {
+            return Some(seen);
+        }
+        let odd = Head::new(seen.state(), seen.generation() + 1, life);
+        // AcqRel: against `mark` and other changes.
+        self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        // SeqCst: pairs with the fence in `Frame::start_pushing`: the odd generation before the look at the pushers, and before
+        // the places are changed.
+        full_fence();
+        Some(odd)
+    }
+
+    /// Odd -> even; the places are as the record says again.
+    pub fn end_change(&self) {
+        let mut seen = self.head.load(Ordering::Relaxed);
+        loop {
+            let head = Head(seen);
+            if !head.is_changing() {
+                return;
+            }
+            let even = Head::new(head.state(), head.generation() + 1, head.life());
+            // Release: pairs with the Acquire in `head`; the new place is visible to who sees the even generation.
+            match self.head.compare_exchange(seen, even.0, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Exact -> doubtful or broken, doubtful -> broken, by anybody; never back. True if it was this call that did it.
+    pub fn mark(&self, life: u32, worse: State) -> bool {
+        let mut seen = self.head.load(Ordering::Relaxed);
+        loop {
+            let head = Head(seen);
+            if head.life() != life || !head.wants_pages() || head.state() as u8 >= worse as u8 {
+                return false;
+            }
+            let marked = Head::new(worse, head.generation(), life);
+            match self.head.compare_exchange(seen, marked.0, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The state, if it is worse than `before`. After a split was counted: a mark comes either before this and is found here, or
+    /// behind it, and then its maker finds the count changed and walks again.
+    fn worsened_since(&self, before: State) -> Option<State> {
+        if planted(Fault::CutMark) {
+            return None;
+        }
+        // AcqRel: an exchange, because it is ordered with the one in `mark`, which a load is not. Release: pairs with the Acquire
+        // there; the count is visible to a mark that comes behind. Acquire: as in `head`.
+        let now = Head(self.head.fetch_or(0, Ordering::AcqRel)).state();
+        (now as u8 > before as u8).then_some(now)
+    }
+
+    /// The same, and notes why: one of `FOREIGN_CHANGE` and its kin.
+    pub fn mark_because(&self, life: u32, worse: State, cause: u32) -> bool {
+        // Before, so that who finds it worse finds why. Where this life is over by now, the next one's flags are all put in anew.
+        if self.head().life() == life {
+            self.add_flags(cause);
+        }
+        self.mark(life, worse)
+    }
+
+    /// Any state -> free, by the mapper, or by who proved the mapper dead. False: that life is over already.
+    pub fn retire(&self, life: u32) -> bool {
+        let mut seen = self.head.load(Ordering::Relaxed);
+        loop {
+            let head = Head(seen);
+            if head.life() != life || head.state() == State::Free {
+                return false;
+            }
+            // Release: nothing of the old life is touched later than this.
+            match self.head.compare_exchange(
+                seen,
+                Head::new(State::Free, 0, life).0,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Claimed for process record `claimer` and never published -> free. `is_theirs` tells, after the look at the claim, whether
+    /// the record still is the dead one's.
+    pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) {
+        let head = self.head();
+        if head.claimer() == Some(claimer + 1) && is_theirs() {
+            self.retire(head.life());
+        }
+    }
+
+    /// Notes how the origin is: when it is described, later by the mapper.
+    pub fn see(&self, sight: &Sight) {
+        self.modified.store(sight.file.time, Ordering::Relaxed);
+        self.size_seen.store(sight.file.size, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `seen`: who finds this count finds this file, or a later one.
+        self.counted.store(sight.counted, Ordering::Release);
+    }
+
+    /// How the origin was when the mapper last looked. Read while it looks again, a later file can come with an earlier count,
+    /// which tells on nobody.
+    pub fn seen(&self) -> Sight {
+        // Acquire: pairs with the Release in `see`.
+        let counted = self.counted.load(Ordering::Acquire);
+        let file =
+            Modified { time: self.modified.load(Ordering::Relaxed), size: self.size_seen.load(Ordering::Relaxed) };
+        Sight { counted, file }
+    }
+
+    /// `NOT_INHERITED`, `BITS_INCOMPLETE`.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Sets flags.
+    pub fn add_flags(&self, flags: u32) {
+        self.flags.fetch_or(flags, Ordering::Relaxed);
+    }
+
+    /// Clears flags.
+    pub fn remove_flags(&self, flags: u32) {
+        self.flags.fetch_and(!flags, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,190 @@
+//! System calls that must never pass through a hook: rustix's `linux_raw` where it has them, `syscalls` for the few it has not.
+//!
+//! Everything here is async-signal-safe, allocates nothing and leaves errno alone.
+
+use core::ffi::{CStr, c_void};
+use core::time::Duration;
+
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use syscalls::{Sysno, syscall};
+
+use super::clock;
+
+/// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
+pub fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    clock::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
+}
+
+/// sched_yield(2).
+pub fn yield_now() {
+    rustix::thread::sched_yield();
+}
+
+/// nanosleep(2), shorter if a signal comes.
+pub fn nap(time: Duration) {
+    let time = rustix::fs::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    let _ = rustix::thread::nanosleep(&time);
+}
+
+/// open(2), close-on-exec.
+pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Borrows a descriptor number of the application for one system call.
+#[must_use]
+pub fn borrow(descriptor: u32) -> BorrowedFd<'static> {
+    let number = descriptor as i32;
+    // SAFETY: rustix hands the number to the kernel, which answers EBADF if it is none; -1 alone is not representable and is
+    // replaced by another number that cannot be open.
+    unsafe { BorrowedFd::borrow_raw(if number == -1 { i32::MAX } else { number }) }
+}
+
+/// Breaks copy-on-write on `pages` pages at `address` in thread `tid`'s address space without changing a byte.
+///
+/// process_vm_writev(2) pins the remote pages for writing before it reads the local buffer (mm/process_vm_access.c), and the local
+/// buffer is `unreadable`, so it always ends in EFAULT. Whether it had its effect has to be verified.
+pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *const c_void) -> Errno {
+    let length = (pages * crate::PAGE) as usize;
+    let local = [unreadable as usize, length];
+    let remote = [address as usize, length];
+    // SAFETY: both point to one struct iovec (base, length), alive for the call; the kernel checks the addresses inside.
+    let result = unsafe { syscall!(Sysno::process_vm_writev, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(_) => Errno::NOTSUP,
+        Err(error) => Errno::from_raw_os_error(error.into_raw()),
+    }
+}
+
+/// Reads eight bytes at `address` in `tid`'s address space (process_vm_readv(2)).
+pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
+    let mut word = 0u64;
+    let local = [&raw mut word as usize, 8];
+    let remote = [address as usize, 8];
+    // SAFETY: the local iovec names `word`, which is writable for eight bytes; the kernel checks the remote one.
+    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(8) => Ok(word),
+        Ok(_) => Err(Errno::FAULT),
+        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    }
+}
+
+/// Writes eight bytes at `address` in the caller's own address space; an error where a store would fault.
+pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
+    let local = [&raw const word as usize, 8];
+    let remote = [address as usize, 8];
+    // SAFETY: the local iovec names `word`; the kernel checks the remote one, whose bytes the caller may change.
+    let result = unsafe { syscall!(Sysno::process_vm_writev, own_tid(), local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
+    match result {
+        Ok(8) => Ok(()),
+        Ok(_) => Err(Errno::FAULT),
+        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    }
+}
+
+/// Pages that [`read_at_boundaries`] reads of in one call.
+pub const PAGES_AT_ONCE: usize = 48;
+
+/// Reads, from the pages at `address` in `tid`'s address space, the bytes at each second page boundary: the last of one page and the
+/// first of the next; of a page that is left over, the first (process_vm_readv(2)). Of how many pages, from the first on.
+pub fn read_at_boundaries(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
+    let count = bytes.len().min(PAGES_AT_ONCE);
+    let local = [bytes.as_mut_ptr() as usize, count];
+    let remote: [[usize; 2]; PAGES_AT_ONCE / 2] = core::array::from_fn(|pair| {
+        let page = (address + 2 * pair as u64 * crate::PAGE) as usize;
+        if 2 * pair + 1 < count { [page + crate::PAGE as usize - 1, 2] } else { [page, 1] }
+    });
+    let pairs = count.div_ceil(2);
+    // SAFETY: the local iovec names `bytes`, writable for `count` bytes; the kernel checks the remote ones.
+    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), pairs, 0) };
+    result.unwrap_or(0)
+}
+
+/// Random bits for names that must not repeat; falls back to the clock where getrandom(2) would block.
+#[must_use]
+pub fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => now().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(own_pid()) << 32,
+    }
+}
+
+/// getpid(2).
+#[must_use]
+pub fn own_pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get() as u32
+}
+
+/// gettid(2).
+#[must_use]
+pub fn own_tid() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+/// ioctl(2) with a pointer or value argument; the result on success.
+///
+/// # Safety
+/// `argument` is what `request` takes: see the documentation of the request.
+pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Result<usize, Errno> {
+    use rustix::fd::AsRawFd;
+    let number = descriptor.as_fd().as_raw_fd();
+    // SAFETY: the caller's promise.
+    unsafe { syscall!(Sysno::ioctl, number, request, argument) }
+        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+}
+
+/// The least of the numbers that [`move_up`] moves to.
+#[must_use]
+pub fn least_high_number() -> u32 {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024) as u32;
+    most - (most / 2).min(256)
+}
+
+/// Moves `file` to a number higher than programs use, close-on-exec; the original number is closed.
+///
+/// Not so high that the kernel makes a large table for it, which each fork would copy.
+pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(&file, least_high_number() as i32)
+}
+
+/// Gives the calling thread, which shares its descriptor table with others, an empty one of its own: close_range(2), Linux 5.9.
+///
+/// What the others have open stays open, and as it was; but of the first 64 numbers the new table has copies until the call has
+/// closed them (dup_fd, fs/file.c).
+pub fn take_empty_table() -> bool {
+    const UNSHARE: u32 = 1 << 1;
+    // SAFETY: the arguments are values; the calling thread has nothing open that it relies on.
+    unsafe { syscall!(Sysno::close_range, 0, u32::MAX, UNSHARE) }.is_ok()
+}
+
+/// The open file that `thread` of the calling process has at `number`: pidfd_getfd(2), which needs no right within a process
+/// (__ptrace_may_access, kernel/ptrace.c). Of another than the first thread from Linux 6.9 on.
+pub fn copy_descriptor(thread: u32, number: u32) -> Result<OwnedFd, Errno> {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+    let kind = if thread == own_pid() { PidfdFlags::empty() } else { THREAD };
+    let holder = pidfd_open(Pid::from_raw(thread as i32).ok_or(Errno::SRCH)?, kind)?;
+    pidfd_getfd(holder, number as i32, PidfdGetfdFlags::empty())
+}
+
+/// Takes ownership of a descriptor number.
+///
+/// # Safety
+/// Nobody else closes it.
+pub unsafe fn own(number: i32) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Ends the process when nothing else can be done: out of memory before `main`.
+pub fn abort() -> ! {
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::ABORT).ok();
+    loop {
+        nap(Duration::from_millis(1));
+    }
+}

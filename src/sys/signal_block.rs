@@ -1,0 +1,80 @@
+//! Blocking signals: rt_sigprocmask(2), and a guard that gives back the mask there was.
+
+use syscalls::{Sysno, syscall};
+
+use super::masks;
+
+/// All signals that a thread can block, blocked until dropped.
+#[derive(Debug)]
+pub struct SignalsBlocked {
+    before: u64,
+    /// Whether `before` is a mask of the kernel's that already differs from the application's (see [`masks`]).
+    is_translated: bool,
+}
+
+const SIG_BLOCK: usize = 0;
+const SIG_SETMASK: usize = 2;
+/// The signals of pthread_cancel(3) and setuid(2), which libc lets no program block.
+const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
+/// The bits of SIGSYS and SIGTRAP.
+const OF_OTHERS: u64 = 1 << (31 - 1) | 1 << (5 - 1);
+
+impl SignalsBlocked {
+    /// rt_sigprocmask(2) of every signal, the C library's own included; SIGSEGV by its stand-in.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::of(u64::MAX)
+    }
+
+    /// All but SIGSYS, by which a sandbox may answer a call (seccomp(2)), and SIGTRAP, by which a debugger stops a thread: the kernel
+    /// ends a thread that has one of them blocked when it comes.
+    #[must_use]
+    pub fn except_of_sandboxes() -> Self {
+        Self::of(!OF_OTHERS)
+    }
+
+    fn of(signals: u64) -> Self {
+        let is_translated = masks::are_faults_kept_open();
+        let signals = if is_translated { masks::to_kernel(signals) } else { signals };
+        Self { before: change_signal_mask(SIG_BLOCK, signals), is_translated }
+    }
+
+    /// The mask that comes back.
+    #[must_use]
+    pub fn before(&self) -> u64 {
+        self.before
+    }
+}
+
+impl Default for SignalsBlocked {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // A mask with libc's own signals is not the application's but ours: of a guard around this one, or of the agent.
+        let is_applications = self.before & LIBC_OWN != LIBC_OWN;
+        let has_changed = masks::are_faults_kept_open() && !self.is_translated && is_applications;
+        set_signal_mask(if has_changed { masks::to_kernel(self.before) } else { self.before });
+    }
+}
+
+/// rt_sigprocmask(2) SIG_SETMASK, as the kernel takes it; the mask before.
+pub fn set_signal_mask(mask: u64) -> u64 {
+    change_signal_mask(SIG_SETMASK, mask)
+}
+
+fn change_signal_mask(how: usize, mask: u64) -> u64 {
+    let mut old = 0u64;
+    // SAFETY: both masks are eight bytes, as the last argument says.
+    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, how, &raw const mask, &raw mut old, 8) };
+    old
+}
+
+/// The calling thread's mask, as the kernel has it.
+#[must_use]
+pub fn signal_mask() -> u64 {
+    change_signal_mask(SIG_BLOCK, 0)
+}

@@ -1,0 +1,167 @@
+//! Atomics, and the places where a model may plant a fault.
+//!
+//! The protocol is written once and runs on real atomics in the table, and on loom's in `tests/models`.
+
+#[cfg(not(loom))]
+pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// A sequentially consistent fence: stores before it come before loads behind it, for everybody.
+///
+/// On x86-64 a locked instruction orders as MFENCE does (Intel SDM vol. 3, 9.2.3.9; AMD APM vol. 2, 7.4.2) and takes a fraction of
+/// its time; every announcement pays for it.
+#[inline(always)]
+pub fn full_fence() {
+    #[cfg(all(not(loom), not(miri), target_arch = "x86_64"))]
+    // SAFETY: or-ing zero into the stack changes nothing; without `nomem` the compiler keeps every access on its side.
+    unsafe {
+        core::arch::asm!("lock or dword ptr [rsp - 64], 0", options(nostack));
+    }
+    #[cfg(any(loom, miri, not(target_arch = "x86_64")))]
+    fence(Ordering::SeqCst);
+}
+
+/// Stores `value` where there is 0, in one step for the handlers of the calling thread: for a word that no other thread changes
+/// meanwhile. True if there was.
+///
+/// One instruction, which no signal divides; locked it would take several times as long, and every call pays for it.
+#[inline(always)]
+pub fn set_own(word: &AtomicU64, value: u64) -> bool {
+    #[cfg(all(not(loom), not(miri), target_arch = "x86_64"))]
+    {
+        let was_zero: u8;
+        // SAFETY: the word is valid and aligned, and no other thread stores to it at the same time.
+        unsafe {
+            core::arch::asm!(
+                "cmpxchg qword ptr [{word}], {value}",
+                "sete {was_zero}",
+                word = in(reg) word.as_ptr(),
+                value = in(reg) value,
+                was_zero = out(reg_byte) was_zero,
+                inout("rax") 0u64 => _,
+                options(nostack),
+            );
+        }
+        was_zero != 0
+    }
+    #[cfg(any(loom, miri, not(target_arch = "x86_64")))]
+    word.compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+/// Keeps the compiler from moving memory accesses across, so that a handler on the same thread sees them in order.
+#[inline(always)]
+pub fn signal_fence() {
+    #[cfg(not(loom))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
+/// A step of the protocol that a model can leave out, to show that it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The fence between a writer's announcement and its look at the active word.
+    AnnounceFence,
+    /// The fence between a creation's raising of the active word and its look at the writers.
+    RaiseFence,
+    /// The look, when a call passes, whether a handler withdrew its announcement.
+    PassedPhase,
+    /// The one step in which a call takes a frame (a look and a store instead).
+    FrameTaken,
+    /// The wait for writers that are already under way.
+    Drain,
+    /// The look at the creation record between announcing and passing.
+    CreationCheck,
+    /// The second look at the generation after a push.
+    GenerationCheck,
+    /// The odd generation while a mapper changes its mapping.
+    OddGeneration,
+    /// The wait for announced pushers before preserved pages are dropped.
+    PusherDrain,
+    /// The compare-exchange that lets either commit or abort win (a plain store instead).
+    CommitExchange,
+    /// The clearing of an interrupted announcement by the handler that interrupted it.
+    NestedWithdraw,
+    /// The tag that ties a preserved bit to one life of a snapshot.
+    BitTag,
+    /// The second look of a creator whom another one outran.
+    ClaimAgain,
+    /// The arming of shared mappings before the instant.
+    Arming,
+    /// The wait with arming until the writers are drained.
+    ArmingAfterDrain,
+    /// The announcement of a new shared mapping.
+    MappingAnnouncement,
+    /// The creation record's comparison when the active word is lowered.
+    LowerExchange,
+    /// The count of a cooperating change.
+    CountedChange,
+    /// The look at the calls under way before the look at a file.
+    QuietLook,
+    /// The second look at the count, after the look at a file.
+    SecondCount,
+    /// The look whether a dead process still has its record, after the look at what seems to be theirs.
+    DeadRecord,
+    /// The second look at a child that was christened while its dead parent was buried.
+    SecondChristening,
+    /// The fence between the count of a call without a slot and its look at the active word.
+    UnannouncedFence,
+    /// The wait for calls without a slot.
+    UnannouncedDrain,
+    /// The look at who has a slot between the look at its frames and their reclaiming.
+    SlotOwner,
+    /// The number that tells a thread's time with a slot from a later one's with its id.
+    TenureNumber,
+    /// The number by which an agent answers a request.
+    RequestNumber,
+    /// The look at the doorbell before the look for what is asked.
+    BellFirst,
+    /// The second look at whose an intent is that was read.
+    IntentOfOther,
+    /// The end, for whom its owner left it, of a creation that is committed.
+    CommittedEnd,
+    /// The order in which bytes at a movable position are announced: in the frame, then in the count.
+    FloatingFrame,
+    /// The count of pieces that were cut off.
+    CutCount,
+    /// The second walk where that count moved beside the first.
+    CutLook,
+    /// The raise of the active word when a piece is cut off.
+    CutRaise,
+    /// The second look at the state of a piece that another was cut from.
+    CutMark,
+    /// The name of the life that gives a block back.
+    GivenBackByOwner,
+    /// The second look for a range that another thread has taken apart.
+    MovedHolding,
+    /// The look whether a submission is under way in the entry that another context gets.
+    UnusedQueue,
+    /// The number that tells the end of a queue from that of a later one of its name.
+    EndNumber,
+    /// The mark that counts a slot as used, before it is claimed.
+    UsedFirst,
+    /// The look at the pages between the read of bytes and their store.
+    UnlookedStore,
+    /// The fence between an unseen process's entry and its look at the snapshots.
+    UnseenFence,
+    /// The look for unseen processes once a snapshot is published.
+    UnseenAfterPublishing,
+    /// The look for unseen processes before the instant.
+    UnseenBeforeInstant,
+    /// The walk over the snapshots before an unseen process's entry is lowered.
+    UnseenWalk,
+}
+
+/// Whether the model under way leaves `fault`'s step out. Always false in the library.
+#[cfg(not(loom))]
+#[inline(always)]
+#[must_use]
+pub const fn planted(_fault: Fault) -> bool {
+    false
+}
+
+/// Whether `SNAPSHIM_PLANT` names `fault`.
+#[cfg(loom)]
+#[must_use]
+pub fn planted(fault: Fault) -> bool {
+    std::env::var("SNAPSHIM_PLANT").is_ok_and(|name| name == format!("{fault:?}"))
+}
