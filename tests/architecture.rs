@@ -221,11 +221,32 @@ fn every_target_of_make_is_there() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The crates that a manifest asks for.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = read(manifest);
+    let sections = text.split("\n[").filter(|section| section.split(']').next().unwrap().ends_with("dependencies"));
+    let lines = sections.flat_map(|section| section.lines().skip(1)).filter(|line| !line.starts_with('#'));
+    let names =
+        lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().trim_end_matches(".workspace"));
+    names.filter(|name| *name != "snapshim").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_crate_that_is_used_has_its_place() {
+    let text = read(ARCHITECTURE);
+    let crates: Vec<_> = text.split_once("## The crates").expect("the crates are there").1.split('`').collect();
+    let used = ["Cargo.toml", "shim/Cargo.toml", "shim/region/Cargo.toml"].into_iter().flat_map(dependencies);
+    let used: Vec<_> = used.collect();
+    assert!(used.len() > 10, "the manifests were read");
+    let unnamed: Vec<_> = used.iter().filter(|name| !crates.contains(&name.as_str())).collect();
+    assert!(unnamed.is_empty(), "{ARCHITECTURE} does not say what for: {unnamed:?}");
+}
+
 #[test]
 fn the_changelog_knows_the_layout_of_the_table() {
     let source = read("src/table/attach.rs");
-    let layout =
-        source.split_once("c\"table-").and_then(|(_, rest)| rest.split('"').next()).expect("the table has a name");
+    let name = source.split("\"table-").nth(1).and_then(|rest| rest.split('"').next());
+    let layout = name.expect("the table has a name");
     let changelog = read("CHANGELOG.md");
     assert!(
         changelog.contains(&format!("`table-{layout}`")),
