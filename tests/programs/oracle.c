@@ -169,7 +169,8 @@ static void __attribute__((noreturn)) run_process(int process)
         prepare_held_table();
     if (has_faults)
         CHECK(pthread_create(&answering, NULL, answer_late, NULL) == 0);
-    /* Not before: a thread that forks has malloc's locks, waits for the pages of the table, and would keep this one from getting there. */
+    /* Not before: a thread that forks holds malloc's locks while it waits for pages of the table. The thread that answers
+     * could not be made any more. */
     shared->ready++;
     for (int i = 0; i < thread_count; i++)
         if (threads[i].process == process)
