@@ -167,8 +167,8 @@ fn who_leaves_the_tables_directory_behind_joins_before() {
     }
 }
 
-/// The joining thread looks the path up behind chroot(2), and finds another table, or none. Another table took the place of the one that
-/// the process had, and the process announced its changes there; where there was none, the process said that it takes no part.
+/// The joining thread looks the path up behind chroot(2), and finds another table, or none. Another table took the place of the one
+/// that the process had, and the process announced its changes there; where there was none, the process said that it takes no part.
 #[test]
 fn a_thread_that_joins_while_another_leaves_the_root_stays_at_the_same_table() {
     for how in ["chroot-while-a-thread-joins", "chroot-while-a-thread-that-stands-still-joins"] {

@@ -75,8 +75,8 @@ static void use_all_descriptors(void)
         ;
 }
 
-/* A thread joins while another one calls chroot(2). A third thread stops the first one where it has found that the process has no table,
- * before it looks the path up, until the root has changed; at most for `patience` milliseconds. */
+/* A thread joins while another one calls chroot(2). A third thread stops the first one where it has found that the process has no
+ * table, before it looks the path up, until the root has changed; at most for `patience` milliseconds. */
 static struct {
     int fd;
     atomic_int listener, is_stopped, has_joined, is_root_changed;

@@ -227,7 +227,8 @@ static ino_t inode_of(const char *path)
     return stat(path, &found) == 0 ? found.st_ino : 0;
 }
 
-/* A process that has come to another one makes one more: /proc says how far ahead the clocks of that one are, and nothing of its own. */
+/* A process that has come to another namespace makes one more: /proc tells how far ahead the clocks of that one are, and nothing of
+ * its own. */
 static void forget_own_clocks(ino_t before)
 {
     make_time_namespace();

@@ -169,6 +169,9 @@ static void __attribute__((noreturn)) run_process(int process)
         prepare_held_table();
     if (has_faults)
         CHECK(pthread_create(&answering, NULL, answer_late, NULL) == 0);
+    /* Not before: a thread that forks holds malloc's locks while it waits for pages of the table. The thread that answers
+     * could not be made any more. */
+    shared->ready++;
     for (int i = 0; i < thread_count; i++)
         if (threads[i].process == process)
             pthread_join(running[i], NULL);
@@ -330,7 +333,7 @@ static pid_t start(int process)
     return pid;
 }
 
-/* Until so many threads are ready; a process that dies before that is found later. */
+/* Until so many threads and processes are ready; a process that dies before that is found later. */
 static void await_ready(uint64_t count)
 {
     for (int tries = 0; shared->ready < count && tries < 20000; tries++)
@@ -355,7 +358,7 @@ int main(int argc, char **argv)
         meeting += meets;
     }
     make_files();
-    int count = 0;
+    int count = 0, processes = 0;
     pid_t filler = 0;
     if (filling > 0) {
         filler = start(FILLER);
@@ -366,10 +369,11 @@ int main(int argc, char **argv)
         for (int i = 0; i < thread_count; i++)
             if (threads[i].process == process) {
                 shared->pids[process] = start(process);
-                count++;
+                processes++;
                 break;
             }
-    await_ready((uint64_t)thread_count + (filling > 0));
+    count += processes;
+    await_ready((uint64_t)(thread_count + processes + (filling > 0)));
     pid_t tracer = is_traced ? start(TRACER) : 0;
     count += is_traced != 0;
     shared->go = 1;
