@@ -21,6 +21,7 @@ test: setup
 check:
 	+$(CARGO) fmt --all --check
 	+$(CARGO) clippy --workspace --all-targets -- -D warnings
+	+RUSTFLAGS="--cfg loom" $(CARGO) clippy --no-default-features --lib --target-dir target/loom -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
 	    else echo "SKIPPED cargo deny: it is not installed"; fi
 

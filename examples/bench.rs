@@ -1,6 +1,8 @@
-//! `make bench`: what the shim costs; with the argument `shared` only what shared mappings do; with `against LIBRARY` how this build
-//! compares with another. Each figure is the median of the ratios of many rounds; in each round both sides run one after the other on
-//! the same processor, in turn the one or the other first.
+//! `make bench`: what the shim costs. With the argument `shared` only what shared mappings cost; with `against LIBRARY` how this
+//! build compares with another.
+//!
+//! Each figure is the median of the ratios of many rounds. In each round both sides run one after the other on the same processor,
+//! by turns the one or the other first.
 
 #[path = "bench/against.rs"]
 mod against;

@@ -1,11 +1,11 @@
 //! The core of snapshim: what every cooperating process agrees on.
 //!
 //! A process that holds a snapshot (the *mapper*) and a process that changes its origin (the *writer*) never talk to each other
-//! directly; they meet in a table in shared memory. This crate owns that table and the protocol over it. It knows nothing of hooks,
-//! allocates nothing, locks nothing and takes no descriptor that it relies on, so it may run inside any call of any program, in a
+//! directly: they meet in a table in shared memory. This crate owns that table and the protocol over it. It knows nothing of hooks,
+//! allocates nothing, locks nothing, and holds no descriptor that it relies on. So it may run inside any call of any program, in a
 //! signal handler, and before `main`.
 //!
-//! Five folders; each imports those before it and no other:
+//! Five folders; each imports the folders before it and no other:
 //!
 //! 1. [`sys`]: atomics, raw system calls, /proc, waiting;
 //! 2. [`protocol`]: the state machines, which make no system call; the models compile it, and of `sys` the atomics and the futex;
@@ -20,6 +20,7 @@
 //! docs/architecture.md shows this crate and the library together: layers, protocol, journeys of a call, words, facts about the kernel.
 
 #![cfg_attr(not(loom), no_std)]
+#![cfg_attr(loom, warn(clippy::disallowed_types))]
 
 #[cfg(not(loom))]
 pub mod cooperate;

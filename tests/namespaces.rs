@@ -155,7 +155,7 @@ fn a_process_whose_clocks_cannot_be_told_makes_snapshots_doubtful_as_long_as_it_
         }
         assert!(output.status.success(), "{what}, {way}: {said}");
         assert_eq!(
-            said.matches("the clocks of this time namespace cannot be told").count(),
+            said.matches("the clocks of this time namespace cannot be translated").count(),
             1,
             "{what}, {way}: {said}"
         );

@@ -2,7 +2,7 @@
 
 use core::ffi::{c_char, c_int, c_void};
 
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, SegmentFlags, State, View};
 use snapshim::table::walk::Walk;
 
 use crate::address_space::lock;
@@ -62,7 +62,7 @@ const DOUBTFUL: c_int = 1;
 const BROKEN: c_int = 2;
 
 /// SNAPSHIM_FOREIGN_CHANGE and its kin.
-const CAUSES: [(u32, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREIGN_MAPPING, 4)];
+const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREIGN_MAPPING, 4)];
 
 /// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
 fn describe_unvouched(address: u64) -> Option<Stat> {
@@ -94,7 +94,7 @@ fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
         });
         if view.head.state() != State::Exact {
             stat.cause |=
-                CAUSES.iter().filter(|(flag, _)| view.flags & flag != 0).map(|(_, cause)| cause).sum::<c_int>();
+                CAUSES.iter().filter(|(flag, _)| view.flags.contains(*flag)).map(|(_, cause)| cause).sum::<c_int>();
         }
         stat.preserved += own.table.preserved_pages(index, &view);
         stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;

@@ -1,4 +1,6 @@
-//! The counts of another process, and the kernel's rings, as a creation reads them.
+//! The counts of another process's direct writes, and the kernel's rings, as a creation reads them.
+//!
+//! See [`aio_queues`](crate::protocol::aio_queues) for what is counted, and why the ring tells the rest.
 
 use super::drain::Blame;
 use crate::protocol::aio_queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
@@ -7,7 +9,7 @@ use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 use crate::sys::sync::{Ordering, fence};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::table::Table;
 
 /// The beginning of `struct aio_ring` (fs/aio.c).
@@ -32,19 +34,18 @@ impl Ring {
 }
 
 impl Table {
-    /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error is whose is.
+    /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error names a process that still
+    /// has one.
     pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
-            let mut patience = Patience::default();
+            let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
             while !is_idle(record, id, origin) {
-                if patience.is_tried() {
-                    if self.bury_if_dead(id.owner_word(index as u32)) {
-                        break;
-                    }
-                    if raw::now() > deadline {
-                        return Err(Blame { pid: id.pid(), tid: 0 });
-                    }
+                if patience.is_tried() && self.bury_if_dead(id.owner_word(index as u32)) {
+                    break;
+                }
+                if deadline.expired_twice(&patience) {
+                    return Err(Blame { pid: id.pid(), tid: 0 });
                 }
                 patience.pause();
             }
@@ -53,7 +54,7 @@ impl Table {
     }
 }
 
-/// Whether certainly none is under way in the process.
+/// Whether certainly no direct write of `origin` is under way in the process.
 fn is_idle(record: &Process, id: ProcessId, origin: Origin) -> bool {
     let Some(cookie) = record.cookie(id) else { return false };
     let queues = cookie + QUEUES_AT;
@@ -66,7 +67,7 @@ fn is_idle(record: &Process, id: ProcessId, origin: Origin) -> bool {
         })
 }
 
-/// `None` if that cannot be seen.
+/// The same of one queue; `None` if that cannot be seen.
 fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> Option<bool> {
     const CONTEXT: u64 = 0;
     const TARGET: u64 = 1;
@@ -74,7 +75,8 @@ fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> O
     const ENDED: u64 = 3;
     const TAKEN: u64 = 4;
     let context = at(CONTEXT)?;
-    // None of the origin's begins while the gate is closed, so an entry that is free now has none even if it is taken next.
+    // No write of the origin begins while the gate is closed. So an entry that is free now has none, even if a context takes it
+    // next.
     if context == FREE || context == CLAIMED || !is_aimed(at(TARGET)?, origin) {
         return Some(true);
     }
@@ -86,6 +88,6 @@ fn is_queue_idle(tid: u32, at: impl Fn(u64) -> Option<u64>, origin: Origin) -> O
     let taken = at(TAKEN)?;
     let ring = Ring::read(tid, context)?;
     fence(Ordering::SeqCst);
-    // None was under way while the ring was looked at, so that the count and the tail are of one moment.
+    // No submission was under way while the ring was looked at, so the count and the tail are of one moment.
     Some(is_between && at(BEGUN)? == ended && at(CONTEXT)? == context && ring.is_idle(taken))
 }

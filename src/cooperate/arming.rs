@@ -5,14 +5,13 @@ use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
-use crate::sys::raw;
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::table::Table;
 
 impl Table {
-    /// Has every other process that may have what `scope` covers mapped shared and writable arm it, and waits for the answers.
+    /// Asks every other process to arm that may have what `scope` covers mapped shared and writable, and waits for the answers.
     ///
-    /// The gate is closed by `creation`, and the writers are drained: nobody begins to map or to open what has been armed.
+    /// The gate is closed by `creation`, and the writers are drained: no process begins to map, or to open what has been armed.
     pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Blame> {
         let sharers = || {
             let records = self.processes_used().iter().enumerate();
@@ -40,30 +39,31 @@ impl Table {
         creation: Ticket,
         deadline: u64,
     ) -> Result<(), Blame> {
-        let mut patience = Patience::default();
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         while record.id() == Some(id)
             && record.sharing.includes(scope)
             && !record.sharing.is_armed_for(id.epoch(), creation)
         {
             patience.pause();
-            if patience.is_tried() {
-                if self.bury_if_dead(id.owner_word(index)) {
-                    return Ok(());
-                }
-                if raw::now() > deadline {
-                    let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
-                    return Err(Blame { pid: id.pid(), tid });
-                }
-                record.ring();
+            if !patience.is_tried() {
+                continue;
             }
+            if self.bury_if_dead(id.owner_word(index)) {
+                return Ok(());
+            }
+            if deadline.expired_twice(&patience) {
+                let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
+                return Err(Blame { pid: id.pid(), tid });
+            }
+            record.ring();
         }
         Ok(())
     }
 
-    /// Whether a cooperating process may have `origin` mapped shared and writable: then its time of modification moves with stores
-    /// that make no call.
+    /// Whether a cooperating process may have `origin` mapped shared and writable. Then the file's time of modification moves with
+    /// stores that make no call.
     ///
-    /// The dead are taken out of the table, which counts their stores: nobody else may ever come to do it.
+    /// A sharer that is dead is taken out of the table here, which counts its stores: maybe no other process ever comes to do it.
     #[must_use]
     pub fn is_shared(&self, origin: Origin) -> bool {
         let scope = Scope::One(origin);
@@ -73,7 +73,7 @@ impl Table {
         })
     }
 
-    /// The creation that waits for process `id` to arm, and what it covers.
+    /// The creation that waits for process `id` to arm, and what the creation covers.
     pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
         let creation = &self.header.creation;
         let seen = creation.look();

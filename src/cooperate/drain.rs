@@ -1,6 +1,6 @@
 //! Waiting for others: a creation for the writers under way, a writer for the creation under way, a mapper for the pushers.
 //!
-//! Nobody waits for the dead, and nobody waits for ever.
+//! No process waits for the dead, and none waits for ever.
 
 use core::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::protocol::process_id::ProcessId;
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::procfs::ProcPath;
 use crate::sys::sync::{Ordering, fence};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::sys::{futex, raw};
 use crate::table::Table;
 
-/// Who did not answer in time.
+/// The thread that did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blame {
     /// Its process; 0 if that is not known.
@@ -31,7 +31,7 @@ pub struct Blame {
 }
 
 impl Table {
-    /// Waits until no call that could change what `scope` covers is under way, but for those of the caller's slot.
+    /// Waits until no call is under way that could change what `scope` covers, except the calls of the caller's slot.
     pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Blame> {
         loop {
             let continued = self.header.continued();
@@ -43,7 +43,8 @@ impl Table {
                     self.await_frame(slot, frame, scope, deadline)?;
                 }
             }
-            // Else a call that was waited for may be under way in a slot that was passed by.
+            // If the count moved, a fork has copied calls to a child's slot: a call of this walk may be under way in a slot that
+            // was passed before.
             if self.header.continued() == continued {
                 break;
             }
@@ -53,12 +54,13 @@ impl Table {
 
     /// Waits for the calls that found no free slot to announce themselves in.
     fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
-        let mut patience = Patience::default();
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         while let Some((index, id)) = self.first_unannounced() {
             if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
                 self.declare_damaged();
             }
-            if patience.is_tried() && !self.bury_if_dead(id.owner_word(index)) && raw::now() > deadline {
+            let is_gone = patience.is_tried() && self.bury_if_dead(id.owner_word(index));
+            if !is_gone && deadline.expired_twice(&patience) {
                 return Err(Blame { pid: id.pid(), tid: 0 });
             }
             patience.pause();
@@ -66,7 +68,7 @@ impl Table {
         Ok(())
     }
 
-    /// A process that has calls under way without a slot.
+    /// The first process that has calls under way without a slot.
     fn first_unannounced(&self) -> Option<(u32, ProcessId)> {
         self.processes_used().iter().enumerate().find_map(|(index, record)| {
             let id = record.id()?;
@@ -86,22 +88,21 @@ impl Table {
     }
 
     fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
-        let mut patience = Patience::default();
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         loop {
             let Some(turn) = under_way(frame, scope) else { return Ok(()) };
-            if patience.is_tried() {
-                if self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope) {
-                    return Ok(());
-                }
-                if raw::now() > deadline {
-                    return Err(self.blame(slot));
-                }
+            let is_tried = patience.is_tried();
+            if is_tried && (self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope)) {
+                return Ok(());
+            }
+            if deadline.expired_twice(&patience) {
+                return Err(self.blame(slot));
             }
             patience.pause();
         }
     }
 
-    /// Whether no call is under way that may be changing `origin`. Waits for nobody.
+    /// Whether no call is under way that may be changing `origin`. It does not wait.
     #[must_use]
     pub fn is_quiet(&self, origin: Origin) -> bool {
         let scope = Scope::One(origin);
@@ -115,8 +116,8 @@ impl Table {
             && self.is_all_announced()
     }
 
-    /// Whether no living process has calls under way without a slot. The dead are taken out: else one of them would be taken for
-    /// busy for ever.
+    /// Whether no living process has calls under way without a slot. A dead one is taken out: otherwise it would count as busy for
+    /// ever.
     fn is_all_announced(&self) -> bool {
         self.processes_used().iter().enumerate().all(|(index, record)| {
             let busy = record.id().filter(|id| record.unannounced(*id) != 0);
@@ -137,7 +138,7 @@ impl Table {
             return frame.look().1 == turn;
         }
         if self.bury_if_dead(tenure.process()) {
-            // The record may be gone before its slots are: who buried it was killed in between.
+            // The record can be gone before its slots are: a process that reaped it was killed in between.
             slot.release(tenure);
             return true;
         }
@@ -149,18 +150,19 @@ impl Table {
         gone
     }
 
-    /// Who makes the calls of a slot; `None`: somebody else may, with descriptors of its own, as a child that acts in this memory.
+    /// The thread that makes the calls of a slot. `None`: another process may make them, with descriptors of its own: a child that
+    /// acts in this memory.
     fn maker(&self, slot: &WriterSlot) -> Option<Maker<'_>> {
         let tenure = slot.tenure();
         let (_, process, id) = self.owner(tenure.process())?;
         let thread = slot.thread(tenure);
         let doing = Doing::read(id.pid(), thread);
-        // Looked at in this order: an image that still is there was there when its thread was looked at.
+        // The order counts: an image that is alive after the look at its thread was alive at that look.
         let is_no_loan = || doing.is_no_loan(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
         (thread != 0 && (process.lender(id).is_none() || is_no_loan())).then_some(Maker { process, id, thread, doing })
     }
 
-    /// Whether the descriptor of a call that has not said where it goes leads to nothing that `scope` covers.
+    /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
         let (descriptor, seen) = frame.descriptor();
         let Some(maker) = self.maker(slot) else { return false };
@@ -175,15 +177,16 @@ impl Table {
             Err(Errno::NOENT) => false,
             Err(_) => true,
         };
-        // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
+        // Acquire: pairs with the Release in `Process::change_descriptor`: the look at the descriptor comes before any change that
+        // is not counted yet.
         fence(Ordering::Acquire);
-        // A number that was given away meanwhile says nothing of a call that is in the kernel with it. One that is yet to be made,
-        // or made again, with a number that comes to mean an origin is found afterwards, by the writer itself.
+        // A number that came to mean another file meanwhile tells nothing of a call that is in the kernel with it. If the call is
+        // yet to be made, or made again, with a number that comes to mean an origin, the writer itself finds that out afterwards.
         let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
         !covered && is_telling && frame.look().1 == turn && frame.place_at(turn) == Place::Unknown
     }
 
-    /// Waits until the creation that was seen is over, ending it if its owner is dead or has taken too long.
+    /// Waits until the creation `seen` is over. Ends it if its owner is dead or has taken too long.
     pub fn await_creation(&self, seen: Ticket) {
         let creation = &self.header.creation;
         let first_seen = raw::now();
@@ -207,8 +210,8 @@ impl Table {
         }
     }
 
-    /// Waits until nobody pushes into snapshot `index`, whose generation is odd. With `only_bytes`, only for pushers that store
-    /// bytes. False: somebody still does when `deadline` has come.
+    /// Waits until no thread pushes into snapshot `index`, whose generation is odd. With `only_bytes` it waits only for pushers
+    /// that store bytes. False: a thread still pushes when `deadline` has come.
     #[must_use]
     pub fn await_pushers(&self, index: u32, only_bytes: bool, deadline: u64) -> bool {
         self.writers_used()
@@ -216,7 +219,8 @@ impl Table {
             .all(|slot| self.await_frames(slot, deadline, |frame| frame.is_pushing(index, only_bytes)))
     }
 
-    /// Waits until no thread of the process that `owner` refers to pushes into any snapshot. False as above.
+    /// Waits until no thread of the process that `owner` refers to pushes into any snapshot. False: one still does when `deadline`
+    /// has come.
     #[must_use]
     pub fn await_pushers_of(&self, owner: u64, deadline: u64) -> bool {
         let mut own = self.writers_used().iter().filter(|slot| slot.tenure().process() == owner);
@@ -227,18 +231,13 @@ impl Table {
     fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&Frame) -> bool) -> bool {
         slot.frames().iter().all(|frame| {
             let mut patience = Patience::default();
-            let mut is_late = false;
+            let mut deadline = Deadline::at(deadline);
             while is_busy(frame) {
-                if patience.is_tried() {
-                    let (_, turn) = frame.look();
-                    if self.is_over(slot, frame, turn) {
-                        return true;
-                    }
-                    // Once more behind the clock: this thread may have been stopped.
-                    if is_late {
-                        return false;
-                    }
-                    is_late = raw::now() > deadline;
+                if patience.is_tried() && self.is_over(slot, frame, frame.look().1) {
+                    return true;
+                }
+                if deadline.expired_twice(&patience) {
+                    return false;
                 }
                 patience.pause();
             }

@@ -1,7 +1,8 @@
-//! Inspection: whether the table is what those who cooperate made of it.
+//! Inspection: whether the table is what the cooperating processes made of it.
 //!
-//! Anybody who may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared in
-//! the header, and whoever sees that leaves: nobody vouches for a snapshot, and nobody acts on memory by what a record says.
+//! A program that may write the file can write anything into it, and a program with a stray pointer does. Found damage is declared
+//! in the header, and each process that sees that leaves the table. From then on no process vouches for a snapshot, and none acts
+//! on memory by what a record says.
 
 use super::liveness;
 use crate::protocol::holdings::Holdings;
@@ -14,17 +15,17 @@ use crate::table::walk::Walk;
 /// What a process knows of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Knowledge<'a> {
-    /// Who it is.
+    /// Its id.
     pub id: ProcessId,
     /// Index of its record.
     pub index: u32,
-    /// Where the word is by which others know it.
+    /// The address of the word by which other processes know it.
     pub cookie: u64,
     /// Where its snapshots lie.
     pub holdings: &'a Holdings,
 }
 
-/// Looks before what does not fit counts as damage: another thread may be cutting a piece.
+/// Looks before what does not fit counts as damage: another thread may be splitting a segment.
 const LOOKS: u32 = 40;
 
 impl Table {
@@ -41,7 +42,7 @@ impl Table {
         self.declare_damaged();
     }
 
-    /// The same, and whether everybody who lives would be found by who looks for processes and writers.
+    /// The same, and checks that walks over processes and writers would find every living process.
     pub fn inspect_all(&self, known: &Knowledge<'_>) {
         let mut patience = Patience::default();
         for _ in 0..LOOKS {
@@ -53,7 +54,10 @@ impl Table {
         self.declare_damaged();
     }
 
-    /// Who was killed between its claim and the note of it is behind what is looked through as well: that is put right.
+    /// Whether every living process and its slots lie below the high-water marks.
+    ///
+    /// A process that was killed after it claimed a record, but before it raised the mark, lies beyond the mark: it is taken out
+    /// here.
     fn finds_all(&self) -> bool {
         let processes = self.header.processes_used();
         let writers = self.header.writers_used();
@@ -88,7 +92,7 @@ impl Table {
         is_record_ours && (known.index as usize) < self.header.processes_used() && self.shows(known)
     }
 
-    /// Whether the pieces in the table are those that the process holds, and writers find them.
+    /// Whether the segments in the table are those that the process holds, and writers find them.
     fn shows(&self, known: &Knowledge<'_>) -> bool {
         self.over_splits(|walk| self.shows_in(walk, known))
     }

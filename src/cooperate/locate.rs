@@ -12,11 +12,11 @@ use crate::protocol::changes::Modified;
 use crate::protocol::origin::{Origin, Place};
 use crate::sys::raw;
 
-/// Where a descriptor leads; [`Place::Unknown`] if the kernel does not say, be it for want of memory or by a filter of seccomp(2) that
-/// refuses to be asked.
+/// Where a descriptor leads. [`Place::Unknown`]: the kernel does not say, for want of memory or because a filter of seccomp(2)
+/// refuses the question.
 ///
-/// Asks for type and inode only: to be asked for its times makes a file system with multigrain timestamps update them at every
-/// later write (Documentation/filesystems/multigrain-ts.rst).
+/// It asks for type and inode only. A file system with multigrain timestamps updates the times at every later write once it has
+/// been asked for them (Documentation/filesystems/multigrain-ts.rst).
 pub fn place_behind(descriptor: u32) -> Place {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
     match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
@@ -26,21 +26,21 @@ pub fn place_behind(descriptor: u32) -> Place {
     }
 }
 
-/// By older calls: a filter may know one of them and not the others.
+/// The same by older calls: a filter may know one of them and not the others.
 #[cold]
 fn place_otherwise(descriptor: u32) -> Place {
     let file = raw::borrow(descriptor);
     match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
         Ok(found) => place_of(&found),
         Err(Errno::BADF) => Place::Elsewhere,
-        // What has no position is neither a file nor a block device.
+        // A descriptor without a position is neither a file nor a block device.
         Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Place::Elsewhere,
         Err(_) => Place::Unknown,
     }
 }
 
-/// Where a path leads from `directory`, an application's path, with the flags of newfstatat(2). [`Place::Elsewhere`] also where the
-/// call that will look it up fails as this look does.
+/// Where a path leads from `directory`. The path is the application's, the flags are those of newfstatat(2). The result is
+/// [`Place::Elsewhere`] also where the call that will look up the path fails as this look does.
 pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
     let mut found = MaybeUninit::<Statx>::uninit();
     let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
@@ -67,13 +67,13 @@ fn place_at_otherwise(directory: u32, path: *const c_char, flags: u32) -> Place 
     }
 }
 
-/// Whether the path, and not the looking, is what fails.
+/// Whether the path is what fails, and not the question.
 fn is_of_the_path(error: syscalls::Errno) -> bool {
     use syscalls::Errno as E;
     [E::ENOENT, E::ENOTDIR, E::ELOOP, E::ENAMETOOLONG, E::EACCES, E::EFAULT, E::EBADF].contains(&error)
 }
 
-/// Where a descriptor leads, when that file was modified, and its size. To be asked seldom: see [`place_behind`].
+/// Where a descriptor leads, when that file was modified, and its size. It is to be asked seldom: see [`place_behind`].
 pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Place, Modified)> {
     let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MTIME | StatxFlags::SIZE;
     let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
@@ -93,7 +93,7 @@ fn place_found(found: &Statx) -> Place {
     }
 }
 
-/// Where a `stat` leads.
+/// Where the file of a `stat` leads.
 #[must_use]
 pub fn place_of(stat: &rustix::fs::Stat) -> Place {
     match FileType::from_raw_mode(stat.st_mode) {

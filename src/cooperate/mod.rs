@@ -1,10 +1,10 @@
 //! Acting on the table together: waiting for others, judging whether they live, taking out what the dead left.
 //!
 //! Imports [`table`](crate::table), [`protocol`](crate::protocol) and [`sys`](crate::sys). The table answers what a record says;
-//! here the system is asked what is true: /proc, another process's memory, the kernel's mark of an exec.
+//! this folder asks the system what is true: /proc, another process's memory, the kernel's mark of an exec.
 //!
-//! Promise: no process waits for the dead, and none waits for ever ([`drain`]); a process that cannot be looked at counts as alive
-//! ([`liveness`]); whatever takes something out of the table may be run by any process at any time, twice, and be killed in it
+//! Promise: no process waits for the dead, and none waits for ever ([`drain`]). A process that cannot be looked at counts as alive
+//! ([`liveness`]). Any process may take something out of the table, at any time and more than once, and be killed while it does
 //! ([`recovery`]). A table that does not fit what a process knows of itself is declared damaged, and left ([`inspection`]).
 //!
 //! No page is preserved here, and no memory of the application is changed. Read [`drain`], [`liveness`] and [`recovery`] first.

@@ -1,13 +1,15 @@
-//! Pieces: a snapshot whose mapping is cut, copied or inherited in parts is several records.
+//! Segments: a snapshot whose mapping is split, copied or inherited in parts is several records.
 
 use crate::PAGE;
 use crate::protocol::preserved::Bits;
-use crate::protocol::snapshot::{BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, State, View};
+use crate::protocol::snapshot::{
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, SegmentFlags, State, View,
+};
 use crate::sys::raw;
 use crate::table::Table;
 use crate::table::blocks::SnapshotBlocks;
 
-/// What a piece would be if it showed only these addresses.
+/// The extent of a segment if it showed only these addresses.
 #[must_use]
 pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
     Extent {
@@ -21,27 +23,26 @@ pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
 /// How a further record comes into being.
 #[derive(Clone, Copy, Debug)]
 pub struct Further {
-    /// Its identity.
+    /// What is constant in it.
     pub identity: Identity,
     /// Where it lies.
     pub extent: Extent,
     /// Its flags; with `CHANGED_BY_HOOK` its generation is odd.
-    pub flags: u32,
+    pub flags: SegmentFlags,
 }
 
-/// How long a cut waits for those who push without storing bytes.
+/// How long a split waits for pushers that store no bytes.
 const MOMENT: u64 = 10_000_000;
 
 impl Table {
-    /// Waits for those who push into the piece at `index`, which is changing and about to be cut: they are announced at `index`,
-    /// and would not be found by who looks for the pushers of the part that is cut off. False: one who stores bytes is at it for
-    /// too long.
+    /// Waits for pushers into the segment at `index`, which is changing and about to be split. They are announced at `index`, so a
+    /// look for the pushers of the part that is split off would not find them. False: a pusher that stores bytes takes too long.
     #[must_use]
     pub fn await_pushers_of_cut(&self, index: u32, deadline: u64) -> bool {
         if !self.await_pushers(index, true, deadline) {
             return false;
         }
-        // Of the others what may be missing is the bit of a page that is private by now.
+        // Pushers that store no bytes may miss the bit of a page that is private by now.
         if !self.await_pushers(index, false, deadline.min(raw::now() + MOMENT))
             && let Some(snapshot) = self.snapshot(index)
         {
@@ -59,17 +60,17 @@ impl Table {
         copy.describe(head, &identity, &extent, flags);
         copy.see(&self.snapshot(index)?.seen());
         let copied = View { head, identity, extent, flags, is_sealed: true };
-        if flags & RELOCATED == 0 {
+        if !flags.contains(RELOCATED) {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
-            // Looked for behind the copying: what is lost stays so, and may have been lost in it.
+            // Lost bits are looked for after the copying: what is lost stays lost, and may have been lost while it was copied.
             if !copy_bits(&from, view, &to, &copied) || from.is_any_lost(of_bits(view, &copied)) {
                 copy.add_flags(BITS_INCOMPLETE);
             }
             self.publish_mark(copy_index, identity.origin);
         }
         self.note_snapshot(copy_index);
-        if flags & CHANGED_BY_HOOK != 0 {
+        if flags.contains(CHANGED_BY_HOOK) {
             copy.publish_changing(head, view.head.state());
         } else {
             copy.publish(head, view.head.state());
@@ -78,8 +79,8 @@ impl Table {
         Some(copy_index)
     }
 
-    /// Pages of record `from`, which had this state before, are also in record `to`, of this life, by now, and are about to leave
-    /// `from`. Whoever walks over the records may meet them in neither, so it is counted.
+    /// Counts a split: pages of record `from`, which had this state before, are also in record `to`, of this incarnation, by now,
+    /// and are about to leave `from`. A walk over the records may meet them in neither.
     pub fn note_shift(&self, from: (u32, State), to: (u32, u32)) {
         let (Some(left), Some(gained)) = (self.snapshot(from.0), self.snapshot(to.0)) else { return };
         if let Some(worse) = self.header.cuts.note(&self.header.active, left, from.1) {
@@ -88,7 +89,7 @@ impl Table {
     }
 }
 
-/// The pages that a piece cut from `view` shows, as the bits of `view` count them.
+/// The pages that a segment split from `view` shows, as the bits of `view` count them.
 fn of_bits(view: &View, cut: &View) -> core::ops::Range<u64> {
     let (shown, base) = (cut.kept(), view.identity.base);
     shown.start - base..shown.end - base

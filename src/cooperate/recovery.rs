@@ -1,6 +1,6 @@
 //! Recovery: taking out of the table what the dead left in it.
 //!
-//! Any process may run any of this at any time, twice, and be killed in it.
+//! Any process may run any of this at any time and more than once, and be killed while it does.
 
 use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
@@ -14,7 +14,7 @@ use crate::sys::futex;
 use crate::table::Table;
 
 impl Table {
-    /// The process that `owner` refers to: its index, record and identity, if it is still in the table.
+    /// The process that `owner` refers to: its index, record and id, if it is still in the table.
     pub fn owner(&self, owner: u64) -> Option<(u32, &Process, ProcessId)> {
         let index = owner_index(owner)?;
         let record = self.process(index)?;
@@ -34,8 +34,8 @@ impl Table {
         dead
     }
 
-    /// Whether there is nobody any more to see the snapshots of `owner`. They are taken out of the table then; the process is only
-    /// if nobody acts in its memory.
+    /// Whether no process sees the snapshots of `owner` any more. They are taken out of the table then. The process itself is taken
+    /// out only if no child acts in its memory.
     pub fn retire_if_gone(&self, owner: u64) -> bool {
         let is_gone = |(_, record, id): (_, &Process, _)| liveness::of_image(record, id) == Liveness::Dead;
         let gone = self.owner(owner).is_none_or(is_gone);
@@ -62,7 +62,8 @@ impl Table {
                 slot.release(tenure);
             }
         }
-        // What its calls changed it counted itself, before. Of its stores nothing is known but where there may have been some.
+        // The process has counted itself what its calls changed. Of its stores nothing is known but which files they may have
+        // reached.
         self.header.note_changes_of_sharer(&record.sharing);
         self.retire_all_of(owner);
         self.retire_claims_of(&dead);
@@ -74,7 +75,7 @@ impl Table {
 
     /// Retires the published snapshots of `owner`.
     pub fn retire_all_of(&self, owner: u64) {
-        // Where only the image is dead, a child of vfork may still split what it had.
+        // Where only the image is dead, a child of vfork may still split its snapshots.
         self.over_splits(|walk| {
             for (snapshot, view) in walk.owned_by(owner) {
                 self.retire_snapshot(snapshot, view.head.life());
@@ -89,7 +90,7 @@ impl Table {
         }
     }
 
-    /// Says to the children that `parent` was forking when it died how it went.
+    /// Tells the children that `parent` was forking when it died how the fork went.
     fn settle_children(&self, parent: &Dead<'_>, committed: bool) {
         for (index, record) in self.processes_used().iter().enumerate() {
             let index = index as u32;
@@ -100,9 +101,9 @@ impl Table {
         }
     }
 
-    /// Retires the snapshots whose mapper is not in the table any more: who buried it was killed in it.
+    /// Retires the snapshots whose mapper is not in the table any more: a process that reaped it was killed half-way.
     fn retire_orphans(&self) {
-        // A single walk: nobody is left to split these.
+        // A single walk: no process is left to split these.
         for (snapshot, view) in self.walk_once().live() {
             if self.owner(view.identity.owner).is_none() {
                 self.retire_snapshot(snapshot, view.head.life());
@@ -139,7 +140,7 @@ impl Table {
         self.writer(u32::from(creation.owner()))
     }
 
-    /// Ends a creation whose owner will not, and wakes who waits for it.
+    /// Ends a creation in the place of its owner, and wakes its waiters.
     pub fn end_creation(&self, seen: Ticket) {
         if self.header.creation.clear_impossible(seen) {
             self.declare_damaged();
@@ -152,7 +153,7 @@ impl Table {
     /// A record for process `id`, if one is free, can be freed, or can be had.
     pub fn claim_process(&self, id: ProcessId) -> Option<(u32, &Process)> {
         let index = self.find_process(id)?;
-        // Before who claimed it says so itself: what the record's last process shared would be taken for its.
+        // This comes before the new process describes itself: what the record's last process shared would be taken for its own.
         self.processes[index].sharing.describe(core::iter::empty());
         self.bury_earlier_images(id);
         Some((index as u32, &self.processes[index]))
@@ -174,8 +175,8 @@ impl Table {
         found.map(|(index, slot)| (index as u32, slot))
     }
 
-    /// A slot for the child `owner`, which continues the calls in `frames` of slot `parent`. It lies where that lies in its page,
-    /// so that it can take its address.
+    /// A slot for the child `owner`, in which it goes on with the calls in `frames` of slot `parent`. The slot lies at the same
+    /// offset in its page as `parent` does, so that the child can map it at the same address.
     pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
         let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
         let can_continue =
@@ -186,7 +187,7 @@ impl Table {
                 self.header.note_writer(*index as u32);
                 slot.claim(owner, 0)
             };
-            // Somebody may have had it meanwhile.
+            // Another thread may have had the slot meanwhile.
             let is_good = is_claimed && can_continue(slot);
             if is_claimed && !is_good {
                 slot.release(slot.tenure());
@@ -202,8 +203,8 @@ impl Table {
         Some((index as u32, &self.writers[index]))
     }
 
-    /// The calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the parent
-    /// only after this, and who looks for calls meanwhile looks again.
+    /// Notes that the calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the
+    /// parent only after this, and a creation that looks for calls meanwhile looks again.
     pub fn continue_calls(&self, slot: &WriterSlot, frames: &[Frame], descriptors_seen: impl Fn(&Frame) -> u32) {
         for (frame, other) in slot.frames().iter().zip(frames) {
             frame.continue_from(other, descriptors_seen(other));
@@ -211,7 +212,7 @@ impl Table {
         self.header.note_continued();
     }
 
-    /// Frees the slots of dead processes and of threads that ended without saying so.
+    /// Frees the slots of dead processes, and of threads that ended without saying so.
     pub fn free_abandoned_slots(&self) {
         self.bury_the_dead();
         for slot in self.writers_used() {

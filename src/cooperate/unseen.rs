@@ -1,4 +1,4 @@
-//! Unseen processes, as the table has them: who they are, whether they are over, and what becomes of the snapshots there are.
+//! Unseen processes, as the table has them: which they are, whether they are over, and what becomes of the snapshots there are.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -26,25 +26,25 @@ impl Who {
 }
 
 impl Table {
-    /// The processes whose changes nobody is told of.
+    /// The processes whose changes are not announced.
     pub fn unseen(&self) -> &Unseen {
         &self.header.unseen
     }
 
-    /// Says that `who` is one, and makes the snapshots there are doubtful: of how many this call did.
+    /// Notes that `who` is unseen, and makes the snapshots there are doubtful. The result is how many this call did.
     pub fn raise_unseen(&self, who: Who) -> usize {
         self.unseen().raise(who);
         self.doubt_every_snapshot()
     }
 
-    /// `pid`, whose changes are announced from now on, is none any more.
+    /// Notes that `pid`, whose changes are announced from now on, is no longer unseen.
     pub fn lower_unseen(&self, pid: u32) {
         for who in self.unseen().named().filter(|who| who.pid == pid) {
             self.unseen().lower(who, || _ = self.doubt_every_snapshot());
         }
     }
 
-    /// Takes out those that are gone; `is_held` looks for the lock of those without a name.
+    /// Takes out the unseen processes that are gone. `is_held` looks for the lock of those that have no name.
     pub fn lower_unseen_that_are_over(&self, is_held: impl FnOnce() -> bool) {
         self.unseen().lower_nameless(is_held, || _ = self.doubt_every_snapshot());
         for who in self.unseen().named().filter(|who| who.is_over()) {
@@ -52,13 +52,14 @@ impl Table {
         }
     }
 
-    /// Makes the snapshots there are doubtful if an unseen process may be changing files: of how many this call did. A process
-    /// that has the table's first page alone leaves that to others.
+    /// Makes the snapshots there are doubtful if an unseen process may be changing files. The result is how many this call did. An
+    /// unseen process that has only the table's first page leaves that to others.
     pub fn doubt_if_unseen(&self) -> usize {
         if self.unseen().was_ever_up() && self.unseen().is_up() { self.doubt_every_snapshot() } else { 0 }
     }
 
-    /// Makes every exact snapshot doubtful, those included that are cut from others meanwhile: of how many this call did.
+    /// Makes every exact snapshot doubtful, those included that are split from others meanwhile. The result is how many this call
+    /// did.
     pub fn doubt_every_snapshot(&self) -> usize {
         let mut doubted = 0;
         self.over_splits(|walk| {

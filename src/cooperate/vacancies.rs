@@ -1,26 +1,26 @@
-//! Vacancies: a free process record, or slot, for who comes.
+//! Vacancies: finding a free process record, or slot.
 //!
-//! The dead leave theirs to whoever looks for one and finds none; the array grows where none is to be had.
+//! A process that finds none free looks for the dead and takes what they left. The array grows where none is to be had.
 
 use crate::protocol::limits::{PROCESSES, WRITERS};
 use crate::protocol::process_id::ProcessId;
 use crate::sys::sync::Ordering;
 use crate::table::Table;
 
-/// So many records are all looked at for a free one. Of more, as many from where one is likely: a full search for each of many
-/// threads would cost time by their square.
+/// An array with no more records than this is looked through wholly for a free one. In a larger one as many are looked at, from
+/// where a free one is likely: a full search for each of many threads would cost time by their square.
 const FEW: usize = 256;
 
-/// From this number of slots on, those of threads that ended without a word are freed each time as many have come again.
+/// From this number of slots on, the slots of threads that ended without a word are freed each time as many have come again.
 const MANY: usize = 1024;
 
-/// Where to look for a free one among `used`.
+/// The indices, of `used` records, at which a free one is looked for.
 fn likely(used: usize, hint: usize) -> impl Iterator<Item = usize> {
     let start = if used <= FEW || hint >= used { 0 } else { hint };
     (0..used.min(FEW)).map(move |step| (start + step) % used)
 }
 
-/// Whether `index` is one of those, ever farther apart, at which the dead are looked for before the array grows further.
+/// Whether `index` is one at which the dead are looked for before the array grows further. These indices lie ever farther apart.
 fn is_landmark(index: usize, least: usize) -> bool {
     index >= least && index.is_power_of_two()
 }
@@ -54,7 +54,7 @@ impl Table {
         Some(found)
     }
 
-    /// Claims a free slot for thread `tid` of process `owner`. Like a record, it counts as used before.
+    /// Claims a free slot for thread `tid` of process `owner`. Like a record, it counts as used before it is claimed.
     pub(crate) fn find_writer(&self, owner: u64, tid: u32) -> Option<usize> {
         let claim = |index: &usize| {
             let slot = &self.writers[*index];

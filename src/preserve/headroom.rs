@@ -1,25 +1,25 @@
-//! Headroom: how much memory the machine and a mapper's memory cgroup still give it.
+//! Headroom: how much memory the machine and a mapper's memory cgroup still give the mapper.
 //!
 //! Each page that is preserved is charged to the mapper. At the limit of its cgroup, and where the machine has no more, the kernel
-//! answers no errno: it kills. So it is looked at before, and too little is a failure like any other
+//! answers no errno: it kills. So the headroom is looked at before, and too little is a failure like any other
 //! (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, filesystems/proc.rst on /proc/meminfo).
-//! Looking costs some ten system calls, so it is done once a second, or when an eighth of what was found has been used.
-
-use rustix::fs::OFlags;
+//!
+//! A look costs some ten system calls. So it is made once a second, or when an eighth of what was found has been used.
 
 use crate::PAGE;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath};
 use crate::sys::raw;
+use crate::sys::stack_str::StackStr;
 use crate::sys::sync::{AtomicU64, Ordering};
 
-/// What was found of one mapper. Guesses: two threads that race look once more, or once less.
+/// What was found of one mapper. These words are guesses: two threads that race look once more, or once less.
 #[derive(Debug)]
 struct Found {
     image: AtomicU64,
-    /// Until when it is believed (CLOCK_MONOTONIC, nanoseconds).
+    /// Until when the rest is believed (CLOCK_MONOTONIC, nanoseconds).
     until: AtomicU64,
-    /// Pages that may be used until it is looked again.
+    /// Pages that may be used until the next look.
     budget: AtomicU64,
 }
 
@@ -27,7 +27,7 @@ const PLACES: usize = 16;
 const BELIEVED: u64 = 1_000_000_000;
 /// Bytes left alone: the kernel charges in batches for each processor, and page tables too.
 const RESERVE: u64 = 4 << 20;
-/// The same of the machine's memory, as a part of it: other programs need some before the next look.
+/// The part of the machine's memory that is left alone, as a divisor: other programs need some before the next look.
 const RESERVE_OF_MACHINE: u64 = 64;
 
 /// The calling process's findings.
@@ -37,7 +37,7 @@ pub struct Headroom {
 }
 
 impl Headroom {
-    /// None yet.
+    /// No findings yet.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "only ever a static")]
     pub const fn new() -> Self {
@@ -47,7 +47,7 @@ impl Headroom {
         Self { found: [const { nothing() }; PLACES] }
     }
 
-    /// Whether process `id` can be made to keep `pages` pages more. True where that cannot be told.
+    /// Whether process `id` can be made to hold `pages` pages more. True where that cannot be told.
     pub fn allows(&self, id: ProcessId, pages: u64) -> bool {
         let found = &self.found[id.epoch() as usize % PLACES];
         let is_known = found.image.load(Ordering::Relaxed) == id.to_word()
@@ -95,10 +95,10 @@ const KINDS: [Kind; 2] = [
     },
 ];
 
-/// Bytes that the machine, the cgroup of a process, and those around it, still give.
+/// Bytes that the machine, the cgroup of a process, and the cgroups around it still give.
 fn bytes_left(pid: u32) -> u64 {
-    let mut least = bytes_left_in_machine(|take| each_line(c"/proc/meminfo", take));
-    each_line(ProcPath::of(pid, "cgroup").as_c_str(), |line| {
+    let mut least = bytes_left_in_machine(|take| procfs::each_line(c"/proc/meminfo", take));
+    procfs::each_line(ProcPath::of(pid, "cgroup").as_c_str(), |line| {
         let Some((kind, path)) = KINDS.iter().find_map(|kind| Some((kind, path_of(line, kind.controllers)?))) else {
             return;
         };
@@ -117,8 +117,8 @@ fn bytes_left(pid: u32) -> u64 {
     least
 }
 
-/// What can be had without killing anything: free memory, what the kernel takes back first, and room to swap to. All there is where
-/// that cannot be told.
+/// What can be had without killing any process: free memory, what the kernel takes back first, and room to swap to. Without a limit
+/// where that cannot be told.
 fn bytes_left_in_machine(each_line: impl Fn(&mut dyn FnMut(&[u8]))) -> u64 {
     let (mut total, mut available, mut swap) = (0, None, 0);
     each_line(&mut |line| {
@@ -134,8 +134,9 @@ fn bytes_left_in_machine(each_line: impl Fn(&mut dyn FnMut(&[u8]))) -> u64 {
 /// Inode of the initial cgroup namespace (linux/nsfs.h, CGROUP_NS_INIT_INO).
 const INITIAL_NAMESPACE: u64 = 0xEFFF_FFFB;
 
-/// Whether `path`, which is relative to this process's cgroup namespace (cgroup_namespaces(7)), is found below the mount: a process
-/// outside of the namespace is not, and the mount may have been made in another one. Others' limits say nothing.
+/// Whether `path`, which is relative to this process's cgroup namespace (cgroup_namespaces(7)), is found below the mount. A process
+/// outside of the namespace is not, and the mount may have been made in another namespace. The limits of other cgroups say nothing
+/// of this process.
 fn is_shown(kind: &Kind, path: &str, pid: u32) -> bool {
     if path == "/.." || path.starts_with("/../") {
         return false;
@@ -144,8 +145,8 @@ fn is_shown(kind: &Kind, path: &str, pid: u32) -> bool {
         .map_or(true, |namespace| namespace.st_ino == INITIAL_NAMESPACE);
     let mut is_there = is_initial;
     if !is_initial {
-        let members = FilePath::new(&[kind.root, path, "/cgroup.procs"]);
-        each_line(members.as_c_str(), |line| is_there |= parse(line) == Some(u64::from(pid)));
+        let members = file_in(kind, path, "cgroup.procs");
+        procfs::each_line(members.as_c_str(), |line| is_there |= parse(line) == Some(u64::from(pid)));
     }
     is_there
 }
@@ -158,12 +159,12 @@ fn path_of<'a>(line: &'a [u8], controllers: &[u8]) -> Option<&'a str> {
     is_wanted.then(|| path.trim_end_matches('/'))
 }
 
-/// What one cgroup gives; all there is if it has no limit.
+/// What one cgroup gives; `u64::MAX` if it has no limit.
 fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
     let Some(limit) = number_in(kind, path, kind.limit) else { return u64::MAX };
     let Some(usage) = number_in(kind, path, kind.usage) else { return u64::MAX };
     let mut left = limit.saturating_sub(usage);
-    each_line(FilePath::new(&[kind.root, path, "/", "memory.stat"]).as_c_str(), |line| {
+    procfs::each_line(file_in(kind, path, "memory.stat").as_c_str(), |line| {
         let value = kind.reclaimable.iter().find_map(|name| parse(line.strip_prefix(*name)?));
         left = left.saturating_add(value.unwrap_or(0));
     });
@@ -172,55 +173,17 @@ fn bytes_left_in(kind: &Kind, path: &str) -> u64 {
 
 fn number_in(kind: &Kind, path: &str, name: &str) -> Option<u64> {
     let mut buffer = [0u8; 24];
-    parse(procfs::read_file(FilePath::new(&[kind.root, path, "/", name]).as_c_str(), &mut buffer).ok()?)
+    parse(procfs::read_file(file_in(kind, path, name).as_c_str(), &mut buffer).ok()?)
+}
+
+/// The file `name` of the cgroup `path`.
+fn file_in(kind: &Kind, path: &str, name: &str) -> StackStr<400> {
+    StackStr::whole(format_args!("{}{path}/{name}", kind.root))
 }
 
 /// A number; "max" is none.
 fn parse(text: &[u8]) -> Option<u64> {
     core::str::from_utf8(text.trim_ascii_end()).ok()?.parse().ok()
-}
-
-/// A path put together without allocation. One that does not fit is not found.
-struct FilePath {
-    bytes: [u8; 400],
-}
-
-impl FilePath {
-    fn new(parts: &[&str]) -> Self {
-        let mut path = Self { bytes: [0; 400] };
-        let bytes = parts.iter().flat_map(|part| part.bytes());
-        // The last byte stays NUL.
-        path.bytes[..399].iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
-        path
-    }
-
-    fn as_c_str(&self) -> &core::ffi::CStr {
-        core::ffi::CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
-    }
-}
-
-/// Calls `take` with each line of a file; what is too long of one is left out.
-fn each_line(path: &core::ffi::CStr, mut take: impl FnMut(&[u8])) {
-    let Ok(file) = raw::open(path, OFlags::RDONLY) else { return };
-    let (mut line, mut length) = ([0u8; 300], 0);
-    let mut buffer = [0u8; 128];
-    while let Ok(count) = rustix::io::read(&file, &mut buffer)
-        && count > 0
-    {
-        for byte in &buffer[..count] {
-            match byte {
-                b'\n' => {
-                    take(&line[..length]);
-                    length = 0;
-                }
-                _ if length < line.len() => {
-                    line[length] = *byte;
-                    length += 1;
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

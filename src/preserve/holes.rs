@@ -1,12 +1,13 @@
-//! Holes: what a sparse origin holds no data for, and a snapshot shows as zeros.
+//! Holes: where a sparse origin has no data, and a snapshot shows zeros.
 //!
-//! A page that is read in where the origin has a hole becomes memory: of the page cache, or of the file itself on tmpfs. So a hole is
-//! not read but left out of what is copied, and the memory that takes its place stays untouched.
+//! A page that is read in where the origin has a hole becomes memory: of the page cache, or of the file itself on tmpfs. So a hole
+//! is not read but left out of what is copied, and the memory that takes its place stays untouched.
 //!
 //! That is right of a page that is not private in the mapper, if the origin is looked at while the snapshot's generation is odd.
-//! Such a page shows what the origin has, and the origin keeps that until the generation is even: a writer lets its change land only
-//! behind a push that found the generation unchanged, and a page it pushed before that is private by then. Of a private page the
-//! origin says nothing: the mapper's pagemap is looked at as well. Who changes a file without the shim is not vouched for.
+//! Such a page shows what the origin has, and the origin keeps that until the generation is even. For a writer lets its change land
+//! only after a push that found the generation unchanged, and a page that it pushed before that is private by then. Of a private
+//! page the origin says nothing: the mapper's pagemap is looked at as well. Changes by programs without the shim are not vouched
+//! for.
 
 use core::ops::Range;
 
@@ -33,17 +34,17 @@ pub fn is_sparse(found: &Stat) -> bool {
 }
 
 impl Sparse {
-    /// The origin that `file` leads to, whose position is nobody else's. `None`: it has as many blocks as bytes, so it is not worth
-    /// looking for holes.
+    /// The origin that `file` leads to; no other thread uses that file's position. `None`: it has as many blocks as bytes, so it is
+    /// not worth looking for holes.
     #[must_use]
     pub fn of(file: OwnedFd) -> Option<Self> {
         let found = fstat(&file).ok()?;
         is_sparse(&found).then_some(Self { file })
     }
 
-    /// The first of `pages` that has data; `None`: there is none. Where it cannot be told, all have data.
+    /// The first of `pages` that has data; `None`: there is none. Where that cannot be told, all have data.
     ///
-    /// A page behind the end of the file has no data but a fault, which is found by reading it.
+    /// A page behind the end of the file is no hole but a fault. It counts as data, so that it is read and the fault found.
     pub fn first_data(&self, pages: &Range<u64>) -> Option<u64> {
         match seek(&self.file, SeekFrom::Data(pages.start * PAGE)) {
             Ok(at) => Some(at / PAGE).filter(|page| *page < pages.end),
@@ -57,8 +58,8 @@ impl Sparse {
 
     /// Calls `take` with the runs of `pages` that have data, now and then with a few pages more.
     ///
-    /// SEEK_HOLE is of no use: on tmpfs it walks over all pages up to the hole, gigabytes perhaps. A run is taken to go on for a
-    /// sixteenth of what was found of it in a row.
+    /// SEEK_HOLE is of no use: on tmpfs it walks over all pages up to the hole, gigabytes perhaps. Instead a run is taken to go on
+    /// for a sixteenth of the length that was found in a row.
     pub fn each_data(&self, pages: &Range<u64>, mut take: impl FnMut(Range<u64>)) {
         let (mut at, mut run) = (pages.start, 0);
         while at < pages.end {
@@ -82,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of `pages` pages of which only those in `data` are there.
+    /// A file of `pages` pages of which only `data` is there.
     fn file(pages: u64, data: &[Range<u64>]) -> OwnedFd {
         let file = memfd_create(c"holes", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, pages * PAGE).unwrap();

@@ -1,19 +1,20 @@
-//! Files of other processes in /proc that are opened once and used again, and the numbers they have among the application's.
+//! Files of other processes in /proc that are opened once and used again, and the numbers that they have among the application's.
 //!
-//! A number of the application's table can be closed, or come to be another file, at any moment; bytes for /proc/PID/mem would then go
-//! into that file. No system call writes with force to another process by anything but a number, and a table of one's own takes a
-//! thread of one's own, which a writer has not. So the numbers are guarded: the hooks of close(2), close_range(2), dup2(2) and dup3(2)
-//! ask here. A close of a guarded number is answered as natively, where nothing is open there, and leaves it open. A dup2 to it takes
-//! it out of service, waits for the frames that may be using it, and replaces it then.
+//! A number of the application's table can be closed, or come to be another file, at any moment. Bytes for /proc/PID/mem would then
+//! go into that file. Every system call that writes with force to another process takes a number, and a table of one's own takes a
+//! thread of one's own, which a writer has not. So the numbers are guarded: the hooks of close(2), close_range(2), dup2(2) and
+//! dup3(2) ask here. A close of a guarded number is answered as natively where nothing is open, and leaves the number open. A dup2
+//! to a guarded number takes it out of service, waits for the frames that may be using it, and then replaces it.
 //!
 //! A hook that has looked before a number was guarded may make its call afterwards. It announces itself before it looks
 //! ([`KeptFiles::replacing`]), and a file is not used for the first time before all such calls are over. The two sides put a fence
 //! between their store and their load, so at least one sees the other.
 //!
-//! What passes the hooks (a program's own system call instruction) is noticed at the next use: a file is known by its position, a
-//! random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is at offsets). It is
-//! compared before bytes may be written, so that none go to a file that took the number, and after a look at a pagemap, so that nothing
-//! is believed that came from one. A file is bound to the address space it was opened on.
+//! A call that passes the hooks (a program's own system call instruction) is noticed at the next use: a file is known by its
+//! position, a random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is at
+//! offsets). The position is compared before bytes may be written, so that none go to a file that took the number, and after a look
+//! at a pagemap, so that nothing is believed that came from another file. A file is bound to the address space that it was opened
+//! on.
 
 use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};
@@ -23,46 +24,47 @@ use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::ProcPath;
 use crate::sys::raw;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 
 const PLACES: usize = 16;
-/// Files that are open for one use only, because no place is free.
+/// Files that are open for one use only, because no entry is free.
 const GUESTS: usize = 8;
 
 /// One file. All-zero is free.
 #[derive(Debug)]
 struct Entry {
-    /// Of which process; claims the entry.
+    /// The process whose file it is. This word claims the entry.
     image: AtomicU64,
     position: AtomicU64,
-    /// Its number + 1: guarded as long as it stands here.
+    /// Its number + 1. The number is guarded as long as it stands here.
     number: AtomicU32,
     service: AtomicU32,
 }
 
-/// Nobody finds the entry: its file is being opened, or is open for one use.
+/// No use finds the entry: its file is being opened, or is open for one use.
 const NOT_YET: u32 = 0;
 const SERVING: u32 = 1;
-/// A dup2 waits for those who use it.
+/// A dup2 waits for the frames that use the file.
 const WITHDRAWN: u32 = 2;
 
-/// The kept files of a descriptor table: the calling process's, or its agent's own.
+/// The cached files of a descriptor table: the calling process's, or its agent's own.
 #[derive(Debug)]
 pub struct KeptFiles {
     pagemaps: [Entry; PLACES],
     memories: [Entry; PLACES],
     guests: [Entry; GUESTS],
-    /// No number below is ever guarded.
+    /// No number below this one is ever guarded.
     floor: AtomicU32,
     /// Calls under way that may close or replace a number from the floor on.
     replacing: AtomicU32,
 }
 
-/// How long a first use waits for calls that may replace its number, and a dup2 for uses: nanoseconds. Both are a few system calls.
+/// How long a first use waits for calls that may replace its number, and a dup2 for uses, nanoseconds. Both take a few system
+/// calls.
 const PATIENCE: u64 = 1_000_000_000;
 
 impl KeptFiles {
-    /// None kept.
+    /// An empty cache.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "only ever a static, or an agent's")]
     pub const fn new() -> Self {
@@ -85,8 +87,8 @@ impl KeptFiles {
 
     /// Calls `read` with the pagemap of process `id`, one of whose living threads is `thread`.
     ///
-    /// What it says counts only if the number still is that pagemap afterwards. Where it is not, `read` has read from another file at
-    /// an offset, which moves nothing there.
+    /// The result counts only if the number still is that pagemap afterwards. If it is not, `read` has read from another file at an
+    /// offset, which moves nothing there.
     pub fn with_pagemap<T>(
         &self,
         id: ProcessId,
@@ -107,8 +109,8 @@ impl KeptFiles {
         self.with_new(&self.pagemaps, id, file, checked)
     }
 
-    /// Calls `act` with the memory of process `id`, one of whose living threads is `thread`. The word at `cookie` told, when it was
-    /// opened, that it is the memory of this image.
+    /// Calls `act` with the memory of process `id`, one of whose living threads is `thread`. When the file was opened, the word at
+    /// `cookie` told that it is the memory of this image.
     pub fn with_memory<T>(
         &self,
         id: ProcessId,
@@ -121,7 +123,7 @@ impl KeptFiles {
         }
         let file = || open(id, thread, "mem", OFlags::RDWR);
         self.with_new(&self.memories, id, file, |entry| {
-            // Behind the guard: what is at the number now stays there.
+            // The number is guarded by now: the file that is at it stays there.
             let mut word = [0u8; 8];
             rustix::io::pread(entry.file(), &mut word, cookie)?;
             if u64::from_ne_bytes(word) != id.to_word() {
@@ -131,7 +133,7 @@ impl KeptFiles {
         })
     }
 
-    /// Calls `act` with a file that `open` opens, and keeps it if there is a place.
+    /// Calls `act` with a file that `open` opens, and caches it if an entry is free.
     fn with_new<T>(
         &self,
         places: &[Entry],
@@ -159,19 +161,20 @@ impl KeptFiles {
         result
     }
 
-    /// Opens a file, moves it to a number that programs seldom use, and guards that.
+    /// Opens a file, moves it to a number that programs seldom use, and guards that number.
     fn put_under_guard(&self, entry: &Entry, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<(), Errno> {
-        // The limit may have been lowered.
+        // The limit of descriptors may have been lowered.
         self.lower_floor();
         let low = open()?;
         let high = rustix::io::fcntl_dupfd_cloexec(&low, raw::least_high_number() as i32);
         if !is_in_proc(&low) || high.as_ref().is_ok_and(|high| !is_in_proc(high)) {
-            // The application has put a file of its own there before this one was moved: that stays open, its position as it is.
+            // The application has put a file of its own at the number before this one was moved. That file stays open, its position
+            // as it is.
             let _ = low.into_raw_fd();
             return Err(Errno::BUSY);
         }
         let file = high.unwrap_or_else(|_| {
-            // Nothing is free up there. What is here is guarded as well, if later than the rest.
+            // No high number is free. The low number is guarded as well, if later than the others.
             self.lower_floor_to(low.as_raw_fd() as u32);
             low
         });
@@ -180,29 +183,27 @@ impl KeptFiles {
             return Err(Errno::SPIPE);
         }
         entry.position.store(position, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `guarding`; the position is visible.
+        // Release: pairs with the Acquire in `guarding`; a thread that sees the number sees the position.
         entry.number.store(file.into_raw_fd() as u32 + 1, Ordering::Release);
-        // SeqCst: pairs with the fence in `replacing`: the guard before the look at the calls.
+        // SeqCst: pairs with the fence in `replacing`: the guard comes before the look at the calls.
         full_fence();
         Ok(())
     }
 
     /// Whether the calls are over that may have looked at a number before it was guarded.
     fn is_settled(&self) -> bool {
-        let (mut patience, mut is_late, deadline) = (Patience::default(), false, raw::now() + PATIENCE);
+        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(raw::now() + PATIENCE));
         // Acquire: pairs with the Release in `replacing`.
         while self.replacing.load(Ordering::Acquire) != 0 {
-            if is_late {
+            if deadline.expired_twice(&patience) {
                 return false;
             }
-            // Once more behind the clock: this thread may have been stopped.
-            is_late = patience.is_tried() && raw::now() > deadline;
             patience.pause();
         }
         true
     }
 
-    /// Numbers that may be guarded from now on; called when the process attaches, before one is.
+    /// Lowers the floor to the numbers that may be guarded from now on. Called when the process attaches, before one is guarded.
     pub fn lower_floor(&self) {
         self.lower_floor_to(raw::least_high_number());
     }
@@ -213,7 +214,7 @@ impl KeptFiles {
         }
     }
 
-    /// Whether a number may be guarded, or come to be.
+    /// Whether a number may be guarded, or may come to be.
     #[inline]
     pub fn may_guard(&self, number: u32) -> bool {
         number >= self.floor.load(Ordering::Relaxed)
@@ -222,10 +223,10 @@ impl KeptFiles {
     /// Does `call`, which looks at what is guarded and may then close or replace a number.
     pub fn replacing<T>(&self, call: impl FnOnce() -> T) -> T {
         self.replacing.fetch_add(1, Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `put_under_guard`: the announcement before the look.
+        // SeqCst: pairs with the fence in `put_under_guard`: the announcement comes before the look.
         full_fence();
         let result = call();
-        // Release: pairs with the Acquire in `is_settled`. Not below zero, where `forget_calls` came in between.
+        // Release: pairs with the Acquire in `is_settled`. The count does not go below zero where `forget_calls` came in between.
         let _ = self.replacing.fetch_update(Ordering::Release, Ordering::Relaxed, |calls| calls.checked_sub(1));
         result
     }
@@ -234,7 +235,7 @@ impl KeptFiles {
         self.pagemaps.iter().chain(&self.memories).chain(&self.guests)
     }
 
-    /// The entry that guards `number`. One whose file has gone past the hooks guards nothing.
+    /// The entry that guards `number`. An entry whose file was closed or replaced past the hooks guards nothing.
     fn guarding(&self, number: u32) -> Option<&Entry> {
         // Acquire: pairs with the Release in `put_under_guard`.
         self.entries().find(|entry| entry.number.load(Ordering::Acquire) == number.wrapping_add(1) && entry.is_intact())
@@ -251,8 +252,8 @@ impl KeptFiles {
         numbers.filter(|number| (first..=last).contains(number) && self.guards(*number)).min()
     }
 
-    /// Does `replace`, after which `number` is another file if it succeeded. `are_users_gone` waits until the frames are over that may
-    /// be using it. Its error, or EBUSY if they are not.
+    /// Does `replace`, after which `number` is another file if it succeeded. `are_users_gone` waits until the frames are over that
+    /// may be using the old file. The error is that of `replace`, or EBUSY if those frames are not over.
     pub fn vacate<T>(
         &self,
         number: u32,
@@ -284,10 +285,10 @@ impl KeptFiles {
         replaced
     }
 
-    /// In a forked child: the calls of the parent's other threads are not the child's.
+    /// In a forked child: forgets the calls of the parent's other threads, which do not go on here.
     pub fn forget_calls(&self) {
         self.replacing.store(0, Ordering::Relaxed);
-        // What was being opened, replaced or used once is not there any more, or never serves again; it stays open.
+        // A file that was being opened, replaced or used once is not there any more, or never serves again. It stays open.
         for entry in self.entries().filter(|entry| entry.service.load(Ordering::Relaxed) != SERVING) {
             entry.free();
         }
@@ -337,13 +338,13 @@ impl Entry {
     /// Closes the file, if it still is that, while the number is guarded.
     fn close(&self) {
         if self.is_intact() {
-            // SAFETY: the file was opened here, and nobody else closes it.
+            // SAFETY: the file was opened here, and nothing else closes it.
             drop(unsafe { raw::own(self.file().as_raw_fd()) });
         }
         self.free();
     }
 
-    /// Guards nothing any more.
+    /// Ends the guard, and makes the entry free.
     fn free(&self) {
         self.number.store(0, Ordering::Relaxed);
         self.service.store(NOT_YET, Ordering::Relaxed);

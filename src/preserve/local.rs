@@ -1,8 +1,8 @@
 //! Preserving in the mapper's own process: what its agent does when asked, and what a process does for itself.
 //!
-//! Everything here changes the mapping under an odd generation, so no hook of another thread changes it at the same time, and no
-//! writer's change lands on a page that it found shared. No byte is read and stored here: [`unshare`] says why the kernel's own copies
-//! are not newer than the snapshot, [`relocate`] why those are not that it makes.
+//! Everything here changes the mapping under an odd generation. So no hook of another thread changes it at the same time, and no
+//! writer's change lands on a page that it found shared. No byte is read and stored here: [`unshare`] says why the kernel's own
+//! copies are not newer than the snapshot, and [`relocate`] why its own copies are not.
 
 use core::ffi::c_void;
 use core::ops::Range;
@@ -23,25 +23,25 @@ use crate::protocol::origin::Origin;
 use crate::protocol::process_id::Caller;
 use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
 use crate::protocol::writer_slot::{Request, Task};
-use crate::sys::wait::Patience;
+use crate::sys::wait::{Deadline, Patience};
 use crate::sys::{raw, signal_block};
 use crate::table::Table;
 
-/// What this process may use for it.
+/// What this process preserves its own pages with.
 pub struct Means<'a, S> {
     /// The table.
     pub table: &'a Table,
     /// This process.
     pub own: Caller<'a>,
-    /// Files in /proc kept open.
+    /// Cached descriptors of files in /proc.
     pub kept: &'a KeptFiles,
     /// Where its snapshots lie.
     pub holdings: &'a Holdings,
     /// Keeps other threads from storing.
     pub stores: &'a S,
-    /// How much this process may still keep.
+    /// How much more this process may hold.
     pub headroom: &'a Headroom,
-    /// Opens an origin in a table of descriptors where closing it harms nobody; `None` where there is no such way.
+    /// Opens an origin in a table of descriptors where closing it harms no program; `None` where there is no such table.
     pub open: &'a dyn Fn(Origin) -> Option<OwnedFd>,
     /// When to give up waiting for other threads that change the mapping (CLOCK_MONOTONIC, nanoseconds).
     pub deadline: u64,
@@ -60,7 +60,7 @@ pub enum Served {
     Done,
     /// It could not be done.
     Failed,
-    /// A part is done; the request is to be served again.
+    /// A part is done; the request is to be handled again.
     InPart,
 }
 
@@ -89,7 +89,7 @@ impl<S: Stores> Means<'_, S> {
         }
     }
 
-    /// Does `act` to the piece that `request` is about, under an odd generation.
+    /// Does `act` to the segment that `request` is about, under an odd generation.
     pub(super) fn changing<T: From<bool>>(&self, request: &Request, act: impl FnOnce(&Snapshot, &View) -> T) -> T {
         let Some(snapshot) = self.table.snapshot(request.snapshot) else { return false.into() };
         let _signals = signal_block::SignalsBlocked::new();
@@ -111,14 +111,15 @@ impl<S: Stores> Means<'_, S> {
         })
     }
 
-    /// A record may say anything; what lies in memory is known by this process alone.
+    /// Whether the segment is one that this process mapped. A record may say anything: only this process knows what lies in its
+    /// memory.
     fn is_ours(&self, view: &View) -> bool {
         view.is_sealed
             && self.own.is(view.identity.owner)
             && self.holdings.contains(&(view.extent.address..view.extent.end()))
     }
 
-    /// The generation is odd, and the piece is ours.
+    /// Does what `request` asks. The generation is odd, and the segment is this process's.
     fn serve_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> Served {
         if request.task == Task::Break {
             return break_piece(snapshot, view).into();
@@ -133,7 +134,7 @@ impl<S: Stores> Means<'_, S> {
     }
 }
 
-/// Makes the whole piece fault (SIGBUS) and says so in its state.
+/// Makes the whole segment fault (SIGBUS) and says so in its state.
 fn break_piece(snapshot: &Snapshot, view: &View) -> bool {
     let length = (view.extent.pages * PAGE) as usize;
     let broken = map_faulting(view.extent.address, length).is_ok();
@@ -148,34 +149,31 @@ fn is_over(snapshot: &Snapshot, life: u32) -> bool {
     head.life() != life || !head.wants_pages()
 }
 
-/// Even -> odd, waiting for other threads of the process that are changing the mapping. `None` when it is over, or too late.
+/// Even -> odd. Waits for other threads of the process that are changing the mapping. `None`: the segment is over, or it took too
+/// long.
 pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<View> {
     let mut patience = Patience::default();
-    let mut is_late = false;
     let time = deadline.saturating_sub(raw::now());
-    let (mut deadline, mut pages) = (deadline, None);
+    let (mut deadline, mut pages) = (Deadline::at(deadline), None);
     while !is_over(snapshot, life) || snapshot.head().state() == State::Broken && snapshot.head().life() == life {
         if snapshot.begin_change(life).is_some() {
             return snapshot.view();
         }
-        // A piece that is moved slice by slice becomes smaller with each.
+        // A segment that is moved slice by slice becomes smaller with each.
         let now = snapshot.view().map(|view| view.extent.pages);
         if pages.is_some() && now != pages {
-            deadline = raw::now() + time;
-            is_late = false;
+            deadline = Deadline::at(raw::now() + time);
         }
         pages = now;
-        // Once more behind the clock: this thread may have been stopped.
-        if is_late {
+        if deadline.expired_twice(&patience) {
             return None;
         }
-        is_late = patience.is_tried() && raw::now() > deadline;
         patience.pause();
     }
     None
 }
 
-/// Copies `pages` of the piece, verifies and records it. The generation is odd.
+/// Copies `pages` of the segment, verifies and records that. The generation is odd.
 fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFiles) -> Result<(), Errno> {
     let (_, _, id) = table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
     let address = view.address_of(pages.start);
@@ -188,9 +186,9 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
     } else {
         return Err(Errno::ACCESS);
     }
-    // Where even /proc/self cannot be read, the kernel's success has to do: nobody but this thread changes the mapping.
+    // Where even /proc/self cannot be read, the kernel's success has to do: no other thread changes the mapping now.
     if verify::private_pages(id, raw::own_tid(), address, count, kept).is_ok_and(|private| private < count) {
-        // It may lie in memory of its own by now, which nobody may drop to read the file anew.
+        // The page may lie in memory of its own by now: it must not be dropped, because the file would be read anew.
         if let Some(snapshot) = table.snapshot(index) {
             snapshot.add_flags(BITS_INCOMPLETE);
         }

@@ -1,17 +1,17 @@
 //! Preserving: giving a snapshot its own copy of a page before a change lands.
 //!
-//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]) and reads from the mapper's pagemap whether
-//! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). What cannot be preserved is
-//! answered by policy; it is never silently wrong.
+//! The writer breaks copy-on-write in the mapper's address space itself ([`unshare`]), and reads from the mapper's pagemap whether
+//! it worked ([`verify`]). Where it may not touch the mapper, the mapper's agent does it ([`local`]). If a page cannot be
+//! preserved, a policy decides; the snapshot is never silently wrong.
 //!
-//! [`Pusher`] is the way of a writer, from the origin and the range to the verified page; [`local`], [`relocate`] and [`slices`]
+//! [`Pusher`] is the way of a writer, from the origin and the range to the verified page. [`local`], [`relocate`] and [`slices`]
 //! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
-//! still keep, [`kept`] which files of /proc stay open.
+//! still hold, [`kept`] which files of /proc stay open.
 //!
 //! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
 //!
-//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its own
-//! memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
+//! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its
+//! own memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
 
 pub mod headroom;
 pub mod holes;
@@ -32,8 +32,8 @@ use crate::PAGE;
 use crate::protocol::gate::Frame;
 use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;
-use crate::protocol::process::Agent;
-use crate::protocol::process_id::Caller;
+use crate::protocol::process::{Agent, Process};
+use crate::protocol::process_id::{Caller, ProcessId};
 use crate::protocol::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
 use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use crate::sys::wait::{Allowance, Patience};
@@ -46,7 +46,7 @@ use policy::{Failure, OnFailure, Reason, Report, Way};
 use record::record;
 use relocate::Stores;
 
-/// Pages that are read in before they are pushed. Of more the kernel reads ahead what is needed soon.
+/// At most this many pages are read in before they are pushed. Of more pages the kernel reads ahead what is needed soon.
 const FEW: u64 = 16;
 
 /// Pages in one push: as many as process_vm_writev(2) pins at once.
@@ -64,29 +64,29 @@ pub struct Pusher<'a, R, S> {
     pub frame: &'a Frame,
     /// Files of other processes kept open.
     pub kept: &'a KeptFiles,
-    /// What mappers may still keep.
+    /// What mappers may still hold.
     pub headroom: &'a Headroom,
     /// Where the calling process's own snapshots lie.
     pub holdings: &'a Holdings,
     /// A page of the calling process that cannot be read.
     pub unreadable: *const c_void,
-    /// Which ways may be tried.
+    /// By which means.
     pub way: Way,
-    /// What happens when none works.
+    /// What happens when no means works.
     pub on_failure: OnFailure,
     /// How long to wait for a mapper, nanoseconds.
     pub patience: u64,
-    /// Who is told of what was broken.
+    /// What hears of the snapshots that were broken.
     pub report: &'a R,
     /// Keeps this process's other threads from storing while its own snapshots are relocated.
     pub stores: &'a S,
     /// Has the kernel read in these bytes of the origin, which are few, and are about to be preserved.
     ///
-    /// The fault that preserves a page reads as far ahead as the mapper's descriptor and mapping let it, megabytes perhaps.
+    /// The fault that preserves a page reads ahead as far as the mapper's descriptor and mapping let it, megabytes perhaps.
     pub read_in: &'a dyn Fn(&Range<u64>),
-    /// How many pages behind the bytes of a change are preserved along with them, because it looks as if their turn came next.
+    /// How many pages behind the bytes of a change are preserved along with them, because the next changes seem to come there.
     pub ahead: u64,
-    /// Whether a handler of the application's may interrupt this thread.
+    /// Whether a handler of the application may interrupt this thread.
     pub is_interruptible: bool,
     /// How large the origin is now, in bytes, where that can be told.
     pub size: &'a dyn Fn() -> Option<u64>,
@@ -97,7 +97,7 @@ pub struct Pusher<'a, R, S> {
 pub enum Change {
     /// It replaces these bytes.
     Bytes(Range<u64>),
-    /// It takes away, or moves, everything from this byte on: the kernel then takes private copies away as well.
+    /// It takes away, or moves, everything from this byte on. The kernel then takes private copies away as well.
     Cut(u64),
 }
 
@@ -107,13 +107,11 @@ impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
     }
 }
 
-/// How often a push that achieved nothing is tried again: some milliseconds, by `Patience`.
+/// How often a push that achieved nothing is tried again: for some milliseconds, by `Patience`.
 const RETRIES: u32 = 64;
 
-/// How one push of one run ended.
-enum Push {
-    /// So many pages from the start of the run on are preserved.
-    Done(u64),
+/// Why one push of one run preserved nothing.
+enum NotPushed {
     /// The mapping changed meanwhile: look again.
     Moved,
     /// The kernel refuses access to the mapper.
@@ -122,13 +120,52 @@ enum Push {
     Nothing,
 }
 
+/// How long the mapper's process may take. The time begins anew with each slice of a segment that it moves off the file: the
+/// segment becomes smaller with each.
+struct MapperTime {
+    timeout: u64,
+    allowance: Allowance,
+    pages: Option<u64>,
+}
+
+impl MapperTime {
+    /// Begins now, for a segment that has `pages` pages; `None`: it is over.
+    fn new(timeout: u64, pages: Option<u64>) -> Self {
+        Self { timeout, allowance: Allowance::of(timeout), pages }
+    }
+
+    /// The segment has `pages` pages now; `None`: it is over.
+    fn note(&mut self, pages: Option<u64>) {
+        if self.pages != pages {
+            *self = Self::new(self.timeout, pages);
+        }
+    }
+
+    fn is_spent(&mut self) -> bool {
+        self.allowance.is_spent()
+    }
+}
+
+/// How far one call has come with one snapshot.
+struct Progress {
+    time: MapperTime,
+    patience: Patience,
+    /// Pushes that achieved nothing.
+    failures: u32,
+    /// Pages behind the bytes of the change that may be pushed along.
+    ahead: u64,
+    /// What lies before this page is preserved, whether or not its bits could be recorded.
+    done: u64,
+}
+
 impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Gives every snapshot of `origin` its own copy of what `change` would change. After success the change may happen.
     pub fn make_way(&self, origin: Origin, change: &Change) -> Result<(), Failure> {
         match change {
             Change::Bytes(range) => self.preserve(origin, range.clone()),
             Change::Cut(from) => {
-                // The page that holds the new end of the file only changes behind it.
+                // The page that holds the new end of the file changes only behind that end, so it is preserved and need not be
+                // moved.
                 let whole = from.next_multiple_of(PAGE);
                 self.preserve(origin, *from..whole)?;
                 self.relocate(origin, whole / PAGE)
@@ -160,7 +197,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 if self.has_moved(index, &view) {
                     continue;
                 }
-                // How much it needed only its process knows.
+                // Only its own process knows how much memory it needed.
                 let reason = if is_cut {
                     Reason::ForeignCut
                 } else if self.has_room(&view, relocate::Pages::MOST) {
@@ -173,8 +210,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
     }
 
-    /// The same in a piece of the calling process. Of a long one its agent does it where there is one: in its table of descriptors
-    /// the origin can be opened to look for holes. Closing it in that of the application would drop the application's locks.
+    /// The same in a segment of the calling process. If the segment is long, its agent does it where there is one: the agent can
+    /// open the origin in its own table of descriptors, to look for holes. To close it in the application's table would drop the
+    /// application's locks.
     fn relocate_own(&self, view: &View, task: Request) -> bool {
         let shown = view.kept();
         let is_long = shown.end - task.first.max(shown.start) >= relocate::Pages::MOST;
@@ -197,7 +235,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         self.in_each(origin, |index, life| self.preserve_in(index, life, &range))
     }
 
-    /// Does `act` with every snapshot of `origin`, those included that are cut from others meanwhile.
+    /// Does `act` with every snapshot of `origin`, those included that are split from others meanwhile.
     fn in_each(&self, origin: Origin, act: impl Fn(u32, u32) -> Result<(), Failure>) -> Result<(), Failure> {
         let failed = self
             .table
@@ -207,121 +245,135 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
-        let mut allowance = Allowance::of(self.patience);
-        let mut patience = Patience::default();
-        let mut failures = 0;
-        let mut ahead = self.ahead;
-        let mut pages = None;
-        // Preserved so far by this call, whether or not their bits could be recorded.
-        let mut done = 0;
+        let mut progress = None;
         loop {
             let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
-            // One that has been moved off the file meanwhile shows what it showed.
+            // A segment that has been moved off the file meanwhile shows what it showed.
             let Some(view) = view.filter(|view| !view.is_relocated()) else { return Ok(()) };
-            // A piece that is moved slice by slice becomes smaller with each.
-            if pages.replace(view.extent.pages) != Some(view.extent.pages) {
-                allowance = Allowance::of(self.patience);
-            }
+            let progress = progress.get_or_insert_with(|| self.start(&view));
+            progress.time.note(Some(view.extent.pages));
             if self.table.is_damaged() {
                 return self.give_up(index, &view, Reason::Damaged);
             }
-            let Some(missing) = self.missing(index, &view, range, done) else { return Ok(()) };
+            let Some(missing) = self.missing(index, &view, range, progress.done) else { return Ok(()) };
             if !self.has_room(&view, missing.end - missing.start) {
                 self.give_up(index, &view, Reason::NoMemory)?;
                 continue;
             }
-            let pushed = self.with_ahead(index, &view, range, &missing, ahead);
+            let pushed = self.with_ahead(index, &view, range, &missing, progress.ahead);
             if missing.end - missing.start <= FEW {
                 (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
             }
-            let push = if view.head.is_changing() {
-                Push::Moved
-            } else if self.way == Way::Agent {
-                Push::Refused
-            } else {
-                self.push(index, snapshot, &view, &pushed)
-            };
-            let reason = match push {
-                Push::Done(pages) => {
-                    done = missing.end.min(missing.start + pages);
-                    continue;
-                }
-                // What lies ahead may be what cannot be preserved.
-                _ if pushed != missing => {
-                    ahead = 0;
-                    continue;
-                }
-                Push::Moved if !allowance.is_spent() => {
-                    patience.pause();
-                    if patience.is_tried() {
-                        self.table.retire_if_gone(view.identity.owner);
+            match self.push_if_allowed(index, snapshot, &view, &pushed) {
+                Ok(pages) => progress.done = missing.end.min(missing.start + pages),
+                // Perhaps only the pages ahead cannot be preserved.
+                Err(_) if pushed != missing => progress.ahead = 0,
+                Err(why) => {
+                    if let Some(reason) = self.reason_after_retries(&why, &view, progress) {
+                        self.preserve_by_agent(index, &view, &missing, reason, progress)?;
                     }
-                    continue;
                 }
-                // The kernel can fail for a moment: while the page is migrated, or the mapper is on its way out, its memory gone
-                // before it is known to be dead. Where an agent can be asked, that is found out meanwhile.
-                Push::Nothing if failures < RETRIES => {
-                    failures += 1;
-                    patience.pause();
-                    continue;
-                }
-                Push::Refused if failures < RETRIES && !self.may_ask(&view) => {
-                    failures += 1;
-                    patience.pause();
-                    continue;
-                }
-                Push::Moved => Reason::MapperBusy,
-                Push::Refused => Reason::NoAccess,
-                Push::Nothing => Reason::NoCopy,
-            };
-            if self.table.retire_if_gone(view.identity.owner) {
-                continue;
             }
-            if reason != Reason::MapperBusy
-                && self.may_ask(&view)
-                && self.ask_agent(&view, preserve_task(index, life, &missing))
-            {
-                // The agent answers for the piece as it is by now; what was cut off is found by walking again.
-                if self.table.view(index).is_some_and(|now| is_same_place(&now, &view)) {
-                    done = missing.end;
-                }
-                continue;
-            }
-            let is_cut = reason != Reason::MapperBusy && self.is_cut_before(missing.start);
-            if self.has_moved(index, &view) {
-                continue;
-            }
-            self.give_up(index, &view, if is_cut { Reason::ForeignCut } else { reason })?;
         }
+    }
+
+    fn start(&self, view: &View) -> Progress {
+        let time = MapperTime::new(self.patience, Some(view.extent.pages));
+        Progress { time, patience: Patience::default(), failures: 0, ahead: self.ahead, done: 0 }
+    }
+
+    /// Pushes, where the writer itself may and the mapper is not changing the mapping.
+    fn push_if_allowed(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        pages: &Range<u64>,
+    ) -> Result<u64, NotPushed> {
+        match self.way {
+            _ if view.head.is_changing() => Err(NotPushed::Moved),
+            Way::Agent => Err(NotPushed::Refused),
+            Way::Auto | Way::Direct | Way::Alone => self.push(index, snapshot, view, pages),
+        }
+    }
+
+    /// Why pushing has failed for good; `None` after a pause: it is to be tried again.
+    ///
+    /// The kernel can fail for a moment: while a page is migrated, or while the mapper is on its way out, its memory gone before it
+    /// is known to be dead. Where an agent can be asked, the wait for its answer finds that out.
+    fn reason_after_retries(&self, why: &NotPushed, view: &View, progress: &mut Progress) -> Option<Reason> {
+        let (is_over, reason) = match why {
+            NotPushed::Moved => (progress.time.is_spent(), Reason::MapperBusy),
+            NotPushed::Nothing => (progress.failures >= RETRIES, Reason::NoCopy),
+            NotPushed::Refused => (progress.failures >= RETRIES || self.may_ask(view), Reason::NoAccess),
+        };
+        if is_over {
+            return Some(reason);
+        }
+        progress.patience.pause();
+        match why {
+            NotPushed::Moved if progress.patience.is_tried() => _ = self.table.retire_if_gone(view.identity.owner),
+            NotPushed::Moved => {}
+            NotPushed::Nothing | NotPushed::Refused => progress.failures += 1,
+        }
+        None
+    }
+
+    /// Has the mapper's agent preserve what this thread could not, for `reason`. Where that fails too, the policy decides.
+    fn preserve_by_agent(
+        &self,
+        index: u32,
+        view: &View,
+        missing: &Range<u64>,
+        reason: Reason,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        if self.table.retire_if_gone(view.identity.owner) {
+            return Ok(());
+        }
+        let may_answer = reason != Reason::MapperBusy;
+        if may_answer && self.may_ask(view) && self.ask_agent(view, preserve_task(index, view.head.life(), missing)) {
+            // The agent answers for the segment as it is by now. What was split off is found by walking again.
+            if self.table.view(index).is_some_and(|now| is_same_place(&now, view)) {
+                progress.done = missing.end;
+            }
+            return Ok(());
+        }
+        let is_cut = may_answer && self.is_cut_before(missing.start);
+        if self.has_moved(index, view) {
+            return Ok(());
+        }
+        self.give_up(index, view, if is_cut { Reason::ForeignCut } else { reason })
     }
 
     /// Whether the mapper's agent may be asked.
     fn may_ask(&self, view: &View) -> bool {
         match self.way {
             Way::Auto | Way::Agent => true,
-            Way::Direct => view.flags & SERVED != 0,
+            Way::Direct => view.flags.contains(SERVED),
             Way::Alone => false,
         }
     }
 
-    /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. Who cooperates has snapshots
-    /// moved off the pages that it takes away: whether this one still lies there has to be seen afterwards ([`Self::has_moved`]).
+    /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. A cooperating process has
+    /// snapshots moved off the pages that it takes away, so the caller looks afterwards whether this one still lies there
+    /// ([`Self::has_moved`]).
     fn is_cut_before(&self, page: u64) -> bool {
         (self.size)().is_some_and(|size| size.div_ceil(PAGE) <= page)
     }
 
-    /// Whether the piece has left the file since `view`, in part or wholly, or has been cut: what was tried with it is tried again.
+    /// Whether the segment has left the file since `view`, in part or wholly, or has been split. Then what failed is tried again.
     fn has_moved(&self, index: u32, view: &View) -> bool {
         let now = self.table.view(index);
         now.is_none_or(|now| now.is_relocated() != view.is_relocated() || !is_same_place(&now, view))
     }
 
-    /// Whether the mapper can keep so many pages more and live.
+    /// Whether the mapper can hold so many pages more and live.
     fn has_room(&self, view: &View, pages: u64) -> bool {
         self.table.owner(view.identity.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
     }
 
-    /// The first pages of the range, from `done` on, that have to be preserved still; at most a run.
+    /// The first pages of the range, from `done` on, that still have to be preserved; at most one push.
     fn missing(&self, index: u32, view: &View, range: &Range<u64>, done: u64) -> Option<Range<u64>> {
         let pages = Table::touched(view, range);
         let pages = pages.start.max(done)..pages.end;
@@ -332,8 +384,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
     }
 
-    /// The same pages, which have to be preserved, and as many of the `ahead` pages behind `range` as follow on them and have no copy,
-    /// where the mapper has room for them.
+    /// The same pages, which have to be preserved, and behind `range` as many of the `ahead` pages as follow on them, have no copy,
+    /// and find room with the mapper.
     fn with_ahead(&self, index: u32, view: &View, range: &Range<u64>, missing: &Range<u64>, ahead: u64) -> Range<u64> {
         let end = missing.end.saturating_add(ahead).min(view.kept().end).min(missing.start + RUN);
         if missing.end != Table::touched(view, range).end || end <= missing.end {
@@ -347,41 +399,44 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         next.filter(follows).map_or_else(|| missing.clone(), |next| missing.start..next.end + base)
     }
 
-    fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Push {
-        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Push::Moved };
+    /// Pushes `pages` into a snapshot. How many are preserved, from the first on.
+    fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Result<u64, NotPushed> {
+        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Err(NotPushed::Moved) };
         if process.cookie(id).is_none() {
-            // A child that was just forked: it will be reachable in a moment.
-            return Push::Moved;
+            // A child that was just forked: it can be reached in a moment.
+            return Err(NotPushed::Moved);
         }
         let is_own = self.own.is(view.identity.owner);
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
-            // Another thread gives a snapshot up, or moves it, while its generation is odd; a child that was forked meanwhile has
+            // Another thread gives a snapshot up, or moves it, while its generation is odd. A child that was forked meanwhile has
             // none.
             if !snapshot.is_still(view.head) || !self.own.is_here() {
-                return Push::Moved;
+                return Err(NotPushed::Moved);
             }
             self.table.declare_damaged();
-            return Push::Refused;
+            return Err(NotPushed::Refused);
         }
-        if view.flags & SERVED != 0 && process.agent(id) != Agent::Thread(raw::own_tid()) {
-            // Its agent may wait in the kernel, and this thread for the agent, but not for ever.
-            return Push::Refused;
+        if view.flags.contains(SERVED) && process.agent(id) != Agent::Thread(raw::own_tid()) {
+            // Its agent may wait in the kernel for the page. This thread may wait for the agent, but not in the kernel, where it
+            // might wait for ever.
+            return Err(NotPushed::Refused);
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
-        // A mapper that changes the snapshot waits for this frame, and a handler's write, in a frame above this, for that mapper.
+        // No handler may come in between: a mapper that changes the snapshot waits for this frame, and a handler's write, in a
+        // frame above this one, would wait for that mapper.
         let _signals = self.is_interruptible.then(signal_block::SignalsBlocked::except_of_sandboxes);
         self.frame.start_pushing(index, by_bytes);
-        let push = if process.executing.is_under_way(id) {
-            // Its agent may preserve as long as the image lasts, and nobody may afterwards.
-            if self.may_ask(view) { Push::Refused } else { Push::Moved }
+        let pushed = if process.executing.is_under_way(id) {
+            // Its agent may preserve as long as the image lasts, and no other process may afterwards.
+            if self.may_ask(view) { Err(NotPushed::Refused) } else { Err(NotPushed::Moved) }
         } else if snapshot.is_still(view.head) {
             let mapper = unshare::Mapper { id, process, is_own };
             self.push_announced(index, snapshot, view, pages, &mapper)
         } else {
-            Push::Moved
+            Err(NotPushed::Moved)
         };
         self.frame.stop_pushing();
-        push
+        pushed
     }
 
     fn push_announced(
@@ -391,7 +446,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         view: &View,
         pages: &Range<u64>,
         mapper: &unshare::Mapper<'_>,
-    ) -> Push {
+    ) -> Result<u64, NotPushed> {
         let address = view.address_of(pages.start);
         let count = pages.end - pages.start;
         let protection = view.extent.protection;
@@ -401,83 +456,94 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         } else {
             (Ok(()), mapper.store_same_bytes(address, count, self.kept))
         };
-        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and was this process
-        // till now.
+        // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and if this process was
+        // still the mapper.
         if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
-            return Push::Moved;
+            return Err(NotPushed::Moved);
         }
         match private {
-            Ok(0) if access.is_err() => Push::Refused,
-            Ok(0) => Push::Nothing,
+            Ok(0) if access.is_err() => Err(NotPushed::Refused),
+            Ok(0) => Err(NotPushed::Nothing),
             Ok(private) => {
                 record(self.table, index, view, pages.start..pages.start + private);
-                Push::Done(private)
+                Ok(private)
             }
-            Err(_) => Push::Refused,
+            Err(_) => Err(NotPushed::Refused),
         }
     }
 
     /// Has the mapper's agent do what `request` asks. True once it is done and verified.
     fn ask_agent(&self, view: &View, request: Request) -> bool {
         let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return true };
-        let mut allowance = Allowance::of(self.patience);
-        let mut patience = Patience::default();
-        while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
-            patience.pause();
-            // It may have been away when its image was replaced.
-            if patience.is_tried() && self.table.retire_if_gone(view.identity.owner) {
-                return true;
-            }
+        if self.is_gone_before_its_agent(process, id, view.identity.owner) {
+            return true;
         }
         if !matches!(process.agent(id), Agent::Thread(_)) {
             return false;
         }
-        let mut number = self.slot.ask(request);
-        process.ring();
-        let mut left = None;
+        let ask = || {
+            let number = self.slot.ask(request);
+            process.ring();
+            number
+        };
+        let pages = || self.table.snapshot(request.snapshot).and_then(Snapshot::view).map(|view| view.extent.pages);
+        let (mut number, mut time) = (ask(), MapperTime::new(self.patience, pages()));
         loop {
-            // What is done slice by slice leaves fewer pages after each.
-            let now = self.table.snapshot(request.snapshot).and_then(Snapshot::view).map(|view| view.extent.pages);
-            if left.replace(now) != Some(now) {
-                allowance = Allowance::of(self.patience);
-            }
+            time.note(pages());
             match self.slot.look_for_answer(number) {
                 Answer::Done => return true,
                 Answer::Failed => return false,
-                Answer::Lost if allowance.is_spent() => return false,
-                Answer::Lost => {
-                    number = self.slot.ask(request);
-                    process.ring();
-                }
-                Answer::Asked if allowance.is_spent() => {
+                Answer::Lost | Answer::Asked if time.is_spent() => {
                     self.slot.withdraw_request(number);
                     return self.slot.look_for_answer(number) == Answer::Done;
                 }
+                Answer::Lost => number = ask(),
                 Answer::Asked => {
-                    let (futex, seen) = self.slot.request_futex(number);
-                    futex::wait(futex, seen, Duration::from_millis(20));
-                    let is_over = || {
-                        let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
-                        now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
-                    };
-                    if self.table.is_damaged() {
-                        return false;
-                    }
-                    if self.slot.look_for_answer(number) == Answer::Asked
-                        && (is_over() || self.table.retire_if_gone(view.identity.owner))
-                    {
-                        self.slot.withdraw_request(number);
-                        return true;
+                    if let Some(is_done) = self.sleep_unanswered(view, &request, number) {
+                        return is_done;
                     }
                 }
             }
         }
     }
 
+    /// Waits until a process that was just forked has an agent, or says that it has none. True: it is gone.
+    fn is_gone_before_its_agent(&self, process: &Process, id: ProcessId, owner: u64) -> bool {
+        let mut allowance = Allowance::of(self.patience);
+        let mut patience = Patience::default();
+        while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
+            patience.pause();
+            // The agent may not have been there when the image was replaced.
+            if patience.is_tried() && self.table.retire_if_gone(owner) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sleeps a while for the answer to request `number`. `Some`: no answer will come, and whether that is as good as done.
+    fn sleep_unanswered(&self, view: &View, request: &Request, number: u32) -> Option<bool> {
+        let (futex, seen) = self.slot.request_futex(number);
+        futex::wait(futex, seen, Duration::from_millis(20));
+        if self.table.is_damaged() {
+            return Some(false);
+        }
+        let is_over = || {
+            let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
+            now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
+        };
+        let is_unanswered = self.slot.look_for_answer(number) == Answer::Asked;
+        let is_moot = is_unanswered && (is_over() || self.table.retire_if_gone(view.identity.owner));
+        if is_moot {
+            self.slot.withdraw_request(number);
+        }
+        is_moot.then_some(true)
+    }
+
     /// The page cannot be preserved: the policy decides between origin and snapshot.
     fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
         let pid = self.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
-        // Its mapper may have died, or given it up, only just now.
+        // Its mapper may have died, or given the snapshot up, only just now.
         let is_over = self.is_over(index, view);
         if reason == Reason::Damaged || self.table.is_damaged() {
             return Err(Failure { pid, reason: Reason::Damaged });
@@ -489,7 +555,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         if is_lost && let Some(snapshot) = self.table.snapshot(index) {
             snapshot.mark_because(view.head.life(), State::Doubtful, FOREIGN_CUT);
         }
-        // No policy brings back what is gone.
+        // No policy brings back pages that are gone.
         if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
             if !self.is_over(index, view) {
                 self.report.broken(pid, view.identity.origin, reason);
@@ -505,7 +571,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             || self.table.view(index).is_none_or(|now| now.head.life() != view.head.life())
     }
 
-    /// Makes the snapshot fault in its mapper. False if that could not be made to take effect.
+    /// Makes the snapshot fault in its mapper. False: that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
         if self.own.may_change(view.identity.owner) {
@@ -516,7 +582,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     }
 }
 
-/// Whether a piece shows what it showed before.
+/// Whether a segment shows what it showed before.
 fn is_same_place(now: &View, before: &View) -> bool {
     let place = |view: &View| (view.head.life(), view.extent.first, view.extent.pages);
     place(now) == place(before)

@@ -2,16 +2,16 @@
 
 use crate::protocol::origin::Origin;
 
-/// Which ways of preserving may be tried.
+/// By which means preserving is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// From the writer; where that is refused, by the mapper's agent.
+    /// By the writer; where that is refused, by the mapper's agent.
     Auto,
-    /// From the writer only, wherever it need not wait in the kernel for the mapper.
+    /// By the writer only, wherever it need not wait in the kernel for the mapper.
     Direct,
     /// By the agent only.
     Agent,
-    /// From the writer, which is an agent itself and asks no other.
+    /// By the writer, which is an agent itself and asks no other agent.
     Alone,
 }
 
@@ -33,11 +33,11 @@ pub enum Reason {
     NoCopy,
     /// The pages have to be moved off the file, which only the mapper's process can do, and its agent did not.
     NoAgent,
-    /// The mapper was changing its mapping for too long (it is stopped).
+    /// The mapper was changing its mapping for too long: it may be stopped.
     MapperBusy,
     /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
     NoMemory,
-    /// A program that does not cooperate has cut the file: the pages are gone.
+    /// A program that does not cooperate has truncated the file: the pages are gone.
     ForeignCut,
     /// The table cannot be trusted.
     Damaged,
@@ -52,8 +52,8 @@ pub struct Failure {
     pub reason: Reason,
 }
 
-/// What others are told.
+/// What a process is told of snapshots that it broke.
 pub trait Report {
-    /// Snapshot pieces of `pid` were broken, for `reason`, so that a write could go on.
+    /// Snapshot segments of `pid` were broken, for `reason`, so that a write could go on.
     fn broken(&self, pid: u32, origin: Origin, reason: Reason);
 }

@@ -1,4 +1,4 @@
-//! The note that pages are preserved.
+//! Recording that pages are preserved.
 
 use core::ops::Range;
 

@@ -1,14 +1,15 @@
 //! Relocate: move a range of the mapping onto memory that does not belong to the file.
 //!
 //! Truncation and its kin take even private copies of file pages away; anonymous memory they cannot reach. The bytes come from the
-//! mapping itself, never from the origin, and mremap(2) puts the copy in place atomically for whoever reads meanwhile.
+//! mapping itself, never from the origin, and mremap(2) puts the copy in place atomically for threads that read meanwhile.
 //!
-//! The kernel pins a page before it copies it, but what it copies here is never newer than the snapshot, though nothing is looked at
-//! behind the copy. The generation is odd. A writer takes a page for private only if it finds the generation even and unchanged
-//! behind its proof, so the page was private before the generation became odd, and before it was pinned here: the copy is of the
-//! private page. A page that is shared when it is pinned has no change until the generation is even again, by when the copy stands in
-//! its place. A pusher that began before may store a byte into the copy: by [`bytes`](crate::protocol::bytes), one
-//! that is there already.
+//! The kernel pins a page before it copies it. Still, what it copies here is never newer than the snapshot, although nothing is
+//! looked at after the copy, because the generation is odd:
+//! - A writer takes a page for private only if it finds the generation even and unchanged after its proof. So such a page was
+//!   private before the generation became odd, and before it was pinned here: the copy is of the private page.
+//! - A page that is shared when it is pinned has no change until the generation is even again. By then the copy stands in its
+//!   place.
+//! - A pusher that began before may store a byte into the copy: by [`bytes`](crate::protocol::bytes) one that is there already.
 
 use core::ffi::c_void;
 use core::ops::Range;
@@ -16,7 +17,6 @@ use core::ptr;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags, madvise};
-use syscalls::{Sysno, syscall};
 
 use super::unshare;
 use crate::PAGE;
@@ -25,13 +25,13 @@ use crate::sys::raw;
 
 /// Keeps the process's other threads from storing into a range while it is copied.
 pub trait Stores {
-    /// From now on stores into the range trap and wait. False: they cannot be kept from it.
+    /// From now on stores into the range trap and wait. False: that cannot be done.
     fn hold(&self, address: u64, length: usize, protection: u32) -> bool;
-    /// The range is writable again, or given up; those who wait go on.
+    /// The range is writable again, or given up. Threads that wait go on.
     fn release(&self);
 }
 
-/// Does `act` to a range of which no other thread changes a byte meanwhile.
+/// Does `act` to a range while no other thread changes a byte of it.
 pub fn held<T>(
     address: u64,
     length: usize,
@@ -59,7 +59,7 @@ pub fn held<T>(
     result
 }
 
-/// Puts anonymous memory with the same bytes and protection in place of a range that nobody stores into now.
+/// Puts anonymous memory with the same bytes and protection in place of a range that no thread stores into now.
 pub fn replace_by_copy(address: u64, length: usize, view: &View) -> Result<(), Errno> {
     Ground::under(&(address..address + length as u64), view)?.replace(address, length, view, &Copied::All)
 }
@@ -104,9 +104,9 @@ impl Pages {
     }
 }
 
-/// Puts untouched anonymous memory in place of a range that shows nothing but zeros, and that nobody stores into now.
+/// Puts untouched anonymous memory in place of a range that shows nothing but zeros, and that no thread stores into now.
 ///
-/// mmap(2) with MAP_FIXED is atomic for who reads: a fault waits until the new mapping is there.
+/// mmap(2) with MAP_FIXED is atomic for threads that read: a fault waits until the new mapping is there.
 pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<(), Errno> {
     let at = address as *mut c_void;
     let access = ProtFlags::from_bits_retain(view.extent.protection);
@@ -116,7 +116,7 @@ pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<()
         rustix::mm::mmap_anonymous(at, length, access, flags)?;
         // Neither changes a byte, and no child is forked while the snapshot changes.
         let _ = madvise(at, length, Advice::LinuxNoHugepage);
-        if view.flags & NOT_INHERITED != 0 {
+        if view.flags.contains(NOT_INHERITED) {
             let _ = madvise(at, length, Advice::LinuxDontFork);
         }
     }
@@ -124,18 +124,19 @@ pub fn replace_by_nothing(address: u64, length: usize, view: &View) -> Result<()
     Ok(())
 }
 
-/// Locks what has replaced a locked range; not before, so that both are never counted. What cannot be locked stays readable.
+/// Locks the memory that has replaced a locked range. Not before, so that both are never counted at once. If it cannot be locked it
+/// stays readable.
 fn lock(address: u64, length: usize, view: &View, has_holes: bool) {
-    if view.flags & LOCKED == 0 {
+    if !view.flags.contains(LOCKED) {
         return;
     }
-    // What is a hole stays one until it is touched.
+    // A hole stays one until it is touched.
     let flags = if has_holes { MlockFlags::ONFAULT } else { MlockFlags::empty() };
     // SAFETY: locking changes no byte.
     let _ = unsafe { rustix::mm::mlock_with(address as *mut c_void, length, flags) };
 }
 
-/// The most that one slice has: what is copied and replaced at once.
+/// The most bytes that one slice has: what is copied and replaced at once.
 pub const SLICE: u64 = HUGE_PAGE as u64;
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -145,17 +146,17 @@ const HUGE_PAGE: usize = 2 << 20;
 /// (vma_merge_new_range, mm/vma.c).
 #[derive(Debug)]
 pub struct Ground {
-    /// The addresses that what is left goes to.
+    /// The addresses that the memory that is left goes to.
     target: Range<u64>,
-    /// What was reserved, to its lowest byte that is left.
+    /// The reserved memory that is left.
     reserved: Range<u64>,
     /// Where the memory for the first address of `target` is.
     start: u64,
 }
 
 impl Ground {
-    /// For what goes to `target`: from a huge page's length on, aligned alike and of huge pages, which moves them whole and copies
-    /// several times faster than page by page.
+    /// Memory for what goes to `target`. From a huge page's length on it is aligned like the target and of huge pages, which
+    /// mremap(2) moves whole, and which are copied several times faster than page by page.
     pub fn under(target: &Range<u64>, view: &View) -> Result<Self, Errno> {
         let length = (target.end - target.start) as usize;
         let wants_huge = length >= HUGE_PAGE;
@@ -168,14 +169,14 @@ impl Ground {
         let start = reserved as u64 + shift as u64;
         let ground =
             Self { target: target.clone(), reserved: reserved as u64..reserved as u64 + reserved_length as u64, start };
-        if view.flags & NOT_INHERITED != 0 {
+        if view.flags.contains(NOT_INHERITED) {
             // SAFETY: the mapping just made.
             unsafe { madvise(reserved, reserved_length, Advice::LinuxDontFork) }?;
         }
         if wants_huge {
-            // Once a page is there, all parts have one anon_vma. It is a small page that is given back soon.
+            // Once one page is there, all parts have one anon_vma. It is a small page that is given back soon.
             let margin = if shift > 0 { reserved } else { reserved.wrapping_byte_add(length) };
-            // SAFETY: inside the mapping just made, outside of what is moved; nobody else knows of it.
+            // SAFETY: inside the mapping just made, outside of what is moved; no other thread knows of it.
             unsafe {
                 margin.cast::<u8>().write_volatile(1);
                 let _ = madvise(reserved, reserved_length, Advice::LinuxHugepage);
@@ -190,8 +191,8 @@ impl Ground {
         self.target.start <= address && address + length as u64 <= self.target.end
     }
 
-    /// Puts memory with the same bytes and protection in place of a range that nobody stores into now. What lies behind it is not
-    /// replaced from here any more.
+    /// Puts memory with the same bytes and protection in place of a range that no thread stores into now. What lies behind the
+    /// range is not replaced from here any more.
     ///
     /// process_vm_readv(2) answers EFAULT where a load would fault.
     pub fn replace(&mut self, address: u64, length: usize, view: &View, copied: &Copied) -> Result<(), Errno> {
@@ -220,7 +221,7 @@ impl Ground {
         let at = to as *mut c_void;
         if matches!(copied, Copied::Only(_)) {
             // One page of data does not become 2 MiB, now or later (khugepaged).
-            // SAFETY: our own memory, of which nobody else knows.
+            // SAFETY: our own memory, of which no other thread knows.
             let _ = unsafe { madvise(at, length, Advice::LinuxNoHugepage) };
         }
         readable(address, length, wanted, || match copied {
@@ -251,7 +252,7 @@ impl Drop for Ground {
 
 fn give_back(memory: Range<u64>) {
     if !memory.is_empty() {
-        // SAFETY: a part of our own mapping that nobody else knows of.
+        // SAFETY: a part of our own mapping that no other thread knows of.
         let _ = unsafe { rustix::mm::munmap(memory.start as *mut c_void, (memory.end - memory.start) as usize) };
     }
 }
@@ -267,7 +268,7 @@ fn readable(
         return read();
     }
     let at = address as *mut c_void;
-    // SAFETY: the range is part of the snapshot, which no other thread changes now; more access breaks nobody.
+    // SAFETY: the range is part of the snapshot, which no other thread changes now; more access harms no thread.
     unsafe { rustix::mm::mprotect(at, length, wanted | MprotectFlags::READ) }?;
     let result = read();
     // SAFETY: as above; this is the protection it had.
@@ -283,14 +284,11 @@ fn read_own(address: u64, to: u64, length: usize) -> Result<(), Errno> {
     let mut done = 0;
     while done < length {
         let wanted = (length - done).min(READ);
-        let local = [to as usize + done, wanted];
-        let remote = [address as usize + done, wanted];
-        // SAFETY: the local iovec is writable for `wanted` bytes; the kernel checks the remote one.
-        let result = unsafe { syscall!(Sysno::process_vm_readv, own, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-        match result {
-            Ok(0) => return Err(Errno::FAULT),
-            Ok(count) => done += count,
-            Err(error) => return Err(Errno::from_raw_os_error(error.into_raw())),
+        let at = (to as usize + done) as *mut c_void;
+        // SAFETY: `to` is our own memory, of which no other thread knows, writable for `length` bytes.
+        match unsafe { raw::read_remote(own, address + done as u64, at, wanted) }? {
+            0 => return Err(Errno::FAULT),
+            count => done += count,
         }
     }
     Ok(())

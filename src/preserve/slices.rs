@@ -1,8 +1,8 @@
-//! Slices: a long range is moved off the file piece by piece, from its end on.
+//! Slices: a long range is moved off the file slice by slice, from its end on.
 //!
-//! Each slice is moved under an odd generation of its own. It goes over from the record of the piece to that of the piece behind it,
-//! which has been moved before, so that how far the move has come stands in the table at any time: who waits for its end waits as
-//! long as the piece becomes smaller, and other requests, writers and hooks come in between.
+//! Each slice is moved under an odd generation of its own. It goes over from the record of the segment to the record of the segment
+//! behind it, which has been moved before. So the table tells at any time how far the move has come: a thread that waits for its
+//! end waits as long as the segment becomes smaller, and other requests, writers and hooks come in between.
 
 use core::ops::Range;
 
@@ -18,11 +18,11 @@ use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Sn
 use crate::protocol::writer_slot::Request;
 use crate::sys::raw;
 
-/// How long slices are moved before others' requests are looked for.
+/// How long slices are moved before other requests are looked for.
 const TURN: u64 = 10_000_000;
 /// Bytes that memory is reserved for at once.
 const GROUND: u64 = 64 << 20;
-/// A slice with no more holes than that is copied whole, into a huge page.
+/// A slice with no more holes than this is copied whole, into a huge page.
 const MOST_HOLES: u64 = Pages::MOST / 32;
 
 /// What is kept from one slice to the next.
@@ -34,20 +34,20 @@ struct Move {
     sparse: Option<Option<Sparse>>,
     /// The record of what has been moved.
     moved: Option<u32>,
-    /// Whether there is no record to be had for what has been moved.
+    /// Whether no record is to be had for what has been moved.
     is_whole: bool,
 }
 
 /// Pages that are moved at once.
 struct Unit {
     pages: Range<u64>,
-    /// Whether nothing is there, in the mapping or in the file, as it seemed.
+    /// Whether there seems to be no data, neither in the mapping nor in the file.
     is_void: bool,
 }
 
 impl<S: Stores> Means<'_, S> {
-    /// Moves the pages of a piece, from `request.first` to the end of the file at the instant, away from the file: as many slices as
-    /// a turn allows.
+    /// Moves the pages of a segment, from `request.first` to the end of the file at the instant, away from the file: as many slices
+    /// as a batch allows.
     pub(super) fn relocate(&self, request: &Request) -> Served {
         let mut course = Move::default();
         let until = raw::now() + TURN;
@@ -70,7 +70,7 @@ impl<S: Stores> Means<'_, S> {
         match moved.and_then(|first| self.hand_over(request.snapshot, snapshot, view, first, course).map(|()| first)) {
             Ok(first) if first == pages.start => Served::Done,
             Ok(_) => Served::InPart,
-            // No record is free for the part: all of it is moved at once, which needs none.
+            // No record is free for a part: all of the segment is moved at once, which needs none.
             Err(Errno::NFILE) if !course.is_whole && pages.start == view.extent.first => {
                 course.is_whole = true;
                 Served::InPart
@@ -79,7 +79,7 @@ impl<S: Stores> Means<'_, S> {
         }
     }
 
-    /// Moves the last of `pages`; the first that was moved.
+    /// Moves the last of `pages`. The result is the first page that was moved.
     fn move_last(&self, index: u32, view: &View, pages: &Range<u64>, course: &mut Move) -> Result<u64, Errno> {
         let is_long = (pages.end - pages.start) * PAGE >= SLICE;
         let sparse = match &mut course.sparse {
@@ -98,14 +98,14 @@ impl<S: Stores> Means<'_, S> {
             let lowest = view.address_of(pages.start);
             let act = || self.replace(view, &unit, sparse, lowest, &mut course.ground);
             match relocate::held(address, length, view, self.stores, act) {
-                // Something has come there.
+                // Data has come there.
                 Err(Errno::AGAIN) if unit.is_void => unit = slice(view, pages),
                 result => return result.map(|()| unit.pages.start),
             }
         }
     }
 
-    /// The last slice, or many where there is nothing.
+    /// The last slice, or many slices where there is no data.
     fn last_unit(
         &self,
         view: &View,
@@ -132,7 +132,7 @@ impl<S: Stores> Means<'_, S> {
         Ok(unit)
     }
 
-    /// Whether neither the mapping nor the file has anything in `pages`. The generation is odd: see [`super::holes`].
+    /// Whether neither the mapping nor the file has data in `pages`. The generation is odd: see [`super::holes`].
     fn is_void(&self, view: &View, pages: &Range<u64>, sparse: &Sparse) -> Result<bool, Errno> {
         Ok(sparse.first_data(pages).is_none() && self.first_private(view, pages)?.is_none())
     }
@@ -143,7 +143,7 @@ impl<S: Stores> Means<'_, S> {
         Ok(found.map(|run| run.start + pages.start..run.end + pages.start))
     }
 
-    /// Puts memory that does not belong to the file in place of pages that nobody stores into now.
+    /// Puts memory that does not belong to the file in place of pages that no thread stores into now.
     fn replace(
         &self,
         view: &View,
@@ -156,7 +156,7 @@ impl<S: Stores> Means<'_, S> {
         let (address, count) = (view.address_of(pages.start), pages.end - pages.start);
         let length = (count * PAGE) as usize;
         if let Some(sparse) = sparse.filter(|_| unit.is_void) {
-            // Looked at once more, now that nobody stores there.
+            // Looked at once more, now that no thread stores there.
             return match self.is_void(view, pages, sparse)? {
                 true => relocate::replace_by_nothing(address, length, view),
                 false => Err(Errno::AGAIN),
@@ -190,7 +190,7 @@ impl<S: Stores> Means<'_, S> {
         memory.replace(address, length, view, &copied)
     }
 
-    /// What of a slice has to be copied.
+    /// The pages of a slice that have to be copied.
     fn what_is_there(&self, view: &View, pages: &Range<u64>, sparse: &Sparse) -> Result<Copied, Errno> {
         let mut there = Pages::default();
         let mut at = pages.start;
@@ -206,10 +206,12 @@ impl<S: Stores> Means<'_, S> {
         Ok(if holes <= MOST_HOLES { Copied::All } else { Copied::Only(there) })
     }
 
-    /// The pages of a piece from `first` on have been moved: they go over to the record behind it. The piece's generation is odd.
+    /// The pages of a segment from `first` on have been moved: they go over to the record behind it. The segment's generation is
+    /// odd.
     ///
-    /// They are in both records for a moment, and never in none. NFILE: there is no record; no page of the piece is dropped any
-    /// more, because no bit says that they have left the file and would not be read from it anew.
+    /// The pages are in both records for a moment, and never in none. NFILE: there is no record. Then no page of the segment is
+    /// dropped any more: no bit says that these pages have left the file, so a page that was dropped would be read from the file
+    /// anew.
     fn hand_over(
         &self,
         index: u32,
@@ -218,40 +220,21 @@ impl<S: Stores> Means<'_, S> {
         first: u64,
         course: &mut Move,
     ) -> Result<(), Errno> {
-        let address = view.address_of(first);
-        let is_all = first == view.extent.first;
         if let Some((behind, piece)) = self.moved_behind(view, course.moved)
-            // Not waited for: a hook that changes it may be waiting for this piece.
-            && let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.life()))
+            && self.join(index, snapshot, view, first, (behind, piece))
         {
-            let pages = piece.view().filter(|now| is_continued(view, now)).map(|now| now.extent.pages);
-            if let Some(pages) = pages {
-                let joined = Extent { pages: view.extent.pages + pages, ..view.extent };
-                if is_all {
-                    snapshot.add_flags(RELOCATED);
-                    snapshot.place(&joined);
-                    self.table.note_shift((behind, head.state()), (index, view.head.life()));
-                    self.table.retire_snapshot(behind, head.life());
-                    return Ok(());
-                }
-                piece.place(&part(&joined, address..joined.end()));
-                self.table.note_shift((index, view.head.state()), (behind, head.life()));
-                snapshot.place(&part(&view.extent, view.extent.address..address));
-            }
-            piece.end_change();
-            if pages.is_some() {
-                course.moved = Some(behind);
-                return Ok(());
-            }
+            course.moved = Some(behind);
+            return Ok(());
         }
-        if is_all {
+        if first == view.extent.first {
             snapshot.add_flags(RELOCATED);
             return Ok(());
         }
+        let address = view.address_of(first);
         let extent = part(&view.extent, address..view.extent.end());
-        // The base is the piece's, because the record behind it will reach down to it.
+        // The base is the segment's, because the record behind it will reach down to it.
         let identity = Identity { ..view.identity };
-        let further = Further { identity, extent, flags: (view.flags & !BITS_INCOMPLETE) | RELOCATED };
+        let further = Further { identity, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
         let Some(moved) = self.table.publish_further(index, view, &further) else {
             snapshot.add_flags(BITS_INCOMPLETE);
             return Err(Errno::NFILE);
@@ -261,12 +244,46 @@ impl<S: Stores> Means<'_, S> {
         Ok(())
     }
 
-    /// The record of what has been moved behind a piece.
+    /// Hands the pages from `first` on over to the record `piece` at `behind`. False: that record does not continue the segment any
+    /// more, or is changing.
+    fn join(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        first: u64,
+        (behind, piece): (u32, &Snapshot),
+    ) -> bool {
+        // There is no wait: a hook that changes it may be waiting for this segment.
+        let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.life())) else {
+            return false;
+        };
+        let Some(now) = piece.view().filter(|now| is_continued(view, now)) else {
+            piece.end_change();
+            return false;
+        };
+        let joined = Extent { pages: view.extent.pages + now.extent.pages, ..view.extent };
+        if first == view.extent.first {
+            snapshot.add_flags(RELOCATED);
+            snapshot.place(&joined);
+            self.table.note_shift((behind, head.state()), (index, view.head.life()));
+            self.table.retire_snapshot(behind, head.life());
+            return true;
+        }
+        let address = view.address_of(first);
+        piece.place(&part(&joined, address..joined.end()));
+        self.table.note_shift((index, view.head.state()), (behind, head.life()));
+        snapshot.place(&part(&view.extent, view.extent.address..address));
+        piece.end_change();
+        true
+    }
+
+    /// The record of what has been moved behind a segment.
     fn moved_behind(&self, view: &View, guess: Option<u32>) -> Option<(u32, &Snapshot)> {
         let guessed = guess.and_then(|index| Some((index, self.table.view(index)?)));
         let (index, _) = guessed
             .filter(|(_, other)| is_continued(view, other))
-            // A single walk: a record that it misses is not joined, and costs a place in the table.
+            // A single walk: a record that it misses is not joined, and costs a record in the table.
             .or_else(|| self.table.walk_once().live().find(|(_, other)| is_continued(view, other)))?;
         Some((index, self.table.snapshot(index)?))
     }
@@ -279,10 +296,10 @@ fn slice(view: &View, pages: &Range<u64>) -> Unit {
     Unit { pages: view.extent.first + (start - view.extent.address) / PAGE..pages.end, is_void: false }
 }
 
-/// Whether `other` has been moved, lies behind the piece, and is like it otherwise.
+/// Whether `other` has been moved, lies behind the segment, and is like it otherwise.
 fn is_continued(view: &View, other: &View) -> bool {
     let kind = |view: &View| {
-        let flags = view.flags & !(BITS_INCOMPLETE | RELOCATED);
+        let flags = view.flags.without(BITS_INCOMPLETE.with(RELOCATED));
         (view.identity.owner, view.identity.mapping, view.identity.size, view.extent.protection, flags)
     };
     other.is_relocated()

@@ -1,13 +1,14 @@
 //! Unshare: break copy-on-write on pages of a mapper's address space, from outside, without the mapper's help.
 //!
-//! The kernel's own copy is never newer than the snapshot. It copies the page and then puts the copy in place only if what is there is
-//! still what it copied (wp_page_copy and finish_fault, mm/memory.c); where another pusher has made the page private meanwhile, it
-//! drops its copy. As long as the page is shared no change of it lands. Bytes that are read and stored are [`bytes`]' matter.
+//! The kernel's own copy is never newer than the snapshot. The kernel copies the page, and puts the copy in place only if what is
+//! there is still what it copied (wp_page_copy and finish_fault, mm/memory.c). If another pusher has made the page private
+//! meanwhile, the kernel drops its copy. As long as the page is shared no change of it lands. Bytes that are read and stored are
+//! the matter of [`bytes`].
 //!
 //! Nothing is ever stored into an image that exec has put in the mapper's place. Bytes go through a file that is bound to the old
-//! address space. What addresses the pid instead carries no bytes; it can reach a new image only from a pusher that was stopped for
-//! longer than the mapper's exec waited, or where exec was called past its hook, and does there what a store of what is stored
-//! already would.
+//! address space. A call that addresses the pid carries no bytes. It can reach a new image in two cases: its pusher was stopped for
+//! longer than the mapper's exec waited, or exec was called past its hook. In the new image it does what a store of the bytes that
+//! are there would do.
 
 use core::ffi::c_void;
 
@@ -44,7 +45,7 @@ pub struct Mapper<'a> {
 }
 
 impl Mapper<'_> {
-    /// A thread of it that lives: its first one may have ended.
+    /// A thread of it that lives: its first thread may have ended.
     #[must_use]
     pub fn thread(&self) -> u32 {
         match self.process.agent(self.id) {
@@ -54,8 +55,8 @@ impl Mapper<'_> {
         }
     }
 
-    /// Tries to make `pages` pages at `address`, which the mapper may write, private. An error says that the mapper may not be touched;
-    /// success has to be verified.
+    /// Tries to make `pages` pages at `address`, which the mapper may write, private. An error says that the mapper may not be
+    /// touched; success has to be verified.
     pub fn unshare(&self, address: u64, pages: u64, protection: u32, unreadable: *const c_void) -> Result<(), Errno> {
         if !is_writable(protection) {
             return Err(Errno::ACCESS);
@@ -68,15 +69,15 @@ impl Mapper<'_> {
         allowed(raw::break_copy_on_write(self.thread(), address, pages, unreadable))
     }
 
-    /// Stores bytes as read from there through /proc/PID/mem: the kernel then copies pages that the process itself may not write
-    /// (FOLL_FORCE). How many of the `pages` pages at `address` are private then, from the first on. The calling frame has announced
-    /// that it stores bytes.
+    /// Stores bytes, as they were read there, through /proc/PID/mem: the kernel then copies pages that the process itself may not
+    /// write (FOLL_FORCE). The result is how many of the `pages` pages at `address` are private then, from the first on. The
+    /// calling frame has announced that it stores bytes.
     ///
     /// A store that succeeded is proof: the kernel lets one pass the protection only into a private page of a private mapping
     /// (can_follow_write_pte, mm/gup.c).
     ///
-    /// The bytes may be read by thread id, because they are written to the address space that the file was opened on: if another
-    /// image has taken its place, that is gone, and nothing is written.
+    /// The bytes may be read by thread id, because they are written to the address space that the file was opened on. If another
+    /// image has taken its place, that address space is gone, and nothing is written.
     pub fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
         let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
         let thread = self.thread();
@@ -110,7 +111,7 @@ struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// Where the byte of a page lies.
+    /// The address of the byte of a page.
     fn place(&self, page: usize) -> u64 {
         let is_first_of_pair = page.is_multiple_of(2) && page + 1 < self.count;
         self.address + page as u64 * PAGE + if is_first_of_pair { PAGE - 1 } else { 0 }
@@ -124,7 +125,7 @@ impl Run for Pages<'_> {
 
     fn read(&self, bytes: &mut [u8]) -> Result<(), Errno> {
         let mut page = if self.count > 2 { raw::read_at_boundaries(self.thread, self.address, bytes) } else { 0 };
-        // What it does not reach (PROT_NONE) is read pair by pair.
+        // Pages that it does not reach (PROT_NONE) are read pair by pair.
         while page < self.count {
             let end = if page.is_multiple_of(2) { self.count.min(page + 2) } else { page + 1 };
             match rustix::io::pread(self.memory, &mut bytes[page..end], self.place(page))? {

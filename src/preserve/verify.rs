@@ -1,7 +1,7 @@
 //! Verify: read from the mapper's pagemap which pages are private.
 //!
 //! A page is private when it is present and not file-backed, or swapped and neither file-backed, nor a guard region, nor marked by
-//! userfaultfd(2) (Documentation/admin-guide/mm/pagemap.rst). An absent page is not.
+//! userfaultfd(2) (Documentation/admin-guide/mm/pagemap.rst). An absent page is not private.
 
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
@@ -20,7 +20,7 @@ pub fn private_pages(id: ProcessId, thread: u32, address: u64, pages: u64, kept:
         while private < pages {
             let at = address + private * PAGE;
             let scanned = match scan(pagemap, at, pages - private, PAGE_IS_PRESENT) {
-                // Not a pagemap: the application replaced the descriptor.
+                // Not a pagemap: the application has replaced the descriptor.
                 Err(Errno::BADF) => return Err(Errno::BADF),
                 Ok(Some(run)) if run.start == 0 => run.end,
                 _ => entries(pagemap, at, pages - private)?,
@@ -34,12 +34,12 @@ pub fn private_pages(id: ProcessId, thread: u32, address: u64, pages: u64, kept:
     })
 }
 
-/// Pages in one look where the kernel has no [`PAGEMAP_SCAN`]: more are not looked at one by one.
+/// Pages that are looked at one by one, at most, where the kernel has no [`PAGEMAP_SCAN`].
 const FEW: u64 = 512;
 
 /// The first run of private pages among the `pages` pages at `address`, as page numbers from there; `None`: there are none.
 ///
-/// Where that cannot be told of so many, all count as private.
+/// Where that cannot be told of so many pages, all count as private.
 pub fn first_private(
     id: ProcessId,
     address: u64,
@@ -117,8 +117,8 @@ struct Region {
     categories: u64,
 }
 
-/// The PAGEMAP_SCAN ioctl (Linux 6.7): the first run of pages, as page numbers from `address` on, that are not file-backed and one of
-/// `any_of`.
+/// The PAGEMAP_SCAN ioctl (Linux 6.7): the first run of pages, as page numbers from `address` on, that are not file-backed and are
+/// one of `any_of`.
 fn scan(
     pagemap: BorrowedFd<'_>,
     address: u64,
@@ -147,7 +147,8 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE: u64 = 1 << 61;
 const GUARD: u64 = 1 << 58;
-/// Write-protected by userfaultfd(2). On what looks swapped: a marker where no page is, or a swapped page; that cannot be told.
+/// Write-protected by userfaultfd(2). On an entry that looks swapped this may be a marker where no page is, or a swapped page: that
+/// cannot be told.
 const WATCHED: u64 = 1 << 57;
 
 fn what_is(entry: u64) -> Found {
@@ -169,7 +170,7 @@ fn is_private(entry: u64) -> bool {
     what_is(entry) == Found::Private
 }
 
-/// What each of the pages at `address` is, at one look.
+/// What each of the pages at `address` is, all at one look.
 pub fn look(id: ProcessId, thread: u32, address: u64, found: &mut [Found], kept: &KeptFiles) -> Result<(), Errno> {
     let entries = kept.with_pagemap(id, thread, |pagemap| {
         let mut entries = [0u8; bytes::AT_ONCE * 8];

@@ -1,22 +1,24 @@
-//! Asynchronous writes that bypass the page cache (io_submit(2) with O_DIRECT) land after the call, when no hook runs: a creation
-//! waits until those of its origin have.
+//! Direct writes in flight: asynchronous writes that bypass the page cache (io_submit(2) with O_DIRECT).
 //!
-//! How many are under way is in the kernel's own ring, which begins at the address that is the context's name: of a context with
+//! They land after the call, when no hook runs. So a creation waits until those of its origins have landed.
+//!
+//! The kernel's own ring tells how many are under way. The ring begins at the address that is the context's name. Of a context with
 //! room for `nr` events fewer than `nr` are under way, and each that ends moves the ring's tail by one, modulo `nr`. So the
-//! difference between what was submitted and the tail says how many there are, and whether a program has fetched the events makes
-//! none.
+//! difference between the number of submissions and the tail is the number under way. It makes no difference whether the program
+//! has fetched the events.
 //!
 //! The counts stand in the process's own memory, behind the word of its cookie. A creation reads them, and the ring, from outside,
-//! after it has closed the gate: from then on none begins, and those it has to wait for are counted. What could not be counted, or
-//! cannot be seen, is never taken for none. Who ends or executes another program takes nothing along: the kernel lets all land
-//! before the memory goes, and before another program's memory can be read (`exec_update_lock`).
+//! after it has closed the gate. From then on no write of its origins begins, and each that it has to wait for is counted. What
+//! could not be counted, or cannot be seen, is never taken for none. A process that ends or executes another program takes nothing
+//! along: the kernel lets all of them land before the memory goes, and before another program's memory can be read
+//! (`exec_update_lock`).
 
 use super::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
-/// Where a process keeps its [`Queues`]: so far behind its cookie.
+/// Where a process keeps its [`Queues`]: this many bytes behind its cookie.
 pub const QUEUES_AT: u64 = 1024;
-/// Contexts of one process that are counted; direct writes through more make it [`Queues::overflow`].
+/// Contexts of one process that are counted. Direct writes through more contexts make it [`Queues::overflow`].
 #[cfg(not(loom))]
 pub const QUEUES: usize = 64;
 #[cfg(loom)]
@@ -24,21 +26,22 @@ pub const QUEUES: usize = 64;
 pub const QUEUES: usize = 1;
 
 /// One context.
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queue {
-    /// The context's name, which is a page's address, or one of the states below; while it is destroyed with `ENDING` and the
-    /// number of its end, so that who finishes late does not take a later context of that name for it.
+    /// The context's name, which is a page's address, or one of the states below. While the context is destroyed: with `ENDING` and
+    /// the number of its end, so that a thread that finishes late does not take a later context of that name for it.
     context: AtomicU64,
-    /// [`Origin::mark`] of what is written past the page cache, 0 for nothing, `SEVERAL`.
+    /// [`Origin::mark`] of the file that is written past the page cache, 0 for none, `SEVERAL` for more than one.
     target: AtomicU64,
-    /// Submissions that have begun, that have ended, and the requests that the kernel took.
+    /// Counts of submissions that have begun, of submissions that have ended, and of requests that the kernel took.
     begun: AtomicU64,
     ended: AtomicU64,
     taken: AtomicU64,
 }
 
-/// Of an entry that no context has, and of one that is being given to one.
+/// The states of an entry that no context has, and of one that is being given to a context.
 pub(crate) const FREE: u64 = 0;
 pub(crate) const CLAIMED: u64 = 2;
 pub(crate) const ENDING: u64 = 1;
@@ -50,6 +53,7 @@ pub(crate) const WORDS: usize = 5;
 const SEVERAL: u64 = u64::MAX;
 
 /// The contexts of one process.
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queues {
@@ -70,14 +74,6 @@ pub struct Closing<'a> {
 const _: () = assert!(size_of::<Queue>() == WORDS * 8 && QUEUES_AT as usize + size_of::<Queues>() <= 4096);
 
 impl Queues {
-    /// None.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        let free = |_| Queue { context: zero(), target: zero(), begun: zero(), ended: zero(), taken: zero() };
-        Self { overflow: zero(), all: std::array::from_fn(free), ends: zero() }
-    }
-
     /// The entry of `context`, if it is counted.
     pub fn of(&self, context: u64) -> Option<&Queue> {
         self.all.iter().find(|queue| queue.is_of(context))
@@ -85,14 +81,14 @@ impl Queues {
 
     /// The kernel has just made `context`, with an empty ring. Without a free entry it will not be counted.
     pub fn open(&self, context: u64) {
-        // One that had the name before was destroyed unseen, or by a thread that is about to say so.
+        // An earlier context of that name was destroyed unseen, or by a thread that is about to say so.
         for earlier in &self.all {
             earlier.leave(context);
         }
         let _ = self.all.iter().any(|queue| queue.claim(context));
     }
 
-    /// The kernel is asked to destroy `context`: till it has, nobody can say that all has landed, for the ring goes first.
+    /// The kernel is about to destroy `context`. Until it has, nothing says whether all writes have landed: the ring goes first.
     pub fn start_close(&self, context: u64) -> Option<Closing<'_>> {
         let queue = self.of(context)?;
         let number = if planted(Fault::EndNumber) { 0 } else { self.ends.fetch_add(4, Ordering::Relaxed) };
@@ -101,7 +97,7 @@ impl Queues {
         is_started.then_some(Closing { queue, name })
     }
 
-    /// Notes that something is written past the page cache that is not counted.
+    /// Notes that a file is written past the page cache that is not counted.
     pub fn overflow(&self) {
         self.overflow.store(1, Ordering::SeqCst);
     }
@@ -112,26 +108,28 @@ impl Queue {
         context > CLAIMED && self.context.load(Ordering::SeqCst) & NAME == context
     }
 
-    /// Free -> counts `context`. An entry stays unused while a submission that found it before is under way.
+    /// Free -> counts `context`. An entry stays unused while a submission is under way that found it before.
     fn claim(&self, context: u64) -> bool {
         if self.context.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        // SeqCst: pairs with the fence in `begin`: either it is seen here, or it sees that the entry is not its context's any more.
+        // SeqCst: pairs with the fence in `begin`: either the submission is seen here, or it sees that the entry is no longer its
+        // context's.
         full_fence();
-        // Acquire: what has ended has been counted as begun, and has left its count.
+        // Acquire: pairs with the SeqCst in `end`: a submission that has ended has been counted as begun before, and has left its
+        // count.
         let ended = self.ended.load(Ordering::Acquire);
         let is_unused = ended == self.begun.load(Ordering::Acquire) || planted(Fault::UnusedQueue);
         if is_unused {
             self.target.store(0, Ordering::Relaxed);
             self.taken.store(0, Ordering::Relaxed);
         }
-        // SeqCst: the entry is clean when it is found.
+        // SeqCst: pairs with the loads in `is_of`: the entry is clean when a thread finds it.
         self.context.store(if is_unused { context } else { FREE }, Ordering::SeqCst);
         is_unused
     }
 
-    /// `context`, or the end of it -> free.
+    /// `context`, or its end -> free.
     fn leave(&self, context: u64) {
         let found = self.context.load(Ordering::SeqCst);
         if found & NAME == context {
@@ -153,9 +151,9 @@ impl Queue {
         }
     }
 
-    /// A submission begins. False: the entry is not that of `context` any more.
+    /// A submission begins. False: the entry is no longer that of `context`.
     pub fn begin(&self, context: u64) -> bool {
-        // SeqCst: comes before what the kernel takes; who finds none under way has counted all before.
+        // SeqCst: comes before what the kernel takes. A creation that finds no submission under way has counted all before.
         self.begun.fetch_add(1, Ordering::SeqCst);
         // SeqCst: pairs with the fence in `claim`.
         full_fence();
@@ -166,13 +164,13 @@ impl Queue {
         is_counted
     }
 
-    /// The requests that the kernel took of its context's.
+    /// Requests of the context that the kernel took.
     #[cfg(loom)]
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// It is over; the kernel took so many requests.
+    /// A submission ends; the kernel took this many requests.
     pub fn end(&self, taken: u64) {
         self.taken.fetch_add(taken, Ordering::SeqCst);
         self.ended.fetch_add(1, Ordering::SeqCst);
@@ -180,7 +178,7 @@ impl Queue {
 }
 
 impl Closing<'_> {
-    /// Ends what [`Queues::start_close`] began: the context is gone, and all has landed, or it is not.
+    /// Ends what [`Queues::start_close`] began. Either the context is gone, and all has landed, or it stays.
     pub fn finish(self, is_gone: bool) {
         let next = if is_gone { FREE } else { self.name & NAME };
         let _ = self.queue.context.compare_exchange(self.name, next, Ordering::SeqCst, Ordering::Relaxed);

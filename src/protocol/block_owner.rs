@@ -1,19 +1,20 @@
-//! Whose a block of preserved bits is: of one life of one snapshot, and of nobody when that life is over.
+//! The owner of a block of preserved bits: one incarnation of one snapshot. When that is over, the block is free.
 
 use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct BlockOwner(AtomicU64);
 
-/// One life of one snapshot record.
+/// One incarnation of one snapshot record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
     /// The record.
     pub snapshot: u32,
-    /// Which of its lives.
+    /// Which of its incarnations.
     pub life: u32,
 }
 
@@ -28,28 +29,22 @@ impl Life {
 }
 
 impl BlockOwner {
-    /// Nobody.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// Whose it is, or was when that life ended.
+    /// The incarnation that owns the block; it may be over.
     #[must_use]
     pub fn named(&self) -> Option<Life> {
         Life::from_word(self.0.load(Ordering::Relaxed))
     }
 
-    /// Of nobody, or of a life that `is_over` -> of `mine`. A life that is over never comes again, so a name seen twice is the
-    /// same.
+    /// Free, or owned by an incarnation that `is_over` -> owned by `mine`. An incarnation that is over never comes again, so the
+    /// name is the same if it is seen twice.
     pub fn take(&self, mine: Life, is_over: impl FnOnce(Life) -> bool) -> bool {
         let seen = self.0.load(Ordering::Relaxed);
         let is_free = Life::from_word(seen).is_none_or(is_over);
-        // AcqRel: against others who take it.
+        // AcqRel: against other takers.
         is_free && self.0.compare_exchange(seen, mine.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Of `mine` -> of nobody; by then it may be somebody else's.
+    /// Owned by `mine` -> free. Nothing happens if another incarnation owns it by then.
     pub fn give_back(&self, mine: Life) {
         if planted(Fault::GivenBackByOwner) {
             self.0.store(0, Ordering::Release);

@@ -1,33 +1,33 @@
-//! Read, look, store: preserving pages of a read-only mapping by storing into each a byte that it shows already.
+//! Read, look, store: how pages of a read-only mapping are preserved, by storing into each page a byte that it shows already.
 //!
-//! The kernel pins a page before it copies from it, in process_vm_readv(2) as in /proc/PID/mem. Between the two another pusher may
-//! preserve the page and its change may land, so a byte that was read may be newer than the snapshot. The pagemap is therefore read
-//! behind the bytes, and a byte goes only into a page that is still shared with the file at that look.
+//! The kernel pins a page before it copies from it, in process_vm_readv(2) as in /proc/PID/mem. Between pin and copy another pusher
+//! may preserve the page, and its change may land. So a byte that was read may be newer than the snapshot. Therefore the pagemap is
+//! read after the bytes, and a byte is stored only into a page that is still shared with the file at that look.
 //!
-//! That is enough, because a change lands only behind its writer's proof that the page is private, and a private page stays private
-//! while this frame pushes: the mapper drops none before the push is over. So no change of a page that is shared at the look has
+//! That is enough. A change lands only after its writer has proved that the page is private, and a private page stays private while
+//! this frame pushes: the mapper drops no page before the push is over. So no change of a page that is shared at the look has
 //! landed before the look, nor before the read, and the byte is the original's. Whatever happens between look and store, the byte
 //! equals what the page's private copy has there: the mapping is read-only, and the mapper waits for this frame before it makes it
 //! writable. A page that is private at the look is preserved, and nothing is stored into it.
 //!
-//! The last byte of a page and the first of the next lie side by side, so one store makes two pages private. It is made where both
-//! are shared at the look.
+//! The last byte of a page and the first byte of the next lie side by side, so one store makes two pages private. It is made only
+//! where both are shared at the look.
 
 use rustix::io::Errno;
 
 use crate::sys::sync::{Fault, planted};
 
-/// Pages that are read, looked at and stored into in one go.
+/// Pages that are read, looked at and stored into together.
 pub const AT_ONCE: usize = 48;
 
-/// What a look finds at the place of one page.
+/// What a look at the pagemap finds where one page should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The file's page, or none: the next access shows the file's.
     Shared,
     /// A page of the mapper's own. It is never absent: the kernel swaps it.
     Private,
-    /// Something that is neither: a guard, or a marker of userfaultfd(2).
+    /// Neither of both: a guard region, or a marker of userfaultfd(2).
     Other,
 }
 
@@ -36,16 +36,18 @@ pub enum Found {
 pub trait Run {
     /// How many pages.
     fn len(&self) -> usize;
-    /// Reads one byte of each page: of pages 0, 2, 4... the last, of pages 1, 3, 5... the first, of a last page that is left over the
-    /// first. Copies may come from pages that were pinned long before.
+    /// Reads one byte of each page: the last byte of pages 0, 2, 4..., the first byte of pages 1, 3, 5..., and the first byte of a
+    /// last page that has no partner. The bytes may come from pages that were pinned long before.
     fn read(&self, bytes: &mut [u8]) -> Result<(), Errno>;
-    /// Looks at all pages.
+    /// Reads from the pagemap what each page is.
     fn look(&self, found: &mut [Found]) -> Result<(), Errno>;
-    /// Stores one byte, or two, where they were read, from page `first` on. Into how many pages: those are private afterwards.
+    /// Stores one byte, or two, where they were read, from page `first` on. The result is how many pages the store reached: those
+    /// are private afterwards.
     fn store(&self, first: usize, bytes: &[u8]) -> Result<usize, Errno>;
 }
 
-/// Makes the pages of `run` private. How many are, from the first on; an error if the first could not be reached.
+/// Makes the pages of `run` private. The result is how many pages are, from the first on; an error if the first could not be
+/// reached.
 pub fn make_private(run: &impl Run) -> Result<usize, Errno> {
     let (mut bytes, mut found) = ([0; AT_ONCE], [Found::Other; AT_ONCE]);
     let count = run.len().min(AT_ONCE);

@@ -1,33 +1,28 @@
-//! Counted changes: by which a change that nobody counted is told.
+//! Counted changes: how a change by a program without the shim is found.
 //!
-//! Whoever cooperates counts each change of an origin ([`Changes`]) before it lands. Now and then the mapper looks at the file
-//! ([`look`]): if its time of modification moved and the count did not, somebody changed it who does not cooperate.
+//! Each cooperating process counts each change of an origin ([`Changes`]) before it lands. Now and then the mapper looks at the
+//! file ([`look`]). If the file's time of modification moved and the count did not, a process changed it that does not cooperate.
 
 use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
-/// Counts the cooperating changes of an origin, or of several that share the counter: then a foreign change may go unnoticed, and
-/// nobody is suspected for nothing.
+/// Counts the cooperating changes of an origin, or of several that share the counter. Where they share it, a foreign change may go
+/// unnoticed, but no change is taken for a foreign one by mistake.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Changes(AtomicU64);
 
 impl Changes {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// Counts a change that has been announced and is about to land.
     #[inline]
     pub fn note(&self) {
         if planted(Fault::CountedChange) {
             return;
         }
-        // Release: pairs with the Acquire in `count`; the announcement is visible to who finds the change counted.
+        // Release: pairs with the Acquire in `count`; a thread that finds the change counted sees the announcement.
         self.0.fetch_add(1, Ordering::Release);
-        // Release: pairs with the Acquire fence in `look`; who sees what the call does to the file finds it counted.
+        // Release: pairs with the Acquire fence in `look`; a thread that sees what the call does to the file finds it counted.
         fence(Ordering::Release);
     }
 
@@ -36,7 +31,7 @@ impl Changes {
     }
 }
 
-/// When a file was modified last, and its size: what a change of its bytes moves.
+/// When a file was modified last, and its size: a change of its bytes moves one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Modified {
     /// Nanoseconds after the epoch.
@@ -53,7 +48,7 @@ impl Modified {
     }
 }
 
-/// How a file was, and how many changes had been counted by then: all that were counted had landed, and what had landed was
+/// How a file was, and how many changes had been counted by then: each counted change had landed, and each that had landed was
 /// counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
@@ -66,9 +61,9 @@ pub struct Sight {
 /// Looks at a file. `None`: a change is under way, and nothing can be said.
 ///
 /// One count for each change is enough, although the change lands later than it is counted:
-/// - what is counted by the first look at the count and has not landed has its frame under way still, because it was announced before
-///   it was counted; `is_quiet` looks at the frames after the count and before the file;
-/// - what landed before the look at the file was counted before, so the second look at the count finds it.
+/// - A change that the first look at the count finds, and that has not landed, still has its frame under way, because it was
+///   announced before it was counted. `is_quiet` looks at the frames after the count and before the file.
+/// - A change that landed before the look at the file was counted before that, so the second look at the count finds it.
 pub fn look(
     changes: &Changes,
     is_quiet: impl FnOnce() -> bool,
@@ -79,15 +74,15 @@ pub fn look(
         return None;
     }
     let file = file()?;
-    // Acquire: pairs with the Release fence in `Changes::note`: the file before the count.
+    // Acquire: pairs with the Release fence in `Changes::note`; orders the look at the file before the second look at the count.
     fence(Ordering::Acquire);
     (changes.count() == counted || planted(Fault::SecondCount)).then_some(Sight { counted, file })
 }
 
 impl Sight {
-    /// Whether somebody who does not cooperate changed the file since `earlier`.
+    /// Whether a process that does not cooperate changed the file since `earlier`.
     ///
-    /// A file that only grew without being modified is one whose appends are completed late (xfs, asynchronous ones).
+    /// A file that only grew, and whose time of modification did not move, is no sign: xfs completes asynchronous appends late.
     #[must_use]
     pub fn tells_on_somebody_since(&self, earlier: &Self) -> bool {
         let moved = self.file.time != earlier.file.time || self.file.size < earlier.file.size;

@@ -1,18 +1,19 @@
 //! The creation record: the one place in the table that decides a snapshot's instant.
 //!
-//! One creation is under way at a time. Its state is one word, and whether it came about is decided by one compare-exchange: the
-//! creator's `commit` against anybody's `abort`. The gates of the origins are this record: a writer that finds its origin named
-//! waits.
+//! One creation is under way at a time. Its state is one word. One compare-exchange decides whether it comes about: the creator's
+//! `commit` against an `abort` by any other process. The record is also the gate of the origins: a writer waits if the record names
+//! its origin.
 
 use super::origin::{Origin, Place, PlaceCell};
 use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
 /// All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Creation {
-    /// phase:8 | number:40 | owner:16, with phase and the number's low 24 bits in the half that is a futex.
+    /// phase:8 | number:40 | owner:16. The low half, with the phase and the number's low 24 bits, is a futex.
     state: AtomicU64,
     reserved: [AtomicU64; 7],
 }
@@ -21,8 +22,9 @@ pub struct Creation {
 const _: () = assert!(size_of::<Creation>() == 64);
 
 /// What a thread's creation covers and how long it may take. It stands in the creator's own writer slot, and is written only while
-/// no creation of that thread is under way: a creator that was stopped and aborted cannot overwrite its successor's.
+/// no creation of that thread is under way: a creator that was stopped and aborted cannot overwrite the intent of its successor.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Intent {
@@ -32,15 +34,9 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// An intent that says nothing.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { scope: PlaceCell::new(), deadline: AtomicU64::new(0) }
-    }
-
     /// Says what the next [`Creation::claim`] of this thread is for.
     pub fn declare(&self, scope: Scope, deadline: u64) {
-        // Release: pairs with the fence in `still`: who reads what is said now finds the thread's last creation over.
+        // Release: pairs with the fence in `still`: a thread that reads these stores finds the creator's last creation over.
         fence(Ordering::Release);
         self.deadline.store(deadline, Ordering::Relaxed);
         self.scope.store(match scope {
@@ -65,11 +61,11 @@ pub enum Scope {
     All,
 }
 
-/// Somebody gave the creation up: its owner took too long.
+/// Another process aborted the creation, because it took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aborted;
 
-/// One state of one creation, as somebody saw it.
+/// One state of one creation, as a thread read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
@@ -91,7 +87,7 @@ impl Ticket {
         self.0 & 0xff
     }
 
-    /// Distinguishes the creations there ever were.
+    /// Tells this creation from all others there ever were.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0 >> NUMBER_SHIFT & NUMBER_BITS
@@ -103,19 +99,19 @@ impl Ticket {
         self.phase() != FREE
     }
 
-    /// Whether the writers are drained, and those who share what is covered are to arm.
+    /// Whether the writers are drained, and every process that shares what is covered is to arm its mappings.
     #[must_use]
     pub const fn is_arming(self) -> bool {
         self.phase() == ARMING
     }
 
-    /// Whether the creation has been committed and only its aftermath is left.
+    /// Whether the creation has been committed, and only its aftermath is left.
     #[must_use]
     pub const fn is_committed(self) -> bool {
         self.phase() == COMMITTED
     }
 
-    /// The process record of the creator.
+    /// The writer slot of the creator.
     #[must_use]
     pub const fn owner(self) -> u16 {
         (self.0 >> OWNER_SHIFT) as u16
@@ -129,13 +125,7 @@ impl Ticket {
 }
 
 impl Creation {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { state: AtomicU64::new(0), reserved: std::array::from_fn(|_| AtomicU64::new(0)) }
-    }
-
-    /// The state as it is now. Acquire: pairs with the release in `commit` and `release`; what a past creation published is
+    /// The state as it is now. Acquire: pairs with the Release in `commit` and `release`; what a past creation published is
     /// visible.
     pub fn look(&self) -> Ticket {
         Ticket(self.state.load(Ordering::Acquire))
@@ -151,19 +141,21 @@ impl Creation {
                 return Err(free);
             }
             let mine = state(COLLECTING, free.number() + 1, owner);
-            // AcqRel: pairs with `look`: the intent is visible to who sees the claim. A number is used once.
+            // AcqRel: pairs with the Acquire in `look`: a thread that sees the claim sees the intent. A number is used once.
             match self.state.compare_exchange(free.0, mine, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(Ticket(mine)),
                 Err(now) if planted(Fault::ClaimAgain) => return Err(Ticket(now)),
-                // Another creation has come, and may have gone: nobody would wake who waits for the end of one that is over.
+                // Another creation has come, and may be over already. A caller that waited for the end of one that is over would
+                // never be woken: so look again.
                 Err(_) => {}
             }
         }
     }
 
-    /// Collecting -> arming, once the writers are drained. The error: somebody aborted it.
+    /// Collecting -> arming, once the writers are drained. The error: another process aborted the creation.
     ///
-    /// Who armed before could have a mapping opened again by a writer that had passed the gate already.
+    /// Arming must follow the drain: a writer that passed the gate earlier may still open a mapping again that was armed before the
+    /// writer finished.
     pub fn start_arming(&self, mine: Ticket) -> Result<Ticket, Aborted> {
         let arming = state(ARMING, mine.number(), mine.owner());
         // AcqRel: against `abort`; pairs with the Acquire in `look`.
@@ -171,7 +163,7 @@ impl Creation {
         started.map(|_| Ticket(arming)).map_err(|_| Aborted)
     }
 
-    /// Collecting or arming -> committed. False: somebody aborted it; nothing has come about.
+    /// Collecting or arming -> committed. False: another process aborted the creation, and no snapshot has come about.
     #[must_use]
     pub fn commit(&self, mine: Ticket) -> bool {
         let committed = state(COMMITTED, mine.number(), mine.owner());
@@ -179,11 +171,12 @@ impl Creation {
             self.state.store(committed, Ordering::Release);
             return true;
         }
-        // AcqRel: against `abort`; releases the published snapshots to writers that waited.
+        // AcqRel: against `abort`. Release: pairs with the Acquire in `look`; the published snapshots are visible to writers that
+        // waited.
         self.state.compare_exchange(mine.0, committed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Committed -> free, when everything that the commit decided has been carried out. Anybody may do it, and twice.
+    /// Committed -> free, when everything that the commit decided has been carried out. Any process may do it, and more than once.
     pub fn release(&self, mine: Ticket) {
         let committed = state(COMMITTED, mine.number(), mine.owner());
         // Release: pairs with the Acquire in `look`.
@@ -191,7 +184,8 @@ impl Creation {
             self.state.compare_exchange(committed, state(FREE, mine.number(), 0), Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Collecting or arming, as it was seen -> free, by anybody who may (owner dead, or too late), or by the creator that gives up.
+    /// Collecting or arming, as it was seen -> free: by another process if the owner is dead or too late, or by a creator that
+    /// gives up.
     pub fn abort(&self, seen: Ticket) -> bool {
         let free = state(FREE, seen.number(), 0);
         // AcqRel: against `start_arming` and `commit`.
@@ -199,7 +193,8 @@ impl Creation {
             && self.state.compare_exchange(seen.0, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Ends a creation whose owner will not, as it was seen: what was not committed has not happened, what was is carried out.
+    /// Ends a creation, as it was seen, in the place of its owner. One that is not committed has not happened; one that is
+    /// committed stays.
     pub fn end(&self, seen: Ticket) {
         if seen.is_committed() && !planted(Fault::CommittedEnd) {
             self.release(seen);
@@ -208,7 +203,7 @@ impl Creation {
         }
     }
 
-    /// A state that no creation has -> free. False: it is one.
+    /// A state that no creation can have -> free. False: it is a possible one.
     pub fn clear_impossible(&self, seen: Ticket) -> bool {
         seen.phase() > ARMING
             && self
@@ -217,7 +212,7 @@ impl Creation {
                 .is_ok()
     }
 
-    /// The creation under way if writers of `origin` have to wait for it.
+    /// The creation under way, if writers of `origin` have to wait for it.
     pub fn naming(&self, origin: Origin, intents: &impl Intents) -> Option<Ticket> {
         loop {
             let seen = self.look();
@@ -248,15 +243,15 @@ impl Creation {
         self.still(seen).then_some(deadline)
     }
 
-    /// Whether the creation is the one seen before; what was read of its intent in between is then its own.
+    /// Whether the creation under way is still `seen`. What was read of its intent in between is then its own.
     fn still(&self, seen: Ticket) -> bool {
-        // Acquire: orders the loads before it.
+        // Acquire: pairs with the Release in `declare`; orders the loads of the intent before the second look.
         fence(Ordering::Acquire);
         let now = Ticket(self.state.load(Ordering::Relaxed));
         planted(Fault::IntentOfOther) || now.is_busy() && now.number() == seen.number()
     }
 
-    /// The half of the state that changes at every transition, to wait on.
+    /// The half of the state that changes at every transition: a futex.
     #[cfg(not(loom))]
     pub fn futex(&self) -> &crate::sys::sync::AtomicU32 {
         crate::sys::futex::low_half(&self.state)

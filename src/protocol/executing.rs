@@ -1,10 +1,12 @@
-//! Whether an image has been replaced by exec: said by the kernel itself, in the process's record.
+//! Whether an image has been replaced by exec: the kernel itself says so, in the process's record.
 //!
 //! Before exec, the hook makes a word of the record the pending entry of the calling thread's robust list (get_robust_list(2),
 //! Documentation/locking/robust-futexes.rst). When the kernel leaves the old address space, with all other threads ended
-//! (fs/exec.c, begin_new_exec), it puts `FUTEX_OWNER_DIED` in the place of the pid there. That needs no right to look at the new
-//! image. The kernel does the same for a thread that ends, so the mark alone says nothing of a process whose first thread is
-//! exiting. Nor does it of one with direct writes in its queues, which land when the old address space goes, a moment later
+//! (fs/exec.c, begin_new_exec), it puts `FUTEX_OWNER_DIED` in the place of the pid there. No process needs a right to look at the
+//! new image.
+//!
+//! The kernel does the same for a thread that ends, so the mark alone says nothing of a process whose first thread is exiting. Nor
+//! does it say anything of a process with direct writes in its queues: they land when the old address space goes, a moment later
 //! (exit_aio, fs/aio.c).
 
 use super::process_id::ProcessId;
@@ -12,8 +14,9 @@ use super::process_id::ProcessId;
 use crate::sys::sync::AtomicU32;
 use crate::sys::sync::{AtomicU64, Ordering, full_fence};
 
-/// epoch:32 | futex:32. Zero, or of another epoch: this image calls no exec.
+/// epoch:32 | futex:32. Zero, or another epoch: this image calls no exec.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Executing(AtomicU64);
@@ -21,13 +24,7 @@ pub struct Executing(AtomicU64);
 const OWNER_DIED: u32 = 0x4000_0000;
 
 impl Executing {
-    /// No exec.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// The image `id` calls exec. A writer that begins to push into it afterwards finds out; see [`Executing::is_under_way`].
+    /// The image `id` calls exec. A writer that begins to push into it afterwards finds that out by [`Executing::is_under_way`].
     pub fn begin(&self, id: ProcessId) {
         self.0.store(u64::from(id.epoch()) << 32 | u64::from(id.pid()), Ordering::Relaxed);
         // SeqCst: pairs with the fence in `Frame::start_pushing`: the word before the look at the pushers.
@@ -46,7 +43,8 @@ impl Executing {
         (self.0.load(Ordering::Relaxed) >> 32) as u32 == id.epoch()
     }
 
-    /// Whether the kernel has marked the word. Acquire: whoever sees the mark sees the state of the thread that it came from.
+    /// Whether the kernel has marked the word. Acquire: a process that sees the mark then sees the state of the thread that the
+    /// mark came from.
     pub fn is_marked(&self, id: ProcessId) -> bool {
         let word = self.0.load(Ordering::Acquire);
         (word >> 32) as u32 == id.epoch() && word as u32 & OWNER_DIED != 0

@@ -1,12 +1,12 @@
 //! The gate: what lets a snapshot be one instant.
 //!
 //! A writer *announces* itself before it looks for snapshots; a snapshot in the making *raises the active word* before it looks for
-//! writers. Each puts a `SeqCst` fence between its store and its load, so at least one of the two sees the other (Dekker). Whoever
-//! sees the other waits; nobody holds a lock that a dying process could take along.
+//! writers. Each puts a `SeqCst` fence between its store and its load, so at least one of the two sees the other (Dekker). The side
+//! that sees the other waits. No side holds a lock that a dying process could take along.
 //!
-//! A thread has a few [`Frame`]s, because a signal handler may write while the call it interrupted is under way. A call takes the
-//! first that is idle. Those in front of it are the calls that it may have interrupted; a creation looks at them first, so that it
-//! finds the later call when it has waited for an earlier one.
+//! A thread has a few [`Frame`]s, because a signal handler may write while the call that it interrupted is under way. A call takes
+//! the first frame that is idle. The frames in front of it are those of the calls that it may have interrupted. A creation looks at
+//! them first: so it finds the later call when it has waited for an earlier one.
 
 use super::creation::{Creation, Intents, Ticket};
 use super::origin::{Origin, Place, PlaceCell};
@@ -16,25 +16,20 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 ///
 /// It is recomputed by looking at the table and never counts snapshots, so a process that dies cannot leave it wrong for good.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct ActiveWord(AtomicU64);
 
 impl ActiveWord {
-    /// A word that is down.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// Whether a writer has to look for snapshots. Call it only after [`Frame::announce`].
     #[inline]
     pub fn is_raised(&self) -> bool {
-        // Acquire: pairs with the AcqRel in `raise`; the creation that raised it is visible to who sees the flag.
+        // Acquire: pairs with the AcqRel in `raise`; a thread that sees the flag sees the creation that raised it.
         self.0.load(Ordering::Acquire) & 1 == 1
     }
 
-    /// Makes every later announcement look for snapshots; every earlier one is visible to the caller afterwards.
+    /// Makes every later announcement look for snapshots. The caller sees every earlier announcement afterwards.
     pub fn raise(&self) {
         let mut seen = self.0.load(Ordering::Relaxed);
         // AcqRel: pairs with the Acquire in `is_raised` and with the exchange in `lower_if`.
@@ -51,7 +46,7 @@ impl ActiveWord {
 
     /// Takes the flag down if `unused` finds nothing that needs it. `unused` looks at the creation record before the snapshots.
     pub fn lower_if(&self, unused: impl FnOnce() -> bool) {
-        // Acquire: pairs with the AcqRel in `raise`: the claim that came before a raise is visible to `unused`.
+        // Acquire: pairs with the AcqRel in `raise`: `unused` sees the claim that came before a raise.
         let seen = self.0.load(Ordering::Acquire);
         if seen & 1 == 0 || !unused() {
             return;
@@ -59,7 +54,7 @@ impl ActiveWord {
         if planted(Fault::LowerExchange) {
             self.0.store(seen & !1, Ordering::Release);
         } else {
-            // AcqRel: fails against any raise since `seen` was read, because a raise always changes the count.
+            // AcqRel: against `raise`. It fails after any raise since `seen` was read, because a raise always changes the count.
             let _ = self.0.compare_exchange(seen, seen & !1, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
@@ -72,9 +67,9 @@ pub enum Phase {
     Idle,
     /// A call wants to happen; it has not happened and can still be made to start again.
     Announced,
-    /// A call happens or has happened: no instant of its origin may be chosen until the frame is idle.
+    /// A call happens or has happened. No instant of its origin may be chosen until the frame is idle.
     Passed,
-    /// A call wants to happen and will announce itself anew: nobody waits for it, but the frame is taken.
+    /// A call wants to happen and will announce itself anew. No creation waits for it, but the frame is taken.
     Withdrawn,
 }
 
@@ -86,7 +81,7 @@ impl Phase {
     }
 }
 
-/// One announcement of one frame; distinguishes it from the frame's earlier and later ones.
+/// One announcement of one frame: tells it from the frame's earlier and later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn(u64);
 
@@ -104,7 +99,7 @@ impl Phase {
             0 => Self::Idle,
             1 => Self::Announced,
             3 => Self::Withdrawn,
-            // A word from a damaged table counts as the phase that is waited for.
+            // A word from a damaged table counts as the phase that creations wait for.
             _ => Self::Passed,
         }
     }
@@ -114,19 +109,14 @@ const fn word(turn: Turn, phase: Phase) -> u64 {
     turn.0 << PHASE_BITS | phase as u64
 }
 
-/// Bytes that calls at movable positions of origins in use have announced, ever.
+/// How many bytes calls at movable positions of origins in use have announced, ever.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Floating(AtomicU64);
 
 impl Floating {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// How many so far.
     #[must_use]
     pub fn announced(&self) -> u64 {
@@ -134,25 +124,26 @@ impl Floating {
     }
 }
 
-/// What one interrupted-or-not call of a thread is doing. All-zero is "idle".
+/// One call of a thread, interrupted or not. All-zero is "idle".
 ///
-/// `phase` is written by the owning thread, and by who proves that thread gone; the rest by the owning thread only.
+/// `phase` is written by the owning thread, and by a process that proves that thread gone; the rest by the owning thread only.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
     phase: AtomicU64,
     place: PlaceCell,
-    /// Stack pointer of the hook that has the frame, to find out that it is being left by longjmp; 0: no call has the frame.
+    /// Stack pointer of the hook that has the frame, by which a longjmp out of the hook is found; 0: no call has the frame.
     stack: AtomicU64,
-    /// Bytes a call that writes at a shared position or at the end of the file still has to place, else 0.
+    /// Bytes that a call at a shared position, or at the end of the file, still has to place; else 0.
     floating: AtomicU64,
     /// The snapshot this frame pushes pages into: index + 1, with [`WRITES_BYTES`].
     pushing: AtomicU64,
     descriptor: AtomicU32,
     /// The process's descriptor-table generation when the call was announced.
     descriptors_seen: AtomicU32,
-    /// The last turn that was withdrawn.
+    /// The last announcement that was withdrawn.
     withdrawn: AtomicU64,
 }
 
@@ -163,25 +154,10 @@ const _: () = assert!(size_of::<Frame>() == 64);
 const WRITES_BYTES: u64 = 1 << 63;
 
 impl Frame {
-    /// An idle frame.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self {
-            phase: AtomicU64::new(0),
-            place: PlaceCell::new(),
-            stack: AtomicU64::new(0),
-            floating: AtomicU64::new(0),
-            pushing: AtomicU64::new(0),
-            descriptor: AtomicU32::new(0),
-            descriptors_seen: AtomicU32::new(0),
-            withdrawn: AtomicU64::new(0),
-        }
-    }
-
-    /// The frame is that of the caller, whose stack pointer is `stack`, until [`Frame::clear`]. False: it is in use.
+    /// Gives the frame to the caller, whose stack pointer is `stack`, until [`Frame::clear`]. False: it is in use.
     ///
-    /// One step, because a handler that comes in between may switch to another stack, where a call takes a frame as well and is
-    /// suspended in turn; and because it may leave the call by longjmp.
+    /// It is a single step, because a handler that comes in between may switch to another stack, where a call takes a frame as well
+    /// and is suspended in turn; and because a handler may leave the call by longjmp.
     #[inline]
     pub fn take(&self, stack: u64) -> bool {
         if planted(Fault::FrameTaken) {
@@ -199,13 +175,13 @@ impl Frame {
         self.stack() != 0
     }
 
-    /// No call has the frame, as the thread that claims the slot finds it.
+    /// Says that no call has the frame. The thread that claims the slot calls it.
     pub fn reset(&self) {
         self.stack.store(0, Ordering::Relaxed);
     }
 
-    /// Idle or withdrawn -> announced. Everything the caller looks at afterwards is at least as new as any creation that did not
-    /// see this.
+    /// Idle or withdrawn -> announced. Everything that the caller looks at afterwards is at least as new as any creation that did
+    /// not see this.
     #[inline]
     pub fn announce(&self, call: &Call) -> Turn {
         let turn = Turn(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
@@ -217,27 +193,29 @@ impl Frame {
         // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
         self.phase.store(word(turn, Phase::Announced), Ordering::Release);
         if !planted(Fault::AnnounceFence) {
-            // SeqCst: pairs with the fence in `ActiveWord::raise`: the phase before the active word and the creation record.
+            // SeqCst: pairs with the fence in `ActiveWord::raise`: the phase comes before the look at the active word and the
+            // creation record.
             full_fence();
         }
         turn
     }
 
-    /// Says where the call goes, and how many bytes it would place at a position that others can move (0: none).
+    /// Notes where the call goes, and how many bytes it will place at a position that others can move (0: none).
     pub fn settle(&self, place: Place, floating: u64) {
         self.floating.store(floating, Ordering::Relaxed);
         self.place.store(place);
     }
 
-    /// Says that the call, which has passed, will place `length` bytes at a position of `origin` that others can move; how many
-    /// were announced so by all, ever.
+    /// Notes that the call, which has passed, will place `length` bytes at a position of `origin` that others can move. The result
+    /// is how many bytes all calls have announced so, ever.
     ///
-    /// Of two that do so at once each finds the other's bytes in [`Frame::floating_on`], or counted later than its own.
+    /// Of two calls that do so at once each finds the other's bytes by [`Frame::floating_on`], or finds them counted later than its
+    /// own.
     pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
         if !planted(Fault::FloatingFrame) {
             self.settle(Place::Origin(origin), length);
         }
-        // AcqRel: who is counted behind this one finds what this frame says.
+        // AcqRel: pairs with the AcqRel of other calls: a call that is counted behind this one finds what this frame says.
         let so_far = announced.0.fetch_add(length, Ordering::AcqRel).wrapping_add(length);
         if planted(Fault::FloatingFrame) {
             self.settle(Place::Origin(origin), length);
@@ -245,16 +223,17 @@ impl Frame {
         so_far
     }
 
-    /// Announced -> passed. False: a handler withdrew the announcement meanwhile; announce again.
+    /// Announced -> passed. False: a handler withdrew the announcement meanwhile; the caller announces itself again.
     ///
-    /// Only a handler on this very thread can come in between, so no locked instruction is needed: store, then look whether one
-    /// did. A frame that says passed for the moment until it is taken back only makes a creation wait that long.
+    /// Only a handler on this very thread can come in between, so no locked instruction is needed: store, then look whether a
+    /// handler came. The frame may say passed for a moment until this is taken back: a creation then waits that much longer, and
+    /// nothing else.
     #[inline]
     pub fn pass(&self, turn: Turn) -> bool {
         // Release: pairs with the Acquire in `look`.
         self.phase.store(word(turn, Phase::Passed), Ordering::Release);
-        // A handler that comes before this point finds the frame announced or passed, as the look below finds its withdrawal or
-        // none.
+        // A handler that found the frame announced has withdrawn it by now, and the look below finds that. A handler that comes
+        // from here on finds the frame passed, and leaves it.
         signal_fence();
         if self.withdrawn.load(Ordering::Relaxed) == turn.0 && !planted(Fault::PassedPhase) {
             self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
@@ -266,22 +245,22 @@ impl Frame {
     /// Announced -> withdrawn, by the caller itself or by a handler that interrupted it.
     pub fn withdraw(&self, turn: Turn) {
         self.withdrawn.store(turn.0, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `look`; nothing of this turn is done later than this.
+        // Release: pairs with the Acquire in `look`; nothing of this announcement is done later than this.
         self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
     }
 
-    /// Whether no turn of this frame is as late as that of `other`: who frees this frame late, for who had it before, does not find
-    /// it.
+    /// Whether no announcement of this frame is as late as that of `other`. Then a process that frees this frame late, for a thread
+    /// that had it before, does not find the announcement that goes on here.
     #[must_use]
     pub fn can_continue(&self, other: &Self) -> bool {
         let (phase, turn) = self.look();
         let (others_phase, others_turn) = other.look();
-        // What has not been announced will be at a later turn.
+        // A call that has not been announced will be at a later announcement.
         let is_earlier = turn.0 < others_turn.0 || turn == others_turn && others_phase == Phase::Idle;
         phase == Phase::Idle && is_earlier
     }
 
-    /// Idle -> as `other`, whose thread is about to fork: in the child the call that it interrupted goes on in this frame.
+    /// Idle -> as `other`, whose thread is about to fork: in the child the interrupted call goes on in this frame.
     pub fn continue_from(&self, other: &Self, descriptors_seen: u32) {
         self.place.store(other.place.load());
         self.stack.store(other.stack(), Ordering::Relaxed);
@@ -294,25 +273,26 @@ impl Frame {
         self.phase.store(other.phase.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Passed -> idle, after the call. False: the frame was no longer at `turn`: the call was taken for over while it was not, and
-    /// nobody has waited for it.
+    /// Passed -> idle, after the call. False: the frame was no longer at `turn`. The call was taken for over while it was not, and
+    /// no creation has waited for it.
     ///
-    /// Others touch the phase only when this thread is gone, and the thread itself when it leaves the call by longjmp.
+    /// Other threads touch the phase only when this thread is gone. The thread itself touches it when it leaves the call by
+    /// longjmp.
     #[inline]
     pub fn clear(&self, turn: Turn) -> bool {
         let is_mine = self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed);
         if is_mine {
             // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
             self.phase.store(word(turn, Phase::Idle), Ordering::Release);
-            // The next call of this thread takes the frame only after that.
+            // The fence keeps this store behind the one before: the next call of this thread takes the frame only after both.
             signal_fence();
             self.reset();
         }
         is_mine
     }
 
-    /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. Should the call go on all the
-    /// same, it starts again or finds in [`Frame::clear`] that it was given up.
+    /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. If the call goes on all the
+    /// same, it starts again, or finds in [`Frame::clear`] that it was given up.
     pub fn leave(&self) {
         let (_, turn) = self.look();
         self.withdrawn.store(turn.0, Ordering::Relaxed);
@@ -321,7 +301,7 @@ impl Frame {
         self.reset();
     }
 
-    /// Any phase -> idle, by who proved that the call of `turn` is over for good.
+    /// Any phase -> idle, by a process that proved that the call of `turn` is over for good.
     pub fn reclaim(&self, turn: Turn) {
         for phase in [Phase::Announced, Phase::Passed, Phase::Withdrawn] {
             let _ = self.phase.compare_exchange(
@@ -340,10 +320,10 @@ impl Frame {
         (Phase::of(word), Turn(word >> PHASE_BITS))
     }
 
-    /// Where the call of `turn` goes; [`Place::Unknown`] if it is over or cannot be said.
+    /// Where the call of `turn` goes; [`Place::Unknown`] if the call is over or that cannot be told.
     pub fn place_at(&self, turn: Turn) -> Place {
         let place = self.place.load();
-        // Acquire: orders the two loads: the place was read while the turn lasted.
+        // Acquire: orders the two loads: the target was read while the announcement lasted.
         fence(Ordering::Acquire);
         if self.look().1 == turn { place } else { Place::Unknown }
     }
@@ -357,7 +337,7 @@ impl Frame {
         self.floating.load(Ordering::Relaxed)
     }
 
-    /// The descriptor the call was made with, and the descriptor-table generation it was announced at.
+    /// The descriptor that the call was made with, and the descriptor-table generation that it was announced at.
     pub fn descriptor(&self) -> (u32, u32) {
         (self.descriptor.load(Ordering::Relaxed), self.descriptors_seen.load(Ordering::Relaxed))
     }
@@ -372,7 +352,8 @@ impl Frame {
     pub fn start_pushing(&self, index: u32, writes_bytes: bool) {
         let flag = if writes_bytes { WRITES_BYTES } else { 0 };
         self.pushing.store((u64::from(index) + 1) | flag, Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `Snapshot::begin_change`: the announcement before the generation.
+        // SeqCst: pairs with the fences in `Snapshot::begin_change` and `Executing::begin`: the announcement comes before the look
+        // at the generation.
         full_fence();
     }
 
@@ -398,16 +379,16 @@ impl Frame {
     }
 }
 
-/// What a writer asks of its surroundings while it goes through the gate.
+/// What the gate asks of its context while a writer goes through.
 pub trait Writer {
     /// Where `descriptor` leads (fstat).
     fn place(&self, descriptor: u32) -> Place;
-    /// The same for a call that was announced at generation `seen` of the descriptor table; unknown if the descriptor may have
-    /// come to mean another file since.
+    /// Where `descriptor` leads for a call that was announced at generation `seen` of the descriptor table; unknown if the
+    /// descriptor may have come to mean another file since.
     fn place_since(&self, descriptor: u32, seen: u32) -> Place;
-    /// Bytes the call would place at a position that others can move (0: its range is fixed).
+    /// Bytes that the call would place at a position that others can move (0: its range is fixed).
     fn floating(&self) -> u64;
-    /// Waits until the creation that was seen has ended, or has been aborted for taking too long.
+    /// Waits until the creation `seen` has ended, or has been aborted because it took too long.
     fn wait_for(&self, seen: Ticket);
 }
 
@@ -420,7 +401,7 @@ pub enum Entry {
     Elsewhere,
     /// Snapshots may exist: preserve, then make the call.
     Origin(Origin),
-    /// Snapshots may exist, and where the call goes cannot be found out: it may go to the origin of any of them.
+    /// Snapshots may exist, and the target of the call is unknown: it may be the origin of any of them.
     Anywhere,
 }
 
@@ -431,7 +412,7 @@ pub struct Call {
     pub descriptor: u32,
     /// The process's descriptor-table generation.
     pub descriptors_seen: u32,
-    /// Where its bytes go, if that is known without looking at a descriptor.
+    /// Where its bytes go, if that is known without a look at a descriptor.
     pub place: Place,
 }
 
@@ -452,9 +433,10 @@ pub struct Gate<'a, I> {
 }
 
 impl<I: Intents> Gate<'_, I> {
-    /// Takes a call through the gate: afterwards no snapshot of its origin comes into being until [`Frame::clear`].
+    /// Takes a call through the gate. Afterwards no snapshot of its origin comes into being until [`Frame::clear`].
     ///
-    /// `frame` is the caller's ([`Frame::take`]); `outer` are those in front of it, of calls that this one may have interrupted.
+    /// `frame` is the caller's ([`Frame::take`]); `outer` are the frames in front of it, of calls that this one may have
+    /// interrupted.
     #[inline(always)]
     pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
         withdraw_interrupted(outer);
@@ -465,7 +447,7 @@ impl<I: Intents> Gate<'_, I> {
         self.enter_announced(frame, outer, &call, turn, writer)
     }
 
-    /// The same for a call that finds the active word raised, or its announcement withdrawn.
+    /// Takes a call through that finds the active word raised, or its announcement withdrawn.
     #[inline(never)]
     fn enter_announced(
         &self,
@@ -485,7 +467,7 @@ impl<I: Intents> Gate<'_, I> {
         }
     }
 
-    /// As [`Gate::enter`], but `None` where it would have to wait: for who is needed to let a creation go on.
+    /// Does what [`Gate::enter`] does, but gives `None` where it would have to wait: for a thread that a creation needs to go on.
     pub fn enter_without_waiting(&self, frame: &Frame, call: Call, writer: &impl Writer) -> Option<(Entry, Turn)> {
         loop {
             let turn = frame.announce(&call);
@@ -501,7 +483,7 @@ impl<I: Intents> Gate<'_, I> {
         }
     }
 
-    /// Takes a call through that is announced at `turn`.
+    /// Takes a call through once that is announced at `turn`.
     #[inline]
     fn try_enter(
         &self,
@@ -552,11 +534,12 @@ impl<I: Intents> Gate<'_, I> {
         }
     }
 
-    /// Whether the creation under way cannot reach its instant before a call in an earlier frame is over. It looks at this one
-    /// behind that, so that nothing is lost if the earlier call is suspended on another stack and comes to its end first.
+    /// Whether the creation under way cannot reach its instant before a call in an earlier frame is over. The creation looks at
+    /// this frame behind the earlier one. So nothing is lost if the earlier call is suspended on another stack and this one ends
+    /// first.
     ///
-    /// What a descriptor means now says what the creation found only if it meant the same all the time: a creation that found it
-    /// to lead elsewhere waits no more.
+    /// What a descriptor means now tells what the creation found only if it has meant the same all the time: a creation that found
+    /// it to lead elsewhere no longer waits.
     fn waits_for_us(&self, outer: &[Frame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
             let (phase, turn) = frame.look();
@@ -575,8 +558,8 @@ impl<I: Intents> Gate<'_, I> {
     }
 }
 
-/// A call of the calling thread that has not passed starts again when the thread comes back to it, so the creation need not wait
-/// for it meanwhile.
+/// Withdraws the announcements of interrupted calls. Such a call of the calling thread has not passed, and starts again when the
+/// thread comes back to it. So the creation need not wait for it meanwhile.
 pub fn withdraw_interrupted(outer: &[Frame]) {
     for frame in outer {
         let (phase, turn) = frame.look();

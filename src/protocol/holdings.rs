@@ -1,7 +1,7 @@
 //! Where the calling process's snapshots lie, by its own knowledge.
 //!
-//! The table is shared and can be damaged. What is done to memory of this process (populate, move, replace, drop) is done only
-//! where it has itself mapped a snapshot, whatever a record says.
+//! The table is shared and can be damaged. This process populates, moves, replaces or drops its memory only where it has itself
+//! mapped a snapshot, whatever a record says.
 
 use core::ops::Range;
 
@@ -14,17 +14,18 @@ const PLACES: usize = crate::protocol::limits::SNAPSHOTS;
 #[cfg(loom)]
 const PLACES: usize = 2;
 
-/// The address ranges, whole pages. One thread at a time changes them; who reads meanwhile finds what does not change, and waits
-/// for nobody.
+/// The address ranges, in whole pages. One thread at a time changes them. A thread that reads meanwhile waits for no other, and
+/// finds every range that does not change.
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 pub struct Holdings {
     /// First page:36 | pages:28; 0 is none. A longer range takes several.
     ranges: [AtomicU64; PLACES],
-    /// Counts what was kept of a range and moved to another place, before it leaves the old one.
+    /// Counts how often the rest of a range was moved to another word, before it leaves the old word.
     moved: AtomicU32,
     /// Words below this index may be in use.
     used: AtomicU32,
-    /// Threads that change pieces without holding all mappings still: the agent, and writers of what their own process holds.
+    /// Threads that change segments without holding all mappings still: the agent, and writers of what their own process holds.
     changing: AtomicU32,
 }
 
@@ -52,14 +53,6 @@ impl Holdings {
         Self { ranges: [const { AtomicU64::new(0) }; PLACES], moved: zero(), used: zero(), changing: zero() }
     }
 
-    /// None, in a model.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU32::new(0);
-        let ranges = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { ranges, moved: zero(), used: zero(), changing: zero() }
-    }
-
     fn words(&self) -> &[AtomicU64] {
         // Acquire: pairs with the Release in `add_part`.
         &self.ranges[..(self.used.load(Ordering::Acquire) as usize).min(PLACES)]
@@ -67,13 +60,14 @@ impl Holdings {
 
     /// All of them.
     pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        // Acquire: pairs with the Release in `remove`: who finds a range smaller finds that something was moved.
+        // Acquire: pairs with the Release in `remove`: a thread that finds a range smaller finds that something was moved.
         self.words().iter().map(|word| range(word.load(Ordering::Acquire))).filter(|range| !range.is_empty())
     }
 
     /// Whether all of `addresses` is held.
     ///
-    /// Who is told that a piece is not, and finds its record unchanged after that, has found a record that lies.
+    /// `false` proves table damage only if the caller re-reads the snapshot's state word and finds it unchanged: otherwise another
+    /// thread was unmapping the snapshot.
     pub fn contains(&self, addresses: &Range<u64>) -> bool {
         self.finds(|| self.covers(addresses))
     }
@@ -92,8 +86,8 @@ impl Holdings {
         self.finds(|| self.ranges().any(|range| range.start < addresses.end && addresses.start < range.end))
     }
 
-    /// Whether `look` finds something. What is kept of a range that is being taken apart can pass it by unseen: then it looks
-    /// again.
+    /// Whether `look` finds something. The rest of a range that is being taken apart can pass a look by unseen: `look` is called
+    /// again if something was moved beside it.
     fn finds(&self, look: impl Fn() -> bool) -> bool {
         loop {
             // Acquire: pairs with the Release in `remove`: what was moved before is found in its new place.
@@ -114,7 +108,7 @@ impl Holdings {
         self.ranges().map(|range| (range.end - range.start) / PAGE).sum()
     }
 
-    /// Adds a range that is not held. False: there are too many, and it is not held.
+    /// Adds a range that is not held. False: there are too many ranges, and it is not held.
     #[must_use]
     pub fn add(&self, addresses: &Range<u64>) -> bool {
         let mut at = addresses.start;
@@ -137,8 +131,8 @@ impl Holdings {
         true
     }
 
-    /// Takes a range out, whose pieces are over or changing. What is left behind it is added before it is taken, so that it never
-    /// seems not to be held.
+    /// Takes a range out whose segments are over or changing. What is left behind it is added before the range is taken out, so
+    /// that the rest is found at any time.
     pub fn remove(&self, addresses: &Range<u64>) {
         for place in self.words() {
             let here = range(place.load(Ordering::Relaxed));
@@ -157,7 +151,7 @@ impl Holdings {
         }
     }
 
-    /// Does `change`, which may make generations odd.
+    /// Does `change`, which may make generations odd. [`Holdings::is_changing`] is true meanwhile.
     pub fn changing<T>(&self, change: impl FnOnce() -> T) -> T {
         self.changing.fetch_add(1, Ordering::AcqRel);
         let result = change();
@@ -165,7 +159,7 @@ impl Holdings {
         result
     }
 
-    /// Whether a thread is doing that.
+    /// Whether a thread is in [`Holdings::changing`].
     pub fn is_changing(&self) -> bool {
         self.changing.load(Ordering::Acquire) != 0
     }
@@ -237,8 +231,8 @@ mod tests {
             const END: u64 = 1_000_000;
             assert!(holdings.add(&pages(0..END)));
             scope.spawn(|| {
-                // What is left behind the middle goes by turns to the place behind and to the one before, which a look may have
-                // passed.
+                // The rest behind the middle goes by turns to the word behind and to the word before, which a look may have passed
+                // already.
                 for first in (0..END - 10).step_by(2) {
                     holdings.remove(&pages(first + 1..first + 2));
                     holdings.remove(&pages(first..first + 1));

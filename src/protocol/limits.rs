@@ -4,7 +4,7 @@
 pub const PROCESSES: usize = 65535;
 /// Threads that can have a slot at once.
 pub const WRITERS: usize = 65536;
-/// Snapshot pieces that can exist at once.
+/// Snapshot segments that can exist at once.
 pub const SNAPSHOTS: usize = 4096;
 /// Blocks of preserved bits: 64 MiB of them, taken from the file system as they come into use.
 pub const BLOCKS: usize = 16384;

@@ -1,13 +1,13 @@
 //! The protocol: state machines over atomics, by which processes that never talk to each other agree.
 //!
-//! Imports [`sys`](crate::sys) only, for atomics and the futex; makes no system call but that, knows no table, and waits for
-//! nobody. Whatever a transition decides, it decides by one compare-exchange or one store, so a process may die between any two.
+//! Imports [`sys`](crate::sys) only, for atomics and the futex. It makes no other system call, knows no table, and waits for no
+//! other thread. Each transition is decided by one compare-exchange or one store, so a process may die between any two steps.
 //!
 //! Promise: every step that a proof needs has a [`Fault`](crate::sys::sync::Fault) that leaves it out, and a model in tests/models
 //! that fails without it. So nothing lives here that a model cannot compile.
 //!
-//! Read [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised), [`preserved`]
-//! (what has been kept so far) and [`sharing`] (stores that make no call) in this order. The others are records of the table
+//! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
+//! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
 //! ([`process`], [`writer_slot`], [`block_owner`], [`executing`], [`changes`], [`unseen`]), or what a process knows of itself
 //! ([`holdings`], [`aio_queues`]).
 

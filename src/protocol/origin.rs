@@ -1,5 +1,8 @@
 //! An origin: the file or block device a snapshot was taken of.
 
+use core::fmt;
+
+use crate::sys::mix::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 
 /// Identity of an origin: `(st_dev, st_ino)` of a regular file, `st_rdev` of a block device.
@@ -9,13 +12,13 @@ pub struct Origin {
     inode: u64,
 }
 
-/// Where a call's bytes would go.
+/// Where a call's bytes go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Place {
     /// Not looked at yet.
     #[default]
     Unknown,
-    /// Nothing that can be an origin: a pipe, a socket, a terminal.
+    /// To something that can be no origin: a pipe, a socket, a terminal.
     Elsewhere,
     /// A file or block device.
     Origin(Origin),
@@ -55,19 +58,32 @@ impl Origin {
         self.inode
     }
 
-    /// A non-zero 64-bit mark: equal origins have equal marks, and few others do.
+    /// A non-zero 64-bit fingerprint. Equal origins have equal ones, and few others do.
     #[must_use]
     pub const fn mark(self) -> u64 {
-        let mixed = (self.device ^ self.inode.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.inode;
+        let mixed = mix(self.device, self.inode.rotate_left(32)) ^ self.inode;
         if mixed == 0 { 1 } else { mixed }
+    }
+}
+
+/// For a person: as stat(1) and lsblk(8) name it.
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = (rustix::fs::major(self.device()), rustix::fs::minor(self.device()));
+        if self.is_block_device() {
+            write!(formatter, "block device {major}:{minor}")
+        } else {
+            write!(formatter, "inode {} of device {major}:{minor}", self.inode())
+        }
     }
 }
 
 /// A [`Place`] in the table. All-zero is [`Place::Unknown`].
 ///
-/// One party writes it, with `store`; a reader may find the two words of different stores and has to look again at whatever word
-/// says that the record did not change meanwhile.
+/// One thread at a time writes it, with `store`. A reader may find the two words of different stores: afterwards it looks at the
+/// word that says whether the record has changed meanwhile.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct PlaceCell {
@@ -86,12 +102,6 @@ impl PlaceCell {
         Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 
-    /// The same, loom's.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
-    }
-
     /// Replaces the place.
     pub fn store(&self, place: Place) {
         let (device, inode) = match place {
@@ -100,7 +110,7 @@ impl PlaceCell {
             Place::Origin(origin) => (origin.device, origin.inode),
         };
         self.inode.store(inode, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `load`; whoever sees this device sees this inode or a later one.
+        // Release: pairs with the Acquire in `load`; a thread that sees this device sees this inode or a later one.
         self.device.store(device, Ordering::Release);
     }
 

@@ -1,11 +1,12 @@
 //! Preserved bits: which pages of a snapshot have their own copy already.
 //!
-//! A bit is a memory aid of the writers: a page without its bit is pushed (again), which changes nothing. A bit that is set wrongly
-//! would be a newer byte. So each word carries the life of the snapshot that it belongs to: a word of another life reads as empty,
-//! and a writer that was stopped for long finds another life in a word that was given away meanwhile and lets it be.
+//! A bit is a memory aid of the writers. A page without its bit is pushed again, which changes nothing. A bit that is set wrongly
+//! lets a newer byte into the snapshot. So each word carries the incarnation of the snapshot that it belongs to. A word of another
+//! incarnation reads as empty. A writer that was stopped for long finds another incarnation in a word that was given away
+//! meanwhile, and leaves it alone.
 //!
-//! The words stand in blocks of a pool, found through a radix tree whose entries carry the life in the same way. A block whose
-//! snapshot has ended is free without anybody having to free it.
+//! The words stand in blocks of a pool, found through a radix tree whose entries carry the incarnation in the same way. When a
+//! snapshot ends, its blocks are free at once: no process has to free them.
 
 use core::ops::Range;
 
@@ -34,9 +35,9 @@ pub struct Block(pub [AtomicU64; BLOCK_WORDS]);
 pub trait Pool {
     /// Block `index`, if there is one and it is backed by memory.
     fn block(&self, index: u32) -> Option<&Block>;
-    /// A block for the snapshot of `life`; `None` if none is left. Its words are of any life.
+    /// A block for the snapshot's incarnation `life`; `None` if none is left. Its words may be of any incarnation.
     fn take(&self, life: u32) -> Option<u32>;
-    /// Gives back a block just taken, that nothing names.
+    /// Gives back a block that was just taken and that no entry names.
     fn give_back(&self, index: u32, life: u32);
 }
 
@@ -59,7 +60,7 @@ pub const fn empty_root(life: u32) -> u64 {
 enum Absent {
     /// No bit near it was ever set.
     Never,
-    /// It cannot be said: another life's word stands in its place, or no block is left.
+    /// It cannot be told: a word of another incarnation stands in its place, or no block is left.
     Lost,
 }
 
@@ -134,7 +135,7 @@ impl<P: Pool> Bits<'_, P> {
 
     /// The bits of the 32 pages around `page`, page `page / 32 * 32` in bit 0.
     pub fn load(&self, page: u64) -> u32 {
-        // Acquire: pairs with the AcqRel in `set`; who sees the bit may let newer bytes land.
+        // Acquire: pairs with the AcqRel in `set_word`; a writer that sees the bit may let newer bytes land.
         let word = self.word(page, false).map_or(0, |word| word.load(Ordering::Acquire));
         if is_of(word, self.life) { word as u32 } else { 0 }
     }
@@ -144,7 +145,7 @@ impl<P: Pool> Bits<'_, P> {
         self.load(page) >> (page % WORD_PAGES) & 1 == 1
     }
 
-    /// The first run of pages in `range` that have no bit: those to push.
+    /// The first run of pages in `range` that have no bit: the pages to push.
     pub fn first_missing(&self, range: Range<u64>) -> Option<Range<u64>> {
         first_run(range, |page| self.load(page))
     }
@@ -159,7 +160,7 @@ impl<P: Pool> Bits<'_, P> {
         count
     }
 
-    /// Whether some bits of `range` may have been lost: a word of another life stands where one of this should.
+    /// Whether some bits of `range` may have been lost: a word of another incarnation stands where one of this should.
     pub fn is_any_lost(&self, range: Range<u64>) -> bool {
         let words = range.start / WORD_PAGES..range.end.div_ceil(WORD_PAGES);
         words.map(|word| word * WORD_PAGES).any(|page| match self.word(page, false) {
@@ -174,9 +175,10 @@ impl<P: Pool> Bits<'_, P> {
         first_run(range, |page| !self.load(page))
     }
 
-    /// The first run of pages in `range` that were certainly never preserved: those that may be dropped.
+    /// The first run of pages in `range` that were certainly never preserved: the pages that may be dropped.
     ///
-    /// A word of another life inside a block of this one says that bits may have been lost: all its pages count as preserved.
+    /// A word of another incarnation inside a block of this one says that bits may have been lost: all its pages count as
+    /// preserved.
     pub fn first_droppable(&self, range: Range<u64>) -> Option<Range<u64>> {
         first_run(range, |page| match self.word(page, false).map(|word| word.load(Ordering::Acquire)) {
             Ok(word) if is_of(word, self.life) => word as u32,
@@ -206,7 +208,7 @@ impl<P: Pool> Bits<'_, P> {
             if !is_of(seen, self.life) {
                 return None;
             }
-            // AcqRel: pairs with the Acquire in `load`; the push came before its bit.
+            // AcqRel: pairs with the Acquire in `load`; the push is done before its bit is visible.
             match word.compare_exchange(seen, seen | u64::from(mask), Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Some((mask & !(seen as u32)).count_ones()),
                 Err(now) => seen = now,

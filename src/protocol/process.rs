@@ -7,17 +7,18 @@ use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
-/// it exists. Nothing else is cleared when the record is freed: each word carries the epoch of the image that it belongs to.
+/// it exists. Freeing a record clears nothing else: each word carries the epoch of the image that it belongs to.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Process {
-    /// epoch:32 | pid:32, or what stands in its place in a child that is not born: see [`ProcessId::unborn`].
+    /// epoch:32 | pid:32, or what stands in the place of the pid in a pending child: see [`ProcessId::unborn`].
     identity: AtomicU64,
     /// epoch:32 | low half of the start time in clock ticks after boot (/proc/PID/stat, field 22):32.
     start: AtomicU64,
-    /// Low bits of the epoch:28 | page:36 of a word, in the process, that holds `identity` as long as this image lives and is zero
-    /// in a forked child.
+    /// Low bits of the epoch:28 | page:36, of a word in the process's memory. That word holds `identity` as long as this image
+    /// lives, and is zero in a forked child.
     cookie: AtomicU64,
     /// epoch:32 | thread id of the agent:32, or `NO_AGENT`.
     agent: AtomicU64,
@@ -28,17 +29,18 @@ pub struct Process {
     /// The agent sleeps on it.
     doorbell: AtomicU32,
     reserved: AtomicU32,
-    /// Count changes of the descriptor table that can make a number mean another file, by the number's low bits.
+    /// Counts changes of the descriptor table that can make a number mean another file: one counter for each value of the number's
+    /// low bits.
     descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
     /// Its shared mappings of files.
     pub sharing: Sharing,
     /// epoch:32 | calls under way that found no free slot:32.
     unannounced: AtomicU64,
-    /// epoch:32 | whether direct writes are submitted (`queues`):32.
+    /// epoch:32 | 1 once the process submits direct writes (see [`aio_queues`](super::aio_queues)):32.
     queues: AtomicU64,
     /// Whether it calls exec.
     pub executing: Executing,
-    /// epoch:32 | 1 once a child may act in the process's memory (vfork(2)) and outlive it.
+    /// epoch:32 | 1 + the user for which a child may act in the process's memory (vfork(2)) and outlive it, 0: none may:32.
     lent: AtomicU64,
     rest: [AtomicU64; 3],
 }
@@ -55,24 +57,24 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
     ((word >> 32) as u32 == id.epoch()).then_some(word as u32)
 }
 
-/// Whether a forked process is known to have inherited its snapshots exactly.
+/// How a fork went: whether the child has inherited its snapshots exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Birth {
     /// Nothing was inherited, or all of it exactly.
     Settled = 0,
-    /// The parent is forking; it will say.
+    /// The parent is forking, and will say how it went.
     Pending = 1,
-    /// The fork was not one instant: the child has to break what it inherited.
+    /// The fork was not one instant: the child has to break the snapshots that it inherited.
     Failed = 2,
 }
 
-/// How a child stands to a process that died.
+/// How the process of a record stands to a process that died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Child {
-    /// It is not theirs, or knows by now how its birth went.
+    /// It is no child of the dead process, or knows by now how its fork went.
     Settled,
-    /// Its record was free before it was born; what was published for it is nobody's.
+    /// Its record was freed while it was pending. What was published for it belongs to no process.
     NeverBorn(ProcessId),
 }
 
@@ -83,7 +85,7 @@ pub struct Dead<'a> {
     pub index: u32,
     /// Its record.
     pub record: &'a Process,
-    /// Who it was.
+    /// Its id.
     pub id: ProcessId,
 }
 
@@ -94,8 +96,8 @@ impl Dead<'_> {
         self.id.owner_word(self.index)
     }
 
-    /// Whether the record still is theirs. Whoever took something for theirs by the record's index alone looks afterwards: others
-    /// may have buried them meanwhile, and somebody else have the record.
+    /// Whether the record still is that of the dead process. A caller that took something for the dead process's by the record's
+    /// index alone asks this afterwards: another process may have reaped it meanwhile, and a new one have the record.
     #[must_use]
     pub fn has_record(&self) -> bool {
         // Acquire: orders the caller's look before this one.
@@ -105,35 +107,12 @@ impl Dead<'_> {
 }
 
 impl Process {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            identity: zero(),
-            start: zero(),
-            cookie: zero(),
-            agent: zero(),
-            birth: zero(),
-            parent: zero(),
-            doorbell: AtomicU32::new(0),
-            reserved: AtomicU32::new(0),
-            descriptors: std::array::from_fn(|_| AtomicU32::new(0)),
-            sharing: Sharing::new(),
-            unannounced: zero(),
-            queues: zero(),
-            executing: Executing::new(),
-            lent: zero(),
-            rest: std::array::from_fn(|_| zero()),
-        }
-    }
-
-    /// Who has the record. Acquire: pairs with the Release in `claim`.
+    /// The process that has the record. Acquire: pairs with the AcqRel in `claim`.
     pub fn id(&self) -> Option<ProcessId> {
         ProcessId::from_word(self.identity.load(Ordering::Acquire))
     }
 
-    /// Who has the record, if it is the image that `owner` refers to.
+    /// The process that has the record, if it is the image that `owner` refers to.
     pub fn owner_id(&self, owner: u64) -> Option<ProcessId> {
         self.id().filter(|id| id.epoch() == owner_epoch(owner))
     }
@@ -144,17 +123,17 @@ impl Process {
         self.identity.compare_exchange(0, id.to_word(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// A child that its parent claimed the record for says, or is said, to be `id`.
+    /// Gives the record of a pending child its pid. The child or its parent does it.
     pub fn christen(&self, unborn: ProcessId, id: ProcessId) {
         let _ = self.identity.compare_exchange(unborn.to_word(), id.to_word(), Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// `id` -> free. False: somebody else did it before, or it has another name by now.
+    /// `id` -> free. False: another process did it before, or the record has another id by now.
     pub fn free(&self, id: ProcessId) -> bool {
         self.identity.compare_exchange(id.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Fills in the start time of `id`; 0 is not known.
+    /// Notes the start time of `id`; 0 is not known.
     pub fn describe_start(&self, id: ProcessId, start: u64) {
         if start == 0 {
             return;
@@ -162,35 +141,37 @@ impl Process {
         self.start.store(u64::from(id.epoch()) << 32 | (start & 0xffff_ffff), Ordering::Relaxed);
     }
 
-    /// Fills in where the page is, at whose start `id` stands by now.
+    /// Notes the page at whose start `id` stands by now.
     pub fn describe_cookie(&self, id: ProcessId, page: u64) {
-        // Release: the word is there before it is looked for.
+        // Release: pairs with the Acquire in `cookie`; the word is there before another process looks for it.
         self.cookie.store((u64::from(id.epoch()) << COOKIE_BITS) | (page / crate::PAGE), Ordering::Release);
     }
 
-    /// Whether `start` can be the start time of `id`; `None` while it has not been filled in.
+    /// Whether `start` can be the start time of `id`; `None` while that is not known.
     ///
-    /// Who comes from another time namespace may be a tick off. No pid comes again as soon, and the cookie tells such a one too.
+    /// The start time that a process of another time namespace reads may differ by a tick. No pid is used again as soon, and the
+    /// cookie tells such a process too.
     pub fn is_start(&self, id: ProcessId, start: u64) -> Option<bool> {
         of_image(self.start.load(Ordering::Relaxed), id).map(|low| low.wrapping_sub(start as u32).wrapping_add(1) <= 2)
     }
 
-    /// No later than this `id` was started, ticks after boot: its lower half.
+    /// A time no later than the start of `id`, in ticks after boot: its lower half.
     pub fn earliest_start(&self, id: ProcessId) -> u64 {
         of_image(self.start.load(Ordering::Relaxed), id).map_or(0, |low| u64::from(low).saturating_sub(1))
     }
 
-    /// The address of the word by which `id` is known; `None` while it has not been filled in.
+    /// The address of the word by which `id` is known; `None` while that is not known. Acquire: pairs with the Release in
+    /// `describe_cookie`.
     pub fn cookie(&self, id: ProcessId) -> Option<u64> {
         let word = self.cookie.load(Ordering::Acquire);
         let is_of = word >> COOKIE_BITS == u64::from(id.epoch()) << COOKIE_BITS >> COOKIE_BITS;
         is_of.then_some((word & ((1 << COOKIE_BITS) - 1)) * crate::PAGE)
     }
 
-    /// Notes, before the first, that `id` submits asynchronous writes that bypass the page cache.
+    /// Notes that `id` submits asynchronous writes that bypass the page cache. Called before the first of them.
     pub fn note_queues(&self, id: ProcessId) {
         if !self.has_queues(id) {
-            // Release: the counts are there before they are looked for.
+            // Release: pairs with the Acquire in `has_queues`; the counts are there before another process looks for them.
             self.queues.store(u64::from(id.epoch()) << 32 | 1, Ordering::Release);
         }
     }
@@ -206,21 +187,22 @@ impl Process {
         self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].load(Ordering::Relaxed)
     }
 
-    /// `descriptor` may mean another file from now on. Called before the change, by the process itself.
+    /// `descriptor` may mean another file from now on. The process itself calls this before the change.
     #[inline]
     pub fn change_descriptor(&self, descriptor: u32) {
-        // Release: who looks the descriptor up and finds the generation unchanged looked before the change.
+        // Release: pairs with the Acquire fence in `Table::is_elsewhere`: a creation that looks the descriptor up and then finds
+        // the generation unchanged has looked before the change.
         self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].fetch_add(1, Ordering::Release);
     }
 
-    /// Every descriptor may.
+    /// Every descriptor may mean another file from now on.
     pub fn change_all_descriptors(&self) {
         for group in &self.descriptors {
             group.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// What the agent sleeps on.
+    /// The word that the agent sleeps on.
     pub fn doorbell(&self) -> &AtomicU32 {
         &self.doorbell
     }
@@ -241,12 +223,12 @@ impl Process {
         }
     }
 
-    /// Says who the agent of `id` is, or that there will be none.
+    /// Notes the thread id of the agent of `id`; `None`: there will be no agent.
     pub fn set_agent(&self, id: ProcessId, tid: Option<u32>) {
         self.agent.store(u64::from(id.epoch()) << 32 | u64::from(tid.unwrap_or(NO_AGENT)), Ordering::Relaxed);
     }
 
-    /// Says that the agent leaves, and that another will come.
+    /// Notes that the agent leaves, and that another will come.
     pub fn forget_agent(&self) {
         self.agent.store(0, Ordering::Relaxed);
     }
@@ -258,12 +240,12 @@ impl Process {
         self.lent.store(u64::from(id.epoch()) << 32 | u64::from(user.wrapping_add(1)), Ordering::Relaxed);
     }
 
-    /// For whom `id` has lent its memory, if it has.
+    /// For which user `id` shares its memory with a child, if it does.
     pub fn lender(&self, id: ProcessId) -> Option<u32> {
         of_image(self.lent.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
     }
 
-    /// How `id` came to its snapshots. Acquire: pairs with the AcqRel in `settle`.
+    /// How the fork of `id` went. Acquire: pairs with the AcqRel in `settle`.
     pub fn birth(&self, id: ProcessId) -> Birth {
         let word = self.birth.load(Ordering::Acquire);
         match (word >> 32) as u32 == id.epoch() {
@@ -273,18 +255,18 @@ impl Process {
         }
     }
 
-    /// The process that says how the birth went.
+    /// The process that says how the fork went, as records refer to it.
     pub fn parent(&self) -> u64 {
         self.parent.load(Ordering::Relaxed)
     }
 
-    /// Marks a record claimed for the child `unborn` of `parent` (an owner word).
+    /// Notes, in a record that `parent` (an owner word) has claimed for its child, that the fork is pending.
     pub fn expect_birth(&self, unborn: ProcessId, parent: u64) {
         self.parent.store(parent, Ordering::Relaxed);
         self.birth.store(u64::from(unborn.epoch()) << 32 | Birth::Pending as u64, Ordering::Release);
     }
 
-    /// Pending -> settled or failed; the first to say so decides.
+    /// Pending -> settled or failed. The first caller decides.
     pub fn settle(&self, id: ProcessId, outcome: Birth) {
         let epoch = u64::from(id.epoch()) << 32;
         let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
@@ -293,12 +275,12 @@ impl Process {
         futex::wake(self.birth_futex());
     }
 
-    /// Says to the process of this record, if it is a child that `parent` was forking when it died, how that went.
+    /// Tells the process of this record, if `parent` was forking it when it died, how the fork went.
     ///
-    /// A child that has not taken its name yet may never have existed: its record is freed. If it does exist, it finds its record
-    /// gone and breaks what it inherited.
+    /// A pending child may never have existed: its record is freed. If it does exist, it finds its record gone and breaks what it
+    /// inherited.
     pub fn lose_parent(&self, parent: &Dead<'_>, committed: bool, retire_claims: impl Fn(ProcessId)) -> Child {
-        // Again when it takes its name meanwhile: nobody else would tell it.
+        // Again if its pid is set meanwhile: no other process would tell it.
         while let Some(id) = self.id() {
             if id.unborn_of().is_none() {
                 if self.birth(id) == Birth::Pending && self.parent() == parent.owner() {
@@ -320,7 +302,7 @@ impl Process {
         Child::Settled
     }
 
-    /// A call of `id` without a slot begins; it is visible to who has raised the active word, or finds it raised.
+    /// A call of `id` without a slot begins. A creation that has raised the active word sees it, or the call finds the word raised.
     pub fn enter_unannounced(&self, id: ProcessId) {
         self.count_unannounced(id, |count| count + 1);
         if !planted(Fault::UnannouncedFence) {
@@ -336,11 +318,11 @@ impl Process {
 
     /// Calls of `id` under way that found no slot.
     pub fn unannounced(&self, id: ProcessId) -> u32 {
-        // Acquire: pairs with the Release in `count_unannounced`; the changes of those that are over are done.
+        // Acquire: pairs with the Release in `count_unannounced`; the changes of the calls that are over are done.
         of_image(self.unannounced.load(Ordering::Acquire), id).unwrap_or(0)
     }
 
-    /// The count belongs to an image, so one that dies takes its calls along.
+    /// The count belongs to an image: when the image dies its calls end with it.
     fn count_unannounced(&self, id: ProcessId, change: impl Fn(u32) -> u32) {
         let mut seen = self.unannounced.load(Ordering::Relaxed);
         loop {
@@ -354,7 +336,7 @@ impl Process {
         }
     }
 
-    /// What a child waits on until its parent has settled its birth.
+    /// The word that a child waits on until its parent has decided its fork.
     #[cfg(not(loom))]
     pub fn birth_futex(&self) -> &AtomicU32 {
         crate::sys::futex::low_half(&self.birth)
@@ -364,7 +346,7 @@ impl Process {
 /// The helper thread of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agent {
-    /// The process (a child that was just forked) has not come to starting it.
+    /// The process, a child that was just forked, has not come to starting it.
     NotYet,
     /// It could not be started.
     None,

@@ -1,13 +1,13 @@
-//! Names of processes: of one image of one process, of what records refer to it by, and of who makes a call.
+//! Names of processes: of one image of one process, of what records refer to it by, and of the process that makes a call.
 
 use crate::sys::sync::{AtomicU64, Ordering};
 
-/// One image of one process, or a child that is not born; never 0.
+/// One image of one process, or a pending child; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessId(u64);
 
-/// An epoch is as long as a writer slot has room for. It tells an image from the next one with its record, of which something was
-/// left behind in between: one chance in 67 million for each such leftover.
+/// An epoch has as many bits as a writer slot has room for. It tells an image from the next image with the same record, to which
+/// something left behind would seem to belong: the chance of a mistake is one in 67 million for each such leftover.
 pub const EPOCH_BITS: u32 = 26;
 
 /// No pid is as large (linux/threads.h, PID_MAX_LIMIT).
@@ -22,13 +22,14 @@ impl ProcessId {
         Self((epoch as u64) << 32 | pid as u64)
     }
 
-    /// A child that process record `parent` is about to fork: one exchange claims its record and says who answers for it.
+    /// A pending child: process record `parent` is about to fork it. One exchange claims its record and says which process answers
+    /// for it.
     #[must_use]
     pub fn unborn(parent: u32, epoch: u32) -> Self {
         Self::new(UNBORN | parent, epoch)
     }
 
-    /// The process record that forks it, if it is not born.
+    /// The process record that forks it, if it is pending.
     #[must_use]
     pub fn unborn_of(self) -> Option<u32> {
         let low = self.0 as u32;
@@ -47,7 +48,7 @@ impl ProcessId {
         self.0
     }
 
-    /// The process id; 0 for a child that is not born yet.
+    /// The process id; 0 for a pending child.
     #[must_use]
     pub fn pid(self) -> u32 {
         if self.unborn_of().is_some() { 0 } else { self.0 as u32 }
@@ -78,31 +79,32 @@ pub fn owner_epoch(owner: u64) -> u32 {
     (owner >> 32) as u32
 }
 
-/// The calling process, for a call that may find itself in a child: a handler that interrupted it forked.
+/// The calling process, for a call that may find itself in a child: a handler that interrupted it may have forked.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
     /// Owner word of the image that made the call.
     pub owner: u64,
     /// The word by which the process is known; another in a child, or zero.
     pub image: &'a AtomicU64,
-    /// Whether the calling process is a child that acts in this memory, as after vfork(2), while the image's threads go on.
+    /// Whether the calling process is a child that acts in the image's memory, as after vfork(2), while the image's threads go on.
     pub is_borrower: bool,
 }
 
 impl Caller<'_> {
-    /// Whether this still is the process that made the call.
+    /// Whether the calling process still is the one that made the call.
     #[must_use]
     pub fn is_here(&self) -> bool {
         (self.image.load(Ordering::Relaxed) >> 32) as u32 == owner_epoch(self.owner)
     }
 
-    /// Whether what refers to `owner` is the calling process's own.
+    /// Whether a record that refers to `owner` is the calling process's own.
     #[must_use]
     pub fn is(&self, owner: u64) -> bool {
         owner == self.owner && self.is_here()
     }
 
-    /// Whether the mappings of `owner` are its to change: a child that acts in this memory may be killed half-way, alone.
+    /// Whether the calling process may change the mappings of `owner`. A child that acts in this memory may not: it may be killed
+    /// half-way, alone.
     #[must_use]
     pub fn may_change(&self, owner: u64) -> bool {
         self.is(owner) && !self.is_borrower

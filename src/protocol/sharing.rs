@@ -1,9 +1,9 @@
 //! Shared mappings of writers: a store through one is a write that makes no call.
 //!
-//! A process that maps a file shared and writable says so in its record, announced, before it can store. A creation, once the
-//! writers under way are drained, has every such process *arm* its mappings: take the write permission away, so that the next store
-//! traps and goes through the gate like a write. Only then is the instant chosen: stores are either before the arming, and in the
-//! snapshot, or behind the gate.
+//! A process that maps a file shared and writable says so in its record, announced, before it can store. A creation first drains
+//! the writers under way. Then it has every such process *arm* its mappings: take the write permission away, so that the next store
+//! traps and goes through the gate like a write. Only then is the instant chosen. So a store is either before the arming, and in
+//! the snapshot, or behind the gate.
 
 use super::creation::{Scope, Ticket};
 use super::origin::Origin;
@@ -11,10 +11,12 @@ use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
 /// What a process record says of shared mappings. Both words are written by the process itself.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Sharing {
-    /// Two bits for each origin that the process has mapped shared and writable, one in each half; others may have the same.
+    /// Two bits for each origin that the process has mapped shared and writable, one in each half. Other origins may have the same
+    /// bits.
     origins: AtomicU64,
     /// Low bits of the image epoch:24 | number of the last creation that the process has armed for:40.
     armed: AtomicU64,
@@ -22,19 +24,13 @@ pub struct Sharing {
 
 const NUMBER_BITS: u32 = 40;
 
-/// By the first ten bits of the mark.
+/// The two bits of an origin, by the first ten bits of its fingerprint.
 const fn bits_of(mark: u64) -> u64 {
     1 << (mark >> 59) | 1 << (32 + (mark >> 54 & 31))
 }
 
 impl Sharing {
-    /// Nothing shared.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { origins: AtomicU64::new(0), armed: AtomicU64::new(0) }
-    }
-
-    /// Says which origins the process has mapped shared and writable; announced, for each that is new.
+    /// Notes which origins the process has mapped shared and writable. For each that is new the call is announced.
     pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
         // Release: pairs with the Acquire in `includes`.
         self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.mark())), Ordering::Release);
@@ -51,7 +47,7 @@ impl Sharing {
         }
     }
 
-    /// Whether the process may have an origin whose mark begins with the bits `first` mapped shared and writable.
+    /// Whether the process may have an origin mapped shared and writable whose fingerprint begins with the bits `first`.
     pub fn includes_mark_of(&self, first: u8) -> bool {
         // Acquire: pairs with the Release in `describe`.
         let bits = self.origins.load(Ordering::Acquire);
@@ -67,9 +63,9 @@ impl Sharing {
         self.armed.store(acknowledgement(epoch, creation), Ordering::Release);
     }
 
-    /// Whether the image `epoch` has said so.
+    /// Whether the image `epoch` has acknowledged `creation`.
     pub fn is_armed_for(&self, epoch: u32, creation: Ticket) -> bool {
-        // Acquire: pairs with the Release in `acknowledge`; the stores that came before are done.
+        // Acquire: pairs with the Release in `acknowledge`; the stores that came before the arming are visible.
         self.armed.load(Ordering::Acquire) == acknowledgement(epoch, creation)
     }
 }

@@ -1,19 +1,22 @@
-//! One snapshot: what is promised, to whom, where it lies, and whether the promise still holds.
+//! One snapshot: what is promised, to which process, where it lies, and whether the promise still holds.
 //!
-//! The mapper changes where its snapshot lies only while the *generation* is odd. A writer that pushes pages reads the generation
-//! before and after, so it never takes a page for preserved that the mapper moved or dropped meanwhile.
+//! A snapshot is one or more segments: one record each. The mapper changes where its segments lie only while their *generation* is
+//! odd. A writer that pushes pages reads the generation before and after the push. So it never takes a page for preserved that the
+//! mapper moved or dropped meanwhile.
 
 use super::changes::{Modified, Sight};
 use super::gate::ActiveWord;
 use super::origin::{Origin, Place, PlaceCell};
 use super::preserved::empty_root;
+use crate::sys::mix;
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
 
-/// One contiguous, uniformly protected piece of a snapshot. All-zero is "free".
+/// One contiguous, uniformly protected segment of a snapshot. All-zero is "free".
 ///
-/// `head` is written by claim, publish, the changes of the mapper, mark and retire; the place (`address` to `protection`) by the
-/// mapper while the generation is odd or before publication; the rest before publication.
+/// `head` is written by claim, publish, the changes of the mapper, mark and retire. The extent (`address` to `protection`) is
+/// written by the mapper, while the generation is odd or before publication. The rest is written before publication.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Snapshot {
@@ -22,7 +25,7 @@ pub struct Snapshot {
     /// Process record index + 1 | image epoch << 32, of the mapper.
     owner: AtomicU64,
     origin: PlaceCell,
-    /// Of the first page, bytes, in the mapper's address space.
+    /// Where the first page lies in the mapper's address space, bytes.
     address: AtomicU64,
     /// Origin page that `address` shows.
     first: AtomicU64,
@@ -34,16 +37,17 @@ pub struct Snapshot {
     size: AtomicU64,
     /// Preserved bits: see [`crate::protocol::preserved`].
     pub root: AtomicU64,
-    /// Shared by all pieces of one mmap.
+    /// Shared by all segments of one mmap.
     mapping: AtomicU64,
     protection: AtomicU32,
     flags: AtomicU32,
-    /// The last [`Sight`] of the origin: when it was modified, its size, the changes counted.
+    /// The last [`Sight`] of the origin: when it was modified, its size, and the changes counted.
     modified: AtomicU64,
     size_seen: AtomicU64,
     counted: AtomicU64,
-    /// A hash of what is constant in this life, and of the place: tells a damaged record. No part of the protocol, so not the
-    /// models'.
+    /// A hash of what is constant in this incarnation, and of the extent: it tells a damaged record. It is no part of the protocol,
+    /// so not of the models.
+    #[allow(clippy::disallowed_types, reason = "no part of the protocol")]
     seal: core::sync::atomic::AtomicU64,
 }
 
@@ -56,17 +60,17 @@ const _: () = assert!(size_of::<Snapshot>() == 128 && core::mem::offset_of!(Snap
 pub enum State {
     /// No snapshot.
     Free = 0,
-    /// A mapper is filling the record in.
+    /// A mapper is filling in the record.
     Claimed = 1,
     /// As promised.
     Exact = 2,
-    /// Readable, but the shim cannot vouch for it any more.
+    /// Readable, but the shim can no longer vouch for it.
     Doubtful = 3,
-    /// A page could not be preserved; the range faults, or is about to.
+    /// A page could not be preserved. The range faults, or is about to.
     Broken = 4,
 }
 
-/// The first word of a snapshot: its state, its generation and which life of the record it is.
+/// The first word of a segment: its state, its generation, and which incarnation of the record it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head(u64);
 
@@ -101,7 +105,7 @@ impl Head {
         self.generation() & 1 == 1
     }
 
-    /// Distinguishes the snapshots that used this record one after another; never 0.
+    /// Tells the snapshots apart that used this record one after another; never 0.
     #[must_use]
     pub const fn life(self) -> u32 {
         (self.0 >> LIFE_SHIFT) as u32
@@ -123,10 +127,10 @@ impl Head {
     }
 }
 
-/// Where a piece lies, which pages of the origin it shows, and how it may be accessed.
+/// Where a segment lies, which pages of the origin it shows, and how it may be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Of the first page in the mapper's address space, bytes.
+    /// Where the first page lies in the mapper's address space, bytes.
     pub address: u64,
     /// Origin page shown there.
     pub first: u64,
@@ -147,22 +151,22 @@ impl Extent {
     }
 }
 
-/// What is constant in one life of a snapshot.
+/// What is constant in one incarnation of a segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     /// The file or device.
     pub origin: Origin,
-    /// The mapper: see `table::process`.
+    /// The mapper, as records refer to it: [`ProcessId::owner_word`](super::process_id::ProcessId::owner_word).
     pub owner: u64,
     /// Size of the origin at the instant, bytes.
     pub size: u64,
     /// Origin page of bit 0 of the preserved bits.
     pub base: u64,
-    /// Shared by all pieces of one mmap.
+    /// Shared by all segments of one mmap.
     pub mapping: u64,
 }
 
-/// A consistent look at a snapshot.
+/// A consistent copy of a segment's record.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     /// The head that `identity` and `extent` belong to.
@@ -172,19 +176,19 @@ pub struct View {
     /// Where it lies.
     pub extent: Extent,
     /// `NOT_INHERITED` and its kin.
-    pub flags: u32,
-    /// Whether the record is as its mapper wrote it; others than the mapper cannot tell while it is changing.
+    pub flags: SegmentFlags,
+    /// Whether the record is as its mapper wrote it. While the mapper is changing it, only the mapper can tell.
     pub is_sealed: bool,
 }
 
 impl View {
-    /// Whether the piece has left the file: it lies in memory of its own, and no change of the origin concerns it any more.
+    /// Whether the segment has left the file: it lies in memory of its own, and no change of the origin concerns it any more.
     #[must_use]
     pub fn is_relocated(&self) -> bool {
-        self.flags & RELOCATED != 0
+        self.flags.contains(RELOCATED)
     }
 
-    /// Pages of the origin that the snapshot shows: from the extent's first page to the end of the file at the instant.
+    /// The origin's pages that the segment shows: from the extent's first page to the end of the file at the instant.
     #[must_use]
     pub fn kept(&self) -> core::ops::Range<u64> {
         let end = self.identity.size.div_ceil(crate::PAGE).min(self.extent.first.saturating_add(self.extent.pages));
@@ -198,59 +202,82 @@ impl View {
     }
 }
 
-/// The piece is not inherited by a child (MADV_DONTFORK).
-pub const NOT_INHERITED: u32 = 1;
+/// What is known of a record besides its state; see the constants of this type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct SegmentFlags(u32);
+
+/// A child does not inherit the segment (MADV_DONTFORK).
+pub const NOT_INHERITED: SegmentFlags = SegmentFlags(1);
+/// Some preserved page could not be recorded in the bits: a page whose bit is unset may be preserved all the same.
+pub const BITS_INCOMPLETE: SegmentFlags = SegmentFlags(2);
 /// A hook of the mapper, not its agent, has made the generation odd.
-pub const CHANGED_BY_HOOK: u32 = 4;
-/// All pages of the piece lie in memory that does not belong to the file.
-pub const RELOCATED: u32 = 8;
-/// The piece is locked into memory (mlock(2)).
-pub const LOCKED: u32 = 16;
-/// The program must not make the piece writable: it asked for a shared mapping through a descriptor that is only for reading.
-pub const NEVER_WRITABLE: u32 = 32;
-/// The mapper has a userfaultfd(2), by which it may answer faults in its memory, whenever it likes: no other process may wait for a
-/// page of it in the kernel.
-pub const SERVED: u32 = 64;
-/// Some preserved page could not be recorded in the bits: what is unset may be preserved all the same.
-pub const BITS_INCOMPLETE: u32 = 2;
-
+pub const CHANGED_BY_HOOK: SegmentFlags = SegmentFlags(4);
+/// All pages of the segment lie in memory that does not belong to the file.
+pub const RELOCATED: SegmentFlags = SegmentFlags(8);
+/// The segment is locked into memory (mlock(2)).
+pub const LOCKED: SegmentFlags = SegmentFlags(16);
+/// The program must not make the segment writable: it asked for a shared mapping through a descriptor that is only for reading.
+pub const NEVER_WRITABLE: SegmentFlags = SegmentFlags(32);
+/// The mapper has a userfaultfd(2), by which it may answer faults in its memory whenever it likes. So no other process may wait in
+/// the kernel for a page of it.
+pub const SERVED: SegmentFlags = SegmentFlags(64);
 /// Why it is not exact any more: a program without the shim changed the file.
-pub const FOREIGN_CHANGE: u32 = 128;
-/// A program without the shim cut the file.
-pub const FOREIGN_CUT: u32 = 256;
+pub const FOREIGN_CHANGE: SegmentFlags = SegmentFlags(128);
+/// A program without the shim truncated the file.
+pub const FOREIGN_CUT: SegmentFlags = SegmentFlags(256);
 /// A program without the shim had the file mapped shared and writable.
-pub const FOREIGN_MAPPING: u32 = 512;
+pub const FOREIGN_MAPPING: SegmentFlags = SegmentFlags(512);
 
-/// How often pieces were cut in two. A walk over the snapshots is repeated if the count moved meanwhile: the new piece may have come
-/// to a place that the walk had passed already.
+impl SegmentFlags {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// Whether all of `flags` are set.
+    #[must_use]
+    pub const fn contains(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// With `flags` as well.
+    #[must_use]
+    pub const fn with(self, flags: Self) -> Self {
+        Self(self.0 | flags.0)
+    }
+
+    /// Without `flags`.
+    #[must_use]
+    pub const fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
+    }
+}
+
+/// How often segments were split in two. A walk over the snapshots is repeated if the count moved meanwhile: the new segment may
+/// have come to a record that the walk had passed already.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Cuts(AtomicU64);
 
 impl Cuts {
-    /// None so far.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// A further piece of `cut`, which had the state `before` when the piece was filled in, has been published; `cut` still shows its
-    /// pages. What `cut` has become meanwhile, if that is worse: the further piece is no better.
+    /// Counts a split: a further segment of `cut` has been published, and `cut` still shows its pages too. `before` is the state of
+    /// `cut` when the further segment was filled in. The result is what `cut` has become meanwhile, if that is worse: the further
+    /// segment is no better.
     pub fn note(&self, active: &ActiveWord, cut: &Snapshot, before: State) -> Option<State> {
         if !planted(Fault::CutCount) {
-            // AcqRel: pairs with the Acquire in `count`: a walk that finds the old piece smaller finds the count changed.
+            // AcqRel: pairs with the Acquire in `count`: a walk that finds the old segment smaller finds the count changed.
             self.0.fetch_add(1, Ordering::AcqRel);
         }
         if !planted(Fault::CutRaise) {
-            // The flag is up as long as `cut` is there. A walk that misses both pieces must not take it down: the raise has come
-            // before `cut` can go, so the lowering's exchange fails.
+            // The flag is up as long as `cut` is there. A walk that misses both segments must not take it down. This raise comes
+            // before `cut` can go, so the exchange that would lower the flag fails.
             active.raise();
         }
         cut.worsened_since(before)
     }
 
-    /// Has `walk` look until it finds something, or has found nothing while the count did not move.
+    /// Calls `walk` until it finds something, or has found nothing while the count did not move.
     pub fn over<T>(&self, mut walk: impl FnMut() -> Option<T>) -> Option<T> {
         loop {
             let before = self.count();
@@ -264,17 +291,14 @@ impl Cuts {
     /// How many so far.
     #[must_use]
     pub fn count(&self) -> u64 {
-        // Acquire: orders the caller's walk before it, and behind the one before.
+        // Acquire: pairs with the AcqRel in `note`; orders the caller's walk before this load, and the next walk behind it.
         fence(Ordering::Acquire);
         self.0.load(Ordering::Acquire)
     }
 }
 
 fn hash(words: &[u64]) -> u64 {
-    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-        let mixed = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        mixed ^ mixed >> 32
-    })
+    words.iter().fold(mix::SEED, |hash, word| mix::mix(hash, *word))
 }
 
 fn seal_of(life: u32, identity: &Identity) -> u64 {
@@ -287,7 +311,7 @@ fn seal_of_place(extent: &Extent) -> u64 {
 }
 
 impl View {
-    /// Whether the record can be what a mapper wrote: sealed, and nowhere that no mapping or file reaches.
+    /// Whether the record can be what a mapper wrote: its checksum is valid, and it names no place that no mapping or file reaches.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         const ADDRESSES: u64 = 1 << 56;
@@ -304,56 +328,32 @@ impl View {
 }
 
 impl Snapshot {
-    /// A free record.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            head: zero(),
-            owner: zero(),
-            origin: PlaceCell::new(),
-            address: zero(),
-            first: zero(),
-            pages: zero(),
-            base: zero(),
-            size: zero(),
-            root: zero(),
-            mapping: zero(),
-            protection: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
-            modified: zero(),
-            size_seen: zero(),
-            counted: zero(),
-            seal: core::sync::atomic::AtomicU64::new(0),
-        }
-    }
-
-    /// Acquire: pairs with the Release in `publish` and `end_change`.
+    /// The state word. Acquire: pairs with the Release in `publish_at` and `end_change`.
     pub fn head(&self) -> Head {
         Head(self.head.load(Ordering::Acquire))
     }
 
-    /// The mapper's identity, as far as the record has one.
+    /// The mapper, as far as the record has one.
     pub fn owner(&self) -> u64 {
         self.owner.load(Ordering::Relaxed)
     }
 
     /// Free -> claimed, with `life` new, by the process that `claimer` (an owner word) refers to. The claim names its process
-    /// record, so that whoever buries it finds the claim.
+    /// record, so that a process that reaps it finds the claim.
     pub fn claim(&self, life: u32, claimer: u64) -> Option<Head> {
         let free = self.head();
         if free.state() != State::Free {
             return None;
         }
         let mine = Head::new(State::Claimed, claimer, life);
-        // AcqRel: against other claims; what a former life left in the record is not read after this.
+        // AcqRel: against other claims; what a former incarnation left in the record is not read after this.
         self.head.compare_exchange(free.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(mine)
     }
 
-    /// Fills a claimed record in.
-    pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: u32) {
-        // Release: pairs with the fence in `is_still`: who reads what is stored now finds the last life over.
+    /// Fills in a claimed record.
+    pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: SegmentFlags) {
+        // Release: pairs with the fence in `is_still`: a thread that reads these stores finds the last incarnation over.
         fence(Ordering::Release);
         self.owner.store(identity.owner, Ordering::Relaxed);
         self.origin.store(Place::Origin(identity.origin));
@@ -361,32 +361,32 @@ impl Snapshot {
         self.base.store(identity.base, Ordering::Relaxed);
         self.mapping.store(identity.mapping, Ordering::Relaxed);
         self.root.store(empty_root(mine.life()), Ordering::Relaxed);
-        self.flags.store(flags, Ordering::Relaxed);
+        self.flags.store(flags.0, Ordering::Relaxed);
         let old = self.extent();
         self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_place(&old)), Ordering::Relaxed);
         self.place(extent);
     }
 
-    /// Claimed -> `state`; writers see it from now on.
+    /// Claimed -> `state`. Writers see the segment from now on.
     pub fn publish(&self, mine: Head, state: State) -> Head {
         self.publish_at(mine, state, 0)
     }
 
-    /// Claimed -> `state` with an odd generation: the mapper, who publishes it, is changing the mapping.
+    /// Claimed -> `state` with an odd generation: the mapper publishes it while it is changing the mapping.
     pub fn publish_changing(&self, mine: Head, state: State) -> Head {
         self.publish_at(mine, state, 1)
     }
 
     fn publish_at(&self, mine: Head, state: State, generation: u64) -> Head {
         let head = Head::new(state, generation, mine.life());
-        // Release: pairs with the Acquire in `head`; the description is visible to who sees the snapshot.
+        // Release: pairs with the Acquire in `head`; a thread that sees the state sees the description.
         self.head.store(head.0, Ordering::Release);
         head
     }
 
-    /// Replaces the extent; the generation is odd, or the record is only claimed.
+    /// Replaces the extent. The generation is odd, or the record is only claimed.
     pub fn place(&self, extent: &Extent) {
-        // Carried forward rather than made anew: what was damaged before stays unsealed.
+        // The checksum is carried forward rather than made anew: a record that was damaged before stays without a valid checksum.
         let change = seal_of_place(extent).wrapping_sub(seal_of_place(&self.extent()));
         self.seal.store(self.seal.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
         self.address.store(extent.address, Ordering::Relaxed);
@@ -395,8 +395,8 @@ impl Snapshot {
         self.protection.store(extent.protection, Ordering::Relaxed);
     }
 
-    /// Everything about the snapshot at one generation; `None` if there is none. The head may say that a change is under way: then
-    /// only the mapper, whose change it is, may use the extent.
+    /// Everything about the segment at one generation; `None` if there is none. The state word may say that a change is under way:
+    /// then only the mapper, which makes the change, may use the extent.
     pub fn view(&self) -> Option<View> {
         loop {
             let head = self.head();
@@ -415,7 +415,7 @@ impl Snapshot {
                 mapping: self.mapping.load(Ordering::Relaxed),
             };
             let extent = self.extent();
-            let flags = self.flags.load(Ordering::Relaxed);
+            let flags = self.flags();
             let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_place(&extent));
             let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
             if self.is_still(head) {
@@ -435,12 +435,13 @@ impl Snapshot {
 
     /// Whether nothing changed since `head` was read: the second look of a push.
     pub fn is_still(&self, head: Head) -> bool {
-        // Acquire: orders the loads (and the push) before it.
+        // Acquire: pairs with the Release fence in `describe`; orders the loads, and the push, before this one.
         fence(Ordering::Acquire);
         self.head.load(Ordering::Relaxed) == head.0 || planted(Fault::GenerationCheck)
     }
 
-    /// Even -> odd, by the mapper. `None` if another of its threads is at it, or there is no snapshot of this life.
+    /// Even -> odd, by the mapper. `None`: another of its threads is changing the mapping, or there is no segment of this
+    /// incarnation.
     pub fn begin_change(&self, life: u32) -> Option<Head> {
         let seen = self.head();
         if seen.life() != life || seen.state() == State::Free || seen.is_changing() {
@@ -452,13 +453,13 @@ impl Snapshot {
         let odd = Head::new(seen.state(), seen.generation() + 1, life);
         // AcqRel: against `mark` and other changes.
         self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        // SeqCst: pairs with the fence in `Frame::start_pushing`: the odd generation before the look at the pushers, and before
-        // the places are changed.
+        // SeqCst: pairs with the fence in `Frame::start_pushing`: the odd generation comes before the look at the pushers, and
+        // before the extent is changed.
         full_fence();
         Some(odd)
     }
 
-    /// Odd -> even; the places are as the record says again.
+    /// Odd -> even; the extent is as the record says again.
     pub fn end_change(&self) {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
@@ -467,7 +468,7 @@ impl Snapshot {
                 return;
             }
             let even = Head::new(head.state(), head.generation() + 1, head.life());
-            // Release: pairs with the Acquire in `head`; the new place is visible to who sees the even generation.
+            // Release: pairs with the Acquire in `head`; a thread that sees the even generation sees the new extent.
             match self.head.compare_exchange(seen, even.0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => seen = now,
@@ -475,7 +476,7 @@ impl Snapshot {
         }
     }
 
-    /// Exact -> doubtful or broken, doubtful -> broken, by anybody; never back. True if it was this call that did it.
+    /// Exact -> doubtful or broken, doubtful -> broken, by any process; never back. True if it was this call that did it.
     pub fn mark(&self, life: u32, worse: State) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
@@ -491,28 +492,29 @@ impl Snapshot {
         }
     }
 
-    /// The state, if it is worse than `before`. After a split was counted: a mark comes either before this and is found here, or
-    /// behind it, and then its maker finds the count changed and walks again.
+    /// The state, if it is worse than `before`. Called after a split was counted. A mark either comes before this and is found
+    /// here, or it comes behind this: then its maker finds the count changed and walks again.
     fn worsened_since(&self, before: State) -> Option<State> {
         if planted(Fault::CutMark) {
             return None;
         }
-        // AcqRel: an exchange, because it is ordered with the one in `mark`, which a load is not. Release: pairs with the Acquire
-        // there; the count is visible to a mark that comes behind. Acquire: as in `head`.
+        // AcqRel: an exchange, because an exchange is ordered with the one in `mark`, and a load is not. Release: pairs with the
+        // Acquire there; a mark that comes behind this sees the count. Acquire: as in `head`.
         let now = Head(self.head.fetch_or(0, Ordering::AcqRel)).state();
         (now as u8 > before as u8).then_some(now)
     }
 
-    /// The same, and notes why: one of `FOREIGN_CHANGE` and its kin.
-    pub fn mark_because(&self, life: u32, worse: State, cause: u32) -> bool {
-        // Before, so that who finds it worse finds why. Where this life is over by now, the next one's flags are all put in anew.
+    /// Does what [`Snapshot::mark`] does, and notes why: one of `FOREIGN_CHANGE` and its kin.
+    pub fn mark_because(&self, life: u32, worse: State, cause: SegmentFlags) -> bool {
+        // The cause comes first, so that a thread that finds the state worse finds the cause. If this incarnation is over by now,
+        // the next one's description sets all flags anew.
         if self.head().life() == life {
             self.add_flags(cause);
         }
         self.mark(life, worse)
     }
 
-    /// Any state -> free, by the mapper, or by who proved the mapper dead. False: that life is over already.
+    /// Any state -> free, by the mapper, or by a process that proved the mapper dead. False: that incarnation is over already.
     pub fn retire(&self, life: u32) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
@@ -520,7 +522,7 @@ impl Snapshot {
             if head.life() != life || head.state() == State::Free {
                 return false;
             }
-            // Release: nothing of the old life is touched later than this.
+            // Release: pairs with the Acquire in `head`; nothing of the old incarnation is touched later than this.
             match self.head.compare_exchange(
                 seen,
                 Head::new(State::Free, 0, life).0,
@@ -534,7 +536,7 @@ impl Snapshot {
     }
 
     /// Claimed for process record `claimer` and never published -> free. `is_theirs` tells, after the look at the claim, whether
-    /// the record still is the dead one's.
+    /// the record still is the dead process's.
     pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) {
         let head = self.head();
         if head.claimer() == Some(claimer + 1) && is_theirs() {
@@ -542,16 +544,16 @@ impl Snapshot {
         }
     }
 
-    /// Notes how the origin is: when it is described, later by the mapper.
+    /// Notes an observation of the origin: when the segment is described, and later by the mapper.
     pub fn see(&self, sight: &Sight) {
         self.modified.store(sight.file.time, Ordering::Relaxed);
         self.size_seen.store(sight.file.size, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `seen`: who finds this count finds this file, or a later one.
+        // Release: pairs with the Acquire in `seen`: a thread that finds this count finds this file, or a later one.
         self.counted.store(sight.counted, Ordering::Release);
     }
 
-    /// How the origin was when the mapper last looked. Read while it looks again, a later file can come with an earlier count,
-    /// which tells on nobody.
+    /// The mapper's last observation of the origin. If it is read while the mapper observes again, a later file can come with an
+    /// earlier count: that indicates no foreign change.
     pub fn seen(&self) -> Sight {
         // Acquire: pairs with the Release in `see`.
         let counted = self.counted.load(Ordering::Acquire);
@@ -560,18 +562,18 @@ impl Snapshot {
         Sight { counted, file }
     }
 
-    /// `NOT_INHERITED`, `BITS_INCOMPLETE`.
-    pub fn flags(&self) -> u32 {
-        self.flags.load(Ordering::Relaxed)
+    /// What is known of the record besides its state.
+    pub fn flags(&self) -> SegmentFlags {
+        SegmentFlags(self.flags.load(Ordering::Relaxed))
     }
 
     /// Sets flags.
-    pub fn add_flags(&self, flags: u32) {
-        self.flags.fetch_or(flags, Ordering::Relaxed);
+    pub fn add_flags(&self, flags: SegmentFlags) {
+        self.flags.fetch_or(flags.0, Ordering::Relaxed);
     }
 
     /// Clears flags.
-    pub fn remove_flags(&self, flags: u32) {
-        self.flags.fetch_and(!flags, Ordering::Relaxed);
+    pub fn remove_flags(&self, flags: SegmentFlags) {
+        self.flags.fetch_and(!flags.0, Ordering::Relaxed);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Such a process *raises* an entry here before its first change, then makes the snapshots there are doubtful. A creation publishes
 //! its snapshot, then looks for entries. Each puts a `SeqCst` fence between its store and its load, so at least one of the two sees
-//! the other (Dekker), and no snapshot is exact that an unseen change may have reached.
+//! the other (Dekker). So no snapshot is exact that an unseen change may have reached.
 //!
-//! An entry names its process, so any other can tell when it is over. Whoever lowers it walks over the snapshots once more before:
-//! a process that has the table's first page alone cannot do that itself.
+//! An entry names its process, so any other process can tell when it is over, and lower the entry. It walks over the snapshots once
+//! more before: an unseen process that has only the table's first page cannot do that itself.
 
 use crate::sys::sync::{AtomicU64, Fault, Ordering, full_fence, planted};
 
-/// Entries for as many processes; further ones raise `beyond`.
+/// Processes that can have an entry; further ones raise `beyond`.
 #[cfg(not(loom))]
 const ENTRIES: usize = 60;
 #[cfg(loom)]
@@ -17,17 +17,18 @@ const ENTRIES: usize = 2;
 
 /// All-zero is "every writer is seen".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
 pub struct Unseen {
     /// Entries raised, ever.
     raises: AtomicU64,
-    /// Not 0: an unseen process found no free entry, or could not map it. It stays for the life of the table.
+    /// Not 0: an unseen process found no free entry, or could not map the entries. It stays so for the life of the table.
     pub(crate) beyond: AtomicU64,
-    /// Not 0: a process has said so since all writers were seen.
+    /// Not 0: a process has logged that there are unseen writers, since the last time that there were none.
     said: AtomicU64,
-    /// Not 0: unseen processes that cannot be named here hold the table's lock (`attach::raise_nameless`). How many have come since
-    /// there was none.
+    /// Not 0: unseen processes that cannot be named here hold the table's lock (`attach::raise_nameless`). It counts how many have
+    /// come since there was none.
     nameless: AtomicU64,
     /// [`Who`]; 0 is free.
     entries: [AtomicU64; ENTRIES],
@@ -55,7 +56,7 @@ impl Who {
     }
 }
 
-/// What a creation found here at one time.
+/// What a creation found here at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     raises: u64,
@@ -71,21 +72,8 @@ impl Look {
 }
 
 impl Unseen {
-    /// Every writer is seen.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            raises: zero(),
-            beyond: zero(),
-            said: zero(),
-            nameless: zero(),
-            entries: std::array::from_fn(|_| zero()),
-        }
-    }
-
-    /// Says that `who` changes files from now on without announcing it. Afterwards the caller makes the snapshots that it finds
-    /// doubtful; a snapshot that it does not find finds this.
+    /// Notes that `who` changes files from now on without announcing it. Afterwards the caller makes the snapshots doubtful that it
+    /// finds. A creation whose snapshot it does not find finds this entry.
     pub fn raise(&self, who: Who) {
         let word = who.word();
         if !self.named().any(|named| named == who) {
@@ -110,18 +98,19 @@ impl Unseen {
         }
     }
 
-    /// The same of a process without a name here. It holds the lock by which others tell that it is not over.
+    /// The same for a process that cannot be named here. It holds the lock by which others tell that it is not over.
     pub fn raise_nameless(&self) {
-        // AcqRel: a process that finds it there finds the lock; pairs with `lower_nameless`.
+        // AcqRel: pairs with the Acquire in `lower_nameless`: a process that finds the count raised finds the lock held.
         self.nameless.fetch_add(1, Ordering::AcqRel);
         // AcqRel: as in `raise`.
         self.raises.fetch_add(1, Ordering::AcqRel);
         Self::raised();
     }
 
-    /// All without a name are over if `is_held` finds the lock free. `doubt` is as in [`lower`](Self::lower).
+    /// Lowers the count of the processes that cannot be named if `is_held` finds their lock free: all are over then. `doubt` is as
+    /// in [`lower`](Self::lower).
     pub fn lower_nameless(&self, is_held: impl FnOnce() -> bool, doubt: impl FnOnce()) {
-        // Acquire: pairs with the AcqRel in `raise_nameless`: whoever is counted holds the lock already.
+        // Acquire: pairs with the AcqRel in `raise_nameless`: a process that is counted holds the lock already.
         let seen = self.nameless.load(Ordering::Acquire);
         if seen == 0 || is_held() {
             return;
@@ -129,7 +118,7 @@ impl Unseen {
         if !planted(Fault::UnseenWalk) {
             doubt();
         }
-        // Release: as in `lower`. By compare-exchange: another one may have come behind the look at the lock.
+        // Release: as in `lower`. A compare-exchange, because another process may have come after the look at the lock.
         let _ = self.nameless.compare_exchange(seen, 0, Ordering::Release, Ordering::Relaxed);
         self.forget_said();
     }
@@ -143,8 +132,8 @@ impl Unseen {
     /// What a creation finds before its instant.
     #[must_use]
     pub fn look(&self) -> Look {
-        // Acquire: pairs with the AcqRel in `raise`, and orders the loads behind it. The count first: an entry raised and lowered after
-        // that is counted by the second look.
+        // Acquire: pairs with the AcqRel in `raise`, and orders the loads behind it. The count is read first: an entry that is
+        // raised and lowered after that is found by the second look, in the count.
         let raises = self.raises.load(Ordering::Acquire);
         Look { raises, is_up: self.is_up() }
     }
@@ -154,7 +143,7 @@ impl Unseen {
     pub fn look_after_publishing(&self) -> Look {
         // SeqCst: pairs with the fence in `raise`: the snapshot before the look at the entries.
         full_fence();
-        // The count last: an entry that is gone again has been counted.
+        // The count is read last: an entry that is gone again has been counted.
         let is_up = self.is_up();
         Look { raises: self.raises.load(Ordering::Acquire), is_up }
     }
@@ -179,25 +168,25 @@ impl Unseen {
         self.nameless.load(Ordering::Acquire) != 0
     }
 
-    /// The unseen processes that have named themselves.
+    /// The unseen processes that have an entry.
     pub fn named(&self) -> impl Iterator<Item = Who> {
         self.entries.iter().filter_map(|entry| Who::from_word(entry.load(Ordering::Acquire)))
     }
 
-    /// `who` is over, or announces its changes from now on. `doubt` makes every snapshot doubtful: some may have come about before
-    /// `who` was found here.
+    /// Lowers the entry of `who`, which is over or announces its changes from now on. `doubt` makes every snapshot doubtful: some
+    /// may have come about before `who` was found here.
     pub fn lower(&self, who: Who, doubt: impl FnOnce()) {
         let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Acquire) == who.word()) else { return };
         if !planted(Fault::UnseenWalk) {
             doubt();
         }
-        // Release: pairs with the Acquire in `look`: the doubt before the entry goes. By compare-exchange: another process may have
-        // lowered it meanwhile, and a third one raised its own.
+        // Release: pairs with the Acquire in `look`: the doubt comes before the entry goes. A compare-exchange, because another
+        // process may have lowered the entry meanwhile, and a third one raised its own.
         let _ = entry.compare_exchange(who.word(), 0, Ordering::Release, Ordering::Relaxed);
         self.forget_said();
     }
 
-    /// True for the one process that says so.
+    /// True for the one process that is to log it.
     #[must_use]
     pub fn begin_to_say(&self) -> bool {
         self.said.swap(1, Ordering::Relaxed) == 0

@@ -17,6 +17,7 @@ pub const FRAMES: usize = 1;
 /// All-zero is "free". `tenure` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest
 /// by the thread.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct WriterSlot {
@@ -46,21 +47,21 @@ const _: () = assert!(EPOCH_SHIFT + EPOCH_BITS == 64);
 const THREAD_BITS: u32 = 22;
 const _: () = assert!(PROCESSES < 1 << INDEX_BITS);
 
-/// The time for which one thread has a slot, or for which nobody has. Numbered, so that no two are the same: a thread that ended
-/// and another with its id are told apart, whoever is late.
+/// One lease of a slot: the time for which one thread has it, or for which no thread has it. Leases are numbered, and no two are
+/// the same. So a late process does not take a thread for another that had the same id before it.
 ///
-/// epoch:26 | number:22 | process record index + 1:16; without epoch and index: vacant since the tenure of that number.
+/// epoch:26 | number:22 | process record index + 1:16. Without epoch and index: vacant since the lease of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenure(u64);
 
 impl Tenure {
-    /// The process whose thread has the slot, as records refer to it; 0 if nobody has.
+    /// The process whose thread has the slot, as records refer to it; 0 if none has.
     #[must_use]
     pub const fn process(self) -> u64 {
         self.0 >> EPOCH_SHIFT << 32 | self.0 & INDEX_MASK
     }
 
-    /// Whether nobody has the slot.
+    /// Whether no thread has the slot.
     #[must_use]
     pub const fn is_vacant(self) -> bool {
         self.process() == 0
@@ -79,7 +80,7 @@ impl Tenure {
         Self(process >> 32 << EPOCH_SHIFT | number << INDEX_BITS | process & INDEX_MASK)
     }
 
-    /// The word that says that `thread` has it.
+    /// The word that says that `thread` has this lease.
     const fn held_by(self, thread: u32) -> u32 {
         (self.number() as u32) << THREAD_BITS | thread & ((1 << THREAD_BITS) - 1)
     }
@@ -90,11 +91,11 @@ impl Tenure {
 pub struct Request {
     /// The snapshot record.
     pub snapshot: u32,
-    /// The life of it that is meant.
+    /// The incarnation of it that is meant.
     pub life: u32,
     /// What is to be done.
     pub task: Task,
-    /// With which pages of the origin, from this one on.
+    /// The first of the origin's pages to do it with.
     pub first: u64,
     /// How many.
     pub count: u64,
@@ -106,9 +107,9 @@ pub struct Request {
 pub enum Task {
     /// Give the snapshot its own copy of the pages, where they are.
     Preserve = 0,
-    /// Move all pages from the first on to memory that does not belong to the file.
+    /// Move all pages, from the first on, to memory that does not belong to the file.
     Relocate = 1,
-    /// Make the whole piece fault.
+    /// Make the whole segment fault.
     Break = 2,
 }
 
@@ -119,11 +120,11 @@ const TASK_SHIFT: u32 = 56;
 pub enum Answer {
     /// Not answered yet.
     Asked,
-    /// Done, and verified by the agent.
+    /// The agent has done it and verified it.
     Done,
     /// The agent could not do it.
     Failed,
-    /// There is no such request any more: a handler asked something else meanwhile.
+    /// There is no such request any more: a handler has asked something else meanwhile.
     Lost,
 }
 
@@ -133,22 +134,7 @@ const FAILED: u32 = 3;
 const STATE: u32 = 3;
 
 impl WriterSlot {
-    /// A free slot.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self {
-            tenure: AtomicU64::new(0),
-            request: AtomicU32::new(0),
-            thread: AtomicU32::new(0),
-            intent: Intent::new(),
-            snapshot: AtomicU64::new(0),
-            first: AtomicU64::new(0),
-            count: AtomicU64::new(0),
-            frames: std::array::from_fn(|_| Frame::new()),
-        }
-    }
-
-    /// Who has the slot.
+    /// The lease of the slot.
     pub fn tenure(&self) -> Tenure {
         // Acquire: pairs with the AcqRel in `claim`.
         Tenure(self.tenure.load(Ordering::Acquire))
@@ -156,7 +142,7 @@ impl WriterSlot {
 
     /// The thread that has the slot for `tenure`; 0 if that is not known.
     pub fn thread(&self, tenure: Tenure) -> u32 {
-        // The number says whose it is.
+        // Relaxed: the number in the word tells whether it belongs to this lease.
         let word = self.thread.load(Ordering::Relaxed);
         let thread = word & ((1 << THREAD_BITS) - 1);
         if !tenure.is_vacant() && tenure.held_by(thread) == word { thread } else { 0 }
@@ -167,7 +153,7 @@ impl WriterSlot {
         &self.frames
     }
 
-    /// What the thread's creation covers.
+    /// The intent of the thread's creation.
     pub fn intent(&self) -> &Intent {
         &self.intent
     }
@@ -176,7 +162,7 @@ impl WriterSlot {
     pub fn claim(&self, process: u64, tid: u32) -> bool {
         let vacant = self.tenure();
         let mine = vacant.next(process);
-        // AcqRel: against other claims.
+        // AcqRel: against other claims; pairs with the Acquire in `tenure`, and with the Release in `release`.
         let is_claimed = vacant.is_vacant()
             && self.tenure.compare_exchange(vacant.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if is_claimed {
@@ -186,15 +172,15 @@ impl WriterSlot {
         is_claimed
     }
 
-    /// The thread that claimed the slot has a number now. By that thread.
+    /// Notes the id of the thread that claimed the slot. That thread calls it.
     pub fn christen(&self, tid: u32) {
         self.thread.store(self.tenure().held_by(tid), Ordering::Relaxed);
     }
 
-    /// Ends `tenure`, by the thread that ends or by who proved it gone. Its calls are over.
+    /// Ends `tenure`: called by the thread that ends, or by a process that proved it gone. Its calls are over.
     ///
-    /// Several may do it at once, and one of them late: the turns are read before the tenure is looked at again, so that the next
-    /// one's announcements, which are later turns, are not touched.
+    /// Several may do it at once, and one of them late. The announcements are read before the lease is looked at again, so the
+    /// announcements of the next lease, which are later ones, are not touched.
     pub fn release(&self, tenure: Tenure) {
         let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].look().1);
         // Acquire: orders the loads.
@@ -205,13 +191,13 @@ impl WriterSlot {
         for (frame, turn) in self.frames.iter().zip(turns) {
             frame.reclaim(turn);
         }
-        // Release: the next who has it finds the frames idle.
+        // Release: pairs with the AcqRel in `claim`: the thread that claims the slot next finds the frames idle.
         let _ = self.tenure.compare_exchange(tenure.0, tenure.vacated().0, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Puts a request; the returned number names it.
+    /// Puts a request. The returned number names it.
     pub fn ask(&self, request: Request) -> u32 {
-        // Release: pairs with the fence in `pending`: who reads what is asked now finds the last request over.
+        // Release: pairs with the fence in `pending`: an agent that reads these stores finds the last request over.
         sync::fence(Ordering::Release);
         self.snapshot.store(u64::from(request.life) << 32 | u64::from(request.snapshot), Ordering::Relaxed);
         self.first.store(request.first, Ordering::Relaxed);
@@ -242,16 +228,16 @@ impl WriterSlot {
             first: self.first.load(Ordering::Relaxed),
             count: count & ((1 << TASK_SHIFT) - 1),
         };
-        // Acquire: orders the loads; the fields belong to this request.
+        // Acquire: pairs with the Release fence in `ask`; orders the loads, so that the fields belong to this request.
         crate::sys::sync::fence(Ordering::Acquire);
         (self.request.load(Ordering::Relaxed) == state).then_some((request, state & !STATE))
     }
 
-    /// Answers request `number`, if it is still waited for.
+    /// Answers request `number`, if the thread still waits for it.
     pub fn answer(&self, number: u32, done: bool) {
         let number = if planted(Fault::RequestNumber) { self.request.load(Ordering::Relaxed) & !STATE } else { number };
         let answer = number | if done { DONE } else { FAILED };
-        // AcqRel: pairs with the Acquire in `look_for_answer`; the copy is there before the answer.
+        // AcqRel: pairs with the Acquire in `look_for_answer`; what was asked is done before the answer is visible.
         if self.request.compare_exchange(number | ASKED, answer, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             futex::wake(&self.request);
         }
@@ -274,7 +260,7 @@ impl WriterSlot {
         let _ = self.request.compare_exchange(number | ASKED, number, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// What the asking thread waits on while the state is `number`, asked.
+    /// The word that the asking thread waits on, and its value while request `number` is not answered.
     pub fn request_futex(&self, number: u32) -> (&AtomicU32, u32) {
         (&self.request, number | ASKED)
     }

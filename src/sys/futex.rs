@@ -18,15 +18,14 @@ pub fn low_half(word: &AtomicU64) -> &AtomicU32 {
     unsafe { &*core::ptr::from_ref(word).cast::<AtomicU32>() }
 }
 
-/// Waits until `word` is no longer `seen`, a wake, a signal, or `at_most` has passed: futex(2) FUTEX_WAIT, shared between
-/// processes.
+/// Waits while `word` is `seen`: until a wake, a signal, or `at_most` has passed (futex(2) FUTEX_WAIT, shared between processes).
 #[cfg(not(loom))]
 pub fn wait(word: &AtomicU32, seen: u32, at_most: Duration) {
     let timeout = futex::Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
     let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&timeout));
 }
 
-/// Wakes all who wait on `word`. In a model nobody sleeps.
+/// Wakes every thread that waits on `word`. In a model no thread sleeps.
 pub fn wake(word: &AtomicU32) {
     #[cfg(not(loom))]
     let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);

@@ -1,8 +1,8 @@
 //! Signal masks where the shim handles SIGSEGV.
 //!
 //! The kernel ends a process whose thread faults with SIGSEGV blocked, and a store that the shim has to see first is a fault. So
-//! from [`keep_faults_open`] on the kernel is never told to block SIGSEGV: in its masks another signal *stands in* for it, which
-//! nothing raises (SIGSTKFLT). Whatever saves, inherits or restores a mask (sigreturn, siglongjmp, swapcontext, clone) thereby
+//! the kernel is never told to block SIGSEGV once [`keep_faults_open`] was called. In its masks a substitute stands for SIGSEGV:
+//! SIGSTKFLT, which nothing raises. Whatever saves, inherits or restores a mask (sigreturn, siglongjmp, swapcontext, clone) thereby
 //! keeps SIGSEGV's bit without knowing.
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,15 @@ use core::sync::atomic::{AtomicBool, Ordering};
 pub const FAULT: u64 = 1 << (11 - 1);
 /// SIGSTKFLT's bit.
 pub const STAND_IN: u64 = 1 << (16 - 1);
-/// The last real-time signal's bit: whoever names all signals, or few, names or leaves out both it and SIGSTKFLT.
+/// The last real-time signal's bit. A program that names all signals, or a few, names or leaves out both this signal and SIGSTKFLT:
+/// so this bit tells what the program said of SIGSTKFLT.
 const COMPANION: u64 = 1 << (64 - 1);
 
 static FAULTS_STAY_OPEN: AtomicBool = AtomicBool::new(false);
 
 /// From now on masks differ from what the application asked for.
 pub fn keep_faults_open() {
-    // Release: pairs with the Acquire in `are_faults_kept_open`; what handles faults is in place.
+    // Release: pairs with the Acquire in `are_faults_kept_open`; a thread that sees the flag sees the handlers of faults in place.
     FAULTS_STAY_OPEN.store(true, Ordering::Release);
 }
 
@@ -29,14 +30,14 @@ pub fn are_faults_kept_open() -> bool {
     FAULTS_STAY_OPEN.load(Ordering::Acquire)
 }
 
-/// What the kernel is told where the application says `mask`.
+/// The kernel's mask where the application says `mask`.
 #[must_use]
 pub const fn to_kernel(mask: u64) -> u64 {
     let others = mask & !(FAULT | STAND_IN);
     if mask & FAULT == 0 { others } else { others | STAND_IN }
 }
 
-/// What the application is told where the kernel says `mask`.
+/// The application's mask where the kernel says `mask`.
 #[must_use]
 pub const fn to_application(mask: u64) -> u64 {
     let mut told = mask & !STAND_IN;

@@ -1,85 +1,58 @@
 //! What /proc says of processes and threads, read into fixed buffers (proc(5)).
 
 use core::ffi::CStr;
+use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 
 use rustix::fd::AsFd;
 use rustix::fs::{OFlags, RawDir};
 use rustix::io::Errno;
 
+use super::stack_str::StackStr;
 use super::{clock, raw};
 
-/// A `/proc/<pid>/...` path, built without allocation.
+/// A path in `/proc`. One that does not fit is cut, and names no file there.
 #[derive(Debug)]
-pub struct ProcPath {
-    bytes: [u8; 64],
-    length: usize,
-}
+pub struct ProcPath(StackStr<64>);
 
 impl ProcPath {
     /// `/proc/<pid>/<rest>`.
     #[must_use]
     pub fn of(pid: u32, rest: &str) -> Self {
-        let mut path = Self { bytes: [0; 64], length: 0 };
-        path.text("/proc/");
-        path.number(pid);
-        path.text("/");
-        path.text(rest);
-        path
+        Self(StackStr::new()).and(format_args!("/proc/{pid}/{rest}"))
     }
 
     /// `/proc/thread-self/<rest>`: the caller's own, even where its process's first thread has ended.
     #[must_use]
     pub fn own(rest: &str) -> Self {
-        let mut path = Self { bytes: [0; 64], length: 0 };
-        path.text("/proc/thread-self/");
-        path.text(rest);
-        path
+        Self(StackStr::new()).and(format_args!("/proc/thread-self/{rest}"))
     }
 
     /// Appends `/<number>`.
     #[must_use]
-    pub fn slash(mut self, number: u32) -> Self {
-        self.text("/");
-        self.number(number);
-        self
+    pub fn slash(self, number: u32) -> Self {
+        self.and(format_args!("/{number}"))
     }
 
     /// Appends `text`.
     #[must_use]
-    pub fn then(mut self, text: &str) -> Self {
-        self.text(text);
+    pub fn then(self, text: &str) -> Self {
+        self.and(format_args!("{text}"))
+    }
+
+    fn and(mut self, parts: fmt::Arguments<'_>) -> Self {
+        let _ = self.0.write_fmt(parts);
         self
-    }
-
-    fn text(&mut self, text: &str) {
-        // The last byte stays NUL; a path that does not fit is cut and then simply not found.
-        for byte in text.bytes().take(self.bytes.len() - 1 - self.length) {
-            self.bytes[self.length] = byte;
-            self.length += 1;
-        }
-    }
-
-    fn number(&mut self, number: u32) {
-        let mut divisor = 1;
-        while number / divisor >= 10 {
-            divisor *= 10;
-        }
-        while divisor > 0 {
-            let digit = [b'0' + (number / divisor % 10) as u8];
-            self.text(core::str::from_utf8(&digit).unwrap_or(""));
-            divisor /= 10;
-        }
     }
 
     /// As a C string.
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+        self.0.as_c_str()
     }
 }
 
-/// Reads a small file into `buffer`; what fits of it.
+/// Reads a small file into `buffer`. The result is what fits of it.
 pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     let file = raw::open(path, OFlags::RDONLY)?;
     let mut length = 0;
@@ -90,6 +63,50 @@ pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errn
         }
     }
     Ok(&buffer[..length])
+}
+
+/// Bytes of a line that are looked at; what is longer is left out.
+const LONGEST_LINE: usize = 300;
+
+/// What `take` finds in the lines of a file, the first that it gives.
+pub fn find_line<T>(path: &CStr, take: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
+    find_line_in(raw::open(path, OFlags::RDONLY)?, take)
+}
+
+/// The same from where an open file stands.
+pub fn find_line_in<T>(file: impl AsFd, mut take: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
+    let (mut line, mut length) = ([0u8; LONGEST_LINE], 0);
+    let mut buffer = [0u8; 256];
+    loop {
+        let count = rustix::io::read(&file, &mut buffer)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' => {
+                    let found = take(&line[..length]);
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                    length = 0;
+                }
+                _ if length < line.len() => {
+                    line[length] = *byte;
+                    length += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Calls `take` with each line of a file, as far as the file can be read.
+pub fn each_line(path: &CStr, mut take: impl FnMut(&[u8])) {
+    let _ = find_line(path, |line| {
+        take(line);
+        None::<()>
+    });
 }
 
 /// Whether `wanted` finds what it looks for among the names in a directory.
@@ -106,7 +123,7 @@ pub fn any_entry(directory: impl AsFd, mut wanted: impl FnMut(&str) -> bool) -> 
     false
 }
 
-/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)); yes where /proc does not say.
+/// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)). Yes where /proc does not say.
 #[must_use]
 pub fn are_children_in_own_namespace() -> bool {
     let inode = |name| rustix::fs::stat(ProcPath::own(name).as_c_str()).map(|stat| stat.st_ino);
@@ -156,7 +173,8 @@ impl Stat {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 
-    /// On the way to that: it makes no step of its own any more, and has no memory left that could be looked at.
+    /// Whether the process is about to be over: it makes no step of its own any more, and has no memory left that could be looked
+    /// at.
     pub(crate) fn is_ending(&self) -> bool {
         self.is_exiting() && self.threads <= 1
     }
@@ -167,23 +185,71 @@ impl Stat {
         self.flags & EXITING != 0
     }
 
-    /// Whether the process still has the memory that it was made with (begin_new_exec, fs/exec.c).
+    /// Whether the process still has the memory that it was made with: that of its parent, or a copy (begin_new_exec, fs/exec.c).
     pub(crate) fn has_first_memory(&self) -> bool {
         self.flags & (NEVER_EXECUTED | OF_THE_KERNEL) == NEVER_EXECUTED
     }
 
-    /// Whether the process has memory of its own making.
+    /// Whether the process has executed a program: its memory is no copy of its parent's.
     #[must_use]
     pub fn has_executed(&self) -> bool {
         self.flags & NEVER_EXECUTED == 0
     }
 
-    /// Whether the thread waits, or is stopped, and so not for a child of vfork(2): only its end interrupts that (wait_for_vfork_done,
-    /// kernel/fork.c).
+    /// Whether the thread certainly does not wait for a child of vfork(2): a thread that sleeps interruptibly or is stopped does
+    /// not, because only the child's end interrupts that wait (wait_for_vfork_done, kernel/fork.c).
     #[must_use]
     pub fn is_no_vfork(&self) -> bool {
         matches!(self.state, b'S' | b'T' | b't')
     }
+}
+
+/// The effective user of process `pid` (proc_pid_status(5), Uid: the real one, then the effective one). `None`: it cannot be told.
+#[must_use]
+pub fn effective_user(pid: u32) -> Option<u32> {
+    find_line(ProcPath::of(pid, "status").as_c_str(), |line| {
+        let line = core::str::from_utf8(line.strip_prefix(b"Uid:")?).ok()?;
+        line.split_ascii_whitespace().nth(1)?.parse().ok()
+    })
+    .ok()?
+}
+
+/// The number of the system call that `thread` of process `pid` waits in (proc_pid_syscall(5)). `None`: in none, or the kernel does
+/// not say. It says so to a process that may trace the thread.
+#[must_use]
+pub fn waiting_call(pid: u32, thread: u32) -> Option<u64> {
+    let mut buffer = [0u8; 256];
+    let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
+    parse_call(core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?)
+}
+
+/// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
+///
+/// Where the stack pointer is says nothing of a call further up: the thread may be in a handler on another stack.
+pub(crate) fn parse_call(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Whether anything is mapped at `address` in process `pid` (proc_pid_maps(5)). `None`: it cannot be told.
+#[must_use]
+pub fn is_mapped(pid: u32, address: u64) -> Option<bool> {
+    // An empty file says nothing: that of a zombie, whose other threads may be alive, is empty.
+    let mut is_empty = true;
+    let found = find_line(ProcPath::of(pid, "maps").as_c_str(), |line| {
+        is_empty = false;
+        match mapped_range(line) {
+            Some(range) => range.contains(&address).then_some(Some(true)),
+            None => Some(None),
+        }
+    });
+    found.ok()?.unwrap_or((!is_empty).then_some(false))
+}
+
+/// The range at the beginning of a line of /proc/PID/maps.
+fn mapped_range(line: &[u8]) -> Option<core::ops::Range<u64>> {
+    let range = line.split(|byte| *byte == b' ').next()?;
+    let (start, end) = core::str::from_utf8(range).ok()?.split_once('-')?;
+    Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
 }
 
 /// The start time of process `pid`, 0 if /proc does not say.
@@ -218,6 +284,23 @@ mod tests {
         let stat = |threads| Stat { state: b'Z', flags: 0, threads, start: 1 };
         assert!(stat(1).is_over());
         assert!(!stat(2).is_over());
+    }
+
+    #[test]
+    fn a_process_says_who_it_is() {
+        assert_eq!(effective_user(raw::own_pid()), Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(effective_user(u32::MAX), None);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
+    fn what_is_mapped_is_found() {
+        let here = 0u8;
+        assert_eq!(is_mapped(raw::own_pid(), (&raw const here).addr() as u64), Some(true));
+        assert_eq!(is_mapped(raw::own_pid(), 0), Some(false));
+        assert_eq!(is_mapped(u32::MAX, 0), None);
+        assert_eq!(mapped_range(b"7f00-8f0f r-xp 00000000 00:00 0  /a-b c"), Some(0x7f00..0x8f0f));
+        assert_eq!(mapped_range(b"7f00"), None);
     }
 
     #[test]

@@ -11,6 +11,13 @@ use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use super::clock;
+use super::mix::mix;
+
+/// The error of a call by number ([`syscall!`]), as rustix names it.
+#[must_use]
+pub fn errno(error: syscalls::Errno) -> Errno {
+    Errno::from_raw_os_error(error.into_raw())
+}
 
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
@@ -38,42 +45,47 @@ pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
 #[must_use]
 pub fn borrow(descriptor: u32) -> BorrowedFd<'static> {
     let number = descriptor as i32;
-    // SAFETY: rustix hands the number to the kernel, which answers EBADF if it is none; -1 alone is not representable and is
-    // replaced by another number that cannot be open.
+    // SAFETY: rustix hands the number to the kernel, which answers EBADF if it is none. -1 alone is not representable: another
+    // number takes its place that cannot be open.
     unsafe { BorrowedFd::borrow_raw(if number == -1 { i32::MAX } else { number }) }
 }
 
 /// Breaks copy-on-write on `pages` pages at `address` in thread `tid`'s address space without changing a byte.
 ///
-/// process_vm_writev(2) pins the remote pages for writing before it reads the local buffer (mm/process_vm_access.c), and the local
-/// buffer is `unreadable`, so it always ends in EFAULT. Whether it had its effect has to be verified.
+/// process_vm_writev(2) pins the remote pages for writing before it reads the local buffer (mm/process_vm_access.c). The local
+/// buffer is `unreadable`, so the call always ends in EFAULT. The caller verifies whether it had its effect.
 pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *const c_void) -> Errno {
     let length = (pages * crate::PAGE) as usize;
     let local = [unreadable as usize, length];
     let remote = [address as usize, length];
     // SAFETY: both point to one struct iovec (base, length), alive for the call; the kernel checks the addresses inside.
     let result = unsafe { syscall!(Sysno::process_vm_writev, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(_) => Errno::NOTSUP,
-        Err(error) => Errno::from_raw_os_error(error.into_raw()),
-    }
+    result.map_or_else(errno, |_| Errno::NOTSUP)
 }
 
-/// Reads eight bytes at `address` in `tid`'s address space (process_vm_readv(2)).
+/// Reads bytes at `address` in `tid`'s address space to `to`: at most `length`. How many; an error where a load would fault
+/// (process_vm_readv(2)).
+///
+/// # Safety
+/// `to` is writable for `length` bytes.
+pub unsafe fn read_remote(tid: u32, address: u64, to: *mut c_void, length: usize) -> Result<usize, Errno> {
+    let local = [to as usize, length];
+    let remote = [address as usize, length];
+    // SAFETY: the local iovec names what the caller promises to be writable; the kernel checks the remote one.
+    unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) }.map_err(errno)
+}
+
+/// Reads eight bytes at `address` in `tid`'s address space.
 pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
     let mut word = 0u64;
-    let local = [&raw mut word as usize, 8];
-    let remote = [address as usize, 8];
-    // SAFETY: the local iovec names `word`, which is writable for eight bytes; the kernel checks the remote one.
-    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) };
-    match result {
-        Ok(8) => Ok(word),
-        Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+    // SAFETY: `word` is writable for eight bytes.
+    match unsafe { read_remote(tid, address, (&raw mut word).cast(), size_of::<u64>()) }? {
+        8 => Ok(word),
+        _ => Err(Errno::FAULT),
     }
 }
 
-/// Writes eight bytes at `address` in the caller's own address space; an error where a store would fault.
+/// Writes eight bytes at `address` in the caller's own address space. An error where a store would fault.
 pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
     let local = [&raw const word as usize, 8];
     let remote = [address as usize, 8];
@@ -82,15 +94,16 @@ pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
     match result {
         Ok(8) => Ok(()),
         Ok(_) => Err(Errno::FAULT),
-        Err(error) => Err(Errno::from_raw_os_error(error.into_raw())),
+        Err(error) => Err(errno(error)),
     }
 }
 
 /// Pages that [`read_at_boundaries`] reads of in one call.
 pub const PAGES_AT_ONCE: usize = 48;
 
-/// Reads, from the pages at `address` in `tid`'s address space, the bytes at each second page boundary: the last of one page and the
-/// first of the next; of a page that is left over, the first (process_vm_readv(2)). Of how many pages, from the first on.
+/// Reads one byte of each of the pages at `address` in `tid`'s address space, at each second page boundary: the last byte of one
+/// page and the first of the next. Of a page that is left over it reads the first byte. The result is how many pages were read,
+/// from the first on (process_vm_readv(2)).
 pub fn read_at_boundaries(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
     let count = bytes.len().min(PAGES_AT_ONCE);
     let local = [bytes.as_mut_ptr() as usize, count];
@@ -104,13 +117,13 @@ pub fn read_at_boundaries(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
     result.unwrap_or(0)
 }
 
-/// Random bits for names that must not repeat; falls back to the clock where getrandom(2) would block.
+/// Random bits for names that must not repeat. The clock stands in where getrandom(2) would block.
 #[must_use]
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_ne_bytes(bytes),
-        _ => now().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(own_pid()) << 32,
+        _ => mix(now(), u64::from(own_pid()) << 32),
     }
 }
 
@@ -134,27 +147,26 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
     use rustix::fd::AsRawFd;
     let number = descriptor.as_fd().as_raw_fd();
     // SAFETY: the caller's promise.
-    unsafe { syscall!(Sysno::ioctl, number, request, argument) }
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    unsafe { syscall!(Sysno::ioctl, number, request, argument) }.map_err(errno)
 }
 
-/// The least of the numbers that [`move_up`] moves to.
+/// The least number that [`move_up`] moves to.
 #[must_use]
 pub fn least_high_number() -> u32 {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024) as u32;
     most - (most / 2).min(256)
 }
 
-/// Moves `file` to a number higher than programs use, close-on-exec; the original number is closed.
+/// Moves `file` to a number higher than programs use, close-on-exec. The original number is closed.
 ///
-/// Not so high that the kernel makes a large table for it, which each fork would copy.
+/// The number is not so high that the kernel makes a large table for it, which each fork would copy.
 pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(&file, least_high_number() as i32)
 }
 
-/// Gives the calling thread, which shares its descriptor table with others, an empty one of its own: close_range(2), Linux 5.9.
+/// Gives the calling thread, which shares its descriptor table with others, an empty table of its own: close_range(2), Linux 5.9.
 ///
-/// What the others have open stays open, and as it was; but of the first 64 numbers the new table has copies until the call has
+/// What the other threads have open stays open, and as it was. The new table has copies of the first 64 numbers until the call has
 /// closed them (dup_fd, fs/file.c).
 pub fn take_empty_table() -> bool {
     const UNSHARE: u32 = 1 << 1;
@@ -163,7 +175,7 @@ pub fn take_empty_table() -> bool {
 }
 
 /// The open file that `thread` of the calling process has at `number`: pidfd_getfd(2), which needs no right within a process
-/// (__ptrace_may_access, kernel/ptrace.c). Of another than the first thread from Linux 6.9 on.
+/// (__ptrace_may_access, kernel/ptrace.c). It reaches another thread than the first from Linux 6.9 on.
 pub fn copy_descriptor(thread: u32, number: u32) -> Result<OwnedFd, Errno> {
     use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
@@ -175,13 +187,14 @@ pub fn copy_descriptor(thread: u32, number: u32) -> Result<OwnedFd, Errno> {
 /// Takes ownership of a descriptor number.
 ///
 /// # Safety
-/// Nobody else closes it.
+///
+/// No other owner closes it.
 pub unsafe fn own(number: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Ends the process when nothing else can be done: out of memory before `main`.
+/// Ends the process where nothing else can be done: out of memory before `main`.
 pub fn abort() -> ! {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::ABORT).ok();
     loop {

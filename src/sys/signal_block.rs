@@ -1,4 +1,4 @@
-//! Blocking signals: rt_sigprocmask(2), and a guard that gives back the mask there was.
+//! Blocking signals: rt_sigprocmask(2), and a guard that restores the mask that was before it.
 
 use syscalls::{Sysno, syscall};
 
@@ -20,14 +20,14 @@ const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
 const OF_OTHERS: u64 = 1 << (31 - 1) | 1 << (5 - 1);
 
 impl SignalsBlocked {
-    /// rt_sigprocmask(2) of every signal, the C library's own included; SIGSEGV by its stand-in.
+    /// Blocks every signal, the C library's own included; SIGSEGV by its substitute.
     #[must_use]
     pub fn new() -> Self {
         Self::of(u64::MAX)
     }
 
-    /// All but SIGSYS, by which a sandbox may answer a call (seccomp(2)), and SIGTRAP, by which a debugger stops a thread: the kernel
-    /// ends a thread that has one of them blocked when it comes.
+    /// Blocks all but SIGSYS, by which a sandbox may answer a call (seccomp(2)), and SIGTRAP, by which a debugger stops a thread:
+    /// the kernel ends a thread that has one of them blocked when it comes.
     #[must_use]
     pub fn except_of_sandboxes() -> Self {
         Self::of(!OF_OTHERS)
@@ -39,7 +39,7 @@ impl SignalsBlocked {
         Self { before: change_signal_mask(SIG_BLOCK, signals), is_translated }
     }
 
-    /// The mask that comes back.
+    /// The mask that the drop restores.
     #[must_use]
     pub fn before(&self) -> u64 {
         self.before
@@ -54,14 +54,14 @@ impl Default for SignalsBlocked {
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        // A mask with libc's own signals is not the application's but ours: of a guard around this one, or of the agent.
+        // A mask that blocks libc's own signals is not the application's. It is that of a guard around this one, or of the agent.
         let is_applications = self.before & LIBC_OWN != LIBC_OWN;
         let has_changed = masks::are_faults_kept_open() && !self.is_translated && is_applications;
         set_signal_mask(if has_changed { masks::to_kernel(self.before) } else { self.before });
     }
 }
 
-/// rt_sigprocmask(2) SIG_SETMASK, as the kernel takes it; the mask before.
+/// Sets the mask as the kernel takes it (rt_sigprocmask(2), SIG_SETMASK). The result is the mask before.
 pub fn set_signal_mask(mask: u64) -> u64 {
     change_signal_mask(SIG_SETMASK, mask)
 }

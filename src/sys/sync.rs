@@ -7,10 +7,10 @@ pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// A sequentially consistent fence: stores before it come before loads behind it, for everybody.
+/// A sequentially consistent fence: every thread sees the stores before it before the results of the loads behind it.
 ///
 /// On x86-64 a locked instruction orders as MFENCE does (Intel SDM vol. 3, 9.2.3.9; AMD APM vol. 2, 7.4.2) and takes a fraction of
-/// its time; every announcement pays for it.
+/// its time. Every announcement pays for it.
 #[inline(always)]
 pub fn full_fence() {
     #[cfg(all(not(loom), not(miri), target_arch = "x86_64"))]
@@ -22,10 +22,10 @@ pub fn full_fence() {
     fence(Ordering::SeqCst);
 }
 
-/// Stores `value` where there is 0, in one step for the handlers of the calling thread: for a word that no other thread changes
-/// meanwhile. True if there was.
+/// Stores `value` where there is 0. True if there was. It is one step for the handlers of the calling thread; no other thread may
+/// change the word at the same time.
 ///
-/// One instruction, which no signal divides; locked it would take several times as long, and every call pays for it.
+/// It is one instruction, which no signal divides. A locked one would take several times as long, and every call pays for it.
 #[inline(always)]
 pub fn set_own(word: &AtomicU64, value: u64) -> bool {
     #[cfg(all(not(loom), not(miri), target_arch = "x86_64"))]
@@ -63,9 +63,9 @@ pub enum Fault {
     AnnounceFence,
     /// The fence between a creation's raising of the active word and its look at the writers.
     RaiseFence,
-    /// The look, when a call passes, whether a handler withdrew its announcement.
+    /// The look, when a call passes, whether a handler has withdrawn its announcement.
     PassedPhase,
-    /// The one step in which a call takes a frame (a look and a store instead).
+    /// The single step in which a call takes a frame (a look and a store instead).
     FrameTaken,
     /// The wait for writers that are already under way.
     Drain,
@@ -81,13 +81,13 @@ pub enum Fault {
     CommitExchange,
     /// The clearing of an interrupted announcement by the handler that interrupted it.
     NestedWithdraw,
-    /// The tag that ties a preserved bit to one life of a snapshot.
+    /// The tag that ties a preserved bit to one incarnation of a snapshot.
     BitTag,
-    /// The second look of a creator whom another one outran.
+    /// The second look of a creator when another creator was faster.
     ClaimAgain,
     /// The arming of shared mappings before the instant.
     Arming,
-    /// The wait with arming until the writers are drained.
+    /// The delay of arming until the writers are drained.
     ArmingAfterDrain,
     /// The announcement of a new shared mapping.
     MappingAnnouncement,
@@ -99,45 +99,45 @@ pub enum Fault {
     QuietLook,
     /// The second look at the count, after the look at a file.
     SecondCount,
-    /// The look whether a dead process still has its record, after the look at what seems to be theirs.
+    /// The look whether a dead process still has its record, after the look at what seems to be its own.
     DeadRecord,
-    /// The second look at a child that was christened while its dead parent was buried.
+    /// The second look at a child whose pid was set while its dead parent was reaped.
     SecondChristening,
     /// The fence between the count of a call without a slot and its look at the active word.
     UnannouncedFence,
     /// The wait for calls without a slot.
     UnannouncedDrain,
-    /// The look at who has a slot between the look at its frames and their reclaiming.
+    /// The look whether a slot still has the same lease, between the look at its frames and their reclaiming.
     SlotOwner,
-    /// The number that tells a thread's time with a slot from a later one's with its id.
+    /// The number that tells a thread's lease of a slot from a later lease of a thread with the same id.
     TenureNumber,
     /// The number by which an agent answers a request.
     RequestNumber,
     /// The look at the doorbell before the look for what is asked.
     BellFirst,
-    /// The second look at whose an intent is that was read.
+    /// The second look whether an intent that was read is that of the creation it was read for.
     IntentOfOther,
-    /// The end, for whom its owner left it, of a creation that is committed.
+    /// The end, by another process, of a committed creation whose owner has left it.
     CommittedEnd,
-    /// The order in which bytes at a movable position are announced: in the frame, then in the count.
+    /// The order in which bytes at a movable position are announced: first in the frame, then in the count.
     FloatingFrame,
-    /// The count of pieces that were cut off.
+    /// The count of splits.
     CutCount,
-    /// The second walk where that count moved beside the first.
+    /// The second walk where the count of splits moved beside the first.
     CutLook,
-    /// The raise of the active word when a piece is cut off.
+    /// The raise of the active word when a segment is split off.
     CutRaise,
-    /// The second look at the state of a piece that another was cut from.
+    /// The second look at the state of a segment that another was split from.
     CutMark,
-    /// The name of the life that gives a block back.
+    /// The name of the incarnation that gives a block back.
     GivenBackByOwner,
-    /// The second look for a range that another thread has taken apart.
+    /// The second look for a range that another thread is taking apart.
     MovedHolding,
-    /// The look whether a submission is under way in the entry that another context gets.
+    /// The look whether a submission is still under way in an entry that another context gets.
     UnusedQueue,
-    /// The number that tells the end of a queue from that of a later one of its name.
+    /// The number that tells the end of a queue from the end of a later queue of the same name.
     EndNumber,
-    /// The mark that counts a slot as used, before it is claimed.
+    /// The high-water mark that counts a slot as used before it is claimed.
     UsedFirst,
     /// The look at the pages between the read of bytes and their store.
     UnlookedStore,

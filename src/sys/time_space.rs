@@ -1,10 +1,10 @@
-//! Time namespaces (time_namespaces(7)): clocks and start times as the initial namespace has them, wherever a process is.
+//! Time namespaces (time_namespaces(7)): by how much this process's clocks differ from the initial namespace's.
 //!
-//! Deadlines in the table are read by processes of other namespaces, and /proc/PID/stat says when a process started in the time of
-//! its reader (proc_pid_stat, fs/proc/array.c). So both are translated: the table holds the time of the initial namespace.
+//! Processes of other namespaces read the deadlines in the table, and /proc/PID/stat says when a process started in the time of its
+//! reader (proc_pid_stat, fs/proc/array.c). So both are translated: the table holds the time of the initial namespace.
 //!
-//! A process comes to another namespace by fork and exec (after unshare(2) or setns(2)), or by setns(2) itself. Who may have come
-//! to one looks anew ([`look`]).
+//! A process comes to another namespace by fork and exec (after unshare(2) or setns(2)), or by setns(2) itself. After each of these
+//! it calls [`look`].
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::clock;
 use super::procfs::{self, ProcPath};
 
-/// The process is in a time namespace whose clocks cannot be told.
+/// The process is in a time namespace by whose clocks the shim cannot tell the initial namespace's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unknown;
 
@@ -22,9 +22,9 @@ const INITIAL: u64 = 0xEFFF_FFFA;
 /// The namespace that the offsets are of.
 static SPACE: AtomicU64 = AtomicU64::new(INITIAL);
 
-/// Looks in which time namespace the process is.
+/// Finds out in which time namespace the process is.
 ///
-/// Where there is no /proc, or no such namespace (before Linux 5.6), it is where it was.
+/// Where there is no /proc, or no such namespace (before Linux 5.6), the process is where it was.
 pub fn look() -> Result<(), Unknown> {
     let inode = |path: &CStr| rustix::fs::stat(path).map(|found| found.st_ino);
     let Ok(space) = inode(ProcPath::own("ns/time").as_c_str()) else { return Ok(()) };
@@ -36,7 +36,7 @@ pub fn look() -> Result<(), Unknown> {
     } else if inode(c"/proc/self/ns/time_for_children") == Ok(space) {
         Offsets::of_children().ok_or(Unknown)?
     } else {
-        // The file is about the children's namespace.
+        // The file with the offsets is about the children's namespace, which is another one.
         return Err(Unknown);
     };
     clock::set_ahead(offsets.monotonic, offsets.since_boot);
@@ -44,7 +44,7 @@ pub fn look() -> Result<(), Unknown> {
     Ok(())
 }
 
-/// What clocks are ahead of the initial namespace's, nanoseconds.
+/// By how many nanoseconds clocks are ahead of the initial namespace's.
 #[derive(Debug, PartialEq, Eq)]
 struct Offsets {
     monotonic: i64,
@@ -52,13 +52,13 @@ struct Offsets {
 }
 
 impl Offsets {
-    /// Of the namespace that children come to (proc_pid_timens_offsets, fs/proc/base.c).
+    /// The offsets of the namespace that children come to (proc_pid_timens_offsets, fs/proc/base.c).
     fn of_children() -> Option<Self> {
         let mut buffer = [0u8; 160];
         Self::parse(procfs::read_file(c"/proc/self/timens_offsets", &mut buffer).ok()?)
     }
 
-    /// A line each: the clock's name, seconds, nanoseconds.
+    /// The file has a line for each clock: its name, seconds, nanoseconds.
     fn parse(text: &[u8]) -> Option<Self> {
         let text = core::str::from_utf8(text).ok()?;
         let of = |clock: &str| {

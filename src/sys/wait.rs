@@ -1,15 +1,13 @@
-//! How a thread waits for another: ever longer, and not for ever.
+//! How a thread waits for another: with ever longer pauses, and not for ever.
 
 use core::time::Duration;
-
-use crossbeam_utils::Backoff;
 
 use super::raw;
 
 /// Spins, then yields, then sleeps ever longer, up to a millisecond.
 #[derive(Debug, Default)]
 pub struct Patience {
-    spinning: Backoff,
+    spinning: crossbeam::utils::Backoff,
     rounds: u32,
 }
 
@@ -29,31 +27,59 @@ impl Patience {
         self.rounds = self.rounds.saturating_add(1);
     }
 
-    /// Whether it is time to ask whether the other still lives: system calls that a short wait should not pay for.
+    /// Whether the wait has become long. Then it is worth system calls to find out whether the other still lives, which a short
+    /// wait should not pay for.
     #[must_use]
     pub fn is_tried(&self) -> bool {
         self.rounds > Self::YIELDS
     }
 }
 
-/// How long somebody else may take. What this thread does not notice, because it is stopped itself, does not count: others may have
-/// done their part long since, and are to be asked again.
+/// When to give up waiting for a condition that other threads make true.
+///
+/// The caller looks at the condition between two questions. It looks once more after the time has come: this thread may have been
+/// stopped, and the condition be true long since.
+#[derive(Debug)]
+pub struct Deadline {
+    at: u64,
+    has_come: bool,
+}
+
+impl Deadline {
+    /// At this time (CLOCK_MONOTONIC, nanoseconds).
+    #[must_use]
+    pub fn at(time: u64) -> Self {
+        Self { at: time, has_come: false }
+    }
+
+    /// Whether the time had come when this was asked before. The clock is not read while the wait is short.
+    pub fn expired_twice(&mut self, patience: &Patience) -> bool {
+        if self.has_come {
+            return true;
+        }
+        self.has_come = patience.is_tried() && raw::now() > self.at;
+        false
+    }
+}
+
+/// How long another process may take. Time in which this thread was stopped does not count: the other may have done its part long
+/// since, and this thread has to look again.
 #[derive(Debug)]
 pub struct Allowance {
     left: u64,
     seen: u64,
-    /// The most that counts between two looks.
+    /// The most that counts between two questions.
     noticed: u64,
 }
 
 impl Allowance {
-    /// So many nanoseconds from now on.
+    /// This many nanoseconds from now on.
     #[must_use]
     pub fn of(nanoseconds: u64) -> Self {
         Self { left: nanoseconds, seen: raw::now(), noticed: nanoseconds / 8 + 1 }
     }
 
-    /// Whether the time is up. To be asked between looks.
+    /// Whether the time is up. The caller looks at what it waits for between two questions.
     pub fn is_spent(&mut self) -> bool {
         let now = raw::now();
         self.left = self.left.saturating_sub(now.saturating_sub(self.seen).min(self.noticed));

@@ -1,7 +1,7 @@
 //! Attaching: finding the table, or making it, and mapping it for life.
 //!
-//! A table is made whole before it gets its name: written into an unnamed file, every block that is touched without asking
-//! allocated, then linked. Who loses the race to link maps the winner's.
+//! A table is made whole before it gets its name. It is written into an unnamed file, memory is allocated for every block that is
+//! touched without asking, then the file is linked. A process that loses the race to link its file maps the winner's.
 
 use core::ffi::{CStr, c_void};
 use core::ptr;
@@ -20,17 +20,28 @@ use crate::sys::procfs::{self, ProcPath};
 use crate::sys::sync::Ordering;
 use crate::sys::{raw, time_space};
 
+/// [`FILE_NAME`], for texts that are put together at compile time.
+#[macro_export]
+macro_rules! table_file_name {
+    () => {
+        "table-5"
+    };
+}
+
 /// The table's file name in its directory; the number is the ABI version.
-pub const FILE_NAME: &CStr = c"table-5";
+pub const FILE_NAME: &CStr = match CStr::from_bytes_with_nul(concat!(table_file_name!(), "\0").as_bytes()) {
+    Ok(name) => name,
+    Err(_) => panic!("a file name has no NUL"),
+};
 
 /// Why a process cannot join a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The directory cannot be made or opened.
     Directory(Errno),
-    /// Somebody else (this uid) owns the directory.
+    /// Another user, of this uid, owns the directory.
     DirectoryOwner(u32),
-    /// Everybody may write into the directory.
+    /// Every user may write into the directory.
     DirectoryOpen,
     /// The table cannot be opened, made or mapped.
     File(Errno),
@@ -38,17 +49,17 @@ pub enum Refusal {
     Full,
     /// The file is not a table, or not a whole one.
     NotATable,
-    /// Everybody may write the table.
+    /// Every user may write the table.
     FileOpen,
-    /// Somebody else (this uid) owns the table.
+    /// Another user, of this uid, owns the table.
     FileOwner(u32),
     /// The table was made by another version of snapshim.
     OtherVersion,
     /// The table is used by processes of another pid namespace.
     OtherNamespace,
-    /// The process is in a time namespace whose clocks cannot be told.
+    /// The process is in a time namespace whose clocks cannot be translated.
     UnknownTime,
-    /// Somebody found the table damaged.
+    /// A process found the table damaged.
     Damaged,
 }
 
@@ -63,12 +74,12 @@ impl Refusal {
             Self::DirectoryOpen => "everybody may write into the directory",
             Self::File(_) => "the table cannot be opened or mapped",
             Self::Full => "its file system is full",
-            Self::NotATable => "its file table-5 is no table",
+            Self::NotATable => concat!("its file ", table_file_name!(), " is no table"),
             Self::FileOpen => "everybody may write the table",
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
-            Self::UnknownTime => "the clocks of this time namespace cannot be told from the others'",
+            Self::UnknownTime => "the clocks of this time namespace cannot be translated",
             Self::Damaged => "the table was found damaged",
         }
     }
@@ -84,27 +95,27 @@ impl Refusal {
             Self::File(_) => "check its permissions and the memory limits",
             Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
             Self::NotATable => "remove that file",
-            Self::FileOpen => "end the programs that use it and remove table-5",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
-            Self::OtherVersion => "end the programs that use it and remove table-5",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
             Self::UnknownTime => "start it as a child of the program that made the namespace",
-            Self::Damaged => "end the programs that use it and remove table-5",
+            Self::FileOpen | Self::OtherVersion | Self::Damaged => {
+                concat!("end the programs that use it and remove ", table_file_name!())
+            }
         }
     }
 }
 
-/// Where a table is and whose it must be.
+/// Where a table is, and which users may own it.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// The directory.
     pub directory: &'a CStr,
-    /// Whether a person named it: then it may belong to root or to one of the user's groups.
+    /// Whether the user named it: then it may belong to root or to one of the user's groups.
     pub is_chosen: bool,
 }
 
-/// The effective user, as the user namespace around this process's own has it: who makes itself root in a namespace of its own stays
-/// with the others' tables (user_namespaces(7)).
+/// The effective user, as the user namespace around this process's own has it. A user that becomes root in a namespace of its own
+/// stays with the table of its other processes (user_namespaces(7)).
 #[must_use]
 pub fn outer_user() -> u32 {
     let own = rustix::process::geteuid().as_raw();
@@ -113,7 +124,7 @@ pub fn outer_user() -> u32 {
     outer_of(own, map).unwrap_or(own)
 }
 
-/// A line for each range of users: the first inside, the first outside, how many.
+/// The file has a line for each range of users: the first inside, the first outside, how many.
 fn outer_of(user: u32, map: &[u8]) -> Option<u32> {
     core::str::from_utf8(map).ok()?.lines().find_map(|line| {
         let mut numbers = line.split_ascii_whitespace().map_while(|number| number.parse::<u32>().ok());
@@ -128,20 +139,20 @@ fn outer_of(user: u32, map: &[u8]) -> Option<u32> {
 pub struct Attached {
     /// The table.
     pub table: &'static Table,
-    /// Its file, to find out whether the path still names it.
+    /// Device and inode of its file, to find out whether the path still names it.
     file: (u64, u64),
     path: [u8; LONGEST_PATH],
-    /// What the path meant when it was looked up.
+    /// What the path meant to this process when it was looked up.
     outlook: [u64; 3],
-    /// Whether the directory was made for it.
+    /// Whether this process made the directory for it.
     pub has_made_directory: bool,
-    /// Whether it was made.
+    /// Whether this process made it.
     pub is_new: bool,
 }
 
-/// Maps the table at `place`, making it if there is none.
+/// Maps the table at `place`, and makes it if there is none.
 ///
-/// `at` is where: addresses of the caller's that may be replaced, or null for where the kernel likes.
+/// `at` is the address: memory of the caller's that may be replaced, or null for an address that the kernel chooses.
 pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     let has_made_directory = make_directory(place)?;
     let (directory, mode) = open_directory(place)?;
@@ -177,14 +188,14 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
     Ok(Attached { table, file, path: path_of(place), outlook: outlook(), has_made_directory, is_new })
 }
 
-/// Opens the table at `place` if there is one: nothing is made.
+/// Opens the table at `place` if there is one. It makes nothing.
 fn open_existing(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
     let (directory, _) = open_directory(place)?;
     rustix::fs::openat(&directory, FILE_NAME, OPENED, Mode::empty()).map_err(Refusal::File)
 }
 
-/// Hands over the device and inode of each other table in the directory: of another version of snapshim, whose processes do not
-/// announce their changes here.
+/// Calls `see` with the device and inode of each other table in the directory: tables of other versions of snapshim, whose
+/// processes do not announce their changes here.
 pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
     let Ok((directory, _)) = open_directory(place) else { return };
     let Ok(names) = rustix::fs::openat(&directory, c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
@@ -201,7 +212,7 @@ pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
     });
 }
 
-/// Whether there is a table at `place` with a snapshot in it: as cheap as that can be had, and nothing is made.
+/// Whether there is a table at `place` with a snapshot in it. It is as cheap as that can be, and makes nothing.
 pub fn is_in_use(place: &Place<'_>) -> bool {
     let mut active = [0u8; 8];
     let at = core::mem::offset_of!(Header, active) as u64;
@@ -218,7 +229,7 @@ fn open_to_raise(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
     if is_table { Ok(file) } else { Err(Refusal::NotATable) }
 }
 
-/// The table's first page, for as long as the caller wants it.
+/// Maps the table's first page, for as long as the caller wants it.
 fn map_header(file: &OwnedFd) -> Result<&'static Header, Errno> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address that the kernel chooses.
@@ -227,8 +238,8 @@ fn map_header(file: &OwnedFd) -> Result<&'static Header, Errno> {
     page.map(|page| unsafe { &*page.cast::<Header>() })
 }
 
-/// Says in the table at `place`, which the caller cannot map, that `who` changes files unseen from now on. It takes one page of
-/// address space, or none. True if no process has said so to a person yet.
+/// Notes in the table at `place`, which the caller cannot map whole, that `who` changes files unseen from now on. It takes one page
+/// of address space, or none. True if no process has logged it yet.
 pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
     let file = open_to_raise(place)?;
     match map_header(&file) {
@@ -246,8 +257,8 @@ pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
     }
 }
 
-/// The same for a process whose pid means nothing to those who use the table. A lock tells them that it is not over: it is the open
-/// file's, which the mapping keeps open, so that it ends with this image and all children that have executed nothing.
+/// The same for a process whose pid means nothing to the processes that use the table. A lock tells them that it is not over. The
+/// lock is the open file's, which the mapping keeps open: so it ends with this image and all children that have executed nothing.
 pub fn raise_nameless(place: &Place<'_>) -> Result<bool, Refusal> {
     let file = open_to_raise(place)?;
     let header = map_header(&file).map_err(Refusal::File)?;
@@ -278,15 +289,15 @@ impl Lock {
         Self { kind, whence: 0, start: 0, length: 1, pid: 0 }
     }
 
-    /// The answer; to `GET`, the lock that is in the way.
+    /// The answer. To `GET` it is the lock that is in the way.
     fn ask(mut self, file: &OwnedFd, request: u32) -> Result<Self, Errno> {
         // SAFETY: the argument is the structure that the request takes, and fills in.
         let asked = unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), request, &raw mut self) };
-        asked.map(|_| self).map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+        asked.map(|_| self).map_err(raw::errno)
     }
 }
 
-/// Maps the table at `place` if there is one, for those who only look.
+/// Maps the table at `place` if there is one, for a process that only looks.
 pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
     let directory = match raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(None),
@@ -298,19 +309,19 @@ pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
     }
 }
 
-/// Whether later processes meet at a table.
+/// Whether later processes meet at this table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The path names it.
     Current,
-    /// It was removed or replaced, or something was mounted over it: they meet at another one.
+    /// It was removed or replaced, or something was mounted over it: later processes meet at another one.
     Gone,
-    /// The process has another root or other mounts than when it attached, or may not look any more: it cannot be told.
+    /// The process has another root or other mounts than when it attached, or may not look any more: it cannot tell.
     Unknown,
 }
 
 impl Attached {
-    /// Whether a process holds the lock of those without a name here, for all that can be told.
+    /// Whether a process holds the lock of the unseen processes that have no name. Yes where that cannot be told.
     #[must_use]
     pub fn is_held_by_nameless(&self) -> bool {
         let Ok(path) = CStr::from_bytes_until_nul(&self.path) else { return true };
@@ -322,13 +333,13 @@ impl Attached {
         !found.is_ok_and(|found| found.kind == Lock::NONE)
     }
 
-    /// Whether the path still names this table, for all that can be told.
+    /// Whether the path still names this table. Yes where that cannot be told.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.standing() != Standing::Gone
     }
 
-    /// Whether later processes meet here. Opens nothing.
+    /// Whether later processes meet here. It opens nothing.
     #[must_use]
     pub fn standing(&self) -> Standing {
         let Ok(path) = CStr::from_bytes_until_nul(&self.path) else { return Standing::Unknown };
@@ -340,16 +351,16 @@ impl Attached {
     }
 }
 
-/// What paths mean to the calling process: its root, and its mount namespace.
+/// What paths mean to the calling process: device and inode of its root, and its mount namespace.
 fn outlook() -> [u64; 3] {
     let root = rustix::fs::stat(c"/").map_or((0, 0), |root| (root.st_dev, root.st_ino));
     [root.0, root.1, rustix::fs::stat(ProcPath::own("ns/mnt").as_c_str()).map_or(0, |space| space.st_ino)]
 }
 
-/// Longer paths are not looked at again.
+/// The longest path that is remembered. The standing of a table with a longer path is unknown.
 const LONGEST_PATH: usize = 256;
 
-/// The table's path, followed by NULs; only those if there is no room for it.
+/// The table's path, followed by NULs. Only NULs if the path is too long.
 fn path_of(place: &Place<'_>) -> [u8; LONGEST_PATH] {
     let mut path = [0; LONGEST_PATH];
     let parts = [place.directory.to_bytes(), b"/", FILE_NAME.to_bytes()];
@@ -363,7 +374,7 @@ fn path_of(place: &Place<'_>) -> [u8; LONGEST_PATH] {
 const PRIVATE: u32 = 0o600;
 const SHARED: u32 = 0o660;
 
-/// Makes the directory unless it is there: whether it was made.
+/// Makes the directory unless it is there. True if it was made.
 fn make_directory(place: &Place<'_>) -> Result<bool, Refusal> {
     match rustix::fs::mkdir(place.directory, Mode::from_raw_mode(0o700)) {
         Ok(()) => Ok(true),
@@ -372,7 +383,7 @@ fn make_directory(place: &Place<'_>) -> Result<bool, Refusal> {
     }
 }
 
-/// Opens the directory and decides with which mode tables are made in it.
+/// Opens the directory, and decides with which mode tables are made in it.
 fn open_directory(place: &Place<'_>) -> Result<(OwnedFd, u32), Refusal> {
     let directory = raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).map_err(Refusal::Directory)?;
     let stat = rustix::fs::fstat(&directory).map_err(Refusal::Directory)?;
@@ -396,11 +407,11 @@ fn is_member(group: u32) -> bool {
     rustix::process::getegid().as_raw() == group || groups[..found].contains(&group)
 }
 
-/// What is no table, a terminal for one, must not come to life by being looked at.
+/// The flags that a table is opened with. A file that is no table, a terminal for one, must not react to being looked at.
 const OPENED: OFlags =
     OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
-/// Whether it was made, too.
+/// Opens the table, or makes it. True if it was made.
 fn open_table(directory: &OwnedFd, mode: u32) -> Result<(OwnedFd, bool), Refusal> {
     match rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty()) {
         Err(Errno::NOENT) => {}
@@ -427,7 +438,7 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     let full = |error| if matches!(error, Errno::NOSPC | Errno::DQUOT) { Refusal::Full } else { Refusal::File(error) };
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, c".", flags, Mode::from_raw_mode(mode)).map_err(full)?;
-    // The creation mask of the application must not keep the group out.
+    // The umask of the application must not keep the group out.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(Refusal::File)?;
     rustix::fs::ftruncate(&file, size_of::<Table>() as u64).map_err(full)?;
     for (start, length) in super::growth::BACKED {
@@ -445,7 +456,7 @@ fn make(directory: &OwnedFd, mode: u32) -> Result<OwnedFd, Refusal> {
     }
 }
 
-/// Pids mean something only within one namespace; 0 where /proc does not say.
+/// The pid namespace, because pids mean something only within one; 0 where /proc does not say.
 fn own_namespace() -> u64 {
     rustix::fs::stat(c"/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
@@ -458,7 +469,7 @@ fn is_other_version(file: &OwnedFd) -> bool {
 fn map(file: &OwnedFd, at: *mut c_void) -> Result<&'static Table, Refusal> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     let flags = if at.is_null() { MapFlags::SHARED } else { MapFlags::SHARED | MapFlags::FIXED };
-    // SAFETY: in place of what the caller may replace, or at an address that the kernel chooses.
+    // SAFETY: the mapping replaces what the caller may replace, or lies at an address that the kernel chooses.
     let address = unsafe { rustix::mm::mmap(at, size_of::<Table>(), access, flags, file, 0) };
     let address = address.map_err(Refusal::File)?;
     // SAFETY: the mapping is as large as a table (checked against the file's size), page-aligned, never unmapped, and every bit

@@ -1,7 +1,7 @@
 //! The pool of blocks that hold preserved bits.
 //!
-//! A block belongs to the life of the snapshot that its owner word names. When that life is over the block is free; nobody has to
-//! free it.
+//! A block belongs to the incarnation of the snapshot that its owner word names. When that is over, the block is free: no process
+//! has to free it.
 
 use core::ptr;
 
@@ -11,6 +11,7 @@ use super::Table;
 use crate::protocol::block_owner::Life;
 use crate::protocol::preserved::{Bits, Block, Pool};
 use crate::protocol::snapshot::{State, View};
+use crate::sys::mix::mix;
 
 /// The pool, as one snapshot uses it.
 pub struct SnapshotBlocks<'a> {
@@ -36,7 +37,7 @@ impl SnapshotBlocks<'_> {
         })
     }
 
-    /// Blocks that the life `life` of this snapshot has taken.
+    /// Blocks that the incarnation `life` of this snapshot has taken.
     pub fn taken(&self, life: u32) -> u64 {
         let mine = Some(self.life(life));
         self.table.block_owners.iter().filter(|owner| owner.named() == mine).count() as u64
@@ -44,14 +45,14 @@ impl SnapshotBlocks<'_> {
 }
 
 impl Table {
-    /// The preserved bits of snapshot `index` in the life that `view` saw.
+    /// The preserved bits of snapshot `index`, in the incarnation that `view` saw.
     pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
         let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
         let root = &self.snapshots[pool.snapshot as usize].root;
         Bits { root, life: view.head.life(), pages, pool }
     }
 
-    /// How many of the pages that a piece shows have their own copy.
+    /// How many of the pages that a segment shows have their own copy.
     #[must_use]
     pub fn preserved_pages(&self, index: u32, view: &View) -> u64 {
         let shown = view.kept();
@@ -68,7 +69,7 @@ impl Table {
         SnapshotBlocks { table: self, snapshot: index }
     }
 
-    /// How many blocks belong to snapshots that there are.
+    /// How many blocks belong to snapshots that are not over.
     #[must_use]
     pub fn blocks_in_use(&self) -> usize {
         let pool = self.blocks_for(0);
@@ -76,7 +77,7 @@ impl Table {
     }
 }
 
-/// Asks for the block's memory now, because a full tmpfs answers a first touch with SIGBUS.
+/// Asks for the block's memory now, because the first touch is SIGBUS on a full tmpfs.
 fn is_backed(block: &Block) -> bool {
     let address = ptr::from_ref(block).cast_mut().cast();
     // SAFETY: the block is a page of the table's mapping, which lives as long as the process; populating changes no byte.
@@ -90,9 +91,9 @@ impl Pool for SnapshotBlocks<'_> {
 
     fn take(&self, life: u32) -> Option<u32> {
         let mine = self.life(life);
-        // Dense at the start of the pool while it suffices, so that little of the tmpfs is used.
+        // The start of the pool is used densely while it suffices, so that little of the tmpfs is used.
         let near = self.table.block_owners.iter().enumerate();
-        let start = (life.wrapping_mul(0x9E37_79B9) >> 16) as usize % 8;
+        let start = mix(0, life.into()) as usize % 8;
         let (index, owner) = near
             .skip(start)
             .chain(self.table.block_owners.iter().enumerate())

@@ -8,17 +8,17 @@ use crate::protocol::process::Process;
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::sync::Ordering;
 
-/// Process records, and slots, that have memory from the start: as many as most ever use, so that a tmpfs that becomes full takes
-/// none of them away.
+/// Process records, and slots, that have memory from the start. Most tables never use more, so a tmpfs that becomes full takes none
+/// of these away.
 const FIRST_PROCESSES: usize = 1024;
 const FIRST_WRITERS: usize = 4096;
-/// Those whose memory is asked for together.
+/// Records and slots whose memory is asked for together.
 const PROCESSES_AT_ONCE: usize = 64;
 const WRITERS_AT_ONCE: usize = 32;
 const _: () = assert!((PROCESSES_AT_ONCE * size_of::<Process>()).is_multiple_of(4096));
 const _: () = assert!((WRITERS_AT_ONCE * size_of::<WriterSlot>()).is_multiple_of(4096));
 
-/// The parts of the file that have memory from the start: what is looked at without asking.
+/// The parts of the file that have memory from the start: processes look at them without asking.
 pub(super) const BACKED: [(u64, u64); 2] = [
     (0, (offset_of!(Table, processes) + FIRST_PROCESSES * size_of::<Process>()) as u64),
     (offset_of!(Table, writers) as u64, (FIRST_WRITERS * size_of::<WriterSlot>()) as u64),
@@ -37,7 +37,7 @@ impl Table {
         self.header.writer_room.backed(FIRST_WRITERS).min(WRITERS)
     }
 
-    /// Whether what is said of memory can be true.
+    /// Whether what the header says of the memory can be true.
     pub(crate) fn is_room_sound(&self) -> bool {
         let header = &self.header;
         header.process_room.is_sound(PROCESSES)
@@ -56,12 +56,12 @@ impl Table {
         self.header.writer_room.reach(&self.writers, FIRST_WRITERS, WRITERS_AT_ONCE, index)
     }
 
-    /// Process record `index` is free.
+    /// Notes that process record `index` is free.
     pub(crate) fn note_free_process(&self, index: u32) {
         self.header.process_room.hint.store(index, Ordering::Relaxed);
     }
 
-    /// Slot `index` is free.
+    /// Notes that slot `index` is free.
     pub fn note_free_writer(&self, index: u32) {
         self.header.writer_room.hint.store(index, Ordering::Relaxed);
     }

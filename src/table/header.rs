@@ -1,4 +1,4 @@
-//! The first page of the table: what it is, and the words that everybody meets at.
+//! The first page of the table: what it is, and the words that all processes meet at.
 
 use super::room::Room;
 use crate::protocol::changes::Changes;
@@ -23,7 +23,7 @@ pub(super) const COUNTERS: usize = 256;
 pub struct Header {
     pub(super) magic: AtomicU64,
     pub(super) layout: AtomicU64,
-    /// Lives of snapshots handed out.
+    /// Incarnations of snapshots handed out.
     lives: AtomicU32,
     /// Records below these indices may be in use; never lowered.
     processes: AtomicU32,
@@ -36,17 +36,17 @@ pub struct Header {
     /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
     pub(super) namespace: AtomicU64,
     pub(crate) active: ActiveWord,
-    /// Not 0: somebody found the table damaged, and nobody cooperates by it any more.
+    /// Not 0: a process found the table damaged, and no process cooperates by it any more.
     damaged: AtomicU64,
-    /// Calls that children were forked in, and continue in slots of their own, ever.
+    /// Counts the calls that children were forked in, and that go on in slots of the children, ever.
     continued: AtomicU64,
     reserved_line: [AtomicU64; 5],
     pub(crate) creation: Creation,
-    /// Of the origins whose marks begin with the index.
+    /// Counters of the origins whose fingerprints begin with the index.
     changes: [Changes; COUNTERS],
     pub(crate) process_room: Room,
     pub(crate) writer_room: Room,
-    /// The processes whose changes nobody is told of.
+    /// The processes whose changes are not announced.
     pub(crate) unseen: Unseen,
     rest: [AtomicU64; 164],
 }
@@ -54,7 +54,7 @@ pub struct Header {
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);
 
 impl Header {
-    /// A life that no snapshot has now.
+    /// An incarnation that no snapshot has now.
     pub(crate) fn next_life(&self) -> u32 {
         loop {
             let life = self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -66,7 +66,7 @@ impl Header {
 
     /// Whether a table of `layout` cannot be trusted.
     pub(super) fn is_damaged(&self, layout: u64) -> bool {
-        // Relaxed: who sees it later leaves later.
+        // Relaxed: a process that sees it later leaves later.
         self.damaged.load(Ordering::Relaxed) != 0
             || self.magic.load(Ordering::Relaxed) != MAGIC
             || self.layout.load(Ordering::Relaxed) != layout
@@ -88,9 +88,10 @@ impl Header {
         &self.changes[(origin.mark() >> 56) as usize % COUNTERS]
     }
 
-    /// An id for the pieces of a new mapping.
+    /// An id for the segments of a new mapping.
     pub fn next_mapping(&self) -> u64 {
-        // Release: pairs with the Acquire in `newest_mapping`: what the mapper has seen of the origin, it saw before.
+        // Release: pairs with the Acquire in `newest_mapping`: what the mapper has seen of the origin, it saw before the id was
+        // handed out.
         self.mappings.fetch_add(1, Ordering::Release) + 1
     }
 
@@ -100,9 +101,9 @@ impl Header {
         self.mappings.load(Ordering::Acquire)
     }
 
-    /// The calls of a thread that is about to fork stand in its child's slot as well.
+    /// Notes that the calls of a thread that is about to fork stand in its child's slot as well.
     pub(crate) fn note_continued(&self) {
-        // Release: pairs with the Acquire in `continued`: who finds the parent's call over finds the count changed.
+        // Release: pairs with the Acquire in `continued`: a creation that finds the parent's call over finds the count changed.
         self.continued.fetch_add(1, Ordering::Release);
     }
 
@@ -122,7 +123,8 @@ impl Header {
         (self.snapshots.load(Ordering::Acquire) as usize).min(SNAPSHOTS)
     }
 
-    // AcqRel: a scan that acquires the mark sees every record claimed below it; the announcement's fence orders the rest.
+    // AcqRel: a scan that acquires the high-water mark sees every record claimed below it. The fence of an announcement orders the
+    // rest.
     pub(crate) fn note_process(&self, index: u32) {
         self.processes.fetch_max(index + 1, Ordering::AcqRel);
     }

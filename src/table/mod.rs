@@ -1,14 +1,14 @@
 //! The table: the shared memory in which all cooperating processes meet.
 //!
 //! One file of fixed layout, mapped by every process for life. All records are atomics, all-zero means empty, and records name each
-//! other by index. Whatever a process was doing when it died can be undone by any other from the table alone.
+//! other by index. Whatever a process was doing when it died, any other process can undo it from the table alone.
 //!
 //! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
 //! `growth`), walks over its snapshots ([`walk`]) and the pool of preserved bits ([`blocks`]). The records themselves, and what may
 //! happen to them, are in [`protocol`](crate::protocol).
 //!
-//! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). Waits for nobody, judges nobody, and touches no memory but its
-//! own.
+//! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). It waits for no other process, does not judge whether one lives,
+//! and touches no memory but its own.
 //!
 //! Promise: no index that a record holds leads out of an array, and no record is looked at that has no memory. A record that cannot
 //! be true declares the table damaged.
@@ -31,34 +31,35 @@ use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
 use crate::protocol::writer_slot::WriterSlot;
+use crate::sys::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 use header::Header;
 
-/// The table. Everything before `processes` has memory from the start; of what follows, some records have, and others get it before
-/// they are used.
+/// The table. Everything before `processes` has memory from the start. Of what follows, some records have memory from the start,
+/// and others get it before they are used.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::KnownLayout)]
 #[repr(C, align(4096))]
 pub struct Table {
     pub(crate) header: Header,
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
-    /// `Origin::mark` of each snapshot, 0 for none: what a writer scans.
+    /// `Origin::mark` of each snapshot, 0 for none. Writers scan these words.
     pub(crate) marks: [AtomicU64; SNAPSHOTS],
     block_owners: [BlockOwner; BLOCKS],
     pub(crate) processes: [Process; PROCESSES],
-    /// So that slots lie alike in all pages.
+    /// It makes slots lie at the same offsets in all pages.
     unused: [AtomicU64; size_of::<Process>() / 8],
     pub(crate) writers: [WriterSlot; WRITERS],
     pub(crate) blocks: [Block; BLOCKS],
 }
 
-// A block is asked for memory by the page.
+// Memory for a block is asked for by the page.
 const _: () = assert!(core::mem::offset_of!(Table, blocks).is_multiple_of(4096) && size_of::<Block>() == 4096);
 const _: () = assert!(core::mem::offset_of!(Table, processes).is_multiple_of(4096));
 const _: () = assert!(core::mem::offset_of!(Table, writers).is_multiple_of(4096));
 
-/// The word that stands for the layout: two builds that disagree about it never share a table.
+/// The word that stands for the layout. Two builds that disagree about the layout never share a table.
 pub const LAYOUT: u64 = {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut hash = mix::SEED;
     let facts = [
         size_of::<Header>(),
         size_of::<Process>(),
@@ -74,7 +75,7 @@ pub const LAYOUT: u64 = {
     ];
     let mut at = 0;
     while at < facts.len() {
-        hash = (hash ^ facts[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        hash = mix::mix(hash, facts[at] as u64);
         at += 1;
     }
     hash
@@ -87,19 +88,19 @@ impl Intents for Table {
 }
 
 impl Table {
-    /// Whether somebody found the table damaged.
+    /// Whether a process found the table damaged.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.header.is_damaged(LAYOUT)
     }
 
-    /// Makes everybody who uses the table leave it.
+    /// Makes every process that uses the table leave it.
     #[cold]
     pub fn declare_damaged(&self) {
         self.header.declare_damaged();
     }
 
-    /// The snapshot `index`, if there is one that can be true.
+    /// The snapshot `index`, if there is one and its record can be true.
     pub fn view(&self, index: u32) -> Option<View> {
         self.sound(self.snapshot(index)?)
     }
@@ -149,7 +150,7 @@ impl Table {
         self.find_over_splits(|walk| walk.of(origin).next()).is_some()
     }
 
-    /// Makes snapshot `index` one of those that are looked at.
+    /// Raises the high-water mark of the snapshots, so that walks look at snapshot `index`.
     pub fn note_snapshot(&self, index: u32) {
         self.header.note_snapshot(index);
     }
@@ -161,22 +162,22 @@ impl Table {
         self.marks[index as usize].store(origin.mark(), Ordering::Release);
     }
 
-    /// What calls at movable positions have announced.
+    /// The bytes that calls at movable positions have announced.
     pub fn floating(&self) -> &Floating {
         &self.header.floating
     }
 
-    /// An id for the pieces of a new mapping.
+    /// An id for the segments of a new mapping.
     pub fn next_mapping(&self) -> u64 {
         self.header.next_mapping()
     }
 
-    /// The id that was handed out last. Mappings with a later one were made later.
+    /// The id that was handed out last. A mapping with a later id was made later.
     pub(crate) fn newest_mapping(&self) -> u64 {
         self.header.newest_mapping()
     }
 
-    /// A free snapshot record, claimed for a new life.
+    /// A free snapshot record, claimed for a new incarnation.
     pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::Head)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
             let free = snapshot.head().state() == crate::protocol::snapshot::State::Free;
@@ -186,10 +187,11 @@ impl Table {
         })
     }
 
-    /// Ends one life of snapshot `index` and lowers the active word if it was the last.
+    /// Ends one incarnation of snapshot `index`, and lowers the active word if it was the last snapshot.
     pub fn retire_snapshot(&self, index: u32, life: u32) {
         let Some(snapshot) = self.snapshot(index) else { return };
-        // The mark stays: the record's next life may have the same one already, and a stale one costs a look, no more.
+        // The fingerprint stays: the record's next incarnation may have the same one already, and a stale one costs a look, no
+        // more.
         if snapshot.retire(life) {
             self.lower_active();
         }
@@ -198,7 +200,7 @@ impl Table {
     /// Lowers the active word if nothing needs it.
     pub fn lower_active(&self) {
         self.header.active.lower_if(|| {
-            // The creation record first: a creation that is over has published its snapshots before.
+            // The creation record comes first: a creation that is over has published its snapshots before.
             !self.header.creation.look().is_busy() && self.find_over_splits(|walk| walk.live().next()).is_none()
         });
     }

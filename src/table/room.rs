@@ -1,7 +1,7 @@
 //! Room: the memory of the arrays that grow, of process records and of writer slots.
 //!
-//! The file has a hole where no record was ever used, so that what is not used costs nothing. On a full tmpfs even a look into a hole
-//! is SIGBUS, so the memory is asked for before the first record in it counts as used, some at a time, and nobody looks behind what
+//! The file has a hole where no record was ever used, so that unused records cost nothing. On a full tmpfs even a look into a hole
+//! is SIGBUS. So memory is asked for, some at a time, before the first record in it counts as used. No process looks behind what
 //! has been asked for.
 
 use core::ptr;
@@ -10,13 +10,14 @@ use rustix::mm::{Advice, madvise};
 
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// What is known of one array besides its mark. All-zero: the first records have memory, and any may be free.
+/// What is known of one array besides its high-water mark. All-zero: the first records have memory, and any may be free.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
 #[repr(C)]
 pub(crate) struct Room {
-    /// How many have memory:32 | its complement:32; never lowered. A word that is damaged leads nobody into a hole.
+    /// How many records have memory:32 | its complement:32; never lowered. A word that is damaged does not fit its complement, and
+    /// leads no process into a hole.
     backed: AtomicU64,
-    /// Where a free one is likely.
+    /// The index at which a free record is likely.
     pub(crate) hint: AtomicU32,
     reserved: AtomicU32,
 }

@@ -1,12 +1,12 @@
 //! Walks over the snapshots there are.
 //!
-//! A mapper that splits a snapshot publishes the new record, counts the split, and only then lets the old record shrink; the old
-//! one may be retired next. A walk that was past the new record's place before the split, and reaches the old one's after it, meets
-//! neither, although the pages were in one of them all the time. The count tells: a walk beside which it did not move meets every
-//! snapshot that was there throughout.
+//! A mapper that splits a snapshot publishes the new record, counts the split, and only then lets the old record shrink. It may
+//! retire the old record next. A walk that has passed the new record before the split, and reaches the old one after it, meets
+//! neither, although the pages were in one of them all the time. The count tells: if it did not move beside a walk, the walk meets
+//! every snapshot that was there throughout.
 //!
-//! So nothing is concluded from a single walk. [`Table::over_splits`] and [`Table::find_over_splits`] repeat it; a single one has to
-//! be asked for by name ([`Table::walk_once`]), with the reason why a piece that it misses harms nothing.
+//! So nothing is concluded from a single walk. [`Table::over_splits`] and [`Table::find_over_splits`] repeat it. A caller has to
+//! ask for a single walk by name ([`Table::walk_once`]), and says why a segment that the walk misses does no harm.
 
 use super::Table;
 use crate::protocol::origin::Origin;
@@ -33,7 +33,7 @@ impl<'a> Walk<'a> {
         used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, table.sound(snapshot)?)))
     }
 
-    /// Those of the process that `owner` refers to.
+    /// The snapshots of the process that `owner` refers to.
     pub fn owned_by(self, owner: u64) -> impl Iterator<Item = (u32, View)> + use<'a> {
         self.live().filter(move |(_, view)| view.identity.owner == owner)
     }
@@ -55,7 +55,7 @@ impl<'a> Walk<'a> {
 }
 
 impl Table {
-    /// The result of a walk beside which nothing was split. What `walk` does to the snapshots that it meets, it may do again.
+    /// The result of a walk beside which no snapshot was split. What `walk` does to the snapshots that it meets, it may do again.
     pub fn over_splits<T>(&self, mut walk: impl FnMut(Walk<'_>) -> T) -> T {
         let mut result = None;
         self.header.cuts.over(|| -> Option<()> {
@@ -69,12 +69,12 @@ impl Table {
         }
     }
 
-    /// What a walk finds; `None` if one beside which nothing was split found nothing.
+    /// What a walk finds. `None`: a walk found nothing, and no snapshot was split beside it.
     pub fn find_over_splits<T>(&self, mut walk: impl FnMut(Walk<'_>) -> Option<T>) -> Option<T> {
         self.header.cuts.over(|| walk(self.walk_once()))
     }
 
-    /// A single walk: it misses a piece that is cut off beside it. Whoever takes one says why that does no harm.
+    /// A single walk: it misses a segment that is split off beside it. The caller says why that does no harm.
     #[must_use]
     pub fn walk_once(&self) -> Walk<'_> {
         Walk { table: self }

@@ -24,10 +24,10 @@ const EPOCH: u32 = 7;
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { world: World::new(), sharing: Sharing::new(), is_open: Mutex::new(false) })
+        Arc::new(Self { world: World::new(), sharing: Sharing::default(), is_open: Mutex::new(false) })
     }
 
-    /// Makes the way through the gate, then `act` with whether snapshots may exist.
+    /// Goes through the gate, then calls `act` with whether snapshots may exist.
     fn announced(&self, act: impl FnOnce(bool)) {
         let world = &self.world;
         let writer = Thread { world, aborts: false, handler: Cell::new(None) };
@@ -73,7 +73,7 @@ impl Shared {
     }
 }
 
-/// `storer` maps and stores; the agent may look for creations at any time, not only when it was rung for.
+/// `storer` maps and stores. The agent may look for creations at any time, not only when it was rung for.
 fn a_snapshot_beside_a_storer() {
     let shared = Shared::new();
     let other = Arc::clone(&shared);
@@ -102,6 +102,6 @@ fn a_snapshot_beside_a_storer() {
 
 #[test]
 fn a_store_through_a_shared_mapping_is_before_the_instant_or_preserved() {
-    // Three threads; the faults need no more than two preemptions.
+    // Three threads: the faults need no more than two preemptions.
     model_within(2, a_snapshot_beside_a_storer);
 }

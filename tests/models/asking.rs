@@ -1,4 +1,4 @@
-//! What is asked of an agent, and that it wakes for it.
+//! What a thread asks of an agent, and that the agent wakes for it.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -9,13 +9,13 @@ use snapshim::sys::sync::{Fault, planted};
 
 use super::world::model;
 
-/// From one request's number to the next one's.
+/// The distance from one request's number to the next.
 const NUMBERS: u64 = 4;
 
 #[test]
 fn an_answer_is_that_of_its_own_request() {
     model(|| {
-        let slot = Arc::new(WriterSlot::new());
+        let slot = Arc::new(WriterSlot::default());
         let asks = |first: u64| Request { snapshot: 0, life: 1, task: Task::Preserve, first, count: 1 };
         let served = Arc::new(AtomicU64::new(u64::MAX));
         let (other, told) = (Arc::clone(&slot), Arc::clone(&served));
@@ -26,7 +26,7 @@ fn an_answer_is_that_of_its_own_request() {
                 other.answer(number, true);
             }
         });
-        // The first is given up, or answered already; what is answered to the second was done for the second.
+        // The first request is given up, or answered already. An answer to the second means that the second was done.
         let first = slot.ask(asks(1));
         slot.withdraw_request(first);
         let second = slot.ask(asks(2));
@@ -40,11 +40,11 @@ fn an_answer_is_that_of_its_own_request() {
     });
 }
 
-/// The agent sleeps as long as its bell says what it said before.
+/// The agent sleeps as long as its doorbell says what it said before.
 #[test]
 fn an_agent_finds_what_it_was_rung_for() {
     model(|| {
-        let place = Arc::new((WriterSlot::new(), Process::new()));
+        let place = Arc::new((WriterSlot::default(), Process::default()));
         let other = Arc::clone(&place);
         let agent = thread::spawn(move || {
             let (slot, record) = &*other;

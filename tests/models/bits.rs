@@ -1,4 +1,4 @@
-//! Preserved bits, and whose the blocks are that they stand in.
+//! Preserved bits, and which snapshot owns the blocks that they stand in.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use snapshim::protocol::preserved::{Bits, Block, Pool, empty_root};
 
 use super::world::model;
 
-/// One block, that every life takes.
+/// One block, which every incarnation takes.
 struct OneBlock(Block);
 
 impl Pool for OneBlock {
@@ -31,7 +31,7 @@ fn a_late_bit_of_a_former_snapshot_is_not_seen_in_the_next() {
         let late = thread::spawn(move || {
             Bits { root: &first.1, life: 1, pages: 64, pool: &first.0 }.set(5..6);
         });
-        // The record's next life, which takes the same block.
+        // The record's next incarnation, which takes the same block.
         let root = AtomicU64::new(empty_root(2));
         let bits = Bits { root: &root, life: 2, pages: 64, pool: &last.0 };
         bits.set(7..8);
@@ -44,11 +44,12 @@ fn a_late_bit_of_a_former_snapshot_is_not_seen_in_the_next() {
 const FIRST: Life = Life { snapshot: 0, life: 1 };
 const SECOND: Life = Life { snapshot: 1, life: 2 };
 
-/// A writer for the first life takes a block and, too late, gives it back; that life ends meanwhile, and a second takes the block.
+/// A writer for the first incarnation takes a block and, too late, gives it back. That incarnation ends meanwhile, and a second one
+/// takes the block.
 #[test]
 fn a_block_that_is_given_back_late_stays_with_who_has_it() {
     model(|| {
-        let block = Arc::new((BlockOwner::new(), AtomicBool::new(false)));
+        let block = Arc::new((BlockOwner::default(), AtomicBool::new(false)));
         let other = Arc::clone(&block);
         let late = thread::spawn(move || {
             if other.0.take(FIRST, |_| false) {
@@ -68,7 +69,7 @@ fn a_block_that_is_given_back_late_stays_with_who_has_it() {
 #[test]
 fn a_block_is_taken_by_one() {
     model(|| {
-        let block = Arc::new(BlockOwner::new());
+        let block = Arc::new(BlockOwner::default());
         let other = Arc::clone(&block);
         let taker = thread::spawn(move || other.take(FIRST, |_| false));
         let is_ours = block.take(SECOND, |_| false);

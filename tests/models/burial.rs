@@ -1,4 +1,4 @@
-//! The dead are taken out by anybody, several at once, and late.
+//! Any process takes out the dead: several at once, and late.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -10,12 +10,12 @@ use snapshim::protocol::writer_slot::WriterSlot;
 
 use super::world::{DEAD, NEXT, model};
 
-/// The next thread may have the number of the one that ended.
+/// The next thread may have the id of the one that ended.
 #[test]
 fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
     for (next, thread) in [(NEXT, 2), (DEAD, 1)] {
         model(move || {
-            let slot = Arc::new(WriterSlot::new());
+            let slot = Arc::new(WriterSlot::default());
             assert!(slot.claim(DEAD.owner_word(0), 1));
             let ended = slot.tenure();
             let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
@@ -34,11 +34,11 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
     }
 }
 
-/// Who looks at a slot meanwhile never takes a thread that ended for the one that has the slot.
+/// A process that looks at the slot meanwhile never takes a thread that ended for the one that has the slot.
 #[test]
 fn the_thread_of_one_tenure_is_not_told_for_the_next() {
     model(|| {
-        let slot = Arc::new(WriterSlot::new());
+        let slot = Arc::new(WriterSlot::default());
         assert!(slot.claim(DEAD.owner_word(0), 1));
         let other = Arc::clone(&slot);
         let looker = thread::spawn(move || {
@@ -54,14 +54,14 @@ fn the_thread_of_one_tenure_is_not_told_for_the_next() {
     });
 }
 
-/// A process record and a snapshot record, buried by two at once.
+/// A process record and a snapshot record, reaped by two at once.
 struct Grave {
     record: Process,
     snapshot: Snapshot,
 }
 
 impl Grave {
-    /// Recovery, as far as these two are concerned.
+    /// Recovery, as far as it concerns these two records.
     fn bury(&self) {
         let dead = Dead { index: 0, record: &self.record, id: DEAD };
         self.snapshot.retire_claim(0, || dead.has_record());
@@ -72,7 +72,7 @@ impl Grave {
 #[test]
 fn a_late_burial_leaves_the_claims_of_the_records_next_owner_alone() {
     model(|| {
-        let grave = Arc::new(Grave { record: Process::new(), snapshot: Snapshot::new() });
+        let grave = Arc::new(Grave { record: Process::default(), snapshot: Snapshot::default() });
         assert!(grave.record.claim(DEAD));
         grave.snapshot.claim(1, DEAD.owner_word(0) & 0xffff_ffff).expect("free");
         let late = Arc::clone(&grave);
@@ -96,7 +96,7 @@ struct Family {
 #[test]
 fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
     model(|| {
-        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        let family = Arc::new(Family { parent: Process::default(), child: Process::default() });
         let unborn = ProcessId::unborn(0, 7);
         let born = ProcessId::new(102, 7);
         assert!(family.parent.claim(DEAD));
@@ -112,7 +112,7 @@ fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
         family.child.christen(unborn, born);
         let is_there = family.child.id() == Some(born);
         burier.join().unwrap();
-        // Who waits looks for the parent by its identity.
+        // A process that waits looks for the parent by its id.
         if family.parent.id() == Some(DEAD) {
             bury(&family);
         }
@@ -128,7 +128,7 @@ fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
 #[test]
 fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
     model(|| {
-        let family = Arc::new(Family { parent: Process::new(), child: Process::new() });
+        let family = Arc::new(Family { parent: Process::default(), child: Process::default() });
         assert!(family.parent.claim(DEAD));
         assert!(family.child.claim(ProcessId::unborn(0, 7)));
         let bury = |family: &Family| {
@@ -150,7 +150,7 @@ fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
 #[test]
 fn calls_of_a_dead_image_do_not_count_for_the_next() {
     model(|| {
-        let record = Process::new();
+        let record = Process::default();
         assert!(record.claim(DEAD));
         record.enter_unannounced(DEAD);
         assert!(record.free(DEAD) && record.claim(NEXT));

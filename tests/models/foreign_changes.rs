@@ -1,4 +1,4 @@
-//! A file that is watched: cooperating changes are counted, others are told on.
+//! A file that is watched: cooperating changes are counted, others raise doubt.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use snapshim::protocol::gate::{Call, Frame};
 
 use super::world::model;
 
-/// A file that is watched: what a write does to its time of modification, and who announces himself.
+/// A file that is watched: what a write does to its time of modification, and which writes are announced.
 struct Watched {
     frame: Frame,
     changes: Changes,
@@ -17,7 +17,7 @@ struct Watched {
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { frame: Frame::new(), changes: Changes::new(), modified: AtomicU64::new(0) })
+        Arc::new(Self { frame: Frame::default(), changes: Changes::default(), modified: AtomicU64::new(0) })
     }
 
     fn write(&self) {

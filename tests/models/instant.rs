@@ -61,7 +61,7 @@ fn an_aborted_creation_stays_aborted() {
 #[test]
 fn a_creator_who_has_to_wait_is_told_of_a_creation_that_will_end() {
     model(|| {
-        let creation = Arc::new(Creation::new());
+        let creation = Arc::new(Creation::default());
         let other = Arc::clone(&creation);
         let creator = thread::spawn(move || {
             if let Ok(ticket) = other.claim(1) {
@@ -137,7 +137,7 @@ fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
 fn a_call_without_a_slot_is_before_the_instant_or_sees_the_snapshot() {
     model(|| {
         let world = World::new();
-        let record = Arc::new(Process::new());
+        let record = Arc::new(Process::default());
         assert!(record.claim(NEXT));
         let (other, own) = (Arc::clone(&world), Arc::clone(&record));
         let writer = thread::spawn(move || {
@@ -163,7 +163,7 @@ fn a_call_without_a_slot_is_before_the_instant_or_sees_the_snapshot() {
 fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
     model(|| {
         let world = World::new();
-        let slot = Arc::new((WriterSlot::new(), loom::sync::atomic::AtomicU32::new(0)));
+        let slot = Arc::new((WriterSlot::default(), loom::sync::atomic::AtomicU32::new(0)));
         let (other, own) = (Arc::clone(&world), Arc::clone(&slot));
         let note = |slot: &(WriterSlot, loom::sync::atomic::AtomicU32)| slot.1.fetch_max(1, Ordering::AcqRel);
         let writer = thread::spawn(move || {
@@ -196,7 +196,7 @@ fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
 
 const ELSEWHERE: Origin = Origin::file(1, 3);
 
-/// A creation of one file is given up, and the same thread begins one of another.
+/// A creation of one file is given up, and the same thread begins a creation of another file.
 #[test]
 fn what_a_creation_covers_is_its_own() {
     model(|| {
@@ -218,7 +218,7 @@ fn what_a_creation_covers_is_its_own() {
     });
 }
 
-/// The creator dies between its commit and the wake: two who wait find it, and end what it left.
+/// The creator dies between its commit and the wake. Two waiting threads find that, and end what it left.
 #[test]
 fn a_creation_whose_owner_died_behind_its_commit_is_carried_out() {
     model(|| {

@@ -6,12 +6,12 @@ use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
 use snapshim::protocol::gate::{ActiveWord, Call, Frame};
-use snapshim::protocol::snapshot::{Cuts, Extent, Head, Identity, Snapshot, State, View};
+use snapshim::protocol::snapshot::{Cuts, Extent, Head, Identity, SegmentFlags, Snapshot, State, View};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
 
-/// What the kernel keeps of two addresses of a mapper: whether the page there is private, changed under one lock.
+/// What the kernel knows of two addresses of a mapper: whether the page there is private. It is changed under one lock.
 struct Kernel {
     private: Mutex<[bool; 2]>,
 }
@@ -30,15 +30,15 @@ struct Mapping {
 impl Mapping {
     fn new() -> Arc<Self> {
         let mapping = Self {
-            snapshot: Snapshot::new(),
-            frame: Frame::new(),
+            snapshot: Snapshot::default(),
+            frame: Frame::default(),
             kernel: Kernel { private: Mutex::new([false, false]) },
             bit: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         };
         let head = mapping.snapshot.claim(1, 1).expect("free");
         let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
-        mapping.snapshot.describe(head, &identity, &extent(FIRST), 0);
+        mapping.snapshot.describe(head, &identity, &extent(FIRST), SegmentFlags::NONE);
         mapping.snapshot.publish(head, State::Exact);
         Arc::new(mapping)
     }
@@ -88,7 +88,7 @@ fn a_push_into_a_mapping_that_moves_reaches_it() {
         let mapping = Mapping::new();
         let other = Arc::clone(&mapping);
         let writer = thread::spawn(move || other.preserve_and_change());
-        // mremap: the page goes along with its privacy; something else comes to lie where it was.
+        // mremap(2): the page goes along with its privacy, and something else comes to lie where it was.
         mapping.snapshot.begin_change(1).expect("nobody else changes it");
         {
             let mut private = mapping.kernel.private.lock().unwrap();
@@ -112,7 +112,7 @@ fn a_drop_never_takes_a_preserved_page() {
         let mapping = Mapping::new();
         let other = Arc::clone(&mapping);
         let writer = thread::spawn(move || other.preserve_and_change());
-        // madvise(MADV_DONTNEED): what has no bit is dropped.
+        // madvise(MADV_DONTNEED): a page that has no bit is dropped.
         mapping.snapshot.begin_change(1).expect("nobody else changes it");
         while mapping.frame.is_pushing(0, false) && !planted(Fault::PusherDrain) {
             thread::yield_now();
@@ -126,7 +126,7 @@ fn a_drop_never_takes_a_preserved_page() {
     });
 }
 
-/// A snapshot of two pages, in the back record; its second page is cut off into the front one, which a walk comes to first.
+/// A snapshot of two pages, in the back record. Its second page is split off into the front record, which a walk comes to first.
 struct Pieces {
     front: Snapshot,
     back: Snapshot,
@@ -139,11 +139,15 @@ const CUT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 
 
 impl Pieces {
     fn new() -> Arc<Self> {
-        let pieces =
-            Self { front: Snapshot::new(), back: Snapshot::new(), cuts: Cuts::new(), active: ActiveWord::new() };
+        let pieces = Self {
+            front: Snapshot::default(),
+            back: Snapshot::default(),
+            cuts: Cuts::default(),
+            active: ActiveWord::default(),
+        };
         pieces.active.raise();
         let head = pieces.back.claim(1, 1).expect("free");
-        pieces.back.describe(head, &Self::identity(), &WHOLE, 0);
+        pieces.back.describe(head, &Self::identity(), &WHOLE, SegmentFlags::NONE);
         pieces.back.publish(head, State::Exact);
         Arc::new(pieces)
     }
@@ -158,7 +162,7 @@ impl Pieces {
         while self.back.begin_change(1).is_none() {}
         let before = self.back.view().expect("live").head.state();
         let head = self.front.claim(2, 1).expect("free");
-        self.front.describe(head, &Self::identity(), &CUT_OFF, 0);
+        self.front.describe(head, &Self::identity(), &CUT_OFF, SegmentFlags::NONE);
         self.front.publish(head, before);
         if let Some(worse) = self.cuts.note(&self.active, &self.back, before) {
             self.front.mark(2, worse);
@@ -190,7 +194,7 @@ fn a_walk_meets_the_piece_that_is_cut_off() {
         let mut reached = [false; 2];
         pieces.cuts.over(|| -> Option<()> {
             for piece in [&pieces.front, &pieces.back] {
-                // The mapper is waited for where a piece is changing.
+                // The writer waits for the mapper where a segment is changing.
                 let view = loop {
                     match piece.view() {
                         Some(view) if view.head.is_changing() => thread::yield_now(),
@@ -221,7 +225,7 @@ fn an_origin_is_in_use_while_its_snapshot_is_split() {
     });
 }
 
-/// The walk is a single one here: what keeps the flag up is the raise.
+/// The walk is a single one here: only the raise keeps the flag up.
 #[test]
 fn the_flag_stays_up_while_the_only_snapshot_is_split() {
     model(|| {
@@ -254,17 +258,22 @@ fn a_doubt_reaches_the_piece_that_is_cut_off() {
     });
 }
 
-/// A record whose snapshot ends and which the next one takes.
+/// A record whose snapshot ends, and which the next snapshot takes.
 #[test]
 fn what_is_seen_of_a_snapshot_is_of_one_life() {
-    // Many loads; the fault needs no more than two preemptions.
+    // Many loads: the fault needs no more than two preemptions.
     model_within(2, || {
-        let record = Arc::new(Snapshot::new());
+        let record = Arc::new(Snapshot::default());
         let take = |record: &Snapshot, life: u32| {
             let (size, address) = (u64::from(life) * 4096, u64::from(life) * 4096);
             let identity = Identity { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };
             let head = record.claim(life, 1).expect("free");
-            record.describe(head, &identity, &Extent { address, first: 0, pages: 1, protection: 3 }, 0);
+            record.describe(
+                head,
+                &identity,
+                &Extent { address, first: 0, pages: 1, protection: 3 },
+                SegmentFlags::NONE,
+            );
             record.publish(head, State::Exact);
         };
         take(&record, 1);

@@ -11,11 +11,11 @@ use super::world::model;
 
 const PAGE: u64 = 4096;
 
-/// One thread unmaps the middle of what another looks for the end of.
+/// One thread unmaps the middle of a range, and another looks for its end.
 #[test]
 fn what_is_kept_of_a_range_never_seems_not_to_be_held() {
     model(|| {
-        let holdings = Arc::new(Holdings::new());
+        let holdings = Arc::new(Holdings::default());
         assert!(holdings.add(&(PAGE..9 * PAGE)));
         let other = Arc::clone(&holdings);
         let unmapper = thread::spawn(move || other.remove(&(4 * PAGE..5 * PAGE)));
@@ -32,7 +32,7 @@ fn what_is_submitted_to_a_context_that_is_gone_counts_for_no_other() {
     const GONE: u64 = 4096;
     const NEXT: u64 = 8192;
     model(|| {
-        let queues = Arc::new(Queues::new());
+        let queues = Arc::new(Queues::default());
         queues.open(GONE);
         let other = Arc::clone(&queues);
         let submitter = thread::spawn(move || {
@@ -51,12 +51,12 @@ fn what_is_submitted_to_a_context_that_is_gone_counts_for_no_other() {
     });
 }
 
-/// A context is gone, and another with its name is being destroyed, before it is noted that the first is gone.
+/// A context is gone, and another context of its name is being destroyed, before the end of the first is noted.
 #[test]
 fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
     const NAME: u64 = 4096;
     model(|| {
-        let queues = Arc::new((Queues::new(), AtomicBool::new(false)));
+        let queues = Arc::new((Queues::default(), AtomicBool::new(false)));
         queues.0.open(NAME);
         let other = Arc::clone(&queues);
         let first = thread::spawn(move || {
@@ -76,11 +76,12 @@ fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
     });
 }
 
-/// A handler that comes while a call takes a frame switches to another stack, where a call takes one as well, and either is suspended.
+/// A handler comes while a call takes a frame. It switches to another stack, where a call takes a frame as well, and either call is
+/// suspended.
 #[test]
 fn calls_on_two_stacks_of_one_thread_have_a_frame_each() {
     model(|| {
-        let frame = Arc::new(Frame::new());
+        let frame = Arc::new(Frame::default());
         let other = Arc::clone(&frame);
         let suspended = thread::spawn(move || other.take(1));
         let is_taken = frame.take(2);

@@ -1,4 +1,4 @@
-//! Writes at a position that several move.
+//! Writes at a position that several threads move.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -14,7 +14,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Whether writer `own` counts the other's bytes: before its call, or behind it.
+    /// Whether writer `own` counts the other's bytes: before its call, or after it.
     fn counts_other(&self, own: usize) -> bool {
         let frame = &self.frames[own];
         let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });
@@ -32,7 +32,7 @@ impl Shared {
 #[test]
 fn of_two_writers_at_one_position_each_counts_the_other() {
     model(|| {
-        let shared = Arc::new(Shared { frames: [Frame::new(), Frame::new()], floating: Floating::new() });
+        let shared = Arc::new(Shared { frames: [Frame::default(), Frame::default()], floating: Floating::default() });
         let other = Arc::clone(&shared);
         let writer = thread::spawn(move || other.counts_other(1));
         assert!(shared.counts_other(0));

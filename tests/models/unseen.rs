@@ -23,15 +23,15 @@ fn doubt_all(world: &World) {
     }
 }
 
-/// Publishes a snapshot beside `writer`, and looks whether what it shows is what it showed at its instant.
+/// Publishes a snapshot beside `writer`, and checks that what it shows is what it showed at its instant.
 fn is_exact_or_says_so(writer: impl Fn(&World, &Unseen) + Send + Sync + 'static) {
     is_exact_or_says_so_after(|_, _| (), writer);
 }
 
-/// The same; `tidy` takes those out before that are over.
+/// The same; before that, `tidy` takes out the processes that are over.
 fn is_exact_or_says_so_after(tidy: impl Fn(&World, &Unseen), writer: impl Fn(&World, &Unseen) + Send + Sync + 'static) {
     let world = World::new();
-    let unseen = Arc::new(Unseen::new());
+    let unseen = Arc::new(Unseen::default());
     let (other, entries) = (Arc::clone(&world), Arc::clone(&unseen));
     let writer = thread::spawn(move || writer(&other, &entries));
     tidy(&world, &unseen);
@@ -64,7 +64,7 @@ fn a_snapshot_that_an_unseen_change_may_have_reached_is_doubtful() {
     });
 }
 
-/// It joins, or ends, when its change has landed.
+/// The process joins, or ends, when its change has landed.
 #[test]
 fn so_is_one_that_comes_about_while_the_last_unseen_process_ends() {
     model(|| {
@@ -77,7 +77,7 @@ fn so_is_one_that_comes_about_while_the_last_unseen_process_ends() {
     });
 }
 
-/// It has no more of the table than the page with the entries: whoever finds it over draws the conclusion.
+/// The process has no more of the table than the page with the entries: a process that finds it over makes the snapshots doubtful.
 #[test]
 fn so_is_one_that_the_unseen_process_cannot_reach() {
     model(|| {
@@ -89,8 +89,8 @@ fn so_is_one_that_the_unseen_process_cannot_reach() {
     });
 }
 
-/// It has no name, and is over when nobody holds the lock: the creation itself may find so, before its instant, as may another one while
-/// this one is under way.
+/// The process has no name, and is over when no process holds the lock. The creation itself may find that before its instant, and
+/// so may another creation while this one is under way.
 #[test]
 fn so_is_one_beside_an_unseen_process_without_a_name() {
     model(|| {
@@ -109,7 +109,7 @@ fn so_is_one_beside_an_unseen_process_without_a_name() {
     });
 }
 
-/// An image raises the entry before exec, and the next one, which joins, lowers it, or the first one does as exec failed; a creation
+/// An image raises the entry before exec. The next image, which joins, lowers it, or the first one does if exec failed. A creation
 /// meanwhile takes out what is over.
 #[test]
 fn so_is_one_beside_an_exec_that_leads_out_of_reach() {

@@ -9,7 +9,7 @@ use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{Extent, Identity, Snapshot, State};
+use snapshim::protocol::snapshot::{Extent, Identity, SegmentFlags, Snapshot, State};
 use snapshim::sys::sync::{Fault, planted};
 
 pub const ORIGIN: Origin = Origin::file(1, 2);
@@ -21,13 +21,14 @@ pub const NEXT: ProcessId = ProcessId::new(101, 2);
 
 /// Up to three preemptions.
 ///
-/// Of each object loom remembers the last access only: a thread that loads and then exchanges hides from it that another loaded
-/// before. Where that is so, the first thread yields before its part, so that the second one's is the one that is cut.
+/// Of each object loom remembers the last access only. So a thread that loads and then exchanges hides from loom that another
+/// thread loaded before. Where that is so, the first thread yields before its part, so that the part of the second one is
+/// interrupted.
 pub fn model(body: impl Fn() + Sync + Send + 'static) {
     model_within(3, body);
 }
 
-/// Every interleaving with so many preemptions at the most.
+/// Every interleaving with at most so many preemptions.
 pub fn model_within(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -44,14 +45,14 @@ pub struct Page {
 
 impl Page {
     pub fn new() -> Self {
-        Self { snapshot: Snapshot::new(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
+        Self { snapshot: Snapshot::default(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
     }
 
     pub fn publish(&self, life: u32) {
         let head = self.snapshot.claim(life, 1).expect("free");
         let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
-        self.snapshot.describe(head, &identity, &extent, 0);
+        self.snapshot.describe(head, &identity, &extent, SegmentFlags::NONE);
         self.snapshot.publish(head, State::Exact);
     }
 
@@ -92,10 +93,10 @@ impl Intents for World {
 impl World {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            active: ActiveWord::new(),
-            creation: Creation::new(),
-            intent: Intent::new(),
-            frames: [Frame::new(), Frame::new()],
+            active: ActiveWord::default(),
+            creation: Creation::default(),
+            intent: Intent::default(),
+            frames: [Frame::default(), Frame::default()],
             pages: [Page::new(), Page::new()],
             file: AtomicU64::new(OLD),
         })
@@ -139,7 +140,8 @@ impl World {
     }
 }
 
-/// A writer that waits for creations as they take, or aborts them at once; a handler may run when it looks at its descriptor.
+/// A writer that waits for creations as long as they take, or aborts them at once. A handler may run when it looks at its
+/// descriptor.
 pub struct Thread<'a> {
     pub world: &'a World,
     pub aborts: bool,

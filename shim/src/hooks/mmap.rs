@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
-use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED};
+use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED, SegmentFlags};
 use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall, syscall};
 
@@ -134,7 +134,7 @@ pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -
 
 /// A raw system call's result, with the error that the rest of the shim uses.
 fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
-    result.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    result.map_err(raw::errno)
 }
 
 /// The addresses of the pages that a call means; empty if the arguments mean none, in which case the kernel refuses the call.
@@ -179,7 +179,7 @@ impl Request {
 fn map(arguments: Mmap) -> *mut c_void {
     let arguments = if arguments.replaces() { in_whole_units(arguments) } else { arguments };
     answer(match Request::of(&arguments) {
-        Request::Snapshot => create(&arguments, 0),
+        Request::Snapshot => create(&arguments, SegmentFlags::NONE),
         Request::SharedSnapshot => create(&arguments.as_private(), NEVER_WRITABLE),
         Request::Shared(origin) => calls::map(&arguments, origin, &start::start),
         Request::Over => take_away(&addresses(arguments.address, arguments.length), || arguments.call()),

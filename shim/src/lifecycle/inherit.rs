@@ -77,7 +77,7 @@ impl Inheritance {
 }
 
 fn is_inherited(own: &Own, index: u32) -> bool {
-    own.table.snapshot(index).is_some_and(|snapshot| snapshot.flags() & NOT_INHERITED == 0)
+    own.table.snapshot(index).is_some_and(|snapshot| !snapshot.flags().contains(NOT_INHERITED))
 }
 
 /// A child's records, published while the gate is closed.
@@ -129,7 +129,7 @@ impl<'a> Prepared<'a> {
         let before = instant::look_for_unseen(own.table);
         for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
-            let further = Further { identity, extent: view.extent, flags: view.flags & !CHANGED_BY_HOOK };
+            let further = Further { identity, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         }
         // The child's records have copied the states of the parent's, which may become doubtful at this moment.

@@ -12,7 +12,7 @@ use snapshim::PAGE;
 use snapshim::cooperate::pieces::{Further, part};
 use snapshim::preserve::{local, unshare};
 use snapshim::protocol::snapshot::{
-    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, Snapshot, State, View,
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, SegmentFlags, Snapshot, State, View,
 };
 use snapshim::sys::raw;
 
@@ -69,7 +69,7 @@ impl Mappings {
     /// Splits the segments at the ends of the range, and makes those inside odd. Repeats until nothing is left to do: while this
     /// waits for the agent, the agent may split a segment that is not reached yet.
     fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let left = || find_piece(&self.own, range, |_, view| view.flags & CHANGED_BY_HOOK == 0);
+        let left = || find_piece(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
         while let Some((index, view)) = left() {
             self.begin(index, &view)?;
         }
@@ -85,7 +85,7 @@ impl Mappings {
     /// Even -> odd, unless this hook has made the segment odd already.
     fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
-        if snapshot.flags() & CHANGED_BY_HOOK == 0 {
+        if !snapshot.flags().contains(CHANGED_BY_HOOK) {
             if local::begin_change(snapshot, view.head.life(), Self::deadline()).is_none() {
                 // The segment has ended meanwhile (the agent has joined it to another), or the agent has kept it odd for too long.
                 let head = snapshot.head();
@@ -112,7 +112,7 @@ impl Mappings {
     pub fn end_all(&self) {
         // A segment that a single walk misses was split off by the agent, so no hook made it odd.
         for (index, _) in self.odd_pieces(&EVERYWHERE) {
-            if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags() & CHANGED_BY_HOOK != 0) {
+            if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags().contains(CHANGED_BY_HOOK)) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);
                 snapshot.end_change();
             }
@@ -132,7 +132,7 @@ impl Mappings {
         }
         let behind = part(extent, address..extent.end());
         let identity = Identity { base: behind.first, ..view.identity };
-        let further = Further { identity, extent: behind, flags: view.flags | CHANGED_BY_HOOK };
+        let further = Further { identity, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
         self.own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         snapshot.place(&part(extent, extent.address..address));
         Ok(())
@@ -181,7 +181,7 @@ impl Mappings {
     /// The first address in `range` that the program must not make writable.
     fn first_never_writable(&self, range: &Range<u64>) -> Option<u64> {
         self.own.table.over_splits(|walk| {
-            let closed = pieces(&self.own, walk, range).filter(|(_, view)| view.flags & NEVER_WRITABLE != 0);
+            let closed = pieces(&self.own, walk, range).filter(|(_, view)| view.flags.contains(NEVER_WRITABLE));
             closed.map(|(_, view)| overlap(&view, range).start).min()
         })
     }
@@ -278,7 +278,7 @@ impl Mappings {
         self.changing(&[range], || {
             for (index, view) in self.odd_pieces(range) {
                 let quiet = self.own.table.await_pushers(index, false, Self::deadline());
-                let complete = self.snapshot(index).is_some_and(|snapshot| snapshot.flags() & BITS_INCOMPLETE == 0);
+                let complete = self.snapshot(index).is_some_and(|snapshot| !snapshot.flags().contains(BITS_INCOMPLETE));
                 if quiet && complete && !view.is_relocated() {
                     self.drop_in_piece(index, &view, advice);
                 }
@@ -307,7 +307,7 @@ impl Mappings {
     pub fn note(
         &self,
         range: &Range<u64>,
-        flag: u32,
+        flag: SegmentFlags,
         on: bool,
         call: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::{modified_behind, place_behind};
 use snapshim::protocol::changes::Modified;
 use snapshim::protocol::origin::{Origin, Place, PlaceCell};
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, SegmentFlags, View};
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
@@ -184,7 +184,7 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
 }
 
 #[cold]
-fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: u32) {
+fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: SegmentFlags) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
     let link = ProcPath::own("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));

@@ -128,13 +128,7 @@ pub struct Named(pub Origin);
 
 impl core::fmt::Display for Named {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let device = self.0.device();
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        if self.0.is_block_device() {
-            write!(formatter, "block device {major}:{minor}")
-        } else {
-            write!(formatter, "inode {} of device {major}:{minor}", self.0.inode())
-        }
+        core::fmt::Display::fmt(&self.0, formatter)
     }
 }
 

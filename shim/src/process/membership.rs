@@ -535,7 +535,11 @@ impl Own {
         if self.identity.word.swap(0, Ordering::AcqRel) != 0 {
             say!(
                 Level::Error,
-                "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its changes are NOT held back from others' snapshots; end the programs that use the table and remove table-5",
+                concat!(
+                    "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its ",
+                    "changes are NOT held back from others' snapshots; end the programs that use the table and remove ",
+                    snapshim::table_file_name!()
+                ),
                 crate::process::log::Bytes(config().directory.to_bytes()),
                 raw::own_pid()
             );

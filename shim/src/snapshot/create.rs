@@ -13,7 +13,7 @@ use snapshim::PAGE;
 use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Place};
-use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, State};
+use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, SegmentFlags, State};
 use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{procfs, raw};
 use snapshim::table;
@@ -43,8 +43,8 @@ pub const ADDRESSES: u64 = (1 << 47) - PAGE;
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
 /// or claimed by another process where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
 /// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
-/// damaged), and the error that kept the process from joining the table. `flags` are the snapshot's: 0 or `NEVER_WRITABLE`.
-pub fn create(mmap: &Mmap, flags: u32) -> Result<*mut c_void, Errno> {
+/// damaged), and the error that kept the process from joining the table. `flags` are the snapshot's: none or `NEVER_WRITABLE`.
+pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
     }
@@ -188,7 +188,7 @@ impl Made {
 struct Wanted<'a> {
     origin: Origin,
     worth: State,
-    flags: u32,
+    flags: SegmentFlags,
     file: BorrowedFd<'a>,
     mmap: &'a Mmap,
     /// Whether it is mapped at an address of the kernel's choice first, and moved to its place later.

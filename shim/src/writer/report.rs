@@ -53,7 +53,9 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::NoMemory => {
             "its memory cgroup is at its limit, and the kernel would kill it for one page more; raise the limit"
         }
-        Reason::Damaged => "the table is damaged; end the programs that use it and remove table-5",
+        Reason::Damaged => {
+            concat!("the table is damaged; end the programs that use it and remove ", snapshim::table_file_name!())
+        }
         Reason::ForeignCut => {
             "a program without the shim has cut the file, and pages of the snapshot are gone with that; run every program that writes \
              it under the shim"

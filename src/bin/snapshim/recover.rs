@@ -1,8 +1,8 @@
-//! `snapshim recover`
+//! `snapshim recover`: takes out of the table what dead processes left in it.
 
 use snapshim::table::attach::Attached;
 
-/// Does what any process does when it meets the dead, now and for all of them.
+/// Takes out what dead processes left, as every process does when it meets one of them, but for all of them now.
 pub fn run(attached: &Attached) {
     let count = || attached.table.processes_used().iter().filter(|record| record.id().is_some()).count();
     let before = count();

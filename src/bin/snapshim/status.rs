@@ -1,15 +1,14 @@
-//! `snapshim status`
+//! `snapshim status`: the processes in the table, and the snapshots that they hold, one line each.
 
 use std::fs;
 
 use snapshim::cooperate::liveness::{self, Liveness};
-use snapshim::protocol::origin::Origin;
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, SegmentFlags, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
-/// Prints who is attached and what is held.
+/// Prints which processes are attached, and which snapshots they hold.
 pub fn run(attached: &Attached) {
     let table = attached.table;
     println!("{:>8}  {:<16}  {:<8}  {:>9}", "pid", "program", "state", "snapshots");
@@ -32,7 +31,7 @@ pub fn run(attached: &Attached) {
     }
     table.doubt_if_unseen();
     println!();
-    println!("{:>8}  {:<24}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
+    println!("{:>8}  {:<32}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
     // A single walk: each line is about one record.
     for (index, view) in table.walk_once().live() {
         print_snapshot(table, index, &view);
@@ -48,29 +47,20 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
     };
     let kept = view.kept();
     let preserved = table.preserved_pages(index, view);
-    let origin = describe(view.identity.origin);
+    let origin = view.identity.origin.to_string();
     let why = if view.head.state() == State::Exact { "" } else { why(view.flags) };
-    println!("{pid:>8}  {origin:<24}  {state:<8}  {:>12}  {preserved:>10}{why}", kept.end - kept.start);
+    println!("{pid:>8}  {origin:<32}  {state:<8}  {:>12}  {preserved:>10}{why}", kept.end - kept.start);
 }
 
-fn why(flags: u32) -> &'static str {
-    if flags & FOREIGN_CUT != 0 {
+fn why(flags: SegmentFlags) -> &'static str {
+    if flags.contains(FOREIGN_CUT) {
         "  a program without the shim cut the file"
-    } else if flags & FOREIGN_CHANGE != 0 {
+    } else if flags.contains(FOREIGN_CHANGE) {
         "  a program without the shim changed the file"
-    } else if flags & FOREIGN_MAPPING != 0 {
+    } else if flags.contains(FOREIGN_MAPPING) {
         "  a program without the shim had the file mapped shared and writable"
     } else {
         ""
-    }
-}
-
-fn describe(origin: Origin) -> String {
-    let (major, minor) = (rustix::fs::major(origin.device()), rustix::fs::minor(origin.device()));
-    if origin.is_block_device() {
-        format!("block device {major}:{minor}")
-    } else {
-        format!("inode {} on {major}:{minor}", origin.inode())
     }
 }
 
