@@ -21,13 +21,13 @@ pub struct Stat {
     held: u64,
 }
 
-/// 1 if this process takes part, 0 if it could not join the table or the shim is switched off.
+/// `snapshim_active()`: 1 if this process takes part; 0 if it could not join the table, or the shim is switched off.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_active() -> c_int {
     c_int::from(membership::join_at_once().is_ok())
 }
 
-/// `snapshim_stat(3)`: see snapshim.h.
+/// `snapshim_stat()`: the state of the snapshot at `address`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
     let held = identity::attached().filter(|own| {
@@ -51,7 +51,7 @@ unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) ->
     }
 }
 
-/// The version of the library, `"MAJOR.MINOR.PATCH"`.
+/// `snapshim_version()`: `"MAJOR.MINOR.PATCH"`.
 #[unsafe(no_mangle)]
 extern "C" fn __snapshim_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
@@ -64,13 +64,14 @@ const BROKEN: c_int = 2;
 /// SNAPSHIM_FOREIGN_CHANGE and its kin.
 const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREIGN_MAPPING, 4)];
 
-/// Of a process that has left a damaged table: it knows where its snapshots lie, and no more.
+/// The state of a snapshot in a process that has left a damaged table, and knows only where its snapshots lie.
 fn describe_unvouched(address: u64) -> Option<Stat> {
     let held = identity::holdings().ranges().find(|range| membership::has_left() && range.contains(&address))?;
     let pages = (held.end - held.start) / snapshim::PAGE;
     Some(Stat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
 }
 
+/// The state of the snapshot at `address`, after a look for foreign changes.
 fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
     own.table.doubt_if_unseen();
@@ -80,7 +81,7 @@ fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
     Some(own.table.over_splits(|walk| sum(own, walk, &here)))
 }
 
-/// What the pieces of one mmap, which `here` is of, come to together.
+/// The state and the sums of all segments of the mmap that `here` is a segment of.
 fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
     let mut stat = Stat { state: EXACT, cause: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
     let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);

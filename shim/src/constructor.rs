@@ -20,9 +20,9 @@ static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = const
 
 extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8) {
     let _signals = signal_block::SignalsBlocked::new();
-    // Where the vDSO is, as the program was told and not as the kernel would say: valgrind takes it away and tells the program so.
-    // Until then the time is asked by system call.
-    // SAFETY: glibc gives constructors what the kernel, or who stands in for it, put on the stack: the auxiliary vector follows.
+    // rustix learns from the auxiliary vector where the vDSO is, and asks for the time by system call until then. The kernel
+    // itself must not be asked: valgrind takes the vDSO away, and changes the vector that the program sees. SAFETY: glibc passes
+    // the environment that the kernel, or valgrind in its place, put on the stack; the vector follows it there.
     unsafe { rustix::param::init(environment) };
     interpose::detours::lead_on(hooks::outer_doors());
     log::report_unusable();
@@ -42,14 +42,14 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     membership::join_if_in_use();
 }
 
-/// What the shim calls itself.
+/// Notes libc's functions that the shim calls itself.
 fn note_originals() {
     let (sigaction, clone, ppoll) = (&action::sigaction::DOOR, &clone::clone::DOOR, &wait::ppoll::DOOR);
     // SAFETY: each leads to libc's function of its name (its trampoline), to the next library's, or to the raw system call.
     unsafe { interpose::originals::note(sigaction.original(), clone.next(), ppoll.next()) };
 }
 
-/// libc's code cannot be patched: its own calls come in by other ways, as far as there are any.
+/// For a process in which libc's code cannot be patched: has libc's own calls reach hooks by other ways, as far as there are any.
 fn see_libc_otherwise() {
     interpose::note_libc_unseen();
     let stdio_comes_in = interpose::stdio_vtables::open(hooks::stdio::vtable::DOORS);

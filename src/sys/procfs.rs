@@ -74,11 +74,19 @@ pub fn find_line<T>(path: &CStr, take: impl FnMut(&[u8]) -> Option<T>) -> Result
 }
 
 /// The same from where an open file stands.
-pub fn find_line_in<T>(file: impl AsFd, mut take: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
+pub fn find_line_in<T>(file: impl AsFd, take: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
+    find_line_by(|buffer| rustix::io::read(&file, buffer), take)
+}
+
+/// The same where `read` says how the file is read: it fills the buffer with what follows, and says with how many bytes.
+pub fn find_line_by<T>(
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+    mut take: impl FnMut(&[u8]) -> Option<T>,
+) -> Result<Option<T>, Errno> {
     let (mut line, mut length) = ([0u8; LONGEST_LINE], 0);
     let mut buffer = [0u8; 256];
     loop {
-        let count = rustix::io::read(&file, &mut buffer)?;
+        let count = read(&mut buffer)?;
         if count == 0 {
             return Ok(None);
         }
@@ -156,11 +164,8 @@ impl Stat {
         Ok(Self { start: clock::start(stat.start), ..stat })
     }
 
-    /// proc_pid_stat(5): the command name is in parentheses and may itself contain any byte.
     fn parse(text: &[u8]) -> Option<Self> {
-        let end_of_name = text.iter().rposition(|byte| *byte == b')')?;
-        let fields = core::str::from_utf8(text.get(end_of_name + 2..)?).ok()?;
-        let mut fields = fields.split_ascii_whitespace();
+        let mut fields = fields_behind_name(text)?;
         let state = fields.next()?.bytes().next()?;
         let flags = fields.nth(5)?.parse().ok()?;
         let threads = fields.nth(10)?.parse().ok()?;
@@ -246,10 +251,26 @@ pub fn is_mapped(pid: u32, address: u64) -> Option<bool> {
 }
 
 /// The range at the beginning of a line of /proc/PID/maps.
-fn mapped_range(line: &[u8]) -> Option<core::ops::Range<u64>> {
+#[must_use]
+pub fn mapped_range(line: &[u8]) -> Option<core::ops::Range<u64>> {
     let range = line.split(|byte| *byte == b' ').next()?;
     let (start, end) = core::str::from_utf8(range).ok()?.split_once('-')?;
     Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+}
+
+/// The fields of a `stat` file from field 3 on (proc_pid_stat(5)): the command name is in parentheses and may itself contain any byte.
+fn fields_behind_name(text: &[u8]) -> Option<core::str::SplitAsciiWhitespace<'_>> {
+    let end_of_name = text.iter().rposition(|byte| *byte == b')')?;
+    Some(core::str::from_utf8(text.get(end_of_name + 2..)?).ok()?.split_ascii_whitespace())
+}
+
+/// The signals up to 31 that a thread of process `pid` blocks (proc_pid_stat(5), field 32). `None`: it cannot be told.
+#[must_use]
+pub fn blocked_signals(pid: u32, thread: u32) -> Option<u64> {
+    const BLOCKED: usize = 32;
+    let mut buffer = [0u8; 512];
+    let path = ProcPath::of(pid, "task").slash(thread).then("/stat");
+    fields_behind_name(read_file(path.as_c_str(), &mut buffer).ok()?)?.nth(BLOCKED - 3)?.parse().ok()
 }
 
 /// The start time of process `pid`, 0 if /proc does not say.

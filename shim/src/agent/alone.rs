@@ -1,4 +1,4 @@
-//! Whether the agent is the last thread that is left.
+//! Whether the agent is the last thread of the process.
 
 use core::ffi::c_int;
 use core::time::Duration;
@@ -8,8 +8,9 @@ use snapshim::sys::raw;
 
 use crate::process::identity::{self, Own};
 
-/// The calling thread is about to end by exit(2). The kernel keeps a process that has the agent left, so that has to look, and to
-/// end with the status that would have been the process's (synchronize_group_exit, kernel/exit.c).
+/// Notes that the calling thread is about to end by exit(2). While the agent lives, the kernel does not end the process with its
+/// last other thread. So the agent checks whether it is alone, and ends with the status that the process would have had
+/// (synchronize_group_exit, kernel/exit.c).
 pub fn note_end_of_thread(status: c_int) {
     let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return };
     own.identity.presence().note_end(status);
@@ -18,16 +19,18 @@ pub fn note_end_of_thread(status: c_int) {
     }
 }
 
-/// The agent's look whether the program still has threads of its own, once some ended past libc: soon after each, then ever more
-/// seldom.
+/// The agent's check whether the program still has threads of its own. It begins when a thread has ended without libc, comes soon
+/// after each such end, and then more and more seldom.
 #[derive(Default)]
 pub struct Company {
+    /// How many such ends there were at the last check.
     ends: u32,
+    /// How many checks there were since the last end.
     looks: u32,
 }
 
 impl Company {
-    /// When to look next; `None`: the agent is alone.
+    /// Checks; how long the agent may sleep until the next check. `None`: the agent is alone.
     pub fn look(&mut self, own: &Own) -> Option<Duration> {
         const SELDOM: Duration = Duration::from_secs(3600);
         let ends = own.identity.presence().ends();
@@ -36,12 +39,12 @@ impl Company {
         }
         self.looks = if ends == self.ends { self.looks + 1 } else { 0 };
         self.ends = ends;
-        // The first thread is counted until the process ends.
+        // The first thread counts until the process ends, as a zombie.
         let stat = Stat::read(&procfs::ProcPath::of(raw::own_pid(), "stat"));
         let is_alone = stat.is_ok_and(|stat| stat.threads == 2 && stat.state == b'Z');
         (!is_alone).then(|| ROUND.min(Duration::from_millis(1 << self.looks.min(10))))
     }
 }
 
-/// How often the agent looks whether what its snapshots rest on is still so.
+/// How often the agent checks that its snapshots are still what they are said to be.
 pub const ROUND: Duration = Duration::from_secs(1);

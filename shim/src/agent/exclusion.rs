@@ -1,4 +1,6 @@
-//! Calls that no agent may live through: it leaves before, and is started anew (`process::presence`).
+//! Calls that exclude the agent: it ends before the call and is started anew after it (`process::presence`).
+//!
+//! Such a call wants to be made by the only thread of the process, or changes rights that the agent would keep.
 
 use core::sync::atomic::Ordering;
 
@@ -28,7 +30,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
         );
     }
     let result = call();
-    // Of setns(2).
+    // The call may have been setns(2).
     identity::note_time_space();
     if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
         start::start_anew(&own);
@@ -36,12 +38,13 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Has the agent end, and waits until its thread is gone. False: it does not end within `SNAPSHIM_TIMEOUT_MS`.
 fn send_away(own: &Own) -> bool {
     let presence = own.identity.presence();
     let Some(record) = own.record() else { return false };
     let deadline = raw::now() + config().timeout;
     let mut patience = Patience::default();
-    // Whoever starts it has yet to say who it is.
+    // The thread that starts the agent has still to note the agent's thread id.
     while presence.is(PRESENT) && record.agent(own.id) == Agent::NotYet && raw::now() < deadline {
         patience.pause();
     }
@@ -51,7 +54,7 @@ fn send_away(own: &Own) -> bool {
     };
     let is_first = presence.step(PRESENT, ASKED);
     if is_first {
-        // Writers who address the process by a living thread's id take another.
+        // Writers address the process by the id of a living thread. They take another thread from now on.
         record.forget_agent();
         record.ring();
     }
@@ -63,7 +66,7 @@ fn send_away(own: &Own) -> bool {
         patience.pause();
     }
     let Some(tid) = tid else { return true };
-    // The kernel counts a thread until it is gone altogether.
+    // For the kernel's checks of "one thread only" a thread counts until it is gone altogether.
     // SAFETY: signal 0 only asks whether the thread exists.
     while unsafe { syscall!(Sysno::tgkill, raw::own_pid(), tid, 0) }.is_ok() {
         if raw::now() > deadline {

@@ -1,11 +1,13 @@
 //! The agent's loop.
 //!
-//! It preserves pages when a writer that may not touch this process asks for it, breaks snapshots that cannot be kept, and arms
-//! shared mappings when a snapshot is made. It is a bare kernel thread: no thread-local storage (it shares the register of the
-//! thread that started it and must not use it), no libc call, no lock, all signals blocked, and a descriptor table of its own
-//! ([`fd_table`]). The C library does not count it, so a program still ends with its own last thread.
+//! The agent preserves pages for a writer that has no access to this process's memory, breaks snapshots that cannot be preserved,
+//! and arms shared mappings when a snapshot is made. It is a bare kernel thread without thread-local storage: it has the register
+//! of the thread that started it, and must not use it. It calls no libc, takes no lock that it would wait for, has all signals
+//! blocked, and has a descriptor table of its own ([`fd_table`]). The C library does not count it, so a program still ends with
+//! its own last thread.
 
 use core::ffi::{c_int, c_void};
+use core::ops::ControlFlow;
 use core::time::Duration;
 
 use snapshim::preserve::kept::KeptFiles;
@@ -25,84 +27,117 @@ use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
 use crate::shared::{arm, eager, fork};
-/// In how many rounds it looks whether the table is still where others find it.
+
+/// After how many rounds the agent checks that the path still leads to the table.
 const TABLE_ROUNDS: u32 = 5;
 
+/// The agent, from its start to its end; its exit status.
 pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
-    // SIGSEGV too: its handler needs the thread-local storage that the agent has not, and the agent stores nowhere that traps.
+    // SIGSEGV is blocked as well: its handler needs thread-local storage, which the agent does not have. The agent stores nothing
+    // into memory that traps.
     signal_block::set_signal_mask(u64::MAX);
-    // Numbers mean something in one table only; these files go with it when the agent ends.
+    // A descriptor has a meaning in one table only. These descriptors go with the agent's table when the agent ends.
     let kept_apart = KeptFiles::new();
     let kept = if fd_table::begin() { &kept_apart } else { identity::kept() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
     futex::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
-    let mut eager = eager::Eager::default();
-    let mut next_look = raw::now() + ROUND.as_nanos() as u64;
-    let mut rounds = 0;
-    let mut company = Company::default();
+    let mut work = Work::new(kept);
     loop {
-        let Some(own) = identity::attached() else { return leave() };
-        let Some(record) = own.record() else { return 0 };
-        // Acquire: pairs with the Release in `Process::ring`; the request is visible to who sees the bell.
-        let bell = record.doorbell().load(Ordering::Acquire);
-        if own.identity.presence().must_leave() {
-            return 0;
-        }
-        let Some(until_look) = company.look(&own) else { return own.identity.presence().last_status() };
-        if arm::answer_creation(&own) {
-            eager.begin_anew();
-        }
-        let mut service = Service { own: &own, kept, bell, is_answered: answer_requests(&own, kept), has_armed: false };
-        let pause = match eager.open_piece(&own, kept) {
-            Progress::Until(_) => continue,
-            Progress::Later => Duration::from_millis(1),
-            // Who has no snapshots is rung for, and not kept awake.
-            Progress::Over if own.identity.is_mapper() => ROUND,
-            Progress::Over => Duration::from_secs(3600),
-        };
-        if raw::now() >= next_look {
-            rounds::look(&own);
-            service.attend();
-            watch::look_at_all(&own);
-            service.attend();
-            doubt_if_unseen(&own);
-            look_at_table(&own);
-            service.attend();
-            rounds += 1;
-            if rounds % TABLE_ROUNDS == 0 {
-                doubt_if_table_is_gone(&own);
-            }
-            next_look = raw::now() + ROUND.as_nanos() as u64;
-        }
-        let until_maps = foreign_maps::look_if_due(&own, &mut || service.attend());
-        if service.has_armed {
-            eager.begin_anew();
-        }
-        if service.is_answered {
-            futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
+        if let ControlFlow::Break(status) = work.turn() {
+            return status;
         }
     }
 }
 
-/// What others wait for, done between what is done for nobody in particular.
+/// What the agent remembers from one turn of its loop to the next.
+struct Work<'a> {
+    kept: &'a KeptFiles,
+    eager: eager::Eager,
+    company: Company,
+    rounds: u32,
+    /// When the next round is due.
+    next_round: u64,
+}
+
+impl<'a> Work<'a> {
+    fn new(kept: &'a KeptFiles) -> Self {
+        let next_round = raw::now() + ROUND.as_nanos() as u64;
+        Self { kept, eager: eager::Eager::default(), company: Company::default(), rounds: 0, next_round }
+    }
+
+    /// One turn: does what is asked for and what is due, and sleeps until there is more. It breaks with the agent's exit status.
+    fn turn(&mut self) -> ControlFlow<c_int> {
+        let Some(own) = identity::attached() else { return ControlFlow::Break(leave()) };
+        let Some(record) = own.record() else { return ControlFlow::Break(0) };
+        // Acquire: pairs with the Release in `Process::ring`; the request is visible to the thread that sees the bell.
+        let bell = record.doorbell().load(Ordering::Acquire);
+        if own.identity.presence().must_leave() {
+            return ControlFlow::Break(0);
+        }
+        let Some(until_look) = self.company.look(&own) else {
+            return ControlFlow::Break(own.identity.presence().last_status());
+        };
+        if arm::answer_creation(&own) {
+            self.eager.begin_anew();
+        }
+        let kept = self.kept;
+        let mut service = Service { own: &own, kept, bell, is_answered: answer_requests(&own, kept), has_armed: false };
+        let pause = match self.eager.open_piece(&own, kept) {
+            Progress::Until(_) => return ControlFlow::Continue(()),
+            Progress::Later => Duration::from_millis(1),
+            // A process without snapshots is woken through the doorbell; it needs no periodic wake-up.
+            Progress::Over if own.identity.is_mapper() => ROUND,
+            Progress::Over => Duration::from_secs(3600),
+        };
+        if raw::now() >= self.next_round {
+            self.make_round(&own, &mut service);
+        }
+        let until_maps = foreign_maps::look_if_due(&own, &mut || service.attend());
+        if service.has_armed {
+            self.eager.begin_anew();
+        }
+        if service.is_answered {
+            futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Checks what the snapshots depend on: devices, files, other processes, the table. Requests are answered in between.
+    fn make_round(&mut self, own: &Own, service: &mut Service<'_>) {
+        rounds::look(own);
+        service.attend();
+        watch::look_at_all(own);
+        service.attend();
+        doubt_if_unseen(own);
+        look_at_table(own);
+        service.attend();
+        self.rounds += 1;
+        if self.rounds % TABLE_ROUNDS == 0 {
+            doubt_if_table_is_gone(own);
+        }
+        self.next_round = raw::now() + ROUND.as_nanos() as u64;
+    }
+}
+
+/// Answers to what other processes wait for, given in the middle of other work.
 struct Service<'a> {
     own: &'a Own,
     kept: &'a KeptFiles,
-    /// As it was when requests were looked for last.
+    /// The doorbell when requests were looked for last.
     bell: u32,
-    /// Whether all of them are answered.
+    /// Whether all requests are answered.
     is_answered: bool,
-    /// Whether mappings were armed.
+    /// Whether mappings were armed on the way.
     has_armed: bool,
 }
 
 impl Service<'_> {
-    /// How much of this thread's time that took, nanoseconds.
+    /// Answers what has come; how much of this thread's time that took, nanoseconds.
     fn attend(&mut self) -> u64 {
         let Some(record) = self.own.record() else { return 0 };
-        // Acquire: as in `run`.
+        // Acquire: as in `Work::turn`.
         let bell = record.doorbell().load(Ordering::Acquire);
         if bell == self.bell && self.is_answered {
             return 0;
@@ -115,7 +150,7 @@ impl Service<'_> {
     }
 }
 
-/// Whether the table still is what this process made of it.
+/// Compares the table with what this process knows; the process leaves a table that is damaged.
 fn look_at_table(own: &Own) {
     match lock::try_hold(*own) {
         Some(_mappings) => own.leaves_after_long_inspection(),
@@ -123,7 +158,7 @@ fn look_at_table(own: &Own) {
     };
 }
 
-/// The process has left the table, so no store has to trap any more.
+/// The agent's end in a process that has left the table: no store has to trap any more.
 fn leave() -> c_int {
     if membership::has_left() {
         fork::give_up();
@@ -131,7 +166,7 @@ fn leave() -> c_int {
     0
 }
 
-/// False: there is more to do of what was asked.
+/// Answers the requests of writers for this process's snapshots. False: one of them is done in part.
 fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
@@ -150,7 +185,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
     is_answered
 }
 
-/// Of a process that could say in the table that it is unseen, and no more, others draw the conclusion.
+/// Makes all snapshots doubtful while the table lists a process as unseen: such a process can do no more than have itself listed.
 fn doubt_if_unseen(own: &Own) {
     let doubted = own.table.doubt_if_unseen();
     if doubted > 0 {
@@ -162,7 +197,8 @@ fn doubt_if_unseen(own: &Own) {
     }
 }
 
-/// Processes that start now would not find our snapshots (somebody deleted the table, systemd's RemoveIPC for one).
+/// Makes this process's snapshots doubtful if the table's file was deleted or replaced (systemd's RemoveIPC does so): processes
+/// that start now do not find the snapshots.
 fn doubt_if_table_is_gone(own: &Own) {
     if membership::is_table_current() {
         return;

@@ -17,24 +17,25 @@ use crate::process::identity::{self, Own};
 use crate::process::log::{Level, say};
 use crate::process::presence::HAS_BEGUN;
 
-/// Makes the process ready to hold snapshots: lets writers of the same user reach it, and starts the agent once.
+/// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
 pub fn start_for_snapshots(own: &Own) {
     static ALLOWED: AtomicBool = AtomicBool::new(false);
-    // A forked child has its parent's flag, and its permission.
+    // A forked child inherits the permission together with this flag.
     if !ALLOWED.swap(true, Ordering::Relaxed) {
         allow_access();
     }
     start(own);
 }
 
-/// Starts the agent, once. A child that acts in this memory would take it along.
+/// Starts the agent, once. Never from a vfork child: the thread would be created in the child's thread group, and end with the
+/// child.
 pub fn start(own: &Own) {
     if !identity::is_borrower() && own.identity.presence().take_start() {
         start_anew(own);
     }
 }
 
-/// Starts the agent where it has left.
+/// Starts the agent where it has ended.
 pub fn start_anew(own: &Own) {
     if !start_thread(own) {
         say!(
@@ -45,6 +46,8 @@ pub fn start_anew(own: &Own) {
         );
     }
 }
+
+/// A thread as pthread_create(3) makes it, but without thread-local storage and without a word that libc waits for.
 const THREAD: c_int = libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -53,7 +56,7 @@ const THREAD: c_int = libc::CLONE_VM
     | libc::CLONE_SYSVSEM;
 
 fn start_thread(own: &Own) -> bool {
-    // Inherited by the thread.
+    // The thread inherits the mask.
     let _signals = signal_block::SignalsBlocked::new();
     let stack = take_stack();
     let Some(stack) = stack else {
@@ -65,7 +68,7 @@ fn start_thread(own: &Own) -> bool {
     HAS_BEGUN.store(0, Ordering::Relaxed);
     let errno = errno::errno();
     let tid = clone_beside_exec(own, stack);
-    // Where it was tried more than once, libc has set it.
+    // libc has set errno if an attempt failed.
     errno::set_errno(errno);
     if let Some(record) = own.record() {
         record.set_agent(own.id, tid);
@@ -76,7 +79,8 @@ fn start_thread(own: &Own) -> bool {
     tid.is_some()
 }
 
-/// Until then what the application closes may not be closed. The kernel waits for some file systems in between.
+/// Waits until the agent has left the application's descriptor table. Before that, a file that the application closes would stay
+/// open. The kernel may wait for file systems in between.
 fn await_beginning() {
     const PATIENCE: Duration = Duration::from_secs(1);
     let until = raw::now() + PATIENCE.as_nanos() as u64;
@@ -86,18 +90,18 @@ fn await_beginning() {
     }
 }
 
-/// How often it is tried to make a thread: some milliseconds, by `Patience`.
+/// How many attempts are made to create a thread: some milliseconds, by `Patience`.
 const TRIES: u32 = 64;
 
-/// While another thread is in exec the kernel makes none (copy_fs, kernel/fork.c): the process ends with that, or needs its agent
-/// still.
+/// Creates the agent's thread. While another thread is in exec, the kernel creates none (copy_fs, kernel/fork.c), so attempts go
+/// on until that has failed: else the process would be without its agent.
 fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
     let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
     let mut patience = Patience::default();
     let mut tries = 0;
     while tries < TRIES || is_executing() {
-        // SAFETY: `run` lives on its own stack and returns to the end of the thread; it uses no thread-local storage, so sharing
-        // the register is harmless.
+        // SAFETY: `run` has a stack of its own and returns to the end of its thread. It uses no thread-local storage, so that it
+        // has this thread's register is harmless.
         let tid = unsafe { originals::start_thread(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
         if tid > 0 {
             return Some(tid as u32);
@@ -108,7 +112,7 @@ fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
     None
 }
 
-/// Lets processes of the same user unshare our pages where Yama would keep them from it (PR_SET_PTRACER, prctl(2)).
+/// Lets processes of the same user reach this process's memory where Yama would not (PR_SET_PTRACER, prctl(2)).
 pub fn allow_access() {
     const PR_SET_PTRACER: usize = 0x5961_6d61;
     // SAFETY: the arguments are values; without Yama the kernel answers EINVAL.

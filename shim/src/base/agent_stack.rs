@@ -12,15 +12,18 @@ use super::stack_pointer;
 
 pub const STACK: usize = 64 << 10;
 
-/// Of the agent that was started last.
+/// The stack of the agent that was started last.
 static LAST_STACK: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// Whether that agent's thread is gone, so that the next one can have its stack.
 static IS_LAST_STACK_FREE: AtomicBool = AtomicBool::new(false);
 
-/// The thread that was started last is gone altogether.
+/// Makes the last agent's stack free: the kernel does not count its thread any more.
 pub fn give_stack_back() {
+    // Release: pairs with the Acquire in `take_stack`.
     IS_LAST_STACK_FREE.store(true, Ordering::Release);
 }
 
+/// A stack for the next agent: the last one's if it is free, else a new one with a guard page. `None`: there is no memory.
 pub fn take_stack() -> Option<*mut c_void> {
     // Acquire: pairs with the Release in `give_stack_back`.
     if IS_LAST_STACK_FREE.swap(false, Ordering::Acquire) {

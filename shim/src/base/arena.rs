@@ -1,7 +1,7 @@
-//! Addresses of our own, reserved before the program starts.
+//! Memory of the library's own, at addresses that are reserved before the program starts.
 //!
-//! A program may unmap a range and map something at the same place later (MAP_FIXED). Whatever we mapped meanwhile where the kernel
-//! likes could lie there, and be replaced. So all that we map for long lies in one reservation.
+//! A program may unmap a range and map something at the same address later (MAP_FIXED). A mapping of the shim's that the kernel put
+//! there in between would be replaced. So everything that the shim maps for long lies in one reservation.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -11,16 +11,17 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use snapshim::PAGE;
 use snapshim::table::Table;
 
-/// For small things: our heap, configuration, stacks of agents, single pages.
+/// Bytes for small things: the heap, the configuration, stacks of agents, single pages.
 const SMALL: usize = 8 << 20;
 const LENGTH: usize = size_of::<Table>() + SMALL;
 
 /// Where the reservation starts, 0 if there is none.
 static START: AtomicUsize = AtomicUsize::new(0);
-/// How much of `SMALL` has been given out.
+/// How many bytes of `SMALL` have been given out.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// Reserves the addresses. They cost no memory, but would count where a program's address space is limited (RLIMIT_AS).
+/// Reserves the addresses. They cost no memory, but count where a program's address space is limited (RLIMIT_AS): there nothing is
+/// reserved.
 pub fn reserve() {
     if rustix::process::getrlimit(rustix::process::Resource::As).current.is_some() {
         return;
@@ -31,7 +32,7 @@ pub fn reserve() {
     START.store(reserved.map_or(0, |start| start as usize), Ordering::Release);
 }
 
-/// Where the table is to be mapped; null: where the kernel likes.
+/// The address at which the table is to be mapped; null: the kernel chooses.
 pub fn place_for_table() -> *mut c_void {
     ptr::with_exposed_provenance_mut(START.load(Ordering::Acquire))
 }
@@ -42,7 +43,7 @@ pub fn memory(length: usize) -> Option<*mut c_void> {
     let length = length.next_multiple_of(page);
     let access = ProtFlags::READ | ProtFlags::WRITE;
     match carve(length) {
-        // SAFETY: the range is a part of our reservation that was given out to nobody else.
+        // SAFETY: the range is a part of the reservation, and `carve` gives out each part once.
         Some(start) => unsafe {
             rustix::mm::mprotect(start, length, MprotectFlags::READ | MprotectFlags::WRITE).ok()?;
             Some(start)
@@ -52,6 +53,7 @@ pub fn memory(length: usize) -> Option<*mut c_void> {
     }
 }
 
+/// The next part of the reservation. It stays without access until its protection is set.
 fn carve(length: usize) -> Option<*mut c_void> {
     let start = START.load(Ordering::Acquire);
     if start == 0 {
@@ -63,14 +65,14 @@ fn carve(length: usize) -> Option<*mut c_void> {
     taken.ok().map(|used| ptr::with_exposed_provenance_mut(start + size_of::<Table>() + used))
 }
 
-/// A page that cannot be read: what process_vm_writev(2) is told to copy from.
+/// A page without access: process_vm_writev(2) is told to copy from it, so that not one byte is copied.
 pub fn unreadable_page() -> *const c_void {
     static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let page = FOUND.load(Ordering::Acquire);
     if !page.is_null() {
         return page;
     }
-    // In the reservation, if there is one: the first page that was not given out.
+    // A part of the reservation has no access until it is given some.
     let made = carve(PAGE as usize).ok_or(()).or_else(|()| {
         // SAFETY: a new mapping at an address that the kernel chooses.
         unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE) }

@@ -1,7 +1,7 @@
 //! The environment variables, read once per process.
 //!
-//! Values stay where they were read to: in memory that is never given back. A value that cannot be used is kept, for the log to
-//! say.
+//! Values stay in the memory that they were read to, which is never given back. A value that cannot be used is noted, so that the
+//! log can name it.
 
 use core::ffi::CStr;
 
@@ -10,10 +10,11 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::preserve::policy::{OnFailure, Way};
+use snapshim::sys::stack_str::StackStr;
 
 use super::environment::{Environment, leak};
 
-/// How much is logged.
+/// Which lines are logged: those of this level and of the levels before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Off,
@@ -23,7 +24,7 @@ pub enum Level {
     Debug,
 }
 
-/// What the environment says, defaults filled in.
+/// What the environment asks for, with defaults in place of what is not set.
 #[derive(Debug)]
 pub struct Config {
     /// `SNAPSHIM_DISABLE=1`
@@ -34,7 +35,7 @@ pub struct Config {
     pub is_directory_chosen: bool,
     /// `SNAPSHIM_FILES`, patterns separated by colons; empty if unset.
     pub files: &'static [u8],
-    /// `SNAPSHIM_SHARED_FILES`, the same for read-only shared mappings.
+    /// `SNAPSHIM_SHARED_FILES`: the same for shared mappings that can only be read.
     pub shared_files: &'static [u8],
     /// `SNAPSHIM_PUSH`
     pub way: Way,
@@ -58,11 +59,11 @@ pub struct Config {
     pub chunk: u64,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
     pub timeout: u64,
-    /// `SNAPSHIM_LOG`, before the colon.
+    /// `SNAPSHIM_LOG`, in front of the colon.
     pub level: Level,
     /// `SNAPSHIM_LOG`, behind the colon.
     pub log_path: Option<&'static CStr>,
-    /// What cannot be used.
+    /// The values that cannot be used.
     pub unusable: [Option<Unusable>; 16],
 }
 
@@ -81,7 +82,7 @@ const LONGEST_TIMEOUT_MS: u64 = 60_000;
 const DEFAULT_CHUNK_KB: u64 = 64;
 const LARGEST_CHUNK_KB: u64 = 2048;
 
-/// The configuration of this process.
+/// The configuration of this process, read at the first call.
 pub fn config() -> &'static Config {
     CONFIG.get().unwrap_or_else(read)
 }
@@ -94,116 +95,133 @@ fn read() -> &'static Config {
 }
 
 fn parse(environment: &Environment) -> Config {
-    let mut unusable: [Option<Unusable>; 16] = [const { None }; 16];
-    let mut complain = |name, value, instead| {
-        if let Some(free) = unusable.iter_mut().find(|entry| entry.is_none()) {
+    let mut values = Values { environment, unusable: [const { None }; 16] };
+    let rings = values.choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"]);
+    let (level, log_path) = values.log();
+    let chosen = values.directory();
+    Config {
+        is_disabled: values.choose("SNAPSHIM_DISABLE", &["0", "1", ""]) == 1,
+        directory: chosen.unwrap_or_else(default_directory),
+        is_directory_chosen: chosen.is_some(),
+        files: values.patterns("SNAPSHIM_FILES"),
+        shared_files: values.patterns("SNAPSHIM_SHARED_FILES"),
+        way: [Way::Auto, Way::Direct, Way::Agent][values.choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"])],
+        on_failure: [OnFailure::BreakSnapshot, OnFailure::FailWrite]
+            [values.choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"])],
+        allows_rings: rings == 1,
+        filters_rings: rings == 2,
+        takes_any_file_system: values.is_set("SNAPSHIM_ANYFS"),
+        claims_devices: values.is_set("SNAPSHIM_CLAIM"),
+        reads_notices: values.is_set("SNAPSHIM_FANOTIFY"),
+        is_strict: values.is_set("SNAPSHIM_STRICT"),
+        opens_eagerly: values.choose("SNAPSHIM_SHARED", &["trap", "eager"]) == 1,
+        chunk: values.chunk_kb() * 1024 / snapshim::PAGE,
+        timeout: values.timeout_ms() * 1_000_000,
+        level,
+        log_path,
+        unusable: values.unusable,
+    }
+}
+
+/// The variables' values, and which of them cannot be used.
+struct Values<'a> {
+    environment: &'a Environment,
+    unusable: [Option<Unusable>; 16],
+}
+
+impl Values<'_> {
+    fn complain(&mut self, name: &'static str, value: &'static [u8], instead: &'static str) {
+        if let Some(free) = self.unusable.iter_mut().find(|entry| entry.is_none()) {
             *free = Some(Unusable { name, value, instead });
         }
-    };
-    let mut choose = |name, choices: &[&'static str], default: usize| match environment.get(name) {
-        None => default,
-        Some(value) => choices.iter().position(|choice| choice.as_bytes() == value).unwrap_or_else(|| {
-            complain(name, value, choices[default]);
-            default
-        }),
-    };
-    let way = [Way::Auto, Way::Direct, Way::Agent][choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"], 0)];
-    let on_failure = [OnFailure::BreakSnapshot, OnFailure::FailWrite]
-        [choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"], 0)];
-    let is_disabled = choose("SNAPSHIM_DISABLE", &["0", "1", ""], 0) == 1;
+    }
 
-    let rings = choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"], 0);
-    let (allows_rings, filters_rings) = (rings == 1, rings == 2);
+    /// Which of `choices` a variable names; the first is the default.
+    fn choose(&mut self, name: &'static str, choices: &[&'static str]) -> usize {
+        let Some(value) = self.environment.get(name) else { return 0 };
+        choices.iter().position(|choice| choice.as_bytes() == value).unwrap_or_else(|| {
+            self.complain(name, value, choices[0]);
+            0
+        })
+    }
 
-    let opens_eagerly = choose("SNAPSHIM_SHARED", &["trap", "eager"], 0) == 1;
-    let takes_any_file_system = choose("SNAPSHIM_ANYFS", &["0", "1"], 0) == 1;
-    let claims_devices = choose("SNAPSHIM_CLAIM", &["0", "1"], 0) == 1;
-    let reads_notices = choose("SNAPSHIM_FANOTIFY", &["0", "1"], 0) == 1;
-    let is_strict = choose("SNAPSHIM_STRICT", &["0", "1"], 0) == 1;
+    fn is_set(&mut self, name: &'static str) -> bool {
+        self.choose(name, &["0", "1"]) == 1
+    }
 
-    let timeout_ms = environment.get("SNAPSHIM_TIMEOUT_MS").map_or(DEFAULT_TIMEOUT_MS, |value| {
+    /// The number that a variable has, if that `is_possible`.
+    fn number(
+        &mut self,
+        name: &'static str,
+        is_possible: impl Fn(u64) -> bool,
+        default: u64,
+        instead: &'static str,
+    ) -> u64 {
+        let Some(value) = self.environment.get(name) else { return default };
         let number = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        number.filter(|ms| (1..=LONGEST_TIMEOUT_MS).contains(ms)).unwrap_or_else(|| {
-            complain("SNAPSHIM_TIMEOUT_MS", value, "2000 (1 to 60000 are possible)");
-            DEFAULT_TIMEOUT_MS
+        number.filter(|number| is_possible(*number)).unwrap_or_else(|| {
+            self.complain(name, value, instead);
+            default
         })
-    });
+    }
 
-    let chunk = environment.get("SNAPSHIM_CHUNK_KB").map_or(DEFAULT_CHUNK_KB, |value| {
-        let number = core::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
-        number.filter(|kb| kb.is_power_of_two() && (4..=LARGEST_CHUNK_KB).contains(kb)).unwrap_or_else(|| {
-            complain("SNAPSHIM_CHUNK_KB", value, "64 (powers of two from 4 to 2048 are possible)");
-            DEFAULT_CHUNK_KB
-        })
-    });
+    fn timeout_ms(&mut self) -> u64 {
+        let is_possible = |ms| (1..=LONGEST_TIMEOUT_MS).contains(&ms);
+        self.number("SNAPSHIM_TIMEOUT_MS", is_possible, DEFAULT_TIMEOUT_MS, "2000 (1 to 60000 are possible)")
+    }
 
-    let (level, log_path) = environment.get("SNAPSHIM_LOG").map_or((Level::Warn, None), |value| {
-        let colon = value.iter().position(|byte| *byte == b':');
-        let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
-        let names: [(&[u8], Level); 5] = [
+    fn chunk_kb(&mut self) -> u64 {
+        let is_possible = |kb: u64| kb.is_power_of_two() && (4..=LARGEST_CHUNK_KB).contains(&kb);
+        let instead = "64 (powers of two from 4 to 2048 are possible)";
+        self.number("SNAPSHIM_CHUNK_KB", is_possible, DEFAULT_CHUNK_KB, instead)
+    }
+
+    /// `SNAPSHIM_LOG`: a level, and behind a colon the path of a file.
+    fn log(&mut self) -> (Level, Option<&'static CStr>) {
+        const LEVELS: [(&[u8], Level); 5] = [
             (b"off", Level::Off),
             (b"error", Level::Error),
             (b"warn", Level::Warn),
             (b"info", Level::Info),
             (b"debug", Level::Debug),
         ];
-        let found = names.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
+        const NAME: &str = "SNAPSHIM_LOG";
+        let Some(value) = self.environment.get(NAME) else { return (Level::Warn, None) };
+        let colon = value.iter().position(|byte| *byte == b':');
+        let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
         let path = path.filter(|path| !path.is_empty());
-        let path = path.filter(|path| {
-            let usable = open(path).is_ok();
-            if !usable {
-                complain("SNAPSHIM_LOG", value, "standard error");
-            }
-            usable
-        });
-        (
-            found.unwrap_or_else(|| {
-                complain("SNAPSHIM_LOG", value, "warn (off, error, warn, info and debug are possible)");
-                Level::Warn
-            }),
-            path,
-        )
-    });
+        let usable = path.filter(|path| open(path).is_ok());
+        if usable.is_none() && path.is_some() {
+            self.complain(NAME, value, "standard error");
+        }
+        let level = LEVELS.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
+        if level.is_none() {
+            self.complain(NAME, value, "warn (off, error, warn, info and debug are possible)");
+        }
+        (level.unwrap_or(Level::Warn), usable)
+    }
 
-    let [files, shared_files] = ["SNAPSHIM_FILES", "SNAPSHIM_SHARED_FILES"].map(|name| {
-        let patterns = environment.get(name).unwrap_or(b"");
+    fn patterns(&mut self, name: &'static str) -> &'static [u8] {
+        let patterns = self.environment.get(name).unwrap_or(b"");
         if patterns.split(|byte| *byte == b':').any(is_left_open) {
-            complain(name, patterns, "its patterns that leave no [ or { open");
+            self.complain(name, patterns, "its patterns that leave no [ or { open");
         }
         patterns
-    });
+    }
 
-    let chosen = environment.get("SNAPSHIM_DIR").and_then(|value| {
+    /// `SNAPSHIM_DIR`, if it is set to a path that can be used.
+    fn directory(&mut self) -> Option<&'static CStr> {
+        const NAME: &str = "SNAPSHIM_DIR";
+        let value = self.environment.get(NAME)?;
         let usable = c_str(value).filter(|path| path.to_bytes().first() == Some(&b'/'));
         if usable.is_none() {
-            complain("SNAPSHIM_DIR", value, "the default (an absolute path is needed)");
+            self.complain(NAME, value, "the default (an absolute path is needed)");
         }
         usable
-    });
-    Config {
-        is_disabled,
-        directory: chosen.unwrap_or_else(default_directory),
-        is_directory_chosen: chosen.is_some(),
-        files,
-        shared_files,
-        way,
-        on_failure,
-        allows_rings,
-        filters_rings,
-        takes_any_file_system,
-        claims_devices,
-        reads_notices,
-        is_strict,
-        opens_eagerly,
-        chunk: chunk * 1024 / snapshim::PAGE,
-        timeout: timeout_ms * 1_000_000,
-        level,
-        log_path,
-        unusable,
     }
 }
 
-/// Whether a pattern has a class or an alternative that does not end: it would match nothing.
+/// Whether a pattern has a class or an alternative that does not end: such a pattern matches nothing.
 pub fn is_left_open(pattern: &[u8]) -> bool {
     let unclosed = |open, close| {
         let last = pattern.iter().rposition(|byte| *byte == open);
@@ -219,26 +237,12 @@ fn c_str(value: &'static [u8]) -> Option<&'static CStr> {
     CStr::from_bytes_with_nul(with_nul).ok()
 }
 
+/// /dev/shm/snapshim-UID.
 fn default_directory() -> &'static CStr {
-    struct Path {
-        bytes: [u8; 48],
-        length: usize,
-    }
-    impl core::fmt::Write for Path {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            for byte in text.bytes() {
-                self.bytes[self.length] = byte;
-                self.length += 1;
-            }
-            Ok(())
-        }
-    }
-    let mut path = Path { bytes: [0; 48], length: 0 };
-    let _ = core::fmt::write(&mut path, format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()));
-    CStr::from_bytes_until_nul(&leak(path).bytes).unwrap_or(c"/dev/shm/snapshim")
+    leak(StackStr::<48>::whole(format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()))).as_c_str()
 }
 
-/// Opens the log file, making it if need be.
+/// Opens the log file, and makes it if there is none.
 pub fn open(path: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))

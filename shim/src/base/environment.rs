@@ -1,7 +1,7 @@
 //! The environment as it was at exec, and memory that lives as long as the process.
 //!
-//! It is read from /proc/self/environ, because a hook may need it before libc has set `environ` up; `environ` is the way out where
-//! /proc is not readable.
+//! It is read from /proc/self/environ, because a hook may need it before libc has set `environ` up. Where /proc cannot be read, it
+//! is read from `environ`.
 
 use core::ffi::{CStr, c_char};
 
@@ -13,6 +13,7 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// Reads it.
     pub fn read() -> Self {
         Self { bytes: Self::from_proc().unwrap_or_else(Self::from_libc) }
     }
@@ -22,7 +23,7 @@ impl Environment {
         loop {
             let buffer = memory(size)?;
             let length = procfs::read_file(c"/proc/self/environ", buffer).ok()?.len();
-            // One byte stays free, so that the last variable is followed by a NUL in any case.
+            // One byte stays free, so that a NUL follows the last variable in any case.
             if length < size - 1 {
                 return Some(&buffer[..length]);
             }
@@ -30,7 +31,7 @@ impl Environment {
         }
     }
 
-    /// Copies the variables that concern us; there are few.
+    /// Copies the shim's own variables; there are few.
     fn from_libc() -> &'static [u8] {
         unsafe extern "C" {
             static environ: *const *const c_char;
@@ -52,6 +53,7 @@ impl Environment {
         &buffer[..length]
     }
 
+    /// The value of a variable; `None` if it is not set.
     pub fn get(&self, name: &str) -> Option<&'static [u8]> {
         self.bytes
             .split(|byte| *byte == 0)
@@ -62,22 +64,22 @@ impl Environment {
 /// Zeroed memory that lives as long as the process.
 fn memory(size: usize) -> Option<&'static mut [u8]> {
     let address = crate::base::arena::memory(size)?;
-    // SAFETY: given out once, `size` bytes long, never given back.
+    // SAFETY: the arena gives this memory out once, `size` bytes of it, and never takes it back.
     Some(unsafe { core::slice::from_raw_parts_mut(address.cast::<u8>(), size) })
 }
 
-/// Moves `value` to memory that lives as long as the process.
+/// Moves `value` to memory that lives as long as the process; `None` if there is no memory.
 pub fn try_leak<T>(value: T) -> Option<&'static T> {
     const { assert!(align_of::<T>() <= 4096) };
     let place = memory(size_of::<T>())?.as_mut_ptr().cast::<T>();
-    // SAFETY: the memory is page-aligned, large enough and ours alone.
+    // SAFETY: the memory is aligned to a page, large enough, and known to this function alone.
     unsafe {
         place.write(value);
         Some(&*place)
     }
 }
 
-/// The same where nothing works without it: before `main`.
+/// The same where nothing works without it, before `main`: ends the process if there is no memory.
 pub fn leak<T>(value: T) -> &'static T {
     try_leak(value).unwrap_or_else(|| raw::abort())
 }

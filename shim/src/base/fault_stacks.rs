@@ -1,6 +1,6 @@
-//! Stacks of our own, for resolving a fault: the application's may be nearly full, or a small alternate one.
+//! Stacks on which faults are resolved: the application's own may be nearly full, or a small alternate one.
 //!
-//! Who finds none free goes on where it is.
+//! A thread that finds none free resolves its fault on the stack that it is on.
 
 use core::arch::naked_asm;
 use core::ffi::c_void;
@@ -17,7 +17,8 @@ const STACK: usize = 32 << 10;
 const HEAD: usize = PAGE as usize;
 const LENGTH: usize = HEAD + COUNT * STACK;
 
-/// The head is a page that a forked child finds wiped: of its parent's threads it has but one, which does not fork in here.
+/// The first page of the pool. A forked child finds it wiped: it has only that thread of its parent which forks, and this one uses
+/// no stack of the pool then.
 #[repr(C)]
 struct Head {
     /// A bit for each stack that is in use.
@@ -32,7 +33,7 @@ pub fn prepare() {
         return;
     }
     let Some(memory) = arena::memory(LENGTH) else { return };
-    // SAFETY: our own memory, which nobody else knows of yet.
+    // SAFETY: memory of the arena, which only this function knows of yet.
     let is_wiped = unsafe { madvise(memory, HEAD, Advice::LinuxWipeOnFork) }.is_ok();
     if !is_wiped {
         return;
@@ -42,16 +43,17 @@ pub fn prepare() {
         // SAFETY: as above; the lowest page of each stack.
         let _ = unsafe { mprotect(guard, PAGE as usize, MprotectFlags::empty()) };
     }
-    // Release: pairs with the Acquire in `pool`. Who was first wins; the other memory is lost, once.
+    // Release: pairs with the Acquire in `pool`. The first of two threads wins, and the memory of the other is lost, once.
     let _ = POOL.compare_exchange(ptr::null_mut(), memory.cast(), Ordering::Release, Ordering::Relaxed);
 }
 
+/// The pool; `None` before `prepare`.
 fn pool() -> Option<&'static Head> {
     // SAFETY: once set, the memory stays; all-zero is a valid head.
     unsafe { POOL.load(Ordering::Acquire).as_ref() }
 }
 
-/// Calls `function` with both words on a stack of our own.
+/// Calls `function` with both words on a free stack of the pool.
 pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u64) -> Outcome {
     let Some(head) = pool() else { return function(first, second) };
     let taken = head.taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, |taken| {
@@ -61,15 +63,17 @@ pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u6
     let Ok(taken) = taken else { return function(first, second) };
     let stack = taken.trailing_ones() as usize;
     let top = ptr::from_ref(head).cast::<c_void>().wrapping_byte_add(HEAD + (stack + 1) * STACK);
-    // SAFETY: the stack is ours until its bit is cleared, and its top is aligned.
+    // SAFETY: the stack belongs to this call until its bit is cleared, and its top is aligned.
     let result = unsafe { call_on(top, function, first, second) };
-    // Release: pairs with the Acquire of who takes it next.
+    // Release: pairs with the Acquire of the thread that takes the stack next.
     head.taken.fetch_and(!(1 << stack), Ordering::Release);
     result
 }
 
+/// Switches to the stack that ends at `top`, calls `function` there, and switches back.
+///
 /// # Safety
-/// `top` is the end of a stack, aligned to 16 bytes, that nobody else uses.
+/// `top` is the end of a stack, aligned to 16 bytes, that no other call uses.
 #[unsafe(naked)]
 unsafe extern "C" fn call_on(
     top: *const c_void,
@@ -90,14 +94,15 @@ unsafe extern "C" fn call_on(
         "ret",
     )
 }
+
 /// What came of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Outcome {
-    /// It was not the shim's making.
+    /// The shim did not cause it.
     Foreign,
     /// The instruction can be run again.
     Resolved,
-    /// The store must not happen: it ends as on a full disk (mm/memory.c, VM_FAULT_SIGBUS), by SIGBUS at its address.
+    /// The store must not happen: it ends in SIGBUS at its address, as on a full disk (mm/memory.c, VM_FAULT_SIGBUS).
     Refused,
 }

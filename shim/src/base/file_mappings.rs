@@ -1,4 +1,5 @@
-//! The mappings of files that a process has, as the kernel tells of them: by its ioctl(2), or by the text of proc_pid_maps(5).
+//! The mappings of files that a process has, as the kernel says: by an ioctl(2) on /proc/PID/maps, or by the text of that file
+//! (proc_pid_maps(5)).
 
 use core::ops::ControlFlow;
 
@@ -8,14 +9,14 @@ use rustix::io::Errno;
 use snapshim::sys::procfs::{self, ProcPath};
 use snapshim::sys::raw;
 
-/// What the kernel says of the file behind a mapping: the same for all mappings of a file by one file system.
+/// How /proc/PID/maps names the file behind a mapping: alike for all mappings of one file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backing {
     pub device: (u32, u32),
     pub inode: u64,
 }
 
-/// Hands over each pid that there is.
+/// Calls `see` with the pid of each process.
 pub fn each_process(mut see: impl FnMut(u32)) {
     let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
     procfs::any_entry(all, |name| {
@@ -39,12 +40,13 @@ pub struct Mapping {
 /// Which mappings are asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
+    /// Those that are writable and shared.
     WritableAndShared,
-    /// The one that has this address.
+    /// The one that covers this address.
     At(u64),
 }
 
-/// Where the kernel says what a process has mapped. Of memory that is gone it says nothing any more.
+/// /proc/PID/maps of a process. The open file stays with the memory that the process has now: after exec it says nothing more.
 pub fn maps_of(pid: u32) -> Result<OwnedFd, Errno> {
     raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY)
 }
@@ -60,7 +62,7 @@ pub fn has_shared(pid: u32, wanted: impl Fn(Backing) -> bool) -> bool {
     is_found
 }
 
-/// Hands over the mappings of a process, from the lowest address on.
+/// Calls `see` with the mappings of a process, from the lowest address on, until it breaks.
 pub fn each_mapping(
     maps: &OwnedFd,
     filter: Filter,
@@ -111,23 +113,24 @@ const COVERING_OR_NEXT: u64 = 0x10;
 const OF_A_FILE: u64 = 0x20;
 
 impl Query {
-    /// The path by which the file was mapped.
+    /// The path by which the file was mapped; `None` if it has none, or one that does not fit.
     pub fn name<'a>(maps: &OwnedFd, mapping: &Mapping, buffer: &'a mut [u8]) -> Option<&'a str> {
         let (name, name_size) = (buffer.as_mut_ptr() as u64, buffer.len() as u32);
         let size = size_of::<Self>() as u64;
         let mut query = Self { size, wanted: OF_A_FILE, address: mapping.start, name, name_size, ..Self::default() };
-        // SAFETY: as in `ask`; the name is stored into the buffer, which is as large as the structure says.
+        // SAFETY: as in `ask`; the kernel stores the name into the buffer, which is as large as the structure says.
         unsafe { raw::ioctl(maps.as_fd(), PROCMAP_QUERY, (&raw mut query) as usize) }.ok()?;
         core::ffi::CStr::from_bytes_until_nul(buffer).ok()?.to_str().ok().filter(|name| name.starts_with('/'))
     }
 
+    /// Asks for the first mapping that the filter wants at or behind `address`.
     fn ask(maps: &OwnedFd, address: u64, filter: Filter) -> Result<Mapping, Errno> {
         let wanted = match filter {
             Filter::WritableAndShared => WRITABLE | SHARED | COVERING_OR_NEXT | OF_A_FILE,
             Filter::At(_) => OF_A_FILE,
         };
         let mut query = Self { size: size_of::<Self>() as u64, wanted, address, ..Self::default() };
-        // SAFETY: the argument is the structure that the request takes, of the size that it says; no names are asked for.
+        // SAFETY: the argument is the structure that the request takes, of the size that it says; it asks for no name.
         unsafe { raw::ioctl(maps.as_fd(), PROCMAP_QUERY, (&raw mut query) as usize) }?;
         let backing = Backing { device: (query.major, query.minor), inode: query.inode };
         let Self { start, end, offset, flags, .. } = query;
@@ -145,34 +148,18 @@ fn read_each_mapping(
         Filter::WritableAndShared => line.is_writable && line.mapping.is_shared,
         Filter::At(address) => (line.mapping.start..line.mapping.end).contains(&address),
     };
-    let mut buffer = [0u8; 512];
-    // The beginning of the line under way; what the numbers stand in is shorter.
-    let (mut line, mut length) = ([0u8; 100], 0);
     let mut position = 0;
-    loop {
-        // The file's own position would be moved by what `see` asks of it.
-        let count = rustix::io::pread(maps, &mut buffer, position)?;
+    // `see` may read the same file, so its own position is not used.
+    let read = |buffer: &mut [u8]| {
+        let count = rustix::io::pread(maps, buffer, position)?;
         position += count as u64;
-        if count == 0 {
-            return Ok(());
-        }
-        for byte in &buffer[..count] {
-            if *byte != b'\n' {
-                if length < line.len() {
-                    line[length] = *byte;
-                    length += 1;
-                }
-                continue;
-            }
-            let parsed = Line::parse(&line[..length]).filter(|line| line.mapping.backing.inode != 0 && is_wanted(line));
-            length = 0;
-            if let Some(line) = parsed
-                && see(line.mapping).is_break()
-            {
-                return Ok(());
-            }
-        }
-    }
+        Ok(count)
+    };
+    let broken_off = procfs::find_line_by(read, |line| {
+        let line = Line::parse(line).filter(|line| line.mapping.backing.inode != 0 && is_wanted(line))?;
+        see(line.mapping).is_break().then_some(())
+    });
+    broken_off.map(drop)
 }
 
 /// A line of proc_pid_maps(5).

@@ -1,4 +1,4 @@
-//! `SNAPSHIM_FILES` and `SNAPSHIM_SHARED_FILES`: which files are meant.
+//! `SNAPSHIM_FILES` and `SNAPSHIM_SHARED_FILES`: whether a mapping is of a file that they name.
 
 use rustix::fs::OFlags;
 use snapshim::cooperate::locate::place_of;
@@ -24,7 +24,7 @@ pub fn matches_shared_files(mmap: &Mmap) -> bool {
         && is_for_reading_only(mmap.descriptor)
 }
 
-/// MAP_SHARED_VALIDATE has the kernel judge flags that it ignores in other mappings: what is not ordinary is left to it.
+/// MAP_SHARED_VALIDATE has the kernel refuse flags that it does not know. A mapping with flags that are not ordinary is left to it.
 fn is_shared(flags: i32) -> bool {
     const ORDINARY: i32 = libc::MAP_FIXED
         | libc::MAP_POPULATE
@@ -42,7 +42,7 @@ fn is_shared(flags: i32) -> bool {
     }
 }
 
-/// Whether nothing can ever be stored through what is mapped of the descriptor.
+/// Whether no mapping of the descriptor can ever be stored to: the descriptor is open for reading only.
 pub fn is_for_reading_only(descriptor: i32) -> bool {
     descriptor >= 0
         && rustix::fs::fcntl_getfl(raw::borrow(descriptor as u32))
@@ -61,7 +61,7 @@ fn is_matching_file(descriptor: u32, patterns: &[u8]) -> bool {
     if !is_file {
         return false;
     }
-    // A path of PATH_MAX bytes would be more than a hook may take of the stack.
+    // PATH_MAX bytes are more than a hook may take of the stack; a longer path matches nothing.
     let mut buffer = [core::mem::MaybeUninit::uninit(); 1000];
     let link = procfs::ProcPath::own("fd").slash(descriptor);
     let Ok((path, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) else { return false };

@@ -1,8 +1,8 @@
-//! The shim's own heap, for what Rust's library and the crate `detour` allocate in the constructor: the program's malloc is the
-//! program's. Leak checkers, and programs that count what they allocate, would find ours there.
+//! The shim's own heap, for what Rust's library and the crate `detour` allocate in the constructor. The program's malloc would not
+//! do: leak checkers, and programs that count what they allocate, would find the shim's blocks there.
 //!
-//! The sizes of blocks are multiples of 16 bytes, of larger ones powers of two; one that is freed waits for the next of its size.
-//! The hook path allocates nothing.
+//! The size of a small block is a multiple of 16 bytes, that of a larger one a power of two. A freed block waits in a list for the
+//! next allocation of its size. The hook path allocates nothing.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -21,13 +21,13 @@ struct Heap {
     blocks: UnsafeCell<Blocks>,
 }
 
-// SAFETY: who has not set `taken` does not touch the blocks.
+// SAFETY: only the thread that has set `taken` touches the blocks.
 unsafe impl Sync for Heap {}
 
 struct Blocks {
-    /// Those that were freed, by [`list_of`] their size.
+    /// The freed blocks, in a list for each size ([`list_of`]).
     freed: [*mut Freed; LISTS],
-    /// What no block was made of yet.
+    /// The part of the chunk that no block was made of yet.
     start: usize,
     end: usize,
 }
@@ -36,19 +36,20 @@ struct Freed {
     next: *mut Freed,
 }
 
-/// What is taken from the kernel at once.
+/// Bytes that are taken from the arena at once.
 const CHUNK: usize = 256 << 10;
-/// What the sizes of small blocks are multiples of.
+/// The size of a small block is a multiple of this.
 const GRAIN: usize = 16;
 const LARGEST_SMALL: usize = 512;
 const LISTS: usize = list_of(1 << (usize::BITS - 1)) + 1;
 
-/// The size of the block for `layout`: a multiple of its alignment, up to a page. None: more than an address space.
+/// The size of the block for `layout`: a multiple of its alignment, up to a page. `None`: more than an address space.
 fn block_size(layout: Layout) -> Option<usize> {
     let size = layout.size().max(1).checked_next_multiple_of(layout.align().max(GRAIN))?;
     if size <= LARGEST_SMALL { Some(size) } else { size.checked_next_power_of_two() }
 }
 
+/// Which list of freed blocks is for this size.
 const fn list_of(size: usize) -> usize {
     if size <= LARGEST_SMALL { size / GRAIN } else { LARGEST_SMALL / GRAIN + (size / LARGEST_SMALL).ilog2() as usize }
 }
@@ -65,7 +66,7 @@ impl Blocks {
         let list = &mut self.freed[list_of(size)];
         let freed = *list;
         if !freed.is_null() {
-            // SAFETY: a block that was freed holds the next.
+            // SAFETY: a freed block holds the address of the next.
             *list = unsafe { (*freed).next };
             return freed.cast();
         }
@@ -84,7 +85,7 @@ impl Blocks {
     fn give(&mut self, block: *mut u8, size: usize) {
         let freed = block.cast::<Freed>();
         let list = &mut self.freed[list_of(size)];
-        // SAFETY: the block is its owner's no more; it is aligned, and large enough.
+        // SAFETY: its owner has given the block back; it is aligned, and large enough.
         unsafe { freed.write(Freed { next: *list }) };
         *list = freed;
     }
@@ -92,19 +93,19 @@ impl Blocks {
 
 impl Heap {
     fn with<R>(&self, act: impl FnOnce(&mut Blocks) -> R) -> R {
-        // Acquire: pairs with the Release below.
+        // Acquire: pairs with the Release below: the blocks are as the thread before left them.
         while self.taken.swap(true, Ordering::Acquire) {
             snapshim::sys::raw::yield_now();
         }
-        // SAFETY: one caller at a time comes here; `act` allocates nothing.
+        // SAFETY: one thread at a time comes here, and `act` allocates nothing.
         let result = act(unsafe { &mut *self.blocks.get() });
         self.taken.store(false, Ordering::Release);
         result
     }
 }
 
-// SAFETY: blocks do not overlap, are as large as asked for, and aligned: a chunk is to a page, a block in it to what its
-// size is a multiple of.
+// SAFETY: blocks do not overlap and are as large as asked for. They are aligned: a chunk to a page, a block in it to the largest
+// power of two that divides its size.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match block_size(layout) {

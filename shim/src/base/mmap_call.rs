@@ -5,6 +5,7 @@ use core::ptr;
 
 use rustix::io::Errno;
 use snapshim::PAGE;
+use snapshim::sys::raw;
 
 /// The arguments of mmap(2).
 #[derive(Clone, Copy)]
@@ -18,7 +19,7 @@ pub struct Mmap {
 }
 
 impl Mmap {
-    /// The system call.
+    /// Makes the system call.
     pub fn call(&self) -> Result<*mut c_void, Errno> {
         // SAFETY: the application's own arguments, or a new mapping at an address that the kernel chooses.
         unsafe {
@@ -33,10 +34,10 @@ impl Mmap {
             )
         }
         .map(ptr::with_exposed_provenance_mut)
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+        .map_err(raw::errno)
     }
 
-    /// The same, but private.
+    /// The same arguments for a private mapping.
     pub fn as_private(&self) -> Self {
         Self { flags: self.flags & !libc::MAP_TYPE | libc::MAP_PRIVATE, ..*self }
     }

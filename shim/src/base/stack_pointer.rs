@@ -1,6 +1,6 @@
-//! Where the calling thread's stack is.
+//! Where the calling thread is on its stack.
 
-/// The stack pointer, near enough: below the caller's frame, above what it calls.
+/// The stack pointer, near enough: an address below the caller's frame and above those of the functions that it calls.
 #[inline(always)]
 pub fn stack_pointer() -> u64 {
     let marker = 0u8;

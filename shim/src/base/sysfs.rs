@@ -1,54 +1,24 @@
-//! Small questions to sysfs and /proc, asked by raw system calls with what the stack has room for.
+//! Small questions to sysfs and /proc, asked by raw system calls with buffers on the stack.
 
-use core::ffi::CStr;
-use core::fmt::{self, Write};
+use core::fmt;
 
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
+use snapshim::sys::stack_str::StackStr;
 use snapshim::sys::{procfs, raw};
 
-/// A path that is put together without allocation. One that does not fit is none, and nothing is found there.
-struct Path {
-    bytes: [u8; 400],
-    length: usize,
-}
+/// A path that does not fit is empty, and nothing is found there.
+type Path = StackStr<400>;
 
-impl Path {
-    fn new(parts: fmt::Arguments<'_>) -> Self {
-        let mut path = Self { bytes: [0; 400], length: 0 };
-        if path.write_fmt(parts).is_err() {
-            path.bytes[0] = 0;
-        }
-        path
-    }
-
-    fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
-    }
-}
-
-impl Write for Path {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        // The last byte stays NUL.
-        if end >= self.bytes.len() {
-            return Err(fmt::Error);
-        }
-        self.bytes[self.length..end].copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
-
-/// What a small file says, without the end of its last line; `None` if it cannot be read.
+/// The content of a small file, without the newline at its end; `None` if it cannot be read.
 pub fn read<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let text = procfs::read_file(Path::new(path).as_c_str(), buffer).ok()?;
+    let text = procfs::read_file(Path::whole(path).as_c_str(), buffer).ok()?;
     Some(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
-/// What a path leads to.
+/// stat(2) of a path.
 pub fn stat(path: fmt::Arguments<'_>) -> Result<Stat, Errno> {
-    rustix::fs::stat(Path::new(path).as_c_str())
+    rustix::fs::stat(Path::whole(path).as_c_str())
 }
 
 /// The device number that a file such as /sys/block/NAME/dev says.
@@ -58,20 +28,20 @@ pub fn device(path: fmt::Arguments<'_>) -> Option<u64> {
     Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Whether a file says 1.
+/// Whether a file's content is 1.
 pub fn is_set(path: fmt::Arguments<'_>) -> bool {
     read(path, &mut [0u8; 8]) == Some(b"1")
 }
 
-/// Whether `wanted` finds what it looks for among the names in a directory.
+/// Whether `wanted` is true of one of the names in a directory.
 pub fn any_entry(path: fmt::Arguments<'_>, wanted: impl FnMut(&str) -> bool) -> bool {
-    let Ok(directory) = raw::open(Path::new(path).as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
+    let Ok(directory) = raw::open(Path::whole(path).as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
         return false;
     };
     procfs::any_entry(directory, wanted)
 }
 
-/// Where sysfs describes a block device.
+/// A block device by its number; displayed as the directory in which sysfs describes it.
 pub struct Device(pub u64);
 
 impl fmt::Display for Device {

@@ -8,10 +8,10 @@ use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 
 use snapshim::sys::raw;
-use syscalls::{Sysno, syscall};
 
 use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::config::config;
+use crate::base::robust_list::RobustListHead;
 use crate::process::identity::{self, Own};
 
 /// Makes `call`, which returns only if exec fails.
@@ -39,27 +39,17 @@ fn await_pushers(own: &Own) {
     }
 }
 
-/// `struct robust_list_head` of linux/futex.h: the one that libc made for this thread, or one of the program's own.
-#[repr(C)]
-struct Head {
-    next: u64,
-    futex_offset: i64,
-    pending: u64,
-}
-
-/// Its address. It is read and written through the kernel: an address that the program registered need not be memory.
+/// The address of the head of this thread's robust list. It is read and written through the kernel: an address that the program
+/// registered need not be memory.
 struct RobustList(u64);
 
 impl RobustList {
     fn of_this_thread() -> Option<Self> {
-        let (mut head, mut size) = (0u64, 0usize);
-        // SAFETY: both results are writable.
-        let found = unsafe { syscall!(Sysno::get_robust_list, 0, &raw mut head, &raw mut size) };
-        (found.is_ok() && head != 0 && size == size_of::<Head>()).then_some(Self(head))
+        RobustListHead::of_thread(0).map(Self)
     }
 
     fn pending_at(&self) -> u64 {
-        self.0.wrapping_add(offset_of!(Head, pending) as u64)
+        self.0.wrapping_add(offset_of!(RobustListHead, pending) as u64)
     }
 
     fn read(&self, field: usize) -> Option<u64> {
@@ -69,7 +59,8 @@ impl RobustList {
     /// Enters `word` as the lock that this thread is about to take, so that the kernel marks it when the image ends. False: the
     /// list is unusable, or a handler interrupted a thread that has an entry of its own there.
     fn begin(&self, word: &AtomicU32) -> bool {
-        let (Some(offset), Some(0)) = (self.read(offset_of!(Head, futex_offset)), self.read(offset_of!(Head, pending)))
+        let (Some(offset), Some(0)) =
+            (self.read(offset_of!(RobustListHead, offset)), self.read(offset_of!(RobustListHead, pending)))
         else {
             return false;
         };

@@ -1,6 +1,7 @@
-//! Aliases: the same bytes behind another page cache. A partition and its disk, a loop device and the file behind it.
+//! Aliases: origins with the same bytes behind another page cache. A partition and its disk, a loop device and the file behind it.
 //!
-//! Found in sysfs, as they are now. What cannot be reached by its path (deleted, or in another mount namespace) is not found.
+//! They are found in sysfs, as they are now. A file behind a loop device that its path does not lead to (deleted, or in another
+//! mount namespace) is not found.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use snapshim::sys::raw;
 use crate::base::sysfs::{self, Device};
 use crate::process::log::Named;
 
-/// What an alias is to an origin, or to another alias of it.
+/// What an alias is to the origin, or to the alias by which it was found.
 #[derive(Clone, Copy)]
 enum Kind {
     Disk,
@@ -40,12 +41,12 @@ impl fmt::Display for Alias {
     }
 }
 
-/// Whether `wanted` finds what it looks for among the aliases: what `origin` lies on, and what lies on it.
+/// Whether `wanted` is true of one of the aliases: of what `origin` lies on, and of what lies on it.
 pub fn any_alias(origin: Origin, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
     any_below(origin, DEEPEST, wanted) || any_above(origin, DEEPEST, wanted)
 }
 
-/// Partition of a loop device over a partition of a disk: deeper is nobody.
+/// How far aliases are followed: a partition of a loop device over a partition of a disk is the deepest case.
 const DEEPEST: u32 = 3;
 
 fn any_below(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
@@ -53,7 +54,7 @@ fn any_below(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) 
     below.is_some_and(|alias| wanted(alias) || (depth > 1 && any_below(alias.origin, depth - 1, wanted)))
 }
 
-/// What cannot be written, nobody writes through.
+/// A device that is read-only is passed over: nothing is written through it.
 fn any_above(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
     let mut look = |alias: Alias| {
         let is_read_only = sysfs::is_set(format_args!("{}/ro", Device(alias.origin.device())));
@@ -63,7 +64,7 @@ fn any_above(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) 
         || any_loop(|device, backing| backing == origin && look(Alias { origin: device, kind: Kind::Loop }))
 }
 
-/// A partition's directory in sysfs lies in that of its disk.
+/// The disk of a partition, whose directory in sysfs lies in that of the disk.
 fn disk_of(origin: Origin) -> Option<Alias> {
     let place = Device(origin.device());
     sysfs::read(format_args!("{place}/partition"), &mut [0; 8])?;
@@ -82,12 +83,13 @@ fn any_partition(origin: Origin, wanted: &mut dyn FnMut(Alias) -> bool) -> bool 
         })
 }
 
+/// The file or device behind a loop device.
 fn backing_of(origin: Origin) -> Option<Alias> {
     let found = origin_at(format_args!("{}/loop/backing_file", Device(origin.device())))?;
     Some(Alias { origin: found, kind: Kind::Backing })
 }
 
-/// Whether `wanted` finds what it looks for among the loop devices in use and what is behind each.
+/// Whether `wanted` is true of one of the loop devices in use and the origin behind it.
 pub fn any_loop(mut wanted: impl FnMut(Origin, Origin) -> bool) -> bool {
     let mut behind = 0;
     let found = sysfs::any_entry(format_args!("/sys/block"), |name| {
@@ -104,7 +106,7 @@ pub fn any_loop(mut wanted: impl FnMut(Origin, Origin) -> bool) -> bool {
     found
 }
 
-/// The origin at the path that a file says. A path too long to be read whole, or no longer there, leads nowhere.
+/// The origin at the path that is the content of a file. A path that is too long to be read whole, or where nothing is, has none.
 fn origin_at(path: fmt::Arguments<'_>) -> Option<Origin> {
     let mut buffer = [0u8; 900];
     let length = sysfs::read(path, &mut buffer)?.len();
@@ -117,16 +119,17 @@ fn origin_at(path: fmt::Arguments<'_>) -> Option<Origin> {
     }
 }
 
-/// A bit for each origin that was behind a loop device at the last look; some share one.
+/// A bit for each origin that was behind a loop device at the last search; several origins may share a bit.
 static BEHIND_LOOPS: AtomicU64 = AtomicU64::new(0);
+/// When that was.
 static LAST_LOOK: AtomicU64 = AtomicU64::new(0);
 
 const fn bit_of(origin: Origin) -> u64 {
     1 << (origin.mark() >> 58)
 }
 
-/// To take a snapshot of a file costs less than to look for loop devices, so that is done once a second; what is missed here, the
-/// agent's next round finds.
+/// Whether a file may be behind a loop device. A search for loop devices costs more than a snapshot of a file, so the last one
+/// counts for a second; the agent's next round finds what is missed here.
 pub fn may_be_behind_loop(origin: Origin) -> bool {
     const LATELY: u64 = 1_000_000_000;
     if raw::now().saturating_sub(LAST_LOOK.load(Ordering::Relaxed)) > LATELY {

@@ -1,14 +1,14 @@
-//! Who uses the aliases of what this process has snapshots of.
+//! The users of aliases of the origins that this process has snapshots of.
 //!
-//! The shim keeps the changes of one page cache back; what is written through another one comes in behind it. So a snapshot is
-//! doubtful once somebody can write an alias. A snapshot of an alias alone changes nothing, but its owner may expect more of it
-//! than it can give: that is told.
+//! A write to an origin is held back in that origin's page cache; a write to an alias goes through another page cache and is not.
+//! So a snapshot is doubtful once an alias can be written. A snapshot of the alias spoils nothing, but each of the two may change
+//! by writes to the other, so the log warns of it.
 
 use core::fmt;
 
 use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::{Origin, Place};
-use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::procfs::{self, ProcPath};
 use snapshim::sys::raw;
 
 use super::alias::{self, Alias};
@@ -18,7 +18,7 @@ use crate::base::sysfs;
 use crate::process::identity::Own;
 use crate::process::log::{Level, Named, Program, say};
 
-/// Who can write an alias, or holds a snapshot of it.
+/// A user of an alias: a writer, or the holder of a snapshot.
 #[derive(Clone, Copy)]
 enum User {
     Kernel(DeviceUser),
@@ -42,7 +42,7 @@ impl fmt::Display for User {
     }
 }
 
-/// Called when a snapshot of `origin` has been taken, the gate open again.
+/// Checks the aliases of `origin` after a snapshot of it was made, when the gate is open again.
 pub fn tell(own: &Own, origin: Origin) {
     if !origin.is_block_device() && !alias::may_be_behind_loop(origin) {
         return;
@@ -60,14 +60,14 @@ pub fn tell(own: &Own, origin: Origin) {
     }
 }
 
-/// A round of the agent: whether this process's snapshots of `origin` have become doubtful.
+/// A round of the agent: makes this process's snapshots of `origin` doubtful if an alias can be written.
 pub fn look_at(own: &Own, origin: Origin) {
     if let Some((alias, user)) = find_user(own, origin).filter(|(_, user)| user.writes()) {
         doubt(own, origin, alias, user);
     }
 }
 
-/// The same for all files: those behind loop devices, which are few.
+/// The same for all files. Only files behind loop devices have aliases, and these are few.
 pub fn look_at_files(own: &Own) {
     alias::any_loop(|_, backing| {
         if !backing.is_block_device() && doubt::has_exact_of(own, backing) {
@@ -89,7 +89,7 @@ fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
     }
 }
 
-/// Somebody who uses an alias of `origin`; rather one who can write it.
+/// A user of an alias of `origin`; one that can write it, if there is any.
 fn find_user(own: &Own, origin: Origin) -> Option<(Alias, User)> {
     let mut found = None;
     alias::any_alias(origin, &mut |alias| match user_of(own, alias.origin) {
@@ -107,7 +107,7 @@ fn user_of(own: &Own, alias: Origin) -> Option<User> {
     kernel().or_else(|| writer_of(own, alias).map(User::Writer)).or_else(|| mapper_of(own, alias).map(User::Mapper))
 }
 
-/// A cooperating process with a descriptor for writing.
+/// A cooperating process that has the alias open for writing.
 fn writer_of(own: &Own, alias: Origin) -> Option<u32> {
     let pids = own.table.processes_used().iter().filter_map(|record| record.id()).map(|id| id.pid());
     pids.filter(|pid| *pid != 0).find(|pid| has_open_for_writing(*pid, alias))
@@ -123,10 +123,9 @@ fn has_open_for_writing(pid: u32, alias: Origin) -> bool {
     })
 }
 
-/// proc_pid_fdinfo(5): the access mode is the last octal digit of the flags.
+/// Whether a descriptor is open for writing. The last octal digit of its flags is the access mode (proc_pid_fdinfo(5)).
 fn is_for_writing(pid: u32, number: u32) -> bool {
-    let mut buffer = [0u8; 128];
-    let text = sysfs::read(format_args!("/proc/{pid}/fdinfo/{number}"), &mut buffer);
-    let flags = text.and_then(|text| text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"flags:")));
-    flags.and_then(|flags| flags.last()).is_some_and(|digit| matches!(digit & 3, 1 | 2))
+    let path = ProcPath::of(pid, "fdinfo").slash(number);
+    let mode = procfs::find_line(path.as_c_str(), |line| line.strip_prefix(b"flags:")?.last().copied());
+    mode.is_ok_and(|digit| digit.is_some_and(|digit| matches!(digit & 3, 1 | 2)))
 }

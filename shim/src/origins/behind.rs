@@ -1,9 +1,8 @@
-//! Changes past the page cache: commands to a block device, requests that turn one to other bytes while it may answer no read, and
-//! pages put into holes.
+//! Calls that change a file or device past its page cache: commands to a block device, requests that give a device other bytes
+//! while it may answer no read, and calls that put pages into holes.
 //!
-//! What they would change cannot be preserved before them, so the snapshots concerned become doubtful: those that there are before
-//! the call, lest one shows its effect and is called exact, and those that there are behind it, because one may have been made
-//! meanwhile.
+//! The bytes that they change cannot be preserved first, so the snapshots concerned become doubtful. That is done twice: before the
+//! call, so that no snapshot shows its effect while it is called exact, and after the call, for snapshots made meanwhile.
 
 use core::ffi::c_int;
 
@@ -23,9 +22,9 @@ use crate::process::membership;
 pub enum Named<'a> {
     /// A block device and what lies on it.
     Device(Origin),
-    /// Only what lies on a block device.
+    /// What lies on a block device, but not the device itself.
     Above(Origin),
-    /// The block device of the device mapper that a `struct dm_ioctl` names, and what lies on it.
+    /// The block device that a `struct dm_ioctl` of the device mapper names, and what lies on it.
     Mapped(&'a Mapped),
     /// A regular file.
     File(Origin),
@@ -41,7 +40,7 @@ impl Named<'_> {
         block_device(descriptor).map_or(Self::Nothing, Self::Device)
     }
 
-    /// What lies on it.
+    /// What lies on that device.
     pub fn above(descriptor: c_int) -> Self {
         block_device(descriptor).map_or(Self::Nothing, Self::Above)
     }
@@ -67,7 +66,7 @@ fn block_device(descriptor: c_int) -> Option<Origin> {
 
 /// Whether a block device is a partition of one that `is_wanted`, or built on such a one (device mapper, RAID).
 fn lies_on(origin: Origin, is_wanted: &dyn Fn(Origin) -> bool) -> bool {
-    // LVM on RAID on partitions: deeper is hardly anybody.
+    // LVM on RAID on partitions: deeper stacks are rare.
     lies_on_within(origin, 4, is_wanted)
 }
 
@@ -87,7 +86,7 @@ fn lies_on_within(origin: Origin, depth: u32, is_wanted: &dyn Fn(Origin) -> bool
         })
 }
 
-/// `struct dm_ioctl` (linux/dm-ioctl.h), as far as it names a device: by number, or by a name or a UUID, which end with a NUL.
+/// The part of `struct dm_ioctl` (linux/dm-ioctl.h) that names a device: by its number, or by a name or a UUID that end with a NUL.
 pub struct Mapped {
     device: u64,
     name: [u8; 128],
@@ -99,11 +98,11 @@ impl Mapped {
     const NAME: u64 = 48;
     const UUID: u64 = 176;
 
-    /// The device that the argument at `address` names; `None`: it cannot be read, which is the kernel's to refuse.
+    /// The device that the argument at `address` names; `None`: it cannot be read, and the kernel refuses the call.
     pub fn read(address: u64) -> Option<Self> {
         let mut read = Self { device: 0, name: [0; 128], uuid: [0; 129] };
         let device = raw::read_remote_word(raw::own_tid(), address.wrapping_add(Self::DEVICE)).ok()?;
-        // As the kernel packs them (new_decode_dev, linux/kdev_t.h).
+        // The numbers are packed as in new_decode_dev (linux/kdev_t.h).
         let (major, minor) = ((device & 0xf_ff00) >> 8, device & 0xff | device >> 12 & 0xf_ff00);
         read.device = rustix::fs::makedev(major as u32, minor as u32);
         fill(address.wrapping_add(Self::NAME), &mut read.name)?;
@@ -125,7 +124,7 @@ impl Mapped {
     }
 }
 
-/// Reads the application's memory.
+/// Fills the buffer from the application's memory.
 fn fill(address: u64, buffer: &mut [u8]) -> Option<()> {
     let length = buffer.len() as u64;
     (user_memory::read_own(address, buffer.as_mut_ptr() as u64, length) == length).then_some(())
@@ -135,7 +134,7 @@ fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|byte| *byte == 0).next().unwrap_or(text)
 }
 
-/// Makes `call`, which changes what `named` says behind the page cache.
+/// Makes `call`, which changes what `named` says past the page cache. `what` names the call in the log.
 pub fn changing(what: &str, named: &Named<'_>, call: &dyn Fn() -> c_int) -> c_int {
     if matches!(named, Named::Nothing) {
         return call();

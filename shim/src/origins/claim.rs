@@ -1,9 +1,9 @@
 //! `SNAPSHIM_CLAIM=1`: an exclusive claim on a block device for as long as this process has a snapshot of it.
 //!
-//! A claim is an open file (open(2), O_EXCL on a block device): while there is one, the kernel refuses other claims, and a mount,
-//! mkfs or blkdiscard begins with one. A forked child inherits the file with the snapshots, so the device stays claimed until both
-//! are done; exec closes it. The application may close any descriptor: the claim is marked, looked at before it counts, and in each
-//! round of the agent. Changed only while the process's mappings are held.
+//! A claim is an open file (open(2), O_EXCL on a block device): while it is open, the kernel refuses other claims. A mount, mkfs
+//! and blkdiscard each begin with one. A forked child inherits the file with the snapshots, so the device stays claimed until both
+//! processes are done; exec closes it. The application may close any descriptor, so the file is marked, and the mark is checked
+//! before the claim counts and in each round of the agent. Claims change only under the lock over the process's mappings.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -25,14 +25,15 @@ use crate::process::log::{Level, Named, Program, say};
 
 /// A claim of this process.
 struct Claim {
-    /// `st_rdev`; 0: none. No block device has the number 0:0.
+    /// The device's `st_rdev`; 0: there is no claim here. No block device has the number 0:0.
     device: AtomicU64,
+    /// The descriptor of the claim.
     number: AtomicU32,
 }
 
 static CLAIMS: [Claim; 64] = [const { Claim { device: AtomicU64::new(0), number: AtomicU32::new(0) } }; 64];
 
-/// Has the device claimed before the first snapshot of it; EBUSY if somebody else has.
+/// Claims the device before the first snapshot of it. EBUSY: another process has a claim.
 pub fn take(mappings: &Mappings, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
     if !config().claims_devices || !origin.is_block_device() {
         return Ok(());
@@ -62,7 +63,7 @@ pub fn keep_inherited() {
     }
 }
 
-/// A round of the agent: whether the claims are still there.
+/// A round of the agent: snapshots of a device whose claim is lost are doubtful.
 pub fn look(own: &Own) {
     if claims().next().is_none() {
         return;
@@ -80,7 +81,7 @@ fn claims() -> impl Iterator<Item = &'static Claim> {
 fn release(is_unused: impl Fn(Origin) -> bool) {
     for claim in claims().filter(|claim| is_unused(claim.origin())) {
         if claim.is_intact() {
-            // SAFETY: the number is the file that `fill` opened, which nobody was told of.
+            // SAFETY: the number is the file that `fill` opened, and this module alone knows it.
             drop(unsafe { raw::own(claim.number.load(Ordering::Relaxed) as i32) });
         }
         claim.device.store(0, Ordering::Relaxed);
@@ -92,7 +93,7 @@ fn has_snapshot_of(own: &Own, origin: Origin) -> bool {
     own.table.find_over_splits(of_origin).is_some()
 }
 
-/// fcntl(2): a property of the open file that has no effect without O_ASYNC, so it can mark one.
+/// The mark: a property of an open file (fcntl(2)) that has no effect without O_ASYNC.
 const F_SETSIG: usize = 10;
 const F_GETSIG: usize = 11;
 const MARK: usize = 64;
@@ -114,7 +115,7 @@ impl Claim {
         Ok(())
     }
 
-    /// Whether the number still is the file that was opened, as far as that can be told.
+    /// Whether the descriptor is still the file that was opened. Yes where that cannot be found out.
     fn is_intact(&self) -> bool {
         match fd_table::open_file(self.number.load(Ordering::Relaxed)) {
             Ok(file) => place_behind(file.number()) == Place::Origin(self.origin()) && has_mark(file.as_fd()),
@@ -142,9 +143,7 @@ impl Claim {
 
 fn set_mark(file: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the arguments are values.
-    unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), F_SETSIG, MARK) }
-        .map(drop)
-        .map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    unsafe { syscall!(Sysno::fcntl, file.as_raw_fd(), F_SETSIG, MARK) }.map(drop).map_err(raw::errno)
 }
 
 fn has_mark(file: BorrowedFd<'_>) -> bool {

@@ -1,14 +1,16 @@
-//! Block devices that the kernel itself uses: it changes their page cache without any system call on them.
+//! Block devices that the kernel itself uses: the kernel changes their page cache, and no process makes a call on them.
 //!
-//! A snapshot of one is refused; one that comes into such use later makes its snapshots doubtful, which the agent's rounds find
-//! out.
+//! A snapshot of such a device is refused. A device that comes into such use later is found by the agent's rounds, and its
+//! snapshots become doubtful.
 
+use core::ffi::CStr;
 use core::fmt;
 
 use rustix::io::Errno;
 use snapshim::cooperate::locate::place_of;
 use snapshim::protocol::origin::{Origin, Place};
-use snapshim::sys::{procfs, raw};
+use snapshim::sys::procfs;
+use snapshim::sys::stack_str::StackStr;
 
 use crate::base::sysfs::{self, Device};
 use crate::process::log::{Level, Named, say};
@@ -31,7 +33,7 @@ impl fmt::Display for DeviceUser {
     }
 }
 
-/// What the kernel uses the block device for, if anything.
+/// What the kernel uses a block device for; `None`: for nothing.
 pub fn user_of(device: u64) -> Option<DeviceUser> {
     if is_mounted(device) || is_part_of_btrfs(device) {
         return Some(DeviceUser::Mount);
@@ -54,73 +56,38 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
     Err(Errno::BUSY)
 }
 
-/// proc_pid_mountinfo(5): the third field is major:minor.
+/// Whether a file system is mounted from the device: the third field of a line is major:minor (proc_pid_mountinfo(5)).
 fn is_mounted(device: u64) -> bool {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = procfs::ProcPath::own("mountinfo");
-    let Ok(file) = raw::open(path.as_c_str(), rustix::fs::OFlags::RDONLY) else { return false };
-    let mut buffer = [0u8; 512];
-    // The field under way: its number, and the numbers before and behind its colon.
-    let (mut field, mut numbers, mut behind) = (0, [0u32; 2], 0);
-    loop {
-        let Ok(count) = rustix::io::read(&file, &mut buffer) else { return false };
-        if count == 0 {
-            return false;
-        }
-        for byte in &buffer[..count] {
-            match byte {
-                b' ' if field == 2 && numbers == [major, minor] => return true,
-                b' ' => field += 1,
-                b'\n' => (field, numbers, behind) = (0, [0; 2], 0),
-                b':' if field == 2 => behind = 1,
-                b'0'..=b'9' if field == 2 => {
-                    numbers[behind] = numbers[behind].wrapping_mul(10).wrapping_add(u32::from(byte - b'0'));
-                }
-                _ => {}
-            }
-        }
-    }
+    let number = StackStr::<24>::whole(format_args!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)));
+    let is_its = |line: &[u8]| line.split(|byte| *byte == b' ').nth(2) == Some(number.as_bytes());
+    has_line(procfs::ProcPath::own("mountinfo").as_c_str(), is_its)
 }
 
-/// /proc/swaps: a line begins with the path of what is swapped out to, in which a blank is `\\040`. The first line names the columns.
+/// Whether memory is swapped out to the device. A line of /proc/swaps begins with the path of a file or device, in which a blank is
+/// `\\040`. The first line names the columns.
 fn is_swap(device: u64) -> bool {
-    let Ok(file) = raw::open(c"/proc/swaps", rustix::fs::OFlags::RDONLY) else { return false };
-    let mut buffer = [0u8; 256];
-    // The path under way, and whether the line has gone on behind it.
-    let (mut path, mut length, mut is_over) = ([0u8; 256], 0, false);
-    loop {
-        let Ok(count) = rustix::io::read(&file, &mut buffer) else { return false };
-        if count == 0 {
-            return false;
-        }
-        for byte in &buffer[..count] {
-            match byte {
-                b'\n' => (length, is_over) = (0, false),
-                _ if is_over => {}
-                b' ' | b'\t' => {
-                    is_over = true;
-                    // One that does not fit leads nowhere.
-                    path[length.min(path.len() - 1)] = 0;
-                    if is_block_device_at(&path, device) {
-                        return true;
-                    }
-                }
-                _ if length < path.len() => {
-                    path[length] = *byte;
-                    length += 1;
-                }
-                _ => {}
-            }
-        }
-    }
+    has_line(c"/proc/swaps", |line| {
+        let path = line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or(line);
+        is_block_device_at(path, device)
+    })
+}
+
+/// Whether a line of the file is `wanted`.
+fn has_line(file: &CStr, wanted: impl Fn(&[u8]) -> bool) -> bool {
+    procfs::find_line(file, |line| wanted(line).then_some(())).is_ok_and(|found| found.is_some())
 }
 
 fn is_block_device_at(path: &[u8], device: u64) -> bool {
-    let path = core::ffi::CStr::from_bytes_until_nul(path).unwrap_or(c"");
+    let mut buffer = [0u8; 256];
+    // A path that does not fit with its NUL leads nowhere.
+    let Some(start) = buffer[..255].get_mut(..path.len()) else { return false };
+    start.copy_from_slice(path);
+    let path = CStr::from_bytes_until_nul(&buffer).unwrap_or(c"");
     rustix::fs::stat(path).is_ok_and(|stat| place_of(&stat) == Place::Origin(Origin::block_device(device)))
 }
 
-/// A btrfs has a device number of its own; which block devices it lies on, sysfs says.
+/// Whether a mounted btrfs lies on the device. mountinfo gives a btrfs a device number of its own; sysfs says which devices it
+/// lies on.
 fn is_part_of_btrfs(device: u64) -> bool {
     const MOUNTED: &str = "/sys/fs/btrfs";
     sysfs::any_entry(format_args!("{MOUNTED}"), |id| {
@@ -130,6 +97,7 @@ fn is_part_of_btrfs(device: u64) -> bool {
     })
 }
 
+/// Whether another block device is built on the device (device mapper, RAID, bcache).
 fn has_holders(device: u64) -> bool {
     sysfs::any_entry(format_args!("{}/holders", Device(device)), |_| true)
 }

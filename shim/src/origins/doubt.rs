@@ -1,4 +1,4 @@
-//! Snapshots of one origin, found in the table, and marked doubtful.
+//! Snapshots of one origin: found in the table, and marked doubtful.
 
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;
@@ -6,12 +6,12 @@ use snapshim::table::walk::Walk;
 
 use crate::process::identity::Own;
 
-/// Whether this process has a snapshot of `origin` that is exact and can still be spoilt.
+/// Whether this process has an exact snapshot of `origin`.
 pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
     own.table.find_over_splits(|walk| exact_of(own, walk, origin).next()).is_some()
 }
 
-/// Marks this process's snapshots of `origin` doubtful; how many were exact.
+/// Marks this process's snapshots of `origin` doubtful; how many segments were exact before.
 pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
@@ -21,6 +21,7 @@ pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
     doubted
 }
 
+/// The segments of this process's exact snapshots of `origin`: their indices and incarnations.
 fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
     let owner = own.owner();
     walk.of(origin).filter_map(move |(index, view)| {

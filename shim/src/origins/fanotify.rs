@@ -1,8 +1,9 @@
-//! `SNAPSHIM_FANOTIFY=1`: the kernel's notices (fanotify(7)) of who writes a watched origin, which name the program that did it
-//! without the shim.
+//! `SNAPSHIM_FANOTIFY=1`: the kernel's events (fanotify(7)) of writes to a watched origin name the process that wrote it without
+//! the shim.
 //!
-//! Only a help: a notice tells on somebody who is still there when the agent reads it, a second later at the most, and what is lost
-//! with the descriptor is lost. No event carries an open file (FAN_REPORT_FID): closing one would drop the program's own locks.
+//! The events are a help and not a proof. An event names a process only if that still lives when the agent reads the event, up to
+//! a second later, and events are lost with the descriptor. No event carries an open file (FAN_REPORT_FID): the close of such a
+//! file would drop the program's own locks.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +15,7 @@ use snapshim::sys::raw;
 use snapshim::table::Table;
 use syscalls::{Sysno, syscall};
 
+use crate::base::file_mappings::maps_of;
 use crate::process::log::{Level, say};
 
 const FAN_CLOEXEC: u32 = 0x1;
@@ -22,7 +24,7 @@ const FAN_REPORT_FID: u32 = 0x200;
 const FAN_MARK_ADD: u32 = 0x1;
 const FAN_MODIFY: u64 = 0x2;
 
-/// The notices of one file from now on, where the kernel gives them with the writer's pid: to who has CAP_SYS_ADMIN.
+/// The events of one file from now on. The kernel gives them, with the writer's pid, to a process with CAP_SYS_ADMIN.
 pub fn of(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     begin(file).inspect_err(|error| say_refused(*error)).ok()
 }
@@ -32,15 +34,14 @@ fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         return Err(Errno::PERM);
     }
     let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
-    let error = |error: syscalls::Errno| Errno::from_raw_os_error(error.into_raw());
-    // SAFETY: the arguments are values, and a C string that is alive for the call; the descriptor is nobody else's.
+    // SAFETY: the arguments are values and a C string that outlives the call; the descriptor is new, and owned here alone.
     unsafe {
         let flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_FID;
-        let group = syscall!(Sysno::fanotify_init, flags, OFlags::RDONLY.bits()).map_err(error)?;
+        let group = syscall!(Sysno::fanotify_init, flags, OFlags::RDONLY.bits()).map_err(raw::errno)?;
         let group = raw::own(group as i32);
         let here = rustix::fs::CWD.as_raw_fd();
         let mark = (group.as_raw_fd(), FAN_MARK_ADD, FAN_MODIFY, path.as_c_str().as_ptr());
-        syscall!(Sysno::fanotify_mark, mark.0, mark.1, mark.2, here, mark.3).map_err(error)?;
+        syscall!(Sysno::fanotify_mark, mark.0, mark.1, mark.2, here, mark.3).map_err(raw::errno)?;
         raw::move_up(group)
     }
 }
@@ -58,7 +59,7 @@ fn say_refused(error: Errno) {
     }
 }
 
-/// Whether descriptor `number` is a group of notices. The application's own hardly ever is, so high up.
+/// Whether descriptor `number` is a group of fanotify. The application has hardly ever one of its own at so high a number.
 pub fn are(number: u32) -> bool {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 32];
     let link = ProcPath::own("fd").slash(number);
@@ -66,9 +67,10 @@ pub fn are(number: u32) -> bool {
     target.is_ok_and(|(target, _)| target == b"anon_inode:[fanotify]")
 }
 
+/// The bytes of an event without what follows it.
 const EVENT: usize = 24;
 
-/// Reads the notices there are; the first process that wrote without the shim and still lives.
+/// Reads the events that have come; the first process among them that wrote without the shim and still lives.
 pub fn read_culprit(group: BorrowedFd<'_>, table: &Table) -> Option<u32> {
     let mut buffer = [0u8; 960];
     let mut culprit = None;
@@ -93,7 +95,8 @@ fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// Whether the process lives and has no shim. One that has it and writes nothing more is not in the table.
+/// Whether the process lives and has no shim. Its mappings are asked as well: a process with the shim may have no record in the
+/// table.
 fn is_foreign(pid: u32, table: &Table) -> bool {
     let is_known = table.processes_used().iter().any(|record| record.id().is_some_and(|id| id.pid() == pid));
     !is_known && has_library(pid) == Some(false)
@@ -101,12 +104,14 @@ fn is_foreign(pid: u32, table: &Table) -> bool {
 
 const LIBRARY: &[u8] = b"libsnapshim";
 
-/// Whether the preload library is among what the process has mapped; `None` if it cannot be told.
+/// Whether the process has the preload library mapped; `None`: it cannot be found out.
 fn has_library(pid: u32) -> Option<bool> {
-    names_library(&raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY).ok()?)
+    names_library(&maps_of(pid).ok()?)
 }
 
-/// The same of an open file of mappings (proc_pid_maps(5)).
+/// Whether an open /proc/PID/maps names the preload library; `None`: it cannot be found out.
+///
+/// The text is searched in pieces and not line by line: the library's name stands at the end of a path of any length.
 pub fn names_library(maps: &OwnedFd) -> Option<bool> {
     let mut buffer = [0u8; 960];
     let (mut kept, mut any) = (0, false);
@@ -115,7 +120,7 @@ pub fn names_library(maps: &OwnedFd) -> Option<bool> {
         let count = rustix::io::pread(maps, &mut buffer[kept..], position).ok()?;
         position += count as u64;
         if count == 0 {
-            // A dead process maps nothing.
+            // The file of a dead process is empty, and says nothing.
             return any.then_some(false);
         }
         any = true;

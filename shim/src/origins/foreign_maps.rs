@@ -1,13 +1,14 @@
-//! Programs without the shim that have an origin mapped shared and writable: their stores make no call, and often move no time
-//! ([`snapshim::cooperate::foreign`]).
+//! Programs without the shim that have an origin mapped shared and writable: their stores make no call, and often do not change the
+//! file's time of modification ([`snapshim::cooperate::foreign`]).
 //!
-//! The agent looks for them right after a snapshot was made, and once a second: it asks the kernel for the writable shared mappings
-//! of every process that it may look into, and compares what the kernel says of their file with what it says of the snapshot's own
-//! mapping. Where that is not what stat(2) says of the file (btrfs, overlayfs, devices), others may be called the same, so stat(2)
-//! decides. All cooperating processes together take at most a hundredth of a processor: the more there are, the less often each
-//! looks.
+//! The agent searches for them right after a snapshot was made, and once a second. It asks the kernel for the writable shared
+//! mappings of every process that it may look into, and compares how the kernel names their file with how it names the file of the
+//! snapshot's own mapping. On btrfs, overlayfs and devices that name is not what stat(2) says, and other files may have the same,
+//! so stat(2) decides. All cooperating processes together take at most a hundredth of a processor: the more there are, the less
+//! often each of them searches.
 //!
-//! Of a cooperating process a mapping counts that it made past the hooks, and so did not say in the table.
+//! A cooperating process describes its mappings in the table. A mapping that it made past the hooks is not described, and counts as
+//! foreign.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,24 +35,26 @@ use crate::process::identity::Own;
 use crate::process::log::{Level, Named, Program, say};
 use crate::process::other_tables::OtherTables;
 
-/// Snapshots made, and how many of them had been made when the last look began that is over.
+/// How many snapshots were made.
 static MADE: AtomicU64 = AtomicU64::new(0);
+/// How many had been made when the last complete search began.
 static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
-/// When looks have cost little enough for another one, and what the last one cost.
+/// When the next search may begin, by what searches have cost.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// What the last one cost, in nanoseconds of this process's time.
 static COST: AtomicU64 = AtomicU64::new(0);
-/// Set in a forked child: how many look is another number than when its parent looked.
+/// Set in a forked child: more processes search than when its parent did last.
 static HAS_NEW_COMPANY: AtomicBool = AtomicBool::new(false);
 
 const ROUND: u64 = 1_000_000_000;
-/// A look that cost so much is followed by so many times that without one, for each process with snapshots: others look too.
+/// A search is followed by a rest of so many times its cost, for each process with snapshots: they all search.
 const REST: u64 = 100;
 
-/// A snapshot was made: the agent looks at once.
+/// Notes that a snapshot was made: the agent searches at once.
 pub fn want(own: &Own) {
-    // Release: pairs with the Acquire in `look_alone`; the snapshot is there before it is looked for.
+    // Release: pairs with the Acquire in `look_alone`; the snapshot is visible to the search that counts it.
     let before = MADE.fetch_add(1, Ordering::Release);
-    // Else the agent knows that there is something to look for.
+    // In the other case the agent knows already that there is something to search for.
     if before == LOOKED_AT.load(Ordering::Relaxed)
         && let Some(record) = own.record()
     {
@@ -59,21 +62,22 @@ pub fn want(own: &Own) {
     }
 }
 
+/// Whether a snapshot was made since the last complete search began. Acquire: pairs with the Release in `look_alone`.
 pub fn is_wanted() -> bool {
     MADE.load(Ordering::Relaxed) != LOOKED_AT.load(Ordering::Acquire)
 }
 
-/// The agent's part; how long it may sleep.
+/// The agent's part: searches if it is time; how long the agent may sleep.
 ///
-/// On a busy machine a look takes seconds, and the kernel waits in it for locks of other processes. `attend` is called again and
-/// again meanwhile: to do what others wait for. It tells how much of this thread's time that took.
+/// On a busy machine a search takes seconds, as the kernel waits for locks of other processes. `attend` is called again and again
+/// meanwhile, to answer what other processes wait for; it returns how much of this thread's time that took.
 pub fn look_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
     if !own.identity.is_mapper() {
         return Duration::from_secs(3600);
     }
     let now = raw::now();
     if HAS_NEW_COMPANY.swap(false, Ordering::Relaxed) {
-        // The parent may not know yet.
+        // The cost is inherited, and may be 0: the parent may not have searched yet.
         COST.fetch_max(LIKELY_COST, Ordering::Relaxed);
         rest(own);
     }
@@ -86,7 +90,7 @@ pub fn look_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
     Duration::from_millis(1)
 }
 
-/// For who asks what a snapshot is worth that was made a moment ago.
+/// For a caller that asks whether a snapshot is exact: searches if that snapshot may have been made since the last search.
 pub fn look_if_wanted(own: &Own) {
     let begun = raw::now();
     let mut patience = Patience::default();
@@ -95,14 +99,15 @@ pub fn look_if_wanted(own: &Own) {
             let _signals = signal_block::SignalsBlocked::new();
             look_alone(own, &mut || 0);
         }
-        // The agent may be looking: what it finds is waited for.
+        // The agent may be searching: its result is waited for.
         patience.pause();
     }
 }
 
+/// How long such a caller waits, nanoseconds.
 const MOMENT: u64 = 100_000_000;
 
-/// One thread at a time; where another one looks, this is left to it.
+/// A search, by one thread at a time: if another thread is at it, it is left to that one.
 fn look_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
     if !own.identity.begin_look() {
         return;
@@ -111,31 +116,32 @@ fn look_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
     // Acquire: pairs with the Release in `want`.
     let made = MADE.load(Ordering::Acquire);
     let elsewhere = look(own, attend);
-    // Release: pairs with the Acquire in `is_wanted`; who finds the look over finds what came of it.
+    // Release: pairs with the Acquire in `is_wanted`; a thread that finds the search complete finds its results.
     LOOKED_AT.store(made, Ordering::Release);
     COST.store(time_used().saturating_sub(begun).saturating_sub(elsewhere), Ordering::Relaxed);
     rest(own);
     own.identity.end_look();
 }
 
-/// In a forked child. What it inherited its parent has looked at, so it takes its turn: two hundred children that each look at once
-/// are slowed down by it.
+/// In a forked child: lets time pass before its first search. Its parent has searched for what the child inherited, and two hundred
+/// children that search at once would be slowed down.
 pub fn begin_anew_in_child() {
     HAS_NEW_COMPANY.store(true, Ordering::Relaxed);
 }
 
-/// Of a look, nanoseconds: a machine with some hundred processes.
+/// The cost of a search, nanoseconds, on a machine with some hundred processes.
 const LIKELY_COST: u64 = 1_000_000;
 
+/// Sets when the next search may begin.
 fn rest(own: &Own) {
     let rest = COST.load(Ordering::Relaxed).saturating_mul(REST).saturating_mul(looking(own));
     NEXT.store(raw::now().saturating_add(rest), Ordering::Relaxed);
 }
 
-/// How many processes have snapshots, about: those that only write do not look. Of more than some thousand a part is counted.
+/// About how many processes have snapshots: those are the ones that search. Of more than some thousand only a part is counted.
 fn looking(own: &Own) -> u64 {
     let mut seen = [0u64; 64];
-    // A single walk: what it misses is of a process that has more of them, or is one less for a second.
+    // A single walk may miss a segment. Its process mostly has more of them; else it is not counted for a second.
     for (_, view) in own.table.walk_once().live() {
         let (word, bit) = (view.identity.owner % 4096 / 64, view.identity.owner % 64);
         seen[word as usize] |= 1 << bit;
@@ -143,23 +149,23 @@ fn looking(own: &Own) -> u64 {
     u64::from(seen.iter().map(|word| word.count_ones()).sum::<u32>()).max(1)
 }
 
-/// By this thread, nanoseconds.
+/// The processor time that this thread has used, nanoseconds.
 pub fn time_used() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// An origin that is looked for.
+/// An origin that is searched for, and how the kernel names it in lists of mappings.
 #[derive(Clone, Copy)]
 struct Sought {
     origin: Origin,
     backing: Backing,
 }
 
-/// More are not looked for at once; what is left comes when the others are gone.
+/// How many origins are searched for at once. Further ones are not searched for until some of the first have no snapshots any more.
 const MOST: usize = 16;
 
-/// How much time `attend` took.
+/// Searches every process; how much time `attend` took.
 fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
     let mut sought = [const { None }; MOST];
     seek(own, &mut sought);
@@ -175,10 +181,10 @@ fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
     elsewhere
 }
 
-/// Lists the origins of this process's snapshots that can still be spoilt.
+/// Lists the origins of those snapshots of this process that can still be spoilt.
 fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
     let mut count = 0;
-    // What a single walk misses was split from a piece of the same origin; where that alone was met too late, the next look comes.
+    // A single walk may miss a segment that was split from another of the same origin meanwhile. The next search meets it.
     for (index, view) in own.table.walk_once().owned_by(own.owner()) {
         let origin = view.identity.origin;
         let is_wanted = view.head.state() == State::Exact && !view.is_relocated();
@@ -195,7 +201,7 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
             let into = view.extent.address.saturating_sub(mapping.start);
             !mapping.is_shared && mapping.offset.wrapping_add(into) == view.extent.first * PAGE
         };
-        // It may have been moved, or given up, meanwhile.
+        // The segment may have been moved or unmapped meanwhile.
         let is_still = own.table.snapshot(index).is_some_and(|snapshot| snapshot.is_still(view.head));
         if let Some(mapping) = found.filter(|mapping| shows(mapping) && is_still) {
             sought[count] = Some(Sought { origin, backing: mapping.backing });
@@ -207,9 +213,10 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
     }
 }
 
+/// Makes snapshots doubtful that process `pid` may spoil by a mapping.
 fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], others: &OtherTables, mut attend: impl FnMut()) {
-    // One file for all looks: it stays with the memory that it was opened for. What is found in one and missing in the next is not
-    // another program's that this process has executed meanwhile.
+    // All questions go to one open file, which stays with the memory that it was opened for. If the process executes another
+    // program meanwhile, the mappings of the two are not mixed up.
     let Ok(maps) = maps_of(pid) else { return };
     let _ = each_mapping(&maps, Filter::WritableAndShared, |mapping| {
         attend();
@@ -228,14 +235,14 @@ fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], others: &Othe
     });
 }
 
-/// Whether a mapping of a file that is called as the origin's mappings are shows the origin.
+/// Whether a mapping shows the origin, given that the kernel names its file as it names the origin.
 fn is_of(pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
     let Backing { device: (major, minor), inode } = mapping.backing;
     if origin == Origin::file(rustix::fs::makedev(major, minor), inode) {
         return true;
     }
     let Mapping { start, end, .. } = *mapping;
-    // Of those who may not follow it (it takes CAP_CHECKPOINT_RESTORE), the path may tell.
+    // To follow that link takes CAP_CHECKPOINT_RESTORE. Without it, the path by which the file was mapped may lead to the file.
     let found = sysfs::stat(format_args!("/proc/{pid}/map_files/{start:x}-{end:x}")).or_else(|_| {
         let mut name = [0u8; 400];
         let name = Query::name(maps, mapping, &mut name).ok_or(Errno::NOENT)?;
@@ -246,7 +253,7 @@ fn is_of(pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
 
 #[cold]
 fn say_mapped(pid: u32, origin: Origin) {
-    // Once for each of them, unless they take turns.
+    // Once for each process and origin, unless two of them alternate.
     static LAST: AtomicU64 = AtomicU64::new(0);
     let what = origin.mark() ^ u64::from(pid);
     if LAST.swap(what, Ordering::Relaxed) != what {
@@ -268,10 +275,10 @@ fn is_foreign(own: &Own, pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Or
     let is_outside = match (has_shim, record) {
         (None, _) => false,
         (Some(false), _) => true,
-        // A forked child has its parent's mappings before it has a record, and before it says so there.
+        // A forked child has its parent's mappings before it has a record, and before it describes them there.
         (Some(true), _) if !has_executed(pid) => false,
         (Some(true), Some((record, id))) => is_past_the_hooks(own, record, id, maps, mapping, origin),
-        // It takes no part.
+        // It has the shim and could not join.
         (Some(true), None) => true,
     };
     is_outside && is_there(maps, mapping)
@@ -287,14 +294,14 @@ fn record_of(own: &Own, pid: u32) -> Option<(&'static Process, ProcessId)> {
     records.filter(|(_, id)| id.pid() == pid).find(|(record, id)| liveness::of_image(record, *id) != Liveness::Dead)
 }
 
-/// How often it has to be seen that nobody says that a mapping is there.
+/// How often a mapping has to be found that the table does not describe.
 const LOOKS: u32 = 3;
 
-/// Whether a cooperating process has a mapping that it does not say in the table.
+/// Whether a cooperating process has a mapping that it does not describe in the table.
 ///
-/// One that comes in through a hook is made announced, and said before the announcement is over. So when no call that concerns the
-/// origin was under way after the mapping had been seen, it is said, unless it was unmapped and made again in between: that does
-/// not come out even three times.
+/// A mapping that comes in through a hook is made under an announcement, and described before the announcement ends. So if the
+/// mapping was seen, and no call on the origin was under way afterwards, it is described. The exception is a mapping that was
+/// unmapped and made again in between, which hardly happens three times in a row.
 fn is_past_the_hooks(
     own: &Own,
     record: &Process,
@@ -314,6 +321,7 @@ fn is_past_the_hooks(
     })
 }
 
+/// Whether the process still has the mapping.
 fn is_there(maps: &OwnedFd, mapping: &Mapping) -> bool {
     let mut is_there = false;
     let _ = each_mapping(maps, Filter::WritableAndShared, |found| {

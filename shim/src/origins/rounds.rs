@@ -1,4 +1,5 @@
-//! A round of the agent: what has become of the devices, and of the aliases, that this process has snapshots of.
+//! A round of the agent: whether the devices that this process has snapshots of are used by the kernel now, and whether aliases are
+//! written.
 //!
 //! It lies above devices, aliases and claims, which do not import one another for it.
 
@@ -12,11 +13,11 @@ use super::{alias_users, claim};
 use crate::process::identity::Own;
 use crate::process::log::{Level, Named, Program, say};
 
-/// A round of the agent: what has become of the devices that this process has snapshots of.
+/// Checks the claims, the devices and the aliases.
 pub fn look(own: &Own) {
     claim::look(own);
     let mut looked_at = None;
-    // A single walk: the next round meets what this one misses.
+    // A single walk may miss a segment that is split off meanwhile. The next round meets it.
     for (_, view) in own.table.walk_once().owned_by(own.owner()) {
         let origin = view.identity.origin;
         let is_worth_it = origin.is_block_device() && view.head.state() == State::Exact && looked_at != Some(origin);

@@ -1,9 +1,9 @@
 //! The origins of this process's snapshots, watched for foreign changes ([`snapshim::cooperate::foreign`]): by the agent once a
-//! second, and when somebody asks for a snapshot's state or unmaps it.
+//! second, and by a thread that asks for a snapshot's state or unmaps it.
 //!
-//! An origin is reached by a descriptor that is kept for it: O_PATH, so that closing it drops no lock, close-on-exec, at a number
-//! out of the way. The application may close or replace it, so each look makes sure that it still leads to the origin; where it
-//! does not, foreign changes go unnoticed, and nothing else happens.
+//! Each origin has a descriptor here: O_PATH, so that its close drops no lock, close-on-exec, and at a high number. The
+//! application may close or replace it, so each observation makes sure that it still leads to the origin. If it does not, foreign
+//! changes go unnoticed, and nothing else happens.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -28,23 +28,23 @@ use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
 use crate::process::log::{Bytes, Level, Named, Program, say};
 
-/// One origin and the descriptor that leads to it. Changed only while the process's mappings are held.
+/// One origin and the descriptor that leads to it. Changed only under the lock over the process's mappings.
 struct Watched {
     origin: PlaceCell,
     number: AtomicU32,
-    /// The descriptor of the kernel's notices, 0 if there are none: who asks for them has its standard input open.
+    /// The descriptor of fanotify's events, 0 if there is none: that number is standard input's.
     notices: AtomicU32,
 }
 
-/// More origins are not watched.
+/// The most origins that are watched.
 const MOST: usize = 64;
 
 static WATCHED: [Watched; MOST] =
     [const { Watched { origin: PlaceCell::new(), number: AtomicU32::new(0), notices: AtomicU32::new(0) } }; MOST];
 
-/// Keeps a way to `origin`, which `file` leads to. The process's mappings are held.
+/// Watches `origin`, which `file` leads to, from now on.
 pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
-    // Writes to a block device move the times of the device node that they came by.
+    // A block device is not watched: a write changes the times of the device node by which the device was opened.
     if origin.is_block_device() || WATCHED.iter().any(|watched| watched.leads_to(origin)) {
         return;
     }
@@ -55,12 +55,12 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     if let Ok(kept) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
         free.number.store(kept.into_raw_fd() as u32, Ordering::Relaxed);
         free.take_notices();
-        // Release: see `PlaceCell`; the numbers are there before the origin.
+        // Release: see `PlaceCell`; the numbers are visible before the origin is.
         free.origin.store(Place::Origin(origin));
     }
 }
 
-/// Gives up the ways to origins that no snapshot of this process needs any more.
+/// Stops watching origins that this process has no snapshot of any more.
 pub fn forget_unneeded(held: &Mappings) {
     let own = &held.own;
     let is_ours = |piece: &(u32, View)| piece.1.identity.owner == own.owner();
@@ -73,25 +73,25 @@ pub fn forget_unneeded(held: &Mappings) {
         if is_ours {
             let number = watched.number.load(Ordering::Relaxed) as i32;
             descriptors::count_change(number);
-            // SAFETY: opened by `watch`, and nobody else has been told of it.
+            // SAFETY: `watch` opened it, and this module alone knows the number.
             drop(unsafe { raw::own(number) });
         }
     }
 }
 
-/// Opens a watched origin in the agent's own table of descriptors, where closing it drops no lock of the application's.
+/// Opens a watched origin in the agent's own descriptor table, where its close drops no lock of the application's.
 pub fn open_apart(origin: Origin) -> Option<OwnedFd> {
     let watched = WATCHED.iter().find(|watched| watched.origin() == Some(origin))?;
     let file = fd_table::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
     (place_behind(file.as_raw_fd() as u32) == Place::Origin(origin)).then_some(file)
 }
 
-/// The application's own descriptors are hardly ever of that kind.
+/// Whether a file was opened with O_PATH. The application's own descriptors hardly ever are.
 fn is_path(file: BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::PATH))
 }
 
-/// In a forked child: a notice is read once, so parent and child must not read the same ones.
+/// In a forked child: gives it events of its own. An event can be read once, so parent and child must not read from the same group.
 pub fn begin_anew_in_child() {
     for watched in WATCHED.iter().filter(|watched| watched.notices.load(Ordering::Relaxed) != 0) {
         watched.give_notices_back();
@@ -100,6 +100,7 @@ pub fn begin_anew_in_child() {
 }
 
 impl Watched {
+    /// Asks for fanotify's events, if `SNAPSHIM_FANOTIFY=1` is set.
     fn take_notices(&self) {
         if config().reads_notices
             && let Some(file) = self.file()
@@ -109,18 +110,19 @@ impl Watched {
         }
     }
 
-    /// The notices, if the descriptor still is what it was.
+    /// The group of fanotify, if the descriptor still leads to one.
     fn notices(&self) -> Option<Reached> {
         let number = self.notices.load(Ordering::Relaxed);
         let group = if number == 0 { None } else { fd_table::open_file(number).ok() };
         group.filter(|group| fanotify::are(group.number()))
     }
 
+    /// Closes the group.
     fn give_notices_back(&self) {
         let number = self.notices.swap(0, Ordering::Relaxed);
         if number != 0 && fanotify::are(number) {
             descriptors::count_change(number as i32);
-            // SAFETY: opened by `take_notices`, and nobody else has been told of it.
+            // SAFETY: `take_notices` opened it, and this module alone knows the number.
             drop(unsafe { raw::own(number as i32) });
         }
     }
@@ -141,24 +143,25 @@ impl Watched {
             && self.file().is_some_and(|file| place_behind(file.number()) == Place::Origin(origin))
     }
 
-    /// The file, if the descriptor still leads to it.
+    /// When and how the file was changed last, if the descriptor still leads to it.
     fn modified(&self, origin: Origin) -> Option<Modified> {
         let (place, modified) = modified_behind(self.file()?.as_fd())?;
         (place == Place::Origin(origin)).then_some(modified)
     }
 }
 
-/// Looks at all origins.
+/// Observes all origins.
 pub fn look_at_all(own: &Own) {
     look(own, |_| true);
 }
 
-/// Looks at the origins of the snapshots that a range of addresses touches.
+/// Observes the origins of the snapshots that a range of addresses touches.
 pub fn look_behind(own: &Own, addresses: &Range<u64>) {
     look(own, |origin| lock::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
 }
 
-/// One thread at a time; another waits a little, and leaves it to the first if that does not help.
+/// Observes origins, and makes snapshots doubtful whose origin has changed without the shim. One thread at a time does so; another
+/// waits a little, and leaves it to the first if that takes longer.
 fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
     if WATCHED.iter().all(|watched| watched.origin().is_none()) {
         return;
@@ -206,7 +209,7 @@ fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: S
     );
 }
 
-/// Who changed a file, as far as that is known.
+/// The process that changed a file, as far as it is known.
 struct Culprit(Option<u32>);
 
 impl core::fmt::Display for Culprit {

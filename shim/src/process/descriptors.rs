@@ -1,10 +1,11 @@
-//! The count of changes to the descriptor table, by which a writer's descriptor is looked up from outside.
+//! The counts of changes to the descriptor table: another process that looks a writer's descriptor up sees by them whether the
+//! number still leads to the same file.
 
 use core::ffi::c_int;
 
 use super::identity;
 
-/// Counted before the call, in the record of an attached process; one that is not attached has no writer to be looked up.
+/// Counts a change of `fd`, before the call that makes it. A process without a record has no writer whose descriptor is looked up.
 #[inline]
 pub fn count_change(fd: c_int) {
     if let Some(record) = identity::attached().and_then(|own| own.record()) {
@@ -12,7 +13,7 @@ pub fn count_change(fd: c_int) {
     }
 }
 
-/// The same for every number.
+/// Counts a change of every number.
 pub fn count_all() {
     if let Some(record) = identity::attached().and_then(|own| own.record()) {
         record.change_all_descriptors();

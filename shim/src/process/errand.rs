@@ -1,9 +1,9 @@
-//! An errand: a few system calls made by a child in this memory, for a process that is at one of its limits.
+//! An errand: a few system calls that a child makes in this memory, for a process that is at one of its limits.
 //!
-//! The child is made as by vfork(2), but for itself alone: a copy of the descriptor table, in which it closes what is in its way,
-//! and limits of its own, which it raises as far as it may. What it maps is mapped in this memory. The calling thread stands still
-//! meanwhile, so that its thread-local storage is not used twice. No signal tells of the child's end, and wait(2) does not find it:
-//! it is a child of clone(2) that is waited for by name.
+//! The child shares the memory as after vfork(2): what it maps is mapped here. It has a copy of the descriptor table, in which it
+//! closes a few numbers, and limits of its own, which it raises as far as it may. The calling thread stands still meanwhile, so
+//! that two threads never use its thread-local storage. No signal is sent at the child's end, and the application's wait(2) does
+//! not find it: it is waited for by its pid, as a child of clone(2).
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -20,19 +20,21 @@ use crate::interpose::originals;
 
 const STACK: usize = 32 << 10;
 
-/// Of the child under way: one at a time.
+/// Whether a child is under way: there is one at a time.
 static IS_UNDER_WAY: AtomicBool = AtomicBool::new(false);
+/// The start of the child's stack, once one has been needed.
 static STACK_START: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// What `act` answers in the child; `None`: none could be made, or a filter of seccomp(2) may end the process for trying.
+/// Does `act` in a child, and hands its result back. `None`: no child could be made, or a filter of seccomp(2) might end the
+/// process for the attempt.
 pub fn run<T>(act: impl FnOnce() -> T) -> Option<T> {
     if fd_table::may_be_filtered() {
         return None;
     }
-    // A handler would wait for the errand that it interrupted.
+    // A handler that needs an errand would wait for the one that it interrupted.
     let _signals = signal_block::SignalsBlocked::new();
     let mut patience = Patience::default();
-    // Acquire: pairs with the Release below: the stack is free.
+    // Acquire: pairs with the Release below: the child before has left the stack.
     while IS_UNDER_WAY.swap(true, Ordering::Acquire) {
         patience.pause();
     }
@@ -51,7 +53,7 @@ fn stack() -> Option<*mut c_void> {
     Some(made)
 }
 
-/// What the child does, and where it puts the answer.
+/// What the child does, and where it puts the result.
 struct Errand<F, T> {
     act: Option<F>,
     answer: Option<T>,
@@ -62,8 +64,8 @@ fn run_on<F: FnOnce() -> T, T>(stack: *mut c_void, act: F) -> Option<T> {
     const ANY_CHILD: usize = 0x4000_0000;
     let mut errand = Errand { act: Some(act), answer: None };
     let errno = errno::errno();
-    // SAFETY: `go` lives on the stack, which is free, and the errand outlives the child: with CLONE_VFORK the call returns when the
-    // child has ended.
+    // SAFETY: the child runs on a stack that no other child uses. The errand outlives it: with CLONE_VFORK the call returns when
+    // the child has ended.
     let child = unsafe { originals::start_thread(go::<F, T>, stack.byte_add(STACK), ALONE, (&raw mut errand).cast()) };
     errno::set_errno(errno);
     if child > 0 {
@@ -74,23 +76,23 @@ fn run_on<F: FnOnce() -> T, T>(stack: *mut c_void, act: F) -> Option<T> {
 }
 
 unsafe extern "C-unwind" fn go<F: FnOnce() -> T, T>(errand: *mut c_void) -> c_int {
-    // SAFETY: what `run_on` handed over.
+    // SAFETY: `run_on` passed a pointer to an errand of this type.
     let errand = unsafe { &mut *errand.cast::<Errand<F, T>>() };
     make_room();
     errand.answer = errand.act.take().map(|act| act());
     0
 }
 
-/// In the child, whose limits and descriptors are its own.
+/// Raises the child's limits and frees descriptors. Both are the child's own.
 fn make_room() {
-    // Not that of the address space: what is mapped beyond it would keep the program from mapping anything itself.
+    // The limit of the address space stays: if the child mapped beyond it, the program could map nothing more itself.
     for resource in [Resource::Nofile, Resource::Memlock, Resource::Fsize] {
         let Rlimit { maximum, .. } = getrlimit(resource);
         let _ = setrlimit(resource, Rlimit { current: maximum, maximum });
     }
-    // Record locks belong to the table that they were taken through, and the files stay open in the process's own.
+    // No record lock is dropped: locks belong to the table through which they were taken, and the process's own table is unchanged.
     for number in 0..3 {
-        // SAFETY: a number of the child's copy, which nothing here relies on.
+        // SAFETY: the number is in the child's copy of the table; nothing in the child relies on it.
         let _ = unsafe { syscall!(Sysno::close, number) };
     }
 }

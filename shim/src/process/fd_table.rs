@@ -1,10 +1,11 @@
-//! The agent's descriptor table, apart from the application's, and the way from there to the application's descriptors.
+//! The agent's own descriptor table, and how the agent reaches the application's descriptors.
 //!
-//! A program may count on getting the lowest free number. A thread that opens files in its table whenever it likes would take that
-//! number away for a moment, so the agent has a table of its own, in which nothing of the application's stays: what the application
-//! closes is closed, and record locks, which belong to a table, are where they were (filp_close, fs/open.c).
+//! A program may count on getting the lowest free number. An agent that opened files in the program's table would take that number
+//! away for a moment, so the agent has a table of its own. No file of the application's stays open in it: what the application
+//! closes is closed, and record locks, which belong to a table, stay in the application's (filp_close, fs/open.c).
 //!
-//! A filter of seccomp(2) may end the process for a call that it does not know. Where one is in force the table stays shared.
+//! A filter of seccomp(2) may end the process for a call that it does not know. Where a filter is in force, the agent shares the
+//! application's table.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,32 +19,33 @@ use snapshim::sys::raw;
 
 use crate::base::{agent_stack, sysfs};
 
+/// Whether the agent has a table of its own.
 static IS_APART: AtomicBool = AtomicBool::new(false);
 
-/// The first act of an agent. False: it shares the application's table.
+/// Gives the calling thread, an agent that starts, a table of its own. False: it shares the application's.
 pub fn begin() -> bool {
     let is_apart = !may_be_filtered() && raw::take_empty_table();
-    // Read by the same thread only.
+    // Relaxed: the same thread reads it.
     IS_APART.store(is_apart, Ordering::Relaxed);
     is_apart
 }
 
-/// Whether a filter may be in force.
+/// Whether a filter of seccomp(2) may be in force.
 pub fn may_be_filtered() -> bool {
     // EINVAL: the kernel has no filters.
     !matches!(secure_computing_mode(), Ok(SecureComputingMode::Disabled) | Err(Errno::INVAL))
 }
 
-/// Whether the calling thread's numbers are not the application's.
+/// Whether the calling thread is an agent with a table of its own, where numbers of the application's mean nothing.
 fn is_apart() -> bool {
     IS_APART.load(Ordering::Relaxed) && agent_stack::is_caller()
 }
 
-/// What a number of the application's leads to.
+/// An open file of the application's, as the calling thread can use it.
 pub enum Reached {
-    /// The calling thread has the same table.
+    /// The thread has the application's table: the application's own number.
     Borrowed(BorrowedFd<'static>),
-    /// It has not; this is in its own.
+    /// The thread is the agent: a copy in its own table.
     Copied(OwnedFd),
 }
 
@@ -63,17 +65,17 @@ impl Reached {
     }
 }
 
-/// The open file that the application has at `number`. EBADF: none; any other error: it cannot be told.
+/// The open file that the application has at `number`. EBADF: it has none there; any other error: it is not known.
 pub fn open_file(number: u32) -> Result<Reached, Errno> {
     if is_apart() { copy(number) } else { Ok(Reached::Borrowed(raw::borrow(number))) }
 }
 
-/// The same where it only matters which file that is (O_PATH).
+/// The same for a caller that only asks which file it is (O_PATH).
 pub fn file(number: u32) -> Result<Reached, Errno> {
     if is_apart() { reopen(number, OFlags::PATH).or_else(|_| copy(number)) } else { open_file(number) }
 }
 
-/// The same for writing; a pipe or terminal can be opened anew where there is no other way.
+/// The same for writing. A pipe or terminal that cannot be copied is opened anew.
 pub fn stream(number: u32) -> Result<Reached, Errno> {
     open_file(number).or_else(|error| {
         let is_stream = file(number).and_then(rustix::fs::fstat).is_ok_and(|found| {
@@ -84,11 +86,11 @@ pub fn stream(number: u32) -> Result<Reached, Errno> {
     })
 }
 
-/// The regular file that the application has at `number`, opened anew to look for its holes; not where the table is the
-/// application's, nor where it has as many blocks as bytes.
+/// The regular file that the application has at `number`, opened anew to look for its holes. EBADF where the thread has the
+/// application's table, and for a file that has as many blocks as bytes.
 ///
-/// It waits for no holder of a lease (fcntl(2), F_SETLEASE). To close it may take long: of a file that was emptied and written
-/// anew, ext4, xfs and btrfs write all pages then (ext4_release_file, fs/ext4/file.c).
+/// The open does not wait for a holder of a lease (fcntl(2), F_SETLEASE). The close may take long: when a file was emptied and
+/// written anew, ext4, xfs and btrfs write all its pages at a close (ext4_release_file, fs/ext4/file.c).
 pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
     if !is_apart() {
         return Err(Errno::BADF);
@@ -113,7 +115,7 @@ fn reopen(number: u32, flags: OFlags) -> Result<Reached, Errno> {
     raw::open(path.as_c_str(), flags).map(Reached::Copied)
 }
 
-/// A thread that has the application's table: the first, unless it has ended.
+/// A thread that has the application's table: the first, or another one if that has ended.
 fn application_thread() -> u32 {
     let (process, agent) = (raw::own_pid(), raw::own_tid());
     let is_ending = |thread: u32| {

@@ -22,30 +22,30 @@ use snapshim::table::attach::{self, Attached};
 use super::presence::Presence;
 use crate::base::config::config;
 
-/// Who this image is. The page is wiped when the process forks, so a child never takes itself for its parent.
+/// What names this image. Its page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]
 pub struct Identity {
-    /// [`ProcessId`]; others read it to tell this image from one that exec put in its place.
+    /// [`ProcessId`], 0 before the process has joined. Other processes read the word to tell this image from one that follows exec.
     pub(super) word: AtomicU64,
     /// Index of the process record.
     pub(super) index: AtomicU32,
-    /// The pid of the process whose memory this is; a vfork child has another. 0 in a forked child until it is filled in.
+    /// The pid of the process that this memory belongs to; a vfork child has another. 0 in a forked child until it is filled in.
     pub(super) pid: AtomicU32,
-    /// Set while a thread is claiming the record.
+    /// 1 while a thread claims the record, and from then on if it has got one.
     pub(super) claiming: AtomicU32,
-    /// Counts snapshots as they come; 0 when there are none.
+    /// Counts snapshots as they are made; 0 when there are none.
     pub(super) snapshots: AtomicU32,
     /// Whether there is an agent.
     pub(super) agent: Presence,
-    /// Whether a thread looks for foreign changes.
+    /// 1 while a thread looks for foreign changes.
     pub(super) looking: AtomicU32,
-    /// Why the process could not join when it last tried; 0 if it has not failed.
+    /// The errno with which the last attempt to join failed; 0 if none has failed.
     pub(super) refused: AtomicU32,
-    /// Whether that has been said.
+    /// 1 once the log has said so.
     pub(super) said: AtomicU32,
-    /// Calls under way that change files without announcing it.
+    /// Calls under way that change files without being announced.
     pub(super) unseen_calls: AtomicU32,
-    /// When to try again: CLOCK_MONOTONIC, nanoseconds.
+    /// When to try to join again: CLOCK_MONOTONIC, nanoseconds.
     pub(super) next_try: AtomicU64,
 }
 
@@ -70,7 +70,7 @@ impl Own {
         self.id.owner_word(self.index)
     }
 
-    /// The same for a call that may find itself in a child.
+    /// The same for a call that may go on in a child.
     pub fn caller(&self) -> Caller<'static> {
         Caller {
             owner: self.owner(),
@@ -85,7 +85,7 @@ impl Own {
         self.identity.word.load(Ordering::Relaxed) == self.id.to_word()
     }
 
-    /// The counts of its asynchronous writes; they stand behind the identity, and are wiped with it when the process forks.
+    /// The counts of this process's asynchronous writes. They lie behind the identity, in the page that fork wipes.
     pub fn queues(&self) -> &'static Queues {
         const {
             assert!(
@@ -103,22 +103,22 @@ impl Own {
     }
 }
 
-/// The files of other processes that this one keeps open.
+/// The files in /proc of other processes that this one has open.
 pub fn kept() -> &'static KeptFiles {
     &KEPT
 }
 
-/// What mappers may still keep, as this process found it.
+/// How much more memory mappers may hold, as far as this process has asked.
 pub fn headroom() -> &'static Headroom {
     &HEADROOM
 }
 
-/// Where this process's snapshots lie, whatever the table says.
+/// Where this process's snapshots lie, as it knows without the table.
 pub fn holdings() -> &'static Holdings {
     &HOLDINGS
 }
 
-/// This process if it is attached already; for calls that concern only what it put into the table before.
+/// This process if it is attached already: for calls that concern only what it has put into the table before.
 pub fn attached() -> Option<Own> {
     let identity = IDENTITY.load(Ordering::Acquire);
     if identity.is_null() {
@@ -130,10 +130,10 @@ pub fn attached() -> Option<Own> {
     Some(Own { table: table()?, identity, id, index: identity.index.load(Ordering::Relaxed) })
 }
 
-/// Where a child that was forked inside a hook has the table; else null.
+/// The address of the table in a child that was forked inside a hook and maps it anew; null in other processes.
 static TABLE: AtomicPtr<Table> = AtomicPtr::new(ptr::null_mut());
 
-/// From now on the table is used at this address. In a child of one thread.
+/// Uses the table at this address from now on. Called in a child that has one thread.
 pub fn use_table(table: &'static Table) {
     TABLE.store(ptr::from_ref(table).cast_mut(), Ordering::Release);
 }
@@ -148,32 +148,35 @@ pub fn table() -> Option<&'static Table> {
     Some(unsafe { &*elsewhere })
 }
 
-/// Where the table is.
+/// Where the file of the table is.
 pub fn place() -> attach::Place<'static> {
     attach::Place { directory: config().directory, is_chosen: config().is_directory_chosen }
 }
 
+/// Whether a child may share this memory, or may have.
 pub static LENDS: AtomicBool = AtomicBool::new(false);
 
-/// The process may be in another time namespace than before: a forked child, or after setns(2).
+/// Looks which time namespace the process is in now: a forked child, or the caller of setns(2), may have come to another one.
 pub fn note_time_space() {
-    // Where its clocks can be told they are told from now on. A child always comes to where they can, as does the caller of setns(2):
-    // children that it makes then come there too (timens_on_fork, timens_install; kernel/time/namespace.c).
+    // No error is possible here. A child comes to a namespace that its own children share, and so does the caller of setns(2)
+    // (timens_on_fork, timens_install; kernel/time/namespace.c): the kernel says how far the clocks of such a namespace are ahead.
     let _ = time_space::look();
 }
 
-/// Whether the calling process only borrows this memory (vfork(2), posix_spawn(3)): it acts as the one whose memory it is.
+/// Whether the calling process is a child that shares this memory (vfork(2), posix_spawn(3)): it acts as the process that the
+/// memory belongs to.
 pub fn is_borrower() -> bool {
     identity_page().is_some_and(|identity| identity.pid() != raw::own_pid())
 }
 
+/// The page that names this image, made at the first call; `None`: there is no memory, or the kernel cannot wipe it at a fork.
 pub fn identity_page() -> Option<&'static Identity> {
     let known = IDENTITY.load(Ordering::Acquire);
     if !known.is_null() {
         // SAFETY: once set, the page is never unmapped.
         return Some(unsafe { &*known });
     }
-    // SAFETY: a zeroed page that nobody else has; zero is a valid Identity.
+    // SAFETY: a zeroed page that the arena gives out once; all-zero is a valid Identity.
     let page = unsafe {
         let page = crate::base::arena::memory(snapshim::PAGE as usize)?;
         madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
@@ -188,6 +191,7 @@ pub fn identity_page() -> Option<&'static Identity> {
 }
 
 impl Identity {
+    /// The pid of the process that this memory belongs to.
     pub fn pid(&self) -> u32 {
         match self.pid.load(Ordering::Relaxed) {
             0 => raw::own_pid(),
@@ -195,20 +199,18 @@ impl Identity {
         }
     }
 
-    /// Whether this process may have snapshots; if not, the hooks of mappings pass at once.
+    /// Whether this process may have snapshots; if not, the hooks of calls on mappings go on at once.
     #[inline]
     pub fn is_mapper(&self) -> bool {
         self.snapshots.load(Ordering::Relaxed) != 0
     }
 
-    /// Notes a snapshot, after it has been published.
-    ///
-    /// True for the first: the agent has to make its rounds from now on.
+    /// Counts a snapshot that has been published. True for the first: the agent has to make its rounds from now on.
     pub fn note_snapshot(&self) -> bool {
         self.snapshots.fetch_add(1, Ordering::Relaxed) == 0
     }
 
-    /// The process is no mapper any more if `none` finds no snapshot, and none comes while it looks.
+    /// The process is no mapper any more if `none` finds no snapshot, and none is made while it looks.
     pub fn forget_if_none(&self, none: impl FnOnce() -> bool) {
         let noted = self.snapshots.load(Ordering::Relaxed);
         if none() {
@@ -216,13 +218,13 @@ impl Identity {
         }
     }
 
-    /// False: another thread is looking for foreign changes.
+    /// Begins a search for foreign changes. False: another thread is at it.
     pub fn begin_look(&self) -> bool {
-        // Acquire: pairs with the Release in `end_look`: what the last look noted is what this one compares with.
+        // Acquire: pairs with the Release in `end_look`: this search compares with what the last one noted.
         self.looking.swap(1, Ordering::Acquire) == 0
     }
 
-    /// The look is over.
+    /// Ends the search. Release: pairs with the Acquire in `begin_look`.
     pub fn end_look(&self) {
         self.looking.store(0, Ordering::Release);
     }
@@ -233,7 +235,7 @@ impl Identity {
     }
 }
 
-/// Whether a file is one that somebody holds a snapshot of.
+/// Whether a snapshot of the file exists, in any process.
 pub fn is_origin_in_use(stat: &rustix::fs::Stat) -> bool {
     match (attached(), place_of(stat)) {
         (Some(own), Place::Origin(origin)) => own.table.is_origin_in_use(origin),

@@ -1,27 +1,27 @@
 //! The proof that a thread has left a call by longjmp(3): it has jumped, and has landed.
 //!
-//! A handler may jump out of the call that it interrupted, which then never comes to its end: nobody must wait for it. But a
-//! thread that only *seems* to have left a call must be waited for, or a snapshot comes into being in the middle of a write.
-//! Where a stack pointer is says neither: a handler may run on a stack of its own, or switch to another (swapcontext(3), or a few
-//! instructions of a runtime's own that no hook sees) and come back to the call much later. So a frame is given up on proof
-//! alone:
+//! A handler may jump out of the call that it interrupted. That call never comes to its end, so no creation must wait for it. But
+//! a thread that only *seems* to have left a call must be waited for, or a snapshot is made in the middle of a write. A stack
+//! pointer proves neither: a handler may run on a stack of its own, or switch to another one (by swapcontext(3), or by a few
+//! instructions of a runtime that no hook sees), and return to the call much later. So a frame is given up on proof alone:
 //!
 //! - the thread is gone (`snapshim::cooperate::drain`);
-//! - or the thread *lands* behind a jump of libc's whose target lies on its own stack ([`OwnStack`]), further up than the call,
-//!   made from further down that stack, or from its alternate signal stack, which the kernel entered from further down. A stack
-//!   is contiguous: what the thread does next takes the place of the call. That is noted when the jump is done, not when it is
-//!   asked for: libc opens the signals of the target first, and a handler that comes in then may itself jump elsewhere. So libc
-//!   is given a copy of the buffer that leads to [`landed`], which goes on to the target.
+//! - or the thread *lands* behind a jump of libc's whose target lies on the thread's own stack ([`OwnStack`]), further up than the
+//!   call. The jump was made from further down that stack, or from the alternate signal stack, which the kernel entered from
+//!   further down. A stack is contiguous, so what the thread does next takes the place of the call.
 //!
-//! The one way around that is a stack inside the stack: a program that switches between parts of one. It jumps downwards, or
-//! calls swapcontext(3), before a call of such a part can be interrupted; from then on nothing is given up any more
-//! ([`note_other_stacks`]). So it is after a jump onto the alternate signal stack, which then is one more part's. Were it to switch
-//! by instructions of its own alone, and to jump by libc's, its call would come back to a frame that was given up; that is found
-//! then, and all snapshots are doubtful (`writer::slot`).
+//! The landing is the proof, and not the call of longjmp(3): libc opens the signals of the target first, and a handler that comes
+//! in then may jump elsewhere itself. So libc gets a copy of the buffer that leads to [`landed`], which goes on to the target.
 //!
-//! Everything else leaves the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
-//! handler, assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the
-//! refusal names the thread.
+//! A stack inside the stack would break the proof: a program may divide one stack between threads of its own. Such a program jumps
+//! downwards, or calls swapcontext(3), before a call in one of the parts can be interrupted; from then on no frame is given up
+//! ([`note_other_stacks`]). The same holds after a jump onto the alternate signal stack, which is one more part then. A program
+//! that switches parts by its own instructions alone, and jumps by libc, may return to a call whose frame was given up. That is
+//! found when the call ends, and all snapshots are doubtful (`writer::slot`).
+//!
+//! Other ways out leave the frame as it is: setcontext(3), a handler that changes its context, an exception thrown out of a
+//! handler, assembler. The call counts as under way until the thread ends. Snapshots of the same file are refused, and the refusal
+//! names the thread.
 
 use core::arch::{asm, naked_asm};
 use core::cell::Cell;
@@ -30,23 +30,23 @@ use core::mem::offset_of;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::OFlags;
 use snapshim::PAGE;
 use snapshim::sys::signal_block::{self, SignalsBlocked};
-use snapshim::sys::{masks, raw};
+use snapshim::sys::{masks, procfs, raw};
 
 use super::{identity, thread};
 use crate::base::stack_pointer::stack_pointer;
 
+/// Whether the program switches stacks.
 static HAS_OTHER_STACKS: AtomicBool = AtomicBool::new(false);
 
-/// The program switches stacks: a jump proves nothing from now on.
+/// Notes that the program switches stacks: from now on a jump proves nothing.
 pub fn note_other_stacks() {
     HAS_OTHER_STACKS.store(true, Ordering::Relaxed);
 }
 
-/// The part of glibc's `sigjmp_buf` on x86-64 that is used (sysdeps/x86_64/jmpbuf-offsets.h): registers, of which the last two are
-/// mangled, and of the mask, if there is one, what the kernel knows.
+/// The part of glibc's `sigjmp_buf` on x86-64 that is used (sysdeps/x86_64/jmpbuf-offsets.h): the registers, of which the last two
+/// are mangled, and the part of the mask that the kernel knows.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Target {
@@ -62,9 +62,10 @@ const INSTRUCTION: usize = 7;
 /// PTR_MANGLE (sysdeps/unix/sysv/linux/x86_64/pointer_guard.h).
 const TURNED_BY: u32 = 17;
 
+/// What glibc mangles pointers with.
 fn guard() -> u64 {
     let guard: u64;
-    // SAFETY: a word of the thread's descriptor that never changes.
+    // SAFETY: reads a word of the thread's descriptor that never changes.
     unsafe { asm!("mov {}, fs:0x30", out(reg) guard, options(nostack, readonly, preserves_flags)) };
     guard
 }
@@ -78,12 +79,12 @@ impl Target {
         self.registers[INSTRUCTION].rotate_right(TURNED_BY) ^ guard()
     }
 
-    /// Whether it has been prepared: another library's longjmp(3) stands between two entries of the shim's.
+    /// Whether the buffer is one that was prepared: another library's longjmp(3) stands between two hooks of the shim's.
     fn is_by_landing(&self) -> bool {
         self.instruction() == landed as *const () as u64
     }
 
-    /// The same, but for the way by [`landed`] and for the mask, which is set there.
+    /// The same target by way of [`landed`], which sets the mask.
     fn by_landing(&self) -> Self {
         let mut registers = self.registers;
         registers[INSTRUCTION] = (landed as *const () as u64 ^ guard()).rotate_left(TURNED_BY);
@@ -94,30 +95,33 @@ impl Target {
 /// What is done where a jump lands.
 #[derive(Clone, Copy)]
 struct Landing {
+    /// Where the thread goes on.
     instruction: u64,
+    /// The mask that it goes on with, as the kernel has it.
     mask: u64,
     ground: Ground,
 }
 
 thread_local! {
-    /// Of the jump under way. No signal comes between its start and its landing.
+    /// The landing of the jump under way. Signals are blocked from its start to its landing.
     static LANDING: Cell<Option<Landing>> = const { Cell::new(None) };
-    /// What libc is given for it. Not on the stack, which is libc's from the hook's caller on (`hooks::signal::jump`).
+    /// The buffer that libc gets for it. It is not on the stack: the hook's frame there is gone when libc reads it
+    /// (`hooks::signal::jump`).
     static BY_LANDING: Cell<Target> = const { Cell::new(Target { registers: [0; 8], has_mask: 0, mask: 0 }) };
     /// The alternate signal stack that the thread has set.
     static ALTERNATE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
-    /// What is known of the thread's own stack.
+    /// The thread's own stack, as far as it is known.
     static OWN_STACK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// Prepares a jump of the calling thread to `buffer`; where libc is to jump: there, or, if anything is left thereby, to a buffer of
-/// the shim's. Signals are blocked then.
+/// Prepares a jump of the calling thread to `buffer`. The result is the buffer that libc is to jump to: the same, or, if the jump
+/// leaves a call, one of the shim's. Signals are blocked then.
 ///
 /// # Safety
 /// `buffer` is what longjmp(3) was given.
 #[inline(never)]
 pub unsafe fn prepare(buffer: *const c_void) -> *const c_void {
-    // SAFETY: the caller's promise; libc reads it too. No mask is read where there is none.
+    // SAFETY: the caller's promise; libc reads the buffer too. The mask is read only where there is one.
     let target = unsafe { &*buffer.cast::<Target>() };
     let here = stack_pointer();
     let to = target.stack();
@@ -132,9 +136,9 @@ fn is_inside_calls() -> bool {
 #[cold]
 fn prepare_leaving(target: &Target, here: u64) -> *const c_void {
     let unprepared = core::ptr::from_ref(target).cast();
-    // What is known of the thread's stacks is changed only where no handler comes in between.
+    // No handler comes between the steps that change what is known of the thread's stacks.
     let signals = SignalsBlocked::new();
-    // A child that acts in its parent's memory leaves none of the parent's calls.
+    // A child that shares its parent's memory leaves none of the parent's calls.
     if target.is_by_landing() || identity::is_borrower() {
         return unprepared;
     }
@@ -149,21 +153,21 @@ fn prepare_leaving(target: &Target, here: u64) -> *const c_void {
     }
     let Some(ground) = Ground::find(target.stack(), here, &alternate) else { return unprepared };
     let mask = if target.has_mask == 0 { signals.before() } else { masks_for_kernel(target.mask) };
-    // They are opened where the jump lands.
+    // The signals are opened where the jump lands.
     core::mem::forget(signals);
     LANDING.set(Some(Landing { instruction: target.instruction(), mask, ground }));
     BY_LANDING.set(target.by_landing());
     BY_LANDING.with(Cell::as_ptr).cast_const().cast()
 }
 
-/// As sigprocmask(3) gives it to the kernel: without libc's own signals.
+/// A mask as sigprocmask(3) gives it to the kernel: without libc's own signals.
 fn masks_for_kernel(mask: u64) -> u64 {
     const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
     let mask = mask & !LIBC_OWN;
     if masks::are_faults_kept_open() { masks::to_kernel(mask) } else { mask }
 }
 
-/// Where libc's jump lands. The registers are the target's; what lies below the stack pointer is free.
+/// Where libc's jump lands. The registers are those of the target, and the stack below the stack pointer is free.
 #[unsafe(naked)]
 unsafe extern "C" fn landed() {
     naked_asm!(
@@ -179,8 +183,9 @@ unsafe extern "C" fn landed() {
     )
 }
 
+/// Gives up the calls that the jump has left, and opens signals; the instruction to go on at.
 extern "C" fn land() -> u64 {
-    // Set before the jump began, by this thread.
+    // This thread has set it before the jump began.
     let Some(landing) = LANDING.take() else { raw::abort() };
     let is_left = |stack: u64| landing.ground.is_left(stack);
     if let Some(thread) = thread::known() {
@@ -196,14 +201,14 @@ extern "C" fn land() -> u64 {
     landing.instruction
 }
 
-/// What of the thread's stacks a jump leaves.
+/// The parts of the thread's stacks that a jump leaves.
 #[derive(Clone, Copy)]
 struct Ground {
-    /// Where it lands.
+    /// The stack pointer where the jump lands.
     target: u64,
-    /// How far down its own stack the thread has come.
+    /// The lowest address that the thread uses of its own stack.
     bottom: u64,
-    /// What it uses of its alternate stack.
+    /// The part of its alternate stack that the thread uses.
     alternate: (u64, u64),
 }
 
@@ -215,7 +220,7 @@ impl Ground {
             return None;
         };
         let (bottom, alternate) = if alternate.contains(&here) && !alternate.contains(&target) {
-            // A call notes its stack pointer near enough.
+            // A call notes its stack pointer only near enough.
             const NEAR: u64 = 512;
             (interrupted_stack(alternate, here)?.checked_sub(NEAR)?, (here, alternate.end))
         } else {
@@ -224,18 +229,19 @@ impl Ground {
         (own.contains(bottom) && bottom < target).then_some(Self { target, bottom, alternate })
     }
 
+    /// Whether a call made at this stack pointer is left.
     fn is_left(&self, stack: u64) -> bool {
         let (start, end) = self.alternate;
         (self.bottom..self.target).contains(&stack) || (start..end).contains(&stack)
     }
 }
 
-/// The stack that the thread was made with: of the first thread the kernel's, of others the one that has their descriptor at its
-/// top.
+/// The stack that the thread was made with: for the first thread the kernel's, for others the mapping that has their descriptor at
+/// its top.
 struct OwnStack(Range<u64>);
 
 impl OwnStack {
-    /// If `address` lies on it.
+    /// That stack, if `address` lies on it.
     fn around(address: u64) -> Option<Self> {
         let known = OWN_STACK.get();
         if (known.0..known.1).contains(&address) {
@@ -243,7 +249,7 @@ impl OwnStack {
         }
         let (found, is_first) = mapping_around(address)?;
         let descriptor: u64;
-        // SAFETY: the address of the thread's descriptor, which is its first word.
+        // SAFETY: reads the first word of the thread's descriptor, which is the descriptor's address.
         unsafe { asm!("mov {}, fs:0", out(reg) descriptor, options(nostack, readonly, preserves_flags)) };
         let end = if is_first { found.end } else { descriptor };
         if !found.contains(&(end - 1)) || address >= end {
@@ -253,11 +259,12 @@ impl OwnStack {
         Some(Self(found.start..end))
     }
 
-    /// The first thread's grows.
+    /// Whether `address` lies on it. The stack of the first thread may have grown meanwhile.
     fn contains(&self, address: u64) -> bool {
         self.0.contains(&address) || Self::around_grown(address, self.0.end).is_some()
     }
 
+    /// Notes how far the first thread's stack, which ends at `end`, reaches now; `None`: `address` does not lie on it.
     fn around_grown(address: u64, end: u64) -> Option<()> {
         let (found, is_first) = mapping_around(address)?;
         (is_first && found.contains(&(end - 1))).then(|| OWN_STACK.set((found.start, end)))
@@ -266,58 +273,38 @@ impl OwnStack {
 
 /// The mapping that an address lies in, and whether it is the first thread's stack (proc_pid_maps(5)).
 fn mapping_around(address: u64) -> Option<(Range<u64>, bool)> {
-    const NAME: &[u8] = b"[stack]";
-    let file = raw::open(c"/proc/self/maps", OFlags::RDONLY).ok()?;
-    let mut buffer = [0u8; 512];
-    let (mut number, mut start, mut in_range) = (0u64, 0u64, true);
-    let mut found = None;
-    let mut last = [0u8; NAME.len()];
-    loop {
-        let count = rustix::io::read(&file, &mut buffer).ok().filter(|count| *count > 0)?;
-        for byte in &buffer[..count] {
-            match byte {
-                b'\n' if found.is_some() => return found.map(|range| (range, last == NAME)),
-                b'\n' => (number, start, in_range) = (0, 0, true),
-                _ if !in_range => {
-                    last.rotate_left(1);
-                    last[NAME.len() - 1] = *byte;
-                }
-                b'-' => (start, number) = (number, 0),
-                b' ' => {
-                    in_range = false;
-                    found = (start..number).contains(&address).then_some(start..number);
-                }
-                digit => number = number << 4 | u64::from((*digit as char).to_digit(16)?),
-            }
-        }
-    }
+    let found = procfs::find_line(c"/proc/self/maps", |line| {
+        let range = procfs::mapped_range(line).filter(|range| range.contains(&address))?;
+        Some((range, line.ends_with(b"[stack]")))
+    });
+    found.ok()?
 }
 
-/// The calling thread has set `stack` as its alternate one.
+/// Notes that the calling thread has set `stack` as its alternate one.
 pub fn note_alternate_stack(stack: Range<u64>) {
     ALTERNATE.set((stack.start, stack.end));
 }
 
-/// The thread's alternate stack; empty if it has none. While a handler runs there, the kernel may say that there is none
-/// (SS_AUTODISARM), so what the thread has set is believed first.
+/// The thread's alternate stack; empty if it has none. The kernel is not asked: while a handler runs there, it may say that there
+/// is none (SS_AUTODISARM).
 fn alternate_stack() -> Range<u64> {
     let (start, end) = ALTERNATE.get();
     start..end
 }
 
-/// Where the stack pointer was when the kernel entered the alternate stack: in the frame nearest its end
-/// (arch/x86/kernel/signal.c), which is told by the stack that it says it was put on. Nothing is on the stack above it but the
-/// state of the floating point unit.
+/// The stack pointer at which the kernel entered the alternate stack. It stands in the signal frame nearest the end of that stack
+/// (arch/x86/kernel/signal.c). The frame is recognised by the alternate stack that it names. Above it lies only the state of the
+/// floating point unit.
 fn interrupted_stack(alternate: &Range<u64>, here: u64) -> Option<u64> {
-    /// Of `ucontext_t`, in words: the alternate stack's start and size, the stack pointer, and all of it.
+    /// Places in a `ucontext_t`, in words: the alternate stack's start and size, the stack pointer, and the end.
     const START: u64 = 2;
     const SIZE: u64 = 4;
     const POINTER: u64 = 20;
     const CONTEXT: u64 = 38;
-    /// Of the state, AMX's tiles included.
+    /// The most bytes of that state, with AMX's tiles.
     const LARGEST_STATE: u64 = 4 * PAGE;
     let word = |at: u64| {
-        // SAFETY: between the caller's frame and the end of the stack that it runs on.
+        // SAFETY: the word lies between the caller's frame and the end of the stack that it runs on.
         unsafe { core::ptr::with_exposed_provenance::<u64>(at as usize).read_volatile() }
     };
     let highest = (alternate.end & !7).checked_sub(CONTEXT * 8)?;

@@ -1,4 +1,4 @@
-//! Memory that is lent: a child acts in it after vfork(2), or beside the calling thread after clone(2) with CLONE_VM.
+//! Memory that a child shares: after vfork(2) while the calling thread waits, after clone(2) with CLONE_VM beside it.
 
 use core::sync::atomic::Ordering;
 
@@ -7,12 +7,12 @@ use snapshim::sys::raw;
 use super::identity::{LENDS, attached, identity_page, note_time_space, table};
 use super::thread;
 
-/// A child may act in this memory from now on, and go on with that when this process is gone; beside the calling thread, if that is
-/// not stopped meanwhile.
+/// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_beside`: the
+/// calling thread is not stopped meanwhile.
 pub fn note_lending(is_beside: bool) {
     thread::note_lending(is_beside);
     LENDS.store(true, Ordering::Relaxed);
-    // Else once there is a record.
+    // Without a record now, `membership` says so when there is one.
     if let Some(own) = attached()
         && let Some(record) = own.record()
     {
@@ -20,7 +20,8 @@ pub fn note_lending(is_beside: bool) {
     }
 }
 
-/// Notes whose memory this is, in the constructor and in a forked child, before a vfork child can be the first to use it.
+/// Notes which process this memory belongs to. The constructor and a forked child do that, before a vfork child can be the first
+/// to use the memory.
 pub fn note_pid() {
     thread::forget_lending();
     if table().is_some() {

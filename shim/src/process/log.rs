@@ -1,6 +1,6 @@
-//! What reaches a person: one line a message, what happened, to which file and process, and what to do.
+//! The log: one line a message, which says what happened, to which file and process, and what to do.
 //!
-//! Written with one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, opened for each line.
+//! A line is one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, which is opened for each line.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::procfs;
+use snapshim::sys::stack_str::StackStr;
 use snapshim::table::Table;
 
 use super::{fd_table, identity};
@@ -24,7 +25,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// Bytes of a path or value, as they are but for control characters.
+/// Bytes of a path or value, with `?` in place of control characters and of what is not UTF-8.
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
@@ -52,33 +53,18 @@ impl fmt::Display for Program {
     }
 }
 
-/// A line that is cut where the buffer ends.
-struct Line {
-    bytes: [u8; 900],
-    length: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.len() - 1 - self.length;
-        let taken = text.len().min(room);
-        self.bytes[self.length..self.length + taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.length += taken;
-        Ok(())
-    }
-}
-
-/// See [`say`].
+/// Logs a line; see [`say`].
 #[cold]
 pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
     let config = config();
     if level > config.level {
         return;
     }
-    let mut line = Line { bytes: [0; 900], length: 0 };
+    // A line that is longer ends where the buffer does.
+    let mut line = StackStr::<900>::new();
     let _ = write!(line, "snapshim: {message}");
-    line.bytes[line.length] = b'\n';
-    let line = &line.bytes[..=line.length];
+    let line = line.into_line();
+    let line = line.as_bytes();
     match config.log_path {
         Some(path) => {
             if let Ok(file) = open(path) {
@@ -93,7 +79,7 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
     }
 }
 
-/// Says once what the environment asks for in vain.
+/// Logs, once, the values in the environment that cannot be used.
 pub fn report_unusable() {
     static IS_SAID: AtomicBool = AtomicBool::new(false);
     if IS_SAID.swap(true, Ordering::Relaxed) {
@@ -110,7 +96,8 @@ pub fn report_unusable() {
     }
 }
 
-/// Our own writes pass no gate, so they must not reach what somebody holds a snapshot of, nor a file that took the place of stderr.
+/// The shim's own writes pass no gate, so a line must not go to an origin of a snapshot, nor into the middle of a file that took
+/// the number of standard error.
 fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
     let Ok(stat) = rustix::fs::fstat(file) else { return };
     if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
@@ -123,7 +110,7 @@ fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
     let _ = rustix::io::write(file, line);
 }
 
-/// An origin, for a person.
+/// An origin, as the log names it.
 pub struct Named(pub Origin);
 
 impl core::fmt::Display for Named {
@@ -132,7 +119,7 @@ impl core::fmt::Display for Named {
     }
 }
 
-/// Who changes files unseen, for a person.
+/// The processes that change files unseen, as the log names them.
 pub struct Unseen<'a>(pub &'a Table);
 
 impl core::fmt::Display for Unseen<'_> {

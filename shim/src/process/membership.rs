@@ -1,7 +1,7 @@
-//! Joining the table and leaving it, and what a process says that could not join.
+//! Joining the table and leaving it, and what a process that could not join says of itself.
 //!
-//! A process is attached on first need, by whatever call needs it. One that cannot join says in the table, where that can be
-//! reached, that its changes are not seen.
+//! A process joins on first need, in the call that needs the table. A process that cannot join says in the table, if it can reach
+//! it, that its changes are not seen: it is *unseen* ([`snapshim::protocol::unseen`]), and snapshots are doubtful while it lives.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -21,10 +21,10 @@ use super::identity::{
 use super::log::{self, Level, say};
 use crate::base::config::config;
 
-/// Whether joining was refused for good, and with what errno `mmap(MAP_SNAPSHOT)` answers.
+/// The errno with which `mmap(MAP_SNAPSHOT)` fails because joining was refused for good; 0: it was not.
 static REFUSED: AtomicU8 = AtomicU8::new(0);
 
-/// Whether a shared mapping was made that the table does not know of: its stores stay unseen, in children too.
+/// Whether a shared mapping was made that the table does not know of: stores through it stay unseen, in children too.
 static HAS_UNSEEN_MAPPING: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process has left a damaged table.
@@ -32,9 +32,9 @@ pub fn has_left() -> bool {
     i32::from(REFUSED.load(Ordering::Acquire)) == Errno::UCLEAN.raw_os_error() && ATTACHED.get().is_some()
 }
 
-/// This process, attaching it if need be. The error is the errno for a snapshot; a writer without a table goes on alone.
+/// This process, which joins if need be. The error is the errno for a snapshot; a writer without a table goes on alone.
 ///
-/// A refusal is believed for some milliseconds, so that a program that writes all the time is not slowed.
+/// After a refusal no attempt is made for some milliseconds, so that a program that writes all the time is not slowed down.
 pub fn join() -> Result<Own, Errno> {
     match attached() {
         Some(own) => Ok(own),
@@ -42,7 +42,7 @@ pub fn join() -> Result<Own, Errno> {
     }
 }
 
-/// The same, trying again at once.
+/// The same, with an attempt at once.
 pub fn join_at_once() -> Result<Own, Errno> {
     match attached() {
         Some(own) => Ok(own),
@@ -50,8 +50,8 @@ pub fn join_at_once() -> Result<Own, Errno> {
     }
 }
 
-/// Joins if there are snapshots, before the program starts: later it may not be able to. A process that changes nothing is not
-/// refused aloud.
+/// Joins before the program starts, if there are snapshots: later the process may not be able to. A refusal is not logged here, as
+/// the process may never change a file.
 pub fn join_if_in_use() {
     if attach::is_in_use(&place()) {
         let _ = attach_table().map(claim);
@@ -99,7 +99,7 @@ impl Hindrance {
         }
     }
 
-    /// Whether a limit of the process is in the way, or of the machine at this moment.
+    /// Whether a limit is in the way, of the process or of the machine at this moment.
     fn is_limit(self) -> bool {
         matches!(
             self.errno(),
@@ -114,10 +114,11 @@ impl Hindrance {
     }
 }
 
+/// Notes that joining failed, says so in the table and in the log, and sets when to try again.
 #[cold]
 fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -> Errno {
     const SOON: u64 = 10_000_000;
-    /// Trying takes no more than so much of a process's time.
+    /// Attempts take at most one part in so many of a process's time.
     const SHARE: u64 = 100;
     let errno = hindrance.errno();
     if matches!(hindrance, Hindrance::Refusal(Refusal::Damaged)) {
@@ -130,20 +131,20 @@ fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -
         identity.next_try.store(now + SOON.max((now - begun) * SHARE), Ordering::Relaxed);
         identity.said.swap(1, Ordering::Relaxed) == 0
     });
-    // Of a table that can be reached it is said once, not by each process of a pipeline.
+    // If the table can be reached, one process logs it, and not each process of a pipeline.
     if is_first && raised != Some(false) {
         say_refused(hindrance, raised.is_some());
     }
     errno
 }
 
-/// Says in the table, if it can be reached, that this process changes files unseen; whether it is to be said to a person too.
+/// Says in the table that this process changes files unseen. Whether the log is to say it too; `None`: the table cannot be reached.
 fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<bool> {
     if matches!(hindrance, Hindrance::Refusal(Refusal::OtherNamespace)) {
         return raise_nameless();
     }
     let who = Who::of(identity.map_or_else(raw::own_pid, Identity::pid));
-    // What /proc says of its start cannot be translated.
+    // Its start time, as /proc says it here, cannot be translated to the time of the initial namespace.
     let is_timeless = matches!(hindrance, Hindrance::Refusal(Refusal::UnknownTime));
     let who = if is_timeless { Who { start: 0, ..who } } else { who };
     if let Some(table) = table() {
@@ -155,7 +156,8 @@ fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<boo
     raised.or_else(|| if hindrance.is_limit() { crate::process::errand::run(raise)?.ok() } else { None })
 }
 
-/// Once is enough: the lock stays, in children as well.
+/// The same for a process that has no pid in the table's namespace: a lock on the table says it. Once is enough: the lock stays, in
+/// children too.
 fn raise_nameless() -> Option<bool> {
     static IS_RAISED: AtomicBool = AtomicBool::new(false);
     if IS_RAISED.load(Ordering::Relaxed) {
@@ -194,15 +196,16 @@ const fn what_follows(is_raised: bool) -> &'static str {
     }
 }
 
-/// A shared mapping is about to be made without a word in the table. False: another thread has joined meanwhile, and it can have one.
+/// Notes that a shared mapping is about to be made that the table will not know of. False: another thread has joined meanwhile, so
+/// the mapping can be recorded.
 pub fn note_unseen_mapping() -> bool {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
-    // SeqCst: pairs with the fence in `lower_unseen`: the note before the look whether the process has joined.
+    // SeqCst: pairs with the fence in `lower_unseen`: the note comes before the question whether the process has joined.
     snapshim::sys::sync::full_fence();
     attached().is_none()
 }
 
-/// A shared mapping is about to be made of a file that cannot be named: snapshots are doubtful from now on, as long as the process lives.
+/// Notes that a shared mapping is about to be made of a file that is not known: all snapshots are doubtful while the process lives.
 #[cold]
 pub fn stay_unseen() {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
@@ -219,24 +222,26 @@ pub fn stay_unseen() {
     }
 }
 
-/// The next image of a process that is about to call exec finds the table by its path alone. Where that does not lead there, the
-/// process is unseen from then on, and says so while it still has the table.
+/// A call of exec, for a process that would not find its table again: the next image finds the table by its path alone. Where the
+/// path does not lead there, the process is unseen from then on, and says so while it still has the table.
 pub struct Exec(Option<(&'static Identity, u32)>);
 
 impl Exec {
+    /// Before the call.
     pub fn begin() -> Self {
         let leaves = |attached: &&Attached| attached.standing() != Standing::Current;
         let (Some(_), Some(table), Some(identity)) = (ATTACHED.get().filter(leaves), table(), identity_page()) else {
             return Self(None);
         };
-        // A process in another pid namespace has said so when it came there, under the pid that it has here.
+        // A process in another pid namespace was listed when it came there, under the pid that it has in the table's namespace.
         if table.is_damaged() || REFUSED.load(Ordering::Relaxed) != 0 {
             return Self(None);
         }
         let pid = if is_borrower() {
             pid_outside(identity.pid()).unwrap_or_else(raw::own_pid)
         } else {
-            // As for a call that is not announced: another thread's exec that fails meanwhile does not lower what this one raises.
+            // Counted like a call that is not announced: so another thread's exec that fails meanwhile does not take out what this
+            // one lists.
             identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
             raw::own_pid()
         };
@@ -244,7 +249,7 @@ impl Exec {
         Self(Some((identity, pid)))
     }
 
-    /// It failed.
+    /// After the call: it failed.
     pub fn end(self) {
         let Some((identity, pid)) = self.0 else { return };
         if !is_borrower() {
@@ -255,37 +260,40 @@ impl Exec {
     }
 }
 
-/// In a forked child: it inherited such a mapping, and may store without any call.
+/// In a forked child: lists it as unseen if it has inherited a mapping that the table does not know of. It may store without a
+/// call.
 pub fn join_with_unseen_mapping() {
     if HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {
         let _ = join().map(|own| own.table.raise_unseen(Who::of(raw::own_pid())));
     }
 }
 
-/// Makes a call that changes files without announcing it, for a process that could not join. `None`: another thread has joined
-/// meanwhile, and the call is to be announced.
+/// Makes a call that changes files and is not announced, in a process that could not join. `None`: another thread has joined
+/// meanwhile, so the call is to be announced.
 pub fn unseen<T>(call: &impl Fn() -> T) -> Option<T> {
     let Some(identity) = identity_page() else { return Some(call()) };
-    // SeqCst: pairs with the fence in `lower_unseen`: the count before the look whether the process has joined.
+    // SeqCst: pairs with the fence in `lower_unseen`: the count comes before the question whether the process has joined.
     identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
     let result = if attached().is_some() { None } else { Some(call()) };
     identity.end_unseen_call();
     result
 }
 
-/// One thread at a time maps a table at the place that is kept for it: the path may lead two threads to two tables, where one of them
-/// calls chroot(2) or the table is replaced in between, and the second would put its own in place of the first's.
+/// The right to map the table at the address that is reserved for it: one thread at a time has it. The path may lead two threads
+/// to two tables, if one of them calls chroot(2) or the table is replaced in between, and the second would be mapped over the
+/// first.
 struct Turn;
 
 static IS_ATTACHING: AtomicBool = AtomicBool::new(false);
 
 impl Turn {
-    /// `None`: another thread has it, and does not give it back: a child of vfork(2) was killed, or a child was forked meanwhile.
+    /// `None`: another thread has it and does not give it back, because it was a child of vfork(2) that was killed, or because this
+    /// process was forked meanwhile.
     fn take() -> Option<Self> {
         const LONG: u64 = 1_000_000_000;
         let begun = raw::now();
         let mut patience = snapshim::sys::wait::Patience::default();
-        // Acquire: pairs with the Release below: what the other thread has mapped is known.
+        // Acquire: pairs with the Release in `drop`: the table that the other thread has mapped is visible.
         while IS_ATTACHING.swap(true, Ordering::Acquire) {
             if table().is_some() || raw::now() > begun + LONG {
                 return None;
@@ -304,10 +312,10 @@ impl Drop for Turn {
 
 fn attach_table() -> Result<&'static Table, Refusal> {
     if let Some(table) = table() {
-        // A child that no hook saw being forked may be in another namespace than its parent.
+        // A child may be in another time namespace than its parent without a hook having seen the fork.
         return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
-    // A handler that came now and wrote would wait for this very thread.
+    // A handler that writes now would wait for the thread that it interrupted.
     let _signals = signal_block::SignalsBlocked::new();
     let turn = Turn::take();
     if let Some(table) = table() {
@@ -322,7 +330,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     });
     let attached = match attached {
         Ok(attached) => attached,
-        // The path may lead this thread to no table because another one, which has joined, has left the root.
+        // The path may lead this thread to no table because another one has joined, and then changed the root.
         Err(refusal) => return table().ok_or(refusal),
     };
     let leaked = crate::base::environment::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
@@ -336,7 +344,8 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     table().ok_or(Refusal::NotATable)
 }
 
-/// A name that was mistyped is found by this line alone: processes that cooperate on two tables do not see each other.
+/// Logs that the directory was made. Only this line shows that a name was mistyped: processes that use two tables do not see each
+/// other.
 #[cold]
 fn say_made() {
     say!(
@@ -348,21 +357,22 @@ fn say_made() {
     );
 }
 
-/// Takes out the unseen processes that are gone.
+/// Takes the processes that are gone out of the table's list of the unseen.
 pub fn lower_unseen_that_are_over(table: &Table) {
     table.lower_unseen_that_are_over(|| ATTACHED.get().is_none_or(Attached::is_held_by_nameless));
 }
 
-/// Whether the path still names the table that this process is attached to.
+/// Whether the path still leads to the table that this process uses.
 pub fn is_table_current() -> bool {
     ATTACHED.get().is_some_and(Attached::is_current)
 }
 
-/// The second in which a writer looked last whether others still meet at its table.
+/// The second in which a writer last checked that the path leads to its table.
 static LOOKED_AT: AtomicU32 = AtomicU32::new(0);
 
-/// For a writer that is about to change a file, once a second at the most: a process that lives long may be left alone at a table
-/// that was removed, or be shut in where another lies at its path.
+/// Checks, for a writer that is about to change a file and once a second at the most, that the path leads to the table that it
+/// uses. In a process that lives long, the table may have been removed, or the path may lead to another one after a change of
+/// mounts.
 #[inline]
 pub fn look_now_and_then(own: &Own) {
     let second = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec as u32;
@@ -379,8 +389,8 @@ fn look_for_table(own: &Own, second: u32) {
     if before == second || standing == Standing::Current {
         return;
     }
-    // Where another table lies at the path, its processes do not see what this one changes. Whoever has snapshots in this one looks
-    // after them itself.
+    // The processes that use the table at the path do not see what this one changes. Mappers with snapshots in this process's own
+    // table find out themselves that it is gone.
     let is_elsewhere = attach::raise_unseen(&place(), Who::of(own.identity.pid())).is_ok();
     if is_elsewhere && !SAID.swap(true, Ordering::Relaxed) {
         say!(
@@ -393,11 +403,12 @@ fn look_for_table(own: &Own, second: u32) {
     }
 }
 
-/// Takes a process record for this image. Several threads may try; one does, the others wait for it.
+/// Takes a process record for this image. Of several threads that try, one takes it and the others wait for that.
 fn claim(table: &'static Table) -> Option<Own> {
     let identity = identity_page()?;
     {
-        // A handler that came now and wrote would wait for this very thread; one that jumped away would leave the others waiting.
+        // A handler that writes now would wait for the thread that it interrupted; a handler that jumps away would leave the others
+        // waiting.
         let _signals = signal_block::SignalsBlocked::new();
         if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
@@ -414,14 +425,16 @@ fn claim(table: &'static Table) -> Option<Own> {
     this(table, identity)
 }
 
+/// This process, if it has its record.
 fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
     let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
     Some(Own { table, identity, id, index: identity.index.load(Ordering::Relaxed) })
 }
 
+/// Takes a record for the image `id`. False: all are taken.
 fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> bool {
     let Some((index, record)) = table.claim_process(id) else { return false };
-    // A child that no hook saw being forked inherited its parent's, and has no part in them.
+    // A child whose fork no hook saw has its parent's list of ranges; the snapshots there are not its own.
     HOLDINGS.clear();
     become_known(identity, record, id, index);
     if table.unseen().was_ever_up() {
@@ -430,11 +443,11 @@ fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> b
     true
 }
 
-/// From here on the image answers to `id`; only then others are told where to look for it.
+/// Names this image `id`, and then says in its record how other processes can tell that it is this image.
 fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32) {
     KEPT.forget_calls();
     KEPT.lower_floor();
-    // Before any thread finds the record, and says there what it shares.
+    // Empty before any thread finds the record and describes a shared mapping there.
     record.sharing.describe(core::iter::empty());
     if LENDS.load(Ordering::Relaxed) {
         record.note_lending(id);
@@ -446,7 +459,7 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
 }
 
-/// Makes a forked child answer to the record that its parent prepared.
+/// Gives a forked child the record that its parent prepared.
 pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
     let identity = identity_page()?;
     identity.claiming.store(1, Ordering::Relaxed);
@@ -454,10 +467,11 @@ pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
     this(table, identity)
 }
 
-/// In a forked child that is in another pid namespace than the table's processes: it takes no part, nor does what it executes.
+/// In a forked child that is in another pid namespace than the table's processes: it takes no part, and neither do the programs
+/// that it executes.
 pub fn refuse_in_child(parent: &Own) {
     let refusal = Refusal::OtherNamespace;
-    // The first process of a namespace outlives all others there.
+    // One entry is enough for the whole namespace: its first process outlives all others there.
     let is_raised = pid_outside(parent.id.pid()).map(|pid| parent.table.raise_unseen(Who::of(pid))).is_some();
     if parent.table.gate().active.is_raised() {
         say!(
@@ -471,21 +485,19 @@ pub fn refuse_in_child(parent: &Own) {
     REFUSED.store(errno_for(refusal).raw_os_error() as u8, Ordering::Relaxed);
 }
 
-/// The pid that a child in another namespace has in that of its `parent`, where /proc is the parent's.
+/// The pid that a child in another pid namespace has in the namespace of its `parent`, if /proc is the parent's.
 fn pid_outside(parent: u32) -> Option<u32> {
-    let mut buffer = [0u8; 900];
-    let status = procfs::read_file(c"/proc/self/status", &mut buffer).ok()?;
-    // The command's name, which may be any bytes, stands in the first line.
-    let rest = status.splitn(2, |byte| *byte == b'\n').nth(1)?;
-    let status = rest.utf8_chunks().next()?.valid();
-    let numbers = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_ascii_whitespace().filter_map(|number| number.parse::<u32>().ok()))
+    let numbers = |name: &[u8]| {
+        let found = procfs::find_line(c"/proc/self/status", |line| {
+            let text = core::str::from_utf8(line.strip_prefix(name)?).ok()?;
+            let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse::<u32>().ok());
+            Some([numbers.next(), numbers.next(), numbers.next()])
+        });
+        found.ok()?
     };
-    // One number for each namespace, from that of /proc on.
-    let mut own = numbers("NSpid:")?;
-    let (outside, _inside) = (own.next()?, own.next()?);
-    (own.next().is_none() && numbers("PPid:")?.next()? == parent).then_some(outside)
+    // NSpid has a number for each namespace, from that of /proc on.
+    let [Some(outside), Some(_inside), None] = numbers(b"NSpid:")? else { return None };
+    (numbers(b"PPid:")?[0] == Some(parent)).then_some(outside)
 }
 
 fn errno_for(refusal: Refusal) -> Errno {
@@ -502,14 +514,14 @@ fn errno_for(refusal: Refusal) -> Errno {
 }
 
 impl Own {
-    /// Compares the table with what this process knows of itself; true if it cannot be trusted, and this process has left. Nobody
-    /// makes, moves or unmaps a snapshot meanwhile.
+    /// Compares the table with what this process knows of itself. True if the table cannot be trusted, and this process has left.
+    /// The caller holds the lock over the mappings, so no snapshot is made, moved or unmapped meanwhile.
     pub fn leaves_after_inspection(&self) -> bool {
         self.table.inspect(&self.knowledge());
         self.leaves_damaged()
     }
 
-    /// The same, looking at others' records as well: some hundred microseconds.
+    /// The same with a look at the records of other processes: some hundred microseconds.
     pub fn leaves_after_long_inspection(&self) -> bool {
         self.table.inspect_all(&self.knowledge());
         self.leaves_damaged()
@@ -520,17 +532,17 @@ impl Own {
         Knowledge { id: self.id, index: self.index, cookie, holdings: &HOLDINGS }
     }
 
-    /// True if somebody found the table damaged, and this process has left.
+    /// True if a process has found the table damaged, and this one has left.
     #[inline]
     pub fn leaves_damaged(&self) -> bool {
         self.table.is_damaged() && self.leave()
     }
 
-    /// Stops taking part, for good. Like a child that was just forked, this image does not answer to its name any more, so the
-    /// others take it for dead; its snapshots stay where they are, and nobody vouches for them.
+    /// Stops taking part, for good. Like that of a child that was just forked, the page of this image names no process any more,
+    /// so other processes take it for dead. Its snapshots stay mapped, and are doubtful.
     #[cold]
     fn leave(&self) -> bool {
-        // Before the name goes: who finds none finds this.
+        // Release, and before the name goes: a thread that finds no name finds this.
         REFUSED.store(Errno::UCLEAN.raw_os_error() as u8, Ordering::Release);
         if self.identity.word.swap(0, Ordering::AcqRel) != 0 {
             say!(
@@ -561,9 +573,11 @@ impl Identity {
         }
     }
 
-    /// The process has joined. While a call that it has not announced is under way, or a mapping that it has not described is there,
-    /// it stays unseen.
+    /// Takes the process, which has joined, out of the list of the unseen. It stays there while a call is under way that was not
+    /// announced, or a mapping exists that the table does not know of.
     fn lower_unseen(&self, table: &Table) {
+        // SeqCst: pairs with the fences in `unseen` and `note_unseen_mapping`: the name of the image comes before this look at
+        // both.
         snapshim::sys::sync::full_fence();
         if self.unseen_calls.load(Ordering::SeqCst) == 0 && !HAS_UNSEEN_MAPPING.load(Ordering::Relaxed) {
             table.lower_unseen(self.pid());

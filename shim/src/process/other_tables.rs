@@ -1,8 +1,8 @@
 //! Tables of other versions of snapshim in the same directory: the processes that use them announce their changes there, not here.
 //!
-//! One such process makes all snapshots here doubtful, so it is said to be unseen ([`snapshim::protocol::unseen`]). It is looked
-//! for when a table is made, and as foreign mappings are (`origins::foreign_maps`); only where there is such a table, as that takes
-//! a look at every process.
+//! One such process makes all snapshots here doubtful, so the table lists it as unseen ([`snapshim::protocol::unseen`]). Such
+//! processes are looked for when a table is made, and along with foreign mappings (`origins::foreign_maps`). The search goes
+//! through every process, so it is made only where there is another table.
 
 use snapshim::protocol::unseen::Who;
 use snapshim::table::{Table, attach};
@@ -12,13 +12,14 @@ use super::log::{Bytes, Level, Program, say};
 use crate::base::config::config;
 use crate::base::file_mappings::{Backing, each_process, has_shared};
 
-/// Further ones are not looked for.
+/// The most tables that are looked for.
 const MOST: usize = 8;
 
-/// The other tables there are. On a tmpfs, where tables are kept, a mapping's file is called as stat(2) calls it.
+/// The other tables in the directory. On a tmpfs, where tables lie, /proc/PID/maps names a file as stat(2) does.
 pub struct OtherTables([Option<Backing>; MOST]);
 
 impl OtherTables {
+    /// Looks for them.
     pub fn find() -> Self {
         let mut found = [None; MOST];
         let mut free = found.iter_mut();
@@ -35,11 +36,12 @@ impl OtherTables {
         self.0[0].is_none()
     }
 
+    /// Whether `file` is one of them.
     pub fn include(&self, file: Backing) -> bool {
         self.0.iter().flatten().any(|other| *other == file)
     }
 
-    /// Process `pid` uses one of them. One that is known is enough: while it lives, nothing here is exact.
+    /// Lists process `pid`, which uses one of them, as unseen. One unseen process is enough: while it lives, nothing here is exact.
     pub fn note_user(&self, table: &Table, pid: u32) {
         if table.unseen().is_up() {
             return;
@@ -57,7 +59,7 @@ impl OtherTables {
     }
 }
 
-/// By who made the table: once for each.
+/// Looks for users of other tables. The process that makes a table does this once.
 pub fn look(table: &Table) {
     let others = OtherTables::find();
     if !others.are_none() {

@@ -1,16 +1,18 @@
 //! Whether this process has an agent.
 //!
-//! ABSENT -> PRESENT -> ASKED -> AWAY -> PRESENT; from PRESENT back to AWAY at once if a call is under way that no agent may live
-//! through. The word lies in a page that fork wipes, as the agent does not live on in a child.
+//! ABSENT -> PRESENT -> ASKED -> AWAY -> PRESENT; from PRESENT to AWAY at once while a call is under way that excludes the agent
+//! (`agent::exclusion`). The word lies in a page that fork wipes: the agent does not live on in a child.
 
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-/// Whether there is an agent, and how many calls are under way that it may not live through.
+/// Whether there is an agent, and how many calls are under way that exclude it.
 pub struct Presence {
     state: AtomicU32,
+    /// Calls under way that exclude the agent.
     pub solitudes: AtomicU32,
-    /// Threads that ended past libc, and with what status the last did.
+    /// How many threads ended by exit(2), without libc.
     ends: AtomicU32,
+    /// The status with which the last of them ended.
     status: AtomicI32,
 }
 
@@ -20,39 +22,43 @@ pub const ASKED: u32 = 2;
 pub const AWAY: u32 = 3;
 
 impl Presence {
-    /// One step; true for the one caller who made it. SeqCst: who becomes PRESENT looks at `solitudes` afterwards, and who begins a
-    /// solitude looks at the state afterwards; one of them sees the other.
+    /// One step; true for the one caller that made it.
+    ///
+    /// SeqCst: a thread that makes the state PRESENT reads `solitudes` afterwards, and a thread that counts an exclusion reads the
+    /// state afterwards, so at least one of the two sees the other.
     pub fn step(&self, from: u32, to: u32) -> bool {
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
+    /// Whether the state is `state`. SeqCst: see [`Presence::step`].
     pub fn is(&self, state: u32) -> bool {
         self.state.load(Ordering::SeqCst) == state
     }
 
-    /// True for the one caller who has to start the agent. In a solitude it is who ends that.
+    /// True for the one caller that has to start the agent. During an exclusion it is false: the end of the exclusion starts it.
     pub fn take_start(&self) -> bool {
         self.step(ABSENT, PRESENT) && !(self.solitudes.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
     }
 
-    /// A thread ends past libc, which would end the process with its last one.
+    /// Notes that a thread ends by exit(2), without libc: libc ends the process with its last thread, the kernel does not while the
+    /// agent lives.
     pub fn note_end(&self, status: i32) {
         self.status.store(status, Ordering::Relaxed);
         // Release: pairs with the Acquire in `ends`.
         self.ends.fetch_add(1, Ordering::Release);
     }
 
-    /// How many have.
+    /// How many threads have ended so. Acquire: pairs with the Release in `note_end`: their status is visible.
     pub fn ends(&self) -> u32 {
         self.ends.load(Ordering::Acquire)
     }
 
-    /// The status of the last of them: the process's, if nobody but the agent is left.
+    /// The status of the last of them: the status of the process, if no thread but the agent is left.
     pub fn last_status(&self) -> i32 {
         self.status.load(Ordering::Relaxed)
     }
 
-    /// For the agent: whether it has to leave.
+    /// Whether the calling agent has been asked to end, and ends now.
     pub fn must_leave(&self) -> bool {
         self.step(ASKED, AWAY)
     }

@@ -1,4 +1,4 @@
-//! This thread in the table: its writer slot, claimed at its first call and given back when it ends.
+//! The calling thread in the table: its writer slot, claimed at its first call and given back when the thread ends.
 
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -20,33 +20,34 @@ pub struct Thread {
     pub own: Own,
     pub slot: &'static WriterSlot,
     pub index: u32,
-    /// Its process's record, which has memory since it was claimed.
+    /// The record of its process, which has memory since it was claimed.
     pub record: Option<&'static Process>,
 }
 
 thread_local! {
-    /// What `current` found before. Good only for the image it was found in: a forked child claims a slot of its own.
+    /// What `current` found before. It holds for the image in which it was found: a forked child claims a slot of its own.
     static CLAIMED: Cell<Option<Thread>> = const { Cell::new(None) };
 }
 
-/// Whom this thread-local storage belongs to, once a child may use it as well.
+/// Which thread this thread-local storage belongs to, once a child may use it as well.
 #[derive(Clone, Copy, Default)]
 struct Loan {
-    /// Who lends it; 0: nobody does.
+    /// The thread whose memory it is; 0: no child shares it.
     thread: u32,
-    /// Whether the lender goes on meanwhile.
+    /// Whether that thread goes on beside the child.
     is_shared: bool,
-    /// Whether the lender has made no call since.
+    /// Whether that thread has made no call since.
     is_fresh: bool,
 }
 
 thread_local! {
     static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false, is_fresh: false }) };
-    /// Which frames the lender had in use then.
+    /// Which frames the owner of the memory had in use when the child was made.
     static LENDERS_CALLS: Cell<[bool; FRAMES]> = const { Cell::new([false; FRAMES]) };
 }
 
-/// The calling thread is about to make a child that acts in this memory: until it has executed its program, or beside the thread.
+/// Notes that the calling thread is about to make a child that shares this memory: until the child has executed its program, or, if
+/// `is_shared`, beside the thread.
 pub fn note_lending(is_shared: bool) {
     if !identity::is_borrower() {
         let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::is_in_use));
@@ -55,17 +56,17 @@ pub fn note_lending(is_shared: bool) {
     }
 }
 
-/// In a forked child: what its parent has lent is not lent here.
+/// In a forked child: its parent's memory is not shared here.
 pub fn forget_lending() {
     LOAN.set(Loan::default());
 }
 
-/// Whether the caller is a child that uses this thread-local storage while the thread it belongs to goes on.
+/// Whether the caller is a child that uses this thread-local storage while the owner of the memory goes on.
 fn is_beside_lender(loan: Loan) -> bool {
     loan.is_shared && loan.thread != raw::own_tid() && identity::is_borrower()
 }
 
-/// See [`is_beside_lender`]; and the lender takes back what it lent.
+/// See [`is_beside_lender`]. The first call of the owner itself ends the sharing.
 #[inline]
 fn borrows_beside() -> bool {
     let loan = LOAN.get();
@@ -84,9 +85,10 @@ fn look_at_loan(loan: Loan) -> bool {
     is_beside
 }
 
-/// The calling thread with its first frame, which it takes: what nearly every call finds. `None`: [`Seat::take`] has more to look at.
+/// The calling thread, if its first frame is free; the frame is taken. Nearly every call finds it so. `None`: [`Seat::take`] looks
+/// further.
 ///
-/// Nothing is handed over in memory but the thread itself: every call goes this way.
+/// Every write goes this way, so the result is the thread alone: a larger one would be passed through memory.
 #[inline(always)]
 pub fn take_first(stack: u64) -> Option<Thread> {
     if borrows_beside() {
@@ -95,7 +97,7 @@ pub fn take_first(stack: u64) -> Option<Thread> {
     CLAIMED.get().filter(|thread| thread.own.is_this_image() && thread.first_frame().take(stack))
 }
 
-/// The calling thread; the error is why it has no slot.
+/// The calling thread with its slot, which is claimed if need be; the error is why it has none.
 pub fn current() -> Result<Thread, Errno> {
     if borrows_beside() {
         return beside_lender();
@@ -106,7 +108,7 @@ pub fn current() -> Result<Thread, Errno> {
     }
 }
 
-/// The calling thread, if it has a slot that is its alone.
+/// The calling thread, if it has a slot, and shares it with no child that runs beside it.
 pub fn known() -> Option<Thread> {
     if borrows_beside() {
         return None;
@@ -114,7 +116,7 @@ pub fn known() -> Option<Thread> {
     CLAIMED.get().filter(|thread| thread.own.is_this_image())
 }
 
-/// The calling thread, which a fork has left alone in a child, is `thread` from now on.
+/// Makes `thread` what the table has of the calling thread, the only one of a forked child.
 pub fn take(thread: Thread) {
     CLAIMED.set(Some(thread));
     note_end_of_thread();
@@ -123,9 +125,9 @@ pub fn take(thread: Thread) {
 #[cold]
 fn claim() -> Result<Thread, Errno> {
     let own = membership::join()?;
-    // A handler that wrote between the claim and the note of it would claim a second slot and lose the first.
+    // A handler that writes between the claim and the note of it would claim a second slot, and the first would be lost.
     let _signals = signal_block::SignalsBlocked::new();
-    // What a vfork child claims stays with the thread whose stack it borrows; its own id would soon be nobody's.
+    // The slot that a vfork child claims stays with the thread whose stack it has; the child's own id is no thread's soon.
     let tid = if identity::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
     let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
     let thread = Thread::new(own, slot, index);
@@ -134,7 +136,7 @@ fn claim() -> Result<Thread, Errno> {
     Ok(thread)
 }
 
-/// The slot of such a child.
+/// The slot of a child that runs beside the owner of this memory: found in the table, as the thread-local storage is the owner's.
 #[cold]
 fn beside_lender() -> Result<Thread, Errno> {
     let own = membership::join()?;
@@ -145,21 +147,22 @@ fn beside_lender() -> Result<Thread, Errno> {
     Ok(Thread::new(own, slot, index))
 }
 
-/// A slot for a thread without thread-local storage, which keeps it for life.
+/// A slot for a thread without thread-local storage. The thread has it for life.
 pub fn without_storage(own: Own) -> Option<Thread> {
     let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid())?;
     Some(Thread::new(own, slot, index))
 }
 
-/// Calls without a slot whose stack pointers a thread can note.
+/// How many calls without a slot a thread can note.
 const NOTED: usize = 8;
 
 thread_local! {
-    /// Where the thread's stack was when it made calls for which there was no slot; 0: none.
+    /// The stack pointer at each call that was made without a slot and is under way; 0: none.
     static WITHOUT_SLOT: [AtomicU64; NOTED] = const { [const { AtomicU64::new(0) }; NOTED] };
 }
 
-/// Makes a call for which there is no slot; its result, and whether it was not given up meanwhile ([`leave_calls_without_slot`]).
+/// Makes a call for which there is no slot. Its result, and false if the call was given up meanwhile
+/// ([`leave_calls_without_slot`]).
 pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> (T, bool) {
     let stack = stack_pointer();
     let is_free = |place: &AtomicU64| place.compare_exchange(0, stack, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -171,12 +174,12 @@ pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> (T, bool) {
     (result, is_still_there)
 }
 
-/// Whether the thread is inside a call without a slot: a handler interrupted it.
+/// Whether the thread is inside a call without a slot, which a handler interrupted.
 pub fn is_in_call_without_slot() -> bool {
     WITHOUT_SLOT.with(|places| places.iter().any(|place| place.load(Ordering::Relaxed) != 0))
 }
 
-/// Gives up the calls without a slot that the thread has left, as `is_left` says of where its stack was; how many.
+/// Gives up the calls without a slot that the thread has left; how many. `is_left` decides by the stack pointer at the call.
 pub fn leave_calls_without_slot(is_left: impl Fn(u64) -> bool) -> usize {
     WITHOUT_SLOT.with(|places| {
         let left = places.iter().filter(|place| {
@@ -187,9 +190,11 @@ pub fn leave_calls_without_slot(is_left: impl Fn(u64) -> bool) -> usize {
     })
 }
 
+/// The key whose destructor runs when a thread ends.
 static END_KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 
-/// Keys below this have their place in every thread's descriptor: setting one allocates nothing (glibc, PTHREAD_KEY_2NDLEVEL_SIZE).
+/// The values of keys below this lie in every thread's descriptor, so setting one allocates nothing (glibc,
+/// PTHREAD_KEY_2NDLEVEL_SIZE).
 const EARLY_KEYS: u32 = 32;
 
 /// Has threads give their slots back when they end. Called once, before the program starts.
@@ -209,6 +214,7 @@ fn note_end_of_thread() {
     }
 }
 
+/// The destructor: gives the ending thread's slots back.
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
         thread.further().for_each(|further| further.slot.release(further.slot.tenure()));
@@ -217,8 +223,8 @@ unsafe extern "C" fn give_back(_mark: *mut c_void) {
     }
 }
 
-/// A call's place in the table: the thread with the slot that it is in, and the index of its frame there, which is taken. Those of
-/// lower index are of calls that this one may have interrupted.
+/// Where a call is announced: a slot of its thread, and the index of a frame there, which is taken. Frames of lower index belong to
+/// calls that this one may have interrupted.
 #[derive(Clone, Copy)]
 pub struct Seat {
     pub thread: Thread,
@@ -226,7 +232,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// For a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
+    /// Takes a frame for a call of the calling thread; the error is why there is none. `EAGAIN`: all slots of the table are taken.
     #[inline]
     pub fn take() -> Result<Self, Errno> {
         let stack = stack_pointer();
@@ -234,7 +240,7 @@ impl Seat {
         if thread.first_frame().take(stack) { Ok(Self { thread, depth: 0 }) } else { Self::take_nested(thread, stack) }
     }
 
-    /// In a handler, or behind a call that was left and never proved so.
+    /// The same for a handler that interrupted a call, and for a thread that left a call without proof of it.
     #[cold]
     fn take_nested(thread: Thread, stack: u64) -> Result<Self, Errno> {
         Self::first_in(thread, stack).map_or_else(|| Self::take_further(thread, stack), Ok)
@@ -245,9 +251,10 @@ impl Seat {
         Some(Self { thread, depth })
     }
 
-    /// In another slot, as all frames of the thread's first are in use. The thread keeps it for life.
+    /// Takes a frame in another slot, as all frames of the thread's first slot are in use. The thread has that slot for life.
     fn take_further(thread: Thread, stack: u64) -> Result<Self, Errno> {
-        // A creation that waits for them would wait for this call, and this call for the creation.
+        // The calls of those frames are withdrawn: a creation that waits for them would wait for this call, and this call for the
+        // creation.
         gate::withdraw_interrupted(thread.slot.frames());
         for further in thread.further() {
             if let Some(seat) = Self::first_in(further, stack) {
@@ -274,19 +281,19 @@ thread_local! {
 }
 
 impl Thread {
-    /// A thread of the process that `own` is.
+    /// A thread of process `own`, with its slot.
     pub fn new(own: Own, slot: &'static WriterSlot, index: u32) -> Self {
         Self { own, slot, index, record: own.record() }
     }
 
-    /// The frame that its calls have while they interrupt none.
+    /// The frame of its calls that have interrupted no other.
     #[inline(always)]
     pub fn first_frame(&self) -> &'static Frame {
         let [first, ..] = self.slot.frames();
         first
     }
 
-    /// The thread whose slot it is.
+    /// The id of the thread that has the slot.
     fn tid(&self) -> u32 {
         self.slot.thread(self.slot.tenure())
     }
@@ -310,7 +317,7 @@ impl Thread {
         self.further().any(|further| further.slot.frames().iter().any(Frame::is_in_use))
     }
 
-    /// Whether a call of the calling thread has not come to its end: a handler interrupted it, or it was left without proof.
+    /// Whether a call of the calling thread has not come to its end: a handler interrupted it, or the thread left it without proof.
     pub fn is_inside(&self) -> bool {
         !self.frames_in_use().is_empty() || self.has_further_in_use() || is_in_call_without_slot()
     }
@@ -321,7 +328,7 @@ impl Thread {
         &frames[..frames.iter().rposition(Frame::is_in_use).map_or(0, |last| last + 1)]
     }
 
-    /// Gives up the calls that the thread has left, as `is_left` says of where its stack was, the innermost first.
+    /// Gives up the calls that the thread has left, the innermost first. `is_left` decides by the stack pointer at the call.
     pub fn leave_calls(&self, is_left: impl Fn(u64) -> bool) {
         let leave = |slot: &WriterSlot| {
             let in_use = slot.frames().iter().rev().filter(|frame| frame.is_in_use());
@@ -331,14 +338,15 @@ impl Thread {
         leave(self.slot);
     }
 
-    /// A child of vfork(2) that was killed in a call has left its frame here. The lender goes on, so the child is over, and its
-    /// calls are. Those of a child that goes on beside its lender have a slot of their own.
+    /// Gives up the frames that a child of vfork(2) was killed in. The owner of the memory goes on, so the child is over, and so
+    /// are its calls. A child that goes on beside the owner has a slot of its own.
     fn forget_borrowers_calls(&self) {
         let new = self.slot.frames().iter().zip(LENDERS_CALLS.get()).filter(|(_, was_lenders)| !was_lenders);
         new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
     }
 
-    /// Whether the slot is the calling process's, be it a child that a handler forked inside a call of this thread.
+    /// Whether the slot belongs to the calling process: to this image, or to a child that a handler forked inside a call of this
+    /// thread and that goes on with the call.
     #[inline]
     pub fn has_slot(&self) -> bool {
         self.own.is_this_image() || self.has_inherited_slot()

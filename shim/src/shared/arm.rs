@@ -1,9 +1,10 @@
 //! Arming: taking the write permission of shared mappings away, so that the next store traps.
 //!
-//! By mprotect(2), which lasts as long as the address space. userfaultfd(2) would have the kernel's own stores into shared memory
-//! wait until they are resolved, but it ends with the thread that keeps the descriptor, in whatever table: a process that is killed
-//! or calls exec ends its threads in no order, and a `read` under way, or the mark of a robust mutex, then gets into pages that
-//! nobody has preserved. It also costs a page table entry for each page, mapped or not, and large folios are split.
+//! That is done by mprotect(2), which lasts as long as the address space. userfaultfd(2) would have the advantage that the
+//! kernel's own stores into shared memory wait until they are resolved. But it ends with the last thread that has the descriptor,
+//! in whatever table. A process that is killed or calls exec ends its threads in no order, so a `read` under way, or the mark of a
+//! robust mutex, would then get into pages that are not preserved. It also costs a page table entry for each page, mapped or not,
+//! and splits large folios.
 
 use rustix::io::Errno;
 use snapshim::protocol::creation::Scope;
@@ -16,10 +17,11 @@ use super::protection::arm_entry;
 use crate::process::identity::Own;
 use crate::process::log::{Level, say};
 
-/// Arms every mapping of this process that `scope` covers, if `is_wanted` says so while the list is held.
+/// Arms every mapping of this process that `scope` covers, if `is_wanted` is true while the list is held.
 ///
-/// The gate is closed for it, or was until a moment ago: who has come through since, and opens a mapping to have the kernel store
-/// into it, holds the list before and finds no arming wanted, or behind and opens what was armed.
+/// The gate is closed, or was until a moment ago. A thread that has passed the gate since may open a mapping, to have the kernel
+/// store into it. It holds the list either before, and then no arming is wanted any more, or afterwards, and then it opens what
+/// was armed.
 pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> {
     if !list::is_any() {
         return Ok(());
@@ -35,7 +37,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
     list.entries().iter().filter(|entry| scope.covers(entry.origin)).try_for_each(arm_entry)
 }
 
-/// The agent's part: answers the creation that waits for this process. True if there was one.
+/// The agent's part: arms for a creation that waits for this process, and answers it. True if there was one.
 pub fn answer_creation(own: &Own) -> bool {
     let Some(record) = own.record() else { return false };
     let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return false };

@@ -1,9 +1,10 @@
-//! Memory aside: what the kernel is given to store into in place of shared mappings and of snapshots that may be moved off their
-//! file, and how it gets from there into them.
+//! Bounce buffers: memory that the kernel is given to store into in place of shared mappings, and of snapshots that may be moved
+//! off their file.
 //!
-//! The kernel may always store there. What came is brought home with ordinary stores, which trap and preserve as all stores do, or
-//! wait until a range has been moved. Only what lies in such memory is replaced; all else the kernel gets as it is, so that it
-//! finds a bad pointer where it would have found it. What a call stored before it failed does not come home.
+//! The kernel can always store there. Afterwards the bytes are copied to the user buffer by ordinary stores, which trap and
+//! preserve as all stores do, or wait until a range has been moved. Only the parts of a user buffer that lie in such mappings are
+//! replaced. The kernel gets the other parts as they are, so it finds a bad pointer where it would have found it. If the call
+//! fails, what it has stored until then is not copied.
 
 use core::ops::Range;
 use core::ptr::{self, with_exposed_provenance as pointer, with_exposed_provenance_mut as pointer_mut};
@@ -20,19 +21,20 @@ use crate::address_space::lock;
 use crate::base::user_memory::{IOV_MAX, each_buffer, read_own};
 use crate::writer::touch::LONGEST_WRITE;
 
-/// What the kernel may be handed of mappings.
+/// Which mappings the user buffers of a call lie in.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Touched {
-    /// No byte of a shared mapping, or of a snapshot that may be moved, that the application may store into.
+    /// In none that is shared, or a snapshot that may be moved, and that the application may store into.
     #[default]
     Nothing,
-    /// Bytes of shared mappings that show this origin.
+    /// In shared mappings of this origin.
     One(Origin),
-    /// Bytes of shared mappings of several origins, or of snapshots.
+    /// In shared mappings of several origins, or in snapshots.
     Several,
 }
 
 impl Touched {
+    /// Counts another mapping.
     pub fn add(&mut self, home: &Home) {
         *self = match (*self, home.origin) {
             (Self::Nothing, Some(origin)) => Self::One(origin),
@@ -42,9 +44,9 @@ impl Touched {
     }
 }
 
-/// Memory for one call, given out from its start to its end.
+/// The memory of one call's bounce buffers, given out from its start to its end.
 pub struct Room {
-    /// `None`: there is no memory yet; it is found out how much is needed.
+    /// `None`: there is no memory yet, and the room only counts how much is needed.
     pub start: Option<u64>,
     at: u64,
     end: u64,
@@ -56,7 +58,7 @@ impl Room {
         Self { start: None, at: 0, end: 1 << 46, touched: Touched::Nothing }
     }
 
-    /// Memory for as much as a counting room has given out. It costs only what is used of it.
+    /// Memory for as much as a counting room has given out. Pages that are not used cost nothing.
     fn map(counted: &Self) -> Result<Self, Errno> {
         let length = counted.at.next_multiple_of(PAGE);
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
@@ -65,28 +67,29 @@ impl Room {
         Ok(Self { start: Some(start), at: start, end: start + length, touched: Touched::Nothing })
     }
 
-    /// So many bytes, at the place within a page that `home` has: what is aligned for O_DIRECT stays so.
+    /// Gives out so many bytes, at the same offset within a page as `home`: a buffer that is aligned for O_DIRECT stays so.
     pub fn take(&mut self, length: u64, home: u64) -> Option<u64> {
         let at = self.at.next_multiple_of(PAGE) + home % PAGE;
         self.at = at.checked_add(length).filter(|end| *end <= self.end)?;
         Some(at)
     }
 
-    /// Zeroed memory for `count` of a plain structure of the C kind; null while counting.
+    /// Gives out zeroed memory for `count` plain C structures; null while counting.
     pub fn take_zeroed<T>(&mut self, count: usize) -> Option<*mut T> {
         let at = self.take((size_of::<T>() * count) as u64, 0)?;
         Some(if self.start.is_some() { pointer_mut(at as usize) } else { ptr::null_mut() })
     }
 
+    /// Unmaps the memory.
     pub fn give_back(&self) {
         if let Some(start) = self.start {
-            // SAFETY: our own mapping, of which nobody else was told.
+            // SAFETY: the mapping is the shim's own, and nothing else knows of it.
             let _ = unsafe { rustix::mm::munmap(pointer_mut(start as usize), (self.end - start) as usize) };
         }
     }
 }
 
-/// What `lay` would touch. What it cannot lay out the kernel refuses as well.
+/// Which mappings `lay` would touch. A call that it cannot lay out is refused by the kernel as well.
 pub fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
     let mut counting = Room::counting();
     let _signals = signal_block::SignalsBlocked::new();
@@ -94,37 +97,37 @@ pub fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
     if is_whole { counting.touched } else { Touched::Nothing }
 }
 
-/// Does `lay` in memory of the right size.
+/// Lays a call out in memory of the right size.
 pub fn lay_out<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Result<(Room, T), Errno> {
     let _signals = signal_block::SignalsBlocked::new();
     let list = list::read();
     let mut counting = Room::counting();
     lay(&mut counting, &list).ok_or(Errno::FAULT)?;
     let mut room = Room::map(&counting)?;
-    // Another thread may have changed the application's vector meanwhile.
+    // Another thread may have changed the application's vector since it was counted.
     let laid = lay(&mut room, &list).ok_or(Errno::FAULT).inspect_err(|_| room.give_back())?;
     Ok((room, laid))
 }
 
 const MOST: usize = IOV_MAX as usize;
 
-/// A vector for the kernel in place of the application's. All-zero is "empty".
+/// The vector that the kernel gets in place of the application's. All-zero is "empty".
 #[repr(C)]
 pub struct Parts {
     pub vector: [iovec; MOST],
-    /// Where each part belongs; 0 where it is there already.
+    /// The user buffer of each part; 0 for a part that is the user buffer itself.
     homes: [u64; MOST],
     pub count: usize,
     total: u64,
 }
 
 impl Parts {
-    /// For the kernel.
+    /// What the kernel gets.
     pub fn vector(&self) -> &[iovec] {
         &self.vector[..self.count]
     }
 
-    /// Of a vector that has too many parts the last are cut off: the kernel stores less, as it may.
+    /// Adds a part. If there are too many, the last are left out: the kernel stores less, as it may.
     fn push(&mut self, address: u64, length: u64, home: u64) {
         if self.count < MOST {
             self.vector[self.count] = iovec { iov_base: pointer_mut(address as usize), iov_len: length as usize };
@@ -134,16 +137,17 @@ impl Parts {
         }
     }
 
+    /// Adds a part of the user buffer itself.
     fn push_at_home(&mut self, range: Range<u64>) {
         self.push(range.start, range.end - range.start, 0);
     }
 
-    /// The parts that are aside, each with its home.
+    /// The parts that are bounce buffers, each with its user buffer.
     fn aside(&self) -> impl Iterator<Item = (&iovec, u64)> {
         self.vector().iter().zip(self.homes.iter().copied()).filter(|(_, home)| *home != 0)
     }
 
-    /// Stores the first `received` bytes of the vector where they belong.
+    /// Copies the first `received` bytes of the vector to the user buffers.
     pub fn bring_home(&self, received: u64) {
         let mut rest = received as usize;
         for (part, home) in self.vector().iter().zip(self.homes.iter().copied()) {
@@ -155,7 +159,7 @@ impl Parts {
         }
     }
 
-    /// Makes the memory aside what is at home, for calls that say more bytes than they store (MSG_TRUNC).
+    /// Copies the user buffers to the bounce buffers, for calls whose result counts more bytes than they store (MSG_TRUNC).
     pub fn fill_from_home(&self) {
         for (part, home) in self.aside() {
             read_own(home, part.iov_base as u64, part.iov_len as u64);
@@ -163,20 +167,20 @@ impl Parts {
     }
 }
 
-/// Copies with ordinary stores.
+/// Copies a bounce buffer to its user buffer, with ordinary stores.
 pub fn bring_home(aside: u64, home: u64, length: u64) {
-    // SAFETY: the bytes aside are ours; the application gave the others to be stored into.
+    // SAFETY: the bounce buffer is the shim's own memory; the application passed the user buffer to be stored into.
     unsafe { ptr::copy_nonoverlapping::<u8>(pointer(aside as usize), pointer_mut(home as usize), length as usize) };
 }
 
-/// Memory where the kernel would not store, but the application may.
+/// A part of a user buffer into which the kernel must not store, although the application may.
 pub struct Home {
     part: Range<u64>,
-    /// What a shared mapping shows; `None` for a snapshot.
+    /// The origin of the shared mapping that it lies in; `None`: it lies in a snapshot.
     origin: Option<Origin>,
 }
 
-/// The first in `range`.
+/// The first such part in `range`.
 pub fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
     let is_writable = |entry: &&Entry| entry.is_writable();
     let shared = list.touching(range).filter(is_writable).min_by_key(|entry| entry.range.start);
@@ -185,13 +189,13 @@ pub fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
     shared.into_iter().chain(snapshot).min_by_key(|home| home.part.start)
 }
 
-/// Whether a byte of memory is there.
+/// Whether the byte at `address` can be read.
 pub fn is_there(address: u64) -> bool {
     let mut byte = 0u8;
     read_own(address, (&raw mut byte) as u64, 1) == 1
 }
 
-/// How much of a part of a mapping is there: pages behind the end of the file are not.
+/// The beginning of a part of a mapping that can be accessed: pages behind the end of the file cannot.
 fn pages_there(part: &Range<u64>) -> Range<u64> {
     if is_there(part.end - 1) {
         return part.clone();
@@ -205,13 +209,13 @@ fn pages_there(part: &Range<u64>) -> Range<u64> {
     part.start..(there * PAGE).max(part.start)
 }
 
-/// Lays out one buffer.
+/// Lays out one user buffer.
 fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buffer: Range<u64>) -> Option<()> {
     let mut at = buffer.start;
     while let Some(home) = first_home(list, &(at..buffer.end)) {
         room.touched.add(&home);
         let part = home.part;
-        // More than that the kernel does not store.
+        // The kernel stores no more than that in one call.
         let longest = part.start..part.end.min(part.start + LONGEST_WRITE);
         match parts {
             None => _ = room.take(longest.end - longest.start, longest.start)?,
@@ -239,17 +243,17 @@ fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buff
     Some(())
 }
 
-/// Lays out a vector; null while counting. `None`: it cannot be read, or there is no room for it.
+/// Lays out a vector; null while counting. `None`: the vector cannot be read, or there is no room for it.
 pub fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usize) -> Option<*mut Parts> {
     if count > MOST {
         return None;
     }
     let place = room.take_zeroed::<Parts>(1)?;
-    // SAFETY: null, or zeroed memory of our own, which is a valid value.
+    // SAFETY: null, or zeroed memory of the room, which is a valid value.
     let mut parts = unsafe { place.as_mut() };
     let mut is_laid = true;
     let is_read = each_buffer(vector, count as i32, |address, length| {
-        // The kernel refuses it whole.
+        // The kernel refuses a vector with such a length as a whole.
         is_laid &= i64::try_from(length).is_ok();
         let buffer = address..address.saturating_add(length);
         is_laid = is_laid && lay_buffer(room, list, &mut parts, buffer).is_some();
@@ -257,12 +261,12 @@ pub fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usi
     (is_read && is_laid).then_some(place)
 }
 
-/// What the kernel would touch of shared mappings if it filled a vector.
+/// Which mappings the kernel would store into if it filled a vector.
 pub fn touched_by(vector: *const iovec, count: usize) -> Touched {
     look(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))
 }
 
-/// A vector aside.
+/// A vector whose buffers are bounce buffers where they have to be.
 pub struct Aside {
     room: Room,
     parts: *const Parts,
@@ -277,7 +281,7 @@ impl Aside {
 
     /// What the kernel is given.
     pub fn parts(&self) -> &Parts {
-        // SAFETY: laid out in the room, which is mapped until the end.
+        // SAFETY: the parts were laid out in the room, which is mapped until `finish`.
         unsafe { &*self.parts }
     }
 
@@ -286,7 +290,7 @@ impl Aside {
         self.parts().fill_from_home();
     }
 
-    /// The call is over: its result, the bytes that it counts where they belong.
+    /// Ends the call: copies the bytes that its result counts to the user buffers, and returns the result.
     pub fn finish(self, result: isize) -> isize {
         if let Ok(received) = u64::try_from(result) {
             self.parts().bring_home(received);

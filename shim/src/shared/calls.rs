@@ -34,7 +34,7 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
     match place_behind(mmap.descriptor as u32) {
         Place::Origin(origin) => Some(origin),
         Place::Elsewhere => None,
-        // What is stored there would not be seen.
+        // Stores through the mapping would not be seen.
         Place::Unknown => {
             membership::stay_unseen();
             None
@@ -42,7 +42,7 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
     }
 }
 
-/// mmap(2) of `origin`, shared. `start_agent` starts the agent, which arms.
+/// mmap(2) of `origin`, shared. `start_agent` starts the agent, which arms for later snapshots.
 pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*mut c_void, Errno> {
     let own = match membership::join() {
         Ok(own) => own,
@@ -68,7 +68,8 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
             list.carve(&range);
             let (first, protection, course) = (mmap.offset as u64 / PAGE, mmap.protection, Course::default());
             let mut entry = Entry { range, first, origin, protection, is_inherited: true, course };
-            // Another thread may have put another file under the number. Nobody has stored yet, so it is not too late to arm.
+            // Another thread may have put another file under the number. No thread knows the mapping yet, so it can still be armed
+            // before the first store.
             if let Place::Origin(now) = place_behind(mmap.descriptor as u32)
                 && now != origin
             {
@@ -92,19 +93,20 @@ fn list_with_room(range: &Range<u64>) -> Result<Writing, Errno> {
     if list.reserve(more) { Ok(list) } else { Err(Errno::NOMEM) }
 }
 
-/// What was stored through a mapping that is about to go may have moved the file's time of modification: counted, or the next look
-/// at it would suspect a foreign change.
+/// Counts a change for each writable mapping that is about to go. Stores through it may still move the file's time of
+/// modification, and the next observation would take that for a foreign change.
 fn note_changes(own: &Own, list: &List, range: &Range<u64>) {
     let going = list.touching(range).filter(|entry| entry.is_writable());
     going.for_each(|entry| own.table.note_change(entry.origin));
 }
 
-/// A new mapping that nobody can store into before it is armed.
+/// Makes a mapping that no thread can store into before it is armed.
 fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
     if !fault::install() {
         return Err(Errno::NOMEM);
     }
-    // Aside first: where the application wants it, another thread could store between the two calls.
+    // The mapping is armed at another address first. At the address that the application wants, another thread could store between
+    // the two calls.
     let aside = match target.is_empty() {
         true => *mmap,
         false => Mmap { address: core::ptr::null_mut(), flags: mmap.flags & !libc::MAP_FIXED, ..*mmap },
@@ -113,7 +115,7 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
     let length = (mmap.pages() * PAGE) as usize;
     let finish = || {
         let read_only = rustix::mm::MprotectFlags::from_bits_retain(armed(mmap.protection) as u32);
-        // SAFETY: the mapping was just made and nobody has been told of it; the target is the application's to replace.
+        // SAFETY: the mapping was just made, and no other thread knows of it; the application asked for the target to be replaced.
         unsafe {
             rustix::mm::mprotect(at, length, read_only)?;
             match target.is_empty() {
@@ -123,18 +125,18 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
         }
     };
     finish().inspect_err(|_| {
-        // SAFETY: as above.
+        // SAFETY: the mapping is still known to this thread alone.
         let _ = unsafe { rustix::mm::munmap(at, length) };
     })
 }
 
-/// Does `call`, which takes away what is mapped in `range`.
+/// Does `call`, which unmaps `range`, and takes it out of the list.
 pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let first = next_part(range);
     let mut list = list_with_room(range)?;
     note_changes(own, &list, range);
     let result = call();
-    // A call that fails late leaves a gap behind.
+    // A call may unmap a part before it fails.
     if result.is_ok() || first.is_some_and(|(part, _)| !user_memory::is_mapped(part.start)) {
         list.carve(range);
         describe(own, &list);
@@ -144,7 +146,7 @@ pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result
 
 /// mprotect(2) of a range that shared mappings touch: `call` changes one part of it.
 ///
-/// Like the kernel it goes from the lowest address on and stops at the first part that fails. `start_agent` starts the agent.
+/// As in the kernel, the parts come from the lowest address on, and the first that fails ends it. `start_agent` starts the agent.
 pub fn protect(
     mappings: &Mappings,
     range: &Range<u64>,
@@ -175,6 +177,7 @@ fn next_part(range: &Range<u64>) -> Option<(Range<u64>, Origin)> {
     parts.min_by_key(|(part, _)| part.start)
 }
 
+/// mprotect(2) of a part of one shared mapping.
 fn protect_part(
     mappings: &Mappings,
     part: &Range<u64>,
@@ -201,7 +204,8 @@ fn protect_part(
             if watched.is_none() {
                 return call(part, protection);
             }
-            // Whether the file may be mapped writable at all the kernel says only of a page that becomes it.
+            // The kernel refuses PROT_WRITE if the file may not be mapped so. It says that only if a page becomes writable, so the
+            // first one does, for a moment.
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
             call(part, armed(protection))?;
@@ -217,18 +221,19 @@ fn protect_part(
     announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
-/// mprotect(2) may have changed a part before it failed. What the list does not know of must not be open.
+/// Gives a part back the protection that the list has for it: mprotect(2) may have changed some of it before it failed.
 fn take_back(list: &List, part: &Range<u64>, is_open: bool) {
     for entry in list.touching(part) {
         if !is_open {
-            // The list's lock orders it.
+            // Relaxed: the list's lock orders it.
             entry.course.is_open.store(false, Ordering::Relaxed);
         }
-        // It comes as far as the call came.
+        // This succeeds as far as the failed call came.
         let _ = set_protection(entry, &entry.part(part), is_open);
     }
 }
 
+/// Preserves what snapshots have of the part's first page.
 fn make_way_for_first_page(watched: &Announced<'_>, part: &Range<u64>, origin: Origin) -> Result<(), Errno> {
     let bytes = list::read().at(part.start).filter(|entry| entry.origin == origin).map(|entry| {
         let page = part.start..part.start + PAGE;
@@ -237,13 +242,13 @@ fn make_way_for_first_page(watched: &Announced<'_>, part: &Range<u64>, origin: O
     bytes.map_or(Ok(()), |bytes| watched.make_way(bytes)).map_err(|Failure { .. }| Errno::NOMEM)
 }
 
-/// A call of mremap(2).
+/// The arguments of mremap(2).
 pub struct Move {
     pub from: Range<u64>,
-    /// Bytes that the application wants afterwards, whole pages.
+    /// The length that the application wants, whole pages.
     pub length: u64,
     pub flags: i32,
-    /// Where with MREMAP_FIXED; empty without.
+    /// The new range with MREMAP_FIXED; empty without.
     pub target: Range<u64>,
 }
 
@@ -273,7 +278,7 @@ pub fn remap(
     announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
-/// mremap(2) takes only what is one mapping of the kernel's: no part of it may be open and another not.
+/// Makes a range one mapping of the kernel's, as mremap(2) wants it: all of a mapping is armed, or all of it is open.
 fn make_one(list: &List, range: &Range<u64>, is_armed: impl Fn(&Entry) -> bool) -> Result<(), Errno> {
     let probe = range.start..range.end.max(range.start + 1);
     for entry in list.touching(&probe).filter(|entry| entry.is_writable()) {
@@ -288,12 +293,12 @@ fn make_one(list: &List, range: &Range<u64>, is_armed: impl Fn(&Entry) -> bool) 
     Ok(())
 }
 
-/// What was moved may be several mappings (since Linux 6.17); then the length stays.
+/// Moves the entries of what was moved. That may be several mappings (since Linux 6.17); then the length stays.
 fn note_move(list: &mut List, wanted: &Move, at: u64) {
     let Move { ref from, length, flags, .. } = *wanted;
     let new = at..at + length;
     if from.is_empty() {
-        // Of a length of zero the old mapping stays.
+        // With an old length of zero the old mapping stays, and a second one of the same pages is made.
         let Some(old) = list.at(from.start) else { return };
         let doubled = old.cut(from.start..from.start);
         list.carve(&new);
@@ -323,7 +328,7 @@ pub fn show_other_pages(
     let act = |announced: Option<&Announced<'_>>| {
         let is_in_use = announced.is_some_and(Announced::is_in_use);
         let mut list = list_with_room(range)?;
-        // The new mapping is as open as the old one was.
+        // The kernel gives the new mapping the protection of the old one.
         make_one(&list, range, |entry| is_in_use || entry.origin != origin)?;
         call()?;
         list.replace(range, |entry| Some(Entry { first: first + (entry.range.start - range.start) / PAGE, ..entry }));
@@ -333,16 +338,17 @@ pub fn show_other_pages(
     announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
-/// The origin of the first shared mapping in a range; in an empty one, of what is mapped where it begins.
+/// The origin of the first shared mapping in a range. For an empty range: of the mapping at its start.
 pub fn origin_in(range: &Range<u64>) -> Option<Origin> {
     let _signals = signal_block::SignalsBlocked::new();
     next_part(&(range.start..range.end.max(range.start + 1))).map(|(_, origin)| origin)
 }
 
-/// madvise(2) by which the kernel changes bytes of the file that `range` shows (MADV_REMOVE), or stores into it
+/// madvise(2) by which the kernel changes bytes of the file behind `range` (MADV_REMOVE), or stores into the range
 /// (MADV_POPULATE_WRITE): `call` does it to one part, announced.
 ///
-/// Like the kernel it goes from the lowest address on; MADV_REMOVE passes over what is not mapped, and fails in the end.
+/// As in the kernel, the parts come from the lowest address on. MADV_REMOVE passes over addresses where nothing is mapped, and
+/// fails in the end.
 pub fn changing(
     range: &Range<u64>,
     passes_over_gaps: bool,
@@ -369,6 +375,7 @@ pub fn changing(
     outcome
 }
 
+/// Does `call`, which changes the bytes behind one part, announced.
 fn change_part(
     part: &Range<u64>,
     origin: Origin,
@@ -377,6 +384,7 @@ fn change_part(
     announced(origin, |announced| change_part_announced(announced, part, || call(part))).map_err(|_| Errno::NOMEM)?
 }
 
+/// Preserves what snapshots have of a part, opens it, and does `call`.
 fn change_part_announced(
     announced: Option<&Announced<'_>>,
     part: &Range<u64>,
@@ -386,7 +394,7 @@ fn change_part_announced(
         let bytes = list::read().at(part.start).map_or(0..0, |entry| entry.bytes(part));
         watched.make_way(bytes).map_err(|Failure { .. }| Errno::NOMEM)?;
     }
-    // Held over the call: nobody arms what has been opened.
+    // The list is held over the call, so that no thread arms what has been opened.
     let list = list::read();
     list.touching(part)
         .filter(|entry| entry.is_writable())
@@ -394,7 +402,8 @@ fn change_part_announced(
     call()
 }
 
-/// Makes `call`, which has the kernel take hold of `range` to store into it, announced and with what it shows of one origin open.
+/// Makes `call`, which has the kernel pin `range` to store into it. The call is announced, and the mappings at the start of the
+/// range that show one origin are open.
 pub fn while_open<T>(range: &Range<u64>, call: &impl Fn() -> T) -> Result<T, Errno> {
     let _signals = signal_block::SignalsBlocked::new();
     let Some((_, origin)) = next_part(range) else { return Ok(call()) };
@@ -409,7 +418,7 @@ pub fn while_open<T>(range: &Range<u64>, call: &impl Fn() -> T) -> Result<T, Err
     announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
-/// madvise(2) with MADV_DONTFORK or MADV_DOFORK: does `call` and notes it.
+/// madvise(2) with MADV_DONTFORK or MADV_DOFORK: does `call`, and notes in the list whether a forked child has the range.
 pub fn note_inheritance(
     range: &Range<u64>,
     is_inherited: bool,

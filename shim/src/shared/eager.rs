@@ -1,5 +1,6 @@
-//! `SNAPSHIM_SHARED=eager`: after a snapshot was made the agent preserves what the shared mappings of its process cover and opens
-//! them, so that few stores trap. Until it has come to a page a store into it traps as ever, so the snapshot is as exact.
+//! `SNAPSHIM_SHARED=eager`: after a snapshot was made, the agent preserves what the shared mappings of its process cover and opens
+//! them, so that few stores trap. A store into a page that the agent has not reached yet traps as without it, so the snapshot is
+//! exact all the same.
 
 use core::ops::Range;
 
@@ -18,23 +19,25 @@ use crate::writer::announced::{Announced, announced_by_agent};
 /// How far the agent has come.
 #[derive(Default)]
 pub struct Eager {
+    /// The agent's writer slot, once it has needed one.
     thread: Option<Thread>,
-    /// Everything below is open, as far as this agent is concerned.
+    /// The agent has done everything below this address; `None`: there is nothing to do.
     next: Option<u64>,
 }
 
-/// Bytes that are preserved between two looks at what else the agent has to do.
+/// How many bytes are preserved before the agent turns to its other work.
 const PIECE: u64 = 1024 * PAGE;
 
 impl Eager {
-    /// The mappings have been armed.
+    /// Begins at the lowest address again: the mappings have been armed.
     pub fn begin_anew(&mut self) {
         if config().opens_eagerly {
             self.next = Some(0);
         }
     }
 
-    /// Opens one more piece; what the kernel may have to mark comes first, in any case. `kept` is the agent's.
+    /// Opens one more part. Words that the kernel may have to mark come first, with or without `SNAPSHIM_SHARED=eager`. `kept` has
+    /// the agent's files in /proc.
     pub fn open_piece(&mut self, own: &Own, kept: &KeptFiles) -> Progress {
         let open_word = |part: &Range<u64>, origin| {
             self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, kept))
@@ -78,7 +81,7 @@ fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin, kept: &KeptFile
     }
 }
 
-/// The first piece at or behind `next`, and what it shows.
+/// The first part to open at or behind `next`, and the origin that it shows.
 fn piece_from(next: u64) -> Option<(Range<u64>, Origin)> {
     let list = list::read();
     let behind = list.touching(&(next..u64::MAX)).filter(|entry| entry.is_writable());
@@ -87,6 +90,7 @@ fn piece_from(next: u64) -> Option<(Range<u64>, Origin)> {
     Some((start..entry.range.end.min(start + PIECE), entry.origin))
 }
 
+/// The bytes of the origin that a part shows; `None`: the mapping has changed.
 fn bytes_of(part: &Range<u64>) -> Option<Range<u64>> {
     let list = list::read();
     list.at(part.start).filter(|entry| entry.part(part) == *part).map(|entry| entry.bytes(part))

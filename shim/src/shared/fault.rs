@@ -1,8 +1,10 @@
-//! The trap: a store into an armed mapping preserves a chunk of pages, opens it, and runs again.
+//! The trap of a shared mapping: a store into an armed page preserves a chunk of pages, opens the chunk, and runs again.
 //!
-//! A chunk starts small and doubles while stores go on where the last one ended. Every chunk may split a mapping of the kernel's,
-//! and a process may have only so many (vm.max_map_count), so once many have been opened all mappings are armed anew, which joins
-//! the parts; what was preserved stays preserved.
+//! (The other trap, which holds stores back while a range is copied, is `address_space::freeze`.)
+//!
+//! A chunk starts small, and doubles while stores go on where the last chunk ended. Each chunk may split a mapping of the
+//! kernel's, and the number of mappings is limited (vm.max_map_count). So once many chunks have been opened, all mappings are
+//! armed anew, which joins their parts. What was preserved stays preserved.
 
 use core::ffi::c_void;
 use core::ops::Range;
@@ -25,7 +27,7 @@ use crate::signals::{self, Asked};
 use crate::writer::announced::{Announced, announced};
 use crate::writer::report::why;
 
-/// Has faults of stores resolved here, before anything is armed.
+/// Has faults of stores resolved here. To be called before anything is armed; false: that is not possible.
 pub fn install() -> bool {
     signals::install(Asked::First, resolve)
 }
@@ -37,10 +39,10 @@ fn resolve(address: u64, access: Access) -> Outcome {
     }
 }
 
-/// Opens what a store at `address` needs, where `is_read_in` says that the page is in memory. Signals are blocked.
+/// Opens what a store at `address` needs. `is_read_in`: its page is in memory. Signals are blocked.
 ///
-/// [`Outcome::Foreign`]: no shared mapping that the application may store into is there. [`Outcome::Refused`]: a page could not be
-/// preserved and the policy is that the store fails: as when the disk is full, by SIGBUS.
+/// [`Outcome::Foreign`]: there is no shared mapping into which the application may store. [`Outcome::Refused`]: a page could not be
+/// preserved, and the policy is that the store fails: by SIGBUS, as on a full disk.
 fn open_for_store(address: u64, is_read_in: bool) -> Outcome {
     if !list::is_any() {
         return Outcome::Foreign;
@@ -64,17 +66,17 @@ fn writable_origin(address: u64) -> Option<Origin> {
 struct Store {
     origin: Origin,
     address: u64,
-    /// Whether its page is in memory.
+    /// Whether the page is in memory.
     is_read_in: bool,
 }
 
 /// The store must not happen.
 pub struct Refused;
 
-/// False: the mapping has changed meanwhile.
+/// Opens what a store needs, under its announcement. False: the mapping has changed meanwhile.
 fn open_at(announced: Option<&Announced<'_>>, store: &Store) -> Result<bool, Refused> {
     let Store { origin, address, .. } = *store;
-    // Without snapshots there is nothing to trap for any more.
+    // Without snapshots no store needs to trap any more.
     let Some(watched) = announced.filter(|announced| announced.is_in_use()) else {
         return open_at_once(origin, address).map_err(|error| refuse(origin, error));
     };
@@ -86,20 +88,22 @@ fn open_at(announced: Option<&Announced<'_>>, store: &Store) -> Result<bool, Ref
         Err(Failed::Kernel(_)) => join_parts(watched),
         other => return other.map_err(|failed| failed.told(origin)),
     }
-    // Not even now there is room for one more part: the mapping as a whole needs none.
+    // If there is still no room for one more mapping of the kernel's, all of this one is opened: that needs no further mapping.
     let again = open_preserved(watched, store, chunk);
     let again = again.or_else(|_| open_preserved(watched, store, |entry| entry.range.clone()));
     again.map_err(|failed| failed.told(origin))
 }
 
+/// Why a part could not be opened.
 enum Failed {
-    /// The pages could not be preserved; said already where that ends in a refusal.
+    /// The pages could not be preserved.
     Preserving(Failure),
     /// mprotect(2) failed.
     Kernel(Errno),
 }
 
 impl Failed {
+    /// Logs it.
     fn told(self, origin: Origin) -> Refused {
         match self {
             Self::Kernel(error) => refuse(origin, error),
@@ -118,6 +122,7 @@ impl Failed {
     }
 }
 
+/// Logs a refusal by the kernel.
 fn refuse(origin: Origin, error: Errno) -> Refused {
     say!(
         Level::Error,
@@ -160,13 +165,13 @@ fn open_preserved(
     Ok(true)
 }
 
-/// madvise(2) on the mapping that is stored to.
+/// Has the kernel read `bytes` from the disk, by madvise(2) on the mapping that is stored to.
 fn read_in(address: u64, bytes: &Range<u64>) {
     // SAFETY: the advice changes nothing, whatever is mapped there.
     let _ = unsafe { madvise(address as *mut c_void, (bytes.end - bytes.start) as usize, Advice::WillNeed) };
 }
 
-/// Opens all of a mapping, of which nothing has to be preserved.
+/// Opens all of the mapping at `address`, where nothing has to be preserved. False: the mapping has changed meanwhile.
 fn open_at_once(origin: Origin, address: u64) -> Result<bool, Errno> {
     let list = list::read();
     find(&list, origin, address).map_or(Ok(false), |entry| open_whole(entry).map(|()| true))
@@ -175,7 +180,7 @@ fn open_at_once(origin: Origin, address: u64) -> Result<bool, Errno> {
 /// Opens all of a mapping. The list is held; nothing has to be preserved.
 pub fn open_whole(entry: &Entry) -> Result<(), Errno> {
     set_protection(entry, &entry.range, true)?;
-    // The list's lock orders it.
+    // Relaxed: the list's lock orders it.
     entry.course.is_open.store(true, Ordering::Relaxed);
     Ok(())
 }
@@ -187,7 +192,7 @@ fn find(list: &List, origin: Origin, address: u64) -> Option<&Entry> {
 /// Pages of the largest chunk: a huge page.
 const LARGEST: u64 = 512;
 
-/// The chunk to open for a store: aligned in the file, so that large folios are not cut up needlessly.
+/// The chunk to open for a store. It is aligned in the file, so that large folios are not split needlessly.
 fn chunk_at(entry: &Entry, address: u64) -> Range<u64> {
     let smallest = config().chunk;
     let before = entry.course.chunk.load(Ordering::Relaxed);
@@ -201,6 +206,7 @@ fn chunk_at(entry: &Entry, address: u64) -> Range<u64> {
     entry.part(&(start..end))
 }
 
+/// Notes what was opened, for the next chunk.
 fn note_course(entry: &Entry, part: &Range<u64>) {
     let pages = ((part.end - part.start) / PAGE).next_power_of_two();
     entry.course.sequel.store(part.end, Ordering::Relaxed);
@@ -211,11 +217,13 @@ fn note_course(entry: &Entry, part: &Range<u64>) {
 /// Parts opened since all mappings were armed anew.
 static OPENED: AtomicU32 = AtomicU32::new(0);
 
-/// Each part may cost two of the kernel's mappings; most of them are left to the application.
+/// Whether so many parts were opened that the mappings are to be armed anew. Each part may cost two of the kernel's mappings, and
+/// most mappings are left to the application.
 fn is_split_too_much() -> bool {
     OPENED.load(Ordering::Relaxed) >= most_parts()
 }
 
+/// How many parts may be open.
 fn most_parts() -> u32 {
     static MOST: AtomicU32 = AtomicU32::new(0);
     let known = MOST.load(Ordering::Relaxed);
@@ -230,6 +238,7 @@ fn most_parts() -> u32 {
     most
 }
 
+/// Arms all mappings anew, which joins their parts.
 fn join_parts(watched: &Announced<'_>) {
     OPENED.store(0, Ordering::Relaxed);
     protection::arm_again(&list::write(), watched.table());

@@ -1,4 +1,4 @@
-//! What becomes of shared mappings when the process forks, or takes no part any more.
+//! What becomes of shared mappings when the process forks, or leaves the table.
 
 use libc::pid_t;
 
@@ -8,7 +8,7 @@ use crate::process::log::{Level, Named, say};
 use crate::process::membership;
 use crate::writer::announced::{Announced, announced};
 
-/// The process takes no part any more: its mappings are the kernel's and the program's alone.
+/// For a process that has left the table: opens its mappings and forgets them.
 pub fn give_up() {
     let mut list = super::list::write();
     for entry in list.entries().iter().filter(|entry| entry.is_writable()) {
@@ -17,7 +17,7 @@ pub fn give_up() {
     list.clear();
 }
 
-/// fork(2): the child gets the mappings and the list as they are between two changes. Signals are blocked.
+/// fork(2) while the list is held, so that the child gets mappings and a list that agree. Signals are blocked.
 pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
     let mut list = super::list::write();
     let pid = real();
@@ -27,12 +27,12 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
     pid
 }
 
-/// In a forked child, before it can store: makes its mappings known, and arms those whose file somebody has a snapshot of by now.
+/// In a forked child, before it can store: describes its mappings in the table, and arms those of whose origin a snapshot exists.
 ///
-/// A creation that did not know of the child has come to its instant by then, and the child has stored nothing since.
+/// A creation that did not know of the child has committed by then, and the child has stored nothing since its instant.
 /// `start_agent` starts the agent.
 pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
-    // Behind a call, so that the list is not held while it is armed.
+    // A function, so that the list is not held while a mapping is armed.
     let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;
     while let Some(origin) = origin_of(at) {

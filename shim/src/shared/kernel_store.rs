@@ -1,13 +1,15 @@
 //! Calls that have the kernel store into memory of the application's, where that is a shared mapping or a snapshot.
 //!
-//! Into an armed page, or one that is being moved off the file, the kernel does not store: EFAULT, and a packet that was to come
-//! there is lost. A call that waits may find a snapshot moved at any time. So while no snapshot of the shared mapping's file
-//! exists, and the bytes come from a file, which does not wait for anybody, the call is announced and made on the open mapping; no
-//! snapshot comes meanwhile. Else the kernel stores into memory of a [`bounce`] buffer, and the call may wait as long as it likes.
-//! A call that is left by pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
+//! The kernel does not store into an armed page, nor into one that is being moved off the file: the call fails with EFAULT, and a
+//! packet that was to come there is lost. A call that waits may find a snapshot moved at any time. So such a call is made in one
+//! of three ways:
 //!
-//! What one place of a snapshot is to get comes by a [`spare`](super::spare) buffer if it is little. If it is much, and comes from
-//! a file, the kernel stores into the snapshot ([`fill_promptly`]).
+//! - While no snapshot of the shared mapping's file exists, and the bytes come from a file, which makes no call wait long: the call
+//!   is announced, and the kernel stores into the open mapping. No snapshot comes into being meanwhile.
+//! - Else the kernel stores into a [`bounce`] buffer, and the call may wait as long as it likes. A call that is left by
+//!   pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
+//! - For one buffer in a snapshot there are faster ways. A little comes by a [`spare`](super::spare) buffer; much that comes from a
+//!   file is stored into the snapshot itself ([`fill_promptly`]).
 
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
@@ -31,33 +33,33 @@ use crate::base::user_memory::each_buffer;
 use crate::origins::filesystem;
 use crate::writer::announced::{Announced, announced};
 
-/// Where the bytes come from.
+/// Where the bytes of a call come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// What the descriptor leads to, perhaps a file.
+    /// From a descriptor, which may lead to a file.
     Descriptor(c_int),
-    /// The same at an offset that the call names: a file gives it again when it is asked again.
+    /// From a descriptor at an offset that the call names: from a file the same bytes can be read again.
     DescriptorAt(c_int),
-    /// Somebody who may let us wait.
+    /// From a source that may make the call wait.
     Other,
-    /// The same, and the result may count bytes that are not stored (MSG_TRUNC).
+    /// From such a source, and the result may count bytes that are not stored (MSG_TRUNC).
     OtherCounting,
 }
 
-/// Whether one buffer may lie in a shared mapping or a snapshot.
+/// Whether a buffer may lie in a shared mapping or a snapshot.
 #[inline]
 pub fn may_touch(data: u64, length: usize) -> bool {
     let range = data..data.saturating_add(length as u64);
     list::may_touch(&range) || lock::may_touch(&range)
 }
 
-/// Whether anything may lie in a shared mapping or a snapshot.
+/// Whether there may be a shared mapping or a snapshot at all.
 #[inline]
 pub fn may_touch_any() -> bool {
     list::is_any() || lock::has_any()
 }
 
-/// Has the kernel fill the buffers of `vector`: `call` with it, or `aside` with others in their place.
+/// Has the kernel fill the buffers of `vector`: makes `call` with it, or `aside` with bounce buffers.
 #[cold]
 pub fn fill(
     source: Source,
@@ -109,14 +111,17 @@ pub fn fill_one(
     fill(source, &iovec { iov_base: data, iov_len: length }, 1, call, aside)
 }
 
-/// Makes a call on a snapshot that may be moved off its file, where the bytes come from a file. `None`: it did not come to that, or
-/// it is to be made again, aside.
+/// Makes a call whose bytes come from a file and go to a snapshot that may be moved off its file. `None`: the call was not made,
+/// or is to be made again with a bounce buffer.
 ///
-/// Where nothing was moved meanwhile, the kernel found the snapshot as the application made it. A read from a file at an offset that
-/// the call names is made again otherwise, whatever came of it. One at the file position has stored what it says, page by page, and
-/// each store came before the page was closed, and was copied, or behind the move: what is left out is for the next call, as where a
-/// signal ends a call early. If it has stored nothing the position is where it was. With O_DIRECT the kernel holds on to pages that
-/// may not be the snapshot's any more when the bytes come.
+/// If no range was frozen meanwhile, the kernel found the snapshot as the application made it. If one was, the call decides. A
+/// read at an offset that the call names is made again, whatever its result. A read at the file position counts if it has stored
+/// something: it stored as many bytes as it says, page by page, each page before it was frozen, and so was copied, or after the
+/// move. Bytes that were left out are for the next call, as after a signal that ends a call early. If it has stored nothing, the
+/// position is where it was.
+///
+/// A read at the file position with O_DIRECT is not made here: the kernel pins pages, which may not be the snapshot's any more
+/// when the bytes come.
 fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -> Option<isize> {
     let descriptor = match source {
         Source::Descriptor(descriptor) | Source::DescriptorAt(descriptor) => descriptor,
@@ -145,7 +150,7 @@ fn fail(error: Errno) -> isize {
 }
 
 impl Source {
-    /// Whether a read waits for nobody but a disk.
+    /// Whether a read waits at most for a disk.
     fn is_prompt(self) -> bool {
         let (Self::Descriptor(descriptor) | Self::DescriptorAt(descriptor)) = self else { return false };
         match place_behind(descriptor as u32) {
@@ -157,7 +162,7 @@ impl Source {
     }
 }
 
-/// Makes the call announced, on mappings that are open; `None`: a snapshot needs what they show.
+/// Makes the call announced, with its mappings open; `None`: the call was not made, as a snapshot of their origin exists.
 fn fill_open(origin: Origin, vector: *const iovec, count: usize, call: &impl Fn() -> isize) -> Option<isize> {
     let act = |announced: Option<&Announced<'_>>| {
         let is_free = announced.is_some_and(|announced| !announced.is_in_use());
@@ -170,16 +175,18 @@ fn fill_open(origin: Origin, vector: *const iovec, count: usize, call: &impl Fn(
     announced(origin, act).ok()?
 }
 
+/// Opens the mappings in a range. False: one of them shows another origin, or cannot be opened.
 fn open_range(origin: Origin, range: &Range<u64>) -> bool {
     let _signals = signal_block::SignalsBlocked::new();
     let list = list::read();
-    // The list's lock orders it.
+    // Relaxed: the list's lock orders it.
     let open = |entry: &Entry| entry.course.is_open.load(Ordering::Relaxed) || open_whole(entry).is_ok();
     let mut touched = list.touching(range).filter(|entry| entry.is_writable());
     touched.all(|entry| entry.origin == origin && open(entry))
 }
 
-/// Receives messages: `call` with the application's headers, or `aside` with others in their place. It tells how many came.
+/// Receives messages: makes `call` with the application's headers, or `aside` with others, in which there are bounce buffers.
+/// `aside` returns its result and how many messages came.
 #[cold]
 pub fn receive(
     given: Headers,

@@ -1,8 +1,8 @@
-//! The shared file mappings of this process, and the lock that holds them still.
+//! The shared file mappings of this process, and the lock over them.
 //!
-//! Whoever changes a mapping or its protection holds the lock to write, whoever opens a part of one or has the kernel store into
-//! one holds it to read. It is taken inside the gate, with all signals blocked, so no handler finds its own thread holding it and
-//! no jump leaves it held; who holds it waits for nobody but the kernel.
+//! A thread that changes a mapping or its protection holds the lock to write. A thread that opens a part of one, or has the kernel
+//! store into one, holds it to read. The lock is taken inside the gate and with all signals blocked: no handler finds that its own
+//! thread has the lock, and no jump leaves it locked. A thread that holds it waits for the kernel alone.
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut, Range};
@@ -21,22 +21,22 @@ pub struct Entry {
     /// Page of the origin at `range.start`.
     pub first: u64,
     pub origin: Origin,
-    /// As the application set it; what the kernel has may lack PROT_WRITE.
+    /// The protection that the application set. The kernel's may lack PROT_WRITE.
     pub protection: i32,
-    /// Whether a forked child has it (MADV_DONTFORK).
+    /// Whether a forked child has the mapping (MADV_DONTFORK).
     pub is_inherited: bool,
-    /// How stores into it came so far.
+    /// Which stores into it have trapped so far.
     pub course: Course,
 }
 
-/// What a trap remembers for the next one; guesses that may be stale, but for the last.
+/// What a trap notes for the next one. These are guesses that may be stale, except `is_open`.
 #[derive(Debug, Default)]
 pub struct Course {
     /// The address behind the part that was opened last.
     pub sequel: AtomicU64,
-    /// Its pages.
+    /// How many pages that part had.
     pub chunk: AtomicU64,
-    /// Whether the kernel lets the application store into all of it; this is no guess. Changed only while the list is held.
+    /// Whether all of the mapping is open. It is no guess, and changes only while the list is held.
     pub is_open: AtomicBool,
 }
 
@@ -63,7 +63,7 @@ impl Entry {
         !range.is_empty() && self.range.start < range.end && range.start < self.range.end
     }
 
-    /// Whether `next` goes on where this one ends, in memory and in the file, and is like it otherwise.
+    /// Whether `next` begins where this one ends, in memory and in the file, and is like it otherwise.
     fn goes_on_in(&self, next: &Self) -> bool {
         self.range.end == next.range.start
             && self.first + (self.range.end - self.range.start) / PAGE == next.first
@@ -93,7 +93,7 @@ impl List {
         if self.count == 0 {
             return &[];
         }
-        // SAFETY: `entries` points to `capacity` places, of which the first `count` are filled.
+        // SAFETY: `entries` points to room for `capacity` entries, of which the first `count` are filled.
         unsafe { core::slice::from_raw_parts(self.entries, self.count) }
     }
 
@@ -116,7 +116,7 @@ impl List {
         self.entries().iter().find(|entry| entry.range.contains(&address))
     }
 
-    /// Makes sure that so many can be added without asking for memory.
+    /// Makes room for so many more; false: there is no memory.
     #[must_use]
     pub fn reserve(&mut self, more: usize) -> bool {
         let wanted = self.count + more;
@@ -127,7 +127,7 @@ impl List {
         let Some(memory) = crate::base::arena::memory(capacity * size_of::<Entry>()) else { return false };
         let entries = memory.cast::<Entry>();
         if self.count > 0 {
-            // SAFETY: both have room for `count` entries; the old places are never read again.
+            // SAFETY: both have room for `count` entries; the old ones are never read again.
             unsafe { ptr::copy_nonoverlapping(self.entries, entries, self.count) };
         }
         (self.entries, self.capacity) = (entries, capacity);
@@ -142,8 +142,8 @@ impl List {
         note(self);
     }
 
-    /// Makes one of entries that go on in each other in or around `range`: a program that changes its mapping page by page does not
-    /// leave as many entries behind.
+    /// Joins entries in and around `range` that continue each other, so that a program that changes a mapping page by page does
+    /// not leave an entry for each page.
     fn join(&mut self, range: &Range<u64>) {
         let mut at = 0;
         while at < self.count {
@@ -160,11 +160,12 @@ impl List {
             entry.range.end = end;
             *entry.course.is_open.get_mut() = is_open;
             self.take_out(next);
-            // The last has come to another place, maybe one that was passed.
+            // The last entry has moved, perhaps to an index that was passed.
             at = 0;
         }
     }
 
+    /// Adds an entry, unless it is empty.
     fn push(&mut self, entry: Entry) {
         if self.count == self.capacity || entry.range.is_empty() {
             return;
@@ -174,7 +175,7 @@ impl List {
         self.count += 1;
     }
 
-    /// Takes `range` out of all of them. Two more may come of it, for which room was reserved.
+    /// Takes `range` out of all entries. Up to two more entries result, for which room was reserved.
     pub fn carve(&mut self, range: &Range<u64>) {
         self.replace(range, |_| None);
     }
@@ -190,7 +191,7 @@ impl List {
             let before = entry.cut(entry.range.start..part.start);
             let after = entry.cut(part.end..entry.range.end);
             let middle = changed(entry.cut(part));
-            // What is left of it, maybe nothing, keeps its place; nothing is taken out before all have been looked at.
+            // The rest of it, perhaps empty, keeps its index: no entry is removed before all have been visited.
             self.entries_mut()[at] = before;
             [Some(after), middle].into_iter().flatten().for_each(|entry| self.push(entry));
         }
@@ -198,7 +199,7 @@ impl List {
         self.join(range);
     }
 
-    /// Adds what lies in `from` once more, at `to`. For each one may come of it, for which room was reserved.
+    /// Adds a copy, at `to`, of what lies in `from`: at most one for each entry there, for which room was reserved.
     pub fn copy(&mut self, from: &Range<u64>, to: u64) {
         for at in 0..self.count {
             let entry = &self.entries()[at];
@@ -212,7 +213,7 @@ impl List {
         note(self);
     }
 
-    /// Has the one that ends at `end` reach `further`, if that is behind.
+    /// Extends the entry that ends at `end` to `further`, if that is behind.
     pub fn stretch(&mut self, end: u64, further: u64) {
         if let Some(entry) = self.entries_mut().iter_mut().find(|entry| entry.range.end == end && end < further) {
             entry.range.end = further;
@@ -220,7 +221,7 @@ impl List {
         }
     }
 
-    /// Keeps those that `is_kept` says.
+    /// Removes all entries of which `is_kept` is false.
     fn retain(&mut self, is_kept: impl Fn(&Entry) -> bool) {
         let mut at = 0;
         while at < self.count {
@@ -233,28 +234,30 @@ impl List {
         note(self);
     }
 
-    /// The last comes into its place.
+    /// Removes an entry; the last one comes to its index.
     fn take_out(&mut self, at: usize) {
         self.count -= 1;
-        // SAFETY: both places are filled, and what is overwritten needs no dropping; the last is not there any more.
+        // SAFETY: both entries are filled, the one that is overwritten needs no drop, and the last is not counted any more.
         unsafe { ptr::copy(self.entries.add(self.count), self.entries.add(at), 1) };
     }
 
-    /// Forgets all.
+    /// Removes all.
     pub fn clear(&mut self) {
         self.retain(|_| false);
     }
 
-    /// Forgets those that a forked child does not have.
+    /// Removes the entries of mappings that a forked child does not have.
     pub fn keep_inherited(&mut self) {
         self.retain(|entry| entry.is_inherited);
     }
 }
 
-/// What can be known without the lock: between which addresses all entries lie. Noted when a change of the list is whole.
+/// The lowest address of all entries, known without the lock: noted when a change of the list is complete.
 static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The address behind the highest entry; 0: there is none.
 static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
+/// Notes between which addresses all entries lie.
 fn note(list: &List) {
     let lowest = list.entries().iter().map(|entry| entry.range.start).min().unwrap_or(u64::MAX);
     let highest = list.entries().iter().map(|entry| entry.range.end).max().unwrap_or(0);
@@ -274,7 +277,7 @@ pub fn is_any() -> bool {
     HIGHEST.load(Ordering::Relaxed) != 0
 }
 
-/// Readers, or [`WRITING`].
+/// How many readers hold the list, or [`WRITING`].
 static STATE: AtomicU32 = AtomicU32::new(0);
 const WRITING: u32 = 1 << 31;
 
@@ -317,13 +320,14 @@ pub fn write() -> Writing {
 impl Deref for Reading {
     type Target = List;
     fn deref(&self) -> &List {
-        // SAFETY: nobody writes while a reader is counted.
+        // SAFETY: no thread writes while a reader is counted.
         unsafe { &*LIST.0.get() }
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
+        // Release: pairs with the Acquire in `write`.
         STATE.fetch_sub(1, Ordering::Release);
     }
 }
@@ -345,6 +349,7 @@ impl DerefMut for Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
+        // Release: pairs with the Acquire in `read` and in `write`.
         STATE.store(0, Ordering::Release);
     }
 }

@@ -14,12 +14,12 @@ use snapshim::table::Table;
 use super::list::{Entry, List};
 use crate::process::identity::{self, Own};
 
-/// What is left of a protection when stores have to trap. Where they are allowed, loads are too (on x86).
+/// The protection of a mapping when stores have to trap. Where stores are allowed, x86 allows loads, so PROT_READ is added.
 pub fn armed(protection: i32) -> i32 {
     if protection & libc::PROT_WRITE == 0 { protection } else { protection & !libc::PROT_WRITE | libc::PROT_READ }
 }
 
-/// Gives a part of a mapping the protection that the application set, or that without PROT_WRITE.
+/// Opens a part of a mapping, which gives it the protection that the application set, or arms it.
 pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(), Errno> {
     let protection = if is_open { entry.protection } else { armed(entry.protection) };
     let flags = MprotectFlags::from_bits_retain(protection as u32);
@@ -32,19 +32,19 @@ pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result
     Ok(())
 }
 
-/// Says in the table which origins this process has mapped shared and writable. Called whenever that may have changed.
+/// Describes in the table which origins this process has mapped shared and writable. To be called whenever that may have changed.
 pub fn describe(own: &Own, list: &List) {
     if let Some(record) = own.record() {
         record.sharing.describe(list.entries().iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin));
     }
 }
 
-/// Whether something was armed since the agent looked last.
+/// Whether a mapping was armed since the agent last searched for words that the kernel may have to mark.
 pub static WANTED: AtomicBool = AtomicBool::new(false);
 
-/// Something was armed: the agent has to look.
+/// Asks the agent for that search: a mapping was armed.
 pub fn want() {
-    // Release: pairs with the Acquire in `open_words`; what was armed before is found there.
+    // Release: pairs with the Acquire in `open_words`; the search finds what was armed before.
     if WANTED.swap(true, Ordering::Release) {
         return;
     }
@@ -55,19 +55,19 @@ pub fn want() {
     }
 }
 
-/// Arms one mapping. Its parts become one mapping of the kernel's again.
+/// Arms a mapping. Its parts become one mapping of the kernel's again.
 pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
     if !entry.is_writable() {
         return Ok(());
     }
-    // The list's lock orders it.
+    // Relaxed: the list's lock orders it.
     entry.course.is_open.store(false, Ordering::Relaxed);
     set_protection(entry, &entry.range, false)
 }
 
-/// Arms all whose origin a snapshot is held of, so that few mappings of the kernel's are left. The list is held alone.
+/// Arms all mappings of whose origin a snapshot exists, so that few mappings of the kernel's are left. The list is held to write.
 ///
-/// Not the others: the kernel may be storing into them.
+/// Mappings of other origins stay open: the kernel may be storing into them.
 pub fn arm_again(list: &List, table: &Table) {
     for entry in list.entries().iter().filter(|entry| table.is_origin_in_use(entry.origin)) {
         let _ = arm_entry(entry);

@@ -1,10 +1,10 @@
-//! Spare buffers: memory aside that is kept, for calls that have the kernel store a little into one place of a snapshot.
+//! Spare buffers: bounce buffers that stay mapped, for calls that have the kernel store a little into one place of a snapshot.
 //!
-//! Mapping memory for such a call and unmapping it takes dozens of times as long as the call. A spare buffer belongs to the one
-//! call that has set its bit, be it of a thread, of a handler that interrupts it, or of a child in the same memory. A forked child
-//! has copies of the buffers and of the bits: a call that a handler forked in ends in both processes, each with its own. A call
-//! that is left by pthread_cancel(3) or longjmp(3), or that another thread was in when a child was forked, takes its buffer along;
-//! when none is left, calls map memory as others do.
+//! To map memory for such a call and to unmap it takes dozens of times as long as the call. A spare buffer belongs to the one call
+//! that has set its bit: a call of a thread, of a handler that interrupts it, or of a child in the same memory. A forked child has
+//! copies of the buffers and of the bits, so a call in which a handler forked ends in both processes with a buffer each. A buffer
+//! is lost with a call that is left by pthread_cancel(3) or longjmp(3), and, in a forked child, with a call that another thread
+//! was in. When no buffer is left, calls map memory.
 
 use core::ops::Range;
 use core::ptr;
@@ -16,32 +16,32 @@ use super::{bounce, list};
 use crate::address_space::lock;
 use crate::base::arena;
 
-/// The most that is stored into one.
+/// The most bytes that are stored into one.
 const LENGTH: usize = 64 << 10;
 const COUNT: usize = 8;
 
-/// A bit for each: whether a call has it.
+/// A bit for each buffer: whether a call has it.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
-/// Their memory, once one has been needed.
+/// The memory of each buffer, once it has been needed.
 static MEMORY: [AtomicPtr<u8>; COUNT] = [const { AtomicPtr::new(ptr::null_mut()) }; COUNT];
 
 /// A buffer that a call has.
 pub struct Spare {
     index: usize,
-    /// At the place within a page that `home` has: what is aligned for O_DIRECT stays so.
+    /// Where the kernel is to store: at the same offset within a page as `home`, so that a buffer aligned for O_DIRECT stays so.
     at: *mut u8,
     home: Range<u64>,
 }
 
 impl Spare {
-    /// For a call that has the kernel store into `home`, where that lies in a snapshot, and all of it is there. `None`: it is to be
-    /// done in another way.
+    /// A buffer for a call that has the kernel store into `home`, if all of that lies in a snapshot and can be accessed. `None`:
+    /// the call is to be made in another way.
     pub fn take(home: &Range<u64>) -> Option<Self> {
         let length = home.end.checked_sub(home.start)?;
         if length == 0 || length > LENGTH as u64 || list::may_touch(home) || !lock::may_move_whole(home) {
             return None;
         }
-        // A program without the shim may have cut the file: the kernel finds that, where a store of ours would be SIGBUS.
+        // A program without the shim may have truncated the file. The kernel answers EFAULT then, where a store would be SIGBUS.
         if !bounce::is_there(home.end - 1) {
             return None;
         }
@@ -57,16 +57,16 @@ impl Spare {
         }
     }
 
-    /// Where the kernel is to store.
+    /// The address that the kernel gets.
     pub fn at(&self) -> *mut u8 {
         self.at
     }
 
-    /// The call is over: its result, the bytes that it counts where they belong.
+    /// Ends the call: copies the bytes that its result counts to the user buffer, and returns the result.
     pub fn finish(self, result: isize) -> isize {
         if let Ok(received) = usize::try_from(result) {
             let length = (self.home.end - self.home.start) as usize;
-            // SAFETY: the bytes aside are ours; the application gave the others to be stored into.
+            // SAFETY: the spare buffer is the shim's own memory; the application passed the user buffer to be stored into.
             unsafe {
                 let home = ptr::with_exposed_provenance_mut(self.home.start as usize);
                 ptr::copy_nonoverlapping::<u8>(self.at, home, received.min(length));
@@ -84,7 +84,7 @@ fn take_bit() -> Option<usize> {
         if index >= COUNT {
             return None;
         }
-        // Acquire: pairs with the Release in `give_back`: the call before has read what it got.
+        // Acquire: pairs with the Release in `give_back`: the call before has copied what it got.
         match TAKEN.compare_exchange_weak(taken, taken | 1 << index, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => return Some(index),
             Err(now) => taken = now,
@@ -96,7 +96,7 @@ fn give_back(index: usize) {
     TAKEN.fetch_and(!(1 << index), Ordering::Release);
 }
 
-/// The memory of a buffer that the caller has taken; the bit orders what its callers do one after the other.
+/// The memory of a buffer that the caller has taken. Relaxed: the buffer's bit orders the callers, one after the other.
 fn memory(index: usize) -> Option<*mut u8> {
     let known = MEMORY[index].load(Ordering::Relaxed);
     if !known.is_null() {

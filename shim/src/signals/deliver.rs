@@ -1,7 +1,8 @@
-//! The handler: what is ours is resolved, everything else reaches the application as if the kernel had called it.
+//! The handler of SIGSEGV and its substitute: it resolves faults that the shim has caused, and delivers everything else to the
+//! application as the kernel would.
 //!
-//! [`on_signal`] holds nothing and leaves nothing on the stack when the application's handler begins: it jumps there with the
-//! kernel's own frame. Returning from it, changing its context, leaving it by siglongjmp are then as without the shim.
+//! [`on_signal`] holds nothing, and leaves nothing on the stack when the application's handler begins: it jumps there with the
+//! kernel's own frame. So the handler may return, change its context or leave by siglongjmp(3) as without the shim.
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
@@ -20,15 +21,15 @@ use crate::base::fault_stacks::{self, Outcome};
 /// Where `on_signal` goes on.
 #[repr(C)]
 struct Next {
-    /// The application's handler; 0 to return.
+    /// The application's handler; 0: it returns.
     handler: usize,
-    /// What the frame was moved by.
+    /// By how many bytes the frame was moved.
     shift: usize,
 }
 
 const RETURN: Next = Next { handler: 0, shift: 0 };
 
-/// The kernel's action for SIGSEGV and its stand-in.
+/// The kernel's action for SIGSEGV and for its substitute.
 #[unsafe(naked)]
 pub unsafe extern "C" fn on_signal(signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     naked_asm!(
@@ -58,7 +59,7 @@ pub unsafe extern "C" fn on_signal(signal: c_int, information: *mut libc::siginf
 const SEGV_ACCERR: c_int = 2;
 const SI_KERNEL: c_int = 0x80;
 
-/// Every signal is blocked here, so nothing interrupts it but the signals that cannot be blocked.
+/// Decides what becomes of a signal. All signals are blocked, so only signals that cannot be blocked interrupt this.
 extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> Next {
     // SAFETY: called with what the kernel passed to the handler.
     let frame = unsafe { Frame::new(information, context) };
@@ -103,27 +104,29 @@ fn on_fault(frame: &Frame) -> Next {
     RETURN
 }
 
-/// Says of a fault of an access to an address whether it was the shim's making, and resolves it.
+/// Says of a fault, by its address and the kind of access, whether the shim has caused it, and resolves it.
 ///
-/// Called in the place of whatever faulted, with all signals blocked, on a stack of ours ([`fault_stacks`]).
+/// It is called by the thread that faulted, in the middle of whatever it was doing, with all signals blocked, on a stack of the
+/// shim's ([`fault_stacks`]).
 pub type Resolve = fn(u64, Access) -> Outcome;
 
-/// Who is asked, in this order.
+/// The functions that are asked, in this order.
 #[derive(Clone, Copy)]
 pub enum Asked {
     First,
     Then,
 }
 
-/// What each of them is; null: there is none.
+/// Each of them; null: it is not registered.
 static RESOLVES: [AtomicPtr<()>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// Has `resolve` asked from now on.
 pub fn register(asked: Asked, resolve: Resolve) {
-    // Release: pairs with the Acquire in `resolve`; what makes memory fault comes behind it.
+    // Release: pairs with the Acquire in `resolve`. Memory is made to fault only after this.
     RESOLVES[asked as usize].store(resolve as *mut (), Ordering::Release);
 }
 
+/// Asks the registered functions.
 extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
     for registered in &RESOLVES {
         let registered = registered.load(Ordering::Acquire);
@@ -140,21 +143,21 @@ extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
     Outcome::Foreign
 }
 
-/// SIGBUS for the store that faulted, when the handler has returned. As the kernel forces it (kernel/signal.c,
-/// force_sig_info_to_task): who blocks or ignores it is ended by it.
+/// Sends SIGBUS for the store that faulted; it comes when the handler has returned. As when the kernel forces it (kernel/signal.c,
+/// force_sig_info_to_task), it ends a process that blocks or ignores it.
 fn force_bus_error(frame: &Frame) {
     const BUS_ADRERR: c_int = 2;
     let is_ignored = Action::of_kernel(libc::SIGBUS).is_some_and(|action| action.handler == libc::SIG_IGN);
     if frame.unblock(libc::SIGBUS) || is_ignored {
-        // SAFETY: the default is no function.
+        // SAFETY: the default action has no handler.
         unsafe { Action::DEFAULT.give_to_kernel(libc::SIGBUS) };
     }
-    // The address stays.
+    // The siginfo_t still has the address.
     frame.become_fault(libc::SIGBUS, BUS_ADRERR);
     send_to_itself(libc::SIGBUS, frame);
 }
 
-/// Somebody sent SIGSEGV.
+/// SIGSEGV was sent, by kill(2) or its kin.
 fn on_sent_fault(frame: &Frame) -> Next {
     if mask_of_sent(frame) & masks::STAND_IN != 0 {
         put_off(frame);
@@ -163,6 +166,7 @@ fn on_sent_fault(frame: &Frame) -> Next {
     deliver_sent(FAULT, frame)
 }
 
+/// Delivers a signal that was sent.
 fn deliver_sent(signal: c_int, frame: &Frame) -> Next {
     let action = take(signal);
     if action.is_function() {
@@ -174,13 +178,13 @@ fn deliver_sent(signal: c_int, frame: &Frame) -> Next {
     RETURN
 }
 
-/// The mask in force when a sent signal came.
+/// The mask that was in force when a sent signal came.
 fn mask_of_sent(frame: &Frame) -> u64 {
     let waiting = WAITING.get();
     if frame.has_interrupted_call_at(waiting.stack) { waiting.mask } else { frame.mask() }
 }
 
-/// The application's action; SA_RESETHAND makes it the default from now on.
+/// The application's action. With SA_RESETHAND it is the default from now on.
 fn take(signal: c_int) -> Action {
     let disposition = disposition(signal);
     let action = disposition.look();
@@ -191,7 +195,7 @@ fn take(signal: c_int) -> Action {
     disposition.change(|now| if is_for_once(now) { Action { handler: libc::SIG_DFL, ..now } } else { now })
 }
 
-/// Prepares the call of the application's handler: the stack, the mask, the way back.
+/// Prepares the call of the application's handler: the stack, the mask, the restorer.
 fn call(action: &Action, frame: &Frame, mask: u64) -> Next {
     if action.has(RESTORER as c_int) && action.restorer != 0 {
         frame.return_to(action.restorer);
@@ -208,19 +212,20 @@ fn call(action: &Action, frame: &Frame, mask: u64) -> Next {
     Next { handler: action.handler, shift }
 }
 
-/// si_errno of a stand-in that is a SIGSEGV put off until it is unblocked. The kernel's own signals have 0 there.
+/// si_errno of a substitute that is a SIGSEGV deferred until it is unblocked. The kernel's own signals have 0 there.
 pub const PUT_OFF: c_int = 0x736e_6170;
 
 const SI_TKILL: c_int = -6;
 
-/// Leaves a SIGSEGV that is blocked pending, as its stand-in: for the thread if it was sent to a thread, else for the process.
+/// Defers a SIGSEGV that the application blocks: its substitute becomes pending, for the thread if SIGSEGV was sent to a thread,
+/// else for the process.
 ///
-/// A siginfo_t of kill(2) a thread may send only to its own number (do_rt_sigqueueinfo, kernel/signal.c), which stands for the
-/// process too.
+/// A thread may send a siginfo_t of kill(2) only to its own id (do_rt_sigqueueinfo, kernel/signal.c), which names the process as
+/// well.
 fn put_off(frame: &Frame) {
     frame.rename(STAND_IN, PUT_OFF);
     let thread = raw::own_tid();
-    // SAFETY: the siginfo_t is the kernel's own.
+    // SAFETY: the siginfo_t is the one that the kernel made.
     let _ = unsafe {
         if frame.code() == SI_TKILL {
             syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), thread, STAND_IN, frame.information())
@@ -230,14 +235,14 @@ fn put_off(frame: &Frame) {
     };
 }
 
-/// Sends the signal again, this time with the kernel's default; it comes when the handler has returned.
+/// Sends the signal again, this time with the kernel's default action; it comes when the handler has returned.
 fn die(signal: c_int, frame: &Frame) {
-    // SAFETY: the default is no function.
+    // SAFETY: the default action has no handler.
     unsafe { Action::DEFAULT.give_to_kernel(signal) };
     send_to_itself(signal, frame);
 }
 
 fn send_to_itself(signal: c_int, frame: &Frame) {
-    // SAFETY: the siginfo_t is the kernel's own.
+    // SAFETY: the siginfo_t is the one that the kernel made.
     let _ = unsafe { syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), signal, frame.information()) };
 }

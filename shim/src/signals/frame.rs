@@ -1,5 +1,5 @@
-//! The frame that the kernel pushes for a handler (arch/x86/kernel/signal.c): the address to return to, the ucontext, the siginfo,
-//! and above them the state of the floating point unit.
+//! The signal frame, which the kernel pushes for a handler (arch/x86/kernel/signal.c): the address to return to, the ucontext_t,
+//! the siginfo_t, and above them the state of the floating point unit.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -19,28 +19,30 @@ pub struct Frame {
 pub struct Access(pub u64);
 
 impl Access {
-    /// A page was there, only not to be accessed in this way.
+    /// Whether a page was there, whose protection did not allow the access.
     pub fn found_page(self) -> bool {
         self.0 & 1 != 0
     }
 
+    /// Whether it was a store.
     pub fn is_store(self) -> bool {
         self.0 & 1 << 1 != 0
     }
 
+    /// Whether it was the fetch of an instruction.
     pub fn is_fetch(self) -> bool {
         self.0 & 1 << 4 != 0
     }
 }
 
-/// As the kernel lays it out; less than libc's ucontext_t, which is larger.
+/// Bytes of the kernel's ucontext_t; libc's is larger.
 const CONTEXT: usize = 304;
 const INFORMATION: usize = 128;
 const FRAME: usize = 8 + CONTEXT + INFORMATION;
-/// What leaf functions use below the stack pointer (System V ABI).
+/// Bytes below the stack pointer that leaf functions use (System V ABI).
 const RED_ZONE: usize = 128;
 
-/// siginfo_t begins with these.
+/// The beginning of a siginfo_t.
 #[repr(C)]
 struct Head {
     signal: c_int,
@@ -49,8 +51,10 @@ struct Head {
 }
 
 impl Frame {
+    /// The frame of a handler.
+    ///
     /// # Safety
-    /// Both are what the kernel passed to a handler that has not returned, and stay so while the frame is used.
+    /// Both pointers are what the kernel passed to a handler that has not returned, and stay so while the frame is used.
     pub unsafe fn new(information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> Self {
         Self { information, context }
     }
@@ -59,18 +63,19 @@ impl Frame {
         self.information.cast()
     }
 
-    /// si_code: above 0 if the kernel says so, that is, if an instruction faulted.
+    /// si_code. It is above 0 if the signal comes from the kernel itself, for an instruction that faulted.
     pub fn code(&self) -> c_int {
         // SAFETY: the promise of `new`.
         unsafe { (*self.head()).code }
     }
 
+    /// si_errno.
     pub fn errno(&self) -> c_int {
         // SAFETY: the promise of `new`.
         unsafe { (*self.head()).errno }
     }
 
-    /// The frame of another signal, with another errno.
+    /// Makes it the frame of another signal, with another si_errno.
     pub fn rename(&self, signal: c_int, errno: c_int) {
         // SAFETY: the promise of `new`.
         unsafe {
@@ -79,7 +84,7 @@ impl Frame {
         }
     }
 
-    /// What the kernel says where it has nothing to say but that the process must end.
+    /// Makes it the frame of a signal that the kernel forces on a process without saying more.
     pub fn become_forced(&self, signal: c_int, code: c_int) {
         // SAFETY: the promise of `new`; all-zero is a valid siginfo_t.
         unsafe {
@@ -88,7 +93,7 @@ impl Frame {
         }
     }
 
-    /// The frame of a fault at the same address that ends in another signal.
+    /// Makes it the frame of another signal for the fault at the same address.
     pub fn become_fault(&self, signal: c_int, code: c_int) {
         // SAFETY: the promise of `new`.
         unsafe { *self.head() = Head { signal, errno: 0, code } };
@@ -96,10 +101,11 @@ impl Frame {
 
     /// si_addr.
     pub fn address(&self) -> u64 {
-        // SAFETY: the promise of `new`; the bytes are there whatever the signal.
+        // SAFETY: the promise of `new`; a siginfo_t has these bytes, whatever the signal.
         unsafe { (*self.information).si_addr() as u64 }
     }
 
+    /// The siginfo_t.
     pub fn information(&self) -> *const libc::siginfo_t {
         self.information
     }
@@ -109,29 +115,32 @@ impl Frame {
         unsafe { (&raw mut (*self.context).uc_mcontext.gregs).cast::<i64>().add(number as usize) }
     }
 
+    /// The instruction that was interrupted.
     pub fn instruction(&self) -> u64 {
         // SAFETY: a place inside the context.
         unsafe { *self.register(libc::REG_RIP) as u64 }
     }
 
+    /// Has sigreturn go on at another instruction.
     pub fn go_on_at(&self, instruction: u64) {
         // SAFETY: a place inside the context.
         unsafe { *self.register(libc::REG_RIP) = instruction as i64 };
     }
 
+    /// The stack pointer that was interrupted.
     fn stack(&self) -> usize {
         // SAFETY: a place inside the context.
         unsafe { *self.register(libc::REG_RSP) as usize }
     }
 
-    /// What a page fault's instruction was at.
+    /// How the instruction of a page fault accessed memory.
     pub fn access(&self) -> Access {
         // SAFETY: a place inside the context.
         Access(unsafe { *self.register(libc::REG_ERR) as u64 })
     }
 
     fn mask_place(&self) -> *mut u64 {
-        // SAFETY: inside the context. The kernel's mask is eight bytes, the first of libc's 128.
+        // SAFETY: a place inside the context. The kernel's mask is eight bytes, the first of libc's 128.
         unsafe { (&raw mut (*self.context).uc_sigmask).cast() }
     }
 
@@ -141,7 +150,8 @@ impl Frame {
         unsafe { *self.mask_place() }
     }
 
-    /// Whether it interrupted a system call made at most a few frames below `stack`, which is going to return EINTR.
+    /// Whether the signal interrupted a system call that is going to return EINTR, and that was made at most a few frames below
+    /// `stack`.
     pub fn has_interrupted_call_at(&self, stack: u64) -> bool {
         const FEW_FRAMES: u64 = 1024;
         // SAFETY: a place inside the context.
@@ -149,7 +159,7 @@ impl Frame {
         result == -i64::from(libc::EINTR) && stack.wrapping_sub(self.stack() as u64) < FEW_FRAMES
     }
 
-    /// Has the kernel end the process, as it does natively, if the instruction faults again.
+    /// Has the kernel end the process, as it does without the shim, if the instruction faults again.
     pub fn let_fault_kill(&self) {
         // SAFETY: a place inside the context.
         unsafe { *self.mask_place() |= masks::FAULT };
@@ -163,7 +173,7 @@ impl Frame {
         }
     }
 
-    /// Has sigreturn restore a mask in which `signal` is open; whether it was not.
+    /// Has sigreturn restore a mask in which `signal` is open; whether it was blocked.
     pub fn unblock(&self, signal: c_int) -> bool {
         let bit = 1 << (signal - 1);
         let was_blocked = self.mask() & bit != 0;
@@ -172,19 +182,20 @@ impl Frame {
         was_blocked
     }
 
+    /// The lowest address of the frame, where the address to return to stands.
     fn start(&self) -> usize {
         self.context as usize - 8
     }
 
     /// Makes the handler return to the application's own restorer.
     pub fn return_to(&self, restorer: usize) {
-        // SAFETY: the kernel put the address to return to in front of the context.
+        // SAFETY: the kernel put the address to return to below the context.
         unsafe { *(self.start() as *mut usize) = restorer };
     }
 
-    /// Whether the kernel put the frame on the alternate stack and would not have without SA_ONSTACK.
+    /// Whether the frame is on the alternate stack, and only because of SA_ONSTACK.
     pub fn has_changed_stack(&self) -> bool {
-        // SAFETY: a place inside the context: what sigaltstack(2) says.
+        // SAFETY: a place inside the context: the alternate stack, as sigaltstack(2) says it.
         let stack = unsafe { (*self.context).uc_stack };
         let is_on = |address: usize| {
             address.wrapping_sub(stack.ss_sp as usize) <= stack.ss_size && address > stack.ss_sp as usize
@@ -192,10 +203,11 @@ impl Frame {
         stack.ss_size != 0 && is_on(self.start()) && !is_on(self.stack())
     }
 
-    /// Copies the frame to where the kernel would have put it on the interrupted stack; how far that is. None: there is no room.
+    /// Copies the frame to where the kernel would have put it on the interrupted stack; by how many bytes that moves it. `None`:
+    /// there is no room.
     pub fn move_to_interrupted_stack(&self) -> Option<usize> {
-        // SAFETY: places inside the context; the kernel's copy is as long as the state that it describes. The target is writable,
-        // and free: it lies below what the interrupted code uses of its stack.
+        // SAFETY: places inside the context, and the state of the floating point unit, whose length the state itself says. The
+        // target is writable and free: it lies below what the interrupted code uses of its stack.
         unsafe {
             let state = &raw mut (*self.context).uc_mcontext.fpregs;
             let length = if (*state).is_null() { 0 } else { state_length((*state).cast()) };
@@ -214,7 +226,7 @@ impl Frame {
     }
 }
 
-/// Whether all of a free part of the stack can be written: the kernel tries, a word in each page.
+/// Whether all of a free part of the stack can be written. The kernel is asked to store a word in each page.
 fn is_writable(start: usize, end: usize) -> bool {
     const PAGE: usize = snapshim::PAGE as usize;
     let next_pages = (start / PAGE + 1..=(end - 1) / PAGE).map(|page| page * PAGE);
@@ -224,7 +236,7 @@ fn is_writable(start: usize, end: usize) -> bool {
     })
 }
 
-/// Bytes of floating point state: FXSAVE's, or what its reserved bytes say of XSAVE (struct _fpx_sw_bytes).
+/// Bytes of the floating point state: those of FXSAVE, or what the bytes reserved there say of XSAVE (struct _fpx_sw_bytes).
 ///
 /// # Safety
 /// `state` is what a context's `fpregs` points to.

@@ -1,7 +1,7 @@
-//! Loads and stores at addresses that the application passed, as the kernel does them: EFAULT where there is nothing.
+//! Loads and stores at addresses that the application passed, with the kernel's answer where nothing is mapped: EFAULT.
 //!
-//! Each is one instruction whose address is known. If it faults, and the fault is not one that is resolved, the handler goes on at
-//! `failed` ([`recovers`]).
+//! Each is one instruction whose address is known. If it faults, and the fault cannot be resolved, the handler goes on at
+//! `snapshim_guarded_failed` ([`recovers`]).
 
 use core::arch::global_asm;
 
@@ -36,7 +36,7 @@ unsafe extern "C" {
     fn snapshim_guarded_failed();
 }
 
-/// The word at `from`, which need not be aligned.
+/// Loads the word at `from`, which need not be aligned.
 pub fn load(from: *const u64) -> Result<u64, Errno> {
     let mut word = 0;
     // SAFETY: the load is guarded; `word` is writable.
@@ -45,7 +45,7 @@ pub fn load(from: *const u64) -> Result<u64, Errno> {
 
 /// Stores a word at `to`, which need not be aligned.
 pub fn store(to: *mut u64, value: u64) -> Result<(), Errno> {
-    // SAFETY: the store is guarded; that nothing else of the program is there is the application's promise.
+    // SAFETY: the store is guarded; the application passed the address to be stored to.
     answer(unsafe { snapshim_guarded_store(to, value) })
 }
 
@@ -53,7 +53,7 @@ fn answer(errno: i32) -> Result<(), Errno> {
     if errno == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(errno)) }
 }
 
-/// Where to go on if the instruction at `place` faulted.
+/// The instruction to go on at if the one at `place` faulted; `None`: that is not guarded.
 pub fn recovers(place: u64) -> Option<u64> {
     let guarded = [snapshim_guarded_load as *const () as u64, snapshim_guarded_store as *const () as u64];
     guarded.contains(&place).then_some(snapshim_guarded_failed as *const () as u64)

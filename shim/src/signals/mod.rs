@@ -1,10 +1,13 @@
-//! Signals: SIGSEGV is ours, and the application does not see that.
+//! Signals: the shim handles SIGSEGV, and the application does not see that.
 //!
-//! A store into memory that is write-protected for a while faults; what protected it resolves the fault ([`Resolve`]) and the store
-//! goes on. From [`install`] on the kernel's action for SIGSEGV is ours, and the application's is *virtual*: what it sets and gets
-//! through sigaction(2) and its kin (`hooks::signal`) is kept here ([`action`]), and [`deliver`] does with a signal what the kernel
-//! would have done. That SIGSEGV is never blocked in the kernel, where a fault would then end the process, is the work of
-//! [`snapshim::sys::masks`]: SIGSTKFLT stands in for it in every mask, and for a SIGSEGV that was sent while it is blocked.
+//! A store into memory that is write-protected for a while faults. The part that protected it resolves the fault ([`Resolve`]),
+//! and the store goes on. From [`install`] on the kernel's action for SIGSEGV is the shim's handler, and the application's action
+//! is *virtual*: what it sets and gets through sigaction(2) and its kin (`hooks::signal`) is stored here ([`action`]), and
+//! [`deliver`] does with a signal what the kernel would have done.
+//!
+//! If SIGSEGV were blocked in the kernel, a fault would end the process. So the kernel never has it blocked
+//! ([`snapshim::sys::masks`]): SIGSTKFLT is its substitute in every mask, and for a SIGSEGV that is sent while the application
+//! blocks it.
 //!
 //! May import: `process`, `interpose`, `base` and the core crate.
 //!
@@ -32,9 +35,10 @@ pub use deliver::{Asked, Resolve};
 
 use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
 
+/// Whether the application has had a signal handled by a function.
 static MAY_HANDLE: AtomicBool = AtomicBool::new(false);
 
-/// The application is about to have a signal handled by a function of its own.
+/// Notes that the application is about to have a signal handled by a function of its own.
 pub fn note_handler() {
     MAY_HANDLE.store(true, Ordering::Relaxed);
 }
@@ -45,7 +49,7 @@ pub fn may_handle() -> bool {
     MAY_HANDLE.load(Ordering::Relaxed)
 }
 
-/// Whether the application's actions for SIGSEGV and its stand-in are virtual.
+/// Whether the application's actions for SIGSEGV and its substitute are virtual.
 #[inline]
 pub fn is_installed() -> bool {
     masks::are_faults_kept_open()
@@ -56,20 +60,21 @@ pub fn is_virtual(signal: c_int) -> bool {
     signal == FAULT || signal == STAND_IN
 }
 
-/// Makes the handler the kernel's action, whatever program or library has put another there meanwhile; what it replaces becomes the
-/// application's virtual action. Async-signal-safe, and fit for a thread without thread-local storage.
+/// Makes the handler the kernel's action, also if the program or a library has set another one past the hooks. The action that it
+/// replaces becomes the application's virtual one. Async-signal-safe, and fit for a thread without thread-local storage. False: it
+/// failed.
 ///
-/// From before that on `resolve` is asked whose fault it was.
+/// `resolve` is registered before that: it is asked of each fault whether it has caused it.
 pub fn install(asked: Asked, resolve: Resolve) -> bool {
     deliver::register(asked, resolve);
     if is_installed() && is_ours(FAULT) && is_ours(STAND_IN) {
         return true;
     }
-    // Its end gives this thread a mask in which SIGSEGV is open.
+    // The end of this block gives the thread a mask in which SIGSEGV is open.
     let _signals = SignalsBlocked::new();
     crate::base::fault_stacks::prepare();
     let is_first = !is_installed();
-    // Before the actions are adopted: who sets one from now on waits for that, and changes the virtual one.
+    // This comes before the actions are adopted: a thread that sets one from now on waits for that, and changes the virtual one.
     masks::keep_faults_open();
     let adopted = adopt(STAND_IN) && adopt(FAULT);
     if adopted && is_first {
@@ -79,10 +84,12 @@ pub fn install(asked: Asked, resolve: Resolve) -> bool {
     adopted
 }
 
+/// Whether the kernel's action for a signal is the shim's handler.
 fn is_ours(signal: c_int) -> bool {
     Action::of_kernel(signal).is_some_and(|action| action.handler == deliver::on_signal as *const () as usize)
 }
 
+/// Makes the kernel's action for a signal the virtual one, and the handler the kernel's.
 fn adopt(signal: c_int) -> bool {
     let mut adopted = true;
     disposition(signal).change(|known| match Action::of_kernel(signal) {
@@ -95,7 +102,8 @@ fn adopt(signal: c_int) -> bool {
     adopted
 }
 
-/// Puts the handler in: SA_RESTART is the application's business, all else is ours. Through libc, which adds its way back.
+/// Makes the handler the kernel's action for a signal. SA_RESTART is as the application wants it. The call goes through libc,
+/// which adds its restorer.
 fn give_ours(signal: c_int, wanted: &Action) -> bool {
     let restarts = !wanted.is_function() || wanted.has(libc::SA_RESTART);
     // SAFETY: all-zero is a valid sigaction; the handler takes what SA_SIGINFO gives.
@@ -104,7 +112,7 @@ fn give_ours(signal: c_int, wanted: &Action) -> bool {
         ours.sa_sigaction = deliver::on_signal as *const () as usize;
         ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | if restarts { libc::SA_RESTART } else { 0 };
         (&raw mut ours.sa_mask).cast::<u64>().write(u64::MAX);
-        // Before the constructor has run, with a way back of our own.
+        // Before the constructor has run, libc's function is not known: the action is set by number, with the shim's own restorer.
         let by_number = || from_libc(ours.sa_sigaction, ours.sa_flags, u64::MAX).returning().give_to_kernel(signal);
         real_sigaction(signal, &raw const ours, ptr::null_mut()).map_or_else(by_number, |result| result == 0)
     };
@@ -114,28 +122,28 @@ fn give_ours(signal: c_int, wanted: &Action) -> bool {
     given
 }
 
-/// Handlers that were installed before, and block SIGSEGV while they run.
+/// Takes SIGSEGV out of the masks of handlers that were installed before.
 fn open_faults_in_handlers() {
     const LAST: c_int = 64;
     for signal in (1..=LAST).filter(|signal| !is_virtual(*signal)) {
         let Some(action) = Action::of_kernel(signal) else { continue };
         let mask = masks::to_kernel(action.mask);
         if action.is_function() && mask != action.mask {
-            // SAFETY: the application's own handler and its way back.
+            // SAFETY: the application's own handler and restorer.
             unsafe { Action { mask, ..action }.give_to_kernel(signal) };
         }
     }
 }
 
-/// sigaction(2) on a virtual action; the one before.
+/// sigaction(2) on a virtual action; the action before.
 pub fn change(signal: c_int, new: Option<Action>) -> Action {
     let disposition = disposition(signal);
     let Some(new) = new else { return disposition.look() };
     let new = new.cleaned();
     disposition.change(|_| {
         if new.handler == libc::SIG_IGN {
-            // The kernel forgets what is pending of a signal that becomes ignored.
-            // SAFETY: ignoring is no function.
+            // When a signal becomes ignored, the kernel drops it if it is pending. A deferred SIGSEGV is pending as the substitute.
+            // SAFETY: the action has no handler.
             unsafe { Action::IGNORE.give_to_kernel(STAND_IN) };
             give_ours(STAND_IN, &STAND_IN_ACTION.look());
         }
@@ -144,23 +152,24 @@ pub fn change(signal: c_int, new: Option<Action>) -> Action {
     })
 }
 
-/// What a vfork child has set for itself, in actions of its own but in its parent's memory.
+/// sigaction(2) in a vfork child, whose actions in the kernel are its own while the virtual ones in memory are its parent's; the
+/// action before.
 pub fn change_borrowed(signal: c_int, new: Option<Action>) -> Option<Action> {
     let found = Action::of_kernel(signal)?;
     if let Some(new) = new {
-        // SAFETY: the application's own handler; the way back is libc's or its own.
+        // SAFETY: the application's own handler; the restorer is libc's or its own.
         unsafe { new.give_to_kernel(signal) };
     }
     let is_untouched = found.handler == deliver::on_signal as *const () as usize;
     Some(if is_untouched { disposition(signal).look() } else { found })
 }
 
-/// Whether the caller is a vfork child, whose actions are its own while its memory is its parent's.
+/// Whether the caller is a vfork child.
 pub fn is_borrowed() -> bool {
     identity::is_borrower()
 }
 
-/// Gives the calling thread a mask in which SIGSEGV is open, if something that is not hooked blocked it.
+/// Gives the calling thread a mask in which SIGSEGV is open, if a call that no hook has seen has blocked it.
 pub fn open_faults_of_thread() {
     if !is_installed() {
         return;
@@ -171,14 +180,14 @@ pub fn open_faults_of_thread() {
     }
 }
 
-/// Before execve(2): the new program inherits the mask and what is ignored as the application has them.
+/// Before execve(2): gives the kernel the application's mask and ignored signals, which the new program inherits.
 pub fn hand_over() -> HandedOver {
     if !is_installed() {
         return HandedOver { mask: None };
     }
     for signal in [FAULT, STAND_IN] {
         if disposition(signal).look().handler == libc::SIG_IGN && is_ours(signal) {
-            // SAFETY: ignoring is no function.
+            // SAFETY: the action has no handler.
             unsafe { Action::IGNORE.give_to_kernel(signal) };
         }
     }
@@ -187,12 +196,13 @@ pub fn hand_over() -> HandedOver {
     HandedOver { mask: Some(mask) }
 }
 
-/// What has to be undone where execve(2) returns.
+/// What has to be undone if execve(2) fails.
 pub struct HandedOver {
     mask: Option<u64>,
 }
 
 impl HandedOver {
+    /// Undoes it.
     pub fn take_back(self) {
         let Some(mask) = self.mask else { return };
         for signal in [FAULT, STAND_IN] {
@@ -205,7 +215,7 @@ impl HandedOver {
     }
 }
 
-/// Names a SIGSEGV that was put off by its own name again.
+/// Gives a deferred SIGSEGV its own number again.
 pub fn take_back(information: &mut libc::siginfo_t) {
     if information.si_signo == STAND_IN && information.si_errno == deliver::PUT_OFF {
         information.si_signo = FAULT;

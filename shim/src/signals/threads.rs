@@ -1,7 +1,7 @@
-//! Threads that blocked SIGSEGV before the handler was installed: each has to give itself another mask.
+//! Threads that blocked SIGSEGV before the handler was installed: each of them has to set its own mask anew.
 //!
-//! They are asked by the signal that setuid(2) reaches every thread with (SIGSETXID): libc keeps it out of every mask. Ours is told
-//! from libc's by its siginfo; libc's goes on to libc's handler.
+//! They are asked by the signal by which libc's setuid(2) reaches every thread (SIGSETXID), because libc keeps it out of every
+//! mask. The shim's request is recognised by its siginfo_t; libc's own goes on to libc's handler.
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
@@ -10,24 +10,25 @@ use core::time::Duration;
 
 use rustix::fs::OFlags;
 use snapshim::protocol::process::Agent;
-use snapshim::sys::procfs::{self, ProcPath};
-use snapshim::sys::{masks, raw};
+use snapshim::sys::{masks, procfs, raw};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::Frame;
 use crate::process::identity;
 
+/// SIGSETXID (glibc, internal-signals.h).
 const REQUEST: c_int = 33;
-/// si_errno of our request.
+/// si_errno of a request.
 const OPEN_FAULTS: c_int = 0x736e_6173;
 const SI_QUEUE: c_int = -1;
 
 /// libc's handler for the signal; 0 if it has none.
 static LIBC_HANDLER: AtomicUsize = AtomicUsize::new(0);
 
-/// How long the threads have to answer. Who is kept from running longer answers before it runs on.
+/// How long the threads' answers are waited for. A thread that is kept from running longer answers before it goes on.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The pause between two looks at their masks.
 const SLICE: Duration = Duration::from_micros(100);
 
 /// Opens SIGSEGV in the masks of all other threads.
@@ -42,7 +43,8 @@ pub fn open_faults() {
     }
 }
 
-/// Ours stays: a thread may answer late. Where libc puts its own in afterwards, that one ignores what libc did not send.
+/// Makes the shim's handler the kernel's action for the signal; false: that failed. It stays, because a thread may answer late. If
+/// libc sets its own handler afterwards, that one ignores signals that libc did not send.
 fn put_handler_in() -> bool {
     let ours = on_request as *const () as usize;
     let Some(found) = Action::of_kernel(REQUEST) else { return false };
@@ -54,12 +56,13 @@ fn put_handler_in() -> bool {
         LIBC_HANDLER.store(found.handler, Ordering::Release);
     }
     let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | RESTORER;
-    // SAFETY: the handler takes what SA_SIGINFO gives; the way back is libc's.
+    // SAFETY: the handler takes what SA_SIGINFO gives; the restorer is libc's.
     unsafe {
         Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found }.give_to_kernel(REQUEST)
     }
 }
 
+/// The shim's handler: answers a request, or jumps to libc's handler with the kernel's own frame.
 #[unsafe(naked)]
 unsafe extern "C" fn on_request(signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     naked_asm!(
@@ -79,7 +82,7 @@ unsafe extern "C" fn on_request(signal: c_int, information: *mut libc::siginfo_t
     )
 }
 
-/// The handler to go on to, 0 to return.
+/// Answers a request. The handler to go on to; 0: it returns.
 extern "C" fn answer(_signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> usize {
     // SAFETY: called with what the kernel passed to the handler.
     let frame = unsafe { Frame::new(information, context) };
@@ -91,6 +94,7 @@ extern "C" fn answer(_signal: c_int, information: *mut libc::siginfo_t, context:
     LIBC_HANDLER.load(Ordering::Acquire)
 }
 
+/// Sends a thread the request.
 fn ask(thread: u32) {
     let mut information = [0i32; 32];
     [information[0], information[1], information[2]] = [REQUEST, OPEN_FAULTS, SI_QUEUE];
@@ -98,7 +102,7 @@ fn ask(thread: u32) {
     let _ = unsafe { syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), thread, REQUEST, information.as_ptr()) };
 }
 
-/// The threads of this process, but for the calling one and the agent, in whose masks the kernel has SIGSEGV.
+/// The threads of this process in whose masks the kernel has SIGSEGV, except the calling thread and the agent.
 struct Blockers {
     own: u32,
     agent: Option<u32>,
@@ -132,13 +136,6 @@ impl Blockers {
     }
 }
 
-/// proc_pid_stat(5), field 32: the blocked signals up to 31, in decimal.
 fn blocks_faults(thread: u32) -> bool {
-    let mut buffer = [0u8; 512];
-    let path = ProcPath::of(raw::own_pid(), "task").slash(thread).then("/stat");
-    let Ok(text) = procfs::read_file(path.as_c_str(), &mut buffer) else { return false };
-    let behind_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 2);
-    let blocked = text[behind_name..].split(|byte| *byte == b' ').nth(32 - 3);
-    let blocked = blocked.and_then(|word| core::str::from_utf8(word).ok()?.parse::<u64>().ok());
-    blocked.is_some_and(|mask| mask & masks::FAULT != 0)
+    procfs::blocked_signals(raw::own_pid(), thread).is_some_and(|mask| mask & masks::FAULT != 0)
 }

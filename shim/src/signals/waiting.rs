@@ -1,16 +1,17 @@
-//! Calls that wait with a mask of their own.
+//! Calls that wait with another mask: sigsuspend(2) and its kin.
 
 use core::cell::Cell;
 
 use crate::base::stack_pointer::stack_pointer;
 
 thread_local! {
+    /// The call of the thread that is under way; its stack is 0 if there is none.
     pub static WAITING: Cell<Waiting> = const { Cell::new(Waiting { stack: 0, mask: 0 }) };
 }
 
-/// A call that waits with a mask of its own (sigsuspend(2) and its kin), made at `stack`.
+/// A call that waits with `mask`, made at `stack`.
 ///
-/// The frame of a handler that interrupts it tells only the mask that is restored afterwards.
+/// If a handler interrupts the call, the signal frame has only the mask that is restored afterwards.
 #[derive(Clone, Copy)]
 pub struct Waiting {
     pub stack: u64,

@@ -1,4 +1,4 @@
-//! A change that reaches its origin without a descriptor: a store through a shared mapping, or the making of one.
+//! Changes that reach their origin without a descriptor: a store through a shared mapping, or the making of such a mapping.
 
 use core::ops::Range;
 
@@ -10,37 +10,37 @@ use snapshim::protocol::gate::{Call, Entry, Frame};
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::table::Table;
 
-use super::slot::{Surroundings, clear, pusher, without_thread};
+use super::slot::{Surroundings, clear, enter, pusher, seat_for};
 use super::touch::Nowhere;
 use crate::base::stack_pointer;
-use crate::process::thread::{Seat, Thread};
+use crate::process::thread::Thread;
 
-/// A change that reaches its origin without a descriptor: a store through a shared mapping, or the making of one.
+/// Such a change, announced: while it lasts, no snapshot of the origin comes into being.
 pub struct Announced<'a> {
     thread: &'a Thread,
     frame: &'a Frame,
     origin: Origin,
-    /// Whether snapshots may exist.
+    /// Whether snapshots of the origin may exist.
     is_watched: bool,
 }
 
 impl Announced<'_> {
-    /// Whether somebody holds a snapshot of the origin.
+    /// Whether a snapshot of the origin exists.
     pub fn is_in_use(&self) -> bool {
         self.is_watched && self.thread.own.table.is_origin_in_use(self.origin)
     }
 
-    /// Where snapshots are found.
+    /// The table that has the snapshots.
     pub fn table(&self) -> &'static Table {
         self.thread.own.table
     }
 
-    /// Preserves what snapshots have of `bytes`. After success they may change, until the announcement is over.
+    /// Preserves what snapshots have of `bytes`. After success the bytes may change, until the announcement ends.
     pub fn make_way(&self, bytes: Range<u64>) -> Result<(), Failure> {
         self.make_way_reading(bytes, &|_| ())
     }
 
-    /// The same for bytes that `read_in` can have read in.
+    /// The same for bytes that `read_in` can have the kernel read from the disk.
     pub fn make_way_reading(&self, bytes: Range<u64>, read_in: &dyn Fn(&Range<u64>)) -> Result<(), Failure> {
         if !self.is_watched {
             return Ok(());
@@ -50,13 +50,13 @@ impl Announced<'_> {
         if made.is_err() && self.thread.own.leaves_damaged() { Ok(()) } else { made }
     }
 
-    /// The same for the agent, without asking anybody for help, and without breaking a snapshot that would need it: agents must not
-    /// wait for each other.
+    /// The same for the agent, which asks no other agent for help: agents must not wait for each other. It fails where a snapshot
+    /// would need such help, and breaks none.
     pub fn make_way_alone(&self, bytes: Range<u64>, kept: &KeptFiles) -> Result<(), Failure> {
         if !self.is_watched {
             return Ok(());
         }
-        // It waits no longer for a mapper that changes its mapping either.
+        // For a mapper that changes its mapping it waits no longer than this, nanoseconds.
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
         let alone = Pusher { kept, way: Way::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
@@ -64,33 +64,28 @@ impl Announced<'_> {
     }
 }
 
-/// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `None` is handed over where no snapshot can be
-/// concerned.
+/// Does `act` announced: no snapshot of `origin` comes into being meanwhile. `act` gets `None` where the call cannot be announced,
+/// and no snapshot can be concerned.
 ///
 /// Errors: `ENOSPC`, no slot is free although snapshots exist.
 pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -> Result<T, Errno> {
-    let seat = match Seat::take() {
+    let seat = match seat_for(&|| act(None)) {
         Ok(seat) => seat,
-        Err(error) => match without_thread(error, &|| act(None)) {
-            Ok(Some(result)) => return Ok(result),
-            Ok(None) => return Err(Errno::NOSPC),
-            Err(seat) => seat,
-        },
+        Err(made) => return made.ok_or(Errno::NOSPC),
     };
-    let (thread, (outer, frame)) = (seat.thread, seat.frames());
-    let surroundings = Surroundings { thread: &thread, touch: &Nowhere };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, without_descriptor(origin), &surroundings);
-    let is_watched = matches!(entry, Entry::Origin(_));
-    let result = act(Some(&Announced { thread: &thread, frame, origin, is_watched }));
-    clear(&thread, frame, turn);
-    Ok(result)
+    let (thread, frames) = (&seat.thread, seat.frames());
+    Ok(enter(thread, frames, without_descriptor(origin), &Nowhere, |entry| {
+        let is_watched = matches!(entry, Entry::Origin(_));
+        act(Some(&Announced { thread, frame: frames.1, origin, is_watched }))
+    }))
 }
 
+/// What the gate is told of such a change.
 fn without_descriptor(origin: Origin) -> Call {
     Call { descriptor: u32::MAX, descriptors_seen: 0, place: Place::Origin(origin) }
 }
 
-/// See [`announced`]; for the agent, which waits for nobody who may wait for it. `None`: it is not the time.
+/// The same for the agent, which does not wait: a creation may be waiting for the agent itself. `None`: a creation is under way.
 pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&Announced<'_>) -> T) -> Option<T> {
     let frame = thread.slot.frames().first().filter(|frame| frame.take(stack_pointer::stack_pointer()))?;
     let surroundings = Surroundings { thread, touch: &Nowhere };

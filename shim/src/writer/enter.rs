@@ -1,4 +1,4 @@
-//! What every change of a file has in common: announce, preserve, make the real call, clear.
+//! The path of a call that changes a file through a descriptor: announce, preserve, make the real call, clear.
 
 use core::ops::Range;
 
@@ -15,18 +15,18 @@ use snapshim::table::{self, Table};
 use super::reach::range_of;
 use super::report::{Teller, refuse};
 use super::sequence;
-use super::slot::{Surroundings, clear, pusher, without_thread};
+use super::slot::{enter, pusher, seat_for};
 use super::touch::Touch;
 use crate::address_space::freeze::Trap;
 use crate::base::errno::set_errno;
 use crate::base::stack_pointer;
 use crate::process::log::{Level, Named, Program, say};
 use crate::process::membership;
-use crate::process::thread::{self, Seat, Thread};
+use crate::process::thread::{self, Thread};
 
-/// Makes `call`, which would change `touch` of the file behind `descriptor`, after what snapshots need of it has been preserved.
+/// Makes `call`, which changes `touch` of the file behind `descriptor`, after what snapshots need of that has been preserved.
 ///
-/// `call` answers with how many bytes it wrote, or 0 if it does not say, or less if it failed.
+/// `call` returns how many bytes it wrote, 0 if it does not say, and a negative number if it failed.
 ///
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
@@ -40,18 +40,14 @@ pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> i
 /// The same for a call that interrupts another, or whose thread has no slot yet.
 #[cold]
 fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
-    let seat = match Seat::take() {
-        Ok(seat) => seat,
-        Err(error) => match without_thread(error, call) {
-            Ok(Some(result)) => return result,
-            Ok(None) => {
-                set_errno(libc::ENOSPC);
-                return -1;
-            }
-            Err(seat) => seat,
-        },
-    };
-    change_in(&seat.thread, seat.frames(), descriptor, touch, call)
+    match seat_for(call) {
+        Ok(seat) => change_in(&seat.thread, seat.frames(), descriptor, touch, call),
+        Err(Some(result)) => result,
+        Err(None) => {
+            set_errno(libc::ENOSPC);
+            -1
+        }
+    }
 }
 
 /// The same in a frame that is taken, behind those of calls that this one may have interrupted.
@@ -66,21 +62,18 @@ fn change_in(
     membership::look_now_and_then(&thread.own);
     let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
-    let surroundings = Surroundings { thread, touch };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, about, &surroundings);
-    let result = match entry {
+    enter(thread, (outer, frame), about, touch, |entry| match entry {
         Entry::Free | Entry::Elsewhere => watch_descriptor(thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
             let result = change_origin(thread, frame, descriptor, origin, touch, call);
             watch_descriptor(thread, frame, &about, Some(origin), result)
         }
         Entry::Anywhere => change_anywhere(thread, frame, touch, call),
-    };
-    clear(thread, frame, turn);
-    result
+    })
 }
 
-/// Whether the number still led where it was looked up when the call was made: another thread may have put another file under it.
+/// Checks, after the call, that the descriptor's number led to the same file all the time: another thread may have put another file
+/// under it. `seen`: the origin that was preserved for.
 #[inline]
 fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
     let is_same = thread.record.is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
@@ -90,6 +83,7 @@ fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<O
     result
 }
 
+/// Breaks the snapshots of the file that the number leads to now, if that is another origin than was preserved for.
 #[cold]
 fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
     let now = match place_behind(descriptor) {
@@ -102,6 +96,7 @@ fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Opti
     }
 }
 
+/// Makes a call that changes `origin`, after the gate has let it pass.
 #[cold]
 fn change_origin(
     thread: &Thread,
@@ -136,17 +131,17 @@ fn change_origin(
     result
 }
 
-/// The kernel does not say which file the call changes. What it would change is preserved in every snapshot; one in which that cannot be
-/// had is doubtful, and none is broken for what is none of its business.
+/// Makes a call of which the kernel does not say which file it changes. What the call may change is preserved in every snapshot. A
+/// snapshot in which that fails becomes doubtful, and is not broken: the call may change another file.
 #[cold]
 fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     let table = thread.own.table;
     let change = match (touch.cuts_from(), touch.offset().map(u64::try_from)) {
         (Some(from), _) => Some(Change::Cut(from)),
         (None, Some(Ok(start))) => Some(Change::Bytes(start..start.saturating_add(touch.length()))),
-        // The kernel refuses the offset.
+        // The kernel refuses a negative offset.
         (None, Some(Err(_))) => Some(Change::Bytes(0..0)),
-        // At a position that others may be moving.
+        // The bytes go to a file position, which is not known either.
         (None, None) => None,
     };
     let pusher = Pusher { on_failure: OnFailure::FailWrite, ..pusher(thread, frame) };
@@ -181,13 +176,13 @@ fn size_behind(descriptor: i32) -> Option<u64> {
     is_file.then_some(found.stx_size)
 }
 
-/// posix_fadvise(2), which needs no right to read.
+/// Has the kernel read `bytes` from the disk, by posix_fadvise(2): a descriptor that is open for writing only is enough.
 pub fn read_in(descriptor: i32, bytes: &Range<u64>) {
     let length = core::num::NonZeroU64::new(bytes.end - bytes.start);
     let _ = rustix::fs::fadvise(raw::borrow(descriptor as u32), bytes.start, length, rustix::fs::Advice::WillNeed);
 }
 
-/// The write may have landed outside what was preserved: say so rather than be silently wrong.
+/// Breaks the snapshots of an origin after a write that may have landed outside the preserved bytes.
 fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, origin: Origin) {
     let table = thread.own.table;
     table.over_splits(|walk| walk.of(origin).for_each(|(index, view)| break_one(table, pusher, index, &view)));

@@ -1,4 +1,4 @@
-//! Where the bytes of a write can land.
+//! Where the bytes of a write can land, and whether they have landed there.
 
 use core::ops::Range;
 
@@ -12,20 +12,21 @@ use snapshim::table::Table;
 use super::touch::Touch;
 use crate::process::thread::Thread;
 
-/// The bytes that were preserved, and what has to hold afterwards for the write to have stayed within them.
+/// The bytes that are preserved for a write, and what shows afterwards that it stayed within them.
 pub struct Covered {
     pub bytes: Range<u64>,
     length: u64,
     aim: Aim,
 }
 
-/// What says where the bytes go.
+/// What decides where the bytes go.
 enum Aim {
-    /// The call.
+    /// The call alone.
     Call,
-    /// The descriptor's O_APPEND, which whoever shares it can clear; where the file position and the end of the file were.
+    /// O_APPEND, which a process that shares the open file can clear. The file position and the end of the file as they were
+    /// before.
     Flag(u64, u64),
-    /// The file position; where it was, and the bytes that all writes at one had announced until then.
+    /// The file position. Where it was before, and how many bytes all writes at a position had announced until then.
     Position(u64, u64),
 }
 
@@ -36,17 +37,18 @@ pub fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin,
     if let Some(offset) = touch.offset()
         && (origin.is_block_device() || !touch.appends(false))
     {
-        // pwrite(2) on an O_APPEND descriptor appends, on Linux. An append touches no page that is not preserved: the page that
-        // holds the end of the file is private from the start, and what lies behind a later, lower end has been relocated.
+        // pwrite(2) on a descriptor with O_APPEND appends, on Linux, whatever its offset. An append touches no page that is not
+        // preserved: the page with the end of the file is private from the start, and what lies behind an end that was lowered
+        // later has been relocated.
         let start = u64::try_from(offset).unwrap_or(0);
         return Covered { bytes: start..start.saturating_add(length), length, aim: Aim::Call };
     }
-    // A block device is written at the position all the same (block/fops.c).
+    // O_APPEND means nothing to a block device: it is written at the position (block/fops.c).
     if touch.appends(appends(file)) && !origin.is_block_device() {
         let aim = if touch.appends(false) {
             Aim::Call
         } else {
-            // Without its times: see `place_behind`.
+            // statx(2) without the file's times: see `place_behind`.
             let end = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size);
             Aim::Flag(rustix::fs::tell(file).unwrap_or(end), end)
         };
@@ -58,11 +60,12 @@ pub fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin,
     Covered { bytes: position..position.saturating_add(reach), length, aim: Aim::Position(position, announced) }
 }
 
+/// Whether a file was opened with O_APPEND.
 pub fn appends(file: BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND))
 }
 
-/// Bytes that all calls under way would place at a position of `origin` that others can move, the caller's included.
+/// How many bytes all calls under way, the caller's included, write to `origin` at a file position.
 fn floating_bytes(table: &Table, origin: Origin) -> u64 {
     let slots = table.writers_used().iter();
     slots.flat_map(|slot| slot.frames()).map(|frame| frame.floating_on(origin)).fold(0, u64::saturating_add)
@@ -71,8 +74,9 @@ fn floating_bytes(table: &Table, origin: Origin) -> u64 {
 impl Covered {
     /// Whether the write certainly stayed within the preserved bytes.
     ///
-    /// A position that only cooperating writers move goes forward, and by no more than they announced. Anything else was somebody
-    /// who moved it at that very moment (lseek, read, a program without the shim), or an iovec that changed under the call.
+    /// If only cooperating writers move a position, it goes forward, and by no more than they announced. Anything else shows that
+    /// another call moved it at that very moment (lseek, read, a write without the shim), or that the vector changed during the
+    /// call.
     pub fn held(&self, thread: &Thread, descriptor: i32, written: u64) -> bool {
         if written > self.length {
             return false;
@@ -92,10 +96,10 @@ impl Covered {
     }
 }
 
-/// Whether a write with O_APPEND seems to have gone to the end, and not, for want of the flag, to `position`, which was before `end`.
-/// A flag that is back again is told by the position.
+/// Whether a write with O_APPEND seems to have gone to the end of the file, and not to `position` because the flag was cleared. If
+/// the flag is set again by now, the position shows it, provided that it was before `end`.
 fn is_at_end(file: BorrowedFd<'_>, position: u64, end: u64, written: u64) -> bool {
-    // A descriptor that was closed meanwhile says nothing.
+    // A descriptor that was closed meanwhile proves nothing.
     let is_cleared = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| !flags.contains(OFlags::APPEND));
     let has_moved_on = position < end && rustix::fs::tell(file) == Ok(position + written);
     !is_cleared && !has_moved_on

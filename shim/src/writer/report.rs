@@ -1,4 +1,4 @@
-//! What a person hears of a write that had to be refused, or that broke a snapshot.
+//! The messages about a write that was refused, or that broke a snapshot.
 
 use snapshim::preserve::policy::{Failure, Reason, Report};
 use snapshim::protocol::origin::Origin;
@@ -27,6 +27,7 @@ impl Report for Teller {
     }
 }
 
+/// Refuses a write: -1 with ENOSPC, and a line in the log.
 pub fn refuse(origin: Origin, failure: &Failure) -> isize {
     say!(
         Level::Warn,

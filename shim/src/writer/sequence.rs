@@ -11,11 +11,11 @@ use snapshim::PAGE;
 use snapshim::protocol::bytes::AT_ONCE;
 use snapshim::protocol::origin::Origin;
 
-/// Bytes that a thread has written in a row.
+/// The bytes that a thread has written in a row.
 #[derive(Clone, Copy)]
 struct Sequence {
     origin: Option<Origin>,
-    /// Where its next write begins if it goes on.
+    /// Where the thread's next write begins if it goes on.
     next: u64,
     length: u64,
 }
@@ -24,7 +24,8 @@ thread_local! {
     static SEQUENCE: Cell<Sequence> = const { Cell::new(Sequence { origin: None, next: 0, length: 0 }) };
 }
 
-/// What is preserved in vain at the most: a quarter of what was written, and no more than is read and stored in one go.
+/// The pages ahead are a quarter of what was written in a row, and at most so many that they are read and stored in one go with
+/// the first page. So much is preserved in vain at the most.
 const PART: u64 = 4;
 const MOST: u64 = AT_ONCE as u64 - 1;
 

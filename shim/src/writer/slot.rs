@@ -1,6 +1,6 @@
-//! The thread as the gate and the core know it: one that waits, and that preserves.
+//! The calling thread at the gate: how its call enters and is cleared, what the gate asks of it, and what it preserves with.
 //!
-//! A call for which no slot is free is counted while there are no snapshots, and waits for a slot when there are.
+//! A call for which no slot is free is only counted while there are no snapshots. While there are, it waits for a slot.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::place_behind;
 use snapshim::preserve::Pusher;
 use snapshim::protocol::creation::Ticket;
-use snapshim::protocol::gate::{Frame, Turn, Writer};
+use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
@@ -24,16 +24,45 @@ use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
 use crate::signals;
 
-/// The call is over.
+/// Does `act` announced, in a frame that is taken, behind those of calls that this one may have interrupted: no snapshot that the
+/// call may spoil comes into being meanwhile.
+///
+/// Holds nothing that needs dropping while `act` runs.
+#[inline(always)]
+pub fn enter<T>(
+    thread: &Thread,
+    (outer, frame): (&[Frame], &Frame),
+    call: Call,
+    touch: &impl Touch,
+    act: impl FnOnce(Entry) -> T,
+) -> T {
+    let surroundings = Surroundings { thread, touch };
+    let (entry, turn) = thread.own.table.gate().enter(frame, outer, call, &surroundings);
+    let result = act(entry);
+    clear(thread, frame, turn);
+    result
+}
+
+/// A seat for a call of the calling thread. The error: `call` has been made without one, and its result; `None`: it must not be
+/// made.
+pub fn seat_for<T>(call: &impl Fn() -> T) -> Result<Seat, Option<T>> {
+    Seat::take().or_else(|error| match without_thread(error, call) {
+        Ok(made) => Err(made),
+        Err(seat) => Ok(seat),
+    })
+}
+
+/// Ends the announcement of a call that is over.
 #[inline]
 pub fn clear(thread: &Thread, frame: &Frame, turn: Turn) {
-    // In a child that no hook saw being forked inside the call, the slot is the parent's.
+    // In a child that was forked inside the call, and by no hook, the slot is the parent's.
     if thread.has_slot() && !frame.clear(turn) {
         doubt_after_return(thread.own.table);
     }
 }
 
-/// A call that was taken for left has come back: what it changed may be in snapshots that were made meanwhile, or come into them.
+/// For a call that was given up as left and has come back: the bytes that it changed, or still changes, may be in snapshots that
+/// were made meanwhile.
 #[cold]
 fn doubt_after_return(table: &Table) {
     table.doubt_every_snapshot();
@@ -45,10 +74,12 @@ fn doubt_after_return(table: &Table) {
     );
 }
 
-/// The thread cannot announce its call, for want of a slot (`EAGAIN`), or because its process could not join the table: that has said
-/// so there if it can reach it, and goes on as it would without the shim. `None`: the call must not be made. The error: it can by now.
+/// Makes a call that its thread cannot announce: because no slot is free (`EAGAIN`), or because the process could not join the
+/// table. In the second case the process is listed there as unseen, if it can reach the table, and goes on as without the shim.
+///
+/// `None`: the call must not be made. The error: the call can be announced by now, with this seat.
 #[cold]
-pub fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
+fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let mut error = error;
     loop {
         if error == Errno::AGAIN && identity::attached().is_some() {
@@ -64,7 +95,7 @@ pub fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T
     }
 }
 
-/// All slots are taken. While there are no snapshots the call is only counted; else it waits for a slot. `None`: none came free.
+/// The same where all slots are taken. `None`: snapshots exist, and no slot came free.
 #[cold]
 fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let Some(own) = crate::process::identity::attached() else { return Ok(Some(call())) };
@@ -74,7 +105,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
         let Some(record) = own.record() else { return Ok(Some(call())) };
         if own.table.enter_unannounced(record, own.id) {
             let (result, is_counted) = thread::in_call_without_slot(call);
-            // In a child that a handler forked inside the call, the count is the parent's.
+            // In a child that a handler forked inside the call, the count belongs to the parent.
             if own.is_this_image() {
                 if is_counted {
                     record.leave_unannounced(own.id);
@@ -100,7 +131,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     }
 }
 
-/// The thread as one that preserves.
+/// What the thread preserves with.
 pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Trap> {
     Pusher {
         table: thread.own.table,
@@ -136,7 +167,8 @@ impl<T: Touch> Writer for Surroundings<'_, T> {
 
     fn place_since(&self, descriptor: u32, seen: u32) -> Place {
         let place = place_behind(descriptor);
-        // Acquire: pairs with the Release in `Process::change_descriptor`: the look was before any change that is not counted.
+        // Acquire: pairs with the Release in `Process::change_descriptor`. If the count is the same, the number was looked up
+        // before any change that followed `seen`.
         fence(Ordering::Acquire);
         let is_same = self.thread.record.is_some_and(|record| record.descriptors(descriptor) == seen);
         if is_same { place } else { Place::Unknown }

@@ -6,7 +6,7 @@ use snapshim::protocol::origin::Place;
 
 /// The bytes of a file that a call would change.
 pub trait Touch {
-    /// How many at the most.
+    /// How many bytes at the most.
     fn length(&self) -> u64;
     /// At which offset; `None`: at the descriptor's file position.
     fn offset(&self) -> Option<i64>;
@@ -14,21 +14,21 @@ pub trait Touch {
     fn appends(&self, opened_with_append: bool) -> bool {
         opened_with_append
     }
-    /// The byte from which on the call takes the file's content away or moves it; `None`: it only replaces bytes.
+    /// The offset from which on the call removes or moves the file's content; `None`: it only replaces bytes.
     fn cuts_from(&self) -> Option<u64> {
         None
     }
-    /// Which file it is, if that is known without the descriptor that the call is made with.
+    /// Which file it is, if that is known without a look at the descriptor.
     fn known_place(&self) -> Place {
         Place::Unknown
     }
-    /// Which file it is, looked up by that descriptor.
+    /// Which file it is, by the descriptor that the call is made with.
     fn place(&self, descriptor: u32) -> Place {
         place_behind(descriptor)
     }
 }
 
-/// What the gate is told of a change without a descriptor: its place is known, and it moves no file position.
+/// What the gate is told of a change without a descriptor: its target is known, and it moves no file position.
 pub struct Nowhere;
 
 impl Touch for Nowhere {
@@ -40,7 +40,7 @@ impl Touch for Nowhere {
     }
 }
 
-/// Most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
+/// The most bytes that one system call writes (MAX_RW_COUNT, include/linux/fs.h).
 pub const LONGEST_WRITE: u64 = 0x7fff_f000;
 
 /// One buffer.
