@@ -3,7 +3,6 @@
 use core::ffi::{c_int, c_long};
 use core::ptr::with_exposed_provenance_mut as pointer;
 
-use snapshim::sys::raw;
 use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
@@ -12,6 +11,7 @@ use super::mmap;
 use super::process::{clone, confine, credentials, exec};
 use super::signal::{action, jump, mask, wait};
 use crate::base::errno::as_libc;
+use crate::base::user_memory::read_value;
 use crate::interpose::answer::{answer, fail, status};
 use crate::interpose::interpose;
 use crate::lifecycle::fork;
@@ -165,7 +165,7 @@ fn on_syscall(
                 libc::SYS_clone => clone::note_lending(a as u64),
                 libc::SYS_vfork => lending::note_lending(false),
                 // The kernel refuses an argument that cannot be read.
-                _ => clone::note_lending(raw::read_remote_word(raw::own_tid(), a as u64).unwrap_or(0)),
+                _ => clone::note_lending(read_value(a as u64).unwrap_or(0)),
             }
             // SAFETY: the application's arguments, as they are.
             unsafe { real(number, a, b, c, d, e, f) }

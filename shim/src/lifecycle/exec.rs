@@ -12,6 +12,7 @@ use snapshim::sys::raw;
 use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::config::config;
 use crate::base::robust_list::RobustListHead;
+use crate::base::user_memory::read_value;
 use crate::process::identity::{self, Own};
 
 /// Makes `call`, which returns only if exec fails.
@@ -53,7 +54,7 @@ impl RobustList {
     }
 
     fn read(&self, field: usize) -> Option<u64> {
-        raw::read_remote_word(raw::own_tid(), self.0.wrapping_add(field as u64)).ok()
+        read_value(self.0.wrapping_add(field as u64))
     }
 
     /// Enters `word` as the lock that this thread is about to take, so that the kernel marks it when the image ends. False: the

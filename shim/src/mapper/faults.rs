@@ -12,10 +12,10 @@
 use core::ffi::{c_int, c_long};
 
 use snapshim::protocol::snapshot::{SERVED, Snapshot};
-use snapshim::sys::raw;
 use snapshim::sys::sync::{AtomicU32, Ordering, full_fence};
 
 use crate::address_space::lock::{self, EVERYWHERE};
+use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::process::identity;
 
@@ -59,9 +59,9 @@ pub fn on_request(request: u32, argument: u64, call: impl FnOnce() -> c_int) -> 
         UFFDIO_MOVE => (8, 16),
         _ => return call(),
     };
-    let word = |offset: u64| raw::read_remote_word(raw::own_tid(), argument.wrapping_add(offset));
+    let word = |offset: u64| read_value::<u64>(argument.wrapping_add(offset));
     // The kernel refuses an argument that cannot be read.
-    let (Ok(start), Ok(length)) = (word(start), word(length)) else { return call() };
+    let (Some(start), Some(length)) = (word(start), word(length)) else { return call() };
     let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return call() };
     let _still = lock::hold(own);
     if identity::holdings().touches(&(start..start.saturating_add(length))) {

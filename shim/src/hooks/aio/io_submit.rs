@@ -21,7 +21,7 @@ use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use crate::base::user_memory::each_buffer;
+use crate::base::user_memory::{each_buffer, read_value};
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::process::identity::{self, Own};
@@ -264,7 +264,7 @@ fn as_call(result: c_int) -> c_long {
 
 /// A write or read of a batch, as the kernel will read it; `None` if it is another request, or cannot be read.
 fn submission_at(entry: u64) -> Option<Submission> {
-    let word = |address: u64| raw::read_remote_word(raw::own_tid(), address).ok();
+    let word = read_value::<u64>;
     let block = word(entry)?;
     let operation = word(block + 16)?;
     let descriptor = (operation >> 32) as u32;

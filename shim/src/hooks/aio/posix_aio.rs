@@ -10,9 +10,9 @@ use libc::{aiocb, sigevent};
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::Place;
-use snapshim::sys::raw;
 use snapshim::sys::wait::Patience;
 
+use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::{self, interpose};
 use crate::writer::enter::change;
@@ -70,7 +70,7 @@ const STATE: u64 = 112;
 
 fn state_of(block: *const aiocb) -> c_int {
     // Read through the kernel: a handler that runs at the end may have freed the block.
-    raw::read_remote_word(raw::own_tid(), block as u64 + STATE).map_or(0, |word| word as c_int)
+    read_value(block as u64 + STATE).unwrap_or(0)
 }
 
 /// Waits for the end of a write. There is no deadline: a write to a file ends as soon as the disk allows.

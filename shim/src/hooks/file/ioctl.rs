@@ -2,13 +2,12 @@
 
 use core::ffi::{c_int, c_ulong, c_void};
 
-use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use super::requests::{self, Commands, Effect, Names, REQUESTS};
 use super::{truncate, utime};
 use crate::base::errno::as_libc;
-use crate::base::user_memory;
+use crate::base::user_memory::{self, read_value};
 use crate::interpose::interpose;
 use crate::mapper::faults;
 use crate::origins::behind::{self, Mapped, Named};
@@ -95,7 +94,7 @@ fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> 
 
 /// Word `index` of an argument; `None` if it cannot be read, in which case the kernel refuses the call.
 fn word(argument: u64, index: u64) -> Option<u64> {
-    raw::read_remote_word(raw::own_tid(), argument.wrapping_add(index * 8)).ok()
+    read_value(argument.wrapping_add(index * 8))
 }
 
 /// UFFDIO_COPY. Where the memory shows a hole of a file that is mapped shared, the bytes become the file's.
@@ -159,7 +158,7 @@ fn changing_others(offsets: &[u64], argument: u64, call: &dyn Fn() -> c_int) -> 
     let Some((offset, others)) = offsets.split_first() else { return call() };
     let address = argument.wrapping_add(*offset);
     // The kernel refuses an argument that cannot be read.
-    let Ok(word) = raw::read_remote_word(raw::own_tid(), address & !7) else { return call() };
+    let Some(word) = read_value::<u64>(address & !7) else { return call() };
     let descriptor = (word >> ((address & 7) * 8)) as c_int;
     change(descriptor, Request::EVERYTHING, || changing_others(others, argument, call) as isize) as c_int
 }

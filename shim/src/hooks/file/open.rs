@@ -15,6 +15,7 @@ use syscalls::{Sysno, syscall};
 
 use super::truncate::{cut, doubt, is_without_proc};
 use crate::base::errno::as_libc;
+use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 
@@ -77,10 +78,10 @@ pub fn on_open_by_handle(real: open_by_handle::Function, mount: c_int, handle: *
 
 /// openat2(2), which has no function in libc. `how` is a `struct open_how`: flags, mode, resolve.
 pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: usize) -> c_int {
-    let word = |index: usize| raw::read_remote_word(raw::own_tid(), how.wrapping_add(index) as u64).unwrap_or(0);
+    let word = |index: usize| read_value(how.wrapping_add(index) as u64).unwrap_or(0);
     let mut ours = [word(0), word(1), word(2)];
     let call = |how: *const u64| {
-        // SAFETY: the application's arguments, as they are, or our own copy of the structure.
+        // SAFETY: the application's arguments, as they are, or a copy of the structure.
         as_libc(unsafe { syscall!(Sysno::openat2, directory, path, how, size) }) as c_int
     };
     let flags = ours[0] as c_int;

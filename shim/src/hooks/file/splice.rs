@@ -10,7 +10,7 @@ use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, errno, set_errno};
-use crate::base::user_memory::each_buffer;
+use crate::base::user_memory::{each_buffer, read_value};
 use crate::interpose::answer::fail;
 use crate::interpose::{interpose, originals};
 use crate::mapper::preserve_own;
@@ -68,7 +68,7 @@ impl Touch for Incoming {
     /// The kernel refuses a pointer that cannot be read.
     fn offset(&self) -> Option<i64> {
         let address = self.offset as u64;
-        (address != 0).then(|| raw::read_remote_word(raw::own_tid(), address).map_or(-1, |word| word as i64))
+        (address != 0).then(|| read_value(address).unwrap_or(-1))
     }
 }
 

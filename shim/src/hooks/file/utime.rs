@@ -6,10 +6,10 @@ use core::ffi::{c_char, c_int};
 use libc::{timespec, timeval, utimbuf};
 use snapshim::cooperate::locate::{place_at, place_behind};
 use snapshim::protocol::origin::Place;
-use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
+use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::writer::enter::change;
@@ -68,10 +68,10 @@ fn at_nanoseconds(directory: c_int, path: *const c_char, times: *const timeval, 
     if !times.is_null() {
         for (at, word) in ours.as_flattened_mut().iter_mut().enumerate() {
             let address = times as u64 + at as u64 * 8;
-            let Ok(read) = raw::read_remote_word(raw::own_tid(), address) else {
+            let Some(read) = read_value(address) else {
                 return fail(libc::EFAULT);
             };
-            *word = read.cast_signed();
+            *word = read;
         }
         if ours.iter().any(|[_, microseconds]| !(0..1_000_000).contains(microseconds)) {
             return fail(libc::EINVAL);
