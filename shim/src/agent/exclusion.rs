@@ -24,8 +24,8 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     if !presence.is(ABSENT) && !send_away(&own) {
         say!(
             Level::Warn,
-            "process {}: its agent does not end: it keeps rights that the program gives up now, or hinders a call that wants no other \
-             thread",
+            "process {}: its agent does not end: it has rights that the program gives up now, or hinders a call that wants no \
+             other thread",
             raw::own_pid()
         );
     }

@@ -51,8 +51,8 @@ pub fn tell(own: &Own, origin: Origin) {
         Some((alias, user)) if user.writes() => doubt(own, origin, alias, user),
         Some((alias, user)) => say!(
             Level::Warn,
-            "snapshot of {} in {}: {user} {alias}, which has a page cache of its own, so a write to one of the two changes the snapshot \
-             of the other unseen; take both of the same one, and let all programs write that one",
+            "snapshot of {} in {}: {user} {alias}, which has a page cache of its own, so a write to one of the two changes the \
+             snapshot of the other unseen; take both of the same one, and have all programs write to that one",
             Named(origin),
             Program(raw::own_pid())
         ),
@@ -81,8 +81,8 @@ fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
     if doubt::doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
-            "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so what is written there changes the \
-             snapshot unseen; end that and take the snapshot again, or take it of the one that is written",
+            "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so a write there changes the \
+             snapshot unseen; end that use and take the snapshot again, or take a snapshot of the one that is written to",
             Named(origin),
             Program(raw::own_pid())
         );

@@ -130,9 +130,9 @@ impl Claim {
         if doubted > 0 {
             say!(
                 Level::Warn,
-                "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim that \
-                 SNAPSHIM_CLAIM=1 asks for, so others can mount or overwrite the device; take the snapshot again, after the program \
-                 has closed what it did not open",
+                "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim \
+                 that SNAPSHIM_CLAIM=1 asks for, so other programs can mount or overwrite the device; take the snapshot again, \
+                 after the program has closed the descriptors that it did not open",
                 Named(origin),
                 Program(raw::own_pid()),
                 self.number.load(Ordering::Relaxed)
@@ -157,20 +157,21 @@ fn tell_refused(own: &Own, origin: Origin, error: Errno) {
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(
             Level::Warn,
-            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and somebody else has one, perhaps {mapper} for its \
-             own snapshot; end that first, or take the snapshot without SNAPSHIM_CLAIM",
+            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and another program has one, perhaps {mapper} \
+             for a snapshot of its own; end that first, or take the snapshot without SNAPSHIM_CLAIM",
             Named(origin)
         ),
         (Errno::BUSY, None) => say!(
             Level::Warn,
-            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and somebody else has one (a mount in another mount \
-             namespace, swap, mkfs, or a use of one of its partitions); end that first, or take the snapshot without SNAPSHIM_CLAIM",
+            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and there is another one (by a mount in another \
+             mount namespace, swap, mkfs, or a use of one of its partitions); end that first, or take the snapshot without \
+             SNAPSHIM_CLAIM",
             Named(origin)
         ),
         _ => say!(
             Level::Warn,
-            "snapshot of {} refused: the exclusive claim that SNAPSHIM_CLAIM=1 asks for cannot be opened (errno {}); let {} open the \
-             device itself, or take the snapshot without SNAPSHIM_CLAIM",
+            "snapshot of {} refused: the exclusive claim that SNAPSHIM_CLAIM=1 asks for cannot be opened (errno {}); give {} the \
+             right to open the device, or take the snapshot without SNAPSHIM_CLAIM",
             Named(origin),
             error.raw_os_error(),
             Program(raw::own_pid())

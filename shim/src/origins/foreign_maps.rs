@@ -259,8 +259,9 @@ fn say_mapped(pid: u32, origin: Origin) {
     if LAST.swap(what, Ordering::Relaxed) != what {
         say!(
             Level::Warn,
-            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores are \
-             not seen; run it under the shim, on the same table, and let it map the file by libc; then take the snapshot again",
+            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores \
+             are not seen; run that program under the shim, on the same table, and have it map the file by libc's mmap; then take \
+             the snapshot again",
             Named(origin),
             Program(raw::own_pid()),
             Program(pid)

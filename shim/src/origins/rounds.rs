@@ -34,8 +34,8 @@ fn look_at(own: &Own, origin: Origin) {
     if doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
-            "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or detach \
-             it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
+            "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or \
+             detach it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
             Named(origin),
             Program(raw::own_pid())
         );

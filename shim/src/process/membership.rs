@@ -214,8 +214,8 @@ pub fn stay_unseen() {
         if own.table.unseen().begin_to_say() {
             say!(
                 Level::Error,
-                "process {} maps a file shared, and the kernel does not say which (statx, fstat and newfstatat are refused, by a filter of \
-                 seccomp or for want of memory): all snapshots are doubtful while it lives",
+                "process {} maps a file shared, and the kernel does not say which (statx, fstat and newfstatat are refused, by a \
+                 filter of seccomp or for lack of memory): all snapshots are doubtful while it lives",
                 raw::own_pid()
             );
         }
@@ -350,8 +350,8 @@ fn attach_table() -> Result<&'static Table, Refusal> {
 fn say_made() {
     say!(
         Level::Warn,
-        "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, or \
-         none, do not cooperate with those that name this one",
+        "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, \
+         or none, do not cooperate with those that name this one",
         raw::own_pid(),
         crate::process::log::Bytes(config().directory.to_bytes())
     );
@@ -395,8 +395,8 @@ fn look_for_table(own: &Own, second: u32) {
     if is_elsewhere && !SAID.swap(true, Ordering::Relaxed) {
         say!(
             Level::Error,
-            "process {}: the table in {} is not the one that it uses: that was removed or replaced, or the process has other mounts now. \
-             Snapshots in the new one are doubtful while it lives; restart the programs that cooperate",
+            "process {}: the table in {} is not the one that it uses: that was removed or replaced, or the process has other \
+             mounts now. Snapshots in the new one are doubtful while it lives; restart the programs that cooperate",
             raw::own_pid(),
             crate::process::log::Bytes(config().directory.to_bytes())
         );
@@ -548,8 +548,8 @@ impl Own {
             say!(
                 Level::Error,
                 concat!(
-                    "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its ",
-                    "changes are NOT held back from others' snapshots; end the programs that use the table and remove ",
+                    "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and ",
+                    "its changes are NOT held back from others' snapshots; end the programs that use the table and remove ",
                     snapshim::table_file_name!()
                 ),
                 crate::process::log::Bytes(config().directory.to_bytes()),

@@ -126,7 +126,8 @@ impl Failed {
 fn refuse(origin: Origin, error: Errno) -> Refused {
     say!(
         Level::Error,
-        "store of process {} into {} refused (SIGBUS): the kernel does not open its mapping again (errno {}); raise vm.max_map_count",
+        "store of process {} into {} refused (SIGBUS): the kernel does not make its mapping writable again (errno {}); raise \
+         vm.max_map_count",
         raw::own_pid(),
         Named(origin),
         error.raw_os_error()

@@ -162,8 +162,8 @@ fn say_anywhere(doubted: usize) {
     if doubted > 0 {
         say!(
             Level::Warn,
-            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and newfstatat \
-             are refused, by a filter of seccomp or for want of memory); allow one of them",
+            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and \
+             newfstatat are refused, by a filter of seccomp or for lack of memory); allow one of these calls",
             Program(raw::own_pid())
         );
     }
@@ -195,8 +195,8 @@ fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view:
     let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,
-        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, cleared O_APPEND or replaced the \
-         descriptor that it wrote at",
+        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, \
+         cleared O_APPEND or replaced the descriptor that it wrote to",
         Program(pid),
         Named(view.identity.origin),
         raw::own_pid()

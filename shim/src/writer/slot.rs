@@ -68,8 +68,8 @@ fn doubt_after_return(table: &Table) {
     table.doubt_every_snapshot();
     say!(
         Level::Error,
-        "a write of process {} went on although its thread had jumped out of it (longjmp) further up the same stack, as a program \
-         may that keeps the stacks of several threads of its own in one: all snapshots are doubtful",
+        "a write of process {} went on although its thread had jumped out of it (longjmp) to a place further up the same stack; a \
+         program that divides one stack between threads of its own may do that: all snapshots are doubtful",
         raw::own_pid()
     );
 }
