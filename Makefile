@@ -3,7 +3,7 @@ DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
 
-.PHONY: all setup test check tests-built unit models miri planted planted-soak planted-oracle integration soak bench demo install uninstall clean
+.PHONY: all setup test check tests-built unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
 
 all:
 	+$(CARGO) build --release --workspace
@@ -53,7 +53,10 @@ planted-oracle:
 integration: all
 	tests/integration.sh
 
-soak: all planted planted-soak planted-oracle
+soak: planted planted-soak planted-oracle storms
+
+# Every point at which a process can be killed or stopped, and what takes minutes by chance alone.
+storms: all
 	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test kill_points -- --nocapture
 	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stop_points -- --nocapture
 	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \

@@ -88,6 +88,54 @@ fn every_folder_of_the_sources_is_named() {
     assert!(unnamed.is_empty(), "{ARCHITECTURE} does not say what lives in {unnamed:?}");
 }
 
+/// The layers of the library and of the core, from the top: as the test of imports has them.
+fn layers() -> Vec<Vec<String>> {
+    let source = read("tests/layers.rs");
+    let lists = source.split("layers: &[").skip(1).filter_map(|rest| rest.split(']').next());
+    let names = |list: &str| list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    lists.map(names).collect()
+}
+
+/// Words in the order of the text, each once.
+fn in_order(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = Vec::new();
+    words.for_each(|word| {
+        if !seen.contains(&word) {
+            seen.push(word)
+        }
+    });
+    seen
+}
+
+#[test]
+fn the_tables_show_the_layers_of_the_test_of_imports() {
+    let text = read(ARCHITECTURE);
+    let headings = [("### The library, from the top", "shim/src/"), ("### The core, from the top", "src/")];
+    for ((heading, sources), layers) in headings.into_iter().zip(layers()) {
+        let table = text.split_once(heading).expect("the table is there").1.lines();
+        let rows = table.skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        let cells = rows.filter_map(|row| row.split('|').nth(1));
+        let name = |path: &str| path.trim_end_matches('/').trim_end_matches(".rs").to_owned();
+        let shown = in_order(cells.flat_map(quoted).filter_map(|word| word.strip_prefix(sources)).map(name));
+        let shown: Vec<_> = shown.into_iter().filter(|name| name != "bin/snapshim").collect();
+        assert_eq!(shown, layers, "{heading}");
+    }
+}
+
+#[test]
+fn the_picture_shows_the_layers_of_the_test_of_imports() {
+    let text = read(ARCHITECTURE);
+    let pictures = text.split("subgraph ").skip(1).map(|picture| picture.split("\n  end").next().unwrap());
+    for (picture, layers) in pictures.zip(layers()) {
+        // The first is the picture's own.
+        let labels = picture.split("[\"").skip(2).filter_map(|rest| rest.split("\"]").next());
+        let names = labels.flat_map(|label| label.split(", "));
+        let shown = in_order(names.map(|name| name.trim_end_matches('/').trim_end_matches(".rs").to_owned()));
+        let layers: Vec<_> = layers.into_iter().filter(|layer| !layer.contains('/')).collect();
+        assert_eq!(shown, layers);
+    }
+}
+
 #[test]
 fn every_function_is_in_the_file_named_before_it() {
     let mut wrong = Vec::new();
@@ -173,11 +221,32 @@ fn every_target_of_make_is_there() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The crates that a manifest asks for.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = read(manifest);
+    let sections = text.split("\n[").filter(|section| section.split(']').next().unwrap().ends_with("dependencies"));
+    let lines = sections.flat_map(|section| section.lines().skip(1)).filter(|line| !line.starts_with('#'));
+    let names =
+        lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().trim_end_matches(".workspace"));
+    names.filter(|name| *name != "snapshim").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_crate_that_is_used_has_its_place() {
+    let text = read(ARCHITECTURE);
+    let crates: Vec<_> = text.split_once("## The crates").expect("the crates are there").1.split('`').collect();
+    let used = ["Cargo.toml", "shim/Cargo.toml", "shim/region/Cargo.toml"].into_iter().flat_map(dependencies);
+    let used: Vec<_> = used.collect();
+    assert!(used.len() > 10, "the manifests were read");
+    let unnamed: Vec<_> = used.iter().filter(|name| !crates.contains(&name.as_str())).collect();
+    assert!(unnamed.is_empty(), "{ARCHITECTURE} does not say what for: {unnamed:?}");
+}
+
 #[test]
 fn the_changelog_knows_the_layout_of_the_table() {
     let source = read("src/table/attach.rs");
-    let layout =
-        source.split_once("c\"table-").and_then(|(_, rest)| rest.split('"').next()).expect("the table has a name");
+    let name = source.split("\"table-").nth(1).and_then(|rest| rest.split('"').next());
+    let layout = name.expect("the table has a name");
     let changelog = read("CHANGELOG.md");
     assert!(
         changelog.contains(&format!("`table-{layout}`")),

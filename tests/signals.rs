@@ -70,7 +70,7 @@ fn stores_that_trap_while_the_signal_is_blocked_go_on() {
 #[test]
 fn stores_of_libc_that_trap_while_it_blocks_the_signal_go_on() {
     for scratch in scratches() {
-        run_ok(&mut scratch.shimmed(program("signals/libc_stores"), "auto"));
+        run_ok(&mut scratch.shimmed(program("signals/libc"), "auto"));
     }
 }
 

@@ -230,7 +230,7 @@ pub fn each_at_once<T: Send>(all: impl IntoIterator<Item = T>, act: impl Fn(T) +
 /// What takes longer hangs. Nothing takes a tenth of that on an idle machine; a busy one is no reason to fail.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The same for a command that keeps the disk busy.
+/// The same for a command that keeps the disk or a processor busy.
 pub const DISK: Duration = Duration::from_secs(600);
 
 /// Waits for what has to come about, and comes about within a second where there is little to do.
