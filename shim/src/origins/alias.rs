@@ -11,7 +11,6 @@ use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::raw;
 
 use crate::base::sysfs::{self, Device};
-use crate::process::log::Named;
 
 /// What an alias is to the origin, or to the alias by which it was found.
 #[derive(Clone, Copy)]
@@ -37,7 +36,7 @@ impl fmt::Display for Alias {
             Kind::Backing => "what the loop device is backed by",
             Kind::Loop => "a loop device backed by it",
         };
-        write!(formatter, "{} ({kind})", Named(self.origin))
+        write!(formatter, "{} ({kind})", self.origin)
     }
 }
 

@@ -16,7 +16,7 @@ use super::device::{self, DeviceUser};
 use super::doubt::{self, mapper_of};
 use crate::base::sysfs;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 
 /// A user of an alias: a writer, or the holder of a snapshot.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ pub fn tell(own: &Own, origin: Origin) {
             Level::Warn,
             "snapshot of {} in {}: {user} {alias}, which has a page cache of its own, so a write to one of the two changes the \
              snapshot of the other unseen; take both of the same one, and have all programs write to that one",
-            Named(origin),
+            origin,
             Program(raw::own_pid())
         ),
         None => {}
@@ -83,7 +83,7 @@ fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
             Level::Warn,
             "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so a write there changes the \
              snapshot unseen; end that use and take the snapshot again, or take a snapshot of the one that is written to",
-            Named(origin),
+            origin,
             Program(raw::own_pid())
         );
     }

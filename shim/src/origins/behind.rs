@@ -15,7 +15,7 @@ use snapshim::table;
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
 use crate::process::identity::Own;
-use crate::process::log::{self, Level, Program, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 
 /// What a call changes.
@@ -167,7 +167,7 @@ fn say_doubtful(own: &Own, what: &str, view: &View) {
         "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
          the snapshot again",
         Program(pid),
-        log::Named(view.identity.origin),
+        view.identity.origin,
         raw::own_pid()
     );
 }

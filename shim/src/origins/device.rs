@@ -13,7 +13,7 @@ use snapshim::sys::procfs;
 use snapshim::sys::stack_str::StackStr;
 
 use crate::base::sysfs::{self, Device};
-use crate::process::log::{Level, Named, say};
+use crate::process::log::{Level, say};
 
 /// What the kernel uses a block device for.
 #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
         Level::Warn,
         "snapshot of {} refused: {user} it, so the kernel changes it without a system call; unmount or detach it first, or take \
          snapshots of the files on it",
-        Named(origin)
+        origin
     );
     Err(Errno::BUSY)
 }

@@ -11,7 +11,7 @@ use super::device::user_of;
 use super::doubt::doubt_snapshots_of;
 use super::{alias_users, claim};
 use crate::process::identity::Own;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 
 /// Checks the claims, the devices and the aliases.
 pub fn look(own: &Own) {
@@ -36,7 +36,7 @@ fn look_at(own: &Own, origin: Origin) {
             Level::Warn,
             "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or \
              detach it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
-            Named(origin),
+            origin,
             Program(raw::own_pid())
         );
     }

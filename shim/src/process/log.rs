@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
-use snapshim::protocol::origin::Origin;
 use snapshim::sys::procfs;
 use snapshim::sys::stack_str::StackStr;
 use snapshim::table::Table;
@@ -108,15 +107,6 @@ fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
         }
     }
     let _ = rustix::io::write(file, line);
-}
-
-/// An origin, as the log names it.
-pub struct Named(pub Origin);
-
-impl core::fmt::Display for Named {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        core::fmt::Display::fmt(&self.0, formatter)
-    }
 }
 
 /// The processes that change files unseen, as the log names them.

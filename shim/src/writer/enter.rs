@@ -20,7 +20,7 @@ use super::touch::Touch;
 use crate::address_space::freeze::Trap;
 use crate::base::errno::set_errno;
 use crate::base::stack_pointer;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 use crate::process::thread::{self, Thread};
 
@@ -198,7 +198,7 @@ fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view:
         "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, \
          cleared O_APPEND or replaced the descriptor that it wrote to",
         Program(pid),
-        Named(view.identity.origin),
+        view.identity.origin,
         raw::own_pid()
     );
 }
