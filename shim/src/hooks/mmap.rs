@@ -134,7 +134,7 @@ pub fn by_number([address, length, protection, flags, fd, offset]: [usize; 6]) -
 
 /// A raw system call's result, with the error that the rest of the shim uses.
 fn plain(result: Result<usize, syscalls::Errno>) -> Result<usize, Errno> {
-    result.map_err(|error| Errno::from_raw_os_error(error.into_raw()))
+    result.map_err(raw::errno)
 }
 
 /// The addresses of the pages that a call means; empty if the arguments mean none, in which case the kernel refuses the call.

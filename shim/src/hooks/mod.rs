@@ -22,27 +22,11 @@ pub mod signal;
 pub mod stdio;
 pub mod syscall;
 
+use beside::{Doors, OF_FILES, each};
+
 use crate::interpose::Door;
 
-/// The entry points of one file.
-type Doors = &'static [&'static Door];
-
-/// The calls that change files, or what a descriptor means. They are the same in every libc ([`beside`]).
-static OF_FILES: [Doors; 11] = [
-    file::write::DOORS,
-    file::read::DOORS,
-    file::recv::DOORS,
-    file::truncate::DOORS,
-    file::utime::DOORS,
-    file::open::DOORS,
-    file::splice::DOORS,
-    file::ioctl::DOORS,
-    syscall::DOORS,
-    aio::io_uring::DOORS,
-    file::close::DOORS,
-];
-
-/// The other calls that have an exported symbol and a detour.
+/// The calls beside those of [`OF_FILES`] that have an exported symbol and a detour.
 static OF_PROCESSES: [Doors; 11] = [
     aio::io_submit::DOORS,
     process::fork::DOORS,
@@ -68,10 +52,6 @@ static EXPORTED: [Doors; 7] = [
     process::clone::DOORS,
     process::vfork::DOORS,
 ];
-
-fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static Door> {
-    lists.iter().copied().flatten().copied()
-}
 
 /// The entry points with an exported symbol and a detour.
 pub fn doors() -> impl Iterator<Item = &'static Door> {

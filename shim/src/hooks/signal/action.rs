@@ -6,7 +6,7 @@ use core::ffi::{c_int, c_long};
 
 use libc::sighandler_t;
 use rustix::io::Errno;
-use snapshim::sys::masks;
+use snapshim::sys::{masks, raw};
 use syscalls::{Sysno, syscall};
 
 use super::sets::{MASK, set_of, word};
@@ -164,8 +164,7 @@ fn act(signal: c_int, new: *const u64, old: *mut u64) -> Result<(), Errno> {
         let mut before = Action::DEFAULT;
         let given = new.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
         // SAFETY: null or the action above; `before` is as large as the kernel's structure.
-        unsafe { syscall!(Sysno::rt_sigaction, signal, given, &raw mut before, 8) }
-            .map_err(|error| Errno::from_raw_os_error(error.into_raw()))?;
+        unsafe { syscall!(Sysno::rt_sigaction, signal, given, &raw mut before, 8) }.map_err(raw::errno)?;
         Action { mask: masks::to_application(before.mask), ..before }
     };
     if old.is_null() {

@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_long, c_void};
 
 use libc::{pthread_attr_t, pthread_t, sigset_t, ucontext_t};
 use rustix::io::Errno;
-use snapshim::sys::masks;
+use snapshim::sys::{masks, raw};
 use syscalls::{Sysno, syscall};
 
 use super::sets::{MASK, with_mask, word};
@@ -91,7 +91,7 @@ fn change_mask(how: c_int, new: Option<u64>, old: *mut u64) -> Result<(), Errno>
         let given = given.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
         syscall!(Sysno::rt_sigprocmask, how, given, &raw mut before, 8)
     }
-    .map_err(|error| Errno::from_raw_os_error(error.into_raw()))?;
+    .map_err(raw::errno)?;
     if before & masks::FAULT != 0 {
         signals::open_faults_of_thread();
     }
