@@ -1,4 +1,4 @@
-//! Starting the agent, once, and letting writers of the same user reach the process.
+//! The start of the agent, and the permission for writers of the same user to reach this process's memory.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;

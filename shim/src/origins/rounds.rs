@@ -1,7 +1,7 @@
 //! A round of the agent: whether the devices that this process has snapshots of are used by the kernel now, and whether aliases are
 //! written.
 //!
-//! It lies above devices, aliases and claims, which do not import one another for it.
+//! A file of its own, so that devices, aliases and claims do not import one another.
 
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;

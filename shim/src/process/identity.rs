@@ -1,4 +1,4 @@
-//! Who this image is in the table, once it is attached; it says nothing, and does not join.
+//! This image in the table, once it is attached. Nothing here joins the table or writes the log.
 //!
 //! What names the image lies in a page that fork wipes, so a child never takes itself for its parent.
 

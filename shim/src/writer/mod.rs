@@ -1,8 +1,8 @@
 //! Writer: the path of a call that changes a file, from "announced" to "done".
 //!
 //! [`touch`] is what a call says of itself, [`reach`] where its bytes can land, [`slot`] the thread at the gate; [`enter`] puts
-//! them together for a call with a descriptor, [`announced`] for a change without one. [`report`] is what a person hears,
-//! [`sequence`] how far ahead a sequential writer is preserved for.
+//! them together for a call with a descriptor, [`announced`] for a change without one. [`report`] has the messages, [`sequence`]
+//! how many pages are preserved ahead of a sequential writer.
 //!
 //! May import: `address_space`, `signals`, `process`, `base` and the core crate.
 //!
