@@ -18,8 +18,8 @@ use super::sequence;
 use super::slot::{enter, pusher, seat_for};
 use super::touch::Touch;
 use crate::address_space::freeze::Trap;
-use crate::base::errno::set_errno;
 use crate::base::stack_pointer;
+use crate::interpose::answer::fail;
 use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 use crate::process::thread::{self, Thread};
@@ -43,10 +43,7 @@ fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isi
     match seat_for(call) {
         Ok(seat) => change_in(&seat.thread, seat.frames(), descriptor, touch, call),
         Err(Some(result)) => result,
-        Err(None) => {
-            set_errno(libc::ENOSPC);
-            -1
-        }
+        Err(None) => fail(libc::ENOSPC),
     }
 }
 

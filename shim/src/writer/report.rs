@@ -4,7 +4,7 @@ use snapshim::preserve::policy::{Failure, Reason, Report};
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::raw;
 
-use crate::base::errno::set_errno;
+use crate::interpose::answer::fail;
 use crate::process::log::{Level, Program, say};
 
 /// Logs what the core reports.
@@ -37,8 +37,7 @@ pub fn refuse(origin: Origin, failure: &Failure) -> isize {
         Program(failure.pid),
         why(failure.reason)
     );
-    set_errno(libc::ENOSPC);
-    -1
+    fail(libc::ENOSPC)
 }
 
 /// The reason in words, with what to do.
