@@ -29,6 +29,7 @@ static HAS_UNSEEN_MAPPING: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process has left a damaged table.
 pub fn has_left() -> bool {
+    // Acquire: pairs with the Release in `leave`.
     i32::from(REFUSED.load(Ordering::Acquire)) == Errno::UCLEAN.raw_os_error() && ATTACHED.get().is_some()
 }
 
@@ -242,6 +243,7 @@ impl Exec {
         } else {
             // Counted like a call that is not announced: so another thread's exec that fails meanwhile does not take out what this
             // one lists.
+            // SeqCst: as in `unseen`.
             identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
             raw::own_pid()
         };
@@ -306,6 +308,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        // Release: pairs with the Acquire in `take`.
         IS_ATTACHING.store(false, Ordering::Release);
     }
 }
@@ -410,13 +413,17 @@ fn claim(table: &'static Table) -> Option<Own> {
         // A handler that writes now would wait for the thread that it interrupted; a handler that jumps away would leave the others
         // waiting.
         let _signals = signal_block::SignalsBlocked::new();
+        // AcqRel: pairs with the Release below, of a thread that failed before.
         if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
+            // Release: pairs with the Acquire of the threads that wait below.
             identity.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
     let mut patience = snapshim::sys::wait::Patience::default();
+    // Acquire: pairs with the Release in `become_known`.
     while identity.word.load(Ordering::Acquire) == 0 {
+        // Acquire: pairs with the Release above: the thread that claimed has failed.
         if identity.claiming.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -427,6 +434,7 @@ fn claim(table: &'static Table) -> Option<Own> {
 
 /// This process, if it has its record.
 fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
+    // Acquire: pairs with the Release in `become_known`: the index is visible.
     let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
     Some(Own { table, identity, id, index: identity.index.load(Ordering::Relaxed) })
 }
@@ -565,6 +573,7 @@ impl Own {
 
 impl Identity {
     fn end_unseen_call(&self) {
+        // SeqCst: pairs with the count in `unseen` and the load in `lower_unseen`: the last call to end takes the process out.
         let before = self.unseen_calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));
         if before == Ok(1)
             && let Some(own) = attached()

@@ -129,6 +129,7 @@ pub fn register(asked: Asked, resolve: Resolve) {
 /// Asks the registered functions.
 extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
     for registered in &RESOLVES {
+        // Acquire: pairs with the Release in `register`.
         let registered = registered.load(Ordering::Acquire);
         if registered.is_null() {
             continue;
