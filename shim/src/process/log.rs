@@ -62,7 +62,7 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
     // A line that is longer ends where the buffer does.
     let mut line = StackStr::<900>::new();
     let _ = write!(line, "snapshim: {message}");
-    let line = line.into_line();
+    line.end_line();
     let line = line.as_bytes();
     match config.log_path {
         Some(path) => {
