@@ -41,7 +41,7 @@ impl<const N: usize> StackStr<N> {
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
     }
 
-    /// Makes the text a line: with a newline in the place of the NUL. In place, as a copy would take the stack twice.
+    /// Ends the text with a newline, in the place of the NUL. A copy would take the size of the buffer from the stack once more.
     pub fn end_line(&mut self) {
         // `write_str` leaves one byte free, and a line is ended once.
         if let Some(end) = self.bytes.get_mut(self.length) {
