@@ -18,7 +18,7 @@ use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 
-/// What a call changes.
+/// What a call changes past the page cache.
 pub enum Named<'a> {
     /// A block device and what lies on it.
     Device(Origin),

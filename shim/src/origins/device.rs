@@ -44,7 +44,7 @@ pub fn user_of(device: u64) -> Option<DeviceUser> {
     has_holders(device).then_some(DeviceUser::Holder)
 }
 
-/// EBUSY for a device that the kernel uses.
+/// Refuses, with EBUSY, a snapshot of a device that the kernel uses.
 pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
     let Some(user) = user_of(origin.device()) else { return Ok(()) };
     say!(

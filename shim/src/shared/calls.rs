@@ -51,7 +51,7 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
     };
     let mappings = lock::hold(own);
     let start = mmap.address as u64;
-    // At an address that no page begins at the kernel replaces nothing.
+    // The kernel refuses an address at which no page begins, and replaces nothing there.
     let replaces = mmap.replaces() && start.is_multiple_of(PAGE);
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;

@@ -120,7 +120,7 @@ pub enum Asked {
 /// Each of them; null: it is not registered.
 static RESOLVES: [AtomicPtr<()>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// Has `resolve` asked from now on.
+/// Has `resolve` asked about each fault from now on.
 pub fn register(asked: Asked, resolve: Resolve) {
     // Release: pairs with the Acquire in `resolve`. Memory is made to fault only after this.
     RESOLVES[asked as usize].store(resolve as *mut (), Ordering::Release);
