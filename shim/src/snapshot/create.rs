@@ -179,7 +179,7 @@ impl Made {
     /// Takes the snapshot away again. Writers may be preserving in it at this moment, so it goes as by munmap(2).
     fn unmake(&self, mappings: &Mappings) {
         let length = (self.pages * PAGE) as usize;
-        // SAFETY: the mapping is ours.
+        // SAFETY: the mapping is the snapshot's own, which the program does not know yet.
         let _ = mappings.replace(&self.range(), || unsafe { rustix::mm::munmap(self.address, length) });
     }
 }
@@ -218,22 +218,21 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
         .and_then(|()| landed(thread, origin))
         .and_then(|()| armed(thread, origin, &mut ticket))
         .and_then(|()| fill(thread, wanted));
-    if made.is_ok() {
-        watch::watch(mappings, origin, wanted.file);
-    }
-    let made = match made {
-        Ok(made) => made,
+    match made {
+        Ok(made) => {
+            watch::watch(mappings, origin, wanted.file);
+            if commit(thread, ticket) {
+                return Ok(made);
+            }
+            made.unmake(mappings);
+            Err(too_late(origin))
+        }
         Err(error) => {
             thread.own.table.end_creation(ticket);
             thread.own.table.lower_active();
-            return Err(error);
+            Err(error)
         }
-    };
-    if commit(thread, ticket) {
-        return Ok(made);
     }
-    made.unmake(mappings);
-    Err(too_late(origin))
 }
 
 /// The instant: maps the file as it is now, and publishes the snapshot.

@@ -80,7 +80,7 @@ pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: us
     let word = |index: usize| raw::read_remote_word(raw::own_tid(), how.wrapping_add(index) as u64).unwrap_or(0);
     let mut ours = [word(0), word(1), word(2)];
     let call = |how: *const u64| {
-        // SAFETY: the application's arguments, as they are, or our own copy of the structure.
+        // SAFETY: the application's arguments, as they are, or a copy of the structure.
         as_libc(unsafe { syscall!(Sysno::openat2, directory, path, how, size) }) as c_int
     };
     let flags = ours[0] as c_int;

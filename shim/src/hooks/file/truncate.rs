@@ -90,7 +90,7 @@ pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_in
     change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
 }
 
-/// The same for a call that opens the file behind `descriptor` once more, and truncates it to nothing thereby.
+/// The same for a call that truncates the file behind `descriptor` to nothing by opening it once more.
 pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
     change(descriptor, Cut { from: 0, place: None }, call)
 }

@@ -62,7 +62,7 @@ pub fn note_lending(flags: u64) {
     }
 }
 
-/// Runs `main` on `stack` and ends the thread with what it returns, as libc's clone does.
+/// Runs `main` on `stack`, and ends the thread with its result, as libc's clone does.
 unsafe fn run_on(stack: *mut c_void, main: Main, argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise; nothing on the old stack is needed any more.
     unsafe {

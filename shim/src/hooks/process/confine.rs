@@ -20,7 +20,7 @@ pub fn join_before() {
 
 /// Declares hooks that are all alike: the process joins first, where `if` allows, and `around` makes libc's function's call.
 ///
-/// `Sysno` and its arguments are what libc's function comes to.
+/// `Sysno` and its arguments are the system call that libc's function makes.
 macro_rules! joined_before {
     ($around:path: $(
         $(#[$doc:meta])*
