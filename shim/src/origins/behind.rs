@@ -79,8 +79,7 @@ fn lies_on_within(origin: Origin, depth: u32, is_wanted: &dyn Fn(Origin) -> bool
         let below = Origin::block_device(device);
         is_wanted(below) || lies_on_within(below, depth - 1, is_wanted)
     };
-    let is_partition = sysfs::read(format_args!("{place}/partition"), &mut [0; 8]).is_some();
-    is_partition && sysfs::device(format_args!("{place}/../dev")).is_some_and(is_it)
+    place.disk().is_some_and(is_it)
         || sysfs::any_entry(format_args!("{place}/slaves"), |name| {
             sysfs::device(format_args!("{place}/slaves/{name}/dev")).is_some_and(is_it)
         })
