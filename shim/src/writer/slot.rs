@@ -11,7 +11,7 @@ use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::{Deadline, Patience};
 use snapshim::table::Table;
 
 use super::report::Teller;
@@ -99,7 +99,7 @@ fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, S
 #[cold]
 fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let Some(own) = crate::process::identity::attached() else { return Ok(Some(call())) };
-    let deadline = raw::now() + config().timeout;
+    let mut deadline = Deadline::at(raw::now() + config().timeout);
     let mut patience = Patience::default();
     loop {
         let Some(record) = own.record() else { return Ok(Some(call())) };
@@ -118,7 +118,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
         if let Ok(seat) = Seat::take() {
             return Err(seat);
         }
-        if raw::now() > deadline {
+        if deadline.expired_twice(&patience) {
             say!(
                 Level::Error,
                 "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
