@@ -6,7 +6,7 @@ use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING,
 use snapshim::table::walk::Walk;
 
 use crate::address_space::lock;
-use crate::base::errno::set_errno;
+use crate::interpose::answer::fail;
 use crate::origins::{foreign_maps, watch};
 use crate::process::{identity, membership};
 
@@ -44,10 +44,7 @@ unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) ->
             stat.write(found);
             0
         },
-        None => {
-            set_errno(libc::EINVAL);
-            -1
-        }
+        None => fail(libc::EINVAL),
     }
 }
 

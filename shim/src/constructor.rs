@@ -1,4 +1,4 @@
-//! Before `main`: opens the ways in, reserves addresses, says what the environment asks for in vain.
+//! What runs before `main`: opens the entry points, reserves addresses, logs what the environment asks for in vain.
 //!
 //! Imported by no file.
 

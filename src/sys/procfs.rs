@@ -131,6 +131,13 @@ pub fn any_entry(directory: impl AsFd, mut wanted: impl FnMut(&str) -> bool) -> 
     false
 }
 
+/// Whether `wanted` is true of one of the numbers that name entries of a directory: of the processes in /proc, of the threads in a
+/// `task`. False if it cannot be opened.
+pub fn any_number(directory: &CStr, mut wanted: impl FnMut(u32) -> bool) -> bool {
+    let Ok(directory) = raw::open(directory, OFlags::DIRECTORY | OFlags::RDONLY) else { return false };
+    any_entry(directory, |name| name.parse().is_ok_and(&mut wanted))
+}
+
 /// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)). Yes where /proc does not say.
 #[must_use]
 pub fn are_children_in_own_namespace() -> bool {

@@ -41,15 +41,13 @@ impl<const N: usize> StackStr<N> {
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
     }
 
-    /// The text as a line: with a newline in the place of the NUL.
-    #[must_use]
-    pub fn into_line(mut self) -> Self {
-        // `write_str` leaves one byte free, and a line is made once.
+    /// Ends the text with a newline, in the place of the NUL. A copy would take the size of the buffer from the stack once more.
+    pub fn end_line(&mut self) {
+        // `write_str` leaves one byte free, and a line is ended once.
         if let Some(end) = self.bytes.get_mut(self.length) {
             *end = b'\n';
             self.length += 1;
         }
-        self
     }
 }
 
@@ -74,7 +72,8 @@ mod tests {
         assert_eq!(text.write_str("abc"), Ok(()));
         assert_eq!(text.write_str("defgh"), Err(fmt::Error));
         assert_eq!((text.as_bytes(), text.as_c_str()), (&b"abcdefg"[..], c"abcdefg"));
-        assert_eq!(text.into_line().as_bytes(), b"abcdefg\n");
+        text.end_line();
+        assert_eq!(text.as_bytes(), b"abcdefg\n");
     }
 
     #[test]

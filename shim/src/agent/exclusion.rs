@@ -20,18 +20,20 @@ use crate::process::presence::{ABSENT, ASKED, AWAY, PRESENT};
 pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
     let presence = own.identity.presence();
+    // SeqCst: pairs with the steps of `Presence` (see there): the count comes before the look at the state.
     presence.solitudes.fetch_add(1, Ordering::SeqCst);
     if !presence.is(ABSENT) && !send_away(&own) {
         say!(
             Level::Warn,
-            "process {}: its agent does not end: it keeps rights that the program gives up now, or hinders a call that wants no other \
-             thread",
+            "process {}: its agent does not end: it has rights that the program gives up now, or hinders a call that wants no \
+             other thread",
             raw::own_pid()
         );
     }
     let result = call();
     // The call may have been setns(2).
     identity::note_time_space();
+    // SeqCst: pairs with the load in `Presence::take_start`. The last exclusion that ends starts the agent.
     if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
         start::start_anew(&own);
     }

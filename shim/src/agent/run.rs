@@ -214,8 +214,8 @@ fn doubt_if_table_is_gone(own: &Own) {
     if doubted > 0 {
         say!(
             Level::Error,
-            "process {}: the table in {} was removed or replaced; its {doubted} snapshots are doubtful from now on. Programs that start \
-             now do not see them; restart all that cooperate",
+            "process {}: the table in {} was removed or replaced; its {doubted} snapshots are doubtful from now on. Programs that \
+             start now do not see them; restart all programs that cooperate",
             raw::own_pid(),
             crate::process::log::Bytes(config().directory.to_bytes())
         );

@@ -1,4 +1,4 @@
-//! Starting the agent, once, and letting writers of the same user reach the process.
+//! The start of the agent, and the permission for writers of the same user to reach this process's memory.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -40,8 +40,8 @@ pub fn start_anew(own: &Own) {
     if !start_thread(own) {
         say!(
             Level::Warn,
-            "process {} could not start its agent: its snapshots cannot be kept when their file is truncated, or written by whom the \
-             kernel keeps from its memory, and snapshots of files that it maps shared and writable are refused",
+            "process {} could not start its agent: its snapshots cannot be preserved when their file is truncated, or written by a \
+             process that has no access to its memory, and snapshots of files that it maps shared and writable are refused",
             raw::own_pid()
         );
     }

@@ -1,6 +1,6 @@
 //! The agent's stack, and by it whether the calling thread is the agent.
 //!
-//! The agent has no thread-local storage to ask.
+//! The agent has no thread-local storage that could say so.
 
 use core::ffi::c_void;
 use core::ptr;

@@ -29,11 +29,13 @@ pub fn reserve() {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a new mapping at an address that the kernel chooses.
     let reserved = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), LENGTH, ProtFlags::empty(), flags) };
+    // Release: pairs with the Acquire in `place_for_table` and `carve`.
     START.store(reserved.map_or(0, |start| start as usize), Ordering::Release);
 }
 
 /// The address at which the table is to be mapped; null: the kernel chooses.
 pub fn place_for_table() -> *mut c_void {
+    // Acquire: pairs with the Release in `reserve`.
     ptr::with_exposed_provenance_mut(START.load(Ordering::Acquire))
 }
 
@@ -55,6 +57,7 @@ pub fn memory(length: usize) -> Option<*mut c_void> {
 
 /// The next part of the reservation. It stays without access until its protection is set.
 fn carve(length: usize) -> Option<*mut c_void> {
+    // Acquire: pairs with the Release in `reserve`.
     let start = START.load(Ordering::Acquire);
     if start == 0 {
         return None;
@@ -68,6 +71,7 @@ fn carve(length: usize) -> Option<*mut c_void> {
 /// A page without access: process_vm_writev(2) is told to copy from it, so that not one byte is copied.
 pub fn unreadable_page() -> *const c_void {
     static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    // Acquire: pairs with the AcqRel below: the page is mapped.
     let page = FOUND.load(Ordering::Acquire);
     if !page.is_null() {
         return page;
@@ -78,6 +82,7 @@ pub fn unreadable_page() -> *const c_void {
         unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE as usize, ProtFlags::empty(), MapFlags::PRIVATE) }
     });
     let Ok(made) = made else { return ptr::without_provenance(usize::MAX & !0xfff) };
+    // AcqRel: pairs with itself and with the Acquire above. The first of two threads wins, and the page of the other is lost, once.
     match FOUND.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => made,
         Err(first) => first,

@@ -29,6 +29,7 @@ static POOL: AtomicPtr<Head> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes the stacks; they cost memory when they are first used.
 pub fn prepare() {
+    // Acquire: as in `pool`.
     if !POOL.load(Ordering::Acquire).is_null() {
         return;
     }
@@ -49,6 +50,7 @@ pub fn prepare() {
 
 /// The pool; `None` before `prepare`.
 fn pool() -> Option<&'static Head> {
+    // Acquire: pairs with the Release in `prepare`: the head is wiped at a fork, and the guard pages are set.
     // SAFETY: once set, the memory stays; all-zero is a valid head.
     unsafe { POOL.load(Ordering::Acquire).as_ref() }
 }
@@ -56,6 +58,7 @@ fn pool() -> Option<&'static Head> {
 /// Calls `function` with both words on a free stack of the pool.
 pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u64) -> Outcome {
     let Some(head) = pool() else { return function(first, second) };
+    // Acquire: pairs with the Release below: the thread before has left the stack.
     let taken = head.taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, |taken| {
         let free = taken.trailing_ones();
         (free < COUNT as u32).then_some(taken | 1 << free)

@@ -18,11 +18,8 @@ pub struct Backing {
 
 /// Calls `see` with the pid of each process.
 pub fn each_process(mut see: impl FnMut(u32)) {
-    let Ok(all) = raw::open(c"/proc", OFlags::DIRECTORY | OFlags::RDONLY) else { return };
-    procfs::any_entry(all, |name| {
-        if let Ok(pid) = name.parse() {
-            see(pid);
-        }
+    procfs::any_number(c"/proc", |pid| {
+        see(pid);
         false
     });
 }

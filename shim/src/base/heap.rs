@@ -99,6 +99,7 @@ impl Heap {
         }
         // SAFETY: one thread at a time comes here, and `act` allocates nothing.
         let result = act(unsafe { &mut *self.blocks.get() });
+        // Release: pairs with the Acquire above.
         self.taken.store(false, Ordering::Release);
         result
     }

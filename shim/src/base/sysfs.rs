@@ -44,6 +44,14 @@ pub fn any_entry(path: fmt::Arguments<'_>, wanted: impl FnMut(&str) -> bool) -> 
 /// A block device by its number; displayed as the directory in which sysfs describes it.
 pub struct Device(pub u64);
 
+impl Device {
+    /// The disk of a partition, whose directory in sysfs lies in that of the disk. `None`: the device is no partition.
+    pub fn disk(&self) -> Option<u64> {
+        read(format_args!("{self}/partition"), &mut [0; 8])?;
+        device(format_args!("{self}/../dev"))
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "/sys/dev/block/{}:{}", rustix::fs::major(self.0), rustix::fs::minor(self.0))

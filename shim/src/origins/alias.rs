@@ -11,7 +11,6 @@ use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::raw;
 
 use crate::base::sysfs::{self, Device};
-use crate::process::log::Named;
 
 /// What an alias is to the origin, or to the alias by which it was found.
 #[derive(Clone, Copy)]
@@ -37,7 +36,7 @@ impl fmt::Display for Alias {
             Kind::Backing => "what the loop device is backed by",
             Kind::Loop => "a loop device backed by it",
         };
-        write!(formatter, "{} ({kind})", Named(self.origin))
+        write!(formatter, "{} ({kind})", self.origin)
     }
 }
 
@@ -64,11 +63,8 @@ fn any_above(origin: Origin, depth: u32, wanted: &mut dyn FnMut(Alias) -> bool) 
         || any_loop(|device, backing| backing == origin && look(Alias { origin: device, kind: Kind::Loop }))
 }
 
-/// The disk of a partition, whose directory in sysfs lies in that of the disk.
 fn disk_of(origin: Origin) -> Option<Alias> {
-    let place = Device(origin.device());
-    sysfs::read(format_args!("{place}/partition"), &mut [0; 8])?;
-    let disk = sysfs::device(format_args!("{place}/../dev"))?;
+    let disk = Device(origin.device()).disk()?;
     Some(Alias { origin: Origin::block_device(disk), kind: Kind::Disk })
 }
 

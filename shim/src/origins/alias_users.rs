@@ -16,7 +16,7 @@ use super::device::{self, DeviceUser};
 use super::doubt::{self, mapper_of};
 use crate::base::sysfs;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 
 /// A user of an alias: a writer, or the holder of a snapshot.
 #[derive(Clone, Copy)]
@@ -51,9 +51,9 @@ pub fn tell(own: &Own, origin: Origin) {
         Some((alias, user)) if user.writes() => doubt(own, origin, alias, user),
         Some((alias, user)) => say!(
             Level::Warn,
-            "snapshot of {} in {}: {user} {alias}, which has a page cache of its own, so a write to one of the two changes the snapshot \
-             of the other unseen; take both of the same one, and let all programs write that one",
-            Named(origin),
+            "snapshot of {} in {}: {user} {alias}, which has a page cache of its own, so a write to one of the two changes the \
+             snapshot of the other unseen; take both of the same one, and have all programs write to that one",
+            origin,
             Program(raw::own_pid())
         ),
         None => {}
@@ -81,9 +81,9 @@ fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
     if doubt::doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
-            "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so what is written there changes the \
-             snapshot unseen; end that and take the snapshot again, or take it of the one that is written",
-            Named(origin),
+            "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so a write there changes the \
+             snapshot unseen; end that use and take the snapshot again, or take a snapshot of the one that is written to",
+            origin,
             Program(raw::own_pid())
         );
     }

@@ -15,10 +15,10 @@ use snapshim::table;
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
 use crate::process::identity::Own;
-use crate::process::log::{self, Level, Program, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 
-/// What a call changes.
+/// What a call changes past the page cache.
 pub enum Named<'a> {
     /// A block device and what lies on it.
     Device(Origin),
@@ -79,8 +79,7 @@ fn lies_on_within(origin: Origin, depth: u32, is_wanted: &dyn Fn(Origin) -> bool
         let below = Origin::block_device(device);
         is_wanted(below) || lies_on_within(below, depth - 1, is_wanted)
     };
-    let is_partition = sysfs::read(format_args!("{place}/partition"), &mut [0; 8]).is_some();
-    is_partition && sysfs::device(format_args!("{place}/../dev")).is_some_and(is_it)
+    place.disk().is_some_and(is_it)
         || sysfs::any_entry(format_args!("{place}/slaves"), |name| {
             sysfs::device(format_args!("{place}/slaves/{name}/dev")).is_some_and(is_it)
         })
@@ -167,7 +166,7 @@ fn say_doubtful(own: &Own, what: &str, view: &View) {
         "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
          the snapshot again",
         Program(pid),
-        log::Named(view.identity.origin),
+        view.identity.origin,
         raw::own_pid()
     );
 }

@@ -21,7 +21,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::fd_table;
 use crate::process::identity::{self, Own};
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 
 /// A claim of this process.
 struct Claim {
@@ -130,10 +130,10 @@ impl Claim {
         if doubted > 0 {
             say!(
                 Level::Warn,
-                "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim that \
-                 SNAPSHIM_CLAIM=1 asks for, so others can mount or overwrite the device; take the snapshot again, after the program \
-                 has closed what it did not open",
-                Named(origin),
+                "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim \
+                 that SNAPSHIM_CLAIM=1 asks for, so other programs can mount or overwrite the device; take the snapshot again, \
+                 after the program has closed the descriptors that it did not open",
+                origin,
                 Program(raw::own_pid()),
                 self.number.load(Ordering::Relaxed)
             );
@@ -157,21 +157,22 @@ fn tell_refused(own: &Own, origin: Origin, error: Errno) {
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(
             Level::Warn,
-            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and somebody else has one, perhaps {mapper} for its \
-             own snapshot; end that first, or take the snapshot without SNAPSHIM_CLAIM",
-            Named(origin)
+            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and another program has one, perhaps {mapper} \
+             for a snapshot of its own; end that first, or take the snapshot without SNAPSHIM_CLAIM",
+            origin
         ),
         (Errno::BUSY, None) => say!(
             Level::Warn,
-            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and somebody else has one (a mount in another mount \
-             namespace, swap, mkfs, or a use of one of its partitions); end that first, or take the snapshot without SNAPSHIM_CLAIM",
-            Named(origin)
+            "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and there is another one (by a mount in another \
+             mount namespace, swap, mkfs, or a use of one of its partitions); end that first, or take the snapshot without \
+             SNAPSHIM_CLAIM",
+            origin
         ),
         _ => say!(
             Level::Warn,
-            "snapshot of {} refused: the exclusive claim that SNAPSHIM_CLAIM=1 asks for cannot be opened (errno {}); let {} open the \
-             device itself, or take the snapshot without SNAPSHIM_CLAIM",
-            Named(origin),
+            "snapshot of {} refused: the exclusive claim that SNAPSHIM_CLAIM=1 asks for cannot be opened (errno {}); give {} the \
+             right to open the device, or take the snapshot without SNAPSHIM_CLAIM",
+            origin,
             error.raw_os_error(),
             Program(raw::own_pid())
         ),

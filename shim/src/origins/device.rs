@@ -13,7 +13,7 @@ use snapshim::sys::procfs;
 use snapshim::sys::stack_str::StackStr;
 
 use crate::base::sysfs::{self, Device};
-use crate::process::log::{Level, Named, say};
+use crate::process::log::{Level, say};
 
 /// What the kernel uses a block device for.
 #[derive(Clone, Copy)]
@@ -44,14 +44,14 @@ pub fn user_of(device: u64) -> Option<DeviceUser> {
     has_holders(device).then_some(DeviceUser::Holder)
 }
 
-/// EBUSY for a device that the kernel uses.
+/// Refuses, with EBUSY, a snapshot of a device that the kernel uses.
 pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
     let Some(user) = user_of(origin.device()) else { return Ok(()) };
     say!(
         Level::Warn,
-        "snapshot of {} refused: {user} it, so the kernel changes it without a system call; unmount or detach it first, or take the \
-         snapshot of the files on it",
-        Named(origin)
+        "snapshot of {} refused: {user} it, so the kernel changes it without a system call; unmount or detach it first, or take \
+         snapshots of the files on it",
+        origin
     );
     Err(Errno::BUSY)
 }

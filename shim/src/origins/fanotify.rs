@@ -51,8 +51,8 @@ fn say_refused(error: Errno) {
     if !SAID.swap(true, Ordering::Relaxed) {
         say!(
             Level::Warn,
-            "process {}: SNAPSHIM_FANOTIFY=1 has no effect for some file (errno {}): the kernel gives no notices here; CAP_SYS_ADMIN and a \
-             file system that can be exported are needed. Foreign changes are found by the time of modification alone",
+            "process {}: SNAPSHIM_FANOTIFY=1 has no effect for some file (errno {}): the kernel gives no events here; they need \
+             CAP_SYS_ADMIN and a file system that can be exported. Foreign changes are found by the time of modification alone",
             raw::own_pid(),
             error.raw_os_error()
         );

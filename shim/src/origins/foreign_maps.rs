@@ -32,7 +32,7 @@ use super::fanotify;
 use crate::base::file_mappings::{Backing, Filter, Mapping, Query, each_mapping, each_process, maps_of};
 use crate::base::sysfs;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::other_tables::OtherTables;
 
 /// How many snapshots were made.
@@ -259,9 +259,10 @@ fn say_mapped(pid: u32, origin: Origin) {
     if LAST.swap(what, Ordering::Relaxed) != what {
         say!(
             Level::Warn,
-            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores are \
-             not seen; run it under the shim, on the same table, and let it map the file by libc; then take the snapshot again",
-            Named(origin),
+            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores \
+             are not seen; run that program under the shim, on the same table, and have it map the file by libc's mmap; then take \
+             the snapshot again",
+            origin,
             Program(raw::own_pid()),
             Program(pid)
         );

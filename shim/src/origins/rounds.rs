@@ -1,7 +1,7 @@
 //! A round of the agent: whether the devices that this process has snapshots of are used by the kernel now, and whether aliases are
 //! written.
 //!
-//! It lies above devices, aliases and claims, which do not import one another for it.
+//! A file of its own, so that devices, aliases and claims do not import one another.
 
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;
@@ -11,7 +11,7 @@ use super::device::user_of;
 use super::doubt::doubt_snapshots_of;
 use super::{alias_users, claim};
 use crate::process::identity::Own;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 
 /// Checks the claims, the devices and the aliases.
 pub fn look(own: &Own) {
@@ -34,9 +34,9 @@ fn look_at(own: &Own, origin: Origin) {
     if doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
-            "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or detach \
-             it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
-            Named(origin),
+            "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or \
+             detach it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
+            origin,
             Program(raw::own_pid())
         );
     }

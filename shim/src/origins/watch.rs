@@ -26,7 +26,7 @@ use crate::base::config::config;
 use crate::process::descriptors;
 use crate::process::fd_table::{self, Reached};
 use crate::process::identity::Own;
-use crate::process::log::{Bytes, Level, Named, Program, say};
+use crate::process::log::{Bytes, Level, Program, say};
 
 /// One origin and the descriptor that leads to it. Changed only under the lock over the process's mappings.
 struct Watched {
@@ -198,7 +198,7 @@ fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: S
          writes it under the shim, on the same table, and take the snapshot again",
         Program(raw::own_pid()),
         Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
-        Named(origin),
+        origin,
         Culprit(culprit),
         if cause == FOREIGN_CUT { "cut" } else { "changed" },
         if cause == FOREIGN_CUT {

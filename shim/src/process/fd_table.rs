@@ -14,10 +14,10 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{SecureComputingMode, secure_computing_mode};
 use snapshim::preserve::holes;
-use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::procfs::{self, ProcPath, Stat};
 use snapshim::sys::raw;
 
-use crate::base::{agent_stack, sysfs};
+use crate::base::agent_stack;
 
 /// Whether the agent has a table of its own.
 static IS_APART: AtomicBool = AtomicBool::new(false);
@@ -124,10 +124,12 @@ fn application_thread() -> u32 {
     };
     let mut found = process;
     if is_ending(process) {
-        sysfs::any_entry(format_args!("/proc/{process}/task"), |name| {
-            let thread = name.parse().ok().filter(|thread| *thread != agent && !is_ending(*thread));
-            found = thread.unwrap_or(found);
-            thread.is_some()
+        procfs::any_number(ProcPath::of(process, "task").as_c_str(), |thread| {
+            let is_one = thread != agent && !is_ending(thread);
+            if is_one {
+                found = thread;
+            }
+            is_one
         });
     }
     found

@@ -1,4 +1,4 @@
-//! Who this image is in the table, once it is attached; it says nothing, and does not join.
+//! This image in the table, once it is attached. Nothing here joins the table or writes the log.
 //!
 //! What names the image lies in a page that fork wipes, so a child never takes itself for its parent.
 
@@ -120,12 +120,14 @@ pub fn holdings() -> &'static Holdings {
 
 /// This process if it is attached already: for calls that concern only what it has put into the table before.
 pub fn attached() -> Option<Own> {
+    // Acquire: pairs with the AcqRel in `identity_page`: the page is wiped at a fork.
     let identity = IDENTITY.load(Ordering::Acquire);
     if identity.is_null() {
         return None;
     }
     // SAFETY: once set, the page is never unmapped.
     let identity = unsafe { &*identity };
+    // Acquire: pairs with the Release in `membership::become_known`: the index is visible.
     let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
     Some(Own { table: table()?, identity, id, index: identity.index.load(Ordering::Relaxed) })
 }
@@ -135,11 +137,13 @@ static TABLE: AtomicPtr<Table> = AtomicPtr::new(ptr::null_mut());
 
 /// Uses the table at this address from now on. Called in a child that has one thread.
 pub fn use_table(table: &'static Table) {
+    // Release: pairs with the Acquire in `table`.
     TABLE.store(ptr::from_ref(table).cast_mut(), Ordering::Release);
 }
 
 /// The table, if this process is attached.
 pub fn table() -> Option<&'static Table> {
+    // Acquire: pairs with the Release in `use_table`.
     let elsewhere = TABLE.load(Ordering::Acquire);
     if elsewhere.is_null() {
         return Some(ATTACHED.get()?.table);
@@ -171,6 +175,7 @@ pub fn is_borrower() -> bool {
 
 /// The page that names this image, made at the first call; `None`: there is no memory, or the kernel cannot wipe it at a fork.
 pub fn identity_page() -> Option<&'static Identity> {
+    // Acquire: pairs with the AcqRel below.
     let known = IDENTITY.load(Ordering::Acquire);
     if !known.is_null() {
         // SAFETY: once set, the page is never unmapped.
@@ -182,6 +187,8 @@ pub fn identity_page() -> Option<&'static Identity> {
         madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
         page.cast::<Identity>()
     };
+    // AcqRel: pairs with itself and with the Acquire above and in `attached`. The first of two threads wins, and the page of the
+    // other is lost, once.
     let page = match IDENTITY.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => page,
         Err(first) => first,

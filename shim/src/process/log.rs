@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
-use snapshim::protocol::origin::Origin;
 use snapshim::sys::procfs;
 use snapshim::sys::stack_str::StackStr;
 use snapshim::table::Table;
@@ -63,7 +62,7 @@ pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
     // A line that is longer ends where the buffer does.
     let mut line = StackStr::<900>::new();
     let _ = write!(line, "snapshim: {message}");
-    let line = line.into_line();
+    line.end_line();
     let line = line.as_bytes();
     match config.log_path {
         Some(path) => {
@@ -108,15 +107,6 @@ fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
         }
     }
     let _ = rustix::io::write(file, line);
-}
-
-/// An origin, as the log names it.
-pub struct Named(pub Origin);
-
-impl core::fmt::Display for Named {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        core::fmt::Display::fmt(&self.0, formatter)
-    }
 }
 
 /// The processes that change files unseen, as the log names them.

@@ -29,6 +29,7 @@ static HAS_UNSEEN_MAPPING: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process has left a damaged table.
 pub fn has_left() -> bool {
+    // Acquire: pairs with the Release in `leave`.
     i32::from(REFUSED.load(Ordering::Acquire)) == Errno::UCLEAN.raw_os_error() && ATTACHED.get().is_some()
 }
 
@@ -214,8 +215,8 @@ pub fn stay_unseen() {
         if own.table.unseen().begin_to_say() {
             say!(
                 Level::Error,
-                "process {} maps a file shared, and the kernel does not say which (statx, fstat and newfstatat are refused, by a filter of \
-                 seccomp or for want of memory): all snapshots are doubtful while it lives",
+                "process {} maps a file shared, and the kernel does not say which (statx, fstat and newfstatat are refused, by a \
+                 filter of seccomp or for lack of memory): all snapshots are doubtful while it lives",
                 raw::own_pid()
             );
         }
@@ -242,6 +243,7 @@ impl Exec {
         } else {
             // Counted like a call that is not announced: so another thread's exec that fails meanwhile does not take out what this
             // one lists.
+            // SeqCst: as in `unseen`.
             identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
             raw::own_pid()
         };
@@ -306,6 +308,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        // Release: pairs with the Acquire in `take`.
         IS_ATTACHING.store(false, Ordering::Release);
     }
 }
@@ -350,8 +353,8 @@ fn attach_table() -> Result<&'static Table, Refusal> {
 fn say_made() {
     say!(
         Level::Warn,
-        "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, or \
-         none, do not cooperate with those that name this one",
+        "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, \
+         or none, do not cooperate with those that name this one",
         raw::own_pid(),
         crate::process::log::Bytes(config().directory.to_bytes())
     );
@@ -395,8 +398,8 @@ fn look_for_table(own: &Own, second: u32) {
     if is_elsewhere && !SAID.swap(true, Ordering::Relaxed) {
         say!(
             Level::Error,
-            "process {}: the table in {} is not the one that it uses: that was removed or replaced, or the process has other mounts now. \
-             Snapshots in the new one are doubtful while it lives; restart the programs that cooperate",
+            "process {}: the table in {} is not the one that it uses: that was removed or replaced, or the process has other \
+             mounts now. Snapshots in the new one are doubtful while it lives; restart the programs that cooperate",
             raw::own_pid(),
             crate::process::log::Bytes(config().directory.to_bytes())
         );
@@ -410,13 +413,17 @@ fn claim(table: &'static Table) -> Option<Own> {
         // A handler that writes now would wait for the thread that it interrupted; a handler that jumps away would leave the others
         // waiting.
         let _signals = signal_block::SignalsBlocked::new();
+        // AcqRel: pairs with the Release below, of a thread that failed before.
         if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
+            // Release: pairs with the Acquire of the threads that wait below.
             identity.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
     let mut patience = snapshim::sys::wait::Patience::default();
+    // Acquire: pairs with the Release in `become_known`.
     while identity.word.load(Ordering::Acquire) == 0 {
+        // Acquire: pairs with the Release above: the thread that claimed has failed.
         if identity.claiming.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -427,6 +434,7 @@ fn claim(table: &'static Table) -> Option<Own> {
 
 /// This process, if it has its record.
 fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
+    // Acquire: pairs with the Release in `become_known`: the index is visible.
     let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
     Some(Own { table, identity, id, index: identity.index.load(Ordering::Relaxed) })
 }
@@ -548,8 +556,8 @@ impl Own {
             say!(
                 Level::Error,
                 concat!(
-                    "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and its ",
-                    "changes are NOT held back from others' snapshots; end the programs that use the table and remove ",
+                    "the table in {} is damaged: process {} takes no part any more. Its snapshots are doubtful from now on, and ",
+                    "its changes are NOT held back from others' snapshots; end the programs that use the table and remove ",
                     snapshim::table_file_name!()
                 ),
                 crate::process::log::Bytes(config().directory.to_bytes()),
@@ -565,6 +573,7 @@ impl Own {
 
 impl Identity {
     fn end_unseen_call(&self) {
+        // SeqCst: pairs with the count in `unseen` and the load in `lower_unseen`: the last call to end takes the process out.
         let before = self.unseen_calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));
         if before == Ok(1)
             && let Some(own) = attached()

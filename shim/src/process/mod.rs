@@ -1,8 +1,9 @@
-//! Process: who this image and this thread are, in the table and for the kernel.
+//! Process: what this image and this thread are, in the table and for the kernel.
 //!
-//! From the lowest on: [`presence`] (is there an agent), [`identity`] (this image; it says nothing), [`fd_table`] and
-//! [`descriptors`], [`log`] (what a person hears), [`errand`] and [`other_tables`], [`membership`] (joining and leaving),
-//! [`thread`] (a writer slot for each), [`lending`] and [`leaving`].
+//! From the lowest on: [`presence`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`] (its
+//! descriptor tables), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
+//! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`lending`] (memory that a child shares)
+//! and [`leaving`] (calls that a thread has jumped out of).
 //!
 //! May import: `interpose`, `base` and the core crate.
 //!

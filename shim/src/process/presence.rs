@@ -16,9 +16,13 @@ pub struct Presence {
     status: AtomicI32,
 }
 
+/// No agent was started yet.
 pub const ABSENT: u32 = 0;
+/// There is an agent, or one is being started.
 pub const PRESENT: u32 = 1;
+/// The agent is asked to end.
 pub const ASKED: u32 = 2;
+/// The agent has ended, or was not started, for a call that excludes it.
 pub const AWAY: u32 = 3;
 
 impl Presence {
@@ -37,6 +41,7 @@ impl Presence {
 
     /// True for the one caller that has to start the agent. During an exclusion it is false: the end of the exclusion starts it.
     pub fn take_start(&self) -> bool {
+        // SeqCst: see [`Presence::step`].
         self.step(ABSENT, PRESENT) && !(self.solitudes.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
     }
 

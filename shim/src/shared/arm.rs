@@ -46,7 +46,7 @@ pub fn answer_creation(own: &Own) -> bool {
         Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
         Err(error) => say!(
             Level::Error,
-            "process {} cannot be kept from storing into a shared mapping of a file that a snapshot is wanted of (errno {}), so the \
+            "process {} cannot write-protect its shared mapping of a file of which a snapshot is being made (errno {}), so the \
              snapshot will be refused; raise vm.max_map_count",
             raw::own_pid(),
             error.raw_os_error()

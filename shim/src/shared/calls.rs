@@ -51,7 +51,7 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
     };
     let mappings = lock::hold(own);
     let start = mmap.address as u64;
-    // At an address that no page begins at the kernel replaces nothing.
+    // The kernel refuses an address at which no page begins, and replaces nothing there.
     let replaces = mmap.replaces() && start.is_multiple_of(PAGE);
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
@@ -83,7 +83,12 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
             Ok(at)
         })
     };
-    announced(origin, call).map_err(|_| Errno::NOMEM)?
+    act_announced(origin, call)
+}
+
+/// Does `act` announced. ENOMEM also says that the table has no slot for it although snapshots exist.
+fn act_announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> Result<T, Errno>) -> Result<T, Errno> {
+    announced(origin, act).map_err(|_| Errno::NOMEM)?
 }
 
 /// The list, held alone, with room for what a change of `range` may add.
@@ -218,7 +223,7 @@ fn protect_part(
         describe(&mappings.own, &list);
         Ok(())
     };
-    announced(origin, act).map_err(|_| Errno::NOMEM)?
+    act_announced(origin, act)
 }
 
 /// Gives a part back the protection that the list has for it: mprotect(2) may have changed some of it before it failed.
@@ -275,7 +280,7 @@ pub fn remap(
             Ok(at)
         })
     };
-    announced(origin, act).map_err(|_| Errno::NOMEM)?
+    act_announced(origin, act)
 }
 
 /// Makes a range one mapping of the kernel's, as mremap(2) wants it: all of a mapping is armed, or all of it is open.
@@ -335,7 +340,7 @@ pub fn show_other_pages(
         describe(&mappings.own, &list);
         Ok(())
     };
-    announced(origin, act).map_err(|_| Errno::NOMEM)?
+    act_announced(origin, act)
 }
 
 /// The origin of the first shared mapping in a range. For an empty range: of the mapping at its start.
@@ -381,7 +386,7 @@ fn change_part(
     origin: Origin,
     call: &impl Fn(&Range<u64>) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    announced(origin, |announced| change_part_announced(announced, part, || call(part))).map_err(|_| Errno::NOMEM)?
+    act_announced(origin, |announced| change_part_announced(announced, part, || call(part)))
 }
 
 /// Preserves what snapshots have of a part, opens it, and does `call`.
@@ -415,7 +420,7 @@ pub fn while_open<T>(range: &Range<u64>, call: &impl Fn() -> T) -> Result<T, Err
         }
         Ok(call())
     };
-    announced(origin, act).map_err(|_| Errno::NOMEM)?
+    act_announced(origin, act)
 }
 
 /// madvise(2) with MADV_DONTFORK or MADV_DOFORK: does `call`, and notes in the list whether a forked child has the range.

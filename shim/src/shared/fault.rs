@@ -21,7 +21,7 @@ use super::list::{self, Entry, List};
 use super::protection::{self, set_protection};
 use crate::base::config::config;
 use crate::base::fault_stacks::Outcome;
-use crate::process::log::{Level, Named, Program, say};
+use crate::process::log::{Level, Program, say};
 use crate::signals::frame::Access;
 use crate::signals::{self, Asked};
 use crate::writer::announced::{Announced, announced};
@@ -112,7 +112,7 @@ impl Failed {
                     Level::Warn,
                     "store of process {} into {} refused (SIGBUS): a page could not be preserved for the snapshot of {}: {}",
                     raw::own_pid(),
-                    Named(origin),
+                    origin,
                     Program(failure.pid),
                     why(failure.reason)
                 );
@@ -126,9 +126,10 @@ impl Failed {
 fn refuse(origin: Origin, error: Errno) -> Refused {
     say!(
         Level::Error,
-        "store of process {} into {} refused (SIGBUS): the kernel does not open its mapping again (errno {}); raise vm.max_map_count",
+        "store of process {} into {} refused (SIGBUS): the kernel does not make its mapping writable again (errno {}); raise \
+         vm.max_map_count",
         raw::own_pid(),
-        Named(origin),
+        origin,
         error.raw_os_error()
     );
     Refused

@@ -4,7 +4,7 @@ use libc::pid_t;
 
 use super::protection::describe;
 use crate::process::identity::Own;
-use crate::process::log::{Level, Named, say};
+use crate::process::log::{Level, say};
 use crate::process::membership;
 use crate::writer::announced::{Announced, announced};
 
@@ -46,10 +46,10 @@ pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
             if !is_armed {
                 say!(
                     Level::Error,
-                    "process {} was forked with a shared mapping of {} that cannot be armed: its stores are NOT held back from others' \
-                     snapshots; raise vm.max_map_count",
+                    "process {} was forked with a shared mapping of {} that cannot be write-protected: its stores are NOT held \
+                     back from others' snapshots; raise vm.max_map_count",
                     snapshim::sys::raw::own_pid(),
-                    Named(origin)
+                    origin
                 );
             }
         };

@@ -17,7 +17,6 @@ use core::sync::atomic::Ordering;
 
 use libc::{iovec, mmsghdr};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 use snapshim::cooperate::locate::place_behind;
 use snapshim::protocol::origin::{Origin, Place};
 use snapshim::sys::{raw, signal_block};
@@ -28,8 +27,8 @@ use super::fault::open_whole;
 use super::list::{self, Entry};
 use super::spare::Spare;
 use crate::address_space::{freeze, lock};
-use crate::base::errno::set_errno;
 use crate::base::user_memory::each_buffer;
+use crate::interpose::answer::fail;
 use crate::origins::filesystem;
 use crate::writer::announced::{Announced, announced};
 
@@ -80,7 +79,7 @@ pub fn fill(
     }
     let other = match Aside::of(vector, count) {
         Ok(other) => other,
-        Err(error) => return fail(error),
+        Err(error) => return fail(error.raw_os_error()),
     };
     if source == Source::OtherCounting {
         other.fill_from_home();
@@ -144,11 +143,6 @@ fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -
     is_done.then_some(result)
 }
 
-fn fail(error: Errno) -> isize {
-    set_errno(error.raw_os_error());
-    -1
-}
-
 impl Source {
     /// Whether a read waits at most for a disk.
     fn is_prompt(self) -> bool {
@@ -199,7 +193,7 @@ pub fn receive(
     }
     let messages = match Messages::of(given) {
         Ok(messages) => messages,
-        Err(error) => return fail(error),
+        Err(error) => return fail(error.raw_os_error()),
     };
     if counts_more {
         messages.fill_from_home();

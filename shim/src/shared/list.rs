@@ -53,7 +53,7 @@ impl Entry {
         start..start.saturating_add(part.end - part.start)
     }
 
-    /// The part of it that lies in `range`.
+    /// The part of the mapping that lies in `range`.
     pub fn part(&self, range: &Range<u64>) -> Range<u64> {
         self.range.start.max(range.start)..self.range.end.min(range.end)
     }
@@ -88,7 +88,7 @@ pub struct List {
 }
 
 impl List {
-    /// All of them.
+    /// All entries.
     pub fn entries(&self) -> &[Entry] {
         if self.count == 0 {
             return &[];
@@ -105,13 +105,13 @@ impl List {
         unsafe { core::slice::from_raw_parts_mut(self.entries, self.count) }
     }
 
-    /// Those that `range` touches.
+    /// The entries that `range` touches.
     pub fn touching<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = &'a Entry> + use<'a> {
         let range = range.clone();
         self.entries().iter().filter(move |entry| entry.touches(&range))
     }
 
-    /// The one that has `address`.
+    /// The entry that covers `address`.
     pub fn at(&self, address: u64) -> Option<&Entry> {
         self.entries().iter().find(|entry| entry.range.contains(&address))
     }

@@ -6,7 +6,7 @@
 //! stands in the list, what the kernel has may be less. Its calls that have the kernel store into such mappings come in through
 //! [`kernel_store`]; what the kernel may have to store without a call is opened beforehand ([`robust_futex`]).
 //!
-//! May import: `mapper`, `writer`, `origins`, `address_space`, `signals`, `process`, `base` and the core crate.
+//! May import: `mapper`, `writer`, `origins`, `address_space`, `signals`, `process`, `interpose`, `base` and the core crate.
 //!
 //! The order: the lock of `address_space`, then the gate, then the list's lock. No thread that holds the list's lock waits for the
 //! gate.

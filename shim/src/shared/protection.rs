@@ -27,7 +27,7 @@ pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result
     // away or given back to what had it.
     unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;
     if !is_open {
-        super::protection::want();
+        want();
     }
     Ok(())
 }

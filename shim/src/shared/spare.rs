@@ -93,6 +93,7 @@ fn take_bit() -> Option<usize> {
 }
 
 fn give_back(index: usize) {
+    // Release: pairs with the Acquire in `take_bit`.
     TAKEN.fetch_and(!(1 << index), Ordering::Release);
 }
 

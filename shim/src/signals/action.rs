@@ -158,6 +158,7 @@ impl Disposition {
     /// that thread began was never published, so it is passed over.
     fn own(&self) {
         let own = raw::own_tid();
+        // Acquire: pairs with the Release in `change`: the entries of the owner before are visible.
         while let Err(owner) = self.owner.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed) {
             // SAFETY: signal 0 only asks whether the thread exists in this process.
             let is_here = unsafe { syscall!(Sysno::tgkill, raw::own_pid(), owner, 0) }.is_ok();

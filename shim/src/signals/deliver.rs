@@ -120,7 +120,7 @@ pub enum Asked {
 /// Each of them; null: it is not registered.
 static RESOLVES: [AtomicPtr<()>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// Has `resolve` asked from now on.
+/// Has `resolve` asked about each fault from now on.
 pub fn register(asked: Asked, resolve: Resolve) {
     // Release: pairs with the Acquire in `resolve`. Memory is made to fault only after this.
     RESOLVES[asked as usize].store(resolve as *mut (), Ordering::Release);
@@ -129,6 +129,7 @@ pub fn register(asked: Asked, resolve: Resolve) {
 /// Asks the registered functions.
 extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
     for registered in &RESOLVES {
+        // Acquire: pairs with the Release in `register`.
         let registered = registered.load(Ordering::Acquire);
         if registered.is_null() {
             continue;

@@ -8,7 +8,6 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
-use rustix::fs::OFlags;
 use snapshim::protocol::process::Agent;
 use snapshim::sys::{masks, procfs, raw};
 use syscalls::{Sysno, syscall};
@@ -124,11 +123,9 @@ impl Blockers {
     }
 
     fn each(&self, mut see: impl FnMut(u32)) {
-        let directory = OFlags::DIRECTORY | OFlags::RDONLY;
-        let Ok(tasks) = raw::open(c"/proc/self/task", directory) else { return };
-        procfs::any_entry(tasks, |name| {
-            let is_other = |thread: &u32| *thread != self.own && Some(*thread) != self.agent;
-            if let Some(thread) = name.parse().ok().filter(is_other).filter(|thread| blocks_faults(*thread)) {
+        procfs::any_number(c"/proc/self/task", |thread| {
+            let is_other = thread != self.own && Some(thread) != self.agent;
+            if is_other && blocks_faults(thread) {
                 see(thread);
             }
             false

@@ -18,7 +18,7 @@ pub struct Waiting {
     pub mask: u64,
 }
 
-/// Makes such a call.
+/// Makes `call`, which waits with `mask`.
 pub fn wait_with<R>(mask: u64, call: impl FnOnce() -> R) -> R {
     let before = WAITING.replace(Waiting { stack: stack_pointer(), mask });
     let result = call();

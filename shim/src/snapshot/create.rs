@@ -28,7 +28,7 @@ use crate::mapper::{faults, preserve_own};
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
 use crate::process::fd_table::Reached;
-use crate::process::log::{Bytes, Level, Named, say};
+use crate::process::log::{Bytes, Level, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 use crate::shared::calls;
@@ -79,7 +79,7 @@ fn table_is_gone(origin: Origin) -> Errno {
         Level::Error,
         "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
          cooperate",
-        Named(origin),
+        origin,
         Bytes(config().directory.to_bytes())
     );
     Errno::STALE
@@ -104,7 +104,7 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
             Level::Warn,
             "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the \
              file, keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
-            Named(origin)
+            origin
         );
         return Err(Errno::OPNOTSUPP);
     }
@@ -113,7 +113,7 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
             Level::Warn,
             "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by \
              stores that the shim does not see; use memfd_create or a file in /dev/shm",
-            Named(origin)
+            origin
         );
         return Err(Errno::OPNOTSUPP);
     }
@@ -214,7 +214,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
     let origin = wanted.origin;
     let mut ticket = begin(thread, Scope::One(origin))?;
-    let made = drained(thread, Scope::One(origin), &Named(origin))
+    let made = drained(thread, Scope::One(origin), &origin)
         .and_then(|()| landed(thread, origin))
         .and_then(|()| armed(thread, origin, &mut ticket))
         .and_then(|()| fill(thread, wanted));
@@ -246,11 +246,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
     let (index, head) = table.claim_snapshot(thread.own.owner()).ok_or_else(|| {
-        say!(
-            Level::Error,
-            "snapshot of {} refused: the table is full (4096 pieces); end some snapshots",
-            Named(origin)
-        );
+        say!(Level::Error, "snapshot of {} refused: the table is full (4096 pieces); end some snapshots", origin);
         Errno::NFILE
     })?;
     let address =
@@ -269,7 +265,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
-        doubt_if_unseen(table, before, &Named(origin), || table::doubt(table, index, head.life()));
+        doubt_if_unseen(table, before, &origin, || table::doubt(table, index, head.life()));
         if thread.own.identity.note_snapshot()
             && let Some(record) = thread.own.record()
         {

@@ -13,7 +13,7 @@ use snapshim::sys::{futex, raw};
 use snapshim::table::Table;
 
 use crate::base::config::config;
-use crate::process::log::{Level, Named, Program, Unseen, say};
+use crate::process::log::{Level, Program, Unseen, say};
 use crate::process::membership;
 use crate::process::thread::Thread;
 use crate::shared::arm;
@@ -23,7 +23,7 @@ pub fn too_late(origin: Origin) -> Errno {
     say!(
         Level::Warn,
         "snapshot of {} refused: it took longer than {} ms and a writer that waited ended it; set SNAPSHIM_TIMEOUT_MS higher",
-        Named(origin),
+        origin,
         config().timeout / 1_000_000
     );
     Errno::TIMEDOUT
@@ -74,7 +74,7 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
             Level::Warn,
             "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, \
              or set SNAPSHIM_TIMEOUT_MS higher",
-            Named(origin),
+            origin,
             Program(pid),
             config().timeout / 1_000_000
         );
@@ -91,7 +91,7 @@ pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
             Level::Warn,
             "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, \
              or cannot be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
-            Named(origin),
+            origin,
             Program(pid),
             config().timeout / 1_000_000
         );

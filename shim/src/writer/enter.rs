@@ -18,9 +18,9 @@ use super::sequence;
 use super::slot::{enter, pusher, seat_for};
 use super::touch::Touch;
 use crate::address_space::freeze::Trap;
-use crate::base::errno::set_errno;
 use crate::base::stack_pointer;
-use crate::process::log::{Level, Named, Program, say};
+use crate::interpose::answer::fail;
+use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 use crate::process::thread::{self, Thread};
 
@@ -43,10 +43,7 @@ fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isi
     match seat_for(call) {
         Ok(seat) => change_in(&seat.thread, seat.frames(), descriptor, touch, call),
         Err(Some(result)) => result,
-        Err(None) => {
-            set_errno(libc::ENOSPC);
-            -1
-        }
+        Err(None) => fail(libc::ENOSPC),
     }
 }
 
@@ -162,8 +159,8 @@ fn say_anywhere(doubted: usize) {
     if doubted > 0 {
         say!(
             Level::Warn,
-            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and newfstatat \
-             are refused, by a filter of seccomp or for want of memory); allow one of them",
+            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and \
+             newfstatat are refused, by a filter of seccomp or for lack of memory); allow one of these calls",
             Program(raw::own_pid())
         );
     }
@@ -195,10 +192,10 @@ fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view:
     let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,
-        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, cleared O_APPEND or replaced the \
-         descriptor that it wrote at",
+        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, \
+         cleared O_APPEND or replaced the descriptor that it wrote to",
         Program(pid),
-        Named(view.identity.origin),
+        view.identity.origin,
         raw::own_pid()
     );
 }

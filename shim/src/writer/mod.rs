@@ -1,10 +1,10 @@
 //! Writer: the path of a call that changes a file, from "announced" to "done".
 //!
 //! [`touch`] is what a call says of itself, [`reach`] where its bytes can land, [`slot`] the thread at the gate; [`enter`] puts
-//! them together for a call with a descriptor, [`announced`] for a change without one. [`report`] is what a person hears,
-//! [`sequence`] how far ahead a sequential writer is preserved for.
+//! them together for a call with a descriptor, [`announced`] for a change without one. [`report`] has the messages, [`sequence`]
+//! how many pages are preserved ahead of a sequential writer.
 //!
-//! May import: `address_space`, `signals`, `process`, `base` and the core crate.
+//! May import: `address_space`, `signals`, `process`, `interpose`, `base` and the core crate.
 //!
 //! Promises: after the gate is passed (core: `gate`) no snapshot comes into being that the call may spoil, and what existing ones
 //! need of its bytes is preserved before the real call is made. Holds no lock, allocates nothing, holds nothing that needs dropping

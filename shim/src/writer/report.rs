@@ -4,8 +4,8 @@ use snapshim::preserve::policy::{Failure, Reason, Report};
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::raw;
 
-use crate::base::errno::set_errno;
-use crate::process::log::{Level, Named, Program, say};
+use crate::interpose::answer::fail;
+use crate::process::log::{Level, Program, say};
 
 /// Logs what the core reports.
 pub struct Teller;
@@ -16,7 +16,7 @@ impl Report for Teller {
             Level::Warn,
             "{}'s snapshot of {} was broken so that process {} could write: {}; it faults from now on{}",
             Program(pid),
-            Named(origin),
+            origin,
             raw::own_pid(),
             why(reason),
             match reason {
@@ -33,12 +33,11 @@ pub fn refuse(origin: Origin, failure: &Failure) -> isize {
         Level::Warn,
         "write of process {} to {} failed (ENOSPC): a page could not be preserved for the snapshot of {}: {}",
         raw::own_pid(),
-        Named(origin),
+        origin,
         Program(failure.pid),
         why(failure.reason)
     );
-    set_errno(libc::ENOSPC);
-    -1
+    fail(libc::ENOSPC)
 }
 
 /// The reason in words, with what to do.

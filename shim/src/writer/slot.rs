@@ -11,7 +11,7 @@ use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
 use snapshim::protocol::origin::Place;
 use snapshim::sys::raw;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::{Deadline, Patience};
 use snapshim::table::Table;
 
 use super::report::Teller;
@@ -68,8 +68,8 @@ fn doubt_after_return(table: &Table) {
     table.doubt_every_snapshot();
     say!(
         Level::Error,
-        "a write of process {} went on although its thread had jumped out of it (longjmp) further up the same stack, as a program \
-         may that keeps the stacks of several threads of its own in one: all snapshots are doubtful",
+        "a write of process {} went on although its thread had jumped out of it (longjmp) to a place further up the same stack; a \
+         program that divides one stack between threads of its own may do that: all snapshots are doubtful",
         raw::own_pid()
     );
 }
@@ -99,7 +99,7 @@ fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, S
 #[cold]
 fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let Some(own) = crate::process::identity::attached() else { return Ok(Some(call())) };
-    let deadline = raw::now() + config().timeout;
+    let mut deadline = Deadline::at(raw::now() + config().timeout);
     let mut patience = Patience::default();
     loop {
         let Some(record) = own.record() else { return Ok(Some(call())) };
@@ -118,7 +118,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
         if let Ok(seat) = Seat::take() {
             return Err(seat);
         }
-        if raw::now() > deadline {
+        if deadline.expired_twice(&patience) {
             say!(
                 Level::Error,
                 "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",

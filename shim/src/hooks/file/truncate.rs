@@ -20,7 +20,7 @@ use super::utime::without_bytes;
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::interpose::interpose;
 use crate::process::identity;
-use crate::process::log::{Level, Named, say};
+use crate::process::log::{Level, say};
 use crate::writer::enter::change;
 use crate::writer::touch::Touch;
 
@@ -168,7 +168,7 @@ pub fn doubt(origin: Origin) {
                 Level::Warn,
                 "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very \
                  moment",
-                Named(origin),
+                origin,
                 raw::own_pid()
             );
         }
