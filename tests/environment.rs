@@ -237,8 +237,8 @@ fn directories_that_others_could_tamper_with_are_refused() {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         path
     };
-    refused(&make("open", 0o777), "EACCES", "everybody may write");
-    refused(&make("sticky", 0o1777), "EACCES", "everybody may write");
+    refused(&make("open", 0o777), "EACCES", "every user may write");
+    refused(&make("sticky", 0o1777), "EACCES", "every user may write");
 
     let link = scratch.file("link");
     symlink(make("target", 0o700), &link).unwrap();

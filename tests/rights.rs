@@ -108,7 +108,7 @@ fn nothing_that_a_stranger_made_before_is_taken() {
         ("mkdir -m 700 table", "cannot be opened"),
         ("mkdir -m 755 table", "another user owns the directory"),
         ("mkdir -m 775 table", "another user owns the directory"),
-        ("mkdir -m 777 table", "everybody may write into the directory"),
+        ("mkdir -m 777 table", "every user may write into the directory"),
         ("mkdir -m 755 other; ln -s other table", "cannot be opened"),
         ("ln -s /etc table", "cannot be opened"),
         ("mkfifo table", "cannot be opened"),
@@ -159,7 +159,7 @@ fn what_stands_in_the_tables_place_is_refused_and_left_alone() {
     assert!(probe(&scratch, VICTIM, &directory).contains("active: 1\n"));
     fs::set_permissions(&table, fs::Permissions::from_mode(0o666)).unwrap();
     let said = probe(&scratch, VICTIM, &directory);
-    assert!(said.contains("snapshot: EACCES") && said.contains("everybody may write the table"), "{said}");
+    assert!(said.contains("snapshot: EACCES") && said.contains("every user may write the table"), "{said}");
 }
 
 /// A directory of one's own group, setgid: two users meet there.
