@@ -114,7 +114,7 @@ impl<'a> Work<'a> {
         look_at_table(own);
         service.attend();
         self.rounds += 1;
-        if self.rounds % TABLE_ROUNDS == 0 {
+        if self.rounds.is_multiple_of(TABLE_ROUNDS) {
             doubt_if_table_is_gone(own);
         }
         self.next_round = raw::now() + ROUND.as_nanos() as u64;
