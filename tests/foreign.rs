@@ -67,7 +67,8 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
             // Cut off by somebody else, it cannot even be compared.
             assert!(found.contains("state=1 "), "{about}: {found}");
             assert_named_once(&scratch, &about);
-            let cause = if verb == "cut" { ("cut the file", "cause=2\n") } else { ("changed the file", "cause=1\n") };
+            let cause =
+                if verb == "cut" { ("truncated the file", "cause=2\n") } else { ("changed the file", "cause=1\n") };
             assert!(log(&scratch).contains(cause.0) && found.contains(cause.1), "{about}: {found}{}", log(&scratch));
         }
     }
@@ -81,7 +82,7 @@ fn status(scratch: &Scratch) -> String {
 
 /// An agent was blamed that had done what could be done.
 #[test]
-fn a_foreign_cut_is_what_a_writer_names_who_meets_it() {
+fn a_foreign_truncation_is_what_a_writer_names_who_meets_it() {
     let policies = ["break-snapshot", "fail-write"];
     let changes = ["printf new | dd of=victim bs=4096 seek=20 conv=notrunc status=none", ": >victim"];
     for (scratch, way) in scratches().iter().flat_map(|scratch| WAYS.map(|way| (scratch, way))) {
@@ -93,20 +94,20 @@ fn a_foreign_cut_is_what_a_writer_names_who_meets_it() {
             let output = run(scratch.shimmed("sh", way).env("SNAPSHIM_ON_FAILURE", policy).args(["-c", change]));
             let said = text(&output);
             assert!(
-                output.status.success() && said.contains("a program without the shim has cut the file"),
+                output.status.success() && said.contains("a program without the shim has truncated the file"),
                 "{about}: {said}"
             );
             assert!(!said.contains("agent") && !said.contains("fail-write"), "{about}: {said}");
-            assert!(status(scratch).contains("broken") && status(scratch).contains("cut the file"), "{about}");
+            assert!(status(scratch).contains("broken") && status(scratch).contains("truncated the file"), "{about}");
             let found = holder.finish();
             assert!(found.contains("state=2 ") && found.contains("cause=2\n"), "{about}: {found}");
         }
     }
 }
 
-/// A look that found the counts moved on took the cut for a cooperating one.
+/// A look that found the counts moved on took the truncation for a cooperating one.
 #[test]
-fn a_cooperating_write_hides_no_foreign_cut() {
+fn a_cooperating_write_hides_no_foreign_truncation() {
     for scratch in scratches() {
         lay(&scratch);
         let holder = hold_to_be_doubtful(&scratch);

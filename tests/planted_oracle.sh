@@ -11,7 +11,7 @@ export SNAPSHIM_ORACLE_SECONDS="${SNAPSHIM_ORACLE_SECONDS:-600}" SNAPSHIM_ORACLE
 faults() {
     cat <<'END'
 the look at the pagemap behind the bytes that a pusher read | src/protocol/bytes.rs | s/if planted(Fault::UnlookedStore) {/if true {/
-the second walk where a snapshot was split beside the first | src/protocol/snapshot.rs | s/ || planted(Fault::CutLook)/ || true/
+the second walk where a snapshot was split beside the first | src/protocol/snapshot.rs | s/ || planted(Fault::SplitLook)/ || true/
 the proof that a call was left by a jump | shim/src/process/thread.rs | s/fn take_nested(thread: Thread, stack: u64).*{/& thread.leave_calls(|interrupted| interrupted < stack);/
 END
 }

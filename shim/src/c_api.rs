@@ -2,7 +2,7 @@
 
 use core::ffi::{c_char, c_int, c_void};
 
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, SegmentFlags, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUNCATION, SegmentFlags, State, View};
 use snapshim::table::walk::Walk;
 
 use crate::address_space::lock;
@@ -59,7 +59,7 @@ const DOUBTFUL: c_int = 1;
 const BROKEN: c_int = 2;
 
 /// SNAPSHIM_FOREIGN_CHANGE and its kin.
-const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_CUT, 2), (FOREIGN_MAPPING, 4)];
+const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_TRUNCATION, 2), (FOREIGN_MAPPING, 4)];
 
 /// The state of a snapshot in a process that has left a damaged table, and knows only where its snapshots lie.
 fn describe_unvouched(address: u64) -> Option<Stat> {

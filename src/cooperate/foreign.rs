@@ -8,7 +8,7 @@
 use crate::PAGE;
 use crate::protocol::changes::{Changes, Modified, Sight, look};
 use crate::protocol::origin::Origin;
-use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, SegmentFlags, State, View};
+use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, State, View};
 use crate::table::Table;
 
 impl Table {
@@ -24,7 +24,7 @@ impl Table {
     }
 
     /// Makes the snapshots that process `own` has of `origin` doubtful if a process that does not cooperate changed it. The result
-    /// is why, if it made any doubtful: `FOREIGN_CUT` or `FOREIGN_CHANGE`. Only one thread of `own` looks at a time.
+    /// is why, if it made any doubtful: `FOREIGN_TRUNCATION` or `FOREIGN_CHANGE`. Only one thread of `own` looks at a time.
     pub fn doubt_if_changed(
         &self,
         own: u64,
@@ -52,10 +52,10 @@ impl Table {
                 // A cooperating process has snapshots moved off the pages that it takes away, so counted changes hide no
                 // truncation. A segment that lies wholly past the end of the file has no page to lose.
                 let kept = view.kept();
-                let is_cut = !kept.is_empty() && sight.file.size.div_ceil(PAGE) < kept.end;
-                if is_cut || sight.tells_on_somebody_since(&seen) {
-                    let is_cut = is_cut || sight.file.size < seen.file.size;
-                    let cause = if is_cut { FOREIGN_CUT } else { FOREIGN_CHANGE };
+                let is_truncated = !kept.is_empty() && sight.file.size.div_ceil(PAGE) < kept.end;
+                if is_truncated || sight.tells_on_somebody_since(&seen) {
+                    let is_truncated = is_truncated || sight.file.size < seen.file.size;
+                    let cause = if is_truncated { FOREIGN_TRUNCATION } else { FOREIGN_CHANGE };
                     if snapshot.mark_because(view.head.life(), State::Doubtful, cause) {
                         doubted = Some(cause);
                     }

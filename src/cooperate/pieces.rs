@@ -38,7 +38,7 @@ impl Table {
     /// Waits for pushers into the segment at `index`, which is changing and about to be split. They are announced at `index`, so a
     /// look for the pushers of the part that is split off would not find them. False: a pusher that stores bytes takes too long.
     #[must_use]
-    pub fn await_pushers_of_cut(&self, index: u32, deadline: u64) -> bool {
+    pub fn await_pushers_of_split(&self, index: u32, deadline: u64) -> bool {
         if !self.await_pushers(index, true, deadline) {
             return false;
         }
@@ -83,15 +83,15 @@ impl Table {
     /// and are about to leave `from`. A walk over the records may meet them in neither.
     pub fn note_shift(&self, from: (u32, State), to: (u32, u32)) {
         let (Some(left), Some(gained)) = (self.snapshot(from.0), self.snapshot(to.0)) else { return };
-        if let Some(worse) = self.header.cuts.note(&self.header.active, left, from.1) {
+        if let Some(worse) = self.header.splits.note(&self.header.active, left, from.1) {
             gained.mark(to.1, worse);
         }
     }
 }
 
 /// The pages that a segment split from `view` shows, as the bits of `view` count them.
-fn of_bits(view: &View, cut: &View) -> core::ops::Range<u64> {
-    let (shown, base) = (cut.kept(), view.identity.base);
+fn of_bits(view: &View, split: &View) -> core::ops::Range<u64> {
+    let (shown, base) = (split.kept(), view.identity.base);
     shown.start - base..shown.end - base
 }
 

@@ -90,8 +90,8 @@ mod tests {
     fn no_call_that_writes_is_taken_for_another() {
         use Sysno::*;
         let writing = [write, pwrite64, writev, pwritev, pwritev2, copy_file_range, sendfile, splice, io_submit, ioctl];
-        let cutting = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
-        for call in writing.into_iter().chain(cutting) {
+        let truncating = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
+        for call in writing.into_iter().chain(truncating) {
             let doing = Doing { call: Some(call.id() as u64) };
             assert!(!doing.is_waiting_elsewhere(), "{call}");
         }

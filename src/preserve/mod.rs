@@ -34,7 +34,7 @@ use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::{Caller, ProcessId};
-use crate::protocol::snapshot::{Extent, FOREIGN_CUT, SERVED, Snapshot, State, View};
+use crate::protocol::snapshot::{Extent, FOREIGN_TRUNCATION, SERVED, Snapshot, State, View};
 use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use crate::sys::wait::{Allowance, Patience};
 use crate::sys::{futex, raw, signal_block};
@@ -98,7 +98,7 @@ pub enum Change {
     /// It replaces these bytes.
     Bytes(Range<u64>),
     /// It takes away, or moves, everything from this byte on. The kernel then takes private copies away as well.
-    Cut(u64),
+    Truncate(u64),
 }
 
 impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
@@ -163,7 +163,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     pub fn make_way(&self, origin: Origin, change: &Change) -> Result<(), Failure> {
         match change {
             Change::Bytes(range) => self.preserve(origin, range.clone()),
-            Change::Cut(from) => {
+            Change::Truncate(from) => {
                 // The page that holds the new end of the file changes only behind that end, so it is preserved and need not be
                 // moved.
                 let whole = from.next_multiple_of(PAGE);
@@ -193,13 +193,13 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 self.ask_agent(&view, task)
             };
             if !is_done && !self.table.retire_if_gone(view.identity.owner) {
-                let is_cut = self.is_cut_before(view.kept().end - 1);
+                let is_truncated = self.is_truncated_before(view.kept().end - 1);
                 if self.has_moved(index, &view) {
                     continue;
                 }
                 // Only its own process knows how much memory it needed.
-                let reason = if is_cut {
-                    Reason::ForeignCut
+                let reason = if is_truncated {
+                    Reason::ForeignTruncation
                 } else if self.has_room(&view, relocate::Pages::MOST) {
                     Reason::NoAgent
                 } else {
@@ -339,11 +339,11 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             }
             return Ok(());
         }
-        let is_cut = may_answer && self.is_cut_before(missing.start);
+        let is_truncated = may_answer && self.is_truncated_before(missing.start);
         if self.has_moved(index, view) {
             return Ok(());
         }
-        self.give_up(index, view, if is_cut { Reason::ForeignCut } else { reason })
+        self.give_up(index, view, if is_truncated { Reason::ForeignTruncation } else { reason })
     }
 
     /// Whether the mapper's agent may be asked.
@@ -358,7 +358,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Whether the origin ends before page `page`, which a snapshot shows that still lies on the file. A cooperating process has
     /// snapshots moved off the pages that it takes away, so the caller looks afterwards whether this one still lies there
     /// ([`Self::has_moved`]).
-    fn is_cut_before(&self, page: u64) -> bool {
+    fn is_truncated_before(&self, page: u64) -> bool {
         (self.size)().is_some_and(|size| size.div_ceil(PAGE) <= page)
     }
 
@@ -551,9 +551,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         if is_over {
             return Ok(());
         }
-        let is_lost = reason == Reason::ForeignCut;
+        let is_lost = reason == Reason::ForeignTruncation;
         if is_lost && let Some(snapshot) = self.table.snapshot(index) {
-            snapshot.mark_because(view.head.life(), State::Doubtful, FOREIGN_CUT);
+            snapshot.mark_because(view.head.life(), State::Doubtful, FOREIGN_TRUNCATION);
         }
         // No policy brings back pages that are gone.
         if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {

@@ -38,7 +38,7 @@ pub enum Reason {
     /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
     NoMemory,
     /// A program that does not cooperate has truncated the file: the pages are gone.
-    ForeignCut,
+    ForeignTruncation,
     /// The table cannot be trusted.
     Damaged,
 }

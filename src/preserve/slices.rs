@@ -90,7 +90,7 @@ impl<S: Stores> Means<'_, S> {
         let sparse = sparse.as_ref();
         let mut unit = self.last_unit(view, pages, sparse, course.is_whole)?;
         loop {
-            if unit.pages.start != view.extent.first && !self.table.await_pushers_of_cut(index, self.deadline) {
+            if unit.pages.start != view.extent.first && !self.table.await_pushers_of_split(index, self.deadline) {
                 return Err(Errno::BUSY);
             }
             let address = view.address_of(unit.pages.start);

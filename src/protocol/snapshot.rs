@@ -225,7 +225,7 @@ pub const SERVED: SegmentFlags = SegmentFlags(64);
 /// Why it is not exact any more: a program without the shim changed the file.
 pub const FOREIGN_CHANGE: SegmentFlags = SegmentFlags(128);
 /// A program without the shim truncated the file.
-pub const FOREIGN_CUT: SegmentFlags = SegmentFlags(256);
+pub const FOREIGN_TRUNCATION: SegmentFlags = SegmentFlags(256);
 /// A program without the shim had the file mapped shared and writable.
 pub const FOREIGN_MAPPING: SegmentFlags = SegmentFlags(512);
 
@@ -258,23 +258,23 @@ impl SegmentFlags {
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct Cuts(AtomicU64);
+pub struct Splits(AtomicU64);
 
-impl Cuts {
-    /// Counts a split: a further segment of `cut` has been published, and `cut` still shows its pages too. `before` is the state of
-    /// `cut` when the further segment was filled in. The result is what `cut` has become meanwhile, if that is worse: the further
-    /// segment is no better.
-    pub fn note(&self, active: &ActiveWord, cut: &Snapshot, before: State) -> Option<State> {
-        if !planted(Fault::CutCount) {
+impl Splits {
+    /// Counts a split: a further segment of `split` has been published, and `split` still shows its pages too. `before` is the
+    /// state of `split` when the further segment was filled in. The result is what `split` has become meanwhile, if that is worse:
+    /// the further segment is no better.
+    pub fn note(&self, active: &ActiveWord, split: &Snapshot, before: State) -> Option<State> {
+        if !planted(Fault::SplitCount) {
             // AcqRel: pairs with the Acquire in `count`: a walk that finds the old segment smaller finds the count changed.
             self.0.fetch_add(1, Ordering::AcqRel);
         }
-        if !planted(Fault::CutRaise) {
-            // The flag is up as long as `cut` is there. A walk that misses both segments must not take it down. This raise comes
-            // before `cut` can go, so the exchange that would lower the flag fails.
+        if !planted(Fault::SplitRaise) {
+            // The flag is up as long as `split` is there. A walk that misses both segments must not take it down. This raise comes
+            // before `split` can go, so the exchange that would lower the flag fails.
             active.raise();
         }
-        cut.worsened_since(before)
+        split.worsened_since(before)
     }
 
     /// Calls `walk` until it finds something, or has found nothing while the count did not move.
@@ -282,7 +282,7 @@ impl Cuts {
         loop {
             let before = self.count();
             let found = walk();
-            if found.is_some() || self.count() == before || planted(Fault::CutLook) {
+            if found.is_some() || self.count() == before || planted(Fault::SplitLook) {
                 return found;
             }
         }
@@ -495,7 +495,7 @@ impl Snapshot {
     /// The state, if it is worse than `before`. Called after a split was counted. A mark either comes before this and is found
     /// here, or it comes behind this: then its maker finds the count changed and walks again.
     fn worsened_since(&self, before: State) -> Option<State> {
-        if planted(Fault::CutMark) {
+        if planted(Fault::SplitMark) {
             return None;
         }
         // AcqRel: an exchange, because an exchange is ordered with the one in `mark`, and a load is not. Release: pairs with the

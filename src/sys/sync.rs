@@ -122,13 +122,13 @@ pub enum Fault {
     /// The order in which bytes at a movable position are announced: first in the frame, then in the count.
     FloatingFrame,
     /// The count of splits.
-    CutCount,
+    SplitCount,
     /// The second walk where the count of splits moved beside the first.
-    CutLook,
+    SplitLook,
     /// The raise of the active word when a segment is split off.
-    CutRaise,
+    SplitRaise,
     /// The second look at the state of a segment that another was split from.
-    CutMark,
+    SplitMark,
     /// The name of the incarnation that gives a block back.
     GivenBackByOwner,
     /// The second look for a range that another thread is taking apart.

@@ -7,7 +7,7 @@ use crate::protocol::gate::{ActiveWord, Floating};
 use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
 use crate::protocol::sharing::Sharing;
-use crate::protocol::snapshot::Cuts;
+use crate::protocol::snapshot::Splits;
 use crate::protocol::unseen::Unseen;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -32,7 +32,7 @@ pub struct Header {
     /// Ids of mappings handed out.
     mappings: AtomicU64,
     pub(crate) floating: Floating,
-    pub(crate) cuts: Cuts,
+    pub(crate) splits: Splits,
     /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
     pub(super) namespace: AtomicU64,
     pub(crate) active: ActiveWord,

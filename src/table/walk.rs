@@ -58,7 +58,7 @@ impl Table {
     /// The result of a walk beside which no snapshot was split. What `walk` does to the snapshots that it meets, it may do again.
     pub fn over_splits<T>(&self, mut walk: impl FnMut(Walk<'_>) -> T) -> T {
         let mut result = None;
-        self.header.cuts.over(|| -> Option<()> {
+        self.header.splits.over(|| -> Option<()> {
             result = Some(walk(self.walk_once()));
             None
         });
@@ -71,7 +71,7 @@ impl Table {
 
     /// What a walk finds. `None`: a walk found nothing, and no snapshot was split beside it.
     pub fn find_over_splits<T>(&self, mut walk: impl FnMut(Walk<'_>) -> Option<T>) -> Option<T> {
-        self.header.cuts.over(|| walk(self.walk_once()))
+        self.header.splits.over(|| walk(self.walk_once()))
     }
 
     /// A single walk: it misses a segment that is split off beside it. The caller says why that does no harm.

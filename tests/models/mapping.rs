@@ -6,7 +6,7 @@ use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
 use snapshim::protocol::gate::{ActiveWord, Call, Frame};
-use snapshim::protocol::snapshot::{Cuts, Extent, Head, Identity, SegmentFlags, Snapshot, State, View};
+use snapshim::protocol::snapshot::{Extent, Head, Identity, SegmentFlags, Snapshot, Splits, State, View};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
@@ -130,19 +130,19 @@ fn a_drop_never_takes_a_preserved_page() {
 struct Pieces {
     front: Snapshot,
     back: Snapshot,
-    cuts: Cuts,
+    splits: Splits,
     active: ActiveWord,
 }
 
 const WHOLE: Extent = Extent { address: 4096, first: 0, pages: 2, protection: 3 };
-const CUT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 3 };
+const SPLIT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 3 };
 
 impl Pieces {
     fn new() -> Arc<Self> {
         let pieces = Self {
             front: Snapshot::default(),
             back: Snapshot::default(),
-            cuts: Cuts::default(),
+            splits: Splits::default(),
             active: ActiveWord::default(),
         };
         pieces.active.raise();
@@ -162,9 +162,9 @@ impl Pieces {
         while self.back.begin_change(1).is_none() {}
         let before = self.back.view().expect("live").head.state();
         let head = self.front.claim(2, 1).expect("free");
-        self.front.describe(head, &Self::identity(), &CUT_OFF, SegmentFlags::NONE);
+        self.front.describe(head, &Self::identity(), &SPLIT_OFF, SegmentFlags::NONE);
         self.front.publish(head, before);
-        if let Some(worse) = self.cuts.note(&self.active, &self.back, before) {
+        if let Some(worse) = self.splits.note(&self.active, &self.back, before) {
             self.front.mark(2, worse);
         }
         self.back.place(&Extent { pages: 1, ..WHOLE });
@@ -182,7 +182,7 @@ impl Pieces {
 }
 
 #[test]
-fn a_walk_meets_the_piece_that_is_cut_off() {
+fn a_walk_meets_the_piece_that_is_split_off() {
     model(|| {
         let pieces = Pieces::new();
         let other = Arc::clone(&pieces);
@@ -192,7 +192,7 @@ fn a_walk_meets_the_piece_that_is_cut_off() {
         });
         thread::yield_now();
         let mut reached = [false; 2];
-        pieces.cuts.over(|| -> Option<()> {
+        pieces.splits.over(|| -> Option<()> {
             for piece in [&pieces.front, &pieces.back] {
                 // The writer waits for the mapper where a segment is changing.
                 let view = loop {
@@ -219,7 +219,7 @@ fn an_origin_is_in_use_while_its_snapshot_is_split() {
         let other = Arc::clone(&pieces);
         let mapper = thread::spawn(move || other.split_and_retire());
         thread::yield_now();
-        let found = pieces.cuts.over(|| pieces.walk().next().map(|(_, view)| view.identity.origin));
+        let found = pieces.splits.over(|| pieces.walk().next().map(|(_, view)| view.identity.origin));
         mapper.join().unwrap();
         assert_eq!(found, Some(ORIGIN), "a writer changes the file and preserves nothing");
     });
@@ -240,13 +240,13 @@ fn the_flag_stays_up_while_the_only_snapshot_is_split() {
 }
 
 #[test]
-fn a_doubt_reaches_the_piece_that_is_cut_off() {
+fn a_doubt_reaches_the_piece_that_is_split_off() {
     model(|| {
         let pieces = Pieces::new();
         let other = Arc::clone(&pieces);
         let mapper = thread::spawn(move || other.split_and_retire());
         thread::yield_now();
-        pieces.cuts.over(|| -> Option<()> {
+        pieces.splits.over(|| -> Option<()> {
             for (piece, view) in pieces.walk() {
                 piece.mark(view.head.life(), State::Doubtful);
             }

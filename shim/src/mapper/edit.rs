@@ -55,7 +55,7 @@ impl Mappings {
     ///
     /// The segments are split at the ends of the ranges first, so that each lies wholly inside or outside.
     fn changing<T>(&self, ranges: &[&Range<u64>], body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-        let begun = ranges.iter().try_for_each(|range| self.cut_and_begin(range));
+        let begun = ranges.iter().try_for_each(|range| self.split_and_begin(range));
         if begun.is_ok() {
             let result = body();
             self.end_all();
@@ -68,7 +68,7 @@ impl Mappings {
 
     /// Splits the segments at the ends of the range, and makes those inside odd. Repeats until nothing is left to do: while this
     /// waits for the agent, the agent may split a segment that is not reached yet.
-    fn cut_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
+    fn split_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
         let left = || find_piece(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
         while let Some((index, view)) = left() {
             self.begin(index, &view)?;
@@ -77,7 +77,7 @@ impl Mappings {
         while let Some((index, inside, extent)) =
             inside().find(|(_, inside, extent)| inside.start != extent.address || inside.end != extent.end())
         {
-            self.cut(index, if inside.end != extent.end() { inside.end } else { inside.start })?;
+            self.split(index, if inside.end != extent.end() { inside.end } else { inside.start })?;
         }
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Mappings {
 
     /// Makes every segment odd, so that neither the agent nor another thread changes it until `end_all`.
     pub fn begin_all(&self) -> Result<(), Errno> {
-        self.cut_and_begin(&EVERYWHERE)
+        self.split_and_begin(&EVERYWHERE)
     }
 
     /// The segments in a range, all of which a hook has made odd. Only the thread that holds the mappings splits such a segment,
@@ -120,9 +120,9 @@ impl Mappings {
     }
 
     /// Splits a segment at `address`, if that lies inside. The new segment after it is published odd as well.
-    fn cut(&self, index: u32, address: u64) -> Result<(), Errno> {
+    fn split(&self, index: u32, address: u64) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
-        if !self.own.table.await_pushers_of_cut(index, Self::deadline()) {
+        if !self.own.table.await_pushers_of_split(index, Self::deadline()) {
             return Err(Errno::NOMEM);
         }
         let view = snapshot.view().ok_or(Errno::NOMEM)?;

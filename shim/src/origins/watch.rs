@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::{modified_behind, place_behind};
 use snapshim::protocol::changes::Modified;
 use snapshim::protocol::origin::{Origin, Place, PlaceCell};
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, SegmentFlags, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, View};
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
@@ -200,8 +200,8 @@ fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: S
         Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
         origin,
         Culprit(culprit),
-        if cause == FOREIGN_CUT { "cut" } else { "changed" },
-        if cause == FOREIGN_CUT {
+        if cause == FOREIGN_TRUNCATION { "truncated" } else { "changed" },
+        if cause == FOREIGN_TRUNCATION {
             "pages of the snapshot may be gone (SIGBUS)"
         } else {
             "the snapshot may show its bytes"

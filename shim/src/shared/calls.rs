@@ -305,7 +305,7 @@ fn note_move(list: &mut List, wanted: &Move, at: u64) {
     if from.is_empty() {
         // With an old length of zero the old mapping stays, and a second one of the same pages is made.
         let Some(old) = list.at(from.start) else { return };
-        let doubled = old.cut(from.start..from.start);
+        let doubled = old.clip(from.start..from.start);
         list.carve(&new);
         return list.add(Entry { range: new, ..doubled });
     }

@@ -73,7 +73,7 @@ impl Entry {
     }
 
     /// An entry like this one for a part of it.
-    pub fn cut(&self, part: Range<u64>) -> Self {
+    pub fn clip(&self, part: Range<u64>) -> Self {
         let first = self.first + (part.start - self.range.start) / PAGE;
         let Self { origin, protection, is_inherited, .. } = *self;
         Self { range: part, first, origin, protection, is_inherited, course: Course::default() }
@@ -188,9 +188,9 @@ impl List {
                 continue;
             }
             let part = entry.part(range);
-            let before = entry.cut(entry.range.start..part.start);
-            let after = entry.cut(part.end..entry.range.end);
-            let middle = changed(entry.cut(part));
+            let before = entry.clip(entry.range.start..part.start);
+            let after = entry.clip(part.end..entry.range.end);
+            let middle = changed(entry.clip(part));
             // The rest of it, perhaps empty, keeps its index: no entry is removed before all have been visited.
             self.entries_mut()[at] = before;
             [Some(after), middle].into_iter().flatten().for_each(|entry| self.push(entry));
@@ -204,7 +204,7 @@ impl List {
         for at in 0..self.count {
             let entry = &self.entries()[at];
             if entry.touches(from) {
-                let copy = entry.cut(entry.part(from));
+                let copy = entry.clip(entry.part(from));
                 let start = to + (copy.range.start - from.start);
                 let end = start + (copy.range.end - copy.range.start);
                 self.push(Entry { range: start..end, ..copy });

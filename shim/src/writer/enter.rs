@@ -108,8 +108,8 @@ fn change_origin(
     }
     thread.own.table.note_change(origin);
     let pusher = Pusher { size: &|| size_behind(descriptor), ..pusher(thread, frame) };
-    if let Some(from) = touch.cuts_from() {
-        return match pusher.make_way(origin, &Change::Cut(from)) {
+    if let Some(from) = touch.truncates_from() {
+        return match pusher.make_way(origin, &Change::Truncate(from)) {
             Ok(()) => call(),
             Err(_) if thread.own.leaves_damaged() => call(),
             Err(failure) => refuse(origin, &failure),
@@ -133,8 +133,8 @@ fn change_origin(
 #[cold]
 fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     let table = thread.own.table;
-    let change = match (touch.cuts_from(), touch.offset().map(u64::try_from)) {
-        (Some(from), _) => Some(Change::Cut(from)),
+    let change = match (touch.truncates_from(), touch.offset().map(u64::try_from)) {
+        (Some(from), _) => Some(Change::Truncate(from)),
         (None, Some(Ok(start))) => Some(Change::Bytes(start..start.saturating_add(touch.length()))),
         // The kernel refuses a negative offset.
         (None, Some(Err(_))) => Some(Change::Bytes(0..0)),

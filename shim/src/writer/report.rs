@@ -20,7 +20,7 @@ impl Report for Teller {
             raw::own_pid(),
             why(reason),
             match reason {
-                Reason::ForeignCut => "",
+                Reason::ForeignTruncation => "",
                 _ => ". Set SNAPSHIM_ON_FAILURE=fail-write to let the write fail instead",
             }
         );
@@ -56,9 +56,9 @@ pub fn why(reason: Reason) -> &'static str {
         Reason::Damaged => {
             concat!("the table is damaged; end the programs that use it and remove ", snapshim::table_file_name!())
         }
-        Reason::ForeignCut => {
-            "a program without the shim has cut the file, and pages of the snapshot are gone with that; run every program that writes \
-             it under the shim"
+        Reason::ForeignTruncation => {
+            "a program without the shim has truncated the file, and pages of the snapshot are gone with that; run every program \
+             that writes it under the shim"
         }
         Reason::MapperBusy => "it was changing its mapping and did not finish (is it stopped?)",
     }

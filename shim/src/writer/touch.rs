@@ -15,7 +15,7 @@ pub trait Touch {
         opened_with_append
     }
     /// The offset from which on the call removes or moves the file's content; `None`: it only replaces bytes.
-    fn cuts_from(&self) -> Option<u64> {
+    fn truncates_from(&self) -> Option<u64> {
         None
     }
     /// Which file it is, if that is known without a look at the descriptor.

@@ -4,7 +4,7 @@ use std::fs;
 
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_CUT, FOREIGN_MAPPING, SegmentFlags, State, View};
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUNCATION, SegmentFlags, State, View};
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
@@ -53,8 +53,8 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
 }
 
 fn why(flags: SegmentFlags) -> &'static str {
-    if flags.contains(FOREIGN_CUT) {
-        "  a program without the shim cut the file"
+    if flags.contains(FOREIGN_TRUNCATION) {
+        "  a program without the shim truncated the file"
     } else if flags.contains(FOREIGN_CHANGE) {
         "  a program without the shim changed the file"
     } else if flags.contains(FOREIGN_MAPPING) {

@@ -76,7 +76,7 @@ fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> 
             let made = || changing_others(known.others, argument, call) as isize;
             change(fd, Request::read(names, argument), made) as c_int
         }
-        Effect::Cut => truncate::cut(fd, 0, call),
+        Effect::Truncate => truncate::truncate_file(fd, 0, call),
         Effect::Turns => {
             let changed = || change(fd, Request::EVERYTHING, || call() as isize) as c_int;
             behind::changing(known.name, &Named::above(fd), &changed)

@@ -13,7 +13,7 @@ use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
-use super::truncate::{cut, doubt, is_without_proc};
+use super::truncate::{doubt, is_without_proc, truncate_file};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
@@ -103,11 +103,11 @@ pub fn opened(flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
     }
     match open(flags & !libc::O_TRUNC) {
         fd if fd < 0 || flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL => fd,
-        fd => cut_opened(fd, flags, &open),
+        fd => truncate_opened(fd, flags, &open),
     }
 }
 
-fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
+fn truncate_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
     let Ok(stat) = rustix::fs::fstat(raw::borrow(fd as u32)) else { return fd };
     let is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -119,7 +119,7 @@ fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
         }
         _ => return fd,
     }
-    let result = if is_read_only { cut_read_only(fd, flags, open) } else { cut_writable(fd) };
+    let result = if is_read_only { truncate_read_only(fd, flags, open) } else { truncate_writable(fd) };
     if result < 0 {
         close(fd);
         return -1;
@@ -127,16 +127,16 @@ fn cut_opened(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
     fd
 }
 
-fn cut_writable(fd: c_int) -> c_int {
+fn truncate_writable(fd: c_int) -> c_int {
     // SAFETY: the arguments are values, and the descriptor is the shim's own.
-    cut(fd, 0, || as_libc(unsafe { syscall!(Sysno::ftruncate, fd, 0) }) as c_int)
+    truncate_file(fd, 0, || as_libc(unsafe { syscall!(Sysno::ftruncate, fd, 0) }) as c_int)
 }
 
 /// Truncates by path, because ftruncate(2) wants a descriptor that is open for writing.
-fn cut_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
+fn truncate_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
     let path = ProcPath::own("fd").slash(fd as u32);
     let emptied = Cell::new(Place::Elsewhere);
-    let result = cut(fd, 0, || {
+    let result = truncate_file(fd, 0, || {
         // SAFETY: the path is a C string.
         match unsafe { syscall!(Sysno::truncate, path.as_c_str().as_ptr(), 0) } {
             Err(error) if is_without_proc(error.into_raw()) => {}

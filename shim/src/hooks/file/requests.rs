@@ -22,7 +22,7 @@ pub enum Effect {
     /// Replaces bytes of the file.
     Bytes(Names),
     /// Empties the file.
-    Cut,
+    Truncate,
     /// Makes a block device show other bytes: its snapshots are preserved as if all bytes were replaced. A partition has a page
     /// cache of its own, so snapshots of what lies on the device become doubtful.
     Turns,
@@ -96,17 +96,17 @@ pub const REQUESTS: &[Request] = &[
     also_changing(&[0], 0x4028_5881, "XFS_IOC_EXCHANGE_RANGE"),
     also_changing(&[0], 0x4058_5883, "XFS_IOC_COMMIT_RANGE"),
     // Before Linux 5.17. They give the file the size that their argument says.
-    request(0x4030_580A, "XFS_IOC_ALLOCSP", Effect::Cut),
-    request(0x4030_580B, "XFS_IOC_FREESP", Effect::Cut),
-    request(0x4030_5824, "XFS_IOC_ALLOCSP64", Effect::Cut),
-    request(0x4030_5825, "XFS_IOC_FREESP64", Effect::Cut),
+    request(0x4030_580A, "XFS_IOC_ALLOCSP", Effect::Truncate),
+    request(0x4030_580B, "XFS_IOC_FREESP", Effect::Truncate),
+    request(0x4030_5824, "XFS_IOC_ALLOCSP64", Effect::Truncate),
+    request(0x4030_5825, "XFS_IOC_FREESP64", Effect::Truncate),
     request(0x4080_9440, "BTRFS_IOC_ENCODED_WRITE", Effect::Bytes(Names::Range(2, 4))),
     request(0xF501, "F2FS_IOC_START_ATOMIC_WRITE", Effect::Bytes(Names::Everything)),
     request(0xF502, "F2FS_IOC_COMMIT_ATOMIC_WRITE", Effect::Bytes(Names::Everything)),
     request(0xF503, "F2FS_IOC_START_VOLATILE_WRITE", Effect::Bytes(Names::Everything)),
     request(0xF504, "F2FS_IOC_RELEASE_VOLATILE_WRITE", Effect::Bytes(Names::Everything)),
     request(0xF505, "F2FS_IOC_ABORT_ATOMIC_WRITE", Effect::Bytes(Names::Everything)),
-    request(0xF519, "F2FS_IOC_START_ATOMIC_REPLACE", Effect::Cut),
+    request(0xF519, "F2FS_IOC_START_ATOMIC_REPLACE", Effect::Truncate),
     // dst_fd
     also_changing(&[0], 0xC020_F509, "F2FS_IOC_MOVE_RANGE"),
     request(0x4018_F514, "F2FS_IOC_SEC_TRIM_FILE", Effect::Bytes(Names::Range(0, 1))),

@@ -1,7 +1,7 @@
 //! truncate(2), ftruncate(2), fallocate(2): content goes away, moves, or becomes zeros.
 //!
 //! A truncation destroys private copies as well: the kernel unmaps them. So pages of a snapshot are moved off the file first
-//! (`cuts_from` tells the core).
+//! (`truncates_from` tells the core).
 
 use core::cell::Cell;
 use core::ffi::{c_char, c_int};
@@ -56,13 +56,13 @@ interpose! {
 }
 
 /// The change of a truncation: everything from a byte on goes away.
-struct Cut {
+struct Truncation {
     from: off64_t,
     /// The file; `None` for the one behind the descriptor.
     place: Option<Place>,
 }
 
-impl Touch for Cut {
+impl Touch for Truncation {
     fn length(&self) -> u64 {
         0
     }
@@ -71,7 +71,7 @@ impl Touch for Cut {
         Some(self.from)
     }
 
-    fn cuts_from(&self) -> Option<u64> {
+    fn truncates_from(&self) -> Option<u64> {
         // The kernel refuses a negative length.
         Some(u64::try_from(self.from).unwrap_or(u64::MAX >> 1))
     }
@@ -86,27 +86,27 @@ impl Touch for Cut {
 }
 
 /// Makes `call`, which truncates the file behind `descriptor` to `length` bytes.
-pub fn cut(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
-    change(descriptor, Cut { from: length, place: None }, || call() as isize) as c_int
+pub fn truncate_file(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
+    change(descriptor, Truncation { from: length, place: None }, || call() as isize) as c_int
 }
 
 /// The same for a call that truncates the file behind `descriptor` to nothing by opening it once more.
-pub fn cut_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
-    change(descriptor, Cut { from: 0, place: None }, call)
+pub fn truncate_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
+    change(descriptor, Truncation { from: 0, place: None }, call)
 }
 
 /// Makes `call`, which looks `path` up itself and truncates the file to nothing.
-pub fn cut_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
-    cut_named(directory, path, 0, call)
+pub fn truncate_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
+    truncate_named(directory, path, 0, call)
 }
 
 /// The same for a call that leaves `length` bytes.
-fn cut_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
+fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
     const NO_DESCRIPTOR: c_int = -1;
     let seen = place_named(directory, path);
     let result = match seen {
         Place::Elsewhere => call(),
-        place => change(NO_DESCRIPTOR, Cut { from: length, place: Some(place) }, call),
+        place => change(NO_DESCRIPTOR, Truncation { from: length, place: Some(place) }, call),
     };
     doubt_if_other(directory, path, seen);
     result
@@ -184,7 +184,7 @@ pub fn is_without_proc(failure: c_int) -> bool {
 
 pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    cut(fd, length, || unsafe { real(fd, length) })
+    truncate_file(fd, length, || unsafe { real(fd, length) })
 }
 
 /// The path is looked up once, where that is possible, so that the preserved file is the truncated one.
@@ -193,12 +193,12 @@ pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off6
     let by_name = || unsafe { real(path, length) };
     let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
         // No descriptor is left; or the path leads nowhere, and the call fails as the lookup did.
-        return cut_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
+        return truncate_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
     };
     let found = ProcPath::own("fd").slash(descriptor as u32);
     let before = errno();
     let was_by_name = Cell::new(false);
-    let result = cut(descriptor, length, || {
+    let result = truncate_file(descriptor, length, || {
         // SAFETY: the path is a C string.
         let result = unsafe { real(found.as_c_str().as_ptr(), length) };
         if result == 0 || !is_without_proc(errno()) {
@@ -236,7 +236,7 @@ impl Touch for Allocation {
         Some(self.offset)
     }
 
-    fn cuts_from(&self) -> Option<u64> {
+    fn truncates_from(&self) -> Option<u64> {
         (self.mode & (COLLAPSE_RANGE | INSERT_RANGE) != 0).then(|| u64::try_from(self.offset).unwrap_or(u64::MAX >> 1))
     }
 }

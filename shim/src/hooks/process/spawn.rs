@@ -10,7 +10,7 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::errno;
-use crate::hooks::file::truncate::cut_by_name;
+use crate::hooks::file::truncate::truncate_by_name;
 use crate::interpose::{self, interpose};
 use crate::process::lending;
 
@@ -68,7 +68,7 @@ const _: () = assert!(size_of::<Action>() == 32 && core::mem::offset_of!(Action,
 
 /// An action that truncates a file, or says where the paths of later actions begin.
 enum Step {
-    Cut(*const c_char),
+    Truncate(*const c_char),
     MoveTo(*const c_char),
     MoveToOpen(c_int),
 }
@@ -81,7 +81,7 @@ impl Action {
         // SAFETY: the kind says which member of the union is in use.
         unsafe {
             match self.kind {
-                OPEN => truncates(self.with.open.flags).then_some(Step::Cut(self.with.open.path)),
+                OPEN => truncates(self.with.open.flags).then_some(Step::Truncate(self.with.open.path)),
                 CHANGE_DIRECTORY => Some(Step::MoveTo(self.with.directory)),
                 CHANGE_DIRECTORY_TO => Some(Step::MoveToOpen(self.with.descriptor)),
                 _ => None,
@@ -146,7 +146,7 @@ fn within(actions: &[Action], directory: c_int, call: &dyn Fn() -> c_int) -> isi
     };
     let rest = &actions[at + 1..];
     match step {
-        Step::Cut(path) => cut_by_name(directory, path, || within(rest, directory, call)),
+        Step::Truncate(path) => truncate_by_name(directory, path, || within(rest, directory, call)),
         Step::MoveToOpen(descriptor) => within(rest, descriptor, call),
         Step::MoveTo(path) => {
             let flags = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC).bits();

@@ -4,7 +4,7 @@
 use core::ffi::{c_char, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut as pointer};
 
-use crate::hooks::file::truncate::{cut_by_name, cut_in};
+use crate::hooks::file::truncate::{truncate_by_name, truncate_in};
 use crate::interpose::stdio_vtables::{Stream, descriptor_of};
 use crate::interpose::{self, interpose};
 
@@ -29,7 +29,7 @@ fn on_fopen(real: fopen64::Function, path: *const c_char, mode: *const c_char) -
     if interpose::is_libc_seen() || !unsafe { truncates(mode) } {
         return call();
     }
-    answer(cut_by_name(libc::AT_FDCWD, path, || call().expose_provenance() as isize))
+    answer(truncate_by_name(libc::AT_FDCWD, path, || call().expose_provenance() as isize))
 }
 
 fn on_freopen(real: freopen64::Function, path: *const c_char, mode: *const c_char, stream: *mut Stream) -> *mut c_void {
@@ -41,12 +41,12 @@ fn on_freopen(real: freopen64::Function, path: *const c_char, mode: *const c_cha
     }
     let call = || call().expose_provenance() as isize;
     if !path.is_null() {
-        return answer(cut_by_name(libc::AT_FDCWD, path, call));
+        return answer(truncate_by_name(libc::AT_FDCWD, path, call));
     }
     // Without a path freopen(3) opens the stream's own file once more.
     // SAFETY: the stream is open, as freopen(3) demands.
     let descriptor = unsafe { descriptor_of(stream) };
-    answer(cut_in(descriptor, call))
+    answer(truncate_in(descriptor, call))
 }
 
 /// The stream; null where the gate refused the call.
