@@ -83,8 +83,8 @@ fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
     let mut stat = Stat { state: EXACT, cause: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
     let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);
     for (index, view) in same {
-        let kept = view.kept();
-        stat.pages += kept.end - kept.start;
+        let covered = view.covered_pages();
+        stat.pages += covered.end - covered.start;
         stat.state = stat.state.max(match view.head.state() {
             State::Exact => EXACT,
             State::Doubtful => DOUBTFUL,

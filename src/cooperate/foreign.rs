@@ -51,8 +51,8 @@ impl Table {
                 let seen = snapshot.seen();
                 // A cooperating process has snapshots moved off the pages that it takes away, so counted changes hide no
                 // truncation. A segment that lies wholly past the end of the file has no page to lose.
-                let kept = view.kept();
-                let is_truncated = !kept.is_empty() && sight.file.size.div_ceil(PAGE) < kept.end;
+                let covered = view.covered_pages();
+                let is_truncated = !covered.is_empty() && sight.file.size.div_ceil(PAGE) < covered.end;
                 if is_truncated || sight.tells_on_somebody_since(&seen) {
                     let is_truncated = is_truncated || sight.file.size < seen.file.size;
                     let cause = if is_truncated { FOREIGN_TRUNCATION } else { FOREIGN_CHANGE };

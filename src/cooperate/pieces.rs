@@ -91,7 +91,7 @@ impl Table {
 
 /// The pages that a segment split from `view` shows, as the bits of `view` count them.
 fn of_bits(view: &View, split: &View) -> core::ops::Range<u64> {
-    let (shown, base) = (split.kept(), view.identity.base);
+    let (shown, base) = (split.covered_pages(), view.identity.base);
     shown.start - base..shown.end - base
 }
 
@@ -102,10 +102,10 @@ fn copy_bits(
     to: &Bits<'_, SnapshotBlocks<'_>>,
     copied: &View,
 ) -> bool {
-    let kept = copied.kept();
+    let covered = copied.covered_pages();
     let (from_base, to_base) = (view.identity.base, copied.identity.base);
-    let mut at = kept.start;
-    while let Some(run) = from.first_set(at - from_base..kept.end - from_base) {
+    let mut at = covered.start;
+    while let Some(run) = from.first_set(at - from_base..covered.end - from_base) {
         let pages = run.start + from_base..run.end + from_base;
         if to.set(pages.start - to_base..pages.end - to_base).is_none() {
             return false;

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use super::headroom::Headroom;
-use super::kept::KeptFiles;
+use super::proc_fd_cache::ProcFdCache;
 use super::record::record;
 use super::relocate::{self, Stores};
 use super::{unshare, verify};
@@ -34,7 +34,7 @@ pub struct Means<'a, S> {
     /// This process.
     pub own: Caller<'a>,
     /// Cached descriptors of files in /proc.
-    pub kept: &'a KeptFiles,
+    pub proc_fds: &'a ProcFdCache,
     /// Where its snapshots lie.
     pub holdings: &'a Holdings,
     /// Keeps other threads from storing.
@@ -124,12 +124,12 @@ impl<S: Stores> Means<'_, S> {
         if request.task == Task::Break {
             return break_piece(snapshot, view).into();
         }
-        let shown = view.kept();
+        let shown = view.covered_pages();
         let start = request.first.max(shown.start);
         let end = request.first.saturating_add(request.count).min(shown.end);
         let is_done = start >= end
             || view.is_relocated()
-            || copy(self.table, request.snapshot, view, start..end, self.kept).is_ok();
+            || copy(self.table, request.snapshot, view, start..end, self.proc_fds).is_ok();
         is_done.into()
     }
 }
@@ -174,7 +174,7 @@ pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<Vie
 }
 
 /// Copies `pages` of the segment, verifies and records that. The generation is odd.
-fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFiles) -> Result<(), Errno> {
+fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, proc_fds: &ProcFdCache) -> Result<(), Errno> {
     let (_, _, id) = table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
     let address = view.address_of(pages.start);
     let count = pages.end - pages.start;
@@ -187,7 +187,7 @@ fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, kept: &KeptFi
         return Err(Errno::ACCESS);
     }
     // Where even /proc/self cannot be read, the kernel's success has to do: no other thread changes the mapping now.
-    if verify::private_pages(id, raw::own_tid(), address, count, kept).is_ok_and(|private| private < count) {
+    if verify::private_pages(id, raw::own_tid(), address, count, proc_fds).is_ok_and(|private| private < count) {
         // The page may lie in memory of its own by now: it must not be dropped, because the file would be read anew.
         if let Some(snapshot) = table.snapshot(index) {
             snapshot.add_flags(BITS_INCOMPLETE);

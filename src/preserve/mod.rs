@@ -6,7 +6,7 @@
 //!
 //! [`Pusher`] is the way of a writer, from the origin and the range to the verified page. [`local`], [`relocate`] and [`slices`]
 //! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
-//! still hold, [`kept`] which files of /proc stay open.
+//! still hold, [`proc_fds`] which files of /proc stay open.
 //!
 //! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
 //!
@@ -15,9 +15,9 @@
 
 pub mod headroom;
 pub mod holes;
-pub mod kept;
 pub mod local;
 pub mod policy;
+pub mod proc_fd_cache;
 mod record;
 pub mod relocate;
 pub mod slices;
@@ -40,9 +40,9 @@ use crate::sys::wait::{Allowance, Patience};
 use crate::sys::{futex, raw, signal_block};
 use crate::table::Table;
 use headroom::Headroom;
-use kept::KeptFiles;
 use local::Means;
 use policy::{Failure, OnFailure, Reason, Report, Way};
+use proc_fd_cache::ProcFdCache;
 use record::record;
 use relocate::Stores;
 
@@ -62,8 +62,8 @@ pub struct Pusher<'a, R, S> {
     pub slot: &'a WriterSlot,
     /// The frame of the call under way.
     pub frame: &'a Frame,
-    /// Files of other processes kept open.
-    pub kept: &'a KeptFiles,
+    /// Cached descriptors of other processes' files in /proc.
+    pub proc_fds: &'a ProcFdCache,
     /// What mappers may still hold.
     pub headroom: &'a Headroom,
     /// Where the calling process's own snapshots lie.
@@ -181,9 +181,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     fn relocate_in(&self, index: u32, life: u32, first: u64) -> Result<(), Failure> {
         loop {
             let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
-            let Some(view) =
-                view.filter(|view| !view.is_relocated() && first < view.kept().end && !view.kept().is_empty())
-            else {
+            let Some(view) = view.filter(|view| {
+                !view.is_relocated() && first < view.covered_pages().end && !view.covered_pages().is_empty()
+            }) else {
                 return Ok(());
             };
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
@@ -193,7 +193,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 self.ask_agent(&view, task)
             };
             if !is_done && !self.table.retire_if_gone(view.identity.owner) {
-                let is_truncated = self.is_truncated_before(view.kept().end - 1);
+                let is_truncated = self.is_truncated_before(view.covered_pages().end - 1);
                 if self.has_moved(index, &view) {
                     continue;
                 }
@@ -214,7 +214,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// open the origin in its own table of descriptors, to look for holes. To close it in the application's table would drop the
     /// application's locks.
     fn relocate_own(&self, view: &View, task: Request) -> bool {
-        let shown = view.kept();
+        let shown = view.covered_pages();
         let is_long = shown.end - task.first.max(shown.start) >= relocate::Pages::MOST;
         let has_agent = || {
             let owner = self.table.owner(view.identity.owner);
@@ -226,8 +226,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// What this process may use to preserve in its own snapshots.
     fn means(&self) -> Means<'_, S> {
         let deadline = raw::now() + self.patience;
-        let Self { table, own, kept, holdings, stores, headroom, .. } = *self;
-        Means { table, own, kept, holdings, stores, headroom, open: &|_| None, deadline }
+        let Self { table, own, proc_fds, holdings, stores, headroom, .. } = *self;
+        Means { table, own, proc_fds, holdings, stores, headroom, open: &|_| None, deadline }
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
@@ -387,7 +387,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// The same pages, which have to be preserved, and behind `range` as many of the `ahead` pages as follow on them, have no copy,
     /// and find room with the mapper.
     fn with_ahead(&self, index: u32, view: &View, range: &Range<u64>, missing: &Range<u64>, ahead: u64) -> Range<u64> {
-        let end = missing.end.saturating_add(ahead).min(view.kept().end).min(missing.start + RUN);
+        let end = missing.end.saturating_add(ahead).min(view.covered_pages().end).min(missing.start + RUN);
         if missing.end != Table::touched(view, range).end || end <= missing.end {
             return missing.clone();
         }
@@ -452,9 +452,9 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let protection = view.extent.protection;
         let (access, private) = if protection == Extent::PROTECTION_UNKNOWN || unshare::is_writable(protection) {
             let access = mapper.unshare(address, count, protection, self.unreadable);
-            (access, verify::private_pages(mapper.id, mapper.thread(), address, count, self.kept))
+            (access, verify::private_pages(mapper.id, mapper.thread(), address, count, self.proc_fds))
         } else {
-            (Ok(()), mapper.store_same_bytes(address, count, self.kept))
+            (Ok(()), mapper.store_same_bytes(address, count, self.proc_fds))
         };
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and if this process was
         // still the mapper.

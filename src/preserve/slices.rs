@@ -61,7 +61,7 @@ impl<S: Stores> Means<'_, S> {
     }
 
     fn relocate_slice(&self, request: &Request, snapshot: &Snapshot, view: &View, course: &mut Move) -> Served {
-        let shown = view.kept();
+        let shown = view.covered_pages();
         let pages = request.first.max(shown.start)..shown.end;
         if pages.is_empty() || view.is_relocated() {
             return Served::Done;
@@ -139,7 +139,7 @@ impl<S: Stores> Means<'_, S> {
 
     fn first_private(&self, view: &View, pages: &Range<u64>) -> Result<Option<Range<u64>>, Errno> {
         let (_, _, id) = self.table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
-        let found = verify::first_private(id, view.address_of(pages.start), pages.end - pages.start, self.kept)?;
+        let found = verify::first_private(id, view.address_of(pages.start), pages.end - pages.start, self.proc_fds)?;
         Ok(found.map(|run| run.start + pages.start..run.end + pages.start))
     }
 
@@ -166,15 +166,15 @@ impl<S: Stores> Means<'_, S> {
             Some(sparse) => self.what_is_there(view, pages, sparse)?,
             None => Copied::All,
         };
-        let kept = match &copied {
+        let copied_pages = match &copied {
             Copied::All => count,
             Copied::Only(some) => some.count(),
         };
-        if kept == 0 {
+        if copied_pages == 0 {
             return relocate::replace_by_nothing(address, length, view);
         }
         let (_, _, id) = self.table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
-        if !self.headroom.allows(id, kept) {
+        if !self.headroom.allows(id, copied_pages) {
             return Err(Errno::NOMEM);
         }
         let end = address + length as u64;

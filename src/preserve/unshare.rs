@@ -16,7 +16,7 @@ use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
-use super::kept::KeptFiles;
+use super::proc_fd_cache::ProcFdCache;
 use super::verify;
 use crate::PAGE;
 use crate::protocol::bytes::{self, Found, Run};
@@ -78,14 +78,14 @@ impl Mapper<'_> {
     ///
     /// The bytes may be read by thread id, because they are written to the address space that the file was opened on. If another
     /// image has taken its place, that address space is gone, and nothing is written.
-    pub fn store_same_bytes(&self, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
+    pub fn store_same_bytes(&self, address: u64, pages: u64, proc_fds: &ProcFdCache) -> Result<u64, Errno> {
         let cookie = self.process.cookie(self.id).ok_or(Errno::SRCH)?;
         let thread = self.thread();
-        kept.with_memory(self.id, thread, cookie, |memory| {
+        proc_fds.with_memory(self.id, thread, cookie, |memory| {
             let mut done = 0;
             while done < pages {
                 let count = (pages - done).min(bytes::AT_ONCE as u64) as usize;
-                let run = Pages { mapper: self.id, thread, address: address + done * PAGE, count, memory, kept };
+                let run = Pages { mapper: self.id, thread, address: address + done * PAGE, count, memory, proc_fds };
                 match bytes::make_private(&run) {
                     Ok(private) if private == count => done += count as u64,
                     Ok(private) => return Ok(done + private as u64),
@@ -107,7 +107,7 @@ struct Pages<'a> {
     address: u64,
     count: usize,
     memory: BorrowedFd<'a>,
-    kept: &'a KeptFiles,
+    proc_fds: &'a ProcFdCache,
 }
 
 impl Pages<'_> {
@@ -137,7 +137,7 @@ impl Run for Pages<'_> {
     }
 
     fn look(&self, found: &mut [Found]) -> Result<(), Errno> {
-        verify::look(self.mapper, self.thread, self.address, found, self.kept)
+        verify::look(self.mapper, self.thread, self.address, found, self.proc_fds)
     }
 
     fn store(&self, first: usize, bytes: &[u8]) -> Result<usize, Errno> {

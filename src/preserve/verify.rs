@@ -6,7 +6,7 @@
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
-use super::kept::KeptFiles;
+use super::proc_fd_cache::ProcFdCache;
 use crate::PAGE;
 use crate::protocol::bytes::{self, Found};
 use crate::protocol::process_id::ProcessId;
@@ -14,8 +14,14 @@ use crate::sys::raw;
 
 /// How many of the `pages` pages at `address`, from the first on, are private to the process `id`, one of whose living threads is
 /// `thread`.
-pub fn private_pages(id: ProcessId, thread: u32, address: u64, pages: u64, kept: &KeptFiles) -> Result<u64, Errno> {
-    kept.with_pagemap(id, thread, |pagemap| {
+pub fn private_pages(
+    id: ProcessId,
+    thread: u32,
+    address: u64,
+    pages: u64,
+    proc_fds: &ProcFdCache,
+) -> Result<u64, Errno> {
+    proc_fds.with_pagemap(id, thread, |pagemap| {
         let mut private = 0;
         while private < pages {
             let at = address + private * PAGE;
@@ -44,9 +50,9 @@ pub fn first_private(
     id: ProcessId,
     address: u64,
     pages: u64,
-    kept: &KeptFiles,
+    proc_fds: &ProcFdCache,
 ) -> Result<Option<core::ops::Range<u64>>, Errno> {
-    kept.with_pagemap(id, raw::own_tid(), |pagemap| {
+    proc_fds.with_pagemap(id, raw::own_tid(), |pagemap| {
         match scan(pagemap, address, pages, PAGE_IS_PRESENT | PAGE_IS_SWAPPED) {
             Err(Errno::BADF) => Err(Errno::BADF),
             Err(_) if pages > FEW => Ok(Some(0..pages)),
@@ -171,8 +177,14 @@ fn is_private(entry: u64) -> bool {
 }
 
 /// What each of the pages at `address` is, all at one look.
-pub fn look(id: ProcessId, thread: u32, address: u64, found: &mut [Found], kept: &KeptFiles) -> Result<(), Errno> {
-    let entries = kept.with_pagemap(id, thread, |pagemap| {
+pub fn look(
+    id: ProcessId,
+    thread: u32,
+    address: u64,
+    found: &mut [Found],
+    proc_fds: &ProcFdCache,
+) -> Result<(), Errno> {
+    let entries = proc_fds.with_pagemap(id, thread, |pagemap| {
         let mut entries = [0u8; bytes::AT_ONCE * 8];
         let wanted = &mut entries[..found.len() * 8];
         let length = wanted.len();

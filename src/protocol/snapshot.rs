@@ -190,7 +190,7 @@ impl View {
 
     /// The origin's pages that the segment shows: from the extent's first page to the end of the file at the instant.
     #[must_use]
-    pub fn kept(&self) -> core::ops::Range<u64> {
+    pub fn covered_pages(&self) -> core::ops::Range<u64> {
         let end = self.identity.size.div_ceil(crate::PAGE).min(self.extent.first.saturating_add(self.extent.pages));
         self.extent.first..end.max(self.extent.first)
     }

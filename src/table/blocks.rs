@@ -55,7 +55,7 @@ impl Table {
     /// How many of the pages that a segment shows have their own copy.
     #[must_use]
     pub fn preserved_pages(&self, index: u32, view: &View) -> u64 {
-        let shown = view.kept();
+        let shown = view.covered_pages();
         if view.is_relocated() {
             return shown.end - shown.start;
         }

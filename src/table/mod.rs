@@ -208,9 +208,9 @@ impl Table {
     /// The pages of `view` that a change of the bytes `range` of its origin touches.
     #[must_use]
     pub fn touched(view: &View, range: &Range<u64>) -> Range<u64> {
-        let kept = view.kept();
-        let start = (range.start / crate::PAGE).max(kept.start);
-        let end = range.end.div_ceil(crate::PAGE).min(kept.end);
+        let covered = view.covered_pages();
+        let start = (range.start / crate::PAGE).max(covered.start);
+        let end = range.end.div_ceil(crate::PAGE).min(covered.end);
         start..end.max(start)
     }
 }

@@ -135,7 +135,7 @@ fn may_move(view: &View) -> bool {
 pub fn may_move_whole(range: &Range<u64>) -> bool {
     let Some(own) = identity::attached() else { return false };
     let is_whole = |view: &View| {
-        may_move(view) && view.extent.address <= range.start && range.end <= view.address_of(view.kept().end)
+        may_move(view) && view.extent.address <= range.start && range.end <= view.address_of(view.covered_pages().end)
     };
     find_piece(&own, range, |_, view| is_whole(view)).is_some()
 }

@@ -10,8 +10,8 @@ use core::ffi::{c_int, c_void};
 use core::ops::ControlFlow;
 use core::time::Duration;
 
-use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::local::{Means, Served};
+use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::snapshot::State;
 use snapshim::sys::sync::Ordering;
 use snapshim::sys::{futex, raw, signal_block};
@@ -37,13 +37,13 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     // into memory that traps.
     signal_block::set_signal_mask(u64::MAX);
     // A descriptor has a meaning in one table only. These descriptors go with the agent's table when the agent ends.
-    let kept_apart = KeptFiles::new();
-    let kept = if fd_table::begin() { &kept_apart } else { identity::kept() };
+    let own_proc_fds = ProcFdCache::new();
+    let proc_fds = if fd_table::begin() { &own_proc_fds } else { identity::proc_fds() };
     // Release: pairs with the Acquire in `await_beginning`.
     HAS_BEGUN.store(1, Ordering::Release);
     futex::wake(&HAS_BEGUN);
     let _ = rustix::thread::set_name(c"snapshim-agent");
-    let mut work = Work::new(kept);
+    let mut work = Work::new(proc_fds);
     loop {
         if let ControlFlow::Break(status) = work.turn() {
             return status;
@@ -53,7 +53,7 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
 
 /// What the agent remembers from one turn of its loop to the next.
 struct Work<'a> {
-    kept: &'a KeptFiles,
+    proc_fds: &'a ProcFdCache,
     eager: eager::Eager,
     company: Company,
     rounds: u32,
@@ -62,9 +62,9 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(kept: &'a KeptFiles) -> Self {
+    fn new(proc_fds: &'a ProcFdCache) -> Self {
         let next_round = raw::now() + ROUND.as_nanos() as u64;
-        Self { kept, eager: eager::Eager::default(), company: Company::default(), rounds: 0, next_round }
+        Self { proc_fds, eager: eager::Eager::default(), company: Company::default(), rounds: 0, next_round }
     }
 
     /// One turn: does what is asked for and what is due, and sleeps until there is more. It breaks with the agent's exit status.
@@ -82,9 +82,10 @@ impl<'a> Work<'a> {
         if arm::answer_creation(&own) {
             self.eager.begin_anew();
         }
-        let kept = self.kept;
-        let mut service = Service { own: &own, kept, bell, is_answered: answer_requests(&own, kept), has_armed: false };
-        let pause = match self.eager.open_piece(&own, kept) {
+        let proc_fds = self.proc_fds;
+        let mut service =
+            Service { own: &own, proc_fds, bell, is_answered: answer_requests(&own, proc_fds), has_armed: false };
+        let pause = match self.eager.open_piece(&own, proc_fds) {
             Progress::Until(_) => return ControlFlow::Continue(()),
             Progress::Later => Duration::from_millis(1),
             // A process without snapshots is woken through the doorbell; it needs no periodic wake-up.
@@ -124,7 +125,7 @@ impl<'a> Work<'a> {
 /// Answers to what other processes wait for, given in the middle of other work.
 struct Service<'a> {
     own: &'a Own,
-    kept: &'a KeptFiles,
+    proc_fds: &'a ProcFdCache,
     /// The doorbell when requests were looked for last.
     bell: u32,
     /// Whether all requests are answered.
@@ -145,7 +146,7 @@ impl Service<'_> {
         let begun = foreign_maps::time_used();
         self.bell = bell;
         self.has_armed |= arm::answer_creation(self.own);
-        self.is_answered = answer_requests(self.own, self.kept);
+        self.is_answered = answer_requests(self.own, self.proc_fds);
         foreign_maps::time_used().saturating_sub(begun)
     }
 }
@@ -167,7 +168,7 @@ fn leave() -> c_int {
 }
 
 /// Answers the requests of writers for this process's snapshots. False: one of them is done in part.
-fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
+fn answer_requests(own: &Own, proc_fds: &ProcFdCache) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
@@ -176,7 +177,7 @@ fn answer_requests(own: &Own, kept: &KeptFiles) -> bool {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { kept, open: &watch::open_apart, ..preserve_own::means(own, deadline) };
+        let means = Means { proc_fds, open: &watch::open_apart, ..preserve_own::means(own, deadline) };
         match means.serve(&request) {
             Served::InPart => is_answered = false,
             served => slot.answer(number, served == Served::Done),

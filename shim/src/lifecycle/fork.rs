@@ -106,7 +106,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
             }
             start::start_for_snapshots(&child);
         }
-        claim::keep_inherited();
+        claim::retain_inherited();
         watch::begin_anew_in_child();
         return 0;
     }

@@ -109,7 +109,7 @@ impl Heir {
 
     /// In the child, before the handler goes on that forked.
     pub fn take_over(mut self) {
-        self.place.keep();
+        self.place.hold();
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
         self.record.christen(self.unborn, born);
         let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(born));
@@ -155,7 +155,7 @@ impl Place {
         Ok(Self { noted: Some(free) })
     }
 
-    fn keep(&mut self) {
+    fn hold(&mut self) {
         self.noted = None;
     }
 }

@@ -257,8 +257,8 @@ impl Mappings {
     /// Moves one segment: its pages within the file first, then the pages past the end, which are a mapping of their own.
     fn shift_piece(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
         let old = view.extent.address..view.extent.end();
-        let kept = view.kept();
-        let backed = (kept.end - kept.start) * PAGE;
+        let covered = view.covered_pages();
+        let backed = (covered.end - covered.start) * PAGE;
         let total = view.extent.pages * PAGE;
         move_memory(old.start, backed, target)?;
         move_memory(old.start + backed, total - backed, target + backed)?;
@@ -292,10 +292,10 @@ impl Mappings {
         let bits = self.own.table.bits(&pool, view);
         // The page that holds the end of the file stays: it was made private and zeroed when the snapshot was made.
         let whole_pages = view.identity.size / PAGE;
-        let kept = view.kept();
+        let covered = view.covered_pages();
         let base = view.identity.base;
-        let mut at = kept.start;
-        while let Some(run) = bits.first_droppable(at - base..kept.end.min(whole_pages).max(at) - base) {
+        let mut at = covered.start;
+        while let Some(run) = bits.first_droppable(at - base..covered.end.min(whole_pages).max(at) - base) {
             let address = view.address_of(run.start + base);
             // SAFETY: the run is part of this process's snapshot; its pages are not preserved, so none needs to be private.
             let _ = unsafe { madvise(address as *mut c_void, ((run.end - run.start) * PAGE) as usize, advice) };

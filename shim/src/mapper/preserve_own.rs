@@ -10,7 +10,7 @@ use crate::address_space::lock::{Mappings, each_piece, overlap};
 use crate::process::identity::{self, Own};
 
 /// Gives the snapshots in a range of addresses their own copies of the pages.
-pub fn keep(address: u64, length: u64) {
+pub fn preserve_range(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
     let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
     let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return };
@@ -27,6 +27,15 @@ pub fn keep(address: u64, length: u64) {
 
 /// What the calling process preserves with in its own snapshots.
 pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
-    let (kept, holdings, headroom) = (identity::kept(), identity::holdings(), identity::headroom());
-    Means { table: own.table, own: own.caller(), kept, holdings, stores: &Trap, headroom, open: &|_| None, deadline }
+    let (proc_fds, holdings, headroom) = (identity::proc_fds(), identity::holdings(), identity::headroom());
+    Means {
+        table: own.table,
+        own: own.caller(),
+        proc_fds,
+        holdings,
+        stores: &Trap,
+        headroom,
+        open: &|_| None,
+        deadline,
+    }
 }

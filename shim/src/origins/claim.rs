@@ -56,7 +56,7 @@ pub fn release_unused(own: &Own) {
 }
 
 /// In a forked child, which may have inherited a claim without the snapshots.
-pub fn keep_inherited() {
+pub fn retain_inherited() {
     match identity::attached() {
         Some(own) => release_unused(&own),
         None => release(|_| true),

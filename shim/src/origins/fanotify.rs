@@ -114,21 +114,21 @@ fn has_library(pid: u32) -> Option<bool> {
 /// The text is searched in pieces and not line by line: the library's name stands at the end of a path of any length.
 pub fn names_library(maps: &OwnedFd) -> Option<bool> {
     let mut buffer = [0u8; 960];
-    let (mut kept, mut any) = (0, false);
+    let (mut carried, mut any) = (0, false);
     let mut position = 0;
     loop {
-        let count = rustix::io::pread(maps, &mut buffer[kept..], position).ok()?;
+        let count = rustix::io::pread(maps, &mut buffer[carried..], position).ok()?;
         position += count as u64;
         if count == 0 {
             // The file of a dead process is empty, and says nothing.
             return any.then_some(false);
         }
         any = true;
-        let filled = kept + count;
+        let filled = carried + count;
         if buffer[..filled].windows(LIBRARY.len()).any(|part| part == LIBRARY) {
             return Some(true);
         }
-        kept = filled.min(LIBRARY.len() - 1);
-        buffer.copy_within(filled - kept..filled, 0);
+        carried = filled.min(LIBRARY.len() - 1);
+        buffer.copy_within(filled - carried..filled, 0);
     }
 }

@@ -52,8 +52,8 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
         return;
     };
     let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
-    if let Ok(kept) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
-        free.number.store(kept.into_raw_fd() as u32, Ordering::Relaxed);
+    if let Ok(moved_up) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
+        free.number.store(moved_up.into_raw_fd() as u32, Ordering::Relaxed);
         free.take_notices();
         // Release: see `PlaceCell`; the numbers are visible before the origin is.
         free.origin.store(Place::Origin(origin));

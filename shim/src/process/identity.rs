@@ -9,7 +9,7 @@ use once_cell::race::OnceRef;
 use rustix::mm::{Advice, madvise};
 use snapshim::cooperate::locate::place_of;
 use snapshim::preserve::headroom::Headroom;
-use snapshim::preserve::kept::KeptFiles;
+use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::aio_queues::{QUEUES_AT, Queues};
 use snapshim::protocol::holdings::Holdings;
 use snapshim::protocol::origin::Place;
@@ -51,7 +51,7 @@ pub struct Identity {
 
 static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
 pub static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
-pub static KEPT: KeptFiles = KeptFiles::new();
+pub static PROC_FDS: ProcFdCache = ProcFdCache::new();
 pub static HOLDINGS: Holdings = Holdings::new();
 static HEADROOM: Headroom = Headroom::new();
 
@@ -104,8 +104,8 @@ impl Own {
 }
 
 /// The files in /proc of other processes that this one has open.
-pub fn kept() -> &'static KeptFiles {
-    &KEPT
+pub fn proc_fds() -> &'static ProcFdCache {
+    &PROC_FDS
 }
 
 /// How much more memory mappers may hold, as far as this process has asked.

@@ -16,7 +16,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
 use super::identity::{
-    ATTACHED, HOLDINGS, Identity, KEPT, LENDS, Own, attached, identity_page, is_borrower, place, table,
+    ATTACHED, HOLDINGS, Identity, LENDS, Own, PROC_FDS, attached, identity_page, is_borrower, place, table,
 };
 use super::log::{self, Level, say};
 use crate::base::config::config;
@@ -453,8 +453,8 @@ fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> b
 
 /// Names this image `id`, and then says in its record how other processes can tell that it is this image.
 fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32) {
-    KEPT.forget_calls();
-    KEPT.lower_floor();
+    PROC_FDS.forget_calls();
+    PROC_FDS.lower_floor();
     // Empty before any thread finds the record and describes a shared mapping there.
     record.sharing.describe(core::iter::empty());
     if LENDS.load(Ordering::Relaxed) {

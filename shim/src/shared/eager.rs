@@ -5,7 +5,7 @@
 use core::ops::Range;
 
 use snapshim::PAGE;
-use snapshim::preserve::kept::KeptFiles;
+use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::origin::Origin;
 
 use super::list;
@@ -36,18 +36,19 @@ impl Eager {
         }
     }
 
-    /// Opens one more part. Words that the kernel may have to mark come first, with or without `SNAPSHIM_SHARED=eager`. `kept` has
-    /// the agent's files in /proc.
-    pub fn open_piece(&mut self, own: &Own, kept: &KeptFiles) -> Progress {
+    /// Opens one more part. Words that the kernel may have to mark come first, with or without `SNAPSHIM_SHARED=eager`. `proc_fds`
+    /// has the agent's files in /proc.
+    pub fn open_piece(&mut self, own: &Own, proc_fds: &ProcFdCache) -> Progress {
         let open_word = |part: &Range<u64>, origin| {
-            self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, kept))
+            self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, proc_fds))
         };
         if let Progress::Later = robust_futex::open_words(open_word) {
             return Progress::Later;
         }
         let Some(next) = self.next else { return Progress::Over };
         let Some(thread) = self.thread(own) else { return Progress::Over };
-        let progress = piece_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin, kept));
+        let progress =
+            piece_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin, proc_fds));
         match progress {
             Progress::Until(next) => self.next = Some(next),
             Progress::Over => self.next = None,
@@ -63,10 +64,10 @@ impl Eager {
 }
 
 /// Preserves and opens a part of one mapping.
-fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin, kept: &KeptFiles) -> Progress {
+fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin, proc_fds: &ProcFdCache) -> Progress {
     let open = |announced: &Announced<'_>| {
         let bytes = bytes_of(part)?;
-        announced.make_way_alone(bytes.clone(), kept).ok()?;
+        announced.make_way_alone(bytes.clone(), proc_fds).ok()?;
         let list = list::read();
         let entry = list.at(part.start).filter(|entry| entry.is_writable() && entry.origin == origin)?;
         if entry.part(part) == *part && entry.bytes(part) == bytes {

@@ -22,7 +22,7 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
     let mut list = super::list::write();
     let pid = real();
     if pid == 0 {
-        list.keep_inherited();
+        list.retain_inherited();
     }
     pid
 }

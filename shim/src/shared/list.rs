@@ -247,7 +247,7 @@ impl List {
     }
 
     /// Removes the entries of mappings that a forked child does not have.
-    pub fn keep_inherited(&mut self) {
+    pub fn retain_inherited(&mut self) {
         self.retain(|entry| entry.is_inherited);
     }
 }

@@ -3,8 +3,8 @@
 use core::ops::Range;
 
 use rustix::io::Errno;
-use snapshim::preserve::kept::KeptFiles;
 use snapshim::preserve::policy::{Failure, OnFailure, Way};
+use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::preserve::{Change, Pusher};
 use snapshim::protocol::gate::{Call, Entry, Frame};
 use snapshim::protocol::origin::{Origin, Place};
@@ -52,14 +52,14 @@ impl Announced<'_> {
 
     /// The same for the agent, which asks no other agent for help: agents must not wait for each other. It fails where a snapshot
     /// would need such help, and breaks none.
-    pub fn make_way_alone(&self, bytes: Range<u64>, kept: &KeptFiles) -> Result<(), Failure> {
+    pub fn make_way_alone(&self, bytes: Range<u64>, proc_fds: &ProcFdCache) -> Result<(), Failure> {
         if !self.is_watched {
             return Ok(());
         }
         // For a mapper that changes its mapping it waits no longer than this, nanoseconds.
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
-        let alone = Pusher { kept, way: Way::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
+        let alone = Pusher { proc_fds, way: Way::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
         alone.make_way(self.origin, &Change::Bytes(bytes))
     }
 }

@@ -138,7 +138,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Tr
         own: thread.own.caller(),
         slot: thread.slot,
         frame,
-        kept: identity::kept(),
+        proc_fds: identity::proc_fds(),
         headroom: identity::headroom(),
         holdings: identity::holdings(),
         unreadable: arena::unreadable_page(),

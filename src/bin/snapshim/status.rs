@@ -45,11 +45,11 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
         State::Doubtful => "doubtful",
         _ => "broken",
     };
-    let kept = view.kept();
+    let covered = view.covered_pages();
     let preserved = table.preserved_pages(index, view);
     let origin = view.identity.origin.to_string();
     let why = if view.head.state() == State::Exact { "" } else { why(view.flags) };
-    println!("{pid:>8}  {origin:<32}  {state:<8}  {:>12}  {preserved:>10}{why}", kept.end - kept.start);
+    println!("{pid:>8}  {origin:<32}  {state:<8}  {:>12}  {preserved:>10}{why}", covered.end - covered.start);
 }
 
 fn why(flags: SegmentFlags) -> &'static str {

@@ -4,11 +4,11 @@
 //! came in between, so each change is counted here.
 //!
 //! The shim keeps files of its own open among the program's descriptors. No close may take them away, and no dup2 may replace them
-//! while they are in use: see [`KeptFiles`].
+//! while they are in use: see [`ProcFdCache`].
 
 use core::ffi::{c_int, c_uint};
 
-use snapshim::preserve::kept::KeptFiles;
+use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
@@ -71,18 +71,18 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
 /// Makes a call that may close or replace what the shim keeps open: `act` gets the shim's files. It gets none in a vfork child,
 /// whose descriptor table is a copy.
 #[inline]
-fn beside_kept<T>(last: u32, act: impl FnOnce(Option<&KeptFiles>) -> T) -> T {
-    let kept = identity::kept();
-    if !kept.may_guard(last) || identity::is_borrower() {
+fn with_proc_fds<T>(last: u32, act: impl FnOnce(Option<&ProcFdCache>) -> T) -> T {
+    let proc_fds = identity::proc_fds();
+    if !proc_fds.may_guard(last) || identity::is_borrower() {
         return act(None);
     }
-    kept.replacing(|| act(Some(kept)))
+    proc_fds.replacing(|| act(Some(proc_fds)))
 }
 
 pub fn on_close(real: close::Function, fd: c_int) -> c_int {
     count_change(fd);
-    beside_kept(fd as u32, |kept| {
-        if kept.is_some_and(|kept| kept.guards(fd as u32)) {
+    with_proc_fds(fd as u32, |proc_fds| {
+        if proc_fds.is_some_and(|proc_fds| proc_fds.guards(fd as u32)) {
             // As natively, where the program has nothing open at that number.
             return fail(libc::EBADF);
         }
@@ -105,8 +105,9 @@ pub fn on_dup3(real: dup3::Function, old: c_int, new: c_int, flags: c_int) -> c_
 
 /// Makes `call`, which duplicates the file at `old` to `new`.
 fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
-    beside_kept(new as u32, |kept| {
-        let Some((kept, own)) = kept.filter(|kept| old != new && kept.guards(new as u32)).zip(identity::attached())
+    with_proc_fds(new as u32, |proc_fds| {
+        let Some((proc_fds, own)) =
+            proc_fds.filter(|proc_fds| old != new && proc_fds.guards(new as u32)).zip(identity::attached())
         else {
             return call();
         };
@@ -115,7 +116,7 @@ fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
             -1 => Err(None),
             done => Ok(done),
         };
-        match kept.vacate(new as u32, are_users_gone, replace) {
+        match proc_fds.vacate(new as u32, are_users_gone, replace) {
             Ok(done) => done,
             // The call has set errno.
             Err(None) => -1,
@@ -131,10 +132,10 @@ pub fn on_close_range(real: close_range::Function, first: c_uint, last: c_uint, 
     if first > last || flags & CLOSE_RANGE_CLOEXEC != 0 {
         return call(first, last);
     }
-    beside_kept(last, |kept| {
-        let Some(kept) = kept else { return call(first, last) };
+    with_proc_fds(last, |proc_fds| {
+        let Some(proc_fds) = proc_fds else { return call(first, last) };
         let mut at = first;
-        while let Some(guarded) = kept.first_guarded(at, last) {
+        while let Some(guarded) = proc_fds.first_guarded(at, last) {
             // An empty part needs a call as well: the kernel judges its flags.
             let done = if at < guarded { call(at, guarded - 1) } else { call(u32::MAX, u32::MAX) };
             if done < 0 || guarded == last {

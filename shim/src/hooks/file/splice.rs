@@ -142,7 +142,7 @@ pub fn on_splice(
 
 pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, count: size_t, flags: c_uint) -> ssize_t {
     // The pipe holds the pages themselves. Without a copy of its own it would show whatever is written to the file later.
-    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, preserve_own::keep);
+    each_buffer(vector, count.min(c_int::MAX as usize) as c_int, preserve_own::preserve_range);
     // SAFETY: the application's arguments, as they are.
     unsafe { real(fd, vector, count, flags) }
 }

@@ -7,8 +7,8 @@
 //! to a guarded number takes it out of service, waits for the frames that may be using it, and then replaces it.
 //!
 //! A hook that has looked before a number was guarded may make its call afterwards. It announces itself before it looks
-//! ([`KeptFiles::replacing`]), and a file is not used for the first time before all such calls are over. The two sides put a fence
-//! between their store and their load, so at least one sees the other.
+//! ([`ProcFdCache::replacing`]), and a file is not used for the first time before all such calls are over. The two sides put a
+//! fence between their store and their load, so at least one sees the other.
 //!
 //! A call that passes the hooks (a program's own system call instruction) is noticed at the next use: a file is known by its
 //! position, a random one that nothing else moves (mem_lseek, fs/proc/base.c, takes any; all reading and writing here is at
@@ -49,7 +49,7 @@ const WITHDRAWN: u32 = 2;
 
 /// The cached files of a descriptor table: the calling process's, or its agent's own.
 #[derive(Debug)]
-pub struct KeptFiles {
+pub struct ProcFdCache {
     pagemaps: [Entry; PLACES],
     memories: [Entry; PLACES],
     guests: [Entry; GUESTS],
@@ -63,7 +63,7 @@ pub struct KeptFiles {
 /// calls.
 const PATIENCE: u64 = 1_000_000_000;
 
-impl KeptFiles {
+impl ProcFdCache {
     /// An empty cache.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "only ever a static, or an agent's")]
