@@ -7,11 +7,11 @@ use core::time::Duration;
 use rustix::io::Errno;
 
 use super::liveness::{self, Liveness};
-use super::locate::place_of;
+use super::locate::target_of_stat;
 use super::thread_state::{Doing, Maker};
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::gate::{Frame, Turn};
-use crate::protocol::origin::{Origin, Place};
+use crate::protocol::origin::{Origin, Target};
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::protocol::writer_slot::WriterSlot;
@@ -169,10 +169,10 @@ impl Table {
         let Maker { process, id, thread, doing } = maker;
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
         let covered = match rustix::fs::stat(path.as_c_str()) {
-            Ok(stat) => match place_of(&stat) {
-                Place::Origin(origin) => scope.covers(origin),
-                Place::Elsewhere => false,
-                Place::Unknown => true,
+            Ok(stat) => match target_of_stat(&stat) {
+                Target::Origin(origin) => scope.covers(origin),
+                Target::Elsewhere => false,
+                Target::Unknown => true,
             },
             Err(Errno::NOENT) => false,
             Err(_) => true,
@@ -183,7 +183,7 @@ impl Table {
         // A number that came to mean another file meanwhile tells nothing of a call that is in the kernel with it. If the call is
         // yet to be made, or made again, with a number that comes to mean an origin, the writer itself finds that out afterwards.
         let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
-        !covered && is_telling && frame.look().1 == turn && frame.place_at(turn) == Place::Unknown
+        !covered && is_telling && frame.look().1 == turn && frame.target_at(turn) == Target::Unknown
     }
 
     /// Waits until the creation `seen` is over. Ends it if its owner is dead or has taken too long.
@@ -250,10 +250,10 @@ impl Table {
 fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
     let (phase, turn) = frame.look();
     let concerned = phase.is_under_way()
-        && match frame.place_at(turn) {
-            Place::Elsewhere => false,
-            Place::Origin(origin) => scope.covers(origin),
-            Place::Unknown => true,
+        && match frame.target_at(turn) {
+            Target::Elsewhere => false,
+            Target::Origin(origin) => scope.covers(origin),
+            Target::Unknown => true,
         };
     concerned.then_some(turn)
 }

@@ -9,61 +9,61 @@ use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use crate::protocol::changes::Modified;
-use crate::protocol::origin::{Origin, Place};
+use crate::protocol::origin::{Origin, Target};
 use crate::sys::raw;
 
-/// Where a descriptor leads. [`Place::Unknown`]: the kernel does not say, for want of memory or because a filter of seccomp(2)
+/// Where a descriptor leads. [`Target::Unknown`]: the kernel does not say, for want of memory or because a filter of seccomp(2)
 /// refuses the question.
 ///
 /// It asks for type and inode only. A file system with multigrain timestamps updates the times at every later write once it has
 /// been asked for them (Documentation/filesystems/multigrain-ts.rst).
-pub fn place_behind(descriptor: u32) -> Place {
+pub fn target_of_descriptor(descriptor: u32) -> Target {
     let wanted = StatxFlags::TYPE | StatxFlags::INO;
     match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
-        Ok(found) => place_found(&found),
-        Err(Errno::BADF) => Place::Elsewhere,
-        Err(_) => place_otherwise(descriptor),
+        Ok(found) => target_of_statx(&found),
+        Err(Errno::BADF) => Target::Elsewhere,
+        Err(_) => target_of_descriptor_otherwise(descriptor),
     }
 }
 
 /// The same by older calls: a filter may know one of them and not the others.
 #[cold]
-fn place_otherwise(descriptor: u32) -> Place {
+fn target_of_descriptor_otherwise(descriptor: u32) -> Target {
     let file = raw::borrow(descriptor);
     match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
-        Ok(found) => place_of(&found),
-        Err(Errno::BADF) => Place::Elsewhere,
+        Ok(found) => target_of_stat(&found),
+        Err(Errno::BADF) => Target::Elsewhere,
         // A descriptor without a position is neither a file nor a block device.
-        Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Place::Elsewhere,
-        Err(_) => Place::Unknown,
+        Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Target::Elsewhere,
+        Err(_) => Target::Unknown,
     }
 }
 
 /// Where a path leads from `directory`. The path is the application's, the flags are those of newfstatat(2). The result is
-/// [`Place::Elsewhere`] also where the call that will look up the path fails as this look does.
-pub fn place_at(directory: u32, path: *const c_char, flags: u32) -> Place {
+/// [`Target::Elsewhere`] also where the call that will look up the path fails as this look does.
+pub fn target_at_path(directory: u32, path: *const c_char, flags: u32) -> Target {
     let mut found = MaybeUninit::<Statx>::uninit();
     let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
     // SAFETY: `found` is a struct statx; the kernel checks the application's pointer.
     let done = unsafe { syscall!(Sysno::statx, directory as i32, path, flags, wanted, found.as_mut_ptr()) };
     match done {
         // SAFETY: the call filled it in.
-        Ok(_) => place_found(unsafe { found.assume_init_ref() }),
-        Err(error) if is_of_the_path(error) => Place::Elsewhere,
-        Err(_) => place_at_otherwise(directory, path, flags),
+        Ok(_) => target_of_statx(unsafe { found.assume_init_ref() }),
+        Err(error) if is_of_the_path(error) => Target::Elsewhere,
+        Err(_) => target_at_path_otherwise(directory, path, flags),
     }
 }
 
 #[cold]
-fn place_at_otherwise(directory: u32, path: *const c_char, flags: u32) -> Place {
+fn target_at_path_otherwise(directory: u32, path: *const c_char, flags: u32) -> Target {
     let mut found = MaybeUninit::<rustix::fs::Stat>::uninit();
     // SAFETY: `found` is a struct stat; the kernel checks the application's pointer.
     let done = unsafe { syscall!(Sysno::newfstatat, directory as i32, path, found.as_mut_ptr(), flags) };
     match done {
         // SAFETY: the call filled it in.
-        Ok(_) => place_of(unsafe { found.assume_init_ref() }),
-        Err(error) if is_of_the_path(error) => Place::Elsewhere,
-        Err(_) => Place::Unknown,
+        Ok(_) => target_of_stat(unsafe { found.assume_init_ref() }),
+        Err(error) if is_of_the_path(error) => Target::Elsewhere,
+        Err(_) => Target::Unknown,
     }
 }
 
@@ -73,32 +73,32 @@ fn is_of_the_path(error: syscalls::Errno) -> bool {
     [E::ENOENT, E::ENOTDIR, E::ELOOP, E::ENAMETOOLONG, E::EACCES, E::EFAULT, E::EBADF].contains(&error)
 }
 
-/// Where a descriptor leads, when that file was modified, and its size. It is to be asked seldom: see [`place_behind`].
-pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Place, Modified)> {
+/// Where a descriptor leads, when that file was modified, and its size. It is to be asked seldom: see [`target_of_descriptor`].
+pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Target, Modified)> {
     let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MTIME | StatxFlags::SIZE;
     let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
     let modified = Modified::new(found.stx_mtime.tv_sec, u64::from(found.stx_mtime.tv_nsec), found.stx_size);
-    StatxFlags::from_bits_retain(found.stx_mask).contains(wanted).then(|| (place_found(&found), modified))
+    StatxFlags::from_bits_retain(found.stx_mask).contains(wanted).then(|| (target_of_statx(&found), modified))
 }
 
-fn place_found(found: &Statx) -> Place {
+fn target_of_statx(found: &Statx) -> Target {
     match FileType::from_raw_mode(found.stx_mode.into()) {
         FileType::RegularFile => {
-            Place::Origin(Origin::file(makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
+            Target::Origin(Origin::file(makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
         }
         FileType::BlockDevice => {
-            Place::Origin(Origin::block_device(makedev(found.stx_rdev_major, found.stx_rdev_minor)))
+            Target::Origin(Origin::block_device(makedev(found.stx_rdev_major, found.stx_rdev_minor)))
         }
-        _ => Place::Elsewhere,
+        _ => Target::Elsewhere,
     }
 }
 
 /// Where the file of a `stat` leads.
 #[must_use]
-pub fn place_of(stat: &rustix::fs::Stat) -> Place {
+pub fn target_of_stat(stat: &rustix::fs::Stat) -> Target {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Place::Origin(Origin::file(stat.st_dev, stat.st_ino)),
-        FileType::BlockDevice => Place::Origin(Origin::block_device(stat.st_rdev)),
-        _ => Place::Elsewhere,
+        FileType::RegularFile => Target::Origin(Origin::file(stat.st_dev, stat.st_ino)),
+        FileType::BlockDevice => Target::Origin(Origin::block_device(stat.st_rdev)),
+        _ => Target::Elsewhere,
     }
 }

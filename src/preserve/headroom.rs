@@ -23,7 +23,7 @@ struct Found {
     budget: AtomicU64,
 }
 
-const PLACES: usize = 16;
+const ENTRIES: usize = 16;
 const BELIEVED: u64 = 1_000_000_000;
 /// Bytes left alone: the kernel charges in batches for each processor, and page tables too.
 const RESERVE: u64 = 4 << 20;
@@ -33,7 +33,7 @@ const RESERVE_OF_MACHINE: u64 = 64;
 /// The calling process's findings.
 #[derive(Debug)]
 pub struct Headroom {
-    found: [Found; PLACES],
+    found: [Found; ENTRIES],
 }
 
 impl Headroom {
@@ -44,12 +44,12 @@ impl Headroom {
         const fn nothing() -> Found {
             Found { image: AtomicU64::new(0), until: AtomicU64::new(0), budget: AtomicU64::new(0) }
         }
-        Self { found: [const { nothing() }; PLACES] }
+        Self { found: [const { nothing() }; ENTRIES] }
     }
 
     /// Whether process `id` can be made to hold `pages` pages more. True where that cannot be told.
     pub fn allows(&self, id: ProcessId, pages: u64) -> bool {
-        let found = &self.found[id.epoch() as usize % PLACES];
+        let found = &self.found[id.epoch() as usize % ENTRIES];
         let is_known = found.image.load(Ordering::Relaxed) == id.to_word()
             && raw::now() < found.until.load(Ordering::Relaxed)
             && found.budget.load(Ordering::Relaxed) >= pages;

@@ -26,7 +26,7 @@ use crate::sys::raw;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 use crate::sys::wait::{Deadline, Patience};
 
-const PLACES: usize = 16;
+const ENTRIES: usize = 16;
 /// Files that are open for one use only, because no entry is free.
 const GUESTS: usize = 8;
 
@@ -50,8 +50,8 @@ const WITHDRAWN: u32 = 2;
 /// The cached files of a descriptor table: the calling process's, or its agent's own.
 #[derive(Debug)]
 pub struct ProcFdCache {
-    pagemaps: [Entry; PLACES],
-    memories: [Entry; PLACES],
+    pagemaps: [Entry; ENTRIES],
+    memories: [Entry; ENTRIES],
     guests: [Entry; GUESTS],
     /// No number below this one is ever guarded.
     floor: AtomicU32,
@@ -77,8 +77,8 @@ impl ProcFdCache {
             }
         }
         Self {
-            pagemaps: [const { entry() }; PLACES],
-            memories: [const { entry() }; PLACES],
+            pagemaps: [const { entry() }; ENTRIES],
+            memories: [const { entry() }; ENTRIES],
             guests: [const { entry() }; GUESTS],
             floor: AtomicU32::new(u32::MAX),
             replacing: AtomicU32::new(0),

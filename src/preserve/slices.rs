@@ -240,7 +240,7 @@ impl<S: Stores> Means<'_, S> {
             return Err(Errno::NFILE);
         };
         course.moved = Some(moved);
-        snapshot.place(&part(&view.extent, view.extent.address..address));
+        snapshot.set_extent(&part(&view.extent, view.extent.address..address));
         Ok(())
     }
 
@@ -265,15 +265,15 @@ impl<S: Stores> Means<'_, S> {
         let joined = Extent { pages: view.extent.pages + now.extent.pages, ..view.extent };
         if first == view.extent.first {
             snapshot.add_flags(RELOCATED);
-            snapshot.place(&joined);
+            snapshot.set_extent(&joined);
             self.table.note_shift((behind, head.state()), (index, view.head.life()));
             self.table.retire_snapshot(behind, head.life());
             return true;
         }
         let address = view.address_of(first);
-        piece.place(&part(&joined, address..joined.end()));
+        piece.set_extent(&part(&joined, address..joined.end()));
         self.table.note_shift((index, view.head.state()), (behind, head.life()));
-        snapshot.place(&part(&view.extent, view.extent.address..address));
+        snapshot.set_extent(&part(&view.extent, view.extent.address..address));
         piece.end_change();
         true
     }

@@ -112,7 +112,7 @@ struct Pages<'a> {
 
 impl Pages<'_> {
     /// The address of the byte of a page.
-    fn place(&self, page: usize) -> u64 {
+    fn address_of(&self, page: usize) -> u64 {
         let is_first_of_pair = page.is_multiple_of(2) && page + 1 < self.count;
         self.address + page as u64 * PAGE + if is_first_of_pair { PAGE - 1 } else { 0 }
     }
@@ -128,7 +128,7 @@ impl Run for Pages<'_> {
         // Pages that it does not reach (PROT_NONE) are read pair by pair.
         while page < self.count {
             let end = if page.is_multiple_of(2) { self.count.min(page + 2) } else { page + 1 };
-            match rustix::io::pread(self.memory, &mut bytes[page..end], self.place(page))? {
+            match rustix::io::pread(self.memory, &mut bytes[page..end], self.address_of(page))? {
                 0 => return Err(Errno::FAULT),
                 read => page += read,
             }
@@ -141,7 +141,7 @@ impl Run for Pages<'_> {
     }
 
     fn store(&self, first: usize, bytes: &[u8]) -> Result<usize, Errno> {
-        match rustix::io::pwrite(self.memory, bytes, self.place(first))? {
+        match rustix::io::pwrite(self.memory, bytes, self.address_of(first))? {
             0 => Err(Errno::FAULT),
             stored => Ok(stored),
         }

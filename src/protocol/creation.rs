@@ -4,7 +4,7 @@
 //! `commit` against an `abort` by any other process. The record is also the gate of the origins: a writer waits if the record names
 //! its origin.
 
-use super::origin::{Origin, Place, PlaceCell};
+use super::origin::{AtomicTarget, Origin, Target};
 use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
 /// All-zero is "free".
@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<Creation>() == 64);
 #[derive(Debug)]
 #[repr(C)]
 pub struct Intent {
-    scope: PlaceCell,
+    scope: AtomicTarget,
     /// CLOCK_MONOTONIC, nanoseconds.
     deadline: AtomicU64,
 }
@@ -40,8 +40,8 @@ impl Intent {
         fence(Ordering::Release);
         self.deadline.store(deadline, Ordering::Relaxed);
         self.scope.store(match scope {
-            Scope::One(origin) => Place::Origin(origin),
-            Scope::All => Place::Elsewhere,
+            Scope::One(origin) => Target::Origin(origin),
+            Scope::All => Target::Elsewhere,
         });
     }
 }
@@ -221,7 +221,7 @@ impl Creation {
             }
             let scope = intents.intent(seen.owner()).map(|intent| intent.scope.load());
             if self.still(seen) {
-                let spared = matches!(scope, Some(Place::Origin(other)) if other != origin);
+                let spared = matches!(scope, Some(Target::Origin(other)) if other != origin);
                 return (!spared).then_some(seen);
             }
         }
@@ -231,8 +231,8 @@ impl Creation {
     pub fn scope(&self, seen: Ticket, intents: &impl Intents) -> Option<Scope> {
         let place = intents.intent(seen.owner())?.scope.load();
         let scope = match place {
-            Place::Origin(origin) => Scope::One(origin),
-            Place::Unknown | Place::Elsewhere => Scope::All,
+            Target::Origin(origin) => Scope::One(origin),
+            Target::Unknown | Target::Elsewhere => Scope::All,
         };
         self.still(seen).then_some(scope)
     }

@@ -9,7 +9,7 @@
 //! them first: so it finds the later call when it has waited for an earlier one.
 
 use super::creation::{Creation, Intents, Ticket};
-use super::origin::{Origin, Place, PlaceCell};
+use super::origin::{AtomicTarget, Origin, Target};
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
 
 /// Non-zero while a snapshot exists or is being made anywhere: bit 0 is the flag, the rest counts how often it was raised.
@@ -133,7 +133,7 @@ impl Floating {
 #[repr(C, align(64))]
 pub struct Frame {
     phase: AtomicU64,
-    place: PlaceCell,
+    target: AtomicTarget,
     /// Stack pointer of the hook that has the frame, by which a longjmp out of the hook is found; 0: no call has the frame.
     stack: AtomicU64,
     /// Bytes that a call at a shared position, or at the end of the file, still has to place; else 0.
@@ -185,7 +185,7 @@ impl Frame {
     #[inline]
     pub fn announce(&self, call: &Call) -> Turn {
         let turn = Turn(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
-        self.place.store(call.place);
+        self.target.store(call.target);
         self.floating.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
@@ -201,9 +201,9 @@ impl Frame {
     }
 
     /// Notes where the call goes, and how many bytes it will place at a position that others can move (0: none).
-    pub fn settle(&self, place: Place, floating: u64) {
+    pub fn settle(&self, target: Target, floating: u64) {
         self.floating.store(floating, Ordering::Relaxed);
-        self.place.store(place);
+        self.target.store(target);
     }
 
     /// Notes that the call, which has passed, will place `length` bytes at a position of `origin` that others can move. The result
@@ -213,12 +213,12 @@ impl Frame {
     /// own.
     pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
         if !planted(Fault::FloatingFrame) {
-            self.settle(Place::Origin(origin), length);
+            self.settle(Target::Origin(origin), length);
         }
         // AcqRel: pairs with the AcqRel of other calls: a call that is counted behind this one finds what this frame says.
         let so_far = announced.0.fetch_add(length, Ordering::AcqRel).wrapping_add(length);
         if planted(Fault::FloatingFrame) {
-            self.settle(Place::Origin(origin), length);
+            self.settle(Target::Origin(origin), length);
         }
         so_far
     }
@@ -262,7 +262,7 @@ impl Frame {
 
     /// Idle -> as `other`, whose thread is about to fork: in the child the interrupted call goes on in this frame.
     pub fn continue_from(&self, other: &Self, descriptors_seen: u32) {
-        self.place.store(other.place.load());
+        self.target.store(other.target.load());
         self.stack.store(other.stack(), Ordering::Relaxed);
         self.floating.store(other.floating.load(Ordering::Relaxed), Ordering::Relaxed);
         self.pushing.store(other.pushing.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -320,18 +320,18 @@ impl Frame {
         (Phase::of(word), Turn(word >> PHASE_BITS))
     }
 
-    /// Where the call of `turn` goes; [`Place::Unknown`] if the call is over or that cannot be told.
-    pub fn place_at(&self, turn: Turn) -> Place {
-        let place = self.place.load();
+    /// Where the call of `turn` goes; [`Target::Unknown`] if the call is over or that cannot be told.
+    pub fn target_at(&self, turn: Turn) -> Target {
+        let target = self.target.load();
         // Acquire: orders the two loads: the target was read while the announcement lasted.
         fence(Ordering::Acquire);
-        if self.look().1 == turn { place } else { Place::Unknown }
+        if self.look().1 == turn { target } else { Target::Unknown }
     }
 
     /// Bytes that this frame will place at a movable position of `origin`.
     pub fn floating_on(&self, origin: Origin) -> u64 {
         let (phase, turn) = self.look();
-        if !phase.is_under_way() || self.place_at(turn) != Place::Origin(origin) {
+        if !phase.is_under_way() || self.target_at(turn) != Target::Origin(origin) {
             return 0;
         }
         self.floating.load(Ordering::Relaxed)
@@ -382,10 +382,10 @@ impl Frame {
 /// What the gate asks of its context while a writer goes through.
 pub trait Writer {
     /// Where `descriptor` leads (fstat).
-    fn place(&self, descriptor: u32) -> Place;
+    fn target(&self, descriptor: u32) -> Target;
     /// Where `descriptor` leads for a call that was announced at generation `seen` of the descriptor table; unknown if the
     /// descriptor may have come to mean another file since.
-    fn place_since(&self, descriptor: u32, seen: u32) -> Place;
+    fn target_since(&self, descriptor: u32, seen: u32) -> Target;
     /// Bytes that the call would place at a position that others can move (0: its range is fixed).
     fn floating(&self) -> u64;
     /// Waits until the creation `seen` has ended, or has been aborted because it took too long.
@@ -413,7 +413,7 @@ pub struct Call {
     /// The process's descriptor-table generation.
     pub descriptors_seen: u32,
     /// Where its bytes go, if that is known without a look at a descriptor.
-    pub place: Place,
+    pub target: Target,
 }
 
 /// Why an announcement came to nothing: a creation is under way, or a handler withdrew it.
@@ -509,28 +509,28 @@ impl<I: Intents> Gate<'_, I> {
 
     #[cold]
     fn look_around(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
-        let place = match call.place {
-            Place::Unknown => writer.place(call.descriptor),
+        let target = match call.target {
+            Target::Unknown => writer.target(call.descriptor),
             known => known,
         };
-        frame.settle(place, writer.floating());
-        let entry = match place {
-            Place::Origin(origin) => Entry::Origin(origin),
-            Place::Elsewhere => return Ok(Entry::Elsewhere),
-            Place::Unknown => Entry::Anywhere,
+        frame.settle(target, writer.floating());
+        let entry = match target {
+            Target::Origin(origin) => Entry::Origin(origin),
+            Target::Elsewhere => return Ok(Entry::Elsewhere),
+            Target::Unknown => Entry::Anywhere,
         };
-        match self.creation_concerning(place) {
+        match self.creation_concerning(target) {
             Some(seen) if !planted(Fault::CreationCheck) && !self.waits_for_us(outer, writer) => Err(seen),
             _ => Ok(entry),
         }
     }
 
-    /// The creation under way if it may cover `place`.
-    fn creation_concerning(&self, place: Place) -> Option<Ticket> {
-        match place {
-            Place::Origin(origin) => self.creation.naming(origin, self.intents),
-            Place::Elsewhere => None,
-            Place::Unknown => Some(self.creation.look()).filter(|seen| seen.is_busy()),
+    /// The creation under way if it may cover `target`.
+    fn creation_concerning(&self, target: Target) -> Option<Ticket> {
+        match target {
+            Target::Origin(origin) => self.creation.naming(origin, self.intents),
+            Target::Elsewhere => None,
+            Target::Unknown => Some(self.creation.look()).filter(|seen| seen.is_busy()),
         }
     }
 
@@ -546,14 +546,14 @@ impl<I: Intents> Gate<'_, I> {
             if phase != Phase::Passed {
                 return false;
             }
-            let place = match frame.place_at(turn) {
-                Place::Unknown => {
+            let target = match frame.target_at(turn) {
+                Target::Unknown => {
                     let (descriptor, seen) = frame.descriptor();
-                    writer.place_since(descriptor, seen)
+                    writer.target_since(descriptor, seen)
                 }
                 known => known,
             };
-            self.creation_concerning(place).is_some()
+            self.creation_concerning(target).is_some()
         })
     }
 }

@@ -10,9 +10,9 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, planted};
 
 /// Ranges that can be held.
 #[cfg(not(loom))]
-const PLACES: usize = crate::protocol::limits::SNAPSHOTS;
+const CAPACITY: usize = crate::protocol::limits::SNAPSHOTS;
 #[cfg(loom)]
-const PLACES: usize = 2;
+const CAPACITY: usize = 2;
 
 /// The address ranges, in whole pages. One thread at a time changes them. A thread that reads meanwhile waits for no other, and
 /// finds every range that does not change.
@@ -20,7 +20,7 @@ const PLACES: usize = 2;
 #[derive(Debug)]
 pub struct Holdings {
     /// First page:36 | pages:28; 0 is none. A longer range takes several.
-    ranges: [AtomicU64; PLACES],
+    ranges: [AtomicU64; CAPACITY],
     /// Counts how often the rest of a range was moved to another word, before it leaves the old word.
     moved: AtomicU32,
     /// Words below this index may be in use.
@@ -50,12 +50,12 @@ impl Holdings {
         const fn zero() -> AtomicU32 {
             AtomicU32::new(0)
         }
-        Self { ranges: [const { AtomicU64::new(0) }; PLACES], moved: zero(), used: zero(), changing: zero() }
+        Self { ranges: [const { AtomicU64::new(0) }; CAPACITY], moved: zero(), used: zero(), changing: zero() }
     }
 
     fn words(&self) -> &[AtomicU64] {
         // Acquire: pairs with the Release in `add_part`.
-        &self.ranges[..(self.used.load(Ordering::Acquire) as usize).min(PLACES)]
+        &self.ranges[..(self.used.load(Ordering::Acquire) as usize).min(CAPACITY)]
     }
 
     /// All of them.

@@ -14,7 +14,7 @@ pub struct Origin {
 
 /// Where a call's bytes go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Place {
+pub enum Target {
     /// Not looked at yet.
     #[default]
     Unknown,
@@ -78,7 +78,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A [`Place`] in the table. All-zero is [`Place::Unknown`].
+/// A [`Target`] in the table. All-zero is [`Target::Unknown`].
 ///
 /// One thread at a time writes it, with `store`. A reader may find the two words of different stores: afterwards it looks at the
 /// word that says whether the record has changed meanwhile.
@@ -86,15 +86,15 @@ impl fmt::Display for Origin {
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
-pub struct PlaceCell {
+pub struct AtomicTarget {
     device: AtomicU64,
     inode: AtomicU64,
 }
 
 const ELSEWHERE: u64 = u64::MAX;
 
-impl PlaceCell {
-    /// A cell that says [`Place::Unknown`].
+impl AtomicTarget {
+    /// A cell that says [`Target::Unknown`].
     #[cfg(not(loom))]
     #[must_use]
     #[allow(clippy::new_without_default, reason = "outside of the table only ever in a static")]
@@ -102,25 +102,25 @@ impl PlaceCell {
         Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 
-    /// Replaces the place.
-    pub fn store(&self, place: Place) {
-        let (device, inode) = match place {
-            Place::Unknown => (0, 0),
-            Place::Elsewhere => (ELSEWHERE, 0),
-            Place::Origin(origin) => (origin.device, origin.inode),
+    /// Replaces the target.
+    pub fn store(&self, target: Target) {
+        let (device, inode) = match target {
+            Target::Unknown => (0, 0),
+            Target::Elsewhere => (ELSEWHERE, 0),
+            Target::Origin(origin) => (origin.device, origin.inode),
         };
         self.inode.store(inode, Ordering::Relaxed);
         // Release: pairs with the Acquire in `load`; a thread that sees this device sees this inode or a later one.
         self.device.store(device, Ordering::Release);
     }
 
-    /// The place, possibly torn between two stores.
-    pub fn load(&self) -> Place {
+    /// The target, possibly torn between two stores.
+    pub fn load(&self) -> Target {
         // Acquire: pairs with the Release in `store`.
         match self.device.load(Ordering::Acquire) {
-            0 => Place::Unknown,
-            ELSEWHERE => Place::Elsewhere,
-            device => Place::Origin(Origin { device, inode: self.inode.load(Ordering::Relaxed) }),
+            0 => Target::Unknown,
+            ELSEWHERE => Target::Elsewhere,
+            device => Target::Origin(Origin { device, inode: self.inode.load(Ordering::Relaxed) }),
         }
     }
 }

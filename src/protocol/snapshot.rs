@@ -6,7 +6,7 @@
 
 use super::changes::{Modified, Sight};
 use super::gate::ActiveWord;
-use super::origin::{Origin, Place, PlaceCell};
+use super::origin::{AtomicTarget, Origin, Target};
 use super::preserved::empty_root;
 use crate::sys::mix;
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted};
@@ -24,7 +24,7 @@ pub struct Snapshot {
     head: AtomicU64,
     /// Process record index + 1 | image epoch << 32, of the mapper.
     owner: AtomicU64,
-    origin: PlaceCell,
+    origin: AtomicTarget,
     /// Where the first page lies in the mapper's address space, bytes.
     address: AtomicU64,
     /// Origin page that `address` shows.
@@ -306,7 +306,7 @@ fn seal_of(life: u32, identity: &Identity) -> u64 {
     hash(&[u64::from(life), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
 }
 
-fn seal_of_place(extent: &Extent) -> u64 {
+fn seal_of_extent(extent: &Extent) -> u64 {
     hash(&[extent.address, extent.first, extent.pages, u64::from(extent.protection)])
 }
 
@@ -356,15 +356,15 @@ impl Snapshot {
         // Release: pairs with the fence in `is_still`: a thread that reads these stores finds the last incarnation over.
         fence(Ordering::Release);
         self.owner.store(identity.owner, Ordering::Relaxed);
-        self.origin.store(Place::Origin(identity.origin));
+        self.origin.store(Target::Origin(identity.origin));
         self.size.store(identity.size, Ordering::Relaxed);
         self.base.store(identity.base, Ordering::Relaxed);
         self.mapping.store(identity.mapping, Ordering::Relaxed);
         self.root.store(empty_root(mine.life()), Ordering::Relaxed);
         self.flags.store(flags.0, Ordering::Relaxed);
         let old = self.extent();
-        self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_place(&old)), Ordering::Relaxed);
-        self.place(extent);
+        self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_extent(&old)), Ordering::Relaxed);
+        self.set_extent(extent);
     }
 
     /// Claimed -> `state`. Writers see the segment from now on.
@@ -385,9 +385,9 @@ impl Snapshot {
     }
 
     /// Replaces the extent. The generation is odd, or the record is only claimed.
-    pub fn place(&self, extent: &Extent) {
+    pub fn set_extent(&self, extent: &Extent) {
         // The checksum is carried forward rather than made anew: a record that was damaged before stays without a valid checksum.
-        let change = seal_of_place(extent).wrapping_sub(seal_of_place(&self.extent()));
+        let change = seal_of_extent(extent).wrapping_sub(seal_of_extent(&self.extent()));
         self.seal.store(self.seal.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
         self.address.store(extent.address, Ordering::Relaxed);
         self.first.store(extent.first, Ordering::Relaxed);
@@ -404,8 +404,8 @@ impl Snapshot {
                 return None;
             }
             let origin = match self.origin.load() {
-                Place::Origin(origin) => origin,
-                Place::Unknown | Place::Elsewhere => Origin::file(0, 0),
+                Target::Origin(origin) => origin,
+                Target::Unknown | Target::Elsewhere => Origin::file(0, 0),
             };
             let identity = Identity {
                 origin,
@@ -416,7 +416,7 @@ impl Snapshot {
             };
             let extent = self.extent();
             let flags = self.flags();
-            let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_place(&extent));
+            let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_extent(&extent));
             let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
             if self.is_still(head) {
                 return Some(View { head, identity, extent, flags, is_sealed });

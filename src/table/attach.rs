@@ -107,7 +107,7 @@ impl Refusal {
 
 /// Where a table is, and which users may own it.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct TableLocation<'a> {
     /// The directory.
     pub directory: &'a CStr,
     /// Whether the user named it: then it may belong to root or to one of the user's groups.
@@ -150,12 +150,12 @@ pub struct Attached {
     pub is_new: bool,
 }
 
-/// Maps the table at `place`, and makes it if there is none.
+/// Maps the table at `location`, and makes it if there is none.
 ///
 /// `at` is the address: memory of the caller's that may be replaced, or null for an address that the kernel chooses.
-pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
-    let has_made_directory = make_directory(place)?;
-    let (directory, mode) = open_directory(place)?;
+pub fn attach(location: &TableLocation<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
+    let has_made_directory = make_directory(location)?;
+    let (directory, mode) = open_directory(location)?;
     let (file, is_new) = open_table(&directory, mode)?;
     let stat = rustix::fs::fstat(&file).map_err(Refusal::File)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
@@ -185,19 +185,19 @@ pub fn attach(place: &Place<'_>, at: *mut c_void) -> Result<Attached, Refusal> {
         return Err(Refusal::Damaged);
     }
     let file = (stat.st_dev, stat.st_ino);
-    Ok(Attached { table, file, path: path_of(place), outlook: outlook(), has_made_directory, is_new })
+    Ok(Attached { table, file, path: path_of(location), outlook: outlook(), has_made_directory, is_new })
 }
 
-/// Opens the table at `place` if there is one. It makes nothing.
-fn open_existing(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
-    let (directory, _) = open_directory(place)?;
+/// Opens the table at `location` if there is one. It makes nothing.
+fn open_existing(location: &TableLocation<'_>) -> Result<OwnedFd, Refusal> {
+    let (directory, _) = open_directory(location)?;
     rustix::fs::openat(&directory, FILE_NAME, OPENED, Mode::empty()).map_err(Refusal::File)
 }
 
 /// Calls `see` with the device and inode of each other table in the directory: tables of other versions of snapshim, whose
 /// processes do not announce their changes here.
-pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
-    let Ok((directory, _)) = open_directory(place) else { return };
+pub fn each_other_table(location: &TableLocation<'_>, mut see: impl FnMut(u64, u64)) {
+    let Ok((directory, _)) = open_directory(location) else { return };
     let Ok(names) = rustix::fs::openat(&directory, c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return;
     };
@@ -212,17 +212,17 @@ pub fn each_other_table(place: &Place<'_>, mut see: impl FnMut(u64, u64)) {
     });
 }
 
-/// Whether there is a table at `place` with a snapshot in it. It is as cheap as that can be, and makes nothing.
-pub fn is_in_use(place: &Place<'_>) -> bool {
+/// Whether there is a table at `location` with a snapshot in it. It is as cheap as that can be, and makes nothing.
+pub fn is_in_use(location: &TableLocation<'_>) -> bool {
     let mut active = [0u8; 8];
     let at = core::mem::offset_of!(Header, active) as u64;
-    open_existing(place).and_then(|file| rustix::io::pread(&file, &mut active, at).map_err(Refusal::File)) == Ok(8)
+    open_existing(location).and_then(|file| rustix::io::pread(&file, &mut active, at).map_err(Refusal::File)) == Ok(8)
         && u64::from_ne_bytes(active) & 1 == 1
 }
 
-/// Opens the table at `place`, if it is one of this version.
-fn open_to_raise(place: &Place<'_>) -> Result<OwnedFd, Refusal> {
-    let file = open_existing(place)?;
+/// Opens the table at `location`, if it is one of this version.
+fn open_to_raise(location: &TableLocation<'_>) -> Result<OwnedFd, Refusal> {
+    let file = open_existing(location)?;
     let mut start = [0u8; 16];
     let is_table = rustix::io::pread(&file, &mut start, 0) == Ok(16)
         && start == *[MAGIC.to_ne_bytes(), LAYOUT.to_ne_bytes()].as_flattened();
@@ -238,10 +238,10 @@ fn map_header(file: &OwnedFd) -> Result<&'static Header, Errno> {
     page.map(|page| unsafe { &*page.cast::<Header>() })
 }
 
-/// Notes in the table at `place`, which the caller cannot map whole, that `who` changes files unseen from now on. It takes one page
-/// of address space, or none. True if no process has logged it yet.
-pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
-    let file = open_to_raise(place)?;
+/// Notes in the table at `location`, which the caller cannot map whole, that `who` changes files unseen from now on. It takes one
+/// page of address space, or none. True if no process has logged it yet.
+pub fn raise_unseen(location: &TableLocation<'_>, who: Who) -> Result<bool, Refusal> {
+    let file = open_to_raise(location)?;
     match map_header(&file) {
         Ok(header) => {
             header.unseen.raise(who);
@@ -259,8 +259,8 @@ pub fn raise_unseen(place: &Place<'_>, who: Who) -> Result<bool, Refusal> {
 
 /// The same for a process whose pid means nothing to the processes that use the table. A lock tells them that it is not over. The
 /// lock is the open file's, which the mapping keeps open: so it ends with this image and all children that have executed nothing.
-pub fn raise_nameless(place: &Place<'_>) -> Result<bool, Refusal> {
-    let file = open_to_raise(place)?;
+pub fn raise_nameless(location: &TableLocation<'_>) -> Result<bool, Refusal> {
+    let file = open_to_raise(location)?;
     let header = map_header(&file).map_err(Refusal::File)?;
     Lock::of_the_first_byte(Lock::SHARED).ask(&file, Lock::SET).map_err(Refusal::File)?;
     header.unseen.raise_nameless();
@@ -297,15 +297,15 @@ impl Lock {
     }
 }
 
-/// Maps the table at `place` if there is one, for a process that only looks.
-pub fn attach_existing(place: &Place<'_>) -> Result<Option<Attached>, Refusal> {
-    let directory = match raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+/// Maps the table at `location` if there is one, for a process that only looks.
+pub fn attach_existing(location: &TableLocation<'_>) -> Result<Option<Attached>, Refusal> {
+    let directory = match raw::open(location.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(None),
         opened => opened.map_err(Refusal::Directory)?,
     };
     match rustix::fs::statat(&directory, FILE_NAME, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(None),
-        _ => attach(place, ptr::null_mut()).map(Some),
+        _ => attach(location, ptr::null_mut()).map(Some),
     }
 }
 
@@ -361,9 +361,9 @@ fn outlook() -> [u64; 3] {
 const LONGEST_PATH: usize = 256;
 
 /// The table's path, followed by NULs. Only NULs if the path is too long.
-fn path_of(place: &Place<'_>) -> [u8; LONGEST_PATH] {
+fn path_of(location: &TableLocation<'_>) -> [u8; LONGEST_PATH] {
     let mut path = [0; LONGEST_PATH];
-    let parts = [place.directory.to_bytes(), b"/", FILE_NAME.to_bytes()];
+    let parts = [location.directory.to_bytes(), b"/", FILE_NAME.to_bytes()];
     if parts.iter().map(|part| part.len()).sum::<usize>() < LONGEST_PATH {
         let bytes = parts.iter().flat_map(|part| part.iter());
         path.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -375,8 +375,8 @@ const PRIVATE: u32 = 0o600;
 const SHARED: u32 = 0o660;
 
 /// Makes the directory unless it is there. True if it was made.
-fn make_directory(place: &Place<'_>) -> Result<bool, Refusal> {
-    match rustix::fs::mkdir(place.directory, Mode::from_raw_mode(0o700)) {
+fn make_directory(location: &TableLocation<'_>) -> Result<bool, Refusal> {
+    match rustix::fs::mkdir(location.directory, Mode::from_raw_mode(0o700)) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(Refusal::Directory(error)),
@@ -384,15 +384,16 @@ fn make_directory(place: &Place<'_>) -> Result<bool, Refusal> {
 }
 
 /// Opens the directory, and decides with which mode tables are made in it.
-fn open_directory(place: &Place<'_>) -> Result<(OwnedFd, u32), Refusal> {
-    let directory = raw::open(place.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).map_err(Refusal::Directory)?;
+fn open_directory(location: &TableLocation<'_>) -> Result<(OwnedFd, u32), Refusal> {
+    let directory = raw::open(location.directory, OFlags::DIRECTORY | OFlags::NOFOLLOW).map_err(Refusal::Directory)?;
     let stat = rustix::fs::fstat(&directory).map_err(Refusal::Directory)?;
     let own = rustix::process::geteuid().as_raw();
     if stat.st_mode & 0o002 != 0 {
         return Err(Refusal::DirectoryOpen);
     }
-    let is_shared = place.is_chosen && stat.st_mode & 0o020 != 0;
-    let is_trusted = stat.st_uid == own || place.is_chosen && (stat.st_uid == 0 || is_shared && is_member(stat.st_gid));
+    let is_shared = location.is_chosen && stat.st_mode & 0o020 != 0;
+    let is_trusted =
+        stat.st_uid == own || location.is_chosen && (stat.st_uid == 0 || is_shared && is_member(stat.st_gid));
     if !is_trusted {
         return Err(Refusal::DirectoryOwner(stat.st_uid));
     }

@@ -12,7 +12,7 @@ use snapshim::protocol::process::{Agent, Birth};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::State;
 use snapshim::table::Table;
-use snapshim::table::attach::{Place, attach_existing};
+use snapshim::table::attach::{TableLocation, attach_existing};
 
 use super::tracer::{Target, run_to};
 use super::{Scratch, program, run_within, text};
@@ -70,8 +70,8 @@ pub fn use_by_others(scratch: &Scratch, file: &Path, about: &str) {
 /// The processes of a table are all gone, or about to; two take the dead out at the same time, and it has to be as good as new.
 pub fn assert_recovered(scratch: &Scratch, about: &str) {
     let directory = CString::new(scratch.table().as_os_str().as_encoded_bytes()).unwrap();
-    let place = Place { directory: &directory, is_chosen: true };
-    let Some(attached) = attach_existing(&place).unwrap() else { return };
+    let location = TableLocation { directory: &directory, is_chosen: true };
+    let Some(attached) = attach_existing(&location).unwrap() else { return };
     let table = attached.table;
     table.free_abandoned_slots();
     let patience = Instant::now() + Duration::from_secs(60);

@@ -7,7 +7,7 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::gate::{Call, Entry};
-use snapshim::protocol::origin::Place;
+use snapshim::protocol::origin::Target;
 use snapshim::protocol::sharing::Sharing;
 use snapshim::sys::sync::{Fault, planted};
 
@@ -31,7 +31,7 @@ impl Shared {
     fn announced(&self, act: impl FnOnce(bool)) {
         let world = &self.world;
         let writer = Thread { world, aborts: false, handler: Cell::new(None) };
-        let call = Call { place: Place::Origin(ORIGIN), ..Call::default() };
+        let call = Call { target: Target::Origin(ORIGIN), ..Call::default() };
         let (entry, turn) = world.gate().enter(&world.frames[0], &[], call, &writer);
         act(entry != Entry::Free);
         world.frames[0].clear(turn);

@@ -95,7 +95,7 @@ fn a_push_into_a_mapping_that_moves_reaches_it() {
             private[1] = private[0];
             private[0] = true;
         }
-        mapping.snapshot.place(&extent(SECOND));
+        mapping.snapshot.set_extent(&extent(SECOND));
         mapping.snapshot.end_change();
         writer.join().unwrap();
         assert_eq!(mapping.changed.load(Ordering::Relaxed), 1);
@@ -167,7 +167,7 @@ impl Pieces {
         if let Some(worse) = self.splits.note(&self.active, &self.back, before) {
             self.front.mark(2, worse);
         }
-        self.back.place(&Extent { pages: 1, ..WHOLE });
+        self.back.set_extent(&Extent { pages: 1, ..WHOLE });
     }
 
     /// What a mapper does that gives a part up.

@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{Extent, Identity, SegmentFlags, Snapshot, State};
 use snapshim::sys::sync::{Fault, planted};
@@ -149,15 +149,15 @@ pub struct Thread<'a> {
 }
 
 impl Writer for Thread<'_> {
-    fn place(&self, _descriptor: u32) -> Place {
+    fn target(&self, _descriptor: u32) -> Target {
         if let Some(value) = self.handler.take() {
             self.world.write(1, value, &Thread { world: self.world, aborts: self.aborts, handler: Cell::new(None) });
         }
-        Place::Origin(ORIGIN)
+        Target::Origin(ORIGIN)
     }
 
-    fn place_since(&self, descriptor: u32, _seen: u32) -> Place {
-        self.place(descriptor)
+    fn target_since(&self, descriptor: u32, _seen: u32) -> Target {
+        self.target(descriptor)
     }
 
     fn floating(&self) -> u64 {

@@ -1,8 +1,8 @@
 //! `SNAPSHIM_FILES` and `SNAPSHIM_SHARED_FILES`: whether a mapping is of a file that they name.
 
 use rustix::fs::OFlags;
-use snapshim::cooperate::locate::place_of;
-use snapshim::protocol::origin::Place;
+use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::origin::Target;
 use snapshim::sys::{procfs, raw};
 
 use super::config::config;
@@ -57,7 +57,7 @@ fn is_named(descriptor: i32, patterns: &[u8]) -> bool {
 #[cold]
 fn is_matching_file(descriptor: u32, patterns: &[u8]) -> bool {
     let is_file = rustix::fs::fstat(raw::borrow(descriptor))
-        .is_ok_and(|stat| matches!(place_of(&stat), Place::Origin(origin) if !origin.is_block_device()));
+        .is_ok_and(|stat| matches!(target_of_stat(&stat), Target::Origin(origin) if !origin.is_block_device()));
     if !is_file {
         return false;
     }

@@ -33,18 +33,18 @@ pub struct Heir {
     unborn: ProcessId,
     index: u32,
     slot: u32,
-    place: Place,
+    page: FramePage,
 }
 
 /// The note of a page whose address interrupted calls know. Dropped, the note is taken back, unless a child has kept it.
-struct Place {
+struct FramePage {
     noted: Option<&'static AtomicU64>,
 }
 
 /// The noted pages of this process, inherited ones included. Changed only under the lock over all mappings.
 ///
 /// Relaxed wherever they are used, because of that lock; a child has one thread.
-static PLACES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+static FRAME_PAGES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
 impl Heir {
     /// `None`: the calling thread is inside no hook. Signals are blocked.
@@ -67,16 +67,16 @@ impl Heir {
             return Ok(None);
         }
         gate::withdraw_interrupted(frames);
-        let place = Place::note(parent.slot)?;
+        let page = FramePage::note(parent.slot)?;
         let table = duplicate(own.table)?;
-        let claimed = Self::claim(parent, table, frames, place);
+        let claimed = Self::claim(parent, table, frames, page);
         if claimed.is_err() {
             give_back(table);
         }
         claimed.map(Some)
     }
 
-    fn claim(parent: Thread, table: &'static Table, frames: &[Frame], place: Place) -> Result<Self, Errno> {
+    fn claim(parent: Thread, table: &'static Table, frames: &[Frame], page: FramePage) -> Result<Self, Errno> {
         let unborn = ProcessId::unborn(parent.own.index, raw::random() as u32);
         let (index, record) = table.claim_process(unborn).ok_or(Errno::AGAIN)?;
         let Some((number, slot)) = table.claim_heir(unborn.owner_word(index), parent.index, frames) else {
@@ -90,7 +90,7 @@ impl Heir {
             let changes = counts(parent.own.record(), frame).wrapping_sub(frame.descriptor().1);
             counts(Some(record), frame).wrapping_sub(changes)
         });
-        Ok(Self { parent, table, record, unborn, index, slot: number, place })
+        Ok(Self { parent, table, record, unborn, index, slot: number, page })
     }
 
     /// In the parent, after the fork: writes the child's pid into the table, or takes the record out if there is no child.
@@ -109,11 +109,11 @@ impl Heir {
 
     /// In the child, before the handler goes on that forked.
     pub fn take_over(mut self) {
-        self.place.hold();
+        self.page.hold();
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
         self.record.christen(self.unborn, born);
         let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(born));
-        let slot = slot.filter(|slot| take_places(page_of(slot)).is_ok());
+        let slot = slot.filter(|slot| take_frame_pages(page_of(slot)).is_ok());
         identity::use_table(self.table);
         match slot.and_then(|slot| Some((slot, membership::adopt(self.table, born, self.index)?))) {
             Some((slot, own)) => {
@@ -129,7 +129,7 @@ impl Heir {
 /// kernel has no memory for a page. These calls go on with frames that no other process sees, so nothing can wait for them.
 #[cold]
 fn doubt_all(table: &Table, parent: u32) {
-    places().for_each(hide);
+    frame_pages().for_each(hide);
     table.doubt_every_snapshot();
     say!(
         Level::Error,
@@ -143,10 +143,10 @@ fn page_of(slot: &WriterSlot) -> u64 {
     ptr::from_ref(slot) as u64 / PAGE * PAGE
 }
 
-impl Place {
+impl FramePage {
     fn note(slot: &WriterSlot) -> Result<Self, Errno> {
         let page = page_of(slot);
-        let all = || PLACES.iter().map(|place| (place, place.load(Ordering::Relaxed)));
+        let all = || FRAME_PAGES.iter().map(|page| (page, page.load(Ordering::Relaxed)));
         if all().any(|(_, noted)| noted == page) {
             return Ok(Self { noted: None });
         }
@@ -160,7 +160,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for FramePage {
     fn drop(&mut self) {
         if let Some(noted) = self.noted {
             noted.store(0, Ordering::Relaxed);
@@ -168,28 +168,28 @@ impl Drop for Place {
     }
 }
 
-fn places() -> impl Iterator<Item = u64> {
-    PLACES.iter().map(|place| place.load(Ordering::Relaxed)).filter(|place| *place != 0)
+fn frame_pages() -> impl Iterator<Item = u64> {
+    FRAME_PAGES.iter().map(|page| page.load(Ordering::Relaxed)).filter(|page| *page != 0)
 }
 
 /// Puts a private copy in place of a page of frames.
-fn hide(place: u64) {
+fn hide(page: u64) {
     let Some(copy) = crate::base::arena::memory(PAGE as usize) else { return };
-    let place = ptr::with_exposed_provenance_mut::<c_void>(place as usize);
-    let page = PAGE as usize;
+    let page = ptr::with_exposed_provenance_mut::<c_void>(page as usize);
+    let length = PAGE as usize;
     // SAFETY: both are whole pages. The copy is new, and the calls that use the place are interrupted.
     unsafe {
-        ptr::copy_nonoverlapping(place, copy, page);
-        let _ = rustix::mm::mremap_fixed(copy, page, page, MremapFlags::MAYMOVE, place);
+        ptr::copy_nonoverlapping(page, copy, length);
+        let _ = rustix::mm::mremap_fixed(copy, length, length, MremapFlags::MAYMOVE, page);
     }
 }
 
 /// Maps the page at `page` at every address where interrupted calls look for their frames.
-fn take_places(page: u64) -> Result<(), Errno> {
-    places().try_for_each(|place| {
+fn take_frame_pages(page: u64) -> Result<(), Errno> {
+    frame_pages().try_for_each(|noted| {
         // SAFETY: the place is a page of a mapping of the table. Only interrupted calls use that address: the child has one
         // thread, and uses the table at another address from now on.
-        unsafe { duplicate_to(page, PAGE as usize, MremapFlags::MAYMOVE, Some(place)) }.map(drop)
+        unsafe { duplicate_to(page, PAGE as usize, MremapFlags::MAYMOVE, Some(noted)) }.map(drop)
     })
 }
 

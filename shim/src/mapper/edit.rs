@@ -134,7 +134,7 @@ impl Mappings {
         let identity = Identity { base: behind.first, ..view.identity };
         let further = Further { identity, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
         self.own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
-        snapshot.place(&part(extent, extent.address..address));
+        snapshot.set_extent(&part(extent, extent.address..address));
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl Mappings {
             let protection = if result.is_ok() { protection } else { Extent::PROTECTION_UNKNOWN };
             for (index, view) in self.odd_pieces(range) {
                 if let Some(snapshot) = self.snapshot(index) {
-                    snapshot.place(&Extent { protection, ..view.extent });
+                    snapshot.set_extent(&Extent { protection, ..view.extent });
                 }
             }
             result
@@ -263,7 +263,7 @@ impl Mappings {
         move_memory(old.start, backed, target)?;
         move_memory(old.start + backed, total - backed, target + backed)?;
         if let Some(snapshot) = self.snapshot(index) {
-            snapshot.place(&Extent { address: target, ..view.extent });
+            snapshot.set_extent(&Extent { address: target, ..view.extent });
         }
         identity::holdings().remove(&old);
         if !identity::holdings().add(&(target..target + total)) {

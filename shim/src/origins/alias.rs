@@ -6,8 +6,8 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use snapshim::cooperate::locate::place_of;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::raw;
 
 use crate::base::sysfs::{self, Device};
@@ -69,11 +69,11 @@ fn disk_of(origin: Origin) -> Option<Alias> {
 }
 
 fn any_partition(origin: Origin, wanted: &mut dyn FnMut(Alias) -> bool) -> bool {
-    let place = Device(origin.device());
+    let directory = Device(origin.device());
     origin.is_block_device()
-        && sysfs::any_entry(format_args!("{place}"), |name| {
-            let is_partition = sysfs::read(format_args!("{place}/{name}/partition"), &mut [0; 8]).is_some();
-            let partition = if is_partition { sysfs::device(format_args!("{place}/{name}/dev")) } else { None };
+        && sysfs::any_entry(format_args!("{directory}"), |name| {
+            let is_partition = sysfs::read(format_args!("{directory}/{name}/partition"), &mut [0; 8]).is_some();
+            let partition = if is_partition { sysfs::device(format_args!("{directory}/{name}/dev")) } else { None };
             partition
                 .is_some_and(|device| wanted(Alias { origin: Origin::block_device(device), kind: Kind::Partition }))
         })
@@ -109,8 +109,8 @@ fn origin_at(path: fmt::Arguments<'_>) -> Option<Origin> {
     *buffer.get_mut(length)? = 0;
     let target = core::ffi::CStr::from_bytes_until_nul(&buffer).ok()?;
     let stat = rustix::fs::stat(target).ok()?;
-    match place_of(&stat) {
-        Place::Origin(origin) => Some(origin),
+    match target_of_stat(&stat) {
+        Target::Origin(origin) => Some(origin),
         _ => None,
     }
 }

@@ -6,8 +6,8 @@
 
 use core::fmt;
 
-use snapshim::cooperate::locate::place_of;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::procfs::{self, ProcPath};
 use snapshim::sys::raw;
 
@@ -117,8 +117,8 @@ fn has_open_for_writing(pid: u32, alias: Origin) -> bool {
     sysfs::any_entry(format_args!("/proc/{pid}/fd"), |number| {
         number.parse().is_ok_and(|number| {
             let path = ProcPath::of(pid, "fd").slash(number);
-            let place = rustix::fs::stat(path.as_c_str()).map(|stat| place_of(&stat));
-            place == Ok(Place::Origin(alias)) && is_for_writing(pid, number)
+            let target = rustix::fs::stat(path.as_c_str()).map(|stat| target_of_stat(&stat));
+            target == Ok(Target::Origin(alias)) && is_for_writing(pid, number)
         })
     })
 }

@@ -6,8 +6,8 @@
 
 use core::ffi::c_int;
 
-use snapshim::cooperate::locate::place_behind;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::raw;
 use snapshim::table;
@@ -58,8 +58,8 @@ impl Named<'_> {
 }
 
 fn block_device(descriptor: c_int) -> Option<Origin> {
-    match place_behind(descriptor as u32) {
-        Place::Origin(origin) if origin.is_block_device() => Some(origin),
+    match target_of_descriptor(descriptor as u32) {
+        Target::Origin(origin) if origin.is_block_device() => Some(origin),
         _ => None,
     }
 }
@@ -74,14 +74,14 @@ fn lies_on_within(origin: Origin, depth: u32, is_wanted: &dyn Fn(Origin) -> bool
     if !origin.is_block_device() || depth == 0 {
         return false;
     }
-    let place = Device(origin.device());
+    let directory = Device(origin.device());
     let is_it = |device: u64| {
         let below = Origin::block_device(device);
         is_wanted(below) || lies_on_within(below, depth - 1, is_wanted)
     };
-    place.disk().is_some_and(is_it)
-        || sysfs::any_entry(format_args!("{place}/slaves"), |name| {
-            sysfs::device(format_args!("{place}/slaves/{name}/dev")).is_some_and(is_it)
+    directory.disk().is_some_and(is_it)
+        || sysfs::any_entry(format_args!("{directory}/slaves"), |name| {
+            sysfs::device(format_args!("{directory}/slaves/{name}/dev")).is_some_and(is_it)
         })
 }
 
@@ -114,10 +114,10 @@ impl Mapped {
         if name.is_empty() && uuid.is_empty() {
             return origin == Origin::block_device(self.device);
         }
-        let place = Device(origin.device());
+        let directory = Device(origin.device());
         let mut buffer = [0; 160];
         let mut says = |what, wanted: &[u8]| {
-            sysfs::read(format_args!("{place}/dm/{what}"), &mut buffer).is_some_and(|it| it == wanted)
+            sysfs::read(format_args!("{directory}/dm/{what}"), &mut buffer).is_some_and(|it| it == wanted)
         };
         !name.is_empty() && says("name", name) || !uuid.is_empty() && says("uuid", uuid)
     }

@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::cooperate::locate::{place_behind, place_of};
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::{target_of_descriptor, target_of_stat};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
@@ -106,7 +106,7 @@ impl Claim {
     fn fill(&self, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
         let path = procfs::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
         let claimed = raw::move_up(raw::open(path.as_c_str(), OFlags::RDONLY | OFlags::EXCL)?)?;
-        if place_of(&rustix::fs::fstat(&claimed)?) != Place::Origin(origin) {
+        if target_of_stat(&rustix::fs::fstat(&claimed)?) != Target::Origin(origin) {
             return Err(Errno::BADF);
         }
         set_mark(claimed.as_fd())?;
@@ -118,7 +118,7 @@ impl Claim {
     /// Whether the descriptor is still the file that was opened. Yes where that cannot be found out.
     fn is_intact(&self) -> bool {
         match fd_table::open_file(self.number.load(Ordering::Relaxed)) {
-            Ok(file) => place_behind(file.number()) == Place::Origin(self.origin()) && has_mark(file.as_fd()),
+            Ok(file) => target_of_descriptor(file.number()) == Target::Origin(self.origin()) && has_mark(file.as_fd()),
             Err(error) => error != Errno::BADF,
         }
     }

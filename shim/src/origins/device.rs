@@ -7,8 +7,8 @@ use core::ffi::CStr;
 use core::fmt;
 
 use rustix::io::Errno;
-use snapshim::cooperate::locate::place_of;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::procfs;
 use snapshim::sys::stack_str::StackStr;
 
@@ -83,7 +83,7 @@ fn is_block_device_at(path: &[u8], device: u64) -> bool {
     let Some(start) = buffer[..255].get_mut(..path.len()) else { return false };
     start.copy_from_slice(path);
     let path = CStr::from_bytes_until_nul(&buffer).unwrap_or(c"");
-    rustix::fs::stat(path).is_ok_and(|stat| place_of(&stat) == Place::Origin(Origin::block_device(device)))
+    rustix::fs::stat(path).is_ok_and(|stat| target_of_stat(&stat) == Target::Origin(Origin::block_device(device)))
 }
 
 /// Whether a mounted btrfs lies on the device. mountinfo gives a btrfs a device number of its own; sysfs says which devices it

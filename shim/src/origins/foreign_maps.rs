@@ -18,9 +18,9 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::cooperate::liveness::{self, Liveness};
-use snapshim::cooperate::locate::place_of;
+use snapshim::cooperate::locate::target_of_stat;
 use snapshim::protocol::creation::Scope;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{FOREIGN_MAPPING, State};
@@ -248,7 +248,7 @@ fn is_of(pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
         let name = Query::name(maps, mapping, &mut name).ok_or(Errno::NOENT)?;
         sysfs::stat(format_args!("/proc/{pid}/root{name}"))
     });
-    found.is_ok_and(|found| place_of(&found) == Place::Origin(origin))
+    found.is_ok_and(|found| target_of_stat(&found) == Target::Origin(origin))
 }
 
 #[cold]

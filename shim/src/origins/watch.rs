@@ -11,9 +11,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapshim::cooperate::locate::{modified_behind, place_behind};
+use snapshim::cooperate::locate::{modified_behind, target_of_descriptor};
 use snapshim::protocol::changes::Modified;
-use snapshim::protocol::origin::{Origin, Place, PlaceCell};
+use snapshim::protocol::origin::{AtomicTarget, Origin, Target};
 use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, View};
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
@@ -30,7 +30,7 @@ use crate::process::log::{Bytes, Level, Program, say};
 
 /// One origin and the descriptor that leads to it. Changed only under the lock over the process's mappings.
 struct Watched {
-    origin: PlaceCell,
+    origin: AtomicTarget,
     number: AtomicU32,
     /// The descriptor of fanotify's events, 0 if there is none: that number is standard input's.
     notices: AtomicU32,
@@ -40,7 +40,7 @@ struct Watched {
 const MOST: usize = 64;
 
 static WATCHED: [Watched; MOST] =
-    [const { Watched { origin: PlaceCell::new(), number: AtomicU32::new(0), notices: AtomicU32::new(0) } }; MOST];
+    [const { Watched { origin: AtomicTarget::new(), number: AtomicU32::new(0), notices: AtomicU32::new(0) } }; MOST];
 
 /// Watches `origin`, which `file` leads to, from now on.
 pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
@@ -55,8 +55,8 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     if let Ok(moved_up) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
         free.number.store(moved_up.into_raw_fd() as u32, Ordering::Relaxed);
         free.take_notices();
-        // Release: see `PlaceCell`; the numbers are visible before the origin is.
-        free.origin.store(Place::Origin(origin));
+        // Release: see `AtomicTarget`; the numbers are visible before the origin is.
+        free.origin.store(Target::Origin(origin));
     }
 }
 
@@ -68,7 +68,7 @@ pub fn forget_unneeded(held: &Mappings) {
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
         let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
-        watched.origin.store(Place::Unknown);
+        watched.origin.store(Target::Unknown);
         watched.give_notices_back();
         if is_ours {
             let number = watched.number.load(Ordering::Relaxed) as i32;
@@ -83,7 +83,7 @@ pub fn forget_unneeded(held: &Mappings) {
 pub fn open_apart(origin: Origin) -> Option<OwnedFd> {
     let watched = WATCHED.iter().find(|watched| watched.origin() == Some(origin))?;
     let file = fd_table::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
-    (place_behind(file.as_raw_fd() as u32) == Place::Origin(origin)).then_some(file)
+    (target_of_descriptor(file.as_raw_fd() as u32) == Target::Origin(origin)).then_some(file)
 }
 
 /// Whether a file was opened with O_PATH. The application's own descriptors hardly ever are.
@@ -129,8 +129,8 @@ impl Watched {
 
     fn origin(&self) -> Option<Origin> {
         match self.origin.load() {
-            Place::Origin(origin) => Some(origin),
-            Place::Unknown | Place::Elsewhere => None,
+            Target::Origin(origin) => Some(origin),
+            Target::Unknown | Target::Elsewhere => None,
         }
     }
 
@@ -140,13 +140,13 @@ impl Watched {
 
     fn leads_to(&self, origin: Origin) -> bool {
         self.origin() == Some(origin)
-            && self.file().is_some_and(|file| place_behind(file.number()) == Place::Origin(origin))
+            && self.file().is_some_and(|file| target_of_descriptor(file.number()) == Target::Origin(origin))
     }
 
     /// When and how the file was changed last, if the descriptor still leads to it.
     fn modified(&self, origin: Origin) -> Option<Modified> {
-        let (place, modified) = modified_behind(self.file()?.as_fd())?;
-        (place == Place::Origin(origin)).then_some(modified)
+        let (target, modified) = modified_behind(self.file()?.as_fd())?;
+        (target == Target::Origin(origin)).then_some(modified)
     }
 }
 

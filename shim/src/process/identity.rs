@@ -7,12 +7,12 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use once_cell::race::OnceRef;
 use rustix::mm::{Advice, madvise};
-use snapshim::cooperate::locate::place_of;
+use snapshim::cooperate::locate::target_of_stat;
 use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::aio_queues::{QUEUES_AT, Queues};
 use snapshim::protocol::holdings::Holdings;
-use snapshim::protocol::origin::Place;
+use snapshim::protocol::origin::Target;
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::{Caller, ProcessId};
 use snapshim::sys::{raw, time_space};
@@ -153,8 +153,8 @@ pub fn table() -> Option<&'static Table> {
 }
 
 /// Where the file of the table is.
-pub fn place() -> attach::Place<'static> {
-    attach::Place { directory: config().directory, is_chosen: config().is_directory_chosen }
+pub fn table_location() -> attach::TableLocation<'static> {
+    attach::TableLocation { directory: config().directory, is_chosen: config().is_directory_chosen }
 }
 
 /// Whether a child may share this memory, or may have.
@@ -244,8 +244,8 @@ impl Identity {
 
 /// Whether a snapshot of the file exists, in any process.
 pub fn is_origin_in_use(stat: &rustix::fs::Stat) -> bool {
-    match (attached(), place_of(stat)) {
-        (Some(own), Place::Origin(origin)) => own.table.is_origin_in_use(origin),
+    match (attached(), target_of_stat(stat)) {
+        (Some(own), Target::Origin(origin)) => own.table.is_origin_in_use(origin),
         _ => false,
     }
 }

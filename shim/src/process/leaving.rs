@@ -49,13 +49,13 @@ pub fn note_other_stacks() {
 /// are mangled, and the part of the mask that the kernel knows.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Target {
+pub struct JumpTarget {
     registers: [u64; 8],
     has_mask: c_int,
     mask: u64,
 }
 
-const _: () = assert!(offset_of!(Target, has_mask) == 64 && offset_of!(Target, mask) == 72);
+const _: () = assert!(offset_of!(JumpTarget, has_mask) == 64 && offset_of!(JumpTarget, mask) == 72);
 
 const STACK: usize = 6;
 const INSTRUCTION: usize = 7;
@@ -70,7 +70,7 @@ fn guard() -> u64 {
     guard
 }
 
-impl Target {
+impl JumpTarget {
     fn stack(&self) -> u64 {
         self.registers[STACK].rotate_right(TURNED_BY) ^ guard()
     }
@@ -107,7 +107,7 @@ thread_local! {
     static LANDING: Cell<Option<Landing>> = const { Cell::new(None) };
     /// The buffer that libc gets for it. It is not on the stack: the hook's frame there is gone when libc reads it
     /// (`hooks::signal::jump`).
-    static BY_LANDING: Cell<Target> = const { Cell::new(Target { registers: [0; 8], has_mask: 0, mask: 0 }) };
+    static BY_LANDING: Cell<JumpTarget> = const { Cell::new(JumpTarget { registers: [0; 8], has_mask: 0, mask: 0 }) };
     /// The alternate signal stack that the thread has set.
     static ALTERNATE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
     /// The thread's own stack, as far as it is known.
@@ -122,7 +122,7 @@ thread_local! {
 #[inline(never)]
 pub unsafe fn prepare(buffer: *const c_void) -> *const c_void {
     // SAFETY: the caller's promise; libc reads the buffer too. The mask is read only where there is one.
-    let target = unsafe { &*buffer.cast::<Target>() };
+    let target = unsafe { &*buffer.cast::<JumpTarget>() };
     let here = stack_pointer();
     let to = target.stack();
     let is_plain = to > here && !is_inside_calls() && !alternate_stack().contains(&to);
@@ -134,7 +134,7 @@ fn is_inside_calls() -> bool {
 }
 
 #[cold]
-fn prepare_leaving(target: &Target, here: u64) -> *const c_void {
+fn prepare_leaving(target: &JumpTarget, here: u64) -> *const c_void {
     let unprepared = core::ptr::from_ref(target).cast();
     // No handler comes between the steps that change what is known of the thread's stacks.
     let signals = SignalsBlocked::new();

@@ -16,7 +16,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
 use super::identity::{
-    ATTACHED, HOLDINGS, Identity, LENDS, Own, PROC_FDS, attached, identity_page, is_borrower, place, table,
+    ATTACHED, HOLDINGS, Identity, LENDS, Own, PROC_FDS, attached, identity_page, is_borrower, table, table_location,
 };
 use super::log::{self, Level, say};
 use crate::base::config::config;
@@ -54,7 +54,7 @@ pub fn join_at_once() -> Result<Own, Errno> {
 /// Joins before the program starts, if there are snapshots: later the process may not be able to. A refusal is not logged here, as
 /// the process may never change a file.
 pub fn join_if_in_use() {
-    if attach::is_in_use(&place()) {
+    if attach::is_in_use(&table_location()) {
         let _ = attach_table().map(claim);
     }
 }
@@ -152,7 +152,7 @@ fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<boo
         table.raise_unseen(who);
         return Some(table.unseen().begin_to_say());
     }
-    let raise = || attach::raise_unseen(&place(), who);
+    let raise = || attach::raise_unseen(&table_location(), who);
     let raised = raise().ok();
     raised.or_else(|| if hindrance.is_limit() { crate::process::errand::run(raise)?.ok() } else { None })
 }
@@ -164,7 +164,7 @@ fn raise_nameless() -> Option<bool> {
     if IS_RAISED.load(Ordering::Relaxed) {
         return Some(false);
     }
-    let raised = attach::raise_nameless(&place()).ok();
+    let raised = attach::raise_nameless(&table_location()).ok();
     if raised.is_some() {
         IS_RAISED.store(true, Ordering::Relaxed);
     }
@@ -325,7 +325,10 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         return Ok(table);
     }
     let attach = || {
-        attach::attach(&place(), if turn.is_some() { crate::base::arena::place_for_table() } else { ptr::null_mut() })
+        attach::attach(
+            &table_location(),
+            if turn.is_some() { crate::base::arena::place_for_table() } else { ptr::null_mut() },
+        )
     };
     let attached = attach().or_else(|refusal| {
         let is_limit = Hindrance::Refusal(refusal).is_limit();
@@ -394,7 +397,7 @@ fn look_for_table(own: &Own, second: u32) {
     }
     // The processes that use the table at the path do not see what this one changes. Mappers with snapshots in this process's own
     // table find out themselves that it is gone.
-    let is_elsewhere = attach::raise_unseen(&place(), Who::of(own.identity.pid())).is_ok();
+    let is_elsewhere = attach::raise_unseen(&table_location(), Who::of(own.identity.pid())).is_ok();
     if is_elsewhere && !SAID.swap(true, Ordering::Relaxed) {
         say!(
             Level::Error,

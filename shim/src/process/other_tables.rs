@@ -23,7 +23,7 @@ impl OtherTables {
     pub fn find() -> Self {
         let mut found = [None; MOST];
         let mut free = found.iter_mut();
-        attach::each_other_table(&identity::place(), |device, inode| {
+        attach::each_other_table(&identity::table_location(), |device, inode| {
             if let Some(place) = free.next() {
                 let device = (rustix::fs::major(device), rustix::fs::minor(device));
                 *place = Some(Backing { device, inode });

@@ -7,9 +7,9 @@ use core::sync::atomic::Ordering;
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
-use snapshim::cooperate::locate::place_behind;
+use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::policy::Failure;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::signal_block;
 
 use super::fault;
@@ -31,11 +31,11 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
     if !is_shared || mmap.descriptor < 0 || mmap.length == 0 || config().is_disabled {
         return None;
     }
-    match place_behind(mmap.descriptor as u32) {
-        Place::Origin(origin) => Some(origin),
-        Place::Elsewhere => None,
+    match target_of_descriptor(mmap.descriptor as u32) {
+        Target::Origin(origin) => Some(origin),
+        Target::Elsewhere => None,
         // Stores through the mapping would not be seen.
-        Place::Unknown => {
+        Target::Unknown => {
             membership::stay_unseen();
             None
         }
@@ -70,7 +70,7 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*m
             let mut entry = Entry { range, first, origin, protection, is_inherited: true, course };
             // Another thread may have put another file under the number. No thread knows the mapping yet, so it can still be armed
             // before the first store.
-            if let Place::Origin(now) = place_behind(mmap.descriptor as u32)
+            if let Target::Origin(now) = target_of_descriptor(mmap.descriptor as u32)
                 && now != origin
             {
                 entry.origin = now;

@@ -17,8 +17,8 @@ use core::sync::atomic::Ordering;
 
 use libc::{iovec, mmsghdr};
 use rustix::fs::OFlags;
-use snapshim::cooperate::locate::place_behind;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::{raw, signal_block};
 
 use super::bounce::{self, Aside, Touched};
@@ -147,8 +147,8 @@ impl Source {
     /// Whether a read waits at most for a disk.
     fn is_prompt(self) -> bool {
         let (Self::Descriptor(descriptor) | Self::DescriptorAt(descriptor)) = self else { return false };
-        match place_behind(descriptor as u32) {
-            Place::Origin(origin) => {
+        match target_of_descriptor(descriptor as u32) {
+            Target::Origin(origin) => {
                 origin.is_block_device() || filesystem::is_on_known_file_system(raw::borrow(descriptor as u32))
             }
             _ => false,

@@ -10,9 +10,9 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
-use snapshim::cooperate::locate::place_of;
+use snapshim::cooperate::locate::target_of_stat;
 use snapshim::protocol::creation::Scope;
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, SegmentFlags, State};
 use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{procfs, raw};
@@ -92,7 +92,7 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     }
     let file = raw::borrow(descriptor as u32);
     let stat = rustix::fs::fstat(file)?;
-    let Place::Origin(origin) = place_of(&stat) else { return Err(Errno::NODEV) };
+    let Target::Origin(origin) = target_of_stat(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
         device::refuse_if_busy(origin)?;
         return Ok((Reached::Borrowed(file), origin, State::Exact));

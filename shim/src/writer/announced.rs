@@ -7,7 +7,7 @@ use snapshim::preserve::policy::{Failure, OnFailure, Way};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::preserve::{Change, Pusher};
 use snapshim::protocol::gate::{Call, Entry, Frame};
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::table::Table;
 
 use super::slot::{Surroundings, clear, enter, pusher, seat_for};
@@ -82,7 +82,7 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
 
 /// What the gate is told of such a change.
 fn without_descriptor(origin: Origin) -> Call {
-    Call { descriptor: u32::MAX, descriptors_seen: 0, place: Place::Origin(origin) }
+    Call { descriptor: u32::MAX, descriptors_seen: 0, target: Target::Origin(origin) }
 }
 
 /// The same for the agent, which does not wait: a creation may be waiting for the agent itself. `None`: a creation is under way.

@@ -3,11 +3,11 @@
 use core::ops::Range;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
-use snapshim::cooperate::locate::place_behind;
+use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::policy::OnFailure;
 use snapshim::preserve::{Change, Pusher};
 use snapshim::protocol::gate::{Call, Entry, Frame};
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::raw;
 use snapshim::table::{self, Table};
@@ -58,7 +58,7 @@ fn change_in(
 ) -> isize {
     membership::look_now_and_then(&thread.own);
     let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, place: touch.known_place() };
+    let about = Call { descriptor: descriptor as u32, descriptors_seen, target: touch.known_target() };
     enter(thread, (outer, frame), about, touch, |entry| match entry {
         Entry::Free | Entry::Elsewhere => watch_descriptor(thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
@@ -83,10 +83,10 @@ fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<O
 /// Breaks the snapshots of the file that the number leads to now, if that is another origin than was preserved for.
 #[cold]
 fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
-    let now = match place_behind(descriptor) {
-        Place::Origin(now) => now,
-        Place::Elsewhere => return,
-        Place::Unknown => return say_anywhere(thread.own.table.doubt_every_snapshot()),
+    let now = match target_of_descriptor(descriptor) {
+        Target::Origin(now) => now,
+        Target::Elsewhere => return,
+        Target::Unknown => return say_anywhere(thread.own.table.doubt_every_snapshot()),
     };
     if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
         break_after_the_fact(thread, &pusher(thread, frame), now);

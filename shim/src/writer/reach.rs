@@ -48,7 +48,7 @@ pub fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin,
         let aim = if touch.appends(false) {
             Aim::Call
         } else {
-            // statx(2) without the file's times: see `place_behind`.
+            // statx(2) without the file's times: see `target_of_descriptor`.
             let end = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size);
             Aim::Flag(rustix::fs::tell(file).unwrap_or(end), end)
         };

@@ -5,11 +5,11 @@
 use core::sync::atomic::{Ordering, fence};
 
 use rustix::io::Errno;
-use snapshim::cooperate::locate::place_behind;
+use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::Pusher;
 use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
-use snapshim::protocol::origin::Place;
+use snapshim::protocol::origin::Target;
 use snapshim::sys::raw;
 use snapshim::sys::wait::{Deadline, Patience};
 use snapshim::table::Table;
@@ -161,17 +161,17 @@ pub struct Surroundings<'a, T> {
 }
 
 impl<T: Touch> Writer for Surroundings<'_, T> {
-    fn place(&self, descriptor: u32) -> Place {
-        self.touch.place(descriptor)
+    fn target(&self, descriptor: u32) -> Target {
+        self.touch.target(descriptor)
     }
 
-    fn place_since(&self, descriptor: u32, seen: u32) -> Place {
-        let place = place_behind(descriptor);
+    fn target_since(&self, descriptor: u32, seen: u32) -> Target {
+        let target = target_of_descriptor(descriptor);
         // Acquire: pairs with the Release in `Process::change_descriptor`. If the count is the same, the number was looked up
         // before any change that followed `seen`.
         fence(Ordering::Acquire);
         let is_same = self.thread.record.is_some_and(|record| record.descriptors(descriptor) == seen);
-        if is_same { place } else { Place::Unknown }
+        if is_same { target } else { Target::Unknown }
     }
 
     fn floating(&self) -> u64 {

@@ -1,8 +1,8 @@
 //! What a call would change of a file.
 
 use libc::{off64_t, size_t};
-use snapshim::cooperate::locate::place_behind;
-use snapshim::protocol::origin::Place;
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::Target;
 
 /// The bytes of a file that a call would change.
 pub trait Touch {
@@ -19,12 +19,12 @@ pub trait Touch {
         None
     }
     /// Which file it is, if that is known without a look at the descriptor.
-    fn known_place(&self) -> Place {
-        Place::Unknown
+    fn known_target(&self) -> Target {
+        Target::Unknown
     }
     /// Which file it is, by the descriptor that the call is made with.
-    fn place(&self, descriptor: u32) -> Place {
-        place_behind(descriptor)
+    fn target(&self, descriptor: u32) -> Target {
+        target_of_descriptor(descriptor)
     }
 }
 

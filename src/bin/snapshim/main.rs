@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         eprintln!("snapshim: SNAPSHIM_DIR contains a NUL byte");
         return ExitCode::from(2);
     };
-    match attach::attach_existing(&attach::Place { directory: &path, is_chosen }) {
+    match attach::attach_existing(&attach::TableLocation { directory: &path, is_chosen }) {
         Ok(Some(attached)) => run(&attached),
         Ok(None) => println!("no table in {directory}: no program runs under the shim there"),
         Err(refusal) => {

@@ -14,10 +14,10 @@ use core::ffi::{c_int, c_long};
 
 use rustix::fs::OFlags;
 use snapshim::PAGE;
-use snapshim::cooperate::locate::place_behind;
+use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::protocol::aio_queues::Queue;
 use snapshim::protocol::creation::Scope;
-use snapshim::protocol::origin::Place;
+use snapshim::protocol::origin::Target;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
@@ -209,9 +209,9 @@ impl Submitter {
         if !is_direct {
             return;
         }
-        match (queue, place_behind(descriptor)) {
-            (_, Place::Elsewhere) => return,
-            (Some(queue), Place::Origin(origin)) => queue.aim_at(origin),
+        match (queue, target_of_descriptor(descriptor)) {
+            (_, Target::Elsewhere) => return,
+            (Some(queue), Target::Origin(origin)) => queue.aim_at(origin),
             _ => own.queues().overflow(),
         }
         if let Some(record) = own.record() {

@@ -8,8 +8,8 @@ use core::ptr;
 
 use libc::{aiocb, sigevent};
 use rustix::mm::{MapFlags, ProtFlags};
-use snapshim::cooperate::locate::place_behind;
-use snapshim::protocol::origin::Place;
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::Target;
 use snapshim::sys::wait::Patience;
 
 use crate::base::user_memory::read_value;
@@ -46,7 +46,7 @@ fn on_aio_write(real: aio_write64::Function, block: *mut aiocb) -> c_int {
 /// `block` is null or a request that is not under way.
 unsafe fn goes_to_file(block: *const aiocb) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { block.as_ref() }.is_some_and(|block| place_behind(block.aio_fildes as u32) != Place::Elsewhere)
+    unsafe { block.as_ref() }.is_some_and(|block| target_of_descriptor(block.aio_fildes as u32) != Target::Elsewhere)
 }
 
 /// # Safety

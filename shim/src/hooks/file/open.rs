@@ -7,8 +7,8 @@ use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_uint};
 
 use rustix::fs::FileType;
-use snapshim::cooperate::locate::place_behind;
-use snapshim::protocol::origin::Place;
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::Target;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
@@ -135,7 +135,7 @@ fn truncate_writable(fd: c_int) -> c_int {
 /// Truncates by path, because ftruncate(2) wants a descriptor that is open for writing.
 fn truncate_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
     let path = ProcPath::own("fd").slash(fd as u32);
-    let emptied = Cell::new(Place::Elsewhere);
+    let emptied = Cell::new(Target::Elsewhere);
     let result = truncate_file(fd, 0, || {
         // SAFETY: the path is a C string.
         match unsafe { syscall!(Sysno::truncate, path.as_c_str().as_ptr(), 0) } {
@@ -147,12 +147,12 @@ fn truncate_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -
         if again < 0 {
             return -1;
         }
-        emptied.set(place_behind(again as u32));
+        emptied.set(target_of_descriptor(again as u32));
         close(again);
         0
     });
-    if let Place::Origin(other) = emptied.get()
-        && place_behind(fd as u32) != emptied.get()
+    if let Target::Origin(other) = emptied.get()
+        && target_of_descriptor(fd as u32) != emptied.get()
     {
         doubt(other);
     }

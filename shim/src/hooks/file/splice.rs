@@ -4,8 +4,8 @@ use core::cell::Cell;
 use core::ffi::{c_int, c_uint};
 
 use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
-use snapshim::cooperate::locate::place_behind;
-use snapshim::protocol::origin::Place;
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::Target;
 use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
@@ -149,7 +149,7 @@ pub fn on_vmsplice(real: vmsplice::Function, fd: c_int, vector: *const iovec, co
 
 /// Whether bytes that arrive at the descriptor could be a snapshot's.
 fn is_file(fd: c_int) -> bool {
-    place_behind(fd as u32) != Place::Elsewhere
+    target_of_descriptor(fd as u32) != Target::Elsewhere
 }
 
 /// Whether a read of the descriptor waits for input.

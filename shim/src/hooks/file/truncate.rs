@@ -8,8 +8,8 @@ use core::ffi::{c_char, c_int};
 
 use libc::off64_t;
 use rustix::fs::OFlags;
-use snapshim::cooperate::locate::{place_at, place_behind};
-use snapshim::protocol::origin::{Origin, Place};
+use snapshim::cooperate::locate::{target_at_path, target_of_descriptor};
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
@@ -59,7 +59,7 @@ interpose! {
 struct Truncation {
     from: off64_t,
     /// The file; `None` for the one behind the descriptor.
-    place: Option<Place>,
+    target: Option<Target>,
 }
 
 impl Touch for Truncation {
@@ -76,23 +76,23 @@ impl Touch for Truncation {
         Some(u64::try_from(self.from).unwrap_or(u64::MAX >> 1))
     }
 
-    fn known_place(&self) -> Place {
-        self.place.unwrap_or_default()
+    fn known_target(&self) -> Target {
+        self.target.unwrap_or_default()
     }
 
-    fn place(&self, descriptor: u32) -> Place {
-        self.place.unwrap_or_else(|| place_behind(descriptor))
+    fn target(&self, descriptor: u32) -> Target {
+        self.target.unwrap_or_else(|| target_of_descriptor(descriptor))
     }
 }
 
 /// Makes `call`, which truncates the file behind `descriptor` to `length` bytes.
 pub fn truncate_file(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
-    change(descriptor, Truncation { from: length, place: None }, || call() as isize) as c_int
+    change(descriptor, Truncation { from: length, target: None }, || call() as isize) as c_int
 }
 
 /// The same for a call that truncates the file behind `descriptor` to nothing by opening it once more.
 pub fn truncate_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
-    change(descriptor, Truncation { from: 0, place: None }, call)
+    change(descriptor, Truncation { from: 0, target: None }, call)
 }
 
 /// Makes `call`, which looks `path` up itself and truncates the file to nothing.
@@ -103,10 +103,10 @@ pub fn truncate_by_name(directory: c_int, path: *const c_char, call: impl Fn() -
 /// The same for a call that leaves `length` bytes.
 fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
     const NO_DESCRIPTOR: c_int = -1;
-    let seen = place_named(directory, path);
+    let seen = target_named(directory, path);
     let result = match seen {
-        Place::Elsewhere => call(),
-        place => change(NO_DESCRIPTOR, Truncation { from: length, place: Some(place) }, call),
+        Target::Elsewhere => call(),
+        target => change(NO_DESCRIPTOR, Truncation { from: length, target: Some(target) }, call),
     };
     doubt_if_other(directory, path, seen);
     result
@@ -114,24 +114,24 @@ fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: 
 
 /// The regular file that a path leads to. It is opened only where there is no other way: a process that has no descriptor left may
 /// still truncate a file.
-fn place_named(directory: c_int, path: *const c_char) -> Place {
-    let place = match place_at(directory as u32, path, 0) {
+fn target_named(directory: c_int, path: *const c_char) -> Target {
+    let target = match target_at_path(directory as u32, path, 0) {
         // A filter of seccomp(2) that forbids the lookup may allow this one.
-        Place::Unknown => open_path(directory, path).map_or(Place::Unknown, |descriptor| {
-            let found = place_behind(descriptor as u32);
+        Target::Unknown => open_path(directory, path).map_or(Target::Unknown, |descriptor| {
+            let found = target_of_descriptor(descriptor as u32);
             close(descriptor);
             found
         }),
-        place => place,
+        target => target,
     };
-    only_regular(place)
+    only_regular(target)
 }
 
 /// A truncation does nothing to a block device.
-fn only_regular(place: Place) -> Place {
-    match place {
-        Place::Origin(origin) if origin.is_block_device() => Place::Elsewhere,
-        place => place,
+fn only_regular(target: Target) -> Target {
+    match target {
+        Target::Origin(origin) if origin.is_block_device() => Target::Elsewhere,
+        target => target,
     }
 }
 
@@ -148,10 +148,10 @@ fn close(descriptor: c_int) {
 
 /// Marks snapshots doubtful if the path leads to another file now: another process may have replaced the file between the lookup
 /// here and the call's own lookup.
-fn doubt_if_other(directory: c_int, path: *const c_char, seen: Place) {
+fn doubt_if_other(directory: c_int, path: *const c_char, seen: Target) {
     if identity::attached().is_some_and(|own| own.table.gate().active.is_raised())
-        && let now = place_named(directory, path)
-        && let Place::Origin(origin) = now
+        && let now = target_named(directory, path)
+        && let Target::Origin(origin) = now
         && now != seen
     {
         doubt(origin);
@@ -209,7 +209,7 @@ pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off6
         by_name()
     });
     if was_by_name.get() {
-        doubt_if_other(libc::AT_FDCWD, path, only_regular(place_behind(descriptor as u32)));
+        doubt_if_other(libc::AT_FDCWD, path, only_regular(target_of_descriptor(descriptor as u32)));
     }
     close(descriptor);
     result

@@ -4,8 +4,8 @@
 use core::ffi::{c_char, c_int};
 
 use libc::{timespec, timeval, utimbuf};
-use snapshim::cooperate::locate::{place_at, place_behind};
-use snapshim::protocol::origin::Place;
+use snapshim::cooperate::locate::{target_at_path, target_of_descriptor};
+use snapshim::protocol::origin::Target;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
@@ -100,8 +100,12 @@ impl Touch for NoByte {
         Some(0)
     }
 
-    fn place(&self, descriptor: u32) -> Place {
-        if self.path.is_null() { place_behind(descriptor) } else { place_at(descriptor, self.path, self.flags as u32) }
+    fn target(&self, descriptor: u32) -> Target {
+        if self.path.is_null() {
+            target_of_descriptor(descriptor)
+        } else {
+            target_at_path(descriptor, self.path, self.flags as u32)
+        }
     }
 }
 
