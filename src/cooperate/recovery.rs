@@ -52,7 +52,7 @@ impl Table {
         let creation = self.header.creation.look();
         let is_theirs =
             creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.tenure().process() == owner);
-        self.settle_children(&dead, is_theirs && creation.is_committed());
+        self.decide_forks_of(&dead, is_theirs && creation.is_committed());
         if is_theirs {
             self.end_creation(creation);
         }
@@ -91,7 +91,7 @@ impl Table {
     }
 
     /// Tells the children that `parent` was forking when it died how the fork went.
-    fn settle_children(&self, parent: &Dead<'_>, committed: bool) {
+    fn decide_forks_of(&self, parent: &Dead<'_>, committed: bool) {
         for (index, record) in self.processes_used().iter().enumerate() {
             let index = index as u32;
             let retire_claims = |id| self.retire_claims_of(&Dead { index, record, id });

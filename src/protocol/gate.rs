@@ -201,7 +201,7 @@ impl Frame {
     }
 
     /// Notes where the call goes, and how many bytes it will place at a position that others can move (0: none).
-    pub fn settle(&self, target: Target, floating: u64) {
+    pub fn set_target(&self, target: Target, floating: u64) {
         self.floating.store(floating, Ordering::Relaxed);
         self.target.store(target);
     }
@@ -213,12 +213,12 @@ impl Frame {
     /// own.
     pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
         if !planted(Fault::FloatingFrame) {
-            self.settle(Target::Origin(origin), length);
+            self.set_target(Target::Origin(origin), length);
         }
         // AcqRel: pairs with the AcqRel of other calls: a call that is counted behind this one finds what this frame says.
         let so_far = announced.0.fetch_add(length, Ordering::AcqRel).wrapping_add(length);
         if planted(Fault::FloatingFrame) {
-            self.settle(Target::Origin(origin), length);
+            self.set_target(Target::Origin(origin), length);
         }
         so_far
     }
@@ -513,7 +513,7 @@ impl<I: Intents> Gate<'_, I> {
             Target::Unknown => writer.target(call.descriptor),
             known => known,
         };
-        frame.settle(target, writer.floating());
+        frame.set_target(target, writer.floating());
         let entry = match target {
             Target::Origin(origin) => Entry::Origin(origin),
             Target::Elsewhere => return Ok(Entry::Elsewhere),

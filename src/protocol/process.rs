@@ -245,7 +245,7 @@ impl Process {
         of_image(self.lent.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
     }
 
-    /// How the fork of `id` went. Acquire: pairs with the AcqRel in `settle`.
+    /// How the fork of `id` went. Acquire: pairs with the AcqRel in `decide_fork`.
     pub fn birth(&self, id: ProcessId) -> Birth {
         let word = self.birth.load(Ordering::Acquire);
         match (word >> 32) as u32 == id.epoch() {
@@ -267,7 +267,7 @@ impl Process {
     }
 
     /// Pending -> settled or failed. The first caller decides.
-    pub fn settle(&self, id: ProcessId, outcome: Birth) {
+    pub fn decide_fork(&self, id: ProcessId, outcome: Birth) {
         let epoch = u64::from(id.epoch()) << 32;
         let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
         let _ = self.birth.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
@@ -284,7 +284,7 @@ impl Process {
         while let Some(id) = self.id() {
             if id.unborn_of().is_none() {
                 if self.birth(id) == Birth::Pending && self.parent() == parent.owner() {
-                    self.settle(id, if committed { Birth::Settled } else { Birth::Failed });
+                    self.decide_fork(id, if committed { Birth::Settled } else { Birth::Failed });
                 }
                 return Child::Settled;
             }

@@ -158,7 +158,7 @@ impl<'a> Prepared<'a> {
         self.record.christen(self.unborn, born);
         let creation = table.gate().creation;
         let committed = creation.commit(self.ticket);
-        self.record.settle(born, if committed { Birth::Settled } else { Birth::Failed });
+        self.record.decide_fork(born, if committed { Birth::Settled } else { Birth::Failed });
         creation.release(self.ticket);
         futex::wake(creation.futex());
         self.mappings.end_all();
@@ -184,7 +184,7 @@ impl<'a> Prepared<'a> {
                 Birth::Pending => {
                     if raw::now() > give_up {
                         // The parent is stopped. The first of both to settle decides.
-                        self.record.settle(born, Birth::Failed);
+                        self.record.decide_fork(born, Birth::Failed);
                     }
                     futex::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
                     table.bury_if_dead(parent);

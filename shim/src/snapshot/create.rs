@@ -281,7 +281,7 @@ fn finish(thread: &Thread, mmap: &Mmap, made: &mut Made) -> Result<(), Errno> {
     if mmap.replaces() {
         move_to(thread, made, mmap.address)?;
     }
-    settle(thread, mmap, made)
+    apply_map_flags(thread, mmap, made)
 }
 
 /// MAP_FIXED: puts the snapshot at `target`, in place of what is there. It may have been split into several segments by now.
@@ -301,7 +301,7 @@ fn move_to(thread: &Thread, made: &mut Made, target: *mut c_void) -> Result<(), 
 }
 
 /// MAP_LOCKED and MAP_POPULATE.
-fn settle(thread: &Thread, mmap: &Mmap, made: &Made) -> Result<(), Errno> {
+fn apply_map_flags(thread: &Thread, mmap: &Mmap, made: &Made) -> Result<(), Errno> {
     if mmap.flags & libc::MAP_LOCKED != 0 && made.backed > 0 {
         // SAFETY: locking changes no byte.
         let locked = unsafe { rustix::mm::mlock(made.address, (made.backed * PAGE) as usize) };
