@@ -10,8 +10,8 @@ export SNAPSHIM_ORACLE_SECONDS="${SNAPSHIM_ORACLE_SECONDS:-600}" SNAPSHIM_ORACLE
 # What is left out | where | as sed(1) leaves it out.
 faults() {
     cat <<'END'
-the look at the pagemap behind the bytes that a pusher read | src/protocol/bytes.rs | s/if planted(Fault::UnlookedStore) {/if true {/
-the second walk where a snapshot was split beside the first | src/protocol/snapshot.rs | s/ || planted(Fault::SplitLook)/ || true/
+the check of the pagemap behind the bytes that a pusher read | src/protocol/bytes.rs | s/if planted(Fault::UncheckedStore) {/if true {/
+the second walk where a snapshot was split beside the first | src/protocol/snapshot.rs | s/ || planted(Fault::SplitWalk)/ || true/
 the proof that a call was left by a jump | shim/src/process/thread.rs | s/fn take_nested(thread: Thread, stack: u64).*{/& thread.leave_calls(|interrupted| interrupted < stack);/
 END
 }

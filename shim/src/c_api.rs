@@ -72,8 +72,8 @@ fn describe_unvouched(address: u64) -> Option<Stat> {
 fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
     own.table.doubt_if_unseen();
-    watch::look_behind(own, &here);
-    foreign_maps::look_if_wanted(own);
+    watch::check_range(own, &here);
+    foreign_maps::search_if_wanted(own);
     let (_, here) = lock::find_piece(own, &here, |_, _| true)?;
     Some(own.table.over_splits(|walk| sum(own, walk, &here)))
 }

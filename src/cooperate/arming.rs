@@ -76,7 +76,7 @@ impl Table {
     /// The creation that waits for process `id` to arm, and what the creation covers.
     pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
         let creation = &self.header.creation;
-        let seen = creation.look();
+        let seen = creation.load();
         if !seen.is_arming() || record.sharing.is_armed_for(id.epoch(), seen) {
             return None;
         }

@@ -135,7 +135,7 @@ impl Table {
     fn is_over(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
         let tenure = slot.tenure();
         if tenure.is_vacant() {
-            return frame.look().1 == turn;
+            return frame.load().1 == turn;
         }
         if self.bury_if_dead(tenure.process()) {
             // The record can be gone before its slots are: a process that reaped it was killed in between.
@@ -183,7 +183,7 @@ impl Table {
         // A number that came to mean another file meanwhile tells nothing of a call that is in the kernel with it. If the call is
         // yet to be made, or made again, with a number that comes to mean an origin, the writer itself finds that out afterwards.
         let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
-        !covered && is_telling && frame.look().1 == turn && frame.target_at(turn) == Target::Unknown
+        !covered && is_telling && frame.load().1 == turn && frame.target_at(turn) == Target::Unknown
     }
 
     /// Waits until the creation `seen` is over. Ends it if its owner is dead or has taken too long.
@@ -191,7 +191,7 @@ impl Table {
         let creation = &self.header.creation;
         let first_seen = raw::now();
         let mut patience = Patience::default();
-        while creation.look() == seen {
+        while creation.load() == seen {
             patience.pause();
             if !patience.is_tried() {
                 continue;
@@ -233,7 +233,7 @@ impl Table {
             let mut patience = Patience::default();
             let mut deadline = Deadline::at(deadline);
             while is_busy(frame) {
-                if patience.is_tried() && self.is_over(slot, frame, frame.look().1) {
+                if patience.is_tried() && self.is_over(slot, frame, frame.load().1) {
                     return true;
                 }
                 if deadline.expired_twice(&patience) {
@@ -248,7 +248,7 @@ impl Table {
 
 /// The call in `frame`, if it is under way and may be changing what `scope` covers.
 fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
-    let (phase, turn) = frame.look();
+    let (phase, turn) = frame.load();
     let concerned = phase.is_under_way()
         && match frame.target_at(turn) {
             Target::Elsewhere => false,

@@ -6,7 +6,7 @@
 //! The time of last status change is of no use: chmod, rename and link move it.
 
 use crate::PAGE;
-use crate::protocol::changes::{Changes, Modified, Sight, look};
+use crate::protocol::changes::{Changes, Modified, Sight, observe};
 use crate::protocol::origin::Origin;
 use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, State, View};
 use crate::table::Table;
@@ -36,7 +36,7 @@ impl Table {
             return None;
         }
         let newest = self.newest_mapping();
-        let sight = look(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)?;
+        let sight = observe(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)?;
         // The snapshots are looked at after the file: a cooperating process moves a segment off the file before it takes pages
         // away, and such a segment is no longer among them. A segment that was split off since is as old as the one it was split
         // from.

@@ -25,15 +25,15 @@ pub struct Knowledge<'a> {
     pub holdings: &'a Holdings,
 }
 
-/// Looks before what does not fit counts as damage: another thread may be splitting a segment.
-const LOOKS: u32 = 40;
+/// Rounds before what does not fit counts as damage: another thread may be splitting a segment.
+const ROUNDS: u32 = 40;
 
 impl Table {
     /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
     /// makes, moves or unmaps a snapshot meanwhile.
     pub fn inspect(&self, known: &Knowledge<'_>) {
         let mut patience = Patience::default();
-        for _ in 0..LOOKS {
+        for _ in 0..ROUNDS {
             if self.is_damaged() || self.is_as_known(known) {
                 return;
             }
@@ -45,7 +45,7 @@ impl Table {
     /// The same, and checks that walks over processes and writers would find every living process.
     pub fn inspect_all(&self, known: &Knowledge<'_>) {
         let mut patience = Patience::default();
-        for _ in 0..LOOKS {
+        for _ in 0..ROUNDS {
             if self.is_damaged() || self.finds_all() {
                 return self.inspect(known);
             }

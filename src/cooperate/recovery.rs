@@ -49,7 +49,7 @@ impl Table {
     pub fn bury(&self, index: u32, record: &Process, id: ProcessId) {
         let dead = Dead { index, record, id };
         let owner = dead.owner();
-        let creation = self.header.creation.look();
+        let creation = self.header.creation.load();
         let is_theirs =
             creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.tenure().process() == owner);
         self.decide_forks_of(&dead, is_theirs && creation.is_committed());

@@ -136,8 +136,8 @@ impl Run for Pages<'_> {
         Ok(())
     }
 
-    fn look(&self, found: &mut [Found]) -> Result<(), Errno> {
-        verify::look(self.mapper, self.thread, self.address, found, self.proc_fds)
+    fn check(&self, found: &mut [Found]) -> Result<(), Errno> {
+        verify::classify(self.mapper, self.thread, self.address, found, self.proc_fds)
     }
 
     fn store(&self, first: usize, bytes: &[u8]) -> Result<usize, Errno> {

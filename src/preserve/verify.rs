@@ -177,7 +177,7 @@ fn is_private(entry: u64) -> bool {
 }
 
 /// What each of the pages at `address` is, all at one look.
-pub fn look(
+pub fn classify(
     id: ProcessId,
     thread: u32,
     address: u64,

@@ -1,4 +1,4 @@
-//! Read, look, store: how pages of a read-only mapping are preserved, by storing into each page a byte that it shows already.
+//! Read, check, store: how pages of a read-only mapping are preserved, by storing into each page a byte that it shows already.
 //!
 //! The kernel pins a page before it copies from it, in process_vm_readv(2) as in /proc/PID/mem. Between pin and copy another pusher
 //! may preserve the page, and its change may land. So a byte that was read may be newer than the snapshot. Therefore the pagemap is
@@ -6,7 +6,7 @@
 //!
 //! That is enough. A change lands only after its writer has proved that the page is private, and a private page stays private while
 //! this frame pushes: the mapper drops no page before the push is over. So no change of a page that is shared at the look has
-//! landed before the look, nor before the read, and the byte is the original's. Whatever happens between look and store, the byte
+//! landed before the look, nor before the read, and the byte is the original's. Whatever happens between check and store, the byte
 //! equals what the page's private copy has there: the mapping is read-only, and the mapper waits for this frame before it makes it
 //! writable. A page that is private at the look is preserved, and nothing is stored into it.
 //!
@@ -40,7 +40,7 @@ pub trait Run {
     /// last page that has no partner. The bytes may come from pages that were pinned long before.
     fn read(&self, bytes: &mut [u8]) -> Result<(), Errno>;
     /// Reads from the pagemap what each page is.
-    fn look(&self, found: &mut [Found]) -> Result<(), Errno>;
+    fn check(&self, found: &mut [Found]) -> Result<(), Errno>;
     /// Stores one byte, or two, where they were read, from page `first` on. The result is how many pages the store reached: those
     /// are private afterwards.
     fn store(&self, first: usize, bytes: &[u8]) -> Result<usize, Errno>;
@@ -52,8 +52,8 @@ pub fn make_private(run: &impl Run) -> Result<usize, Errno> {
     let (mut bytes, mut found) = ([0; AT_ONCE], [Found::Other; AT_ONCE]);
     let count = run.len().min(AT_ONCE);
     run.read(&mut bytes[..count])?;
-    run.look(&mut found[..count])?;
-    if planted(Fault::UnlookedStore) {
+    run.check(&mut found[..count])?;
+    if planted(Fault::UncheckedStore) {
         found = [Found::Shared; AT_ONCE];
     }
     let mut page = 0;
@@ -105,7 +105,7 @@ mod tests {
             Ok(())
         }
 
-        fn look(&self, found: &mut [Found]) -> Result<(), Errno> {
+        fn check(&self, found: &mut [Found]) -> Result<(), Errno> {
             found.copy_from_slice(self.pages);
             Ok(())
         }

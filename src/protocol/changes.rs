@@ -1,7 +1,8 @@
 //! Counted changes: how a change by a program without the shim is found.
 //!
 //! Each cooperating process counts each change of an origin ([`Changes`]) before it lands. Now and then the mapper looks at the
-//! file ([`look`]). If the file's time of modification moved and the count did not, a process changed it that does not cooperate.
+//! file ([`observe`]). If the file's time of modification moved and the count did not, a process changed it that does not
+//! cooperate.
 
 use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
@@ -22,7 +23,7 @@ impl Changes {
         }
         // Release: pairs with the Acquire in `count`; a thread that finds the change counted sees the announcement.
         self.0.fetch_add(1, Ordering::Release);
-        // Release: pairs with the Acquire fence in `look`; a thread that sees what the call does to the file finds it counted.
+        // Release: pairs with the Acquire fence in `observe`; a thread that sees what the call does to the file finds it counted.
         fence(Ordering::Release);
     }
 
@@ -64,13 +65,13 @@ pub struct Sight {
 /// - A change that the first look at the count finds, and that has not landed, still has its frame under way, because it was
 ///   announced before it was counted. `is_quiet` looks at the frames after the count and before the file.
 /// - A change that landed before the look at the file was counted before that, so the second look at the count finds it.
-pub fn look(
+pub fn observe(
     changes: &Changes,
     is_quiet: impl FnOnce() -> bool,
     file: impl FnOnce() -> Option<Modified>,
 ) -> Option<Sight> {
     let counted = changes.count();
-    if !is_quiet() && !planted(Fault::QuietLook) {
+    if !is_quiet() && !planted(Fault::QuietCheck) {
         return None;
     }
     let file = file()?;

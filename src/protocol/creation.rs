@@ -127,7 +127,7 @@ impl Ticket {
 impl Creation {
     /// The state as it is now. Acquire: pairs with the Release in `commit` and `release`; what a past creation published is
     /// visible.
-    pub fn look(&self) -> Ticket {
+    pub fn load(&self) -> Ticket {
         Ticket(self.state.load(Ordering::Acquire))
     }
 
@@ -136,12 +136,12 @@ impl Creation {
     /// `owner` is the creator's writer slot, whose [`Intent`] has been declared.
     pub fn claim(&self, owner: u16) -> Result<Ticket, Ticket> {
         loop {
-            let free = self.look();
+            let free = self.load();
             if free.is_busy() {
                 return Err(free);
             }
             let mine = state(COLLECTING, free.number() + 1, owner);
-            // AcqRel: pairs with the Acquire in `look`: a thread that sees the claim sees the intent. A number is used once.
+            // AcqRel: pairs with the Acquire in `load`: a thread that sees the claim sees the intent. A number is used once.
             match self.state.compare_exchange(free.0, mine, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(Ticket(mine)),
                 Err(now) if planted(Fault::ClaimAgain) => return Err(Ticket(now)),
@@ -158,7 +158,7 @@ impl Creation {
     /// writer finished.
     pub fn start_arming(&self, mine: Ticket) -> Result<Ticket, Aborted> {
         let arming = state(ARMING, mine.number(), mine.owner());
-        // AcqRel: against `abort`; pairs with the Acquire in `look`.
+        // AcqRel: against `abort`; pairs with the Acquire in `load`.
         let started = self.state.compare_exchange(mine.0, arming, Ordering::AcqRel, Ordering::Relaxed);
         started.map(|_| Ticket(arming)).map_err(|_| Aborted)
     }
@@ -171,7 +171,7 @@ impl Creation {
             self.state.store(committed, Ordering::Release);
             return true;
         }
-        // AcqRel: against `abort`. Release: pairs with the Acquire in `look`; the published snapshots are visible to writers that
+        // AcqRel: against `abort`. Release: pairs with the Acquire in `load`; the published snapshots are visible to writers that
         // waited.
         self.state.compare_exchange(mine.0, committed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -179,7 +179,7 @@ impl Creation {
     /// Committed -> free, when everything that the commit decided has been carried out. Any process may do it, and more than once.
     pub fn release(&self, mine: Ticket) {
         let committed = state(COMMITTED, mine.number(), mine.owner());
-        // Release: pairs with the Acquire in `look`.
+        // Release: pairs with the Acquire in `load`.
         let _ =
             self.state.compare_exchange(committed, state(FREE, mine.number(), 0), Ordering::Release, Ordering::Relaxed);
     }
@@ -215,7 +215,7 @@ impl Creation {
     /// The creation under way, if writers of `origin` have to wait for it.
     pub fn naming(&self, origin: Origin, intents: &impl Intents) -> Option<Ticket> {
         loop {
-            let seen = self.look();
+            let seen = self.load();
             if !seen.is_busy() {
                 return None;
             }

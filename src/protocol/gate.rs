@@ -190,7 +190,7 @@ impl Frame {
         self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
         self.descriptors_seen.store(call.descriptors_seen, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
+        // Release: pairs with the Acquire in `load`; the fields above belong to this turn.
         self.phase.store(word(turn, Phase::Announced), Ordering::Release);
         if !planted(Fault::AnnounceFence) {
             // SeqCst: pairs with the fence in `ActiveWord::raise`: the phase comes before the look at the active word and the
@@ -230,7 +230,7 @@ impl Frame {
     /// nothing else.
     #[inline]
     pub fn pass(&self, turn: Turn) -> bool {
-        // Release: pairs with the Acquire in `look`.
+        // Release: pairs with the Acquire in `load`.
         self.phase.store(word(turn, Phase::Passed), Ordering::Release);
         // A handler that found the frame announced has withdrawn it by now, and the look below finds that. A handler that comes
         // from here on finds the frame passed, and leaves it.
@@ -245,7 +245,7 @@ impl Frame {
     /// Announced -> withdrawn, by the caller itself or by a handler that interrupted it.
     pub fn withdraw(&self, turn: Turn) {
         self.withdrawn.store(turn.0, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `look`; nothing of this announcement is done later than this.
+        // Release: pairs with the Acquire in `load`; nothing of this announcement is done later than this.
         self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
     }
 
@@ -253,8 +253,8 @@ impl Frame {
     /// that had it before, does not find the announcement that goes on here.
     #[must_use]
     pub fn can_continue(&self, other: &Self) -> bool {
-        let (phase, turn) = self.look();
-        let (others_phase, others_turn) = other.look();
+        let (phase, turn) = self.load();
+        let (others_phase, others_turn) = other.load();
         // A call that has not been announced will be at a later announcement.
         let is_earlier = turn.0 < others_turn.0 || turn == others_turn && others_phase == Phase::Idle;
         phase == Phase::Idle && is_earlier
@@ -269,7 +269,7 @@ impl Frame {
         self.descriptor.store(other.descriptor().0, Ordering::Relaxed);
         self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
         self.withdrawn.store(other.withdrawn.load(Ordering::Relaxed), Ordering::Relaxed);
-        // Release: pairs with the Acquire in `look`; the fields above belong to this turn.
+        // Release: pairs with the Acquire in `load`; the fields above belong to this turn.
         self.phase.store(other.phase.load(Ordering::Relaxed), Ordering::Release);
     }
 
@@ -282,7 +282,7 @@ impl Frame {
     pub fn clear(&self, turn: Turn) -> bool {
         let is_mine = self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed);
         if is_mine {
-            // Release: pairs with the Acquire in `look`; a creation that finds the frame idle finds the call done.
+            // Release: pairs with the Acquire in `load`; a creation that finds the frame idle finds the call done.
             self.phase.store(word(turn, Phase::Idle), Ordering::Release);
             // The fence keeps this store behind the one before: the next call of this thread takes the frame only after both.
             signal_fence();
@@ -294,7 +294,7 @@ impl Frame {
     /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. If the call goes on all the
     /// same, it starts again, or finds in [`Frame::clear`] that it was given up.
     pub fn leave(&self) {
-        let (_, turn) = self.look();
+        let (_, turn) = self.load();
         self.withdrawn.store(turn.0, Ordering::Relaxed);
         self.reclaim(turn);
         signal_fence();
@@ -315,7 +315,7 @@ impl Frame {
 
     /// Phase and turn. Acquire: pairs with the Release stores of the owner.
     #[inline]
-    pub fn look(&self) -> (Phase, Turn) {
+    pub fn load(&self) -> (Phase, Turn) {
         let word = self.phase.load(Ordering::Acquire);
         (Phase::of(word), Turn(word >> PHASE_BITS))
     }
@@ -325,12 +325,12 @@ impl Frame {
         let target = self.target.load();
         // Acquire: orders the two loads: the target was read while the announcement lasted.
         fence(Ordering::Acquire);
-        if self.look().1 == turn { target } else { Target::Unknown }
+        if self.load().1 == turn { target } else { Target::Unknown }
     }
 
     /// Bytes that this frame will place at a movable position of `origin`.
     pub fn floating_on(&self, origin: Origin) -> u64 {
-        let (phase, turn) = self.look();
+        let (phase, turn) = self.load();
         if !phase.is_under_way() || self.target_at(turn) != Target::Origin(origin) {
             return 0;
         }
@@ -366,7 +366,7 @@ impl Frame {
     /// Whether this frame pushes into a snapshot.
     pub fn is_pushing_any(&self) -> bool {
         // Acquire: pairs with the Release in `stop_pushing`.
-        self.pushing.load(Ordering::Acquire) != 0 && self.look().0.is_under_way()
+        self.pushing.load(Ordering::Acquire) != 0 && self.load().0.is_under_way()
     }
 
     /// Whether this frame pushes into snapshot `index`; with `only_bytes`, whether it stores bytes there.
@@ -375,7 +375,7 @@ impl Frame {
         let pushing = self.pushing.load(Ordering::Acquire);
         pushing & !WRITES_BYTES == u64::from(index) + 1
             && (!only_bytes || pushing & WRITES_BYTES != 0)
-            && self.look().0.is_under_way()
+            && self.load().0.is_under_way()
     }
 }
 
@@ -494,7 +494,7 @@ impl<I: Intents> Gate<'_, I> {
         writer: &impl Writer,
     ) -> Result<Entry, Turned> {
         let entry = if self.active.is_raised() {
-            match self.look_around(frame, outer, call, writer) {
+            match self.find_entry(frame, outer, call, writer) {
                 Ok(entry) => entry,
                 Err(seen) => {
                     frame.withdraw(turn);
@@ -508,7 +508,7 @@ impl<I: Intents> Gate<'_, I> {
     }
 
     #[cold]
-    fn look_around(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
+    fn find_entry(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
         let target = match call.target {
             Target::Unknown => writer.target(call.descriptor),
             known => known,
@@ -530,7 +530,7 @@ impl<I: Intents> Gate<'_, I> {
         match target {
             Target::Origin(origin) => self.creation.naming(origin, self.intents),
             Target::Elsewhere => None,
-            Target::Unknown => Some(self.creation.look()).filter(|seen| seen.is_busy()),
+            Target::Unknown => Some(self.creation.load()).filter(|seen| seen.is_busy()),
         }
     }
 
@@ -542,7 +542,7 @@ impl<I: Intents> Gate<'_, I> {
     /// it to lead elsewhere no longer waits.
     fn waits_for_us(&self, outer: &[Frame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
-            let (phase, turn) = frame.look();
+            let (phase, turn) = frame.load();
             if phase != Phase::Passed {
                 return false;
             }
@@ -562,7 +562,7 @@ impl<I: Intents> Gate<'_, I> {
 /// thread comes back to it. So the creation need not wait for it meanwhile.
 pub fn withdraw_interrupted(outer: &[Frame]) {
     for frame in outer {
-        let (phase, turn) = frame.look();
+        let (phase, turn) = frame.load();
         if phase == Phase::Announced && !planted(Fault::NestedWithdraw) {
             frame.withdraw(turn);
         }

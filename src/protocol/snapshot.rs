@@ -282,7 +282,7 @@ impl Splits {
         loop {
             let before = self.count();
             let found = walk();
-            if found.is_some() || self.count() == before || planted(Fault::SplitLook) {
+            if found.is_some() || self.count() == before || planted(Fault::SplitWalk) {
                 return found;
             }
         }

@@ -58,12 +58,12 @@ impl Who {
 
 /// What a creation found here at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct UnseenCount {
     raises: u64,
     is_up: bool,
 }
 
-impl Look {
+impl UnseenCount {
     /// Whether every change between two looks was announced.
     #[must_use]
     pub fn vouches_until(&self, later: &Self) -> bool {
@@ -85,7 +85,7 @@ impl Unseen {
             if !self.entries.iter().any(claim) {
                 self.beyond.store(1, Ordering::Release);
             }
-            // AcqRel: pairs with the Acquire in `look`. A creation that finds the entry gone finds the count changed.
+            // AcqRel: pairs with the Acquire in `observe`. A creation that finds the entry gone finds the count changed.
             self.raises.fetch_add(1, Ordering::AcqRel);
         }
         Self::raised();
@@ -93,7 +93,7 @@ impl Unseen {
 
     fn raised() {
         if !planted(Fault::UnseenFence) {
-            // SeqCst: pairs with the fence in `look_after_publishing`: the entry before the look at the snapshots.
+            // SeqCst: pairs with the fence in `observe_after_publishing`: the entry before the look at the snapshots.
             full_fence();
         }
     }
@@ -131,21 +131,21 @@ impl Unseen {
 
     /// What a creation finds before its instant.
     #[must_use]
-    pub fn look(&self) -> Look {
+    pub fn observe(&self) -> UnseenCount {
         // Acquire: pairs with the AcqRel in `raise`, and orders the loads behind it. The count is read first: an entry that is
         // raised and lowered after that is found by the second look, in the count.
         let raises = self.raises.load(Ordering::Acquire);
-        Look { raises, is_up: self.is_up() }
+        UnseenCount { raises, is_up: self.is_up() }
     }
 
     /// What a creation finds once its snapshot is published.
     #[must_use]
-    pub fn look_after_publishing(&self) -> Look {
+    pub fn observe_after_publishing(&self) -> UnseenCount {
         // SeqCst: pairs with the fence in `raise`: the snapshot before the look at the entries.
         full_fence();
         // The count is read last: an entry that is gone again has been counted.
         let is_up = self.is_up();
-        Look { raises: self.raises.load(Ordering::Acquire), is_up }
+        UnseenCount { raises: self.raises.load(Ordering::Acquire), is_up }
     }
 
     /// Whether an unseen process may be changing files.
@@ -180,7 +180,7 @@ impl Unseen {
         if !planted(Fault::UnseenWalk) {
             doubt();
         }
-        // Release: pairs with the Acquire in `look`: the doubt comes before the entry goes. A compare-exchange, because another
+        // Release: pairs with the Acquire in `observe`: the doubt comes before the entry goes. A compare-exchange, because another
         // process may have lowered the entry meanwhile, and a third one raised its own.
         let _ = entry.compare_exchange(who.word(), 0, Ordering::Release, Ordering::Relaxed);
         self.forget_said();

@@ -182,7 +182,7 @@ impl WriterSlot {
     /// Several may do it at once, and one of them late. The announcements are read before the lease is looked at again, so the
     /// announcements of the next lease, which are later ones, are not touched.
     pub fn release(&self, tenure: Tenure) {
-        let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].look().1);
+        let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].load().1);
         // Acquire: orders the loads.
         crate::sys::sync::fence(Ordering::Acquire);
         if tenure.is_vacant() || self.tenure() != tenure && !planted(Fault::SlotOwner) {

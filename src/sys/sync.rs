@@ -96,7 +96,7 @@ pub enum Fault {
     /// The count of a cooperating change.
     CountedChange,
     /// The look at the calls under way before the look at a file.
-    QuietLook,
+    QuietCheck,
     /// The second look at the count, after the look at a file.
     SecondCount,
     /// The look whether a dead process still has its record, after the look at what seems to be its own.
@@ -124,7 +124,7 @@ pub enum Fault {
     /// The count of splits.
     SplitCount,
     /// The second walk where the count of splits moved beside the first.
-    SplitLook,
+    SplitWalk,
     /// The raise of the active word when a segment is split off.
     SplitRaise,
     /// The second look at the state of a segment that another was split from.
@@ -140,7 +140,7 @@ pub enum Fault {
     /// The high-water mark that counts a slot as used before it is claimed.
     UsedFirst,
     /// The look at the pages between the read of bytes and their store.
-    UnlookedStore,
+    UncheckedStore,
     /// The fence between an unseen process's entry and its look at the snapshots.
     UnseenFence,
     /// The look for unseen processes once a snapshot is published.

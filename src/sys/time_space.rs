@@ -4,7 +4,7 @@
 //! reader (proc_pid_stat, fs/proc/array.c). So both are translated: the table holds the time of the initial namespace.
 //!
 //! A process comes to another namespace by fork and exec (after unshare(2) or setns(2)), or by setns(2) itself. After each of these
-//! it calls [`look`].
+//! it calls [`read_offsets`].
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ static SPACE: AtomicU64 = AtomicU64::new(INITIAL);
 /// Finds out in which time namespace the process is.
 ///
 /// Where there is no /proc, or no such namespace (before Linux 5.6), the process is where it was.
-pub fn look() -> Result<(), Unknown> {
+pub fn read_offsets() -> Result<(), Unknown> {
     let inode = |path: &CStr| rustix::fs::stat(path).map(|found| found.st_ino);
     let Ok(space) = inode(ProcPath::own("ns/time").as_c_str()) else { return Ok(()) };
     if space == SPACE.load(Ordering::Relaxed) {

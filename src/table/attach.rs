@@ -180,7 +180,7 @@ pub fn attach(location: &TableLocation<'_>, at: *mut c_void) -> Result<Attached,
     if table.header.namespace.load(Ordering::Relaxed) != own_namespace() {
         return Err(Refusal::OtherNamespace);
     }
-    time_space::look().map_err(|_| Refusal::UnknownTime)?;
+    time_space::read_offsets().map_err(|_| Refusal::UnknownTime)?;
     if table.is_damaged() {
         return Err(Refusal::Damaged);
     }

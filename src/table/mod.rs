@@ -201,7 +201,7 @@ impl Table {
     pub fn lower_active(&self) {
         self.header.active.lower_if(|| {
             // The creation record comes first: a creation that is over has published its snapshots before.
-            !self.header.creation.look().is_busy() && self.find_over_splits(|walk| walk.live().next()).is_none()
+            !self.header.creation.load().is_busy() && self.find_over_splits(|walk| walk.live().next()).is_none()
         });
     }
 

@@ -114,13 +114,13 @@ fn assert_unused(table: &Table, about: &str) {
     for index in 0..WRITERS as u32 {
         let Some(slot) = table.writer(index) else { break };
         assert!(slot.tenure().is_vacant(), "{about}: slot {index}");
-        assert!(slot.frames().iter().all(|frame| !frame.look().0.is_under_way()), "{about}: slot {index}");
+        assert!(slot.frames().iter().all(|frame| !frame.load().0.is_under_way()), "{about}: slot {index}");
     }
     for index in 0..SNAPSHOTS as u32 {
         assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
     }
     assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
-    assert!(!table.gate().creation.look().is_busy(), "{about}: creation");
+    assert!(!table.gate().creation.load().is_busy(), "{about}: creation");
     assert!(!table.gate().active.is_raised(), "{about}: active word");
     assert!(!table.is_damaged(), "{about}: damaged");
 }

@@ -64,7 +64,7 @@ impl Shared {
 
     /// What the agent does for the creation that it finds.
     fn arm(&self) {
-        let seen = self.world.creation.look();
+        let seen = self.world.creation.load();
         let is_time = seen.is_arming() || planted(Fault::ArmingAfterDrain) && seen.is_busy();
         if is_time && !self.sharing.is_armed_for(EPOCH, seen) {
             *self.is_open.lock().unwrap() = false;

@@ -23,13 +23,13 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
             let late = Arc::clone(&slot);
             let late = thread::spawn(move || late.release(ended));
             slot.release(ended);
-            assert!(!slot.frames()[0].look().0.is_under_way());
+            assert!(!slot.frames()[0].load().0.is_under_way());
             assert!(slot.claim(next.owner_word(0), thread));
             let mine = slot.tenure();
             let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
             late.join().unwrap();
             assert_eq!((slot.tenure(), slot.thread(mine)), (mine, thread));
-            assert_eq!(slot.frames()[0].look(), (Phase::Announced, turn));
+            assert_eq!(slot.frames()[0].load(), (Phase::Announced, turn));
         });
     }
 }

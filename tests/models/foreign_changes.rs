@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::protocol::changes::{Changes, Modified, Sight, look};
+use snapshim::protocol::changes::{Changes, Modified, Sight, observe};
 use snapshim::protocol::gate::{Call, Frame};
 
 use super::world::model;
@@ -33,9 +33,9 @@ impl Watched {
         self.modified.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn look(&self) -> Option<Sight> {
-        let is_quiet = || !self.frame.look().0.is_under_way();
-        look(&self.changes, is_quiet, || Some(Modified { time: self.modified.load(Ordering::Relaxed), size: 0 }))
+    fn observe(&self) -> Option<Sight> {
+        let is_quiet = || !self.frame.load().0.is_under_way();
+        observe(&self.changes, is_quiet, || Some(Modified { time: self.modified.load(Ordering::Relaxed), size: 0 }))
     }
 }
 
@@ -50,13 +50,13 @@ fn no_look_tells_on_a_writer_that_cooperates() {
         });
         let mut seen = Sight { counted: 0, file: Modified { time: 0, size: 0 } };
         for _ in 0..2 {
-            if let Some(sight) = watched.look() {
+            if let Some(sight) = watched.observe() {
                 assert!(!sight.tells_on_somebody_since(&seen));
                 seen = sight;
             }
         }
         writer.join().unwrap();
-        let last = watched.look().expect("nobody is under way");
+        let last = watched.observe().expect("nobody is under way");
         assert!(!last.tells_on_somebody_since(&seen));
     });
 }
@@ -66,12 +66,12 @@ fn a_change_that_nobody_announced_is_told_on() {
     model(|| {
         let watched = Watched::new();
         watched.write();
-        let seen = watched.look().expect("nobody is under way");
+        let seen = watched.observe().expect("nobody is under way");
         let other = Arc::clone(&watched);
         let foreigner = thread::spawn(move || other.change());
-        let during = watched.look().expect("nobody is under way");
+        let during = watched.observe().expect("nobody is under way");
         foreigner.join().unwrap();
-        let after = watched.look().expect("nobody is under way");
+        let after = watched.observe().expect("nobody is under way");
         assert!(during.tells_on_somebody_since(&seen) || after.tells_on_somebody_since(&during));
     });
 }

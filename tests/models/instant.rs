@@ -41,7 +41,7 @@ fn commit_and_abort_exclude_each_other() {
         if committed {
             assert_eq!(world.pages[0].shows(&world.file), instant);
         }
-        assert!(!world.creation.look().is_busy());
+        assert!(!world.creation.load().is_busy());
     });
 }
 
@@ -122,7 +122,7 @@ fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
         world.active.raise();
         let other = Arc::clone(&world);
         let retirer = thread::spawn(move || {
-            other.active.lower_if(|| !other.creation.look().is_busy() && other.pages[0].snapshot.view().is_none());
+            other.active.lower_if(|| !other.creation.load().is_busy() && other.pages[0].snapshot.view().is_none());
         });
         let ticket = world.collect(Scope::One(ORIGIN));
         world.pages[0].publish(1);
@@ -183,7 +183,7 @@ fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
         let ticket = world.collect(Scope::One(ORIGIN));
         let used = slot.1.load(Ordering::Acquire) as usize;
         for frame in slot.0.frames().iter().take(used) {
-            while matches!(frame.look().0, Phase::Announced | Phase::Passed) {
+            while matches!(frame.load().0, Phase::Announced | Phase::Passed) {
                 thread::yield_now();
             }
         }
@@ -227,10 +227,10 @@ fn a_creation_whose_owner_died_behind_its_commit_is_carried_out() {
         world.pages[0].publish(1);
         assert!(world.creation.commit(ticket));
         let other = Arc::clone(&world);
-        let waiter = thread::spawn(move || other.creation.end(other.creation.look()));
-        world.creation.end(world.creation.look());
+        let waiter = thread::spawn(move || other.creation.end(other.creation.load()));
+        world.creation.end(world.creation.load());
         waiter.join().unwrap();
-        assert!(!world.creation.look().is_busy());
+        assert!(!world.creation.load().is_busy());
         assert!(world.pages[0].snapshot.view().is_some());
     });
 }

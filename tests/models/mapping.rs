@@ -320,7 +320,7 @@ impl Run for ReadOnly {
         Ok(())
     }
 
-    fn look(&self, found: &mut [Found]) -> Result<(), Errno> {
+    fn check(&self, found: &mut [Found]) -> Result<(), Errno> {
         found[0] = if self.private.lock().unwrap().is_some() { Found::Private } else { Found::Shared };
         Ok(())
     }

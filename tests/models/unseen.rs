@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::snapshot::State;
-use snapshim::protocol::unseen::{Look, Unseen, Who};
+use snapshim::protocol::unseen::{Unseen, UnseenCount, Who};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{NEW, ORIGIN, World, model};
@@ -36,14 +36,14 @@ fn is_exact_or_says_so_after(tidy: impl Fn(&World, &Unseen), writer: impl Fn(&Wo
     let writer = thread::spawn(move || writer(&other, &entries));
     tidy(&world, &unseen);
     let ticket = world.collect(Scope::One(ORIGIN));
-    let before = Cell::new(unseen.look());
+    let before = Cell::new(unseen.observe());
     let instant = world.file.load(Ordering::Acquire);
     world.pages[0].publish(1);
-    let after = if planted(Fault::UnseenAfterPublishing) { before.get() } else { unseen.look_after_publishing() };
+    let after = if planted(Fault::UnseenAfterPublishing) { before.get() } else { unseen.observe_after_publishing() };
     if planted(Fault::UnseenBeforeInstant) {
-        before.set(unseen.look());
+        before.set(unseen.observe());
     }
-    let vouches = |before: Look| before.vouches_until(&after);
+    let vouches = |before: UnseenCount| before.vouches_until(&after);
     if !vouches(before.get()) {
         world.pages[0].snapshot.mark(1, State::Doubtful);
     }

@@ -125,7 +125,7 @@ impl World {
             return;
         }
         for frame in &self.frames {
-            while frame.look().0.is_under_way() {
+            while frame.load().0.is_under_way() {
                 thread::yield_now();
             }
         }
@@ -168,7 +168,7 @@ impl Writer for Thread<'_> {
         if self.aborts && self.world.creation.abort(seen) {
             return;
         }
-        while self.world.creation.look() == seen {
+        while self.world.creation.load() == seen {
             thread::yield_now();
         }
     }

@@ -31,7 +31,7 @@ pub struct Company {
 
 impl Company {
     /// Checks; how long the agent may sleep until the next check. `None`: the agent is alone.
-    pub fn look(&mut self, own: &Own) -> Option<Duration> {
+    pub fn check(&mut self, own: &Own) -> Option<Duration> {
         const SELDOM: Duration = Duration::from_secs(3600);
         let ends = own.identity.presence().ends();
         if ends == 0 {

@@ -76,7 +76,7 @@ impl<'a> Work<'a> {
         if own.identity.presence().must_leave() {
             return ControlFlow::Break(0);
         }
-        let Some(until_look) = self.company.look(&own) else {
+        let Some(until_check) = self.company.check(&own) else {
             return ControlFlow::Break(own.identity.presence().last_status());
         };
         if arm::answer_creation(&own) {
@@ -95,24 +95,24 @@ impl<'a> Work<'a> {
         if raw::now() >= self.next_round {
             self.make_round(&own, &mut service);
         }
-        let until_maps = foreign_maps::look_if_due(&own, &mut || service.attend());
+        let until_maps = foreign_maps::search_if_due(&own, &mut || service.attend());
         if service.has_armed {
             self.eager.begin_anew();
         }
         if service.is_answered {
-            futex::wait(record.doorbell(), bell, pause.min(until_look).min(until_maps));
+            futex::wait(record.doorbell(), bell, pause.min(until_check).min(until_maps));
         }
         ControlFlow::Continue(())
     }
 
     /// Checks what the snapshots depend on: devices, files, other processes, the table. Requests are answered in between.
     fn make_round(&mut self, own: &Own, service: &mut Service<'_>) {
-        rounds::look(own);
+        rounds::check(own);
         service.attend();
-        watch::look_at_all(own);
+        watch::check_all(own);
         service.attend();
         doubt_if_unseen(own);
-        look_at_table(own);
+        check_table(own);
         service.attend();
         self.rounds += 1;
         if self.rounds.is_multiple_of(TABLE_ROUNDS) {
@@ -152,7 +152,7 @@ impl Service<'_> {
 }
 
 /// Compares the table with what this process knows; the process leaves a table that is damaged.
-fn look_at_table(own: &Own) {
+fn check_table(own: &Own) {
     match lock::try_hold(*own) {
         Some(_mappings) => own.leaves_after_long_inspection(),
         None => own.leaves_damaged(),

@@ -126,7 +126,7 @@ impl<'a> Prepared<'a> {
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
         let owner = self.unborn.owner_word(self.index);
-        let before = instant::look_for_unseen(own.table);
+        let before = instant::observe_unseen(own.table);
         for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let identity = Identity { owner, base: view.extent.first, ..view.identity };
             let further = Further { identity, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };

@@ -161,7 +161,7 @@ impl Mappings {
     /// Makes `call`, which takes the mapping of `range` away.
     pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         // The last chance to find a foreign change and say so: after munmap there is no snapshot to ask about.
-        watch::look_behind(&self.own, range);
+        watch::check_range(&self.own, range);
         self.changing(&[range], || {
             self.await_byte_pushers(range)?;
             let result = call();

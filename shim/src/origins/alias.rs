@@ -97,7 +97,7 @@ pub fn any_loop(mut wanted: impl FnMut(Origin, Origin) -> bool) -> bool {
     });
     if !found {
         BEHIND_LOOPS.store(behind, Ordering::Relaxed);
-        LAST_LOOK.store(raw::now(), Ordering::Relaxed);
+        LAST_SEARCH.store(raw::now(), Ordering::Relaxed);
     }
     found
 }
@@ -118,7 +118,7 @@ fn origin_at(path: fmt::Arguments<'_>) -> Option<Origin> {
 /// A bit for each origin that was behind a loop device at the last search; several origins may share a bit.
 static BEHIND_LOOPS: AtomicU64 = AtomicU64::new(0);
 /// When that was.
-static LAST_LOOK: AtomicU64 = AtomicU64::new(0);
+static LAST_SEARCH: AtomicU64 = AtomicU64::new(0);
 
 const fn bit_of(origin: Origin) -> u64 {
     1 << (origin.mark() >> 58)
@@ -128,7 +128,7 @@ const fn bit_of(origin: Origin) -> u64 {
 /// counts for a second; the agent's next round finds what is missed here.
 pub fn may_be_behind_loop(origin: Origin) -> bool {
     const LATELY: u64 = 1_000_000_000;
-    if raw::now().saturating_sub(LAST_LOOK.load(Ordering::Relaxed)) > LATELY {
+    if raw::now().saturating_sub(LAST_SEARCH.load(Ordering::Relaxed)) > LATELY {
         any_loop(|_, _| false);
     }
     BEHIND_LOOPS.load(Ordering::Relaxed) & bit_of(origin) != 0

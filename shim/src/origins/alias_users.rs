@@ -61,17 +61,17 @@ pub fn tell(own: &Own, origin: Origin) {
 }
 
 /// A round of the agent: makes this process's snapshots of `origin` doubtful if an alias can be written.
-pub fn look_at(own: &Own, origin: Origin) {
+pub fn check(own: &Own, origin: Origin) {
     if let Some((alias, user)) = find_user(own, origin).filter(|(_, user)| user.writes()) {
         doubt(own, origin, alias, user);
     }
 }
 
 /// The same for all files. Only files behind loop devices have aliases, and these are few.
-pub fn look_at_files(own: &Own) {
+pub fn check_files(own: &Own) {
     alias::any_loop(|_, backing| {
         if !backing.is_block_device() && doubt::has_exact_of(own, backing) {
-            look_at(own, backing);
+            check(own, backing);
         }
         false
     });

@@ -64,7 +64,7 @@ pub fn retain_inherited() {
 }
 
 /// A round of the agent: snapshots of a device whose claim is lost are doubtful.
-pub fn look(own: &Own) {
+pub fn check(own: &Own) {
     if claims().next().is_none() {
         return;
     }

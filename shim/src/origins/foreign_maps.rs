@@ -38,7 +38,7 @@ use crate::process::other_tables::OtherTables;
 /// How many snapshots were made.
 static MADE: AtomicU64 = AtomicU64::new(0);
 /// How many had been made when the last complete search began.
-static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
+static SEARCHED: AtomicU64 = AtomicU64::new(0);
 /// When the next search may begin, by what searches have cost.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 /// What the last one cost, in nanoseconds of this process's time.
@@ -52,26 +52,26 @@ const REST: u64 = 100;
 
 /// Notes that a snapshot was made: the agent searches at once.
 pub fn want(own: &Own) {
-    // Release: pairs with the Acquire in `look_alone`; the snapshot is visible to the search that counts it.
+    // Release: pairs with the Acquire in `search_alone`; the snapshot is visible to the search that counts it.
     let before = MADE.fetch_add(1, Ordering::Release);
     // In the other case the agent knows already that there is something to search for.
-    if before == LOOKED_AT.load(Ordering::Relaxed)
+    if before == SEARCHED.load(Ordering::Relaxed)
         && let Some(record) = own.record()
     {
         record.ring();
     }
 }
 
-/// Whether a snapshot was made since the last complete search began. Acquire: pairs with the Release in `look_alone`.
+/// Whether a snapshot was made since the last complete search began. Acquire: pairs with the Release in `search_alone`.
 pub fn is_wanted() -> bool {
-    MADE.load(Ordering::Relaxed) != LOOKED_AT.load(Ordering::Acquire)
+    MADE.load(Ordering::Relaxed) != SEARCHED.load(Ordering::Acquire)
 }
 
 /// The agent's part: searches if it is time; how long the agent may sleep.
 ///
 /// On a busy machine a search takes seconds, as the kernel waits for locks of other processes. `attend` is called again and again
 /// meanwhile, to answer what other processes wait for; it returns how much of this thread's time that took.
-pub fn look_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
+pub fn search_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
     if !own.identity.is_mapper() {
         return Duration::from_secs(3600);
     }
@@ -86,18 +86,18 @@ pub fn look_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
     if now < due {
         return Duration::from_nanos(due - now);
     }
-    look_alone(own, attend);
+    search_alone(own, attend);
     Duration::from_millis(1)
 }
 
 /// For a caller that asks whether a snapshot is exact: searches if that snapshot may have been made since the last search.
-pub fn look_if_wanted(own: &Own) {
+pub fn search_if_wanted(own: &Own) {
     let begun = raw::now();
     let mut patience = Patience::default();
     while is_wanted() && begun >= NEXT.load(Ordering::Relaxed) && raw::now() < begun + MOMENT {
         {
             let _signals = signal_block::SignalsBlocked::new();
-            look_alone(own, &mut || 0);
+            search_alone(own, &mut || 0);
         }
         // The agent may be searching: its result is waited for.
         patience.pause();
@@ -108,19 +108,19 @@ pub fn look_if_wanted(own: &Own) {
 const MOMENT: u64 = 100_000_000;
 
 /// A search, by one thread at a time: if another thread is at it, it is left to that one.
-fn look_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
-    if !own.identity.begin_look() {
+fn search_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
+    if !own.identity.begin_search() {
         return;
     }
     let begun = time_used();
     // Acquire: pairs with the Release in `want`.
     let made = MADE.load(Ordering::Acquire);
-    let elsewhere = look(own, attend);
+    let elsewhere = search(own, attend);
     // Release: pairs with the Acquire in `is_wanted`; a thread that finds the search complete finds its results.
-    LOOKED_AT.store(made, Ordering::Release);
+    SEARCHED.store(made, Ordering::Release);
     COST.store(time_used().saturating_sub(begun).saturating_sub(elsewhere), Ordering::Relaxed);
     rest(own);
-    own.identity.end_look();
+    own.identity.end_search();
 }
 
 /// In a forked child: lets time pass before its first search. Its parent has searched for what the child inherited, and two hundred
@@ -134,12 +134,12 @@ const LIKELY_COST: u64 = 1_000_000;
 
 /// Sets when the next search may begin.
 fn rest(own: &Own) {
-    let rest = COST.load(Ordering::Relaxed).saturating_mul(REST).saturating_mul(looking(own));
+    let rest = COST.load(Ordering::Relaxed).saturating_mul(REST).saturating_mul(searchers(own));
     NEXT.store(raw::now().saturating_add(rest), Ordering::Relaxed);
 }
 
 /// About how many processes have snapshots: those are the ones that search. Of more than some thousand only a part is counted.
-fn looking(own: &Own) -> u64 {
+fn searchers(own: &Own) -> u64 {
     let mut seen = [0u64; 64];
     // A single walk may miss a segment. Its process mostly has more of them; else it is not counted for a second.
     for (_, view) in own.table.walk_once().live() {
@@ -166,7 +166,7 @@ struct Sought {
 const MOST: usize = 16;
 
 /// Searches every process; how much time `attend` took.
-fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
+fn search(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
     let mut sought = [const { None }; MOST];
     seek(own, &mut sought);
     if sought[0].is_none() {
@@ -176,7 +176,7 @@ fn look(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
     let mut elsewhere = 0;
     each_process(|pid| {
         elsewhere += attend();
-        look_into(own, pid, &sought, &others, || elsewhere += attend());
+        search_process(own, pid, &sought, &others, || elsewhere += attend());
     });
     elsewhere
 }
@@ -214,7 +214,13 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
 }
 
 /// Makes snapshots doubtful that process `pid` may spoil by a mapping.
-fn look_into(own: &Own, pid: u32, sought: &[Option<Sought>; MOST], others: &OtherTables, mut attend: impl FnMut()) {
+fn search_process(
+    own: &Own,
+    pid: u32,
+    sought: &[Option<Sought>; MOST],
+    others: &OtherTables,
+    mut attend: impl FnMut(),
+) {
     // All questions go to one open file, which stays with the memory that it was opened for. If the process executes another
     // program meanwhile, the mappings of the two are not mixed up.
     let Ok(maps) = maps_of(pid) else { return };

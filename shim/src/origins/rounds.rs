@@ -14,8 +14,8 @@ use crate::process::identity::Own;
 use crate::process::log::{Level, Program, say};
 
 /// Checks the claims, the devices and the aliases.
-pub fn look(own: &Own) {
-    claim::look(own);
+pub fn check(own: &Own) {
+    claim::check(own);
     let mut looked_at = None;
     // A single walk may miss a segment that is split off meanwhile. The next round meets it.
     for (_, view) in own.table.walk_once().owned_by(own.owner()) {
@@ -23,14 +23,14 @@ pub fn look(own: &Own) {
         let is_worth_it = origin.is_block_device() && view.head.state() == State::Exact && looked_at != Some(origin);
         if is_worth_it {
             looked_at = Some(origin);
-            look_at(own, origin);
+            check_origin(own, origin);
         }
     }
-    alias_users::look_at_files(own);
+    alias_users::check_files(own);
 }
 
-fn look_at(own: &Own, origin: Origin) {
-    let Some(user) = user_of(origin.device()) else { return alias_users::look_at(own, origin) };
+fn check_origin(own: &Own, origin: Origin) {
+    let Some(user) = user_of(origin.device()) else { return alias_users::check(own, origin) };
     if doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,

@@ -151,24 +151,24 @@ impl Watched {
 }
 
 /// Observes all origins.
-pub fn look_at_all(own: &Own) {
-    look(own, |_| true);
+pub fn check_all(own: &Own) {
+    check(own, |_| true);
 }
 
 /// Observes the origins of the snapshots that a range of addresses touches.
-pub fn look_behind(own: &Own, addresses: &Range<u64>) {
-    look(own, |origin| lock::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
+pub fn check_range(own: &Own, addresses: &Range<u64>) {
+    check(own, |origin| lock::find_piece(own, addresses, |_, view| view.identity.origin == origin).is_some());
 }
 
 /// Observes origins, and makes snapshots doubtful whose origin has changed without the shim. One thread at a time does so; another
 /// waits a little, and leaves it to the first if that takes longer.
-fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
+fn check(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
     if WATCHED.iter().all(|watched| watched.origin().is_none()) {
         return;
     }
     let _signals = SignalsBlocked::new();
     let mut patience = Patience::default();
-    while !own.identity.begin_look() {
+    while !own.identity.begin_search() {
         if patience.is_tried() {
             return;
         }
@@ -183,7 +183,7 @@ fn look(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
             say_foreign(watched, origin, culprit, cause);
         }
     }
-    own.identity.end_look();
+    own.identity.end_search();
 }
 
 #[cold]

@@ -164,7 +164,7 @@ pub static LENDS: AtomicBool = AtomicBool::new(false);
 pub fn note_time_space() {
     // No error is possible here. A child comes to a namespace that its own children share, and so does the caller of setns(2)
     // (timens_on_fork, timens_install; kernel/time/namespace.c): the kernel says how far the clocks of such a namespace are ahead.
-    let _ = time_space::look();
+    let _ = time_space::read_offsets();
 }
 
 /// Whether the calling process is a child that shares this memory (vfork(2), posix_spawn(3)): it acts as the process that the
@@ -226,13 +226,13 @@ impl Identity {
     }
 
     /// Begins a search for foreign changes. False: another thread is at it.
-    pub fn begin_look(&self) -> bool {
-        // Acquire: pairs with the Release in `end_look`: this search compares with what the last one noted.
+    pub fn begin_search(&self) -> bool {
+        // Acquire: pairs with the Release in `end_search`: this search compares with what the last one noted.
         self.looking.swap(1, Ordering::Acquire) == 0
     }
 
-    /// Ends the search. Release: pairs with the Acquire in `begin_look`.
-    pub fn end_look(&self) {
+    /// Ends the search. Release: pairs with the Acquire in `begin_search`.
+    pub fn end_search(&self) {
         self.looking.store(0, Ordering::Release);
     }
 

@@ -316,7 +316,7 @@ impl Drop for Turn {
 fn attach_table() -> Result<&'static Table, Refusal> {
     if let Some(table) = table() {
         // A child may be in another time namespace than its parent without a hook having seen the fork.
-        return time_space::look().map(|()| table).map_err(|_| Refusal::UnknownTime);
+        return time_space::read_offsets().map(|()| table).map_err(|_| Refusal::UnknownTime);
     }
     // A handler that writes now would wait for the thread that it interrupted.
     let _signals = signal_block::SignalsBlocked::new();
@@ -345,7 +345,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
         say_made();
     }
     if leaked.is_new {
-        crate::process::other_tables::look(leaked.table);
+        crate::process::other_tables::check(leaked.table);
     }
     table().ok_or(Refusal::NotATable)
 }
@@ -374,23 +374,23 @@ pub fn is_table_current() -> bool {
 }
 
 /// The second in which a writer last checked that the path leads to its table.
-static LOOKED_AT: AtomicU32 = AtomicU32::new(0);
+static TABLE_CHECKED: AtomicU32 = AtomicU32::new(0);
 
 /// Checks, for a writer that is about to change a file and once a second at the most, that the path leads to the table that it
 /// uses. In a process that lives long, the table may have been removed, or the path may lead to another one after a change of
 /// mounts.
 #[inline]
-pub fn look_now_and_then(own: &Own) {
+pub fn check_table_now_and_then(own: &Own) {
     let second = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec as u32;
-    if LOOKED_AT.load(Ordering::Relaxed) != second {
-        look_for_table(own, second);
+    if TABLE_CHECKED.load(Ordering::Relaxed) != second {
+        check_table_path(own, second);
     }
 }
 
 #[cold]
-fn look_for_table(own: &Own, second: u32) {
+fn check_table_path(own: &Own, second: u32) {
     static SAID: AtomicBool = AtomicBool::new(false);
-    let before = LOOKED_AT.swap(second, Ordering::Relaxed);
+    let before = TABLE_CHECKED.swap(second, Ordering::Relaxed);
     let standing = ATTACHED.get().map_or(Standing::Current, |attached| attached.standing());
     if before == second || standing == Standing::Current {
         return;

@@ -60,7 +60,7 @@ impl OtherTables {
 }
 
 /// Looks for users of other tables. The process that makes a table does this once.
-pub fn look(table: &Table) {
+pub fn check(table: &Table) {
     let others = OtherTables::find();
     if !others.are_none() {
         each_process(|pid| {

@@ -70,11 +70,11 @@ fn is_beside_lender(loan: Loan) -> bool {
 #[inline]
 fn borrows_beside() -> bool {
     let loan = LOAN.get();
-    (loan.is_shared || loan.is_fresh) && look_at_loan(loan)
+    (loan.is_shared || loan.is_fresh) && check_loan(loan)
 }
 
 #[cold]
-fn look_at_loan(loan: Loan) -> bool {
+fn check_loan(loan: Loan) -> bool {
     let is_beside = is_beside_lender(loan);
     if !is_beside && loan.is_fresh && loan.thread == raw::own_tid() && !identity::is_borrower() {
         LOAN.set(Loan { is_fresh: false, ..loan });

@@ -41,7 +41,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
 pub fn answer_creation(own: &Own) -> bool {
     let Some(record) = own.record() else { return false };
     let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return false };
-    let is_wanted = || own.table.gate().creation.look() == creation;
+    let is_wanted = || own.table.gate().creation.load() == creation;
     match arm(scope, is_wanted) {
         Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
         Err(error) => say!(

@@ -90,7 +90,7 @@ impl Room {
 }
 
 /// Which mappings `lay` would touch. A call that it cannot lay out is refused by the kernel as well.
-pub fn look<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
+pub fn measure<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
     let mut counting = Room::counting();
     let _signals = signal_block::SignalsBlocked::new();
     let is_whole = lay(&mut counting, &list::read()).is_some();
@@ -263,7 +263,7 @@ pub fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usi
 
 /// Which mappings the kernel would store into if it filled a vector.
 pub fn touched_by(vector: *const iovec, count: usize) -> Touched {
-    look(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))
+    measure(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))
 }
 
 /// A vector whose buffers are bounce buffers where they have to be.

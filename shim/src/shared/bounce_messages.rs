@@ -6,7 +6,7 @@ use core::ptr::with_exposed_provenance_mut as pointer_mut;
 use libc::{mmsghdr, msghdr};
 use rustix::io::Errno;
 
-use super::bounce::{Parts, Room, Touched, bring_home, first_home, lay_out, lay_vector, look};
+use super::bounce::{Parts, Room, Touched, bring_home, first_home, lay_out, lay_vector, measure};
 use super::list::List;
 use crate::base::user_memory::read_own;
 use crate::writer::touch::LONGEST_WRITE;
@@ -109,7 +109,7 @@ fn lay_result(room: &mut Room, list: &List, home: u64, length: u64) -> Option<Op
 
 /// Whether a bounce buffer is needed to receive the messages.
 pub fn is_touched_by_messages(given: Headers) -> bool {
-    look(&|room: &mut Room, list: &List| lay_messages(room, list, given)) != Touched::Nothing
+    measure(&|room: &mut Room, list: &List| lay_messages(room, list, given)) != Touched::Nothing
 }
 
 impl Messages {

@@ -117,7 +117,7 @@ impl Disposition {
     }
 
     /// The current action.
-    pub fn look(&self) -> Action {
+    pub fn load(&self) -> Action {
         loop {
             // Acquire: pairs with the Release in `change`.
             let version = self.version.load(Ordering::Acquire);
@@ -136,17 +136,17 @@ impl Disposition {
     pub fn change(&self, change: impl FnOnce(Action) -> Action) -> Action {
         let _signals = signal_block::SignalsBlocked::new();
         self.own();
-        let before = self.look();
+        let before = self.load();
         let action = change(before);
         if action != before {
             let version = self.version.load(Ordering::Relaxed).wrapping_add(1);
-            // Release: pairs with the Acquire fence in `look`.
+            // Release: pairs with the Acquire fence in `load`.
             fence(Ordering::Release);
             let words = [action.handler as u64, action.flags, action.restorer as u64, action.mask];
             for (place, word) in self.entry(version).iter().zip(words) {
                 place.store(word, Ordering::Relaxed);
             }
-            // Release: pairs with the Acquire in `look`.
+            // Release: pairs with the Acquire in `load`.
             self.version.store(version, Ordering::Release);
         }
         // Release: pairs with the Acquire in `own`.

@@ -188,7 +188,7 @@ fn mask_of_sent(frame: &Frame) -> u64 {
 /// The application's action. With SA_RESETHAND it is the default from now on.
 fn take(signal: c_int) -> Action {
     let disposition = disposition(signal);
-    let action = disposition.look();
+    let action = disposition.load();
     let is_for_once = |action: Action| action.is_function() && action.has(libc::SA_RESETHAND);
     if !is_for_once(action) {
         return action;

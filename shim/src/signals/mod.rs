@@ -138,14 +138,14 @@ fn open_faults_in_handlers() {
 /// sigaction(2) on a virtual action; the action before.
 pub fn change(signal: c_int, new: Option<Action>) -> Action {
     let disposition = disposition(signal);
-    let Some(new) = new else { return disposition.look() };
+    let Some(new) = new else { return disposition.load() };
     let new = new.cleaned();
     disposition.change(|_| {
         if new.handler == libc::SIG_IGN {
             // When a signal becomes ignored, the kernel drops it if it is pending. A deferred SIGSEGV is pending as the substitute.
             // SAFETY: the action has no handler.
             unsafe { Action::IGNORE.give_to_kernel(STAND_IN) };
-            give_ours(STAND_IN, &STAND_IN_ACTION.look());
+            give_ours(STAND_IN, &STAND_IN_ACTION.load());
         }
         give_ours(signal, &new);
         new
@@ -161,7 +161,7 @@ pub fn change_borrowed(signal: c_int, new: Option<Action>) -> Option<Action> {
         unsafe { new.give_to_kernel(signal) };
     }
     let is_untouched = found.handler == deliver::on_signal as *const () as usize;
-    Some(if is_untouched { disposition(signal).look() } else { found })
+    Some(if is_untouched { disposition(signal).load() } else { found })
 }
 
 /// Whether the caller is a vfork child.
@@ -186,7 +186,7 @@ pub fn hand_over() -> HandedOver {
         return HandedOver { mask: None };
     }
     for signal in [FAULT, STAND_IN] {
-        if disposition(signal).look().handler == libc::SIG_IGN && is_ours(signal) {
+        if disposition(signal).load().handler == libc::SIG_IGN && is_ours(signal) {
             // SAFETY: the action has no handler.
             unsafe { Action::IGNORE.give_to_kernel(signal) };
         }
@@ -206,7 +206,7 @@ impl HandedOver {
     pub fn take_back(self) {
         let Some(mask) = self.mask else { return };
         for signal in [FAULT, STAND_IN] {
-            let action = disposition(signal).look();
+            let action = disposition(signal).load();
             if action.handler == libc::SIG_IGN {
                 give_ours(signal, &action);
             }

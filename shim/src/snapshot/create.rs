@@ -18,8 +18,8 @@ use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{procfs, raw};
 use snapshim::table;
 
-use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, look_for_unseen, too_late};
-use super::place::{look_at_origin, map};
+use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, observe_unseen, too_late};
+use super::place::{map, read_origin};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::base::config::config;
@@ -239,8 +239,8 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
-    let before = look_for_unseen(table);
-    let modified = look_at_origin(file, origin)?;
+    let before = observe_unseen(table);
+    let modified = read_origin(file, origin)?;
     let seen = table.sight_at_instant(origin, modified);
     let size = modified.size;
     let first = mmap.offset as u64 / PAGE;

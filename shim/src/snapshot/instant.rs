@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::drain::Blame;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
 use snapshim::protocol::origin::Origin;
-use snapshim::protocol::unseen::Look;
+use snapshim::protocol::unseen::UnseenCount;
 use snapshim::sys::{futex, raw};
 use snapshim::table::Table;
 
@@ -67,7 +67,7 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
     let (own, scope) = (&thread.own, Scope::One(origin));
     *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     let arming = *ticket;
-    arm::arm(scope, || own.table.gate().creation.look() == arming)?;
+    arm::arm(scope, || own.table.gate().creation.load() == arming)?;
     let deadline = raw::now() + config().timeout;
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
         say!(
@@ -111,18 +111,23 @@ pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
 }
 
 /// Before the instant: notes which processes change files without taking part in the table.
-pub fn look_for_unseen(table: &Table) -> Look {
+pub fn observe_unseen(table: &Table) -> UnseenCount {
     let unseen = table.unseen();
     if unseen.was_ever_up() {
         membership::lower_unseen_that_are_over(table);
     }
-    unseen.look()
+    unseen.observe()
 }
 
 /// After publication: calls `doubt`, which makes the snapshot doubtful, if such a process may have changed the file since
 /// `before`, or may still do so.
-pub fn doubt_if_unseen(table: &Table, before: Look, what: &dyn core::fmt::Display, doubt: impl FnOnce() -> bool) {
-    let after = table.unseen().look_after_publishing();
+pub fn doubt_if_unseen(
+    table: &Table,
+    before: UnseenCount,
+    what: &dyn core::fmt::Display,
+    doubt: impl FnOnce() -> bool,
+) {
+    let after = table.unseen().observe_after_publishing();
     if !before.vouches_until(&after) && doubt() {
         say_doubted(table, what);
     }

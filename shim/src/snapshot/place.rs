@@ -18,7 +18,7 @@ use crate::process::log::{Level, say};
 const BLKGETSIZE64: u32 = 0x8008_1272;
 
 /// Size, and the time of modification, by which foreign changes are found. The fstat(2) that gives the size gives the time as well.
-pub fn look_at_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errno> {
+pub fn read_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Errno> {
     if !origin.is_block_device() {
         let stat = rustix::fs::fstat(file)?;
         return Ok(Modified::new(stat.st_mtime, stat.st_mtime_nsec, stat.st_size as u64));

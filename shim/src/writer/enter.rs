@@ -56,7 +56,7 @@ fn change_in(
     touch: &impl Touch,
     call: &impl Fn() -> isize,
 ) -> isize {
-    membership::look_now_and_then(&thread.own);
+    membership::check_table_now_and_then(&thread.own);
     let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
     let about = Call { descriptor: descriptor as u32, descriptors_seen, target: touch.known_target() };
     enter(thread, (outer, frame), about, touch, |entry| match entry {

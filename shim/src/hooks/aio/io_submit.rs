@@ -223,7 +223,7 @@ impl Submitter {
     fn let_creation_pass(&self) {
         let (Some(own), Some(queue)) = (self.own, self.queue) else { return };
         let creation = own.table.gate().creation;
-        let seen = creation.look();
+        let seen = creation.load();
         if seen.is_busy()
             && let Some(Scope::One(origin)) = creation.scope(seen, own.table)
             && queue.aims_at(origin)

@@ -57,11 +57,11 @@ pub fn on_ioctl(real: ioctl::Function, fd: c_int, request: c_ulong, argument: *m
     // SAFETY: the application's arguments, as they are.
     let call = || unsafe { real(fd, request, argument) };
     // The kernel looks at the low 32 bits alone (fs/ioctl.c takes an unsigned int).
-    if may_be_known(request as u32) { look_up(fd, request as u32, argument as u64, &call) } else { call() }
+    if may_be_known(request as u32) { find_request(fd, request as u32, argument as u64, &call) } else { call() }
 }
 
 #[inline(never)]
-fn look_up(fd: c_int, request: u32, argument: u64, call: &dyn Fn() -> c_int) -> c_int {
+fn find_request(fd: c_int, request: u32, argument: u64, call: &dyn Fn() -> c_int) -> c_int {
     match NUMBERS.iter().position(|number| *number == request) {
         None => faults::on_request(request, argument, call),
         Some(at) => make(&REQUESTS[at], fd, argument, call),
