@@ -10,7 +10,7 @@ use super::liveness::{self, Liveness};
 use super::locate::target_of_stat;
 use super::thread_state::{Doing, Maker};
 use crate::protocol::creation::{Scope, Ticket};
-use crate::protocol::gate::{Frame, Turn};
+use crate::protocol::gate::{CallFrame, Turn};
 use crate::protocol::origin::{Origin, Target};
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
@@ -87,7 +87,7 @@ impl Table {
         may
     }
 
-    fn await_frame(&self, slot: &WriterSlot, frame: &Frame, scope: Scope, deadline: u64) -> Result<(), Blame> {
+    fn await_frame(&self, slot: &WriterSlot, frame: &CallFrame, scope: Scope, deadline: u64) -> Result<(), Blame> {
         let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         loop {
             let Some(turn) = under_way(frame, scope) else { return Ok(()) };
@@ -106,7 +106,7 @@ impl Table {
     #[must_use]
     pub fn is_quiet(&self, origin: Origin) -> bool {
         let scope = Scope::One(origin);
-        let is_clear = |slot: &WriterSlot, frame: &Frame| {
+        let is_clear = |slot: &WriterSlot, frame: &CallFrame| {
             under_way(frame, scope)
                 .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
         };
@@ -132,7 +132,7 @@ impl Table {
     }
 
     /// Whether the call of `turn` cannot happen any more because its process or thread is gone.
-    fn is_over(&self, slot: &WriterSlot, frame: &Frame, turn: Turn) -> bool {
+    fn is_over(&self, slot: &WriterSlot, frame: &CallFrame, turn: Turn) -> bool {
         let tenure = slot.tenure();
         if tenure.is_vacant() {
             return frame.load().1 == turn;
@@ -163,7 +163,7 @@ impl Table {
     }
 
     /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers.
-    fn is_elsewhere(&self, slot: &WriterSlot, frame: &Frame, turn: Turn, scope: Scope) -> bool {
+    fn is_elsewhere(&self, slot: &WriterSlot, frame: &CallFrame, turn: Turn, scope: Scope) -> bool {
         let (descriptor, seen) = frame.descriptor();
         let Some(maker) = self.maker(slot) else { return false };
         let Maker { process, id, thread, doing } = maker;
@@ -224,11 +224,11 @@ impl Table {
     #[must_use]
     pub fn await_pushers_of(&self, owner: u64, deadline: u64) -> bool {
         let mut own = self.writers_used().iter().filter(|slot| slot.tenure().process() == owner);
-        own.all(|slot| self.await_frames(slot, deadline, Frame::is_pushing_any))
+        own.all(|slot| self.await_frames(slot, deadline, CallFrame::is_pushing_any))
     }
 
     /// Waits until `is_busy` holds for no frame of a slot whose call is under way.
-    fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&Frame) -> bool) -> bool {
+    fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&CallFrame) -> bool) -> bool {
         slot.frames().iter().all(|frame| {
             let mut patience = Patience::default();
             let mut deadline = Deadline::at(deadline);
@@ -247,7 +247,7 @@ impl Table {
 }
 
 /// The call in `frame`, if it is under way and may be changing what `scope` covers.
-fn under_way(frame: &Frame, scope: Scope) -> Option<Turn> {
+fn under_way(frame: &CallFrame, scope: Scope) -> Option<Turn> {
     let (phase, turn) = frame.load();
     let concerned = phase.is_under_way()
         && match frame.target_at(turn) {

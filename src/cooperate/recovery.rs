@@ -5,7 +5,7 @@
 use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
 use crate::protocol::creation::Ticket;
-use crate::protocol::gate::Frame;
+use crate::protocol::gate::CallFrame;
 use crate::protocol::limits::WRITERS;
 use crate::protocol::process::{Child, Dead, Process};
 use crate::protocol::process_id::{ProcessId, owner_index};
@@ -177,7 +177,7 @@ impl Table {
 
     /// A slot for the child `owner`, in which it goes on with the calls in `frames` of slot `parent`. The slot lies at the same
     /// offset in its page as `parent` does, so that the child can map it at the same address.
-    pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[Frame]) -> Option<(u32, &WriterSlot)> {
+    pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[CallFrame]) -> Option<(u32, &WriterSlot)> {
         let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
         let can_continue =
             |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
@@ -205,7 +205,12 @@ impl Table {
 
     /// Notes that the calls in `frames`, of the thread that is about to fork, are under way in `slot` as well. They are over in the
     /// parent only after this, and a creation that looks for calls meanwhile looks again.
-    pub fn continue_calls(&self, slot: &WriterSlot, frames: &[Frame], descriptors_seen: impl Fn(&Frame) -> u32) {
+    pub fn continue_calls(
+        &self,
+        slot: &WriterSlot,
+        frames: &[CallFrame],
+        descriptors_seen: impl Fn(&CallFrame) -> u32,
+    ) {
         for (frame, other) in slot.frames().iter().zip(frames) {
             frame.continue_from(other, descriptors_seen(other));
         }

@@ -29,7 +29,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use crate::PAGE;
-use crate::protocol::gate::Frame;
+use crate::protocol::gate::CallFrame;
 use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
@@ -61,7 +61,7 @@ pub struct Pusher<'a, R, S> {
     /// The calling thread's slot.
     pub slot: &'a WriterSlot,
     /// The frame of the call under way.
-    pub frame: &'a Frame,
+    pub frame: &'a CallFrame,
     /// Cached descriptors of other processes' files in /proc.
     pub proc_fds: &'a ProcFdCache,
     /// What mappers may still hold.

@@ -273,7 +273,7 @@ impl ProcFdCache {
             }
             patience.pause();
         };
-        // SeqCst: pairs with the fence in `Frame::start_pushing`: a frame that is not seen now does not find the entry serving.
+        // SeqCst: pairs with the fence in `CallFrame::start_pushing`: a frame that is not seen now does not find the entry serving.
         full_fence();
         let replaced = if are_users_gone() { replace() } else { busy() };
         if replaced.is_ok() {

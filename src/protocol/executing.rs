@@ -27,7 +27,7 @@ impl Executing {
     /// The image `id` calls exec. A writer that begins to push into it afterwards finds that out by [`Executing::is_under_way`].
     pub fn begin(&self, id: ProcessId) {
         self.0.store(u64::from(id.epoch()) << 32 | u64::from(id.pid()), Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `Frame::start_pushing`: the word before the look at the pushers.
+        // SeqCst: pairs with the fence in `CallFrame::start_pushing`: the word before the look at the pushers.
         full_fence();
     }
 
@@ -36,9 +36,9 @@ impl Executing {
         self.0.store(0, Ordering::Release);
     }
 
-    /// Whether the image `id` may be replaced at any moment. Ask after [`Frame::start_pushing`].
+    /// Whether the image `id` may be replaced at any moment. Ask after [`CallFrame::start_pushing`].
     ///
-    /// [`Frame::start_pushing`]: crate::protocol::gate::Frame::start_pushing
+    /// [`CallFrame::start_pushing`]: crate::protocol::gate::Frame::start_pushing
     pub fn is_under_way(&self, id: ProcessId) -> bool {
         (self.0.load(Ordering::Relaxed) >> 32) as u32 == id.epoch()
     }

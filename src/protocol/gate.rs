@@ -4,9 +4,9 @@
 //! writers. Each puts a `SeqCst` fence between its store and its load, so at least one of the two sees the other (Dekker). The side
 //! that sees the other waits. No side holds a lock that a dying process could take along.
 //!
-//! A thread has a few [`Frame`]s, because a signal handler may write while the call that it interrupted is under way. A call takes
-//! the first frame that is idle. The frames in front of it are those of the calls that it may have interrupted. A creation looks at
-//! them first: so it finds the later call when it has waited for an earlier one.
+//! A thread has a few [`CallFrame`]s, because a signal handler may write while the call that it interrupted is under way. A call
+//! takes the first frame that is idle. The frames in front of it are those of the calls that it may have interrupted. A creation
+//! looks at them first: so it finds the later call when it has waited for an earlier one.
 
 use super::creation::{Creation, Intents, Ticket};
 use super::origin::{AtomicTarget, Origin, Target};
@@ -22,7 +22,7 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 pub struct ActiveWord(AtomicU64);
 
 impl ActiveWord {
-    /// Whether a writer has to look for snapshots. Call it only after [`Frame::announce`].
+    /// Whether a writer has to look for snapshots. Call it only after [`CallFrame::announce`].
     #[inline]
     pub fn is_raised(&self) -> bool {
         // Acquire: pairs with the AcqRel in `raise`; a thread that sees the flag sees the creation that raised it.
@@ -39,7 +39,7 @@ impl ActiveWord {
             seen = now;
         }
         if !planted(Fault::RaiseFence) {
-            // SeqCst: pairs with the fence in `Frame::announce`: the flag before the writers' phases.
+            // SeqCst: pairs with the fence in `CallFrame::announce`: the flag before the writers' phases.
             full_fence();
         }
     }
@@ -131,7 +131,7 @@ impl Floating {
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Frame {
+pub struct CallFrame {
     phase: AtomicU64,
     target: AtomicTarget,
     /// Stack pointer of the hook that has the frame, by which a longjmp out of the hook is found; 0: no call has the frame.
@@ -148,13 +148,13 @@ pub struct Frame {
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Frame>() == 64);
+const _: () = assert!(size_of::<CallFrame>() == 64);
 
-/// Set in [`Frame::pushing`] while the push stores bytes into the mapper instead of only breaking copy-on-write.
+/// Set in [`CallFrame::pushing`] while the push stores bytes into the mapper instead of only breaking copy-on-write.
 const WRITES_BYTES: u64 = 1 << 63;
 
-impl Frame {
-    /// Gives the frame to the caller, whose stack pointer is `stack`, until [`Frame::clear`]. False: it is in use.
+impl CallFrame {
+    /// Gives the frame to the caller, whose stack pointer is `stack`, until [`CallFrame::clear`]. False: it is in use.
     ///
     /// It is a single step, because a handler that comes in between may switch to another stack, where a call takes a frame as well
     /// and is suspended in turn; and because a handler may leave the call by longjmp.
@@ -209,8 +209,8 @@ impl Frame {
     /// Notes that the call, which has passed, will place `length` bytes at a position of `origin` that others can move. The result
     /// is how many bytes all calls have announced so, ever.
     ///
-    /// Of two calls that do so at once each finds the other's bytes by [`Frame::floating_on`], or finds them counted later than its
-    /// own.
+    /// Of two calls that do so at once each finds the other's bytes by [`CallFrame::floating_on`], or finds them counted later than
+    /// its own.
     pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
         if !planted(Fault::FloatingFrame) {
             self.set_target(Target::Origin(origin), length);
@@ -292,7 +292,7 @@ impl Frame {
     }
 
     /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. If the call goes on all the
-    /// same, it starts again, or finds in [`Frame::clear`] that it was given up.
+    /// same, it starts again, or finds in [`CallFrame::clear`] that it was given up.
     pub fn leave(&self) {
         let (_, turn) = self.load();
         self.withdrawn.store(turn.0, Ordering::Relaxed);
@@ -433,12 +433,12 @@ pub struct Gate<'a, I> {
 }
 
 impl<I: Intents> Gate<'_, I> {
-    /// Takes a call through the gate. Afterwards no snapshot of its origin comes into being until [`Frame::clear`].
+    /// Takes a call through the gate. Afterwards no snapshot of its origin comes into being until [`CallFrame::clear`].
     ///
-    /// `frame` is the caller's ([`Frame::take`]); `outer` are the frames in front of it, of calls that this one may have
+    /// `frame` is the caller's ([`CallFrame::take`]); `outer` are the frames in front of it, of calls that this one may have
     /// interrupted.
     #[inline(always)]
-    pub fn enter(&self, frame: &Frame, outer: &[Frame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
+    pub fn enter(&self, frame: &CallFrame, outer: &[CallFrame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
         withdraw_interrupted(outer);
         let turn = frame.announce(&call);
         if !self.active.is_raised() && frame.pass(turn) {
@@ -451,8 +451,8 @@ impl<I: Intents> Gate<'_, I> {
     #[inline(never)]
     fn enter_announced(
         &self,
-        frame: &Frame,
-        outer: &[Frame],
+        frame: &CallFrame,
+        outer: &[CallFrame],
         call: &Call,
         mut turn: Turn,
         writer: &impl Writer,
@@ -468,7 +468,7 @@ impl<I: Intents> Gate<'_, I> {
     }
 
     /// Does what [`Gate::enter`] does, but gives `None` where it would have to wait: for a thread that a creation needs to go on.
-    pub fn enter_without_waiting(&self, frame: &Frame, call: Call, writer: &impl Writer) -> Option<(Entry, Turn)> {
+    pub fn enter_without_waiting(&self, frame: &CallFrame, call: Call, writer: &impl Writer) -> Option<(Entry, Turn)> {
         loop {
             let turn = frame.announce(&call);
             match self.try_enter(frame, &[], &call, turn, writer) {
@@ -487,8 +487,8 @@ impl<I: Intents> Gate<'_, I> {
     #[inline]
     fn try_enter(
         &self,
-        frame: &Frame,
-        outer: &[Frame],
+        frame: &CallFrame,
+        outer: &[CallFrame],
         call: &Call,
         turn: Turn,
         writer: &impl Writer,
@@ -508,7 +508,13 @@ impl<I: Intents> Gate<'_, I> {
     }
 
     #[cold]
-    fn find_entry(&self, frame: &Frame, outer: &[Frame], call: &Call, writer: &impl Writer) -> Result<Entry, Ticket> {
+    fn find_entry(
+        &self,
+        frame: &CallFrame,
+        outer: &[CallFrame],
+        call: &Call,
+        writer: &impl Writer,
+    ) -> Result<Entry, Ticket> {
         let target = match call.target {
             Target::Unknown => writer.target(call.descriptor),
             known => known,
@@ -540,7 +546,7 @@ impl<I: Intents> Gate<'_, I> {
     ///
     /// What a descriptor means now tells what the creation found only if it has meant the same all the time: a creation that found
     /// it to lead elsewhere no longer waits.
-    fn waits_for_us(&self, outer: &[Frame], writer: &impl Writer) -> bool {
+    fn waits_for_us(&self, outer: &[CallFrame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
             let (phase, turn) = frame.load();
             if phase != Phase::Passed {
@@ -560,7 +566,7 @@ impl<I: Intents> Gate<'_, I> {
 
 /// Withdraws the announcements of interrupted calls. Such a call of the calling thread has not passed, and starts again when the
 /// thread comes back to it. So the creation need not wait for it meanwhile.
-pub fn withdraw_interrupted(outer: &[Frame]) {
+pub fn withdraw_interrupted(outer: &[CallFrame]) {
     for frame in outer {
         let (phase, turn) = frame.load();
         if phase == Phase::Announced && !planted(Fault::NestedWithdraw) {

@@ -453,7 +453,7 @@ impl Snapshot {
         let odd = Head::new(seen.state(), seen.generation() + 1, life);
         // AcqRel: against `mark` and other changes.
         self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        // SeqCst: pairs with the fence in `Frame::start_pushing`: the odd generation comes before the look at the pushers, and
+        // SeqCst: pairs with the fence in `CallFrame::start_pushing`: the odd generation comes before the look at the pushers, and
         // before the extent is changed.
         full_fence();
         Some(odd)

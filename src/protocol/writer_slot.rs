@@ -1,7 +1,7 @@
 //! The slot of one thread: the calls it has under way, and what it asks of an agent.
 
 use super::creation::Intent;
-use super::gate::Frame;
+use super::gate::CallFrame;
 use super::limits::PROCESSES;
 use super::process_id::EPOCH_BITS;
 use crate::sys::futex;
@@ -31,7 +31,7 @@ pub struct WriterSlot {
     snapshot: AtomicU64,
     first: AtomicU64,
     count: AtomicU64,
-    frames: [Frame; FRAMES],
+    frames: [CallFrame; FRAMES],
 }
 
 #[cfg(not(loom))]
@@ -149,7 +149,7 @@ impl WriterSlot {
     }
 
     /// The frames, innermost last.
-    pub fn frames(&self) -> &[Frame; FRAMES] {
+    pub fn frames(&self) -> &[CallFrame; FRAMES] {
         &self.frames
     }
 
@@ -166,7 +166,7 @@ impl WriterSlot {
         let is_claimed = vacant.is_vacant()
             && self.tenure.compare_exchange(vacant.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if is_claimed {
-            self.frames.iter().for_each(Frame::reset);
+            self.frames.iter().for_each(CallFrame::reset);
             self.thread.store(mine.held_by(tid), Ordering::Relaxed);
         }
         is_claimed

@@ -4,20 +4,20 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use snapshim::protocol::changes::{Changes, Modified, Sight, observe};
-use snapshim::protocol::gate::{Call, Frame};
+use snapshim::protocol::gate::{Call, CallFrame};
 
 use super::world::model;
 
 /// A file that is watched: what a write does to its time of modification, and which writes are announced.
 struct Watched {
-    frame: Frame,
+    frame: CallFrame,
     changes: Changes,
     modified: AtomicU64,
 }
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { frame: Frame::default(), changes: Changes::default(), modified: AtomicU64::new(0) })
+        Arc::new(Self { frame: CallFrame::default(), changes: Changes::default(), modified: AtomicU64::new(0) })
     }
 
     fn write(&self) {

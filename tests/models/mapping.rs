@@ -5,7 +5,7 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
-use snapshim::protocol::gate::{ActiveWord, Call, Frame};
+use snapshim::protocol::gate::{ActiveWord, Call, CallFrame};
 use snapshim::protocol::snapshot::{Extent, Head, Identity, SegmentFlags, Snapshot, Splits, State, View};
 use snapshim::sys::sync::{Fault, planted};
 
@@ -21,7 +21,7 @@ const SECOND: u64 = 4096;
 
 struct Mapping {
     snapshot: Snapshot,
-    frame: Frame,
+    frame: CallFrame,
     kernel: Kernel,
     bit: AtomicU64,
     changed: AtomicU64,
@@ -31,7 +31,7 @@ impl Mapping {
     fn new() -> Arc<Self> {
         let mapping = Self {
             snapshot: Snapshot::default(),
-            frame: Frame::default(),
+            frame: CallFrame::default(),
             kernel: Kernel { private: Mutex::new([false, false]) },
             bit: AtomicU64::new(0),
             changed: AtomicU64::new(0),

@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use snapshim::protocol::aio_queues::Queues;
-use snapshim::protocol::gate::Frame;
+use snapshim::protocol::gate::CallFrame;
 use snapshim::protocol::holdings::Holdings;
 
 use super::world::model;
@@ -81,7 +81,7 @@ fn the_end_of_a_context_is_not_taken_for_that_of_a_later_one() {
 #[test]
 fn calls_on_two_stacks_of_one_thread_have_a_frame_each() {
     model(|| {
-        let frame = Arc::new(Frame::default());
+        let frame = Arc::new(CallFrame::default());
         let other = Arc::clone(&frame);
         let suspended = thread::spawn(move || other.take(1));
         let is_taken = frame.take(2);

@@ -2,14 +2,14 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use snapshim::protocol::gate::{Call, Floating, Frame};
+use snapshim::protocol::gate::{Call, CallFrame, Floating};
 
 use super::world::{ORIGIN, model};
 
 const LENGTHS: [u64; 2] = [10, 100];
 
 struct Shared {
-    frames: [Frame; 2],
+    frames: [CallFrame; 2],
     floating: Floating,
 }
 
@@ -32,7 +32,8 @@ impl Shared {
 #[test]
 fn of_two_writers_at_one_position_each_counts_the_other() {
     model(|| {
-        let shared = Arc::new(Shared { frames: [Frame::default(), Frame::default()], floating: Floating::default() });
+        let shared =
+            Arc::new(Shared { frames: [CallFrame::default(), CallFrame::default()], floating: Floating::default() });
         let other = Arc::clone(&shared);
         let writer = thread::spawn(move || other.counts_other(1));
         assert!(shared.counts_other(0));

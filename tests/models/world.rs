@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
-use snapshim::protocol::gate::{ActiveWord, Call, Entry, Frame, Gate, Writer};
+use snapshim::protocol::gate::{ActiveWord, Call, CallFrame, Entry, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{Extent, Identity, SegmentFlags, Snapshot, State};
@@ -79,7 +79,7 @@ pub struct World {
     pub active: ActiveWord,
     pub creation: Creation,
     pub intent: Intent,
-    pub frames: [Frame; 2],
+    pub frames: [CallFrame; 2],
     pub pages: [Page; 2],
     pub file: AtomicU64,
 }
@@ -96,7 +96,7 @@ impl World {
             active: ActiveWord::default(),
             creation: Creation::default(),
             intent: Intent::default(),
-            frames: [Frame::default(), Frame::default()],
+            frames: [CallFrame::default(), CallFrame::default()],
             pages: [Page::new(), Page::new()],
             file: AtomicU64::new(OLD),
         })

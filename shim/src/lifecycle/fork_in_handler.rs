@@ -12,7 +12,7 @@ use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
-use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::gate::{self, CallFrame};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::writer_slot::WriterSlot;
@@ -76,14 +76,14 @@ impl Heir {
         claimed.map(Some)
     }
 
-    fn claim(parent: Thread, table: &'static Table, frames: &[Frame], page: FramePage) -> Result<Self, Errno> {
+    fn claim(parent: Thread, table: &'static Table, frames: &[CallFrame], page: FramePage) -> Result<Self, Errno> {
         let unborn = ProcessId::unborn(parent.own.index, raw::random() as u32);
         let (index, record) = table.claim_process(unborn).ok_or(Errno::AGAIN)?;
         let Some((number, slot)) = table.claim_heir(unborn.owner_word(index), parent.index, frames) else {
             table.bury(index, record, unborn);
             return Err(Errno::AGAIN);
         };
-        let counts = |process: Option<&Process>, frame: &Frame| {
+        let counts = |process: Option<&Process>, frame: &CallFrame| {
             process.map_or(0, |process| process.descriptors(frame.descriptor().0))
         };
         table.continue_calls(slot, frames, |frame| {

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use snapshim::protocol::gate::{self, Frame};
+use snapshim::protocol::gate::{self, CallFrame};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::writer_slot::{FRAMES, WriterSlot};
 use snapshim::sys::{raw, signal_block};
@@ -50,7 +50,7 @@ thread_local! {
 /// `is_shared`, beside the thread.
 pub fn note_lending(is_shared: bool) {
     if !identity::is_borrower() {
-        let calls = known().map(|thread| thread.slot.frames().each_ref().map(Frame::is_in_use));
+        let calls = known().map(|thread| thread.slot.frames().each_ref().map(CallFrame::is_in_use));
         LENDERS_CALLS.set(calls.unwrap_or_default());
         LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared, is_fresh: true });
     }
@@ -269,7 +269,7 @@ impl Seat {
     }
 
     /// The frames of calls that this one may have interrupted, and its own.
-    pub fn frames(&self) -> (&'static [Frame], &'static Frame) {
+    pub fn frames(&self) -> (&'static [CallFrame], &'static CallFrame) {
         let frames = self.thread.slot.frames();
         (&frames[..self.depth], &frames[self.depth])
     }
@@ -288,7 +288,7 @@ impl Thread {
 
     /// The frame of its calls that have interrupted no other.
     #[inline(always)]
-    pub fn first_frame(&self) -> &'static Frame {
+    pub fn first_frame(&self) -> &'static CallFrame {
         let [first, ..] = self.slot.frames();
         first
     }
@@ -314,7 +314,7 @@ impl Thread {
 
     /// Whether a call of the thread in a further slot has not come to its end.
     pub fn has_further_in_use(&self) -> bool {
-        self.further().any(|further| further.slot.frames().iter().any(Frame::is_in_use))
+        self.further().any(|further| further.slot.frames().iter().any(CallFrame::is_in_use))
     }
 
     /// Whether a call of the calling thread has not come to its end: a handler interrupted it, or the thread left it without proof.
@@ -323,16 +323,16 @@ impl Thread {
     }
 
     /// The frames of the thread's first slot, up to the last that is in use.
-    pub fn frames_in_use(&self) -> &'static [Frame] {
+    pub fn frames_in_use(&self) -> &'static [CallFrame] {
         let frames = self.slot.frames();
-        &frames[..frames.iter().rposition(Frame::is_in_use).map_or(0, |last| last + 1)]
+        &frames[..frames.iter().rposition(CallFrame::is_in_use).map_or(0, |last| last + 1)]
     }
 
     /// Gives up the calls that the thread has left, the innermost first. `is_left` decides by the stack pointer at the call.
     pub fn leave_calls(&self, is_left: impl Fn(u64) -> bool) {
         let leave = |slot: &WriterSlot| {
             let in_use = slot.frames().iter().rev().filter(|frame| frame.is_in_use());
-            in_use.filter(|frame| is_left(frame.stack())).for_each(Frame::leave);
+            in_use.filter(|frame| is_left(frame.stack())).for_each(CallFrame::leave);
         };
         self.further().for_each(|further| leave(further.slot));
         leave(self.slot);

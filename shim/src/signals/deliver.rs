@@ -13,7 +13,7 @@ use snapshim::sys::{masks, raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, FAULT, RESTORER, STAND_IN, disposition};
-use super::frame::{Access, Frame};
+use super::frame::{Access, SignalFrame};
 use super::guarded;
 use super::waiting::WAITING;
 use crate::base::fault_stacks::{self, Outcome};
@@ -62,7 +62,7 @@ const SI_KERNEL: c_int = 0x80;
 /// Decides what becomes of a signal. All signals are blocked, so only signals that cannot be blocked interrupt this.
 extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> Next {
     // SAFETY: called with what the kernel passed to the handler.
-    let frame = unsafe { Frame::new(information, context) };
+    let frame = unsafe { SignalFrame::new(information, context) };
     if signal == FAULT {
         return if frame.code() > 0 { on_fault(&frame) } else { on_sent_fault(&frame) };
     }
@@ -74,7 +74,7 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 }
 
 /// An instruction faulted.
-fn on_fault(frame: &Frame) -> Next {
+fn on_fault(frame: &SignalFrame) -> Next {
     let outcome = match frame.code() {
         SEGV_ACCERR => fault_stacks::call(resolve, frame.address(), frame.access().0),
         _ => Outcome::Foreign,
@@ -146,7 +146,7 @@ extern "C" fn resolve(address: u64, error_code: u64) -> Outcome {
 
 /// Sends SIGBUS for the store that faulted; it comes when the handler has returned. As when the kernel forces it (kernel/signal.c,
 /// force_sig_info_to_task), it ends a process that blocks or ignores it.
-fn force_bus_error(frame: &Frame) {
+fn force_bus_error(frame: &SignalFrame) {
     const BUS_ADRERR: c_int = 2;
     let is_ignored = Action::of_kernel(libc::SIGBUS).is_some_and(|action| action.handler == libc::SIG_IGN);
     if frame.unblock(libc::SIGBUS) || is_ignored {
@@ -159,7 +159,7 @@ fn force_bus_error(frame: &Frame) {
 }
 
 /// SIGSEGV was sent, by kill(2) or its kin.
-fn on_sent_fault(frame: &Frame) -> Next {
+fn on_sent_fault(frame: &SignalFrame) -> Next {
     if mask_of_sent(frame) & masks::STAND_IN != 0 {
         put_off(frame);
         return RETURN;
@@ -168,7 +168,7 @@ fn on_sent_fault(frame: &Frame) -> Next {
 }
 
 /// Delivers a signal that was sent.
-fn deliver_sent(signal: c_int, frame: &Frame) -> Next {
+fn deliver_sent(signal: c_int, frame: &SignalFrame) -> Next {
     let action = take(signal);
     if action.is_function() {
         return call(&action, frame, mask_of_sent(frame));
@@ -180,7 +180,7 @@ fn deliver_sent(signal: c_int, frame: &Frame) -> Next {
 }
 
 /// The mask that was in force when a sent signal came.
-fn mask_of_sent(frame: &Frame) -> u64 {
+fn mask_of_sent(frame: &SignalFrame) -> u64 {
     let waiting = WAITING.get();
     if frame.has_interrupted_call_at(waiting.stack) { waiting.mask } else { frame.mask() }
 }
@@ -197,7 +197,7 @@ fn take(signal: c_int) -> Action {
 }
 
 /// Prepares the call of the application's handler: the stack, the mask, the restorer.
-fn call(action: &Action, frame: &Frame, mask: u64) -> Next {
+fn call(action: &Action, frame: &SignalFrame, mask: u64) -> Next {
     if action.has(RESTORER as c_int) && action.restorer != 0 {
         frame.return_to(action.restorer);
     }
@@ -223,7 +223,7 @@ const SI_TKILL: c_int = -6;
 ///
 /// A thread may send a siginfo_t of kill(2) only to its own id (do_rt_sigqueueinfo, kernel/signal.c), which names the process as
 /// well.
-fn put_off(frame: &Frame) {
+fn put_off(frame: &SignalFrame) {
     frame.rename(STAND_IN, PUT_OFF);
     let thread = raw::own_tid();
     // SAFETY: the siginfo_t is the one that the kernel made.
@@ -237,13 +237,13 @@ fn put_off(frame: &Frame) {
 }
 
 /// Sends the signal again, this time with the kernel's default action; it comes when the handler has returned.
-fn die(signal: c_int, frame: &Frame) {
+fn die(signal: c_int, frame: &SignalFrame) {
     // SAFETY: the default action has no handler.
     unsafe { Action::DEFAULT.give_to_kernel(signal) };
     send_to_itself(signal, frame);
 }
 
-fn send_to_itself(signal: c_int, frame: &Frame) {
+fn send_to_itself(signal: c_int, frame: &SignalFrame) {
     // SAFETY: the siginfo_t is the one that the kernel made.
     let _ = unsafe { syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), raw::own_tid(), signal, frame.information()) };
 }

@@ -9,7 +9,7 @@ use syscalls::{Sysno, syscall};
 
 /// The siginfo_t and the ucontext_t that a handler is called with.
 #[derive(Clone, Copy)]
-pub struct Frame {
+pub struct SignalFrame {
     information: *mut libc::siginfo_t,
     context: *mut libc::ucontext_t,
 }
@@ -50,7 +50,7 @@ struct Head {
     code: c_int,
 }
 
-impl Frame {
+impl SignalFrame {
     /// The frame of a handler.
     ///
     /// # Safety

@@ -13,7 +13,7 @@ use snapshim::sys::{masks, procfs, raw};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
-use super::frame::Frame;
+use super::frame::SignalFrame;
 use crate::process::identity;
 
 /// SIGSETXID (glibc, internal-signals.h).
@@ -84,7 +84,7 @@ unsafe extern "C" fn on_request(signal: c_int, information: *mut libc::siginfo_t
 /// Answers a request. The handler to go on to; 0: it returns.
 extern "C" fn answer(_signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> usize {
     // SAFETY: called with what the kernel passed to the handler.
-    let frame = unsafe { Frame::new(information, context) };
+    let frame = unsafe { SignalFrame::new(information, context) };
     if frame.errno() == OPEN_FAULTS && frame.code() == SI_QUEUE {
         frame.open_faults();
         return 0;

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use snapshim::preserve::policy::{Failure, OnFailure, Way};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::preserve::{Change, Pusher};
-use snapshim::protocol::gate::{Call, Entry, Frame};
+use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::table::Table;
 
@@ -18,7 +18,7 @@ use crate::process::thread::Thread;
 /// Such a change, announced: while it lasts, no snapshot of the origin comes into being.
 pub struct Announced<'a> {
     thread: &'a Thread,
-    frame: &'a Frame,
+    frame: &'a CallFrame,
     origin: Origin,
     /// Whether snapshots of the origin may exist.
     is_watched: bool,

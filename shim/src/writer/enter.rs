@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::policy::OnFailure;
 use snapshim::preserve::{Change, Pusher};
-use snapshim::protocol::gate::{Call, Entry, Frame};
+use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::raw;
@@ -51,7 +51,7 @@ fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isi
 #[inline(always)]
 fn change_in(
     thread: &Thread,
-    (outer, frame): (&[Frame], &Frame),
+    (outer, frame): (&[CallFrame], &CallFrame),
     descriptor: i32,
     touch: &impl Touch,
     call: &impl Fn() -> isize,
@@ -72,7 +72,7 @@ fn change_in(
 /// Checks, after the call, that the descriptor's number led to the same file all the time: another thread may have put another file
 /// under it. `seen`: the origin that was preserved for.
 #[inline]
-fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
+fn watch_descriptor(thread: &Thread, frame: &CallFrame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
     let is_same = thread.record.is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
     if !is_same && result >= 0 {
         doubt_if_replaced(thread, frame, about.descriptor, seen);
@@ -82,7 +82,7 @@ fn watch_descriptor(thread: &Thread, frame: &Frame, about: &Call, seen: Option<O
 
 /// Breaks the snapshots of the file that the number leads to now, if that is another origin than was preserved for.
 #[cold]
-fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Option<Origin>) {
+fn doubt_if_replaced(thread: &Thread, frame: &CallFrame, descriptor: u32, seen: Option<Origin>) {
     let now = match target_of_descriptor(descriptor) {
         Target::Origin(now) => now,
         Target::Elsewhere => return,
@@ -97,7 +97,7 @@ fn doubt_if_replaced(thread: &Thread, frame: &Frame, descriptor: u32, seen: Opti
 #[cold]
 fn change_origin(
     thread: &Thread,
-    frame: &Frame,
+    frame: &CallFrame,
     descriptor: i32,
     origin: Origin,
     touch: &impl Touch,
@@ -131,7 +131,7 @@ fn change_origin(
 /// Makes a call of which the kernel does not say which file it changes. What the call may change is preserved in every snapshot. A
 /// snapshot in which that fails becomes doubtful, and is not broken: the call may change another file.
 #[cold]
-fn change_anywhere(thread: &Thread, frame: &Frame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
+fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     let table = thread.own.table;
     let change = match (touch.truncates_from(), touch.offset().map(u64::try_from)) {
         (Some(from), _) => Some(Change::Truncate(from)),

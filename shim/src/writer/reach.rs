@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
-use snapshim::protocol::gate::Frame;
+use snapshim::protocol::gate::CallFrame;
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::raw;
 use snapshim::table::Table;
@@ -31,7 +31,7 @@ enum Aim {
 }
 
 /// Finds out where the bytes of a call that has passed the gate can land.
-pub fn range_of(thread: &Thread, frame: &Frame, descriptor: i32, origin: Origin, touch: &impl Touch) -> Covered {
+pub fn range_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Origin, touch: &impl Touch) -> Covered {
     let file = raw::borrow(descriptor as u32);
     let length = touch.length();
     if let Some(offset) = touch.offset()

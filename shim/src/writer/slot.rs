@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::Pusher;
 use snapshim::protocol::creation::Ticket;
-use snapshim::protocol::gate::{Call, Entry, Frame, Turn, Writer};
+use snapshim::protocol::gate::{Call, CallFrame, Entry, Turn, Writer};
 use snapshim::protocol::origin::Target;
 use snapshim::sys::raw;
 use snapshim::sys::wait::{Deadline, Patience};
@@ -31,7 +31,7 @@ use crate::signals;
 #[inline(always)]
 pub fn enter<T>(
     thread: &Thread,
-    (outer, frame): (&[Frame], &Frame),
+    (outer, frame): (&[CallFrame], &CallFrame),
     call: Call,
     touch: &impl Touch,
     act: impl FnOnce(Entry) -> T,
@@ -54,7 +54,7 @@ pub fn seat_for<T>(call: &impl Fn() -> T) -> Result<Seat, Option<T>> {
 
 /// Ends the announcement of a call that is over.
 #[inline]
-pub fn clear(thread: &Thread, frame: &Frame, turn: Turn) {
+pub fn clear(thread: &Thread, frame: &CallFrame, turn: Turn) {
     // In a child that was forked inside the call, and by no hook, the slot is the parent's.
     if thread.has_slot() && !frame.clear(turn) {
         doubt_after_return(thread.own.table);
@@ -132,7 +132,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
 }
 
 /// What the thread preserves with.
-pub fn pusher<'a>(thread: &'a Thread, frame: &'a Frame) -> Pusher<'a, Teller, Trap> {
+pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller, Trap> {
     Pusher {
         table: thread.own.table,
         own: thread.own.caller(),
