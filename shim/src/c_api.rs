@@ -80,8 +80,8 @@ fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
 
 /// The state and the sums of all segments of the mmap that `here` is a segment of.
 fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
-    let mut stat = Stat { state: EXACT, cause: 0, size: here.identity.size, pages: 0, preserved: 0, held: 0 };
-    let same = walk.owned_by(own.owner()).filter(|(_, view)| view.identity.mapping == here.identity.mapping);
+    let mut stat = Stat { state: EXACT, cause: 0, size: here.meta.size, pages: 0, preserved: 0, held: 0 };
+    let same = walk.owned_by(own.owner()).filter(|(_, view)| view.meta.mapping == here.meta.mapping);
     for (index, view) in same {
         let covered = view.covered_pages();
         stat.pages += covered.end - covered.start;

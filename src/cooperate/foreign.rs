@@ -41,8 +41,8 @@ impl Table {
         // away, and such a segment is no longer among them. A segment that was split off since is as old as the one it was split
         // from.
         let is_ours = |view: &View| {
-            let is_younger = view.identity.mapping > newest;
-            view.identity.owner == own && view.head.state() == State::Exact && !is_younger
+            let is_younger = view.meta.mapping > newest;
+            view.meta.owner == own && view.head.state() == State::Exact && !is_younger
         };
         let mut doubted = None;
         self.over_splits(|walk| {
@@ -70,7 +70,7 @@ impl Table {
     /// Makes the exact snapshots that process `own` has of `origin` doubtful because of `cause`. True if there were any.
     pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: SegmentFlags) -> bool {
         let mut doubted = false;
-        let is_exact = |view: &View| view.identity.owner == own && view.head.state() == State::Exact;
+        let is_exact = |view: &View| view.meta.owner == own && view.head.state() == State::Exact;
         self.over_splits(|walk| {
             for (index, view) in walk.of(origin).filter(|(_, view)| is_exact(view)) {
                 let Some(snapshot) = self.snapshot(index) else { continue };

@@ -106,7 +106,7 @@ impl Table {
             }
             let is_found = view.is_relocated()
                 // Acquire: as in `Walk::of`.
-                || self.marks[index as usize].load(Ordering::Acquire) == view.identity.origin.mark();
+                || self.marks[index as usize].load(Ordering::Acquire) == view.meta.origin.mark();
             if !is_found || !known.holdings.contains(&(view.extent.address..view.extent.end())) {
                 return false;
             }

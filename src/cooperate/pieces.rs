@@ -3,7 +3,7 @@
 use crate::PAGE;
 use crate::protocol::preserved::Bits;
 use crate::protocol::snapshot::{
-    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, RELOCATED, SegmentFlags, State, View,
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, RELOCATED, SegmentFlags, SnapshotMeta, State, View,
 };
 use crate::sys::raw;
 use crate::table::Table;
@@ -24,7 +24,7 @@ pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
 #[derive(Clone, Copy, Debug)]
 pub struct Further {
     /// What is constant in it.
-    pub identity: Identity,
+    pub meta: SnapshotMeta,
     /// Where it lies.
     pub extent: Extent,
     /// Its flags; with `CHANGED_BY_HOOK` its generation is odd.
@@ -54,12 +54,12 @@ impl Table {
     /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
     /// full.
     pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
-        let (copy_index, head) = self.claim_snapshot(further.identity.owner)?;
+        let (copy_index, head) = self.claim_snapshot(further.meta.owner)?;
         let copy = self.snapshot(copy_index)?;
-        let Further { identity, extent, flags } = *further;
-        copy.describe(head, &identity, &extent, flags);
+        let Further { meta, extent, flags } = *further;
+        copy.describe(head, &meta, &extent, flags);
         copy.see(&self.snapshot(index)?.seen());
-        let copied = View { head, identity, extent, flags, is_sealed: true };
+        let copied = View { head, meta: meta, extent, flags, is_sealed: true };
         if !flags.contains(RELOCATED) {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));
@@ -67,7 +67,7 @@ impl Table {
             if !copy_bits(&from, view, &to, &copied) || from.is_any_lost(of_bits(view, &copied)) {
                 copy.add_flags(BITS_INCOMPLETE);
             }
-            self.publish_mark(copy_index, identity.origin);
+            self.publish_mark(copy_index, meta.origin);
         }
         self.note_snapshot(copy_index);
         if flags.contains(CHANGED_BY_HOOK) {
@@ -91,7 +91,7 @@ impl Table {
 
 /// The pages that a segment split from `view` shows, as the bits of `view` count them.
 fn of_bits(view: &View, split: &View) -> core::ops::Range<u64> {
-    let (shown, base) = (split.covered_pages(), view.identity.base);
+    let (shown, base) = (split.covered_pages(), view.meta.base);
     shown.start - base..shown.end - base
 }
 
@@ -103,7 +103,7 @@ fn copy_bits(
     copied: &View,
 ) -> bool {
     let covered = copied.covered_pages();
-    let (from_base, to_base) = (view.identity.base, copied.identity.base);
+    let (from_base, to_base) = (view.meta.base, copied.meta.base);
     let mut at = covered.start;
     while let Some(run) = from.first_set(at - from_base..covered.end - from_base) {
         let pages = run.start + from_base..run.end + from_base;

@@ -105,7 +105,7 @@ impl Table {
     fn retire_orphans(&self) {
         // A single walk: no process is left to split these.
         for (snapshot, view) in self.walk_once().live() {
-            if self.owner(view.identity.owner).is_none() {
+            if self.owner(view.meta.owner).is_none() {
                 self.retire_snapshot(snapshot, view.head.life());
             }
         }

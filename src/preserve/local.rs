@@ -115,7 +115,7 @@ impl<S: Stores> Means<'_, S> {
     /// memory.
     fn is_ours(&self, view: &View) -> bool {
         view.is_sealed
-            && self.own.is(view.identity.owner)
+            && self.own.is(view.meta.owner)
             && self.holdings.contains(&(view.extent.address..view.extent.end()))
     }
 
@@ -175,7 +175,7 @@ pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<Vie
 
 /// Copies `pages` of the segment, verifies and records that. The generation is odd.
 fn copy(table: &Table, index: u32, view: &View, pages: Range<u64>, proc_fds: &ProcFdCache) -> Result<(), Errno> {
-    let (_, _, id) = table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
+    let (_, _, id) = table.owner(view.meta.owner).ok_or(Errno::SRCH)?;
     let address = view.address_of(pages.start);
     let count = pages.end - pages.start;
     if unshare::is_writable(view.extent.protection) {

@@ -187,12 +187,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
                 return Ok(());
             };
             let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
-            let is_done = if self.own.may_change(view.identity.owner) {
+            let is_done = if self.own.may_change(view.meta.owner) {
                 self.relocate_own(&view, task)
             } else {
                 self.ask_agent(&view, task)
             };
-            if !is_done && !self.table.retire_if_gone(view.identity.owner) {
+            if !is_done && !self.table.retire_if_gone(view.meta.owner) {
                 let is_truncated = self.is_truncated_before(view.covered_pages().end - 1);
                 if self.has_moved(index, &view) {
                     continue;
@@ -217,7 +217,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let shown = view.covered_pages();
         let is_long = shown.end - task.first.max(shown.start) >= relocate::Pages::MOST;
         let has_agent = || {
-            let owner = self.table.owner(view.identity.owner);
+            let owner = self.table.owner(view.meta.owner);
             owner.is_some_and(|(_, process, id)| matches!(process.agent(id), Agent::Thread(_)))
         };
         is_long && has_agent() && self.ask_agent(view, task) || self.means().serve_whole(&task)
@@ -312,7 +312,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         progress.patience.pause();
         match why {
-            NotPushed::Moved if progress.patience.is_tried() => _ = self.table.retire_if_gone(view.identity.owner),
+            NotPushed::Moved if progress.patience.is_tried() => _ = self.table.retire_if_gone(view.meta.owner),
             NotPushed::Moved => {}
             NotPushed::Nothing | NotPushed::Refused => progress.failures += 1,
         }
@@ -328,7 +328,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         reason: Reason,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
-        if self.table.retire_if_gone(view.identity.owner) {
+        if self.table.retire_if_gone(view.meta.owner) {
             return Ok(());
         }
         let may_answer = reason != Reason::MapperBusy;
@@ -370,14 +370,14 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Whether the mapper can hold so many pages more and live.
     fn has_room(&self, view: &View, pages: u64) -> bool {
-        self.table.owner(view.identity.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
+        self.table.owner(view.meta.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
     }
 
     /// The first pages of the range, from `done` on, that still have to be preserved; at most one push.
     fn missing(&self, index: u32, view: &View, range: &Range<u64>, done: u64) -> Option<Range<u64>> {
         let pages = Table::touched(view, range);
         let pages = pages.start.max(done)..pages.end;
-        let base = view.identity.base;
+        let base = view.meta.base;
         let pool = self.table.blocks_for(index);
         let bits = self.table.bits(&pool, view);
         let missing = bits.first_missing(pages.start.saturating_sub(base)..pages.end.saturating_sub(base))?;
@@ -391,7 +391,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         if missing.end != Table::touched(view, range).end || end <= missing.end {
             return missing.clone();
         }
-        let base = view.identity.base;
+        let base = view.meta.base;
         let pool = self.table.blocks_for(index);
         let next = self.table.bits(&pool, view).first_missing(missing.end - base..end - base);
         let follows =
@@ -401,12 +401,12 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Pushes `pages` into a snapshot. How many are preserved, from the first on.
     fn push(&self, index: u32, snapshot: &Snapshot, view: &View, pages: &Range<u64>) -> Result<u64, NotPushed> {
-        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return Err(NotPushed::Moved) };
+        let Some((_, process, id)) = self.table.owner(view.meta.owner) else { return Err(NotPushed::Moved) };
         if process.cookie(id).is_none() {
             // A child that was just forked: it can be reached in a moment.
             return Err(NotPushed::Moved);
         }
-        let is_own = self.own.is(view.identity.owner);
+        let is_own = self.own.is(view.meta.owner);
         if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
             // Another thread gives a snapshot up, or moves it, while its generation is odd. A child that was forked meanwhile has
             // none.
@@ -474,8 +474,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Has the mapper's agent do what `request` asks. True once it is done and verified.
     fn ask_agent(&self, view: &View, request: Request) -> bool {
-        let Some((_, process, id)) = self.table.owner(view.identity.owner) else { return true };
-        if self.is_gone_before_its_agent(process, id, view.identity.owner) {
+        let Some((_, process, id)) = self.table.owner(view.meta.owner) else { return true };
+        if self.is_gone_before_its_agent(process, id, view.meta.owner) {
             return true;
         }
         if !matches!(process.agent(id), Agent::Thread(_)) {
@@ -533,7 +533,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
         };
         let is_unanswered = self.slot.look_for_answer(number) == Answer::Asked;
-        let is_moot = is_unanswered && (is_over() || self.table.retire_if_gone(view.identity.owner));
+        let is_moot = is_unanswered && (is_over() || self.table.retire_if_gone(view.meta.owner));
         if is_moot {
             self.slot.withdraw_request(number);
         }
@@ -542,7 +542,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// The page cannot be preserved: the policy decides between origin and snapshot.
     fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
-        let pid = self.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+        let pid = self.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
         // Its mapper may have died, or given the snapshot up, only just now.
         let is_over = self.is_over(index, view);
         if reason == Reason::Damaged || self.table.is_damaged() {
@@ -558,7 +558,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         // No policy brings back pages that are gone.
         if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
             if !self.is_over(index, view) {
-                self.report.broken(pid, view.identity.origin, reason);
+                self.report.broken(pid, view.meta.origin, reason);
             }
             return Ok(());
         }
@@ -567,14 +567,14 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Whether the snapshot has ended with its mapper, or before.
     fn is_over(&self, index: u32, view: &View) -> bool {
-        self.table.retire_if_gone(view.identity.owner)
+        self.table.retire_if_gone(view.meta.owner)
             || self.table.view(index).is_none_or(|now| now.head.life() != view.head.life())
     }
 
     /// Makes the snapshot fault in its mapper. False: that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
-        if self.own.may_change(view.identity.owner) {
+        if self.own.may_change(view.meta.owner) {
             self.means().serve_whole(&request)
         } else {
             self.ask_agent(view, request)

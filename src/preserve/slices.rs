@@ -14,7 +14,7 @@ use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
 use super::verify;
 use crate::PAGE;
 use crate::cooperate::pieces::{Further, part};
-use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Identity, RELOCATED, Snapshot, View};
+use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, RELOCATED, Snapshot, SnapshotMeta, View};
 use crate::protocol::writer_slot::Request;
 use crate::sys::raw;
 
@@ -85,7 +85,7 @@ impl<S: Stores> Means<'_, S> {
         let sparse = match &mut course.sparse {
             // A short range is not worth a look for holes.
             None if !is_long => &None,
-            sparse => sparse.get_or_insert_with(|| (self.open)(view.identity.origin).and_then(Sparse::of)),
+            sparse => sparse.get_or_insert_with(|| (self.open)(view.meta.origin).and_then(Sparse::of)),
         };
         let sparse = sparse.as_ref();
         let mut unit = self.last_unit(view, pages, sparse, course.is_whole)?;
@@ -138,7 +138,7 @@ impl<S: Stores> Means<'_, S> {
     }
 
     fn first_private(&self, view: &View, pages: &Range<u64>) -> Result<Option<Range<u64>>, Errno> {
-        let (_, _, id) = self.table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
+        let (_, _, id) = self.table.owner(view.meta.owner).ok_or(Errno::SRCH)?;
         let found = verify::first_private(id, view.address_of(pages.start), pages.end - pages.start, self.proc_fds)?;
         Ok(found.map(|run| run.start + pages.start..run.end + pages.start))
     }
@@ -173,7 +173,7 @@ impl<S: Stores> Means<'_, S> {
         if copied_pages == 0 {
             return relocate::replace_by_nothing(address, length, view);
         }
-        let (_, _, id) = self.table.owner(view.identity.owner).ok_or(Errno::SRCH)?;
+        let (_, _, id) = self.table.owner(view.meta.owner).ok_or(Errno::SRCH)?;
         if !self.headroom.allows(id, copied_pages) {
             return Err(Errno::NOMEM);
         }
@@ -233,8 +233,8 @@ impl<S: Stores> Means<'_, S> {
         let address = view.address_of(first);
         let extent = part(&view.extent, address..view.extent.end());
         // The base is the segment's, because the record behind it will reach down to it.
-        let identity = Identity { ..view.identity };
-        let further = Further { identity, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
+        let meta = SnapshotMeta { ..view.meta };
+        let further = Further { meta, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
         let Some(moved) = self.table.publish_further(index, view, &further) else {
             snapshot.add_flags(BITS_INCOMPLETE);
             return Err(Errno::NFILE);
@@ -300,13 +300,13 @@ fn slice(view: &View, pages: &Range<u64>) -> Unit {
 fn is_continued(view: &View, other: &View) -> bool {
     let kind = |view: &View| {
         let flags = view.flags.without(BITS_INCOMPLETE.with(RELOCATED));
-        (view.identity.owner, view.identity.mapping, view.identity.size, view.extent.protection, flags)
+        (view.meta.owner, view.meta.mapping, view.meta.size, view.extent.protection, flags)
     };
     other.is_relocated()
         && kind(view) == kind(other)
-        && view.identity.origin == other.identity.origin
+        && view.meta.origin == other.meta.origin
         && view.head.state() == other.head.state()
         && view.extent.end() == other.extent.address
         && view.extent.first + view.extent.pages == other.extent.first
-        && other.identity.base <= view.extent.first
+        && other.meta.base <= view.extent.first
 }

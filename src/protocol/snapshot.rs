@@ -153,7 +153,7 @@ impl Extent {
 
 /// What is constant in one incarnation of a segment.
 #[derive(Clone, Copy, Debug)]
-pub struct Identity {
+pub struct SnapshotMeta {
     /// The file or device.
     pub origin: Origin,
     /// The mapper, as records refer to it: [`ProcessId::owner_word`](super::process_id::ProcessId::owner_word).
@@ -169,10 +169,10 @@ pub struct Identity {
 /// A consistent copy of a segment's record.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
-    /// The head that `identity` and `extent` belong to.
+    /// The head that `meta` and `extent` belong to.
     pub head: Head,
     /// What is constant.
-    pub identity: Identity,
+    pub meta: SnapshotMeta,
     /// Where it lies.
     pub extent: Extent,
     /// `NOT_INHERITED` and its kin.
@@ -191,7 +191,7 @@ impl View {
     /// The origin's pages that the segment shows: from the extent's first page to the end of the file at the instant.
     #[must_use]
     pub fn covered_pages(&self) -> core::ops::Range<u64> {
-        let end = self.identity.size.div_ceil(crate::PAGE).min(self.extent.first.saturating_add(self.extent.pages));
+        let end = self.meta.size.div_ceil(crate::PAGE).min(self.extent.first.saturating_add(self.extent.pages));
         self.extent.first..end.max(self.extent.first)
     }
 
@@ -301,8 +301,8 @@ fn hash(words: &[u64]) -> u64 {
     words.iter().fold(mix::SEED, |hash, word| mix::mix(hash, *word))
 }
 
-fn seal_of(life: u32, identity: &Identity) -> u64 {
-    let Identity { origin, owner, size, base, mapping } = identity;
+fn seal_of(life: u32, meta: &SnapshotMeta) -> u64 {
+    let SnapshotMeta { origin, owner, size, base, mapping } = meta;
     hash(&[u64::from(life), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
 }
 
@@ -322,8 +322,8 @@ impl View {
             && address < ADDRESSES
             && pages <= ADDRESSES / crate::PAGE
             && first <= BYTES / crate::PAGE
-            && self.identity.base <= first
-            && self.identity.size <= BYTES
+            && self.meta.base <= first
+            && self.meta.size <= BYTES
     }
 }
 
@@ -352,18 +352,18 @@ impl Snapshot {
     }
 
     /// Fills in a claimed record.
-    pub fn describe(&self, mine: Head, identity: &Identity, extent: &Extent, flags: SegmentFlags) {
+    pub fn describe(&self, mine: Head, meta: &SnapshotMeta, extent: &Extent, flags: SegmentFlags) {
         // Release: pairs with the fence in `is_still`: a thread that reads these stores finds the last incarnation over.
         fence(Ordering::Release);
-        self.owner.store(identity.owner, Ordering::Relaxed);
-        self.origin.store(Target::Origin(identity.origin));
-        self.size.store(identity.size, Ordering::Relaxed);
-        self.base.store(identity.base, Ordering::Relaxed);
-        self.mapping.store(identity.mapping, Ordering::Relaxed);
+        self.owner.store(meta.owner, Ordering::Relaxed);
+        self.origin.store(Target::Origin(meta.origin));
+        self.size.store(meta.size, Ordering::Relaxed);
+        self.base.store(meta.base, Ordering::Relaxed);
+        self.mapping.store(meta.mapping, Ordering::Relaxed);
         self.root.store(empty_root(mine.life()), Ordering::Relaxed);
         self.flags.store(flags.0, Ordering::Relaxed);
         let old = self.extent();
-        self.seal.store(seal_of(mine.life(), identity).wrapping_add(seal_of_extent(&old)), Ordering::Relaxed);
+        self.seal.store(seal_of(mine.life(), meta).wrapping_add(seal_of_extent(&old)), Ordering::Relaxed);
         self.set_extent(extent);
     }
 
@@ -407,7 +407,7 @@ impl Snapshot {
                 Target::Origin(origin) => origin,
                 Target::Unknown | Target::Elsewhere => Origin::file(0, 0),
             };
-            let identity = Identity {
+            let meta = SnapshotMeta {
                 origin,
                 owner: self.owner.load(Ordering::Relaxed),
                 size: self.size.load(Ordering::Relaxed),
@@ -416,10 +416,10 @@ impl Snapshot {
             };
             let extent = self.extent();
             let flags = self.flags();
-            let seal = seal_of(head.life(), &identity).wrapping_add(seal_of_extent(&extent));
+            let seal = seal_of(head.life(), &meta).wrapping_add(seal_of_extent(&extent));
             let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
             if self.is_still(head) {
-                return Some(View { head, identity, extent, flags, is_sealed });
+                return Some(View { head, meta: meta, extent, flags, is_sealed });
             }
         }
     }

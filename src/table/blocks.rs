@@ -47,7 +47,7 @@ impl SnapshotBlocks<'_> {
 impl Table {
     /// The preserved bits of snapshot `index`, in the incarnation that `view` saw.
     pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
-        let pages = view.identity.size.div_ceil(crate::PAGE).saturating_sub(view.identity.base);
+        let pages = view.meta.size.div_ceil(crate::PAGE).saturating_sub(view.meta.base);
         let root = &self.snapshots[pool.snapshot as usize].root;
         Bits { root, life: view.head.life(), pages, pool }
     }
@@ -60,7 +60,7 @@ impl Table {
             return shown.end - shown.start;
         }
         let pool = self.blocks_for(index);
-        let base = view.identity.base;
+        let base = view.meta.base;
         self.bits(&pool, view).count(shown.start - base..shown.end - base)
     }
 

@@ -35,7 +35,7 @@ impl<'a> Walk<'a> {
 
     /// The snapshots of the process that `owner` refers to.
     pub fn owned_by(self, owner: u64) -> impl Iterator<Item = (u32, View)> + use<'a> {
-        self.live().filter(move |(_, view)| view.identity.owner == owner)
+        self.live().filter(move |(_, view)| view.meta.owner == owner)
     }
 
     /// The snapshots of `origin` that want their pages preserved.
@@ -47,7 +47,7 @@ impl<'a> Walk<'a> {
         used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
             move |(index, _)| {
                 let view = table.sound(&table.snapshots[index])?;
-                let wanted = view.identity.origin == origin && view.head.wants_pages() && !view.is_relocated();
+                let wanted = view.meta.origin == origin && view.head.wants_pages() && !view.is_relocated();
                 wanted.then_some((index as u32, view))
             },
         )

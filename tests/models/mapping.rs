@@ -6,7 +6,7 @@ use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame};
-use snapshim::protocol::snapshot::{Extent, Head, Identity, SegmentFlags, Snapshot, Splits, State, View};
+use snapshim::protocol::snapshot::{Extent, Head, SegmentFlags, Snapshot, SnapshotMeta, Splits, State, View};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
@@ -37,8 +37,8 @@ impl Mapping {
             changed: AtomicU64::new(0),
         };
         let head = mapping.snapshot.claim(1, 1).expect("free");
-        let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
-        mapping.snapshot.describe(head, &identity, &extent(FIRST), SegmentFlags::NONE);
+        let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
+        mapping.snapshot.describe(head, &meta, &extent(FIRST), SegmentFlags::NONE);
         mapping.snapshot.publish(head, State::Exact);
         Arc::new(mapping)
     }
@@ -147,13 +147,13 @@ impl Pieces {
         };
         pieces.active.raise();
         let head = pieces.back.claim(1, 1).expect("free");
-        pieces.back.describe(head, &Self::identity(), &WHOLE, SegmentFlags::NONE);
+        pieces.back.describe(head, &Self::meta(), &WHOLE, SegmentFlags::NONE);
         pieces.back.publish(head, State::Exact);
         Arc::new(pieces)
     }
 
-    fn identity() -> Identity {
-        Identity { origin: ORIGIN, owner: 1, size: 8192, base: 0, mapping: 1 }
+    fn meta() -> SnapshotMeta {
+        SnapshotMeta { origin: ORIGIN, owner: 1, size: 8192, base: 0, mapping: 1 }
     }
 
     /// What a mapper does that changes only a part.
@@ -162,7 +162,7 @@ impl Pieces {
         while self.back.begin_change(1).is_none() {}
         let before = self.back.view().expect("live").head.state();
         let head = self.front.claim(2, 1).expect("free");
-        self.front.describe(head, &Self::identity(), &SPLIT_OFF, SegmentFlags::NONE);
+        self.front.describe(head, &Self::meta(), &SPLIT_OFF, SegmentFlags::NONE);
         self.front.publish(head, before);
         if let Some(worse) = self.splits.note(&self.active, &self.back, before) {
             self.front.mark(2, worse);
@@ -219,7 +219,7 @@ fn an_origin_is_in_use_while_its_snapshot_is_split() {
         let other = Arc::clone(&pieces);
         let mapper = thread::spawn(move || other.split_and_retire());
         thread::yield_now();
-        let found = pieces.splits.over(|| pieces.walk().next().map(|(_, view)| view.identity.origin));
+        let found = pieces.splits.over(|| pieces.walk().next().map(|(_, view)| view.meta.origin));
         mapper.join().unwrap();
         assert_eq!(found, Some(ORIGIN), "a writer changes the file and preserves nothing");
     });
@@ -266,14 +266,9 @@ fn what_is_seen_of_a_snapshot_is_of_one_life() {
         let record = Arc::new(Snapshot::default());
         let take = |record: &Snapshot, life: u32| {
             let (size, address) = (u64::from(life) * 4096, u64::from(life) * 4096);
-            let identity = Identity { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };
+            let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };
             let head = record.claim(life, 1).expect("free");
-            record.describe(
-                head,
-                &identity,
-                &Extent { address, first: 0, pages: 1, protection: 3 },
-                SegmentFlags::NONE,
-            );
+            record.describe(head, &meta, &Extent { address, first: 0, pages: 1, protection: 3 }, SegmentFlags::NONE);
             record.publish(head, State::Exact);
         };
         take(&record, 1);
@@ -284,7 +279,7 @@ fn what_is_seen_of_a_snapshot_is_of_one_life() {
         });
         if let Some(view) = record.view() {
             let life = u64::from(view.head.life());
-            assert_eq!((view.identity.mapping, view.identity.size), (life, life * 4096));
+            assert_eq!((view.meta.mapping, view.meta.size), (life, life * 4096));
             assert_eq!(view.extent.address, life * 4096);
         }
         mapper.join().unwrap();

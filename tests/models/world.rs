@@ -9,7 +9,7 @@ use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame, Entry, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{Extent, Identity, SegmentFlags, Snapshot, State};
+use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, State};
 use snapshim::sys::sync::{Fault, planted};
 
 pub const ORIGIN: Origin = Origin::file(1, 2);
@@ -50,9 +50,9 @@ impl Page {
 
     pub fn publish(&self, life: u32) {
         let head = self.snapshot.claim(life, 1).expect("free");
-        let identity = Identity { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
+        let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
-        self.snapshot.describe(head, &identity, &extent, SegmentFlags::NONE);
+        self.snapshot.describe(head, &meta, &extent, SegmentFlags::NONE);
         self.snapshot.publish(head, State::Exact);
     }
 

@@ -29,7 +29,7 @@ pub struct Mappings {
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
     let own = identity::attached()?;
-    if !own.identity.is_mapper() || range.is_empty() {
+    if !own.image.is_mapper() || range.is_empty() {
         return None;
     }
     touching_any(own, range)
@@ -108,7 +108,7 @@ pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
 /// Whether this process has any snapshot.
 #[inline]
 pub fn has_any() -> bool {
-    identity::attached().is_some_and(|own| own.identity.is_mapper())
+    identity::attached().is_some_and(|own| own.image.is_mapper())
 }
 
 /// Whether a range of addresses may touch a snapshot.

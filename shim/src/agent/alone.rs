@@ -13,7 +13,7 @@ use crate::process::identity::{self, Own};
 /// (synchronize_group_exit, kernel/exit.c).
 pub fn note_end_of_thread(status: c_int) {
     let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return };
-    own.identity.presence().note_end(status);
+    own.image.presence().note_end(status);
     if let Some(record) = own.record() {
         record.ring();
     }
@@ -33,7 +33,7 @@ impl Company {
     /// Checks; how long the agent may sleep until the next check. `None`: the agent is alone.
     pub fn check(&mut self, own: &Own) -> Option<Duration> {
         const SELDOM: Duration = Duration::from_secs(3600);
-        let ends = own.identity.presence().ends();
+        let ends = own.image.presence().ends();
         if ends == 0 {
             return Some(SELDOM);
         }

@@ -19,7 +19,7 @@ use crate::process::presence::{ABSENT, ASKED, AWAY, PRESENT};
 /// Makes a call while there is no agent.
 pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
-    let presence = own.identity.presence();
+    let presence = own.image.presence();
     // SeqCst: pairs with the steps of `Presence` (see there): the count comes before the look at the state.
     presence.solitudes.fetch_add(1, Ordering::SeqCst);
     if !presence.is(ABSENT) && !send_away(&own) {
@@ -42,7 +42,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
 
 /// Has the agent end, and waits until its thread is gone. False: it does not end within `SNAPSHIM_TIMEOUT_MS`.
 fn send_away(own: &Own) -> bool {
-    let presence = own.identity.presence();
+    let presence = own.image.presence();
     let Some(record) = own.record() else { return false };
     let deadline = raw::now() + config().timeout;
     let mut patience = Patience::default();

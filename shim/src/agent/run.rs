@@ -73,11 +73,11 @@ impl<'a> Work<'a> {
         let Some(record) = own.record() else { return ControlFlow::Break(0) };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to the thread that sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
-        if own.identity.presence().must_leave() {
+        if own.image.presence().must_leave() {
             return ControlFlow::Break(0);
         }
         let Some(until_check) = self.company.check(&own) else {
-            return ControlFlow::Break(own.identity.presence().last_status());
+            return ControlFlow::Break(own.image.presence().last_status());
         };
         if arm::answer_creation(&own) {
             self.eager.begin_anew();
@@ -89,7 +89,7 @@ impl<'a> Work<'a> {
             Progress::Until(_) => return ControlFlow::Continue(()),
             Progress::Later => Duration::from_millis(1),
             // A process without snapshots is woken through the doorbell; it needs no periodic wake-up.
-            Progress::Over if own.identity.is_mapper() => ROUND,
+            Progress::Over if own.image.is_mapper() => ROUND,
             Progress::Over => Duration::from_secs(3600),
         };
         if raw::now() >= self.next_round {
@@ -172,7 +172,7 @@ fn answer_requests(own: &Own, proc_fds: &ProcFdCache) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
-        let is_ours = |view: snapshim::protocol::snapshot::View| view.identity.owner == own.owner();
+        let is_ours = |view: snapshim::protocol::snapshot::View| view.meta.owner == own.owner();
         if !own.table.view(request.snapshot).is_some_and(is_ours) {
             continue;
         }

@@ -35,7 +35,7 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
 /// middle may go on later: that changes no byte (`preserve::unshare`).
 fn await_pushers(own: &Own) {
     let deadline = raw::now() + config().timeout;
-    if own.identity.is_mapper() {
+    if own.image.is_mapper() {
         lock::find_piece(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
     }
 }

@@ -44,7 +44,7 @@ fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         Ok(heir) => heir,
         Err(error) => return fail(error.raw_os_error()),
     };
-    let pid = if own.identity.is_mapper() && !own.leaves_damaged() {
+    let pid = if own.image.is_mapper() && !own.leaves_damaged() {
         fork_mapper(&mappings, hindrance(flags, leaves), real)
     } else {
         shared_fork::fork(real)

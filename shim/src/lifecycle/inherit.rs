@@ -15,7 +15,7 @@ use snapshim::protocol::creation::Scope;
 use snapshim::protocol::holdings::Holdings;
 use snapshim::protocol::process::{Birth, Process};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, Identity, NOT_INHERITED};
+use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, NOT_INHERITED, SnapshotMeta};
 use snapshim::sys::{futex, procfs, raw};
 
 use crate::address_space::lock::{self, EVERYWHERE, Mappings};
@@ -128,8 +128,8 @@ impl<'a> Prepared<'a> {
         let owner = self.unborn.owner_word(self.index);
         let before = instant::observe_unseen(own.table);
         for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
-            let identity = Identity { owner, base: view.extent.first, ..view.identity };
-            let further = Further { identity, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };
+            let meta = SnapshotMeta { owner, base: view.extent.first, ..view.meta };
+            let further = Further { meta, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };
             own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         }
         // The child's records have copied the states of the parent's, which may become doubtful at this moment.
@@ -174,7 +174,7 @@ impl<'a> Prepared<'a> {
             return false;
         }
         let Some(own) = membership::adopt(table, born, self.index) else { return false };
-        own.identity.note_snapshot();
+        own.image.note_snapshot();
         let parent = self.record.parent();
         let give_up = raw::now() + 2 * config().timeout;
         loop {

@@ -12,7 +12,7 @@ use snapshim::PAGE;
 use snapshim::cooperate::pieces::{Further, part};
 use snapshim::preserve::{local, unshare};
 use snapshim::protocol::snapshot::{
-    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, Identity, NEVER_WRITABLE, SegmentFlags, Snapshot, State, View,
+    BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, NEVER_WRITABLE, SegmentFlags, Snapshot, SnapshotMeta, State, View,
 };
 use snapshim::sys::raw;
 
@@ -131,8 +131,8 @@ impl Mappings {
             return Ok(());
         }
         let behind = part(extent, address..extent.end());
-        let identity = Identity { base: behind.first, ..view.identity };
-        let further = Further { identity, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
+        let meta = SnapshotMeta { base: behind.first, ..view.meta };
+        let further = Further { meta, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
         self.own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
         snapshot.set_extent(&part(extent, extent.address..address));
         Ok(())
@@ -154,7 +154,7 @@ impl Mappings {
         }
         identity::holdings().remove(range);
         watch::forget_unneeded(self);
-        self.own.identity.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
+        self.own.image.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
         claim::release_unused(&self.own);
     }
 
@@ -291,9 +291,9 @@ impl Mappings {
         let pool = self.own.table.blocks_for(index);
         let bits = self.own.table.bits(&pool, view);
         // The page that holds the end of the file stays: it was made private and zeroed when the snapshot was made.
-        let whole_pages = view.identity.size / PAGE;
+        let whole_pages = view.meta.size / PAGE;
         let covered = view.covered_pages();
-        let base = view.identity.base;
+        let base = view.meta.base;
         let mut at = covered.start;
         while let Some(run) = bits.first_droppable(at - base..covered.end.min(whole_pages).max(at) - base) {
             let address = view.address_of(run.start + base);

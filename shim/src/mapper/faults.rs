@@ -34,7 +34,7 @@ pub fn making(call: impl FnOnce() -> c_long) -> c_long {
     IS_SERVED.store(1, Ordering::Relaxed);
     // SeqCst: pairs with the fence in `mark`. The store of the word comes before the walk over the snapshots.
     full_fence();
-    let own = identity::attached().filter(|own| own.identity.is_mapper());
+    let own = identity::attached().filter(|own| own.image.is_mapper());
     if own.is_some_and(|own| lock::hold(own).note(&EVERYWHERE, SERVED, true, || Ok(())).is_err()) {
         return fail(libc::ENOMEM);
     }
@@ -62,7 +62,7 @@ pub fn on_request(request: u32, argument: u64, call: impl FnOnce() -> c_int) -> 
     let word = |offset: u64| read_value::<u64>(argument.wrapping_add(offset));
     // The kernel refuses an argument that cannot be read.
     let (Some(start), Some(length)) = (word(start), word(length)) else { return call() };
-    let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return call() };
+    let Some(own) = identity::attached().filter(|own| own.image.is_mapper()) else { return call() };
     let _still = lock::hold(own);
     if identity::holdings().touches(&(start..start.saturating_add(length))) {
         return fail(libc::EINVAL);

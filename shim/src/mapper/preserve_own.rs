@@ -13,7 +13,7 @@ use crate::process::identity::{self, Own};
 pub fn preserve_range(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
     let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-    let Some(own) = identity::attached().filter(|own| own.identity.is_mapper()) else { return };
+    let Some(own) = identity::attached().filter(|own| own.image.is_mapper()) else { return };
     each_piece(&own, &(start..end), |index, view| {
         let inside = overlap(&view, &(start..end));
         let first = view.extent.first + (inside.start - view.extent.address) / PAGE;

@@ -151,7 +151,7 @@ fn doubt(own: &Own, what: &str, named: &Named<'_>) {
     }
     own.table.over_splits(|walk| {
         let exact = walk.live().filter(|(_, view)| view.head.state() == State::Exact && !view.is_relocated());
-        for (index, view) in exact.filter(|(_, view)| named.concerns(view.identity.origin)) {
+        for (index, view) in exact.filter(|(_, view)| named.concerns(view.meta.origin)) {
             if table::doubt(own.table, index, view.head.life()) {
                 say_doubtful(own, what, &view);
             }
@@ -160,13 +160,13 @@ fn doubt(own: &Own, what: &str, named: &Named<'_>) {
 }
 
 fn say_doubtful(own: &Own, what: &str, view: &View) {
-    let pid = own.table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    let pid = own.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,
         "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
          the snapshot again",
         Program(pid),
-        view.identity.origin,
+        view.meta.origin,
         raw::own_pid()
     );
 }

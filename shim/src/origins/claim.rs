@@ -89,7 +89,7 @@ fn release(is_unused: impl Fn(Origin) -> bool) {
 }
 
 fn has_snapshot_of(own: &Own, origin: Origin) -> bool {
-    let of_origin = |walk: Walk<'_>| walk.owned_by(own.owner()).find(|(_, view)| view.identity.origin == origin);
+    let of_origin = |walk: Walk<'_>| walk.owned_by(own.owner()).find(|(_, view)| view.meta.origin == origin);
     own.table.find_over_splits(of_origin).is_some()
 }
 

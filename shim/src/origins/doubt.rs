@@ -25,7 +25,7 @@ pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
 fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
     let owner = own.owner();
     walk.of(origin).filter_map(move |(index, view)| {
-        let is_exact = view.identity.owner == owner && view.head.state() == State::Exact;
+        let is_exact = view.meta.owner == owner && view.head.state() == State::Exact;
         is_exact.then_some((index, view.head.life()))
     })
 }
@@ -33,7 +33,7 @@ fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item
 /// A living process with a snapshot of `origin`.
 pub fn mapper_of(own: &Own, origin: Origin) -> Option<u32> {
     own.table.find_over_splits(|walk| {
-        let owners = walk.of(origin).map(|(_, view)| view.identity.owner);
+        let owners = walk.of(origin).map(|(_, view)| view.meta.owner);
         let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));
         living.find_map(|owner| own.table.owner(owner)).map(|(_, _, id)| id.pid())
     })

@@ -72,7 +72,7 @@ pub fn is_wanted() -> bool {
 /// On a busy machine a search takes seconds, as the kernel waits for locks of other processes. `attend` is called again and again
 /// meanwhile, to answer what other processes wait for; it returns how much of this thread's time that took.
 pub fn search_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
-    if !own.identity.is_mapper() {
+    if !own.image.is_mapper() {
         return Duration::from_secs(3600);
     }
     let now = raw::now();
@@ -109,7 +109,7 @@ const MOMENT: u64 = 100_000_000;
 
 /// A search, by one thread at a time: if another thread is at it, it is left to that one.
 fn search_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
-    if !own.identity.begin_search() {
+    if !own.image.begin_search() {
         return;
     }
     let begun = time_used();
@@ -120,7 +120,7 @@ fn search_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
     SEARCHED.store(made, Ordering::Release);
     COST.store(time_used().saturating_sub(begun).saturating_sub(elsewhere), Ordering::Relaxed);
     rest(own);
-    own.identity.end_search();
+    own.image.end_search();
 }
 
 /// In a forked child: lets time pass before its first search. Its parent has searched for what the child inherited, and two hundred
@@ -143,7 +143,7 @@ fn searchers(own: &Own) -> u64 {
     let mut seen = [0u64; 64];
     // A single walk may miss a segment. Its process mostly has more of them; else it is not counted for a second.
     for (_, view) in own.table.walk_once().live() {
-        let (word, bit) = (view.identity.owner % 4096 / 64, view.identity.owner % 64);
+        let (word, bit) = (view.meta.owner % 4096 / 64, view.meta.owner % 64);
         seen[word as usize] |= 1 << bit;
     }
     u64::from(seen.iter().map(|word| word.count_ones()).sum::<u32>()).max(1)
@@ -186,7 +186,7 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
     let mut count = 0;
     // A single walk may miss a segment that was split from another of the same origin meanwhile. The next search meets it.
     for (index, view) in own.table.walk_once().owned_by(own.owner()) {
-        let origin = view.identity.origin;
+        let origin = view.meta.origin;
         let is_wanted = view.head.state() == State::Exact && !view.is_relocated();
         if !is_wanted || sought.iter().flatten().any(|known| known.origin == origin) {
             continue;

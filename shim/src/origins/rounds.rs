@@ -19,7 +19,7 @@ pub fn check(own: &Own) {
     let mut looked_at = None;
     // A single walk may miss a segment that is split off meanwhile. The next round meets it.
     for (_, view) in own.table.walk_once().owned_by(own.owner()) {
-        let origin = view.identity.origin;
+        let origin = view.meta.origin;
         let is_worth_it = origin.is_block_device() && view.head.state() == State::Exact && looked_at != Some(origin);
         if is_worth_it {
             looked_at = Some(origin);

@@ -24,7 +24,7 @@ use crate::base::config::config;
 
 /// What names this image. Its page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]
-pub struct Identity {
+pub struct ImagePage {
     /// [`ProcessId`], 0 before the process has joined. Other processes read the word to tell this image from one that follows exec.
     pub(super) word: AtomicU64,
     /// Index of the process record.
@@ -49,7 +49,7 @@ pub struct Identity {
     pub(super) next_try: AtomicU64,
 }
 
-static IDENTITY: AtomicPtr<Identity> = AtomicPtr::new(ptr::null_mut());
+static IMAGE_PAGE: AtomicPtr<ImagePage> = AtomicPtr::new(ptr::null_mut());
 pub static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
 pub static PROC_FDS: ProcFdCache = ProcFdCache::new();
 pub static HOLDINGS: Holdings = Holdings::new();
@@ -59,7 +59,7 @@ static HEADROOM: Headroom = Headroom::new();
 #[derive(Clone, Copy)]
 pub struct Own {
     pub table: &'static Table,
-    pub identity: &'static Identity,
+    pub image: &'static ImagePage,
     pub id: ProcessId,
     pub index: u32,
 }
@@ -74,7 +74,7 @@ impl Own {
     pub fn caller(&self) -> Caller<'static> {
         Caller {
             owner: self.owner(),
-            image: &self.identity.word,
+            image: &self.image.word,
             is_borrower: LENDS.load(Ordering::Relaxed) && is_borrower(),
         }
     }
@@ -82,19 +82,19 @@ impl Own {
     /// Whether this is still the image that was attached, and not its forked child.
     #[inline]
     pub fn is_this_image(&self) -> bool {
-        self.identity.word.load(Ordering::Relaxed) == self.id.to_word()
+        self.image.word.load(Ordering::Relaxed) == self.id.to_word()
     }
 
     /// The counts of this process's asynchronous writes. They lie behind the identity, in the page that fork wipes.
     pub fn queues(&self) -> &'static Queues {
         const {
             assert!(
-                size_of::<Identity>() <= QUEUES_AT as usize
+                size_of::<ImagePage>() <= QUEUES_AT as usize
                     && (QUEUES_AT as usize).is_multiple_of(align_of::<Queues>())
             )
         };
-        // SAFETY: `identity_page` is a whole page that is never unmapped; all-zero is valid, and everything in it is atomic.
-        unsafe { &*ptr::from_ref(self.identity).cast::<u8>().add(QUEUES_AT as usize).cast::<Queues>() }
+        // SAFETY: `image_page` is a whole page that is never unmapped; all-zero is valid, and everything in it is atomic.
+        unsafe { &*ptr::from_ref(self.image).cast::<u8>().add(QUEUES_AT as usize).cast::<Queues>() }
     }
 
     /// This process's record.
@@ -120,16 +120,16 @@ pub fn holdings() -> &'static Holdings {
 
 /// This process if it is attached already: for calls that concern only what it has put into the table before.
 pub fn attached() -> Option<Own> {
-    // Acquire: pairs with the AcqRel in `identity_page`: the page is wiped at a fork.
-    let identity = IDENTITY.load(Ordering::Acquire);
-    if identity.is_null() {
+    // Acquire: pairs with the AcqRel in `image_page`: the page is wiped at a fork.
+    let image = IMAGE_PAGE.load(Ordering::Acquire);
+    if image.is_null() {
         return None;
     }
     // SAFETY: once set, the page is never unmapped.
-    let identity = unsafe { &*identity };
+    let image = unsafe { &*image };
     // Acquire: pairs with the Release in `membership::become_known`: the index is visible.
-    let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
-    Some(Own { table: table()?, identity, id, index: identity.index.load(Ordering::Relaxed) })
+    let id = ProcessId::from_word(image.word.load(Ordering::Acquire))?;
+    Some(Own { table: table()?, image: image, id, index: image.index.load(Ordering::Relaxed) })
 }
 
 /// The address of the table in a child that was forked inside a hook and maps it anew; null in other processes.
@@ -170,26 +170,26 @@ pub fn note_time_space() {
 /// Whether the calling process is a child that shares this memory (vfork(2), posix_spawn(3)): it acts as the process that the
 /// memory belongs to.
 pub fn is_borrower() -> bool {
-    identity_page().is_some_and(|identity| identity.pid() != raw::own_pid())
+    image_page().is_some_and(|image| image.pid() != raw::own_pid())
 }
 
 /// The page that names this image, made at the first call; `None`: there is no memory, or the kernel cannot wipe it at a fork.
-pub fn identity_page() -> Option<&'static Identity> {
+pub fn image_page() -> Option<&'static ImagePage> {
     // Acquire: pairs with the AcqRel below.
-    let known = IDENTITY.load(Ordering::Acquire);
+    let known = IMAGE_PAGE.load(Ordering::Acquire);
     if !known.is_null() {
         // SAFETY: once set, the page is never unmapped.
         return Some(unsafe { &*known });
     }
-    // SAFETY: a zeroed page that the arena gives out once; all-zero is a valid Identity.
+    // SAFETY: a zeroed page that the arena gives out once; all-zero is a valid ImagePage.
     let page = unsafe {
         let page = crate::base::arena::memory(snapshim::PAGE as usize)?;
         madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
-        page.cast::<Identity>()
+        page.cast::<ImagePage>()
     };
     // AcqRel: pairs with itself and with the Acquire above and in `attached`. The first of two threads wins, and the page of the
     // other is lost, once.
-    let page = match IDENTITY.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
+    let page = match IMAGE_PAGE.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => page,
         Err(first) => first,
     };
@@ -197,7 +197,7 @@ pub fn identity_page() -> Option<&'static Identity> {
     Some(unsafe { &*page })
 }
 
-impl Identity {
+impl ImagePage {
     /// The pid of the process that this memory belongs to.
     pub fn pid(&self) -> u32 {
         match self.pid.load(Ordering::Relaxed) {

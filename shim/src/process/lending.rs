@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use snapshim::sys::raw;
 
-use super::identity::{LENDS, attached, identity_page, note_time_space, table};
+use super::identity::{LENDS, attached, image_page, note_time_space, table};
 use super::thread;
 
 /// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_beside`: the
@@ -27,7 +27,7 @@ pub fn note_pid() {
     if table().is_some() {
         note_time_space();
     }
-    if let Some(identity) = identity_page() {
-        identity.pid.store(raw::own_pid(), Ordering::Relaxed);
+    if let Some(image) = image_page() {
+        image.pid.store(raw::own_pid(), Ordering::Relaxed);
     }
 }

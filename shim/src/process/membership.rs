@@ -16,7 +16,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
 use super::identity::{
-    ATTACHED, HOLDINGS, Identity, LENDS, Own, PROC_FDS, attached, identity_page, is_borrower, table, table_location,
+    ATTACHED, HOLDINGS, ImagePage, LENDS, Own, PROC_FDS, attached, image_page, is_borrower, table, table_location,
 };
 use super::log::{self, Level, say};
 use crate::base::config::config;
@@ -69,18 +69,18 @@ fn join_now(is_eager: bool) -> Result<Own, Errno> {
         0 => {}
         errno => return Err(Errno::from_raw_os_error(i32::from(errno))),
     }
-    let identity = identity_page();
-    if let Some(identity) = identity
+    let image = image_page();
+    if let Some(image) = image
         && !is_eager
-        && raw::now() < identity.next_try.load(Ordering::Relaxed)
+        && raw::now() < image.next_try.load(Ordering::Relaxed)
     {
-        return Err(Errno::from_raw_os_error(identity.refused.load(Ordering::Relaxed) as i32));
+        return Err(Errno::from_raw_os_error(image.refused.load(Ordering::Relaxed) as i32));
     }
     let begun = raw::now();
     match attach_table().map(claim) {
         Ok(Some(own)) => Ok(own),
-        Ok(None) => Err(note_refusal(identity, Hindrance::Full, begun)),
-        Err(refusal) => Err(note_refusal(identity, Hindrance::Refusal(refusal), begun)),
+        Ok(None) => Err(note_refusal(image, Hindrance::Full, begun)),
+        Err(refusal) => Err(note_refusal(image, Hindrance::Refusal(refusal), begun)),
     }
 }
 
@@ -117,7 +117,7 @@ impl Hindrance {
 
 /// Notes that joining failed, says so in the table and in the log, and sets when to try again.
 #[cold]
-fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -> Errno {
+fn note_refusal(image: Option<&ImagePage>, hindrance: Hindrance, begun: u64) -> Errno {
     const SOON: u64 = 10_000_000;
     /// Attempts take at most one part in so many of a process's time.
     const SHARE: u64 = 100;
@@ -125,12 +125,12 @@ fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -
     if matches!(hindrance, Hindrance::Refusal(Refusal::Damaged)) {
         REFUSED.store(errno.raw_os_error() as u8, Ordering::Relaxed);
     }
-    let raised = if hindrance.leaves_table_alone() { raise_unseen(identity, hindrance) } else { None };
-    let is_first = identity.is_none_or(|identity| {
-        identity.refused.store(errno.raw_os_error() as u32, Ordering::Relaxed);
+    let raised = if hindrance.leaves_table_alone() { raise_unseen(image, hindrance) } else { None };
+    let is_first = image.is_none_or(|image| {
+        image.refused.store(errno.raw_os_error() as u32, Ordering::Relaxed);
         let now = raw::now();
-        identity.next_try.store(now + SOON.max((now - begun) * SHARE), Ordering::Relaxed);
-        identity.said.swap(1, Ordering::Relaxed) == 0
+        image.next_try.store(now + SOON.max((now - begun) * SHARE), Ordering::Relaxed);
+        image.said.swap(1, Ordering::Relaxed) == 0
     });
     // If the table can be reached, one process logs it, and not each process of a pipeline.
     if is_first && raised != Some(false) {
@@ -140,11 +140,11 @@ fn note_refusal(identity: Option<&Identity>, hindrance: Hindrance, begun: u64) -
 }
 
 /// Says in the table that this process changes files unseen. Whether the log is to say it too; `None`: the table cannot be reached.
-fn raise_unseen(identity: Option<&Identity>, hindrance: Hindrance) -> Option<bool> {
+fn raise_unseen(image: Option<&ImagePage>, hindrance: Hindrance) -> Option<bool> {
     if matches!(hindrance, Hindrance::Refusal(Refusal::OtherNamespace)) {
         return raise_nameless();
     }
-    let who = Who::of(identity.map_or_else(raw::own_pid, Identity::pid));
+    let who = Who::of(image.map_or_else(raw::own_pid, ImagePage::pid));
     // Its start time, as /proc says it here, cannot be translated to the time of the initial namespace.
     let is_timeless = matches!(hindrance, Hindrance::Refusal(Refusal::UnknownTime));
     let who = if is_timeless { Who { start: 0, ..who } } else { who };
@@ -211,7 +211,7 @@ pub fn note_unseen_mapping() -> bool {
 pub fn stay_unseen() {
     HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
     if let Ok(own) = join() {
-        own.table.raise_unseen(Who::of(own.identity.pid()));
+        own.table.raise_unseen(Who::of(own.image.pid()));
         if own.table.unseen().begin_to_say() {
             say!(
                 Level::Error,
@@ -225,13 +225,13 @@ pub fn stay_unseen() {
 
 /// A call of exec, for a process that would not find its table again: the next image finds the table by its path alone. Where the
 /// path does not lead there, the process is unseen from then on, and says so while it still has the table.
-pub struct Exec(Option<(&'static Identity, u32)>);
+pub struct Exec(Option<(&'static ImagePage, u32)>);
 
 impl Exec {
     /// Before the call.
     pub fn begin() -> Self {
         let leaves = |attached: &&Attached| attached.standing() != Standing::Current;
-        let (Some(_), Some(table), Some(identity)) = (ATTACHED.get().filter(leaves), table(), identity_page()) else {
+        let (Some(_), Some(table), Some(image)) = (ATTACHED.get().filter(leaves), table(), image_page()) else {
             return Self(None);
         };
         // A process in another pid namespace was listed when it came there, under the pid that it has in the table's namespace.
@@ -239,23 +239,23 @@ impl Exec {
             return Self(None);
         }
         let pid = if is_borrower() {
-            pid_outside(identity.pid()).unwrap_or_else(raw::own_pid)
+            pid_outside(image.pid()).unwrap_or_else(raw::own_pid)
         } else {
             // Counted like a call that is not announced: so another thread's exec that fails meanwhile does not take out what this
             // one lists.
             // SeqCst: as in `unseen`.
-            identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
+            image.unseen_calls.fetch_add(1, Ordering::SeqCst);
             raw::own_pid()
         };
         table.raise_unseen(Who::of(pid));
-        Self(Some((identity, pid)))
+        Self(Some((image, pid)))
     }
 
     /// After the call: it failed.
     pub fn end(self) {
-        let Some((identity, pid)) = self.0 else { return };
+        let Some((image, pid)) = self.0 else { return };
         if !is_borrower() {
-            identity.end_unseen_call();
+            image.end_unseen_call();
         } else if let Some(table) = table() {
             table.lower_unseen(pid);
         }
@@ -273,11 +273,11 @@ pub fn join_with_unseen_mapping() {
 /// Makes a call that changes files and is not announced, in a process that could not join. `None`: another thread has joined
 /// meanwhile, so the call is to be announced.
 pub fn unseen<T>(call: &impl Fn() -> T) -> Option<T> {
-    let Some(identity) = identity_page() else { return Some(call()) };
+    let Some(image) = image_page() else { return Some(call()) };
     // SeqCst: pairs with the fence in `lower_unseen`: the count comes before the question whether the process has joined.
-    identity.unseen_calls.fetch_add(1, Ordering::SeqCst);
+    image.unseen_calls.fetch_add(1, Ordering::SeqCst);
     let result = if attached().is_some() { None } else { Some(call()) };
-    identity.end_unseen_call();
+    image.end_unseen_call();
     result
 }
 
@@ -397,7 +397,7 @@ fn check_table_path(own: &Own, second: u32) {
     }
     // The processes that use the table at the path do not see what this one changes. Mappers with snapshots in this process's own
     // table find out themselves that it is gone.
-    let is_elsewhere = attach::raise_unseen(&table_location(), Who::of(own.identity.pid())).is_ok();
+    let is_elsewhere = attach::raise_unseen(&table_location(), Who::of(own.image.pid())).is_ok();
     if is_elsewhere && !SAID.swap(true, Ordering::Relaxed) {
         say!(
             Level::Error,
@@ -411,51 +411,51 @@ fn check_table_path(own: &Own, second: u32) {
 
 /// Takes a process record for this image. Of several threads that try, one takes it and the others wait for that.
 fn claim(table: &'static Table) -> Option<Own> {
-    let identity = identity_page()?;
+    let image = image_page()?;
     {
         // A handler that writes now would wait for the thread that it interrupted; a handler that jumps away would leave the others
         // waiting.
         let _signals = signal_block::SignalsBlocked::new();
         // AcqRel: pairs with the Release below, of a thread that failed before.
-        if identity.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            let claimed = enter(table, identity, ProcessId::new(identity.pid(), raw::random() as u32));
+        if image.claiming.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            let claimed = enter(table, image, ProcessId::new(image.pid(), raw::random() as u32));
             // Release: pairs with the Acquire of the threads that wait below.
-            identity.claiming.store(u32::from(claimed), Ordering::Release);
+            image.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
     let mut patience = snapshim::sys::wait::Patience::default();
     // Acquire: pairs with the Release in `become_known`.
-    while identity.word.load(Ordering::Acquire) == 0 {
+    while image.word.load(Ordering::Acquire) == 0 {
         // Acquire: pairs with the Release above: the thread that claimed has failed.
-        if identity.claiming.load(Ordering::Acquire) == 0 {
+        if image.claiming.load(Ordering::Acquire) == 0 {
             return None;
         }
         patience.pause();
     }
-    this(table, identity)
+    this(table, image)
 }
 
 /// This process, if it has its record.
-fn this(table: &'static Table, identity: &'static Identity) -> Option<Own> {
+fn this(table: &'static Table, image: &'static ImagePage) -> Option<Own> {
     // Acquire: pairs with the Release in `become_known`: the index is visible.
-    let id = ProcessId::from_word(identity.word.load(Ordering::Acquire))?;
-    Some(Own { table, identity, id, index: identity.index.load(Ordering::Relaxed) })
+    let id = ProcessId::from_word(image.word.load(Ordering::Acquire))?;
+    Some(Own { table, image: image, id, index: image.index.load(Ordering::Relaxed) })
 }
 
 /// Takes a record for the image `id`. False: all are taken.
-fn enter(table: &'static Table, identity: &'static Identity, id: ProcessId) -> bool {
+fn enter(table: &'static Table, image: &'static ImagePage, id: ProcessId) -> bool {
     let Some((index, record)) = table.claim_process(id) else { return false };
     // A child whose fork no hook saw has its parent's list of ranges; the snapshots there are not its own.
     HOLDINGS.clear();
-    become_known(identity, record, id, index);
+    become_known(image, record, id, index);
     if table.unseen().was_ever_up() {
-        identity.lower_unseen(table);
+        image.lower_unseen(table);
     }
     true
 }
 
 /// Names this image `id`, and then says in its record how other processes can tell that it is this image.
-fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32) {
+fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) {
     PROC_FDS.forget_calls();
     PROC_FDS.lower_floor();
     // Empty before any thread finds the record and describes a shared mapping there.
@@ -463,19 +463,19 @@ fn become_known(identity: &Identity, record: &Process, id: ProcessId, index: u32
     if LENDS.load(Ordering::Relaxed) {
         record.note_lending(id);
     }
-    identity.index.store(index, Ordering::Relaxed);
+    image.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
-    identity.word.store(id.to_word(), Ordering::Release);
+    image.word.store(id.to_word(), Ordering::Release);
     record.describe_start(id, snapshim::sys::procfs::start_of(id.pid()));
-    record.describe_cookie(id, ptr::from_ref(&identity.word) as u64);
+    record.describe_cookie(id, ptr::from_ref(&image.word) as u64);
 }
 
 /// Gives a forked child the record that its parent prepared.
 pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
-    let identity = identity_page()?;
-    identity.claiming.store(1, Ordering::Relaxed);
-    become_known(identity, table.process(index)?, id, index);
-    this(table, identity)
+    let image = image_page()?;
+    image.claiming.store(1, Ordering::Relaxed);
+    become_known(image, table.process(index)?, id, index);
+    this(table, image)
 }
 
 /// In a forked child that is in another pid namespace than the table's processes: it takes no part, and neither do the programs
@@ -539,7 +539,7 @@ impl Own {
     }
 
     fn knowledge(&self) -> Knowledge<'static> {
-        let cookie = ptr::from_ref(&self.identity.word) as u64 / snapshim::PAGE * snapshim::PAGE;
+        let cookie = ptr::from_ref(&self.image.word) as u64 / snapshim::PAGE * snapshim::PAGE;
         Knowledge { id: self.id, index: self.index, cookie, holdings: &HOLDINGS }
     }
 
@@ -555,7 +555,7 @@ impl Own {
     fn leave(&self) -> bool {
         // Release, and before the name goes: a thread that finds no name finds this.
         REFUSED.store(Errno::UCLEAN.raw_os_error() as u8, Ordering::Release);
-        if self.identity.word.swap(0, Ordering::AcqRel) != 0 {
+        if self.image.word.swap(0, Ordering::AcqRel) != 0 {
             say!(
                 Level::Error,
                 concat!(
@@ -574,7 +574,7 @@ impl Own {
     }
 }
 
-impl Identity {
+impl ImagePage {
     fn end_unseen_call(&self) {
         // SeqCst: pairs with the count in `unseen` and the load in `lower_unseen`: the last call to end takes the process out.
         let before = self.unseen_calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));

@@ -13,7 +13,7 @@ use snapshim::PAGE;
 use snapshim::cooperate::locate::target_of_stat;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Target};
-use snapshim::protocol::snapshot::{Extent, Identity, LOCKED, SegmentFlags, State};
+use snapshim::protocol::snapshot::{Extent, LOCKED, SegmentFlags, SnapshotMeta, State};
 use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{procfs, raw};
 use snapshim::table;
@@ -258,15 +258,15 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
         return Err(Errno::NFILE);
     }
-    let identity = Identity { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
+    let meta = SnapshotMeta { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
-        snapshot.describe(head, &identity, &extent, flags);
+        snapshot.describe(head, &meta, &extent, flags);
         snapshot.see(&seen);
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
         doubt_if_unseen(table, before, &origin, || table::doubt(table, index, head.life()));
-        if thread.own.identity.note_snapshot()
+        if thread.own.image.note_snapshot()
             && let Some(record) = thread.own.record()
         {
             record.ring();

@@ -145,8 +145,8 @@ fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call:
     let mut doubted = 0;
     table.over_splits(|walk| {
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
-            table.note_change(view.identity.origin);
-            let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.identity.origin, change).is_ok());
+            table.note_change(view.meta.origin);
+            let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.meta.origin, change).is_ok());
             doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
         }
     });
@@ -189,13 +189,13 @@ fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view:
     if !pusher.break_mapping(index, view) {
         table::doubt(table, index, view.head.life());
     }
-    let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,
         "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, \
          cleared O_APPEND or replaced the descriptor that it wrote to",
         Program(pid),
-        view.identity.origin,
+        view.meta.origin,
         raw::own_pid()
     );
 }

@@ -39,7 +39,7 @@ pub fn run(attached: &Attached) {
 }
 
 fn print_snapshot(table: &Table, index: u32, view: &View) {
-    let pid = table.owner(view.identity.owner).map_or(0, |(_, _, id)| id.pid());
+    let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     let state = match view.head.state() {
         State::Exact => "exact",
         State::Doubtful => "doubtful",
@@ -47,7 +47,7 @@ fn print_snapshot(table: &Table, index: u32, view: &View) {
     };
     let covered = view.covered_pages();
     let preserved = table.preserved_pages(index, view);
-    let origin = view.identity.origin.to_string();
+    let origin = view.meta.origin.to_string();
     let why = if view.head.state() == State::Exact { "" } else { why(view.flags) };
     println!("{pid:>8}  {origin:<32}  {state:<8}  {:>12}  {preserved:>10}{why}", covered.end - covered.start);
 }
