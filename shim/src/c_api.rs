@@ -69,7 +69,7 @@ fn describe_unvouched(address: u64) -> Option<Stat> {
 }
 
 /// The state of the snapshot at `address`, after a look for foreign changes.
-fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
+fn describe(own: &identity::ThisProcess, address: u64) -> Option<Stat> {
     let here = address..address.checked_add(1)?;
     own.table.doubt_if_unseen();
     watch::check_range(own, &here);
@@ -79,7 +79,7 @@ fn describe(own: &identity::Own, address: u64) -> Option<Stat> {
 }
 
 /// The state and the sums of all segments of the mmap that `here` is a segment of.
-fn sum(own: &identity::Own, walk: Walk<'_>, here: &View) -> Stat {
+fn sum(own: &identity::ThisProcess, walk: Walk<'_>, here: &View) -> Stat {
     let mut stat = Stat { state: EXACT, cause: 0, size: here.meta.size, pages: 0, preserved: 0, held: 0 };
     let same = walk.owned_by(own.owner()).filter(|(_, view)| view.meta.mapping == here.meta.mapping);
     for (index, view) in same {

@@ -141,7 +141,7 @@ fn is_shown(kind: &Kind, path: &str, pid: u32) -> bool {
     if path == "/.." || path.starts_with("/../") {
         return false;
     }
-    let is_initial = rustix::fs::stat(ProcPath::own("ns/cgroup").as_c_str())
+    let is_initial = rustix::fs::stat(ProcPath::thread_self("ns/cgroup").as_c_str())
         .map_or(true, |namespace| namespace.st_ino == INITIAL_NAMESPACE);
     let mut is_there = is_initial;
     if !is_initial {

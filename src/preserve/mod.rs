@@ -406,8 +406,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             // A child that was just forked: it can be reached in a moment.
             return Err(NotPushed::Moved);
         }
-        let is_own = self.own.is(view.meta.owner);
-        if is_own && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
+        let is_local = self.own.is(view.meta.owner);
+        if is_local && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
             // Another thread gives a snapshot up, or moves it, while its generation is odd. A child that was forked meanwhile has
             // none.
             if !snapshot.is_still(view.head) || !self.own.is_here() {
@@ -430,7 +430,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             // Its agent may preserve as long as the image lasts, and no other process may afterwards.
             if self.may_ask(view) { Err(NotPushed::Refused) } else { Err(NotPushed::Moved) }
         } else if snapshot.is_still(view.head) {
-            let mapper = unshare::Mapper { id, process, is_own };
+            let mapper = unshare::Mapper { id, process, is_local };
             self.push_announced(index, snapshot, view, pages, &mapper)
         } else {
             Err(NotPushed::Moved)
@@ -458,7 +458,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         };
         // The second look: what was verified is the snapshot only if the mapper changed nothing meanwhile, and if this process was
         // still the mapper.
-        if !snapshot.is_still(view.head) || mapper.is_own && !self.own.is_here() {
+        if !snapshot.is_still(view.head) || mapper.is_local && !self.own.is_here() {
             return Err(NotPushed::Moved);
         }
         match private {

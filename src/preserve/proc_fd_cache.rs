@@ -298,7 +298,7 @@ impl ProcFdCache {
 fn open(id: ProcessId, thread: u32, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     // A child of vfork(2) acts as the process whose memory it has, and is no thread of it.
     let path = if thread == raw::own_tid() {
-        ProcPath::own(name)
+        ProcPath::thread_self(name)
     } else {
         ProcPath::of(id.pid(), "task").slash(thread).then("/").then(name)
     };
@@ -339,7 +339,7 @@ impl Entry {
     fn close(&self) {
         if self.is_intact() {
             // SAFETY: the file was opened here, and nothing else closes it.
-            drop(unsafe { raw::own(self.file().as_raw_fd()) });
+            drop(unsafe { raw::adopt_fd(self.file().as_raw_fd()) });
         }
         self.free();
     }

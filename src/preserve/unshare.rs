@@ -41,7 +41,7 @@ pub struct Mapper<'a> {
     /// Its record.
     pub process: &'a Process,
     /// Whether it is the calling process.
-    pub is_own: bool,
+    pub is_local: bool,
 }
 
 impl Mapper<'_> {
@@ -49,7 +49,7 @@ impl Mapper<'_> {
     #[must_use]
     pub fn thread(&self) -> u32 {
         match self.process.agent(self.id) {
-            _ if self.is_own => raw::own_tid(),
+            _ if self.is_local => raw::own_tid(),
             Agent::Thread(tid) => tid,
             _ => self.id.pid(),
         }
@@ -61,7 +61,7 @@ impl Mapper<'_> {
         if !is_writable(protection) {
             return Err(Errno::ACCESS);
         }
-        if self.is_own {
+        if self.is_local {
             // SAFETY: MADV_POPULATE_WRITE changes no byte of whatever is mapped there, it only makes pages present.
             return unsafe { madvise(address as *mut c_void, (pages * PAGE) as usize, Advice::LinuxPopulateWrite) }
                 .or(Ok(()));

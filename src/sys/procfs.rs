@@ -24,7 +24,7 @@ impl ProcPath {
 
     /// `/proc/thread-self/<rest>`: the caller's own, even where its process's first thread has ended.
     #[must_use]
-    pub fn own(rest: &str) -> Self {
+    pub fn thread_self(rest: &str) -> Self {
         Self(StackStr::new()).and(format_args!("/proc/thread-self/{rest}"))
     }
 
@@ -141,7 +141,7 @@ pub fn any_number(directory: &CStr, mut wanted: impl FnMut(u32) -> bool) -> bool
 /// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)). Yes where /proc does not say.
 #[must_use]
 pub fn are_children_in_own_namespace() -> bool {
-    let inode = |name| rustix::fs::stat(ProcPath::own(name).as_c_str()).map(|stat| stat.st_ino);
+    let inode = |name| rustix::fs::stat(ProcPath::thread_self(name).as_c_str()).map(|stat| stat.st_ino);
     inode("ns/pid_for_children") == inode("ns/pid")
 }
 

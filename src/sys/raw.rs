@@ -189,7 +189,7 @@ pub fn copy_descriptor(thread: u32, number: u32) -> Result<OwnedFd, Errno> {
 /// # Safety
 ///
 /// No other owner closes it.
-pub unsafe fn own(number: i32) -> OwnedFd {
+pub unsafe fn adopt_fd(number: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(number) }
 }

@@ -27,7 +27,7 @@ static SPACE: AtomicU64 = AtomicU64::new(INITIAL);
 /// Where there is no /proc, or no such namespace (before Linux 5.6), the process is where it was.
 pub fn read_offsets() -> Result<(), Unknown> {
     let inode = |path: &CStr| rustix::fs::stat(path).map(|found| found.st_ino);
-    let Ok(space) = inode(ProcPath::own("ns/time").as_c_str()) else { return Ok(()) };
+    let Ok(space) = inode(ProcPath::thread_self("ns/time").as_c_str()) else { return Ok(()) };
     if space == SPACE.load(Ordering::Relaxed) {
         return Ok(());
     }

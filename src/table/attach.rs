@@ -354,7 +354,7 @@ impl Attached {
 /// What paths mean to the calling process: device and inode of its root, and its mount namespace.
 fn outlook() -> [u64; 3] {
     let root = rustix::fs::stat(c"/").map_or((0, 0), |root| (root.st_dev, root.st_ino));
-    [root.0, root.1, rustix::fs::stat(ProcPath::own("ns/mnt").as_c_str()).map_or(0, |space| space.st_ino)]
+    [root.0, root.1, rustix::fs::stat(ProcPath::thread_self("ns/mnt").as_c_str()).map_or(0, |space| space.st_ino)]
 }
 
 /// The longest path that is remembered. The standing of a table with a longer path is unknown.
@@ -419,7 +419,7 @@ fn open_table(directory: &OwnedFd, mode: u32) -> Result<(OwnedFd, bool), Refusal
         opened => return opened.map(|file| (file, false)).map_err(Refusal::File),
     }
     let made = make(directory, mode)?;
-    let unnamed = ProcPath::own("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
+    let unnamed = ProcPath::thread_self("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);
     match rustix::fs::linkat(CWD, unnamed.as_c_str(), directory, FILE_NAME, AtFlags::SYMLINK_FOLLOW) {
         Ok(()) => Ok((made, true)),
         Err(Errno::EXIST) => {

@@ -90,7 +90,7 @@ fn is_alone() -> bool {
         Agent::Thread(tid) => Some(tid),
         _ => None,
     });
-    let threads = Stat::read(&ProcPath::own("stat")).map_or(u64::MAX, |stat| stat.threads);
+    let threads = Stat::read(&ProcPath::thread_self("stat")).map_or(u64::MAX, |stat| stat.threads);
     agent != Some(raw::own_tid()) && !identity::is_borrower() && threads <= 1 + u64::from(agent.is_some())
 }
 

@@ -11,7 +11,7 @@ use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::Patience;
 use snapshim::table::walk::Walk;
 
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 
 /// No thread ever parks on it: a forked child releases what its parent's thread took, and finds no queue of threads that it does
 /// not have.
@@ -19,7 +19,7 @@ static LOCK: Mutex<()> = Mutex::new(());
 
 /// The lock over the process's mappings, held. Signals are blocked meanwhile.
 pub struct Mappings {
-    pub own: Own,
+    pub own: ThisProcess,
     _lock: MutexGuard<'static, ()>,
     _signals: SignalsBlocked,
 }
@@ -36,7 +36,7 @@ pub fn touching(range: &Range<u64>) -> Option<Mappings> {
 }
 
 #[cold]
-fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
+fn touching_any(own: ThisProcess, range: &Range<u64>) -> Option<Mappings> {
     if !identity::holdings().touches(range) || own.leaves_damaged() {
         return None;
     }
@@ -44,7 +44,7 @@ fn touching_any(own: Own, range: &Range<u64>) -> Option<Mappings> {
 }
 
 /// Takes the lock over the process's mappings.
-pub fn hold(own: Own) -> Mappings {
+pub fn hold(own: ThisProcess) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
     let mut patience = Patience::default();
@@ -57,7 +57,7 @@ pub fn hold(own: Own) -> Mappings {
 }
 
 /// The same if no other thread holds them; for the agent, which waits for no thread of the application.
-pub fn try_hold(own: Own) -> Option<Mappings> {
+pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
     Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
 }
@@ -66,7 +66,11 @@ pub fn try_hold(own: Own) -> Option<Mappings> {
 ///
 /// A segment counts only if this process knows that it mapped a snapshot there, whatever the table says. For [`EVERYWHERE`] that
 /// is not asked: it would cost too much for each.
-pub fn pieces<'a>(own: &'a Own, walk: Walk<'a>, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> + use<'a> {
+pub fn pieces<'a>(
+    own: &'a ThisProcess,
+    walk: Walk<'a>,
+    range: &Range<u64>,
+) -> impl Iterator<Item = (u32, View)> + use<'a> {
     let range = range.clone();
     walk.owned_by(own.owner()).filter(move |(index, view)| {
         view.extent.address < range.end
@@ -76,18 +80,22 @@ pub fn pieces<'a>(own: &'a Own, walk: Walk<'a>, range: &Range<u64>) -> impl Iter
 }
 
 /// A segment that a range of addresses touches and that `is_wanted`.
-pub fn find_piece(own: &Own, range: &Range<u64>, mut is_wanted: impl FnMut(u32, &View) -> bool) -> Option<(u32, View)> {
+pub fn find_piece(
+    own: &ThisProcess,
+    range: &Range<u64>,
+    mut is_wanted: impl FnMut(u32, &View) -> bool,
+) -> Option<(u32, View)> {
     own.table.find_over_splits(|walk| pieces(own, walk, range).find(|(index, view)| is_wanted(*index, view)))
 }
 
 /// The place of the first segment that a range of addresses touches.
-pub fn first_piece(own: &Own, range: &Range<u64>) -> Option<Extent> {
+pub fn first_piece(own: &ThisProcess, range: &Range<u64>) -> Option<Extent> {
     own.table
         .over_splits(|walk| pieces(own, walk, range).map(|(_, view)| view.extent).min_by_key(|extent| extent.address))
 }
 
 /// Does `act` with every segment that a range of addresses touches, with some of them more than once.
-pub fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
+pub fn each_piece(own: &ThisProcess, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
     own.table.over_splits(|walk| pieces(own, walk, range).for_each(|(index, view)| act(index, view)));
 }
 
@@ -95,7 +103,7 @@ pub fn each_piece(own: &Own, range: &Range<u64>, mut act: impl FnMut(u32, View))
 pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 
 /// Whether a segment lies where this process mapped a snapshot. A record that says otherwise means that the table is damaged.
-pub fn is_held(own: &Own, index: u32, view: &View) -> bool {
+pub fn is_held(own: &ThisProcess, index: u32, view: &View) -> bool {
     let is_held = identity::holdings().contains(&(view.extent.address..view.extent.end()));
     // The record is wrong only if it is unchanged: otherwise another thread is unmapping the segment, or has done so.
     let is_there = || !view.head.is_changing() && own.table.snapshot(index).is_some_and(|it| it.is_still(view.head));

@@ -6,7 +6,7 @@ use core::time::Duration;
 use snapshim::sys::procfs::{self, Stat};
 use snapshim::sys::raw;
 
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 
 /// Notes that the calling thread is about to end by exit(2). While the agent lives, the kernel does not end the process with its
 /// last other thread. So the agent checks whether it is alone, and ends with the status that the process would have had
@@ -31,7 +31,7 @@ pub struct Company {
 
 impl Company {
     /// Checks; how long the agent may sleep until the next check. `None`: the agent is alone.
-    pub fn check(&mut self, own: &Own) -> Option<Duration> {
+    pub fn check(&mut self, own: &ThisProcess) -> Option<Duration> {
         const SELDOM: Duration = Duration::from_secs(3600);
         let ends = own.image.presence().ends();
         if ends == 0 {

@@ -12,7 +12,7 @@ use syscalls::{Sysno, syscall};
 use super::start;
 use crate::base::agent_stack;
 use crate::base::config::config;
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
 use crate::process::presence::{ABSENT, ASKED, AWAY, PRESENT};
 
@@ -41,7 +41,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
 }
 
 /// Has the agent end, and waits until its thread is gone. False: it does not end within `SNAPSHIM_TIMEOUT_MS`.
-fn send_away(own: &Own) -> bool {
+fn send_away(own: &ThisProcess) -> bool {
     let presence = own.image.presence();
     let Some(record) = own.record() else { return false };
     let deadline = raw::now() + config().timeout;

@@ -21,7 +21,7 @@ use crate::address_space::lock;
 use crate::base::config::config;
 use crate::mapper::preserve_own;
 use crate::origins::{foreign_maps, rounds, watch};
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{self, Level, say};
 use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
@@ -106,7 +106,7 @@ impl<'a> Work<'a> {
     }
 
     /// Checks what the snapshots depend on: devices, files, other processes, the table. Requests are answered in between.
-    fn make_round(&mut self, own: &Own, service: &mut Service<'_>) {
+    fn make_round(&mut self, own: &ThisProcess, service: &mut Service<'_>) {
         rounds::check(own);
         service.attend();
         watch::check_all(own);
@@ -124,7 +124,7 @@ impl<'a> Work<'a> {
 
 /// Answers to what other processes wait for, given in the middle of other work.
 struct Service<'a> {
-    own: &'a Own,
+    own: &'a ThisProcess,
     proc_fds: &'a ProcFdCache,
     /// The doorbell when requests were looked for last.
     bell: u32,
@@ -152,7 +152,7 @@ impl Service<'_> {
 }
 
 /// Compares the table with what this process knows; the process leaves a table that is damaged.
-fn check_table(own: &Own) {
+fn check_table(own: &ThisProcess) {
     match lock::try_hold(*own) {
         Some(_mappings) => own.leaves_after_long_inspection(),
         None => own.leaves_damaged(),
@@ -168,7 +168,7 @@ fn leave() -> c_int {
 }
 
 /// Answers the requests of writers for this process's snapshots. False: one of them is done in part.
-fn answer_requests(own: &Own, proc_fds: &ProcFdCache) -> bool {
+fn answer_requests(own: &ThisProcess, proc_fds: &ProcFdCache) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
@@ -187,7 +187,7 @@ fn answer_requests(own: &Own, proc_fds: &ProcFdCache) -> bool {
 }
 
 /// Makes all snapshots doubtful while the table lists a process as unseen: such a process can do no more than have itself listed.
-fn doubt_if_unseen(own: &Own) {
+fn doubt_if_unseen(own: &ThisProcess) {
     let doubted = own.table.doubt_if_unseen();
     if doubted > 0 {
         say!(
@@ -200,7 +200,7 @@ fn doubt_if_unseen(own: &Own) {
 
 /// Makes this process's snapshots doubtful if the table's file was deleted or replaced (systemd's RemoveIPC does so): processes
 /// that start now do not find the snapshots.
-fn doubt_if_table_is_gone(own: &Own) {
+fn doubt_if_table_is_gone(own: &ThisProcess) {
     if membership::is_table_current() {
         return;
     }

@@ -13,12 +13,12 @@ use super::run::run;
 use crate::base::agent_stack::{STACK, take_stack};
 use crate::base::errno;
 use crate::interpose::originals;
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
 use crate::process::presence::HAS_BEGUN;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
-pub fn start_for_snapshots(own: &Own) {
+pub fn start_for_snapshots(own: &ThisProcess) {
     static ALLOWED: AtomicBool = AtomicBool::new(false);
     // A forked child inherits the permission together with this flag.
     if !ALLOWED.swap(true, Ordering::Relaxed) {
@@ -29,14 +29,14 @@ pub fn start_for_snapshots(own: &Own) {
 
 /// Starts the agent, once. Never from a vfork child: the thread would be created in the child's thread group, and end with the
 /// child.
-pub fn start(own: &Own) {
+pub fn start(own: &ThisProcess) {
     if !identity::is_borrower() && own.image.presence().take_start() {
         start_anew(own);
     }
 }
 
 /// Starts the agent where it has ended.
-pub fn start_anew(own: &Own) {
+pub fn start_anew(own: &ThisProcess) {
     if !start_thread(own) {
         say!(
             Level::Warn,
@@ -55,7 +55,7 @@ const THREAD: c_int = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-fn start_thread(own: &Own) -> bool {
+fn start_thread(own: &ThisProcess) -> bool {
     // The thread inherits the mask.
     let _signals = signal_block::SignalsBlocked::new();
     let stack = take_stack();
@@ -95,7 +95,7 @@ const TRIES: u32 = 64;
 
 /// Creates the agent's thread. While another thread is in exec, the kernel creates none (copy_fs, kernel/fork.c), so attempts go
 /// on until that has failed: else the process would be without its agent.
-fn clone_beside_exec(own: &Own, stack: *mut c_void) -> Option<u32> {
+fn clone_beside_exec(own: &ThisProcess, stack: *mut c_void) -> Option<u32> {
     let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
     let mut patience = Patience::default();
     let mut tries = 0;

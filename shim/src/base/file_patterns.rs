@@ -63,7 +63,7 @@ fn is_matching_file(descriptor: u32, patterns: &[u8]) -> bool {
     }
     // PATH_MAX bytes are more than a hook may take of the stack; a longer path matches nothing.
     let mut buffer = [core::mem::MaybeUninit::uninit(); 1000];
-    let link = procfs::ProcPath::own("fd").slash(descriptor);
+    let link = procfs::ProcPath::thread_self("fd").slash(descriptor);
     let Ok((path, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) else { return false };
     patterns.split(|byte| *byte == b':').any(|pattern| matches_pattern(pattern, path))
 }

@@ -42,7 +42,7 @@ unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, searc
         // SAFETY: the library is loaded and relocated.
         search.found = unsafe { Symbols::of(library) }.map_or(core::ptr::null(), |symbols| symbols.find(search.name));
     }
-    search.own_is_behind |= is_own(library);
+    search.own_is_behind |= is_this_library(library);
     c_int::from(!search.found.is_null())
 }
 
@@ -92,7 +92,7 @@ fn headers(library: &libc::dl_phdr_info) -> &[libc::Elf64_Phdr] {
     unsafe { core::slice::from_raw_parts(library.dlpi_phdr, usize::from(library.dlpi_phnum)) }
 }
 
-fn is_own(library: &libc::dl_phdr_info) -> bool {
+fn is_this_library(library: &libc::dl_phdr_info) -> bool {
     let here = visit as *const () as u64;
     headers(library).iter().any(|header| {
         let start = library.dlpi_addr + header.p_vaddr;

@@ -13,7 +13,7 @@ use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::config::config;
 use crate::base::robust_list::RobustListHead;
 use crate::base::user_memory::read_value;
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 
 /// Makes `call`, which returns only if exec fails.
 pub fn announced<R>(call: impl FnOnce() -> R) -> R {
@@ -33,7 +33,7 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
 
 /// Waits for the writers that preserve in this process at the moment, until the usual deadline. A writer that is stopped in the
 /// middle may go on later: that changes no byte (`preserve::unshare`).
-fn await_pushers(own: &Own) {
+fn await_pushers(own: &ThisProcess) {
     let deadline = raw::now() + config().timeout;
     if own.image.is_mapper() {
         lock::find_piece(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));

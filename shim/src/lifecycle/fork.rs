@@ -13,7 +13,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::interpose::answer::fail;
 use crate::origins::{claim, foreign_maps, watch};
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
 use crate::process::{lending, membership, thread};
 use crate::shared::fork as shared_fork;
@@ -35,7 +35,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
 
 /// The same in a process that takes part in the table. The lock is taken even without snapshots, because another thread may be
 /// making the first.
-fn fork_attached(own: Own, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
+fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
     let mappings = lock::hold(own);
     let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
     // A child in another pid namespace takes no part in the table, so no process waits for its calls.

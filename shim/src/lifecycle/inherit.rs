@@ -20,7 +20,7 @@ use snapshim::sys::{futex, procfs, raw};
 
 use crate::address_space::lock::{self, EVERYWHERE, Mappings};
 use crate::base::config::config;
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
 use crate::process::membership;
 use crate::process::thread::Thread;
@@ -76,7 +76,7 @@ impl Inheritance {
     }
 }
 
-fn is_inherited(own: &Own, index: u32) -> bool {
+fn is_inherited(own: &ThisProcess, index: u32) -> bool {
     own.table.snapshot(index).is_some_and(|snapshot| !snapshot.flags().contains(NOT_INHERITED))
 }
 

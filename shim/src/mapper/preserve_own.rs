@@ -7,7 +7,7 @@ use snapshim::protocol::writer_slot::{Request, Task};
 
 use crate::address_space::freeze::Trap;
 use crate::address_space::lock::{Mappings, each_piece, overlap};
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 
 /// Gives the snapshots in a range of addresses their own copies of the pages.
 pub fn preserve_range(address: u64, length: u64) {
@@ -26,7 +26,7 @@ pub fn preserve_range(address: u64, length: u64) {
 }
 
 /// What the calling process preserves with in its own snapshots.
-pub fn means(own: &Own, deadline: u64) -> Means<'static, Trap> {
+pub fn means(own: &ThisProcess, deadline: u64) -> Means<'static, Trap> {
     let (proc_fds, holdings, headroom) = (identity::proc_fds(), identity::holdings(), identity::headroom());
     Means {
         table: own.table,

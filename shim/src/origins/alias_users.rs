@@ -15,7 +15,7 @@ use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};
 use super::doubt::{self, mapper_of};
 use crate::base::sysfs;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, Program, say};
 
 /// A user of an alias: a writer, or the holder of a snapshot.
@@ -43,7 +43,7 @@ impl fmt::Display for User {
 }
 
 /// Checks the aliases of `origin` after a snapshot of it was made, when the gate is open again.
-pub fn tell(own: &Own, origin: Origin) {
+pub fn tell(own: &ThisProcess, origin: Origin) {
     if !origin.is_block_device() && !alias::may_be_behind_loop(origin) {
         return;
     }
@@ -61,14 +61,14 @@ pub fn tell(own: &Own, origin: Origin) {
 }
 
 /// A round of the agent: makes this process's snapshots of `origin` doubtful if an alias can be written.
-pub fn check(own: &Own, origin: Origin) {
+pub fn check(own: &ThisProcess, origin: Origin) {
     if let Some((alias, user)) = find_user(own, origin).filter(|(_, user)| user.writes()) {
         doubt(own, origin, alias, user);
     }
 }
 
 /// The same for all files. Only files behind loop devices have aliases, and these are few.
-pub fn check_files(own: &Own) {
+pub fn check_files(own: &ThisProcess) {
     alias::any_loop(|_, backing| {
         if !backing.is_block_device() && doubt::has_exact_of(own, backing) {
             check(own, backing);
@@ -77,7 +77,7 @@ pub fn check_files(own: &Own) {
     });
 }
 
-fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
+fn doubt(own: &ThisProcess, origin: Origin, alias: Alias, user: User) {
     if doubt::doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
@@ -90,7 +90,7 @@ fn doubt(own: &Own, origin: Origin, alias: Alias, user: User) {
 }
 
 /// A user of an alias of `origin`; one that can write it, if there is any.
-fn find_user(own: &Own, origin: Origin) -> Option<(Alias, User)> {
+fn find_user(own: &ThisProcess, origin: Origin) -> Option<(Alias, User)> {
     let mut found = None;
     alias::any_alias(origin, &mut |alias| match user_of(own, alias.origin) {
         Some(user) => {
@@ -102,13 +102,13 @@ fn find_user(own: &Own, origin: Origin) -> Option<(Alias, User)> {
     found
 }
 
-fn user_of(own: &Own, alias: Origin) -> Option<User> {
+fn user_of(own: &ThisProcess, alias: Origin) -> Option<User> {
     let kernel = || alias.is_block_device().then(|| device::user_of(alias.device())).flatten().map(User::Kernel);
     kernel().or_else(|| writer_of(own, alias).map(User::Writer)).or_else(|| mapper_of(own, alias).map(User::Mapper))
 }
 
 /// A cooperating process that has the alias open for writing.
-fn writer_of(own: &Own, alias: Origin) -> Option<u32> {
+fn writer_of(own: &ThisProcess, alias: Origin) -> Option<u32> {
     let pids = own.table.processes_used().iter().filter_map(|record| record.id()).map(|id| id.pid());
     pids.filter(|pid| *pid != 0).find(|pid| has_open_for_writing(*pid, alias))
 }

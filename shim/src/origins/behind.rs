@@ -14,7 +14,7 @@ use snapshim::table;
 
 use crate::base::sysfs::{self, Device};
 use crate::base::user_memory;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 
@@ -145,7 +145,7 @@ pub fn changing(what: &str, named: &Named<'_>, call: &dyn Fn() -> c_int) -> c_in
     result
 }
 
-fn doubt(own: &Own, what: &str, named: &Named<'_>) {
+fn doubt(own: &ThisProcess, what: &str, named: &Named<'_>) {
     if !own.table.gate().active.is_raised() {
         return;
     }
@@ -159,7 +159,7 @@ fn doubt(own: &Own, what: &str, named: &Named<'_>) {
     });
 }
 
-fn say_doubtful(own: &Own, what: &str, view: &View) {
+fn say_doubtful(own: &ThisProcess, what: &str, view: &View) {
     let pid = own.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,

@@ -20,7 +20,7 @@ use super::doubt;
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::fd_table;
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, Program, say};
 
 /// A claim of this process.
@@ -49,7 +49,7 @@ pub fn take(mappings: &Mappings, file: BorrowedFd<'_>, origin: Origin) -> Result
 }
 
 /// Gives up the claims on devices that this process has no snapshot of any more.
-pub fn release_unused(own: &Own) {
+pub fn release_unused(own: &ThisProcess) {
     if config().claims_devices {
         release(|origin| !has_snapshot_of(own, origin));
     }
@@ -64,7 +64,7 @@ pub fn retain_inherited() {
 }
 
 /// A round of the agent: snapshots of a device whose claim is lost are doubtful.
-pub fn check(own: &Own) {
+pub fn check(own: &ThisProcess) {
     if claims().next().is_none() {
         return;
     }
@@ -82,13 +82,13 @@ fn release(is_unused: impl Fn(Origin) -> bool) {
     for claim in claims().filter(|claim| is_unused(claim.origin())) {
         if claim.is_intact() {
             // SAFETY: the number is the file that `fill` opened, and this module alone knows it.
-            drop(unsafe { raw::own(claim.number.load(Ordering::Relaxed) as i32) });
+            drop(unsafe { raw::adopt_fd(claim.number.load(Ordering::Relaxed) as i32) });
         }
         claim.device.store(0, Ordering::Relaxed);
     }
 }
 
-fn has_snapshot_of(own: &Own, origin: Origin) -> bool {
+fn has_snapshot_of(own: &ThisProcess, origin: Origin) -> bool {
     let of_origin = |walk: Walk<'_>| walk.owned_by(own.owner()).find(|(_, view)| view.meta.origin == origin);
     own.table.find_over_splits(of_origin).is_some()
 }
@@ -104,7 +104,7 @@ impl Claim {
     }
 
     fn fill(&self, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {
-        let path = procfs::ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+        let path = procfs::ProcPath::thread_self("fd").slash(file.as_raw_fd() as u32);
         let claimed = raw::move_up(raw::open(path.as_c_str(), OFlags::RDONLY | OFlags::EXCL)?)?;
         if target_of_stat(&rustix::fs::fstat(&claimed)?) != Target::Origin(origin) {
             return Err(Errno::BADF);
@@ -123,7 +123,7 @@ impl Claim {
         }
     }
 
-    fn tell_lost(&self, own: &Own) {
+    fn tell_lost(&self, own: &ThisProcess) {
         let origin = self.origin();
         self.device.store(0, Ordering::Relaxed);
         let doubted = doubt::doubt_snapshots_of(own, origin);
@@ -152,7 +152,7 @@ fn has_mark(file: BorrowedFd<'_>) -> bool {
     mark == Ok(MARK)
 }
 
-fn tell_refused(own: &Own, origin: Origin, error: Errno) {
+fn tell_refused(own: &ThisProcess, origin: Origin, error: Errno) {
     let mapper = doubt::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(

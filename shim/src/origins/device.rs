@@ -60,7 +60,7 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
 fn is_mounted(device: u64) -> bool {
     let number = StackStr::<24>::whole(format_args!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)));
     let is_its = |line: &[u8]| line.split(|byte| *byte == b' ').nth(2) == Some(number.as_bytes());
-    has_line(procfs::ProcPath::own("mountinfo").as_c_str(), is_its)
+    has_line(procfs::ProcPath::thread_self("mountinfo").as_c_str(), is_its)
 }
 
 /// Whether memory is swapped out to the device. A line of /proc/swaps begins with the path of a file or device, in which a blank is

@@ -4,15 +4,15 @@ use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;
 use snapshim::table::walk::Walk;
 
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 
 /// Whether this process has an exact snapshot of `origin`.
-pub fn has_exact_of(own: &Own, origin: Origin) -> bool {
+pub fn has_exact_of(own: &ThisProcess, origin: Origin) -> bool {
     own.table.find_over_splits(|walk| exact_of(own, walk, origin).next()).is_some()
 }
 
 /// Marks this process's snapshots of `origin` doubtful; how many segments were exact before.
-pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
+pub fn doubt_snapshots_of(own: &ThisProcess, origin: Origin) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         let exact = exact_of(own, walk, origin);
@@ -22,7 +22,7 @@ pub fn doubt_snapshots_of(own: &Own, origin: Origin) -> usize {
 }
 
 /// The segments of this process's exact snapshots of `origin`: their indices and incarnations.
-fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
+fn exact_of<'a>(own: &ThisProcess, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item = (u32, u32)> + use<'a> {
     let owner = own.owner();
     walk.of(origin).filter_map(move |(index, view)| {
         let is_exact = view.meta.owner == owner && view.head.state() == State::Exact;
@@ -31,7 +31,7 @@ fn exact_of<'a>(own: &Own, walk: Walk<'a>, origin: Origin) -> impl Iterator<Item
 }
 
 /// A living process with a snapshot of `origin`.
-pub fn mapper_of(own: &Own, origin: Origin) -> Option<u32> {
+pub fn mapper_of(own: &ThisProcess, origin: Origin) -> Option<u32> {
     own.table.find_over_splits(|walk| {
         let owners = walk.of(origin).map(|(_, view)| view.meta.owner);
         let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));

@@ -33,12 +33,12 @@ fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     if !rustix::thread::capabilities(None)?.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
         return Err(Errno::PERM);
     }
-    let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+    let path = ProcPath::thread_self("fd").slash(file.as_raw_fd() as u32);
     // SAFETY: the arguments are values and a C string that outlives the call; the descriptor is new, and owned here alone.
     unsafe {
         let flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_FID;
         let group = syscall!(Sysno::fanotify_init, flags, OFlags::RDONLY.bits()).map_err(raw::errno)?;
-        let group = raw::own(group as i32);
+        let group = raw::adopt_fd(group as i32);
         let here = rustix::fs::CWD.as_raw_fd();
         let mark = (group.as_raw_fd(), FAN_MARK_ADD, FAN_MODIFY, path.as_c_str().as_ptr());
         syscall!(Sysno::fanotify_mark, mark.0, mark.1, mark.2, here, mark.3).map_err(raw::errno)?;
@@ -62,7 +62,7 @@ fn say_refused(error: Errno) {
 /// Whether descriptor `number` is a group of fanotify. The application has hardly ever one of its own at so high a number.
 pub fn are(number: u32) -> bool {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 32];
-    let link = ProcPath::own("fd").slash(number);
+    let link = ProcPath::thread_self("fd").slash(number);
     let target: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     target.is_ok_and(|(target, _)| target == b"anon_inode:[fanotify]")
 }

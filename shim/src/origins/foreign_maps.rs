@@ -31,7 +31,7 @@ use snapshim::sys::{raw, signal_block};
 use super::fanotify;
 use crate::base::file_mappings::{Backing, Filter, Mapping, Query, each_mapping, each_process, maps_of};
 use crate::base::sysfs;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, Program, say};
 use crate::process::other_tables::OtherTables;
 
@@ -51,7 +51,7 @@ const ROUND: u64 = 1_000_000_000;
 const REST: u64 = 100;
 
 /// Notes that a snapshot was made: the agent searches at once.
-pub fn want(own: &Own) {
+pub fn want(own: &ThisProcess) {
     // Release: pairs with the Acquire in `search_alone`; the snapshot is visible to the search that counts it.
     let before = MADE.fetch_add(1, Ordering::Release);
     // In the other case the agent knows already that there is something to search for.
@@ -71,7 +71,7 @@ pub fn is_wanted() -> bool {
 ///
 /// On a busy machine a search takes seconds, as the kernel waits for locks of other processes. `attend` is called again and again
 /// meanwhile, to answer what other processes wait for; it returns how much of this thread's time that took.
-pub fn search_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
+pub fn search_if_due(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) -> Duration {
     if !own.image.is_mapper() {
         return Duration::from_secs(3600);
     }
@@ -91,7 +91,7 @@ pub fn search_if_due(own: &Own, attend: &mut dyn FnMut() -> u64) -> Duration {
 }
 
 /// For a caller that asks whether a snapshot is exact: searches if that snapshot may have been made since the last search.
-pub fn search_if_wanted(own: &Own) {
+pub fn search_if_wanted(own: &ThisProcess) {
     let begun = raw::now();
     let mut patience = Patience::default();
     while is_wanted() && begun >= NEXT.load(Ordering::Relaxed) && raw::now() < begun + MOMENT {
@@ -108,7 +108,7 @@ pub fn search_if_wanted(own: &Own) {
 const MOMENT: u64 = 100_000_000;
 
 /// A search, by one thread at a time: if another thread is at it, it is left to that one.
-fn search_alone(own: &Own, attend: &mut dyn FnMut() -> u64) {
+fn search_alone(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) {
     if !own.image.begin_search() {
         return;
     }
@@ -133,13 +133,13 @@ pub fn begin_anew_in_child() {
 const LIKELY_COST: u64 = 1_000_000;
 
 /// Sets when the next search may begin.
-fn rest(own: &Own) {
+fn rest(own: &ThisProcess) {
     let rest = COST.load(Ordering::Relaxed).saturating_mul(REST).saturating_mul(searchers(own));
     NEXT.store(raw::now().saturating_add(rest), Ordering::Relaxed);
 }
 
 /// About how many processes have snapshots: those are the ones that search. Of more than some thousand only a part is counted.
-fn searchers(own: &Own) -> u64 {
+fn searchers(own: &ThisProcess) -> u64 {
     let mut seen = [0u64; 64];
     // A single walk may miss a segment. Its process mostly has more of them; else it is not counted for a second.
     for (_, view) in own.table.walk_once().live() {
@@ -166,7 +166,7 @@ struct Sought {
 const MOST: usize = 16;
 
 /// Searches every process; how much time `attend` took.
-fn search(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
+fn search(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) -> u64 {
     let mut sought = [const { None }; MOST];
     seek(own, &mut sought);
     if sought[0].is_none() {
@@ -182,7 +182,7 @@ fn search(own: &Own, attend: &mut dyn FnMut() -> u64) -> u64 {
 }
 
 /// Lists the origins of those snapshots of this process that can still be spoilt.
-fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
+fn seek(own: &ThisProcess, sought: &mut [Option<Sought>; MOST]) {
     let mut count = 0;
     // A single walk may miss a segment that was split from another of the same origin meanwhile. The next search meets it.
     for (index, view) in own.table.walk_once().owned_by(own.owner()) {
@@ -215,7 +215,7 @@ fn seek(own: &Own, sought: &mut [Option<Sought>; MOST]) {
 
 /// Makes snapshots doubtful that process `pid` may spoil by a mapping.
 fn search_process(
-    own: &Own,
+    own: &ThisProcess,
     pid: u32,
     sought: &[Option<Sought>; MOST],
     others: &OtherTables,
@@ -276,7 +276,7 @@ fn say_mapped(pid: u32, origin: Origin) {
 }
 
 /// Whether stores through `mapping`, which process `pid` had a moment ago, are not held back.
-fn is_foreign(own: &Own, pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
+fn is_foreign(own: &ThisProcess, pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
     let record = record_of(own, pid);
     let has_shim = if record.is_some() { Some(true) } else { fanotify::names_library(maps) };
     let is_outside = match (has_shim, record) {
@@ -296,7 +296,7 @@ fn has_executed(pid: u32) -> bool {
 }
 
 /// The record of a process that cooperates.
-fn record_of(own: &Own, pid: u32) -> Option<(&'static Process, ProcessId)> {
+fn record_of(own: &ThisProcess, pid: u32) -> Option<(&'static Process, ProcessId)> {
     let records = own.table.processes_used().iter().filter_map(|record| Some((record, record.id()?)));
     records.filter(|(_, id)| id.pid() == pid).find(|(record, id)| liveness::of_image(record, *id) != Liveness::Dead)
 }
@@ -310,7 +310,7 @@ const LOOKS: u32 = 3;
 /// mapping was seen, and no call on the origin was under way afterwards, it is described. The exception is a mapping that was
 /// unmapped and made again in between, which hardly happens three times in a row.
 fn is_past_the_hooks(
-    own: &Own,
+    own: &ThisProcess,
     record: &Process,
     id: ProcessId,
     maps: &OwnedFd,

@@ -10,11 +10,11 @@ use snapshim::sys::raw;
 use super::device::user_of;
 use super::doubt::doubt_snapshots_of;
 use super::{alias_users, claim};
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, Program, say};
 
 /// Checks the claims, the devices and the aliases.
-pub fn check(own: &Own) {
+pub fn check(own: &ThisProcess) {
     claim::check(own);
     let mut looked_at = None;
     // A single walk may miss a segment that is split off meanwhile. The next round meets it.
@@ -29,7 +29,7 @@ pub fn check(own: &Own) {
     alias_users::check_files(own);
 }
 
-fn check_origin(own: &Own, origin: Origin) {
+fn check_origin(own: &ThisProcess, origin: Origin) {
     let Some(user) = user_of(origin.device()) else { return alias_users::check(own, origin) };
     if doubt_snapshots_of(own, origin) > 0 {
         say!(

@@ -25,7 +25,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::descriptors;
 use crate::process::fd_table::{self, Reached};
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Bytes, Level, Program, say};
 
 /// One origin and the descriptor that leads to it. Changed only under the lock over the process's mappings.
@@ -51,7 +51,7 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     let Some(free) = WATCHED.iter().find(|watched| watched.origin().is_none_or(|there| there == origin)) else {
         return;
     };
-    let path = ProcPath::own("fd").slash(file.as_raw_fd() as u32);
+    let path = ProcPath::thread_self("fd").slash(file.as_raw_fd() as u32);
     if let Ok(moved_up) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
         free.number.store(moved_up.into_raw_fd() as u32, Ordering::Relaxed);
         free.take_notices();
@@ -74,7 +74,7 @@ pub fn forget_unneeded(held: &Mappings) {
             let number = watched.number.load(Ordering::Relaxed) as i32;
             descriptors::count_change(number);
             // SAFETY: `watch` opened it, and this module alone knows the number.
-            drop(unsafe { raw::own(number) });
+            drop(unsafe { raw::adopt_fd(number) });
         }
     }
 }
@@ -123,7 +123,7 @@ impl Watched {
         if number != 0 && fanotify::are(number) {
             descriptors::count_change(number as i32);
             // SAFETY: `take_notices` opened it, and this module alone knows the number.
-            drop(unsafe { raw::own(number as i32) });
+            drop(unsafe { raw::adopt_fd(number as i32) });
         }
     }
 
@@ -151,18 +151,18 @@ impl Watched {
 }
 
 /// Observes all origins.
-pub fn check_all(own: &Own) {
+pub fn check_all(own: &ThisProcess) {
     check(own, |_| true);
 }
 
 /// Observes the origins of the snapshots that a range of addresses touches.
-pub fn check_range(own: &Own, addresses: &Range<u64>) {
+pub fn check_range(own: &ThisProcess, addresses: &Range<u64>) {
     check(own, |origin| lock::find_piece(own, addresses, |_, view| view.meta.origin == origin).is_some());
 }
 
 /// Observes origins, and makes snapshots doubtful whose origin has changed without the shim. One thread at a time does so; another
 /// waits a little, and leaves it to the first if that takes longer.
-fn check(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
+fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
     if WATCHED.iter().all(|watched| watched.origin().is_none()) {
         return;
     }
@@ -190,7 +190,7 @@ fn check(own: &Own, is_wanted: impl Fn(Origin) -> bool) {
 fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: SegmentFlags) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
-    let link = ProcPath::own("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));
+    let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     say!(
         Level::Warn,

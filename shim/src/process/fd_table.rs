@@ -100,7 +100,7 @@ pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || !holes::is_sparse(&found) {
         return Err(Errno::BADF);
     }
-    raw::open(ProcPath::own("fd").slash(file.number()).as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK)
+    raw::open(ProcPath::thread_self("fd").slash(file.number()).as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
 fn copy(number: u32) -> Result<Reached, Errno> {

@@ -57,14 +57,14 @@ static HEADROOM: Headroom = Headroom::new();
 
 /// This process, attached.
 #[derive(Clone, Copy)]
-pub struct Own {
+pub struct ThisProcess {
     pub table: &'static Table,
     pub image: &'static ImagePage,
     pub id: ProcessId,
     pub index: u32,
 }
 
-impl Own {
+impl ThisProcess {
     /// How records refer to this process.
     pub fn owner(&self) -> u64 {
         self.id.owner_word(self.index)
@@ -119,7 +119,7 @@ pub fn holdings() -> &'static Holdings {
 }
 
 /// This process if it is attached already: for calls that concern only what it has put into the table before.
-pub fn attached() -> Option<Own> {
+pub fn attached() -> Option<ThisProcess> {
     // Acquire: pairs with the AcqRel in `image_page`: the page is wiped at a fork.
     let image = IMAGE_PAGE.load(Ordering::Acquire);
     if image.is_null() {
@@ -129,7 +129,7 @@ pub fn attached() -> Option<Own> {
     let image = unsafe { &*image };
     // Acquire: pairs with the Release in `membership::become_known`: the index is visible.
     let id = ProcessId::from_word(image.word.load(Ordering::Acquire))?;
-    Some(Own { table: table()?, image: image, id, index: image.index.load(Ordering::Relaxed) })
+    Some(ThisProcess { table: table()?, image: image, id, index: image.index.load(Ordering::Relaxed) })
 }
 
 /// The address of the table in a child that was forked inside a hook and maps it anew; null in other processes.

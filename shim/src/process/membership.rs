@@ -16,7 +16,8 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
 use super::identity::{
-    ATTACHED, HOLDINGS, ImagePage, LENDS, Own, PROC_FDS, attached, image_page, is_borrower, table, table_location,
+    ATTACHED, HOLDINGS, ImagePage, LENDS, PROC_FDS, ThisProcess, attached, image_page, is_borrower, table,
+    table_location,
 };
 use super::log::{self, Level, say};
 use crate::base::config::config;
@@ -36,7 +37,7 @@ pub fn has_left() -> bool {
 /// This process, which joins if need be. The error is the errno for a snapshot; a writer without a table goes on alone.
 ///
 /// After a refusal no attempt is made for some milliseconds, so that a program that writes all the time is not slowed down.
-pub fn join() -> Result<Own, Errno> {
+pub fn join() -> Result<ThisProcess, Errno> {
     match attached() {
         Some(own) => Ok(own),
         None => join_now(false),
@@ -44,7 +45,7 @@ pub fn join() -> Result<Own, Errno> {
 }
 
 /// The same, with an attempt at once.
-pub fn join_at_once() -> Result<Own, Errno> {
+pub fn join_at_once() -> Result<ThisProcess, Errno> {
     match attached() {
         Some(own) => Ok(own),
         None => join_now(true),
@@ -60,7 +61,7 @@ pub fn join_if_in_use() {
 }
 
 #[cold]
-fn join_now(is_eager: bool) -> Result<Own, Errno> {
+fn join_now(is_eager: bool) -> Result<ThisProcess, Errno> {
     log::report_unusable();
     if config().is_disabled {
         return Err(Errno::OPNOTSUPP);
@@ -380,7 +381,7 @@ static TABLE_CHECKED: AtomicU32 = AtomicU32::new(0);
 /// uses. In a process that lives long, the table may have been removed, or the path may lead to another one after a change of
 /// mounts.
 #[inline]
-pub fn check_table_now_and_then(own: &Own) {
+pub fn check_table_now_and_then(own: &ThisProcess) {
     let second = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec as u32;
     if TABLE_CHECKED.load(Ordering::Relaxed) != second {
         check_table_path(own, second);
@@ -388,7 +389,7 @@ pub fn check_table_now_and_then(own: &Own) {
 }
 
 #[cold]
-fn check_table_path(own: &Own, second: u32) {
+fn check_table_path(own: &ThisProcess, second: u32) {
     static SAID: AtomicBool = AtomicBool::new(false);
     let before = TABLE_CHECKED.swap(second, Ordering::Relaxed);
     let standing = ATTACHED.get().map_or(Standing::Current, |attached| attached.standing());
@@ -410,7 +411,7 @@ fn check_table_path(own: &Own, second: u32) {
 }
 
 /// Takes a process record for this image. Of several threads that try, one takes it and the others wait for that.
-fn claim(table: &'static Table) -> Option<Own> {
+fn claim(table: &'static Table) -> Option<ThisProcess> {
     let image = image_page()?;
     {
         // A handler that writes now would wait for the thread that it interrupted; a handler that jumps away would leave the others
@@ -436,10 +437,10 @@ fn claim(table: &'static Table) -> Option<Own> {
 }
 
 /// This process, if it has its record.
-fn this(table: &'static Table, image: &'static ImagePage) -> Option<Own> {
+fn this(table: &'static Table, image: &'static ImagePage) -> Option<ThisProcess> {
     // Acquire: pairs with the Release in `become_known`: the index is visible.
     let id = ProcessId::from_word(image.word.load(Ordering::Acquire))?;
-    Some(Own { table, image: image, id, index: image.index.load(Ordering::Relaxed) })
+    Some(ThisProcess { table, image: image, id, index: image.index.load(Ordering::Relaxed) })
 }
 
 /// Takes a record for the image `id`. False: all are taken.
@@ -471,7 +472,7 @@ fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) 
 }
 
 /// Gives a forked child the record that its parent prepared.
-pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
+pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<ThisProcess> {
     let image = image_page()?;
     image.claiming.store(1, Ordering::Relaxed);
     become_known(image, table.process(index)?, id, index);
@@ -480,7 +481,7 @@ pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<Own> {
 
 /// In a forked child that is in another pid namespace than the table's processes: it takes no part, and neither do the programs
 /// that it executes.
-pub fn refuse_in_child(parent: &Own) {
+pub fn refuse_in_child(parent: &ThisProcess) {
     let refusal = Refusal::OtherNamespace;
     // One entry is enough for the whole namespace: its first process outlives all others there.
     let is_raised = pid_outside(parent.id.pid()).map(|pid| parent.table.raise_unseen(Who::of(pid))).is_some();
@@ -524,7 +525,7 @@ fn errno_for(refusal: Refusal) -> Errno {
     }
 }
 
-impl Own {
+impl ThisProcess {
     /// Compares the table with what this process knows of itself. True if the table cannot be trusted, and this process has left.
     /// The caller holds the lock over the mappings, so no snapshot is made, moved or unmapped meanwhile.
     pub fn leaves_after_inspection(&self) -> bool {

@@ -10,14 +10,14 @@ use snapshim::protocol::process::Process;
 use snapshim::protocol::writer_slot::{FRAMES, WriterSlot};
 use snapshim::sys::{raw, signal_block};
 
-use super::identity::{self, Own};
+use super::identity::{self, ThisProcess};
 use super::membership;
 use crate::base::stack_pointer::stack_pointer;
 
 /// The calling thread, ready to announce a call.
 #[derive(Clone, Copy)]
 pub struct Thread {
-    pub own: Own,
+    pub own: ThisProcess,
     pub slot: &'static WriterSlot,
     pub index: u32,
     /// The record of its process, which has memory since it was claimed.
@@ -148,7 +148,7 @@ fn beside_lender() -> Result<Thread, Errno> {
 }
 
 /// A slot for a thread without thread-local storage. The thread has it for life.
-pub fn without_storage(own: Own) -> Option<Thread> {
+pub fn without_storage(own: ThisProcess) -> Option<Thread> {
     let (index, slot) = own.table.claim_writer(own.owner(), raw::own_tid())?;
     Some(Thread::new(own, slot, index))
 }
@@ -282,7 +282,7 @@ thread_local! {
 
 impl Thread {
     /// A thread of process `own`, with its slot.
-    pub fn new(own: Own, slot: &'static WriterSlot, index: u32) -> Self {
+    pub fn new(own: ThisProcess, slot: &'static WriterSlot, index: u32) -> Self {
         Self { own, slot, index, record: own.record() }
     }
 
@@ -302,13 +302,13 @@ impl Thread {
     fn further(&self) -> impl Iterator<Item = Self> + use<> {
         let (own, first, owner, tid) = (self.own, self.index, self.own.owner(), self.tid());
         let slots = if HAS_FURTHER.get() { own.table.writers_used() } else { &[] };
-        let is_own = move |slot: &WriterSlot| {
+        let is_of_thread = move |slot: &WriterSlot| {
             let tenure = slot.tenure();
             tenure.process() == owner && tid != 0 && slot.thread(tenure) == tid
         };
         let numbered = slots.iter().enumerate().map(|(index, slot)| (index as u32, slot));
         numbered
-            .filter(move |(index, slot)| *index != first && is_own(slot))
+            .filter(move |(index, slot)| *index != first && is_of_thread(slot))
             .map(move |(index, slot)| Self::new(own, slot, index))
     }
 

@@ -14,7 +14,7 @@ use snapshim::sys::signal_block::SignalsBlocked;
 use super::fault;
 use super::list::{self};
 use super::protection::arm_entry;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, say};
 
 /// Arms every mapping of this process that `scope` covers, if `is_wanted` is true while the list is held.
@@ -38,7 +38,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
 }
 
 /// The agent's part: arms for a creation that waits for this process, and answers it. True if there was one.
-pub fn answer_creation(own: &Own) -> bool {
+pub fn answer_creation(own: &ThisProcess) -> bool {
     let Some(record) = own.record() else { return false };
     let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return false };
     let is_wanted = || own.table.gate().creation.load() == creation;

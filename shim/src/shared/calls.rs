@@ -19,7 +19,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
 use crate::base::user_memory;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::membership;
 use crate::writer::announced::{Announced, announced};
 
@@ -43,7 +43,7 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
 }
 
 /// mmap(2) of `origin`, shared. `start_agent` starts the agent, which arms for later snapshots.
-pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&Own)) -> Result<*mut c_void, Errno> {
+pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&ThisProcess)) -> Result<*mut c_void, Errno> {
     let own = match membership::join() {
         Ok(own) => own,
         Err(_) if membership::note_unseen_mapping() => return mmap.call(),
@@ -100,7 +100,7 @@ fn list_with_room(range: &Range<u64>) -> Result<Writing, Errno> {
 
 /// Counts a change for each writable mapping that is about to go. Stores through it may still move the file's time of
 /// modification, and the next observation would take that for a foreign change.
-fn note_changes(own: &Own, list: &List, range: &Range<u64>) {
+fn note_changes(own: &ThisProcess, list: &List, range: &Range<u64>) {
     let going = list.touching(range).filter(|entry| entry.is_writable());
     going.for_each(|entry| own.table.note_change(entry.origin));
 }
@@ -136,7 +136,11 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
 }
 
 /// Does `call`, which unmaps `range`, and takes it out of the list.
-pub fn take_away<T>(own: &Own, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+pub fn take_away<T>(
+    own: &ThisProcess,
+    range: &Range<u64>,
+    call: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
     let first = next_part(range);
     let mut list = list_with_room(range)?;
     note_changes(own, &list, range);
@@ -157,7 +161,7 @@ pub fn protect(
     range: &Range<u64>,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
-    start_agent: &dyn Fn(&Own),
+    start_agent: &dyn Fn(&ThisProcess),
 ) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
@@ -189,7 +193,7 @@ fn protect_part(
     origin: Origin,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
-    start_agent: &dyn Fn(&Own),
+    start_agent: &dyn Fn(&ThisProcess),
 ) -> Result<(), Errno> {
     let is_writable = protection & libc::PROT_WRITE != 0;
     if is_writable {

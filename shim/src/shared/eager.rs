@@ -12,7 +12,7 @@ use super::list;
 use super::protection::set_protection;
 use super::robust_futex::{self, Progress};
 use crate::base::config::config;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::thread::{self, Thread};
 use crate::writer::announced::{Announced, announced_by_agent};
 
@@ -38,7 +38,7 @@ impl Eager {
 
     /// Opens one more part. Words that the kernel may have to mark come first, with or without `SNAPSHIM_SHARED=eager`. `proc_fds`
     /// has the agent's files in /proc.
-    pub fn open_piece(&mut self, own: &Own, proc_fds: &ProcFdCache) -> Progress {
+    pub fn open_piece(&mut self, own: &ThisProcess, proc_fds: &ProcFdCache) -> Progress {
         let open_word = |part: &Range<u64>, origin| {
             self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, proc_fds))
         };
@@ -57,7 +57,7 @@ impl Eager {
         progress
     }
 
-    fn thread(&mut self, own: &Own) -> Option<&Thread> {
+    fn thread(&mut self, own: &ThisProcess) -> Option<&Thread> {
         self.thread = self.thread.filter(|thread| thread.own.id == own.id).or_else(|| thread::without_storage(*own));
         self.thread.as_ref()
     }

@@ -3,7 +3,7 @@
 use libc::pid_t;
 
 use super::protection::describe;
-use crate::process::identity::Own;
+use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, say};
 use crate::process::membership;
 use crate::writer::announced::{Announced, announced};
@@ -31,7 +31,7 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
 ///
 /// A creation that did not know of the child has committed by then, and the child has stored nothing since its instant.
 /// `start_agent` starts the agent.
-pub fn join_in_child(start_agent: &dyn Fn(&Own)) {
+pub fn join_in_child(start_agent: &dyn Fn(&ThisProcess)) {
     // A function, so that the list is not held while a mapping is armed.
     let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;

@@ -12,7 +12,7 @@ use rustix::mm::MprotectFlags;
 use snapshim::table::Table;
 
 use super::list::{Entry, List};
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 
 /// The protection of a mapping when stores have to trap. Where stores are allowed, x86 allows loads, so PROT_READ is added.
 pub fn armed(protection: i32) -> i32 {
@@ -33,7 +33,7 @@ pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result
 }
 
 /// Describes in the table which origins this process has mapped shared and writable. To be called whenever that may have changed.
-pub fn describe(own: &Own, list: &List) {
+pub fn describe(own: &ThisProcess, list: &List) {
     if let Some(record) = own.record() {
         record.sharing.describe(list.entries().iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin));
     }

@@ -135,7 +135,7 @@ impl Disposition {
     /// Replaces the action by what `change` makes of it; the action before.
     pub fn change(&self, change: impl FnOnce(Action) -> Action) -> Action {
         let _signals = signal_block::SignalsBlocked::new();
-        self.own();
+        self.lock();
         let before = self.load();
         let action = change(before);
         if action != before {
@@ -156,7 +156,7 @@ impl Disposition {
 
     /// Makes the calling thread the owner, when no other is. A forked child may find an owner that is no thread of its own; what
     /// that thread began was never published, so it is passed over.
-    fn own(&self) {
+    fn lock(&self) {
         let own = raw::own_tid();
         // Acquire: pairs with the Release in `change`: the entries of the owner before are visible.
         while let Err(owner) = self.owner.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed) {

@@ -120,7 +120,7 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     let worth = if is_known { State::Exact } else { State::Doubtful };
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file. So the file is opened anew.
-        let path = procfs::ProcPath::own("fd").slash(descriptor as u32);
+        let path = procfs::ProcPath::thread_self("fd").slash(descriptor as u32);
         return Ok((Reached::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
     Ok((Reached::Borrowed(file), origin, worth))
@@ -137,7 +137,7 @@ fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
         return false;
     }
     let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
-    let link = procfs::ProcPath::own("fd").slash(descriptor as u32);
+    let link = procfs::ProcPath::thread_self("fd").slash(descriptor as u32);
     let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     // Without /proc no descriptor can lead to such memory.
     name.is_ok_and(|(name, _)| match own_tmpfs {

@@ -24,7 +24,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::user_memory::{each_buffer, read_value};
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
-use crate::process::identity::{self, Own};
+use crate::process::identity::{self, ThisProcess};
 use crate::process::{membership, thread};
 use crate::shared::calls::while_open;
 use crate::shared::list;
@@ -154,7 +154,7 @@ pub fn on_io_submit(_: io_submit::Function, context: usize, count: c_long, batch
 struct Submitter {
     context: usize,
     /// `None`: the process takes no part in the table.
-    own: Option<Own>,
+    own: Option<ThisProcess>,
     /// `None`: what is submitted to it is not counted.
     queue: Option<&'static Queue>,
 }

@@ -134,7 +134,7 @@ fn truncate_writable(fd: c_int) -> c_int {
 
 /// Truncates by path, because ftruncate(2) wants a descriptor that is open for writing.
 fn truncate_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int {
-    let path = ProcPath::own("fd").slash(fd as u32);
+    let path = ProcPath::thread_self("fd").slash(fd as u32);
     let emptied = Cell::new(Target::Elsewhere);
     let result = truncate_file(fd, 0, || {
         // SAFETY: the path is a C string.
@@ -161,5 +161,5 @@ fn truncate_read_only(fd: c_int, flags: c_int, open: &impl Fn(c_int) -> c_int) -
 
 fn close(fd: c_int) {
     // SAFETY: opened here, and not handed to the program.
-    drop(unsafe { raw::own(fd) });
+    drop(unsafe { raw::adopt_fd(fd) });
 }

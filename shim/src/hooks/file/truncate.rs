@@ -143,7 +143,7 @@ fn open_path(directory: c_int, path: *const c_char) -> Option<c_int> {
 
 fn close(descriptor: c_int) {
     // SAFETY: opened by `open_path`, and used nowhere else.
-    drop(unsafe { raw::own(descriptor) });
+    drop(unsafe { raw::adopt_fd(descriptor) });
 }
 
 /// Marks snapshots doubtful if the path leads to another file now: another process may have replaced the file between the lookup
@@ -195,7 +195,7 @@ pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off6
         // No descriptor is left; or the path leads nowhere, and the call fails as the lookup did.
         return truncate_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
     };
-    let found = ProcPath::own("fd").slash(descriptor as u32);
+    let found = ProcPath::thread_self("fd").slash(descriptor as u32);
     let before = errno();
     let was_by_name = Cell::new(false);
     let result = truncate_file(descriptor, length, || {

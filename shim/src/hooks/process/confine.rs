@@ -87,7 +87,7 @@ joined_before! {
     /// prlimit(2)
     prlimit, c"prlimit": prlimit prlimit64(
         pid: pid_t, resource: c_uint, limits: *const rlimit64, old: *mut rlimit64
-    ) if !limits.is_null() && is_own(pid) && is_needed(resource) => prlimit64(pid, resource, limits, old);
+    ) if !limits.is_null() && is_this_process(pid) && is_needed(resource) => prlimit64(pid, resource, limits, old);
     /// setfsuid(2)
     setfsuid, c"setfsuid": setfsuid(user: uid_t) => setfsuid(user);
     /// setfsgid(2)
@@ -108,7 +108,7 @@ fn is_needed(resource: c_uint) -> bool {
     [libc::RLIMIT_NOFILE, libc::RLIMIT_AS, libc::RLIMIT_FSIZE, libc::RLIMIT_MEMLOCK].contains(&resource)
 }
 
-fn is_own(pid: pid_t) -> bool {
+fn is_this_process(pid: pid_t) -> bool {
     pid == 0 || pid as u32 == raw::own_pid()
 }
 
@@ -135,7 +135,7 @@ pub fn shuts_in_by_number(number: i64, [a, b, c, d, ..]: [usize; 6]) -> bool {
         libc::SYS_prctl => shuts_in(a as c_int),
         libc::SYS_mount => hides(d as c_ulong),
         libc::SYS_setrlimit => is_needed(a as c_uint),
-        libc::SYS_prlimit64 => c != 0 && is_own(a as pid_t) && is_needed(b as c_uint),
+        libc::SYS_prlimit64 => c != 0 && is_this_process(a as pid_t) && is_needed(b as c_uint),
         _ => ALWAYS.contains(&number),
     }
 }

@@ -114,16 +114,16 @@ fn fork_on_terminal(
         }
         let pid = libc::fork();
         if pid == -1 {
-            drop(raw::own(master));
+            drop(raw::adopt_fd(master));
         }
         if pid == 0 {
-            drop(raw::own(master));
+            drop(raw::adopt_fd(master));
             if log_in(slave) == -1 {
                 end(1);
             }
             return 0;
         }
-        drop(raw::own(slave));
+        drop(raw::adopt_fd(slave));
         if pid > 0 {
             *terminal = master;
         }

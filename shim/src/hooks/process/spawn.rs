@@ -157,7 +157,7 @@ fn within(actions: &[Action], directory: c_int, call: &dyn Fn() -> c_int) -> isi
             };
             let result = within(rest, number as c_int, call);
             // SAFETY: opened above.
-            drop(unsafe { raw::own(number as c_int) });
+            drop(unsafe { raw::adopt_fd(number as c_int) });
             result
         }
     }
