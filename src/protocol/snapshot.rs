@@ -72,13 +72,13 @@ pub enum State {
 
 /// The first word of a segment: its state, its generation, and which incarnation of the record it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head(u64);
+pub struct StateWord(u64);
 
 const GENERATION_SHIFT: u32 = 4;
 const GENERATION_MASK: u64 = (1 << 28) - 1;
 const LIFE_SHIFT: u32 = 32;
 
-impl Head {
+impl StateWord {
     const fn new(state: State, generation: u64, life: u32) -> Self {
         Self(state as u64 | (generation & GENERATION_MASK) << GENERATION_SHIFT | (life as u64) << LIFE_SHIFT)
     }
@@ -170,7 +170,7 @@ pub struct SnapshotMeta {
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     /// The head that `meta` and `extent` belong to.
-    pub head: Head,
+    pub head: StateWord,
     /// What is constant.
     pub meta: SnapshotMeta,
     /// Where it lies.
@@ -329,8 +329,8 @@ impl View {
 
 impl Snapshot {
     /// The state word. Acquire: pairs with the Release in `publish_at` and `end_change`.
-    pub fn head(&self) -> Head {
-        Head(self.head.load(Ordering::Acquire))
+    pub fn head(&self) -> StateWord {
+        StateWord(self.head.load(Ordering::Acquire))
     }
 
     /// The mapper, as far as the record has one.
@@ -340,19 +340,19 @@ impl Snapshot {
 
     /// Free -> claimed, with `life` new, by the process that `claimer` (an owner word) refers to. The claim names its process
     /// record, so that a process that reaps it finds the claim.
-    pub fn claim(&self, life: u32, claimer: u64) -> Option<Head> {
+    pub fn claim(&self, life: u32, claimer: u64) -> Option<StateWord> {
         let free = self.head();
         if free.state() != State::Free {
             return None;
         }
-        let mine = Head::new(State::Claimed, claimer, life);
+        let mine = StateWord::new(State::Claimed, claimer, life);
         // AcqRel: against other claims; what a former incarnation left in the record is not read after this.
         self.head.compare_exchange(free.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(mine)
     }
 
     /// Fills in a claimed record.
-    pub fn describe(&self, mine: Head, meta: &SnapshotMeta, extent: &Extent, flags: SegmentFlags) {
+    pub fn describe(&self, mine: StateWord, meta: &SnapshotMeta, extent: &Extent, flags: SegmentFlags) {
         // Release: pairs with the fence in `is_still`: a thread that reads these stores finds the last incarnation over.
         fence(Ordering::Release);
         self.owner.store(meta.owner, Ordering::Relaxed);
@@ -368,17 +368,17 @@ impl Snapshot {
     }
 
     /// Claimed -> `state`. Writers see the segment from now on.
-    pub fn publish(&self, mine: Head, state: State) -> Head {
+    pub fn publish(&self, mine: StateWord, state: State) -> StateWord {
         self.publish_at(mine, state, 0)
     }
 
     /// Claimed -> `state` with an odd generation: the mapper publishes it while it is changing the mapping.
-    pub fn publish_changing(&self, mine: Head, state: State) -> Head {
+    pub fn publish_changing(&self, mine: StateWord, state: State) -> StateWord {
         self.publish_at(mine, state, 1)
     }
 
-    fn publish_at(&self, mine: Head, state: State, generation: u64) -> Head {
-        let head = Head::new(state, generation, mine.life());
+    fn publish_at(&self, mine: StateWord, state: State, generation: u64) -> StateWord {
+        let head = StateWord::new(state, generation, mine.life());
         // Release: pairs with the Acquire in `head`; a thread that sees the state sees the description.
         self.head.store(head.0, Ordering::Release);
         head
@@ -434,7 +434,7 @@ impl Snapshot {
     }
 
     /// Whether nothing changed since `head` was read: the second look of a push.
-    pub fn is_still(&self, head: Head) -> bool {
+    pub fn is_still(&self, head: StateWord) -> bool {
         // Acquire: pairs with the Release fence in `describe`; orders the loads, and the push, before this one.
         fence(Ordering::Acquire);
         self.head.load(Ordering::Relaxed) == head.0 || planted(Fault::GenerationCheck)
@@ -442,7 +442,7 @@ impl Snapshot {
 
     /// Even -> odd, by the mapper. `None`: another of its threads is changing the mapping, or there is no segment of this
     /// incarnation.
-    pub fn begin_change(&self, life: u32) -> Option<Head> {
+    pub fn begin_change(&self, life: u32) -> Option<StateWord> {
         let seen = self.head();
         if seen.life() != life || seen.state() == State::Free || seen.is_changing() {
             return None;
@@ -450,7 +450,7 @@ impl Snapshot {
         if planted(Fault::OddGeneration) {
             return Some(seen);
         }
-        let odd = Head::new(seen.state(), seen.generation() + 1, life);
+        let odd = StateWord::new(seen.state(), seen.generation() + 1, life);
         // AcqRel: against `mark` and other changes.
         self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // SeqCst: pairs with the fence in `CallFrame::start_pushing`: the odd generation comes before the look at the pushers, and
@@ -463,11 +463,11 @@ impl Snapshot {
     pub fn end_change(&self) {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
-            let head = Head(seen);
+            let head = StateWord(seen);
             if !head.is_changing() {
                 return;
             }
-            let even = Head::new(head.state(), head.generation() + 1, head.life());
+            let even = StateWord::new(head.state(), head.generation() + 1, head.life());
             // Release: pairs with the Acquire in `head`; a thread that sees the even generation sees the new extent.
             match self.head.compare_exchange(seen, even.0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -480,11 +480,11 @@ impl Snapshot {
     pub fn mark(&self, life: u32, worse: State) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
-            let head = Head(seen);
+            let head = StateWord(seen);
             if head.life() != life || !head.wants_pages() || head.state() as u8 >= worse as u8 {
                 return false;
             }
-            let marked = Head::new(worse, head.generation(), life);
+            let marked = StateWord::new(worse, head.generation(), life);
             match self.head.compare_exchange(seen, marked.0, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
@@ -500,7 +500,7 @@ impl Snapshot {
         }
         // AcqRel: an exchange, because an exchange is ordered with the one in `mark`, and a load is not. Release: pairs with the
         // Acquire there; a mark that comes behind this sees the count. Acquire: as in `head`.
-        let now = Head(self.head.fetch_or(0, Ordering::AcqRel)).state();
+        let now = StateWord(self.head.fetch_or(0, Ordering::AcqRel)).state();
         (now as u8 > before as u8).then_some(now)
     }
 
@@ -518,14 +518,14 @@ impl Snapshot {
     pub fn retire(&self, life: u32) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
-            let head = Head(seen);
+            let head = StateWord(seen);
             if head.life() != life || head.state() == State::Free {
                 return false;
             }
             // Release: pairs with the Acquire in `head`; nothing of the old incarnation is touched later than this.
             match self.head.compare_exchange(
                 seen,
-                Head::new(State::Free, 0, life).0,
+                StateWord::new(State::Free, 0, life).0,
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {

@@ -178,7 +178,7 @@ impl Table {
     }
 
     /// A free snapshot record, claimed for a new incarnation.
-    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::Head)> {
+    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::StateWord)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
             let free = snapshot.head().state() == crate::protocol::snapshot::State::Free;
             free.then(|| snapshot.claim(self.header.next_life(), claimer & 0xffff_ffff))

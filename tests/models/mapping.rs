@@ -6,7 +6,7 @@ use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame};
-use snapshim::protocol::snapshot::{Extent, Head, SegmentFlags, Snapshot, SnapshotMeta, Splits, State, View};
+use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, Splits, State, StateWord, View};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};
@@ -57,7 +57,7 @@ impl Mapping {
         self.frame.clear(turn);
     }
 
-    fn push(&self, head: Head, address: u64) -> bool {
+    fn push(&self, head: StateWord, address: u64) -> bool {
         self.frame.start_pushing(0, false);
         let mut done = false;
         if self.snapshot.is_still(head) {

@@ -20,12 +20,12 @@ const LENGTH: usize = HEAD + COUNT * STACK;
 /// The first page of the pool. A forked child finds it wiped: it has only that thread of its parent which forks, and this one uses
 /// no stack of the pool then.
 #[repr(C)]
-struct Head {
+struct PoolHeader {
     /// A bit for each stack that is in use.
     taken: AtomicU32,
 }
 
-static POOL: AtomicPtr<Head> = AtomicPtr::new(ptr::null_mut());
+static POOL: AtomicPtr<PoolHeader> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes the stacks; they cost memory when they are first used.
 pub fn prepare() {
@@ -49,7 +49,7 @@ pub fn prepare() {
 }
 
 /// The pool; `None` before `prepare`.
-fn pool() -> Option<&'static Head> {
+fn pool() -> Option<&'static PoolHeader> {
     // Acquire: pairs with the Release in `prepare`: the head is wiped at a fork, and the guard pages are set.
     // SAFETY: once set, the memory stays; all-zero is a valid head.
     unsafe { POOL.load(Ordering::Acquire).as_ref() }

@@ -44,7 +44,7 @@ const RED_ZONE: usize = 128;
 
 /// The beginning of a siginfo_t.
 #[repr(C)]
-struct Head {
+struct SigInfoHead {
     signal: c_int,
     errno: c_int,
     code: c_int,
@@ -59,7 +59,7 @@ impl SignalFrame {
         Self { information, context }
     }
 
-    fn head(&self) -> *mut Head {
+    fn head(&self) -> *mut SigInfoHead {
         self.information.cast()
     }
 
@@ -89,14 +89,14 @@ impl SignalFrame {
         // SAFETY: the promise of `new`; all-zero is a valid siginfo_t.
         unsafe {
             ptr::write_bytes(self.information, 0, 1);
-            *self.head() = Head { signal, errno: 0, code };
+            *self.head() = SigInfoHead { signal, errno: 0, code };
         }
     }
 
     /// Makes it the frame of another signal for the fault at the same address.
     pub fn become_fault(&self, signal: c_int, code: c_int) {
         // SAFETY: the promise of `new`.
-        unsafe { *self.head() = Head { signal, errno: 0, code } };
+        unsafe { *self.head() = SigInfoHead { signal, errno: 0, code } };
     }
 
     /// si_addr.
