@@ -94,7 +94,7 @@ pub struct Pusher<'a, R, S> {
 
 /// What a change does to the bytes of an origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum Mutation {
     /// It replaces these bytes.
     Bytes(Range<u64>),
     /// It takes away, or moves, everything from this byte on. The kernel then takes private copies away as well.
@@ -160,10 +160,10 @@ struct Progress {
 
 impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Gives every snapshot of `origin` its own copy of what `change` would change. After success the change may happen.
-    pub fn make_way(&self, origin: Origin, change: &Change) -> Result<(), Failure> {
-        match change {
-            Change::Bytes(range) => self.preserve(origin, range.clone()),
-            Change::Truncate(from) => {
+    pub fn make_way(&self, origin: Origin, mutation: &Mutation) -> Result<(), Failure> {
+        match mutation {
+            Mutation::Bytes(range) => self.preserve(origin, range.clone()),
+            Mutation::Truncate(from) => {
                 // The page that holds the new end of the file changes only behind that end, so it is preserved and need not be
                 // moved.
                 let whole = from.next_multiple_of(PAGE);

@@ -136,7 +136,7 @@ fn open_faults_in_handlers() {
 }
 
 /// sigaction(2) on a virtual action; the action before.
-pub fn change(signal: c_int, new: Option<Action>) -> Action {
+pub fn set_action(signal: c_int, new: Option<Action>) -> Action {
     let disposition = disposition(signal);
     let Some(new) = new else { return disposition.load() };
     let new = new.cleaned();
@@ -154,7 +154,7 @@ pub fn change(signal: c_int, new: Option<Action>) -> Action {
 
 /// sigaction(2) in a vfork child, whose actions in the kernel are its own while the virtual ones in memory are its parent's; the
 /// action before.
-pub fn change_borrowed(signal: c_int, new: Option<Action>) -> Option<Action> {
+pub fn set_borrowed_action(signal: c_int, new: Option<Action>) -> Option<Action> {
     let found = Action::of_kernel(signal)?;
     if let Some(new) = new {
         // SAFETY: the application's own handler; the restorer is libc's or its own.

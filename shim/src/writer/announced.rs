@@ -5,7 +5,7 @@ use core::ops::Range;
 use rustix::io::Errno;
 use snapshim::preserve::policy::{Failure, OnFailure, Way};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
-use snapshim::preserve::{Change, Pusher};
+use snapshim::preserve::{Mutation, Pusher};
 use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::table::Table;
@@ -46,7 +46,7 @@ impl Announced<'_> {
             return Ok(());
         }
         let pusher = Pusher { read_in, ..pusher(self.thread, self.frame) };
-        let made = pusher.make_way(self.origin, &Change::Bytes(bytes));
+        let made = pusher.make_way(self.origin, &Mutation::Bytes(bytes));
         if made.is_err() && self.thread.own.leaves_damaged() { Ok(()) } else { made }
     }
 
@@ -60,7 +60,7 @@ impl Announced<'_> {
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
         let alone = Pusher { proc_fds, way: Way::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
-        alone.make_way(self.origin, &Change::Bytes(bytes))
+        alone.make_way(self.origin, &Mutation::Bytes(bytes))
     }
 }
 

@@ -5,7 +5,7 @@ use core::ops::Range;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::policy::OnFailure;
-use snapshim::preserve::{Change, Pusher};
+use snapshim::preserve::{Mutation, Pusher};
 use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
@@ -30,18 +30,18 @@ use crate::process::thread::{self, Thread};
 ///
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
-pub fn change(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
+pub fn through_gate(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
     match thread::take_first(stack_pointer::stack_pointer()) {
-        Some(thread) => change_in(&thread, (&[], thread.first_frame()), descriptor, &touch, &call),
-        None => change_elsewhere(descriptor, &touch, &call),
+        Some(thread) => through_gate_in(&thread, (&[], thread.first_frame()), descriptor, &touch, &call),
+        None => through_gate_nested(descriptor, &touch, &call),
     }
 }
 
 /// The same for a call that interrupts another, or whose thread has no slot yet.
 #[cold]
-fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
+fn through_gate_nested(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     match seat_for(call) {
-        Ok(seat) => change_in(&seat.thread, seat.frames(), descriptor, touch, call),
+        Ok(seat) => through_gate_in(&seat.thread, seat.frames(), descriptor, touch, call),
         Err(Some(result)) => result,
         Err(None) => fail(libc::ENOSPC),
     }
@@ -49,7 +49,7 @@ fn change_elsewhere(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isi
 
 /// The same in a frame that is taken, behind those of calls that this one may have interrupted.
 #[inline(always)]
-fn change_in(
+fn through_gate_in(
     thread: &Thread,
     (outer, frame): (&[CallFrame], &CallFrame),
     descriptor: i32,
@@ -109,7 +109,7 @@ fn change_origin(
     thread.own.table.note_change(origin);
     let pusher = Pusher { size: &|| size_behind(descriptor), ..pusher(thread, frame) };
     if let Some(from) = touch.truncates_from() {
-        return match pusher.make_way(origin, &Change::Truncate(from)) {
+        return match pusher.make_way(origin, &Mutation::Truncate(from)) {
             Ok(()) => call(),
             Err(_) if thread.own.leaves_damaged() => call(),
             Err(failure) => refuse(origin, &failure),
@@ -118,7 +118,7 @@ fn change_origin(
     let range = range_of(thread, frame, descriptor, origin, touch);
     let ahead = sequence::pages_ahead(origin, &range.bytes);
     let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead, ..pusher };
-    if let Err(failure) = pusher.make_way(origin, &Change::Bytes(range.bytes.clone())) {
+    if let Err(failure) = pusher.make_way(origin, &Mutation::Bytes(range.bytes.clone())) {
         return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }
     let result = call();
@@ -133,11 +133,11 @@ fn change_origin(
 #[cold]
 fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     let table = thread.own.table;
-    let change = match (touch.truncates_from(), touch.offset().map(u64::try_from)) {
-        (Some(from), _) => Some(Change::Truncate(from)),
-        (None, Some(Ok(start))) => Some(Change::Bytes(start..start.saturating_add(touch.length()))),
+    let mutation = match (touch.truncates_from(), touch.offset().map(u64::try_from)) {
+        (Some(from), _) => Some(Mutation::Truncate(from)),
+        (None, Some(Ok(start))) => Some(Mutation::Bytes(start..start.saturating_add(touch.length()))),
         // The kernel refuses a negative offset.
-        (None, Some(Err(_))) => Some(Change::Bytes(0..0)),
+        (None, Some(Err(_))) => Some(Mutation::Bytes(0..0)),
         // The bytes go to a file position, which is not known either.
         (None, None) => None,
     };
@@ -146,7 +146,7 @@ fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call:
     table.over_splits(|walk| {
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
             table.note_change(view.meta.origin);
-            let is_kept = change.as_ref().is_some_and(|change| pusher.make_way(view.meta.origin, change).is_ok());
+            let is_kept = mutation.as_ref().is_some_and(|mutation| pusher.make_way(view.meta.origin, mutation).is_ok());
             doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
         }
     });

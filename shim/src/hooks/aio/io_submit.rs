@@ -28,7 +28,7 @@ use crate::process::identity::{self, ThisProcess};
 use crate::process::{membership, thread};
 use crate::shared::calls::while_open;
 use crate::shared::list;
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::{LONGEST_WRITE, Touch};
 
 interpose! {
@@ -178,7 +178,7 @@ impl Submitter {
     fn submit_write(&self, entry: *mut *mut Block, write: Submission) -> c_int {
         let descriptor = write.descriptor;
         let result = Cell::new(None);
-        change(descriptor as c_int, write, || {
+        through_gate(descriptor as c_int, write, || {
             let answer = self.counted(entry, Some(descriptor));
             result.set(Some(answer));
             // The result of a change is a count of bytes, and one request is none.

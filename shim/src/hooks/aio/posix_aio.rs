@@ -15,7 +15,7 @@ use snapshim::sys::wait::Patience;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::{self, interpose};
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::Plain;
 
 interpose! {
@@ -55,7 +55,7 @@ unsafe fn write_and_wait(real: aio_write64::Function, block: *mut aiocb) -> c_in
     // SAFETY: the caller's promise.
     let (descriptor, touch) =
         unsafe { ((*block).aio_fildes, Plain { length: (*block).aio_nbytes, offset: Some((*block).aio_offset) }) };
-    change(descriptor, touch, || {
+    through_gate(descriptor, touch, || {
         // SAFETY: the application's argument, as it is.
         let result = unsafe { real(block) };
         if result == 0 {

@@ -12,7 +12,7 @@ use crate::interpose::interpose;
 use crate::mapper::faults;
 use crate::origins::behind::{self, Mapped, Named};
 use crate::shared::{calls, list};
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::Touch;
 
 interpose! {
@@ -74,11 +74,11 @@ fn make(known: &requests::Request, fd: c_int, argument: u64, call: &dyn Fn() -> 
         Effect::Times => utime::without_bytes(fd, call),
         Effect::Bytes(names) => {
             let made = || changing_others(known.others, argument, call) as isize;
-            change(fd, Request::read(names, argument), made) as c_int
+            through_gate(fd, Request::read(names, argument), made) as c_int
         }
         Effect::Truncate => truncate::truncate_file(fd, 0, call),
         Effect::Turns => {
-            let changed = || change(fd, Request::EVERYTHING, || call() as isize) as c_int;
+            let changed = || through_gate(fd, Request::EVERYTHING, || call() as isize) as c_int;
             behind::changing(known.name, &Named::above(fd), &changed)
         }
         Effect::Behind(commands) if only_reads(commands, argument) => call(),
@@ -160,7 +160,7 @@ fn changing_others(offsets: &[u64], argument: u64, call: &dyn Fn() -> c_int) -> 
     // The kernel refuses an argument that cannot be read.
     let Some(word) = read_value::<u64>(address & !7) else { return call() };
     let descriptor = (word >> ((address & 7) * 8)) as c_int;
-    change(descriptor, Request::EVERYTHING, || changing_others(others, argument, call) as isize) as c_int
+    through_gate(descriptor, Request::EVERYTHING, || changing_others(others, argument, call) as isize) as c_int
 }
 
 /// The kernel's unit for addresses on block devices.

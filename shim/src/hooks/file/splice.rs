@@ -15,7 +15,7 @@ use crate::interpose::answer::fail;
 use crate::interpose::{interpose, originals};
 use crate::mapper::preserve_own;
 use crate::signals::action::Action;
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::{LONGEST_WRITE, Touch};
 
 interpose! {
@@ -83,7 +83,7 @@ pub fn on_copy_file_range(
 ) -> ssize_t {
     let touch = Incoming { length, offset: to_offset };
     // SAFETY: the application's arguments, as they are.
-    change(to, touch, || unsafe { real(from, from_offset, to, to_offset, length, flags) })
+    through_gate(to, touch, || unsafe { real(from, from_offset, to, to_offset, length, flags) })
 }
 
 /// The call never waits for input: a source without positions, such as a pipe, is refused by the kernel.
@@ -99,7 +99,7 @@ pub fn on_sendfile(
     if !is_file(to) {
         return call();
     }
-    change(to, Incoming { length, offset: core::ptr::null() }, call)
+    through_gate(to, Incoming { length, offset: core::ptr::null() }, call)
 }
 
 const SPLICE_F_NONBLOCK: c_uint = 2;
@@ -119,14 +119,14 @@ pub fn on_splice(
         return call(flags);
     }
     if flags & SPLICE_F_NONBLOCK != 0 || !is_patient(from) {
-        return change(to, Incoming { length, offset: to_offset }, || call(flags));
+        return through_gate(to, Incoming { length, offset: to_offset }, || call(flags));
     }
     // Never wait for an empty pipe while announced: a creation would wait for this call. A call that fails at once fails here as
     // well.
     let before = errno();
     loop {
         let is_refused = Cell::new(true);
-        let result = change(to, Incoming { length, offset: to_offset }, || {
+        let result = through_gate(to, Incoming { length, offset: to_offset }, || {
             is_refused.set(false);
             call(flags | SPLICE_F_NONBLOCK)
         });

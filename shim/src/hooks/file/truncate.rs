@@ -21,7 +21,7 @@ use crate::base::errno::{as_libc, errno, set_errno};
 use crate::interpose::interpose;
 use crate::process::identity;
 use crate::process::log::{Level, say};
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::Touch;
 
 interpose! {
@@ -87,12 +87,12 @@ impl Touch for Truncation {
 
 /// Makes `call`, which truncates the file behind `descriptor` to `length` bytes.
 pub fn truncate_file(descriptor: c_int, length: off64_t, call: impl Fn() -> c_int) -> c_int {
-    change(descriptor, Truncation { from: length, target: None }, || call() as isize) as c_int
+    through_gate(descriptor, Truncation { from: length, target: None }, || call() as isize) as c_int
 }
 
 /// The same for a call that truncates the file behind `descriptor` to nothing by opening it once more.
 pub fn truncate_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
-    change(descriptor, Truncation { from: 0, target: None }, call)
+    through_gate(descriptor, Truncation { from: 0, target: None }, call)
 }
 
 /// Makes `call`, which looks `path` up itself and truncates the file to nothing.
@@ -106,7 +106,7 @@ fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: 
     let seen = target_named(directory, path);
     let result = match seen {
         Target::Elsewhere => call(),
-        target => change(NO_DESCRIPTOR, Truncation { from: length, target: Some(target) }, call),
+        target => through_gate(NO_DESCRIPTOR, Truncation { from: length, target: Some(target) }, call),
     };
     doubt_if_other(directory, path, seen);
     result
@@ -261,5 +261,5 @@ pub fn on_fallocate(real: fallocate64::Function, fd: c_int, mode: c_int, offset:
         // The call allocates only. Every byte keeps its value.
         return without_bytes(fd, call);
     }
-    change(fd, Allocation { mode, offset, length }, || call() as isize) as c_int
+    through_gate(fd, Allocation { mode, offset, length }, || call() as isize) as c_int
 }

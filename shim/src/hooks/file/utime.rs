@@ -12,7 +12,7 @@ use crate::base::errno::as_libc;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::Touch;
 
 interpose! {
@@ -116,7 +116,7 @@ pub fn without_bytes(descriptor: c_int, call: impl Fn() -> c_int) -> c_int {
 
 /// The path is looked up twice, here and by the call. If it leads to another file meanwhile, a snapshot becomes doubtful at worst.
 fn set(directory: c_int, path: *const c_char, flags: c_int, call: impl Fn() -> c_int) -> c_int {
-    change(directory, NoByte { path, flags }, || call() as isize) as c_int
+    through_gate(directory, NoByte { path, flags }, || call() as isize) as c_int
 }
 
 fn on_futimens(real: futimens::Function, fd: c_int, times: *const timespec) -> c_int {

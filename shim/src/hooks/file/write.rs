@@ -8,7 +8,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::each_buffer;
 use crate::interpose::interpose;
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::{LONGEST_WRITE, Plain, Touch};
 
 interpose! {
@@ -63,7 +63,7 @@ pub fn on_write(
 ) -> ssize_t {
     let touch = Plain { length, offset: None };
     // SAFETY: the application's arguments, as they are.
-    change(fd, touch, || unsafe { real(fd, data, length) })
+    through_gate(fd, touch, || unsafe { real(fd, data, length) })
 }
 
 pub fn on_pwrite(
@@ -75,7 +75,7 @@ pub fn on_pwrite(
 ) -> ssize_t {
     let touch = Plain { length, offset: Some(offset) };
     // SAFETY: the application's arguments, as they are.
-    change(fd, touch, || unsafe { real(fd, data, length, offset) })
+    through_gate(fd, touch, || unsafe { real(fd, data, length, offset) })
 }
 
 pub fn on_writev(
@@ -86,7 +86,7 @@ pub fn on_writev(
 ) -> ssize_t {
     let touch = Vectored { vector, count, offset: None, flags: 0 };
     // SAFETY: the application's arguments, as they are.
-    change(fd, touch, || unsafe { real(fd, vector, count) })
+    through_gate(fd, touch, || unsafe { real(fd, vector, count) })
 }
 
 pub fn on_pwritev(
@@ -98,7 +98,7 @@ pub fn on_pwritev(
 ) -> ssize_t {
     let touch = Vectored { vector, count, offset: Some(offset), flags: 0 };
     // SAFETY: the application's arguments, as they are.
-    change(fd, touch, || unsafe { real(fd, vector, count, offset) })
+    through_gate(fd, touch, || unsafe { real(fd, vector, count, offset) })
 }
 
 pub fn on_pwritev2(
@@ -112,7 +112,7 @@ pub fn on_pwritev2(
     // An offset of -1 means the file position (preadv2(2)).
     let touch = Vectored { vector, count, offset: (offset != -1).then_some(offset), flags };
     // SAFETY: the application's arguments, as they are.
-    change(fd, touch, || unsafe { real(fd, vector, count, offset, flags) })
+    through_gate(fd, touch, || unsafe { real(fd, vector, count, offset, flags) })
 }
 
 /// Several buffers, perhaps with `RWF_*` flags.

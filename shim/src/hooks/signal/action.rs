@@ -105,9 +105,9 @@ fn on_sigaction(
 
 fn change_virtual(signal: c_int, new: Option<Action>) -> Action {
     if signals::is_borrowed() {
-        return signals::change_borrowed(signal, new).unwrap_or_default();
+        return signals::set_borrowed_action(signal, new).unwrap_or_default();
     }
-    signals::change(signal, new)
+    signals::set_action(signal, new)
 }
 
 fn on_signal(real: signal::Function, number: c_int, handler: sighandler_t) -> sighandler_t {

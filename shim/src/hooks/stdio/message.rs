@@ -6,7 +6,7 @@ use core::ffi::{CStr, c_char};
 use libc::size_t;
 
 use crate::interpose::interpose;
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::Plain;
 
 interpose! {
@@ -24,7 +24,7 @@ fn on_herror(real: herror::Function, prefix: *const c_char) {
     // SAFETY: the argument is a C string or null, as herror(3) demands.
     let prefix_length = if prefix.is_null() { 0 } else { unsafe { CStr::from_ptr(prefix) }.count_bytes() };
     let touch = Plain { length: prefix_length + LONGEST_MESSAGE, offset: None };
-    change(libc::STDERR_FILENO, touch, || {
+    through_gate(libc::STDERR_FILENO, touch, || {
         // SAFETY: the application's argument, as it is.
         unsafe { real(prefix) };
         // herror(3) does not say how much it wrote.

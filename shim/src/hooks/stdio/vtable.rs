@@ -12,7 +12,7 @@ use libc::ssize_t;
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
 use crate::process::descriptors::count_change;
-use crate::writer::enter::change;
+use crate::writer::enter::through_gate;
 use crate::writer::touch::Plain;
 
 interpose! {
@@ -35,7 +35,7 @@ fn on_file_write(real: file_write::Function, stream: *mut Stream, data: *const c
     let descriptor = unsafe { descriptor_of(stream) };
     let touch = Plain { length: length as usize, offset: None };
     // SAFETY: stdio's own arguments, as they are.
-    match change(descriptor, touch, || unsafe { real(stream, data, length) }) {
+    match through_gate(descriptor, touch, || unsafe { real(stream, data, length) }) {
         // SAFETY: stdio locks a stream before it writes.
         refused if refused < 0 => unsafe { fail(stream) },
         written => written,
