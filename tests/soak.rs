@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::aftermath::assert_recovered;
 use common::{Scratch, library, program, root, run_ok, run_within, text};
-use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::procfs::{ProcPath, ProcStat};
 
 const PROCESSES: usize = 30;
 const SEATS: usize = 96;
@@ -349,8 +349,8 @@ fn signal(pid: i32, number: i32) -> bool {
 
 /// Whether any thread of it can still do anything.
 fn is_there(pid: i32) -> bool {
-    let is_over = |stat: Stat| stat.state == b'Z' && stat.threads <= 1;
-    Stat::read(&ProcPath::of(pid as u32, "stat")).is_ok_and(|stat| !is_over(stat))
+    let is_over = |stat: ProcStat| stat.state == b'Z' && stat.threads <= 1;
+    ProcStat::read(&ProcPath::of(pid as u32, "stat")).is_ok_and(|stat| !is_over(stat))
 }
 
 fn now_us() -> u64 {

@@ -12,7 +12,7 @@ use crate::process::{identity, membership};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
-pub struct Stat {
+pub struct SnapshimStat {
     state: c_int,
     cause: c_int,
     size: u64,
@@ -29,7 +29,7 @@ extern "C" fn __snapshim_active() -> c_int {
 
 /// `snapshim_stat()`: the state of the snapshot at `address`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Stat) -> c_int {
+unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut SnapshimStat) -> c_int {
     let held = identity::attached().filter(|own| {
         let _mappings = lock::hold(*own);
         !own.leaves_after_long_inspection()
@@ -62,14 +62,14 @@ const BROKEN: c_int = 2;
 const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_TRUNCATION, 2), (FOREIGN_MAPPING, 4)];
 
 /// The state of a snapshot in a process that has left a damaged table, and knows only where its snapshots lie.
-fn describe_unvouched(address: u64) -> Option<Stat> {
+fn describe_unvouched(address: u64) -> Option<SnapshimStat> {
     let held = identity::holdings().ranges().find(|range| membership::has_left() && range.contains(&address))?;
     let pages = (held.end - held.start) / snapshim::PAGE;
-    Some(Stat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
+    Some(SnapshimStat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
 }
 
 /// The state of the snapshot at `address`, after a look for foreign changes.
-fn describe(own: &identity::ThisProcess, address: u64) -> Option<Stat> {
+fn describe(own: &identity::ThisProcess, address: u64) -> Option<SnapshimStat> {
     let here = address..address.checked_add(1)?;
     own.table.doubt_if_unseen();
     watch::check_range(own, &here);
@@ -79,8 +79,8 @@ fn describe(own: &identity::ThisProcess, address: u64) -> Option<Stat> {
 }
 
 /// The state and the sums of all segments of the mmap that `here` is a segment of.
-fn sum(own: &identity::ThisProcess, walk: Walk<'_>, here: &View) -> Stat {
-    let mut stat = Stat { state: EXACT, cause: 0, size: here.meta.size, pages: 0, preserved: 0, held: 0 };
+fn sum(own: &identity::ThisProcess, walk: Walk<'_>, here: &View) -> SnapshimStat {
+    let mut stat = SnapshimStat { state: EXACT, cause: 0, size: here.meta.size, pages: 0, preserved: 0, held: 0 };
     let same = walk.owned_by(own.owner()).filter(|(_, view)| view.meta.mapping == here.meta.mapping);
     for (index, view) in same {
         let covered = view.covered_pages();

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::sys::procfs::{self, ProcPath, ProcStat};
 use crate::sys::raw;
 
 impl Process {
@@ -42,7 +42,7 @@ impl Image {
     /// A process that has executed a program has another memory, which is not read: process_vm_readv(2) can block on a process that
     /// is stuck.
     fn may_be_memory_of(&self, pid: u32) -> bool {
-        match Stat::read(&ProcPath::of(pid, "stat")) {
+        match ProcStat::read(&ProcPath::of(pid, "stat")) {
             Ok(stat) if !stat.has_first_memory() || stat.is_over() || stat.start < self.start => return false,
             Err(Errno::NOENT | Errno::SRCH) => return false,
             Ok(_) | Err(_) => {}

@@ -10,7 +10,7 @@ use rustix::process::{Pid, test_kill_process};
 use super::lending::is_memory_in_use;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::sys::procfs::{self, ProcPath, ProcStat};
 use crate::sys::raw::read_remote_word;
 
 /// The three answers.
@@ -38,7 +38,7 @@ pub fn of_image(record: &Process, id: ProcessId) -> Liveness {
     // The mark is read before the state: a first thread that was killed in exec is exiting by then, and other threads may still be
     // at work.
     let was_replaced = record.executing.is_marked(id);
-    match Stat::read(&ProcPath::of(id.pid(), "stat")) {
+    match ProcStat::read(&ProcPath::of(id.pid(), "stat")) {
         Ok(stat) if stat.is_over() || record.is_start(id, stat.start) == Some(false) => return Liveness::Dead,
         // The kernel lets what is left of io_submit(2) land first (exit_aio, fs/aio.c).
         Ok(stat) if (stat.is_ending() || was_replaced && !stat.is_exiting()) && !record.has_queues(id) => {
@@ -65,10 +65,10 @@ pub fn is_thread_gone(record: &Process, id: ProcessId, tid: u32) -> bool {
     if tid == 0 {
         return false;
     }
-    let is_gone = match Stat::read(&ProcPath::of(id.pid(), "task").slash(tid).then("/stat")) {
+    let is_gone = match ProcStat::read(&ProcPath::of(id.pid(), "task").slash(tid).then("/stat")) {
         Ok(stat) => matches!(stat.state, b'Z' | b'X' | b'x'),
         // Believed only if /proc shows the process itself.
-        Err(Errno::NOENT | Errno::SRCH) => Stat::read(&ProcPath::of(id.pid(), "stat")).is_ok(),
+        Err(Errno::NOENT | Errno::SRCH) => ProcStat::read(&ProcPath::of(id.pid(), "stat")).is_ok(),
         Err(_) => false,
     };
     is_gone && !is_memory_in_use(record, id)

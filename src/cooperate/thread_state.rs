@@ -4,7 +4,7 @@ use syscalls::Sysno;
 
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::sys::procfs::{self, ProcPath, ProcStat};
 
 /// The thread that makes the calls of a slot.
 pub(crate) struct Maker<'a> {
@@ -37,9 +37,8 @@ impl Doing {
         match self.call {
             Some(call) => !is_one_of(call, &LENDING),
             // It runs, or the kernel does not say. Every process may read its state.
-            None => {
-                Stat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat")).is_ok_and(|stat| stat.is_no_vfork())
-            }
+            None => ProcStat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat"))
+                .is_ok_and(|stat| stat.is_no_vfork()),
         }
     }
 }

@@ -5,7 +5,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::protocol::snapshot::State;
 use crate::protocol::unseen::{Unseen, Who};
-use crate::sys::procfs::{self, ProcPath, Stat};
+use crate::sys::procfs::{self, ProcPath, ProcStat};
 use crate::table::{self, Table};
 
 impl Who {
@@ -17,7 +17,7 @@ impl Who {
 
     /// Whether the process is certainly gone.
     fn is_over(self) -> bool {
-        match Stat::read(&ProcPath::of(self.pid, "stat")) {
+        match ProcStat::read(&ProcPath::of(self.pid, "stat")) {
             Ok(stat) => stat.is_over() || self.start != 0 && stat.start as u32 != self.start,
             // /proc may hide the process or not be mounted.
             Err(_) => Pid::from_raw(self.pid as i32).is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH)),

@@ -152,7 +152,7 @@ const OF_THE_KERNEL: u64 = 0x20_0000;
 
 /// What /proc/PID/stat says of a process or thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
+pub struct ProcStat {
     /// Field 3.
     pub state: u8,
     /// Field 9.
@@ -163,7 +163,7 @@ pub struct Stat {
     pub start: u64,
 }
 
-impl Stat {
+impl ProcStat {
     /// Reads and parses a `stat` file.
     pub fn read(path: &ProcPath) -> Result<Self, Errno> {
         let mut buffer = [0u8; 512];
@@ -283,7 +283,7 @@ pub fn blocked_signals(pid: u32, thread: u32) -> Option<u64> {
 /// The start time of process `pid`, 0 if /proc does not say.
 #[must_use]
 pub fn start_of(pid: u32) -> u64 {
-    Stat::read(&ProcPath::of(pid, "stat")).map_or(0, |stat| stat.start)
+    ProcStat::read(&ProcPath::of(pid, "stat")).map_or(0, |stat| stat.start)
 }
 
 #[cfg(test)]
@@ -302,14 +302,14 @@ mod tests {
     #[test]
     fn a_command_name_with_parentheses_and_spaces_is_no_field() {
         let text = b"4711 (a) R (b c) S 1 4711 4711 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2 3";
-        let stat = Stat::parse(text).unwrap();
+        let stat = ProcStat::parse(text).unwrap();
         assert_eq!((stat.state, stat.flags, stat.threads, stat.start), (b'S', 4_194_304, 3, 987_654));
         assert!(!stat.is_over());
     }
 
     #[test]
     fn a_zombie_leader_with_other_threads_is_not_over() {
-        let stat = |threads| Stat { state: b'Z', flags: 0, threads, start: 1 };
+        let stat = |threads| ProcStat { state: b'Z', flags: 0, threads, start: 1 };
         assert!(stat(1).is_over());
         assert!(!stat(2).is_over());
     }
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_not_believed() {
-        assert_eq!(Stat::parse(b"4711 (name) S 1 2 3"), None);
-        assert_eq!(Stat::parse(b""), None);
+        assert_eq!(ProcStat::parse(b"4711 (name) S 1 2 3"), None);
+        assert_eq!(ProcStat::parse(b""), None);
     }
 }

@@ -13,7 +13,7 @@ use snapshim::preserve::relocate::Stores;
 use snapshim::preserve::unshare;
 use snapshim::protocol::process::Agent;
 use snapshim::protocol::snapshot::View;
-use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::procfs::{ProcPath, ProcStat};
 use snapshim::sys::sync::full_fence;
 use snapshim::sys::wait::Patience;
 use snapshim::sys::{futex, raw};
@@ -90,7 +90,7 @@ fn is_alone() -> bool {
         Agent::Thread(tid) => Some(tid),
         _ => None,
     });
-    let threads = Stat::read(&ProcPath::thread_self("stat")).map_or(u64::MAX, |stat| stat.threads);
+    let threads = ProcStat::read(&ProcPath::thread_self("stat")).map_or(u64::MAX, |stat| stat.threads);
     agent != Some(raw::own_tid()) && !identity::is_borrower() && threads <= 1 + u64::from(agent.is_some())
 }
 

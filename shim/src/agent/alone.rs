@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 use core::time::Duration;
 
-use snapshim::sys::procfs::{self, Stat};
+use snapshim::sys::procfs::{self, ProcStat};
 use snapshim::sys::raw;
 
 use crate::process::identity::{self, ThisProcess};
@@ -40,7 +40,7 @@ impl Company {
         self.looks = if ends == self.ends { self.looks + 1 } else { 0 };
         self.ends = ends;
         // The first thread counts until the process ends, as a zombie.
-        let stat = Stat::read(&procfs::ProcPath::of(raw::own_pid(), "stat"));
+        let stat = ProcStat::read(&procfs::ProcPath::of(raw::own_pid(), "stat"));
         let is_alone = stat.is_ok_and(|stat| stat.threads == 2 && stat.state == b'Z');
         (!is_alone).then(|| ROUND.min(Duration::from_millis(1 << self.looks.min(10))))
     }

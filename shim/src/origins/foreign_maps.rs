@@ -24,7 +24,7 @@ use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{FOREIGN_MAPPING, State};
-use snapshim::sys::procfs::{ProcPath, Stat};
+use snapshim::sys::procfs::{ProcPath, ProcStat};
 use snapshim::sys::wait::Patience;
 use snapshim::sys::{raw, signal_block};
 
@@ -292,7 +292,7 @@ fn is_foreign(own: &ThisProcess, pid: u32, maps: &OwnedFd, mapping: &Mapping, or
 }
 
 fn has_executed(pid: u32) -> bool {
-    Stat::read(&ProcPath::of(pid, "stat")).is_ok_and(|stat| stat.has_executed())
+    ProcStat::read(&ProcPath::of(pid, "stat")).is_ok_and(|stat| stat.has_executed())
 }
 
 /// The record of a process that cooperates.

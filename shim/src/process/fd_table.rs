@@ -14,7 +14,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{SecureComputingMode, secure_computing_mode};
 use snapshim::preserve::holes;
-use snapshim::sys::procfs::{self, ProcPath, Stat};
+use snapshim::sys::procfs::{self, ProcPath, ProcStat};
 use snapshim::sys::raw;
 
 use crate::base::agent_stack;
@@ -119,7 +119,7 @@ fn reopen(number: u32, flags: OFlags) -> Result<Reached, Errno> {
 fn application_thread() -> u32 {
     let (process, agent) = (raw::own_pid(), raw::own_tid());
     let is_ending = |thread: u32| {
-        let stat = Stat::read(&ProcPath::of(process, "task").slash(thread).then("/stat"));
+        let stat = ProcStat::read(&ProcPath::of(process, "task").slash(thread).then("/stat"));
         stat.is_ok_and(|stat| stat.is_exiting())
     };
     let mut found = process;
