@@ -41,7 +41,7 @@ use crate::sys::{futex, raw, signal_block};
 use crate::table::Table;
 use headroom::Headroom;
 use local::Means;
-use policy::{Failure, OnFailure, Reason, Report, Way};
+use policy::{Failure, OnFailure, PushMode, Reason, Report};
 use proc_fd_cache::ProcFdCache;
 use record::record;
 use relocate::Stores;
@@ -71,7 +71,7 @@ pub struct Pusher<'a, R, S> {
     /// A page of the calling process that cannot be read.
     pub unreadable: *const c_void,
     /// By which means.
-    pub way: Way,
+    pub mode: PushMode,
     /// What happens when no means works.
     pub on_failure: OnFailure,
     /// How long to wait for a mapper, nanoseconds.
@@ -103,7 +103,7 @@ pub enum Mutation {
 
 impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter.debug_struct("Pusher").field("way", &self.way).finish_non_exhaustive()
+        formatter.debug_struct("Pusher").field("mode", &self.mode).finish_non_exhaustive()
     }
 }
 
@@ -290,10 +290,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         view: &View,
         pages: &Range<u64>,
     ) -> Result<u64, NotPushed> {
-        match self.way {
+        match self.mode {
             _ if view.head.is_changing() => Err(NotPushed::Moved),
-            Way::Agent => Err(NotPushed::Refused),
-            Way::Auto | Way::Direct | Way::Alone => self.push(index, snapshot, view, pages),
+            PushMode::Agent => Err(NotPushed::Refused),
+            PushMode::Auto | PushMode::Direct | PushMode::Alone => self.push(index, snapshot, view, pages),
         }
     }
 
@@ -348,10 +348,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Whether the mapper's agent may be asked.
     fn may_ask(&self, view: &View) -> bool {
-        match self.way {
-            Way::Auto | Way::Agent => true,
-            Way::Direct => view.flags.contains(SERVED),
-            Way::Alone => false,
+        match self.mode {
+            PushMode::Auto | PushMode::Agent => true,
+            PushMode::Direct => view.flags.contains(SERVED),
+            PushMode::Alone => false,
         }
     }
 

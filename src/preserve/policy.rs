@@ -4,7 +4,7 @@ use crate::protocol::origin::Origin;
 
 /// By which means preserving is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum PushMode {
     /// By the writer; where that is refused, by the mapper's agent.
     Auto,
     /// By the writer only, wherever it need not wait in the kernel for the mapper.

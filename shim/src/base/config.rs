@@ -9,7 +9,7 @@ use once_cell::race::OnceRef;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use snapshim::preserve::policy::{OnFailure, Way};
+use snapshim::preserve::policy::{OnFailure, PushMode};
 use snapshim::sys::stack_str::StackStr;
 
 use super::environment::{Environment, leak};
@@ -38,7 +38,7 @@ pub struct Config {
     /// `SNAPSHIM_SHARED_FILES`: the same for shared mappings that can only be read.
     pub shared_files: &'static [u8],
     /// `SNAPSHIM_PUSH`
-    pub way: Way,
+    pub push_mode: PushMode,
     /// `SNAPSHIM_ON_FAILURE`
     pub on_failure: OnFailure,
     /// `SNAPSHIM_IO_URING=allow`
@@ -105,7 +105,8 @@ fn parse(environment: &Environment) -> Config {
         is_directory_chosen: chosen.is_some(),
         files: values.patterns("SNAPSHIM_FILES"),
         shared_files: values.patterns("SNAPSHIM_SHARED_FILES"),
-        way: [Way::Auto, Way::Direct, Way::Agent][values.choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"])],
+        push_mode: [PushMode::Auto, PushMode::Direct, PushMode::Agent]
+            [values.choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"])],
         on_failure: [OnFailure::BreakSnapshot, OnFailure::FailWrite]
             [values.choose("SNAPSHIM_ON_FAILURE", &["break-snapshot", "fail-write"])],
         allows_rings: rings == 1,

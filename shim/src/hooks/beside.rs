@@ -3,7 +3,7 @@
 
 use super::{aio, file, mmap, syscall};
 use crate::interpose::Door;
-use crate::interpose::beside::Way;
+use crate::interpose::beside::EntryHook;
 
 /// The entry points of one file.
 pub type Doors = &'static [&'static Door];
@@ -32,6 +32,6 @@ pub fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static Door> {
 ///
 /// Calls about processes and signals are left alone there: the hook would go on by the bare system call, and what libc does around
 /// it would be lost.
-pub fn ways_beside() -> impl Iterator<Item = Way> {
-    each(&OF_FILES).map(Door::way).chain(mmap::BESIDE.iter().copied())
+pub fn hooks_beside() -> impl Iterator<Item = EntryHook> {
+    each(&OF_FILES).map(Door::entry_hook).chain(mmap::BESIDE.iter().copied())
 }

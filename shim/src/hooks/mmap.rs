@@ -25,7 +25,7 @@ use crate::base::file_patterns;
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::base::user_memory::{IOV_MAX, each_buffer};
 use crate::interpose::answer::{answer, status};
-use crate::interpose::beside::{Way, for_libc_beside};
+use crate::interpose::beside::{EntryHook, for_libc_beside};
 use crate::process::identity;
 use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, create};
@@ -54,9 +54,11 @@ macro_rules! by_all_ways {
 macro_rules! by_entries {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty => $call:expr;)+) => {
         /// For the program's own libc.
-        pub static INSIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
+        pub static INSIDE: &[EntryHook] =
+            &[$(EntryHook { name: named(concat!(stringify!($name), "\0")), hook: inside::$name as *const () }),+];
         /// For a libc beside.
-        pub static BESIDE: &[Way] = &[$(Way { name: named(concat!(stringify!($name), "\0")), hook: beside::$name as *const () }),+];
+        pub static BESIDE: &[EntryHook] =
+            &[$(EntryHook { name: named(concat!(stringify!($name), "\0")), hook: beside::$name as *const () }),+];
 
         mod inside {
             use super::*;

@@ -6,11 +6,11 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use snapshim::sys::raw;
 use snapshim::table;
 
-use super::beside::ways_beside;
+use super::beside::hooks_beside;
 use crate::base::config::config;
 use crate::base::errno;
 use crate::base::user_memory::read_own;
-use crate::interpose::beside::{self, Found, Way};
+use crate::interpose::beside::{self, EntryHook, Found};
 use crate::interpose::{self, Door};
 use crate::process::log::{Level, say};
 use crate::process::membership;
@@ -20,7 +20,7 @@ static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), 
 pub static DOORS: &[&Door] = &[&DOOR];
 
 /// The entry point for a library in such a namespace that makes another one.
-pub const BESIDE: Way = Way { name: c"dlmopen", hook: entered as *const () };
+pub const BESIDE: EntryHook = EntryHook { name: c"dlmopen", hook: entered as *const () };
 
 type Function = unsafe extern "C" fn(c_long, *const c_char, c_int) -> *mut c_void;
 
@@ -114,7 +114,7 @@ fn return_near(caller: u64) -> Option<u64> {
 #[inline(never)]
 fn see_libc_of(handle: *mut c_void) {
     let before = errno::errno();
-    match beside::lead(handle, || ways_beside().chain([BESIDE])) {
+    match beside::lead(handle, || hooks_beside().chain([BESIDE])) {
         Found::Nothing | Found::Led => {}
         Found::Closed => {
             say!(

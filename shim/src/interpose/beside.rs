@@ -20,7 +20,7 @@ use crate::base::user_memory::read_own;
 
 /// A function of libc's, and the hook that its entry is made to jump to.
 #[derive(Clone, Copy)]
-pub struct Way {
+pub struct EntryHook {
     /// libc's name for the function.
     pub name: &'static CStr,
     /// What the entry jumps to.
@@ -28,7 +28,7 @@ pub struct Way {
 }
 
 // SAFETY: `hook` is the address of a function and never changes.
-unsafe impl Sync for Way {}
+unsafe impl Sync for EntryHook {}
 
 /// DL_NNS of glibc: there are never more namespaces.
 const MOST: usize = 16;
@@ -84,7 +84,7 @@ pub enum Found {
 }
 
 /// Makes the functions of the libc in the namespace of `handle`, which dlmopen(3) returned, jump to the hooks.
-pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) -> Found {
+pub fn lead<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: impl Fn() -> I) -> Found {
     static ONE: Mutex<()> = Mutex::new(());
     // Never `lock`: parking_lot allocates in order to park.
     let mut patience = Patience::default();
@@ -95,7 +95,7 @@ pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) 
         }
     };
     let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };
-    if ways().any(|way| leads(&libc, way)) {
+    if entry_hooks().any(|entry_hook| leads(&libc, entry_hook)) {
         return Found::Led;
     }
     let location = libc.find(c"__errno_location");
@@ -108,7 +108,7 @@ pub fn lead<I: Iterator<Item = Way>>(handle: *mut c_void, ways: impl Fn() -> I) 
     }
     place.note(location);
     // SAFETY: no thread runs in a libc that has just been loaded, and its code was made writable.
-    ways().for_each(|way| unsafe { redirect(libc.find(way.name), &code, way.hook) });
+    entry_hooks().for_each(|entry_hook| unsafe { redirect(libc.find(entry_hook.name), &code, entry_hook.hook) });
     if protect(&code, MprotectFlags::READ | MprotectFlags::EXEC) { Found::Led } else { Found::Closed }
 }
 
@@ -123,11 +123,11 @@ fn jump_to(hook: *const ()) -> [u8; LENGTH] {
     jump
 }
 
-fn leads(libc: &Loaded, way: Way) -> bool {
-    let (entry, mut code) = (libc.find(way.name), [0; LENGTH]);
+fn leads(libc: &Loaded, entry_hook: EntryHook) -> bool {
+    let (entry, mut code) = (libc.find(entry_hook.name), [0; LENGTH]);
     !entry.is_null()
         && read_own(entry as u64, (&raw mut code) as u64, LENGTH as u64) == LENGTH as u64
-        && code == jump_to(way.hook)
+        && code == jump_to(entry_hook.hook)
 }
 
 /// Writes a jump over the entry of a function in `code`. Functions begin at multiples of 16, so the jump fits.

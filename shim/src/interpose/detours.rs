@@ -8,7 +8,7 @@ use detour::RawDetour;
 use region::{Protection, Survey};
 use snapshim::PAGE;
 
-use super::beside::{self, Way};
+use super::beside::{self, EntryHook};
 use super::elf_symbols::{Where, code_of_libc, find};
 use crate::interpose::Door;
 
@@ -32,9 +32,9 @@ fn lead_next(door: &Door) {
 /// The detours are made before libc's code becomes writable: writable memory counts against limits, and so does the memory that
 /// the detours allocate.
 ///
-/// The functions of `ways` have hooks that never call the original.
+/// The functions of `entry_hooks` have hooks that never call the original.
 #[must_use]
-pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
+pub fn open(doors: impl Iterator<Item = &'static Door>, entry_hooks: &[EntryHook]) -> bool {
     let entries: Vec<_> = doors.filter_map(|door| Some((door, lead_to_libc(door)?))).collect();
     let _survey = Survey::begin();
     let mut is_whole = true;
@@ -57,7 +57,7 @@ pub fn open(doors: impl Iterator<Item = &'static Door>, ways: &[Way]) -> bool {
         is_whole &= put_in_place(door, entry, detour);
     }
     let libc = code_of_libc();
-    ways.iter().for_each(|way| lead_away(way, &libc, code.is_ok()));
+    entry_hooks.iter().for_each(|entry_hook| lead_away(entry_hook, &libc, code.is_ok()));
     is_whole
 }
 
@@ -89,8 +89,8 @@ fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
 }
 
 /// Makes libc's function jump to the hook, for callers that come past the exported symbol: through a handle of libc's (dlsym(3)).
-fn lead_away(way: &Way, libc: &Range<u64>, is_open: bool) {
-    let entry = find(Where::Libc, way.name);
+fn lead_away(entry_hook: &EntryHook, libc: &Range<u64>, is_open: bool) {
+    let entry = find(Where::Libc, entry_hook.name);
     // An older libc does not have all of the functions.
     if entry.is_null() {
         return;
@@ -100,7 +100,7 @@ fn lead_away(way: &Way, libc: &Range<u64>, is_open: bool) {
     let opened = if is_open { None } else { Some(OpenedCode::of(page..(page + 2 * PAGE).min(libc.end))) };
     if !matches!(opened, Some(Err(_))) {
         // SAFETY: no other thread runs yet, and the code is open.
-        unsafe { beside::redirect(entry, libc, way.hook) };
+        unsafe { beside::redirect(entry, libc, entry_hook.hook) };
     }
 }
 

@@ -78,8 +78,8 @@ impl Door {
     }
 
     /// The entry point for a libc beside.
-    pub const fn way(&self) -> beside::Way {
-        beside::Way { name: self.name, hook: self.beside }
+    pub const fn entry_hook(&self) -> beside::EntryHook {
+        beside::EntryHook { name: self.name, hook: self.beside }
     }
 
     /// Whether libc's own calls arrive here too.

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use rustix::io::Errno;
-use snapshim::preserve::policy::{Failure, OnFailure, Way};
+use snapshim::preserve::policy::{Failure, OnFailure, PushMode};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::preserve::{Mutation, Pusher};
 use snapshim::protocol::gate::{Call, CallFrame, Entry};
@@ -59,7 +59,8 @@ impl Announced<'_> {
         // For a mapper that changes its mapping it waits no longer than this, nanoseconds.
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
-        let alone = Pusher { proc_fds, way: Way::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
+        let alone =
+            Pusher { proc_fds, mode: PushMode::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
         alone.make_way(self.origin, &Mutation::Bytes(bytes))
     }
 }

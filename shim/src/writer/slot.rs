@@ -142,7 +142,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller
         headroom: identity::headroom(),
         holdings: identity::holdings(),
         unreadable: arena::unreadable_page(),
-        way: config().way,
+        mode: config().push_mode,
         on_failure: config().on_failure,
         patience: config().timeout,
         report: &Teller,
