@@ -95,7 +95,7 @@ fn sum(own: &identity::ThisProcess, walk: Walk<'_>, here: &View) -> SnapshimStat
                 CAUSES.iter().filter(|(flag, _)| view.flags.contains(*flag)).map(|(_, cause)| cause).sum::<c_int>();
         }
         stat.preserved += own.table.preserved_pages(index, &view);
-        stat.held += own.table.blocks_for(index).taken(view.head.life()) * snapshim::PAGE;
+        stat.held += own.table.blocks_for(index).taken(view.head.incarnation()) * snapshim::PAGE;
     }
     stat.held += stat.preserved * snapshim::PAGE;
     stat

@@ -56,7 +56,7 @@ impl Table {
                 if is_truncated || sight.tells_on_somebody_since(&seen) {
                     let is_truncated = is_truncated || sight.file.size < seen.file.size;
                     let cause = if is_truncated { FOREIGN_TRUNCATION } else { FOREIGN_CHANGE };
-                    if snapshot.mark_because(view.head.life(), State::Doubtful, cause) {
+                    if snapshot.mark_because(view.head.incarnation(), State::Doubtful, cause) {
                         doubted = Some(cause);
                     }
                 } else {
@@ -74,7 +74,7 @@ impl Table {
         self.over_splits(|walk| {
             for (index, view) in walk.of(origin).filter(|(_, view)| is_exact(view)) {
                 let Some(snapshot) = self.snapshot(index) else { continue };
-                doubted |= snapshot.mark_because(view.head.life(), State::Doubtful, cause);
+                doubted |= snapshot.mark_because(view.head.incarnation(), State::Doubtful, cause);
             }
         });
         doubted

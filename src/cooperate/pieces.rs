@@ -75,7 +75,7 @@ impl Table {
         } else {
             copy.publish(head, view.head.state());
         }
-        self.note_shift((index, view.head.state()), (copy_index, head.life()));
+        self.note_shift((index, view.head.state()), (copy_index, head.incarnation()));
         Some(copy_index)
     }
 

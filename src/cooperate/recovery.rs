@@ -78,7 +78,7 @@ impl Table {
         // Where only the image is dead, a child of vfork may still split its snapshots.
         self.over_splits(|walk| {
             for (snapshot, view) in walk.owned_by(owner) {
-                self.retire_snapshot(snapshot, view.head.life());
+                self.retire_snapshot(snapshot, view.head.incarnation());
             }
         });
     }
@@ -106,7 +106,7 @@ impl Table {
         // A single walk: no process is left to split these.
         for (snapshot, view) in self.walk_once().live() {
             if self.owner(view.meta.owner).is_none() {
-                self.retire_snapshot(snapshot, view.head.life());
+                self.retire_snapshot(snapshot, view.head.incarnation());
             }
         }
     }

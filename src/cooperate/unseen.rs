@@ -64,7 +64,7 @@ impl Table {
         let mut doubted = 0;
         self.over_splits(|walk| {
             for (index, view) in walk.live().filter(|(_, view)| view.head.state() == State::Exact) {
-                doubted += usize::from(table::doubt(self, index, view.head.life()));
+                doubted += usize::from(table::doubt(self, index, view.head.incarnation()));
             }
         });
         doubted

@@ -97,8 +97,8 @@ impl<S: Stores> Means<'_, S> {
             return false.into();
         }
         self.holdings.changing(|| {
-            let Some(view) = begin_change(snapshot, request.life, self.deadline) else {
-                return is_over(snapshot, request.life).into();
+            let Some(view) = begin_change(snapshot, request.incarnation, self.deadline) else {
+                return is_over(snapshot, request.incarnation).into();
             };
             let done = if self.is_ours(&view) {
                 act(snapshot, &view)
@@ -139,24 +139,26 @@ fn break_piece(snapshot: &Snapshot, view: &View) -> bool {
     let length = (view.extent.pages * PAGE) as usize;
     let broken = map_faulting(view.extent.address, length).is_ok();
     if broken {
-        snapshot.mark(view.head.life(), State::Broken);
+        snapshot.mark(view.head.incarnation(), State::Broken);
     }
     broken
 }
 
-fn is_over(snapshot: &Snapshot, life: u32) -> bool {
+fn is_over(snapshot: &Snapshot, incarnation: u32) -> bool {
     let head = snapshot.head();
-    head.life() != life || !head.wants_pages()
+    head.incarnation() != incarnation || !head.wants_pages()
 }
 
 /// Even -> odd. Waits for other threads of the process that are changing the mapping. `None`: the segment is over, or it took too
 /// long.
-pub fn begin_change(snapshot: &Snapshot, life: u32, deadline: u64) -> Option<View> {
+pub fn begin_change(snapshot: &Snapshot, incarnation: u32, deadline: u64) -> Option<View> {
     let mut patience = Patience::default();
     let time = deadline.saturating_sub(raw::now());
     let (mut deadline, mut pages) = (Deadline::at(deadline), None);
-    while !is_over(snapshot, life) || snapshot.head().state() == State::Broken && snapshot.head().life() == life {
-        if snapshot.begin_change(life).is_some() {
+    while !is_over(snapshot, incarnation)
+        || snapshot.head().state() == State::Broken && snapshot.head().incarnation() == incarnation
+    {
+        if snapshot.begin_change(incarnation).is_some() {
             return snapshot.view();
         }
         // A segment that is moved slice by slice becomes smaller with each.

@@ -175,18 +175,19 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Has every snapshot of `origin` moved off the file from page `first` on.
     fn relocate(&self, origin: Origin, first: u64) -> Result<(), Failure> {
-        self.in_each(origin, |index, life| self.relocate_in(index, life, first))
+        self.in_each(origin, |index, incarnation| self.relocate_in(index, incarnation, first))
     }
 
-    fn relocate_in(&self, index: u32, life: u32, first: u64) -> Result<(), Failure> {
+    fn relocate_in(&self, index: u32, incarnation: u32, first: u64) -> Result<(), Failure> {
         loop {
-            let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
+            let view =
+                self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
             let Some(view) = view.filter(|view| {
                 !view.is_relocated() && first < view.covered_pages().end && !view.covered_pages().is_empty()
             }) else {
                 return Ok(());
             };
-            let task = Request { snapshot: index, life, task: Task::Relocate, first, count: 0 };
+            let task = Request { snapshot: index, incarnation, task: Task::Relocate, first, count: 0 };
             let is_done = if self.own.may_change(view.meta.owner) {
                 self.relocate_own(&view, task)
             } else {
@@ -232,22 +233,23 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
     pub fn preserve(&self, origin: Origin, range: Range<u64>) -> Result<(), Failure> {
-        self.in_each(origin, |index, life| self.preserve_in(index, life, &range))
+        self.in_each(origin, |index, incarnation| self.preserve_in(index, incarnation, &range))
     }
 
     /// Does `act` with every snapshot of `origin`, those included that are split from others meanwhile.
     fn in_each(&self, origin: Origin, act: impl Fn(u32, u32) -> Result<(), Failure>) -> Result<(), Failure> {
-        let failed = self
-            .table
-            .find_over_splits(|walk| walk.of(origin).find_map(|(index, view)| act(index, view.head.life()).err()));
+        let failed = self.table.find_over_splits(|walk| {
+            walk.of(origin).find_map(|(index, view)| act(index, view.head.incarnation()).err())
+        });
         failed.map_or(Ok(()), Err)
     }
 
-    fn preserve_in(&self, index: u32, life: u32, range: &Range<u64>) -> Result<(), Failure> {
+    fn preserve_in(&self, index: u32, incarnation: u32, range: &Range<u64>) -> Result<(), Failure> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
         let mut progress = None;
         loop {
-            let view = self.table.view(index).filter(|view| view.head.life() == life && view.head.wants_pages());
+            let view =
+                self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
             // A segment that has been moved off the file meanwhile shows what it showed.
             let Some(view) = view.filter(|view| !view.is_relocated()) else { return Ok(()) };
             let progress = progress.get_or_insert_with(|| self.start(&view));
@@ -332,7 +334,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             return Ok(());
         }
         let may_answer = reason != Reason::MapperBusy;
-        if may_answer && self.may_ask(view) && self.ask_agent(view, preserve_task(index, view.head.life(), missing)) {
+        if may_answer
+            && self.may_ask(view)
+            && self.ask_agent(view, preserve_task(index, view.head.incarnation(), missing))
+        {
             // The agent answers for the segment as it is by now. What was split off is found by walking again.
             if self.table.view(index).is_some_and(|now| is_same_place(&now, view)) {
                 progress.done = missing.end;
@@ -530,7 +535,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let is_over = || {
             let now = self.table.snapshot(request.snapshot).map(Snapshot::head);
-            now.is_none_or(|head| head.life() != request.life || !head.wants_pages())
+            now.is_none_or(|head| head.incarnation() != request.incarnation || !head.wants_pages())
         };
         let is_unanswered = self.slot.look_for_answer(number) == Answer::Asked;
         let is_moot = is_unanswered && (is_over() || self.table.retire_if_gone(view.meta.owner));
@@ -553,7 +558,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         }
         let is_lost = reason == Reason::ForeignTruncation;
         if is_lost && let Some(snapshot) = self.table.snapshot(index) {
-            snapshot.mark_because(view.head.life(), State::Doubtful, FOREIGN_TRUNCATION);
+            snapshot.mark_because(view.head.incarnation(), State::Doubtful, FOREIGN_TRUNCATION);
         }
         // No policy brings back pages that are gone.
         if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
@@ -568,12 +573,13 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// Whether the snapshot has ended with its mapper, or before.
     fn is_over(&self, index: u32, view: &View) -> bool {
         self.table.retire_if_gone(view.meta.owner)
-            || self.table.view(index).is_none_or(|now| now.head.life() != view.head.life())
+            || self.table.view(index).is_none_or(|now| now.head.incarnation() != view.head.incarnation())
     }
 
     /// Makes the snapshot fault in its mapper. False: that could not be made to take effect.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
-        let request = Request { snapshot: index, life: view.head.life(), task: Task::Break, first: 0, count: 0 };
+        let request =
+            Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Break, first: 0, count: 0 };
         if self.own.may_change(view.meta.owner) {
             self.means().serve_whole(&request)
         } else {
@@ -584,10 +590,10 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
 
 /// Whether a segment shows what it showed before.
 fn is_same_place(now: &View, before: &View) -> bool {
-    let place = |view: &View| (view.head.life(), view.extent.first, view.extent.pages);
+    let place = |view: &View| (view.head.incarnation(), view.extent.first, view.extent.pages);
     place(now) == place(before)
 }
 
-fn preserve_task(index: u32, life: u32, pages: &Range<u64>) -> Request {
-    Request { snapshot: index, life, task: Task::Preserve, first: pages.start, count: pages.end - pages.start }
+fn preserve_task(index: u32, incarnation: u32, pages: &Range<u64>) -> Request {
+    Request { snapshot: index, incarnation, task: Task::Preserve, first: pages.start, count: pages.end - pages.start }
 }

@@ -255,7 +255,7 @@ impl<S: Stores> Means<'_, S> {
         (behind, piece): (u32, &Snapshot),
     ) -> bool {
         // There is no wait: a hook that changes it may be waiting for this segment.
-        let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.life())) else {
+        let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.incarnation())) else {
             return false;
         };
         let Some(now) = piece.view().filter(|now| is_continued(view, now)) else {
@@ -266,13 +266,13 @@ impl<S: Stores> Means<'_, S> {
         if first == view.extent.first {
             snapshot.add_flags(RELOCATED);
             snapshot.set_extent(&joined);
-            self.table.note_shift((behind, head.state()), (index, view.head.life()));
-            self.table.retire_snapshot(behind, head.life());
+            self.table.note_shift((behind, head.state()), (index, view.head.incarnation()));
+            self.table.retire_snapshot(behind, head.incarnation());
             return true;
         }
         let address = view.address_of(first);
         piece.set_extent(&part(&joined, address..joined.end()));
-        self.table.note_shift((index, view.head.state()), (behind, head.life()));
+        self.table.note_shift((index, view.head.state()), (behind, head.incarnation()));
         snapshot.set_extent(&part(&view.extent, view.extent.address..address));
         piece.end_change();
         true

@@ -11,41 +11,41 @@ pub struct BlockOwner(AtomicU64);
 
 /// One incarnation of one snapshot record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct Incarnation {
     /// The record.
     pub snapshot: u32,
     /// Which of its incarnations.
-    pub life: u32,
+    pub incarnation: u32,
 }
 
-impl Life {
+impl Incarnation {
     const fn word(self) -> u64 {
-        (self.life as u64) << 32 | (self.snapshot as u64 + 1)
+        (self.incarnation as u64) << 32 | (self.snapshot as u64 + 1)
     }
 
     fn from_word(word: u64) -> Option<Self> {
-        Some(Self { snapshot: (word as u32).checked_sub(1)?, life: (word >> 32) as u32 })
+        Some(Self { snapshot: (word as u32).checked_sub(1)?, incarnation: (word >> 32) as u32 })
     }
 }
 
 impl BlockOwner {
     /// The incarnation that owns the block; it may be over.
     #[must_use]
-    pub fn named(&self) -> Option<Life> {
-        Life::from_word(self.0.load(Ordering::Relaxed))
+    pub fn named(&self) -> Option<Incarnation> {
+        Incarnation::from_word(self.0.load(Ordering::Relaxed))
     }
 
     /// Free, or owned by an incarnation that `is_over` -> owned by `mine`. An incarnation that is over never comes again, so the
     /// name is the same if it is seen twice.
-    pub fn take(&self, mine: Life, is_over: impl FnOnce(Life) -> bool) -> bool {
+    pub fn take(&self, mine: Incarnation, is_over: impl FnOnce(Incarnation) -> bool) -> bool {
         let seen = self.0.load(Ordering::Relaxed);
-        let is_free = Life::from_word(seen).is_none_or(is_over);
+        let is_free = Incarnation::from_word(seen).is_none_or(is_over);
         // AcqRel: against other takers.
         is_free && self.0.compare_exchange(seen, mine.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Owned by `mine` -> free. Nothing happens if another incarnation owns it by then.
-    pub fn give_back(&self, mine: Life) {
+    pub fn give_back(&self, mine: Incarnation) {
         if planted(Fault::GivenBackByOwner) {
             self.0.store(0, Ordering::Release);
         }

@@ -35,25 +35,25 @@ pub struct Block(pub [AtomicU64; BLOCK_WORDS]);
 pub trait Pool {
     /// Block `index`, if there is one and it is backed by memory.
     fn block(&self, index: u32) -> Option<&Block>;
-    /// A block for the snapshot's incarnation `life`; `None` if none is left. Its words may be of any incarnation.
-    fn take(&self, life: u32) -> Option<u32>;
+    /// A block for the snapshot's incarnation `incarnation`; `None` if none is left. Its words may be of any incarnation.
+    fn take(&self, incarnation: u32) -> Option<u32>;
     /// Gives back a block that was just taken and that no entry names.
-    fn give_back(&self, index: u32, life: u32);
+    fn give_back(&self, index: u32, incarnation: u32);
 }
 
-const fn tagged(life: u32, value: u32) -> u64 {
-    (life as u64) << 32 | value as u64
+const fn tagged(incarnation: u32, value: u32) -> u64 {
+    (incarnation as u64) << 32 | value as u64
 }
 
-/// Whether a word or entry belongs to `life`.
-fn is_of(word: u64, life: u32) -> bool {
-    (word >> 32) as u32 == life || planted(Fault::BitTag)
+/// Whether a word or entry belongs to `incarnation`.
+fn is_of(word: u64, incarnation: u32) -> bool {
+    (word >> 32) as u32 == incarnation || planted(Fault::BitTag)
 }
 
-/// What the root of a snapshot's bits is at the start of `life`: no block yet.
+/// What the root of a snapshot's bits is at the start of `incarnation`: no block yet.
 #[must_use]
-pub const fn empty_root(life: u32) -> u64 {
-    tagged(life, 0)
+pub const fn empty_root(incarnation: u32) -> u64 {
+    tagged(incarnation, 0)
 }
 
 /// Why there is no word for a page.
@@ -64,13 +64,13 @@ enum Absent {
     Lost,
 }
 
-/// The preserved bits of one life of one snapshot.
+/// The preserved bits of one incarnation of one snapshot.
 #[derive(Debug)]
 pub struct Bits<'a, P> {
     /// `Snapshot::root`.
     pub root: &'a AtomicU64,
-    /// The life.
-    pub life: u32,
+    /// The incarnation.
+    pub incarnation: u32,
     /// The pages that bits can stand for, counted from the snapshot's base.
     pub pages: u64,
     /// Where blocks come from.
@@ -105,7 +105,7 @@ impl<P: Pool> Bits<'_, P> {
     fn follow(&self, entry: &AtomicU64, grow: bool) -> Result<&Block, Absent> {
         // Acquire: pairs with the AcqRel in `link`.
         let seen = entry.load(Ordering::Acquire);
-        if !is_of(seen, self.life) {
+        if !is_of(seen, self.incarnation) {
             return Err(Absent::Lost);
         }
         let named = match seen as u32 {
@@ -116,19 +116,19 @@ impl<P: Pool> Bits<'_, P> {
         self.pool.block(named - 1).ok_or(Absent::Lost)
     }
 
-    /// Makes `entry` name a block whose words are empty and of this life.
+    /// Makes `entry` name a block whose words are empty and of this incarnation.
     fn link(&self, entry: &AtomicU64, seen: u64) -> Option<u32> {
-        let taken = self.pool.take(self.life)?;
+        let taken = self.pool.take(self.incarnation)?;
         for word in &self.pool.block(taken)?.0 {
-            word.store(tagged(self.life, 0), Ordering::Relaxed);
+            word.store(tagged(self.incarnation, 0), Ordering::Relaxed);
         }
-        let link = tagged(self.life, taken + 1);
+        let link = tagged(self.incarnation, taken + 1);
         // AcqRel: releases the emptied words; against other writers of this snapshot.
         match entry.compare_exchange(seen, link, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(taken + 1),
             Err(now) => {
-                self.pool.give_back(taken, self.life);
-                (is_of(now, self.life) && now as u32 != 0).then_some(now as u32)
+                self.pool.give_back(taken, self.incarnation);
+                (is_of(now, self.incarnation) && now as u32 != 0).then_some(now as u32)
             }
         }
     }
@@ -137,7 +137,7 @@ impl<P: Pool> Bits<'_, P> {
     pub fn load(&self, page: u64) -> u32 {
         // Acquire: pairs with the AcqRel in `set_word`; a writer that sees the bit may let newer bytes land.
         let word = self.word(page, false).map_or(0, |word| word.load(Ordering::Acquire));
-        if is_of(word, self.life) { word as u32 } else { 0 }
+        if is_of(word, self.incarnation) { word as u32 } else { 0 }
     }
 
     /// Whether `page` is known to be preserved.
@@ -164,7 +164,7 @@ impl<P: Pool> Bits<'_, P> {
     pub fn is_any_lost(&self, range: Range<u64>) -> bool {
         let words = range.start / WORD_PAGES..range.end.div_ceil(WORD_PAGES);
         words.map(|word| word * WORD_PAGES).any(|page| match self.word(page, false) {
-            Ok(word) => !is_of(word.load(Ordering::Relaxed), self.life),
+            Ok(word) => !is_of(word.load(Ordering::Relaxed), self.incarnation),
             Err(Absent::Lost) => true,
             Err(Absent::Never) => false,
         })
@@ -181,7 +181,7 @@ impl<P: Pool> Bits<'_, P> {
     /// preserved.
     pub fn first_droppable(&self, range: Range<u64>) -> Option<Range<u64>> {
         first_run(range, |page| match self.word(page, false).map(|word| word.load(Ordering::Acquire)) {
-            Ok(word) if is_of(word, self.life) => word as u32,
+            Ok(word) if is_of(word, self.incarnation) => word as u32,
             Err(Absent::Never) => 0,
             Ok(_) | Err(Absent::Lost) => u32::MAX,
         })
@@ -205,7 +205,7 @@ impl<P: Pool> Bits<'_, P> {
         let word = self.word(page, true).ok()?;
         let mut seen = word.load(Ordering::Relaxed);
         loop {
-            if !is_of(seen, self.life) {
+            if !is_of(seen, self.incarnation) {
                 return None;
             }
             // AcqRel: pairs with the Acquire in `load`; the push is done before its bit is visible.
@@ -273,11 +273,11 @@ mod tests {
         fn give_back(&self, _index: u32, _life: u32) {}
     }
 
-    const LIFE: u32 = 7;
+    const INCARNATION: u32 = 7;
 
     fn check(pages: u64, set: &[Range<u64>]) {
-        let (pool, root) = (Blocks::new(8), AtomicU64::new(empty_root(LIFE)));
-        let bits = Bits { root: &root, life: LIFE, pages, pool: &pool };
+        let (pool, root) = (Blocks::new(8), AtomicU64::new(empty_root(INCARNATION)));
+        let bits = Bits { root: &root, incarnation: INCARNATION, pages, pool: &pool };
         for range in set {
             assert_eq!(bits.set(range.clone()), Some(range.end - range.start));
             assert_eq!(bits.set(range.clone()), Some(0));
@@ -310,18 +310,18 @@ mod tests {
 
     #[test]
     fn without_blocks_nothing_is_recorded_and_nothing_may_be_dropped_by_mistake() {
-        let (pool, root) = (Blocks::new(0), AtomicU64::new(empty_root(LIFE)));
-        let bits = Bits { root: &root, life: LIFE, pages: 100, pool: &pool };
+        let (pool, root) = (Blocks::new(0), AtomicU64::new(empty_root(INCARNATION)));
+        let bits = Bits { root: &root, incarnation: INCARNATION, pages: 100, pool: &pool };
         assert_eq!(bits.set(0..1), None);
         assert!(!bits.is_set(0));
     }
 
     #[test]
-    fn a_word_of_another_life_is_empty_for_writers_and_kept_for_who_drops() {
-        let (pool, root) = (Blocks::new(1), AtomicU64::new(empty_root(LIFE)));
-        let bits = Bits { root: &root, life: LIFE, pages: 100, pool: &pool };
+    fn a_word_of_another_incarnation_is_empty_for_writers_and_kept_for_who_drops() {
+        let (pool, root) = (Blocks::new(1), AtomicU64::new(empty_root(INCARNATION)));
+        let bits = Bits { root: &root, incarnation: INCARNATION, pages: 100, pool: &pool };
         bits.set(0..1).unwrap();
-        pool.blocks[0].0[0].store(tagged(LIFE + 1, u32::MAX), Ordering::Relaxed);
+        pool.blocks[0].0[0].store(tagged(INCARNATION + 1, u32::MAX), Ordering::Relaxed);
         assert!(!bits.is_set(0));
         assert_eq!(bits.set(2..3), None);
         assert_eq!(bits.first_droppable(0..32), None);

@@ -20,7 +20,7 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Snapshot {
-    /// state:4 | generation:28 | life:32.
+    /// state:4 | generation:28 | incarnation:32.
     head: AtomicU64,
     /// Process record index + 1 | image epoch << 32, of the mapper.
     owner: AtomicU64,
@@ -76,11 +76,15 @@ pub struct StateWord(u64);
 
 const GENERATION_SHIFT: u32 = 4;
 const GENERATION_MASK: u64 = (1 << 28) - 1;
-const LIFE_SHIFT: u32 = 32;
+const INCARNATION_SHIFT: u32 = 32;
 
 impl StateWord {
-    const fn new(state: State, generation: u64, life: u32) -> Self {
-        Self(state as u64 | (generation & GENERATION_MASK) << GENERATION_SHIFT | (life as u64) << LIFE_SHIFT)
+    const fn new(state: State, generation: u64, incarnation: u32) -> Self {
+        Self(
+            state as u64
+                | (generation & GENERATION_MASK) << GENERATION_SHIFT
+                | (incarnation as u64) << INCARNATION_SHIFT,
+        )
     }
 
     /// The state. An unknown one, from a damaged table, counts as broken.
@@ -107,8 +111,8 @@ impl StateWord {
 
     /// Tells the snapshots apart that used this record one after another; never 0.
     #[must_use]
-    pub const fn life(self) -> u32 {
-        (self.0 >> LIFE_SHIFT) as u32
+    pub const fn incarnation(self) -> u32 {
+        (self.0 >> INCARNATION_SHIFT) as u32
     }
 
     /// The process record (index + 1) that claimed the record and has not published it.
@@ -301,9 +305,9 @@ fn hash(words: &[u64]) -> u64 {
     words.iter().fold(mix::SEED, |hash, word| mix::mix(hash, *word))
 }
 
-fn seal_of(life: u32, meta: &SnapshotMeta) -> u64 {
+fn seal_of(incarnation: u32, meta: &SnapshotMeta) -> u64 {
     let SnapshotMeta { origin, owner, size, base, mapping } = meta;
-    hash(&[u64::from(life), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
+    hash(&[u64::from(incarnation), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
 }
 
 fn seal_of_extent(extent: &Extent) -> u64 {
@@ -338,14 +342,14 @@ impl Snapshot {
         self.owner.load(Ordering::Relaxed)
     }
 
-    /// Free -> claimed, with `life` new, by the process that `claimer` (an owner word) refers to. The claim names its process
-    /// record, so that a process that reaps it finds the claim.
-    pub fn claim(&self, life: u32, claimer: u64) -> Option<StateWord> {
+    /// Free -> claimed, with `incarnation` new, by the process that `claimer` (an owner word) refers to. The claim names its
+    /// process record, so that a process that reaps it finds the claim.
+    pub fn claim(&self, incarnation: u32, claimer: u64) -> Option<StateWord> {
         let free = self.head();
         if free.state() != State::Free {
             return None;
         }
-        let mine = StateWord::new(State::Claimed, claimer, life);
+        let mine = StateWord::new(State::Claimed, claimer, incarnation);
         // AcqRel: against other claims; what a former incarnation left in the record is not read after this.
         self.head.compare_exchange(free.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(mine)
@@ -360,10 +364,10 @@ impl Snapshot {
         self.size.store(meta.size, Ordering::Relaxed);
         self.base.store(meta.base, Ordering::Relaxed);
         self.mapping.store(meta.mapping, Ordering::Relaxed);
-        self.root.store(empty_root(mine.life()), Ordering::Relaxed);
+        self.root.store(empty_root(mine.incarnation()), Ordering::Relaxed);
         self.flags.store(flags.0, Ordering::Relaxed);
         let old = self.extent();
-        self.seal.store(seal_of(mine.life(), meta).wrapping_add(seal_of_extent(&old)), Ordering::Relaxed);
+        self.seal.store(seal_of(mine.incarnation(), meta).wrapping_add(seal_of_extent(&old)), Ordering::Relaxed);
         self.set_extent(extent);
     }
 
@@ -378,7 +382,7 @@ impl Snapshot {
     }
 
     fn publish_at(&self, mine: StateWord, state: State, generation: u64) -> StateWord {
-        let head = StateWord::new(state, generation, mine.life());
+        let head = StateWord::new(state, generation, mine.incarnation());
         // Release: pairs with the Acquire in `head`; a thread that sees the state sees the description.
         self.head.store(head.0, Ordering::Release);
         head
@@ -416,7 +420,7 @@ impl Snapshot {
             };
             let extent = self.extent();
             let flags = self.flags();
-            let seal = seal_of(head.life(), &meta).wrapping_add(seal_of_extent(&extent));
+            let seal = seal_of(head.incarnation(), &meta).wrapping_add(seal_of_extent(&extent));
             let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
             if self.is_still(head) {
                 return Some(View { head, meta: meta, extent, flags, is_sealed });
@@ -442,15 +446,15 @@ impl Snapshot {
 
     /// Even -> odd, by the mapper. `None`: another of its threads is changing the mapping, or there is no segment of this
     /// incarnation.
-    pub fn begin_change(&self, life: u32) -> Option<StateWord> {
+    pub fn begin_change(&self, incarnation: u32) -> Option<StateWord> {
         let seen = self.head();
-        if seen.life() != life || seen.state() == State::Free || seen.is_changing() {
+        if seen.incarnation() != incarnation || seen.state() == State::Free || seen.is_changing() {
             return None;
         }
         if planted(Fault::OddGeneration) {
             return Some(seen);
         }
-        let odd = StateWord::new(seen.state(), seen.generation() + 1, life);
+        let odd = StateWord::new(seen.state(), seen.generation() + 1, incarnation);
         // AcqRel: against `mark` and other changes.
         self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // SeqCst: pairs with the fence in `CallFrame::start_pushing`: the odd generation comes before the look at the pushers, and
@@ -467,7 +471,7 @@ impl Snapshot {
             if !head.is_changing() {
                 return;
             }
-            let even = StateWord::new(head.state(), head.generation() + 1, head.life());
+            let even = StateWord::new(head.state(), head.generation() + 1, head.incarnation());
             // Release: pairs with the Acquire in `head`; a thread that sees the even generation sees the new extent.
             match self.head.compare_exchange(seen, even.0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -477,14 +481,14 @@ impl Snapshot {
     }
 
     /// Exact -> doubtful or broken, doubtful -> broken, by any process; never back. True if it was this call that did it.
-    pub fn mark(&self, life: u32, worse: State) -> bool {
+    pub fn mark(&self, incarnation: u32, worse: State) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
             let head = StateWord(seen);
-            if head.life() != life || !head.wants_pages() || head.state() as u8 >= worse as u8 {
+            if head.incarnation() != incarnation || !head.wants_pages() || head.state() as u8 >= worse as u8 {
                 return false;
             }
-            let marked = StateWord::new(worse, head.generation(), life);
+            let marked = StateWord::new(worse, head.generation(), incarnation);
             match self.head.compare_exchange(seen, marked.0, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
@@ -505,27 +509,27 @@ impl Snapshot {
     }
 
     /// Does what [`Snapshot::mark`] does, and notes why: one of `FOREIGN_CHANGE` and its kin.
-    pub fn mark_because(&self, life: u32, worse: State, cause: SegmentFlags) -> bool {
+    pub fn mark_because(&self, incarnation: u32, worse: State, cause: SegmentFlags) -> bool {
         // The cause comes first, so that a thread that finds the state worse finds the cause. If this incarnation is over by now,
         // the next one's description sets all flags anew.
-        if self.head().life() == life {
+        if self.head().incarnation() == incarnation {
             self.add_flags(cause);
         }
-        self.mark(life, worse)
+        self.mark(incarnation, worse)
     }
 
     /// Any state -> free, by the mapper, or by a process that proved the mapper dead. False: that incarnation is over already.
-    pub fn retire(&self, life: u32) -> bool {
+    pub fn retire(&self, incarnation: u32) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
             let head = StateWord(seen);
-            if head.life() != life || head.state() == State::Free {
+            if head.incarnation() != incarnation || head.state() == State::Free {
                 return false;
             }
             // Release: pairs with the Acquire in `head`; nothing of the old incarnation is touched later than this.
             match self.head.compare_exchange(
                 seen,
-                StateWord::new(State::Free, 0, life).0,
+                StateWord::new(State::Free, 0, incarnation).0,
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {
@@ -540,7 +544,7 @@ impl Snapshot {
     pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) {
         let head = self.head();
         if head.claimer() == Some(claimer + 1) && is_theirs() {
-            self.retire(head.life());
+            self.retire(head.incarnation());
         }
     }
 

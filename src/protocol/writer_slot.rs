@@ -27,7 +27,7 @@ pub struct WriterSlot {
     /// Low bits of the tenure's number:10 | thread id:22, 0 if it is not known.
     thread: AtomicU32,
     pub(crate) intent: Intent,
-    /// What is asked for: snapshot record, its life in the high half.
+    /// What is asked for: snapshot record, its incarnation in the high half.
     snapshot: AtomicU64,
     first: AtomicU64,
     count: AtomicU64,
@@ -92,7 +92,7 @@ pub struct Request {
     /// The snapshot record.
     pub snapshot: u32,
     /// The incarnation of it that is meant.
-    pub life: u32,
+    pub incarnation: u32,
     /// What is to be done.
     pub task: Task,
     /// The first of the origin's pages to do it with.
@@ -199,7 +199,7 @@ impl WriterSlot {
     pub fn ask(&self, request: Request) -> u32 {
         // Release: pairs with the fence in `pending`: an agent that reads these stores finds the last request over.
         sync::fence(Ordering::Release);
-        self.snapshot.store(u64::from(request.life) << 32 | u64::from(request.snapshot), Ordering::Relaxed);
+        self.snapshot.store(u64::from(request.incarnation) << 32 | u64::from(request.snapshot), Ordering::Relaxed);
         self.first.store(request.first, Ordering::Relaxed);
         self.count.store(request.count | (request.task as u64) << TASK_SHIFT, Ordering::Relaxed);
         let number = (self.request.load(Ordering::Relaxed) & !STATE).wrapping_add(STATE + 1);
@@ -219,7 +219,7 @@ impl WriterSlot {
         let count = self.count.load(Ordering::Relaxed);
         let request = Request {
             snapshot: snapshot as u32,
-            life: (snapshot >> 32) as u32,
+            incarnation: (snapshot >> 32) as u32,
             task: match count >> TASK_SHIFT {
                 0 => Task::Preserve,
                 1 => Task::Relocate,

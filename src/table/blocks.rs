@@ -8,7 +8,7 @@ use core::ptr;
 use rustix::mm::{Advice, madvise};
 
 use super::Table;
-use crate::protocol::block_owner::Life;
+use crate::protocol::block_owner::Incarnation;
 use crate::protocol::preserved::{Bits, Block, Pool};
 use crate::protocol::snapshot::{State, View};
 use crate::sys::mix::mix;
@@ -26,20 +26,20 @@ impl core::fmt::Debug for SnapshotBlocks<'_> {
 }
 
 impl SnapshotBlocks<'_> {
-    fn life(&self, life: u32) -> Life {
-        Life { snapshot: self.snapshot, life }
+    fn incarnation(&self, incarnation: u32) -> Incarnation {
+        Incarnation { snapshot: self.snapshot, incarnation }
     }
 
-    fn is_over(&self, Life { snapshot, life }: Life) -> bool {
+    fn is_over(&self, Incarnation { snapshot, incarnation }: Incarnation) -> bool {
         self.table.snapshot(snapshot).is_none_or(|snapshot| {
             let head = snapshot.head();
-            head.life() != life || head.state() == State::Free
+            head.incarnation() != incarnation || head.state() == State::Free
         })
     }
 
-    /// Blocks that the incarnation `life` of this snapshot has taken.
-    pub fn taken(&self, life: u32) -> u64 {
-        let mine = Some(self.life(life));
+    /// Blocks that the incarnation `incarnation` of this snapshot has taken.
+    pub fn taken(&self, incarnation: u32) -> u64 {
+        let mine = Some(self.incarnation(incarnation));
         self.table.block_owners.iter().filter(|owner| owner.named() == mine).count() as u64
     }
 }
@@ -49,7 +49,7 @@ impl Table {
     pub fn bits<'a>(&'a self, pool: &'a SnapshotBlocks<'a>, view: &View) -> Bits<'a, SnapshotBlocks<'a>> {
         let pages = view.meta.size.div_ceil(crate::PAGE).saturating_sub(view.meta.base);
         let root = &self.snapshots[pool.snapshot as usize].root;
-        Bits { root, life: view.head.life(), pages, pool }
+        Bits { root, incarnation: view.head.incarnation(), pages, pool }
     }
 
     /// How many of the pages that a segment shows have their own copy.
@@ -73,7 +73,10 @@ impl Table {
     #[must_use]
     pub fn blocks_in_use(&self) -> usize {
         let pool = self.blocks_for(0);
-        self.block_owners.iter().filter(|owner| owner.named().is_some_and(|life| !pool.is_over(life))).count()
+        self.block_owners
+            .iter()
+            .filter(|owner| owner.named().is_some_and(|incarnation| !pool.is_over(incarnation)))
+            .count()
     }
 }
 
@@ -89,11 +92,11 @@ impl Pool for SnapshotBlocks<'_> {
         self.table.blocks.get(index as usize)
     }
 
-    fn take(&self, life: u32) -> Option<u32> {
-        let mine = self.life(life);
+    fn take(&self, incarnation: u32) -> Option<u32> {
+        let mine = self.incarnation(incarnation);
         // The start of the pool is used densely while it suffices, so that little of the tmpfs is used.
         let near = self.table.block_owners.iter().enumerate();
-        let start = mix(0, life.into()) as usize % 8;
+        let start = mix(0, incarnation.into()) as usize % 8;
         let (index, owner) = near
             .skip(start)
             .chain(self.table.block_owners.iter().enumerate())
@@ -105,9 +108,9 @@ impl Pool for SnapshotBlocks<'_> {
         Some(index as u32)
     }
 
-    fn give_back(&self, index: u32, life: u32) {
+    fn give_back(&self, index: u32, incarnation: u32) {
         if let Some(owner) = self.table.block_owners.get(index as usize) {
-            owner.give_back(self.life(life));
+            owner.give_back(self.incarnation(incarnation));
         }
     }
 }

@@ -55,11 +55,11 @@ const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Heade
 
 impl Header {
     /// An incarnation that no snapshot has now.
-    pub(crate) fn next_life(&self) -> u32 {
+    pub(crate) fn next_incarnation(&self) -> u32 {
         loop {
-            let life = self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-            if life != 0 {
-                return life;
+            let incarnation = self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            if incarnation != 0 {
+                return incarnation;
             }
         }
     }

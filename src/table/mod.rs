@@ -181,18 +181,18 @@ impl Table {
     pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::StateWord)> {
         self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
             let free = snapshot.head().state() == crate::protocol::snapshot::State::Free;
-            free.then(|| snapshot.claim(self.header.next_life(), claimer & 0xffff_ffff))
+            free.then(|| snapshot.claim(self.header.next_incarnation(), claimer & 0xffff_ffff))
                 .flatten()
                 .map(|head| (index as u32, head))
         })
     }
 
     /// Ends one incarnation of snapshot `index`, and lowers the active word if it was the last snapshot.
-    pub fn retire_snapshot(&self, index: u32, life: u32) {
+    pub fn retire_snapshot(&self, index: u32, incarnation: u32) {
         let Some(snapshot) = self.snapshot(index) else { return };
         // The fingerprint stays: the record's next incarnation may have the same one already, and a stale one costs a look, no
         // more.
-        if snapshot.retire(life) {
+        if snapshot.retire(incarnation) {
             self.lower_active();
         }
     }
@@ -216,6 +216,6 @@ impl Table {
 }
 
 /// Marks snapshot `index` doubtful, if it is exact.
-pub fn doubt(table: &Table, index: u32, life: u32) -> bool {
-    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(life, State::Doubtful))
+pub fn doubt(table: &Table, index: u32, incarnation: u32) -> bool {
+    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(incarnation, State::Doubtful))
 }

@@ -16,7 +16,7 @@ const NUMBERS: u64 = 4;
 fn an_answer_is_that_of_its_own_request() {
     model(|| {
         let slot = Arc::new(WriterSlot::default());
-        let asks = |first: u64| Request { snapshot: 0, life: 1, task: Task::Preserve, first, count: 1 };
+        let asks = |first: u64| Request { snapshot: 0, incarnation: 1, task: Task::Preserve, first, count: 1 };
         let served = Arc::new(AtomicU64::new(u64::MAX));
         let (other, told) = (Arc::clone(&slot), Arc::clone(&served));
         let agent = thread::spawn(move || {
@@ -66,7 +66,7 @@ fn an_agent_finds_what_it_was_rung_for() {
             }
         });
         let (slot, record) = &*place;
-        let number = slot.ask(Request { snapshot: 0, life: 1, task: Task::Preserve, first: 0, count: 1 });
+        let number = slot.ask(Request { snapshot: 0, incarnation: 1, task: Task::Preserve, first: 0, count: 1 });
         record.ring();
         agent.join().unwrap();
         assert_eq!(slot.look_for_answer(number), Answer::Done);

@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
-use snapshim::protocol::block_owner::{BlockOwner, Life};
+use snapshim::protocol::block_owner::{BlockOwner, Incarnation};
 use snapshim::protocol::preserved::{Bits, Block, Pool, empty_root};
 
 use super::world::model;
@@ -29,11 +29,11 @@ fn a_late_bit_of_a_former_snapshot_is_not_seen_in_the_next() {
         let pool = Arc::new((OneBlock(Block(std::array::from_fn(|_| AtomicU64::new(0)))), AtomicU64::new(1 << 32)));
         let (first, last) = (Arc::clone(&pool), Arc::clone(&pool));
         let late = thread::spawn(move || {
-            Bits { root: &first.1, life: 1, pages: 64, pool: &first.0 }.set(5..6);
+            Bits { root: &first.1, incarnation: 1, pages: 64, pool: &first.0 }.set(5..6);
         });
         // The record's next incarnation, which takes the same block.
         let root = AtomicU64::new(empty_root(2));
-        let bits = Bits { root: &root, life: 2, pages: 64, pool: &last.0 };
+        let bits = Bits { root: &root, incarnation: 2, pages: 64, pool: &last.0 };
         bits.set(7..8);
         assert!(!bits.is_set(5));
         late.join().unwrap();
@@ -41,8 +41,8 @@ fn a_late_bit_of_a_former_snapshot_is_not_seen_in_the_next() {
     });
 }
 
-const FIRST: Life = Life { snapshot: 0, life: 1 };
-const SECOND: Life = Life { snapshot: 1, life: 2 };
+const FIRST: Incarnation = Incarnation { snapshot: 0, incarnation: 1 };
+const SECOND: Incarnation = Incarnation { snapshot: 1, incarnation: 2 };
 
 /// A writer for the first incarnation takes a block and, too late, gives it back. That incarnation ends meanwhile, and a second one
 /// takes the block.
@@ -58,7 +58,7 @@ fn a_block_that_is_given_back_late_stays_with_who_has_it() {
         });
         thread::yield_now();
         block.1.store(true, Ordering::Release);
-        let is_taken = block.0.take(SECOND, |life| life == FIRST && block.1.load(Ordering::Acquire));
+        let is_taken = block.0.take(SECOND, |incarnation| incarnation == FIRST && block.1.load(Ordering::Acquire));
         late.join().unwrap();
         if is_taken {
             assert_eq!(block.0.named(), Some(SECOND));

@@ -248,7 +248,7 @@ fn a_doubt_reaches_the_piece_that_is_split_off() {
         thread::yield_now();
         pieces.splits.over(|| -> Option<()> {
             for (piece, view) in pieces.walk() {
-                piece.mark(view.head.life(), State::Doubtful);
+                piece.mark(view.head.incarnation(), State::Doubtful);
             }
             None
         });
@@ -264,10 +264,10 @@ fn what_is_seen_of_a_snapshot_is_of_one_life() {
     // Many loads: the fault needs no more than two preemptions.
     model_within(2, || {
         let record = Arc::new(Snapshot::default());
-        let take = |record: &Snapshot, life: u32| {
-            let (size, address) = (u64::from(life) * 4096, u64::from(life) * 4096);
-            let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(life) };
-            let head = record.claim(life, 1).expect("free");
+        let take = |record: &Snapshot, incarnation: u32| {
+            let (size, address) = (u64::from(incarnation) * 4096, u64::from(incarnation) * 4096);
+            let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(incarnation) };
+            let head = record.claim(incarnation, 1).expect("free");
             record.describe(head, &meta, &Extent { address, first: 0, pages: 1, protection: 3 }, SegmentFlags::NONE);
             record.publish(head, State::Exact);
         };
@@ -278,9 +278,9 @@ fn what_is_seen_of_a_snapshot_is_of_one_life() {
             take(&other, 2);
         });
         if let Some(view) = record.view() {
-            let life = u64::from(view.head.life());
-            assert_eq!((view.meta.mapping, view.meta.size), (life, life * 4096));
-            assert_eq!(view.extent.address, life * 4096);
+            let incarnation = u64::from(view.head.incarnation());
+            assert_eq!((view.meta.mapping, view.meta.size), (incarnation, incarnation * 4096));
+            assert_eq!(view.extent.address, incarnation * 4096);
         }
         mapper.join().unwrap();
     });

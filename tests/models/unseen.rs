@@ -18,7 +18,7 @@ const WHO: Who = Who { pid: 4711, start: 1 };
 fn doubt_all(world: &World) {
     for page in &world.pages {
         if let Some(view) = page.snapshot.view() {
-            page.snapshot.mark(view.head.life(), State::Doubtful);
+            page.snapshot.mark(view.head.incarnation(), State::Doubtful);
         }
     }
 }

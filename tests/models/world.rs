@@ -48,8 +48,8 @@ impl Page {
         Self { snapshot: Snapshot::default(), copy: AtomicU64::new(0), preserved: AtomicU64::new(0) }
     }
 
-    pub fn publish(&self, life: u32) {
-        let head = self.snapshot.claim(life, 1).expect("free");
+    pub fn publish(&self, incarnation: u32) {
+        let head = self.snapshot.claim(incarnation, 1).expect("free");
         let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
         self.snapshot.describe(head, &meta, &extent, SegmentFlags::NONE);

@@ -207,7 +207,7 @@ fn doubt_if_table_is_gone(own: &ThisProcess) {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         for (index, view) in walk.owned_by(own.owner()) {
-            if view.head.state() == State::Exact && snapshim::table::doubt(own.table, index, view.head.life()) {
+            if view.head.state() == State::Exact && snapshim::table::doubt(own.table, index, view.head.incarnation()) {
                 doubted += 1;
             }
         }

@@ -133,7 +133,7 @@ fn doubt_all() {
     let Ok(own) = membership::join() else { return };
     own.table.over_splits(|walk| {
         for (index, view) in walk.live() {
-            table::doubt(own.table, index, view.head.life());
+            table::doubt(own.table, index, view.head.incarnation());
         }
     });
 }

@@ -86,10 +86,10 @@ impl Mappings {
     fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if !snapshot.flags().contains(CHANGED_BY_HOOK) {
-            if local::begin_change(snapshot, view.head.life(), Self::deadline()).is_none() {
+            if local::begin_change(snapshot, view.head.incarnation(), Self::deadline()).is_none() {
                 // The segment has ended meanwhile (the agent has joined it to another), or the agent has kept it odd for too long.
                 let head = snapshot.head();
-                let is_there = head.life() == view.head.life() && head.state() != State::Free;
+                let is_there = head.incarnation() == view.head.incarnation() && head.state() != State::Free;
                 return if is_there { Err(Errno::NOMEM) } else { Ok(()) };
             }
             snapshot.add_flags(CHANGED_BY_HOOK);
@@ -150,7 +150,7 @@ impl Mappings {
     /// Ends the segments in a range, and what no snapshot needs any more.
     fn retire(&self, range: &Range<u64>) {
         for (index, view) in self.odd_pieces(range) {
-            self.own.table.retire_snapshot(index, view.head.life());
+            self.own.table.retire_snapshot(index, view.head.incarnation());
         }
         identity::holdings().remove(range);
         watch::forget_unneeded(self);

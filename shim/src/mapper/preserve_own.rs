@@ -18,7 +18,8 @@ pub fn preserve_range(address: u64, length: u64) {
         let inside = overlap(&view, &(start..end));
         let first = view.extent.first + (inside.start - view.extent.address) / PAGE;
         let count = (inside.end - inside.start) / PAGE;
-        let request = Request { snapshot: index, life: view.head.life(), task: Task::Preserve, first, count };
+        let request =
+            Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Preserve, first, count };
         let deadline = Mappings::deadline();
         let means = means(&own, deadline);
         means.serve_whole(&request);

@@ -152,7 +152,7 @@ fn doubt(own: &ThisProcess, what: &str, named: &Named<'_>) {
     own.table.over_splits(|walk| {
         let exact = walk.live().filter(|(_, view)| view.head.state() == State::Exact && !view.is_relocated());
         for (index, view) in exact.filter(|(_, view)| named.concerns(view.meta.origin)) {
-            if table::doubt(own.table, index, view.head.life()) {
+            if table::doubt(own.table, index, view.head.incarnation()) {
                 say_doubtful(own, what, &view);
             }
         }

@@ -16,7 +16,7 @@ pub fn doubt_snapshots_of(own: &ThisProcess, origin: Origin) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         let exact = exact_of(own, walk, origin);
-        doubted += exact.filter(|(index, life)| snapshim::table::doubt(own.table, *index, *life)).count();
+        doubted += exact.filter(|(index, incarnation)| snapshim::table::doubt(own.table, *index, *incarnation)).count();
     });
     doubted
 }
@@ -26,7 +26,7 @@ fn exact_of<'a>(own: &ThisProcess, walk: Walk<'a>, origin: Origin) -> impl Itera
     let owner = own.owner();
     walk.of(origin).filter_map(move |(index, view)| {
         let is_exact = view.meta.owner == owner && view.head.state() == State::Exact;
-        is_exact.then_some((index, view.head.life()))
+        is_exact.then_some((index, view.head.incarnation()))
     })
 }
 

@@ -168,7 +168,7 @@ struct Made {
     /// How many of its pages lie within the file.
     backed: u64,
     index: u32,
-    life: u32,
+    incarnation: u32,
 }
 
 impl Made {
@@ -249,11 +249,11 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         say!(Level::Error, "snapshot of {} refused: the table is full (4096 pieces); end some snapshots", origin);
         Errno::NFILE
     })?;
-    let address =
-        map(file, mmap, size, first, backed, scratch).inspect_err(|_| table.retire_snapshot(index, head.life()))?;
+    let address = map(file, mmap, size, first, backed, scratch)
+        .inspect_err(|_| table.retire_snapshot(index, head.incarnation()))?;
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     if !identity::holdings().add(&(extent.address..extent.end())) {
-        table.retire_snapshot(index, head.life());
+        table.retire_snapshot(index, head.incarnation());
         // SAFETY: the mapping was just made, and no other code has its address.
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
         return Err(Errno::NFILE);
@@ -265,14 +265,14 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         table.publish_mark(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
-        doubt_if_unseen(table, before, &origin, || table::doubt(table, index, head.life()));
+        doubt_if_unseen(table, before, &origin, || table::doubt(table, index, head.incarnation()));
         if thread.own.image.note_snapshot()
             && let Some(record) = thread.own.record()
         {
             record.ring();
         }
     }
-    Ok(Made { address, pages: mmap.pages(), backed, index, life: head.life() })
+    Ok(Made { address, pages: mmap.pages(), backed, index, incarnation: head.incarnation() })
 }
 
 /// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take
@@ -321,7 +321,8 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
     let mut page = first;
     while page < first + made.backed {
         let count = snapshim::preserve::RUN.min(first + made.backed - page);
-        let request = Request { snapshot: made.index, life: made.life, task: Task::Preserve, first: page, count };
+        let request =
+            Request { snapshot: made.index, incarnation: made.incarnation, task: Task::Preserve, first: page, count };
         let deadline = raw::now() + config().timeout;
         if !preserve_own::means(&thread.own, deadline).serve_whole(&request) {
             return;

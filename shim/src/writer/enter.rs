@@ -147,7 +147,7 @@ fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call:
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
             table.note_change(view.meta.origin);
             let is_kept = mutation.as_ref().is_some_and(|mutation| pusher.make_way(view.meta.origin, mutation).is_ok());
-            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.life()));
+            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.incarnation()));
         }
     });
     say_anywhere(doubted);
@@ -187,7 +187,7 @@ fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Trap>, orig
 
 fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Trap>, index: u32, view: &View) {
     if !pusher.break_mapping(index, view) {
-        table::doubt(table, index, view.head.life());
+        table::doubt(table, index, view.head.incarnation());
     }
     let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(

@@ -163,7 +163,7 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Target) {
 pub fn doubt(origin: Origin) {
     let Some(own) = identity::attached() else { return };
     let doubt = |(index, view): (u32, View)| {
-        if table::doubt(own.table, index, view.head.life()) {
+        if table::doubt(own.table, index, view.head.incarnation()) {
             say!(
                 Level::Warn,
                 "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very \
