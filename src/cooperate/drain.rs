@@ -10,7 +10,7 @@ use super::liveness::{self, Liveness};
 use super::locate::target_of_stat;
 use super::thread_state::{Doing, Maker};
 use crate::protocol::creation::{Scope, Ticket};
-use crate::protocol::gate::{CallFrame, Turn};
+use crate::protocol::gate::{Announcement, CallFrame};
 use crate::protocol::origin::{Origin, Target};
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
@@ -90,9 +90,11 @@ impl Table {
     fn await_frame(&self, slot: &WriterSlot, frame: &CallFrame, scope: Scope, deadline: u64) -> Result<(), Blame> {
         let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
         loop {
-            let Some(turn) = under_way(frame, scope) else { return Ok(()) };
+            let Some(announcement) = under_way(frame, scope) else { return Ok(()) };
             let is_tried = patience.is_tried();
-            if is_tried && (self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope)) {
+            if is_tried
+                && (self.is_over(slot, frame, announcement) || self.is_elsewhere(slot, frame, announcement, scope))
+            {
                 return Ok(());
             }
             if deadline.expired_twice(&patience) {
@@ -107,8 +109,9 @@ impl Table {
     pub fn is_quiet(&self, origin: Origin) -> bool {
         let scope = Scope::One(origin);
         let is_clear = |slot: &WriterSlot, frame: &CallFrame| {
-            under_way(frame, scope)
-                .is_none_or(|turn| self.is_over(slot, frame, turn) || self.is_elsewhere(slot, frame, turn, scope))
+            under_way(frame, scope).is_none_or(|announcement| {
+                self.is_over(slot, frame, announcement) || self.is_elsewhere(slot, frame, announcement, scope)
+            })
         };
         let continued = self.header.continued();
         self.writers_used().iter().all(|slot| slot.frames().iter().all(|frame| is_clear(slot, frame)))
@@ -131,11 +134,11 @@ impl Table {
         Blame { pid, tid: slot.thread(tenure) }
     }
 
-    /// Whether the call of `turn` cannot happen any more because its process or thread is gone.
-    fn is_over(&self, slot: &WriterSlot, frame: &CallFrame, turn: Turn) -> bool {
+    /// Whether the call of `announcement` cannot happen any more because its process or thread is gone.
+    fn is_over(&self, slot: &WriterSlot, frame: &CallFrame, announcement: Announcement) -> bool {
         let tenure = slot.tenure();
         if tenure.is_vacant() {
-            return frame.load().1 == turn;
+            return frame.load().1 == announcement;
         }
         if self.bury_if_dead(tenure.process()) {
             // The record can be gone before its slots are: a process that reaped it was killed in between.
@@ -163,7 +166,7 @@ impl Table {
     }
 
     /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers.
-    fn is_elsewhere(&self, slot: &WriterSlot, frame: &CallFrame, turn: Turn, scope: Scope) -> bool {
+    fn is_elsewhere(&self, slot: &WriterSlot, frame: &CallFrame, announcement: Announcement, scope: Scope) -> bool {
         let (descriptor, seen) = frame.descriptor();
         let Some(maker) = self.maker(slot) else { return false };
         let Maker { process, id, thread, doing } = maker;
@@ -183,7 +186,7 @@ impl Table {
         // A number that came to mean another file meanwhile tells nothing of a call that is in the kernel with it. If the call is
         // yet to be made, or made again, with a number that comes to mean an origin, the writer itself finds that out afterwards.
         let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
-        !covered && is_telling && frame.load().1 == turn && frame.target_at(turn) == Target::Unknown
+        !covered && is_telling && frame.load().1 == announcement && frame.target_at(announcement) == Target::Unknown
     }
 
     /// Waits until the creation `seen` is over. Ends it if its owner is dead or has taken too long.
@@ -247,15 +250,15 @@ impl Table {
 }
 
 /// The call in `frame`, if it is under way and may be changing what `scope` covers.
-fn under_way(frame: &CallFrame, scope: Scope) -> Option<Turn> {
-    let (phase, turn) = frame.load();
+fn under_way(frame: &CallFrame, scope: Scope) -> Option<Announcement> {
+    let (phase, announcement) = frame.load();
     let concerned = phase.is_under_way()
-        && match frame.target_at(turn) {
+        && match frame.target_at(announcement) {
             Target::Elsewhere => false,
             Target::Origin(origin) => scope.covers(origin),
             Target::Unknown => true,
         };
-    concerned.then_some(turn)
+    concerned.then_some(announcement)
 }
 
 /// The longest SNAPSHIM_TIMEOUT_MS, in nanoseconds: no creator gives itself longer.

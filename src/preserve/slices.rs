@@ -19,7 +19,7 @@ use crate::protocol::writer_slot::Request;
 use crate::sys::raw;
 
 /// How long slices are moved before other requests are looked for.
-const TURN: u64 = 10_000_000;
+const BATCH: u64 = 10_000_000;
 /// Bytes that memory is reserved for at once.
 const GROUND: u64 = 64 << 20;
 /// A slice with no more holes than this is copied whole, into a huge page.
@@ -50,7 +50,7 @@ impl<S: Stores> Means<'_, S> {
     /// as a batch allows.
     pub(super) fn relocate(&self, request: &Request) -> Served {
         let mut course = Move::default();
-        let until = raw::now() + TURN;
+        let until = raw::now() + BATCH;
         loop {
             let served =
                 self.changing(request, |snapshot, view| self.relocate_slice(request, snapshot, view, &mut course));

@@ -83,11 +83,11 @@ impl Phase {
 
 /// One announcement of one frame: tells it from the frame's earlier and later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn(u64);
+pub struct Announcement(u64);
 
 const PHASE_BITS: u32 = 8;
 
-impl Turn {
+impl Announcement {
     const fn next(self) -> Self {
         Self(self.0.wrapping_add(1) & (u64::MAX >> PHASE_BITS))
     }
@@ -105,8 +105,8 @@ impl Phase {
     }
 }
 
-const fn word(turn: Turn, phase: Phase) -> u64 {
-    turn.0 << PHASE_BITS | phase as u64
+const fn word(announcement: Announcement, phase: Phase) -> u64 {
+    announcement.0 << PHASE_BITS | phase as u64
 }
 
 /// How many bytes calls at movable positions of origins in use have announced, ever.
@@ -183,21 +183,21 @@ impl CallFrame {
     /// Idle or withdrawn -> announced. Everything that the caller looks at afterwards is at least as new as any creation that did
     /// not see this.
     #[inline]
-    pub fn announce(&self, call: &Call) -> Turn {
-        let turn = Turn(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
+    pub fn announce(&self, call: &Call) -> Announcement {
+        let announcement = Announcement(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
         self.target.store(call.target);
         self.floating.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
         self.descriptors_seen.store(call.descriptors_seen, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `load`; the fields above belong to this turn.
-        self.phase.store(word(turn, Phase::Announced), Ordering::Release);
+        // Release: pairs with the Acquire in `load`; the fields above belong to this announcement.
+        self.phase.store(word(announcement, Phase::Announced), Ordering::Release);
         if !planted(Fault::AnnounceFence) {
             // SeqCst: pairs with the fence in `ActiveWord::raise`: the phase comes before the look at the active word and the
             // creation record.
             full_fence();
         }
-        turn
+        announcement
     }
 
     /// Notes where the call goes, and how many bytes it will place at a position that others can move (0: none).
@@ -229,34 +229,35 @@ impl CallFrame {
     /// handler came. The frame may say passed for a moment until this is taken back: a creation then waits that much longer, and
     /// nothing else.
     #[inline]
-    pub fn pass(&self, turn: Turn) -> bool {
+    pub fn pass(&self, announcement: Announcement) -> bool {
         // Release: pairs with the Acquire in `load`.
-        self.phase.store(word(turn, Phase::Passed), Ordering::Release);
+        self.phase.store(word(announcement, Phase::Passed), Ordering::Release);
         // A handler that found the frame announced has withdrawn it by now, and the look below finds that. A handler that comes
         // from here on finds the frame passed, and leaves it.
         signal_fence();
-        if self.withdrawn.load(Ordering::Relaxed) == turn.0 && !planted(Fault::PassedPhase) {
-            self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
+        if self.withdrawn.load(Ordering::Relaxed) == announcement.0 && !planted(Fault::PassedPhase) {
+            self.phase.store(word(announcement, Phase::Withdrawn), Ordering::Release);
             return false;
         }
         true
     }
 
     /// Announced -> withdrawn, by the caller itself or by a handler that interrupted it.
-    pub fn withdraw(&self, turn: Turn) {
-        self.withdrawn.store(turn.0, Ordering::Relaxed);
+    pub fn withdraw(&self, announcement: Announcement) {
+        self.withdrawn.store(announcement.0, Ordering::Relaxed);
         // Release: pairs with the Acquire in `load`; nothing of this announcement is done later than this.
-        self.phase.store(word(turn, Phase::Withdrawn), Ordering::Release);
+        self.phase.store(word(announcement, Phase::Withdrawn), Ordering::Release);
     }
 
     /// Whether no announcement of this frame is as late as that of `other`. Then a process that frees this frame late, for a thread
     /// that had it before, does not find the announcement that goes on here.
     #[must_use]
     pub fn can_continue(&self, other: &Self) -> bool {
-        let (phase, turn) = self.load();
-        let (others_phase, others_turn) = other.load();
+        let (phase, announcement) = self.load();
+        let (others_phase, others_announcement) = other.load();
         // A call that has not been announced will be at a later announcement.
-        let is_earlier = turn.0 < others_turn.0 || turn == others_turn && others_phase == Phase::Idle;
+        let is_earlier = announcement.0 < others_announcement.0
+            || announcement == others_announcement && others_phase == Phase::Idle;
         phase == Phase::Idle && is_earlier
     }
 
@@ -269,21 +270,21 @@ impl CallFrame {
         self.descriptor.store(other.descriptor().0, Ordering::Relaxed);
         self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
         self.withdrawn.store(other.withdrawn.load(Ordering::Relaxed), Ordering::Relaxed);
-        // Release: pairs with the Acquire in `load`; the fields above belong to this turn.
+        // Release: pairs with the Acquire in `load`; the fields above belong to this announcement.
         self.phase.store(other.phase.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Passed -> idle, after the call. False: the frame was no longer at `turn`. The call was taken for over while it was not, and
-    /// no creation has waited for it.
+    /// Passed -> idle, after the call. False: the frame was no longer at `announcement`. The call was taken for over while it was
+    /// not, and no creation has waited for it.
     ///
     /// Other threads touch the phase only when this thread is gone. The thread itself touches it when it leaves the call by
     /// longjmp.
     #[inline]
-    pub fn clear(&self, turn: Turn) -> bool {
-        let is_mine = self.phase.load(Ordering::Relaxed) == word(turn, Phase::Passed);
+    pub fn clear(&self, announcement: Announcement) -> bool {
+        let is_mine = self.phase.load(Ordering::Relaxed) == word(announcement, Phase::Passed);
         if is_mine {
             // Release: pairs with the Acquire in `load`; a creation that finds the frame idle finds the call done.
-            self.phase.store(word(turn, Phase::Idle), Ordering::Release);
+            self.phase.store(word(announcement, Phase::Idle), Ordering::Release);
             // The fence keeps this store behind the one before: the next call of this thread takes the frame only after both.
             signal_fence();
             self.reset();
@@ -294,44 +295,44 @@ impl CallFrame {
     /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. If the call goes on all the
     /// same, it starts again, or finds in [`CallFrame::clear`] that it was given up.
     pub fn leave(&self) {
-        let (_, turn) = self.load();
-        self.withdrawn.store(turn.0, Ordering::Relaxed);
-        self.reclaim(turn);
+        let (_, announcement) = self.load();
+        self.withdrawn.store(announcement.0, Ordering::Relaxed);
+        self.reclaim(announcement);
         signal_fence();
         self.reset();
     }
 
-    /// Any phase -> idle, by a process that proved that the call of `turn` is over for good.
-    pub fn reclaim(&self, turn: Turn) {
+    /// Any phase -> idle, by a process that proved that the call of `announcement` is over for good.
+    pub fn reclaim(&self, announcement: Announcement) {
         for phase in [Phase::Announced, Phase::Passed, Phase::Withdrawn] {
             let _ = self.phase.compare_exchange(
-                word(turn, phase),
-                word(turn, Phase::Idle),
+                word(announcement, phase),
+                word(announcement, Phase::Idle),
                 Ordering::AcqRel,
                 Ordering::Relaxed,
             );
         }
     }
 
-    /// Phase and turn. Acquire: pairs with the Release stores of the owner.
+    /// Phase and announcement. Acquire: pairs with the Release stores of the owner.
     #[inline]
-    pub fn load(&self) -> (Phase, Turn) {
+    pub fn load(&self) -> (Phase, Announcement) {
         let word = self.phase.load(Ordering::Acquire);
-        (Phase::of(word), Turn(word >> PHASE_BITS))
+        (Phase::of(word), Announcement(word >> PHASE_BITS))
     }
 
-    /// Where the call of `turn` goes; [`Target::Unknown`] if the call is over or that cannot be told.
-    pub fn target_at(&self, turn: Turn) -> Target {
+    /// Where the call of `announcement` goes; [`Target::Unknown`] if the call is over or that cannot be told.
+    pub fn target_at(&self, announcement: Announcement) -> Target {
         let target = self.target.load();
         // Acquire: orders the two loads: the target was read while the announcement lasted.
         fence(Ordering::Acquire);
-        if self.load().1 == turn { target } else { Target::Unknown }
+        if self.load().1 == announcement { target } else { Target::Unknown }
     }
 
     /// Bytes that this frame will place at a movable position of `origin`.
     pub fn floating_on(&self, origin: Origin) -> u64 {
-        let (phase, turn) = self.load();
-        if !phase.is_under_way() || self.target_at(turn) != Target::Origin(origin) {
+        let (phase, announcement) = self.load();
+        if !phase.is_under_way() || self.target_at(announcement) != Target::Origin(origin) {
             return 0;
         }
         self.floating.load(Ordering::Relaxed)
@@ -417,7 +418,7 @@ pub struct Call {
 }
 
 /// Why an announcement came to nothing: a creation is under way, or a handler withdrew it.
-struct Turned {
+struct TurnedAway {
     seen: Option<Ticket>,
 }
 
@@ -438,13 +439,19 @@ impl<I: Intents> Gate<'_, I> {
     /// `frame` is the caller's ([`CallFrame::take`]); `outer` are the frames in front of it, of calls that this one may have
     /// interrupted.
     #[inline(always)]
-    pub fn enter(&self, frame: &CallFrame, outer: &[CallFrame], call: Call, writer: &impl Writer) -> (Entry, Turn) {
+    pub fn enter(
+        &self,
+        frame: &CallFrame,
+        outer: &[CallFrame],
+        call: Call,
+        writer: &impl Writer,
+    ) -> (Entry, Announcement) {
         withdraw_interrupted(outer);
-        let turn = frame.announce(&call);
-        if !self.active.is_raised() && frame.pass(turn) {
-            return (Entry::Free, turn);
+        let announcement = frame.announce(&call);
+        if !self.active.is_raised() && frame.pass(announcement) {
+            return (Entry::Free, announcement);
         }
-        self.enter_announced(frame, outer, &call, turn, writer)
+        self.enter_announced(frame, outer, &call, announcement, writer)
     }
 
     /// Takes a call through that finds the active word raised, or its announcement withdrawn.
@@ -454,57 +461,62 @@ impl<I: Intents> Gate<'_, I> {
         frame: &CallFrame,
         outer: &[CallFrame],
         call: &Call,
-        mut turn: Turn,
+        mut announcement: Announcement,
         writer: &impl Writer,
-    ) -> (Entry, Turn) {
+    ) -> (Entry, Announcement) {
         loop {
-            match self.try_enter(frame, outer, call, turn, writer) {
-                Ok(entry) => return (entry, turn),
-                Err(Turned { seen: Some(seen) }) => writer.wait_for(seen),
-                Err(Turned { seen: None }) => {}
+            match self.try_enter(frame, outer, call, announcement, writer) {
+                Ok(entry) => return (entry, announcement),
+                Err(TurnedAway { seen: Some(seen) }) => writer.wait_for(seen),
+                Err(TurnedAway { seen: None }) => {}
             }
-            turn = frame.announce(call);
+            announcement = frame.announce(call);
         }
     }
 
     /// Does what [`Gate::enter`] does, but gives `None` where it would have to wait: for a thread that a creation needs to go on.
-    pub fn enter_without_waiting(&self, frame: &CallFrame, call: Call, writer: &impl Writer) -> Option<(Entry, Turn)> {
+    pub fn enter_without_waiting(
+        &self,
+        frame: &CallFrame,
+        call: Call,
+        writer: &impl Writer,
+    ) -> Option<(Entry, Announcement)> {
         loop {
-            let turn = frame.announce(&call);
-            match self.try_enter(frame, &[], &call, turn, writer) {
-                Ok(entry) => return Some((entry, turn)),
-                Err(Turned { seen: Some(_) }) => {
-                    frame.reclaim(turn);
+            let announcement = frame.announce(&call);
+            match self.try_enter(frame, &[], &call, announcement, writer) {
+                Ok(entry) => return Some((entry, announcement)),
+                Err(TurnedAway { seen: Some(_) }) => {
+                    frame.reclaim(announcement);
                     frame.reset();
                     return None;
                 }
-                Err(Turned { seen: None }) => {}
+                Err(TurnedAway { seen: None }) => {}
             }
         }
     }
 
-    /// Takes a call through once that is announced at `turn`.
+    /// Takes a call through once that is announced at `announcement`.
     #[inline]
     fn try_enter(
         &self,
         frame: &CallFrame,
         outer: &[CallFrame],
         call: &Call,
-        turn: Turn,
+        announcement: Announcement,
         writer: &impl Writer,
-    ) -> Result<Entry, Turned> {
+    ) -> Result<Entry, TurnedAway> {
         let entry = if self.active.is_raised() {
             match self.find_entry(frame, outer, call, writer) {
                 Ok(entry) => entry,
                 Err(seen) => {
-                    frame.withdraw(turn);
-                    return Err(Turned { seen: Some(seen) });
+                    frame.withdraw(announcement);
+                    return Err(TurnedAway { seen: Some(seen) });
                 }
             }
         } else {
             Entry::Free
         };
-        if frame.pass(turn) { Ok(entry) } else { Err(Turned { seen: None }) }
+        if frame.pass(announcement) { Ok(entry) } else { Err(TurnedAway { seen: None }) }
     }
 
     #[cold]
@@ -548,11 +560,11 @@ impl<I: Intents> Gate<'_, I> {
     /// it to lead elsewhere no longer waits.
     fn waits_for_us(&self, outer: &[CallFrame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
-            let (phase, turn) = frame.load();
+            let (phase, announcement) = frame.load();
             if phase != Phase::Passed {
                 return false;
             }
-            let target = match frame.target_at(turn) {
+            let target = match frame.target_at(announcement) {
                 Target::Unknown => {
                     let (descriptor, seen) = frame.descriptor();
                     writer.target_since(descriptor, seen)
@@ -568,9 +580,9 @@ impl<I: Intents> Gate<'_, I> {
 /// thread comes back to it. So the creation need not wait for it meanwhile.
 pub fn withdraw_interrupted(outer: &[CallFrame]) {
     for frame in outer {
-        let (phase, turn) = frame.load();
+        let (phase, announcement) = frame.load();
         if phase == Phase::Announced && !planted(Fault::NestedWithdraw) {
-            frame.withdraw(turn);
+            frame.withdraw(announcement);
         }
     }
 }

@@ -182,14 +182,14 @@ impl WriterSlot {
     /// Several may do it at once, and one of them late. The announcements are read before the lease is looked at again, so the
     /// announcements of the next lease, which are later ones, are not touched.
     pub fn release(&self, tenure: Tenure) {
-        let turns: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].load().1);
+        let announcements: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].load().1);
         // Acquire: orders the loads.
         crate::sys::sync::fence(Ordering::Acquire);
         if tenure.is_vacant() || self.tenure() != tenure && !planted(Fault::SlotOwner) {
             return;
         }
-        for (frame, turn) in self.frames.iter().zip(turns) {
-            frame.reclaim(turn);
+        for (frame, announcement) in self.frames.iter().zip(announcements) {
+            frame.reclaim(announcement);
         }
         // Release: pairs with the AcqRel in `claim`: the thread that claims the slot next finds the frames idle.
         let _ = self.tenure.compare_exchange(tenure.0, tenure.vacated().0, Ordering::Release, Ordering::Relaxed);

@@ -32,9 +32,9 @@ impl Shared {
         let world = &self.world;
         let writer = Thread { world, aborts: false, handler: Cell::new(None) };
         let call = Call { target: Target::Origin(ORIGIN), ..Call::default() };
-        let (entry, turn) = world.gate().enter(&world.frames[0], &[], call, &writer);
+        let (entry, announcement) = world.gate().enter(&world.frames[0], &[], call, &writer);
         act(entry != Entry::Free);
-        world.frames[0].clear(turn);
+        world.frames[0].clear(announcement);
     }
 
     fn map(&self) {

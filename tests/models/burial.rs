@@ -18,18 +18,18 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
             let slot = Arc::new(WriterSlot::default());
             assert!(slot.claim(DEAD.owner_word(0), 1));
             let ended = slot.tenure();
-            let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
-            assert!(slot.frames()[0].pass(turn));
+            let announcement = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
+            assert!(slot.frames()[0].pass(announcement));
             let late = Arc::clone(&slot);
             let late = thread::spawn(move || late.release(ended));
             slot.release(ended);
             assert!(!slot.frames()[0].load().0.is_under_way());
             assert!(slot.claim(next.owner_word(0), thread));
             let mine = slot.tenure();
-            let turn = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
+            let announcement = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
             late.join().unwrap();
             assert_eq!((slot.tenure(), slot.thread(mine)), (mine, thread));
-            assert_eq!(slot.frames()[0].load(), (Phase::Announced, turn));
+            assert_eq!(slot.frames()[0].load(), (Phase::Announced, announcement));
         });
     }
 }

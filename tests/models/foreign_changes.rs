@@ -21,11 +21,11 @@ impl Watched {
     }
 
     fn write(&self) {
-        let turn = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
-        assert!(self.frame.pass(turn));
+        let announcement = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(self.frame.pass(announcement));
         self.changes.note();
         self.change();
-        self.frame.clear(turn);
+        self.frame.clear(announcement);
     }
 
     /// What the kernel does.

@@ -172,12 +172,12 @@ fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
             }
             assert!(own.0.claim(NEXT.owner_word(0), 1));
             let frame = &own.0.frames()[0];
-            let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });
-            if !other.active.is_raised() && frame.pass(turn) {
+            let announcement = frame.announce(&Call { descriptor: 3, ..Call::default() });
+            if !other.active.is_raised() && frame.pass(announcement) {
                 other.file.store(NEW, Ordering::Relaxed);
             }
-            frame.clear(turn);
-            frame.reclaim(turn);
+            frame.clear(announcement);
+            frame.reclaim(announcement);
             note(&own);
         });
         let ticket = world.collect(Scope::One(ORIGIN));

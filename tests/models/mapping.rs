@@ -45,8 +45,8 @@ impl Mapping {
 
     /// What a writer does before its change lands.
     fn preserve_and_change(&self) {
-        let turn = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
-        assert!(self.frame.pass(turn));
+        let announcement = self.frame.announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(self.frame.pass(announcement));
         while self.bit.load(Ordering::Acquire) == 0 {
             let Some(view) = self.snapshot.view() else { break };
             if view.head.is_changing() || !self.push(view.head, view.extent.address) {
@@ -54,7 +54,7 @@ impl Mapping {
             }
         }
         self.changed.store(1, Ordering::Relaxed);
-        self.frame.clear(turn);
+        self.frame.clear(announcement);
     }
 
     fn push(&self, head: StateWord, address: u64) -> bool {

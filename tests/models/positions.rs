@@ -17,8 +17,8 @@ impl Shared {
     /// Whether writer `own` counts the other's bytes: before its call, or after it.
     fn counts_other(&self, own: usize) -> bool {
         let frame = &self.frames[own];
-        let turn = frame.announce(&Call { descriptor: 3, ..Call::default() });
-        assert!(frame.pass(turn));
+        let announcement = frame.announce(&Call { descriptor: 3, ..Call::default() });
+        assert!(frame.pass(announcement));
         let announced = frame.float(ORIGIN, LENGTHS[own], &self.floating);
         let is_before = self.frames[1 - own].floating_on(ORIGIN) == LENGTHS[1 - own];
         // The call is made here, and takes until the other's is over.

@@ -109,7 +109,7 @@ impl World {
     /// A whole write in frame `depth`.
     pub fn write(&self, depth: usize, value: u64, writer: &impl Writer) {
         let frame = &self.frames[depth];
-        let (entry, turn) =
+        let (entry, announcement) =
             self.gate().enter(frame, &self.frames[..depth], Call { descriptor: 3, ..Call::default() }, writer);
         if entry != Entry::Free {
             for page in &self.pages {
@@ -117,7 +117,7 @@ impl World {
             }
         }
         self.file.store(value, Ordering::Relaxed);
-        frame.clear(turn);
+        frame.clear(announcement);
     }
 
     pub fn drain(&self) {

@@ -313,11 +313,11 @@ fn pushing() -> impl Strategy<Value = History> {
     let everywhere = Operation::Write { file: 0, way: 0, page: 0, from: 0, length: 1 << 17, is_held: false };
     let writer = move |process| Thread { process, signals: 0, is_held: process > 1, phrases: vec![vec![everywhere]] };
     let mapper = |lasts: u32| {
-        let turn = move |slot| {
+        let announcement = move |slot| {
             let take = Operation::Take { slot, file: 0, is_writable: false };
             vec![Operation::Look { slot }, take, Operation::Pause { microseconds: lasts / SLOTS }]
         };
-        Thread { process: 0, signals: 0, is_held: false, phrases: (0..SLOTS).map(turn).collect() }
+        Thread { process: 0, signals: 0, is_held: false, phrases: (0..SLOTS).map(announcement).collect() }
     };
     let lasts = prop_oneof![Just(60_000u32), Just(120_000u32)];
     let longest = prop_oneof![Just(300u32), Just(3000u32)];

@@ -285,11 +285,11 @@ pub fn unseen<T>(call: &impl Fn() -> T) -> Option<T> {
 /// The right to map the table at the address that is reserved for it: one thread at a time has it. The path may lead two threads
 /// to two tables, if one of them calls chroot(2) or the table is replaced in between, and the second would be mapped over the
 /// first.
-struct Turn;
+struct AttachGuard;
 
 static IS_ATTACHING: AtomicBool = AtomicBool::new(false);
 
-impl Turn {
+impl AttachGuard {
     /// `None`: another thread has it and does not give it back, because it was a child of vfork(2) that was killed, or because this
     /// process was forked meanwhile.
     fn take() -> Option<Self> {
@@ -307,7 +307,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for AttachGuard {
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `take`.
         IS_ATTACHING.store(false, Ordering::Release);
@@ -321,14 +321,14 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     }
     // A handler that writes now would wait for the thread that it interrupted.
     let _signals = signal_block::SignalsBlocked::new();
-    let turn = Turn::take();
+    let guard = AttachGuard::take();
     if let Some(table) = table() {
         return Ok(table);
     }
     let attach = || {
         attach::attach(
             &table_location(),
-            if turn.is_some() { crate::base::arena::place_for_table() } else { ptr::null_mut() },
+            if guard.is_some() { crate::base::arena::place_for_table() } else { ptr::null_mut() },
         )
     };
     let attached = attach().or_else(|refusal| {

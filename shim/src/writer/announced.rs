@@ -91,9 +91,9 @@ pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&
     let frame = thread.slot.frames().first().filter(|frame| frame.take(stack_pointer::stack_pointer()))?;
     let surroundings = Surroundings { thread, touch: &Nowhere };
     let call = without_descriptor(origin);
-    let (entry, turn) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
+    let (entry, announcement) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(&Announced { thread, frame, origin, is_watched });
-    clear(thread, frame, turn);
+    clear(thread, frame, announcement);
     Some(result)
 }

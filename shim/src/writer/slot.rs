@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::Pusher;
 use snapshim::protocol::creation::Ticket;
-use snapshim::protocol::gate::{Call, CallFrame, Entry, Turn, Writer};
+use snapshim::protocol::gate::{Announcement, Call, CallFrame, Entry, Writer};
 use snapshim::protocol::origin::Target;
 use snapshim::sys::raw;
 use snapshim::sys::wait::{Deadline, Patience};
@@ -37,9 +37,9 @@ pub fn enter<T>(
     act: impl FnOnce(Entry) -> T,
 ) -> T {
     let surroundings = Surroundings { thread, touch };
-    let (entry, turn) = thread.own.table.gate().enter(frame, outer, call, &surroundings);
+    let (entry, announcement) = thread.own.table.gate().enter(frame, outer, call, &surroundings);
     let result = act(entry);
-    clear(thread, frame, turn);
+    clear(thread, frame, announcement);
     result
 }
 
@@ -54,9 +54,9 @@ pub fn seat_for<T>(call: &impl Fn() -> T) -> Result<Seat, Option<T>> {
 
 /// Ends the announcement of a call that is over.
 #[inline]
-pub fn clear(thread: &Thread, frame: &CallFrame, turn: Turn) {
+pub fn clear(thread: &Thread, frame: &CallFrame, announcement: Announcement) {
     // In a child that was forked inside the call, and by no hook, the slot is the parent's.
-    if thread.has_slot() && !frame.clear(turn) {
+    if thread.has_slot() && !frame.clear(announcement) {
         doubt_after_return(thread.own.table);
     }
 }
