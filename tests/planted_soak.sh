@@ -17,7 +17,7 @@ copy_file_range | shim/src/hooks/file/splice.rs | s/through_gate(to, touch, || \
 io_submit | shim/src/hooks/aio/io_submit.rs | s/Some(write) => self.submit_write(entry, write)/Some(write) => self.counted(entry, Some(write.descriptor))/
 the records of a forked child | shim/src/lifecycle/inherit.rs | s/fn publish(&self).*{$/& return Ok(());/
 the end of snapshots of the dead | src/cooperate/recovery.rs | s/fn retire_all_of(.*{$/& return;/; s/fn retire_orphans(.*{$/& return;/
-the release of slots of the dead | src/cooperate/recovery.rs | s/if tenure.process() == owner {/if false {/; s/None => slot.release(tenure),/None => {}/
+the release of slots of the dead | src/cooperate/recovery.rs | s/if lease.process() == owner {/if false {/; s/None => slot.release(lease),/None => {}/
 END
 }
 

@@ -129,26 +129,26 @@ impl Table {
     }
 
     fn blame(&self, slot: &WriterSlot) -> Blame {
-        let tenure = slot.tenure();
-        let pid = self.owner(tenure.process()).map_or(0, |(_, _, id)| id.pid());
-        Blame { pid, tid: slot.thread(tenure) }
+        let lease = slot.lease();
+        let pid = self.owner(lease.process()).map_or(0, |(_, _, id)| id.pid());
+        Blame { pid, tid: slot.thread(lease) }
     }
 
     /// Whether the call of `announcement` cannot happen any more because its process or thread is gone.
     fn is_over(&self, slot: &WriterSlot, frame: &CallFrame, announcement: Announcement) -> bool {
-        let tenure = slot.tenure();
-        if tenure.is_vacant() {
+        let lease = slot.lease();
+        if lease.is_vacant() {
             return frame.load().1 == announcement;
         }
-        if self.bury_if_dead(tenure.process()) {
+        if self.bury_if_dead(lease.process()) {
             // The record can be gone before its slots are: a process that reaped it was killed in between.
-            slot.release(tenure);
+            slot.release(lease);
             return true;
         }
-        let Some((_, record, id)) = self.owner(tenure.process()) else { return false };
-        let gone = liveness::is_thread_gone(record, id, slot.thread(tenure));
+        let Some((_, record, id)) = self.owner(lease.process()) else { return false };
+        let gone = liveness::is_thread_gone(record, id, slot.thread(lease));
         if gone {
-            slot.release(tenure);
+            slot.release(lease);
         }
         gone
     }
@@ -156,9 +156,9 @@ impl Table {
     /// The thread that makes the calls of a slot. `None`: another process may make them, with descriptors of its own: a child that
     /// acts in this memory.
     fn maker(&self, slot: &WriterSlot) -> Option<Maker<'_>> {
-        let tenure = slot.tenure();
-        let (_, process, id) = self.owner(tenure.process())?;
-        let thread = slot.thread(tenure);
+        let lease = slot.lease();
+        let (_, process, id) = self.owner(lease.process())?;
+        let thread = slot.thread(lease);
         let doing = Doing::read(id.pid(), thread);
         // The order counts: an image that is alive after the look at its thread was alive at that look.
         let is_no_loan = || doing.is_no_loan(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
@@ -199,7 +199,7 @@ impl Table {
             if !patience.is_tried() {
                 continue;
             }
-            let owner = self.creation_owner(seen).map_or(0, |slot| slot.tenure().process());
+            let owner = self.creation_owner(seen).map_or(0, |slot| slot.lease().process());
             let dead = owner == 0 || self.bury_if_dead(owner);
             let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
             if deadline > first_seen + LONGEST_CREATION {
@@ -226,7 +226,7 @@ impl Table {
     /// has come.
     #[must_use]
     pub fn await_pushers_of(&self, owner: u64, deadline: u64) -> bool {
-        let mut own = self.writers_used().iter().filter(|slot| slot.tenure().process() == owner);
+        let mut own = self.writers_used().iter().filter(|slot| slot.lease().process() == owner);
         own.all(|slot| self.await_frames(slot, deadline, CallFrame::is_pushing_any))
     }
 

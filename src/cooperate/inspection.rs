@@ -76,10 +76,10 @@ impl Table {
             });
         are_processes_found
             && self.writers[writers..self.writers_backed()].iter().all(|slot| {
-                let tenure = slot.tenure();
-                let is_over = tenure.is_vacant() || self.bury_if_dead(tenure.process());
+                let lease = slot.lease();
+                let is_over = lease.is_vacant() || self.bury_if_dead(lease.process());
                 if is_over {
-                    slot.release(tenure);
+                    slot.release(lease);
                 }
                 is_over
             })

@@ -51,15 +51,15 @@ impl Table {
         let owner = dead.owner();
         let creation = self.header.creation.load();
         let is_theirs =
-            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.tenure().process() == owner);
+            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.lease().process() == owner);
         self.decide_forks_of(&dead, is_theirs && creation.is_committed());
         if is_theirs {
             self.end_creation(creation);
         }
         for slot in self.writers_used() {
-            let tenure = slot.tenure();
-            if tenure.process() == owner {
-                slot.release(tenure);
+            let lease = slot.lease();
+            if lease.process() == owner {
+                slot.release(lease);
             }
         }
         // The process has counted itself what its calls changed. Of its stores nothing is known but which files they may have
@@ -168,8 +168,8 @@ impl Table {
     /// The slot that `owner` has for thread `tid`.
     pub fn writer_of(&self, owner: u64, tid: u32) -> Option<(u32, &WriterSlot)> {
         let is_wanted = |slot: &WriterSlot| {
-            let tenure = slot.tenure();
-            tenure.process() == owner && slot.thread(tenure) == tid
+            let lease = slot.lease();
+            lease.process() == owner && slot.thread(lease) == tid
         };
         let found = self.writers_used().iter().enumerate().find(|(_, slot)| is_wanted(slot));
         found.map(|(index, slot)| (index as u32, slot))
@@ -183,14 +183,14 @@ impl Table {
             |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));
         let claim = |index: &usize| {
             let slot = &self.writers[*index];
-            let is_claimed = slot.tenure().is_vacant() && can_continue(slot) && {
+            let is_claimed = slot.lease().is_vacant() && can_continue(slot) && {
                 self.header.note_writer(*index as u32);
                 slot.claim(owner, 0)
             };
             // Another thread may have had the slot meanwhile.
             let is_good = is_claimed && can_continue(slot);
             if is_claimed && !is_good {
-                slot.release(slot.tenure());
+                slot.release(slot.lease());
             }
             is_good
         };
@@ -221,11 +221,11 @@ impl Table {
     pub fn free_abandoned_slots(&self) {
         self.bury_the_dead();
         for slot in self.writers_used() {
-            let tenure = slot.tenure();
-            match self.owner(tenure.process()) {
-                None => slot.release(tenure),
-                Some((_, record, id)) if liveness::is_thread_gone(record, id, slot.thread(tenure)) => {
-                    slot.release(tenure)
+            let lease = slot.lease();
+            match self.owner(lease.process()) {
+                None => slot.release(lease),
+                Some((_, record, id)) if liveness::is_thread_gone(record, id, slot.thread(lease)) => {
+                    slot.release(lease)
                 }
                 Some(_) => {}
             }

@@ -58,7 +58,7 @@ impl Table {
     pub(crate) fn find_writer(&self, owner: u64, tid: u32) -> Option<usize> {
         let claim = |index: &usize| {
             let slot = &self.writers[*index];
-            slot.tenure().is_vacant() && {
+            slot.lease().is_vacant() && {
                 self.header.note_writer(*index as u32);
                 slot.claim(owner, tid)
             }

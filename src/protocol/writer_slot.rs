@@ -14,17 +14,17 @@ pub const FRAMES: usize = 7;
 /// Calls of one thread that can be under way at once: one, for the model.
 pub const FRAMES: usize = 1;
 
-/// All-zero is "free". `tenure` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest
+/// All-zero is "free". `lease` is written by claim, release and recovery; `request` by the thread and the agent it asks; the rest
 /// by the thread.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct WriterSlot {
-    /// A [`Tenure`].
-    tenure: AtomicU64,
+    /// A [`Lease`].
+    lease: AtomicU64,
     request: AtomicU32,
-    /// Low bits of the tenure's number:10 | thread id:22, 0 if it is not known.
+    /// Low bits of the lease's number:10 | thread id:22, 0 if it is not known.
     thread: AtomicU32,
     pub(crate) intent: Intent,
     /// What is asked for: snapshot record, its incarnation in the high half.
@@ -52,9 +52,9 @@ const _: () = assert!(PROCESSES < 1 << INDEX_BITS);
 ///
 /// epoch:26 | number:22 | process record index + 1:16. Without epoch and index: vacant since the lease of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tenure(u64);
+pub struct Lease(u64);
 
-impl Tenure {
+impl Lease {
     /// The process whose thread has the slot, as records refer to it; 0 if none has.
     #[must_use]
     pub const fn process(self) -> u64 {
@@ -76,7 +76,7 @@ impl Tenure {
     }
 
     fn next(self, process: u64) -> Self {
-        let number = if planted(Fault::TenureNumber) { self.number() } else { (self.number() + 1) & NUMBER_MASK };
+        let number = if planted(Fault::LeaseNumber) { self.number() } else { (self.number() + 1) & NUMBER_MASK };
         Self(process >> 32 << EPOCH_SHIFT | number << INDEX_BITS | process & INDEX_MASK)
     }
 
@@ -135,17 +135,17 @@ const STATE: u32 = 3;
 
 impl WriterSlot {
     /// The lease of the slot.
-    pub fn tenure(&self) -> Tenure {
+    pub fn lease(&self) -> Lease {
         // Acquire: pairs with the AcqRel in `claim`.
-        Tenure(self.tenure.load(Ordering::Acquire))
+        Lease(self.lease.load(Ordering::Acquire))
     }
 
-    /// The thread that has the slot for `tenure`; 0 if that is not known.
-    pub fn thread(&self, tenure: Tenure) -> u32 {
+    /// The thread that has the slot for `lease`; 0 if that is not known.
+    pub fn thread(&self, lease: Lease) -> u32 {
         // Relaxed: the number in the word tells whether it belongs to this lease.
         let word = self.thread.load(Ordering::Relaxed);
         let thread = word & ((1 << THREAD_BITS) - 1);
-        if !tenure.is_vacant() && tenure.held_by(thread) == word { thread } else { 0 }
+        if !lease.is_vacant() && lease.held_by(thread) == word { thread } else { 0 }
     }
 
     /// The frames, innermost last.
@@ -160,11 +160,11 @@ impl WriterSlot {
 
     /// Vacant -> held by thread `tid` (0: not known) of `process`.
     pub fn claim(&self, process: u64, tid: u32) -> bool {
-        let vacant = self.tenure();
+        let vacant = self.lease();
         let mine = vacant.next(process);
-        // AcqRel: against other claims; pairs with the Acquire in `tenure`, and with the Release in `release`.
+        // AcqRel: against other claims; pairs with the Acquire in `lease`, and with the Release in `release`.
         let is_claimed = vacant.is_vacant()
-            && self.tenure.compare_exchange(vacant.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            && self.lease.compare_exchange(vacant.0, mine.0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if is_claimed {
             self.frames.iter().for_each(CallFrame::reset);
             self.thread.store(mine.held_by(tid), Ordering::Relaxed);
@@ -174,25 +174,25 @@ impl WriterSlot {
 
     /// Notes the id of the thread that claimed the slot. That thread calls it.
     pub fn christen(&self, tid: u32) {
-        self.thread.store(self.tenure().held_by(tid), Ordering::Relaxed);
+        self.thread.store(self.lease().held_by(tid), Ordering::Relaxed);
     }
 
-    /// Ends `tenure`: called by the thread that ends, or by a process that proved it gone. Its calls are over.
+    /// Ends `lease`: called by the thread that ends, or by a process that proved it gone. Its calls are over.
     ///
     /// Several may do it at once, and one of them late. The announcements are read before the lease is looked at again, so the
     /// announcements of the next lease, which are later ones, are not touched.
-    pub fn release(&self, tenure: Tenure) {
+    pub fn release(&self, lease: Lease) {
         let announcements: [_; FRAMES] = core::array::from_fn(|index| self.frames[index].load().1);
         // Acquire: orders the loads.
         crate::sys::sync::fence(Ordering::Acquire);
-        if tenure.is_vacant() || self.tenure() != tenure && !planted(Fault::SlotOwner) {
+        if lease.is_vacant() || self.lease() != lease && !planted(Fault::SlotOwner) {
             return;
         }
         for (frame, announcement) in self.frames.iter().zip(announcements) {
             frame.reclaim(announcement);
         }
         // Release: pairs with the AcqRel in `claim`: the thread that claims the slot next finds the frames idle.
-        let _ = self.tenure.compare_exchange(tenure.0, tenure.vacated().0, Ordering::Release, Ordering::Relaxed);
+        let _ = self.lease.compare_exchange(lease.0, lease.vacated().0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Puts a request. The returned number names it.

@@ -110,7 +110,7 @@ pub enum Fault {
     /// The look whether a slot still has the same lease, between the look at its frames and their reclaiming.
     SlotOwner,
     /// The number that tells a thread's lease of a slot from a later lease of a thread with the same id.
-    TenureNumber,
+    LeaseNumber,
     /// The number by which an agent answers a request.
     RequestNumber,
     /// The look at the doorbell before the look for what is asked.

@@ -113,7 +113,7 @@ fn assert_unused(table: &Table, about: &str) {
     }
     for index in 0..WRITERS as u32 {
         let Some(slot) = table.writer(index) else { break };
-        assert!(slot.tenure().is_vacant(), "{about}: slot {index}");
+        assert!(slot.lease().is_vacant(), "{about}: slot {index}");
         assert!(slot.frames().iter().all(|frame| !frame.load().0.is_under_way()), "{about}: slot {index}");
     }
     for index in 0..SNAPSHOTS as u32 {

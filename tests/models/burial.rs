@@ -17,7 +17,7 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
         model(move || {
             let slot = Arc::new(WriterSlot::default());
             assert!(slot.claim(DEAD.owner_word(0), 1));
-            let ended = slot.tenure();
+            let ended = slot.lease();
             let announcement = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
             assert!(slot.frames()[0].pass(announcement));
             let late = Arc::clone(&slot);
@@ -25,10 +25,10 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
             slot.release(ended);
             assert!(!slot.frames()[0].load().0.is_under_way());
             assert!(slot.claim(next.owner_word(0), thread));
-            let mine = slot.tenure();
+            let mine = slot.lease();
             let announcement = slot.frames()[0].announce(&Call { descriptor: 3, ..Call::default() });
             late.join().unwrap();
-            assert_eq!((slot.tenure(), slot.thread(mine)), (mine, thread));
+            assert_eq!((slot.lease(), slot.thread(mine)), (mine, thread));
             assert_eq!(slot.frames()[0].load(), (Phase::Announced, announcement));
         });
     }
@@ -36,21 +36,21 @@ fn a_late_release_of_a_slot_leaves_its_next_owner_alone() {
 
 /// A process that looks at the slot meanwhile never takes a thread that ended for the one that has the slot.
 #[test]
-fn the_thread_of_one_tenure_is_not_told_for_the_next() {
+fn the_thread_of_one_lease_is_not_told_for_the_next() {
     model(|| {
         let slot = Arc::new(WriterSlot::default());
         assert!(slot.claim(DEAD.owner_word(0), 1));
         let other = Arc::clone(&slot);
         let looker = thread::spawn(move || {
-            let tenure = other.tenure();
-            (tenure, other.thread(tenure))
+            let lease = other.lease();
+            (lease, other.thread(lease))
         });
-        let first = slot.tenure();
+        let first = slot.lease();
         slot.release(first);
         assert!(slot.claim(DEAD.owner_word(0), 2));
-        let second = slot.tenure();
-        let (tenure, told) = looker.join().unwrap();
-        assert!(told == 0 || (tenure, told) == (first, 1) || (tenure, told) == (second, 2), "{tenure:?} {told}");
+        let second = slot.lease();
+        let (lease, told) = looker.join().unwrap();
+        assert!(told == 0 || (lease, told) == (first, 1) || (lease, told) == (second, 2), "{lease:?} {told}");
     });
 }
 

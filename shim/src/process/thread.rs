@@ -217,8 +217,8 @@ fn note_end_of_thread() {
 /// The destructor: gives the ending thread's slots back.
 unsafe extern "C" fn give_back(_mark: *mut c_void) {
     if let Some(thread) = CLAIMED.take().filter(|thread| thread.own.is_this_image()) {
-        thread.further().for_each(|further| further.slot.release(further.slot.tenure()));
-        thread.slot.release(thread.slot.tenure());
+        thread.further().for_each(|further| further.slot.release(further.slot.lease()));
+        thread.slot.release(thread.slot.lease());
         thread.own.table.note_free_writer(thread.index);
     }
 }
@@ -295,7 +295,7 @@ impl Thread {
 
     /// The id of the thread that has the slot.
     fn tid(&self) -> u32 {
-        self.slot.thread(self.slot.tenure())
+        self.slot.thread(self.slot.lease())
     }
 
     /// The same thread with each of its further slots.
@@ -303,8 +303,8 @@ impl Thread {
         let (own, first, owner, tid) = (self.own, self.index, self.own.owner(), self.tid());
         let slots = if HAS_FURTHER.get() { own.table.writers_used() } else { &[] };
         let is_of_thread = move |slot: &WriterSlot| {
-            let tenure = slot.tenure();
-            tenure.process() == owner && tid != 0 && slot.thread(tenure) == tid
+            let lease = slot.lease();
+            lease.process() == owner && tid != 0 && slot.thread(lease) == tid
         };
         let numbered = slots.iter().enumerate().map(|(index, slot)| (index as u32, slot));
         numbered
@@ -354,6 +354,6 @@ impl Thread {
 
     #[cold]
     fn has_inherited_slot(&self) -> bool {
-        identity::attached().is_some_and(|own| self.slot.tenure().process() == own.owner())
+        identity::attached().is_some_and(|own| self.slot.lease().process() == own.owner())
     }
 }
