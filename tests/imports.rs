@@ -186,7 +186,7 @@ fn uses() -> Option<BTreeMap<String, BTreeSet<String>>> {
 
 /// Looks up what has no raw system call: before the constructor, for another library's that comes first, and for liburing when it
 /// came later.
-const LOOKS_UP: &str = "snapshim::interpose::behind";
+const LOOKS_UP: &str = "snapshim::interpose::next_symbol";
 
 /// The entries that redhook makes drop the payload of a panic.
 const PANIC_PATH: &[&str] = &["free"];

@@ -32,7 +32,7 @@ const SUSPICIOUS: [&str; 19] = [
     "utime",
 ];
 
-/// Doors behind names that only libc itself uses.
+/// Entry points behind names that only libc itself uses.
 const DETOURED: [&str; 4] = ["__open_nocancel", "__write_nocancel", "__read_nocancel", "__close_nocancel"];
 
 /// Names that come to a hooked function inside libc, through its detour.

@@ -24,15 +24,15 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     // itself must not be asked: valgrind takes the vDSO away, and changes the vector that the program sees. SAFETY: glibc passes
     // the environment that the kernel, or valgrind in its place, put on the stack; the vector follows it there.
     unsafe { rustix::param::init(environment) };
-    interpose::detours::lead_on(hooks::outer_doors());
+    interpose::detours::find_next_of_each(hooks::coarse_entry_points());
     log::report_unusable();
     if config().is_disabled {
-        interpose::detours::lead_on(hooks::doors());
+        interpose::detours::find_next_of_each(hooks::entry_points());
         note_originals();
         return;
     }
     arena::reserve();
-    if !interpose::detours::open(hooks::doors(), hooks::mmap::INSIDE) {
+    if !interpose::detours::open(hooks::entry_points(), hooks::mmap::INSIDE) {
         see_libc_otherwise();
     }
     note_originals();
@@ -44,7 +44,8 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
 
 /// Notes libc's functions that the shim calls itself.
 fn note_originals() {
-    let (sigaction, clone, ppoll) = (&action::sigaction::DOOR, &clone::clone::DOOR, &wait::ppoll::DOOR);
+    let (sigaction, clone, ppoll) =
+        (&action::sigaction::ENTRY_POINT, &clone::clone::ENTRY_POINT, &wait::ppoll::ENTRY_POINT);
     // SAFETY: each leads to libc's function of its name (its trampoline), to the next library's, or to the raw system call.
     unsafe { interpose::originals::note(sigaction.original(), clone.next(), ppoll.next()) };
 }
@@ -52,7 +53,7 @@ fn note_originals() {
 /// For a process in which libc's code cannot be patched: has libc's own calls reach hooks by other ways, as far as there are any.
 fn see_libc_otherwise() {
     interpose::note_libc_unseen();
-    let stdio_comes_in = interpose::stdio_vtables::open(hooks::stdio::vtable::DOORS);
+    let stdio_comes_in = interpose::stdio_vtables::open(hooks::stdio::vtable::ENTRY_POINTS);
     let (level, what) = match (stdio_comes_in, interpose::stdio_vtables::carry_dprintf()) {
         (true, true) => (Level::Info, "stdio is seen through its tables"),
         (true, false) => (

@@ -2,29 +2,29 @@
 //! ([`beside`](crate::interpose::beside)).
 
 use super::{aio, file, mmap, syscall};
-use crate::interpose::Door;
+use crate::interpose::EntryPoint;
 use crate::interpose::beside::EntryHook;
 
 /// The entry points of one file.
-pub type Doors = &'static [&'static Door];
+pub type Doors = &'static [&'static EntryPoint];
 
 /// The calls that change files, or what a descriptor means. They have hooks in every libc.
 pub static OF_FILES: [Doors; 11] = [
-    file::write::DOORS,
-    file::read::DOORS,
-    file::recv::DOORS,
-    file::truncate::DOORS,
-    file::utime::DOORS,
-    file::open::DOORS,
-    file::splice::DOORS,
-    file::ioctl::DOORS,
-    syscall::DOORS,
-    aio::io_uring::DOORS,
-    file::close::DOORS,
+    file::write::ENTRY_POINTS,
+    file::read::ENTRY_POINTS,
+    file::recv::ENTRY_POINTS,
+    file::truncate::ENTRY_POINTS,
+    file::utime::ENTRY_POINTS,
+    file::open::ENTRY_POINTS,
+    file::splice::ENTRY_POINTS,
+    file::ioctl::ENTRY_POINTS,
+    syscall::ENTRY_POINTS,
+    aio::io_uring::ENTRY_POINTS,
+    file::close::ENTRY_POINTS,
 ];
 
 /// The entry points of several files.
-pub fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static Door> {
+pub fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static EntryPoint> {
     lists.iter().copied().flatten().copied()
 }
 
@@ -33,5 +33,5 @@ pub fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static Door> {
 /// Calls about processes and signals are left alone there: the hook would go on by the bare system call, and what libc does around
 /// it would be lost.
 pub fn hooks_beside() -> impl Iterator<Item = EntryHook> {
-    each(&OF_FILES).map(Door::entry_hook).chain(mmap::BESIDE.iter().copied())
+    each(&OF_FILES).map(EntryPoint::entry_hook).chain(mmap::BESIDE.iter().copied())
 }

@@ -24,41 +24,41 @@ pub mod syscall;
 
 use beside::{Doors, OF_FILES, each};
 
-use crate::interpose::Door;
+use crate::interpose::EntryPoint;
 
 /// The calls beside those of [`OF_FILES`] that have an exported symbol and a detour.
 static OF_PROCESSES: [Doors; 11] = [
-    aio::io_submit::DOORS,
-    process::fork::DOORS,
-    process::daemon::DOORS,
-    process::exec::DOORS,
-    signal::action::DOORS,
-    signal::mask::DOORS,
-    signal::wait::DOORS,
-    signal::jump::DOORS,
-    process::credentials::DOORS,
-    process::confine::DOORS,
-    stdio::message::DOORS,
+    aio::io_submit::ENTRY_POINTS,
+    process::fork::ENTRY_POINTS,
+    process::daemon::ENTRY_POINTS,
+    process::exec::ENTRY_POINTS,
+    signal::action::ENTRY_POINTS,
+    signal::mask::ENTRY_POINTS,
+    signal::wait::ENTRY_POINTS,
+    signal::jump::ENTRY_POINTS,
+    process::credentials::ENTRY_POINTS,
+    process::confine::ENTRY_POINTS,
+    stdio::message::ENTRY_POINTS,
 ];
 
 /// The calls that have an exported symbol alone: functions that change files by libc's own calls, of use where those do not reach
 /// the hooks, and functions that make processes or load libraries.
 static EXPORTED: [Doors; 7] = [
-    stdio::fopen::DOORS,
-    file::open_fortified::DOORS,
-    namespace::DOORS,
-    process::spawn::DOORS,
-    aio::posix_aio::DOORS,
-    process::clone::DOORS,
-    process::vfork::DOORS,
+    stdio::fopen::ENTRY_POINTS,
+    file::open_fortified::ENTRY_POINTS,
+    namespace::ENTRY_POINTS,
+    process::spawn::ENTRY_POINTS,
+    aio::posix_aio::ENTRY_POINTS,
+    process::clone::ENTRY_POINTS,
+    process::vfork::ENTRY_POINTS,
 ];
 
 /// The entry points with an exported symbol and a detour.
-pub fn doors() -> impl Iterator<Item = &'static Door> {
+pub fn entry_points() -> impl Iterator<Item = &'static EntryPoint> {
     each(&OF_FILES).chain(each(&OF_PROCESSES))
 }
 
 /// The entry points with an exported symbol alone.
-pub fn outer_doors() -> impl Iterator<Item = &'static Door> {
+pub fn coarse_entry_points() -> impl Iterator<Item = &'static EntryPoint> {
     each(&EXPORTED)
 }

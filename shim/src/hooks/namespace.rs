@@ -11,13 +11,13 @@ use crate::base::config::config;
 use crate::base::errno;
 use crate::base::user_memory::read_own;
 use crate::interpose::beside::{self, EntryHook, Found};
-use crate::interpose::{self, Door};
+use crate::interpose::{self, EntryPoint};
 use crate::process::log::{Level, say};
 use crate::process::membership;
 
-static DOOR: Door = Door::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
+static ENTRY_POINT: EntryPoint = EntryPoint::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
 /// The entry points declared here.
-pub static DOORS: &[&Door] = &[&DOOR];
+pub static ENTRY_POINTS: &[&EntryPoint] = &[&ENTRY_POINT];
 
 /// The entry point for a library in such a namespace that makes another one.
 pub const BESIDE: EntryHook = EntryHook { name: c"dlmopen", hook: entered as *const () };
@@ -26,7 +26,7 @@ type Function = unsafe extern "C" fn(c_long, *const c_char, c_int) -> *mut c_voi
 
 /// The call before the constructor has run.
 unsafe extern "C" fn none(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void {
-    match interpose::behind(c"dlmopen") {
+    match interpose::next_symbol(c"dlmopen") {
         None => core::ptr::null_mut(),
         // SAFETY: libc's function of that name, called with the application's arguments.
         Some(function) => unsafe { core::mem::transmute::<*const (), Function>(function)(namespace, file, mode) },
@@ -48,7 +48,7 @@ unsafe extern "C" fn entered() {
 }
 
 extern "C" fn on_dlmopen(namespace: c_long, file: *const c_char, mode: c_int, caller: u64) -> *mut c_void {
-    let real = DOOR.next();
+    let real = ENTRY_POINT.next();
     let handle = match return_near(caller) {
         // SAFETY: the application's arguments, as they are; the bytes at `place` are a return instruction.
         Some(place) => unsafe { call_from(real, namespace, file, mode, place) },
@@ -114,7 +114,7 @@ fn return_near(caller: u64) -> Option<u64> {
 #[inline(never)]
 fn see_libc_of(handle: *mut c_void) {
     let before = errno::errno();
-    match beside::lead(handle, || hooks_beside().chain([BESIDE])) {
+    match beside::patch(handle, || hooks_beside().chain([BESIDE])) {
         Found::Nothing | Found::Led => {}
         Found::Closed => {
             say!(

@@ -84,7 +84,7 @@ pub enum Found {
 }
 
 /// Makes the functions of the libc in the namespace of `handle`, which dlmopen(3) returned, jump to the hooks.
-pub fn lead<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: impl Fn() -> I) -> Found {
+pub fn patch<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: impl Fn() -> I) -> Found {
     static ONE: Mutex<()> = Mutex::new(());
     // Never `lock`: parking_lot allocates in order to park.
     let mut patience = Patience::default();
@@ -95,7 +95,7 @@ pub fn lead<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: imp
         }
     };
     let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };
-    if entry_hooks().any(|entry_hook| leads(&libc, entry_hook)) {
+    if entry_hooks().any(|entry_hook| is_patched(&libc, entry_hook)) {
         return Found::Led;
     }
     let location = libc.find(c"__errno_location");
@@ -123,7 +123,7 @@ fn jump_to(hook: *const ()) -> [u8; LENGTH] {
     jump
 }
 
-fn leads(libc: &Loaded, entry_hook: EntryHook) -> bool {
+fn is_patched(libc: &Loaded, entry_hook: EntryHook) -> bool {
     let (entry, mut code) = (libc.find(entry_hook.name), [0; LENGTH]);
     !entry.is_null()
         && read_own(entry as u64, (&raw mut code) as u64, LENGTH as u64) == LENGTH as u64

@@ -10,19 +10,19 @@ use snapshim::PAGE;
 
 use super::beside::{self, EntryHook};
 use super::elf_symbols::{Where, code_of_libc, find};
-use crate::interpose::Door;
+use crate::interpose::EntryPoint;
 
 /// Makes every exported symbol go on to the next library's function, and nothing more: for a shim that is switched off.
-pub fn lead_on(doors: impl Iterator<Item = &'static Door>) {
-    for door in doors {
-        lead_next(door);
+pub fn find_next_of_each(entry_points: impl Iterator<Item = &'static EntryPoint>) {
+    for entry_point in entry_points {
+        find_next(entry_point);
     }
 }
 
-fn lead_next(door: &Door) {
-    let next = find(Where::Next, door.name);
+fn find_next(entry_point: &EntryPoint) {
+    let next = find(Where::Next, entry_point.name);
     if !next.is_null() {
-        door.lead_next_to(next);
+        entry_point.set_next(next);
     }
 }
 
@@ -34,15 +34,16 @@ fn lead_next(door: &Door) {
 ///
 /// The functions of `entry_hooks` have hooks that never call the original.
 #[must_use]
-pub fn open(doors: impl Iterator<Item = &'static Door>, entry_hooks: &[EntryHook]) -> bool {
-    let entries: Vec<_> = doors.filter_map(|door| Some((door, lead_to_libc(door)?))).collect();
+pub fn open(entry_points: impl Iterator<Item = &'static EntryPoint>, entry_hooks: &[EntryHook]) -> bool {
+    let entries: Vec<_> =
+        entry_points.filter_map(|entry_point| Some((entry_point, find_in_libc(entry_point)?))).collect();
     let _survey = Survey::begin();
     let mut is_whole = true;
     let mut detours = Vec::new();
-    for (door, entry) in entries {
+    for (entry_point, entry) in entries {
         // SAFETY: `entry` is the libc function of this entry point, with the signature of `detoured`.
-        match unsafe { RawDetour::new(entry, door.detoured) } {
-            Ok(detour) => detours.push((door, entry, detour)),
+        match unsafe { RawDetour::new(entry, entry_point.detoured) } {
+            Ok(detour) => detours.push((entry_point, entry, detour)),
             // No memory may become executable here, so the others would fail as well.
             Err(detour::Error::Memory(_)) => return false,
             Err(_) => is_whole = false,
@@ -53,27 +54,27 @@ pub fn open(doors: impl Iterator<Item = &'static Door>, entry_hooks: &[EntryHook
         return false;
     }
     // Where a limit keeps the code from becoming writable as a whole, `detour` opens it page by page.
-    for (door, entry, detour) in detours {
-        is_whole &= put_in_place(door, entry, detour);
+    for (entry_point, entry, detour) in detours {
+        is_whole &= put_in_place(entry_point, entry, detour);
     }
     let libc = code_of_libc();
-    entry_hooks.iter().for_each(|entry_hook| lead_away(entry_hook, &libc, code.is_ok()));
+    entry_hooks.iter().for_each(|entry_hook| redirect_to_hook(entry_hook, &libc, code.is_ok()));
     is_whole
 }
 
 /// Makes both ways go on to unpatched functions. Returns libc's function, if it is to be patched.
-fn lead_to_libc(door: &Door) -> Option<*const ()> {
-    lead_next(door);
-    let entry = find(Where::Libc, door.name);
-    if entry.is_null() || entry == door.detoured {
+fn find_in_libc(entry_point: &EntryPoint) -> Option<*const ()> {
+    find_next(entry_point);
+    let entry = find(Where::Libc, entry_point.name);
+    if entry.is_null() || entry == entry_point.detoured {
         return None;
     }
-    door.lead_original_to(entry);
+    entry_point.set_original(entry);
     Some(entry)
 }
 
 /// Makes the function at `entry` jump to the hook.
-fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
+fn put_in_place(entry_point: &EntryPoint, entry: *const (), detour: RawDetour) -> bool {
     // SAFETY: no other thread runs yet.
     if unsafe { detour.enable() }.is_err() {
         return false;
@@ -81,15 +82,15 @@ fn put_in_place(door: &Door, entry: *const (), detour: RawDetour) -> bool {
     let trampoline = detour.trampoline();
     // Dropping the detour would take the jump away.
     core::mem::forget(detour);
-    door.lead_detour_to(trampoline);
-    if door.next() == entry {
-        door.lead_next_to(trampoline);
+    entry_point.set_trampoline(trampoline);
+    if entry_point.next() == entry {
+        entry_point.set_next(trampoline);
     }
     true
 }
 
 /// Makes libc's function jump to the hook, for callers that come past the exported symbol: through a handle of libc's (dlsym(3)).
-fn lead_away(entry_hook: &EntryHook, libc: &Range<u64>, is_open: bool) {
+fn redirect_to_hook(entry_hook: &EntryHook, libc: &Range<u64>, is_open: bool) {
     let entry = find(Where::Libc, entry_hook.name);
     // An older libc does not have all of the functions.
     if entry.is_null() {

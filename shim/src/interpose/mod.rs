@@ -5,7 +5,7 @@
 //! ([`detours`]). One hook serves both ways. It gets the `real` function to go on to, which differs.
 //!
 //! Where libc's code cannot be patched, stdio's writes arrive through its *tables* ([`stdio_vtables`]). The few exported functions
-//! that change files by other calls inside libc are then treated as one change each (`hooks::outer_doors`).
+//! that change files by other calls inside libc are then treated as one change each (`hooks::coarse_entry_points`).
 //!
 //! A second libc in a namespace of its own is reached by [`beside`]. How a hook answers is in [`answer`].
 //!
@@ -47,13 +47,13 @@ pub fn note_libc_unseen() {
 /// For a call that has no raw system call, as long as the entry point leads nowhere yet: before the constructor has run, or because
 /// the function's library was loaded after it.
 #[cold]
-pub fn behind(name: &CStr) -> Option<*const ()> {
+pub fn next_symbol(name: &CStr) -> Option<*const ()> {
     let next = elf_symbols::find(elf_symbols::Where::Next, name);
     (!next.is_null()).then_some(next)
 }
 
 /// The entry point of one interposed operation: where calls come from, and where they go on to.
-pub struct Door {
+pub struct EntryPoint {
     /// libc's name for the operation.
     pub name: &'static CStr,
     /// What the exported symbol goes on to: the next library's function; before the constructor has run, the raw system call.
@@ -68,9 +68,9 @@ pub struct Door {
 }
 
 // SAFETY: `detoured` and `beside` are addresses of functions and never change.
-unsafe impl Sync for Door {}
+unsafe impl Sync for EntryPoint {}
 
-impl Door {
+impl EntryPoint {
     /// An entry point that leads to the raw system call until it is opened.
     pub const fn new(name: &'static CStr, raw: *const (), detoured: *const (), beside: *const ()) -> Self {
         let (next, original) = (AtomicPtr::new(raw.cast_mut()), AtomicPtr::new(raw.cast_mut()));
@@ -100,18 +100,18 @@ impl Door {
     }
 
     /// Makes the exported symbol go on to `function`.
-    pub fn lead_next_to(&self, function: *const ()) {
+    pub fn set_next(&self, function: *const ()) {
         self.next.store(function.cast_mut(), Ordering::Relaxed);
     }
 
     /// Makes the detour, which is in place, go on to `function`.
-    pub fn lead_detour_to(&self, function: *const ()) {
+    pub fn set_trampoline(&self, function: *const ()) {
         self.patched.store(true, Ordering::Relaxed);
-        self.lead_original_to(function);
+        self.set_original(function);
     }
 
     /// Makes `function` the original.
-    pub fn lead_original_to(&self, function: *const ()) {
+    pub fn set_original(&self, function: *const ()) {
         self.original.store(function.cast_mut(), Ordering::Relaxed);
     }
 }
@@ -156,17 +156,17 @@ macro_rules! interpose {
                 #[inline]
                 pub fn original() -> Function {
                     // SAFETY: the pointer is libc's function of this name (its trampoline), or `raw`.
-                    unsafe { core::mem::transmute::<*const (), Function>(DOOR.original()) }
+                    unsafe { core::mem::transmute::<*const (), Function>(ENTRY_POINT.original()) }
                 }
 
-                pub static DOOR: $crate::interpose::Door =
-                    $crate::interpose::Door::new($libc, raw as *const (), detoured as *const (), beside as *const ());
+                pub static ENTRY_POINT: $crate::interpose::EntryPoint =
+                    $crate::interpose::EntryPoint::new($libc, raw as *const (), detoured as *const (), beside as *const ());
 
                 $crate::interpose::export! { $hook, ($($argument: $type),*) -> $result, $($name)* }
             }
         )+
         /// The entry points declared here.
-        pub static DOORS: &[&$crate::interpose::Door] = &[$(&$module::DOOR),+];
+        pub static ENTRY_POINTS: &[&$crate::interpose::EntryPoint] = &[$(&$module::ENTRY_POINT),+];
     };
 }
 pub(crate) use interpose;
@@ -178,7 +178,7 @@ macro_rules! go_on {
         ($raw)($($argument),*)
     };
     (next_or $answer:expr, $libc:literal, ($($argument:ident),*)) => {
-        match $crate::interpose::behind($libc) {
+        match $crate::interpose::next_symbol($libc) {
             // SAFETY: the next library's function of that name; the application's arguments, as they are.
             Some(next) => unsafe { core::mem::transmute::<*const (), Function>(next)($($argument),*) },
             None => $answer,
@@ -194,7 +194,7 @@ macro_rules! export {
         #[unsafe(no_mangle)]
         unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
             // SAFETY: the pointer is the next library's function of this name, or `raw`.
-            let real: Function = unsafe { core::mem::transmute(DOOR.next()) };
+            let real: Function = unsafe { core::mem::transmute(ENTRY_POINT.next()) };
             $hook(real, $($argument),*)
         }
         $crate::interpose::export! { $hook, ($($argument: $type),*) -> $result, $($rest)* }

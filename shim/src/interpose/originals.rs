@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use libc::{nfds_t, pid_t, pollfd, sigset_t, timespec};
 use syscalls::{Sysno, syscall};
 
-use super::behind;
+use super::next_symbol;
 use crate::base::errno::as_libc;
 
 static SIGACTION: AtomicPtr<()> = AtomicPtr::new(null_mut());
@@ -63,7 +63,7 @@ pub unsafe fn real_sigaction(signal: c_int, new: *const libc::sigaction, old: *m
 /// As for clone(3).
 pub unsafe fn start_thread(main: Main, stack: *mut c_void, flags: c_int, argument: *mut c_void) -> c_int {
     let known = CLONE.load(Ordering::Relaxed).cast_const();
-    let Some(real) = (if known.is_null() { behind(c"clone") } else { Some(known) }) else {
+    let Some(real) = (if known.is_null() { next_symbol(c"clone") } else { Some(known) }) else {
         return as_libc(Err(syscalls::Errno::ENOSYS)) as c_int;
     };
     // SAFETY: a function of that name, from `note` or in the next library. The rest is the caller's promise.

@@ -12,34 +12,34 @@ use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
 
 use super::elf_symbols::{Where, find, read_only_data_of_libc};
-use crate::interpose::Door;
+use crate::interpose::EntryPoint;
 
 /// Replaces each function in all tables by its hook. False: a function was found in no table.
 #[must_use]
-pub fn open(doors: &[&'static Door]) -> bool {
+pub fn open(entry_points: &[&'static EntryPoint]) -> bool {
     let data = read_only_data_of_libc();
     // The part that the loader makes read-only ends at the last whole page.
     let pages = data.start / PAGE * PAGE..data.end / PAGE * PAGE;
     if pages.is_empty() || !protect(&pages, MprotectFlags::READ | MprotectFlags::WRITE) {
         return false;
     }
-    let opened = doors.iter().all(|door| lead_in(door, data.start..pages.end));
+    let opened = entry_points.iter().all(|entry_point| redirect_tables(entry_point, data.start..pages.end));
     protect(&pages, MprotectFlags::READ) && opened
 }
 
-fn lead_in(door: &Door, data: Range<u64>) -> bool {
-    let function = find(Where::Libc, door.name);
+fn redirect_tables(entry_point: &EntryPoint, data: Range<u64>) -> bool {
+    let function = find(Where::Libc, entry_point.name);
     if function.is_null() {
         return false;
     }
-    door.lead_detour_to(function);
+    entry_point.set_trampoline(function);
     let mut is_found = false;
     for place in (data.start.next_multiple_of(8)..data.end).step_by(8) {
         let place = place as *mut *const ();
         // SAFETY: an aligned word of libc's data, which `open` made writable; no other thread runs yet.
         unsafe {
             if *place == function {
-                *place = door.detoured;
+                *place = entry_point.detoured;
                 is_found = true;
             }
         }

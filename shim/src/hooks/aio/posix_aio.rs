@@ -125,7 +125,7 @@ unsafe fn is_write_to_file(entry: *const aiocb) -> bool {
 /// The entries are null or requests that are not under way; `others` has room for all of them.
 unsafe fn write_each(entries: &[*mut aiocb], mode: c_int, others: &mut Others) -> bool {
     // SAFETY: the pointer is the next library's aio_write(3), or `raw`.
-    let aio_write: aio_write64::Function = unsafe { core::mem::transmute(aio_write64::DOOR.next()) };
+    let aio_write: aio_write64::Function = unsafe { core::mem::transmute(aio_write64::ENTRY_POINT.next()) };
     let mut failed = false;
     for entry in entries {
         // SAFETY: the caller's promise.

@@ -67,7 +67,7 @@ pub fn on_openat(real: openat64::Function, directory: c_int, path: *const c_char
 
 pub fn on_creat(_real: creat64::Function, path: *const c_char, mode: c_uint) -> c_int {
     // SAFETY: the pointer is libc's open(2), or its raw system call.
-    let open: open64::Function = unsafe { core::mem::transmute(open64::DOOR.original()) };
+    let open: open64::Function = unsafe { core::mem::transmute(open64::ENTRY_POINT.original()) };
     on_open(open, path, libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, mode)
 }
 

@@ -101,7 +101,7 @@ fn fork_on_terminal(
         unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char, *const libc::termios, *const libc::winsize) -> c_int;
     type LogIn = unsafe extern "C" fn(c_int) -> c_int;
     // Before glibc 2.34 they were in a library of their own, as forkpty was.
-    let Some((open, log_in)) = interpose::behind(c"openpty").zip(interpose::behind(c"login_tty")) else {
+    let Some((open, log_in)) = interpose::next_symbol(c"openpty").zip(interpose::next_symbol(c"login_tty")) else {
         return fail(libc::ENOSYS);
     };
     let (mut master, mut slave) = (-1, -1);

@@ -23,7 +23,7 @@ interpose! {
 }
 
 fn on_outer_fork(real: unsafe extern "C-unwind" fn() -> pid_t) -> pid_t {
-    if only_fork::DOOR.is_detoured() {
+    if only_fork::ENTRY_POINT.is_detoured() {
         // SAFETY: the application's own call, whose fork reaches `on_fork`.
         return unsafe { real() };
     }

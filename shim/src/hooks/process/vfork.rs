@@ -3,12 +3,12 @@
 use core::arch::naked_asm;
 
 use crate::base::errno::set_errno;
-use crate::interpose::Door;
+use crate::interpose::EntryPoint;
 use crate::process::lending;
 
-static DOOR: Door = Door::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
+static ENTRY_POINT: EntryPoint = EntryPoint::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
 /// The entry points declared here.
-pub static DOORS: &[&Door] = &[&DOOR];
+pub static ENTRY_POINTS: &[&EntryPoint] = &[&ENTRY_POINT];
 
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
@@ -24,7 +24,7 @@ unsafe extern "C" fn __vfork() {
 
 extern "C" fn next() -> *const () {
     lending::note_lending(false);
-    DOOR.next()
+    ENTRY_POINT.next()
 }
 
 /// The bare system call, as libc makes it: the return address is kept in a register, where the child cannot overwrite it.

@@ -131,7 +131,7 @@ fn set_handler(
     real: impl FnOnce() -> sighandler_t,
 ) -> sighandler_t {
     signals::note_handler();
-    let comes_to_sigaction = sigaction::DOOR.is_detoured() || handler == libc::SIG_ERR;
+    let comes_to_sigaction = sigaction::ENTRY_POINT.is_detoured() || handler == libc::SIG_ERR;
     if comes_to_sigaction || !signals::is_installed() || !signals::is_virtual(number) {
         return real();
     }

@@ -238,7 +238,7 @@ pub fn on_sigtimedwait(
 }
 
 fn on_sigwaitinfo(real: sigwaitinfo::Function, set: *const sigset_t, information: *mut siginfo_t) -> c_int {
-    if sigtimedwait::DOOR.is_detoured() {
+    if sigtimedwait::ENTRY_POINT.is_detoured() {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(set, information) };
     }
@@ -247,7 +247,7 @@ fn on_sigwaitinfo(real: sigwaitinfo::Function, set: *const sigset_t, information
 }
 
 fn on_sigwait(real: sigwait::Function, set: *const sigset_t, number: *mut c_int) -> c_int {
-    if sigtimedwait::DOOR.is_detoured() || !signals::is_installed() {
+    if sigtimedwait::ENTRY_POINT.is_detoured() || !signals::is_installed() {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(set, number) };
     }
