@@ -17,11 +17,11 @@ use crate::process::log::{Level, say};
 use crate::process::presence::{ABSENT, ASKED, AWAY, PRESENT};
 
 /// Makes a call while there is no agent.
-pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
+pub fn with_agent_stopped<R>(call: impl FnOnce() -> R) -> R {
     let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
     let presence = own.image.presence();
     // SeqCst: pairs with the steps of `Presence` (see there): the count comes before the look at the state.
-    presence.solitudes.fetch_add(1, Ordering::SeqCst);
+    presence.exclusions.fetch_add(1, Ordering::SeqCst);
     if !presence.is(ABSENT) && !send_away(&own) {
         say!(
             Level::Warn,
@@ -34,7 +34,7 @@ pub fn without_agent<R>(call: impl FnOnce() -> R) -> R {
     // The call may have been setns(2).
     identity::note_time_space();
     // SeqCst: pairs with the load in `Presence::take_start`. The last exclusion that ends starts the agent.
-    if presence.solitudes.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
+    if presence.exclusions.fetch_sub(1, Ordering::SeqCst) == 1 && presence.step(AWAY, PRESENT) {
         start::start_anew(&own);
     }
     result

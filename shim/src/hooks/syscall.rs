@@ -176,7 +176,7 @@ fn on_syscall(
             if credentials::takes_rights_away(number, a) {
                 confine::join_before();
             }
-            crate::agent::exclusion::without_agent(pass)
+            crate::agent::exclusion::with_agent_stopped(pass)
         }
         _ if confine::shuts_in_by_number(number, arguments) => {
             confine::join_before();

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 pub struct Presence {
     state: AtomicU32,
     /// Calls under way that exclude the agent.
-    pub solitudes: AtomicU32,
+    pub exclusions: AtomicU32,
     /// How many threads ended by exit(2), without libc.
     ends: AtomicU32,
     /// The status with which the last of them ended.
@@ -28,7 +28,7 @@ pub const AWAY: u32 = 3;
 impl Presence {
     /// One step; true for the one caller that made it.
     ///
-    /// SeqCst: a thread that makes the state PRESENT reads `solitudes` afterwards, and a thread that counts an exclusion reads the
+    /// SeqCst: a thread that makes the state PRESENT reads `exclusions` afterwards, and a thread that counts an exclusion reads the
     /// state afterwards, so at least one of the two sees the other.
     pub fn step(&self, from: u32, to: u32) -> bool {
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -42,7 +42,7 @@ impl Presence {
     /// True for the one caller that has to start the agent. During an exclusion it is false: the end of the exclusion starts it.
     pub fn take_start(&self) -> bool {
         // SeqCst: see [`Presence::step`].
-        self.step(ABSENT, PRESENT) && !(self.solitudes.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
+        self.step(ABSENT, PRESENT) && !(self.exclusions.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
     }
 
     /// Notes that a thread ends by exit(2), without libc: libc ends the process with its last thread, the kernel does not while the

@@ -10,7 +10,7 @@ use libc::{gid_t, size_t, uid_t};
 use syscalls::{Sysno, syscall};
 
 use super::confine::joined_before;
-use crate::agent::exclusion::without_agent;
+use crate::agent::exclusion::with_agent_stopped;
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 
@@ -18,7 +18,7 @@ use crate::interpose::interpose;
 const SAME: u32 = u32::MAX;
 
 joined_before! {
-    without_agent:
+    with_agent_stopped:
     /// setuid(2)
     setuid, c"setuid": setuid(user: uid_t) => setuid(user);
     /// setgid(2)
