@@ -177,7 +177,7 @@ fn answer_requests(own: &ThisProcess, proc_fds: &ProcFdCache) -> bool {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { proc_fds, open: &watch::open_apart, ..preserve_own::means(own, deadline) };
+        let means = Means { proc_fds, open: &watch::open_in_own_table, ..preserve_own::means(own, deadline) };
         match means.serve(&request) {
             Served::InPart => is_answered = false,
             served => slot.answer(number, served == Served::Done),

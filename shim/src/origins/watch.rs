@@ -24,7 +24,7 @@ use super::fanotify;
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::process::descriptors;
-use crate::process::fd_table::{self, Reached};
+use crate::process::fd_table::{self, AppFd};
 use crate::process::identity::ThisProcess;
 use crate::process::log::{Bytes, Level, Program, say};
 
@@ -80,7 +80,7 @@ pub fn forget_unneeded(held: &Mappings) {
 }
 
 /// Opens a watched origin in the agent's own descriptor table, where its close drops no lock of the application's.
-pub fn open_apart(origin: Origin) -> Option<OwnedFd> {
+pub fn open_in_own_table(origin: Origin) -> Option<OwnedFd> {
     let watched = WATCHED.iter().find(|watched| watched.origin() == Some(origin))?;
     let file = fd_table::open_anew(watched.number.load(Ordering::Relaxed)).ok()?;
     (target_of_descriptor(file.as_raw_fd() as u32) == Target::Origin(origin)).then_some(file)
@@ -111,7 +111,7 @@ impl Watched {
     }
 
     /// The group of fanotify, if the descriptor still leads to one.
-    fn notices(&self) -> Option<Reached> {
+    fn notices(&self) -> Option<AppFd> {
         let number = self.notices.load(Ordering::Relaxed);
         let group = if number == 0 { None } else { fd_table::open_file(number).ok() };
         group.filter(|group| fanotify::are(group.number()))
@@ -134,7 +134,7 @@ impl Watched {
         }
     }
 
-    fn file(&self) -> Option<Reached> {
+    fn file(&self) -> Option<AppFd> {
         fd_table::file(self.number.load(Ordering::Relaxed)).ok()
     }
 
@@ -190,7 +190,7 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
 fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: SegmentFlags) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
-    let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, Reached::number));
+    let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, AppFd::number));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     say!(
         Level::Warn,

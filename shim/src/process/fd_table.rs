@@ -20,14 +20,14 @@ use snapshim::sys::raw;
 use crate::base::agent_stack;
 
 /// Whether the agent has a table of its own.
-static IS_APART: AtomicBool = AtomicBool::new(false);
+static HAS_OWN_TABLE: AtomicBool = AtomicBool::new(false);
 
 /// Gives the calling thread, an agent that starts, a table of its own. False: it shares the application's.
 pub fn begin() -> bool {
-    let is_apart = !may_be_filtered() && raw::take_empty_table();
+    let has_own_table = !may_be_filtered() && raw::take_empty_table();
     // Relaxed: the same thread reads it.
-    IS_APART.store(is_apart, Ordering::Relaxed);
-    is_apart
+    HAS_OWN_TABLE.store(has_own_table, Ordering::Relaxed);
+    has_own_table
 }
 
 /// Whether a filter of seccomp(2) may be in force.
@@ -37,19 +37,19 @@ pub fn may_be_filtered() -> bool {
 }
 
 /// Whether the calling thread is an agent with a table of its own, where numbers of the application's mean nothing.
-fn is_apart() -> bool {
-    IS_APART.load(Ordering::Relaxed) && agent_stack::is_caller()
+fn has_own_table() -> bool {
+    HAS_OWN_TABLE.load(Ordering::Relaxed) && agent_stack::is_caller()
 }
 
 /// An open file of the application's, as the calling thread can use it.
-pub enum Reached {
+pub enum AppFd {
     /// The thread has the application's table: the application's own number.
     Borrowed(BorrowedFd<'static>),
     /// The thread is the agent: a copy in its own table.
     Copied(OwnedFd),
 }
 
-impl AsFd for Reached {
+impl AsFd for AppFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Borrowed(file) => *file,
@@ -58,7 +58,7 @@ impl AsFd for Reached {
     }
 }
 
-impl Reached {
+impl AppFd {
     /// Its number in the calling thread's table.
     pub fn number(&self) -> u32 {
         self.as_fd().as_raw_fd() as u32
@@ -66,17 +66,17 @@ impl Reached {
 }
 
 /// The open file that the application has at `number`. EBADF: it has none there; any other error: it is not known.
-pub fn open_file(number: u32) -> Result<Reached, Errno> {
-    if is_apart() { copy(number) } else { Ok(Reached::Borrowed(raw::borrow(number))) }
+pub fn open_file(number: u32) -> Result<AppFd, Errno> {
+    if has_own_table() { copy(number) } else { Ok(AppFd::Borrowed(raw::borrow(number))) }
 }
 
 /// The same for a caller that only asks which file it is (O_PATH).
-pub fn file(number: u32) -> Result<Reached, Errno> {
-    if is_apart() { reopen(number, OFlags::PATH).or_else(|_| copy(number)) } else { open_file(number) }
+pub fn file(number: u32) -> Result<AppFd, Errno> {
+    if has_own_table() { reopen(number, OFlags::PATH).or_else(|_| copy(number)) } else { open_file(number) }
 }
 
 /// The same for writing. A pipe or terminal that cannot be copied is opened anew.
-pub fn stream(number: u32) -> Result<Reached, Errno> {
+pub fn stream(number: u32) -> Result<AppFd, Errno> {
     open_file(number).or_else(|error| {
         let is_stream = file(number).and_then(rustix::fs::fstat).is_ok_and(|found| {
             matches!(FileType::from_raw_mode(found.st_mode), FileType::Fifo | FileType::CharacterDevice)
@@ -92,7 +92,7 @@ pub fn stream(number: u32) -> Result<Reached, Errno> {
 /// The open does not wait for a holder of a lease (fcntl(2), F_SETLEASE). The close may take long: when a file was emptied and
 /// written anew, ext4, xfs and btrfs write all its pages at a close (ext4_release_file, fs/ext4/file.c).
 pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
-    if !is_apart() {
+    if !has_own_table() {
         return Err(Errno::BADF);
     }
     let file = reopen(number, OFlags::PATH)?;
@@ -103,16 +103,16 @@ pub fn open_anew(number: u32) -> Result<OwnedFd, Errno> {
     raw::open(ProcPath::thread_self("fd").slash(file.number()).as_c_str(), OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
-fn copy(number: u32) -> Result<Reached, Errno> {
+fn copy(number: u32) -> Result<AppFd, Errno> {
     if may_be_filtered() {
         return Err(Errno::PERM);
     }
-    raw::copy_descriptor(application_thread(), number).map(Reached::Copied)
+    raw::copy_descriptor(application_thread(), number).map(AppFd::Copied)
 }
 
-fn reopen(number: u32, flags: OFlags) -> Result<Reached, Errno> {
+fn reopen(number: u32, flags: OFlags) -> Result<AppFd, Errno> {
     let path = ProcPath::of(raw::own_pid(), "task").slash(application_thread()).then("/fd").slash(number);
-    raw::open(path.as_c_str(), flags).map(Reached::Copied)
+    raw::open(path.as_c_str(), flags).map(AppFd::Copied)
 }
 
 /// A thread that has the application's table: the first, or another one if that has ended.

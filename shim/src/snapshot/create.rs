@@ -27,7 +27,7 @@ use crate::base::mmap_call::Mmap;
 use crate::mapper::{faults, preserve_own};
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
 use crate::origins::{alias_users, claim, device, foreign_maps, watch};
-use crate::process::fd_table::Reached;
+use crate::process::fd_table::AppFd;
 use crate::process::log::{Bytes, Level, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
@@ -86,7 +86,7 @@ fn table_is_gone(origin: Origin) -> Errno {
 }
 
 /// The file to map, its origin, and the state of a snapshot of it: exact or doubtful.
-fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
+fn open_origin(descriptor: i32) -> Result<(AppFd, Origin, State), Errno> {
     if descriptor < 0 {
         return Err(Errno::BADF);
     }
@@ -95,7 +95,7 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     let Target::Origin(origin) = target_of_stat(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
         device::refuse_if_busy(origin)?;
-        return Ok((Reached::Borrowed(file), origin, State::Exact));
+        return Ok((AppFd::Borrowed(file), origin, State::Exact));
     }
     let kind = kind_of_file_system(file)?;
     let is_known = ALLOWED.contains(&kind) && !is_dax(file);
@@ -121,9 +121,9 @@ fn open_origin(descriptor: i32) -> Result<(Reached, Origin, State), Errno> {
     if kind == OVERLAYFS {
         // A descriptor that was opened before the file was copied up maps the lower file. So the file is opened anew.
         let path = procfs::ProcPath::thread_self("fd").slash(descriptor as u32);
-        return Ok((Reached::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
+        return Ok((AppFd::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
     }
-    Ok((Reached::Borrowed(file), origin, worth))
+    Ok((AppFd::Borrowed(file), origin, worth))
 }
 
 /// Whether a file on a tmpfs is memory that was mapped without a file, reached through /proc/PID/map_files.
