@@ -177,7 +177,7 @@ impl Table {
 
     /// A slot for the child `owner`, in which it goes on with the calls in `frames` of slot `parent`. The slot lies at the same
     /// offset in its page as `parent` does, so that the child can map it at the same address.
-    pub fn claim_heir(&self, owner: u64, parent: u32, frames: &[CallFrame]) -> Option<(u32, &WriterSlot)> {
+    pub fn claim_child_slot(&self, owner: u64, parent: u32, frames: &[CallFrame]) -> Option<(u32, &WriterSlot)> {
         let a_page = crate::PAGE as usize / size_of::<WriterSlot>();
         let can_continue =
             |slot: &WriterSlot| slot.frames().iter().zip(frames).all(|(frame, other)| frame.can_continue(other));

@@ -7,7 +7,7 @@ use libc::pid_t;
 use rustix::io::Errno;
 use snapshim::sys::{procfs, raw};
 
-use super::fork_in_handler::Heir;
+use super::fork_in_handler::ChildCall;
 use super::inherit::{Inheritance, Prepared};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
@@ -39,9 +39,9 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
     let mappings = lock::hold(own);
     let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
     // A child in another pid namespace takes no part in the table, so no process waits for its calls.
-    let heir = if leaves { Ok(None) } else { Heir::prepare(&mappings) };
-    let heir = match heir {
-        Ok(heir) => heir,
+    let child_call = if leaves { Ok(None) } else { ChildCall::prepare(&mappings) };
+    let child_call = match child_call {
+        Ok(child_call) => child_call,
         Err(error) => return fail(error.raw_os_error()),
     };
     let pid = if own.image.is_mapper() && !own.leaves_damaged() {
@@ -49,12 +49,12 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
     } else {
         shared_fork::fork(real)
     };
-    match (pid, heir) {
-        (0, Some(heir)) => {
+    match (pid, child_call) {
+        (0, Some(child_call)) => {
             lending::note_pid();
-            heir.take_over();
+            child_call.resume_in_child();
         }
-        (pid, Some(heir)) => heir.leave_to(pid),
+        (pid, Some(child_call)) => child_call.hand_to_child(pid),
         (_, None) => {}
     }
     if pid == 0 {

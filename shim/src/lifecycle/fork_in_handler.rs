@@ -25,7 +25,7 @@ use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 
 /// What is prepared for a child that is about to be forked inside a hook.
-pub struct Heir {
+pub struct ChildCall {
     parent: Thread,
     /// The table, at another address.
     table: &'static Table,
@@ -46,7 +46,7 @@ struct FramePage {
 /// Relaxed wherever they are used, because of that lock; a child has one thread.
 static FRAME_PAGES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
-impl Heir {
+impl ChildCall {
     /// `None`: the calling thread is inside no hook. Signals are blocked.
     ///
     /// Errors: `EAGAIN` if the table has no room for the child, or had none for the call; those of mremap(2).
@@ -79,7 +79,7 @@ impl Heir {
     fn claim(parent: Thread, table: &'static Table, frames: &[CallFrame], page: FramePage) -> Result<Self, Errno> {
         let unborn = ProcessId::unborn(parent.own.index, raw::random() as u32);
         let (index, record) = table.claim_process(unborn).ok_or(Errno::AGAIN)?;
-        let Some((number, slot)) = table.claim_heir(unborn.owner_word(index), parent.index, frames) else {
+        let Some((number, slot)) = table.claim_child_slot(unborn.owner_word(index), parent.index, frames) else {
             table.bury(index, record, unborn);
             return Err(Errno::AGAIN);
         };
@@ -94,7 +94,7 @@ impl Heir {
     }
 
     /// In the parent, after the fork: writes the child's pid into the table, or takes the record out if there is no child.
-    pub fn leave_to(self, pid: pid_t) {
+    pub fn hand_to_child(self, pid: pid_t) {
         if pid < 0 {
             if let Some(id) = self.record.id() {
                 self.table.bury(self.index, self.record, id);
@@ -108,7 +108,7 @@ impl Heir {
     }
 
     /// In the child, before the handler goes on that forked.
-    pub fn take_over(mut self) {
+    pub fn resume_in_child(mut self) {
         self.page.hold();
         let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
         self.record.christen(self.unborn, born);
