@@ -11,7 +11,7 @@ use crate::base::config::config;
 use crate::hooks::process::clone;
 use crate::hooks::signal::{action, wait};
 use crate::process::log::{self, Level, say};
-use crate::process::{lending, membership, thread};
+use crate::process::{membership, shared_mm, thread};
 use crate::{hooks, interpose};
 
 #[used]
@@ -38,7 +38,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     note_originals();
     hooks::aio::io_uring::filter();
     thread::watch_ends();
-    lending::note_pid();
+    shared_mm::note_pid();
     membership::join_if_in_use();
 }
 

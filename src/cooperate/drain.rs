@@ -161,8 +161,14 @@ impl Table {
         let thread = slot.thread(lease);
         let doing = Doing::read(id.pid(), thread);
         // The order counts: an image that is alive after the look at its thread was alive at that look.
-        let is_no_loan = || doing.is_no_loan(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
-        (thread != 0 && (process.lender(id).is_none() || is_no_loan())).then_some(Maker { process, id, thread, doing })
+        let shares_no_mm =
+            || doing.shares_no_mm(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
+        (thread != 0 && (process.mm_sharer(id).is_none() || shares_no_mm())).then_some(Maker {
+            process,
+            id,
+            thread,
+            doing,
+        })
     }
 
     /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers.

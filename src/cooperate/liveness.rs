@@ -7,7 +7,7 @@
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-use super::lending::is_memory_in_use;
+use super::shared_mm::is_memory_in_use;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, ProcStat};

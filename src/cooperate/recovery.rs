@@ -2,8 +2,8 @@
 //!
 //! Any process may run any of this at any time and more than once, and be killed while it does.
 
-use super::lending::is_memory_in_use;
 use super::liveness::{self, Liveness};
+use super::shared_mm::is_memory_in_use;
 use crate::protocol::creation::Ticket;
 use crate::protocol::gate::CallFrame;
 use crate::protocol::limits::WRITERS;

@@ -32,10 +32,10 @@ impl Doing {
     }
 
     /// Whether it certainly does not wait for a child of vfork(2) or clone(2) that may have its memory and stack meanwhile.
-    pub(crate) fn is_no_loan(&self, pid: u32, thread: u32) -> bool {
-        const LENDING: [Sysno; 3] = [Sysno::clone, Sysno::vfork, Sysno::clone3];
+    pub(crate) fn shares_no_mm(&self, pid: u32, thread: u32) -> bool {
+        const SHARING_MM: [Sysno; 3] = [Sysno::clone, Sysno::vfork, Sysno::clone3];
         match self.call {
-            Some(call) => !is_one_of(call, &LENDING),
+            Some(call) => !is_one_of(call, &SHARING_MM),
             // It runs, or the kernel does not say. Every process may read its state.
             None => ProcStat::read(&ProcPath::of(pid, "task").slash(thread).then("/stat"))
                 .is_ok_and(|stat| stat.is_no_vfork()),

@@ -41,7 +41,7 @@ pub struct Process {
     /// Whether it calls exec.
     pub executing: Executing,
     /// epoch:32 | 1 + the user for which a child may act in the process's memory (vfork(2)) and outlive it, 0: none may:32.
-    lent: AtomicU64,
+    mm_shared: AtomicU64,
     rest: [AtomicU64; 3],
 }
 
@@ -237,12 +237,12 @@ impl Process {
     #[cfg(not(loom))]
     pub(crate) fn set_lender(&self, id: ProcessId, user: u32) {
         // No user is u32::MAX.
-        self.lent.store(u64::from(id.epoch()) << 32 | u64::from(user.wrapping_add(1)), Ordering::Relaxed);
+        self.mm_shared.store(u64::from(id.epoch()) << 32 | u64::from(user.wrapping_add(1)), Ordering::Relaxed);
     }
 
     /// For which user `id` shares its memory with a child, if it does.
-    pub fn lender(&self, id: ProcessId) -> Option<u32> {
-        of_image(self.lent.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
+    pub fn mm_sharer(&self, id: ProcessId) -> Option<u32> {
+        of_image(self.mm_shared.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
     }
 
     /// How the fork of `id` went. Acquire: pairs with the AcqRel in `decide_fork`.

@@ -87,7 +87,7 @@ pub struct Caller<'a> {
     /// The word by which the process is known; another in a child, or zero.
     pub image: &'a AtomicU64,
     /// Whether the calling process is a child that acts in the image's memory, as after vfork(2), while the image's threads go on.
-    pub is_borrower: bool,
+    pub is_vfork_child: bool,
 }
 
 impl Caller<'_> {
@@ -107,6 +107,6 @@ impl Caller<'_> {
     /// half-way, alone.
     #[must_use]
     pub fn may_change(&self, owner: u64) -> bool {
-        self.is(owner) && !self.is_borrower
+        self.is(owner) && !self.is_vfork_child
     }
 }

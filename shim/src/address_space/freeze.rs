@@ -91,7 +91,7 @@ fn is_alone() -> bool {
         _ => None,
     });
     let threads = ProcStat::read(&ProcPath::thread_self("stat")).map_or(u64::MAX, |stat| stat.threads);
-    agent != Some(raw::own_tid()) && !identity::is_borrower() && threads <= 1 + u64::from(agent.is_some())
+    agent != Some(raw::own_tid()) && !identity::is_vfork_child() && threads <= 1 + u64::from(agent.is_some())
 }
 
 /// How many ranges have been frozen so far; `None` while one is.

@@ -12,7 +12,7 @@ use crate::process::identity::{self, ThisProcess};
 /// last other thread. So the agent checks whether it is alone, and ends with the status that the process would have had
 /// (synchronize_group_exit, kernel/exit.c).
 pub fn note_end_of_thread(status: c_int) {
-    let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return };
+    let Some(own) = identity::attached().filter(|_| !identity::is_vfork_child()) else { return };
     own.image.presence().note_end(status);
     if let Some(record) = own.record() {
         record.ring();

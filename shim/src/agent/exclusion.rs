@@ -18,7 +18,7 @@ use crate::process::presence::{ABSENT, ASKED, AWAY, PRESENT};
 
 /// Makes a call while there is no agent.
 pub fn with_agent_stopped<R>(call: impl FnOnce() -> R) -> R {
-    let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
+    let Some(own) = identity::attached().filter(|_| !identity::is_vfork_child()) else { return call() };
     let presence = own.image.presence();
     // SeqCst: pairs with the steps of `Presence` (see there): the count comes before the look at the state.
     presence.exclusions.fetch_add(1, Ordering::SeqCst);

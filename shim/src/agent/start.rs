@@ -30,7 +30,7 @@ pub fn start_for_snapshots(own: &ThisProcess) {
 /// Starts the agent, once. Never from a vfork child: the thread would be created in the child's thread group, and end with the
 /// child.
 pub fn start(own: &ThisProcess) {
-    if !identity::is_borrower() && own.image.presence().take_start() {
+    if !identity::is_vfork_child() && own.image.presence().take_start() {
         start_anew(own);
     }
 }

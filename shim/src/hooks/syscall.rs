@@ -16,7 +16,7 @@ use crate::interpose::answer::{answer, fail, status};
 use crate::interpose::interpose;
 use crate::lifecycle::fork;
 use crate::mapper::faults;
-use crate::process::lending;
+use crate::process::shared_mm;
 
 interpose! {
     /// syscall(2); variadic in C, six arguments are passed on as they come
@@ -162,10 +162,10 @@ fn on_syscall(
         }
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_vfork => {
             match number {
-                libc::SYS_clone => clone::note_lending(a as u64),
-                libc::SYS_vfork => lending::note_lending(false),
+                libc::SYS_clone => clone::note_shared_mm(a as u64),
+                libc::SYS_vfork => shared_mm::note_shared_mm(false),
                 // The kernel refuses an argument that cannot be read.
-                _ => clone::note_lending(read_value(a as u64).unwrap_or(0)),
+                _ => clone::note_shared_mm(read_value(a as u64).unwrap_or(0)),
             }
             // SAFETY: the application's arguments, as they are.
             unsafe { real(number, a, b, c, d, e, f) }

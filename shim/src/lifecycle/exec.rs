@@ -18,7 +18,7 @@ use crate::process::identity::{self, ThisProcess};
 /// Makes `call`, which returns only if exec fails.
 pub fn announced<R>(call: impl FnOnce() -> R) -> R {
     // A vfork child ends its own image alone, which the table does not know.
-    let Some(own) = identity::attached().filter(|_| !identity::is_borrower()) else { return call() };
+    let Some(own) = identity::attached().filter(|_| !identity::is_vfork_child()) else { return call() };
     let Some(record) = own.record() else { return call() };
     record.executing.begin(own.id);
     await_pushers(&own);

@@ -15,7 +15,7 @@ use crate::interpose::answer::fail;
 use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
-use crate::process::{lending, membership, thread};
+use crate::process::{membership, shared_mm, thread};
 use crate::shared::fork as shared_fork;
 
 /// Makes `real`, which returns twice: in this process, and in a child that has a copy of its memory. `flags` are those of clone(2).
@@ -24,7 +24,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         None => {
             let pid = real();
             if pid == 0 {
-                lending::note_pid();
+                shared_mm::note_pid();
                 membership::join_with_unseen_mapping();
             }
             pid
@@ -51,14 +51,14 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
     };
     match (pid, child_call) {
         (0, Some(child_call)) => {
-            lending::note_pid();
+            shared_mm::note_pid();
             child_call.resume_in_child();
         }
         (pid, Some(child_call)) => child_call.hand_to_child(pid),
         (_, None) => {}
     }
     if pid == 0 {
-        lending::note_pid();
+        shared_mm::note_pid();
         if leaves {
             membership::refuse_in_child(&own);
         }
@@ -76,7 +76,7 @@ fn hindrance(flags: u64, leaves: bool) -> Option<Errno> {
     } else if flags & libc::CLONE_VFORK as u64 != 0 {
         // The parent sleeps until the child has ended, so it cannot commit in time.
         Some(Errno::DEADLK)
-    } else if identity::is_borrower() {
+    } else if identity::is_vfork_child() {
         // A vfork child cannot hand on the records of its parent's process.
         Some(Errno::CHILD)
     } else {
@@ -91,7 +91,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
     let inheritance = Inheritance::list(mappings);
     let pid = shared_fork::fork(real);
     if pid == 0 {
-        lending::note_pid();
+        shared_mm::note_pid();
         let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
         if is_exact {
             inheritance.be_held();

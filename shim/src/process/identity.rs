@@ -75,7 +75,7 @@ impl ThisProcess {
         Caller {
             owner: self.owner(),
             image: &self.image.word,
-            is_borrower: LENDS.load(Ordering::Relaxed) && is_borrower(),
+            is_vfork_child: SHARES_MM.load(Ordering::Relaxed) && is_vfork_child(),
         }
     }
 
@@ -158,7 +158,7 @@ pub fn table_location() -> attach::TableLocation<'static> {
 }
 
 /// Whether a child may share this memory, or may have.
-pub static LENDS: AtomicBool = AtomicBool::new(false);
+pub static SHARES_MM: AtomicBool = AtomicBool::new(false);
 
 /// Looks which time namespace the process is in now: a forked child, or the caller of setns(2), may have come to another one.
 pub fn note_time_space() {
@@ -169,7 +169,7 @@ pub fn note_time_space() {
 
 /// Whether the calling process is a child that shares this memory (vfork(2), posix_spawn(3)): it acts as the process that the
 /// memory belongs to.
-pub fn is_borrower() -> bool {
+pub fn is_vfork_child() -> bool {
     image_page().is_some_and(|image| image.pid() != raw::own_pid())
 }
 

@@ -139,7 +139,7 @@ fn prepare_leaving(target: &JumpTarget, here: u64) -> *const c_void {
     // No handler comes between the steps that change what is known of the thread's stacks.
     let signals = SignalsBlocked::new();
     // A child that shares its parent's memory leaves none of the parent's calls.
-    if target.is_by_landing() || identity::is_borrower() {
+    if target.is_by_landing() || identity::is_vfork_child() {
         return unprepared;
     }
     let alternate = alternate_stack();

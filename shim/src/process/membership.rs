@@ -16,7 +16,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
 use super::identity::{
-    ATTACHED, HOLDINGS, ImagePage, LENDS, PROC_FDS, ThisProcess, attached, image_page, is_borrower, table,
+    ATTACHED, HOLDINGS, ImagePage, PROC_FDS, SHARES_MM, ThisProcess, attached, image_page, is_vfork_child, table,
     table_location,
 };
 use super::log::{self, Level, say};
@@ -239,7 +239,7 @@ impl Exec {
         if table.is_damaged() || REFUSED.load(Ordering::Relaxed) != 0 {
             return Self(None);
         }
-        let pid = if is_borrower() {
+        let pid = if is_vfork_child() {
             pid_outside(image.pid()).unwrap_or_else(raw::own_pid)
         } else {
             // Counted like a call that is not announced: so another thread's exec that fails meanwhile does not take out what this
@@ -255,7 +255,7 @@ impl Exec {
     /// After the call: it failed.
     pub fn end(self) {
         let Some((image, pid)) = self.0 else { return };
-        if !is_borrower() {
+        if !is_vfork_child() {
             image.end_unseen_call();
         } else if let Some(table) = table() {
             table.lower_unseen(pid);
@@ -461,8 +461,8 @@ fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) 
     PROC_FDS.lower_floor();
     // Empty before any thread finds the record and describes a shared mapping there.
     record.sharing.describe(core::iter::empty());
-    if LENDS.load(Ordering::Relaxed) {
-        record.note_lending(id);
+    if SHARES_MM.load(Ordering::Relaxed) {
+        record.note_shared_mm(id);
     }
     image.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.

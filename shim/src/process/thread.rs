@@ -31,58 +31,62 @@ thread_local! {
 
 /// Which thread this thread-local storage belongs to, once a child may use it as well.
 #[derive(Clone, Copy, Default)]
-struct Loan {
+struct SharedMm {
     /// The thread whose memory it is; 0: no child shares it.
     thread: u32,
     /// Whether that thread goes on beside the child.
-    is_shared: bool,
+    is_concurrent: bool,
     /// Whether that thread has made no call since.
     is_fresh: bool,
 }
 
 thread_local! {
-    static LOAN: Cell<Loan> = const { Cell::new(Loan { thread: 0, is_shared: false, is_fresh: false }) };
+    static SHARED_MM: Cell<SharedMm> = const { Cell::new(SharedMm { thread: 0, is_concurrent: false, is_fresh: false }) };
     /// Which frames the owner of the memory had in use when the child was made.
-    static LENDERS_CALLS: Cell<[bool; FRAMES]> = const { Cell::new([false; FRAMES]) };
+    static OWNERS_CALLS: Cell<[bool; FRAMES]> = const { Cell::new([false; FRAMES]) };
 }
 
 /// Notes that the calling thread is about to make a child that shares this memory: until the child has executed its program, or, if
 /// `is_shared`, beside the thread.
-pub fn note_lending(is_shared: bool) {
-    if !identity::is_borrower() {
+pub fn note_shared_mm(is_concurrent: bool) {
+    if !identity::is_vfork_child() {
         let calls = known().map(|thread| thread.slot.frames().each_ref().map(CallFrame::is_in_use));
-        LENDERS_CALLS.set(calls.unwrap_or_default());
-        LOAN.set(Loan { thread: raw::own_tid(), is_shared: is_shared || LOAN.get().is_shared, is_fresh: true });
+        OWNERS_CALLS.set(calls.unwrap_or_default());
+        SHARED_MM.set(SharedMm {
+            thread: raw::own_tid(),
+            is_concurrent: is_concurrent || SHARED_MM.get().is_concurrent,
+            is_fresh: true,
+        });
     }
 }
 
 /// In a forked child: its parent's memory is not shared here.
-pub fn forget_lending() {
-    LOAN.set(Loan::default());
+pub fn forget_shared_mm() {
+    SHARED_MM.set(SharedMm::default());
 }
 
 /// Whether the caller is a child that uses this thread-local storage while the owner of the memory goes on.
-fn is_beside_lender(loan: Loan) -> bool {
-    loan.is_shared && loan.thread != raw::own_tid() && identity::is_borrower()
+fn runs_concurrently(shared_mm: SharedMm) -> bool {
+    shared_mm.is_concurrent && shared_mm.thread != raw::own_tid() && identity::is_vfork_child()
 }
 
-/// See [`is_beside_lender`]. The first call of the owner itself ends the sharing.
+/// See [`runs_concurrently`]. The first call of the owner itself ends the sharing.
 #[inline]
-fn borrows_beside() -> bool {
-    let loan = LOAN.get();
-    (loan.is_shared || loan.is_fresh) && check_loan(loan)
+fn is_concurrent_child() -> bool {
+    let shared_mm = SHARED_MM.get();
+    (shared_mm.is_concurrent || shared_mm.is_fresh) && check_shared_mm(shared_mm)
 }
 
 #[cold]
-fn check_loan(loan: Loan) -> bool {
-    let is_beside = is_beside_lender(loan);
-    if !is_beside && loan.is_fresh && loan.thread == raw::own_tid() && !identity::is_borrower() {
-        LOAN.set(Loan { is_fresh: false, ..loan });
+fn check_shared_mm(shared_mm: SharedMm) -> bool {
+    let is_concurrent = runs_concurrently(shared_mm);
+    if !is_concurrent && shared_mm.is_fresh && shared_mm.thread == raw::own_tid() && !identity::is_vfork_child() {
+        SHARED_MM.set(SharedMm { is_fresh: false, ..shared_mm });
         if let Some(thread) = CLAIMED.get().filter(|thread| thread.own.is_this_image()) {
-            thread.forget_borrowers_calls();
+            thread.forget_childs_calls();
         }
     }
-    is_beside
+    is_concurrent
 }
 
 /// The calling thread, if its first frame is free; the frame is taken. Nearly every call finds it so. `None`: [`Seat::take`] looks
@@ -91,7 +95,7 @@ fn check_loan(loan: Loan) -> bool {
 /// Every write goes this way, so the result is the thread alone: a larger one would be passed through memory.
 #[inline(always)]
 pub fn take_first(stack: u64) -> Option<Thread> {
-    if borrows_beside() {
+    if is_concurrent_child() {
         return None;
     }
     CLAIMED.get().filter(|thread| thread.own.is_this_image() && thread.first_frame().take(stack))
@@ -99,8 +103,8 @@ pub fn take_first(stack: u64) -> Option<Thread> {
 
 /// The calling thread with its slot, which is claimed if need be; the error is why it has none.
 pub fn current() -> Result<Thread, Errno> {
-    if borrows_beside() {
-        return beside_lender();
+    if is_concurrent_child() {
+        return concurrent_child();
     }
     match CLAIMED.get() {
         Some(thread) if thread.own.is_this_image() => Ok(thread),
@@ -110,7 +114,7 @@ pub fn current() -> Result<Thread, Errno> {
 
 /// The calling thread, if it has a slot, and shares it with no child that runs beside it.
 pub fn known() -> Option<Thread> {
-    if borrows_beside() {
+    if is_concurrent_child() {
         return None;
     }
     CLAIMED.get().filter(|thread| thread.own.is_this_image())
@@ -128,7 +132,7 @@ fn claim() -> Result<Thread, Errno> {
     // A handler that writes between the claim and the note of it would claim a second slot, and the first would be lost.
     let _signals = signal_block::SignalsBlocked::new();
     // The slot that a vfork child claims stays with the thread whose stack it has; the child's own id is no thread's soon.
-    let tid = if identity::is_borrower() { LOAN.get().thread } else { raw::own_tid() };
+    let tid = if identity::is_vfork_child() { SHARED_MM.get().thread } else { raw::own_tid() };
     let (index, slot) = own.table.claim_writer(own.owner(), tid).ok_or(Errno::AGAIN)?;
     let thread = Thread::new(own, slot, index);
     CLAIMED.set(Some(thread));
@@ -138,7 +142,7 @@ fn claim() -> Result<Thread, Errno> {
 
 /// The slot of a child that runs beside the owner of this memory: found in the table, as the thread-local storage is the owner's.
 #[cold]
-fn beside_lender() -> Result<Thread, Errno> {
+fn concurrent_child() -> Result<Thread, Errno> {
     let own = membership::join()?;
     let _signals = signal_block::SignalsBlocked::new();
     let tid = raw::own_tid();
@@ -340,8 +344,8 @@ impl Thread {
 
     /// Gives up the frames that a child of vfork(2) was killed in. The owner of the memory goes on, so the child is over, and so
     /// are its calls. A child that goes on beside the owner has a slot of its own.
-    fn forget_borrowers_calls(&self) {
-        let new = self.slot.frames().iter().zip(LENDERS_CALLS.get()).filter(|(_, was_lenders)| !was_lenders);
+    fn forget_childs_calls(&self) {
+        let new = self.slot.frames().iter().zip(OWNERS_CALLS.get()).filter(|(_, was_owners)| !was_owners);
         new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
     }
 

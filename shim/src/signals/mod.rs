@@ -154,7 +154,7 @@ pub fn set_action(signal: c_int, new: Option<Action>) -> Action {
 
 /// sigaction(2) in a vfork child, whose actions in the kernel are its own while the virtual ones in memory are its parent's; the
 /// action before.
-pub fn set_borrowed_action(signal: c_int, new: Option<Action>) -> Option<Action> {
+pub fn set_action_of_vfork_child(signal: c_int, new: Option<Action>) -> Option<Action> {
     let found = Action::of_kernel(signal)?;
     if let Some(new) = new {
         // SAFETY: the application's own handler; the restorer is libc's or its own.
@@ -165,8 +165,8 @@ pub fn set_borrowed_action(signal: c_int, new: Option<Action>) -> Option<Action>
 }
 
 /// Whether the caller is a vfork child.
-pub fn is_borrowed() -> bool {
-    identity::is_borrower()
+pub fn is_vfork_child() -> bool {
+    identity::is_vfork_child()
 }
 
 /// Gives the calling thread a mask in which SIGSEGV is open, if a call that no hook has seen has blocked it.

@@ -379,7 +379,7 @@ static void what_cannot_be_inherited_faults(int protection, enum who who)
     writer_end(&writer);
 }
 
-/* What borrows this memory, or begins anew, leaves the snapshots of this process alone. */
+/* What shares this memory, or begins anew, leaves the snapshots of this process alone. */
 static void vfork_spawn_system_and_popen_leave_snapshots_alone(int protection, enum who who)
 {
     int fd = make_file("file", SIZE), status;

@@ -64,7 +64,7 @@ static void __attribute__((noreturn)) lend_memory(enum way way, int is_known)
     _exit(waitpid(pid, &status, 0) != pid || status != 0);
 }
 
-/* A process lends its memory, and the thread that the table knows. */
+/* A process shares its memory with a child, and the thread that the table knows. */
 static void a_call_of_a_vfork_child_is_waited_for(int protection, enum who who)
 {
     (void)who;
@@ -281,7 +281,7 @@ static void a_thread_that_spawned_before_it_wrote_holds_nobody_up(int protection
 
 static unsigned char *inherited;
 
-/* What the child forks has a copy of the memory that is lent. */
+/* What the child forks has a copy of the memory that is shared. */
 static int fork_and_look(void *unused)
 {
     (void)unused;

@@ -73,7 +73,7 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
 #[inline]
 fn with_proc_fds<T>(last: u32, act: impl FnOnce(Option<&ProcFdCache>) -> T) -> T {
     let proc_fds = identity::proc_fds();
-    if !proc_fds.may_guard(last) || identity::is_borrower() {
+    if !proc_fds.may_guard(last) || identity::is_vfork_child() {
         return act(None);
     }
     proc_fds.replacing(|| act(Some(proc_fds)))

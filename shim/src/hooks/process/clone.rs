@@ -13,7 +13,7 @@ use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::interpose::originals::Main;
 use crate::lifecycle::fork::forked;
-use crate::process::lending;
+use crate::process::shared_mm;
 
 interpose! {
     /// clone(3); variadic in C, every argument that there can be is passed on as it comes
@@ -42,7 +42,7 @@ fn on_clone(
 ) -> c_int {
     let flags_wide = u64::from(flags as u32);
     let (Some(run), false, false) = (main, stack.is_null(), flags_wide & SHARES_MEMORY != 0) else {
-        note_lending(flags_wide);
+        note_shared_mm(flags_wide);
         // SAFETY: the application's own call.
         return unsafe { real(main, stack, flags, argument, parent_tid, storage, child_tid) };
     };
@@ -56,9 +56,9 @@ fn on_clone(
 }
 
 /// Notes a child that shares this memory and is no thread of the process: it acts in this memory as after vfork(2).
-pub fn note_lending(flags: u64) {
+pub fn note_shared_mm(flags: u64) {
     if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
-        lending::note_lending(flags & libc::CLONE_VFORK as u64 == 0);
+        shared_mm::note_shared_mm(flags & libc::CLONE_VFORK as u64 == 0);
     }
 }
 

@@ -12,7 +12,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::errno;
 use crate::hooks::file::truncate::truncate_by_name;
 use crate::interpose::{self, interpose};
-use crate::process::lending;
+use crate::process::shared_mm;
 
 interpose! {
     /// posix_spawn(3)
@@ -119,7 +119,7 @@ fn on_spawn(
 }
 
 fn call_announced(actions: *const Actions, call: &dyn Fn() -> c_int) -> c_int {
-    lending::note_lending(false);
+    shared_mm::note_shared_mm(false);
     if interpose::is_libc_seen() || actions.is_null() {
         return call();
     }

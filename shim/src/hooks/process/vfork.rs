@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 
 use crate::base::errno::set_errno;
 use crate::interpose::EntryPoint;
-use crate::process::lending;
+use crate::process::shared_mm;
 
 static ENTRY_POINT: EntryPoint = EntryPoint::new(c"vfork", raw as *const (), raw as *const (), raw as *const ());
 /// The entry points declared here.
@@ -23,7 +23,7 @@ unsafe extern "C" fn __vfork() {
 }
 
 extern "C" fn next() -> *const () {
-    lending::note_lending(false);
+    shared_mm::note_shared_mm(false);
     ENTRY_POINT.next()
 }
 

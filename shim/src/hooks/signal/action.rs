@@ -104,8 +104,8 @@ fn on_sigaction(
 }
 
 fn change_virtual(signal: c_int, new: Option<Action>) -> Action {
-    if signals::is_borrowed() {
-        return signals::set_borrowed_action(signal, new).unwrap_or_default();
+    if signals::is_vfork_child() {
+        return signals::set_action_of_vfork_child(signal, new).unwrap_or_default();
     }
     signals::set_action(signal, new)
 }

@@ -52,7 +52,7 @@ pub fn alternate_by_number(real: impl FnOnce() -> c_long, new: *const stack_t) -
 /// Notes the alternate signal stack that was just set. A vfork child is left out: the stack is its own, and the thread-local
 /// storage is its parent's.
 fn note_if_set(new: *const stack_t, is_set: bool) {
-    if new.is_null() || !is_set || identity::is_borrower() {
+    if new.is_null() || !is_set || identity::is_vfork_child() {
         return;
     }
     let mut set = stack_t { ss_sp: core::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };

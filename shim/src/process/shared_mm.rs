@@ -4,26 +4,26 @@ use core::sync::atomic::Ordering;
 
 use snapshim::sys::raw;
 
-use super::identity::{LENDS, attached, image_page, note_time_space, table};
+use super::identity::{SHARES_MM, attached, image_page, note_time_space, table};
 use super::thread;
 
 /// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_beside`: the
 /// calling thread is not stopped meanwhile.
-pub fn note_lending(is_beside: bool) {
-    thread::note_lending(is_beside);
-    LENDS.store(true, Ordering::Relaxed);
+pub fn note_shared_mm(is_concurrent: bool) {
+    thread::note_shared_mm(is_concurrent);
+    SHARES_MM.store(true, Ordering::Relaxed);
     // Without a record now, `membership` says so when there is one.
     if let Some(own) = attached()
         && let Some(record) = own.record()
     {
-        record.note_lending(own.id);
+        record.note_shared_mm(own.id);
     }
 }
 
 /// Notes which process this memory belongs to. The constructor and a forked child do that, before a vfork child can be the first
 /// to use the memory.
 pub fn note_pid() {
-    thread::forget_lending();
+    thread::forget_shared_mm();
     if table().is_some() {
         note_time_space();
     }

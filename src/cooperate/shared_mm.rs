@@ -12,14 +12,14 @@ use crate::sys::raw;
 impl Process {
     /// From now on a child may act in the memory of `id`, for the user that the caller acts for. So the end of the process is not
     /// the end of its calls.
-    pub fn note_lending(&self, id: ProcessId) {
+    pub fn note_shared_mm(&self, id: ProcessId) {
         self.set_lender(id, rustix::process::geteuid().as_raw());
     }
 }
 
 /// Whether a process other than `id`'s may still act in the memory of that image.
 pub fn is_memory_in_use(record: &Process, id: ProcessId) -> bool {
-    let Some(user) = record.lender(id) else { return false };
+    let Some(user) = record.mm_sharer(id) else { return false };
     // Without a cookie the process has not attached wholly, and has announced nothing.
     let Some(cookie) = record.cookie(id) else { return false };
     let image = Image { cookie, word: id.to_word(), start: record.earliest_start(id), user };
