@@ -41,7 +41,7 @@ impl Table {
             let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
             let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
             while !is_idle(record, id, origin) {
-                if patience.is_tried() && self.bury_if_dead(id.owner_word(index as u32)) {
+                if patience.is_tried() && self.reap_if_dead(id.owner_word(index as u32)) {
                     break;
                 }
                 if deadline.expired_twice(&patience) {

@@ -48,7 +48,7 @@ impl Table {
             if !patience.is_tried() {
                 continue;
             }
-            if self.bury_if_dead(id.owner_word(index)) {
+            if self.reap_if_dead(id.owner_word(index)) {
                 return Ok(());
             }
             if deadline.expired_twice(&patience) {
@@ -69,7 +69,7 @@ impl Table {
         let scope = Scope::One(origin);
         self.processes_used().iter().enumerate().any(|(index, record)| {
             let sharer = record.id().filter(|_| record.sharing.includes(scope));
-            sharer.is_some_and(|id| !self.bury_if_dead(id.owner_word(index as u32)))
+            sharer.is_some_and(|id| !self.reap_if_dead(id.owner_word(index as u32)))
         })
     }
 

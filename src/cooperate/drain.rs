@@ -59,7 +59,7 @@ impl Table {
             if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
                 self.declare_damaged();
             }
-            let is_gone = patience.is_tried() && self.bury_if_dead(id.owner_word(index));
+            let is_gone = patience.is_tried() && self.reap_if_dead(id.owner_word(index));
             if !is_gone && deadline.expired_twice(&patience) {
                 return Err(Blame { pid: id.pid(), tid: 0 });
             }
@@ -124,7 +124,7 @@ impl Table {
     fn is_all_announced(&self) -> bool {
         self.processes_used().iter().enumerate().all(|(index, record)| {
             let busy = record.id().filter(|id| record.unannounced(*id) != 0);
-            busy.is_none_or(|id| self.bury_if_dead(id.owner_word(index as u32)))
+            busy.is_none_or(|id| self.reap_if_dead(id.owner_word(index as u32)))
         })
     }
 
@@ -140,7 +140,7 @@ impl Table {
         if lease.is_vacant() {
             return frame.load().1 == announcement;
         }
-        if self.bury_if_dead(lease.process()) {
+        if self.reap_if_dead(lease.process()) {
             // The record can be gone before its slots are: a process that reaped it was killed in between.
             slot.release(lease);
             return true;
@@ -206,7 +206,7 @@ impl Table {
                 continue;
             }
             let owner = self.creation_owner(seen).map_or(0, |slot| slot.lease().process());
-            let dead = owner == 0 || self.bury_if_dead(owner);
+            let dead = owner == 0 || self.reap_if_dead(owner);
             let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
             if deadline > first_seen + LONGEST_CREATION {
                 self.declare_damaged();

@@ -69,7 +69,7 @@ impl Table {
                 record.id().is_none_or(|id| {
                     let is_dead = liveness::of(record, id) == liveness::Liveness::Dead;
                     if is_dead {
-                        self.bury(index as u32, record, id);
+                        self.reap(index as u32, record, id);
                     }
                     is_dead
                 })
@@ -77,7 +77,7 @@ impl Table {
         are_processes_found
             && self.writers[writers..self.writers_backed()].iter().all(|slot| {
                 let lease = slot.lease();
-                let is_over = lease.is_vacant() || self.bury_if_dead(lease.process());
+                let is_over = lease.is_vacant() || self.reap_if_dead(lease.process());
                 if is_over {
                     slot.release(lease);
                 }

@@ -22,14 +22,14 @@ impl Table {
     }
 
     /// Whether the process that `owner` refers to is certainly gone. If it is, everything it had is taken out of the table.
-    pub fn bury_if_dead(&self, owner: u64) -> bool {
+    pub fn reap_if_dead(&self, owner: u64) -> bool {
         let Some((index, record, id)) = self.owner(owner) else {
             self.retire_all_of(owner);
             return true;
         };
         let dead = liveness::of(record, id) == Liveness::Dead;
         if dead {
-            self.bury(index, record, id);
+            self.reap(index, record, id);
         }
         dead
     }
@@ -39,14 +39,14 @@ impl Table {
     pub fn retire_if_gone(&self, owner: u64) -> bool {
         let is_gone = |(_, record, id): (_, &Process, _)| liveness::of_image(record, id) == Liveness::Dead;
         let gone = self.owner(owner).is_none_or(is_gone);
-        if gone && !self.bury_if_dead(owner) {
+        if gone && !self.reap_if_dead(owner) {
             self.retire_all_of(owner);
         }
         gone
     }
 
     /// Takes the image `id` out: first what refers to its record, then the record.
-    pub fn bury(&self, index: u32, record: &Process, id: ProcessId) {
+    pub fn reap(&self, index: u32, record: &Process, id: ProcessId) {
         let dead = Dead { index, record, id };
         let owner = dead.owner();
         let creation = self.header.creation.load();
@@ -95,7 +95,7 @@ impl Table {
         for (index, record) in self.processes_used().iter().enumerate() {
             let index = index as u32;
             let retire_claims = |id| self.retire_claims_of(&Dead { index, record, id });
-            if let Child::NeverBorn(id) = record.lose_parent(parent, committed, retire_claims) {
+            if let Child::NeverForked(id) = record.resolve_orphan(parent, committed, retire_claims) {
                 self.retire_all_of(id.owner_word(index));
             }
         }
@@ -112,11 +112,11 @@ impl Table {
     }
 
     /// Takes every dead process out.
-    pub fn bury_the_dead(&self) {
+    pub fn reap_the_dead(&self) {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id() else { continue };
             if liveness::of(record, id) == Liveness::Dead {
-                self.bury(index as u32, record, id);
+                self.reap(index as u32, record, id);
             }
         }
         self.retire_orphans();
@@ -124,13 +124,13 @@ impl Table {
     }
 
     /// Takes out what had the pid of `id` before: exec put `id` in its place, or the pid was used again.
-    fn bury_earlier_images(&self, id: ProcessId) {
+    fn reap_earlier_images(&self, id: ProcessId) {
         let is_earlier = |other: &ProcessId| id.pid() != 0 && other.pid() == id.pid() && *other != id;
         for (index, record) in self.processes_used().iter().enumerate() {
             if let Some(earlier) = record.id().filter(is_earlier)
                 && !is_memory_in_use(record, earlier)
             {
-                self.bury(index as u32, record, earlier);
+                self.reap(index as u32, record, earlier);
             }
         }
     }
@@ -155,7 +155,7 @@ impl Table {
         let index = self.find_process(id)?;
         // This comes before the new process describes itself: what the record's last process shared would be taken for its own.
         self.processes[index].sharing.describe(core::iter::empty());
-        self.bury_earlier_images(id);
+        self.reap_earlier_images(id);
         Some((index as u32, &self.processes[index]))
     }
 
@@ -219,7 +219,7 @@ impl Table {
 
     /// Frees the slots of dead processes, and of threads that ended without saying so.
     pub fn free_abandoned_slots(&self) {
-        self.bury_the_dead();
+        self.reap_the_dead();
         for slot in self.writers_used() {
             let lease = slot.lease();
             match self.owner(lease.process()) {

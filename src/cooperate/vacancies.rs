@@ -39,7 +39,7 @@ impl Table {
         let hint = self.header.process_room.hint.load(Ordering::Relaxed) as usize;
         let found = likely(used(), hint).find(claim).or_else(|| {
             if is_landmark(used(), 32) {
-                self.bury_the_dead();
+                self.reap_the_dead();
                 if let Some(freed) = (0..used()).find(claim) {
                     return Some(freed);
                 }
@@ -47,7 +47,7 @@ impl Table {
             (used()..PROCESSES).take_while(|index| self.reach_process(*index)).find(claim)
         });
         let found = found.or_else(|| {
-            self.bury_the_dead();
+            self.reap_the_dead();
             (0..used()).find(claim)
         })?;
         self.header.process_room.hint.store(found as u32 + 1, Ordering::Relaxed);

@@ -6,14 +6,14 @@ use super::sharing::Sharing;
 use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
-/// All-zero is "free". `identity` is written by claim, christen and free; the rest by the process itself, or by its parent before
+/// All-zero is "free". `identity` is written by claim, set_pid and free; the rest by the process itself, or by its parent before
 /// it exists. Freeing a record clears nothing else: each word carries the epoch of the image that it belongs to.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Process {
-    /// epoch:32 | pid:32, or what stands in the place of the pid in a pending child: see [`ProcessId::unborn`].
+    /// epoch:32 | pid:32, or what stands in the place of the pid in a pending child: see [`ProcessId::pending_child`].
     identity: AtomicU64,
     /// epoch:32 | low half of the start time in clock ticks after boot (/proc/PID/stat, field 22):32.
     start: AtomicU64,
@@ -22,9 +22,9 @@ pub struct Process {
     cookie: AtomicU64,
     /// epoch:32 | thread id of the agent:32, or `NO_AGENT`.
     agent: AtomicU64,
-    /// [`Birth`]:32, which is a futex | epoch:32.
-    birth: AtomicU64,
-    /// Owner word of the process that forked this one, while `birth` is pending.
+    /// [`ForkOutcome`]:32, which is a futex | epoch:32.
+    fork_outcome: AtomicU64,
+    /// Owner word of the process that forked this one, while `fork_outcome` is pending.
     parent: AtomicU64,
     /// The agent sleeps on it.
     doorbell: AtomicU32,
@@ -60,7 +60,7 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
 /// How a fork went: whether the child has inherited its snapshots exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Birth {
+pub enum ForkOutcome {
     /// Nothing was inherited, or all of it exactly.
     Settled = 0,
     /// The parent is forking, and will say how it went.
@@ -75,7 +75,7 @@ pub enum Child {
     /// It is no child of the dead process, or knows by now how its fork went.
     Settled,
     /// Its record was freed while it was pending. What was published for it belongs to no process.
-    NeverBorn(ProcessId),
+    NeverForked(ProcessId),
 }
 
 /// A process that died, and its record.
@@ -124,8 +124,8 @@ impl Process {
     }
 
     /// Gives the record of a pending child its pid. The child or its parent does it.
-    pub fn christen(&self, unborn: ProcessId, id: ProcessId) {
-        let _ = self.identity.compare_exchange(unborn.to_word(), id.to_word(), Ordering::AcqRel, Ordering::Relaxed);
+    pub fn set_pid(&self, pending: ProcessId, id: ProcessId) {
+        let _ = self.identity.compare_exchange(pending.to_word(), id.to_word(), Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// `id` -> free. False: another process did it before, or the record has another id by now.
@@ -246,12 +246,12 @@ impl Process {
     }
 
     /// How the fork of `id` went. Acquire: pairs with the AcqRel in `decide_fork`.
-    pub fn birth(&self, id: ProcessId) -> Birth {
-        let word = self.birth.load(Ordering::Acquire);
+    pub fn fork_outcome(&self, id: ProcessId) -> ForkOutcome {
+        let word = self.fork_outcome.load(Ordering::Acquire);
         match (word >> 32) as u32 == id.epoch() {
-            true if word as u32 == Birth::Pending as u32 => Birth::Pending,
-            true if word as u32 != Birth::Settled as u32 => Birth::Failed,
-            _ => Birth::Settled,
+            true if word as u32 == ForkOutcome::Pending as u32 => ForkOutcome::Pending,
+            true if word as u32 != ForkOutcome::Settled as u32 => ForkOutcome::Failed,
+            _ => ForkOutcome::Settled,
         }
     }
 
@@ -261,41 +261,41 @@ impl Process {
     }
 
     /// Notes, in a record that `parent` (an owner word) has claimed for its child, that the fork is pending.
-    pub fn expect_birth(&self, unborn: ProcessId, parent: u64) {
+    pub fn expect_fork(&self, pending: ProcessId, parent: u64) {
         self.parent.store(parent, Ordering::Relaxed);
-        self.birth.store(u64::from(unborn.epoch()) << 32 | Birth::Pending as u64, Ordering::Release);
+        self.fork_outcome.store(u64::from(pending.epoch()) << 32 | ForkOutcome::Pending as u64, Ordering::Release);
     }
 
     /// Pending -> settled or failed. The first caller decides.
-    pub fn decide_fork(&self, id: ProcessId, outcome: Birth) {
+    pub fn decide_fork(&self, id: ProcessId, outcome: ForkOutcome) {
         let epoch = u64::from(id.epoch()) << 32;
-        let (pending, outcome) = (epoch | Birth::Pending as u64, epoch | outcome as u64);
-        let _ = self.birth.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
+        let (pending, outcome) = (epoch | ForkOutcome::Pending as u64, epoch | outcome as u64);
+        let _ = self.fork_outcome.compare_exchange(pending, outcome, Ordering::AcqRel, Ordering::Relaxed);
         #[cfg(not(loom))]
-        futex::wake(self.birth_futex());
+        futex::wake(self.fork_futex());
     }
 
     /// Tells the process of this record, if `parent` was forking it when it died, how the fork went.
     ///
     /// A pending child may never have existed: its record is freed. If it does exist, it finds its record gone and breaks what it
     /// inherited.
-    pub fn lose_parent(&self, parent: &Dead<'_>, committed: bool, retire_claims: impl Fn(ProcessId)) -> Child {
+    pub fn resolve_orphan(&self, parent: &Dead<'_>, committed: bool, retire_claims: impl Fn(ProcessId)) -> Child {
         // Again if its pid is set meanwhile: no other process would tell it.
         while let Some(id) = self.id() {
-            if id.unborn_of().is_none() {
-                if self.birth(id) == Birth::Pending && self.parent() == parent.owner() {
-                    self.decide_fork(id, if committed { Birth::Settled } else { Birth::Failed });
+            if id.parent_of_pending().is_none() {
+                if self.fork_outcome(id) == ForkOutcome::Pending && self.parent() == parent.owner() {
+                    self.decide_fork(id, if committed { ForkOutcome::Settled } else { ForkOutcome::Failed });
                 }
                 return Child::Settled;
             }
-            if id.unborn_of() != Some(parent.index) || !parent.has_record() {
+            if id.parent_of_pending() != Some(parent.index) || !parent.has_record() {
                 return Child::Settled;
             }
             retire_claims(id);
             if self.free(id) {
-                return Child::NeverBorn(id);
+                return Child::NeverForked(id);
             }
-            if planted(Fault::SecondChristening) {
+            if planted(Fault::SecondPid) {
                 return Child::Settled;
             }
         }
@@ -338,8 +338,8 @@ impl Process {
 
     /// The word that a child waits on until its parent has decided its fork.
     #[cfg(not(loom))]
-    pub fn birth_futex(&self) -> &AtomicU32 {
-        crate::sys::futex::low_half(&self.birth)
+    pub fn fork_futex(&self) -> &AtomicU32 {
+        crate::sys::futex::low_half(&self.fork_outcome)
     }
 }
 

@@ -11,7 +11,7 @@ pub struct ProcessId(u64);
 pub const EPOCH_BITS: u32 = 26;
 
 /// No pid is as large (linux/threads.h, PID_MAX_LIMIT).
-const UNBORN: u32 = 1 << 31;
+const PENDING_CHILD: u32 = 1 << 31;
 
 impl ProcessId {
     /// The image `epoch` (random, not 0) of `pid`.
@@ -25,15 +25,15 @@ impl ProcessId {
     /// A pending child: process record `parent` is about to fork it. One exchange claims its record and says which process answers
     /// for it.
     #[must_use]
-    pub fn unborn(parent: u32, epoch: u32) -> Self {
-        Self::new(UNBORN | parent, epoch)
+    pub fn pending_child(parent: u32, epoch: u32) -> Self {
+        Self::new(PENDING_CHILD | parent, epoch)
     }
 
     /// The process record that forks it, if it is pending.
     #[must_use]
-    pub fn unborn_of(self) -> Option<u32> {
+    pub fn parent_of_pending(self) -> Option<u32> {
         let low = self.0 as u32;
-        (low & UNBORN != 0).then_some(low & !UNBORN)
+        (low & PENDING_CHILD != 0).then_some(low & !PENDING_CHILD)
     }
 
     /// From a word that [`ProcessId::to_word`] made.
@@ -51,7 +51,7 @@ impl ProcessId {
     /// The process id; 0 for a pending child.
     #[must_use]
     pub fn pid(self) -> u32 {
-        if self.unborn_of().is_some() { 0 } else { self.0 as u32 }
+        if self.parent_of_pending().is_some() { 0 } else { self.0 as u32 }
     }
 
     /// The image epoch.

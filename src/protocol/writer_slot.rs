@@ -173,7 +173,7 @@ impl WriterSlot {
     }
 
     /// Notes the id of the thread that claimed the slot. That thread calls it.
-    pub fn christen(&self, tid: u32) {
+    pub fn set_thread(&self, tid: u32) {
         self.thread.store(self.lease().held_by(tid), Ordering::Relaxed);
     }
 

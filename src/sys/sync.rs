@@ -102,7 +102,7 @@ pub enum Fault {
     /// The look whether a dead process still has its record, after the look at what seems to be its own.
     DeadRecord,
     /// The second look at a child whose pid was set while its dead parent was reaped.
-    SecondChristening,
+    SecondPid,
     /// The fence between the count of a call without a slot and its look at the active word.
     UnannouncedFence,
     /// The wait for calls without a slot.

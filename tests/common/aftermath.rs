@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use snapshim::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
-use snapshim::protocol::process::{Agent, Birth};
+use snapshim::protocol::process::{Agent, ForkOutcome};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::State;
 use snapshim::table::Table;
@@ -104,8 +104,8 @@ fn assert_unused(table: &Table, about: &str) {
         assert_eq!(record.id(), None, "{about}: process record {index}");
         assert_eq!(record.unannounced(next), 0, "{about}: calls without a slot in record {index}");
         assert_eq!(
-            (record.birth(next), record.agent(next)),
-            (Birth::Settled, Agent::NotYet),
+            (record.fork_outcome(next), record.agent(next)),
+            (ForkOutcome::Settled, Agent::NotYet),
             "{about}: record {index}"
         );
         assert_eq!((record.cookie(next), record.is_start(next, 0)), (None, None), "{about}: record {index}");

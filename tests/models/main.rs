@@ -11,7 +11,7 @@
 //! | generation, pushers, extents of a snapshot; segments split off | `protocol::snapshot` | [`mapping`] |
 //! | bytes that are stored into read-only snapshots | `protocol::bytes` | [`mapping`] |
 //! | preserved bits, and the owners of their blocks | `protocol::preserved`, `protocol::block_owner` | [`bits`] |
-//! | process records, forks, claims, slots, and their recovery | `protocol::process`, `protocol::writer_slot` | [`burial`] |
+//! | process records, forks, claims, slots, and their recovery | `protocol::process`, `protocol::writer_slot` | [`reaping`] |
 //! | requests to an agent, and its doorbell | `protocol::writer_slot`, `protocol::process` | [`asking`] |
 //! | bytes at movable positions | `protocol::gate::Floating` | [`positions`] |
 //! | counted changes, observations of a file | `protocol::changes` | [`foreign_changes`] |
@@ -29,11 +29,11 @@
 mod arming;
 mod asking;
 mod bits;
-mod burial;
 mod foreign_changes;
 mod instant;
 mod mapping;
 mod own;
 mod positions;
+mod reaping;
 mod unseen;
 mod world;

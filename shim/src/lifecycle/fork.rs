@@ -92,7 +92,7 @@ fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() ->
     let pid = shared_fork::fork(real);
     if pid == 0 {
         shared_mm::note_pid();
-        let is_exact = prepared.is_ok_and(|prepared| prepared.be_born());
+        let is_exact = prepared.is_ok_and(|prepared| prepared.complete_fork());
         if is_exact {
             inheritance.be_held();
         } else {

@@ -30,7 +30,7 @@ pub struct ChildCall {
     /// The table, at another address.
     table: &'static Table,
     record: &'static Process,
-    unborn: ProcessId,
+    pending: ProcessId,
     index: u32,
     slot: u32,
     page: FramePage,
@@ -77,10 +77,10 @@ impl ChildCall {
     }
 
     fn claim(parent: Thread, table: &'static Table, frames: &[CallFrame], page: FramePage) -> Result<Self, Errno> {
-        let unborn = ProcessId::unborn(parent.own.index, raw::random() as u32);
-        let (index, record) = table.claim_process(unborn).ok_or(Errno::AGAIN)?;
-        let Some((number, slot)) = table.claim_child_slot(unborn.owner_word(index), parent.index, frames) else {
-            table.bury(index, record, unborn);
+        let pending = ProcessId::pending_child(parent.own.index, raw::random() as u32);
+        let (index, record) = table.claim_process(pending).ok_or(Errno::AGAIN)?;
+        let Some((number, slot)) = table.claim_child_slot(pending.owner_word(index), parent.index, frames) else {
+            table.reap(index, record, pending);
             return Err(Errno::AGAIN);
         };
         let counts = |process: Option<&Process>, frame: &CallFrame| {
@@ -90,19 +90,19 @@ impl ChildCall {
             let changes = counts(parent.own.record(), frame).wrapping_sub(frame.descriptor().1);
             counts(Some(record), frame).wrapping_sub(changes)
         });
-        Ok(Self { parent, table, record, unborn, index, slot: number, page })
+        Ok(Self { parent, table, record, pending, index, slot: number, page })
     }
 
     /// In the parent, after the fork: writes the child's pid into the table, or takes the record out if there is no child.
     pub fn hand_to_child(self, pid: pid_t) {
         if pid < 0 {
             if let Some(id) = self.record.id() {
-                self.table.bury(self.index, self.record, id);
+                self.table.reap(self.index, self.record, id);
             }
         } else {
-            let born = ProcessId::new(pid as u32, self.unborn.epoch());
-            self.record.describe_start(born, procfs::start_of(born.pid()));
-            self.record.christen(self.unborn, born);
+            let child = ProcessId::new(pid as u32, self.pending.epoch());
+            self.record.describe_start(child, procfs::start_of(child.pid()));
+            self.record.set_pid(self.pending, child);
         }
         give_back(self.table);
     }
@@ -110,14 +110,14 @@ impl ChildCall {
     /// In the child, before the handler goes on that forked.
     pub fn resume_in_child(mut self) {
         self.page.hold();
-        let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
-        self.record.christen(self.unborn, born);
-        let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(born));
+        let child = ProcessId::new(raw::own_pid(), self.pending.epoch());
+        self.record.set_pid(self.pending, child);
+        let slot = self.table.writer(self.slot).filter(|_| self.record.id() == Some(child));
         let slot = slot.filter(|slot| take_frame_pages(page_of(slot)).is_ok());
         identity::use_table(self.table);
-        match slot.and_then(|slot| Some((slot, membership::adopt(self.table, born, self.index)?))) {
+        match slot.and_then(|slot| Some((slot, membership::adopt(self.table, child, self.index)?))) {
             Some((slot, own)) => {
-                slot.christen(raw::own_tid());
+                slot.set_thread(raw::own_tid());
                 thread::take(Thread::new(own, slot, self.slot));
             }
             None => doubt_all(self.table, self.parent.own.id.pid()),

@@ -13,7 +13,7 @@ use snapshim::cooperate::pieces::Further;
 use snapshim::preserve::local;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::holdings::Holdings;
-use snapshim::protocol::process::{Birth, Process};
+use snapshim::protocol::process::{ForkOutcome, Process};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, NOT_INHERITED, SnapshotMeta};
 use snapshim::sys::{futex, procfs, raw};
@@ -85,7 +85,7 @@ pub struct Prepared<'a> {
     mappings: &'a Mappings,
     ticket: snapshim::protocol::creation::Ticket,
     record: &'static Process,
-    unborn: ProcessId,
+    pending: ProcessId,
     index: u32,
 }
 
@@ -99,10 +99,10 @@ impl<'a> Prepared<'a> {
         }
         let own = &mappings.own;
         let ticket = instant::begin(&thread, Scope::All)?;
-        let unborn = ProcessId::unborn(own.index, raw::random() as u32);
+        let pending = ProcessId::pending_child(own.index, raw::random() as u32);
         let claimed = instant::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
             .and_then(|()| mappings.begin_all())
-            .and_then(|()| own.table.claim_process(unborn).ok_or(Errno::NFILE));
+            .and_then(|()| own.table.claim_process(pending).ok_or(Errno::NFILE));
         let (index, record) = match claimed {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -111,8 +111,8 @@ impl<'a> Prepared<'a> {
                 return Err(error);
             }
         };
-        record.expect_birth(unborn, own.owner());
-        let prepared = Self { mappings, ticket, record, unborn, index };
+        record.expect_fork(pending, own.owner());
+        let prepared = Self { mappings, ticket, record, pending, index };
         match prepared.publish() {
             Ok(()) => Ok(prepared),
             Err(error) => {
@@ -125,7 +125,7 @@ impl<'a> Prepared<'a> {
     /// Publishes a record of the child's for each segment that it inherits.
     fn publish(&self) -> Result<(), Errno> {
         let own = &self.mappings.own;
-        let owner = self.unborn.owner_word(self.index);
+        let owner = self.pending.owner_word(self.index);
         let before = instant::observe_unseen(own.table);
         for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let meta = SnapshotMeta { owner, base: view.extent.first, ..view.meta };
@@ -141,7 +141,7 @@ impl<'a> Prepared<'a> {
     fn withdraw(&self) {
         let table = self.mappings.own.table;
         if let Some(id) = self.record.id() {
-            table.bury(self.index, self.record, id);
+            table.reap(self.index, self.record, id);
         }
         table.end_creation(self.ticket);
         self.mappings.end_all();
@@ -153,12 +153,12 @@ impl<'a> Prepared<'a> {
             return self.withdraw();
         }
         let table = self.mappings.own.table;
-        let born = ProcessId::new(pid as u32, self.unborn.epoch());
-        self.record.describe_start(born, procfs::start_of(born.pid()));
-        self.record.christen(self.unborn, born);
+        let child = ProcessId::new(pid as u32, self.pending.epoch());
+        self.record.describe_start(child, procfs::start_of(child.pid()));
+        self.record.set_pid(self.pending, child);
         let creation = table.gate().creation;
         let committed = creation.commit(self.ticket);
-        self.record.decide_fork(born, if committed { Birth::Settled } else { Birth::Failed });
+        self.record.decide_fork(child, if committed { ForkOutcome::Settled } else { ForkOutcome::Failed });
         creation.release(self.ticket);
         futex::wake(creation.futex());
         self.mappings.end_all();
@@ -166,28 +166,28 @@ impl<'a> Prepared<'a> {
 
     /// In the child: writes its pid into its record, and waits until the parent says how the fork went. False: what it inherited
     /// is not exact.
-    pub fn be_born(&self) -> bool {
+    pub fn complete_fork(&self) -> bool {
         let table = self.mappings.own.table;
-        let born = ProcessId::new(raw::own_pid(), self.unborn.epoch());
-        self.record.christen(self.unborn, born);
-        if self.record.id() != Some(born) {
+        let child = ProcessId::new(raw::own_pid(), self.pending.epoch());
+        self.record.set_pid(self.pending, child);
+        if self.record.id() != Some(child) {
             return false;
         }
-        let Some(own) = membership::adopt(table, born, self.index) else { return false };
+        let Some(own) = membership::adopt(table, child, self.index) else { return false };
         own.image.note_snapshot();
         let parent = self.record.parent();
         let give_up = raw::now() + 2 * config().timeout;
         loop {
-            match self.record.birth(born) {
-                Birth::Settled => return true,
-                Birth::Failed => return false,
-                Birth::Pending => {
+            match self.record.fork_outcome(child) {
+                ForkOutcome::Settled => return true,
+                ForkOutcome::Failed => return false,
+                ForkOutcome::Pending => {
                     if raw::now() > give_up {
                         // The parent is stopped. The first of both to settle decides.
-                        self.record.decide_fork(born, Birth::Failed);
+                        self.record.decide_fork(child, ForkOutcome::Failed);
                     }
-                    futex::wait(self.record.birth_futex(), Birth::Pending as u32, Duration::from_millis(5));
-                    table.bury_if_dead(parent);
+                    futex::wait(self.record.fork_futex(), ForkOutcome::Pending as u32, Duration::from_millis(5));
+                    table.reap_if_dead(parent);
                 }
             }
         }

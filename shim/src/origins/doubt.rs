@@ -34,7 +34,7 @@ fn exact_of<'a>(own: &ThisProcess, walk: Walk<'a>, origin: Origin) -> impl Itera
 pub fn mapper_of(own: &ThisProcess, origin: Origin) -> Option<u32> {
     own.table.find_over_splits(|walk| {
         let owners = walk.of(origin).map(|(_, view)| view.meta.owner);
-        let mut living = owners.filter(|owner| !own.table.bury_if_dead(*owner));
+        let mut living = owners.filter(|owner| !own.table.reap_if_dead(*owner));
         living.find_map(|owner| own.table.owner(owner)).map(|(_, _, id)| id.pid())
     })
 }

@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::thread;
 use snapshim::protocol::gate::{Call, Phase};
-use snapshim::protocol::process::{Birth, Dead, Process};
+use snapshim::protocol::process::{Dead, ForkOutcome, Process};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{Snapshot, State};
 use snapshim::protocol::writer_slot::WriterSlot;
@@ -55,14 +55,14 @@ fn the_thread_of_one_lease_is_not_told_for_the_next() {
 }
 
 /// A process record and a snapshot record, reaped by two at once.
-struct Grave {
+struct Records {
     record: Process,
     snapshot: Snapshot,
 }
 
-impl Grave {
+impl Records {
     /// Recovery, as far as it concerns these two records.
-    fn bury(&self) {
+    fn reap(&self) {
         let dead = Dead { index: 0, record: &self.record, id: DEAD };
         self.snapshot.retire_claim(0, || dead.has_record());
         self.record.free(DEAD);
@@ -72,18 +72,18 @@ impl Grave {
 #[test]
 fn a_late_burial_leaves_the_claims_of_the_records_next_owner_alone() {
     model(|| {
-        let grave = Arc::new(Grave { record: Process::default(), snapshot: Snapshot::default() });
-        assert!(grave.record.claim(DEAD));
-        grave.snapshot.claim(1, DEAD.owner_word(0) & 0xffff_ffff).expect("free");
-        let late = Arc::clone(&grave);
-        let late = thread::spawn(move || late.bury());
-        grave.bury();
-        assert_eq!(grave.snapshot.head().state(), State::Free);
-        assert!(grave.record.claim(NEXT));
-        let claimed = grave.snapshot.claim(2, NEXT.owner_word(0) & 0xffff_ffff).expect("free");
+        let records = Arc::new(Records { record: Process::default(), snapshot: Snapshot::default() });
+        assert!(records.record.claim(DEAD));
+        records.snapshot.claim(1, DEAD.owner_word(0) & 0xffff_ffff).expect("free");
+        let late = Arc::clone(&records);
+        let late = thread::spawn(move || late.reap());
+        records.reap();
+        assert_eq!(records.snapshot.head().state(), State::Free);
+        assert!(records.record.claim(NEXT));
+        let claimed = records.snapshot.claim(2, NEXT.owner_word(0) & 0xffff_ffff).expect("free");
         late.join().unwrap();
-        assert_eq!(grave.record.id(), Some(NEXT));
-        assert_eq!(grave.snapshot.head(), claimed);
+        assert_eq!(records.record.id(), Some(NEXT));
+        assert_eq!(records.snapshot.head(), claimed);
     });
 }
 
@@ -97,28 +97,28 @@ struct Family {
 fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
     model(|| {
         let family = Arc::new(Family { parent: Process::default(), child: Process::default() });
-        let unborn = ProcessId::unborn(0, 7);
-        let born = ProcessId::new(102, 7);
+        let pending = ProcessId::pending_child(0, 7);
+        let forked = ProcessId::new(102, 7);
         assert!(family.parent.claim(DEAD));
-        assert!(family.child.claim(unborn));
-        family.child.expect_birth(unborn, DEAD.owner_word(0));
-        let bury = |family: &Family| {
+        assert!(family.child.claim(pending));
+        family.child.expect_fork(pending, DEAD.owner_word(0));
+        let reap = |family: &Family| {
             let dead = Dead { index: 0, record: &family.parent, id: DEAD };
-            family.child.lose_parent(&dead, false, |_| {});
+            family.child.resolve_orphan(&dead, false, |_| {});
             family.parent.free(DEAD);
         };
         let other = Arc::clone(&family);
-        let burier = thread::spawn(move || bury(&other));
-        family.child.christen(unborn, born);
-        let is_there = family.child.id() == Some(born);
-        burier.join().unwrap();
+        let reaper = thread::spawn(move || reap(&other));
+        family.child.set_pid(pending, forked);
+        let is_there = family.child.id() == Some(forked);
+        reaper.join().unwrap();
         // A process that waits looks for the parent by its id.
         if family.parent.id() == Some(DEAD) {
-            bury(&family);
+            reap(&family);
         }
         if is_there {
-            assert_eq!(family.child.id(), Some(born));
-            assert_eq!(family.child.birth(born), Birth::Failed);
+            assert_eq!(family.child.id(), Some(forked));
+            assert_eq!(family.child.fork_outcome(forked), ForkOutcome::Failed);
         } else {
             assert_eq!(family.child.id(), None);
         }
@@ -130,17 +130,17 @@ fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
     model(|| {
         let family = Arc::new(Family { parent: Process::default(), child: Process::default() });
         assert!(family.parent.claim(DEAD));
-        assert!(family.child.claim(ProcessId::unborn(0, 7)));
-        let bury = |family: &Family| {
+        assert!(family.child.claim(ProcessId::pending_child(0, 7)));
+        let reap = |family: &Family| {
             let dead = Dead { index: 0, record: &family.parent, id: DEAD };
-            family.child.lose_parent(&dead, false, |_| {});
+            family.child.resolve_orphan(&dead, false, |_| {});
             family.parent.free(DEAD);
         };
         let other = Arc::clone(&family);
-        let late = thread::spawn(move || bury(&other));
-        bury(&family);
+        let late = thread::spawn(move || reap(&other));
+        reap(&family);
         assert!(family.parent.claim(NEXT));
-        let next = ProcessId::unborn(0, 8);
+        let next = ProcessId::pending_child(0, 8);
         assert!(family.child.claim(next));
         late.join().unwrap();
         assert_eq!(family.child.id(), Some(next));
