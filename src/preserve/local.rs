@@ -28,7 +28,7 @@ use crate::sys::{raw, signal_block};
 use crate::table::Table;
 
 /// What this process preserves its own pages with.
-pub struct Means<'a, S> {
+pub struct LocalPreserver<'a, S> {
     /// The table.
     pub table: &'a Table,
     /// This process.
@@ -47,15 +47,15 @@ pub struct Means<'a, S> {
     pub deadline: u64,
 }
 
-impl<S> core::fmt::Debug for Means<'_, S> {
+impl<S> core::fmt::Debug for LocalPreserver<'_, S> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter.debug_struct("Means").field("deadline", &self.deadline).finish_non_exhaustive()
+        formatter.debug_struct("LocalPreserver").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }
 
 /// What came of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
+pub enum Handled {
     /// It is done and verified.
     Done,
     /// It could not be done.
@@ -64,27 +64,27 @@ pub enum Served {
     InPart,
 }
 
-impl From<bool> for Served {
+impl From<bool> for Handled {
     fn from(is_done: bool) -> Self {
         if is_done { Self::Done } else { Self::Failed }
     }
 }
 
-impl<S: Stores> Means<'_, S> {
+impl<S: Stores> LocalPreserver<'_, S> {
     /// Does what `request` asks of the calling process, or some milliseconds' work of it.
-    pub fn serve(&self, request: &Request) -> Served {
+    pub fn handle(&self, request: &Request) -> Handled {
         match request.task {
             Task::Relocate => self.relocate(request),
-            _ => self.changing(request, |snapshot, view| self.serve_in(request, snapshot, view)),
+            _ => self.changing(request, |snapshot, view| self.handle_in(request, snapshot, view)),
         }
     }
 
     /// Does what `request` asks, to its end.
-    pub fn serve_whole(&self, request: &Request) -> bool {
+    pub fn handle_whole(&self, request: &Request) -> bool {
         loop {
-            match self.serve(request) {
-                Served::InPart => {}
-                served => return served == Served::Done,
+            match self.handle(request) {
+                Handled::InPart => {}
+                handled => return handled == Handled::Done,
             }
         }
     }
@@ -120,7 +120,7 @@ impl<S: Stores> Means<'_, S> {
     }
 
     /// Does what `request` asks. The generation is odd, and the segment is this process's.
-    fn serve_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> Served {
+    fn handle_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> Handled {
         if request.task == Task::Break {
             return break_piece(snapshot, view).into();
         }

@@ -40,7 +40,7 @@ use crate::sys::wait::{Allowance, Patience};
 use crate::sys::{futex, raw, signal_block};
 use crate::table::Table;
 use headroom::Headroom;
-use local::Means;
+use local::LocalPreserver;
 use policy::{Failure, OnFailure, PushMode, Reason, Report};
 use proc_fd_cache::ProcFdCache;
 use record::record;
@@ -221,14 +221,14 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
             let owner = self.table.owner(view.meta.owner);
             owner.is_some_and(|(_, process, id)| matches!(process.agent(id), Agent::Thread(_)))
         };
-        is_long && has_agent() && self.ask_agent(view, task) || self.means().serve_whole(&task)
+        is_long && has_agent() && self.ask_agent(view, task) || self.local_preserver().handle_whole(&task)
     }
 
     /// What this process may use to preserve in its own snapshots.
-    fn means(&self) -> Means<'_, S> {
+    fn local_preserver(&self) -> LocalPreserver<'_, S> {
         let deadline = raw::now() + self.patience;
         let Self { table, own, proc_fds, holdings, stores, headroom, .. } = *self;
-        Means { table, own, proc_fds, holdings, stores, headroom, open: &|_| None, deadline }
+        LocalPreserver { table, own, proc_fds, holdings, stores, headroom, open: &|_| None, deadline }
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
@@ -581,7 +581,7 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
         let request =
             Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Break, first: 0, count: 0 };
         if self.own.may_change(view.meta.owner) {
-            self.means().serve_whole(&request)
+            self.local_preserver().handle_whole(&request)
         } else {
             self.ask_agent(view, request)
         }

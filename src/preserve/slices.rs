@@ -9,7 +9,7 @@ use core::ops::Range;
 use rustix::io::Errno;
 
 use super::holes::Sparse;
-use super::local::{Means, Served};
+use super::local::{Handled, LocalPreserver};
 use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
 use super::verify;
 use crate::PAGE;
@@ -45,37 +45,37 @@ struct Unit {
     is_void: bool,
 }
 
-impl<S: Stores> Means<'_, S> {
+impl<S: Stores> LocalPreserver<'_, S> {
     /// Moves the pages of a segment, from `request.first` to the end of the file at the instant, away from the file: as many slices
     /// as a batch allows.
-    pub(super) fn relocate(&self, request: &Request) -> Served {
+    pub(super) fn relocate(&self, request: &Request) -> Handled {
         let mut course = Move::default();
         let until = raw::now() + BATCH;
         loop {
-            let served =
+            let handled =
                 self.changing(request, |snapshot, view| self.relocate_slice(request, snapshot, view, &mut course));
-            if served != Served::InPart || raw::now() >= until {
-                return served;
+            if handled != Handled::InPart || raw::now() >= until {
+                return handled;
             }
         }
     }
 
-    fn relocate_slice(&self, request: &Request, snapshot: &Snapshot, view: &View, course: &mut Move) -> Served {
+    fn relocate_slice(&self, request: &Request, snapshot: &Snapshot, view: &View, course: &mut Move) -> Handled {
         let shown = view.covered_pages();
         let pages = request.first.max(shown.start)..shown.end;
         if pages.is_empty() || view.is_relocated() {
-            return Served::Done;
+            return Handled::Done;
         }
         let moved = self.move_last(request.snapshot, view, &pages, course);
         match moved.and_then(|first| self.hand_over(request.snapshot, snapshot, view, first, course).map(|()| first)) {
-            Ok(first) if first == pages.start => Served::Done,
-            Ok(_) => Served::InPart,
+            Ok(first) if first == pages.start => Handled::Done,
+            Ok(_) => Handled::InPart,
             // No record is free for a part: all of the segment is moved at once, which needs none.
             Err(Errno::NFILE) if !course.is_whole && pages.start == view.extent.first => {
                 course.is_whole = true;
-                Served::InPart
+                Handled::InPart
             }
-            Err(_) => Served::Failed,
+            Err(_) => Handled::Failed,
         }
     }
 

@@ -10,7 +10,7 @@ use core::ffi::{c_int, c_void};
 use core::ops::ControlFlow;
 use core::time::Duration;
 
-use snapshim::preserve::local::{Means, Served};
+use snapshim::preserve::local::{Handled, LocalPreserver};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::snapshot::State;
 use snapshim::sys::sync::Ordering;
@@ -177,10 +177,14 @@ fn answer_requests(own: &ThisProcess, proc_fds: &ProcFdCache) -> bool {
             continue;
         }
         let deadline = raw::now() + config().timeout;
-        let means = Means { proc_fds, open: &watch::open_in_own_table, ..preserve_own::means(own, deadline) };
-        match means.serve(&request) {
-            Served::InPart => is_answered = false,
-            served => slot.answer(number, served == Served::Done),
+        let preserver = LocalPreserver {
+            proc_fds,
+            open: &watch::open_in_own_table,
+            ..preserve_own::local_preserver(own, deadline)
+        };
+        match preserver.handle(&request) {
+            Handled::InPart => is_answered = false,
+            served => slot.answer(number, served == Handled::Done),
         }
     }
     is_answered

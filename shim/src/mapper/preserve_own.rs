@@ -2,7 +2,7 @@
 //! the origin's page itself would show newer bytes later.
 
 use snapshim::PAGE;
-use snapshim::preserve::local::Means;
+use snapshim::preserve::local::LocalPreserver;
 use snapshim::protocol::writer_slot::{Request, Task};
 
 use crate::address_space::freeze::Trap;
@@ -21,15 +21,15 @@ pub fn preserve_range(address: u64, length: u64) {
         let request =
             Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Preserve, first, count };
         let deadline = Mappings::deadline();
-        let means = means(&own, deadline);
-        means.serve_whole(&request);
+        let means = local_preserver(&own, deadline);
+        means.handle_whole(&request);
     });
 }
 
 /// What the calling process preserves with in its own snapshots.
-pub fn means(own: &ThisProcess, deadline: u64) -> Means<'static, Trap> {
+pub fn local_preserver(own: &ThisProcess, deadline: u64) -> LocalPreserver<'static, Trap> {
     let (proc_fds, holdings, headroom) = (identity::proc_fds(), identity::holdings(), identity::headroom());
-    Means {
+    LocalPreserver {
         table: own.table,
         own: own.caller(),
         proc_fds,

@@ -324,7 +324,7 @@ fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
         let request =
             Request { snapshot: made.index, incarnation: made.incarnation, task: Task::Preserve, first: page, count };
         let deadline = raw::now() + config().timeout;
-        if !preserve_own::means(&thread.own, deadline).serve_whole(&request) {
+        if !preserve_own::local_preserver(&thread.own, deadline).handle_whole(&request) {
             return;
         }
         page += count;
