@@ -15,7 +15,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 use super::headroom::Headroom;
 use super::proc_fd_cache::ProcFdCache;
 use super::record::record;
-use super::relocate::{self, Stores};
+use super::relocate::{self, StoreBarrier};
 use super::{unshare, verify};
 use crate::PAGE;
 use crate::protocol::holdings::Holdings;
@@ -38,7 +38,7 @@ pub struct LocalPreserver<'a, S> {
     /// Where its snapshots lie.
     pub holdings: &'a Holdings,
     /// Keeps other threads from storing.
-    pub stores: &'a S,
+    pub store_barrier: &'a S,
     /// How much more this process may hold.
     pub headroom: &'a Headroom,
     /// Opens an origin in a table of descriptors where closing it harms no program; `None` where there is no such table.
@@ -70,7 +70,7 @@ impl From<bool> for Handled {
     }
 }
 
-impl<S: Stores> LocalPreserver<'_, S> {
+impl<S: StoreBarrier> LocalPreserver<'_, S> {
     /// Does what `request` asks of the calling process, or some milliseconds' work of it.
     pub fn handle(&self, request: &Request) -> Handled {
         match request.task {

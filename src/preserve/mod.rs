@@ -44,7 +44,7 @@ use local::LocalPreserver;
 use policy::{Failure, OnFailure, PushMode, Reason, Report};
 use proc_fd_cache::ProcFdCache;
 use record::record;
-use relocate::Stores;
+use relocate::StoreBarrier;
 
 /// At most this many pages are read in before they are pushed. Of more pages the kernel reads ahead what is needed soon.
 const FEW: u64 = 16;
@@ -79,7 +79,7 @@ pub struct Pusher<'a, R, S> {
     /// What hears of the snapshots that were broken.
     pub report: &'a R,
     /// Keeps this process's other threads from storing while its own snapshots are relocated.
-    pub stores: &'a S,
+    pub store_barrier: &'a S,
     /// Has the kernel read in these bytes of the origin, which are few, and are about to be preserved.
     ///
     /// The fault that preserves a page reads ahead as far as the mapper's descriptor and mapping let it, megabytes perhaps.
@@ -158,7 +158,7 @@ struct Progress {
     done: u64,
 }
 
-impl<R: Report, S: Stores> Pusher<'_, R, S> {
+impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     /// Gives every snapshot of `origin` its own copy of what `change` would change. After success the change may happen.
     pub fn make_way(&self, origin: Origin, mutation: &Mutation) -> Result<(), Failure> {
         match mutation {
@@ -227,8 +227,8 @@ impl<R: Report, S: Stores> Pusher<'_, R, S> {
     /// What this process may use to preserve in its own snapshots.
     fn local_preserver(&self) -> LocalPreserver<'_, S> {
         let deadline = raw::now() + self.patience;
-        let Self { table, own, proc_fds, holdings, stores, headroom, .. } = *self;
-        LocalPreserver { table, own, proc_fds, holdings, stores, headroom, open: &|_| None, deadline }
+        let Self { table, own, proc_fds, holdings, store_barrier: stores, headroom, .. } = *self;
+        LocalPreserver { table, own, proc_fds, holdings, store_barrier: stores, headroom, open: &|_| None, deadline }
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.

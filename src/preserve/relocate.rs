@@ -24,19 +24,19 @@ use crate::protocol::snapshot::{LOCKED, NOT_INHERITED, View};
 use crate::sys::raw;
 
 /// Keeps the process's other threads from storing into a range while it is copied.
-pub trait Stores {
+pub trait StoreBarrier {
     /// From now on stores into the range trap and wait. False: that cannot be done.
-    fn hold(&self, address: u64, length: usize, protection: u32) -> bool;
+    fn freeze(&self, address: u64, length: usize, protection: u32) -> bool;
     /// The range is writable again, or given up. Threads that wait go on.
-    fn release(&self);
+    fn thaw(&self);
 }
 
 /// Does `act` to a range while no other thread changes a byte of it.
-pub fn held<T>(
+pub fn with_frozen<T>(
     address: u64,
     length: usize,
     view: &View,
-    stores: &impl Stores,
+    barrier: &impl StoreBarrier,
     act: impl FnOnce() -> Result<T, Errno>,
 ) -> Result<T, Errno> {
     let protection = view.extent.protection;
@@ -46,7 +46,7 @@ pub fn held<T>(
     if !unshare::is_writable(protection) {
         return act();
     }
-    if !stores.hold(address, length, protection) {
+    if !barrier.freeze(address, length, protection) {
         return Err(Errno::BUSY);
     }
     let result = act();
@@ -55,7 +55,7 @@ pub fn held<T>(
         // SAFETY: the range is part of the snapshot, which no other thread changes now; this is the protection it had.
         let _ = unsafe { rustix::mm::mprotect(address as *mut c_void, length, wanted) };
     }
-    stores.release();
+    barrier.thaw();
     result
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::holes::Sparse;
 use super::local::{Handled, LocalPreserver};
-use super::relocate::{self, Copied, Ground, Pages, SLICE, Stores};
+use super::relocate::{self, Copied, Ground, Pages, SLICE, StoreBarrier};
 use super::verify;
 use crate::PAGE;
 use crate::cooperate::pieces::{Further, part};
@@ -45,7 +45,7 @@ struct Unit {
     is_void: bool,
 }
 
-impl<S: Stores> LocalPreserver<'_, S> {
+impl<S: StoreBarrier> LocalPreserver<'_, S> {
     /// Moves the pages of a segment, from `request.first` to the end of the file at the instant, away from the file: as many slices
     /// as a batch allows.
     pub(super) fn relocate(&self, request: &Request) -> Handled {
@@ -97,7 +97,7 @@ impl<S: Stores> LocalPreserver<'_, S> {
             let length = ((unit.pages.end - unit.pages.start) * PAGE) as usize;
             let lowest = view.address_of(pages.start);
             let act = || self.replace(view, &unit, sparse, lowest, &mut course.ground);
-            match relocate::held(address, length, view, self.stores, act) {
+            match relocate::with_frozen(address, length, view, self.store_barrier, act) {
                 // Data has come there.
                 Err(Errno::AGAIN) if unit.is_void => unit = slice(view, pages),
                 result => return result.map(|()| unit.pages.start),

@@ -5,7 +5,7 @@ use snapshim::PAGE;
 use snapshim::preserve::local::LocalPreserver;
 use snapshim::protocol::writer_slot::{Request, Task};
 
-use crate::address_space::freeze::Trap;
+use crate::address_space::freeze::Freezer;
 use crate::address_space::lock::{Mappings, each_piece, overlap};
 use crate::process::identity::{self, ThisProcess};
 
@@ -27,14 +27,14 @@ pub fn preserve_range(address: u64, length: u64) {
 }
 
 /// What the calling process preserves with in its own snapshots.
-pub fn local_preserver(own: &ThisProcess, deadline: u64) -> LocalPreserver<'static, Trap> {
+pub fn local_preserver(own: &ThisProcess, deadline: u64) -> LocalPreserver<'static, Freezer> {
     let (proc_fds, holdings, headroom) = (identity::proc_fds(), identity::holdings(), identity::headroom());
     LocalPreserver {
         table: own.table,
         own: own.caller(),
         proc_fds,
         holdings,
-        stores: &Trap,
+        store_barrier: &Freezer,
         headroom,
         open: &|_| None,
         deadline,

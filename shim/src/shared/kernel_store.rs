@@ -137,9 +137,9 @@ fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -
     if !can_repeat && is_direct() {
         return None;
     }
-    let before = freeze::holds();
+    let before = freeze::freezes();
     let result = call();
-    let is_done = !freeze::any_held_since(before) || !can_repeat && result > 0;
+    let is_done = !freeze::any_frozen_since(before) || !can_repeat && result > 0;
     is_done.then_some(result)
 }
 

@@ -16,7 +16,7 @@ use snapshim::table::Table;
 
 use super::report::Teller;
 use super::touch::Touch;
-use crate::address_space::freeze::Trap;
+use crate::address_space::freeze::Freezer;
 use crate::base::arena;
 use crate::base::config::config;
 use crate::process::log::{Level, say};
@@ -132,7 +132,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
 }
 
 /// What the thread preserves with.
-pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller, Trap> {
+pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller, Freezer> {
     Pusher {
         table: thread.own.table,
         own: thread.own.caller(),
@@ -146,7 +146,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller
         on_failure: config().on_failure,
         patience: config().timeout,
         report: &Teller,
-        stores: &Trap,
+        store_barrier: &Freezer,
         read_in: &|_| (),
         ahead: 0,
         is_interruptible: signals::may_handle(),
