@@ -63,7 +63,7 @@ const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_TRUNCA
 
 /// The state of a snapshot in a process that has left a damaged table, and knows only where its snapshots lie.
 fn describe_unvouched(address: u64) -> Option<SnapshimStat> {
-    let held = identity::holdings().ranges().find(|range| membership::has_left() && range.contains(&address))?;
+    let held = identity::own_ranges().ranges().find(|range| membership::has_left() && range.contains(&address))?;
     let pages = (held.end - held.start) / snapshim::PAGE;
     Some(SnapshimStat { state: DOUBTFUL, cause: 0, size: 0, pages, preserved: 0, held: 0 })
 }

@@ -5,7 +5,7 @@
 //! on memory by what a record says.
 
 use super::liveness;
-use crate::protocol::holdings::Holdings;
+use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::sync::Ordering;
 use crate::sys::wait::Patience;
@@ -22,7 +22,7 @@ pub struct Knowledge<'a> {
     /// The address of the word by which other processes know it.
     pub cookie: u64,
     /// Where its snapshots lie.
-    pub holdings: &'a Holdings,
+    pub own_ranges: &'a OwnRanges,
 }
 
 /// Rounds before what does not fit counts as damage: another thread may be splitting a segment.
@@ -102,16 +102,16 @@ impl Table {
         let mut pages = 0;
         for (index, view) in walk.owned_by(owner) {
             if view.head.is_changing() {
-                return known.holdings.is_changing();
+                return known.own_ranges.is_changing();
             }
             let is_found = view.is_relocated()
                 // Acquire: as in `Walk::of`.
                 || self.marks[index as usize].load(Ordering::Acquire) == view.meta.origin.mark();
-            if !is_found || !known.holdings.contains(&(view.extent.address..view.extent.end())) {
+            if !is_found || !known.own_ranges.contains(&(view.extent.address..view.extent.end())) {
                 return false;
             }
             pages += view.extent.pages;
         }
-        pages == known.holdings.pages() && (pages == 0 || self.header.active.is_raised())
+        pages == known.own_ranges.pages() && (pages == 0 || self.header.active.is_raised())
     }
 }

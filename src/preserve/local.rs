@@ -18,8 +18,8 @@ use super::record::record;
 use super::relocate::{self, StoreBarrier};
 use super::{unshare, verify};
 use crate::PAGE;
-use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;
+use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::Caller;
 use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
 use crate::protocol::writer_slot::{Request, Task};
@@ -36,7 +36,7 @@ pub struct LocalPreserver<'a, S> {
     /// Cached descriptors of files in /proc.
     pub proc_fds: &'a ProcFdCache,
     /// Where its snapshots lie.
-    pub holdings: &'a Holdings,
+    pub own_ranges: &'a OwnRanges,
     /// Keeps other threads from storing.
     pub store_barrier: &'a S,
     /// How much more this process may hold.
@@ -96,7 +96,7 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
         if !self.own.is_here() {
             return false.into();
         }
-        self.holdings.changing(|| {
+        self.own_ranges.changing(|| {
             let Some(view) = begin_change(snapshot, request.incarnation, self.deadline) else {
                 return is_over(snapshot, request.incarnation).into();
             };
@@ -116,7 +116,7 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
     fn is_ours(&self, view: &View) -> bool {
         view.is_sealed
             && self.own.is(view.meta.owner)
-            && self.holdings.contains(&(view.extent.address..view.extent.end()))
+            && self.own_ranges.contains(&(view.extent.address..view.extent.end()))
     }
 
     /// Does what `request` asks. The generation is odd, and the segment is this process's.

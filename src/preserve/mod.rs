@@ -11,7 +11,7 @@
 //! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
 //!
 //! Promise: a bit is set only for a page that was seen private, in a mapping that did not change meanwhile. A process changes its
-//! own memory only where it has itself mapped a snapshot ([`holdings`](crate::protocol::holdings)), whatever a record says.
+//! own memory only where it has itself mapped a snapshot ([`own_ranges`](crate::protocol::own_ranges)), whatever a record says.
 
 pub mod headroom;
 pub mod holes;
@@ -30,8 +30,8 @@ use core::time::Duration;
 
 use crate::PAGE;
 use crate::protocol::gate::CallFrame;
-use crate::protocol::holdings::Holdings;
 use crate::protocol::origin::Origin;
+use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::{Caller, ProcessId};
 use crate::protocol::snapshot::{Extent, FOREIGN_TRUNCATION, SERVED, Snapshot, State, View};
@@ -67,7 +67,7 @@ pub struct Pusher<'a, R, S> {
     /// What mappers may still hold.
     pub headroom: &'a Headroom,
     /// Where the calling process's own snapshots lie.
-    pub holdings: &'a Holdings,
+    pub own_ranges: &'a OwnRanges,
     /// A page of the calling process that cannot be read.
     pub unreadable: *const c_void,
     /// By which means.
@@ -227,8 +227,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     /// What this process may use to preserve in its own snapshots.
     fn local_preserver(&self) -> LocalPreserver<'_, S> {
         let deadline = raw::now() + self.patience;
-        let Self { table, own, proc_fds, holdings, store_barrier: stores, headroom, .. } = *self;
-        LocalPreserver { table, own, proc_fds, holdings, store_barrier: stores, headroom, open: &|_| None, deadline }
+        let Self { table, own, proc_fds, own_ranges, store_barrier: stores, headroom, .. } = *self;
+        LocalPreserver { table, own, proc_fds, own_ranges, store_barrier: stores, headroom, open: &|_| None, deadline }
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
@@ -412,7 +412,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             return Err(NotPushed::Moved);
         }
         let is_local = self.own.is(view.meta.owner);
-        if is_local && !self.holdings.contains(&(view.extent.address..view.extent.end())) {
+        if is_local && !self.own_ranges.contains(&(view.extent.address..view.extent.end())) {
             // Another thread gives a snapshot up, or moves it, while its generation is odd. A child that was forked meanwhile has
             // none.
             if !snapshot.is_still(view.head) || !self.own.is_here() {

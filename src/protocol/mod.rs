@@ -9,7 +9,7 @@
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
 //! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
 //! ([`process`], [`writer_slot`], [`block_owner`], [`executing`], [`changes`], [`unseen`]), or what a process knows of itself
-//! ([`holdings`], [`aio_queues`]).
+//! ([`own_ranges`], [`aio_queues`]).
 
 pub mod aio_queues;
 pub mod block_owner;
@@ -18,9 +18,9 @@ pub mod changes;
 pub mod creation;
 pub mod executing;
 pub mod gate;
-pub mod holdings;
 pub mod limits;
 pub mod origin;
+pub mod own_ranges;
 pub mod preserved;
 pub mod process;
 pub mod process_id;

@@ -16,7 +16,7 @@
 //! | bytes at movable positions | `protocol::gate::Floating` | [`positions`] |
 //! | counted changes, observations of a file | `protocol::changes` | [`foreign_changes`] |
 //! | unseen processes | `protocol::unseen` | [`unseen`] |
-//! | a process's own ranges, its queues of direct writes | `protocol::holdings`, `protocol::aio_queues` | [`own`] |
+//! | a process's own ranges, its queues of direct writes | `protocol::own_ranges`, `protocol::aio_queues` | [`own`] |
 //!
 //! Some words have no model, because nothing follows from their order: words that one thread writes once for its image, and that
 //! say nothing without its epoch (start, cookie, agent, whether there are queues or other stacks); counters of which only another

@@ -5,7 +5,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use snapshim::protocol::aio_queues::Queues;
 use snapshim::protocol::gate::CallFrame;
-use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::own_ranges::OwnRanges;
 
 use super::world::model;
 
@@ -15,14 +15,14 @@ const PAGE: u64 = 4096;
 #[test]
 fn what_is_kept_of_a_range_never_seems_not_to_be_held() {
     model(|| {
-        let holdings = Arc::new(Holdings::default());
-        assert!(holdings.add(&(PAGE..9 * PAGE)));
-        let other = Arc::clone(&holdings);
+        let own_ranges = Arc::new(OwnRanges::default());
+        assert!(own_ranges.add(&(PAGE..9 * PAGE)));
+        let other = Arc::clone(&own_ranges);
         let unmapper = thread::spawn(move || other.remove(&(4 * PAGE..5 * PAGE)));
-        assert!(holdings.contains(&(6 * PAGE..8 * PAGE)));
-        assert!(holdings.contains(&(2 * PAGE..3 * PAGE)));
+        assert!(own_ranges.contains(&(6 * PAGE..8 * PAGE)));
+        assert!(own_ranges.contains(&(2 * PAGE..3 * PAGE)));
         unmapper.join().unwrap();
-        assert!(!holdings.contains(&(4 * PAGE..6 * PAGE)));
+        assert!(!own_ranges.contains(&(4 * PAGE..6 * PAGE)));
     });
 }
 

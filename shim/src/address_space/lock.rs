@@ -37,7 +37,7 @@ pub fn touching(range: &Range<u64>) -> Option<Mappings> {
 
 #[cold]
 fn touching_any(own: ThisProcess, range: &Range<u64>) -> Option<Mappings> {
-    if !identity::holdings().touches(range) || own.leaves_damaged() {
+    if !identity::own_ranges().touches(range) || own.leaves_damaged() {
         return None;
     }
     Some(hold(own))
@@ -75,7 +75,7 @@ pub fn pieces<'a>(
     walk.owned_by(own.owner()).filter(move |(index, view)| {
         view.extent.address < range.end
             && range.start < view.extent.end()
-            && (range == EVERYWHERE || is_held(own, *index, view))
+            && (range == EVERYWHERE || is_own_range(own, *index, view))
     })
 }
 
@@ -103,8 +103,8 @@ pub fn each_piece(own: &ThisProcess, range: &Range<u64>, mut act: impl FnMut(u32
 pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 
 /// Whether a segment lies where this process mapped a snapshot. A record that says otherwise means that the table is damaged.
-pub fn is_held(own: &ThisProcess, index: u32, view: &View) -> bool {
-    let is_held = identity::holdings().contains(&(view.extent.address..view.extent.end()));
+pub fn is_own_range(own: &ThisProcess, index: u32, view: &View) -> bool {
+    let is_held = identity::own_ranges().contains(&(view.extent.address..view.extent.end()));
     // The record is wrong only if it is unchanged: otherwise another thread is unmapping the segment, or has done so.
     let is_there = || !view.head.is_changing() && own.table.snapshot(index).is_some_and(|it| it.is_still(view.head));
     if !is_held && is_there() {
@@ -122,7 +122,7 @@ pub fn has_any() -> bool {
 /// Whether a range of addresses may touch a snapshot.
 #[inline]
 pub fn may_touch(range: &Range<u64>) -> bool {
-    !range.is_empty() && has_any() && identity::holdings().touches(range)
+    !range.is_empty() && has_any() && identity::own_ranges().touches(range)
 }
 
 /// The first part of a range of addresses that lies in a snapshot which the program may store into, and which may still be moved

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::pieces::Further;
 use snapshim::preserve::local;
 use snapshim::protocol::creation::Scope;
-use snapshim::protocol::holdings::Holdings;
+use snapshim::protocol::own_ranges::OwnRanges;
 use snapshim::protocol::process::{ForkOutcome, Process};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, NOT_INHERITED, SnapshotMeta};
@@ -27,7 +27,7 @@ use crate::process::thread::Thread;
 use crate::snapshot::instant;
 
 /// The ranges that the child inherits, listed under the lock over the mappings, in memory that no limit can refuse.
-static INHERITED: Holdings = Holdings::new();
+static INHERITED: OwnRanges = OwnRanges::new();
 
 pub struct Inheritance;
 
@@ -38,7 +38,7 @@ impl Inheritance {
         own.table.over_splits(|walk| {
             INHERITED.clear();
             for (_, view) in lock::pieces(own, walk, &EVERYWHERE)
-                .filter(|(index, view)| is_inherited(own, *index) && lock::is_held(own, *index, view))
+                .filter(|(index, view)| is_inherited(own, *index) && lock::is_own_range(own, *index, view))
             {
                 let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
             }
@@ -48,16 +48,16 @@ impl Inheritance {
 
     /// In the child: the inherited ranges are the snapshots that it has.
     pub fn be_held(&self) {
-        let holdings = identity::holdings();
-        holdings.clear();
+        let own_ranges = identity::own_ranges();
+        own_ranges.clear();
         for range in INHERITED.ranges() {
-            let _ = holdings.add(&range);
+            let _ = own_ranges.add(&range);
         }
     }
 
     /// In a child that has no good records: the inherited ranges fault from now on.
     pub fn break_all(&self) {
-        identity::holdings().clear();
+        identity::own_ranges().clear();
         for range in INHERITED.ranges() {
             if local::map_faulting(range.start, (range.end - range.start) as usize).is_err() {
                 // Without memory for that, the range is unmapped.

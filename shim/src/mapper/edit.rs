@@ -152,7 +152,7 @@ impl Mappings {
         for (index, view) in self.odd_pieces(range) {
             self.own.table.retire_snapshot(index, view.head.incarnation());
         }
-        identity::holdings().remove(range);
+        identity::own_ranges().remove(range);
         watch::forget_unneeded(self);
         self.own.image.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
         claim::release_unused(&self.own);
@@ -265,8 +265,8 @@ impl Mappings {
         if let Some(snapshot) = self.snapshot(index) {
             snapshot.set_extent(&Extent { address: target, ..view.extent });
         }
-        identity::holdings().remove(&old);
-        if !identity::holdings().add(&(target..target + total)) {
+        identity::own_ranges().remove(&old);
+        if !identity::own_ranges().add(&(target..target + total)) {
             self.own.table.declare_damaged();
         }
         Ok(())

@@ -64,7 +64,7 @@ pub fn on_request(request: u32, argument: u64, call: impl FnOnce() -> c_int) -> 
     let (Some(start), Some(length)) = (word(start), word(length)) else { return call() };
     let Some(own) = identity::attached().filter(|own| own.image.is_mapper()) else { return call() };
     let _still = lock::hold(own);
-    if identity::holdings().touches(&(start..start.saturating_add(length))) {
+    if identity::own_ranges().touches(&(start..start.saturating_add(length))) {
         return fail(libc::EINVAL);
     }
     call()

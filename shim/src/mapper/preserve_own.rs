@@ -28,12 +28,12 @@ pub fn preserve_range(address: u64, length: u64) {
 
 /// What the calling process preserves with in its own snapshots.
 pub fn local_preserver(own: &ThisProcess, deadline: u64) -> LocalPreserver<'static, Freezer> {
-    let (proc_fds, holdings, headroom) = (identity::proc_fds(), identity::holdings(), identity::headroom());
+    let (proc_fds, own_ranges, headroom) = (identity::proc_fds(), identity::own_ranges(), identity::headroom());
     LocalPreserver {
         table: own.table,
         own: own.caller(),
         proc_fds,
-        holdings,
+        own_ranges,
         store_barrier: &Freezer,
         headroom,
         open: &|_| None,

@@ -11,8 +11,8 @@ use snapshim::cooperate::locate::target_of_stat;
 use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::aio_queues::{QUEUES_AT, Queues};
-use snapshim::protocol::holdings::Holdings;
 use snapshim::protocol::origin::Target;
+use snapshim::protocol::own_ranges::OwnRanges;
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::{Caller, ProcessId};
 use snapshim::sys::{raw, time_space};
@@ -52,7 +52,7 @@ pub struct ImagePage {
 static IMAGE_PAGE: AtomicPtr<ImagePage> = AtomicPtr::new(ptr::null_mut());
 pub static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
 pub static PROC_FDS: ProcFdCache = ProcFdCache::new();
-pub static HOLDINGS: Holdings = Holdings::new();
+pub static OWN_RANGES: OwnRanges = OwnRanges::new();
 static HEADROOM: Headroom = Headroom::new();
 
 /// This process, attached.
@@ -114,8 +114,8 @@ pub fn headroom() -> &'static Headroom {
 }
 
 /// Where this process's snapshots lie, as it knows without the table.
-pub fn holdings() -> &'static Holdings {
-    &HOLDINGS
+pub fn own_ranges() -> &'static OwnRanges {
+    &OWN_RANGES
 }
 
 /// This process if it is attached already: for calls that concern only what it has put into the table before.

@@ -16,7 +16,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
 use super::identity::{
-    ATTACHED, HOLDINGS, ImagePage, PROC_FDS, SHARES_MM, ThisProcess, attached, image_page, is_vfork_child, table,
+    ATTACHED, ImagePage, OWN_RANGES, PROC_FDS, SHARES_MM, ThisProcess, attached, image_page, is_vfork_child, table,
     table_location,
 };
 use super::log::{self, Level, say};
@@ -447,7 +447,7 @@ fn this(table: &'static Table, image: &'static ImagePage) -> Option<ThisProcess>
 fn enter(table: &'static Table, image: &'static ImagePage, id: ProcessId) -> bool {
     let Some((index, record)) = table.claim_process(id) else { return false };
     // A child whose fork no hook saw has its parent's list of ranges; the snapshots there are not its own.
-    HOLDINGS.clear();
+    OWN_RANGES.clear();
     become_known(image, record, id, index);
     if table.unseen().was_ever_up() {
         image.lower_unseen(table);
@@ -541,7 +541,7 @@ impl ThisProcess {
 
     fn knowledge(&self) -> Knowledge<'static> {
         let cookie = ptr::from_ref(&self.image.word) as u64 / snapshim::PAGE * snapshim::PAGE;
-        Knowledge { id: self.id, index: self.index, cookie, holdings: &HOLDINGS }
+        Knowledge { id: self.id, index: self.index, cookie, own_ranges: &OWN_RANGES }
     }
 
     /// True if a process has found the table damaged, and this one has left.

@@ -252,7 +252,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let address = map(file, mmap, size, first, backed, scratch)
         .inspect_err(|_| table.retire_snapshot(index, head.incarnation()))?;
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
-    if !identity::holdings().add(&(extent.address..extent.end())) {
+    if !identity::own_ranges().add(&(extent.address..extent.end())) {
         table.retire_snapshot(index, head.incarnation());
         // SAFETY: the mapping was just made, and no other code has its address.
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };

@@ -140,7 +140,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller
         frame,
         proc_fds: identity::proc_fds(),
         headroom: identity::headroom(),
-        holdings: identity::holdings(),
+        own_ranges: identity::own_ranges(),
         unreadable: arena::unreadable_page(),
         mode: config().push_mode,
         on_failure: config().on_failure,

@@ -18,7 +18,7 @@ const CAPACITY: usize = 2;
 /// finds every range that does not change.
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
-pub struct Holdings {
+pub struct OwnRanges {
     /// First page:36 | pages:28; 0 is none. A longer range takes several.
     ranges: [AtomicU64; CAPACITY],
     /// Counts how often the rest of a range was moved to another word, before it leaves the old word.
@@ -41,7 +41,7 @@ fn range(word: u64) -> Range<u64> {
     start..start + (word & ((1 << PAGES_BITS) - 1)) * PAGE
 }
 
-impl Holdings {
+impl OwnRanges {
     /// None.
     #[cfg(not(loom))]
     #[must_use]
@@ -151,7 +151,7 @@ impl Holdings {
         }
     }
 
-    /// Does `change`, which may make generations odd. [`Holdings::is_changing`] is true meanwhile.
+    /// Does `change`, which may make generations odd. [`OwnRanges::is_changing`] is true meanwhile.
     pub fn changing<T>(&self, change: impl FnOnce() -> T) -> T {
         self.changing.fetch_add(1, Ordering::AcqRel);
         let result = change();
@@ -159,7 +159,7 @@ impl Holdings {
         result
     }
 
-    /// Whether a thread is in [`Holdings::changing`].
+    /// Whether a thread is in [`OwnRanges::changing`].
     pub fn is_changing(&self) -> bool {
         self.changing.load(Ordering::Acquire) != 0
     }
@@ -187,60 +187,60 @@ mod tests {
 
     #[test]
     fn what_is_taken_out_of_the_middle_leaves_both_ends() {
-        let holdings = Box::new(Holdings::new());
-        assert!(holdings.add(&pages(10..20)) && holdings.add(&pages(20..30)));
-        assert!(holdings.contains(&pages(12..25)) && !holdings.contains(&pages(25..31)));
-        holdings.remove(&pages(15..22));
-        let mut left: Vec<_> = holdings.ranges().map(|range| range.start / PAGE..range.end / PAGE).collect();
+        let own_ranges = Box::new(OwnRanges::new());
+        assert!(own_ranges.add(&pages(10..20)) && own_ranges.add(&pages(20..30)));
+        assert!(own_ranges.contains(&pages(12..25)) && !own_ranges.contains(&pages(25..31)));
+        own_ranges.remove(&pages(15..22));
+        let mut left: Vec<_> = own_ranges.ranges().map(|range| range.start / PAGE..range.end / PAGE).collect();
         left.sort_by_key(|range| range.start);
         assert_eq!(left, [10..15, 22..30]);
-        assert_eq!(holdings.pages(), 13);
-        assert!(holdings.touches(&pages(14..16)) && !holdings.touches(&pages(15..22)));
-        holdings.remove(&pages(24..26));
-        assert!(holdings.contains(&pages(22..24)) && holdings.contains(&pages(26..30)));
-        holdings.remove(&(0..u64::MAX));
-        assert_eq!(holdings.pages(), 0);
+        assert_eq!(own_ranges.pages(), 13);
+        assert!(own_ranges.touches(&pages(14..16)) && !own_ranges.touches(&pages(15..22)));
+        own_ranges.remove(&pages(24..26));
+        assert!(own_ranges.contains(&pages(22..24)) && own_ranges.contains(&pages(26..30)));
+        own_ranges.remove(&(0..u64::MAX));
+        assert_eq!(own_ranges.pages(), 0);
     }
 
     #[test]
     fn a_range_longer_than_a_word_can_say_is_held_whole() {
-        let holdings = Box::new(Holdings::new());
+        let own_ranges = Box::new(OwnRanges::new());
         let long = PAGE..PAGE + 3 * LONGEST;
-        assert!(holdings.add(&long) && holdings.contains(&long));
-        holdings.remove(&long);
-        assert_eq!(holdings.pages(), 0);
+        assert!(own_ranges.add(&long) && own_ranges.contains(&long));
+        own_ranges.remove(&long);
+        assert_eq!(own_ranges.pages(), 0);
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "looks at some eight million places")]
     fn more_than_can_be_held_is_refused_whole() {
-        let holdings = Box::new(Holdings::new());
+        let own_ranges = Box::new(OwnRanges::new());
         for at in 0..SNAPSHOTS as u64 {
-            assert!(holdings.add(&pages(at * 2 + 1..at * 2 + 2)));
+            assert!(own_ranges.add(&pages(at * 2 + 1..at * 2 + 2)));
         }
-        assert!(!holdings.add(&pages(100_000..100_001)));
-        assert!(!holdings.contains(&pages(100_000..100_001)));
+        assert!(!own_ranges.add(&pages(100_000..100_001)));
+        assert!(!own_ranges.contains(&pages(100_000..100_001)));
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "takes a range apart half a million times")]
     fn what_stays_seems_held_while_the_rest_is_taken_out() {
-        let holdings = Box::new(Holdings::new());
+        let own_ranges = Box::new(OwnRanges::new());
         let is_over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             const END: u64 = 1_000_000;
-            assert!(holdings.add(&pages(0..END)));
+            assert!(own_ranges.add(&pages(0..END)));
             scope.spawn(|| {
                 // The rest behind the middle goes by turns to the word behind and to the word before, which a look may have passed
                 // already.
                 for first in (0..END - 10).step_by(2) {
-                    holdings.remove(&pages(first + 1..first + 2));
-                    holdings.remove(&pages(first..first + 1));
+                    own_ranges.remove(&pages(first + 1..first + 2));
+                    own_ranges.remove(&pages(first..first + 1));
                 }
                 is_over.store(true, Ordering::Relaxed);
             });
             while !is_over.load(Ordering::Relaxed) {
-                assert!(holdings.contains(&pages(END - 5..END)));
+                assert!(own_ranges.contains(&pages(END - 5..END)));
             }
         });
     }
