@@ -117,8 +117,8 @@ scenarios! {
         a_push_that_was_left_by_a_jump_holds_nobody_up
     }
     split {
-        a_write_beside_a_split_preserves_the_piece
-        a_store_beside_a_split_preserves_the_piece
+        a_write_beside_a_split_preserves_the_segment
+        a_store_beside_a_split_preserves_the_segment
     }
     pinned {
         a_byte_that_is_copied_after_a_change_is_not_stored

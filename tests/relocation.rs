@@ -75,7 +75,7 @@ fn a_mapper_that_is_stopped_in_the_middle_is_answered_by_policy() {
 
 /// Once taken for the work of a program without the shim.
 #[test]
-fn a_piece_behind_the_end_of_the_file_raises_no_doubt() {
+fn a_segment_behind_the_end_of_the_file_raises_no_doubt() {
     slices("what_lies_behind_the_end_is_not_missed");
 }
 

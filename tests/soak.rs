@@ -5,7 +5,7 @@
 //! stopped, and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
 //!
 //! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the
-//! wait for pushers before an exec (tests/life.rs), and before a piece is cut (tests/mapper.rs).
+//! wait for pushers before an exec (tests/life.rs), and before a segment is split (tests/mapper.rs).
 
 mod common;
 

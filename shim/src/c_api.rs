@@ -74,7 +74,7 @@ fn describe(own: &identity::ThisProcess, address: u64) -> Option<SnapshimStat> {
     own.table.doubt_if_unseen();
     watch::check_range(own, &here);
     foreign_maps::search_if_wanted(own);
-    let (_, here) = lock::find_piece(own, &here, |_, _| true)?;
+    let (_, here) = lock::find_segment(own, &here, |_, _| true)?;
     Some(own.table.over_splits(|walk| sum(own, walk, &here)))
 }
 

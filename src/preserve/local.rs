@@ -122,7 +122,7 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
     /// Does what `request` asks. The generation is odd, and the segment is this process's.
     fn handle_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> Handled {
         if request.task == Task::Break {
-            return break_piece(snapshot, view).into();
+            return break_segment(snapshot, view).into();
         }
         let shown = view.covered_pages();
         let start = request.first.max(shown.start);
@@ -135,7 +135,7 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
 }
 
 /// Makes the whole segment fault (SIGBUS) and says so in its state.
-fn break_piece(snapshot: &Snapshot, view: &View) -> bool {
+fn break_segment(snapshot: &Snapshot, view: &View) -> bool {
     let length = (view.extent.pages * PAGE) as usize;
     let broken = map_faulting(view.extent.address, length).is_ok();
     if broken {

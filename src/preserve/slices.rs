@@ -13,7 +13,7 @@ use super::local::{Handled, LocalPreserver};
 use super::relocate::{self, Copied, Ground, Pages, SLICE, StoreBarrier};
 use super::verify;
 use crate::PAGE;
-use crate::cooperate::pieces::{Further, part};
+use crate::cooperate::segments::{NewSegment, sub_extent};
 use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, RELOCATED, Snapshot, SnapshotMeta, View};
 use crate::protocol::writer_slot::Request;
 use crate::sys::raw;
@@ -220,8 +220,8 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
         first: u64,
         course: &mut Move,
     ) -> Result<(), Errno> {
-        if let Some((behind, piece)) = self.moved_behind(view, course.moved)
-            && self.join(index, snapshot, view, first, (behind, piece))
+        if let Some((behind, segment)) = self.moved_behind(view, course.moved)
+            && self.join(index, snapshot, view, first, (behind, segment))
         {
             course.moved = Some(behind);
             return Ok(());
@@ -231,35 +231,35 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
             return Ok(());
         }
         let address = view.address_of(first);
-        let extent = part(&view.extent, address..view.extent.end());
+        let extent = sub_extent(&view.extent, address..view.extent.end());
         // The base is the segment's, because the record behind it will reach down to it.
         let meta = SnapshotMeta { ..view.meta };
-        let further = Further { meta, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
-        let Some(moved) = self.table.publish_further(index, view, &further) else {
+        let new = NewSegment { meta, extent, flags: view.flags.without(BITS_INCOMPLETE).with(RELOCATED) };
+        let Some(moved) = self.table.publish_segment(index, view, &new) else {
             snapshot.add_flags(BITS_INCOMPLETE);
             return Err(Errno::NFILE);
         };
         course.moved = Some(moved);
-        snapshot.set_extent(&part(&view.extent, view.extent.address..address));
+        snapshot.set_extent(&sub_extent(&view.extent, view.extent.address..address));
         Ok(())
     }
 
-    /// Hands the pages from `first` on over to the record `piece` at `behind`. False: that record does not continue the segment any
-    /// more, or is changing.
+    /// Hands the pages from `first` on over to the record `segment` at `behind`. False: that record does not continue the segment
+    /// any more, or is changing.
     fn join(
         &self,
         index: u32,
         snapshot: &Snapshot,
         view: &View,
         first: u64,
-        (behind, piece): (u32, &Snapshot),
+        (behind, segment): (u32, &Snapshot),
     ) -> bool {
         // There is no wait: a hook that changes it may be waiting for this segment.
-        let Some(head) = piece.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.incarnation())) else {
+        let Some(head) = segment.begin_change(self.table.view(behind).map_or(0, |seen| seen.head.incarnation())) else {
             return false;
         };
-        let Some(now) = piece.view().filter(|now| is_continued(view, now)) else {
-            piece.end_change();
+        let Some(now) = segment.view().filter(|now| is_continued(view, now)) else {
+            segment.end_change();
             return false;
         };
         let joined = Extent { pages: view.extent.pages + now.extent.pages, ..view.extent };
@@ -271,10 +271,10 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
             return true;
         }
         let address = view.address_of(first);
-        piece.set_extent(&part(&joined, address..joined.end()));
+        segment.set_extent(&sub_extent(&joined, address..joined.end()));
         self.table.note_shift((index, view.head.state()), (behind, head.incarnation()));
-        snapshot.set_extent(&part(&view.extent, view.extent.address..address));
-        piece.end_change();
+        snapshot.set_extent(&sub_extent(&view.extent, view.extent.address..address));
+        segment.end_change();
         true
     }
 

@@ -127,7 +127,7 @@ fn a_drop_never_takes_a_preserved_page() {
 }
 
 /// A snapshot of two pages, in the back record. Its second page is split off into the front record, which a walk comes to first.
-struct Pieces {
+struct Segments {
     front: Snapshot,
     back: Snapshot,
     splits: Splits,
@@ -137,19 +137,19 @@ struct Pieces {
 const WHOLE: Extent = Extent { address: 4096, first: 0, pages: 2, protection: 3 };
 const SPLIT_OFF: Extent = Extent { address: 8192, first: 1, pages: 1, protection: 3 };
 
-impl Pieces {
+impl Segments {
     fn new() -> Arc<Self> {
-        let pieces = Self {
+        let segments = Self {
             front: Snapshot::default(),
             back: Snapshot::default(),
             splits: Splits::default(),
             active: ActiveWord::default(),
         };
-        pieces.active.raise();
-        let head = pieces.back.claim(1, 1).expect("free");
-        pieces.back.describe(head, &Self::meta(), &WHOLE, SegmentFlags::NONE);
-        pieces.back.publish(head, State::Exact);
-        Arc::new(pieces)
+        segments.active.raise();
+        let head = segments.back.claim(1, 1).expect("free");
+        segments.back.describe(head, &Self::meta(), &WHOLE, SegmentFlags::NONE);
+        segments.back.publish(head, State::Exact);
+        Arc::new(segments)
     }
 
     fn meta() -> SnapshotMeta {
@@ -177,26 +177,26 @@ impl Pieces {
     }
 
     fn walk(&self) -> impl Iterator<Item = (&Snapshot, View)> {
-        [&self.front, &self.back].into_iter().filter_map(|piece| Some((piece, piece.view()?)))
+        [&self.front, &self.back].into_iter().filter_map(|segment| Some((segment, segment.view()?)))
     }
 }
 
 #[test]
-fn a_walk_meets_the_piece_that_is_split_off() {
+fn a_walk_meets_the_segment_that_is_split_off() {
     model(|| {
-        let pieces = Pieces::new();
-        let other = Arc::clone(&pieces);
+        let segments = Segments::new();
+        let other = Arc::clone(&segments);
         let mapper = thread::spawn(move || {
             other.split();
             other.back.end_change();
         });
         thread::yield_now();
         let mut reached = [false; 2];
-        pieces.splits.over(|| -> Option<()> {
-            for piece in [&pieces.front, &pieces.back] {
+        segments.splits.over(|| -> Option<()> {
+            for segment in [&segments.front, &segments.back] {
                 // The writer waits for the mapper where a segment is changing.
                 let view = loop {
-                    match piece.view() {
+                    match segment.view() {
                         Some(view) if view.head.is_changing() => thread::yield_now(),
                         view => break view,
                     }
@@ -215,11 +215,11 @@ fn a_walk_meets_the_piece_that_is_split_off() {
 #[test]
 fn an_origin_is_in_use_while_its_snapshot_is_split() {
     model(|| {
-        let pieces = Pieces::new();
-        let other = Arc::clone(&pieces);
+        let segments = Segments::new();
+        let other = Arc::clone(&segments);
         let mapper = thread::spawn(move || other.split_and_retire());
         thread::yield_now();
-        let found = pieces.splits.over(|| pieces.walk().next().map(|(_, view)| view.meta.origin));
+        let found = segments.splits.over(|| segments.walk().next().map(|(_, view)| view.meta.origin));
         mapper.join().unwrap();
         assert_eq!(found, Some(ORIGIN), "a writer changes the file and preserves nothing");
     });
@@ -229,31 +229,31 @@ fn an_origin_is_in_use_while_its_snapshot_is_split() {
 #[test]
 fn the_flag_stays_up_while_the_only_snapshot_is_split() {
     model(|| {
-        let pieces = Pieces::new();
-        let other = Arc::clone(&pieces);
+        let segments = Segments::new();
+        let other = Arc::clone(&segments);
         let mapper = thread::spawn(move || other.split_and_retire());
         thread::yield_now();
-        pieces.active.lower_if(|| pieces.walk().next().is_none());
+        segments.active.lower_if(|| segments.walk().next().is_none());
         mapper.join().unwrap();
-        assert!(pieces.active.is_raised());
+        assert!(segments.active.is_raised());
     });
 }
 
 #[test]
-fn a_doubt_reaches_the_piece_that_is_split_off() {
+fn a_doubt_reaches_the_segment_that_is_split_off() {
     model(|| {
-        let pieces = Pieces::new();
-        let other = Arc::clone(&pieces);
+        let segments = Segments::new();
+        let other = Arc::clone(&segments);
         let mapper = thread::spawn(move || other.split_and_retire());
         thread::yield_now();
-        pieces.splits.over(|| -> Option<()> {
-            for (piece, view) in pieces.walk() {
-                piece.mark(view.head.incarnation(), State::Doubtful);
+        segments.splits.over(|| -> Option<()> {
+            for (segment, view) in segments.walk() {
+                segment.mark(view.head.incarnation(), State::Doubtful);
             }
             None
         });
         mapper.join().unwrap();
-        let left = pieces.front.view().expect("live").head.state();
+        let left = segments.front.view().expect("live").head.state();
         assert_eq!(left, State::Doubtful, "the snapshot shows what was doubted, and says exact");
     });
 }

@@ -134,6 +134,6 @@ fn is_ours(address: u64) -> bool {
     is_frozen(address)
         || identity::attached().is_some_and(|own| {
             let is_writable = |_, view: &View| unshare::is_writable(view.extent.protection);
-            lock::find_piece(&own, &(address..address + 1), is_writable).is_some()
+            lock::find_segment(&own, &(address..address + 1), is_writable).is_some()
         })
 }

@@ -66,7 +66,7 @@ pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
 ///
 /// A segment counts only if this process knows that it mapped a snapshot there, whatever the table says. For [`EVERYWHERE`] that
 /// is not asked: it would cost too much for each.
-pub fn pieces<'a>(
+pub fn segments<'a>(
     own: &'a ThisProcess,
     walk: Walk<'a>,
     range: &Range<u64>,
@@ -80,23 +80,23 @@ pub fn pieces<'a>(
 }
 
 /// A segment that a range of addresses touches and that `is_wanted`.
-pub fn find_piece(
+pub fn find_segment(
     own: &ThisProcess,
     range: &Range<u64>,
     mut is_wanted: impl FnMut(u32, &View) -> bool,
 ) -> Option<(u32, View)> {
-    own.table.find_over_splits(|walk| pieces(own, walk, range).find(|(index, view)| is_wanted(*index, view)))
+    own.table.find_over_splits(|walk| segments(own, walk, range).find(|(index, view)| is_wanted(*index, view)))
 }
 
 /// The place of the first segment that a range of addresses touches.
-pub fn first_piece(own: &ThisProcess, range: &Range<u64>) -> Option<Extent> {
+pub fn first_segment(own: &ThisProcess, range: &Range<u64>) -> Option<Extent> {
     own.table
-        .over_splits(|walk| pieces(own, walk, range).map(|(_, view)| view.extent).min_by_key(|extent| extent.address))
+        .over_splits(|walk| segments(own, walk, range).map(|(_, view)| view.extent).min_by_key(|extent| extent.address))
 }
 
 /// Does `act` with every segment that a range of addresses touches, with some of them more than once.
-pub fn each_piece(own: &ThisProcess, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
-    own.table.over_splits(|walk| pieces(own, walk, range).for_each(|(index, view)| act(index, view)));
+pub fn each_segment(own: &ThisProcess, range: &Range<u64>, mut act: impl FnMut(u32, View)) {
+    own.table.over_splits(|walk| segments(own, walk, range).for_each(|(index, view)| act(index, view)));
 }
 
 /// All addresses.
@@ -130,7 +130,7 @@ pub fn may_touch(range: &Range<u64>) -> bool {
 pub fn first_that_may_move(range: &Range<u64>) -> Option<Range<u64>> {
     let own = identity::attached().filter(|_| may_touch(range))?;
     own.table.over_splits(|walk| {
-        let movable = pieces(&own, walk, range).filter(|(_, view)| may_move(view));
+        let movable = segments(&own, walk, range).filter(|(_, view)| may_move(view));
         movable.map(|(_, view)| overlap(&view, range)).min_by_key(|part| part.start)
     })
 }
@@ -145,7 +145,7 @@ pub fn may_move_whole(range: &Range<u64>) -> bool {
     let is_whole = |view: &View| {
         may_move(view) && view.extent.address <= range.start && range.end <= view.address_of(view.covered_pages().end)
     };
-    find_piece(&own, range, |_, view| is_whole(view)).is_some()
+    find_segment(&own, range, |_, view| is_whole(view)).is_some()
 }
 
 /// The part of a segment that lies in a range of addresses.

@@ -85,7 +85,7 @@ impl<'a> Work<'a> {
         let proc_fds = self.proc_fds;
         let mut service =
             Service { own: &own, proc_fds, bell, is_answered: answer_requests(&own, proc_fds), has_armed: false };
-        let pause = match self.eager.open_piece(&own, proc_fds) {
+        let pause = match self.eager.open_batch(&own, proc_fds) {
             Progress::Until(_) => return ControlFlow::Continue(()),
             Progress::Later => Duration::from_millis(1),
             // A process without snapshots is woken through the doorbell; it needs no periodic wake-up.

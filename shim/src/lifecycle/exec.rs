@@ -36,7 +36,7 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
 fn await_pushers(own: &ThisProcess) {
     let deadline = raw::now() + config().timeout;
     if own.image.is_mapper() {
-        lock::find_piece(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
+        lock::find_segment(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
     }
 }
 

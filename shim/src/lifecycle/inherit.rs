@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use libc::pid_t;
 use rustix::io::Errno;
-use snapshim::cooperate::pieces::Further;
+use snapshim::cooperate::segments::NewSegment;
 use snapshim::preserve::local;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::own_ranges::OwnRanges;
@@ -37,7 +37,7 @@ impl Inheritance {
         let own = &mappings.own;
         own.table.over_splits(|walk| {
             INHERITED.clear();
-            for (_, view) in lock::pieces(own, walk, &EVERYWHERE)
+            for (_, view) in lock::segments(own, walk, &EVERYWHERE)
                 .filter(|(index, view)| is_inherited(own, *index) && lock::is_own_range(own, *index, view))
             {
                 let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
@@ -127,10 +127,10 @@ impl<'a> Prepared<'a> {
         let own = &self.mappings.own;
         let owner = self.pending.owner_word(self.index);
         let before = instant::observe_unseen(own.table);
-        for (index, view) in self.mappings.odd_pieces(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
+        for (index, view) in self.mappings.odd_segments(&EVERYWHERE).filter(|(index, _)| is_inherited(own, *index)) {
             let meta = SnapshotMeta { owner, base: view.extent.first, ..view.meta };
-            let further = Further { meta, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };
-            own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
+            let new = NewSegment { meta, extent: view.extent, flags: view.flags.without(CHANGED_BY_HOOK) };
+            own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
         }
         // The child's records have copied the states of the parent's, which may become doubtful at this moment.
         instant::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);

@@ -9,14 +9,14 @@ use core::ops::Range;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
-use snapshim::cooperate::pieces::{Further, part};
+use snapshim::cooperate::segments::{NewSegment, sub_extent};
 use snapshim::preserve::{local, unshare};
 use snapshim::protocol::snapshot::{
     BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, NEVER_WRITABLE, SegmentFlags, Snapshot, SnapshotMeta, State, View,
 };
 use snapshim::sys::raw;
 
-use crate::address_space::lock::{EVERYWHERE, Mappings, find_piece, overlap, pieces};
+use crate::address_space::lock::{EVERYWHERE, Mappings, find_segment, overlap, segments};
 use crate::base::config::config;
 use crate::base::user_memory;
 use crate::origins::{claim, watch};
@@ -69,11 +69,11 @@ impl Mappings {
     /// Splits the segments at the ends of the range, and makes those inside odd. Repeats until nothing is left to do: while this
     /// waits for the agent, the agent may split a segment that is not reached yet.
     fn split_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let left = || find_piece(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
+        let left = || find_segment(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
         while let Some((index, view)) = left() {
             self.begin(index, &view)?;
         }
-        let inside = || self.odd_pieces(range).map(|(index, view)| (index, overlap(&view, range), view.extent));
+        let inside = || self.odd_segments(range).map(|(index, view)| (index, overlap(&view, range), view.extent));
         while let Some((index, inside, extent)) =
             inside().find(|(_, inside, extent)| inside.start != extent.address || inside.end != extent.end())
         {
@@ -104,14 +104,14 @@ impl Mappings {
 
     /// The segments in a range, all of which a hook has made odd. Only the thread that holds the mappings splits such a segment,
     /// so a single walk meets them all.
-    pub fn odd_pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> {
-        pieces(&self.own, self.own.table.walk_once(), range)
+    pub fn odd_segments(&self, range: &Range<u64>) -> impl Iterator<Item = (u32, View)> {
+        segments(&self.own, self.own.table.walk_once(), range)
     }
 
     /// Makes every segment that a hook made odd even again.
     pub fn end_all(&self) {
         // A segment that a single walk misses was split off by the agent, so no hook made it odd.
-        for (index, _) in self.odd_pieces(&EVERYWHERE) {
+        for (index, _) in self.odd_segments(&EVERYWHERE) {
             if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags().contains(CHANGED_BY_HOOK)) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);
                 snapshot.end_change();
@@ -130,18 +130,18 @@ impl Mappings {
         if address <= extent.address || address >= extent.end() {
             return Ok(());
         }
-        let behind = part(extent, address..extent.end());
+        let behind = sub_extent(extent, address..extent.end());
         let meta = SnapshotMeta { base: behind.first, ..view.meta };
-        let further = Further { meta, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
-        self.own.table.publish_further(index, &view, &further).ok_or(Errno::NOMEM)?;
-        snapshot.set_extent(&part(extent, extent.address..address));
+        let new = NewSegment { meta, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
+        self.own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
+        snapshot.set_extent(&sub_extent(extent, extent.address..address));
         Ok(())
     }
 
     /// Waits for writers that preserve by storing bytes: the segments are about to change their place or protection.
     fn await_byte_pushers(&self, range: &Range<u64>) -> Result<(), Errno> {
         let deadline = Self::deadline();
-        let all = self.odd_pieces(range).all(|(index, view)| {
+        let all = self.odd_segments(range).all(|(index, view)| {
             unshare::is_writable(view.extent.protection) || self.own.table.await_pushers(index, true, deadline)
         });
         if all { Ok(()) } else { Err(Errno::NOMEM) }
@@ -149,12 +149,12 @@ impl Mappings {
 
     /// Ends the segments in a range, and what no snapshot needs any more.
     fn retire(&self, range: &Range<u64>) {
-        for (index, view) in self.odd_pieces(range) {
+        for (index, view) in self.odd_segments(range) {
             self.own.table.retire_snapshot(index, view.head.incarnation());
         }
         identity::own_ranges().remove(range);
         watch::forget_unneeded(self);
-        self.own.image.forget_if_none(|| find_piece(&self.own, &EVERYWHERE, |_, _| true).is_none());
+        self.own.image.forget_if_none(|| find_segment(&self.own, &EVERYWHERE, |_, _| true).is_none());
         claim::release_unused(&self.own);
     }
 
@@ -175,13 +175,13 @@ impl Mappings {
 
     /// Whether nothing is mapped any more where a segment in `range` was.
     fn is_gone(&self, range: &Range<u64>) -> bool {
-        self.odd_pieces(range).next().is_some_and(|(_, view)| !user_memory::is_mapped(overlap(&view, range).start))
+        self.odd_segments(range).next().is_some_and(|(_, view)| !user_memory::is_mapped(overlap(&view, range).start))
     }
 
     /// The first address in `range` that the program must not make writable.
     fn first_never_writable(&self, range: &Range<u64>) -> Option<u64> {
         self.own.table.over_splits(|walk| {
-            let closed = pieces(&self.own, walk, range).filter(|(_, view)| view.flags.contains(NEVER_WRITABLE));
+            let closed = segments(&self.own, walk, range).filter(|(_, view)| view.flags.contains(NEVER_WRITABLE));
             closed.map(|(_, view)| overlap(&view, range).start).min()
         })
     }
@@ -214,7 +214,7 @@ impl Mappings {
             let result = call();
             // A failed call may have changed a part of the range.
             let protection = if result.is_ok() { protection } else { Extent::PROTECTION_UNKNOWN };
-            for (index, view) in self.odd_pieces(range) {
+            for (index, view) in self.odd_segments(range) {
                 if let Some(snapshot) = self.snapshot(index) {
                     snapshot.set_extent(&Extent { protection, ..view.extent });
                 }
@@ -227,7 +227,7 @@ impl Mappings {
     pub fn is_all(&self, range: &Range<u64>) -> bool {
         let mut at = range.start;
         while at < range.end {
-            match find_piece(&self.own, &(at..at + PAGE), |_, _| true) {
+            match find_segment(&self.own, &(at..at + PAGE), |_, _| true) {
                 Some((_, view)) => at = view.extent.end(),
                 None => return false,
             }
@@ -246,16 +246,16 @@ impl Mappings {
             self.await_byte_pushers(&to)?;
             // mremap(2) unmaps the target first: what was there is gone even if the move fails.
             self.retire(&to);
-            for (index, view) in self.odd_pieces(range) {
+            for (index, view) in self.odd_segments(range) {
                 let address = target + (view.extent.address - range.start);
-                self.shift_piece(index, &view, address)?;
+                self.shift_segment(index, &view, address)?;
             }
             Ok(())
         })
     }
 
     /// Moves one segment: its pages within the file first, then the pages past the end, which are a mapping of their own.
-    fn shift_piece(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
+    fn shift_segment(&self, index: u32, view: &View, target: u64) -> Result<(), Errno> {
         let old = view.extent.address..view.extent.end();
         let covered = view.covered_pages();
         let backed = (covered.end - covered.start) * PAGE;
@@ -276,18 +276,18 @@ impl Mappings {
     /// there. Preserved pages stay, with the mapper's own stores in them.
     pub fn drop_unpreserved(&self, range: &Range<u64>, advice: Advice) -> Result<(), Errno> {
         self.changing(&[range], || {
-            for (index, view) in self.odd_pieces(range) {
+            for (index, view) in self.odd_segments(range) {
                 let quiet = self.own.table.await_pushers(index, false, Self::deadline());
                 let complete = self.snapshot(index).is_some_and(|snapshot| !snapshot.flags().contains(BITS_INCOMPLETE));
                 if quiet && complete && !view.is_relocated() {
-                    self.drop_in_piece(index, &view, advice);
+                    self.drop_in_segment(index, &view, advice);
                 }
             }
             Ok(())
         })
     }
 
-    fn drop_in_piece(&self, index: u32, view: &View, advice: Advice) {
+    fn drop_in_segment(&self, index: u32, view: &View, advice: Advice) {
         let pool = self.own.table.blocks_for(index);
         let bits = self.own.table.bits(&pool, view);
         // The page that holds the end of the file stays: it was made private and zeroed when the snapshot was made.
@@ -313,7 +313,7 @@ impl Mappings {
     ) -> Result<(), Errno> {
         self.changing(&[range], || {
             call()?;
-            for (index, _) in self.odd_pieces(range) {
+            for (index, _) in self.odd_segments(range) {
                 match self.snapshot(index) {
                     Some(snapshot) if on => snapshot.add_flags(flag),
                     Some(snapshot) => snapshot.remove_flags(flag),

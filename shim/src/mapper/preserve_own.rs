@@ -6,7 +6,7 @@ use snapshim::preserve::local::LocalPreserver;
 use snapshim::protocol::writer_slot::{Request, Task};
 
 use crate::address_space::freeze::Freezer;
-use crate::address_space::lock::{Mappings, each_piece, overlap};
+use crate::address_space::lock::{Mappings, each_segment, overlap};
 use crate::process::identity::{self, ThisProcess};
 
 /// Gives the snapshots in a range of addresses their own copies of the pages.
@@ -14,7 +14,7 @@ pub fn preserve_range(address: u64, length: u64) {
     let start = address / PAGE * PAGE;
     let end = address.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
     let Some(own) = identity::attached().filter(|own| own.image.is_mapper()) else { return };
-    each_piece(&own, &(start..end), |index, view| {
+    each_segment(&own, &(start..end), |index, view| {
         let inside = overlap(&view, &(start..end));
         let first = view.extent.first + (inside.start - view.extent.address) / PAGE;
         let count = (inside.end - inside.start) / PAGE;

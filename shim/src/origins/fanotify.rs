@@ -111,7 +111,7 @@ fn has_library(pid: u32) -> Option<bool> {
 
 /// Whether an open /proc/PID/maps names the preload library; `None`: it cannot be found out.
 ///
-/// The text is searched in pieces and not line by line: the library's name stands at the end of a path of any length.
+/// The text is searched in segments and not line by line: the library's name stands at the end of a path of any length.
 pub fn names_library(maps: &OwnedFd) -> Option<bool> {
     let mut buffer = [0u8; 960];
     let (mut carried, mut any) = (0, false);

@@ -63,7 +63,7 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
 /// Stops watching origins that this process has no snapshot of any more.
 pub fn forget_unneeded(held: &Mappings) {
     let own = &held.own;
-    let is_ours = |piece: &(u32, View)| piece.1.meta.owner == own.owner();
+    let is_ours = |segment: &(u32, View)| segment.1.meta.owner == own.owner();
     let is_needed = |origin| own.table.find_over_splits(|walk| walk.of(origin).find(is_ours)).is_some();
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
@@ -157,7 +157,7 @@ pub fn check_all(own: &ThisProcess) {
 
 /// Observes the origins of the snapshots that a range of addresses touches.
 pub fn check_range(own: &ThisProcess, addresses: &Range<u64>) {
-    check(own, |origin| lock::find_piece(own, addresses, |_, view| view.meta.origin == origin).is_some());
+    check(own, |origin| lock::find_segment(own, addresses, |_, view| view.meta.origin == origin).is_some());
 }
 
 /// Observes origins, and makes snapshots doubtful whose origin has changed without the shim. One thread at a time does so; another

@@ -26,7 +26,7 @@ pub struct Eager {
 }
 
 /// How many bytes are preserved before the agent turns to its other work.
-const PIECE: u64 = 1024 * PAGE;
+const BATCH: u64 = 1024 * PAGE;
 
 impl Eager {
     /// Begins at the lowest address again: the mappings have been armed.
@@ -38,7 +38,7 @@ impl Eager {
 
     /// Opens one more part. Words that the kernel may have to mark come first, with or without `SNAPSHIM_SHARED=eager`. `proc_fds`
     /// has the agent's files in /proc.
-    pub fn open_piece(&mut self, own: &ThisProcess, proc_fds: &ProcFdCache) -> Progress {
+    pub fn open_batch(&mut self, own: &ThisProcess, proc_fds: &ProcFdCache) -> Progress {
         let open_word = |part: &Range<u64>, origin| {
             self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, proc_fds))
         };
@@ -48,7 +48,7 @@ impl Eager {
         let Some(next) = self.next else { return Progress::Over };
         let Some(thread) = self.thread(own) else { return Progress::Over };
         let progress =
-            piece_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin, proc_fds));
+            batch_from(next).map_or(Progress::Over, |(part, origin)| open_part(thread, &part, origin, proc_fds));
         match progress {
             Progress::Until(next) => self.next = Some(next),
             Progress::Over => self.next = None,
@@ -83,12 +83,12 @@ fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin, proc_fds: &Proc
 }
 
 /// The first part to open at or behind `next`, and the origin that it shows.
-fn piece_from(next: u64) -> Option<(Range<u64>, Origin)> {
+fn batch_from(next: u64) -> Option<(Range<u64>, Origin)> {
     let list = list::read();
     let behind = list.touching(&(next..u64::MAX)).filter(|entry| entry.is_writable());
     let entry = behind.min_by_key(|entry| entry.range.start.max(next))?;
     let start = entry.range.start.max(next);
-    Some((start..entry.range.end.min(start + PIECE), entry.origin))
+    Some((start..entry.range.end.min(start + BATCH), entry.origin))
 }
 
 /// The bytes of the origin that a part shows; `None`: the mapping has changed.

@@ -123,9 +123,9 @@ int main(int argc, char **argv)
     alarm(250);
     file = make_file("file", SIZE);
     other = make_file("other", PAGE);
-    if (strcmp(argv[1], "a_write_beside_a_split_preserves_the_piece") == 0)
+    if (strcmp(argv[1], "a_write_beside_a_split_preserves_the_segment") == 0)
         finds_the_piece(prepare_nothing, write_second_page);
-    else if (strcmp(argv[1], "a_store_beside_a_split_preserves_the_piece") == 0)
+    else if (strcmp(argv[1], "a_store_beside_a_split_preserves_the_segment") == 0)
         finds_the_piece(map_shared, store_into_second_page);
     else
         return 2;

@@ -11,7 +11,7 @@ use crate::table::blocks::SnapshotBlocks;
 
 /// The extent of a segment if it showed only these addresses.
 #[must_use]
-pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
+pub fn sub_extent(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
     Extent {
         address: addresses.start,
         first: extent.first + (addresses.start - extent.address) / PAGE,
@@ -20,9 +20,9 @@ pub fn part(extent: &Extent, addresses: core::ops::Range<u64>) -> Extent {
     }
 }
 
-/// How a further record comes into being.
+/// How the record of a new segment comes into being.
 #[derive(Clone, Copy, Debug)]
-pub struct Further {
+pub struct NewSegment {
     /// What is constant in it.
     pub meta: SnapshotMeta,
     /// Where it lies.
@@ -51,12 +51,12 @@ impl Table {
         true
     }
 
-    /// Publishes a further record of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
+    /// Publishes a new segment of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
     /// full.
-    pub fn publish_further(&self, index: u32, view: &View, further: &Further) -> Option<u32> {
-        let (copy_index, head) = self.claim_snapshot(further.meta.owner)?;
+    pub fn publish_segment(&self, index: u32, view: &View, new: &NewSegment) -> Option<u32> {
+        let (copy_index, head) = self.claim_snapshot(new.meta.owner)?;
         let copy = self.snapshot(copy_index)?;
-        let Further { meta, extent, flags } = *further;
+        let NewSegment { meta, extent, flags } = *new;
         copy.describe(head, &meta, &extent, flags);
         copy.see(&self.snapshot(index)?.seen());
         let copied = View { head, meta: meta, extent, flags, is_sealed: true };
