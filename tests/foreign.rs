@@ -385,7 +385,7 @@ fn bury(scratch: &Scratch) {
 /// Which counter of changes a file has in common with others.
 fn counter(file: &Path) -> u64 {
     let found = fs::metadata(file).unwrap();
-    Origin::file(found.dev(), found.ino()).mark() >> 56
+    Origin::file(found.dev(), found.ino()).fingerprint() >> 56
 }
 
 /// A file that does not share its counter with `victim`.

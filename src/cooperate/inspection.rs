@@ -106,7 +106,7 @@ impl Table {
             }
             let is_found = view.is_relocated()
                 // Acquire: as in `Walk::of`.
-                || self.marks[index as usize].load(Ordering::Acquire) == view.meta.origin.mark();
+                || self.origin_fingerprints[index as usize].load(Ordering::Acquire) == view.meta.origin.fingerprint();
             if !is_found || !known.own_ranges.contains(&(view.extent.address..view.extent.end())) {
                 return false;
             }

@@ -67,7 +67,7 @@ impl Table {
             if !copy_bits(&from, view, &to, &copied) || from.is_any_lost(of_bits(view, &copied)) {
                 copy.add_flags(BITS_INCOMPLETE);
             }
-            self.publish_mark(copy_index, meta.origin);
+            self.publish_fingerprint(copy_index, meta.origin);
         }
         self.note_snapshot(copy_index);
         if flags.contains(CHANGED_BY_HOOK) {

@@ -33,7 +33,7 @@ pub struct Queue {
     /// The context's name, which is a page's address, or one of the states below. While the context is destroyed: with `ENDING` and
     /// the number of its end, so that a thread that finishes late does not take a later context of that name for it.
     context: AtomicU64,
-    /// [`Origin::mark`] of the file that is written past the page cache, 0 for none, `SEVERAL` for more than one.
+    /// [`Origin::fingerprint`] of the file that is written past the page cache, 0 for none, `SEVERAL` for more than one.
     target: AtomicU64,
     /// Counts of submissions that have begun, of submissions that have ended, and of requests that the kernel took.
     begun: AtomicU64,
@@ -144,9 +144,9 @@ impl Queue {
 
     /// Notes that `origin` is written past the page cache.
     pub fn aim_at(&self, origin: Origin) {
-        let mark = origin.mark();
-        let first = self.target.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed);
-        if first.is_err_and(|other| other != mark) {
+        let fingerprint = origin.fingerprint();
+        let first = self.target.compare_exchange(0, fingerprint, Ordering::SeqCst, Ordering::Relaxed);
+        if first.is_err_and(|other| other != fingerprint) {
             self.target.store(SEVERAL, Ordering::SeqCst);
         }
     }
@@ -186,5 +186,5 @@ impl Closing<'_> {
 }
 
 pub(crate) fn is_aimed(target: u64, origin: Origin) -> bool {
-    target == origin.mark() || target == SEVERAL
+    target == origin.fingerprint() || target == SEVERAL
 }

@@ -60,7 +60,7 @@ impl Origin {
 
     /// A non-zero 64-bit fingerprint. Equal origins have equal ones, and few others do.
     #[must_use]
-    pub const fn mark(self) -> u64 {
+    pub const fn fingerprint(self) -> u64 {
         let mixed = mix(self.device, self.inode.rotate_left(32)) ^ self.inode;
         if mixed == 0 { 1 } else { mixed }
     }

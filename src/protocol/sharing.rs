@@ -25,15 +25,15 @@ pub struct Sharing {
 const NUMBER_BITS: u32 = 40;
 
 /// The two bits of an origin, by the first ten bits of its fingerprint.
-const fn bits_of(mark: u64) -> u64 {
-    1 << (mark >> 59) | 1 << (32 + (mark >> 54 & 31))
+const fn bits_of(fingerprint: u64) -> u64 {
+    1 << (fingerprint >> 59) | 1 << (32 + (fingerprint >> 54 & 31))
 }
 
 impl Sharing {
     /// Notes which origins the process has mapped shared and writable. For each that is new the call is announced.
     pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
         // Release: pairs with the Acquire in `includes`.
-        self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.mark())), Ordering::Release);
+        self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.fingerprint())), Ordering::Release);
     }
 
     /// Whether the process may have an origin that `scope` covers mapped shared and writable.
@@ -42,13 +42,13 @@ impl Sharing {
         let bits = self.origins.load(Ordering::Acquire);
         match scope {
             _ if planted(Fault::Arming) => false,
-            Scope::One(origin) => bits & bits_of(origin.mark()) == bits_of(origin.mark()),
+            Scope::One(origin) => bits & bits_of(origin.fingerprint()) == bits_of(origin.fingerprint()),
             Scope::All => bits != 0,
         }
     }
 
     /// Whether the process may have an origin mapped shared and writable whose fingerprint begins with the bits `first`.
-    pub fn includes_mark_of(&self, first: u8) -> bool {
+    pub fn includes_fingerprint_of(&self, first: u8) -> bool {
         // Acquire: pairs with the Release in `describe`.
         let bits = self.origins.load(Ordering::Acquire);
         (0..4u64).any(|next| {
@@ -86,11 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_is_found_by_origin_and_by_the_beginning_of_its_mark() {
+    fn what_is_shared_is_found_by_origin_and_by_the_beginning_of_its_fingerprint() {
         for inode in 1..2000 {
             let origin = Origin::file(64, inode);
             let sharing = sharing([origin].into_iter());
-            assert!(sharing.includes(Scope::One(origin)) && sharing.includes_mark_of((origin.mark() >> 56) as u8));
+            assert!(
+                sharing.includes(Scope::One(origin))
+                    && sharing.includes_fingerprint_of((origin.fingerprint() >> 56) as u8)
+            );
         }
     }
 
@@ -98,9 +101,9 @@ mod tests {
     fn one_shared_file_is_seldom_taken_for_another() {
         let shared = sharing([Origin::file(64, 1)].into_iter());
         let mistaken = (2..10_002).filter(|inode| shared.includes(Scope::One(Origin::file(64, *inode)))).count();
-        let counted = (0..=u8::MAX).filter(|first| shared.includes_mark_of(*first)).count();
+        let counted = (0..=u8::MAX).filter(|first| shared.includes_fingerprint_of(*first)).count();
         assert!(mistaken < 40, "{mistaken} of 10000");
         assert_eq!(counted, 1);
-        assert!(!sharing(core::iter::empty()).includes_mark_of(0));
+        assert!(!sharing(core::iter::empty()).includes_fingerprint_of(0));
     }
 }

@@ -307,7 +307,7 @@ fn hash(words: &[u64]) -> u64 {
 
 fn seal_of(incarnation: u32, meta: &SnapshotMeta) -> u64 {
     let SnapshotMeta { origin, owner, size, base, mapping } = meta;
-    hash(&[u64::from(incarnation), origin.mark(), origin.inode(), *owner, *size, *base, *mapping])
+    hash(&[u64::from(incarnation), origin.fingerprint(), origin.inode(), *owner, *size, *base, *mapping])
 }
 
 fn seal_of_extent(extent: &Extent) -> u64 {

@@ -80,12 +80,12 @@ impl Header {
     pub(crate) fn note_changes_of_sharer(&self, sharing: &Sharing) {
         const { assert!(COUNTERS == 256) };
         let counters = (0..=u8::MAX).zip(&self.changes);
-        counters.filter(|(first, _)| sharing.includes_mark_of(*first)).for_each(|(_, counter)| counter.note());
+        counters.filter(|(first, _)| sharing.includes_fingerprint_of(*first)).for_each(|(_, counter)| counter.note());
     }
 
     /// The counter of `origin`'s cooperating changes.
     pub(crate) fn changes_of(&self, origin: Origin) -> &Changes {
-        &self.changes[(origin.mark() >> 56) as usize % COUNTERS]
+        &self.changes[(origin.fingerprint() >> 56) as usize % COUNTERS]
     }
 
     /// An id for the segments of a new mapping.

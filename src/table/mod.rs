@@ -42,8 +42,8 @@ use header::Header;
 pub struct Table {
     pub(crate) header: Header,
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
-    /// `Origin::mark` of each snapshot, 0 for none. Writers scan these words.
-    pub(crate) marks: [AtomicU64; SNAPSHOTS],
+    /// `Origin::fingerprint` of each snapshot, 0 for none. Writers scan these words.
+    pub(crate) origin_fingerprints: [AtomicU64; SNAPSHOTS],
     block_owners: [BlockOwner; BLOCKS],
     pub(crate) processes: [Process; PROCESSES],
     /// It makes slots lie at the same offsets in all pages.
@@ -156,10 +156,10 @@ impl Table {
     }
 
     /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.
-    pub fn publish_mark(&self, index: u32, origin: Origin) {
+    pub fn publish_fingerprint(&self, index: u32, origin: Origin) {
         self.header.note_snapshot(index);
         // Release: pairs with the Acquire in `Walk::of`.
-        self.marks[index as usize].store(origin.mark(), Ordering::Release);
+        self.origin_fingerprints[index as usize].store(origin.fingerprint(), Ordering::Release);
     }
 
     /// The bytes that calls at movable positions have announced.

@@ -41,10 +41,10 @@ impl<'a> Walk<'a> {
     /// The snapshots of `origin` that want their pages preserved.
     pub fn of(self, origin: Origin) -> impl Iterator<Item = (u32, View)> + use<'a> {
         let table = self.table;
-        let mark = origin.mark();
-        let used = &table.marks[..table.header.snapshots_used()];
-        // Acquire: pairs with the Release in `publish_mark`.
-        used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == mark).filter_map(
+        let fingerprint = origin.fingerprint();
+        let used = &table.origin_fingerprints[..table.header.snapshots_used()];
+        // Acquire: pairs with the Release in `publish_fingerprint`.
+        used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == fingerprint).filter_map(
             move |(index, _)| {
                 let view = table.sound(&table.snapshots[index])?;
                 let wanted = view.meta.origin == origin && view.head.wants_pages() && !view.is_relocated();

@@ -121,7 +121,7 @@ static BEHIND_LOOPS: AtomicU64 = AtomicU64::new(0);
 static LAST_SEARCH: AtomicU64 = AtomicU64::new(0);
 
 const fn bit_of(origin: Origin) -> u64 {
-    1 << (origin.mark() >> 58)
+    1 << (origin.fingerprint() >> 58)
 }
 
 /// Whether a file may be behind a loop device. A search for loop devices costs more than a snapshot of a file, so the last one

@@ -261,7 +261,7 @@ fn is_of(pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
 fn say_mapped(pid: u32, origin: Origin) {
     // Once for each process and origin, unless two of them alternate.
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let what = origin.mark() ^ u64::from(pid);
+    let what = origin.fingerprint() ^ u64::from(pid);
     if LAST.swap(what, Ordering::Relaxed) != what {
         say!(
             Level::Warn,

@@ -262,7 +262,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &meta, &extent, flags);
         snapshot.see(&seen);
-        table.publish_mark(index, origin);
+        table.publish_fingerprint(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
         doubt_if_unseen(table, before, &origin, || table::doubt(table, index, head.incarnation()));
