@@ -114,7 +114,7 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
     /// Whether the segment is one that this process mapped. A record may say anything: only this process knows what lies in its
     /// memory.
     fn is_ours(&self, view: &View) -> bool {
-        view.is_sealed
+        view.has_valid_checksum
             && self.own.is(view.meta.owner)
             && self.own_ranges.contains(&(view.extent.address..view.extent.end()))
     }

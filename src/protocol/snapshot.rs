@@ -48,7 +48,7 @@ pub struct Snapshot {
     /// A hash of what is constant in this incarnation, and of the extent: it tells a damaged record. It is no part of the protocol,
     /// so not of the models.
     #[allow(clippy::disallowed_types, reason = "no part of the protocol")]
-    seal: core::sync::atomic::AtomicU64,
+    checksum: core::sync::atomic::AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -182,7 +182,7 @@ pub struct View {
     /// `NOT_INHERITED` and its kin.
     pub flags: SegmentFlags,
     /// Whether the record is as its mapper wrote it. While the mapper is changing it, only the mapper can tell.
-    pub is_sealed: bool,
+    pub has_valid_checksum: bool,
 }
 
 impl View {
@@ -305,23 +305,23 @@ fn hash(words: &[u64]) -> u64 {
     words.iter().fold(mix::SEED, |hash, word| mix::mix(hash, *word))
 }
 
-fn seal_of(incarnation: u32, meta: &SnapshotMeta) -> u64 {
+fn checksum_of(incarnation: u32, meta: &SnapshotMeta) -> u64 {
     let SnapshotMeta { origin, owner, size, base, mapping } = meta;
     hash(&[u64::from(incarnation), origin.fingerprint(), origin.inode(), *owner, *size, *base, *mapping])
 }
 
-fn seal_of_extent(extent: &Extent) -> u64 {
+fn checksum_of_extent(extent: &Extent) -> u64 {
     hash(&[extent.address, extent.first, extent.pages, u64::from(extent.protection)])
 }
 
 impl View {
     /// Whether the record can be what a mapper wrote: its checksum is valid, and it names no place that no mapping or file reaches.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub fn is_plausible(&self) -> bool {
         const ADDRESSES: u64 = 1 << 56;
         const BYTES: u64 = i64::MAX as u64;
         let Extent { address, first, pages, .. } = self.extent;
-        (self.is_sealed || self.head.is_changing())
+        (self.has_valid_checksum || self.head.is_changing())
             && address.is_multiple_of(crate::PAGE)
             && address < ADDRESSES
             && pages <= ADDRESSES / crate::PAGE
@@ -367,7 +367,8 @@ impl Snapshot {
         self.root.store(empty_root(mine.incarnation()), Ordering::Relaxed);
         self.flags.store(flags.0, Ordering::Relaxed);
         let old = self.extent();
-        self.seal.store(seal_of(mine.incarnation(), meta).wrapping_add(seal_of_extent(&old)), Ordering::Relaxed);
+        self.checksum
+            .store(checksum_of(mine.incarnation(), meta).wrapping_add(checksum_of_extent(&old)), Ordering::Relaxed);
         self.set_extent(extent);
     }
 
@@ -391,8 +392,8 @@ impl Snapshot {
     /// Replaces the extent. The generation is odd, or the record is only claimed.
     pub fn set_extent(&self, extent: &Extent) {
         // The checksum is carried forward rather than made anew: a record that was damaged before stays without a valid checksum.
-        let change = seal_of_extent(extent).wrapping_sub(seal_of_extent(&self.extent()));
-        self.seal.store(self.seal.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
+        let change = checksum_of_extent(extent).wrapping_sub(checksum_of_extent(&self.extent()));
+        self.checksum.store(self.checksum.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
         self.address.store(extent.address, Ordering::Relaxed);
         self.first.store(extent.first, Ordering::Relaxed);
         self.pages.store(extent.pages, Ordering::Relaxed);
@@ -420,10 +421,10 @@ impl Snapshot {
             };
             let extent = self.extent();
             let flags = self.flags();
-            let seal = seal_of(head.incarnation(), &meta).wrapping_add(seal_of_extent(&extent));
-            let is_sealed = self.seal.load(Ordering::Relaxed) == seal;
+            let checksum = checksum_of(head.incarnation(), &meta).wrapping_add(checksum_of_extent(&extent));
+            let has_valid_checksum = self.checksum.load(Ordering::Relaxed) == checksum;
             if self.is_still(head) {
-                return Some(View { head, meta: meta, extent, flags, is_sealed });
+                return Some(View { head, meta: meta, extent, flags, has_valid_checksum });
             }
         }
     }

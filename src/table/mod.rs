@@ -102,12 +102,12 @@ impl Table {
 
     /// The snapshot `index`, if there is one and its record can be true.
     pub fn view(&self, index: u32) -> Option<View> {
-        self.sound(self.snapshot(index)?)
+        self.plausible_view(self.snapshot(index)?)
     }
 
-    fn sound(&self, snapshot: &Snapshot) -> Option<View> {
+    fn plausible_view(&self, snapshot: &Snapshot) -> Option<View> {
         let view = snapshot.view()?;
-        if !view.is_sound() {
+        if !view.is_plausible() {
             self.declare_damaged();
             return None;
         }

@@ -30,7 +30,7 @@ impl<'a> Walk<'a> {
     pub fn live(self) -> impl Iterator<Item = (u32, View)> + use<'a> {
         let table = self.table;
         let used = &table.snapshots[..table.header.snapshots_used()];
-        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, table.sound(snapshot)?)))
+        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, table.plausible_view(snapshot)?)))
     }
 
     /// The snapshots of the process that `owner` refers to.
@@ -46,7 +46,7 @@ impl<'a> Walk<'a> {
         // Acquire: pairs with the Release in `publish_fingerprint`.
         used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == fingerprint).filter_map(
             move |(index, _)| {
-                let view = table.sound(&table.snapshots[index])?;
+                let view = table.plausible_view(&table.snapshots[index])?;
                 let wanted = view.meta.origin == origin && view.head.wants_pages() && !view.is_relocated();
                 wanted.then_some((index as u32, view))
             },
