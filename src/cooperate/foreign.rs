@@ -6,7 +6,7 @@
 //! The time of last status change is of no use: chmod, rename and link move it.
 
 use crate::PAGE;
-use crate::protocol::changes::{Changes, Modified, Sight, observe};
+use crate::protocol::changes::{Changes, Modified, Observation, observe};
 use crate::protocol::origin::Origin;
 use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, State, View};
 use crate::table::Table;
@@ -19,8 +19,8 @@ impl Table {
 
     /// The observation of `origin` while its gate is closed and no call is under way.
     #[must_use]
-    pub fn sight_at_instant(&self, origin: Origin, file: Modified) -> Sight {
-        Sight { counted: self.changes_of(origin).count(), file }
+    pub fn observation_at_instant(&self, origin: Origin, file: Modified) -> Observation {
+        Observation { counted: self.changes_of(origin).count(), file }
     }
 
     /// Makes the snapshots that process `own` has of `origin` doubtful if a process that does not cooperate changed it. The result
@@ -36,7 +36,7 @@ impl Table {
             return None;
         }
         let newest = self.newest_mapping();
-        let sight = observe(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)?;
+        let observation = observe(self.changes_of(origin), || self.is_quiet(origin) && !self.is_shared(origin), file)?;
         // The snapshots are looked at after the file: a cooperating process moves a segment off the file before it takes pages
         // away, and such a segment is no longer among them. A segment that was split off since is as old as the one it was split
         // from.
@@ -48,19 +48,19 @@ impl Table {
         self.over_splits(|walk| {
             for (index, view) in walk.of(origin).filter(|(_, view)| is_ours(view)) {
                 let Some(snapshot) = self.snapshot(index) else { continue };
-                let seen = snapshot.seen();
+                let seen = snapshot.last_observation();
                 // A cooperating process has snapshots moved off the pages that it takes away, so counted changes hide no
                 // truncation. A segment that lies wholly past the end of the file has no page to lose.
                 let covered = view.covered_pages();
-                let is_truncated = !covered.is_empty() && sight.file.size.div_ceil(PAGE) < covered.end;
-                if is_truncated || sight.tells_on_somebody_since(&seen) {
-                    let is_truncated = is_truncated || sight.file.size < seen.file.size;
+                let is_truncated = !covered.is_empty() && observation.file.size.div_ceil(PAGE) < covered.end;
+                if is_truncated || observation.indicates_foreign_change_since(&seen) {
+                    let is_truncated = is_truncated || observation.file.size < seen.file.size;
                     let cause = if is_truncated { FOREIGN_TRUNCATION } else { FOREIGN_CHANGE };
                     if snapshot.mark_because(view.head.incarnation(), State::Doubtful, cause) {
                         doubted = Some(cause);
                     }
                 } else {
-                    snapshot.see(&sight);
+                    snapshot.record_observation(&observation);
                 }
             }
         });

@@ -58,7 +58,7 @@ impl Table {
         let copy = self.snapshot(copy_index)?;
         let NewSegment { meta, extent, flags } = *new;
         copy.describe(head, &meta, &extent, flags);
-        copy.see(&self.snapshot(index)?.seen());
+        copy.record_observation(&self.snapshot(index)?.last_observation());
         let copied = View { head, meta: meta, extent, flags, has_valid_checksum: true };
         if !flags.contains(RELOCATED) {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));

@@ -52,7 +52,7 @@ impl Modified {
 /// How a file was, and how many changes had been counted by then: each counted change had landed, and each that had landed was
 /// counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct Observation {
     /// By [`Changes`].
     pub counted: u64,
     /// The file.
@@ -69,7 +69,7 @@ pub fn observe(
     changes: &Changes,
     is_quiet: impl FnOnce() -> bool,
     file: impl FnOnce() -> Option<Modified>,
-) -> Option<Sight> {
+) -> Option<Observation> {
     let counted = changes.count();
     if !is_quiet() && !planted(Fault::QuietCheck) {
         return None;
@@ -77,15 +77,15 @@ pub fn observe(
     let file = file()?;
     // Acquire: pairs with the Release fence in `Changes::note`; orders the look at the file before the second look at the count.
     fence(Ordering::Acquire);
-    (changes.count() == counted || planted(Fault::SecondCount)).then_some(Sight { counted, file })
+    (changes.count() == counted || planted(Fault::SecondCount)).then_some(Observation { counted, file })
 }
 
-impl Sight {
+impl Observation {
     /// Whether a process that does not cooperate changed the file since `earlier`.
     ///
     /// A file that only grew, and whose time of modification did not move, is no sign: xfs completes asynchronous appends late.
     #[must_use]
-    pub fn tells_on_somebody_since(&self, earlier: &Self) -> bool {
+    pub fn indicates_foreign_change_since(&self, earlier: &Self) -> bool {
         let moved = self.file.time != earlier.file.time || self.file.size < earlier.file.size;
         moved && self.counted == earlier.counted
     }

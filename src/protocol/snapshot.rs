@@ -4,7 +4,7 @@
 //! odd. A writer that pushes pages reads the generation before and after the push. So it never takes a page for preserved that the
 //! mapper moved or dropped meanwhile.
 
-use super::changes::{Modified, Sight};
+use super::changes::{Modified, Observation};
 use super::gate::ActiveWord;
 use super::origin::{AtomicTarget, Origin, Target};
 use super::preserved::empty_root;
@@ -41,7 +41,7 @@ pub struct Snapshot {
     mapping: AtomicU64,
     protection: AtomicU32,
     flags: AtomicU32,
-    /// The last [`Sight`] of the origin: when it was modified, its size, and the changes counted.
+    /// The last [`Observation`] of the origin: when it was modified, its size, and the changes counted.
     modified: AtomicU64,
     size_seen: AtomicU64,
     counted: AtomicU64,
@@ -550,21 +550,21 @@ impl Snapshot {
     }
 
     /// Notes an observation of the origin: when the segment is described, and later by the mapper.
-    pub fn see(&self, sight: &Sight) {
-        self.modified.store(sight.file.time, Ordering::Relaxed);
-        self.size_seen.store(sight.file.size, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `seen`: a thread that finds this count finds this file, or a later one.
-        self.counted.store(sight.counted, Ordering::Release);
+    pub fn record_observation(&self, observation: &Observation) {
+        self.modified.store(observation.file.time, Ordering::Relaxed);
+        self.size_seen.store(observation.file.size, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `last_observation`: a thread that finds this count finds this file, or a later one.
+        self.counted.store(observation.counted, Ordering::Release);
     }
 
     /// The mapper's last observation of the origin. If it is read while the mapper observes again, a later file can come with an
     /// earlier count: that indicates no foreign change.
-    pub fn seen(&self) -> Sight {
-        // Acquire: pairs with the Release in `see`.
+    pub fn last_observation(&self) -> Observation {
+        // Acquire: pairs with the Release in `record_observation`.
         let counted = self.counted.load(Ordering::Acquire);
         let file =
             Modified { time: self.modified.load(Ordering::Relaxed), size: self.size_seen.load(Ordering::Relaxed) };
-        Sight { counted, file }
+        Observation { counted, file }
     }
 
     /// What is known of the record besides its state.

@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::protocol::changes::{Changes, Modified, Sight, observe};
+use snapshim::protocol::changes::{Changes, Modified, Observation, observe};
 use snapshim::protocol::gate::{Call, CallFrame};
 
 use super::world::model;
@@ -33,7 +33,7 @@ impl Watched {
         self.modified.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn observe(&self) -> Option<Sight> {
+    fn observe(&self) -> Option<Observation> {
         let is_quiet = || !self.frame.load().0.is_under_way();
         observe(&self.changes, is_quiet, || Some(Modified { time: self.modified.load(Ordering::Relaxed), size: 0 }))
     }
@@ -48,16 +48,16 @@ fn no_look_tells_on_a_writer_that_cooperates() {
             other.write();
             other.write();
         });
-        let mut seen = Sight { counted: 0, file: Modified { time: 0, size: 0 } };
+        let mut seen = Observation { counted: 0, file: Modified { time: 0, size: 0 } };
         for _ in 0..2 {
-            if let Some(sight) = watched.observe() {
-                assert!(!sight.tells_on_somebody_since(&seen));
-                seen = sight;
+            if let Some(observation) = watched.observe() {
+                assert!(!observation.indicates_foreign_change_since(&seen));
+                seen = observation;
             }
         }
         writer.join().unwrap();
         let last = watched.observe().expect("nobody is under way");
-        assert!(!last.tells_on_somebody_since(&seen));
+        assert!(!last.indicates_foreign_change_since(&seen));
     });
 }
 
@@ -72,6 +72,6 @@ fn a_change_that_nobody_announced_is_told_on() {
         let during = watched.observe().expect("nobody is under way");
         foreigner.join().unwrap();
         let after = watched.observe().expect("nobody is under way");
-        assert!(during.tells_on_somebody_since(&seen) || after.tells_on_somebody_since(&during));
+        assert!(during.indicates_foreign_change_since(&seen) || after.indicates_foreign_change_since(&during));
     });
 }

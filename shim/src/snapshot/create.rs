@@ -241,7 +241,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let table = thread.own.table;
     let before = observe_unseen(table);
     let modified = read_origin(file, origin)?;
-    let seen = table.sight_at_instant(origin, modified);
+    let seen = table.observation_at_instant(origin, modified);
     let size = modified.size;
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
@@ -261,7 +261,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let meta = SnapshotMeta { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &meta, &extent, flags);
-        snapshot.see(&seen);
+        snapshot.record_observation(&seen);
         table.publish_fingerprint(index, origin);
         snapshot.publish(head, worth);
         faults::mark(snapshot);
