@@ -114,9 +114,9 @@ const fn word(announcement: Announcement, phase: Phase) -> u64 {
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct Floating(AtomicU64);
+pub struct UnplacedBytes(AtomicU64);
 
-impl Floating {
+impl UnplacedBytes {
     /// How many so far.
     #[must_use]
     pub fn announced(&self) -> u64 {
@@ -137,7 +137,7 @@ pub struct CallFrame {
     /// Stack pointer of the hook that has the frame, by which a longjmp out of the hook is found; 0: no call has the frame.
     stack: AtomicU64,
     /// Bytes that a call at a shared position, or at the end of the file, still has to place; else 0.
-    floating: AtomicU64,
+    unplaced: AtomicU64,
     /// The snapshot this frame pushes pages into: index + 1, with [`WRITES_BYTES`].
     pushing: AtomicU64,
     descriptor: AtomicU32,
@@ -186,7 +186,7 @@ impl CallFrame {
     pub fn announce(&self, call: &Call) -> Announcement {
         let announcement = Announcement(self.phase.load(Ordering::Relaxed) >> PHASE_BITS).next();
         self.target.store(call.target);
-        self.floating.store(0, Ordering::Relaxed);
+        self.unplaced.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
         self.descriptors_seen.store(call.descriptors_seen, Ordering::Relaxed);
@@ -201,23 +201,23 @@ impl CallFrame {
     }
 
     /// Notes where the call goes, and how many bytes it will place at a position that others can move (0: none).
-    pub fn set_target(&self, target: Target, floating: u64) {
-        self.floating.store(floating, Ordering::Relaxed);
+    pub fn set_target(&self, target: Target, unplaced: u64) {
+        self.unplaced.store(unplaced, Ordering::Relaxed);
         self.target.store(target);
     }
 
     /// Notes that the call, which has passed, will place `length` bytes at a position of `origin` that others can move. The result
     /// is how many bytes all calls have announced so, ever.
     ///
-    /// Of two calls that do so at once each finds the other's bytes by [`CallFrame::floating_on`], or finds them counted later than
+    /// Of two calls that do so at once each finds the other's bytes by [`CallFrame::unplaced_on`], or finds them counted later than
     /// its own.
-    pub fn float(&self, origin: Origin, length: u64, announced: &Floating) -> u64 {
-        if !planted(Fault::FloatingFrame) {
+    pub fn announce_unplaced(&self, origin: Origin, length: u64, announced: &UnplacedBytes) -> u64 {
+        if !planted(Fault::UnplacedFrame) {
             self.set_target(Target::Origin(origin), length);
         }
         // AcqRel: pairs with the AcqRel of other calls: a call that is counted behind this one finds what this frame says.
         let so_far = announced.0.fetch_add(length, Ordering::AcqRel).wrapping_add(length);
-        if planted(Fault::FloatingFrame) {
+        if planted(Fault::UnplacedFrame) {
             self.set_target(Target::Origin(origin), length);
         }
         so_far
@@ -265,7 +265,7 @@ impl CallFrame {
     pub fn continue_from(&self, other: &Self, descriptors_seen: u32) {
         self.target.store(other.target.load());
         self.stack.store(other.stack(), Ordering::Relaxed);
-        self.floating.store(other.floating.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.unplaced.store(other.unplaced.load(Ordering::Relaxed), Ordering::Relaxed);
         self.pushing.store(other.pushing.load(Ordering::Relaxed), Ordering::Relaxed);
         self.descriptor.store(other.descriptor().0, Ordering::Relaxed);
         self.descriptors_seen.store(descriptors_seen, Ordering::Relaxed);
@@ -330,12 +330,12 @@ impl CallFrame {
     }
 
     /// Bytes that this frame will place at a movable position of `origin`.
-    pub fn floating_on(&self, origin: Origin) -> u64 {
+    pub fn unplaced_on(&self, origin: Origin) -> u64 {
         let (phase, announcement) = self.load();
         if !phase.is_under_way() || self.target_at(announcement) != Target::Origin(origin) {
             return 0;
         }
-        self.floating.load(Ordering::Relaxed)
+        self.unplaced.load(Ordering::Relaxed)
     }
 
     /// The descriptor that the call was made with, and the descriptor-table generation that it was announced at.
@@ -388,7 +388,7 @@ pub trait Writer {
     /// descriptor may have come to mean another file since.
     fn target_since(&self, descriptor: u32, seen: u32) -> Target;
     /// Bytes that the call would place at a position that others can move (0: its range is fixed).
-    fn floating(&self) -> u64;
+    fn unplaced(&self) -> u64;
     /// Waits until the creation `seen` has ended, or has been aborted because it took too long.
     fn wait_for(&self, seen: Ticket);
 }
@@ -531,7 +531,7 @@ impl<I: Intents> Gate<'_, I> {
             Target::Unknown => writer.target(call.descriptor),
             known => known,
         };
-        frame.set_target(target, writer.floating());
+        frame.set_target(target, writer.unplaced());
         let entry = match target {
             Target::Origin(origin) => Entry::Origin(origin),
             Target::Elsewhere => return Ok(Entry::Elsewhere),

@@ -120,7 +120,7 @@ pub enum Fault {
     /// The end, by another process, of a committed creation whose owner has left it.
     CommittedEnd,
     /// The order in which bytes at a movable position are announced: first in the frame, then in the count.
-    FloatingFrame,
+    UnplacedFrame,
     /// The count of splits.
     SplitCount,
     /// The second walk where the count of splits moved beside the first.

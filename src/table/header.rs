@@ -3,7 +3,7 @@
 use super::room::Room;
 use crate::protocol::changes::Changes;
 use crate::protocol::creation::Creation;
-use crate::protocol::gate::{ActiveWord, Floating};
+use crate::protocol::gate::{ActiveWord, UnplacedBytes};
 use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
 use crate::protocol::sharing::Sharing;
@@ -31,7 +31,7 @@ pub struct Header {
     snapshots: AtomicU32,
     /// Ids of mappings handed out.
     mappings: AtomicU64,
-    pub(crate) floating: Floating,
+    pub(crate) unplaced: UnplacedBytes,
     pub(crate) splits: Splits,
     /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
     pub(super) namespace: AtomicU64,

@@ -24,7 +24,7 @@ use core::ops::Range;
 
 use crate::protocol::block_owner::BlockOwner;
 use crate::protocol::creation::{Intent, Intents};
-use crate::protocol::gate::{Floating, Gate};
+use crate::protocol::gate::{Gate, UnplacedBytes};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
 use crate::protocol::preserved::Block;
@@ -163,8 +163,8 @@ impl Table {
     }
 
     /// The bytes that calls at movable positions have announced.
-    pub fn floating(&self) -> &Floating {
-        &self.header.floating
+    pub fn unplaced(&self) -> &UnplacedBytes {
+        &self.header.unplaced
     }
 
     /// An id for the segments of a new mapping.

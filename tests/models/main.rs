@@ -13,7 +13,7 @@
 //! | preserved bits, and the owners of their blocks | `protocol::preserved`, `protocol::block_owner` | [`bits`] |
 //! | process records, forks, claims, slots, and their recovery | `protocol::process`, `protocol::writer_slot` | [`reaping`] |
 //! | requests to an agent, and its doorbell | `protocol::writer_slot`, `protocol::process` | [`asking`] |
-//! | bytes at movable positions | `protocol::gate::Floating` | [`positions`] |
+//! | bytes at movable positions | `protocol::gate::UnplacedBytes` | [`positions`] |
 //! | counted changes, observations of a file | `protocol::changes` | [`foreign_changes`] |
 //! | unseen processes | `protocol::unseen` | [`unseen`] |
 //! | a process's own ranges, its queues of direct writes | `protocol::own_ranges`, `protocol::aio_queues` | [`own`] |

@@ -2,7 +2,7 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use snapshim::protocol::gate::{Call, CallFrame, Floating};
+use snapshim::protocol::gate::{Call, CallFrame, UnplacedBytes};
 
 use super::world::{ORIGIN, model};
 
@@ -10,7 +10,7 @@ const LENGTHS: [u64; 2] = [10, 100];
 
 struct Shared {
     frames: [CallFrame; 2],
-    floating: Floating,
+    unplaced: UnplacedBytes,
 }
 
 impl Shared {
@@ -19,21 +19,23 @@ impl Shared {
         let frame = &self.frames[own];
         let announcement = frame.announce(&Call { descriptor: 3, ..Call::default() });
         assert!(frame.pass(announcement));
-        let announced = frame.float(ORIGIN, LENGTHS[own], &self.floating);
-        let is_before = self.frames[1 - own].floating_on(ORIGIN) == LENGTHS[1 - own];
+        let announced = frame.announce_unplaced(ORIGIN, LENGTHS[own], &self.unplaced);
+        let is_before = self.frames[1 - own].unplaced_on(ORIGIN) == LENGTHS[1 - own];
         // The call is made here, and takes until the other's is over.
-        while self.floating.announced() < LENGTHS[0] + LENGTHS[1] {
+        while self.unplaced.announced() < LENGTHS[0] + LENGTHS[1] {
             thread::yield_now();
         }
-        is_before || self.floating.announced() > announced
+        is_before || self.unplaced.announced() > announced
     }
 }
 
 #[test]
 fn of_two_writers_at_one_position_each_counts_the_other() {
     model(|| {
-        let shared =
-            Arc::new(Shared { frames: [CallFrame::default(), CallFrame::default()], floating: Floating::default() });
+        let shared = Arc::new(Shared {
+            frames: [CallFrame::default(), CallFrame::default()],
+            unplaced: UnplacedBytes::default(),
+        });
         let other = Arc::clone(&shared);
         let writer = thread::spawn(move || other.counts_other(1));
         assert!(shared.counts_other(0));

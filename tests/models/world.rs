@@ -160,7 +160,7 @@ impl Writer for Thread<'_> {
         self.target(descriptor)
     }
 
-    fn floating(&self) -> u64 {
+    fn unplaced(&self) -> u64 {
         0
     }
 

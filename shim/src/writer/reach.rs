@@ -54,8 +54,8 @@ pub fn range_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Ori
         };
         return Covered { bytes: 0..0, length, aim };
     }
-    let announced = frame.float(origin, length, thread.own.table.floating());
-    let reach = floating_bytes(thread.own.table, origin);
+    let announced = frame.announce_unplaced(origin, length, thread.own.table.unplaced());
+    let reach = unplaced_bytes(thread.own.table, origin);
     let position = rustix::fs::tell(file).unwrap_or(0);
     Covered { bytes: position..position.saturating_add(reach), length, aim: Aim::Position(position, announced) }
 }
@@ -66,9 +66,9 @@ pub fn appends(file: BorrowedFd<'_>) -> bool {
 }
 
 /// How many bytes all calls under way, the caller's included, write to `origin` at a file position.
-fn floating_bytes(table: &Table, origin: Origin) -> u64 {
+fn unplaced_bytes(table: &Table, origin: Origin) -> u64 {
     let slots = table.writers_used().iter();
-    slots.flat_map(|slot| slot.frames()).map(|frame| frame.floating_on(origin)).fold(0, u64::saturating_add)
+    slots.flat_map(|slot| slot.frames()).map(|frame| frame.unplaced_on(origin)).fold(0, u64::saturating_add)
 }
 
 impl Covered {
@@ -89,7 +89,7 @@ impl Covered {
         };
         let Ok(now) = rustix::fs::tell(file) else { return false };
         let moved = now.wrapping_sub(position);
-        let since = thread.own.table.floating().announced().wrapping_sub(announced);
+        let since = thread.own.table.unplaced().announced().wrapping_sub(announced);
         let reach = self.bytes.end - self.bytes.start;
         let alone = since == 0 && reach == self.length;
         moved == written || !alone && now >= position && (written..=reach.saturating_add(since)).contains(&moved)

@@ -174,7 +174,7 @@ impl<T: Touch> Writer for Surroundings<'_, T> {
         if is_same { target } else { Target::Unknown }
     }
 
-    fn floating(&self) -> u64 {
+    fn unplaced(&self) -> u64 {
         if self.touch.offset().is_none() { self.touch.length() } else { 0 }
     }
 
