@@ -12,7 +12,7 @@ use snapshim::protocol::snapshot::View;
 use snapshim::sys::raw;
 use snapshim::table::{self, Table};
 
-use super::reach::range_of;
+use super::reach::reach_of;
 use super::report::{Teller, refuse};
 use super::sequence;
 use super::slot::{enter, pusher, seat_for};
@@ -115,14 +115,14 @@ fn change_origin(
             Err(failure) => refuse(origin, &failure),
         };
     }
-    let range = range_of(thread, frame, descriptor, origin, touch);
-    let ahead = sequence::pages_ahead(origin, &range.bytes);
+    let reach = reach_of(thread, frame, descriptor, origin, touch);
+    let ahead = sequence::pages_ahead(origin, &reach.bytes);
     let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead, ..pusher };
-    if let Err(failure) = pusher.make_way(origin, &Mutation::Bytes(range.bytes.clone())) {
+    if let Err(failure) = pusher.make_way(origin, &Mutation::Bytes(reach.bytes.clone())) {
         return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }
     let result = call();
-    if result > 0 && !range.held(thread, descriptor, result as u64) {
+    if result > 0 && !reach.stayed_within(thread, descriptor, result as u64) {
         break_after_the_fact(thread, &pusher, origin);
     }
     result

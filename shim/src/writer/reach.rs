@@ -13,14 +13,14 @@ use super::touch::Touch;
 use crate::process::thread::Thread;
 
 /// The bytes that are preserved for a write, and what shows afterwards that it stayed within them.
-pub struct Covered {
+pub struct WriteReach {
     pub bytes: Range<u64>,
     length: u64,
-    aim: Aim,
+    source: PositionSource,
 }
 
 /// What decides where the bytes go.
-enum Aim {
+enum PositionSource {
     /// The call alone.
     Call,
     /// O_APPEND, which a process that shares the open file can clear. The file position and the end of the file as they were
@@ -31,7 +31,7 @@ enum Aim {
 }
 
 /// Finds out where the bytes of a call that has passed the gate can land.
-pub fn range_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Origin, touch: &impl Touch) -> Covered {
+pub fn reach_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Origin, touch: &impl Touch) -> WriteReach {
     let file = raw::borrow(descriptor as u32);
     let length = touch.length();
     if let Some(offset) = touch.offset()
@@ -41,23 +41,27 @@ pub fn range_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Ori
         // preserved: the page with the end of the file is private from the start, and what lies behind an end that was lowered
         // later has been relocated.
         let start = u64::try_from(offset).unwrap_or(0);
-        return Covered { bytes: start..start.saturating_add(length), length, aim: Aim::Call };
+        return WriteReach { bytes: start..start.saturating_add(length), length, source: PositionSource::Call };
     }
     // O_APPEND means nothing to a block device: it is written at the position (block/fops.c).
     if touch.appends(appends(file)) && !origin.is_block_device() {
-        let aim = if touch.appends(false) {
-            Aim::Call
+        let source = if touch.appends(false) {
+            PositionSource::Call
         } else {
             // statx(2) without the file's times: see `target_of_descriptor`.
             let end = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size);
-            Aim::Flag(rustix::fs::tell(file).unwrap_or(end), end)
+            PositionSource::Flag(rustix::fs::tell(file).unwrap_or(end), end)
         };
-        return Covered { bytes: 0..0, length, aim };
+        return WriteReach { bytes: 0..0, length, source: source };
     }
     let announced = frame.announce_unplaced(origin, length, thread.own.table.unplaced());
     let reach = unplaced_bytes(thread.own.table, origin);
     let position = rustix::fs::tell(file).unwrap_or(0);
-    Covered { bytes: position..position.saturating_add(reach), length, aim: Aim::Position(position, announced) }
+    WriteReach {
+        bytes: position..position.saturating_add(reach),
+        length,
+        source: PositionSource::Position(position, announced),
+    }
 }
 
 /// Whether a file was opened with O_APPEND.
@@ -71,21 +75,21 @@ fn unplaced_bytes(table: &Table, origin: Origin) -> u64 {
     slots.flat_map(|slot| slot.frames()).map(|frame| frame.unplaced_on(origin)).fold(0, u64::saturating_add)
 }
 
-impl Covered {
+impl WriteReach {
     /// Whether the write certainly stayed within the preserved bytes.
     ///
     /// If only cooperating writers move a position, it goes forward, and by no more than they announced. Anything else shows that
     /// another call moved it at that very moment (lseek, read, a write without the shim), or that the vector changed during the
     /// call.
-    pub fn held(&self, thread: &Thread, descriptor: i32, written: u64) -> bool {
+    pub fn stayed_within(&self, thread: &Thread, descriptor: i32, written: u64) -> bool {
         if written > self.length {
             return false;
         }
         let file = raw::borrow(descriptor as u32);
-        let (position, announced) = match self.aim {
-            Aim::Call => return true,
-            Aim::Flag(position, end) => return is_at_end(file, position, end, written),
-            Aim::Position(position, announced) => (position, announced),
+        let (position, announced) = match self.source {
+            PositionSource::Call => return true,
+            PositionSource::Flag(position, end) => return is_at_end(file, position, end, written),
+            PositionSource::Position(position, announced) => (position, announced),
         };
         let Ok(now) = rustix::fs::tell(file) else { return false };
         let moved = now.wrapping_sub(position);
