@@ -10,8 +10,8 @@ use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::table::Table;
 
-use super::slot::{Surroundings, clear, enter, pusher, seat_for};
-use super::touch::Nowhere;
+use super::slot::{GateContext, clear, enter, pusher, seat_for};
+use super::touch::NoBytes;
 use crate::base::stack_pointer;
 use crate::process::thread::Thread;
 
@@ -75,7 +75,7 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
         Err(made) => return made.ok_or(Errno::NOSPC),
     };
     let (thread, frames) = (&seat.thread, seat.frames());
-    Ok(enter(thread, frames, without_descriptor(origin), &Nowhere, |entry| {
+    Ok(enter(thread, frames, without_descriptor(origin), &NoBytes, |entry| {
         let is_watched = matches!(entry, Entry::Origin(_));
         act(Some(&Announced { thread, frame: frames.1, origin, is_watched }))
     }))
@@ -89,9 +89,9 @@ fn without_descriptor(origin: Origin) -> Call {
 /// The same for the agent, which does not wait: a creation may be waiting for the agent itself. `None`: a creation is under way.
 pub fn announced_by_agent<T>(thread: &Thread, origin: Origin, act: impl FnOnce(&Announced<'_>) -> T) -> Option<T> {
     let frame = thread.slot.frames().first().filter(|frame| frame.take(stack_pointer::stack_pointer()))?;
-    let surroundings = Surroundings { thread, touch: &Nowhere };
+    let context = GateContext { thread, touch: &NoBytes };
     let call = without_descriptor(origin);
-    let (entry, announcement) = thread.own.table.gate().enter_without_waiting(frame, call, &surroundings)?;
+    let (entry, announcement) = thread.own.table.gate().enter_without_waiting(frame, call, &context)?;
     let is_watched = matches!(entry, Entry::Origin(_));
     let result = act(&Announced { thread, frame, origin, is_watched });
     clear(thread, frame, announcement);

@@ -13,7 +13,7 @@ use snapshim::sys::raw;
 use snapshim::table::{self, Table};
 
 use super::reach::reach_of;
-use super::report::{Teller, refuse};
+use super::report::{LogReporter, refuse};
 use super::sequence;
 use super::slot::{enter, pusher, seat_for};
 use super::touch::Touch;
@@ -180,12 +180,12 @@ pub fn read_in(descriptor: i32, bytes: &Range<u64>) {
 }
 
 /// Breaks the snapshots of an origin after a write that may have landed outside the preserved bytes.
-fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, Teller, Freezer>, origin: Origin) {
+fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, LogReporter, Freezer>, origin: Origin) {
     let table = thread.own.table;
     table.over_splits(|walk| walk.of(origin).for_each(|(index, view)| break_one(table, pusher, index, &view)));
 }
 
-fn break_one(table: &Table, pusher: &Pusher<'_, Teller, Freezer>, index: u32, view: &View) {
+fn break_one(table: &Table, pusher: &Pusher<'_, LogReporter, Freezer>, index: u32, view: &View) {
     if !pusher.break_mapping(index, view) {
         table::doubt(table, index, view.head.incarnation());
     }

@@ -8,9 +8,9 @@ use crate::interpose::answer::fail;
 use crate::process::log::{Level, Program, say};
 
 /// Logs what the core reports.
-pub struct Teller;
+pub struct LogReporter;
 
-impl Report for Teller {
+impl Report for LogReporter {
     fn broken(&self, pid: u32, origin: Origin, reason: Reason) {
         say!(
             Level::Warn,

@@ -14,7 +14,7 @@ use snapshim::sys::raw;
 use snapshim::sys::wait::{Deadline, Patience};
 use snapshim::table::Table;
 
-use super::report::Teller;
+use super::report::LogReporter;
 use super::touch::Touch;
 use crate::address_space::freeze::Freezer;
 use crate::base::arena;
@@ -36,8 +36,8 @@ pub fn enter<T>(
     touch: &impl Touch,
     act: impl FnOnce(Entry) -> T,
 ) -> T {
-    let surroundings = Surroundings { thread, touch };
-    let (entry, announcement) = thread.own.table.gate().enter(frame, outer, call, &surroundings);
+    let context = GateContext { thread, touch };
+    let (entry, announcement) = thread.own.table.gate().enter(frame, outer, call, &context);
     let result = act(entry);
     clear(thread, frame, announcement);
     result
@@ -132,7 +132,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
 }
 
 /// What the thread preserves with.
-pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller, Freezer> {
+pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, LogReporter, Freezer> {
     Pusher {
         table: thread.own.table,
         own: thread.own.caller(),
@@ -145,7 +145,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller
         mode: config().push_mode,
         on_failure: config().on_failure,
         patience: config().timeout,
-        report: &Teller,
+        report: &LogReporter,
         store_barrier: &Freezer,
         read_in: &|_| (),
         ahead: 0,
@@ -155,12 +155,12 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, Teller
 }
 
 /// What the gate asks of this thread.
-pub struct Surroundings<'a, T> {
+pub struct GateContext<'a, T> {
     pub thread: &'a Thread,
     pub touch: &'a T,
 }
 
-impl<T: Touch> Writer for Surroundings<'_, T> {
+impl<T: Touch> Writer for GateContext<'_, T> {
     fn target(&self, descriptor: u32) -> Target {
         self.touch.target(descriptor)
     }

@@ -29,9 +29,9 @@ pub trait Touch {
 }
 
 /// What the gate is told of a change without a descriptor: its target is known, and it moves no file position.
-pub struct Nowhere;
+pub struct NoBytes;
 
-impl Touch for Nowhere {
+impl Touch for NoBytes {
     fn length(&self) -> u64 {
         0
     }
