@@ -9,7 +9,7 @@ use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::raw;
 use crate::sys::sync::{Ordering, fence};
-use crate::sys::wait::{Deadline, Patience};
+use crate::sys::wait::{Backoff, Deadline};
 use crate::table::Table;
 
 /// The beginning of `struct aio_ring` (fs/aio.c).
@@ -39,15 +39,15 @@ impl Table {
     pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
-            let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
+            let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
             while !is_idle(record, id, origin) {
-                if patience.is_tried() && self.reap_if_dead(id.owner_word(index as u32)) {
+                if backoff.is_sleeping() && self.reap_if_dead(id.owner_word(index as u32)) {
                     break;
                 }
-                if deadline.expired_twice(&patience) {
+                if deadline.expired_twice(&backoff) {
                     return Err(Blame { pid: id.pid(), tid: 0 });
                 }
-                patience.pause();
+                backoff.pause();
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
-use crate::sys::wait::{Deadline, Patience};
+use crate::sys::wait::{Backoff, Deadline};
 use crate::table::Table;
 
 impl Table {
@@ -39,19 +39,19 @@ impl Table {
         creation: Ticket,
         deadline: u64,
     ) -> Result<(), Blame> {
-        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
+        let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         while record.id() == Some(id)
             && record.sharing.includes(scope)
             && !record.sharing.is_armed_for(id.epoch(), creation)
         {
-            patience.pause();
-            if !patience.is_tried() {
+            backoff.pause();
+            if !backoff.is_sleeping() {
                 continue;
             }
             if self.reap_if_dead(id.owner_word(index)) {
                 return Ok(());
             }
-            if deadline.expired_twice(&patience) {
+            if deadline.expired_twice(&backoff) {
                 let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
                 return Err(Blame { pid: id.pid(), tid });
             }

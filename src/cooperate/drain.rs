@@ -17,7 +17,7 @@ use crate::protocol::process_id::ProcessId;
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::procfs::ProcPath;
 use crate::sys::sync::{Ordering, fence};
-use crate::sys::wait::{Deadline, Patience};
+use crate::sys::wait::{Backoff, Deadline};
 use crate::sys::{futex, raw};
 use crate::table::Table;
 
@@ -54,16 +54,16 @@ impl Table {
 
     /// Waits for the calls that found no free slot to announce themselves in.
     fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
-        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
+        let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         while let Some((index, id)) = self.first_unannounced() {
             if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
                 self.declare_damaged();
             }
-            let is_gone = patience.is_tried() && self.reap_if_dead(id.owner_word(index));
-            if !is_gone && deadline.expired_twice(&patience) {
+            let is_gone = backoff.is_sleeping() && self.reap_if_dead(id.owner_word(index));
+            if !is_gone && deadline.expired_twice(&backoff) {
                 return Err(Blame { pid: id.pid(), tid: 0 });
             }
-            patience.pause();
+            backoff.pause();
         }
         Ok(())
     }
@@ -88,19 +88,19 @@ impl Table {
     }
 
     fn await_frame(&self, slot: &WriterSlot, frame: &CallFrame, scope: Scope, deadline: u64) -> Result<(), Blame> {
-        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(deadline));
+        let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         loop {
             let Some(announcement) = under_way(frame, scope) else { return Ok(()) };
-            let is_tried = patience.is_tried();
-            if is_tried
+            let is_sleeping = backoff.is_sleeping();
+            if is_sleeping
                 && (self.is_over(slot, frame, announcement) || self.is_elsewhere(slot, frame, announcement, scope))
             {
                 return Ok(());
             }
-            if deadline.expired_twice(&patience) {
+            if deadline.expired_twice(&backoff) {
                 return Err(self.blame(slot));
             }
-            patience.pause();
+            backoff.pause();
         }
     }
 
@@ -199,10 +199,10 @@ impl Table {
     pub fn await_creation(&self, seen: Ticket) {
         let creation = &self.header.creation;
         let first_seen = raw::now();
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         while creation.load() == seen {
-            patience.pause();
-            if !patience.is_tried() {
+            backoff.pause();
+            if !backoff.is_sleeping() {
                 continue;
             }
             let owner = self.creation_owner(seen).map_or(0, |slot| slot.lease().process());
@@ -239,16 +239,16 @@ impl Table {
     /// Waits until `is_busy` holds for no frame of a slot whose call is under way.
     fn await_frames(&self, slot: &WriterSlot, deadline: u64, is_busy: impl Fn(&CallFrame) -> bool) -> bool {
         slot.frames().iter().all(|frame| {
-            let mut patience = Patience::default();
+            let mut backoff = Backoff::default();
             let mut deadline = Deadline::at(deadline);
             while is_busy(frame) {
-                if patience.is_tried() && self.is_over(slot, frame, frame.load().1) {
+                if backoff.is_sleeping() && self.is_over(slot, frame, frame.load().1) {
                     return true;
                 }
-                if deadline.expired_twice(&patience) {
+                if deadline.expired_twice(&backoff) {
                     return false;
                 }
-                patience.pause();
+                backoff.pause();
             }
             true
         })

@@ -8,7 +8,7 @@ use super::liveness;
 use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::sync::Ordering;
-use crate::sys::wait::Patience;
+use crate::sys::wait::Backoff;
 use crate::table::Table;
 use crate::table::walk::Walk;
 
@@ -32,24 +32,24 @@ impl Table {
     /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
     /// makes, moves or unmaps a snapshot meanwhile.
     pub fn inspect(&self, known: &Knowledge<'_>) {
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         for _ in 0..ROUNDS {
             if self.is_damaged() || self.is_as_known(known) {
                 return;
             }
-            patience.pause();
+            backoff.pause();
         }
         self.declare_damaged();
     }
 
     /// The same, and checks that walks over processes and writers would find every living process.
     pub fn inspect_all(&self, known: &Knowledge<'_>) {
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         for _ in 0..ROUNDS {
             if self.is_damaged() || self.finds_all() {
                 return self.inspect(known);
             }
-            patience.pause();
+            backoff.pause();
         }
         self.declare_damaged();
     }

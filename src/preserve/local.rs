@@ -23,7 +23,7 @@ use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::Caller;
 use crate::protocol::snapshot::{BITS_INCOMPLETE, Extent, Snapshot, State, View};
 use crate::protocol::writer_slot::{Request, Task};
-use crate::sys::wait::{Deadline, Patience};
+use crate::sys::wait::{Backoff, Deadline};
 use crate::sys::{raw, signal_block};
 use crate::table::Table;
 
@@ -152,7 +152,7 @@ fn is_over(snapshot: &Snapshot, incarnation: u32) -> bool {
 /// Even -> odd. Waits for other threads of the process that are changing the mapping. `None`: the segment is over, or it took too
 /// long.
 pub fn begin_change(snapshot: &Snapshot, incarnation: u32, deadline: u64) -> Option<View> {
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     let time = deadline.saturating_sub(raw::now());
     let (mut deadline, mut pages) = (Deadline::at(deadline), None);
     while !is_over(snapshot, incarnation)
@@ -167,10 +167,10 @@ pub fn begin_change(snapshot: &Snapshot, incarnation: u32, deadline: u64) -> Opt
             deadline = Deadline::at(raw::now() + time);
         }
         pages = now;
-        if deadline.expired_twice(&patience) {
+        if deadline.expired_twice(&backoff) {
             return None;
         }
-        patience.pause();
+        backoff.pause();
     }
     None
 }

@@ -36,7 +36,7 @@ use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::{Caller, ProcessId};
 use crate::protocol::snapshot::{Extent, FOREIGN_TRUNCATION, SERVED, Snapshot, State, View};
 use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
-use crate::sys::wait::{Allowance, Patience};
+use crate::sys::wait::{Backoff, TimeBudget};
 use crate::sys::{futex, raw, signal_block};
 use crate::table::Table;
 use headroom::Headroom;
@@ -75,7 +75,7 @@ pub struct Pusher<'a, R, S> {
     /// What happens when no means works.
     pub on_failure: OnFailure,
     /// How long to wait for a mapper, nanoseconds.
-    pub patience: u64,
+    pub timeout: u64,
     /// What hears of the snapshots that were broken.
     pub report: &'a R,
     /// Keeps this process's other threads from storing while its own snapshots are relocated.
@@ -107,7 +107,7 @@ impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
     }
 }
 
-/// How often a push that achieved nothing is tried again: for some milliseconds, by `Patience`.
+/// How often a push that achieved nothing is tried again: for some milliseconds, by `Backoff`.
 const RETRIES: u32 = 64;
 
 /// Why one push of one run preserved nothing.
@@ -124,14 +124,14 @@ enum NotPushed {
 /// segment becomes smaller with each.
 struct MapperTime {
     timeout: u64,
-    allowance: Allowance,
+    budget: TimeBudget,
     pages: Option<u64>,
 }
 
 impl MapperTime {
     /// Begins now, for a segment that has `pages` pages; `None`: it is over.
     fn new(timeout: u64, pages: Option<u64>) -> Self {
-        Self { timeout, allowance: Allowance::of(timeout), pages }
+        Self { timeout, budget: TimeBudget::of(timeout), pages }
     }
 
     /// The segment has `pages` pages now; `None`: it is over.
@@ -141,15 +141,15 @@ impl MapperTime {
         }
     }
 
-    fn is_spent(&mut self) -> bool {
-        self.allowance.is_spent()
+    fn is_exhausted(&mut self) -> bool {
+        self.budget.is_exhausted()
     }
 }
 
 /// How far one call has come with one snapshot.
 struct Progress {
     time: MapperTime,
-    patience: Patience,
+    backoff: Backoff,
     /// Pushes that achieved nothing.
     failures: u32,
     /// Pages behind the bytes of the change that may be pushed along.
@@ -226,7 +226,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     /// What this process may use to preserve in its own snapshots.
     fn local_preserver(&self) -> LocalPreserver<'_, S> {
-        let deadline = raw::now() + self.patience;
+        let deadline = raw::now() + self.timeout;
         let Self { table, own, proc_fds, own_ranges, store_barrier: stores, headroom, .. } = *self;
         LocalPreserver { table, own, proc_fds, own_ranges, store_barrier: stores, headroom, open: &|_| None, deadline }
     }
@@ -280,8 +280,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     }
 
     fn start(&self, view: &View) -> Progress {
-        let time = MapperTime::new(self.patience, Some(view.extent.pages));
-        Progress { time, patience: Patience::default(), failures: 0, ahead: self.ahead, done: 0 }
+        let time = MapperTime::new(self.timeout, Some(view.extent.pages));
+        Progress { time, backoff: Backoff::default(), failures: 0, ahead: self.ahead, done: 0 }
     }
 
     /// Pushes, where the writer itself may and the mapper is not changing the mapping.
@@ -305,16 +305,16 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     /// is known to be dead. Where an agent can be asked, the wait for its answer finds that out.
     fn reason_after_retries(&self, why: &NotPushed, view: &View, progress: &mut Progress) -> Option<Reason> {
         let (is_over, reason) = match why {
-            NotPushed::Moved => (progress.time.is_spent(), Reason::MapperBusy),
+            NotPushed::Moved => (progress.time.is_exhausted(), Reason::MapperBusy),
             NotPushed::Nothing => (progress.failures >= RETRIES, Reason::NoCopy),
             NotPushed::Refused => (progress.failures >= RETRIES || self.may_ask(view), Reason::NoAccess),
         };
         if is_over {
             return Some(reason);
         }
-        progress.patience.pause();
+        progress.backoff.pause();
         match why {
-            NotPushed::Moved if progress.patience.is_tried() => _ = self.table.retire_if_gone(view.meta.owner),
+            NotPushed::Moved if progress.backoff.is_sleeping() => _ = self.table.retire_if_gone(view.meta.owner),
             NotPushed::Moved => {}
             NotPushed::Nothing | NotPushed::Refused => progress.failures += 1,
         }
@@ -492,13 +492,13 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             number
         };
         let pages = || self.table.snapshot(request.snapshot).and_then(Snapshot::view).map(|view| view.extent.pages);
-        let (mut number, mut time) = (ask(), MapperTime::new(self.patience, pages()));
+        let (mut number, mut time) = (ask(), MapperTime::new(self.timeout, pages()));
         loop {
             time.note(pages());
             match self.slot.look_for_answer(number) {
                 Answer::Done => return true,
                 Answer::Failed => return false,
-                Answer::Lost | Answer::Asked if time.is_spent() => {
+                Answer::Lost | Answer::Asked if time.is_exhausted() => {
                     self.slot.withdraw_request(number);
                     return self.slot.look_for_answer(number) == Answer::Done;
                 }
@@ -514,12 +514,12 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     /// Waits until a process that was just forked has an agent, or says that it has none. True: it is gone.
     fn is_gone_before_its_agent(&self, process: &Process, id: ProcessId, owner: u64) -> bool {
-        let mut allowance = Allowance::of(self.patience);
-        let mut patience = Patience::default();
-        while process.agent(id) == Agent::NotYet && !allowance.is_spent() {
-            patience.pause();
+        let mut budget = TimeBudget::of(self.timeout);
+        let mut backoff = Backoff::default();
+        while process.agent(id) == Agent::NotYet && !budget.is_exhausted() {
+            backoff.pause();
             // The agent may not have been there when the image was replaced.
-            if patience.is_tried() && self.table.retire_if_gone(owner) {
+            if backoff.is_sleeping() && self.table.retire_if_gone(owner) {
                 return true;
             }
         }

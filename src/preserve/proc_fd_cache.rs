@@ -24,7 +24,7 @@ use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::ProcPath;
 use crate::sys::raw;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
-use crate::sys::wait::{Deadline, Patience};
+use crate::sys::wait::{Backoff, Deadline};
 
 const ENTRIES: usize = 16;
 /// Files that are open for one use only, because no entry is free.
@@ -61,7 +61,7 @@ pub struct ProcFdCache {
 
 /// How long a first use waits for calls that may replace its number, and a dup2 for uses, nanoseconds. Both take a few system
 /// calls.
-const PATIENCE: u64 = 1_000_000_000;
+const LONGEST_WAIT: u64 = 1_000_000_000;
 
 impl ProcFdCache {
     /// An empty cache.
@@ -192,13 +192,13 @@ impl ProcFdCache {
 
     /// Whether the calls are over that may have looked at a number before it was guarded.
     fn is_settled(&self) -> bool {
-        let (mut patience, mut deadline) = (Patience::default(), Deadline::at(raw::now() + PATIENCE));
+        let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(raw::now() + LONGEST_WAIT));
         // Acquire: pairs with the Release in `replacing`.
         while self.replacing.load(Ordering::Acquire) != 0 {
-            if deadline.expired_twice(&patience) {
+            if deadline.expired_twice(&backoff) {
                 return false;
             }
-            patience.pause();
+            backoff.pause();
         }
         true
     }
@@ -260,7 +260,7 @@ impl ProcFdCache {
         are_users_gone: impl FnOnce() -> bool,
         replace: impl FnOnce() -> Result<T, Option<Errno>>,
     ) -> Result<T, Option<Errno>> {
-        let (mut patience, deadline) = (Patience::default(), raw::now() + PATIENCE);
+        let (mut backoff, deadline) = (Backoff::default(), raw::now() + LONGEST_WAIT);
         let busy = || Err(Some(Errno::BUSY));
         let entry = loop {
             let Some(entry) = self.guarding(number) else { return replace() };
@@ -271,7 +271,7 @@ impl ProcFdCache {
             if raw::now() > deadline {
                 return busy();
             }
-            patience.pause();
+            backoff.pause();
         };
         // SeqCst: pairs with the fence in `CallFrame::start_pushing`: a frame that is not seen now does not find the entry serving.
         full_fence();

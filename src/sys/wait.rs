@@ -6,12 +6,12 @@ use super::raw;
 
 /// Spins, then yields, then sleeps ever longer, up to a millisecond.
 #[derive(Debug, Default)]
-pub struct Patience {
+pub struct Backoff {
     spinning: crossbeam::utils::Backoff,
     rounds: u32,
 }
 
-impl Patience {
+impl Backoff {
     const YIELDS: u32 = 16;
 
     /// Waits a little.
@@ -30,7 +30,7 @@ impl Patience {
     /// Whether the wait has become long. Then it is worth system calls to find out whether the other still lives, which a short
     /// wait should not pay for.
     #[must_use]
-    pub fn is_tried(&self) -> bool {
+    pub fn is_sleeping(&self) -> bool {
         self.rounds > Self::YIELDS
     }
 }
@@ -53,11 +53,11 @@ impl Deadline {
     }
 
     /// Whether the time had come when this was asked before. The clock is not read while the wait is short.
-    pub fn expired_twice(&mut self, patience: &Patience) -> bool {
+    pub fn expired_twice(&mut self, backoff: &Backoff) -> bool {
         if self.has_come {
             return true;
         }
-        self.has_come = patience.is_tried() && raw::now() > self.at;
+        self.has_come = backoff.is_sleeping() && raw::now() > self.at;
         false
     }
 }
@@ -65,14 +65,14 @@ impl Deadline {
 /// How long another process may take. Time in which this thread was stopped does not count: the other may have done its part long
 /// since, and this thread has to look again.
 #[derive(Debug)]
-pub struct Allowance {
+pub struct TimeBudget {
     left: u64,
     seen: u64,
     /// The most that counts between two questions.
     noticed: u64,
 }
 
-impl Allowance {
+impl TimeBudget {
     /// This many nanoseconds from now on.
     #[must_use]
     pub fn of(nanoseconds: u64) -> Self {
@@ -80,7 +80,7 @@ impl Allowance {
     }
 
     /// Whether the time is up. The caller looks at what it waits for between two questions.
-    pub fn is_spent(&mut self) -> bool {
+    pub fn is_exhausted(&mut self) -> bool {
         let now = raw::now();
         self.left = self.left.saturating_sub(now.saturating_sub(self.seen).min(self.noticed));
         self.seen = now;

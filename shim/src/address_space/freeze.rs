@@ -15,7 +15,7 @@ use snapshim::protocol::process::Agent;
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::{ProcPath, ProcStat};
 use snapshim::sys::sync::full_fence;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 use snapshim::sys::{futex, raw};
 
 use super::lock;
@@ -43,13 +43,13 @@ impl StoreBarrier for Freezer {
             return true;
         }
         let deadline = raw::now() + config().timeout;
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         // AcqRel: pairs with the Release in `thaw`: one range at a time.
         while FROZEN.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            if patience.is_tried() && raw::now() > deadline {
+            if backoff.is_sleeping() && raw::now() > deadline {
                 return false;
             }
-            patience.pause();
+            backoff.pause();
         }
         START.store(address, Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_frozen`.

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use snapshim::protocol::process::Agent;
 use snapshim::sys::raw;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 use syscalls::{Sysno, syscall};
 
 use super::start;
@@ -45,10 +45,10 @@ fn send_away(own: &ThisProcess) -> bool {
     let presence = own.image.presence();
     let Some(record) = own.record() else { return false };
     let deadline = raw::now() + config().timeout;
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     // The thread that starts the agent has still to note the agent's thread id.
     while presence.is(PRESENT) && record.agent(own.id) == Agent::NotYet && raw::now() < deadline {
-        patience.pause();
+        backoff.pause();
     }
     let tid = match record.agent(own.id) {
         Agent::Thread(tid) => Some(tid),
@@ -65,7 +65,7 @@ fn send_away(own: &ThisProcess) -> bool {
             record.set_agent(own.id, tid);
             return false;
         }
-        patience.pause();
+        backoff.pause();
     }
     let Some(tid) = tid else { return true };
     // For the kernel's checks of "one thread only" a thread counts until it is gone altogether.
@@ -74,7 +74,7 @@ fn send_away(own: &ThisProcess) -> bool {
         if raw::now() > deadline {
             return false;
         }
-        patience.pause();
+        backoff.pause();
     }
     if is_first {
         agent_stack::give_stack_back();

@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use snapshim::sys::sync::Ordering;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 use snapshim::sys::{futex, raw, signal_block};
 
 use super::run::run;
@@ -82,22 +82,22 @@ fn start_thread(own: &ThisProcess) -> bool {
 /// Waits until the agent has left the application's descriptor table. Before that, a file that the application closes would stay
 /// open. The kernel may wait for file systems in between.
 fn await_beginning() {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let until = raw::now() + PATIENCE.as_nanos() as u64;
+    const LONGEST_WAIT: Duration = Duration::from_secs(1);
+    let until = raw::now() + LONGEST_WAIT.as_nanos() as u64;
     // Acquire: pairs with the Release in `run`.
     while HAS_BEGUN.load(Ordering::Acquire) == 0 && raw::now() < until {
-        futex::wait(&HAS_BEGUN, 0, PATIENCE);
+        futex::wait(&HAS_BEGUN, 0, LONGEST_WAIT);
     }
 }
 
-/// How many attempts are made to create a thread: some milliseconds, by `Patience`.
+/// How many attempts are made to create a thread: some milliseconds, by `Backoff`.
 const TRIES: u32 = 64;
 
 /// Creates the agent's thread. While another thread is in exec, the kernel creates none (copy_fs, kernel/fork.c), so attempts go
 /// on until that has failed: else the process would be without its agent.
 fn clone_beside_exec(own: &ThisProcess, stack: *mut c_void) -> Option<u32> {
     let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     let mut tries = 0;
     while tries < TRIES || is_executing() {
         // SAFETY: `run` has a stack of its own and returns to the end of its thread. It uses no thread-local storage, so that it
@@ -107,7 +107,7 @@ fn clone_beside_exec(own: &ThisProcess, stack: *mut c_void) -> Option<u32> {
             return Some(tid as u32);
         }
         tries += 1;
-        patience.pause();
+        backoff.pause();
     }
     None
 }

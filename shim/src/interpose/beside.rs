@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 
 use super::elf_symbols::{self, Loaded};
 use crate::base::errno::{errno, set_errno};
@@ -87,11 +87,11 @@ pub enum Found {
 pub fn patch<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: impl Fn() -> I) -> Found {
     static ONE: Mutex<()> = Mutex::new(());
     // Never `lock`: parking_lot allocates in order to park.
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     let _one = loop {
         match ONE.try_lock() {
             Some(guard) => break guard,
-            None => patience.pause(),
+            None => backoff.pause(),
         }
     };
     let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };

@@ -25,7 +25,7 @@ use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{FOREIGN_MAPPING, State};
 use snapshim::sys::procfs::{ProcPath, ProcStat};
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 use snapshim::sys::{raw, signal_block};
 
 use super::fanotify;
@@ -93,14 +93,14 @@ pub fn search_if_due(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) -> Dura
 /// For a caller that asks whether a snapshot is exact: searches if that snapshot may have been made since the last search.
 pub fn search_if_wanted(own: &ThisProcess) {
     let begun = raw::now();
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     while is_wanted() && begun >= NEXT.load(Ordering::Relaxed) && raw::now() < begun + MOMENT {
         {
             let _signals = signal_block::SignalsBlocked::new();
             search_alone(own, &mut || 0);
         }
         // The agent may be searching: its result is waited for.
-        patience.pause();
+        backoff.pause();
     }
 }
 

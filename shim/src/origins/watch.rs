@@ -18,7 +18,7 @@ use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFl
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 
 use super::fanotify;
 use crate::address_space::lock::{self, Mappings};
@@ -167,12 +167,12 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
         return;
     }
     let _signals = SignalsBlocked::new();
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     while !own.image.begin_search() {
-        if patience.is_tried() {
+        if backoff.is_sleeping() {
             return;
         }
-        patience.pause();
+        backoff.pause();
     }
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use snapshim::sys::signal_block;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 use syscalls::{Sysno, syscall};
 
 use super::fd_table;
@@ -33,10 +33,10 @@ pub fn run<T>(act: impl FnOnce() -> T) -> Option<T> {
     }
     // A handler that needs an errand would wait for the one that it interrupted.
     let _signals = signal_block::SignalsBlocked::new();
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     // Acquire: pairs with the Release below: the child before has left the stack.
     while IS_UNDER_WAY.swap(true, Ordering::Acquire) {
-        patience.pause();
+        backoff.pause();
     }
     let answer = stack().and_then(|stack| run_on(stack, act));
     IS_UNDER_WAY.store(false, Ordering::Release);

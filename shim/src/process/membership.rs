@@ -295,13 +295,13 @@ impl AttachGuard {
     fn take() -> Option<Self> {
         const LONG: u64 = 1_000_000_000;
         let begun = raw::now();
-        let mut patience = snapshim::sys::wait::Patience::default();
+        let mut backoff = snapshim::sys::wait::Backoff::default();
         // Acquire: pairs with the Release in `drop`: the table that the other thread has mapped is visible.
         while IS_ATTACHING.swap(true, Ordering::Acquire) {
             if table().is_some() || raw::now() > begun + LONG {
                 return None;
             }
-            patience.pause();
+            backoff.pause();
         }
         Some(Self)
     }
@@ -424,14 +424,14 @@ fn claim(table: &'static Table) -> Option<ThisProcess> {
             image.claiming.store(u32::from(claimed), Ordering::Release);
         }
     }
-    let mut patience = snapshim::sys::wait::Patience::default();
+    let mut backoff = snapshim::sys::wait::Backoff::default();
     // Acquire: pairs with the Release in `become_known`.
     while image.word.load(Ordering::Acquire) == 0 {
         // Acquire: pairs with the Release above: the thread that claimed has failed.
         if image.claiming.load(Ordering::Acquire) == 0 {
             return None;
         }
-        patience.pause();
+        backoff.pause();
     }
     this(table, image)
 }

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 
 /// One contiguous shared mapping of a file or block device.
 #[derive(Debug)]
@@ -296,23 +296,23 @@ pub struct Writing(());
 
 /// Holds the list against changes.
 pub fn read() -> Reading {
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     loop {
         let seen = STATE.load(Ordering::Relaxed);
         // Acquire: pairs with the Release in `Writing::drop`.
         if seen & WRITING == 0 && STATE.compare_exchange(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Reading(());
         }
-        patience.pause();
+        backoff.pause();
     }
 }
 
 /// Holds the list alone.
 pub fn write() -> Writing {
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     // Acquire: pairs with the Release in both drops.
     while STATE.compare_exchange(0, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        patience.pause();
+        backoff.pause();
     }
     Writing(())
 }

@@ -26,7 +26,7 @@ const SI_QUEUE: c_int = -1;
 static LIBC_HANDLER: AtomicUsize = AtomicUsize::new(0);
 
 /// How long the threads' answers are waited for. A thread that is kept from running longer answers before it goes on.
-const PATIENCE: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
 /// The pause between two looks at their masks.
 const SLICE: Duration = Duration::from_micros(100);
 
@@ -36,7 +36,7 @@ pub fn open_faults() {
         return;
     }
     blockers().each(ask);
-    let until = raw::now() + PATIENCE.as_nanos() as u64;
+    let until = raw::now() + LONGEST_WAIT.as_nanos() as u64;
     while blockers().any() && raw::now() < until {
         raw::nap(SLICE);
     }

@@ -60,7 +60,7 @@ impl Announced<'_> {
         const MOMENT: u64 = 10_000_000;
         let pusher = pusher(self.thread, self.frame);
         let alone =
-            Pusher { proc_fds, mode: PushMode::Alone, on_failure: OnFailure::FailWrite, patience: MOMENT, ..pusher };
+            Pusher { proc_fds, mode: PushMode::Alone, on_failure: OnFailure::FailWrite, timeout: MOMENT, ..pusher };
         alone.make_way(self.origin, &Mutation::Bytes(bytes))
     }
 }

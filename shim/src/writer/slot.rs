@@ -11,7 +11,7 @@ use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Announcement, Call, CallFrame, Entry, Writer};
 use snapshim::protocol::origin::Target;
 use snapshim::sys::raw;
-use snapshim::sys::wait::{Deadline, Patience};
+use snapshim::sys::wait::{Backoff, Deadline};
 use snapshim::table::Table;
 
 use super::report::LogReporter;
@@ -100,7 +100,7 @@ fn without_thread<T>(error: Errno, call: &impl Fn() -> T) -> Result<Option<T>, S
 fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
     let Some(own) = crate::process::identity::attached() else { return Ok(Some(call())) };
     let mut deadline = Deadline::at(raw::now() + config().timeout);
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     loop {
         let Some(record) = own.record() else { return Ok(Some(call())) };
         if own.table.enter_unannounced(record, own.id) {
@@ -118,7 +118,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
         if let Ok(seat) = Seat::take() {
             return Err(seat);
         }
-        if deadline.expired_twice(&patience) {
+        if deadline.expired_twice(&backoff) {
             say!(
                 Level::Error,
                 "a write of process {} failed (ENOSPC): all {} slots of the table are taken and snapshots exist; end some threads",
@@ -127,7 +127,7 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
             );
             return Ok(None);
         }
-        patience.pause();
+        backoff.pause();
     }
 }
 
@@ -144,7 +144,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, LogRep
         unreadable: arena::unreadable_page(),
         mode: config().push_mode,
         on_failure: config().on_failure,
-        patience: config().timeout,
+        timeout: config().timeout,
         report: &LogReporter,
         store_barrier: &Freezer,
         read_in: &|_| (),

@@ -10,7 +10,7 @@ use libc::{aiocb, sigevent};
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::protocol::origin::Target;
-use snapshim::sys::wait::Patience;
+use snapshim::sys::wait::Backoff;
 
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
@@ -75,9 +75,9 @@ fn state_of(block: *const aiocb) -> c_int {
 
 /// Waits for the end of a write. There is no deadline: a write to a file ends as soon as the disk allows.
 fn await_end(block: *const aiocb) {
-    let mut patience = Patience::default();
+    let mut backoff = Backoff::default();
     while state_of(block) == libc::EINPROGRESS {
-        patience.pause();
+        backoff.pause();
     }
 }
 

@@ -54,7 +54,7 @@ const CLOSE_RANGE_CLOEXEC: c_int = 1 << 2;
 
 /// How long a dup2 to a number of the shim's waits for threads that use it. Such use is a few system calls long, unless the
 /// thread is stopped in them.
-const PATIENCE: u64 = 1_000_000_000;
+const LONGEST_WAIT: u64 = 1_000_000_000;
 
 /// dup2(2), made of dup3(2). dup3 refuses equal numbers, which dup2 only checks to be valid.
 fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
@@ -111,7 +111,7 @@ fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
         else {
             return call();
         };
-        let are_users_gone = || own.table.await_pushers_of(own.owner(), raw::now() + PATIENCE);
+        let are_users_gone = || own.table.await_pushers_of(own.owner(), raw::now() + LONGEST_WAIT);
         let replace = || match call() {
             -1 => Err(None),
             done => Ok(done),
