@@ -2,7 +2,7 @@
 //!
 //! See [`aio_queues`](crate::protocol::aio_queues) for what is counted, and why the ring tells the rest.
 
-use super::drain::Blame;
+use super::drain::Straggler;
 use crate::protocol::aio_queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::Process;
@@ -36,7 +36,7 @@ impl Ring {
 impl Table {
     /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error names a process that still
     /// has one.
-    pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Blame> {
+    pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Straggler> {
         for (index, record) in self.processes_used().iter().enumerate() {
             let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
             let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
@@ -45,7 +45,7 @@ impl Table {
                     break;
                 }
                 if deadline.expired_twice(&backoff) {
-                    return Err(Blame { pid: id.pid(), tid: 0 });
+                    return Err(Straggler { pid: id.pid(), tid: 0 });
                 }
                 backoff.pause();
             }

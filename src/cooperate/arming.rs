@@ -1,6 +1,6 @@
 //! Waiting until every process that shares an origin has armed its mappings; see [`crate::protocol::sharing`].
 
-use super::drain::Blame;
+use super::drain::Straggler;
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
@@ -12,7 +12,7 @@ impl Table {
     /// Asks every other process to arm that may have what `scope` covers mapped shared and writable, and waits for the answers.
     ///
     /// The gate is closed by `creation`, and the writers are drained: no process begins to map, or to open what has been armed.
-    pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Blame> {
+    pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Straggler> {
         let sharers = || {
             let records = self.processes_used().iter().enumerate();
             records.filter_map(move |(index, record)| {
@@ -38,7 +38,7 @@ impl Table {
         scope: Scope,
         creation: Ticket,
         deadline: u64,
-    ) -> Result<(), Blame> {
+    ) -> Result<(), Straggler> {
         let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         while record.id() == Some(id)
             && record.sharing.includes(scope)
@@ -53,7 +53,7 @@ impl Table {
             }
             if deadline.expired_twice(&backoff) {
                 let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
-                return Err(Blame { pid: id.pid(), tid });
+                return Err(Straggler { pid: id.pid(), tid });
             }
             record.ring();
         }

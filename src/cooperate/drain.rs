@@ -23,7 +23,7 @@ use crate::table::Table;
 
 /// The thread that did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blame {
+pub struct Straggler {
     /// Its process; 0 if that is not known.
     pub pid: u32,
     /// Its thread; 0 if that is not known.
@@ -32,7 +32,7 @@ pub struct Blame {
 
 impl Table {
     /// Waits until no call is under way that could change what `scope` covers, except the calls of the caller's slot.
-    pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Blame> {
+    pub fn drain(&self, scope: Scope, own_slot: u32, deadline: u64) -> Result<(), Straggler> {
         loop {
             let continued = self.header.continued();
             for (index, slot) in self.writers_used().iter().enumerate() {
@@ -53,7 +53,7 @@ impl Table {
     }
 
     /// Waits for the calls that found no free slot to announce themselves in.
-    fn await_unannounced(&self, deadline: u64) -> Result<(), Blame> {
+    fn await_unannounced(&self, deadline: u64) -> Result<(), Straggler> {
         let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         while let Some((index, id)) = self.first_unannounced() {
             if self.process(index).is_some_and(|record| record.unannounced(id) > MOST_THREADS) {
@@ -61,7 +61,7 @@ impl Table {
             }
             let is_gone = backoff.is_sleeping() && self.reap_if_dead(id.owner_word(index));
             if !is_gone && deadline.expired_twice(&backoff) {
-                return Err(Blame { pid: id.pid(), tid: 0 });
+                return Err(Straggler { pid: id.pid(), tid: 0 });
             }
             backoff.pause();
         }
@@ -87,7 +87,7 @@ impl Table {
         may
     }
 
-    fn await_frame(&self, slot: &WriterSlot, frame: &CallFrame, scope: Scope, deadline: u64) -> Result<(), Blame> {
+    fn await_frame(&self, slot: &WriterSlot, frame: &CallFrame, scope: Scope, deadline: u64) -> Result<(), Straggler> {
         let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         loop {
             let Some(announcement) = under_way(frame, scope) else { return Ok(()) };
@@ -98,7 +98,7 @@ impl Table {
                 return Ok(());
             }
             if deadline.expired_twice(&backoff) {
-                return Err(self.blame(slot));
+                return Err(self.straggler(slot));
             }
             backoff.pause();
         }
@@ -128,10 +128,10 @@ impl Table {
         })
     }
 
-    fn blame(&self, slot: &WriterSlot) -> Blame {
+    fn straggler(&self, slot: &WriterSlot) -> Straggler {
         let lease = slot.lease();
         let pid = self.owner(lease.process()).map_or(0, |(_, _, id)| id.pid());
-        Blame { pid, tid: slot.thread(lease) }
+        Straggler { pid, tid: slot.thread(lease) }
     }
 
     /// Whether the call of `announcement` cannot happen any more because its process or thread is gone.

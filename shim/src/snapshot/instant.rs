@@ -5,7 +5,7 @@
 //! A wait that ends without success says in the log which process did not answer.
 
 use rustix::io::Errno;
-use snapshim::cooperate::drain::Blame;
+use snapshim::cooperate::drain::Straggler;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::unseen::UnseenCount;
@@ -50,7 +50,7 @@ pub fn begin(thread: &Thread, scope: Scope) -> Result<Ticket, Errno> {
 /// Waits until the writers under way have ended.
 pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
-    thread.own.table.drain(scope, thread.index, deadline).map_err(|Blame { pid, tid }| {
+    thread.own.table.drain(scope, thread.index, deadline).map_err(|Straggler { pid, tid }| {
         say!(
             Level::Warn,
             "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it \
@@ -69,7 +69,7 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
     let arming = *ticket;
     arm::arm(scope, || own.table.gate().creation.load() == arming)?;
     let deadline = raw::now() + config().timeout;
-    own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Blame { pid, .. }| {
+    own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Straggler { pid, .. }| {
         say!(
             Level::Warn,
             "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, \
@@ -86,7 +86,7 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
 /// these writes have preserved already.
 pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
-    thread.own.table.await_queues(origin, deadline).map_err(|Blame { pid, .. }| {
+    thread.own.table.await_queues(origin, deadline).map_err(|Straggler { pid, .. }| {
         say!(
             Level::Warn,
             "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, \
