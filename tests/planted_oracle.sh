@@ -12,7 +12,7 @@ faults() {
     cat <<'END'
 the check of the pagemap behind the bytes that a pusher read | src/protocol/bytes.rs | s/if planted(Fault::UncheckedStore) {/if true {/
 the second walk where a snapshot was split beside the first | src/protocol/snapshot.rs | s/ || planted(Fault::SplitWalk)/ || true/
-the proof that a call was left by a jump | shim/src/process/thread.rs | s/fn take_nested(thread: Thread, stack: u64).*{/& thread.leave_calls(|interrupted| interrupted < stack);/
+the proof that a call was left by a jump | shim/src/process/thread.rs | s/fn take_nested(thread: Thread, stack: u64).*{/& thread.abandon_calls(|interrupted| interrupted < stack);/
 END
 }
 

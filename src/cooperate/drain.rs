@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::liveness::{self, Liveness};
 use super::locate::target_of_stat;
-use super::thread_state::{Doing, Maker};
+use super::thread_state::{CallingThread, ThreadSyscall};
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::gate::{Announcement, CallFrame};
 use crate::protocol::origin::{Origin, Target};
@@ -155,27 +155,27 @@ impl Table {
 
     /// The thread that makes the calls of a slot. `None`: another process may make them, with descriptors of its own: a child that
     /// acts in this memory.
-    fn maker(&self, slot: &WriterSlot) -> Option<Maker<'_>> {
+    fn calling_thread(&self, slot: &WriterSlot) -> Option<CallingThread<'_>> {
         let lease = slot.lease();
         let (_, process, id) = self.owner(lease.process())?;
         let thread = slot.thread(lease);
-        let doing = Doing::read(id.pid(), thread);
+        let syscall = ThreadSyscall::read(id.pid(), thread);
         // The order counts: an image that is alive after the look at its thread was alive at that look.
         let shares_no_mm =
-            || doing.shares_no_mm(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
-        (thread != 0 && (process.mm_sharer(id).is_none() || shares_no_mm())).then_some(Maker {
+            || syscall.shares_no_mm(id.pid(), thread) && liveness::of_image(process, id) == Liveness::Alive;
+        (thread != 0 && (process.mm_sharer(id).is_none() || shares_no_mm())).then_some(CallingThread {
             process,
             id,
             thread,
-            doing,
+            syscall,
         })
     }
 
     /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &CallFrame, announcement: Announcement, scope: Scope) -> bool {
         let (descriptor, seen) = frame.descriptor();
-        let Some(maker) = self.maker(slot) else { return false };
-        let Maker { process, id, thread, doing } = maker;
+        let Some(calling_thread) = self.calling_thread(slot) else { return false };
+        let CallingThread { process, id, thread, syscall } = calling_thread;
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);
         let covered = match rustix::fs::stat(path.as_c_str()) {
             Ok(stat) => match target_of_stat(&stat) {
@@ -191,7 +191,7 @@ impl Table {
         fence(Ordering::Acquire);
         // A number that came to mean another file meanwhile tells nothing of a call that is in the kernel with it. If the call is
         // yet to be made, or made again, with a number that comes to mean an origin, the writer itself finds that out afterwards.
-        let is_telling = process.descriptors(descriptor) == seen || doing.is_waiting_elsewhere();
+        let is_telling = process.descriptors(descriptor) == seen || syscall.is_waiting_elsewhere();
         !covered && is_telling && frame.load().1 == announcement && frame.target_at(announcement) == Target::Unknown
     }
 

@@ -7,21 +7,21 @@ use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, ProcStat};
 
 /// The thread that makes the calls of a slot.
-pub(crate) struct Maker<'a> {
+pub(crate) struct CallingThread<'a> {
     pub(crate) process: &'a Process,
     pub(crate) id: ProcessId,
     pub(crate) thread: u32,
-    pub(crate) doing: Doing,
+    pub(crate) syscall: ThreadSyscall,
 }
 
 /// What a thread is doing in the kernel, as far as the caller may see it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Doing {
+pub(crate) struct ThreadSyscall {
     /// The number of the call that it waits in.
     call: Option<u64>,
 }
 
-impl Doing {
+impl ThreadSyscall {
     pub(crate) fn read(pid: u32, thread: u32) -> Self {
         Self { call: procfs::waiting_call(pid, thread) }
     }
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_in_read_writes_nothing() {
-        let doing = Doing { call: procfs::parse_call(IN_READ) };
-        assert_eq!(doing.call, Some(0));
-        assert!(doing.is_waiting_elsewhere());
+        let syscall = ThreadSyscall { call: procfs::parse_call(IN_READ) };
+        assert_eq!(syscall.call, Some(0));
+        assert!(syscall.is_waiting_elsewhere());
     }
 
     #[test]
@@ -91,8 +91,8 @@ mod tests {
         let writing = [write, pwrite64, writev, pwritev, pwritev2, copy_file_range, sendfile, splice, io_submit, ioctl];
         let truncating = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
         for call in writing.into_iter().chain(truncating) {
-            let doing = Doing { call: Some(call.id() as u64) };
-            assert!(!doing.is_waiting_elsewhere(), "{call}");
+            let syscall = ThreadSyscall { call: Some(call.id() as u64) };
+            assert!(!syscall.is_waiting_elsewhere(), "{call}");
         }
     }
 
@@ -104,7 +104,7 @@ mod tests {
             "-1 0x7ffd00001000 0x7f12\n",
             "",
         ] {
-            assert!(!Doing { call: procfs::parse_call(text) }.is_waiting_elsewhere(), "{text}");
+            assert!(!ThreadSyscall { call: procfs::parse_call(text) }.is_waiting_elsewhere(), "{text}");
         }
     }
 }

@@ -294,7 +294,7 @@ impl CallFrame {
 
     /// Any phase -> idle, by the thread itself, which has left the call that has the frame for good. If the call goes on all the
     /// same, it starts again, or finds in [`CallFrame::clear`] that it was given up.
-    pub fn leave(&self) {
+    pub fn abandon(&self) {
         let (_, announcement) = self.load();
         self.withdrawn.store(announcement.0, Ordering::Relaxed);
         self.reclaim(announcement);

@@ -187,11 +187,11 @@ unsafe extern "C" fn landed() {
 extern "C" fn land() -> u64 {
     // This thread has set it before the jump began.
     let Some(landing) = LANDING.take() else { raw::abort() };
-    let is_left = |stack: u64| landing.ground.is_left(stack);
+    let is_abandoned = |stack: u64| landing.ground.is_abandoned(stack);
     if let Some(thread) = thread::known() {
-        thread.leave_calls(is_left);
+        thread.abandon_calls(is_abandoned);
     }
-    let unannounced = thread::leave_calls_without_slot(is_left);
+    let unannounced = thread::abandon_calls_without_slot(is_abandoned);
     if let Some(own) = identity::attached()
         && let Some(record) = own.record()
     {
@@ -230,7 +230,7 @@ impl Ground {
     }
 
     /// Whether a call made at this stack pointer is left.
-    fn is_left(&self, stack: u64) -> bool {
+    fn is_abandoned(&self, stack: u64) -> bool {
         let (start, end) = self.alternate;
         (self.bottom..self.target).contains(&stack) || (start..end).contains(&stack)
     }

@@ -166,7 +166,7 @@ thread_local! {
 }
 
 /// Makes a call for which there is no slot. Its result, and false if the call was given up meanwhile
-/// ([`leave_calls_without_slot`]).
+/// ([`abandon_calls_without_slot`]).
 pub fn in_call_without_slot<T>(call: impl FnOnce() -> T) -> (T, bool) {
     let stack = stack_pointer();
     let is_free = |place: &AtomicU64| place.compare_exchange(0, stack, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -183,12 +183,12 @@ pub fn is_in_call_without_slot() -> bool {
     WITHOUT_SLOT.with(|places| places.iter().any(|place| place.load(Ordering::Relaxed) != 0))
 }
 
-/// Gives up the calls without a slot that the thread has left; how many. `is_left` decides by the stack pointer at the call.
-pub fn leave_calls_without_slot(is_left: impl Fn(u64) -> bool) -> usize {
+/// Gives up the calls without a slot that the thread has left; how many. `is_abandoned` decides by the stack pointer at the call.
+pub fn abandon_calls_without_slot(is_abandoned: impl Fn(u64) -> bool) -> usize {
     WITHOUT_SLOT.with(|places| {
         let left = places.iter().filter(|place| {
             let stack = place.load(Ordering::Relaxed);
-            stack != 0 && is_left(stack)
+            stack != 0 && is_abandoned(stack)
         });
         left.map(|place| place.store(0, Ordering::Relaxed)).count()
     })
@@ -332,11 +332,11 @@ impl Thread {
         &frames[..frames.iter().rposition(CallFrame::is_in_use).map_or(0, |last| last + 1)]
     }
 
-    /// Gives up the calls that the thread has left, the innermost first. `is_left` decides by the stack pointer at the call.
-    pub fn leave_calls(&self, is_left: impl Fn(u64) -> bool) {
+    /// Gives up the calls that the thread has left, the innermost first. `is_abandoned` decides by the stack pointer at the call.
+    pub fn abandon_calls(&self, is_abandoned: impl Fn(u64) -> bool) {
         let leave = |slot: &WriterSlot| {
             let in_use = slot.frames().iter().rev().filter(|frame| frame.is_in_use());
-            in_use.filter(|frame| is_left(frame.stack())).for_each(CallFrame::leave);
+            in_use.filter(|frame| is_abandoned(frame.stack())).for_each(CallFrame::abandon);
         };
         self.further().for_each(|further| leave(further.slot));
         leave(self.slot);
@@ -346,7 +346,7 @@ impl Thread {
     /// are its calls. A child that goes on beside the owner has a slot of its own.
     fn forget_childs_calls(&self) {
         let new = self.slot.frames().iter().zip(OWNERS_CALLS.get()).filter(|(_, was_owners)| !was_owners);
-        new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.leave());
+        new.filter(|(frame, _)| frame.is_in_use()).for_each(|(frame, _)| frame.abandon());
     }
 
     /// Whether the slot belongs to the calling process: to this image, or to a child that a handler forked inside a call of this
