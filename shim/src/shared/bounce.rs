@@ -35,8 +35,8 @@ pub enum Touched {
 
 impl Touched {
     /// Counts another mapping.
-    pub fn add(&mut self, home: &Home) {
-        *self = match (*self, home.origin) {
+    pub fn add(&mut self, user: &UserRange) {
+        *self = match (*self, user.origin) {
             (Self::Nothing, Some(origin)) => Self::One(origin),
             (Self::One(before), Some(origin)) if before == origin => return,
             _ => Self::Several,
@@ -45,7 +45,7 @@ impl Touched {
 }
 
 /// The memory of one call's bounce buffers, given out from its start to its end.
-pub struct Room {
+pub struct BounceArena {
     /// `None`: there is no memory yet, and the room only counts how much is needed.
     pub start: Option<u64>,
     at: u64,
@@ -53,12 +53,12 @@ pub struct Room {
     pub touched: Touched,
 }
 
-impl Room {
+impl BounceArena {
     fn counting() -> Self {
         Self { start: None, at: 0, end: 1 << 46, touched: Touched::Nothing }
     }
 
-    /// Memory for as much as a counting room has given out. Pages that are not used cost nothing.
+    /// Memory for as much as a counting arena has given out. Pages that are not used cost nothing.
     fn map(counted: &Self) -> Result<Self, Errno> {
         let length = counted.at.next_multiple_of(PAGE);
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
@@ -67,9 +67,9 @@ impl Room {
         Ok(Self { start: Some(start), at: start, end: start + length, touched: Touched::Nothing })
     }
 
-    /// Gives out so many bytes, at the same offset within a page as `home`: a buffer that is aligned for O_DIRECT stays so.
-    pub fn take(&mut self, length: u64, home: u64) -> Option<u64> {
-        let at = self.at.next_multiple_of(PAGE) + home % PAGE;
+    /// Gives out so many bytes, at the same offset within a page as `user`: a buffer that is aligned for O_DIRECT stays so.
+    pub fn take(&mut self, length: u64, user: u64) -> Option<u64> {
+        let at = self.at.next_multiple_of(PAGE) + user % PAGE;
         self.at = at.checked_add(length).filter(|end| *end <= self.end)?;
         Some(at)
     }
@@ -90,103 +90,103 @@ impl Room {
 }
 
 /// Which mappings `lay` would touch. A call that it cannot lay out is refused by the kernel as well.
-pub fn measure<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Touched {
-    let mut counting = Room::counting();
+pub fn measure<T>(lay: &impl Fn(&mut BounceArena, &List) -> Option<T>) -> Touched {
+    let mut counting = BounceArena::counting();
     let _signals = signal_block::SignalsBlocked::new();
     let is_whole = lay(&mut counting, &list::read()).is_some();
     if is_whole { counting.touched } else { Touched::Nothing }
 }
 
 /// Lays a call out in memory of the right size.
-pub fn lay_out<T>(lay: &impl Fn(&mut Room, &List) -> Option<T>) -> Result<(Room, T), Errno> {
+pub fn lay_out<T>(lay: &impl Fn(&mut BounceArena, &List) -> Option<T>) -> Result<(BounceArena, T), Errno> {
     let _signals = signal_block::SignalsBlocked::new();
     let list = list::read();
-    let mut counting = Room::counting();
+    let mut counting = BounceArena::counting();
     lay(&mut counting, &list).ok_or(Errno::FAULT)?;
-    let mut room = Room::map(&counting)?;
+    let mut arena = BounceArena::map(&counting)?;
     // Another thread may have changed the application's vector since it was counted.
-    let laid = lay(&mut room, &list).ok_or(Errno::FAULT).inspect_err(|_| room.give_back())?;
-    Ok((room, laid))
+    let laid = lay(&mut arena, &list).ok_or(Errno::FAULT).inspect_err(|_| arena.give_back())?;
+    Ok((arena, laid))
 }
 
 const MOST: usize = IOV_MAX as usize;
 
 /// The vector that the kernel gets in place of the application's. All-zero is "empty".
 #[repr(C)]
-pub struct Parts {
+pub struct BounceVec {
     pub vector: [iovec; MOST],
     /// The user buffer of each part; 0 for a part that is the user buffer itself.
-    homes: [u64; MOST],
+    users: [u64; MOST],
     pub count: usize,
     total: u64,
 }
 
-impl Parts {
+impl BounceVec {
     /// What the kernel gets.
     pub fn vector(&self) -> &[iovec] {
         &self.vector[..self.count]
     }
 
     /// Adds a part. If there are too many, the last are left out: the kernel stores less, as it may.
-    fn push(&mut self, address: u64, length: u64, home: u64) {
+    fn push(&mut self, address: u64, length: u64, user: u64) {
         if self.count < MOST {
             self.vector[self.count] = iovec { iov_base: pointer_mut(address as usize), iov_len: length as usize };
-            self.homes[self.count] = home;
+            self.users[self.count] = user;
             self.count += 1;
             self.total = self.total.saturating_add(length);
         }
     }
 
     /// Adds a part of the user buffer itself.
-    fn push_at_home(&mut self, range: Range<u64>) {
+    fn push_in_place(&mut self, range: Range<u64>) {
         self.push(range.start, range.end - range.start, 0);
     }
 
     /// The parts that are bounce buffers, each with its user buffer.
-    fn aside(&self) -> impl Iterator<Item = (&iovec, u64)> {
-        self.vector().iter().zip(self.homes.iter().copied()).filter(|(_, home)| *home != 0)
+    fn bounced(&self) -> impl Iterator<Item = (&iovec, u64)> {
+        self.vector().iter().zip(self.users.iter().copied()).filter(|(_, user)| *user != 0)
     }
 
     /// Copies the first `received` bytes of the vector to the user buffers.
-    pub fn bring_home(&self, received: u64) {
+    pub fn copy_out(&self, received: u64) {
         let mut rest = received as usize;
-        for (part, home) in self.vector().iter().zip(self.homes.iter().copied()) {
+        for (part, user) in self.vector().iter().zip(self.users.iter().copied()) {
             let here = part.iov_len.min(rest);
-            if home != 0 {
-                bring_home(part.iov_base as u64, home, here as u64);
+            if user != 0 {
+                copy_out(part.iov_base as u64, user, here as u64);
             }
             rest -= here;
         }
     }
 
     /// Copies the user buffers to the bounce buffers, for calls whose result counts more bytes than they store (MSG_TRUNC).
-    pub fn fill_from_home(&self) {
-        for (part, home) in self.aside() {
-            read_own(home, part.iov_base as u64, part.iov_len as u64);
+    pub fn copy_in(&self) {
+        for (part, user) in self.bounced() {
+            read_own(user, part.iov_base as u64, part.iov_len as u64);
         }
     }
 }
 
 /// Copies a bounce buffer to its user buffer, with ordinary stores.
-pub fn bring_home(aside: u64, home: u64, length: u64) {
+pub fn copy_out(bounced: u64, user: u64, length: u64) {
     // SAFETY: the bounce buffer is the shim's own memory; the application passed the user buffer to be stored into.
-    unsafe { ptr::copy_nonoverlapping::<u8>(pointer(aside as usize), pointer_mut(home as usize), length as usize) };
+    unsafe { ptr::copy_nonoverlapping::<u8>(pointer(bounced as usize), pointer_mut(user as usize), length as usize) };
 }
 
 /// A part of a user buffer into which the kernel must not store, although the application may.
-pub struct Home {
+pub struct UserRange {
     part: Range<u64>,
     /// The origin of the shared mapping that it lies in; `None`: it lies in a snapshot.
     origin: Option<Origin>,
 }
 
 /// The first such part in `range`.
-pub fn first_home(list: &List, range: &Range<u64>) -> Option<Home> {
+pub fn first_user_range(list: &List, range: &Range<u64>) -> Option<UserRange> {
     let is_writable = |entry: &&Entry| entry.is_writable();
     let shared = list.touching(range).filter(is_writable).min_by_key(|entry| entry.range.start);
-    let shared = shared.map(|entry| Home { part: entry.part(range), origin: Some(entry.origin) });
-    let snapshot = lock::first_that_may_move(range).map(|part| Home { part, origin: None });
-    shared.into_iter().chain(snapshot).min_by_key(|home| home.part.start)
+    let shared = shared.map(|entry| UserRange { part: entry.part(range), origin: Some(entry.origin) });
+    let snapshot = lock::first_that_may_move(range).map(|part| UserRange { part, origin: None });
+    shared.into_iter().chain(snapshot).min_by_key(|user| user.part.start)
 }
 
 /// Whether the byte at `address` can be read.
@@ -210,26 +210,31 @@ fn pages_there(part: &Range<u64>) -> Range<u64> {
 }
 
 /// Lays out one user buffer.
-fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buffer: Range<u64>) -> Option<()> {
+fn lay_buffer(
+    arena: &mut BounceArena,
+    list: &List,
+    parts: &mut Option<&mut BounceVec>,
+    buffer: Range<u64>,
+) -> Option<()> {
     let mut at = buffer.start;
-    while let Some(home) = first_home(list, &(at..buffer.end)) {
-        room.touched.add(&home);
-        let part = home.part;
+    while let Some(user) = first_user_range(list, &(at..buffer.end)) {
+        arena.touched.add(&user);
+        let part = user.part;
         // The kernel stores no more than that in one call.
         let longest = part.start..part.end.min(part.start + LONGEST_WRITE);
         match parts {
-            None => _ = room.take(longest.end - longest.start, longest.start)?,
+            None => _ = arena.take(longest.end - longest.start, longest.start)?,
             Some(parts) => {
                 let there = pages_there(&longest);
                 let length = there.end - there.start;
                 if at < part.start {
-                    parts.push_at_home(at..part.start);
+                    parts.push_in_place(at..part.start);
                 }
                 if length > 0 {
-                    parts.push(room.take(length, there.start)?, length, there.start);
+                    parts.push(arena.take(length, there.start)?, length, there.start);
                 }
                 if there.end < part.end {
-                    parts.push_at_home(there.end..part.end);
+                    parts.push_in_place(there.end..part.end);
                 }
             }
         }
@@ -238,17 +243,17 @@ fn lay_buffer(room: &mut Room, list: &List, parts: &mut Option<&mut Parts>, buff
     if let Some(parts) = parts
         && (at < buffer.end || buffer.is_empty())
     {
-        parts.push_at_home(at..buffer.end);
+        parts.push_in_place(at..buffer.end);
     }
     Some(())
 }
 
-/// Lays out a vector; null while counting. `None`: the vector cannot be read, or there is no room for it.
-pub fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usize) -> Option<*mut Parts> {
+/// Lays out a vector; null while counting. `None`: the vector cannot be read, or the arena has no room for it.
+pub fn lay_vector(arena: &mut BounceArena, list: &List, vector: *const iovec, count: usize) -> Option<*mut BounceVec> {
     if count > MOST {
         return None;
     }
-    let place = room.take_zeroed::<Parts>(1)?;
+    let place = arena.take_zeroed::<BounceVec>(1)?;
     // SAFETY: null, or zeroed memory of the room, which is a valid value.
     let mut parts = unsafe { place.as_mut() };
     let mut is_laid = true;
@@ -256,46 +261,46 @@ pub fn lay_vector(room: &mut Room, list: &List, vector: *const iovec, count: usi
         // The kernel refuses a vector with such a length as a whole.
         is_laid &= i64::try_from(length).is_ok();
         let buffer = address..address.saturating_add(length);
-        is_laid = is_laid && lay_buffer(room, list, &mut parts, buffer).is_some();
+        is_laid = is_laid && lay_buffer(arena, list, &mut parts, buffer).is_some();
     });
     (is_read && is_laid).then_some(place)
 }
 
 /// Which mappings the kernel would store into if it filled a vector.
 pub fn touched_by(vector: *const iovec, count: usize) -> Touched {
-    measure(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))
+    measure(&|arena: &mut BounceArena, list: &List| lay_vector(arena, list, vector, count))
 }
 
 /// A vector whose buffers are bounce buffers where they have to be.
-pub struct Aside {
-    room: Room,
-    parts: *const Parts,
+pub struct Bounce {
+    arena: BounceArena,
+    parts: *const BounceVec,
 }
 
-impl Aside {
+impl Bounce {
     /// Lays out a vector.
     pub fn of(vector: *const iovec, count: usize) -> Result<Self, Errno> {
-        let (room, parts) = lay_out(&|room: &mut Room, list: &List| lay_vector(room, list, vector, count))?;
-        Ok(Self { room, parts })
+        let (arena, parts) = lay_out(&|arena: &mut BounceArena, list: &List| lay_vector(arena, list, vector, count))?;
+        Ok(Self { arena, parts })
     }
 
     /// What the kernel is given.
-    pub fn parts(&self) -> &Parts {
-        // SAFETY: the parts were laid out in the room, which is mapped until `finish`.
+    pub fn parts(&self) -> &BounceVec {
+        // SAFETY: the parts were laid out in the arena, which is mapped until `finish`.
         unsafe { &*self.parts }
     }
 
-    /// See `Messages::fill_from_home`.
-    pub fn fill_from_home(&self) {
-        self.parts().fill_from_home();
+    /// See `Messages::copy_in`.
+    pub fn copy_in(&self) {
+        self.parts().copy_in();
     }
 
     /// Ends the call: copies the bytes that its result counts to the user buffers, and returns the result.
     pub fn finish(self, result: isize) -> isize {
         if let Ok(received) = u64::try_from(result) {
-            self.parts().bring_home(received);
+            self.parts().copy_out(received);
         }
-        self.room.give_back();
+        self.arena.give_back();
         result
     }
 }

@@ -112,11 +112,11 @@ fn map_armed(mmap: &Mmap, target: &Range<u64>) -> Result<*mut c_void, Errno> {
     }
     // The mapping is armed at another address first. At the address that the application wants, another thread could store between
     // the two calls.
-    let aside = match target.is_empty() {
+    let elsewhere = match target.is_empty() {
         true => *mmap,
         false => Mmap { address: core::ptr::null_mut(), flags: mmap.flags & !libc::MAP_FIXED, ..*mmap },
     };
-    let at = aside.call()?;
+    let at = elsewhere.call()?;
     let length = (mmap.pages() * PAGE) as usize;
     let finish = || {
         let read_only = rustix::mm::MprotectFlags::from_bits_retain(armed(mmap.protection) as u32);

@@ -21,7 +21,7 @@ use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::{raw, signal_block};
 
-use super::bounce::{self, Aside, Touched};
+use super::bounce::{self, Bounce, Touched};
 use super::bounce_messages::{self, Headers, Messages};
 use super::fault::open_whole;
 use super::list::{self, Entry};
@@ -58,14 +58,14 @@ pub fn may_touch_any() -> bool {
     list::is_any() || lock::has_any()
 }
 
-/// Has the kernel fill the buffers of `vector`: makes `call` with it, or `aside` with bounce buffers.
+/// Has the kernel fill the buffers of `vector`: makes `call` with it, or `bounced` with bounce buffers.
 #[cold]
 pub fn fill(
     source: Source,
     vector: *const iovec,
     count: usize,
     call: impl Fn() -> isize,
-    aside: impl Fn(&[iovec]) -> isize,
+    bounced: impl Fn(&[iovec]) -> isize,
 ) -> isize {
     let touched = bounce::touched_by(vector, count);
     if touched == Touched::Nothing {
@@ -77,14 +77,14 @@ pub fn fill(
     {
         return result;
     }
-    let other = match Aside::of(vector, count) {
+    let other = match Bounce::of(vector, count) {
         Ok(other) => other,
         Err(error) => return fail(error.raw_os_error()),
     };
     if source == Source::OtherCounting {
-        other.fill_from_home();
+        other.copy_in();
     }
-    let result = aside(other.parts().vector());
+    let result = bounced(other.parts().vector());
     other.finish(result)
 }
 
@@ -95,19 +95,19 @@ pub fn fill_one(
     data: *mut c_void,
     length: usize,
     call: impl Fn() -> isize,
-    aside: impl Fn(&[iovec]) -> isize,
+    bounced: impl Fn(&[iovec]) -> isize,
 ) -> isize {
-    let home = data as u64..(data as u64).saturating_add(length as u64);
+    let user = data as u64..(data as u64).saturating_add(length as u64);
     if source != Source::OtherCounting
-        && let Some(spare) = Spare::take(&home)
+        && let Some(spare) = Spare::take(&user)
     {
         let part = iovec { iov_base: spare.at().cast(), iov_len: length };
-        return spare.finish(aside(&[part]));
+        return spare.finish(bounced(&[part]));
     }
-    if let Some(result) = fill_promptly(source, &home, &call) {
+    if let Some(result) = fill_promptly(source, &user, &call) {
         return result;
     }
-    fill(source, &iovec { iov_base: data, iov_len: length }, 1, call, aside)
+    fill(source, &iovec { iov_base: data, iov_len: length }, 1, call, bounced)
 }
 
 /// Makes a call whose bytes come from a file and go to a snapshot that may be moved off its file. `None`: the call was not made,
@@ -121,12 +121,12 @@ pub fn fill_one(
 ///
 /// A read at the file position with O_DIRECT is not made here: the kernel pins pages, which may not be the snapshot's any more
 /// when the bytes come.
-fn fill_promptly(source: Source, home: &Range<u64>, call: &impl Fn() -> isize) -> Option<isize> {
+fn fill_promptly(source: Source, user: &Range<u64>, call: &impl Fn() -> isize) -> Option<isize> {
     let descriptor = match source {
         Source::Descriptor(descriptor) | Source::DescriptorAt(descriptor) => descriptor,
         _ => return None,
     };
-    if list::may_touch(home) || lock::first_that_may_move(home).is_none() || !source.is_prompt() {
+    if list::may_touch(user) || lock::first_that_may_move(user).is_none() || !source.is_prompt() {
         return None;
     }
     let is_direct = || {
@@ -179,14 +179,14 @@ fn open_range(origin: Origin, range: &Range<u64>) -> bool {
     touched.all(|entry| entry.origin == origin && open(entry))
 }
 
-/// Receives messages: makes `call` with the application's headers, or `aside` with others, in which there are bounce buffers.
-/// `aside` returns its result and how many messages came.
+/// Receives messages: makes `call` with the application's headers, or `bounced` with others, in which there are bounce buffers.
+/// `bounced` returns its result and how many messages came.
 #[cold]
 pub fn receive(
     given: Headers,
     counts_more: bool,
     call: impl Fn() -> isize,
-    aside: impl Fn(*mut mmsghdr, usize) -> (isize, usize),
+    bounced: impl Fn(*mut mmsghdr, usize) -> (isize, usize),
 ) -> isize {
     if !bounce_messages::is_touched_by_messages(given) {
         return call();
@@ -196,11 +196,11 @@ pub fn receive(
         Err(error) => return fail(error.raw_os_error()),
     };
     if counts_more {
-        messages.fill_from_home();
+        messages.copy_in();
     }
     let (headers, count) = messages.headers();
-    let (result, received) = aside(headers, count);
-    messages.bring_home(received);
+    let (result, received) = bounced(headers, count);
+    messages.copy_out(received);
     messages.end();
     result
 }

@@ -28,27 +28,27 @@ static MEMORY: [AtomicPtr<u8>; COUNT] = [const { AtomicPtr::new(ptr::null_mut())
 /// A buffer that a call has.
 pub struct Spare {
     index: usize,
-    /// Where the kernel is to store: at the same offset within a page as `home`, so that a buffer aligned for O_DIRECT stays so.
+    /// Where the kernel is to store: at the same offset within a page as `user`, so that a buffer aligned for O_DIRECT stays so.
     at: *mut u8,
-    home: Range<u64>,
+    user: Range<u64>,
 }
 
 impl Spare {
-    /// A buffer for a call that has the kernel store into `home`, if all of that lies in a snapshot and can be accessed. `None`:
+    /// A buffer for a call that has the kernel store into `user`, if all of that lies in a snapshot and can be accessed. `None`:
     /// the call is to be made in another way.
-    pub fn take(home: &Range<u64>) -> Option<Self> {
-        let length = home.end.checked_sub(home.start)?;
-        if length == 0 || length > LENGTH as u64 || list::may_touch(home) || !lock::may_move_whole(home) {
+    pub fn take(user: &Range<u64>) -> Option<Self> {
+        let length = user.end.checked_sub(user.start)?;
+        if length == 0 || length > LENGTH as u64 || list::may_touch(user) || !lock::may_move_whole(user) {
             return None;
         }
         // A program without the shim may have truncated the file. The kernel answers EFAULT then, where a store would be SIGBUS.
-        if !bounce::is_there(home.end - 1) {
+        if !bounce::is_there(user.end - 1) {
             return None;
         }
         let index = take_bit()?;
         match memory(index) {
             Some(memory) => {
-                Some(Self { index, at: memory.wrapping_add((home.start % PAGE) as usize), home: home.clone() })
+                Some(Self { index, at: memory.wrapping_add((user.start % PAGE) as usize), user: user.clone() })
             }
             None => {
                 give_back(index);
@@ -65,11 +65,11 @@ impl Spare {
     /// Ends the call: copies the bytes that its result counts to the user buffer, and returns the result.
     pub fn finish(self, result: isize) -> isize {
         if let Ok(received) = usize::try_from(result) {
-            let length = (self.home.end - self.home.start) as usize;
+            let length = (self.user.end - self.user.start) as usize;
             // SAFETY: the spare buffer is the shim's own memory; the application passed the user buffer to be stored into.
             unsafe {
-                let home = ptr::with_exposed_provenance_mut(self.home.start as usize);
-                ptr::copy_nonoverlapping::<u8>(self.at, home, received.min(length));
+                let user = ptr::with_exposed_provenance_mut(self.user.start as usize);
+                ptr::copy_nonoverlapping::<u8>(self.at, user, received.min(length));
             }
         }
         give_back(self.index);

@@ -39,7 +39,7 @@ pub fn map(
     scratch: bool,
 ) -> Result<*mut c_void, Errno> {
     let tail = !size.is_multiple_of(PAGE) && (first..first + backed).contains(&(size / PAGE));
-    let address = if scratch { map_aside(file, mmap)? } else { real_map(file, mmap, mmap.address, mmap.flags)? };
+    let address = if scratch { map_elsewhere(file, mmap)? } else { real_map(file, mmap, mmap.address, mmap.flags)? };
     let start = address as u64;
     let finish = || {
         if tail {
@@ -69,15 +69,15 @@ fn real_map(file: BorrowedFd<'_>, mmap: &Mmap, address: *mut c_void, flags: i32)
 ///
 /// While a mapping that overlaps the target stays, the kernel chooses another address. Two mappings can overlap the target, one
 /// at each end, so the third does not.
-fn map_aside(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
+fn map_elsewhere(file: BorrowedFd<'_>, mmap: &Mmap) -> Result<*mut c_void, Errno> {
     let mut found = [const { Err(Errno::NOMEM) }; 3];
     let mut chosen = Err(Errno::NOMEM);
     for place in &mut found {
         *place = real_map(file, mmap, ptr::null_mut(), mmap.flags & !libc::MAP_FIXED);
         chosen = *place;
-        let is_apart =
+        let is_clear =
             |at: *mut c_void| (at as usize).abs_diff(mmap.address as usize) >= (mmap.pages() * PAGE) as usize;
-        if chosen.is_err() || chosen.is_ok_and(is_apart) {
+        if chosen.is_err() || chosen.is_ok_and(is_clear) {
             break;
         }
     }

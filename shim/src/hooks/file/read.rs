@@ -120,16 +120,16 @@ fn fill_vector(
 pub fn on_readv(real: readv::Function, fd: c_int, vector: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the application's arguments, as they are, or the shim's memory in their place.
     let call = |vector, count| unsafe { real(fd, vector, count) };
-    let aside = |parts, length| call(parts, length as c_int);
-    fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
+    let bounced = |parts, length| call(parts, length as c_int);
+    fill_vector(Source::Descriptor(fd), vector, count, bounced, || call(vector, count))
 }
 
 #[inline]
 pub fn on_preadv(real: preadv64::Function, fd: c_int, vector: *const iovec, count: c_int, offset: off64_t) -> ssize_t {
     // SAFETY: as in `on_readv`.
     let call = |vector, count| unsafe { real(fd, vector, count, offset) };
-    let aside = |parts, length| call(parts, length as c_int);
-    fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
+    let bounced = |parts, length| call(parts, length as c_int);
+    fill_vector(Source::Descriptor(fd), vector, count, bounced, || call(vector, count))
 }
 
 #[inline]
@@ -143,8 +143,8 @@ pub fn on_preadv2(
 ) -> ssize_t {
     // SAFETY: as in `on_readv`.
     let call = |vector, count| unsafe { real(fd, vector, count, offset, flags) };
-    let aside = |parts, length| call(parts, length as c_int);
-    fill_vector(Source::Descriptor(fd), vector, count, aside, || call(vector, count))
+    let bounced = |parts, length| call(parts, length as c_int);
+    fill_vector(Source::Descriptor(fd), vector, count, bounced, || call(vector, count))
 }
 
 #[inline]

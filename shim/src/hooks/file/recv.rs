@@ -118,7 +118,7 @@ fn receive_from(
         let Some(room) = read_length(name_length) else { return call() };
         (message.msg_name, message.msg_namelen) = (name.cast(), room);
     }
-    let given = Headers { home: (&raw mut message).cast(), stride: size_of::<msghdr>(), count: 1 };
+    let given = Headers { user: (&raw mut message).cast(), stride: size_of::<msghdr>(), count: 1 };
     receive(given, counts_more(flags), call, |headers, _| {
         let (result, received) = receive_one(recvmsg::original(), fd, headers, flags);
         if received > 0 && !name.is_null() {
@@ -145,7 +145,7 @@ pub fn on_recvmsg(real: recvmsg::Function, fd: c_int, message: *mut msghdr, flag
     if !may_touch_any() {
         return call();
     }
-    let given = Headers { home: message.cast(), stride: size_of::<msghdr>(), count: 1 };
+    let given = Headers { user: message.cast(), stride: size_of::<msghdr>(), count: 1 };
     receive(given, counts_more(flags), call, |headers, _| receive_one(real, fd, headers, flags))
 }
 
@@ -163,10 +163,10 @@ pub fn on_recvmmsg(
     if !may_touch_any() {
         return call(messages, count);
     }
-    let given = Headers { home: messages.cast(), stride: size_of::<mmsghdr>(), count: count as usize };
-    let aside = |headers, count: usize| {
+    let given = Headers { user: messages.cast(), stride: size_of::<mmsghdr>(), count: count as usize };
+    let bounced = |headers, count: usize| {
         let received = call(headers, count as c_uint);
         (received as isize, usize::try_from(received).unwrap_or(0))
     };
-    receive(given, counts_more(flags), || call(messages, count) as isize, aside) as c_int
+    receive(given, counts_more(flags), || call(messages, count) as isize, bounced) as c_int
 }
