@@ -13,7 +13,7 @@ use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::signal_block;
 
 use super::fault;
-use super::list::{self, Course, Entry, List, Writing};
+use super::list::{self, Entry, FaultHistory, List, Writing};
 use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
@@ -66,8 +66,8 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&ThisProcess)) -> R
             let at = if is_armed { map_armed(mmap, &target)? } else { mmap.call()? };
             let range = at as u64..at as u64 + mmap.pages() * PAGE;
             list.carve(&range);
-            let (first, protection, course) = (mmap.offset as u64 / PAGE, mmap.protection, Course::default());
-            let mut entry = Entry { range, first, origin, protection, is_inherited: true, course };
+            let (first, protection, history) = (mmap.offset as u64 / PAGE, mmap.protection, FaultHistory::default());
+            let mut entry = Entry { range, first, origin, protection, is_inherited: true, history };
             // Another thread may have put another file under the number. No thread knows the mapping yet, so it can still be armed
             // before the first store.
             if let Target::Origin(now) = target_of_descriptor(mmap.descriptor as u32)
@@ -235,7 +235,7 @@ fn take_back(list: &List, part: &Range<u64>, is_open: bool) {
     for entry in list.touching(part) {
         if !is_open {
             // Relaxed: the list's lock orders it.
-            entry.course.is_open.store(false, Ordering::Relaxed);
+            entry.history.is_open.store(false, Ordering::Relaxed);
         }
         // This succeeds as far as the failed call came.
         let _ = set_protection(entry, &entry.part(part), is_open);

@@ -162,7 +162,7 @@ fn open_preserved(
     let is_same = |entry: &&Entry| entry.part(&part) == part && entry.bytes(&part) == bytes;
     let Some(entry) = find(&list, origin, address).filter(is_same) else { return Ok(false) };
     set_protection(entry, &part, true).map_err(Failed::Kernel)?;
-    note_course(entry, &part);
+    note_fault(entry, &part);
     Ok(true)
 }
 
@@ -182,7 +182,7 @@ fn open_at_once(origin: Origin, address: u64) -> Result<bool, Errno> {
 pub fn open_whole(entry: &Entry) -> Result<(), Errno> {
     set_protection(entry, &entry.range, true)?;
     // Relaxed: the list's lock orders it.
-    entry.course.is_open.store(true, Ordering::Relaxed);
+    entry.history.is_open.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -196,9 +196,9 @@ const LARGEST: u64 = 512;
 /// The chunk to open for a store. It is aligned in the file, so that large folios are not split needlessly.
 fn chunk_at(entry: &Entry, address: u64) -> Range<u64> {
     let smallest = config().chunk;
-    let before = entry.course.chunk.load(Ordering::Relaxed);
+    let before = entry.history.chunk.load(Ordering::Relaxed);
     let page = address / PAGE * PAGE;
-    let goes_on = before != 0 && page == entry.course.sequel.load(Ordering::Relaxed);
+    let goes_on = before != 0 && page == entry.history.next_expected.load(Ordering::Relaxed);
     let pages = if goes_on { (before * 2).min(LARGEST.max(smallest)) } else { smallest };
     let at = entry.first + (page - entry.range.start) / PAGE;
     let back = (at % pages).min(at - entry.first) * PAGE;
@@ -208,10 +208,10 @@ fn chunk_at(entry: &Entry, address: u64) -> Range<u64> {
 }
 
 /// Notes what was opened, for the next chunk.
-fn note_course(entry: &Entry, part: &Range<u64>) {
+fn note_fault(entry: &Entry, part: &Range<u64>) {
     let pages = ((part.end - part.start) / PAGE).next_power_of_two();
-    entry.course.sequel.store(part.end, Ordering::Relaxed);
-    entry.course.chunk.store(pages, Ordering::Relaxed);
+    entry.history.next_expected.store(part.end, Ordering::Relaxed);
+    entry.history.chunk.store(pages, Ordering::Relaxed);
     OPENED.fetch_add(1, Ordering::Relaxed);
 }
 

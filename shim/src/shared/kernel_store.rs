@@ -174,7 +174,7 @@ fn open_range(origin: Origin, range: &Range<u64>) -> bool {
     let _signals = signal_block::SignalsBlocked::new();
     let list = list::read();
     // Relaxed: the list's lock orders it.
-    let open = |entry: &Entry| entry.course.is_open.load(Ordering::Relaxed) || open_whole(entry).is_ok();
+    let open = |entry: &Entry| entry.history.is_open.load(Ordering::Relaxed) || open_whole(entry).is_ok();
     let mut touched = list.touching(range).filter(|entry| entry.is_writable());
     touched.all(|entry| entry.origin == origin && open(entry))
 }

@@ -26,14 +26,14 @@ pub struct Entry {
     /// Whether a forked child has the mapping (MADV_DONTFORK).
     pub is_inherited: bool,
     /// Which stores into it have trapped so far.
-    pub course: Course,
+    pub history: FaultHistory,
 }
 
 /// What a trap notes for the next one. These are guesses that may be stale, except `is_open`.
 #[derive(Debug, Default)]
-pub struct Course {
+pub struct FaultHistory {
     /// The address behind the part that was opened last.
-    pub sequel: AtomicU64,
+    pub next_expected: AtomicU64,
     /// How many pages that part had.
     pub chunk: AtomicU64,
     /// Whether all of the mapping is open. It is no guess, and changes only while the list is held.
@@ -76,7 +76,7 @@ impl Entry {
     pub fn clip(&self, part: Range<u64>) -> Self {
         let first = self.first + (part.start - self.range.start) / PAGE;
         let Self { origin, protection, is_inherited, .. } = *self;
-        Self { range: part, first, origin, protection, is_inherited, course: Course::default() }
+        Self { range: part, first, origin, protection, is_inherited, history: FaultHistory::default() }
     }
 }
 
@@ -155,10 +155,10 @@ impl List {
                 continue;
             };
             let end = self.entries()[next].range.end;
-            let is_open = [at, next].iter().all(|at| self.entries()[*at].course.is_open.load(Ordering::Relaxed));
+            let is_open = [at, next].iter().all(|at| self.entries()[*at].history.is_open.load(Ordering::Relaxed));
             let entry = &mut self.entries_mut()[at];
             entry.range.end = end;
-            *entry.course.is_open.get_mut() = is_open;
+            *entry.history.is_open.get_mut() = is_open;
             self.take_out(next);
             // The last entry has moved, perhaps to an index that was passed.
             at = 0;

@@ -61,7 +61,7 @@ pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
         return Ok(());
     }
     // Relaxed: the list's lock orders it.
-    entry.course.is_open.store(false, Ordering::Relaxed);
+    entry.history.is_open.store(false, Ordering::Relaxed);
     set_protection(entry, &entry.range, false)
 }
 
