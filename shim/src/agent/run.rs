@@ -26,7 +26,7 @@ use crate::process::log::{self, Level, say};
 use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
-use crate::shared::{arm, eager, fork};
+use crate::shared::{arm, fork, prefault};
 
 /// After how many rounds the agent checks that the path still leads to the table.
 const TABLE_ROUNDS: u32 = 5;
@@ -54,7 +54,7 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
 /// What the agent remembers from one turn of its loop to the next.
 struct Work<'a> {
     proc_fds: &'a ProcFdCache,
-    eager: eager::Eager,
+    prefault: prefault::Prefault,
     company: Company,
     rounds: u32,
     /// When the next round is due.
@@ -64,7 +64,7 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn new(proc_fds: &'a ProcFdCache) -> Self {
         let next_round = raw::now() + ROUND.as_nanos() as u64;
-        Self { proc_fds, eager: eager::Eager::default(), company: Company::default(), rounds: 0, next_round }
+        Self { proc_fds, prefault: prefault::Prefault::default(), company: Company::default(), rounds: 0, next_round }
     }
 
     /// One turn: does what is asked for and what is due, and sleeps until there is more. It breaks with the agent's exit status.
@@ -80,12 +80,12 @@ impl<'a> Work<'a> {
             return ControlFlow::Break(own.image.presence().last_status());
         };
         if arm::answer_creation(&own) {
-            self.eager.begin_anew();
+            self.prefault.begin_anew();
         }
         let proc_fds = self.proc_fds;
         let mut service =
             Service { own: &own, proc_fds, bell, is_answered: answer_requests(&own, proc_fds), has_armed: false };
-        let pause = match self.eager.open_batch(&own, proc_fds) {
+        let pause = match self.prefault.open_batch(&own, proc_fds) {
             Progress::Until(_) => return ControlFlow::Continue(()),
             Progress::Later => Duration::from_millis(1),
             // A process without snapshots is woken through the doorbell; it needs no periodic wake-up.
@@ -97,7 +97,7 @@ impl<'a> Work<'a> {
         }
         let until_maps = foreign_maps::search_if_due(&own, &mut || service.attend());
         if service.has_armed {
-            self.eager.begin_anew();
+            self.prefault.begin_anew();
         }
         if service.is_answered {
             futex::wait(record.doorbell(), bell, pause.min(until_check).min(until_maps));

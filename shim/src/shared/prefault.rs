@@ -18,7 +18,7 @@ use crate::writer::announced::{Announced, announced_by_agent};
 
 /// How far the agent has come.
 #[derive(Default)]
-pub struct Eager {
+pub struct Prefault {
     /// The agent's writer slot, once it has needed one.
     thread: Option<Thread>,
     /// The agent has done everything below this address; `None`: there is nothing to do.
@@ -28,7 +28,7 @@ pub struct Eager {
 /// How many bytes are preserved before the agent turns to its other work.
 const BATCH: u64 = 1024 * PAGE;
 
-impl Eager {
+impl Prefault {
     /// Begins at the lowest address again: the mappings have been armed.
     pub fn begin_anew(&mut self) {
         if config().opens_eagerly {
