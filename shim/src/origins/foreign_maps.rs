@@ -51,7 +51,7 @@ const ROUND: u64 = 1_000_000_000;
 const REST: u64 = 100;
 
 /// Notes that a snapshot was made: the agent searches at once.
-pub fn want(own: &ThisProcess) {
+pub fn request_search(own: &ThisProcess) {
     // Release: pairs with the Acquire in `search_alone`; the snapshot is visible to the search that counts it.
     let before = MADE.fetch_add(1, Ordering::Release);
     // In the other case the agent knows already that there is something to search for.

@@ -218,7 +218,7 @@ fn protect_part(
             let first_page = part.start..part.start + PAGE;
             call(&first_page, protection)?;
             call(part, armed(protection))?;
-            protection::want();
+            protection::request_scan();
             Ok(())
         };
         change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;

@@ -42,7 +42,7 @@ impl Prefault {
         let open_word = |part: &Range<u64>, origin| {
             self.thread(own).map_or(Progress::Over, |thread| open_part(thread, part, origin, proc_fds))
         };
-        if let Progress::Later = robust_futex::open_words(open_word) {
+        if let Progress::Later = robust_futex::open_lock_words(open_word) {
             return Progress::Later;
         }
         let Some(next) = self.next else { return Progress::Over };

@@ -27,7 +27,7 @@ pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result
     // away or given back to what had it.
     unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;
     if !is_open {
-        want();
+        request_scan();
     }
     Ok(())
 }
@@ -40,12 +40,12 @@ pub fn describe(own: &ThisProcess, list: &List) {
 }
 
 /// Whether a mapping was armed since the agent last searched for words that the kernel may have to mark.
-pub static WANTED: AtomicBool = AtomicBool::new(false);
+pub static IS_SCAN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// Asks the agent for that search: a mapping was armed.
-pub fn want() {
-    // Release: pairs with the Acquire in `open_words`; the search finds what was armed before.
-    if WANTED.swap(true, Ordering::Release) {
+pub fn request_scan() {
+    // Release: pairs with the Acquire in `open_lock_words`; the search finds what was armed before.
+    if IS_SCAN_REQUESTED.swap(true, Ordering::Release) {
         return;
     }
     if let Some(own) = identity::attached()

@@ -15,19 +15,19 @@ use snapshim::protocol::origin::Origin;
 use snapshim::sys::{procfs, raw};
 
 use super::list;
-use super::protection::WANTED;
+use super::protection::IS_SCAN_REQUESTED;
 use crate::base::robust_list::RobustListHead;
 use crate::base::user_memory::read_value;
 
 /// Has `open` open the words that the kernel would mark if a thread of this process died now. The agent calls this.
-pub fn open_words(mut open: impl FnMut(&Range<u64>, Origin) -> Progress) -> Progress {
-    // Acquire: pairs with the Release in `want`.
-    if !WANTED.swap(false, Ordering::Acquire) {
+pub fn open_lock_words(mut open: impl FnMut(&Range<u64>, Origin) -> Progress) -> Progress {
+    // Acquire: pairs with the Release in `request_scan`.
+    if !IS_SCAN_REQUESTED.swap(false, Ordering::Acquire) {
         return Progress::Over;
     }
     let opened = each_thread(|tid| each_word(tid, |word| open_page_of(word, &mut open)));
     if opened.is_break() {
-        WANTED.store(true, Ordering::Relaxed);
+        IS_SCAN_REQUESTED.store(true, Ordering::Relaxed);
         return Progress::Later;
     }
     Progress::Over
