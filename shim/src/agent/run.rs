@@ -16,14 +16,14 @@ use snapshim::protocol::snapshot::State;
 use snapshim::sys::sync::Ordering;
 use snapshim::sys::{futex, raw, signal_block};
 
-use super::alone::{Company, ROUND};
+use super::alone::{LastThreadCheck, ROUND};
 use crate::address_space::lock;
 use crate::base::config::config;
 use crate::mapper::preserve_own;
 use crate::origins::{foreign_maps, rounds, watch};
+use crate::process::agent_state::HAS_BEGUN;
 use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{self, Level, say};
-use crate::process::presence::HAS_BEGUN;
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
 use crate::shared::{arm, fork, prefault};
@@ -55,7 +55,7 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
 struct Work<'a> {
     proc_fds: &'a ProcFdCache,
     prefault: prefault::Prefault,
-    company: Company,
+    last_thread: LastThreadCheck,
     rounds: u32,
     /// When the next round is due.
     next_round: u64,
@@ -64,7 +64,13 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn new(proc_fds: &'a ProcFdCache) -> Self {
         let next_round = raw::now() + ROUND.as_nanos() as u64;
-        Self { proc_fds, prefault: prefault::Prefault::default(), company: Company::default(), rounds: 0, next_round }
+        Self {
+            proc_fds,
+            prefault: prefault::Prefault::default(),
+            last_thread: LastThreadCheck::default(),
+            rounds: 0,
+            next_round,
+        }
     }
 
     /// One turn: does what is asked for and what is due, and sleeps until there is more. It breaks with the agent's exit status.
@@ -73,11 +79,11 @@ impl<'a> Work<'a> {
         let Some(record) = own.record() else { return ControlFlow::Break(0) };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to the thread that sees the bell.
         let bell = record.doorbell().load(Ordering::Acquire);
-        if own.image.presence().must_leave() {
+        if own.image.agent_state().must_leave() {
             return ControlFlow::Break(0);
         }
-        let Some(until_check) = self.company.check(&own) else {
-            return ControlFlow::Break(own.image.presence().last_status());
+        let Some(until_check) = self.last_thread.check(&own) else {
+            return ControlFlow::Break(own.image.agent_state().last_status());
         };
         if arm::answer_creation(&own) {
             self.prefault.begin_anew();

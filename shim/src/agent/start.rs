@@ -13,9 +13,9 @@ use super::run::run;
 use crate::base::agent_stack::{STACK, take_stack};
 use crate::base::errno;
 use crate::interpose::originals;
+use crate::process::agent_state::HAS_BEGUN;
 use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
-use crate::process::presence::HAS_BEGUN;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
 pub fn start_for_snapshots(own: &ThisProcess) {
@@ -30,7 +30,7 @@ pub fn start_for_snapshots(own: &ThisProcess) {
 /// Starts the agent, once. Never from a vfork child: the thread would be created in the child's thread group, and end with the
 /// child.
 pub fn start(own: &ThisProcess) {
-    if !identity::is_vfork_child() && own.image.presence().take_start() {
+    if !identity::is_vfork_child() && own.image.agent_state().take_start() {
         start_anew(own);
     }
 }

@@ -44,7 +44,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// What the last one cost, in nanoseconds of this process's time.
 static COST: AtomicU64 = AtomicU64::new(0);
 /// Set in a forked child: more processes search than when its parent did last.
-static HAS_NEW_COMPANY: AtomicBool = AtomicBool::new(false);
+static HAS_NEW_SEARCHERS: AtomicBool = AtomicBool::new(false);
 
 const ROUND: u64 = 1_000_000_000;
 /// A search is followed by a rest of so many times its cost, for each process with snapshots: they all search.
@@ -76,7 +76,7 @@ pub fn search_if_due(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) -> Dura
         return Duration::from_secs(3600);
     }
     let now = raw::now();
-    if HAS_NEW_COMPANY.swap(false, Ordering::Relaxed) {
+    if HAS_NEW_SEARCHERS.swap(false, Ordering::Relaxed) {
         // The cost is inherited, and may be 0: the parent may not have searched yet.
         COST.fetch_max(LIKELY_COST, Ordering::Relaxed);
         rest(own);
@@ -126,7 +126,7 @@ fn search_alone(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) {
 /// In a forked child: lets time pass before its first search. Its parent has searched for what the child inherited, and two hundred
 /// children that search at once would be slowed down.
 pub fn begin_anew_in_child() {
-    HAS_NEW_COMPANY.store(true, Ordering::Relaxed);
+    HAS_NEW_SEARCHERS.store(true, Ordering::Relaxed);
 }
 
 /// The cost of a search, nanoseconds, on a machine with some hundred processes.

@@ -19,7 +19,7 @@ use snapshim::sys::{raw, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached};
 
-use super::presence::Presence;
+use super::agent_state::AgentState;
 use crate::base::config::config;
 
 /// What names this image. Its page is wiped when the process forks, so a child never takes itself for its parent.
@@ -36,7 +36,7 @@ pub struct ImagePage {
     /// Counts snapshots as they are made; 0 when there are none.
     pub(super) snapshots: AtomicU32,
     /// Whether there is an agent.
-    pub(super) agent: Presence,
+    pub(super) agent: AgentState,
     /// 1 while a thread looks for foreign changes.
     pub(super) looking: AtomicU32,
     /// The errno with which the last attempt to join failed; 0 if none has failed.
@@ -237,7 +237,7 @@ impl ImagePage {
     }
 
     /// Whether there is an agent.
-    pub fn presence(&self) -> &Presence {
+    pub fn agent_state(&self) -> &AgentState {
         &self.agent
     }
 }

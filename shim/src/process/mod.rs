@@ -1,7 +1,7 @@
 //! Process: what this image and this thread are, in the table and for the kernel.
 //!
-//! From the lowest on: [`presence`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`] (its
-//! descriptor tables), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
+//! From the lowest on: [`agent_state`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`]
+//! (its descriptor tables), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
 //! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`lending`] (memory that a child shares)
 //! and [`leaving`] (calls that a thread has jumped out of).
 //!
@@ -12,6 +12,7 @@
 //!
 //! Must not: know mappings of snapshots or of files; hold a descriptor that anything relies on.
 
+pub mod agent_state;
 pub mod descriptors;
 pub mod errand;
 pub mod fd_table;
@@ -20,6 +21,5 @@ pub mod leaving;
 pub mod log;
 pub mod membership;
 pub mod other_tables;
-pub mod presence;
 pub mod shared_mm;
 pub mod thread;

@@ -6,12 +6,12 @@
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// Whether there is an agent, and how many calls are under way that exclude it.
-pub struct Presence {
+pub struct AgentState {
     state: AtomicU32,
     /// Calls under way that exclude the agent.
     pub exclusions: AtomicU32,
     /// How many threads ended by exit(2), without libc.
-    ends: AtomicU32,
+    raw_exits: AtomicU32,
     /// The status with which the last of them ended.
     status: AtomicI32,
 }
@@ -25,7 +25,7 @@ pub const ASKED: u32 = 2;
 /// The agent has ended, or was not started, for a call that excludes it.
 pub const AWAY: u32 = 3;
 
-impl Presence {
+impl AgentState {
     /// One step; true for the one caller that made it.
     ///
     /// SeqCst: a thread that makes the state PRESENT reads `exclusions` afterwards, and a thread that counts an exclusion reads the
@@ -34,28 +34,28 @@ impl Presence {
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Whether the state is `state`. SeqCst: see [`Presence::step`].
+    /// Whether the state is `state`. SeqCst: see [`AgentState::step`].
     pub fn is(&self, state: u32) -> bool {
         self.state.load(Ordering::SeqCst) == state
     }
 
     /// True for the one caller that has to start the agent. During an exclusion it is false: the end of the exclusion starts it.
     pub fn take_start(&self) -> bool {
-        // SeqCst: see [`Presence::step`].
+        // SeqCst: see [`AgentState::step`].
         self.step(ABSENT, PRESENT) && !(self.exclusions.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
     }
 
     /// Notes that a thread ends by exit(2), without libc: libc ends the process with its last thread, the kernel does not while the
     /// agent lives.
-    pub fn note_end(&self, status: i32) {
+    pub fn note_raw_exit(&self, status: i32) {
         self.status.store(status, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `ends`.
-        self.ends.fetch_add(1, Ordering::Release);
+        // Release: pairs with the Acquire in `raw_exits`.
+        self.raw_exits.fetch_add(1, Ordering::Release);
     }
 
     /// How many threads have ended so. Acquire: pairs with the Release in `note_end`: their status is visible.
-    pub fn ends(&self) -> u32 {
-        self.ends.load(Ordering::Acquire)
+    pub fn raw_exits(&self) -> u32 {
+        self.raw_exits.load(Ordering::Acquire)
     }
 
     /// The status of the last of them: the status of the process, if no thread but the agent is left.
