@@ -34,7 +34,7 @@ impl SignalsBlocked {
     }
 
     fn of(signals: u64) -> Self {
-        let is_translated = masks::are_faults_kept_open();
+        let is_translated = masks::is_sigsegv_reserved();
         let signals = if is_translated { masks::to_kernel(signals) } else { signals };
         Self { before: change_signal_mask(SIG_BLOCK, signals), is_translated }
     }
@@ -56,7 +56,7 @@ impl Drop for SignalsBlocked {
     fn drop(&mut self) {
         // A mask that blocks libc's own signals is not the application's. It is that of a guard around this one, or of the agent.
         let is_applications = self.before & LIBC_OWN != LIBC_OWN;
-        let has_changed = masks::are_faults_kept_open() && !self.is_translated && is_applications;
+        let has_changed = masks::is_sigsegv_reserved() && !self.is_translated && is_applications;
         set_signal_mask(if has_changed { masks::to_kernel(self.before) } else { self.before });
     }
 }

@@ -164,7 +164,7 @@ fn prepare_leaving(target: &JumpTarget, here: u64) -> *const c_void {
 fn masks_for_kernel(mask: u64) -> u64 {
     const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
     let mask = mask & !LIBC_OWN;
-    if masks::are_faults_kept_open() { masks::to_kernel(mask) } else { mask }
+    if masks::is_sigsegv_reserved() { masks::to_kernel(mask) } else { mask }
 }
 
 /// Where libc's jump lands. The registers are those of the target, and the stack below the stack pointer is free.

@@ -173,16 +173,16 @@ impl Disposition {
 /// The signal of a fault, which the kernel never has blocked.
 pub const FAULT: c_int = libc::SIGSEGV;
 /// Its substitute in masks and as a pending signal ([`snapshim::sys::masks`]).
-pub const STAND_IN: c_int = libc::SIGSTKFLT;
+pub const SUBSTITUTE: c_int = libc::SIGSTKFLT;
 
 static FAULT_ACTION: Disposition = Disposition::new();
-pub static STAND_IN_ACTION: Disposition = Disposition::new();
+pub static SUBSTITUTE_ACTION: Disposition = Disposition::new();
 /// libc's restorer, which libc adds to every action; 0: not known yet.
 pub static LIBC_RESTORER: AtomicUsize = AtomicUsize::new(0);
 
 /// The virtual action of one of the two signals.
 pub fn disposition(signal: c_int) -> &'static Disposition {
-    if signal == FAULT { &FAULT_ACTION } else { &STAND_IN_ACTION }
+    if signal == FAULT { &FAULT_ACTION } else { &SUBSTITUTE_ACTION }
 }
 
 /// libc's restorer; 0: not known yet.

@@ -12,7 +12,7 @@ use core::{mem, ptr};
 use snapshim::sys::{masks, raw, signal_block};
 use syscalls::{Sysno, syscall};
 
-use super::action::{Action, FAULT, RESTORER, STAND_IN, disposition};
+use super::action::{Action, FAULT, RESTORER, SUBSTITUTE, disposition};
 use super::frame::{Access, SignalFrame};
 use super::guarded;
 use super::waiting::WAITING;
@@ -91,7 +91,7 @@ fn on_fault(frame: &SignalFrame) -> Next {
         frame.go_on_at(recovery);
         return RETURN;
     }
-    let action = if frame.mask() & masks::STAND_IN == 0 { take(FAULT) } else { Action::DEFAULT };
+    let action = if frame.mask() & masks::SUBSTITUTE == 0 { take(FAULT) } else { Action::DEFAULT };
     if action.is_function() {
         return call(&action, frame, frame.mask());
     }
@@ -160,7 +160,7 @@ fn force_bus_error(frame: &SignalFrame) {
 
 /// SIGSEGV was sent, by kill(2) or its kin.
 fn on_sent_fault(frame: &SignalFrame) -> Next {
-    if mask_of_sent(frame) & masks::STAND_IN != 0 {
+    if mask_of_sent(frame) & masks::SUBSTITUTE != 0 {
         put_off(frame);
         return RETURN;
     }
@@ -208,7 +208,7 @@ fn call(action: &Action, frame: &SignalFrame, mask: u64) -> Next {
         die(FAULT, frame);
         return RETURN;
     };
-    let itself = if action.has(libc::SA_NODEFER) { 0 } else { masks::STAND_IN };
+    let itself = if action.has(libc::SA_NODEFER) { 0 } else { masks::SUBSTITUTE };
     signal_block::set_signal_mask(mask | masks::to_kernel(action.mask) | itself);
     Next { handler: action.handler, shift }
 }
@@ -224,14 +224,14 @@ const SI_TKILL: c_int = -6;
 /// A thread may send a siginfo_t of kill(2) only to its own id (do_rt_sigqueueinfo, kernel/signal.c), which names the process as
 /// well.
 fn put_off(frame: &SignalFrame) {
-    frame.rename(STAND_IN, PUT_OFF);
+    frame.rename(SUBSTITUTE, PUT_OFF);
     let thread = raw::own_tid();
     // SAFETY: the siginfo_t is the one that the kernel made.
     let _ = unsafe {
         if frame.code() == SI_TKILL {
-            syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), thread, STAND_IN, frame.information())
+            syscall!(Sysno::rt_tgsigqueueinfo, raw::own_pid(), thread, SUBSTITUTE, frame.information())
         } else {
-            syscall!(Sysno::rt_sigqueueinfo, thread, STAND_IN, frame.information())
+            syscall!(Sysno::rt_sigqueueinfo, thread, SUBSTITUTE, frame.information())
         }
     };
 }

@@ -33,7 +33,7 @@ use crate::interpose::originals::real_sigaction;
 use crate::process::identity;
 pub use deliver::{Asked, Resolve};
 
-use crate::signals::action::{Action, FAULT, LIBC_RESTORER, STAND_IN, STAND_IN_ACTION, disposition, from_libc};
+use crate::signals::action::{Action, FAULT, LIBC_RESTORER, SUBSTITUTE, SUBSTITUTE_ACTION, disposition, from_libc};
 
 /// Whether the application has had a signal handled by a function.
 static MAY_HANDLE: AtomicBool = AtomicBool::new(false);
@@ -52,12 +52,12 @@ pub fn may_handle() -> bool {
 /// Whether the application's actions for SIGSEGV and its substitute are virtual.
 #[inline]
 pub fn is_installed() -> bool {
-    masks::are_faults_kept_open()
+    masks::is_sigsegv_reserved()
 }
 
 /// Whether the action of `signal` is virtual once the handler is installed.
 pub fn is_virtual(signal: c_int) -> bool {
-    signal == FAULT || signal == STAND_IN
+    signal == FAULT || signal == SUBSTITUTE
 }
 
 /// Makes the handler the kernel's action, also if the program or a library has set another one past the hooks. The action that it
@@ -67,7 +67,7 @@ pub fn is_virtual(signal: c_int) -> bool {
 /// `resolve` is registered before that: it is asked of each fault whether it has caused it.
 pub fn install(asked: Asked, resolve: Resolve) -> bool {
     deliver::register(asked, resolve);
-    if is_installed() && is_ours(FAULT) && is_ours(STAND_IN) {
+    if is_installed() && is_ours(FAULT) && is_ours(SUBSTITUTE) {
         return true;
     }
     // The end of this block gives the thread a mask in which SIGSEGV is open.
@@ -75,8 +75,8 @@ pub fn install(asked: Asked, resolve: Resolve) -> bool {
     crate::base::fault_stacks::prepare();
     let is_first = !is_installed();
     // This comes before the actions are adopted: a thread that sets one from now on waits for that, and changes the virtual one.
-    masks::keep_faults_open();
-    let adopted = adopt(STAND_IN) && adopt(FAULT);
+    masks::reserve_sigsegv();
+    let adopted = adopt(SUBSTITUTE) && adopt(FAULT);
     if adopted && is_first {
         open_faults_in_handlers();
         threads::open_faults();
@@ -144,8 +144,8 @@ pub fn set_action(signal: c_int, new: Option<Action>) -> Action {
         if new.handler == libc::SIG_IGN {
             // When a signal becomes ignored, the kernel drops it if it is pending. A deferred SIGSEGV is pending as the substitute.
             // SAFETY: the action has no handler.
-            unsafe { Action::IGNORE.give_to_kernel(STAND_IN) };
-            give_ours(STAND_IN, &STAND_IN_ACTION.load());
+            unsafe { Action::IGNORE.give_to_kernel(SUBSTITUTE) };
+            give_ours(SUBSTITUTE, &SUBSTITUTE_ACTION.load());
         }
         give_ours(signal, &new);
         new
@@ -185,7 +185,7 @@ pub fn hand_over() -> HandedOver {
     if !is_installed() {
         return HandedOver { mask: None };
     }
-    for signal in [FAULT, STAND_IN] {
+    for signal in [FAULT, SUBSTITUTE] {
         if disposition(signal).load().handler == libc::SIG_IGN && is_ours(signal) {
             // SAFETY: the action has no handler.
             unsafe { Action::IGNORE.give_to_kernel(signal) };
@@ -205,7 +205,7 @@ impl HandedOver {
     /// Undoes it.
     pub fn take_back(self) {
         let Some(mask) = self.mask else { return };
-        for signal in [FAULT, STAND_IN] {
+        for signal in [FAULT, SUBSTITUTE] {
             let action = disposition(signal).load();
             if action.handler == libc::SIG_IGN {
                 give_ours(signal, &action);
@@ -217,7 +217,7 @@ impl HandedOver {
 
 /// Gives a deferred SIGSEGV its own number again.
 pub fn take_back(information: &mut libc::siginfo_t) {
-    if information.si_signo == STAND_IN && information.si_errno == deliver::PUT_OFF {
+    if information.si_signo == SUBSTITUTE && information.si_errno == deliver::PUT_OFF {
         information.si_signo = FAULT;
         information.si_errno = 0;
     }

@@ -96,8 +96,8 @@ pub fn on_sigpending(real: sigpending::Function, set: *mut sigset_t) -> c_int {
 }
 
 fn pending(kernel: u64) -> u64 {
-    let others = kernel & !masks::STAND_IN;
-    if kernel & masks::STAND_IN == 0 { others } else { others | masks::FAULT }
+    let others = kernel & !masks::SUBSTITUTE;
+    if kernel & masks::SUBSTITUTE == 0 { others } else { others | masks::FAULT }
 }
 
 /// As [`with_mask`], for calls that wait with the mask.
@@ -257,7 +257,7 @@ fn on_sigwait(real: sigwait::Function, set: *const sigset_t, number: *mut c_int)
     // SAFETY: both are valid.
     let error = unsafe { real(&raw const awaited, &raw mut taken) };
     if error == 0 {
-        let named = if taken == signals::action::STAND_IN { signals::action::FAULT } else { taken };
+        let named = if taken == signals::action::SUBSTITUTE { signals::action::FAULT } else { taken };
         // SAFETY: the address that the application gave for the signal.
         unsafe { number.write(named) };
     }
