@@ -181,9 +181,9 @@ pub fn open_faults_of_thread() {
 }
 
 /// Before execve(2): gives the kernel the application's mask and ignored signals, which the new program inherits.
-pub fn hand_over() -> HandedOver {
+pub fn for_exec() -> ExecSignalState {
     if !is_installed() {
-        return HandedOver { mask: None };
+        return ExecSignalState { mask: None };
     }
     for signal in [FAULT, SUBSTITUTE] {
         if disposition(signal).load().handler == libc::SIG_IGN && is_ours(signal) {
@@ -193,15 +193,15 @@ pub fn hand_over() -> HandedOver {
     }
     let mask = signal_block::signal_mask();
     signal_block::set_signal_mask(masks::to_application(mask));
-    HandedOver { mask: Some(mask) }
+    ExecSignalState { mask: Some(mask) }
 }
 
 /// What has to be undone if execve(2) fails.
-pub struct HandedOver {
+pub struct ExecSignalState {
     mask: Option<u64>,
 }
 
-impl HandedOver {
+impl ExecSignalState {
     /// Undoes it.
     pub fn take_back(self) {
         let Some(mask) = self.mask else { return };

@@ -48,12 +48,12 @@ interpose! {
 }
 
 /// Makes `call`, an exec, announced, with the signal state of the application in the kernel: that is what the new program inherits.
-fn handing_over<R>(call: impl FnOnce() -> R) -> R {
+fn with_signals_for_exec<R>(call: impl FnOnce() -> R) -> R {
     let exec = membership::Exec::begin();
     let failed = exec::announced(|| {
-        let handed_over = signals::hand_over();
+        let signal_state = signals::for_exec();
         let failed = call();
-        handed_over.take_back();
+        signal_state.take_back();
         failed
     });
     exec.end();
@@ -62,7 +62,7 @@ fn handing_over<R>(call: impl FnOnce() -> R) -> R {
 
 /// execve(2) and execveat(2) by number.
 pub fn by_number(call: impl FnOnce() -> c_long) -> c_long {
-    handing_over(call)
+    with_signals_for_exec(call)
 }
 
 fn on_execveat(
@@ -74,7 +74,7 @@ fn on_execveat(
     flags: c_int,
 ) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    handing_over(|| unsafe { real(directory, path, arguments, environment, flags) })
+    with_signals_for_exec(|| unsafe { real(directory, path, arguments, environment, flags) })
 }
 
 fn on_fexecve(
@@ -84,7 +84,7 @@ fn on_fexecve(
     environment: *const *const c_char,
 ) -> c_int {
     // SAFETY: the application's arguments, as they are.
-    handing_over(|| unsafe { real(fd, arguments, environment) })
+    with_signals_for_exec(|| unsafe { real(fd, arguments, environment) })
 }
 
 fn on_execve(
@@ -105,7 +105,7 @@ fn on_execve(
         }
     }
     // SAFETY: the application's arguments, as they are.
-    handing_over(|| unsafe { real(path, arguments, environment) })
+    with_signals_for_exec(|| unsafe { real(path, arguments, environment) })
 }
 
 /// Whether to look at the program: that costs a few system calls, so it is done only where the answer is of use.
