@@ -60,7 +60,7 @@ fn say_refused(error: Errno) {
 }
 
 /// Whether descriptor `number` is a group of fanotify. The application has hardly ever one of its own at so high a number.
-pub fn are(number: u32) -> bool {
+pub fn is_group(number: u32) -> bool {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 32];
     let link = ProcPath::thread_self("fd").slash(number);
     let target: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
@@ -71,9 +71,9 @@ pub fn are(number: u32) -> bool {
 const EVENT: usize = 24;
 
 /// Reads the events that have come; the first process among them that wrote without the shim and still lives.
-pub fn read_culprit(group: BorrowedFd<'_>, table: &Table) -> Option<u32> {
+pub fn read_offender(group: BorrowedFd<'_>, table: &Table) -> Option<u32> {
     let mut buffer = [0u8; 960];
-    let mut culprit = None;
+    let mut offender = None;
     while let Ok(count) = rustix::io::read(group, &mut buffer) {
         if count == 0 {
             break;
@@ -84,11 +84,11 @@ pub fn read_culprit(group: BorrowedFd<'_>, table: &Table) -> Option<u32> {
             word_at(events, 0).filter(|length| (EVENT..=events.len()).contains(&(*length as usize)))
         {
             let pid = word_at(events, 20).filter(|pid| *pid != 0);
-            culprit = culprit.or_else(|| pid.filter(|pid| is_foreign(*pid, table)));
+            offender = offender.or_else(|| pid.filter(|pid| is_foreign(*pid, table)));
             events = &events[length as usize..];
         }
     }
-    culprit
+    offender
 }
 
 fn word_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -33,14 +33,14 @@ struct Watched {
     origin: AtomicTarget,
     number: AtomicU32,
     /// The descriptor of fanotify's events, 0 if there is none: that number is standard input's.
-    notices: AtomicU32,
+    fanotify: AtomicU32,
 }
 
 /// The most origins that are watched.
 const MOST: usize = 64;
 
 static WATCHED: [Watched; MOST] =
-    [const { Watched { origin: AtomicTarget::new(), number: AtomicU32::new(0), notices: AtomicU32::new(0) } }; MOST];
+    [const { Watched { origin: AtomicTarget::new(), number: AtomicU32::new(0), fanotify: AtomicU32::new(0) } }; MOST];
 
 /// Watches `origin`, which `file` leads to, from now on.
 pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
@@ -54,7 +54,7 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     let path = ProcPath::thread_self("fd").slash(file.as_raw_fd() as u32);
     if let Ok(moved_up) = raw::open(path.as_c_str(), OFlags::PATH).and_then(raw::move_up) {
         free.number.store(moved_up.into_raw_fd() as u32, Ordering::Relaxed);
-        free.take_notices();
+        free.start_fanotify();
         // Release: see `AtomicTarget`; the numbers are visible before the origin is.
         free.origin.store(Target::Origin(origin));
     }
@@ -69,7 +69,7 @@ pub fn forget_unneeded(held: &Mappings) {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
         let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
         watched.origin.store(Target::Unknown);
-        watched.give_notices_back();
+        watched.stop_fanotify();
         if is_ours {
             let number = watched.number.load(Ordering::Relaxed) as i32;
             descriptors::count_change(number);
@@ -93,36 +93,36 @@ fn is_path(file: BorrowedFd<'_>) -> bool {
 
 /// In a forked child: gives it events of its own. An event can be read once, so parent and child must not read from the same group.
 pub fn begin_anew_in_child() {
-    for watched in WATCHED.iter().filter(|watched| watched.notices.load(Ordering::Relaxed) != 0) {
-        watched.give_notices_back();
-        watched.take_notices();
+    for watched in WATCHED.iter().filter(|watched| watched.fanotify.load(Ordering::Relaxed) != 0) {
+        watched.stop_fanotify();
+        watched.start_fanotify();
     }
 }
 
 impl Watched {
     /// Asks for fanotify's events, if `SNAPSHIM_FANOTIFY=1` is set.
-    fn take_notices(&self) {
+    fn start_fanotify(&self) {
         if config().reads_notices
             && let Some(file) = self.file()
             && let Some(group) = fanotify::of(file.as_fd())
         {
-            self.notices.store(group.into_raw_fd() as u32, Ordering::Relaxed);
+            self.fanotify.store(group.into_raw_fd() as u32, Ordering::Relaxed);
         }
     }
 
     /// The group of fanotify, if the descriptor still leads to one.
-    fn notices(&self) -> Option<AppFd> {
-        let number = self.notices.load(Ordering::Relaxed);
+    fn fanotify_group(&self) -> Option<AppFd> {
+        let number = self.fanotify.load(Ordering::Relaxed);
         let group = if number == 0 { None } else { fd_table::open_file(number).ok() };
-        group.filter(|group| fanotify::are(group.number()))
+        group.filter(|group| fanotify::is_group(group.number()))
     }
 
     /// Closes the group.
-    fn give_notices_back(&self) {
-        let number = self.notices.swap(0, Ordering::Relaxed);
-        if number != 0 && fanotify::are(number) {
+    fn stop_fanotify(&self) {
+        let number = self.fanotify.swap(0, Ordering::Relaxed);
+        if number != 0 && fanotify::is_group(number) {
             descriptors::count_change(number as i32);
-            // SAFETY: `take_notices` opened it, and this module alone knows the number.
+            // SAFETY: `start_fanotify` opened it, and this module alone knows the number.
             drop(unsafe { raw::adopt_fd(number as i32) });
         }
     }
@@ -176,18 +176,18 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
     }
     for watched in &WATCHED {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
-        let culprit = watched.notices().and_then(|group| fanotify::read_culprit(group.as_fd(), own.table));
+        let offender = watched.fanotify_group().and_then(|group| fanotify::read_offender(group.as_fd(), own.table));
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
-        let is_named = || culprit.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
+        let is_named = || offender.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
         if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
-            say_foreign(watched, origin, culprit, cause);
+            say_foreign(watched, origin, offender, cause);
         }
     }
     own.image.end_search();
 }
 
 #[cold]
-fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: SegmentFlags) {
+fn say_foreign(watched: &Watched, origin: Origin, offender: Option<u32>, cause: SegmentFlags) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
     let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, AppFd::number));
@@ -199,7 +199,7 @@ fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: S
         Program(raw::own_pid()),
         Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
         origin,
-        Culprit(culprit),
+        Offender(offender),
         if cause == FOREIGN_TRUNCATION { "truncated" } else { "changed" },
         if cause == FOREIGN_TRUNCATION {
             "pages of the snapshot may be gone (SIGBUS)"
@@ -210,9 +210,9 @@ fn say_foreign(watched: &Watched, origin: Origin, culprit: Option<u32>, cause: S
 }
 
 /// The process that changed a file, as far as it is known.
-struct Culprit(Option<u32>);
+struct Offender(Option<u32>);
 
-impl core::fmt::Display for Culprit {
+impl core::fmt::Display for Offender {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.0 {
             Some(pid) => Program(pid).fmt(formatter),
