@@ -43,7 +43,7 @@ impl fmt::Display for User {
 }
 
 /// Checks the aliases of `origin` after a snapshot of it was made, when the gate is open again.
-pub fn tell(own: &ThisProcess, origin: Origin) {
+pub fn log_users(own: &ThisProcess, origin: Origin) {
     if !origin.is_block_device() && !alias::may_be_behind_loop(origin) {
         return;
     }

@@ -153,13 +153,13 @@ fn doubt(own: &ThisProcess, what: &str, named: &Named<'_>) {
         let exact = walk.live().filter(|(_, view)| view.head.state() == State::Exact && !view.is_relocated());
         for (index, view) in exact.filter(|(_, view)| named.concerns(view.meta.origin)) {
             if table::doubt(own.table, index, view.head.incarnation()) {
-                say_doubtful(own, what, &view);
+                log_doubtful(own, what, &view);
             }
         }
     });
 }
 
-fn say_doubtful(own: &ThisProcess, what: &str, view: &View) {
+fn log_doubtful(own: &ThisProcess, what: &str, view: &View) {
     let pid = own.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,

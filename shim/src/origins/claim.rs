@@ -42,10 +42,10 @@ pub fn take(mappings: &Mappings, file: BorrowedFd<'_>, origin: Origin) -> Result
         if claim.is_intact() {
             return Ok(());
         }
-        claim.tell_lost(&mappings.own);
+        claim.log_lost(&mappings.own);
     }
     let free = CLAIMS.iter().find(|claim| claim.device.load(Ordering::Relaxed) == 0).ok_or(Errno::MFILE)?;
-    free.fill(file, origin).inspect_err(|error| tell_refused(&mappings.own, origin, *error))
+    free.fill(file, origin).inspect_err(|error| log_refused(&mappings.own, origin, *error))
 }
 
 /// Gives up the claims on devices that this process has no snapshot of any more.
@@ -70,7 +70,7 @@ pub fn check(own: &ThisProcess) {
     }
     let Some(mappings) = lock::try_hold(*own) else { return };
     for claim in claims().filter(|claim| !claim.is_intact()) {
-        claim.tell_lost(&mappings.own);
+        claim.log_lost(&mappings.own);
     }
 }
 
@@ -123,7 +123,7 @@ impl Claim {
         }
     }
 
-    fn tell_lost(&self, own: &ThisProcess) {
+    fn log_lost(&self, own: &ThisProcess) {
         let origin = self.origin();
         self.device.store(0, Ordering::Relaxed);
         let doubted = doubt::doubt_snapshots_of(own, origin);
@@ -152,7 +152,7 @@ fn has_mark(file: BorrowedFd<'_>) -> bool {
     mark == Ok(MARK)
 }
 
-fn tell_refused(own: &ThisProcess, origin: Origin, error: Errno) {
+fn log_refused(own: &ThisProcess, origin: Origin, error: Errno) {
     let mapper = doubt::mapper_of(own, origin).filter(|pid| *pid != raw::own_pid()).map(Program);
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(

@@ -26,7 +26,7 @@ const FAN_MODIFY: u64 = 0x2;
 
 /// The events of one file from now on. The kernel gives them, with the writer's pid, to a process with CAP_SYS_ADMIN.
 pub fn of(file: BorrowedFd<'_>) -> Option<OwnedFd> {
-    begin(file).inspect_err(|error| say_refused(*error)).ok()
+    begin(file).inspect_err(|error| log_refused(*error)).ok()
 }
 
 fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
@@ -46,7 +46,7 @@ fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn say_refused(error: Errno) {
+fn log_refused(error: Errno) {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
         say!(

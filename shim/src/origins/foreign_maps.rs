@@ -235,7 +235,7 @@ fn search_process(
             && is_foreign(own, pid, &maps, &mapping, *origin)
             && own.table.doubt_all_of(own.owner(), *origin, FOREIGN_MAPPING)
         {
-            say_mapped(pid, *origin);
+            log_mapped(pid, *origin);
         }
         ControlFlow::Continue(())
     });
@@ -258,7 +258,7 @@ fn is_of(pid: u32, maps: &OwnedFd, mapping: &Mapping, origin: Origin) -> bool {
 }
 
 #[cold]
-fn say_mapped(pid: u32, origin: Origin) {
+fn log_mapped(pid: u32, origin: Origin) {
     // Once for each process and origin, unless two of them alternate.
     static LAST: AtomicU64 = AtomicU64::new(0);
     let what = origin.fingerprint() ^ u64::from(pid);

@@ -180,14 +180,14 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
         let is_named = || offender.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
         if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
-            say_foreign(watched, origin, offender, cause);
+            log_foreign_change(watched, origin, offender, cause);
         }
     }
     own.image.end_search();
 }
 
 #[cold]
-fn say_foreign(watched: &Watched, origin: Origin, offender: Option<u32>, cause: SegmentFlags) {
+fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, cause: SegmentFlags) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
     let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, AppFd::number));

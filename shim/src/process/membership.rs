@@ -135,7 +135,7 @@ fn note_refusal(image: Option<&ImagePage>, hindrance: Hindrance, begun: u64) -> 
     });
     // If the table can be reached, one process logs it, and not each process of a pipeline.
     if is_first && raised != Some(false) {
-        say_refused(hindrance, raised.is_some());
+        log_refused(hindrance, raised.is_some());
     }
     errno
 }
@@ -173,7 +173,7 @@ fn raise_nameless() -> Option<bool> {
 }
 
 #[cold]
-fn say_refused(hindrance: Hindrance, is_raised: bool) {
+fn log_refused(hindrance: Hindrance, is_raised: bool) {
     let (what, remedy) = match hindrance {
         Hindrance::Refusal(refusal) => (refusal.what(), refusal.remedy()),
         Hindrance::Full => ("its table is full", "end some of the processes that use it"),
@@ -343,7 +343,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
     let leaked = crate::base::environment::try_leak(attached).ok_or(Refusal::File(Errno::NOMEM))?;
     let _ = ATTACHED.set(leaked);
     if attached.has_made_directory && config().is_directory_chosen {
-        say_made();
+        log_new_table();
     }
     if leaked.is_new {
         crate::process::other_tables::check(leaked.table);
@@ -354,7 +354,7 @@ fn attach_table() -> Result<&'static Table, Refusal> {
 /// Logs that the directory was made. Only this line shows that a name was mistyped: processes that use two tables do not see each
 /// other.
 #[cold]
-fn say_made() {
+fn log_new_table() {
     say!(
         Level::Warn,
         "process {} made the directory {} that SNAPSHIM_DIR names, because there was none; programs that name another directory, \

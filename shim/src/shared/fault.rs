@@ -86,12 +86,12 @@ fn open_at(announced: Option<&Announced<'_>>, store: &Store) -> Result<bool, Ref
     let chunk = |entry: &Entry| chunk_at(entry, address);
     match open_preserved(watched, store, chunk) {
         Err(Failed::Kernel(_)) => join_parts(watched),
-        other => return other.map_err(|failed| failed.told(origin)),
+        other => return other.map_err(|failed| failed.logged(origin)),
     }
     // If there is still no room for one more mapping of the kernel's, all of this one is opened: that needs no further mapping.
     let again = open_preserved(watched, store, chunk);
     let again = again.or_else(|_| open_preserved(watched, store, |entry| entry.range.clone()));
-    again.map_err(|failed| failed.told(origin))
+    again.map_err(|failed| failed.logged(origin))
 }
 
 /// Why a part could not be opened.
@@ -104,7 +104,7 @@ enum Failed {
 
 impl Failed {
     /// Logs it.
-    fn told(self, origin: Origin) -> Refused {
+    fn logged(self, origin: Origin) -> Refused {
         match self {
             Self::Kernel(error) => refuse(origin, error),
             Self::Preserving(failure) => {

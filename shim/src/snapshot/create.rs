@@ -68,7 +68,7 @@ pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
     }
     let mut made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
     finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
-    alias_users::tell(&thread.own, origin);
+    alias_users::log_users(&thread.own, origin);
     foreign_maps::request_search(&thread.own);
     Ok(made.address)
 }

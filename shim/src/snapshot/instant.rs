@@ -129,12 +129,12 @@ pub fn doubt_if_unseen(
 ) {
     let after = table.unseen().observe_after_publishing();
     if !before.vouches_until(&after) && doubt() {
-        say_doubted(table, what);
+        log_doubted(table, what);
     }
 }
 
 #[cold]
-fn say_doubted(table: &Table, what: &dyn core::fmt::Display) {
+fn log_doubted(table: &Table, what: &dyn core::fmt::Display) {
     say!(
         Level::Warn,
         "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that \

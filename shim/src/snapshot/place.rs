@@ -95,7 +95,7 @@ fn protect(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
 }
 
 /// Says in the log what is wrong with the kernel, if that is why populating failed.
-fn tell_kernel(error: Errno) {
+fn log_old_kernel(error: Errno) {
     if error == Errno::INVAL {
         say!(
             Level::Error,
@@ -114,7 +114,7 @@ fn zero_tail(page: u64, used: u64, protection: i32) -> Result<(), Errno> {
     // SAFETY: the page is a writable part of the mapping in the making, and private once it is populated.
     unsafe {
         madvise(page as *mut c_void, PAGE as usize, Advice::LinuxPopulateWrite)
-            .inspect_err(|error| tell_kernel(*error))?;
+            .inspect_err(|error| log_old_kernel(*error))?;
         ptr::write_bytes((page + used) as *mut u8, 0, (PAGE - used) as usize);
     }
     if protection & opened != opened { protect(page, PAGE, protection) } else { Ok(()) }

@@ -86,7 +86,7 @@ fn doubt_if_replaced(thread: &Thread, frame: &CallFrame, descriptor: u32, seen: 
     let now = match target_of_descriptor(descriptor) {
         Target::Origin(now) => now,
         Target::Elsewhere => return,
-        Target::Unknown => return say_anywhere(thread.own.table.doubt_every_snapshot()),
+        Target::Unknown => return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot()),
     };
     if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
         break_after_the_fact(thread, &pusher(thread, frame), now);
@@ -150,12 +150,12 @@ fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call:
             doubted += usize::from(!is_kept && table::doubt(table, index, view.head.incarnation()));
         }
     });
-    say_anywhere(doubted);
+    log_doubted_by_unknown_target(doubted);
     call()
 }
 
 #[cold]
-fn say_anywhere(doubted: usize) {
+fn log_doubted_by_unknown_target(doubted: usize) {
     if doubted > 0 {
         say!(
             Level::Warn,

@@ -53,13 +53,13 @@ pub fn is_denied() -> bool {
 
 /// Answers the system call as a kernel without io_uring does.
 pub fn deny() -> c_int {
-    tell();
+    log_denial();
     fail(libc::ENOSYS)
 }
 
-fn tell() {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
+fn log_denial() {
+    static IS_LOGGED: AtomicBool = AtomicBool::new(false);
+    if !IS_LOGGED.swap(true, Ordering::Relaxed) {
         say!(
             Level::Info,
             "process {}: io_uring is denied (ENOSYS), because its writes cannot be held back from snapshots; \
@@ -72,7 +72,7 @@ fn tell() {
 /// Makes `call`, or gives the answer `denied` in its place.
 fn unless_denied<T>(denied: T, call: impl FnOnce() -> T) -> T {
     if is_denied() {
-        tell();
+        log_denial();
         return denied;
     }
     call()

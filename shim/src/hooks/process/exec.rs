@@ -98,7 +98,7 @@ fn on_execve(
         let found = unsafe { CStr::from_ptr(path) };
         // SAFETY: as above; the environment is an array of C strings that ends with a null pointer.
         if let Some(why) = unreached(found, || unsafe { preloads(environment) }) {
-            tell(found, why);
+            log_unreached(found, why);
             if config().is_strict {
                 return fail(libc::EPERM);
             }
@@ -114,7 +114,7 @@ fn is_asked() -> bool {
     !config().is_disabled && (config().is_strict || config().level >= Level::Info || is_active())
 }
 
-fn tell(path: &CStr, why: &str) {
+fn log_unreached(path: &CStr, why: &str) {
     let answer = if config().is_strict { "refused (EPERM)" } else { "its changes are NOT held back from snapshots" };
     say!(
         Level::Warn,

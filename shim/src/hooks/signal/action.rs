@@ -44,7 +44,7 @@ fn raw_sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sig
     };
     if result.is_ok() {
         // SAFETY: null, or the application's.
-        unsafe { tell(old, &found) };
+        unsafe { give_action(old, &found) };
     }
     as_libc(result) as c_int
 }
@@ -56,7 +56,7 @@ fn of_libc(action: &libc::sigaction) -> Action {
 
 /// # Safety
 /// `to` is null or a sigaction.
-unsafe fn tell(to: *mut libc::sigaction, action: &Action) {
+unsafe fn give_action(to: *mut libc::sigaction, action: &Action) {
     if to.is_null() {
         return;
     }
@@ -98,7 +98,7 @@ fn on_sigaction(
             return result;
         }
         let before = change_virtual(signal, new.as_ref().map(of_libc));
-        tell(old, &before);
+        give_action(old, &before);
     }
     0
 }
