@@ -315,6 +315,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
     fn a_process_says_who_it_is() {
         assert_eq!(effective_user(raw::own_pid()), Some(rustix::process::geteuid().as_raw()));
         assert_eq!(effective_user(u32::MAX), None);
