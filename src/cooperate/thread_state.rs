@@ -44,7 +44,7 @@ impl ThreadSyscall {
 }
 
 /// The system calls that the hooks announce.
-const WRITING: [Sysno; 21] = [
+const WRITING: [Sysno; 22] = [
     Sysno::write,
     Sysno::pwrite64,
     Sysno::writev,
@@ -57,6 +57,7 @@ const WRITING: [Sysno; 21] = [
     Sysno::ioctl,
     Sysno::open,
     Sysno::openat,
+    Sysno::openat2,
     Sysno::open_by_handle_at,
     Sysno::creat,
     Sysno::truncate,
@@ -89,7 +90,7 @@ mod tests {
     fn no_call_that_writes_is_taken_for_another() {
         use Sysno::*;
         let writing = [write, pwrite64, writev, pwritev, pwritev2, copy_file_range, sendfile, splice, io_submit, ioctl];
-        let truncating = [truncate, ftruncate, fallocate, open, openat, creat, open_by_handle_at];
+        let truncating = [truncate, ftruncate, fallocate, open, openat, openat2, creat, open_by_handle_at];
         for call in writing.into_iter().chain(truncating) {
             let syscall = ThreadSyscall { call: Some(call.id() as u64) };
             assert!(!syscall.is_waiting_elsewhere(), "{call}");

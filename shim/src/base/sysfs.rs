@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use rustix::fs::{OFlags, ProcStat};
+use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 use snapshim::sys::stack_str::StackStr;
 use snapshim::sys::{procfs, raw};
@@ -17,7 +17,7 @@ pub fn read<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u
 }
 
 /// stat(2) of a path.
-pub fn stat(path: fmt::Arguments<'_>) -> Result<ProcStat, Errno> {
+pub fn stat(path: fmt::Arguments<'_>) -> Result<Stat, Errno> {
     rustix::fs::stat(Path::whole(path).as_c_str())
 }
 

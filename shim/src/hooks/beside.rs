@@ -6,10 +6,10 @@ use crate::interpose::EntryPoint;
 use crate::interpose::beside::EntryHook;
 
 /// The entry points of one file.
-pub type Doors = &'static [&'static EntryPoint];
+pub type EntryPoints = &'static [&'static EntryPoint];
 
 /// The calls that change files, or what a descriptor means. They have hooks in every libc.
-pub static OF_FILES: [Doors; 11] = [
+pub static OF_FILES: [EntryPoints; 11] = [
     file::write::ENTRY_POINTS,
     file::read::ENTRY_POINTS,
     file::recv::ENTRY_POINTS,
@@ -24,7 +24,7 @@ pub static OF_FILES: [Doors; 11] = [
 ];
 
 /// The entry points of several files.
-pub fn each(lists: &'static [Doors]) -> impl Iterator<Item = &'static EntryPoint> {
+pub fn each(lists: &'static [EntryPoints]) -> impl Iterator<Item = &'static EntryPoint> {
     lists.iter().copied().flatten().copied()
 }
 

@@ -22,12 +22,12 @@ pub mod signal;
 pub mod stdio;
 pub mod syscall;
 
-use beside::{Doors, OF_FILES, each};
+use beside::{EntryPoints, OF_FILES, each};
 
 use crate::interpose::EntryPoint;
 
 /// The calls beside those of [`OF_FILES`] that have an exported symbol and a detour.
-static OF_PROCESSES: [Doors; 11] = [
+static OF_PROCESSES: [EntryPoints; 11] = [
     aio::io_submit::ENTRY_POINTS,
     process::fork::ENTRY_POINTS,
     process::daemon::ENTRY_POINTS,
@@ -43,7 +43,7 @@ static OF_PROCESSES: [Doors; 11] = [
 
 /// The calls that have an exported symbol alone: functions that change files by libc's own calls, of use where those do not reach
 /// the hooks, and functions that make processes or load libraries.
-static EXPORTED: [Doors; 7] = [
+static EXPORTED: [EntryPoints; 7] = [
     stdio::fopen::ENTRY_POINTS,
     file::open_fortified::ENTRY_POINTS,
     namespace::ENTRY_POINTS,
