@@ -59,7 +59,7 @@ impl Table {
         let NewSegment { meta, extent, flags } = *new;
         copy.describe(head, &meta, &extent, flags);
         copy.record_observation(&self.snapshot(index)?.last_observation());
-        let copied = View { head, meta: meta, extent, flags, has_valid_checksum: true };
+        let copied = View { head, meta, extent, flags, has_valid_checksum: true };
         if !flags.contains(RELOCATED) {
             let (from, to) = (self.blocks_for(index), self.blocks_for(copy_index));
             let (from, to) = (self.bits(&from, view), self.bits(&to, &copied));

@@ -424,7 +424,7 @@ impl Snapshot {
             let checksum = checksum_of(head.incarnation(), &meta).wrapping_add(checksum_of_extent(&extent));
             let has_valid_checksum = self.checksum.load(Ordering::Relaxed) == checksum;
             if self.is_still(head) {
-                return Some(View { head, meta: meta, extent, flags, has_valid_checksum });
+                return Some(View { head, meta, extent, flags, has_valid_checksum });
             }
         }
     }

@@ -129,7 +129,7 @@ pub fn attached() -> Option<ThisProcess> {
     let image = unsafe { &*image };
     // Acquire: pairs with the Release in `membership::become_known`: the index is visible.
     let id = ProcessId::from_word(image.word.load(Ordering::Acquire))?;
-    Some(ThisProcess { table: table()?, image: image, id, index: image.index.load(Ordering::Relaxed) })
+    Some(ThisProcess { table: table()?, image, id, index: image.index.load(Ordering::Relaxed) })
 }
 
 /// The address of the table in a child that was forked inside a hook and maps it anew; null in other processes.

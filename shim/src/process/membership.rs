@@ -440,7 +440,7 @@ fn claim(table: &'static Table) -> Option<ThisProcess> {
 fn this(table: &'static Table, image: &'static ImagePage) -> Option<ThisProcess> {
     // Acquire: pairs with the Release in `become_known`: the index is visible.
     let id = ProcessId::from_word(image.word.load(Ordering::Acquire))?;
-    Some(ThisProcess { table, image: image, id, index: image.index.load(Ordering::Relaxed) })
+    Some(ThisProcess { table, image, id, index: image.index.load(Ordering::Relaxed) })
 }
 
 /// Takes a record for the image `id`. False: all are taken.

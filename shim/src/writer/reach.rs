@@ -52,7 +52,7 @@ pub fn reach_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Ori
             let end = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size);
             PositionSource::Flag(rustix::fs::tell(file).unwrap_or(end), end)
         };
-        return WriteReach { bytes: 0..0, length, source: source };
+        return WriteReach { bytes: 0..0, length, source };
     }
     let announced = frame.announce_unplaced(origin, length, thread.own.table.unplaced());
     let reach = unplaced_bytes(thread.own.table, origin);
