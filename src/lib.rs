@@ -14,10 +14,11 @@
 //! 5. [`preserve`]: how a page is kept.
 //!
 //! Read in this order: [`protocol::gate`] (a write announces itself), [`protocol::creation`] (an instant is chosen),
-//! [`protocol::snapshot`] (what is promised), [`protocol::preserved`] (what has been kept so far), [`protocol::sharing`] (stores
+//! [`protocol::snapshot`] (what is promised), [`protocol::preserved`] (which pages have copies so far), [`protocol::sharing`] (stores
 //! that make no call), [`cooperate::drain`] (a creation waits for the writers), then [`preserve`].
 //!
-//! docs/architecture.md shows this crate and the library together: layers, protocol, journeys of a call, words, facts about the kernel.
+//! docs/architecture.md shows this crate and the library together: layers, protocol, journeys of a call, words, facts about the
+//! kernel.
 
 #![cfg_attr(not(loom), no_std)]
 #![cfg_attr(loom, warn(clippy::disallowed_types))]

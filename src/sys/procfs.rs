@@ -265,7 +265,8 @@ pub fn mapped_range(line: &[u8]) -> Option<core::ops::Range<u64>> {
     Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
 }
 
-/// The fields of a `stat` file from field 3 on (proc_pid_stat(5)): the command name is in parentheses and may itself contain any byte.
+/// The fields of a `stat` file from field 3 on (proc_pid_stat(5)): the command name is in parentheses and may itself contain any
+/// byte.
 fn fields_behind_name(text: &[u8]) -> Option<core::str::SplitAsciiWhitespace<'_>> {
     let end_of_name = text.iter().rposition(|byte| *byte == b')')?;
     Some(core::str::from_utf8(text.get(end_of_name + 2..)?).ok()?.split_ascii_whitespace())
