@@ -439,7 +439,10 @@ fn a_claim_that_cannot_be_had_refuses_the_snapshot() {
     let other = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&disk.device).unwrap();
     let (said, log) = disk.start_claiming(&["snapshot"]).finish();
     assert_eq!(said, "snapshot: EBUSY\n", "{log}");
-    says(&log, &["snapshot of block device 7:", "refused", "exclusive claim", "there is another one", "SNAPSHIM_CLAIM"]);
+    says(
+        &log,
+        &["snapshot of block device 7:", "refused", "exclusive claim", "there is another one", "SNAPSHIM_CLAIM"],
+    );
     drop(other);
 
     let mut first = disk.start_claiming(&["snapshot", "wait", "state", "compare"]);

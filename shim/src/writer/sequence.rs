@@ -36,7 +36,8 @@ pub fn pages_ahead(origin: Origin, bytes: &Range<u64>) -> u64 {
     let length = if goes_on { before.length } else { 0 };
     let now = length.saturating_add(bytes.end - bytes.start);
     SEQUENCE.set(Sequence { origin: Some(origin), next: bytes.end, length: now });
-    (length / PAGE / PART).min(MOST)
+    // A long write is preserved in long pushes as it is.
+    if bytes.end - bytes.start > MOST * PAGE { 0 } else { (length / PAGE / PART).min(MOST) }
 }
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ mod tests {
         let ahead: Vec<u64> = (0..10).map(write).collect();
         assert_eq!(ahead, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]);
         assert_eq!((10..1000).map(write).max(), Some(MOST));
+        assert_eq!(pages_ahead(FILE, &(1000 * PAGE..1100 * PAGE)), 0, "much at once");
         assert_eq!(write(5000), 0, "elsewhere");
         assert_eq!(pages_ahead(Origin::file(1, 3), &(5001 * PAGE..5002 * PAGE)), 0, "another file");
     }
