@@ -189,6 +189,42 @@ void writer_end(struct writer *writer)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+void *shared_page(void)
+{
+    void *at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(at != MAP_FAILED);
+    return at;
+}
+
+struct storm storm_begin(int fd, size_t size, _Atomic int *rounds)
+{
+    int ends[2];
+    CHECK(pipe2(ends, O_CLOEXEC) == 0);
+    struct storm storm = {fork(), ends[1]};
+    CHECK(storm.pid >= 0);
+    if (storm.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(ends[1]);
+        CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
+        char byte;
+        for (int version = 1; read(ends[0], &byte, 1) != 0; version++) {
+            overwrite(fd, 0, size, version % 200);
+            if (rounds)
+                ++*rounds;
+        }
+        _exit(0);
+    }
+    close(ends[0]);
+    return storm;
+}
+
+void storm_end(const struct storm *storm)
+{
+    int status;
+    close(storm->stop);
+    CHECK(waitpid(storm->pid, &status, 0) == storm->pid && status == 0);
+}
+
 struct snapshim_stat stat_of(const void *at)
 {
     struct snapshim_stat stat;

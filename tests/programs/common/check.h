@@ -118,6 +118,21 @@ void writer_writes(const struct writer *writer, size_t offset, size_t length, in
 
 void writer_end(struct writer *writer);
 
+/* Memory of one page, all zero, that this process shares with those that it forks from now on. */
+void *shared_page(void);
+
+/* A process that overwrites the first `size` bytes of a file page by page, round after round, and counts rounds in `rounds` if that is
+ * not NULL. */
+struct storm {
+    pid_t pid;
+    int stop;
+};
+
+struct storm storm_begin(int fd, size_t size, _Atomic int *rounds);
+
+/* Ends it; no other process may have its `stop` open. */
+void storm_end(const struct storm *storm);
+
 /* The statistics of the snapshot at `at`. */
 struct snapshim_stat stat_of(const void *at);
 

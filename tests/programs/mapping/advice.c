@@ -139,19 +139,8 @@ static void other_advice_changes_no_byte(int protection, enum who who)
 static void dontneed_while_a_process_writes(int protection, enum who who)
 {
     (void)protection, (void)who;
-    int fd = make_file("file", 4 * SIZE), ends[2];
-    CHECK(pipe2(ends, O_CLOEXEC) == 0);
-    pid_t storm = fork();
-    CHECK(storm >= 0);
-    if (storm == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(ends[1]);
-        CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
-        char byte;
-        for (int version = 1; read(ends[0], &byte, 1) != 0; version++)
-            overwrite(fd, 0, 4 * SIZE, version % 200);
-        _exit(0);
-    }
+    int fd = make_file("file", 4 * SIZE);
+    struct storm storm = storm_begin(fd, 4 * SIZE, NULL);
     unsigned char *copy = malloc(4 * SIZE);
     for (int round = 0; round < 100; round++) {
         unsigned char *at = snapshot(fd, 0, 4 * SIZE, round % 2 ? PROT_READ : PROT_READ | PROT_WRITE);
@@ -163,10 +152,7 @@ static void dontneed_while_a_process_writes(int protection, enum who who)
         }
         CHECK(munmap(at, 4 * SIZE) == 0);
     }
-    close(ends[0]);
-    close(ends[1]);
-    int status;
-    CHECK(waitpid(storm, &status, 0) == storm && status == 0);
+    storm_end(&storm);
 }
 
 static const struct scenario scenarios[] = {

@@ -237,28 +237,10 @@ static void plain_memory_mapped_over_it(int protection, enum who who)
 /* How often the storm has overwritten all. */
 static _Atomic int *turns;
 
-/* Overwrites the whole file page by page, round after round, until the pipe is closed. */
-static pid_t start_storm(size_t pages, int *stop)
+static struct storm start_storm(int fd, size_t pages)
 {
-    int ends[2];
-    turns = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(turns != MAP_FAILED);
-    CHECK(pipe2(ends, O_CLOEXEC) == 0);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(ends[1]);
-        CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
-        int fd = open("file", O_WRONLY);
-        char byte;
-        for (int version = 1; read(ends[0], &byte, 1) != 0; version++, ++*turns)
-            overwrite(fd, 0, pages * PAGE, version % 200);
-        _exit(0);
-    }
-    close(ends[0]);
-    *stop = ends[1];
-    return pid;
+    turns = shared_page();
+    return storm_begin(fd, pages * PAGE, turns);
 }
 
 /* By the end of a whole turn of it, every page has another content. */
@@ -266,13 +248,6 @@ static void await_turn(void)
 {
     for (int begun = *turns; *turns < begun + 2;)
         sched_yield();
-}
-
-static void end_storm(pid_t pid, int stop)
-{
-    int status;
-    close(stop);
-    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 }
 
 /* The storm writes the pages in order: what an instant shows is one version up to some page, and the one before from there on. */
@@ -301,8 +276,8 @@ static void mprotect_both_ways_while_a_process_writes(int protection, enum who w
 {
     (void)protection, (void)who;
     enum { MANY = 48, ROUNDS = 60 };
-    int fd = make_file("file", MANY * PAGE), stop;
-    pid_t storm = start_storm(MANY, &stop);
+    int fd = make_file("file", MANY * PAGE);
+    struct storm storm = start_storm(fd, MANY);
     unsigned char *copy = malloc(MANY * PAGE);
     for (int round = 0; round < ROUNDS; round++) {
         unsigned char *at = snapshot(fd, 0, MANY * PAGE, round % 2 ? PROT_READ : PROT_READ | PROT_WRITE);
@@ -324,7 +299,7 @@ static void mprotect_both_ways_while_a_process_writes(int protection, enum who w
         CHECK(stat_of(at).state == SNAPSHIM_EXACT);
         CHECK(munmap(at, MANY * PAGE) == 0);
     }
-    end_storm(storm, stop);
+    storm_end(&storm);
 }
 
 /* Moved, cut and shrunk while somebody pushes: every page that is left is still the one that was there. */
@@ -332,8 +307,8 @@ static void mremap_and_munmap_while_a_process_writes(int protection, enum who wh
 {
     (void)protection, (void)who;
     enum { MANY = 48, ROUNDS = 60 };
-    int fd = make_file("file", MANY * PAGE), stop;
-    pid_t storm = start_storm(MANY, &stop);
+    int fd = make_file("file", MANY * PAGE);
+    struct storm storm = start_storm(fd, MANY);
     unsigned char *copy = malloc(MANY * PAGE);
     for (int round = 0; round < ROUNDS; round++) {
         unsigned char *at = snapshot(fd, 0, MANY * PAGE, round % 2 ? PROT_READ : PROT_READ | PROT_WRITE);
@@ -356,7 +331,7 @@ static void mremap_and_munmap_while_a_process_writes(int protection, enum who wh
         CHECK(is_bait(to, 1));
         CHECK(munmap(to, MANY * PAGE) == 0);
     }
-    end_storm(storm, stop);
+    storm_end(&storm);
 }
 
 static const struct scenario scenarios[] = {

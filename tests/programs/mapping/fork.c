@@ -213,19 +213,8 @@ static void fork_while_a_process_writes(int protection, enum who who)
 {
     if (who != ITSELF)
         return;
-    int fd = make_file("file", 3 * SIZE), ends[2];
-    CHECK(pipe2(ends, O_CLOEXEC) == 0);
-    pid_t storm = fork();
-    CHECK(storm >= 0);
-    if (storm == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(ends[1]);
-        CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
-        char byte;
-        for (int version = 1; read(ends[0], &byte, 1) != 0; version++)
-            overwrite(fd, 0, 3 * SIZE, version % 200);
-        _exit(0);
-    }
+    int fd = make_file("file", 3 * SIZE);
+    struct storm storm = storm_begin(fd, 3 * SIZE, NULL);
     unsigned char *copy = malloc(3 * SIZE);
     for (int round = 0; round < 25; round++) {
         unsigned char *at = snapshot(fd, 0, 3 * SIZE, protection);
@@ -235,7 +224,7 @@ static void fork_while_a_process_writes(int protection, enum who who)
             children[i] = fork();
             CHECK(children[i] >= 0);
             if (children[i] == 0) {
-                close(ends[1]);
+                close(storm.stop);
                 for (int turn = 0; turn < 20; turn++)
                     CHECK(memcmp(at, copy, 3 * SIZE) == 0);
                 CHECK(stat_of(at).state == SNAPSHIM_EXACT);
@@ -250,10 +239,7 @@ static void fork_while_a_process_writes(int protection, enum who who)
         CHECK(memcmp(at, copy, 3 * SIZE) == 0);
         CHECK(munmap(at, 3 * SIZE) == 0);
     }
-    close(ends[0]);
-    close(ends[1]);
-    int status;
-    CHECK(waitpid(storm, &status, 0) == storm && status == 0);
+    storm_end(&storm);
 }
 
 static pid_t become_daemon(void)

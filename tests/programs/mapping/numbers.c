@@ -107,8 +107,7 @@ static int run_to_store(pid_t thread, int uses)
 static void is_taken_in_a_use(void (*take)(int own, int number), int uses)
 {
     int fd = make_file("file", SIZE), status;
-    told = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(told != MAP_FAILED);
+    told = shared_page();
     pid_t writer = fork();
     if (writer == 0)
         write_and_take(take);
@@ -183,8 +182,7 @@ static void a_program_that_takes_all_numbers_gets_no_byte(int protection, enum w
     (void)protection;
     (void)who;
     int fd = make_file("file", SIZE), status;
-    told = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(told != MAP_FAILED);
+    told = shared_page();
     pid_t writer = fork();
     if (writer == 0)
         write_beside_takers();

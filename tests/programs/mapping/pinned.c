@@ -101,8 +101,7 @@ static void a_byte_that_is_copied_after_a_change_is_not_stored(int protection, e
 {
     (void)who;
     int fd = make_file("file", SIZE), status;
-    told = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(told != MAP_FAILED);
+    told = shared_page();
     pid_t first = fork();
     if (first == 0)
         hold_first_writer();
@@ -173,8 +172,7 @@ static void writers_meet(int protection, int are_threads)
     int fd = make_file("file", MANY * PAGE), status;
     pthread_t threads[WRITERS_AT_ONCE];
     pid_t processes[WRITERS_AT_ONCE];
-    race = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(race != MAP_FAILED);
+    race = shared_page();
     for (intptr_t i = 0; i < WRITERS_AT_ONCE; i++) {
         if (are_threads) {
             CHECK(pthread_create(&threads[i], NULL, meet_and_write, (void *)i) == 0);

@@ -332,25 +332,39 @@ static void wait_for_middle(int round)
     usleep(1000 + (useconds_t)round * 7000);
 }
 
+/* A truncation in the middle of which a mapper, or the writer, meets something. */
+struct middle {
+    int fd;
+    struct holder holder;
+    pid_t cutter;
+};
+
+enum { MIDDLE_SIZE = 32 * MIB };
+
+static struct middle come_to_middle(int round)
+{
+    struct middle middle = {.fd = make_file("file", MIDDLE_SIZE)};
+    middle.holder = hold(middle.fd, MIDDLE_SIZE, rights[round % 2]);
+    middle.cutter = start_cut(middle.fd);
+    wait_for_middle(round);
+    return middle;
+}
+
 /* Stopped, it moves nothing: the cut fails after a while, or has been done, or the snapshot is broken when the mapper goes on. */
 static void a_mapper_that_is_stopped_in_the_middle_loses_no_byte(int protection, enum who who)
 {
     (void)protection;
     (void)who;
-    const size_t size = 32 * MIB;
     for (int round = 0; round < MIDDLES; round++) {
-        int fd = make_file("file", size);
-        struct holder holder = hold(fd, size, rights[round % 2]);
-        pid_t cutter = start_cut(fd);
-        wait_for_middle(round);
-        CHECK(kill(holder.pid, SIGSTOP) == 0);
-        int status = end_of(cutter);
+        struct middle at = come_to_middle(round);
+        CHECK(kill(at.holder.pid, SIGSTOP) == 0);
+        int status = end_of(at.cutter);
         CHECK(WIFEXITED(status) && WEXITSTATUS(status) <= 1);
         struct stat stat;
-        CHECK(fstat(fd, &stat) == 0 && (size_t)stat.st_size == (WEXITSTATUS(status) ? size : 0));
-        CHECK(kill(holder.pid, SIGCONT) == 0);
-        is_exact_in(&holder);
-        close(fd);
+        CHECK(fstat(at.fd, &stat) == 0 && (size_t)stat.st_size == (WEXITSTATUS(status) ? MIDDLE_SIZE : 0));
+        CHECK(kill(at.holder.pid, SIGCONT) == 0);
+        is_exact_in(&at.holder);
+        close(at.fd);
     }
 }
 
@@ -358,15 +372,11 @@ static void a_mapper_that_is_killed_in_the_middle_holds_nobody_up(int protection
 {
     (void)protection;
     (void)who;
-    const size_t size = 32 * MIB;
     for (int round = 0; round < MIDDLES; round++) {
-        int fd = make_file("file", size);
-        struct holder holder = hold(fd, size, rights[round % 2]);
-        pid_t cutter = start_cut(fd);
-        wait_for_middle(round);
-        CHECK(kill(holder.pid, SIGKILL) == 0);
-        CHECK(end_of(cutter) == 0 && end_of(holder.pid) == SIGKILL);
-        close(fd);
+        struct middle at = come_to_middle(round);
+        CHECK(kill(at.holder.pid, SIGKILL) == 0);
+        CHECK(end_of(at.cutter) == 0 && end_of(at.holder.pid) == SIGKILL);
+        close(at.fd);
     }
 }
 
@@ -374,19 +384,15 @@ static void a_writer_that_is_killed_in_the_middle_leaves_it_exact(int protection
 {
     (void)protection;
     (void)who;
-    const size_t size = 32 * MIB;
     for (int round = 0; round < MIDDLES; round++) {
-        int fd = make_file("file", size);
-        struct holder holder = hold(fd, size, rights[round % 2]);
-        pid_t cutter = start_cut(fd);
-        wait_for_middle(round);
-        CHECK(kill(cutter, SIGKILL) == 0);
-        end_of(cutter);
-        overwrite(fd, size / 2, 3 * PAGE, 1);
-        overwrite(fd, 0, PAGE, 1);
-        CHECK(end_of(start_cut(fd)) == 0);
-        CHECK(is_exact_in(&holder));
-        close(fd);
+        struct middle at = come_to_middle(round);
+        CHECK(kill(at.cutter, SIGKILL) == 0);
+        end_of(at.cutter);
+        overwrite(at.fd, MIDDLE_SIZE / 2, 3 * PAGE, 1);
+        overwrite(at.fd, 0, PAGE, 1);
+        CHECK(end_of(start_cut(at.fd)) == 0);
+        CHECK(is_exact_in(&at.holder));
+        close(at.fd);
     }
 }
 

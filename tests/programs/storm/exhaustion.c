@@ -295,8 +295,7 @@ int main(int argc, char **argv)
 {
     CHECK(argc == 3 || argc == 4);
     fails_writes = strcmp(argv[1], "fail-write") == 0;
-    armed = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(armed != MAP_FAILED);
+    armed = shared_page();
     for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++) {
         if (argc == 4 && strcmp(argv[3], KINDS[i].name) != 0)
             continue;
