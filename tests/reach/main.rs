@@ -73,6 +73,7 @@ fn running() -> BTreeSet<String> {
 fn every_system_call_is_sorted_once() {
     let not_covered = system_calls::NOT_COVERED.map(|(name, _)| name).join(" ");
     let lists = [
+        system_calls::WRITES,
         system_calls::CHANGES,
         system_calls::SEEN,
         &not_covered,
@@ -98,9 +99,20 @@ fn every_system_call_is_sorted_once() {
 }
 
 #[test]
+fn every_call_that_writes_is_waited_for() {
+    let source = fs::read_to_string(root().join("src/cooperate/thread_state.rs")).unwrap();
+    let (_, list) = source.split_once("const WRITING").expect("the list of the calls that a creation waits for");
+    let list = list.split_once("];").unwrap().0;
+    let waited_for: BTreeSet<_> =
+        list.split("Sysno::").skip(1).filter_map(|rest| rest.split(',').next()).map(str::trim).collect();
+    assert_eq!(waited_for, words(system_calls::WRITES).into_iter().collect(), "src/cooperate/thread_state.rs");
+}
+
+#[test]
 fn every_call_that_changes_is_taken_by_its_number() {
     let taken = taken_by_number();
-    let wanted: BTreeSet<_> = [system_calls::CHANGES, system_calls::SEEN].into_iter().flat_map(words).collect();
+    let wanted: BTreeSet<_> =
+        [system_calls::WRITES, system_calls::CHANGES, system_calls::SEEN].into_iter().flat_map(words).collect();
     let missed: Vec<_> = wanted.iter().filter(|name| !taken.contains(**name)).collect();
     assert!(missed.is_empty(), "syscall(2) lets these pass: {missed:?}");
     let not_covered = system_calls::NOT_COVERED.map(|(name, _)| name);

@@ -84,7 +84,8 @@ fn suspicious(site: &Site, names: &BTreeMap<u64, String>) -> Vec<String> {
     if site.numbers.is_empty() {
         return vec!["?".to_owned()];
     }
-    let watched: BTreeSet<_> = [system_calls::CHANGES, system_calls::SEEN].into_iter().flat_map(words).collect();
+    let watched: BTreeSet<_> =
+        [system_calls::WRITES, system_calls::CHANGES, system_calls::SEEN].into_iter().flat_map(words).collect();
     let name = |number: &u64| names.get(number).cloned().unwrap_or_else(|| number.to_string());
     let is_known = |name: &String| names.values().any(|known| known == name);
     site.numbers.iter().map(name).filter(|name| watched.contains(name.as_str()) || !is_known(name)).collect()

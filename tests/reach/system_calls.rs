@@ -1,12 +1,17 @@
 //! The kernel's system calls on x86-64, each sorted by what it can do to a snapshot.
 
-/// They change a file's bytes, what memory shows of them, what a descriptor means, or which processes share them. The library has to
-/// see each: by name, and by number.
-pub const CHANGES: &str = "
-    write pwrite64 writev pwritev pwritev2 io_submit io_setup io_destroy io_uring_setup
-    copy_file_range sendfile splice vmsplice ioctl
+/// They change a file while a thread is in them. A hook announces each of them, and a creation waits for a thread that may be in
+/// one.
+pub const WRITES: &str = "
+    write pwrite64 writev pwritev pwritev2 io_submit copy_file_range sendfile splice ioctl
     truncate ftruncate fallocate open openat openat2 creat open_by_handle_at
     utime utimes futimesat utimensat
+";
+
+/// They change a file's bytes later, what memory shows of them, what a descriptor means, or which processes share them. The library has to
+/// see each: by name, and by number.
+pub const CHANGES: &str = "
+    io_setup io_destroy io_uring_setup vmsplice
     close close_range dup2 dup3
     mmap munmap mremap mprotect pkey_mprotect madvise process_madvise remap_file_pages shmat
     fork vfork clone clone3 execve execveat
