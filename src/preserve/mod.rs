@@ -6,7 +6,7 @@
 //!
 //! [`Pusher`] is the way of a writer, from the origin and the range to the verified page. [`local`], [`relocate`] and [`slices`]
 //! are the mapper's own. [`policy`] says what may be tried and what happens when nothing works, [`headroom`] how much a mapper may
-//! still hold, [`proc_fds`] which files of /proc stay open.
+//! still hold, [`proc_fd_cache`] which files of /proc stay open.
 //!
 //! Imports everything else in the core; nothing in the core imports it. It allocates nothing.
 //!
@@ -281,7 +281,9 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     fn start(&self, view: &View) -> Progress {
         let time = MapperTime::new(self.timeout, Some(view.extent.pages));
-        Progress { time, backoff: Backoff::default(), failures: 0, ahead: self.ahead, done: 0 }
+        // An agent is asked for what is needed alone.
+        let ahead = if self.mode == PushMode::Agent { 0 } else { self.ahead };
+        Progress { time, backoff: Backoff::default(), failures: 0, ahead, done: 0 }
     }
 
     /// Pushes, where the writer itself may and the mapper is not changing the mapping.
