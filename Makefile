@@ -22,6 +22,8 @@ check:
 	+$(CARGO) fmt --all --check
 	+$(CARGO) clippy --workspace --all-targets -- -D warnings
 	+RUSTFLAGS="--cfg loom" $(CARGO) clippy --no-default-features --lib --target-dir target/loom -- -D warnings
+	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p snapshim
+	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p libsnapshim
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
 	    else echo "SKIPPED cargo deny: it is not installed"; fi
 

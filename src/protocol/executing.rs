@@ -38,7 +38,7 @@ impl Executing {
 
     /// Whether the image `id` may be replaced at any moment. Ask after [`CallFrame::start_pushing`].
     ///
-    /// [`CallFrame::start_pushing`]: crate::protocol::gate::Frame::start_pushing
+    /// [`CallFrame::start_pushing`]: crate::protocol::gate::CallFrame::start_pushing
     pub fn is_under_way(&self, id: ProcessId) -> bool {
         (self.0.load(Ordering::Relaxed) >> 32) as u32 == id.epoch()
     }

@@ -2,7 +2,7 @@
 //!
 //! From the lowest on: [`agent_state`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`]
 //! (its descriptor tables), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
-//! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`lending`] (memory that a child shares)
+//! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`shared_mm`] (memory that a child shares)
 //! and [`leaving`] (calls that a thread has jumped out of).
 //!
 //! May import: `interpose`, `base` and the core crate.
