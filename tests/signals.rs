@@ -66,6 +66,14 @@ fn stores_that_trap_while_the_signal_is_blocked_go_on() {
     }
 }
 
+#[test]
+fn a_handler_knows_the_number_of_a_spawned_child() {
+    for scratch in scratches() {
+        run_ok(&mut scratch.native(program("signals/spawned")));
+        run_ok(&mut scratch.shimmed(program("signals/spawned"), "auto"));
+    }
+}
+
 /// libc blocks all signals itself where it stores a child's number, or the result of what it did in a thread of its own.
 #[test]
 fn stores_of_libc_that_trap_while_it_blocks_the_signal_go_on() {

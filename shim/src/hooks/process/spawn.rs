@@ -13,6 +13,7 @@ use crate::base::errno::errno;
 use crate::hooks::file::truncate::truncate_by_name;
 use crate::interpose::{self, interpose};
 use crate::process::shared_mm;
+use crate::shared::kernel_store::may_touch;
 
 interpose! {
     /// posix_spawn(3)
@@ -104,14 +105,15 @@ fn on_spawn(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
-    // libc stores the child's number with SIGSEGV blocked, when no trap can be resolved. So it stores into memory that is never
-    // armed.
+    // libc stores the child's number with all signals blocked, so a handler of SIGCHLD finds it stored. Where that store could trap
+    // it cannot be resolved: there libc stores into other memory, and the number comes to its place a moment later.
     let mut child = 0;
-    let place = if pid.is_null() { pid } else { &raw mut child };
+    let may_trap = !pid.is_null() && may_touch(pid.expose_provenance() as u64, size_of::<libc::pid_t>());
+    let place = if may_trap { &raw mut child } else { pid };
     // SAFETY: the application's arguments but for the place, which is null or writable.
     let call = || unsafe { real(place, path, actions, attributes, arguments, environment) };
     let result = call_announced(actions, &call);
-    if result == 0 && !pid.is_null() {
+    if result == 0 && may_trap {
         // SAFETY: the address that the application gave for the number.
         unsafe { pid.write(child) };
     }
