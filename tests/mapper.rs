@@ -125,6 +125,9 @@ scenarios! {
         processes_that_write_the_same_pages_spoil_none
         threads_that_write_the_same_pages_spoil_none
     }
+    sparse {
+        pages_behind_a_sequential_writer_stay_holes
+    }
     numbers {
         a_number_that_is_taken_in_a_use_gets_no_byte
         a_program_that_takes_all_numbers_gets_no_byte
@@ -374,5 +377,13 @@ fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_wa
     for scratch in scratches() {
         let test = "what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_waits_for_it";
         succeeds(test, &mut scratch.shimmed(program("mapping/handled"), "direct"));
+    }
+}
+
+#[test]
+fn a_terminal_stops_no_writer_in_the_middle_of_a_push() {
+    for scratch in scratches() {
+        let test = "a_terminal_stops_no_writer_in_the_middle_of_a_push";
+        succeeds(test, &mut scratch.shimmed(program("mapping/stopped_writer"), "direct"));
     }
 }

@@ -21,6 +21,8 @@ struct Found {
     until: AtomicU64,
     /// Pages that may be used until the next look.
     budget: AtomicU64,
+    /// Pages for which there was room at the last look.
+    room: AtomicU64,
 }
 
 const ENTRIES: usize = 16;
@@ -42,7 +44,12 @@ impl Headroom {
     #[allow(clippy::new_without_default, reason = "only ever a static")]
     pub const fn new() -> Self {
         const fn nothing() -> Found {
-            Found { image: AtomicU64::new(0), until: AtomicU64::new(0), budget: AtomicU64::new(0) }
+            Found {
+                image: AtomicU64::new(0),
+                until: AtomicU64::new(0),
+                budget: AtomicU64::new(0),
+                room: AtomicU64::new(0),
+            }
         }
         Self { found: [const { nothing() }; ENTRIES] }
     }
@@ -59,11 +66,18 @@ impl Headroom {
                 return false;
             }
             found.image.store(id.to_word(), Ordering::Relaxed);
+            found.room.store(room, Ordering::Relaxed);
             found.budget.store((room / 8).max(pages), Ordering::Relaxed);
             found.until.store(raw::now() + BELIEVED, Ordering::Relaxed);
         }
         let _ = found.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |budget| budget.checked_sub(pages));
         true
+    }
+
+    /// Whether process `id` had room for `pages` pages when [`Headroom::allows`] looked last. False where that is not known.
+    pub fn had_room(&self, id: ProcessId, pages: u64) -> bool {
+        let found = &self.found[id.epoch() as usize % ENTRIES];
+        found.image.load(Ordering::Relaxed) == id.to_word() && found.room.load(Ordering::Relaxed) >= pages
     }
 }
 
@@ -198,6 +212,17 @@ mod tests {
         for (line, kind) in [(&b"4:memory:/job"[..], 0), (b"0::/", 1), (b"9:name=systemd:/", 1), (b"nonsense", 0)] {
             assert_eq!(path_of(line, KINDS[kind].controllers), None);
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
+    fn room_is_believed_of_the_process_that_was_looked_at_alone() {
+        let headroom = Headroom::new();
+        let [own, other] = [1, 2].map(|epoch| ProcessId::new(raw::own_pid(), epoch));
+        assert!(!headroom.had_room(own, 1), "no look so far");
+        assert!(headroom.allows(own, 1));
+        assert!(headroom.had_room(own, 1) && !headroom.had_room(own, u64::MAX));
+        assert!(!headroom.had_room(other, 1));
     }
 
     #[test]

@@ -85,9 +85,7 @@ pub struct Pusher<'a, R, S> {
     /// The fault that preserves a page reads ahead as far as the mapper's descriptor and mapping let it, megabytes perhaps.
     pub read_in: &'a dyn Fn(&Range<u64>),
     /// How many pages behind the bytes of a change are preserved along with them, because the next changes seem to come there.
-    pub ahead: u64,
-    /// Whether a handler of the application may interrupt this thread.
-    pub is_interruptible: bool,
+    pub ahead: &'a dyn Fn() -> u64,
     /// How large the origin is now, in bytes, where that can be told.
     pub size: &'a dyn Fn() -> Option<u64>,
 }
@@ -152,8 +150,8 @@ struct Progress {
     backoff: Backoff,
     /// Pushes that achieved nothing.
     failures: u32,
-    /// Pages behind the bytes of the change that may be pushed along.
-    ahead: u64,
+    /// Whether pages behind the bytes of the change may be pushed along.
+    goes_ahead: bool,
     /// What lies before this page is preserved, whether or not its bits could be recorded.
     done: u64,
 }
@@ -262,14 +260,14 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 self.give_up(index, &view, Reason::NoMemory)?;
                 continue;
             }
-            let pushed = self.with_ahead(index, &view, range, &missing, progress.ahead);
+            let pushed = self.with_ahead(index, &view, range, &missing, progress.goes_ahead);
             if missing.end - missing.start <= FEW {
                 (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
             }
             match self.push_if_allowed(index, snapshot, &view, &pushed) {
                 Ok(pages) => progress.done = missing.end.min(missing.start + pages),
                 // Perhaps only the pages ahead cannot be preserved.
-                Err(_) if pushed != missing => progress.ahead = 0,
+                Err(_) if pushed != missing => progress.goes_ahead = false,
                 Err(why) => {
                     if let Some(reason) = self.reason_after_retries(&why, &view, progress) {
                         self.preserve_by_agent(index, &view, &missing, reason, progress)?;
@@ -282,8 +280,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     fn start(&self, view: &View) -> Progress {
         let time = MapperTime::new(self.timeout, Some(view.extent.pages));
         // An agent is asked for what is needed alone.
-        let ahead = if self.mode == PushMode::Agent { 0 } else { self.ahead };
-        Progress { time, backoff: Backoff::default(), failures: 0, ahead, done: 0 }
+        let goes_ahead = self.mode != PushMode::Agent;
+        Progress { time, backoff: Backoff::default(), failures: 0, goes_ahead, done: 0 }
     }
 
     /// Pushes, where the writer itself may and the mapper is not changing the mapping.
@@ -391,11 +389,24 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
     }
 
-    /// The same pages, which have to be preserved, and behind `range` as many of the `ahead` pages as follow on them, have no copy,
-    /// and find room with the mapper.
-    fn with_ahead(&self, index: u32, view: &View, range: &Range<u64>, missing: &Range<u64>, ahead: u64) -> Range<u64> {
-        let end = missing.end.saturating_add(ahead).min(view.covered_pages().end).min(missing.start + RUN);
-        if missing.end != Table::touched(view, range).end || end <= missing.end {
+    /// The same pages, which have to be preserved, and behind `range` some that seem to be next, follow on them, have no copy, and
+    /// find room with the mapper. They take no room that another page of the segment may need: the mapper has room for all of it.
+    fn with_ahead(
+        &self,
+        index: u32,
+        view: &View,
+        range: &Range<u64>,
+        missing: &Range<u64>,
+        goes_ahead: bool,
+    ) -> Range<u64> {
+        let covered = view.covered_pages();
+        let most = covered.end.min(missing.start + RUN);
+        if !goes_ahead || missing.end != Table::touched(view, range).end || missing.end >= most {
+            return missing.clone();
+        }
+        let end = missing.end.saturating_add((self.ahead)()).min(most);
+        let has_plenty = |(_, _, id)| self.headroom.had_room(id, covered.end - covered.start);
+        if end == missing.end || !self.table.owner(view.meta.owner).is_some_and(has_plenty) {
             return missing.clone();
         }
         let base = view.meta.base;
@@ -431,7 +442,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         let by_bytes = !unshare::is_writable(view.extent.protection);
         // No handler may come in between: a mapper that changes the snapshot waits for this frame, and a handler's write, in a
         // frame above this one, would wait for that mapper.
-        let _signals = self.is_interruptible.then(signal_block::SignalsBlocked::except_of_sandboxes);
+        let _signals = signal_block::SignalsBlocked::except_of_sandboxes();
         self.frame.start_pushing(index, by_bytes);
         let pushed = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and no other process may afterwards.

@@ -24,7 +24,7 @@ pub mod waiting;
 
 use core::ffi::c_int;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use snapshim::sys::masks;
 use snapshim::sys::signal_block::{self, SignalsBlocked};
@@ -34,20 +34,6 @@ use crate::process::identity;
 pub use deliver::{Asked, Resolve};
 
 use crate::signals::action::{Action, FAULT, LIBC_RESTORER, SUBSTITUTE, SUBSTITUTE_ACTION, disposition, from_libc};
-
-/// Whether the application has had a signal handled by a function.
-static MAY_HANDLE: AtomicBool = AtomicBool::new(false);
-
-/// Notes that the application is about to have a signal handled by a function of its own.
-pub fn note_handler() {
-    MAY_HANDLE.store(true, Ordering::Relaxed);
-}
-
-/// Whether a handler of the application's may run.
-#[inline]
-pub fn may_handle() -> bool {
-    MAY_HANDLE.load(Ordering::Relaxed)
-}
 
 /// Whether the application's actions for SIGSEGV and its substitute are virtual.
 #[inline]

@@ -117,7 +117,8 @@ fn change_origin(
     }
     let reach = reach_of(thread, frame, descriptor, origin, touch);
     let ahead = sequence::pages_ahead(origin, &reach.bytes);
-    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead, ..pusher };
+    let ahead = || if ahead > 0 && (origin.is_block_device() || has_no_holes(descriptor)) { ahead } else { 0 };
+    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead: &ahead, ..pusher };
     if let Err(failure) = pusher.make_way(origin, &Mutation::Bytes(reach.bytes.clone())) {
         return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
     }
@@ -171,6 +172,16 @@ fn size_behind(descriptor: i32) -> Option<u64> {
     let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::SIZE).ok()?;
     let is_file = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
     is_file.then_some(found.stx_size)
+}
+
+/// Whether all of the file is allocated. Where it is not, pages ahead could be holes: their copies would take memory, and on tmpfs
+/// the fault that makes one allocates a page of the file (shmem_get_folio_gfp, mm/shmem.c).
+fn has_no_holes(descriptor: i32) -> bool {
+    /// Bytes in the unit of `stx_blocks` (statx(2)).
+    const UNIT: u64 = 512;
+    let wanted = StatxFlags::SIZE | StatxFlags::BLOCKS;
+    let found = statx(raw::borrow(descriptor as u32), c"", AtFlags::EMPTY_PATH, wanted);
+    found.is_ok_and(|found| found.stx_blocks.saturating_mul(UNIT) >= found.stx_size)
 }
 
 /// Has the kernel read `bytes` from the disk, by posix_fadvise(2): a descriptor that is open for writing only is enough.

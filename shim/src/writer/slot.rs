@@ -22,7 +22,6 @@ use crate::base::config::config;
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
-use crate::signals;
 
 /// Does `act` announced, in a frame that is taken, behind those of calls that this one may have interrupted: no snapshot that the
 /// call may spoil comes into being meanwhile.
@@ -148,8 +147,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, LogRep
         report: &LogReporter,
         store_barrier: &Freezer,
         read_in: &|_| (),
-        ahead: 0,
-        is_interruptible: signals::may_handle(),
+        ahead: &|| 0,
         size: &|| None,
     }
 }

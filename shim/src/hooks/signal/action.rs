@@ -75,10 +75,6 @@ fn on_sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
-    // SAFETY: null or an action, which libc reads as well.
-    if unsafe { new.as_ref() }.is_some_and(|new| !matches!(new.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)) {
-        signals::note_handler();
-    }
     if !signals::is_installed() {
         // SAFETY: the application's arguments, as they are.
         return unsafe { real(signal, new, old) };
@@ -130,7 +126,6 @@ fn set_handler(
     action: impl FnOnce() -> Action,
     real: impl FnOnce() -> sighandler_t,
 ) -> sighandler_t {
-    signals::note_handler();
     let comes_to_sigaction = sigaction::ENTRY_POINT.is_detoured() || handler == libc::SIG_ERR;
     if comes_to_sigaction || !signals::is_installed() || !signals::is_virtual(number) {
         return real();
@@ -146,9 +141,6 @@ pub fn action_by_number(
     old: *mut u64,
     size: usize,
 ) -> c_long {
-    if !new.is_null() {
-        signals::note_handler();
-    }
     if !signals::is_installed() || !(1..=64).contains(&signal) || size != MASK {
         return real();
     }
