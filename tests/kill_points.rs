@@ -1,7 +1,7 @@
-//! Any process may die at any instruction: what it leaves in the table is taken out by anybody, twice and in parallel.
+//! Any process may die at any instruction: any other takes out what it leaves in the table, twice and in parallel.
 //!
 //! Each operation is done again and again, and ended by SIGKILL at one point after the other: in front of and behind every store to
-//! the table, and behind every system call that changes something. Then others do what they want, [`use_by_others`], while the dead
+//! the table, and behind every system call that changes something. Then other processes use the table, [`use_by_others`], while the dead
 //! are taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
 
 #![cfg(target_arch = "x86_64")]
@@ -10,101 +10,55 @@ mod common;
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use common::aftermath::{assert_recovered, fill, haunt, recover, use_by_others};
-use common::holder::Holder;
+use common::aftermath::{assert_recovered, use_by_others};
+use common::scene::{MANY, Scene};
 use common::tracer::{Ended, Point, Target, run_to};
-use common::{Scratch, program, root};
+use common::{Scratch, root};
 
-/// No operation has as many points.
-const MANY: usize = 2000;
-
-/// What is done, and beside whom.
-struct Scene {
-    operation: &'static str,
-    way: &'static str,
-    target: Target,
-    /// Whether another process holds a snapshot, which must stay exact.
-    is_witnessed: bool,
-    /// Whether a dead process is in the table already, with a snapshot, a shared mapping, a slot.
-    is_haunted: bool,
-    /// Whether there is no table yet.
-    is_first: bool,
-    /// Whether the dead are taken out before anybody wants a snapshot or writes, which would take some out on the way.
-    is_quiet: bool,
+/// Kills at every point of the operation; the points there were.
+fn kill_everywhere(scene: &Scene) -> Vec<Point> {
+    let scratch = Scratch::on_tmpfs();
+    let file = scratch.file("file");
+    let mut points = Vec::new();
+    for number in (0..MANY).step_by(every()) {
+        if scene.is_without_table {
+            scratch.forget_table();
+        }
+        match kill(scene, &scratch, &file, number) {
+            Ended::Reached(point) => points.push(point),
+            Ended::Whole | Ended::Replaced => return points,
+        }
+    }
+    panic!("{}: more than {MANY} points", scene.operation);
 }
 
-impl Scene {
-    const fn new(operation: &'static str) -> Self {
-        Self {
-            operation,
-            way: "direct",
-            target: Target::Itself,
-            is_witnessed: false,
-            is_haunted: false,
-            is_first: false,
-            is_quiet: false,
-        }
-    }
-
-    /// Kills at every point of the operation; the points there were.
-    fn kill_everywhere(&self) -> Vec<Point> {
-        let scratch = Scratch::on_tmpfs();
-        let file = scratch.file("file");
-        let mut points = Vec::new();
-        for number in (0..MANY).step_by(every()) {
-            if self.is_first {
-                scratch.forget_table();
-            }
-            match self.kill(&scratch, &file, number) {
-                Ended::Reached(point) => points.push(point),
-                Ended::Whole | Ended::Replaced => return points,
-            }
-        }
-        panic!("{}: more than {MANY} points", self.operation);
-    }
-
-    fn kill(&self, scratch: &Scratch, file: &Path, number: usize) -> Ended {
-        fill(file);
-        if self.is_haunted {
-            haunt(scratch, file);
-        }
-        let witness = self.is_witnessed.then(|| Holder::start(scratch, self.way, file, "rw"));
-        let mut command = self.command(scratch, file);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let is_marked = self.operation != "recover";
-        let (mut victim, ended) = run_to(&mut command, self.target, is_marked, number);
-        let about = format!("{} {} killed at {number}: {ended:?}", self.operation, self.way);
-        if self.is_quiet {
-            assert_recovered(scratch, &about);
-        }
-        use_by_others(scratch, file, &about);
-        if self.operation == "exec" {
-            // The process lives on, as another image.
-            assert_recovered(scratch, &about);
-        }
-        // What is left of the program, if anything.
-        drop(victim.stdin.take());
-        let mut said = String::new();
-        victim.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-        assert!(!said.contains("WRONG"), "{about}: {said}");
-        if let Some(witness) = witness {
-            witness.finish_exact(&about);
-        }
+fn kill(scene: &Scene, scratch: &Scratch, file: &Path, number: usize) -> Ended {
+    let witness = scene.set(scratch, file);
+    let mut command = scene.command(scratch, file);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let (mut victim, ended) = run_to(&mut command, scene.target, !scene.is_recovery(), number);
+    let about = format!("{} {} killed at {number}: {ended:?}", scene.operation, scene.way);
+    if scene.is_quiet {
         assert_recovered(scratch, &about);
-        let _ = victim.wait();
-        ended
     }
-
-    fn command(&self, scratch: &Scratch, file: &Path) -> Command {
-        if self.operation == "recover" {
-            return recover(scratch);
-        }
-        let mut command = scratch.shimmed(program("lifecycle/kill_point"), self.way);
-        command.arg(self.operation).arg(file);
-        command
+    use_by_others(scratch, file, &about);
+    if scene.operation == "exec" {
+        // The process lives on, as another image.
+        assert_recovered(scratch, &about);
     }
+    // What is left of the program, if anything.
+    drop(victim.stdin.take());
+    let mut said = String::new();
+    victim.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!said.contains("WRONG"), "{about}: {said}");
+    if let Some(witness) = witness {
+        witness.finish_exact(&about);
+    }
+    assert_recovered(scratch, &about);
+    let _ = victim.wait();
+    ended
 }
 
 /// Of so many points one is taken: `make soak` takes every one, which takes minutes.
@@ -117,7 +71,7 @@ fn kill_all(scenes: &[(Scene, usize)]) {
     assert!(root().join("target/release/libsnapshim.so").exists());
     for (scene, least) in scenes {
         let started = std::time::Instant::now();
-        let points = scene.kill_everywhere();
+        let points = kill_everywhere(scene);
         println!(
             "{} ({}, {:?}): {} points, {:?}",
             scene.operation,
@@ -133,7 +87,7 @@ fn kill_all(scenes: &[(Scene, usize)]) {
 #[test]
 fn attach_and_claim_can_be_killed_anywhere() {
     kill_all(&[
-        (Scene { is_first: true, is_quiet: true, ..Scene::new("attach") }, 10),
+        (Scene { is_without_table: true, is_quiet: true, ..Scene::new("attach") }, 10),
         (Scene { is_witnessed: true, ..Scene::new("attach") }, 10),
         (Scene::new("end_thread"), 10),
     ]);
@@ -193,9 +147,9 @@ fn a_fork_can_be_killed_anywhere_in_the_parent_and_in_the_child() {
 #[test]
 fn recovery_can_be_killed_anywhere() {
     kill_all(&[
-        (Scene { is_haunted: true, ..Scene::new("recover") }, 10),
-        (Scene { is_haunted: true, is_quiet: true, ..Scene::new("recover") }, 10),
-        (Scene { is_haunted: true, ..Scene::new("attach") }, 10),
-        (Scene { is_haunted: true, is_witnessed: true, ..Scene::new("create") }, 10),
+        (Scene { has_dead: true, ..Scene::new("recover") }, 10),
+        (Scene { has_dead: true, is_quiet: true, ..Scene::new("recover") }, 10),
+        (Scene { has_dead: true, ..Scene::new("attach") }, 10),
+        (Scene { has_dead: true, is_witnessed: true, ..Scene::new("create") }, 10),
     ]);
 }

@@ -9,151 +9,104 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
-use common::aftermath::{assert_recovered, fill, haunt, recover, use_by_others};
-use common::holder::Holder;
+use common::aftermath::{assert_recovered, use_by_others};
+use common::scene::{MANY, Scene};
 use common::tracer::{Stopped, Target, stop_at};
 use common::{Scratch, program, root};
 
-/// No operation has as many points.
-const MANY: usize = 2000;
 /// How long those wait for each other that are, or meet, who is stopped.
 const TIMEOUT_MS: &str = "200";
 /// How often a point is tried where somebody else is named than who is stopped: who runs may be slow to answer on a busy machine, but
 /// hardly again and again.
 const TRIES: usize = 5;
 
-/// What is done by whom is stopped in it, and beside whom.
-struct Scene {
-    operation: &'static str,
-    way: &'static str,
-    target: Target,
-    /// Whether another process holds a snapshot, which must stay exact.
-    is_witnessed: bool,
-    /// Whether dead processes are in the table already.
-    is_haunted: bool,
-    /// Whether there is no table yet.
-    is_first: bool,
-    /// Whether others cut the file off meanwhile, instead of writing it.
-    is_cut: bool,
-    /// Whether another process, which has a snapshot, forks meanwhile.
-    is_forked_beside: bool,
-    /// Processes that say when they are done.
-    speakers: usize,
+/// Stops the operation everywhere; how many points there were, and what became of it.
+fn stop_everywhere(scene: &Scene) -> Outcomes {
+    let scratch = Scratch::on_tmpfs();
+    let file = scratch.file("file");
+    let mut outcomes = Outcomes::default();
+    for number in (number("SNAPSHIM_STOP_FIRST").unwrap_or(0)..MANY).step_by(every()) {
+        let mut tries = 0;
+        loop {
+            if scene.is_without_table {
+                scratch.forget_table();
+            }
+            if !stop(scene, &scratch, &file, number, &mut outcomes) {
+                return outcomes;
+            }
+            let Some(misnamed) = outcomes.misnamed.take() else { break };
+            tries += 1;
+            assert!(tries < TRIES, "{misnamed}");
+            println!("again: {misnamed}");
+        }
+        outcomes.points += 1;
+    }
+    panic!("{}: more than {MANY} points", scene.operation);
 }
 
-impl Scene {
-    const fn new(operation: &'static str) -> Self {
-        Self {
-            operation,
-            way: "direct",
-            target: Target::Itself,
-            is_witnessed: false,
-            is_haunted: false,
-            is_first: false,
-            is_cut: false,
-            is_forked_beside: false,
-            speakers: 1,
-        }
+/// False: there is no such point.
+fn stop(scene: &Scene, scratch: &Scratch, file: &Path, number: usize, outcomes: &mut Outcomes) -> bool {
+    let witness = scene.set(scratch, file);
+    let forker = scene.is_forked_beside.then(|| Forker::start(scratch, file));
+    let mut command = scene.command(scratch, file);
+    if !scene.is_recovery() {
+        command.arg("stopped").env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS);
     }
-
-    /// Stops the operation everywhere; how many points there were, and what became of it.
-    fn stop_everywhere(&self) -> Outcomes {
-        let scratch = Scratch::on_tmpfs();
-        let file = scratch.file("file");
-        let mut outcomes = Outcomes::default();
-        for number in (number("SNAPSHIM_STOP_FIRST").unwrap_or(0)..MANY).step_by(every()) {
-            let mut tries = 0;
-            loop {
-                if self.is_first {
-                    scratch.forget_table();
-                }
-                if !self.stop(&scratch, &file, number, &mut outcomes) {
-                    return outcomes;
-                }
-                let Some(misnamed) = outcomes.misnamed.take() else { break };
-                tries += 1;
-                assert!(tries < TRIES, "{misnamed}");
-                println!("again: {misnamed}");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (child, stopped) = stop_at(&mut command, scene.target, !scene.is_recovery(), number);
+    let mut victim = Victim::new(child);
+    let about = format!("{} {} stopped at {number}", scene.operation, scene.way);
+    let is_stopped = match stopped {
+        Ok((stopped, point)) => {
+            let about = format!("{about}: {point:?}");
+            let forked = forker.map(Forker::fork);
+            live_on(scene, scratch, file, stopped, &mut victim, outcomes, &about);
+            if let Some(forker) = forked {
+                forker.finish_exact(&about);
             }
-            outcomes.points += 1;
+            true
         }
-        panic!("{}: more than {MANY} points", self.operation);
+        Err(_) => {
+            drop(forker);
+            false
+        }
+    };
+    victim.finish(&about, is_stopped, outcomes);
+    if let Some(witness) = witness {
+        witness.finish_exact(&about);
     }
+    assert_recovered(scratch, &about);
+    is_stopped
+}
 
-    /// False: there is no such point.
-    fn stop(&self, scratch: &Scratch, file: &Path, number: usize, outcomes: &mut Outcomes) -> bool {
-        fill(file);
-        if self.is_haunted {
-            haunt(scratch, file);
-        }
-        let witness = self.is_witnessed.then(|| Holder::start(scratch, self.way, file, "rw"));
-        let forker = self.is_forked_beside.then(|| Forker::start(scratch, file));
-        let mut command = self.command(scratch, file);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (child, stopped) = stop_at(&mut command, self.target, self.operation != "recover", number);
-        let mut victim = Victim::new(child);
-        let about = format!("{} {} stopped at {number}", self.operation, self.way);
-        let is_stopped = match stopped {
-            Ok((stopped, point)) => {
-                let about = format!("{about}: {point:?}");
-                let forked = forker.map(Forker::fork);
-                self.live_on(scratch, file, stopped, &mut victim, outcomes, &about);
-                if let Some(forker) = forked {
-                    forker.finish_exact(&about);
-                }
-                true
-            }
-            Err(_) => {
-                drop(forker);
-                false
-            }
-        };
-        victim.finish(&about, is_stopped, outcomes);
-        if let Some(witness) = witness {
-            witness.finish_exact(&about);
-        }
-        assert_recovered(scratch, &about);
-        is_stopped
+/// What happens beside the stopped process, and when it goes on.
+fn live_on(
+    scene: &Scene,
+    scratch: &Scratch,
+    file: &Path,
+    stopped: Stopped,
+    victim: &mut Victim,
+    outcomes: &mut Outcomes,
+    about: &str,
+) {
+    let pid = stopped.pid;
+    let others = ["break-snapshot", "fail-write"].map(|policy| Other::start(scene, scratch, file, policy, about));
+    stopped.go_on();
+    if !scene.is_recovery() {
+        victim.wait_until_done(scene.speakers, about);
     }
-
-    /// What happens beside the stopped process, and when it goes on.
-    fn live_on(
-        &self,
-        scratch: &Scratch,
-        file: &Path,
-        stopped: Stopped,
-        victim: &mut Victim,
-        outcomes: &mut Outcomes,
-        about: &str,
-    ) {
-        let pid = stopped.pid;
-        let others = ["break-snapshot", "fail-write"].map(|policy| Other::start(self, scratch, file, policy, about));
-        stopped.go_on();
-        if self.operation != "recover" {
-            victim.wait_until_done(self.speakers, about);
+    use_by_others(scratch, file, about);
+    victim.end_input();
+    for other in others {
+        // Who asked the stopped one for something is kept by it from going on.
+        let name = if scene.operation.starts_with("asked") { "(kill_point)" } else { &*format!("process {pid} (") };
+        match other.finish(name, about) {
+            Answer::Had => {}
+            Answer::Refused => outcomes.refused += 1,
+            Answer::Misnamed(why) => outcomes.misnamed = Some(why),
         }
-        use_by_others(scratch, file, about);
-        victim.end_input();
-        for other in others {
-            // Who asked the stopped one for something is kept by it from going on.
-            let name = if self.operation.starts_with("asked") { "(kill_point)" } else { &*format!("process {pid} (") };
-            match other.finish(name, about) {
-                Answer::Had => {}
-                Answer::Refused => outcomes.refused += 1,
-                Answer::Misnamed(why) => outcomes.misnamed = Some(why),
-            }
-        }
-    }
-
-    fn command(&self, scratch: &Scratch, file: &Path) -> Command {
-        if self.operation == "recover" {
-            return recover(scratch);
-        }
-        let mut command = scratch.shimmed(program("lifecycle/kill_point"), self.way);
-        command.arg(self.operation).arg(file).arg("stopped").env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS);
-        command
     }
 }
 
@@ -264,7 +217,10 @@ struct Other {
 impl Other {
     fn start(scene: &Scene, scratch: &Scratch, file: &Path, policy: &str, about: &str) -> Self {
         let mut command = scratch.shimmed(program("lifecycle/beside_stopped"), "auto");
-        command.arg(file).arg(if policy == "fail-write" { "3" } else { "2" }).args(scene.is_cut.then_some("cut"));
+        command
+            .arg(file)
+            .arg(if policy == "fail-write" { "3" } else { "2" })
+            .args(scene.is_truncated_beside.then_some("cut"));
         command.env("SNAPSHIM_TIMEOUT_MS", TIMEOUT_MS).env("SNAPSHIM_ON_FAILURE", policy);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -311,7 +267,7 @@ fn stop_all(scenes: &[(Scene, usize)]) {
     assert!(root().join("target/release/libsnapshim.so").exists());
     for (scene, least) in scenes {
         let started = std::time::Instant::now();
-        let outcomes = scene.stop_everywhere();
+        let outcomes = stop_everywhere(scene);
         println!("{} ({}, {:?}): {outcomes:?}, {:?}", scene.operation, scene.way, scene.target, started.elapsed());
         assert!(outcomes.points * every() >= *least, "{}: {outcomes:?}", scene.operation);
     }
@@ -320,7 +276,7 @@ fn stop_all(scenes: &[(Scene, usize)]) {
 #[test]
 fn who_is_stopped_while_it_joins_or_writes_harms_nobody() {
     stop_all(&[
-        (Scene { is_first: true, ..Scene::new("attach") }, 10),
+        (Scene { is_without_table: true, ..Scene::new("attach") }, 10),
         (Scene { is_witnessed: true, ..Scene::new("attach") }, 10),
         (Scene { is_witnessed: true, ..Scene::new("announce") }, 5),
         (Scene::new("end_thread"), 10),
@@ -332,7 +288,7 @@ fn who_is_stopped_in_a_creation_has_one_instant_or_none() {
     stop_all(&[
         (Scene::new("create"), 20),
         (Scene { is_witnessed: true, ..Scene::new("create_fixed") }, 20),
-        (Scene { is_haunted: true, is_witnessed: true, ..Scene::new("create") }, 20),
+        (Scene { has_dead: true, is_witnessed: true, ..Scene::new("create") }, 20),
     ]);
 }
 
@@ -341,7 +297,7 @@ fn who_is_stopped_while_it_changes_its_snapshot_keeps_it() {
     stop_all(&[
         (Scene::new("retire"), 5),
         (Scene::new("divide"), 10),
-        (Scene { is_cut: true, ..Scene::new("divide") }, 10),
+        (Scene { is_truncated_beside: true, ..Scene::new("divide") }, 10),
     ]);
 }
 
@@ -351,7 +307,7 @@ fn who_is_stopped_while_it_preserves_writes_nothing_into_a_later_snapshot() {
     stop_all(&[
         (preserve(), 10),
         (Scene { way: "agent", ..preserve() }, 10),
-        (Scene { is_cut: true, ..preserve() }, 10),
+        (Scene { is_truncated_beside: true, ..preserve() }, 10),
         (Scene { is_witnessed: true, ..Scene::new("relocate") }, 10),
         (Scene { is_witnessed: true, way: "agent", ..Scene::new("relocate") }, 10),
     ]);
@@ -376,7 +332,7 @@ fn a_fork_that_is_stopped_on_either_side_is_exact_or_faults() {
     let fork = || Scene { speakers: 2, is_witnessed: true, ..Scene::new("fork") };
     stop_all(&[
         (fork(), 20),
-        (Scene { is_cut: true, is_witnessed: false, ..fork() }, 20),
+        (Scene { is_truncated_beside: true, is_witnessed: false, ..fork() }, 20),
         (Scene { target: Target::ForkedChild, ..fork() }, 5),
     ]);
 }
@@ -389,7 +345,7 @@ fn a_fork_beside_a_writer_that_is_stopped_is_exact_or_faults() {
 #[test]
 fn a_recovery_that_is_stopped_takes_nothing_from_who_came_meanwhile() {
     stop_all(&[
-        (Scene { is_haunted: true, ..Scene::new("recover") }, 10),
-        (Scene { is_haunted: true, ..Scene::new("attach") }, 10),
+        (Scene { has_dead: true, ..Scene::new("recover") }, 10),
+        (Scene { has_dead: true, ..Scene::new("attach") }, 10),
     ]);
 }

@@ -28,7 +28,7 @@ pub fn fill(file: &Path) {
 }
 
 /// Leaves dead processes in the table: one that had everything, one in the middle of a fork, one in the middle of a creation.
-pub fn haunt(scratch: &Scratch, file: &Path) {
+pub fn leave_dead(scratch: &Scratch, file: &Path) {
     scratch.shimmed(program("lifecycle/kill_point"), "direct").arg("die").arg(file).status().unwrap();
     for (operation, number) in [("fork", 30), ("create", 20)] {
         let mut command = scratch.shimmed(program("lifecycle/kill_point"), "direct");

@@ -7,6 +7,8 @@
 pub mod aftermath;
 pub mod busy;
 pub mod holder;
+#[cfg(target_arch = "x86_64")]
+pub mod scene;
 pub mod suspend;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
@@ -204,6 +206,14 @@ impl Scratch {
         command.current_dir(&self.path).stdin(Stdio::null());
         command
     }
+}
+
+/// Runs a scenario natively, where the flag is ignored and the mapping is a plain one: one that succeeds proves nothing. What waits
+/// for something that only the shim brings about ends soon.
+pub fn fails_natively(name: &str, scenario: &str) {
+    let scratch = Scratch::on_tmpfs();
+    let output = run(scratch.native(program(name)).arg(scenario).env("SCENARIO_SECONDS", "10"));
+    assert!(!output.status.success(), "{name} {scenario} does not need the shim: {}", text(&output));
 }
 
 /// A program that has to make it says so.
