@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Scratch, program, run, run_ok, scratches, text};
+use common::{fails_natively, program, run_ok, scratches};
 
 fn holds(scenario: &str) {
     for (scratch, way) in scratches().iter().zip(["direct", "agent"]) {
@@ -11,8 +11,7 @@ fn holds(scenario: &str) {
             run_ok(scratch.shimmed(program("sharing/armed"), way).arg(scenario).env("SNAPSHIM_CHUNK_KB", chunk));
         }
     }
-    let natively = run(Scratch::on_tmpfs().native(program("sharing/armed")).arg(scenario));
-    assert!(!natively.status.success(), "{scenario} does not need the shim: {}", text(&natively));
+    fails_natively("sharing/armed", scenario);
 }
 
 macro_rules! scenarios {

@@ -11,7 +11,10 @@ use std::process::{Command, Stdio};
 
 use common::busy::in_good_time;
 use common::holder::Holder;
-use common::{Scratch, WAYS, compile, copy_program, each_at_once, program, root, run, run_ok, scratches, skip, text};
+use common::{
+    Scratch, WAYS, compile, copy_program, each_at_once, fails_natively, program, root, run, run_ok, scratches, skip,
+    text,
+};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
@@ -140,8 +143,7 @@ fn holds(name: &str, scenario: &str) {
     } else {
         in_time("60000")
     }
-    let natively = run(Scratch::on_tmpfs().native(program(name)).arg(scenario));
-    assert!(!natively.status.success(), "{name} {scenario} does not need the shim: {}", text(&natively));
+    fails_natively(name, scenario);
 }
 
 macro_rules! scenarios {

@@ -10,11 +10,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use common::busy::in_good_time;
 use common::suspend::in_each_way;
-use common::{Scratch, WAYS, make_table_directory, program, run_ok, run_within, scratches, skip, text};
+use common::{Scratch, WAYS, fails_natively, make_table_directory, program, run_ok, scratches, skip};
 
 /// Runs a program that has to succeed, and passes on what it skipped.
 fn succeeds(test: &str, command: &mut Command) {
@@ -37,14 +36,6 @@ fn holds_with(variables: &[(&str, &str)], name: &str, scenario: &str) {
     }
 }
 
-/// Natively the flag is ignored and the mapping is a plain one: a scenario that succeeds then proves nothing.
-fn fails_without_the_shim(name: &str, scenario: &str) {
-    let scratch = Scratch::on_tmpfs();
-    let mut command = scratch.native(program(name));
-    let output = run_within(command.arg(scenario), Duration::from_secs(120));
-    assert!(!output.status.success(), "{name} {scenario} does not need the shim: {}", text(&output));
-}
-
 macro_rules! scenarios {
     ($($program:ident { $($scenario:ident)* })*) => {
         $(
@@ -60,7 +51,7 @@ macro_rules! scenarios {
 
         #[test]
         fn every_scenario_fails_without_the_shim() {
-            $($(fails_without_the_shim(concat!("mapping/", stringify!($program)), stringify!($scenario));)*)*
+            $($(fails_natively(concat!("mapping/", stringify!($program)), stringify!($scenario));)*)*
         }
     };
 }
@@ -195,7 +186,7 @@ const SHARED_FILES: &[(&str, &str)] = &[("SNAPSHIM_SHARED_FILES", "file")];
 #[test]
 fn a_read_only_shared_mapping_of_a_named_file_stays_what_it_was() {
     holds_with(SHARED_FILES, "mapping/shared", "stays_what_it_was");
-    fails_without_the_shim("mapping/shared", "stays_what_it_was");
+    fails_natively("mapping/shared", "stays_what_it_was");
 }
 
 /// What succeeds natively, too.
@@ -229,7 +220,7 @@ fn served(scenario: &str, change: impl Fn(&mut Command)) {
 #[test]
 fn a_snapshot_is_not_registered_with_a_userfaultfd() {
     served("a_snapshot_is_not_registered", |_| {});
-    fails_without_the_shim("mapping/served", "a_snapshot_is_not_registered");
+    fails_natively("mapping/served", "a_snapshot_is_not_registered");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::busy::in_good_time;
 use common::suspend::in_each_way;
-use common::{DISK, Scratch, program, root, run, run_ok, run_within, scratches, skip, text};
+use common::{DISK, Scratch, fails_natively, program, root, run, run_ok, run_within, scratches, skip, text};
 
 /// Who holds snapshots of the file, with which protection.
 const KEEPERS: [[&str; 2]; 5] = [["nobody", "r"], ["own", "r"], ["own", "rw"], ["other", "r"], ["other", "rw"]];
@@ -105,12 +105,6 @@ fn lives_with(scenario: &str, settings: &[(&str, &str)]) -> Vec<String> {
     scratches().iter().zip(["direct", "agent"]).map(|(scratch, way)| told(scratch, way)).collect()
 }
 
-fn fails_natively(scenario: &str) {
-    let scratch = Scratch::on_tmpfs();
-    let output = run(scratch.native(program("sharing/life")).arg(scenario));
-    assert!(!output.status.success(), "{scenario} does not need the shim: {}", text(&output));
-}
-
 #[test]
 fn a_suspended_process_is_named() {
     in_each_way("a_suspended_process_is_named", |way| {
@@ -119,7 +113,7 @@ fn a_suspended_process_is_named() {
             assert!(told.contains(&format!("refused: process {pid} (life) ")), "{told}");
         }
     });
-    fails_natively("a_suspended_process_is_named");
+    fails_natively("sharing/life", "a_suspended_process_is_named");
 }
 
 #[test]
@@ -145,13 +139,13 @@ fn a_stopped_process_is_killed_meanwhile() {
 #[test]
 fn a_killed_process_leaves_nothing_behind() {
     lives("a_killed_process_leaves_nothing_behind");
-    fails_natively("a_killed_process_leaves_nothing_behind");
+    fails_natively("sharing/life", "a_killed_process_leaves_nothing_behind");
 }
 
 #[test]
 fn fifty_children_store_while_snapshots_are_taken() {
     lives("fifty_children_store_while_snapshots_are_taken");
-    fails_natively("fifty_children_store_while_snapshots_are_taken");
+    fails_natively("sharing/life", "fifty_children_store_while_snapshots_are_taken");
 }
 
 #[test]
@@ -166,7 +160,7 @@ fn what_a_failed_mprotect_opened_reaches_no_snapshot() {
             return skip("what_a_failed_mprotect_opened_reaches_no_snapshot", why);
         }
     }
-    fails_natively("what_a_failed_mprotect_opened_reaches_no_snapshot");
+    fails_natively("sharing/life", "what_a_failed_mprotect_opened_reaches_no_snapshot");
 }
 
 #[test]
@@ -184,7 +178,7 @@ fn the_agent_breaks_no_snapshot() {
 #[test]
 fn who_is_forked_by_number_stores_into_no_snapshot() {
     lives("who_is_forked_by_number_stores_into_no_snapshot");
-    fails_natively("who_is_forked_by_number_stores_into_no_snapshot");
+    fails_natively("sharing/life", "who_is_forked_by_number_stores_into_no_snapshot");
 }
 
 #[test]

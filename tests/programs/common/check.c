@@ -242,12 +242,13 @@ unsigned char *free_range(size_t length)
 static void run_scenario(const struct scenario *scenario, int protection, enum who who)
 {
     static const char *const names[] = {"itself", "forked before", "forked after"};
+    const char *seconds = getenv("SCENARIO_SECONDS");
     fflush(NULL);
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(200);
+        alarm(seconds ? (unsigned)atoi(seconds) : 200);
         unlink("file");
         scenario->run(protection, who);
         fflush(NULL);
