@@ -4,11 +4,12 @@
 //! store into one, holds it to read. The lock is taken inside the gate and with all signals blocked: no handler finds that its own
 //! thread has the lock, and no jump leaves it locked. A thread that holds it waits for the kernel alone.
 
-use core::cell::UnsafeCell;
-use core::ops::{Deref, DerefMut, Range};
+use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam::utils::CachePadded;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::wait::Backoff;
@@ -277,79 +278,38 @@ pub fn is_any() -> bool {
     HIGHEST.load(Ordering::Relaxed) != 0
 }
 
-/// How many readers hold the list, or [`WRITING`].
-static STATE: AtomicU32 = AtomicU32::new(0);
-const WRITING: u32 = 1 << 31;
+// SAFETY: the entries lie in memory of the library's own, which every thread of the process may use.
+unsafe impl Send for List {}
+// SAFETY: as above; through a shared reference a thread changes nothing but the atomics of an entry's history.
+unsafe impl Sync for List {}
 
-struct Locked(UnsafeCell<List>);
-
-// SAFETY: the list is reached only through the guards below.
-unsafe impl Sync for Locked {}
-
-static LIST: Locked = Locked(UnsafeCell::new(List { entries: ptr::null_mut(), count: 0, capacity: 0 }));
+/// The list. It stands on cache lines of its own: threads that trap count themselves into the lock.
+static LIST: CachePadded<RwLock<List>> =
+    CachePadded::new(RwLock::new(List { entries: ptr::null_mut(), count: 0, capacity: 0 }));
 
 /// The list, held against changes. Signals are blocked.
-pub struct Reading(());
+pub type Reading = RwLockReadGuard<'static, List>;
 
 /// The list, held alone. Signals are blocked.
-pub struct Writing(());
+pub type Writing = RwLockWriteGuard<'static, List>;
 
 /// Holds the list against changes.
 pub fn read() -> Reading {
-    let mut backoff = Backoff::default();
-    loop {
-        let seen = STATE.load(Ordering::Relaxed);
-        // Acquire: pairs with the Release in `Writing::drop`.
-        if seen & WRITING == 0 && STATE.compare_exchange(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return Reading(());
-        }
-        backoff.pause();
-    }
+    await_lock(|| LIST.try_read())
 }
 
 /// Holds the list alone.
 pub fn write() -> Writing {
+    await_lock(|| LIST.try_write())
+}
+
+/// Never `RwLock::read` or `write`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
+fn await_lock<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
     let mut backoff = Backoff::default();
-    // Acquire: pairs with the Release in both drops.
-    while STATE.compare_exchange(0, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err() {
+    loop {
+        if let Some(guard) = attempt() {
+            return guard;
+        }
         backoff.pause();
-    }
-    Writing(())
-}
-
-impl Deref for Reading {
-    type Target = List;
-    fn deref(&self) -> &List {
-        // SAFETY: no thread writes while a reader is counted.
-        unsafe { &*LIST.0.get() }
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        // Release: pairs with the Acquire in `write`.
-        STATE.fetch_sub(1, Ordering::Release);
-    }
-}
-
-impl Deref for Writing {
-    type Target = List;
-    fn deref(&self) -> &List {
-        // SAFETY: the writer is alone.
-        unsafe { &*LIST.0.get() }
-    }
-}
-
-impl DerefMut for Writing {
-    fn deref_mut(&mut self) -> &mut List {
-        // SAFETY: the writer is alone.
-        unsafe { &mut *LIST.0.get() }
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        // Release: pairs with the Acquire in `read` and in `write`.
-        STATE.store(0, Ordering::Release);
     }
 }
