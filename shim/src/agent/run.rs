@@ -45,7 +45,7 @@ pub extern "C-unwind" fn run(_: *mut c_void) -> c_int {
     let _ = rustix::thread::set_name(c"snapshim-agent");
     let mut work = Work::new(proc_fds);
     loop {
-        if let ControlFlow::Break(status) = work.announcement() {
+        if let ControlFlow::Break(status) = work.turn() {
             return status;
         }
     }
@@ -74,7 +74,7 @@ impl<'a> Work<'a> {
     }
 
     /// One turn: does what is asked for and what is due, and sleeps until there is more. It breaks with the agent's exit status.
-    fn announcement(&mut self) -> ControlFlow<c_int> {
+    fn turn(&mut self) -> ControlFlow<c_int> {
         let Some(own) = identity::attached() else { return ControlFlow::Break(leave()) };
         let Some(record) = own.record() else { return ControlFlow::Break(0) };
         // Acquire: pairs with the Release in `Process::ring`; the request is visible to the thread that sees the bell.
@@ -144,7 +144,7 @@ impl Service<'_> {
     /// Answers what has come; how much of this thread's time that took, nanoseconds.
     fn attend(&mut self) -> u64 {
         let Some(record) = self.own.record() else { return 0 };
-        // Acquire: as in `Work::announcement`.
+        // Acquire: as in `Work::turn`.
         let bell = record.doorbell().load(Ordering::Acquire);
         if bell == self.bell && self.is_answered {
             return 0;
