@@ -127,7 +127,7 @@ fn no_page_of_a_new_image_is_copied_by_who_wrote_for_the_old_one() {
 fn holds(name: &str, scenario: &str) {
     // In these a snapshot is refused, and that is waited for.
     let is_refused = match name {
-        "lifecycle/nested" => true,
+        "lifecycle/nested" | "lifecycle/by_path" => true,
         "lifecycle/lent" | "lifecycle/stacks" => scenario.starts_with("a_call_"),
         _ => false,
     };
@@ -162,6 +162,9 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    by_path {
+        a_call_by_a_path_that_leads_nowhere_known_is_waited_for
+    }
     fork {
         children_by_any_way_keep_what_they_inherit
         a_child_of_a_handler_keeps_what_it_inherits

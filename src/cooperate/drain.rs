@@ -10,7 +10,7 @@ use super::liveness::{self, Liveness};
 use super::locate::target_of_stat;
 use super::thread_state::{CallingThread, ThreadSyscall};
 use crate::protocol::creation::{Scope, Ticket};
-use crate::protocol::gate::{Announcement, CallFrame};
+use crate::protocol::gate::{Announcement, CallFrame, NO_DESCRIPTOR};
 use crate::protocol::origin::{Origin, Target};
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
@@ -171,9 +171,13 @@ impl Table {
         })
     }
 
-    /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers.
+    /// Whether the descriptor of a call that has not noted its target leads to nothing that `scope` covers. A call by path has none,
+    /// so it may go anywhere.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &CallFrame, announcement: Announcement, scope: Scope) -> bool {
         let (descriptor, seen) = frame.descriptor();
+        if descriptor == NO_DESCRIPTOR {
+            return false;
+        }
         let Some(calling_thread) = self.calling_thread(slot) else { return false };
         let CallingThread { process, id, thread, syscall } = calling_thread;
         let path = ProcPath::of(id.pid(), "task").slash(thread).then("/fd").slash(descriptor);

@@ -406,6 +406,9 @@ pub enum Entry {
     Anywhere,
 }
 
+/// The descriptor of a call that acts on none: its file is known otherwise, or is found by a path.
+pub const NO_DESCRIPTOR: u32 = u32::MAX;
+
 /// What a call says of itself when it enters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call {

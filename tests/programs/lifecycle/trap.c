@@ -46,7 +46,12 @@ void trap(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    install(filter, sizeof filter / sizeof *filter);
+}
+
+void install(struct sock_filter *filter, unsigned short count)
+{
+    struct sock_fprog program = {count, filter};
     struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | flags};
     CHECK(sigaction(SIGSYS, &action, NULL) == 0);
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);

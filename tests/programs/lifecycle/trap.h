@@ -30,6 +30,8 @@ extern int is_forked, is_child;
 extern int flags;
 
 long call(long number, long long *r);
+/* Has on_trap handle the signals that a filter raises, and installs the filter. */
+void install(struct sock_filter *filter, unsigned short count);
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define SKIP_UNLESS(value, count) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, count)

@@ -9,6 +9,7 @@ use core::ffi::{c_char, c_int};
 use libc::off64_t;
 use rustix::fs::OFlags;
 use snapshim::cooperate::locate::{target_at_path, target_of_descriptor};
+use snapshim::protocol::gate::NO_DESCRIPTOR;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::ProcPath;
@@ -102,11 +103,10 @@ pub fn truncate_by_name(directory: c_int, path: *const c_char, call: impl Fn() -
 
 /// The same for a call that leaves `length` bytes.
 fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
-    const NO_DESCRIPTOR: c_int = -1;
     let seen = target_named(directory, path);
     let result = match seen {
         Target::Elsewhere => call(),
-        target => through_gate(NO_DESCRIPTOR, Truncation { from: length, target: Some(target) }, call),
+        target => through_gate(NO_DESCRIPTOR as c_int, Truncation { from: length, target: Some(target) }, call),
     };
     doubt_if_other(directory, path, seen);
     result
