@@ -35,6 +35,17 @@ impl Backoff {
     }
 }
 
+/// Makes `attempt`, with ever longer pauses, until it gives something.
+pub fn until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let mut backoff = Backoff::default();
+    loop {
+        if let Some(given) = attempt() {
+            return given;
+        }
+        backoff.pause();
+    }
+}
+
 /// When to give up waiting for a condition that other threads make true.
 ///
 /// The caller looks at the condition between two questions. It looks once more after the time has come: this thread may have been

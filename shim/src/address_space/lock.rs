@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use snapshim::preserve::unshare;
 use snapshim::protocol::snapshot::{Extent, View};
 use snapshim::sys::signal_block::SignalsBlocked;
-use snapshim::sys::wait::Backoff;
+use snapshim::sys::wait::until_some;
 use snapshim::table::walk::Walk;
 
 use crate::process::identity::{self, ThisProcess};
@@ -47,13 +47,7 @@ fn touching_any(own: ThisProcess, range: &Range<u64>) -> Option<Mappings> {
 pub fn hold(own: ThisProcess) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
-    let mut backoff = Backoff::default();
-    loop {
-        if let Some(guard) = LOCK.try_lock() {
-            return Mappings { own, _lock: guard, _signals: signals };
-        }
-        backoff.pause();
-    }
+    Mappings { own, _lock: until_some(|| LOCK.try_lock()), _signals: signals }
 }
 
 /// The same if no other thread holds them; for the agent, which waits for no thread of the application.

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
-use snapshim::sys::wait::Backoff;
+use snapshim::sys::wait::until_some;
 
 use super::elf_symbols::{self, Loaded};
 use crate::base::errno::{errno, set_errno};
@@ -87,13 +87,7 @@ pub enum Found {
 pub fn patch<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: impl Fn() -> I) -> Found {
     static ONE: Mutex<()> = Mutex::new(());
     // Never `lock`: parking_lot allocates in order to park.
-    let mut backoff = Backoff::default();
-    let _one = loop {
-        match ONE.try_lock() {
-            Some(guard) => break guard,
-            None => backoff.pause(),
-        }
-    };
+    let _one = until_some(|| ONE.try_lock());
     let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };
     if entry_hooks().any(|entry_hook| is_patched(&libc, entry_hook)) {
         return Found::Led;

@@ -12,7 +12,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
-use snapshim::sys::wait::Backoff;
+use snapshim::sys::wait::until_some;
 
 /// One contiguous shared mapping of a file or block device.
 #[derive(Debug)]
@@ -294,22 +294,13 @@ pub type Reading = RwLockReadGuard<'static, List>;
 pub type Writing = RwLockWriteGuard<'static, List>;
 
 /// Holds the list against changes.
+///
+/// Never by `RwLock::read`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
 pub fn read() -> Reading {
-    await_lock(|| LIST.try_read())
+    until_some(|| LIST.try_read())
 }
 
-/// Holds the list alone.
+/// Holds the list alone. Never by `RwLock::write`: see [`read`].
 pub fn write() -> Writing {
-    await_lock(|| LIST.try_write())
-}
-
-/// Never `RwLock::read` or `write`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
-fn await_lock<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
-    let mut backoff = Backoff::default();
-    loop {
-        if let Some(guard) = attempt() {
-            return guard;
-        }
-        backoff.pause();
-    }
+    until_some(|| LIST.try_write())
 }
