@@ -1,5 +1,6 @@
 //! The path of a call that changes a file through a descriptor: announce, preserve, make the real call, clear.
 
+use core::cell::OnceCell;
 use core::ops::Range;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
@@ -117,7 +118,12 @@ fn change_origin(
     }
     let reach = reach_of(thread, frame, descriptor, origin, touch);
     let ahead = sequence::pages_ahead(origin, &reach.bytes);
-    let ahead = || if ahead > 0 && (origin.is_block_device() || has_no_holes(descriptor)) { ahead } else { 0 };
+    // Each snapshot asks.
+    let may_go = OnceCell::new();
+    let ahead = || {
+        let goes = || ahead > 0 && (origin.is_block_device() || has_no_holes(descriptor));
+        if *may_go.get_or_init(goes) { ahead } else { 0 }
+    };
     let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead: &ahead, ..pusher };
     if let Err(failure) = pusher.make_way(origin, &Mutation::Bytes(reach.bytes.clone())) {
         return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
