@@ -1,8 +1,8 @@
 //! Any process may die at any instruction: any other takes out what it leaves in the table, twice and in parallel.
 //!
 //! Each operation is done again and again, and ended by SIGKILL at one point after the other: in front of and behind every store to
-//! the table, and behind every system call that changes something. Then other processes use the table, [`use_by_others`], while the dead
-//! are taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
+//! the table, and behind every system call that changes something. Then other processes use the table, [`use_by_others`], while
+//! the dead are taken out, and at the end the table must be as empty as a new one ([`assert_recovered`]).
 
 #![cfg(target_arch = "x86_64")]
 

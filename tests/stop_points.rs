@@ -1,5 +1,5 @@
-//! Any process may be stopped at any instruction, for longer than anybody waits: the others go on, or hear who keeps them waiting;
-//! and when it goes on itself, in a world that has changed, nothing is wrong, of its own or of the others'.
+//! Any process may be stopped at any instruction, for longer than other processes wait. They go on, or are told which process keeps
+//! them waiting. When the stopped process goes on, nothing is wrong, of its own or of the others'.
 //!
 //! Each operation is done again and again, and stopped, as by SIGSTOP, at one point after the other: see [`common::tracer`].
 
@@ -16,10 +16,10 @@ use common::scene::{MANY, Scene};
 use common::tracer::{Stopped, Target, stop_at};
 use common::{Scratch, program, root};
 
-/// How long those wait for each other that are, or meet, who is stopped.
+/// How long the stopped process and those beside it wait for each other.
 const TIMEOUT_MS: &str = "200";
-/// How often a point is tried where somebody else is named than who is stopped: who runs may be slow to answer on a busy machine, but
-/// hardly again and again.
+/// How often a point is tried where another process is named than the stopped one: on a busy machine a process that runs may be slow
+/// to answer once, and hardly again and again.
 const TRIES: usize = 5;
 
 /// Stops the operation everywhere; how many points there were, and what became of it.

@@ -1,8 +1,8 @@
 //! Hooks of calls on descriptors and paths: they write, truncate, read into memory, copy, open, close, set times, or make requests.
 //!
-//! A call that changes a file goes through [`through_gate`](crate::writer::enter::through_gate) with the range that it touches. A call by
-//! which the kernel stores into memory goes through [`kernel_store`](crate::shared::kernel_store), because that memory may be an
-//! armed mapping or a snapshot.
+//! A call that changes a file goes through [`through_gate`](crate::writer::enter::through_gate) with the range that it
+//! touches. A call by which the kernel stores into memory goes through [`kernel_store`](crate::shared::kernel_store), because that
+//! memory may be an armed mapping or a snapshot.
 //!
 //! May import: every folder below `hooks`, and none of its other sub-folders.
 //!
