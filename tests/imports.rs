@@ -113,7 +113,7 @@ const EXPORTS: &[&str] = &[
     "madvise posix_madvise process_madvise",
     // process
     "daemon forkpty",
-    "fork __fork _Fork clone execve execveat fexecve",
+    "fork __fork _Fork clone execve execveat fexecve _exit _Exit",
     // rights
     "setuid setgid seteuid setegid setreuid setregid setresuid setresgid setgroups capset unshare setns",
     // confine

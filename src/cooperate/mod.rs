@@ -17,6 +17,7 @@ pub mod inspection;
 pub mod liveness;
 pub mod locate;
 pub mod recovery;
+pub mod search;
 pub mod segments;
 pub mod shared_mm;
 mod thread_state;

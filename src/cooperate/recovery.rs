@@ -140,6 +140,14 @@ impl Table {
         self.writer(u32::from(creation.owner()))
     }
 
+    /// Ends the creation `seen` if its owner is gone.
+    pub(crate) fn end_if_dead(&self, seen: Ticket) {
+        let owner = self.creation_owner(seen).map_or(0, |slot| slot.lease().process());
+        if owner == 0 || self.reap_if_dead(owner) {
+            self.end_creation(seen);
+        }
+    }
+
     /// Ends a creation in the place of its owner, and wakes its waiters.
     pub fn end_creation(&self, seen: Ticket) {
         if self.header.creation.clear_impossible(seen) {

@@ -17,6 +17,26 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"snapshim");
 /// Counters of cooperating changes.
 pub(super) const COUNTERS: usize = 256;
 
+/// When the mappers were last searched for dead ones (CLOCK_MONOTONIC, nanoseconds; 0: never). All processes share it, so that one
+/// of them searches each time, and the others do not pay for it.
+#[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+#[repr(transparent)]
+pub(crate) struct SearchClock(AtomicU64);
+
+impl SearchClock {
+    /// True for the one caller that searches `now`, because the last search, at the time that it is given, is not `fresh`.
+    pub(crate) fn is_due(&self, now: u64, fresh: impl FnOnce(u64) -> bool) -> bool {
+        let last = self.0.load(Ordering::Relaxed);
+        // Relaxed: the word only spreads the work; the search itself reads everything anew.
+        !fresh(last) && self.0.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Makes a search due at once.
+    pub(crate) fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// `magic` and `layout` are written before the table is published and never change.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
 #[repr(C, align(4096))]
@@ -40,7 +60,8 @@ pub struct Header {
     damaged: AtomicU64,
     /// Counts the calls that children were forked in, and that go on in slots of the children, ever.
     continued: AtomicU64,
-    reserved_line: [AtomicU64; 5],
+    pub(crate) search: SearchClock,
+    reserved_line: [AtomicU64; 4],
     pub(crate) creation: Creation,
     /// Counters of the origins whose fingerprints begin with the index.
     changes: [Changes; COUNTERS],
@@ -135,5 +156,20 @@ impl Header {
 
     pub(super) fn note_snapshot(&self, index: u32) {
         self.snapshots.fetch_max(index + 1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_searches_unless_the_last_search_is_fresh() {
+        let clock = SearchClock(AtomicU64::new(0));
+        assert!(clock.is_due(5000, |last| last == 5000));
+        assert!(!clock.is_due(5001, |last| last == 5000));
+        assert!(clock.is_due(6000, |_| false) && clock.0.load(Ordering::Relaxed) == 6000);
+        clock.forget();
+        assert!(clock.is_due(6001, |last| last == 6000));
     }
 }

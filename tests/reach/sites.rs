@@ -59,6 +59,7 @@ pub const NOT_COVERED: [(&str, &str, &str); 2] =
 const LOADER: &[(&str, &str)] = &[
     ("?", "a futex, of a library that is being unloaded"),
     ("exit", "a fatal error"),
+    ("exit_group", "a fatal error, before the program has a snapshot"),
     ("execve", "ld.so was run as a command, before any library"),
     ("rt_sigaction", "for profiling a library (LD_PROFILE), SIGPROF"),
     ("read", "into memory of its own"),

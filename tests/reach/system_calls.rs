@@ -18,14 +18,15 @@ pub const CHANGES: &str = "
 ";
 
 /// They change no file, but another promise needs them seen: what the kernel stores into a shared mapping, SIGSEGV as the program set
-/// it, locked memory, credentials and limits that decide what this process may still reach, the end of a thread.
+/// it, locked memory, credentials and limits that decide what this process may still reach, the end of a thread
+/// and of the process.
 pub const SEEN: &str = "
     read pread64 readv preadv preadv2 recvfrom recvmsg recvmmsg getrandom process_vm_readv
     rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend signalfd4 sigaltstack ppoll pselect6 epoll_pwait epoll_pwait2
     mlock mlock2 munlock mlockall munlockall userfaultfd
     setuid setgid setreuid setregid setresuid setresgid setgroups capset unshare setns
     chroot pivot_root mount_setattr setrlimit prlimit64 setfsuid setfsgid prctl seccomp landlock_restrict_self
-    exit
+    exit exit_group
 ";
 
 /// They change what a snapshot may show, and docs/not-covered.md says so in these words.
@@ -53,7 +54,7 @@ pub const NOT_COVERED: [(&str, &str); 15] = [
 pub const CANNOT_CHANGE: &str = "
     accept accept4 access add_key adjtimex alarm arch_prctl bind bpf cachestat capget chdir chmod chown clock_adjtime
     clock_getres clock_gettime clock_nanosleep clock_settime connect delete_module dup epoll_create epoll_create1 epoll_ctl epoll_wait
-    eventfd eventfd2 exit_group faccessat faccessat2 fadvise64 fanotify_init fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown
+    eventfd eventfd2 faccessat faccessat2 fadvise64 fanotify_init fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown
     fchownat fcntl fdatasync fgetxattr file_getattr file_setattr finit_module flistxattr flock fremovexattr fsetxattr fsopen fspick
     fstat fstatfs fsync futex futex_requeue futex_wait futex_waitv futex_wake get_mempolicy get_robust_list get_thread_area getcpu
     getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority

@@ -83,6 +83,8 @@ impl<'a> Work<'a> {
             return ControlFlow::Break(0);
         }
         let Some(until_check) = self.last_thread.check(&own) else {
+            // No thread of the program is left that could look at a snapshot.
+            own.table.retire_all_of(own.owner());
             return ControlFlow::Break(own.image.agent_state().last_status());
         };
         if arm::answer_creation(&own) {
@@ -118,6 +120,8 @@ impl<'a> Work<'a> {
         watch::check_all(own);
         service.attend();
         doubt_if_unseen(own);
+        own.table.search_by_agent();
+        service.attend();
         check_table(own);
         service.attend();
         self.rounds += 1;

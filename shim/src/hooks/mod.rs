@@ -27,11 +27,12 @@ use beside::{EntryPoints, OF_FILES, each};
 use crate::interpose::EntryPoint;
 
 /// The calls beside those of [`OF_FILES`] that have an exported symbol and a detour.
-static OF_PROCESSES: [EntryPoints; 11] = [
+static OF_PROCESSES: [EntryPoints; 12] = [
     aio::io_submit::ENTRY_POINTS,
     process::fork::ENTRY_POINTS,
     process::daemon::ENTRY_POINTS,
     process::exec::ENTRY_POINTS,
+    process::exit::ENTRY_POINTS,
     signal::action::ENTRY_POINTS,
     signal::mask::ENTRY_POINTS,
     signal::wait::ENTRY_POINTS,

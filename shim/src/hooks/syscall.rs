@@ -8,7 +8,7 @@ use syscalls::{Sysno, raw_syscall};
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
 use super::mmap;
-use super::process::{clone, confine, credentials, exec};
+use super::process::{clone, confine, credentials, exec, exit};
 use super::signal::{action, jump, mask, wait};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::read_value;
@@ -171,6 +171,7 @@ fn on_syscall(
             unsafe { real(number, a, b, c, d, e, f) }
         }
         libc::SYS_exit => clone::end_by_number(fd),
+        libc::SYS_exit_group => exit::by_number(fd),
         libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
         _ if credentials::NUMBERS.contains(&number) => {
             if credentials::takes_rights_away(number, a) {

@@ -1,9 +1,10 @@
-//! Lifecycle: what becomes of snapshots, calls and slots when the process forks or calls exec.
+//! Lifecycle: what becomes of snapshots, calls and slots when the process forks, calls exec or ends.
 //!
 //! - [`fork`]: a fork from beginning to end
 //! - [`inherit`]: the child's records of snapshots
 //! - [`fork_in_handler`]: a fork inside a call that a handler interrupted
 //! - [`exec`]: the end of this image
+//! - [`exit`]: the end of the process
 //!
 //! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
 //!
@@ -13,6 +14,7 @@
 //! Must not: depend on how the fork was called. clone(2), fork(3) and a fork by number lead to one function.
 
 pub mod exec;
+pub mod exit;
 pub mod fork;
 pub mod fork_in_handler;
 pub mod inherit;

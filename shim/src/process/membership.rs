@@ -378,8 +378,8 @@ pub fn is_table_current() -> bool {
 static TABLE_CHECKED: AtomicU32 = AtomicU32::new(0);
 
 /// Checks, for a writer that is about to change a file and once a second at the most, that the path leads to the table that it
-/// uses. In a process that lives long, the table may have been removed, or the path may lead to another one after a change of
-/// mounts.
+/// uses, and that snapshots which make writes slow are not those of the dead. In a process that lives long, the table may have been
+/// removed, or the path may lead to another one after a change of mounts.
 #[inline]
 pub fn check_table_now_and_then(own: &ThisProcess) {
     let second = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec as u32;
@@ -392,6 +392,9 @@ pub fn check_table_now_and_then(own: &ThisProcess) {
 fn check_table_path(own: &ThisProcess, second: u32) {
     static SAID: AtomicBool = AtomicBool::new(false);
     let before = TABLE_CHECKED.swap(second, Ordering::Relaxed);
+    if before != second {
+        own.table.search_by_writer();
+    }
     let standing = ATTACHED.get().map_or(Standing::Current, |attached| attached.standing());
     if before == second || standing == Standing::Current {
         return;

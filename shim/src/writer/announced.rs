@@ -13,6 +13,7 @@ use snapshim::table::Table;
 use super::slot::{GateContext, clear, enter, pusher, seat_for};
 use super::touch::NoBytes;
 use crate::base::stack_pointer;
+use crate::process::membership;
 use crate::process::thread::Thread;
 
 /// Such a change, announced: while it lasts, no snapshot of the origin comes into being.
@@ -75,6 +76,7 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
         Err(made) => return made.ok_or(Errno::NOSPC),
     };
     let (thread, frames) = (&seat.thread, seat.frames());
+    membership::check_table_now_and_then(&thread.own);
     Ok(enter(thread, frames, without_descriptor(origin), &NoBytes, |entry| {
         let is_watched = matches!(entry, Entry::Origin(_));
         act(Some(&Announced { thread, frame: frames.1, origin, is_watched }))

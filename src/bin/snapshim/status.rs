@@ -8,9 +8,10 @@ use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUN
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
-/// Prints which processes are attached, and which snapshots they hold.
+/// Prints which processes are attached, and which snapshots they hold. The dead are taken out first, so none of them is listed.
 pub fn run(attached: &Attached) {
     let table = attached.table;
+    table.reap_the_dead();
     println!("{:>8}  {:<16}  {:<8}  {:>9}", "pid", "program", "state", "snapshots");
     for (index, record) in table.processes_used().iter().enumerate() {
         let Some(id) = record.id() else { continue };

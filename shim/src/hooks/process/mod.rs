@@ -12,6 +12,7 @@ pub mod confine;
 pub mod credentials;
 pub mod daemon;
 pub mod exec;
+pub mod exit;
 pub mod fork;
 pub mod spawn;
 pub mod vfork;
