@@ -145,3 +145,18 @@ fn the_status_lists_no_dead_process() {
     assert_eq!(snapshots.lines().skip(1).count(), 1, "{told}");
     living.finish_exact("the living one's");
 }
+
+#[test]
+fn a_table_full_of_the_dead_has_room() {
+    let scratch = Scratch::on_tmpfs();
+    let file = three_pages(&scratch);
+    for turn in 0..3 {
+        end(&scratch, &file, "killed", SNAPSHOTS / 2 + 100);
+        let (succeeded, said) = end(&scratch, &file, "split", SNAPSHOTS / 2 - 10);
+        assert!(succeeded, "turn {turn}: {said}");
+    }
+    // All are taken but one; the living one needs two more.
+    end(&scratch, &file, "killed", SNAPSHOTS - 1);
+    let (succeeded, said) = end(&scratch, &file, "split_one", 1);
+    assert!(succeeded, "a part: {said}");
+}

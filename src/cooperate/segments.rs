@@ -54,7 +54,7 @@ impl Table {
     /// Publishes a new segment of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
     /// full.
     pub fn publish_segment(&self, index: u32, view: &View, new: &NewSegment) -> Option<u32> {
-        let (copy_index, head) = self.claim_snapshot(new.meta.owner)?;
+        let (copy_index, head) = self.obtain_snapshot(new.meta.owner)?;
         let copy = self.snapshot(copy_index)?;
         let NewSegment { meta, extent, flags } = *new;
         copy.describe(head, &meta, &extent, flags);

@@ -1,9 +1,11 @@
-//! Vacancies: finding a free process record, or slot.
+//! Vacancies: finding a free process record, slot, or snapshot record.
 //!
-//! A process that finds none free looks for the dead and takes what they left. The array grows where none is to be had.
+//! A process that finds none free looks for the dead and takes what they left. The arrays of
+//! processes and slots grow where none is to be had.
 
 use crate::protocol::limits::{PROCESSES, WRITERS};
 use crate::protocol::process_id::ProcessId;
+use crate::protocol::snapshot::StateWord;
 use crate::sys::sync::Ordering;
 use crate::table::Table;
 
@@ -80,6 +82,17 @@ impl Table {
         })?;
         self.header.writer_room.hint.store(found as u32 + 1, Ordering::Relaxed);
         Some(found)
+    }
+}
+
+impl Table {
+    /// A free snapshot record, claimed for a new incarnation by the process that `claimer` refers to. Where all are taken, those of
+    /// the dead are free again.
+    pub fn obtain_snapshot(&self, claimer: u64) -> Option<(u32, StateWord)> {
+        self.claim_snapshot(claimer).or_else(|| {
+            self.reap_the_dead();
+            self.claim_snapshot(claimer)
+        })
     }
 }
 

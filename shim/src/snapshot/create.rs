@@ -245,7 +245,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let size = modified.size;
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
-    let (index, head) = table.claim_snapshot(thread.own.owner()).ok_or_else(|| {
+    let (index, head) = table.obtain_snapshot(thread.own.owner()).ok_or_else(|| {
         say!(Level::Error, "snapshot of {} refused: the table is full (4096 segments); end some snapshots", origin);
         Errno::NFILE
     })?;
