@@ -21,8 +21,6 @@ const HOOK_PATH: &[&str] = &[
     // This thread's storage and errno: ours is in the static block, because the library is there from the start.
     "__errno_location",
     "__tls_get_addr",
-    // A key below 32, whose place is in every thread's descriptor.
-    "pthread_setspecific",
     // Read where /proc is not readable.
     "environ",
 ];
@@ -30,19 +28,13 @@ const HOOK_PATH: &[&str] = &[
 /// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would
 /// stop other threads if there were any.
 const CONSTRUCTOR: &[&str] = &[
-    "dlsym",
-    "pthread_key_create",
     "__libc_current_sigrtmin",
     "clock_gettime",
     "getpid",
     "pthread_equal",
-    "pthread_kill",
     "pthread_self",
     "sigfillset",
 ];
-
-/// Called when dlmopen(3) returns, which nobody calls where a hook has to be careful.
-const AFTER_DLMOPEN: &[&str] = &["dlinfo"];
 
 /// What the Rust runtime brings along: messages and backtraces of panics, and what the linker adds to every library. Hooks do not
 /// panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
@@ -51,32 +43,22 @@ const RUNTIME: &[&str] = &[
     "_ITM_registerTMCloneTable",
     "__cxa_finalize",
     "__gmon_start__",
-    "_Unwind_Backtrace",
-    "_Unwind_DeleteException",
-    "_Unwind_GetDataRelBase",
-    "_Unwind_GetIP",
-    "_Unwind_GetIPInfo",
-    "_Unwind_GetLanguageSpecificData",
-    "_Unwind_GetRegionStart",
-    "_Unwind_GetTextRelBase",
-    "_Unwind_RaiseException",
-    "_Unwind_Resume",
-    "_Unwind_SetGR",
-    "_Unwind_SetIP",
     "abort",
     "dl_iterate_phdr",
     "free",
-    "fstat64",
     "getcwd",
     "getenv",
-    "gettid",
     "lseek64",
     "readlink",
     "realpath",
-    "stat64",
-    "statx",
     "sched_yield",
 ];
+
+/// What the library needs beside libc: the loader, for the storage of threads.
+const NEEDED: &[&str] = &["libc.so.6", "ld-linux-x86-64.so.2"];
+
+/// The oldest glibc that loads the library: no import has a newer version.
+const OLDEST: (u32, u32) = (2, 18);
 
 /// What stands before libc's functions of the same names, and our own three.
 const EXPORTS: &[&str] = &[
@@ -146,7 +128,29 @@ fn assert_same(found: &BTreeSet<String>, listed: &BTreeSet<String>, what: &str) 
 
 #[test]
 fn nothing_is_imported_that_is_not_listed() {
-    assert_same(&symbols("--undefined-only"), &set(&[HOOK_PATH, CONSTRUCTOR, AFTER_DLMOPEN, RUNTIME]), "imports");
+    assert_same(&symbols("--undefined-only"), &set(&[HOOK_PATH, CONSTRUCTOR, RUNTIME]), "imports");
+}
+
+/// Once it needed GLIBC_2.34 and libgcc_s: with an older libc, or without the other, no program started that inherited it.
+#[test]
+fn what_is_imported_is_in_any_libc_of_the_last_years() {
+    let dynamic = run_ok(Command::new("readelf").arg("-dW").arg(library()));
+    let needed: BTreeSet<_> = dynamic
+        .lines()
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned()))
+        .collect();
+    assert_eq!(needed, set(&[NEEDED]));
+    let versions = run_ok(Command::new("readelf").arg("-VW").arg(library()));
+    let names = versions.lines().filter_map(|line| line.split_once("Name: ")?.1.split_whitespace().next());
+    let newer: Vec<_> = names
+        .filter(|name| {
+            let numbers = name.strip_prefix("GLIBC_").map(|text| text.split('.').map(str::parse));
+            let version: Option<Vec<u32>> = numbers.and_then(|numbers| numbers.collect::<Result<_, _>>().ok());
+            version.is_none_or(|version| version > vec![OLDEST.0, OLDEST.1])
+        })
+        .collect();
+    assert!(versions.contains("GLIBC_2.2.5") && newer.is_empty(), "{newer:?}");
 }
 
 #[test]
@@ -191,8 +195,8 @@ const LOOKS_UP: &str = "snapshim::interpose::next_symbol";
 /// The entries that redhook makes drop the payload of a panic.
 const PANIC_PATH: &[&str] = &["free"];
 
-/// What looks at the namespace that dlmopen(3) has made.
-const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
+/// What stands in for an unwinder where no library has one.
+const CANNOT_UNWIND: &str = "snapshim::interpose::late::cannot_unwind";
 
 /// The constructor, and what only it calls where that is not inlined.
 const CONSTRUCTOR_ITSELF: &str = "snapshim::constructor::construct";
@@ -216,7 +220,7 @@ fn our_own_code_calls_only_what_the_hook_path_may() {
     for (function, imports) in uses.iter().filter(|(function, _)| is_ours(function)) {
         let allowed = match function.as_str() {
             // Before the program runs it may call what it likes.
-            CONSTRUCTOR_ITSELF | OF_THE_CONSTRUCTOR | LOOKS_UP | AFTER_DLMOPEN_ITSELF => continue,
+            CONSTRUCTOR_ITSELF | OF_THE_CONSTRUCTOR | LOOKS_UP | CANNOT_UNWIND => continue,
             entry if exports.contains(entry) => set(&[HOOK_PATH, PANIC_PATH]),
             _ => hook_path.clone(),
         };

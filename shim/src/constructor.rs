@@ -24,6 +24,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     // itself must not be asked: valgrind takes the vDSO away, and changes the vector that the program sees. SAFETY: glibc passes
     // the environment that the kernel, or valgrind in its place, put on the stack; the vector follows it there.
     unsafe { rustix::param::init(environment) };
+    interpose::late::find_those_of_libc();
     interpose::detours::find_next_of_each(hooks::coarse_entry_points());
     log::report_unusable();
     if config().is_disabled {

@@ -7,7 +7,8 @@
 //! Where libc's code cannot be patched, stdio's writes arrive through its *tables* ([`stdio_vtables`]). The few exported functions
 //! that change files by other calls inside libc are then treated as one change each (`hooks::coarse_entry_points`).
 //!
-//! A second libc in a namespace of its own is reached by [`beside`]. How a hook answers is in [`answer`].
+//! A second libc in a namespace of its own is reached by [`beside`]. How a hook answers is in [`answer`]. What the library needs of
+//! libgcc_s and of newer libcs is in [`late`].
 //!
 //! May import: `base` and the core crate. The hooks are handed in: by `interpose!`, which declares them, and by the constructor.
 //!
@@ -20,6 +21,7 @@ pub mod answer;
 pub mod beside;
 pub mod detours;
 mod elf_symbols;
+pub mod late;
 pub mod originals;
 pub mod stdio_vtables;
 
