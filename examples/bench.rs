@@ -205,8 +205,8 @@ impl Bench {
     fn starts(&mut self) {
         let library = library();
         let settings = [
-            ("run of `true`", format!("SNAPSHIM_DIR={}", self.table.display()), 2.0),
-            ("run of `true` with SNAPSHIM_DISABLE=1", "SNAPSHIM_DISABLE=1".to_owned(), 1.0),
+            ("run of `true`", format!("SNAPSHIM_DIR={}", self.table.display()), 0.4),
+            ("run of `true` with SNAPSHIM_DISABLE=1", "SNAPSHIM_DISABLE=1".to_owned(), 0.2),
         ];
         for (what, setting, limit) in settings {
             let mut longer = Vec::new();
@@ -222,6 +222,27 @@ impl Bench {
             let beyond = median(longer.chunks(2).map(|round| round.iter().sum()).collect()) / 10.0 / 1e6;
             self.report(&format!("{what}, beyond one without the shim / {limit} ms"), beyond / limit, 1.0, &note);
         }
+    }
+
+    /// Memory that each program has for itself because the library is there.
+    fn private_memory(&mut self) {
+        let of = |setting: Option<(&str, &Path)>| {
+            let mut command = Command::new("cat");
+            command.arg("/proc/self/smaps").envs(setting).env("SNAPSHIM_DIR", &self.table);
+            let smaps = command.output().expect("cat").stdout;
+            let sizes = smaps.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"Anonymous:"));
+            sizes
+                .filter_map(|size| str::from_utf8(size).ok()?.split_whitespace().next()?.parse::<f64>().ok())
+                .sum::<f64>()
+        };
+        let (natively, shimmed) = (of(None), of(Some(("LD_PRELOAD", &library()))));
+        let note = format!("{shimmed} KiB, natively {natively}");
+        self.report(
+            "private memory of a program, beyond one without the shim / 200 KiB",
+            (shimmed - natively) / 200.0,
+            1.0,
+            &note,
+        );
     }
 
     fn creation(&mut self) {
@@ -405,6 +426,7 @@ fn main() {
         return;
     }
     bench.starts();
+    bench.private_memory();
     bench.writes_without_snapshots();
     bench.writes_beside_another_snapshot();
     bench.first_writes(PAGE, 2.0);

@@ -27,14 +27,8 @@ const HOOK_PATH: &[&str] = &[
 
 /// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would
 /// stop other threads if there were any.
-const CONSTRUCTOR: &[&str] = &[
-    "__libc_current_sigrtmin",
-    "clock_gettime",
-    "getpid",
-    "pthread_equal",
-    "pthread_self",
-    "sigfillset",
-];
+const CONSTRUCTOR: &[&str] =
+    &["__libc_current_sigrtmin", "clock_gettime", "getpid", "pthread_equal", "pthread_self", "sigfillset"];
 
 /// What the Rust runtime brings along: messages and backtraces of panics, and what the linker adds to every library. Hooks do not
 /// panic; parking_lot takes memory and yields when a mapper's threads change snapshots at once.
@@ -195,6 +189,9 @@ const LOOKS_UP: &str = "snapshim::interpose::next_symbol";
 /// The entries that redhook makes drop the payload of a panic.
 const PANIC_PATH: &[&str] = &["free"];
 
+/// What looks at the namespace that dlmopen(3) has made.
+const AFTER_DLMOPEN_ITSELF: &str = "snapshim::hooks::namespace::see_libc_of";
+
 /// What stands in for an unwinder where no library has one.
 const CANNOT_UNWIND: &str = "snapshim::interpose::late::cannot_unwind";
 
@@ -220,7 +217,7 @@ fn our_own_code_calls_only_what_the_hook_path_may() {
     for (function, imports) in uses.iter().filter(|(function, _)| is_ours(function)) {
         let allowed = match function.as_str() {
             // Before the program runs it may call what it likes.
-            CONSTRUCTOR_ITSELF | OF_THE_CONSTRUCTOR | LOOKS_UP | CANNOT_UNWIND => continue,
+            CONSTRUCTOR_ITSELF | OF_THE_CONSTRUCTOR | LOOKS_UP | AFTER_DLMOPEN_ITSELF | CANNOT_UNWIND => continue,
             entry if exports.contains(entry) => set(&[HOOK_PATH, PANIC_PATH]),
             _ => hook_path.clone(),
         };

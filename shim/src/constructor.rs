@@ -6,10 +6,12 @@ use core::ffi::{c_char, c_int};
 
 use snapshim::sys::{raw, signal_block};
 
-use crate::base::arena;
 use crate::base::config::config;
+use crate::base::{arena, heap};
 use crate::hooks::process::clone;
 use crate::hooks::signal::{action, wait};
+use crate::interpose::EntryPoint;
+use crate::interpose::elf_symbols::Libraries;
 use crate::process::log::{self, Level, say};
 use crate::process::{membership, shared_mm, thread};
 use crate::{hooks, interpose};
@@ -24,23 +26,40 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8
     // itself must not be asked: valgrind takes the vDSO away, and changes the vector that the program sees. SAFETY: glibc passes
     // the environment that the kernel, or valgrind in its place, put on the stack; the vector follows it there.
     unsafe { rustix::param::init(environment) };
-    interpose::late::find_those_of_libc();
-    interpose::detours::find_next_of_each(hooks::coarse_entry_points());
-    log::report_unusable();
     if config().is_disabled {
-        interpose::detours::find_next_of_each(hooks::entry_points());
+        log::report_unusable();
+        drop(find_next(hooks::coarse_entry_points().chain(hooks::entry_points())));
+        // SAFETY: nothing else was allocated.
+        unsafe { heap::give_back() };
         note_originals();
         return;
     }
     arena::reserve();
-    if !interpose::detours::open(hooks::entry_points(), hooks::mmap::INSIDE) {
-        see_libc_otherwise();
-    }
+    open_entry_points();
+    log::report_unusable();
     note_originals();
     hooks::aio::io_uring::filter();
     thread::watch_ends();
     shared_mm::note_pid();
     membership::join_if_in_use();
+}
+
+fn open_entry_points() {
+    let libraries = find_next(hooks::coarse_entry_points());
+    let is_open = interpose::detours::open(&libraries, hooks::entry_points(), hooks::mmap::INSIDE);
+    drop(libraries);
+    // SAFETY: what is left are the detours, which are never looked at again, and which need their code alone.
+    unsafe { heap::give_back() };
+    if !is_open {
+        see_libc_otherwise();
+    }
+}
+
+fn find_next(entry_points: impl Iterator<Item = &'static EntryPoint>) -> Libraries {
+    let libraries = Libraries::loaded();
+    interpose::late::find_those_of_libc(&libraries);
+    interpose::detours::find_next_of_each(&libraries, entry_points);
+    libraries
 }
 
 /// Notes libc's functions that the shim calls itself.

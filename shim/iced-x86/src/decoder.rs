@@ -1,8 +1,8 @@
 //! From bytes to instructions.
 
 use crate::opcodes::{
-    self, ADDRESS, BRANCH, BYTE, ESCAPE, FOUR, Form, IMMEDIATE, INVALID, MODRM, ONE_BYTE, OPERAND, THREE, TWO, TWO_BYTES,
-    WHOLE,
+    self, ADDRESS, BRANCH, BYTE, ESCAPE, FOUR, Form, IMMEDIATE, INVALID, MODRM, ONE_BYTE, OPERAND, THREE, TWO,
+    TWO_BYTES, WHOLE,
 };
 use crate::{FlowControl, Instruction, LONGEST, Mnemonic, Relative};
 

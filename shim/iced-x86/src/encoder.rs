@@ -70,7 +70,8 @@ const OVER: [u8; 2] = [JMP_REL8, 5];
 
 /// Whether it is loop or jrcxz, which have a short form alone.
 fn is_counting(instruction: &Instruction) -> bool {
-    instruction.relative == Relative::Branch && matches!(instruction.bytes[usize::from(instruction.opcode)], 0xe0..=0xe3)
+    instruction.relative == Relative::Branch
+        && matches!(instruction.bytes[usize::from(instruction.opcode)], 0xe0..=0xe3)
 }
 
 /// How many bytes it takes at another place.

@@ -59,7 +59,9 @@ fn instructions_are_as_binutils_reads_them() {
                 continue;
             }
             assert_eq!(instruction.bytes(), bytes, "{at}");
-            let mut words = text.split_ascii_whitespace().skip_while(|word| ["bnd", "notrack", "rep", "repz", "repnz", "ds", "cs", "data16"].contains(word));
+            let mut words = text
+                .split_ascii_whitespace()
+                .skip_while(|word| ["bnd", "notrack", "rep", "repz", "repnz", "ds", "cs", "data16"].contains(word));
             let (name, operand) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
             let target = u64::from_str_radix(operand, 16).ok();
             let is_jump = name.starts_with('j') || name.starts_with("loop") || name == "call";
@@ -130,7 +132,9 @@ fn a_jump_that_is_made_leads_to_its_target() {
 
 #[test]
 fn what_is_cut_off_or_unknown_is_invalid() {
-    for bytes in [&[0x48u8][..], &[0x48, 0x8d], &[0xe9, 0, 0], &[0x0f], &[0x06], &[0xc7, 0xf8, 0, 0, 0, 0], &[0xd6], &[0x66; 15]] {
+    for bytes in
+        [&[0x48u8][..], &[0x48, 0x8d], &[0xe9, 0, 0], &[0x0f], &[0x06], &[0xc7, 0xf8, 0, 0, 0, 0], &[0xd6], &[0x66; 15]]
+    {
         assert!(decoded(bytes).is_invalid(), "{bytes:02x?}");
     }
 }

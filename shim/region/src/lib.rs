@@ -137,17 +137,17 @@ pub fn query_range<T>(address: *const T, length: usize) -> Result<impl Iterator<
     if length == 0 {
         return Err(Error::InvalidParameter("length"));
     }
-    Ok(regions_of(&page::around(address, length))?.into_iter().map(Ok))
+    let pages = page::around(address, length);
+    let mut known = known();
+    let one = known.iter().flatten().find(|region| region.holds(&pages)).cloned();
+    let all = if one.is_some() { Vec::new() } else { read_anew(&mut known, &pages)? };
+    Ok(one.into_iter().chain(all).map(Ok))
 }
 
-fn regions_of(pages: &Range<usize>) -> Result<Vec<Region>> {
-    let mut known = known();
-    if let Some(region) = known.iter().flatten().find(|region| region.holds(pages)) {
-        return Ok(vec![region.clone()]);
-    }
+fn read_anew(known: &mut Option<Vec<Region>>, pages: &Range<usize>) -> Result<Vec<Region>> {
     let regions = maps::read()?;
     let met = regions.iter().filter(|region| region.meets(pages)).cloned().collect();
-    if let Some(known) = &mut *known {
+    if let Some(known) = known {
         *known = regions;
     }
     Ok(met)

@@ -22,26 +22,34 @@ pub fn read() -> Result<Vec<Region>> {
             text.resize(2 * length, 0);
         }
     }
-    let lines = text[..length].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines
-        .map(|line| parse(line).ok_or_else(|| Error::ProcfsInput(String::from_utf8_lossy(line).into_owned())))
-        .collect()
+    let mut regions = Vec::with_capacity(128);
+    for line in text[..length].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let unreadable = || Error::ProcfsInput(String::from_utf8_lossy(line).into_owned());
+        regions.push(parse(line).ok_or_else(unreadable)?);
+    }
+    Ok(regions)
 }
 
 /// `7f0c34a26000-7f0c34b7c000 r-xp` and what follows.
 fn parse(line: &[u8]) -> Option<Region> {
-    let mut words = line.split(|byte| *byte == b' ').map(core::str::from_utf8);
-    let (start, end) = words.next()?.ok()?.split_once('-')?;
-    let letters = words.next()?.ok()?;
-    let protection = [('r', Protection::READ), ('w', Protection::WRITE), ('x', Protection::EXECUTE)]
+    let (start, rest) = address(line)?;
+    let (end, rest) = address(rest.strip_prefix(b"-")?)?;
+    let letters = rest.strip_prefix(b" ")?.get(..4)?;
+    let protection = [(b'r', Protection::READ), (b'w', Protection::WRITE), (b'x', Protection::EXECUTE)]
         .into_iter()
-        .filter(|(letter, _)| letters.contains(*letter))
+        .filter(|(letter, _)| letters.contains(letter))
         .fold(Protection::NONE, |all, (_, one)| all | one);
-    Some(Region { range: address(start)?..address(end)?, protection })
+    Some(Region { range: start..end, protection })
 }
 
-fn address(text: &str) -> Option<usize> {
-    usize::from_str_radix(text, 16).ok()
+/// The hexadecimal number at the start of `text`, and what follows it.
+fn address(text: &[u8]) -> Option<(usize, &[u8])> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let value = text[..digits].iter().try_fold(0usize, |value, digit| {
+        let digit = char::from(*digit).to_digit(16)? as usize;
+        value.checked_mul(16).map(|value| value + digit)
+    })?;
+    (digits > 0).then(|| (value, &text[digits..]))
 }
 
 #[cfg(test)]

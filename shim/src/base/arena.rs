@@ -39,7 +39,7 @@ pub fn place_for_table() -> *mut c_void {
     ptr::with_exposed_provenance_mut(START.load(Ordering::Acquire))
 }
 
-/// Zeroed memory of whole pages that is never given back; `None` if there is none left anywhere.
+/// Zeroed memory of whole pages; `None` if there is none left anywhere.
 pub fn memory(length: usize) -> Option<*mut c_void> {
     let page = PAGE as usize;
     let length = length.next_multiple_of(page);
@@ -52,6 +52,15 @@ pub fn memory(length: usize) -> Option<*mut c_void> {
         },
         // SAFETY: a new mapping at an address that the kernel chooses.
         None => unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, access, MapFlags::PRIVATE) }.ok(),
+    }
+}
+
+/// Takes the pages of `memory` away. Their addresses stay taken: to use them again is a fault.
+pub fn give_back(start: *mut c_void, length: usize) {
+    // SAFETY: the caller has them from `memory`, and uses them no more.
+    unsafe {
+        let _ = rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed);
+        let _ = rustix::mm::mprotect(start, length, MprotectFlags::empty());
     }
 }
 

@@ -3,9 +3,13 @@
 //!
 //! The size of a small block is a multiple of 16 bytes, that of a larger one a power of two. A freed block waits in a list for the
 //! next allocation of its size. The hook path allocates nothing.
+//!
+//! At its end the constructor gives all of it back ([`give_back`]): `detour` allocates for each function what would be needed to
+//! take the detour down again, which never happens.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
+use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,6 +34,9 @@ struct Blocks {
     /// The part of the chunk that no block was made of yet.
     start: usize,
     end: usize,
+    /// The chunks that were taken, as far as there is room to note them.
+    chunks: [*mut c_void; NOTED],
+    taken: usize,
 }
 
 struct Freed {
@@ -38,6 +45,8 @@ struct Freed {
 
 /// Bytes that are taken from the arena at once.
 const CHUNK: usize = 256 << 10;
+/// The constructor needs one or two.
+const NOTED: usize = 8;
 /// The size of a small block is a multiple of this.
 const GRAIN: usize = 16;
 const LARGEST_SMALL: usize = 512;
@@ -60,7 +69,8 @@ fn alignment(size: usize) -> usize {
 }
 
 impl Blocks {
-    const NONE: Self = Self { freed: [ptr::null_mut(); LISTS], start: 0, end: 0 };
+    const NONE: Self =
+        Self { freed: [ptr::null_mut(); LISTS], start: 0, end: 0, chunks: [ptr::null_mut(); NOTED], taken: 0 };
 
     fn take(&mut self, size: usize) -> *mut u8 {
         let list = &mut self.freed[list_of(size)];
@@ -76,6 +86,10 @@ impl Blocks {
         if self.end.saturating_sub(self.start.next_multiple_of(alignment(size))) < size {
             let Some(chunk) = arena::memory(CHUNK) else { return ptr::null_mut() };
             (self.start, self.end) = (chunk as usize, chunk as usize + CHUNK);
+            if let Some(place) = self.chunks.get_mut(self.taken) {
+                *place = chunk;
+            }
+            self.taken += 1;
         }
         let block = self.start.next_multiple_of(alignment(size));
         self.start = block + size;
@@ -103,6 +117,18 @@ impl Heap {
         self.taken.store(false, Ordering::Release);
         result
     }
+}
+
+/// Gives the memory of all blocks back to the kernel. What is allocated from now on lies elsewhere.
+///
+/// # Safety
+/// No block that is allocated now is used any more, not even to free it.
+pub unsafe fn give_back() {
+    let (chunks, taken) = HEAP.with(|blocks| {
+        let given = core::mem::replace(blocks, Blocks::NONE);
+        (given.chunks, given.taken)
+    });
+    chunks[..taken.min(NOTED)].iter().for_each(|chunk| arena::give_back(*chunk, CHUNK));
 }
 
 // SAFETY: blocks do not overlap and are as large as asked for. They are aligned: a chunk to a page, a block in it to the largest

@@ -5,6 +5,7 @@
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::Range;
+use core::ptr;
 
 /// Which libraries are searched, in the order in which they were loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ struct Search<'a> {
 
 /// The address of a function; null if there is none of that name.
 pub fn find(place: Where, name: &CStr) -> *const () {
-    let mut search = Search { name, place, own_is_behind: false, found: core::ptr::null() };
+    let mut search = Search { name, place, own_is_behind: false, found: ptr::null() };
     // SAFETY: `visit` takes the search as its argument, which outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
     search.found
@@ -40,10 +41,67 @@ unsafe extern "C" fn visit(library: *mut libc::dl_phdr_info, _size: usize, searc
     };
     if is_searched {
         // SAFETY: the library is loaded and relocated.
-        search.found = unsafe { Symbols::of(library) }.map_or(core::ptr::null(), |symbols| symbols.find(search.name));
+        search.found = unsafe { Symbols::of(library) }.map_or(ptr::null(), |symbols| symbols.find(search.name));
     }
     search.own_is_behind |= is_this_library(library);
     c_int::from(!search.found.is_null())
+}
+
+/// The symbols of all libraries that are loaded, read once for many lookups.
+pub struct Libraries {
+    symbols: Vec<Symbols>,
+    /// The first of those after this one.
+    next: usize,
+    libc: Option<usize>,
+}
+
+/// Where functions of one name are; null: nowhere.
+#[derive(Clone, Copy)]
+pub struct FoundBoth {
+    /// In the first library after this one that has it.
+    pub next: *const (),
+    /// In libc.
+    pub libc: *const (),
+}
+
+impl Libraries {
+    /// Those that are loaded. It allocates: for the constructor.
+    pub fn loaded() -> Self {
+        let mut libraries = Self { symbols: Vec::with_capacity(16), next: 0, libc: None };
+        // SAFETY: `note` takes the libraries as its argument, which outlive the call.
+        unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut libraries).cast()) };
+        libraries
+    }
+
+    /// The functions of that name.
+    pub fn find(&self, name: &CStr) -> FoundBoth {
+        let hash = hash_of(name);
+        let in_libc = || self.libc.map_or(ptr::null(), |libc| self.symbols[libc].find_hashed(name, hash));
+        for (index, symbols) in self.symbols.iter().enumerate().skip(self.next) {
+            let next = symbols.find_hashed(name, hash);
+            if !next.is_null() {
+                return FoundBoth { next, libc: if Some(index) == self.libc { next } else { in_libc() } };
+            }
+        }
+        FoundBoth { next: ptr::null(), libc: in_libc() }
+    }
+}
+
+/// Called for each library, in the order in which they were loaded.
+unsafe extern "C" fn note(library: *mut libc::dl_phdr_info, _size: usize, libraries: *mut c_void) -> c_int {
+    // SAFETY: libc passes a description that is valid during the call, and the argument of `loaded`.
+    let (library, libraries) = unsafe { (&*library, &mut *libraries.cast::<Libraries>()) };
+    // SAFETY: the library is loaded and relocated.
+    if let Some(symbols) = unsafe { Symbols::of(library) } {
+        if is_libc(library) {
+            libraries.libc = Some(libraries.symbols.len());
+        }
+        libraries.symbols.push(symbols);
+    }
+    if is_this_library(library) {
+        libraries.next = libraries.symbols.len();
+    }
+    0
 }
 
 /// The part of libc's data that the loader made read-only after relocation; empty if there is none.
@@ -119,7 +177,7 @@ pub struct Loaded {
 /// The libc in the namespace of a library that dlmopen(3) loaded; `None` if there is none, or if it is the program's own.
 pub fn libc_beside(handle: *mut c_void) -> Option<Loaded> {
     const RTLD_DI_LINKMAP: c_int = 2;
-    let mut map: *const LinkMap = core::ptr::null();
+    let mut map: *const LinkMap = ptr::null();
     // SAFETY: the handle was just returned; the argument has room for a pointer.
     if unsafe { libc::dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) } != 0 || map.is_null() {
         return None;
@@ -167,6 +225,10 @@ impl Loaded {
             Some(start..start + code.p_memsz)
         }
     }
+}
+
+fn hash_of(name: &CStr) -> u32 {
+    name.to_bytes().iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add((*byte).into()))
 }
 
 /// A library's dynamic symbols.
@@ -225,16 +287,22 @@ impl Symbols {
     }
 
     /// The function of that name in its default version; null if there is none.
-    ///
-    /// The table is hashed as by GNU ld: buckets, then chains of hash values that run along the symbol table. The lowest bit marks
-    /// the last entry of a chain.
     fn find(&self, name: &CStr) -> *const () {
-        let wanted =
-            name.to_bytes().iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add((*byte).into()));
-        // SAFETY: the header's four words say where buckets and chains are; every index comes from the table itself.
+        self.find_hashed(name, hash_of(name))
+    }
+
+    /// The table is hashed as by GNU ld: a filter of bits, buckets, then chains of hash values that run along the symbol table. The
+    /// lowest bit marks the last entry of a chain.
+    fn find_hashed(&self, name: &CStr, wanted: u32) -> *const () {
+        // SAFETY: the header's four words say where filter, buckets and chains are; every index comes from the table itself.
         unsafe {
-            let [buckets, first, filter] = [*self.hash, *self.hash.add(1), *self.hash.add(2)];
-            let bucket_table = self.hash.add(4 + 2 * filter as usize);
+            let [buckets, first, words, shift] = core::array::from_fn(|word| *self.hash.add(word));
+            let filter = *self.hash.add(4).cast::<u64>().add(((wanted >> 6) % words.max(1)) as usize);
+            let is_perhaps_here = filter >> (wanted & 63) & filter >> (wanted.wrapping_shr(shift) & 63) & 1 == 1;
+            if !is_perhaps_here {
+                return ptr::null();
+            }
+            let bucket_table = self.hash.add(4 + 2 * words as usize);
             let chains = bucket_table.add(buckets as usize);
             let mut index = *bucket_table.add((wanted % buckets.max(1)) as usize);
             while index >= first && index != 0 {
@@ -248,7 +316,7 @@ impl Symbols {
                 index += 1;
             }
         }
-        core::ptr::null()
+        ptr::null()
     }
 
     /// # Safety

@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use syscalls::{Sysno, syscall};
 
+use super::elf_symbols::Libraries;
 use super::next_symbol;
 use crate::base::errno::as_libc;
 
@@ -35,10 +36,6 @@ impl Late {
     /// Whether it is libgcc_s's.
     fn unwinds(&self) -> bool {
         self.name.to_bytes().starts_with(b"_Unwind")
-    }
-
-    fn find(&self) -> *const () {
-        next_symbol(self.name).unwrap_or(self.instead)
     }
 }
 
@@ -130,14 +127,15 @@ unsafe extern "C" fn go_on() {
 extern "C" fn look_up(number: u32) -> *const () {
     let late = &LATE[number as usize];
     let known = late.known.load(Ordering::Relaxed).cast_const();
-    if known.is_null() { late.find() } else { known }
+    if known.is_null() { next_symbol(late.name).unwrap_or(late.instead) } else { known }
 }
 
 /// Looks up the functions of libc, in the constructor.
-pub fn find_those_of_libc() {
+pub fn find_those_of_libc(libraries: &Libraries) {
     for late in LATE.iter().filter(|late| !late.unwinds()) {
+        let next = libraries.find(late.name).next;
         // Relaxed: no other thread runs yet.
-        late.known.store(late.find().cast_mut(), Ordering::Relaxed);
+        late.known.store(if next.is_null() { late.instead } else { next }.cast_mut(), Ordering::Relaxed);
     }
 }
 

@@ -20,7 +20,7 @@
 pub mod answer;
 pub mod beside;
 pub mod detours;
-mod elf_symbols;
+pub mod elf_symbols;
 pub mod late;
 pub mod originals;
 pub mod stdio_vtables;
