@@ -5,7 +5,9 @@
 //!
 //! - Only what `detour` uses is here: [`query`], [`query_range`], [`protect`], [`page`], [`Region`], [`Protection`], [`Error`].
 //! - While a [`Survey`] lasts, one reading serves for all questions. A known region is taken to stay, and to change its protection by
-//!   [`protect`] alone; whatever does not lie within one known region, free memory above all, is looked up anew.
+//!   [`protect`] alone; whatever does not lie within one known region is looked up anew. Only the first search for free memory
+//!   makes do with what was just read.
+//! - [`page::size`] is four pages, so that `detour` maps memory for its code once.
 //! - [`protect`] makes no system call where the protection is known to be so already.
 //! - System calls are raw, so they pass through no hook.
 
@@ -80,19 +82,21 @@ impl Region {
 
 /// Pages, as `detour` rounds to them.
 pub mod page {
-    /// Of one page.
+    const PAGE: usize = snapshim::PAGE as usize;
+
+    /// How much memory `detour` maps at once for the code that it makes: more than a page, so that it maps once.
     pub const fn size() -> usize {
-        snapshim::PAGE as usize
+        4 * PAGE
     }
 
     /// The start of the page.
     pub fn floor<T>(address: *const T) -> *const T {
-        address.with_addr(address.addr() / size() * size())
+        address.with_addr(address.addr() / PAGE * PAGE)
     }
 
     /// The first start of a page that is not below.
     pub fn ceil<T>(address: *const T) -> *const T {
-        address.with_addr(address.addr().checked_next_multiple_of(size()).unwrap_or(usize::MAX / size() * size()))
+        address.with_addr(address.addr().checked_next_multiple_of(PAGE).unwrap_or(usize::MAX / PAGE * PAGE))
     }
 
     /// The pages that `length` bytes at `address` touch.
@@ -101,10 +105,18 @@ pub mod page {
     }
 }
 
-/// What was read last, while a survey lasts.
-static KNOWN: Mutex<Option<Vec<Region>>> = Mutex::new(None);
+/// What was read last.
+#[derive(Debug, Default)]
+struct Known {
+    regions: Vec<Region>,
+    /// Whether free memory may be judged by it.
+    is_fresh: bool,
+}
 
-fn known() -> MutexGuard<'static, Option<Vec<Region>>> {
+/// What was read last, while a survey lasts.
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+
+fn known() -> MutexGuard<'static, Option<Known>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -116,7 +128,7 @@ pub struct Survey(());
 impl Survey {
     /// Begins to remember.
     pub fn begin() -> Self {
-        *known() = Some(Vec::new());
+        *known() = Some(Known::default());
         Self(())
     }
 }
@@ -139,18 +151,27 @@ pub fn query_range<T>(address: *const T, length: usize) -> Result<impl Iterator<
     }
     let pages = page::around(address, length);
     let mut known = known();
-    let one = known.iter().flatten().find(|region| region.holds(&pages)).cloned();
-    let all = if one.is_some() { Vec::new() } else { read_anew(&mut known, &pages)? };
+    let one = known.iter().flat_map(|known| &known.regions).find(|region| region.holds(&pages)).cloned();
+    let all = if one.is_some() { Vec::new() } else { met_by(&mut known, &pages)? };
     Ok(one.into_iter().chain(all).map(Ok))
 }
 
-fn read_anew(known: &mut Option<Vec<Region>>, pages: &Range<usize>) -> Result<Vec<Region>> {
-    let regions = maps::read()?;
-    let met = regions.iter().filter(|region| region.meets(pages)).cloned().collect();
-    if let Some(known) = known {
-        *known = regions;
+/// A question about so much is the search for free memory near a function. `detour` then asks the kernel for it without MAP_FIXED:
+/// a place that was taken since the reading costs another search, and nothing else.
+const SEARCH: usize = 1 << 30;
+
+fn met_by(known: &mut Option<Known>, pages: &Range<usize>) -> Result<Vec<Region>> {
+    let met = |regions: &[Region]| regions.iter().filter(|region| region.meets(pages)).cloned().collect();
+    if let Some(known) = known.as_mut().filter(|known| known.is_fresh && pages.len() >= SEARCH) {
+        known.is_fresh = false;
+        return Ok(met(&known.regions));
     }
-    Ok(met)
+    let regions = maps::read()?;
+    let answer = met(&regions);
+    if let Some(known) = known {
+        *known = Known { regions, is_fresh: true };
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]
@@ -161,6 +182,8 @@ mod tests {
     use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
     use super::*;
+
+    const PAGE: usize = snapshim::PAGE as usize;
 
     /// What is known is one for all: one test at a time.
     fn alone() -> MutexGuard<'static, ()> {
@@ -174,23 +197,23 @@ mod tests {
         let place = core::ptr::without_provenance_mut(1 << 40);
         let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
         // SAFETY: a new mapping where none is: the kernel refuses it otherwise.
-        let start = unsafe { mmap_anonymous(place, 3 * page::size(), ProtFlags::empty(), flags).unwrap() };
+        let start = unsafe { mmap_anonymous(place, 3 * PAGE, ProtFlags::empty(), flags).unwrap() };
         // SAFETY: the second of them. Not by `protect`, which would have what is known forgotten.
-        unsafe { mprotect(start.byte_add(page::size()), page::size(), MprotectFlags::READ).unwrap() };
+        unsafe { mprotect(start.byte_add(PAGE), PAGE, MprotectFlags::READ).unwrap() };
         start
     }
 
     fn unmap(start: *mut c_void) {
         // SAFETY: pages of `pages`.
-        unsafe { munmap(start, 3 * page::size()).unwrap() };
+        unsafe { munmap(start, 3 * PAGE).unwrap() };
     }
 
     #[test]
     fn the_region_of_an_address_is_the_kernels() {
         let _alone = alone();
         let start = pages();
-        let middle = query(start.wrapping_byte_add(page::size() + 100)).unwrap();
-        assert_eq!(middle.as_range(), start.addr() + page::size()..start.addr() + 2 * page::size());
+        let middle = query(start.wrapping_byte_add(PAGE + 100)).unwrap();
+        assert_eq!(middle.as_range(), start.addr() + PAGE..start.addr() + 2 * PAGE);
         assert_eq!(middle.protection(), Protection::READ);
         unmap(start);
         assert!(matches!(query(start), Err(Error::UnmappedRegion)));
@@ -200,7 +223,7 @@ mod tests {
     fn what_is_known_is_not_read_again() {
         let _alone = alone();
         let start = pages();
-        let middle = start.wrapping_byte_add(page::size());
+        let middle = start.wrapping_byte_add(PAGE);
         let survey = Survey::begin();
         let before = query(middle).unwrap();
         unmap(start);
@@ -215,9 +238,9 @@ mod tests {
         let _survey = Survey::begin();
         query(alone as *const ()).unwrap();
         let start = pages();
-        let around = query_range(start.wrapping_byte_sub(page::size()), 5 * page::size()).unwrap();
+        let around = query_range(start.wrapping_byte_sub(PAGE), 5 * PAGE).unwrap();
         let found: Vec<_> = around.map(|region| region.unwrap().as_range()).collect();
-        assert!(found.contains(&(start.addr() + page::size()..start.addr() + 2 * page::size())), "{found:x?}");
+        assert!(found.contains(&(start.addr() + PAGE..start.addr() + 2 * PAGE)), "{found:x?}");
         unmap(start);
     }
 
@@ -225,7 +248,7 @@ mod tests {
     fn a_changed_protection_is_known_at_once() {
         let _alone = alone();
         let start = pages();
-        let middle = start.wrapping_byte_add(page::size());
+        let middle = start.wrapping_byte_add(PAGE);
         let _survey = Survey::begin();
         for protection in [Protection::READ, Protection::READ_WRITE, Protection::READ, Protection::NONE] {
             // SAFETY: nobody else uses the page.

@@ -6,7 +6,7 @@ use snapshim::sys::raw;
 use crate::{Error, Protection, Region, Result};
 
 /// More than a program has before it starts.
-const EXPECTED: usize = 16 << 10;
+const EXPECTED: usize = 8 << 10;
 
 /// What is mapped, by address.
 pub fn read() -> Result<Vec<Region>> {

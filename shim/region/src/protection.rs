@@ -5,7 +5,7 @@ use core::ops::BitOr;
 
 use rustix::mm::{MprotectFlags, mprotect};
 
-use crate::{Error, Result, known, page};
+use crate::{Error, Known, Result, known, page};
 
 /// A set of READ, WRITE and EXECUTE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +52,20 @@ pub unsafe fn protect<T>(address: *const T, length: usize, protection: Protectio
     }
     let pages = page::around(address, length);
     let mut known = known();
-    if known.iter().flatten().any(|region| region.holds(&pages) && region.protection == protection) {
+    if known
+        .iter()
+        .flat_map(|known| &known.regions)
+        .any(|region| region.holds(&pages) && region.protection == protection)
+    {
         return Ok(());
     }
     let start = address.with_addr(pages.start).cast_mut().cast::<c_void>();
     // SAFETY: the caller's promise.
     let changed = unsafe { mprotect(start, pages.len(), MprotectFlags::from_bits_retain(protection.0)) };
-    if let Some(regions) = &mut *known {
-        match regions.iter_mut().find(|region| region.range == pages) {
+    if let Some(known) = &mut *known {
+        match known.regions.iter_mut().find(|region| region.range == pages) {
             Some(region) if changed.is_ok() => region.protection = protection,
-            _ => regions.clear(),
+            _ => *known = Known::default(),
         }
     }
     Ok(changed?)

@@ -112,7 +112,7 @@ unsafe fn jump_target(entry: *const u8) -> Option<usize> {
     }
 }
 
-/// The pages that `detour` has made code in, each once. They are writable until [`MadeCode::close`].
+/// The pages that `detour` has made code in, each once.
 struct MadeCode(Vec<usize>);
 
 impl MadeCode {
@@ -128,9 +128,12 @@ impl MadeCode {
         target.filter(|target| *target != entry_point.detoured.addr()).into_iter().for_each(|target| self.note(target));
     }
 
+    /// Closes all of the memory that `detour` mapped there, not only what it used.
     fn close(&self) {
         for page in &self.0 {
-            let _ = protect(&(*page as u64..*page as u64 + PAGE), Protection::READ_EXECUTE);
+            let around = region::query(core::ptr::without_provenance::<u8>(*page)).map(|region| region.as_range());
+            let range = around.unwrap_or(*page..*page + PAGE as usize);
+            let _ = protect(&(range.start as u64..range.end as u64), Protection::READ_EXECUTE);
         }
     }
 }
