@@ -146,6 +146,12 @@ fn files_are_cut_without_a_free_descriptor() {
     same(&program("transparency/failures"), &["truncate-without-descriptors"]);
 }
 
+/// Once the hooks read the arguments themselves, and the program died by SIGSEGV.
+#[test]
+fn arguments_that_cannot_be_read_are_refused_by_the_kernel() {
+    same(&program("transparency/unreadable"), &[]);
+}
+
 #[test]
 fn files_are_cut_in_a_root_without_proc() {
     // SAFETY: geteuid(2) cannot fail.

@@ -9,6 +9,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::agent::alone;
 use crate::base::errno::as_libc;
+use crate::base::user_memory::read_own;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::interpose::originals::Main;
@@ -143,9 +144,9 @@ impl Arguments {
             return None;
         }
         let mut copy = Self([0; 11]);
-        // SAFETY: the kernel reads the same bytes. A program whose pointer is bad would get EFAULT, and faults here.
-        unsafe { core::ptr::copy_nonoverlapping(address, copy.0.as_mut_ptr().cast(), size) };
-        (copy.0[FLAGS] & SHARES_MEMORY == 0 && copy.0[STACK] == 0).then_some(copy)
+        // The kernel answers EFAULT where it cannot read them.
+        let read = read_own(address as u64, copy.0.as_mut_ptr() as u64, size as u64);
+        (read == size as u64 && copy.0[FLAGS] & SHARES_MEMORY == 0 && copy.0[STACK] == 0).then_some(copy)
     }
 }
 

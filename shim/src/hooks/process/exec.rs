@@ -9,6 +9,7 @@ use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::base::errno::as_libc;
+use crate::base::user_memory::{read_own, read_value};
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::lifecycle::exec;
@@ -93,15 +94,13 @@ fn on_execve(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> c_int {
-    if is_asked() && !path.is_null() {
-        // SAFETY: the kernel reads the same bytes. A program whose pointer is bad would get EFAULT, and faults here.
-        let found = unsafe { CStr::from_ptr(path) };
-        // SAFETY: as above; the environment is an array of C strings that ends with a null pointer.
-        if let Some(why) = unreached(found, || unsafe { preloads(environment) }) {
-            log_unreached(found, why);
-            if config().is_strict {
-                return fail(libc::EPERM);
-            }
+    if is_asked()
+        && let Some(why) = unreached(path, || preloads(environment))
+    {
+        // SAFETY: the kernel has opened a file by this path, so the path can be read to its end.
+        log_unreached(unsafe { CStr::from_ptr(path) }, why);
+        if config().is_strict {
+            return fail(libc::EPERM);
         }
     }
     // SAFETY: the application's arguments, as they are.
@@ -124,9 +123,12 @@ fn log_unreached(path: &CStr, why: &str) {
     );
 }
 
-/// Why the shim will not be in the program at `path`; `None` if it will.
-fn unreached(path: &CStr, preloads: impl Fn() -> bool) -> Option<&'static str> {
-    let file = raw::open(path, OFlags::RDONLY).ok()?;
+/// Why the shim will not be in the program at `path`; `None` if it will, or if the kernel cannot open the file.
+fn unreached(path: *const c_char, preloads: impl Fn() -> bool) -> Option<&'static str> {
+    // SAFETY: the kernel checks the application's pointer.
+    let opened = unsafe { syscall!(Sysno::openat, libc::AT_FDCWD, path, (OFlags::RDONLY | OFlags::CLOEXEC).bits()) };
+    // SAFETY: opened for this function alone.
+    let file = unsafe { raw::adopt_fd(opened.ok()? as c_int) };
     let stat = rustix::fs::fstat(&file).ok()?;
     if !preloads() {
         return Some("LD_PRELOAD does not name it in the new environment");
@@ -159,21 +161,45 @@ fn is_static(header: &[u8]) -> bool {
     })
 }
 
-/// Whether LD_PRELOAD in `environment` names the shim.
-///
-/// # Safety
-/// `environment` is null or an array of C strings that ends with a null pointer.
-unsafe fn preloads(environment: *const *const c_char) -> bool {
-    let mut at = environment;
-    // SAFETY: the caller's promise.
-    unsafe {
-        while !at.is_null() && !(*at).is_null() {
-            let variable = CStr::from_ptr(*at).to_bytes();
-            if let Some(value) = variable.strip_prefix(b"LD_PRELOAD=") {
-                return value.windows(b"libsnapshim".len()).any(|part| part == b"libsnapshim");
-            }
-            at = at.add(1);
+/// Whether LD_PRELOAD in `environment` names the shim. An environment that cannot be read to its end names it: the kernel refuses
+/// such an exec.
+fn preloads(environment: *const *const c_char) -> bool {
+    const NAME: &[u8] = b"LD_PRELOAD=";
+    let mut at = environment as u64;
+    // For the kernel, no array is an empty one.
+    while at != 0 {
+        let Some(variable) = read_value::<u64>(at) else { return true };
+        if variable == 0 {
+            break;
         }
+        let mut name = [0u8; NAME.len()];
+        match read_own(variable, name.as_mut_ptr() as u64, NAME.len() as u64) {
+            _ if name == NAME => return contains(variable + NAME.len() as u64, b"libsnapshim"),
+            0 => return true,
+            _ => {}
+        }
+        at += size_of::<u64>() as u64;
     }
     false
+}
+
+/// Whether the string at `address` contains `part`; true if it cannot be read to its end.
+fn contains(mut address: u64, part: &[u8]) -> bool {
+    let mut chunk = [0u8; 256];
+    loop {
+        let length = read_own(address, chunk.as_mut_ptr() as u64, chunk.len() as u64) as usize;
+        let read = &chunk[..length];
+        let end = read.iter().position(|byte| *byte == 0);
+        if read[..end.unwrap_or(length)].windows(part.len()).any(|found| found == part) {
+            return true;
+        }
+        if end.is_some() {
+            return false;
+        }
+        if length < part.len() {
+            return true;
+        }
+        // The part may begin in this chunk and end in the next.
+        address += (length + 1 - part.len()) as u64;
+    }
 }
