@@ -198,6 +198,12 @@ fn main_threads_end_before_others() {
     }
 }
 
+/// Once such a process went on for ever, with the library's own thread as its last.
+#[test]
+fn a_process_ends_with_its_own_last_thread_however_that_ends() {
+    same(&program("transparency/threads"), &["ends-unseen"]);
+}
+
 /// With a shell's redirections: descriptors 0, 1 and 2 do not exist from the start.
 #[test]
 fn programs_start_with_closed_standard_descriptors() {

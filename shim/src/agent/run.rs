@@ -67,7 +67,7 @@ impl<'a> Work<'a> {
         Self {
             proc_fds,
             prefault: prefault::Prefault::default(),
-            last_thread: LastThreadCheck::default(),
+            last_thread: LastThreadCheck::new(),
             rounds: 0,
             next_round,
         }
@@ -85,7 +85,7 @@ impl<'a> Work<'a> {
         let Some(until_check) = self.last_thread.check(&own) else {
             // No thread of the program is left that could look at a snapshot.
             own.table.retire_all_of(own.owner());
-            return ControlFlow::Break(own.image.agent_state().last_status());
+            return ControlFlow::Break(self.last_thread.last_status(&own));
         };
         if arm::answer_creation(&own) {
             self.prefault.begin_anew();
@@ -108,7 +108,7 @@ impl<'a> Work<'a> {
             self.prefault.begin_anew();
         }
         if service.is_answered {
-            futex::wait(record.doorbell(), bell, pause.min(until_check).min(until_maps));
+            self.last_thread.sleep(record.doorbell(), bell, pause.min(until_check).min(until_maps));
         }
         ControlFlow::Continue(())
     }

@@ -1,7 +1,7 @@
 //! Process: what this image and this thread are, in the table and for the kernel.
 //!
 //! From the lowest on: [`agent_state`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`]
-//! (its descriptor tables), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
+//! (its descriptor tables), [`first_thread`] (whether its first thread lives), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
 //! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`shared_mm`] (memory that a child shares)
 //! and [`leaving`] (calls that a thread has jumped out of).
 //!
@@ -16,6 +16,7 @@ pub mod agent_state;
 pub mod descriptors;
 pub mod errand;
 pub mod fd_table;
+pub mod first_thread;
 pub mod identity;
 pub mod leaving;
 pub mod log;

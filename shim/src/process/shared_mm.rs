@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use snapshim::sys::raw;
 
 use super::identity::{SHARES_MM, attached, image_page, note_time_space, table};
-use super::thread;
+use super::{first_thread, thread};
 
 /// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_beside`: the
 /// calling thread is not stopped meanwhile.
@@ -23,6 +23,7 @@ pub fn note_shared_mm(is_concurrent: bool) {
 /// Notes which process this memory belongs to. The constructor and a forked child do that, before a vfork child can be the first
 /// to use the memory.
 pub fn note_pid() {
+    first_thread::note();
     thread::forget_shared_mm();
     if table().is_some() {
         note_time_space();
