@@ -21,8 +21,9 @@ const HOOK_PATH: &[&str] = &[
     // This thread's storage and errno: ours is in the static block, because the library is there from the start.
     "__errno_location",
     "__tls_get_addr",
-    // Read where /proc is not readable.
-    "environ",
+    // Plain reads of what ld.so has noted.
+    "__libc_stack_end",
+    "getauxval",
 ];
 
 /// Called by the constructor, before the program has a second thread: our own look at libc, and the crate `detour`, which would

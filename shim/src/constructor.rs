@@ -7,7 +7,7 @@ use core::ffi::{c_char, c_int};
 use snapshim::sys::{raw, signal_block};
 
 use crate::base::config::config;
-use crate::base::{arena, heap};
+use crate::base::{arena, environment, heap};
 use crate::hooks::process::clone;
 use crate::hooks::signal::{action, wait};
 use crate::interpose::EntryPoint;
@@ -20,12 +20,14 @@ use crate::{hooks, interpose};
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = construct;
 
-extern "C" fn construct(_: c_int, _: *mut *mut c_char, environment: *mut *mut u8) {
+extern "C" fn construct(_: c_int, _: *mut *mut c_char, variables: *mut *mut u8) {
     let _signals = signal_block::SignalsBlocked::new();
     // rustix learns from the auxiliary vector where the vDSO is, and asks for the time by system call until then. The kernel
     // itself must not be asked: valgrind takes the vDSO away, and changes the vector that the program sees. SAFETY: glibc passes
     // the environment that the kernel, or valgrind in its place, put on the stack; the vector follows it there.
-    unsafe { rustix::param::init(environment) };
+    unsafe { rustix::param::init(variables) };
+    // SAFETY: glibc passes the array of the program's variables, which lies on the first thread's stack.
+    unsafe { environment::note(variables.cast_const().cast()) };
     if config().is_disabled {
         log::report_unusable();
         drop(find_next(hooks::coarse_entry_points().chain(hooks::entry_points())));

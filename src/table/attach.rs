@@ -57,6 +57,8 @@ pub enum Refusal {
     OtherVersion,
     /// The table is used by processes of another pid namespace.
     OtherNamespace,
+    /// There is no /proc, which says what the pids of other processes mean and whether they are alive.
+    WithoutProc,
     /// The process is in a time namespace whose clocks cannot be translated.
     UnknownTime,
     /// A process found the table damaged.
@@ -79,6 +81,7 @@ impl Refusal {
             Self::FileOwner(_) => "another user owns the table",
             Self::OtherVersion => "the table was made by another version of snapshim",
             Self::OtherNamespace => "processes of another pid namespace use the table",
+            Self::WithoutProc => "/proc is not mounted, so the processes that use the table cannot be told apart",
             Self::UnknownTime => "the clocks of this time namespace cannot be translated",
             Self::Damaged => "the table was found damaged",
         }
@@ -97,6 +100,7 @@ impl Refusal {
             Self::NotATable => "remove that file",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",
+            Self::WithoutProc => "mount it (mount -t proc proc /proc)",
             Self::UnknownTime => "start it as a child of the program that made the namespace",
             Self::FileOpen | Self::OtherVersion | Self::Damaged => {
                 concat!("end the programs that use it and remove ", table_file_name!())
@@ -177,8 +181,10 @@ pub fn attach(location: &TableLocation<'_>, at: *mut c_void) -> Result<Attached,
     if table.header.layout.load(Ordering::Relaxed) != LAYOUT {
         return Err(Refusal::OtherVersion);
     }
-    if table.header.namespace.load(Ordering::Relaxed) != own_namespace() {
-        return Err(Refusal::OtherNamespace);
+    match own_namespace() {
+        0 => return Err(Refusal::WithoutProc),
+        own if own != table.header.namespace.load(Ordering::Relaxed) => return Err(Refusal::OtherNamespace),
+        _ => {}
     }
     time_space::read_offsets().map_err(|_| Refusal::UnknownTime)?;
     if table.is_damaged() {
@@ -417,6 +423,9 @@ fn open_table(directory: &OwnedFd, mode: u32) -> Result<(OwnedFd, bool), Refusal
     match rustix::fs::openat(directory, FILE_NAME, OPENED, Mode::empty()) {
         Err(Errno::NOENT) => {}
         opened => return opened.map(|file| (file, false)).map_err(Refusal::File),
+    }
+    if own_namespace() == 0 {
+        return Err(Refusal::WithoutProc);
     }
     let made = make(directory, mode)?;
     let unnamed = ProcPath::thread_self("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);

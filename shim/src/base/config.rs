@@ -77,6 +77,7 @@ pub struct Unusable {
 
 static CONFIG: OnceRef<'static, Config> = OnceRef::new();
 
+const DIRECTORY: &str = "SNAPSHIM_DIR";
 const DEFAULT_TIMEOUT_MS: u64 = 2000;
 const LONGEST_TIMEOUT_MS: u64 = 60_000;
 const DEFAULT_CHUNK_KB: u64 = 64;
@@ -98,9 +99,13 @@ fn parse(environment: &Environment) -> Config {
     let mut values = Values { environment, unusable: [const { None }; 16] };
     let rings = values.choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"]);
     let (level, log_path) = values.log();
+    let is_disabled = values.choose("SNAPSHIM_DISABLE", &["0", "1", ""]) == 1;
     let chosen = values.directory();
+    if !is_disabled {
+        values.complain_of_disobeyed_directory();
+    }
     Config {
-        is_disabled: values.choose("SNAPSHIM_DISABLE", &["0", "1", ""]) == 1,
+        is_disabled,
         directory: chosen.unwrap_or_else(default_directory),
         is_directory_chosen: chosen.is_some(),
         files: values.patterns("SNAPSHIM_FILES"),
@@ -212,13 +217,20 @@ impl Values<'_> {
 
     /// `SNAPSHIM_DIR`, if it is set to a path that can be used.
     fn directory(&mut self) -> Option<&'static CStr> {
-        const NAME: &str = "SNAPSHIM_DIR";
-        let value = self.environment.get(NAME)?;
+        let value = self.environment.get(DIRECTORY)?;
         let usable = c_str(value).filter(|path| path.to_bytes().first() == Some(&b'/'));
         if usable.is_none() {
-            self.complain(NAME, value, "the default (an absolute path is needed)");
+            self.complain(DIRECTORY, value, "the default (an absolute path is needed)");
         }
         usable
+    }
+
+    /// Says that `SNAPSHIM_DIR` is set and not obeyed: without it the process takes part with others than its caller expects.
+    fn complain_of_disobeyed_directory(&mut self) {
+        if let Some(value) = self.environment.get_disobeyed(DIRECTORY) {
+            let instead = "the default (a program with more rights than its caller obeys SNAPSHIM_DISABLE alone)";
+            self.complain(DIRECTORY, value, instead);
+        }
     }
 }
 

@@ -1,63 +1,107 @@
 //! The environment as it was at exec, and memory that lives as long as the process.
 //!
-//! It is read from /proc/self/environ, because a hook may need it before libc has set `environ` up. Where /proc cannot be read, it
-//! is read from `environ`.
+//! It is taken from where the kernel put it: on the stack of the first thread, which the constructor is handed. /proc is no source:
+//! it may not be mounted, and a program that its user may execute but not read (mode 0711) cannot read its own
+//! /proc/self/environ. libc's `environ` is none either: a hook may run before libc has set it up.
+//!
+//! A program that runs with more rights than its caller obeys none of the shim's variables but `SNAPSHIM_DISABLE`
+//! ([`is_obeyed`]).
 
-use core::ffi::{CStr, c_char};
+use core::ffi::{CStr, c_char, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-use snapshim::sys::{procfs, raw};
+use snapshim::sys::raw;
 
-/// The environment as it was at exec: NAME=value, each followed by a NUL.
+/// The environment that the constructor was handed; null before.
+static HANDED: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
+
+/// Notes the environment that the constructor is handed.
+///
+/// # Safety
+/// It is null, or a null-terminated array of C strings that stays.
+pub unsafe fn note(variables: *const *const c_char) {
+    HANDED.store(variables.cast_mut(), Ordering::Relaxed);
+}
+
+/// The shim's own variables as they were at exec: NAME=value, each followed by a NUL.
 pub struct Environment {
     bytes: &'static [u8],
 }
 
 impl Environment {
-    /// Reads it.
+    /// Copies them. A program may write over the strings on its stack (setproctitle(3)).
     pub fn read() -> Self {
-        Self { bytes: Self::from_proc().unwrap_or_else(Self::from_libc) }
-    }
-
-    fn from_proc() -> Option<&'static [u8]> {
-        let mut size = 64 << 10;
-        loop {
-            let buffer = memory(size)?;
-            let length = procfs::read_file(c"/proc/self/environ", buffer).ok()?.len();
-            // One byte stays free, so that a NUL follows the last variable in any case.
-            if length < size - 1 {
-                return Some(&buffer[..length]);
-            }
-            size *= 4;
-        }
-    }
-
-    /// Copies the shim's own variables; there are few.
-    fn from_libc() -> &'static [u8] {
-        unsafe extern "C" {
-            static environ: *const *const c_char;
-        }
-        let Some(buffer) = memory(64 << 10) else { return b"" };
-        let mut length = 0;
-        // SAFETY: libc's environ is null or a null-terminated array of C strings.
-        unsafe {
-            let mut variable = environ;
-            while !variable.is_null() && !(*variable).is_null() {
-                let text = CStr::from_ptr(*variable).to_bytes_with_nul();
-                if text.starts_with(b"SNAPSHIM_") && length + text.len() < buffer.len() {
-                    buffer[length..length + text.len()].copy_from_slice(text);
-                    length += text.len();
-                }
-                variable = variable.add(1);
+        let length = own_variables().map(|text| text.to_bytes_with_nul().len()).sum();
+        let Some(copy) = (if length == 0 { None } else { memory(length) }) else { return Self { bytes: b"" } };
+        let mut end = 0;
+        for text in own_variables().map(CStr::to_bytes_with_nul) {
+            // The strings are counted above. A thread that changes them meanwhile does not make this go past the end.
+            if let Some(place) = copy.get_mut(end..end + text.len()) {
+                place.copy_from_slice(text);
+                end += text.len();
             }
         }
-        &buffer[..length]
+        Self { bytes: &copy[..end] }
     }
 
-    /// The value of a variable; `None` if it is not set.
+    /// The value of a variable that is obeyed; `None` if it is not set.
     pub fn get(&self, name: &str) -> Option<&'static [u8]> {
+        if is_obeyed(name) { self.find(name) } else { None }
+    }
+
+    /// The value of a variable that is set and not obeyed.
+    pub fn get_disobeyed(&self, name: &str) -> Option<&'static [u8]> {
+        if is_obeyed(name) { None } else { self.find(name) }
+    }
+
+    fn find(&self, name: &str) -> Option<&'static [u8]> {
         self.bytes
             .split(|byte| *byte == 0)
             .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+}
+
+/// Whether this process obeys the variable. A set-user-ID program and its kin (ld.so(8), secure-execution mode) has its environment
+/// from a user with fewer rights, who could make it write a log file, or trust a table, with its rights. To take no part is left
+/// to that user.
+fn is_obeyed(name: &str) -> bool {
+    // SAFETY: the argument is a value.
+    name == "SNAPSHIM_DISABLE" || unsafe { libc::getauxval(libc::AT_SECURE) } == 0
+}
+
+/// The variables whose names begin as the shim's do.
+fn own_variables() -> impl Iterator<Item = &'static CStr> {
+    let mut next = variables();
+    let each = core::iter::from_fn(move || {
+        // SAFETY: `next` is null, or lies in a null-terminated array of C strings (`variables`).
+        unsafe {
+            let text = if next.is_null() { ptr::null() } else { *next };
+            if text.is_null() {
+                return None;
+            }
+            next = next.add(1);
+            Some(CStr::from_ptr(text))
+        }
+    });
+    each.filter(|text| text.to_bytes().starts_with(b"SNAPSHIM_"))
+}
+
+/// The environment that the constructor was handed, or, before it has run, what ld.so names.
+fn variables() -> *const *const c_char {
+    unsafe extern "C" {
+        /// Where the kernel put the argument count, behind which the arguments and the environment lie (ld.so, GLIBC_2.2.5).
+        static __libc_stack_end: *const c_void;
+    }
+    let handed = HANDED.load(Ordering::Relaxed);
+    if !handed.is_null() {
+        return handed;
+    }
+    // SAFETY: ld.so has set the variable before it called any function of a library. The count is followed by so many pointers and
+    // a null pointer, and then by the environment (ELF, process initialisation).
+    unsafe {
+        let count = __libc_stack_end.cast::<isize>();
+        if count.is_null() { ptr::null() } else { count.offset(1 + *count + 1).cast() }
     }
 }
 

@@ -111,8 +111,9 @@ impl Hindrance {
 
     /// Whether the table itself is good, so that the process can say in it that it is unseen.
     fn leaves_table_alone(self) -> bool {
-        use Refusal::{Directory, File, Full, OtherNamespace, UnknownTime};
-        matches!(self, Self::Full | Self::Refusal(File(_) | Directory(_) | Full | OtherNamespace | UnknownTime))
+        use Refusal::{Directory, File, Full, OtherNamespace, UnknownTime, WithoutProc};
+        let Self::Refusal(refusal) = self else { return true };
+        matches!(refusal, File(_) | Directory(_) | Full | OtherNamespace | UnknownTime | WithoutProc)
     }
 }
 
@@ -142,7 +143,7 @@ fn note_refusal(image: Option<&ImagePage>, hindrance: Hindrance, begun: u64) -> 
 
 /// Says in the table that this process changes files unseen. Whether the log is to say it too; `None`: the table cannot be reached.
 fn raise_unseen(image: Option<&ImagePage>, hindrance: Hindrance) -> Option<bool> {
-    if matches!(hindrance, Hindrance::Refusal(Refusal::OtherNamespace)) {
+    if matches!(hindrance, Hindrance::Refusal(Refusal::OtherNamespace | Refusal::WithoutProc)) {
         return raise_nameless();
     }
     let who = Who::of(image.map_or_else(raw::own_pid, ImagePage::pid));
@@ -524,7 +525,7 @@ fn errno_for(refusal: Refusal) -> Errno {
         }
         Refusal::NotATable | Refusal::OtherVersion => Errno::PROTO,
         Refusal::Damaged => Errno::UCLEAN,
-        Refusal::OtherNamespace | Refusal::UnknownTime => Errno::OPNOTSUPP,
+        Refusal::OtherNamespace | Refusal::WithoutProc | Refusal::UnknownTime => Errno::OPNOTSUPP,
     }
 }
 
