@@ -7,12 +7,12 @@ use core::ffi::{c_char, c_int};
 use snapshim::sys::{raw, signal_block};
 
 use crate::base::config::config;
-use crate::base::{arena, environment, heap};
+use crate::base::{arena, environment, heap, standard_error};
 use crate::hooks::process::clone;
 use crate::hooks::signal::{action, wait};
 use crate::interpose::EntryPoint;
 use crate::interpose::elf_symbols::Libraries;
-use crate::process::log::{self, Level, say};
+use crate::process::log::{self, Level, say_once};
 use crate::process::{membership, shared_mm, thread};
 use crate::{hooks, interpose};
 
@@ -22,6 +22,7 @@ static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut u8) = const
 
 extern "C" fn construct(_: c_int, _: *mut *mut c_char, variables: *mut *mut u8) {
     let _signals = signal_block::SignalsBlocked::new();
+    standard_error::note();
     // rustix learns from the auxiliary vector where the vDSO is, and asks for the time by system call until then. The kernel
     // itself must not be asked: valgrind takes the vDSO away, and changes the vector that the program sees. SAFETY: glibc passes
     // the environment that the kernel, or valgrind in its place, put on the stack; the vector follows it there.
@@ -87,7 +88,7 @@ fn see_libc_otherwise() {
             "nor are the tables of stdio known; what stdio writes to files is NOT held back from others' snapshots",
         ),
     };
-    say!(
+    say_once!(
         level,
         "process {}: libc's code cannot be patched here (SELinux or MemoryDenyWriteExecute); {what}",
         raw::own_pid()

@@ -10,6 +10,8 @@
 
 #[cfg(not(loom))]
 pub mod clock;
+#[cfg(not(loom))]
+pub mod escaped;
 pub mod futex;
 #[cfg(not(loom))]
 pub mod masks;

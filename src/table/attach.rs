@@ -218,6 +218,21 @@ pub fn each_other_table(location: &TableLocation<'_>, mut see: impl FnMut(u64, u
     });
 }
 
+/// The file beside the table in which processes note what they have written to the log; made if there is none. `None`: there is no
+/// directory, or none that is trusted.
+pub fn open_notes(location: &TableLocation<'_>) -> Option<OwnedFd> {
+    const NAME: &CStr = c"said";
+    let (directory, mode) = open_directory(location).ok()?;
+    let flags = OPENED.union(OFlags::CREATE).union(OFlags::APPEND);
+    let file = rustix::fs::openat(&directory, NAME, flags, Mode::from_raw_mode(mode)).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if stat.st_mode & 0o777 != mode {
+        // The process that made it had a mask. Only its user can change that.
+        let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(mode));
+    }
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o002 == 0).then_some(file)
+}
+
 /// Whether there is a table at `location` with a snapshot in it. It is as cheap as that can be, and makes nothing.
 pub fn is_in_use(location: &TableLocation<'_>) -> bool {
     let mut active = [0u8; 8];

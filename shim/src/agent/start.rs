@@ -15,7 +15,7 @@ use crate::base::errno;
 use crate::interpose::originals;
 use crate::process::agent_state::HAS_BEGUN;
 use crate::process::identity::{self, ThisProcess};
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, say_once};
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
 pub fn start_for_snapshots(own: &ThisProcess) {
@@ -38,7 +38,7 @@ pub fn start(own: &ThisProcess) {
 /// Starts the agent where it has ended.
 pub fn start_anew(own: &ThisProcess) {
     if !start_thread(own) {
-        say!(
+        say_once!(
             Level::Warn,
             "process {} could not start its agent: its snapshots cannot be preserved when their file is truncated, or written by a \
              process that has no access to its memory, and snapshots of files that it maps shared and writable are refused",

@@ -7,12 +7,13 @@ use core::ffi::CStr;
 
 use once_cell::race::OnceRef;
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use snapshim::preserve::policy::{OnFailure, PushMode};
 use snapshim::sys::stack_str::StackStr;
 
 use super::environment::{Environment, leak};
+use super::{standard_error, variables};
 
 /// Which lines are logged: those of this level and of the levels before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +23,38 @@ pub enum Level {
     Warn,
     Info,
     Debug,
+}
+
+impl Level {
+    /// As `SNAPSHIM_LOG` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// What is mapped past the end of a file that is shorter, at the instant, than its reader was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// Pages that raise SIGBUS, as of any mapping of a file.
+    Sigbus,
+    /// Pages of zeros.
+    Zero,
+    /// Nothing: the mapping fails with ENXIO.
+    Refuse,
 }
 
 /// What the environment asks for, with defaults in place of what is not set.
@@ -37,6 +70,10 @@ pub struct Config {
     pub files: &'static [u8],
     /// `SNAPSHIM_SHARED_FILES`: the same for shared mappings that can only be read.
     pub shared_files: &'static [u8],
+    /// `SNAPSHIM_KEEP`: the same for both kinds of mapping.
+    pub keep: &'static [u8],
+    /// `SNAPSHIM_SHORT`
+    pub short: Short,
     /// `SNAPSHIM_PUSH`
     pub push_mode: PushMode,
     /// `SNAPSHIM_ON_FAILURE`
@@ -59,12 +96,21 @@ pub struct Config {
     pub chunk: u64,
     /// `SNAPSHIM_TIMEOUT_MS`, in nanoseconds.
     pub timeout: u64,
-    /// `SNAPSHIM_LOG`, in front of the colon.
-    pub level: Level,
-    /// `SNAPSHIM_LOG`, behind the colon.
-    pub log_path: Option<&'static CStr>,
+    /// `SNAPSHIM_LOG`
+    pub log: Log,
     /// The values that cannot be used.
     pub unusable: [Option<Unusable>; 16],
+    /// Names that are no variable's, but look like one's.
+    pub unknown: [Option<&'static [u8]>; 8],
+}
+
+/// `SNAPSHIM_LOG`: which lines are written, how and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    pub level: Level,
+    pub format: Format,
+    /// `None`: to standard error.
+    pub path: Option<&'static CStr>,
 }
 
 /// A value that cannot be used, and what is used instead.
@@ -98,7 +144,7 @@ fn read() -> &'static Config {
 fn parse(environment: &Environment) -> Config {
     let mut values = Values { environment, unusable: [const { None }; 16] };
     let rings = values.choose("SNAPSHIM_IO_URING", &["deny", "allow", "seccomp"]);
-    let (level, log_path) = values.log();
+    let log = values.log();
     let is_disabled = values.choose("SNAPSHIM_DISABLE", &["0", "1", ""]) == 1;
     let chosen = values.directory();
     if !is_disabled {
@@ -110,6 +156,9 @@ fn parse(environment: &Environment) -> Config {
         is_directory_chosen: chosen.is_some(),
         files: values.patterns("SNAPSHIM_FILES"),
         shared_files: values.patterns("SNAPSHIM_SHARED_FILES"),
+        keep: values.patterns("SNAPSHIM_KEEP"),
+        short: [Short::Sigbus, Short::Zero, Short::Refuse]
+            [values.choose("SNAPSHIM_SHORT", &["sigbus", "zero", "refuse"])],
         push_mode: [PushMode::Auto, PushMode::Direct, PushMode::Agent]
             [values.choose("SNAPSHIM_PUSH", &["auto", "direct", "agent"])],
         on_failure: [OnFailure::BreakSnapshot, OnFailure::FailWrite]
@@ -123,10 +172,16 @@ fn parse(environment: &Environment) -> Config {
         opens_eagerly: values.choose("SNAPSHIM_SHARED", &["trap", "eager"]) == 1,
         chunk: values.chunk_kb() * 1024 / snapshim::PAGE,
         timeout: values.timeout_ms() * 1_000_000,
-        level,
-        log_path,
+        log,
         unusable: values.unusable,
+        unknown: unknown_names(environment),
     }
+}
+
+/// The first names that look like variables' and are none.
+fn unknown_names(environment: &Environment) -> [Option<&'static [u8]>; 8] {
+    let mut names = environment.names().filter(|name| !variables::is_known(name));
+    core::array::from_fn(|_| names.next())
 }
 
 /// The variables' values, and which of them cannot be used.
@@ -182,29 +237,31 @@ impl Values<'_> {
         self.number("SNAPSHIM_CHUNK_KB", is_possible, DEFAULT_CHUNK_KB, instead)
     }
 
-    /// `SNAPSHIM_LOG`: a level, and behind a colon the path of a file.
-    fn log(&mut self) -> (Level, Option<&'static CStr>) {
-        const LEVELS: [(&[u8], Level); 5] = [
-            (b"off", Level::Off),
-            (b"error", Level::Error),
-            (b"warn", Level::Warn),
-            (b"info", Level::Info),
-            (b"debug", Level::Debug),
-        ];
+    /// `SNAPSHIM_LOG`: a level, `json`, or both with a comma between, and behind a colon the path of a file.
+    fn log(&mut self) -> Log {
         const NAME: &str = "SNAPSHIM_LOG";
-        let Some(value) = self.environment.get(NAME) else { return (Level::Warn, None) };
+        const LEVELS: [Level; 5] = [Level::Off, Level::Error, Level::Warn, Level::Info, Level::Debug];
+        let mut log = Log { level: Level::Warn, format: Format::Text, path: None };
+        let Some(value) = self.environment.get(NAME) else { return log };
         let colon = value.iter().position(|byte| *byte == b':');
-        let (level, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
-        let path = path.filter(|path| !path.is_empty());
-        let usable = path.filter(|path| open(path).is_ok());
-        if usable.is_none() && path.is_some() {
-            self.complain(NAME, value, "standard error");
+        let (words, path) = colon.map_or((value, None), |at| (&value[..at], c_str(&value[at + 1..])));
+        match path.filter(|path| !path.is_empty()).map(log_file) {
+            None => {}
+            Some(Ok(file)) => log.path = file,
+            Some(Err(instead)) => self.complain(NAME, value, instead),
         }
-        let level = LEVELS.iter().find(|(name, _)| *name == level).map(|(_, level)| *level);
-        if level.is_none() {
-            self.complain(NAME, value, "warn (off, error, warn, info and debug are possible)");
+        for word in words.split(|byte| *byte == b',') {
+            match LEVELS.iter().find(|level| level.name().as_bytes() == word) {
+                Some(level) => log.level = *level,
+                None if word == b"json" => log.format = Format::Json,
+                None => {
+                    self.complain(NAME, value, "warn (off, error, warn, info, debug and json are possible)");
+                    log.level = Level::Warn;
+                    break;
+                }
+            }
         }
-        (level.unwrap_or(Level::Warn), usable)
+        log
     }
 
     fn patterns(&mut self, name: &'static str) -> &'static [u8] {
@@ -255,8 +312,29 @@ fn default_directory() -> &'static CStr {
     leak(StackStr::<48>::whole(format_args!("/dev/shm/snapshim-{}", snapshim::table::attach::outer_user()))).as_c_str()
 }
 
-/// Opens the log file, and makes it if there is none.
-pub fn open(path: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
+/// The file at `path`, if the log can be written to it; `None` inside: it is standard error. The error is what is used instead.
+///
+/// A FIFO is refused, and so is a socket: without a reader, or with one that is slow, lines would be waited for or lost.
+fn log_file(path: &'static CStr) -> Result<Option<&'static CStr>, &'static str> {
+    const NO_FILE: &str = "standard error (a FIFO or socket is no log: name a file)";
+    standard_error::note();
+    if rustix::fs::stat(path).is_ok_and(|stat| !is_log(&stat) && standard_error::is_it(&stat)) {
+        return Ok(None);
+    }
+    match open_log(path).and_then(rustix::fs::fstat) {
+        Ok(stat) if is_log(&stat) => Ok(Some(path)),
+        Ok(_) | Err(Errno::NXIO) => Err(NO_FILE),
+        Err(_) => Err("standard error (the file cannot be opened)"),
+    }
+}
+
+/// Whether a file is one that the log may be written to: no writer of it waits for a reader.
+pub fn is_log(stat: &Stat) -> bool {
+    matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::CharacterDevice)
+}
+
+/// Opens the log file, and makes it if there is none. The open of a FIFO does not wait.
+pub fn open_log(path: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
 }

@@ -13,6 +13,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use snapshim::sys::raw;
 
+use super::variables;
+
 /// The environment that the constructor was handed; null before.
 static HANDED: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
 
@@ -55,6 +57,12 @@ impl Environment {
         if is_obeyed(name) { None } else { self.find(name) }
     }
 
+    /// The names that begin as the shim's variables do, or nearly so, and that this process obeys if they are variables.
+    pub fn names(&self) -> impl Iterator<Item = &'static [u8]> {
+        let variables = self.bytes.split(|byte| *byte == 0).filter(|_| is_obeyed(""));
+        variables.filter_map(|variable| variable.split(|byte| *byte == b'=').next().filter(|name| !name.is_empty()))
+    }
+
     fn find(&self, name: &str) -> Option<&'static [u8]> {
         self.bytes
             .split(|byte| *byte == 0)
@@ -70,11 +78,11 @@ fn is_obeyed(name: &str) -> bool {
     name == "SNAPSHIM_DISABLE" || unsafe { libc::getauxval(libc::AT_SECURE) } == 0
 }
 
-/// The variables whose names begin as the shim's do.
+/// The variables whose names begin as the shim's do, or nearly so.
 fn own_variables() -> impl Iterator<Item = &'static CStr> {
-    let mut next = variables();
+    let mut next = all_variables();
     let each = core::iter::from_fn(move || {
-        // SAFETY: `next` is null, or lies in a null-terminated array of C strings (`variables`).
+        // SAFETY: `next` is null, or lies in a null-terminated array of C strings (`all_variables`).
         unsafe {
             let text = if next.is_null() { ptr::null() } else { *next };
             if text.is_null() {
@@ -84,11 +92,11 @@ fn own_variables() -> impl Iterator<Item = &'static CStr> {
             Some(CStr::from_ptr(text))
         }
     });
-    each.filter(|text| text.to_bytes().starts_with(b"SNAPSHIM_"))
+    each.filter(|text| variables::is_nearly_own(text.to_bytes()))
 }
 
 /// The environment that the constructor was handed, or, before it has run, what ld.so names.
-fn variables() -> *const *const c_char {
+fn all_variables() -> *const *const c_char {
     unsafe extern "C" {
         /// Where the kernel put the argument count, behind which the arguments and the environment lie (ld.so, GLIBC_2.2.5).
         static __libc_stack_end: *const c_void;

@@ -22,5 +22,7 @@ pub mod heap;
 pub mod mmap_call;
 pub mod robust_list;
 pub mod stack_pointer;
+pub mod standard_error;
 pub mod sysfs;
 pub mod user_memory;
+pub mod variables;

@@ -51,6 +51,7 @@ pub fn log_users(own: &ThisProcess, origin: Origin) {
         Some((alias, user)) if user.writes() => doubt(own, origin, alias, user),
         Some((alias, user)) => say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} in {}: {user} {alias}, which has a page cache of its own, so a write to one of the two changes the \
              snapshot of the other unseen; take both of the same one, and have all programs write to that one",
             origin,
@@ -81,6 +82,7 @@ fn doubt(own: &ThisProcess, origin: Origin, alias: Alias, user: User) {
     if doubt::doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so a write there changes the \
              snapshot unseen; end that use and take the snapshot again, or take a snapshot of the one that is written to",
             origin,

@@ -163,6 +163,7 @@ fn log_doubtful(own: &ThisProcess, what: &str, view: &View) {
     let pid = own.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,
+        file = view.meta.origin, process = pid;
         "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
          the snapshot again",
         Program(pid),

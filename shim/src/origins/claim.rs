@@ -130,6 +130,7 @@ impl Claim {
         if doubted > 0 {
             say!(
                 Level::Warn,
+                file = origin;
                 "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim \
                  that SNAPSHIM_CLAIM=1 asks for, so other programs can mount or overwrite the device; take the snapshot again, \
                  after the program has closed the descriptors that it did not open",
@@ -157,12 +158,14 @@ fn log_refused(own: &ThisProcess, origin: Origin, error: Errno) {
     match (error, mapper) {
         (Errno::BUSY, Some(mapper)) => say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and another program has one, perhaps {mapper} \
              for a snapshot of its own; end that first, or take the snapshot without SNAPSHIM_CLAIM",
             origin
         ),
         (Errno::BUSY, None) => say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} refused: SNAPSHIM_CLAIM=1 asks for an exclusive claim, and there is another one (by a mount in another \
              mount namespace, swap, mkfs, or a use of one of its partitions); end that first, or take the snapshot without \
              SNAPSHIM_CLAIM",
@@ -170,6 +173,7 @@ fn log_refused(own: &ThisProcess, origin: Origin, error: Errno) {
         ),
         _ => say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} refused: the exclusive claim that SNAPSHIM_CLAIM=1 asks for cannot be opened (errno {}); give {} the \
              right to open the device, or take the snapshot without SNAPSHIM_CLAIM",
             origin,

@@ -49,6 +49,7 @@ pub fn refuse_if_busy(origin: Origin) -> Result<(), Errno> {
     let Some(user) = user_of(origin.device()) else { return Ok(()) };
     say!(
         Level::Warn,
+        file = origin;
         "snapshot of {} refused: {user} it, so the kernel changes it without a system call; unmount or detach it first, or take \
          snapshots of the files on it",
         origin

@@ -265,6 +265,7 @@ fn log_mapped(pid: u32, origin: Origin) {
     if LAST.swap(what, Ordering::Relaxed) != what {
         say!(
             Level::Warn,
+            file = origin, process = pid;
             "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores \
              are not seen; run that program under the shim, on the same table, and have it map the file by libc's mmap; then take \
              the snapshot again",

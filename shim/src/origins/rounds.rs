@@ -34,6 +34,7 @@ fn check_origin(own: &ThisProcess, origin: Origin) {
     if doubt_snapshots_of(own, origin) > 0 {
         say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or \
              detach it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
             origin,

@@ -26,7 +26,7 @@ use crate::base::config::config;
 use crate::process::descriptors;
 use crate::process::fd_table::{self, AppFd};
 use crate::process::identity::ThisProcess;
-use crate::process::log::{Bytes, Level, Program, say};
+use crate::process::log::{self, About, Bytes, Level, Program};
 
 /// One origin and the descriptor that leads to it. Changed only under the lock over the process's mappings.
 struct Watched {
@@ -192,13 +192,11 @@ fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, 
     let file = watched.file();
     let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, AppFd::number));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
-    say!(
-        Level::Warn,
-        "{}'s snapshot of {} ({}) is doubtful from now on: {} {} the file without the shim, so {}; run every program that \
+    let name = Bytes(path.as_ref().map_or(b"?", |(path, _)| path));
+    let message = format_args!(
+        "{}'s snapshot of {name} ({origin}) is doubtful from now on: {} {} the file without the shim, so {}; run every program that \
          writes it under the shim, on the same table, and take the snapshot again",
         Program(raw::own_pid()),
-        Bytes(path.as_ref().map_or(b"?", |(path, _)| path)),
-        origin,
         Offender(offender),
         if cause == FOREIGN_TRUNCATION { "truncated" } else { "changed" },
         if cause == FOREIGN_TRUNCATION {
@@ -207,6 +205,7 @@ fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, 
             "the snapshot may show its bytes"
         }
     );
+    log::write_line(Level::Warn, About { file: Some(&name), process: offender }, message);
 }
 
 /// The process that changed a file, as far as it is known.

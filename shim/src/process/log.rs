@@ -1,119 +1,125 @@
 //! The log: one line a message, which says what happened, to which file and process, and what to do.
 //!
-//! A line is one raw write(2) to standard error, or to the file that `SNAPSHIM_LOG` names, which is opened for each line.
+//! A message stands where it is decided, in a [`say`] or, if it holds for all programs of a pipeline alike, in a [`say_once`].
+//! `log_line` writes it out, `log_target` says where it goes and keeps it from doing harm there.
 
-use core::fmt::{self, Write};
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fd::AsFd;
-use rustix::fs::{FileType, OFlags};
-use snapshim::sys::procfs;
-use snapshim::sys::stack_str::StackStr;
+use snapshim::sys::escaped::Escaped;
 use snapshim::table::Table;
 
-use super::{fd_table, identity};
-use crate::base::config::{config, open};
+use super::log_line::{Gist, Line, Name};
+use super::{log_target, said};
+use crate::base::config::config;
+use crate::base::variables;
 
+pub use super::log_line::About;
 pub use crate::base::config::Level;
 
-/// Logs a line if its level is wanted.
+/// Logs a line if its level is wanted. What it is about is named in front of its text: `file = ..., process = ...;`, the process by
+/// its pid.
 macro_rules! say {
-    ($level:expr, $($format:tt)*) => {
-        $crate::process::log::write_line($level, format_args!($($format)*))
+    ($level:expr, $($rest:tt)*) => {
+        $crate::process::log::parts!($crate::process::log::write_line, $level, $($rest)*)
     };
 }
 pub(crate) use say;
 
-/// Bytes of a path or value, with `?` in place of control characters and of what is not UTF-8.
-pub struct Bytes<'a>(pub &'a [u8]);
-
-impl fmt::Display for Bytes<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                formatter.write_char(if character.is_control() { '?' } else { character })?;
-            }
-            if !chunk.invalid().is_empty() {
-                formatter.write_char('?')?;
-            }
-        }
-        Ok(())
-    }
+/// The same for what is so for as long as the process lives, and is the same in all programs of a pipeline: one of them logs it.
+macro_rules! say_once {
+    ($level:expr, $($rest:tt)*) => {
+        $crate::process::log::parts!($crate::process::log::write_line_once, $level, $($rest)*)
+    };
 }
+pub(crate) use say_once;
+
+/// Takes the arguments of [`say`] apart.
+macro_rules! parts {
+    ($write:path, $level:expr, file = $file:expr, process = $process:expr; $($format:tt)*) => {
+        $write(
+            $level,
+            $crate::process::log::About { file: Some(&$file), process: Some($process) },
+            format_args!($($format)*),
+        )
+    };
+    ($write:path, $level:expr, file = $file:expr; $($format:tt)*) => {
+        $write($level, $crate::process::log::About { file: Some(&$file), process: None }, format_args!($($format)*))
+    };
+    ($write:path, $level:expr, process = $process:expr; $($format:tt)*) => {
+        $write($level, $crate::process::log::About { file: None, process: Some($process) }, format_args!($($format)*))
+    };
+    ($write:path, $level:expr, $($format:tt)*) => {
+        $write($level, $crate::process::log::About::default(), format_args!($($format)*))
+    };
+}
+pub(crate) use parts;
+
+/// Bytes of a path or value, in which nothing is left that a terminal obeys.
+pub use snapshim::sys::escaped::Escaped as Bytes;
 
 /// A process: its pid and command name.
 pub struct Program(pub u32);
 
 impl fmt::Display for Program {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut name = [0u8; 32];
-        let name = procfs::read_file(procfs::ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
-        write!(formatter, "process {} ({})", self.0, Bytes(name.trim_ascii_end()))
+        write!(formatter, "process {} ({})", self.0, Name(self.0))
     }
 }
 
 /// Logs a line; see [`say`].
 #[cold]
-pub fn write_line(level: Level, message: fmt::Arguments<'_>) {
-    let config = config();
-    if level > config.level {
-        return;
-    }
-    // A line that is longer ends where the buffer does.
-    let mut line = StackStr::<900>::new();
-    let _ = write!(line, "snapshim: {message}");
-    line.end_line();
-    let line = line.as_bytes();
-    match config.log_path {
-        Some(path) => {
-            if let Ok(file) = open(path) {
-                write_unless_origin(file.as_fd(), line);
-            }
-        }
-        None => {
-            if let Ok(stderr) = fd_table::stream(2) {
-                write_unless_origin(stderr.as_fd(), line);
-            }
-        }
+pub fn write_line(level: Level, about: About<'_>, message: fmt::Arguments<'_>) {
+    let log = &config().log;
+    if level <= log.level {
+        log_target::write(log.path, Line::new(log.format, level, about, message).as_bytes());
     }
 }
 
-/// Logs, once, the values in the environment that cannot be used.
+/// Logs a line that no sibling and not the parent has logged of late; see [`say_once`].
+#[cold]
+pub fn write_line_once(level: Level, about: About<'_>, message: fmt::Arguments<'_>) {
+    if level <= config().log.level && said::is_news(Gist::of(message)) {
+        write_line(level, about, message);
+    }
+}
+
+/// Logs, once, what the environment asks for in vain: values that cannot be used, and names that are no variable's.
 pub fn report_unusable() {
     static IS_SAID: AtomicBool = AtomicBool::new(false);
     if IS_SAID.swap(true, Ordering::Relaxed) {
         return;
     }
     for problem in config().unusable.iter().flatten() {
-        say!(
+        say_once!(
             Level::Error,
             "{}={} cannot be used; using {} instead",
             problem.name,
-            Bytes(problem.value),
+            Escaped(problem.value),
             problem.instead
         );
     }
-}
-
-/// The shim's own writes pass no gate, so a line must not go to an origin of a snapshot, nor into the middle of a file that took
-/// the number of standard error.
-fn write_unless_origin(file: rustix::fd::BorrowedFd<'_>, line: &[u8]) {
-    let Ok(stat) = rustix::fs::fstat(file) else { return };
-    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-        let appends = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
-        let at_end = appends || rustix::fs::tell(file).is_ok_and(|position| position >= stat.st_size as u64);
-        if !at_end || identity::is_origin_in_use(&stat) {
-            return;
+    for name in config().unknown.iter().flatten() {
+        match variables::nearest(name) {
+            Some(nearest) => say_once!(
+                Level::Error,
+                "{} is no variable of snapshim's and has no effect; {nearest} is one",
+                Escaped(name)
+            ),
+            None => say_once!(
+                Level::Error,
+                "{} is no variable of snapshim's and has no effect; the README lists those that have",
+                Escaped(name)
+            ),
         }
     }
-    let _ = rustix::io::write(file, line);
 }
 
 /// The processes that change files unseen, as the log names them.
 pub struct Unseen<'a>(pub &'a Table);
 
-impl core::fmt::Display for Unseen<'_> {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for Unseen<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unseen = self.0.unseen();
         match unseen.named().next() {
             Some(who) => Program(who.pid).fmt(formatter)?,

@@ -179,15 +179,21 @@ fn log_refused(hindrance: Hindrance, is_raised: bool) {
         Hindrance::Refusal(refusal) => (refusal.what(), refusal.remedy()),
         Hindrance::Full => ("its table is full", "end some of the processes that use it"),
     };
-    say!(
+    // What stands in the table is said once by itself; on a full file system nothing is left behind.
+    let is_full = matches!(hindrance, Hindrance::Refusal(Refusal::Full));
+    let write = if is_raised || is_full { log::write_line } else { log::write_line_once };
+    write(
         Level::Error,
-        "this process ({}) takes no part: {}: {} (errno {}); {}. {}",
-        raw::own_pid(),
-        crate::process::log::Bytes(config().directory.to_bytes()),
-        what,
-        hindrance.errno().raw_os_error(),
-        remedy,
-        what_follows(is_raised)
+        log::About::default(),
+        format_args!(
+            "this process ({}) takes no part: {}: {} (errno {}); {}. {}",
+            raw::own_pid(),
+            log::Bytes(config().directory.to_bytes()),
+            what,
+            hindrance.errno().raw_os_error(),
+            remedy,
+            what_follows(is_raised)
+        ),
     );
 }
 

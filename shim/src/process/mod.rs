@@ -1,7 +1,8 @@
 //! Process: what this image and this thread are, in the table and for the kernel.
 //!
 //! From the lowest on: [`agent_state`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`]
-//! (its descriptor tables), [`first_thread`] (whether its first thread lives), [`log`] (messages), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
+//! (its descriptor tables), [`first_thread`] (whether its first thread lives), [`log`] (messages, with [`log_line`], [`log_target`]
+//! and [`said`]), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
 //! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`shared_mm`] (memory that a child shares)
 //! and [`leaving`] (calls that a thread has jumped out of).
 //!
@@ -20,7 +21,10 @@ pub mod first_thread;
 pub mod identity;
 pub mod leaving;
 pub mod log;
+pub mod log_line;
+pub mod log_target;
 pub mod membership;
 pub mod other_tables;
+pub mod said;
 pub mod shared_mm;
 pub mod thread;

@@ -50,6 +50,7 @@ impl OtherTables {
         if table.unseen().begin_to_say() {
             say!(
                 Level::Error,
+                process = pid;
                 "{} uses a table of another version of snapshim in {}: neither sees what the other's programs change, so all \
                  snapshots of this version are doubtful while it lives, and those of the other are not to be trusted; restart it",
                 Program(pid),

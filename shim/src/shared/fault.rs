@@ -110,6 +110,7 @@ impl Failed {
             Self::Preserving(failure) => {
                 say!(
                     Level::Warn,
+                    file = origin, process = failure.pid;
                     "store of process {} into {} refused (SIGBUS): a page could not be preserved for the snapshot of {}: {}",
                     raw::own_pid(),
                     origin,
@@ -126,6 +127,7 @@ impl Failed {
 fn refuse(origin: Origin, error: Errno) -> Refused {
     say!(
         Level::Error,
+        file = origin;
         "store of process {} into {} refused (SIGBUS): the kernel does not make its mapping writable again (errno {}); raise \
          vm.max_map_count",
         raw::own_pid(),

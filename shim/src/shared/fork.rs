@@ -46,6 +46,7 @@ pub fn join_in_child(start_agent: &dyn Fn(&ThisProcess)) {
             if !is_armed {
                 say!(
                     Level::Error,
+                    file = origin;
                     "process {} was forked with a shared mapping of {} that cannot be write-protected: its stores are NOT held \
                      back from others' snapshots; raise vm.max_map_count",
                     snapshim::sys::raw::own_pid(),

@@ -6,6 +6,7 @@ mod status;
 use std::ffi::CString;
 use std::process::ExitCode;
 
+use snapshim::sys::escaped::Escaped;
 use snapshim::table::attach::{self, Attached};
 
 const USAGE: &str = "\
@@ -39,9 +40,14 @@ fn main() -> ExitCode {
     };
     match attach::attach_existing(&attach::TableLocation { directory: &path, is_chosen }) {
         Ok(Some(attached)) => run(&attached),
-        Ok(None) => println!("no table in {directory}: no program runs under the shim there"),
+        Ok(None) => println!("no table in {}: no program runs under the shim there", Escaped(directory.as_bytes())),
         Err(refusal) => {
-            eprintln!("snapshim: the table in {directory} cannot be used: {}; {}", refusal.what(), refusal.remedy());
+            eprintln!(
+                "snapshim: the table in {} cannot be used: {}; {}",
+                Escaped(directory.as_bytes()),
+                refusal.what(),
+                refusal.remedy()
+            );
             return ExitCode::FAILURE;
         }
     }

@@ -5,6 +5,7 @@ use std::fs;
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUNCATION, SegmentFlags, State, View};
+use snapshim::sys::escaped::Escaped;
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
@@ -70,5 +71,7 @@ fn name(id: ProcessId) -> String {
 }
 
 fn program(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".into(), |name| name.trim_end().into())
+    // The kernel ends the name with a newline of its own.
+    fs::read(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "?".into(), |name| Escaped(name.strip_suffix(b"\n").unwrap_or(&name)).to_string())
 }

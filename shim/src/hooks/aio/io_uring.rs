@@ -13,7 +13,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::config::config;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, say_once};
 
 interpose! {
     /// liburing's io_uring_queue_init(3)
@@ -60,7 +60,7 @@ pub fn deny() -> c_int {
 fn log_denial() {
     static IS_LOGGED: AtomicBool = AtomicBool::new(false);
     if !IS_LOGGED.swap(true, Ordering::Relaxed) {
-        say!(
+        say_once!(
             Level::Info,
             "process {}: io_uring is denied (ENOSYS), because its writes cannot be held back from snapshots; \
              SNAPSHIM_IO_URING=allow permits it and loses that",
@@ -151,7 +151,7 @@ pub fn filter() {
     // SAFETY: the kernel reads the program during the call; no_new_privs is left as it is.
     let set = unsafe { syscall!(Sysno::seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if let Err(error) = set {
-        say!(
+        say_once!(
             Level::Warn,
             "process {}: SNAPSHIM_IO_URING=seccomp had no effect ({}); io_uring is denied as by deny, and a program \
              that makes the system call itself is not kept from it",

@@ -166,6 +166,7 @@ pub fn doubt(origin: Origin) {
         if table::doubt(own.table, index, view.head.incarnation()) {
             say!(
                 Level::Warn,
+                file = origin;
                 "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very \
                  moment",
                 origin,

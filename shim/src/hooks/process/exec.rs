@@ -13,7 +13,7 @@ use crate::base::user_memory::{read_own, read_value};
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::lifecycle::exec;
-use crate::process::log::{Bytes, Level, say};
+use crate::process::log::{Bytes, Level, say, say_once};
 use crate::process::{identity, membership};
 use crate::signals;
 
@@ -110,17 +110,19 @@ fn on_execve(
 /// Whether to look at the program: that costs a few system calls, so it is done only where the answer is of use.
 fn is_asked() -> bool {
     let is_active = || identity::attached().is_some_and(|own| own.table.gate().active.is_raised());
-    !config().is_disabled && (config().is_strict || config().level >= Level::Info || is_active())
+    !config().is_disabled && (config().is_strict || config().log.level >= Level::Info || is_active())
 }
 
 fn log_unreached(path: &CStr, why: &str) {
-    let answer = if config().is_strict { "refused (EPERM)" } else { "its changes are NOT held back from snapshots" };
-    say!(
-        Level::Warn,
-        "process {} executes {}, which the shim does not reach because {why}: {answer}",
-        raw::own_pid(),
-        Bytes(path.to_bytes())
-    );
+    let name = Bytes(path.to_bytes());
+    let own = raw::own_pid();
+    if config().is_strict {
+        let answer = "refused (EPERM)";
+        say!(Level::Warn, file = name; "process {own} executes {name}, which the shim does not reach because {why}: {answer}");
+    } else {
+        let answer = "its changes are NOT held back from snapshots";
+        say_once!(Level::Warn, file = name; "process {own} executes {name}, which the shim does not reach because {why}: {answer}");
+    }
 }
 
 /// Why the shim will not be in the program at `path`; `None` if it will, or if the kernel cannot open the file.
