@@ -73,13 +73,11 @@ impl Table {
         })
     }
 
-    /// The creation that waits for process `id` to arm, and what the creation covers.
-    pub fn creation_to_arm_for(&self, record: &Process, id: ProcessId) -> Option<(Ticket, Scope)> {
-        let creation = &self.header.creation;
-        let seen = creation.load();
-        if !seen.is_arming() || record.sharing.is_armed_for(id.epoch(), seen) {
-            return None;
-        }
-        Some((seen, creation.scope(seen, self)?))
+    /// The creations that wait for process `id` to arm, and what each covers.
+    pub fn creations_to_arm_for(&self, record: &Process, id: ProcessId) -> impl Iterator<Item = (Ticket, Scope)> {
+        let creations = &self.header.creations;
+        let waiting = creations.under_way().filter(Ticket::is_arming);
+        let waiting = waiting.filter(move |seen| !record.sharing.is_armed_for(id.epoch(), *seen));
+        waiting.filter_map(|seen| Some((seen, creations.scope(seen, self)?)))
     }
 }

@@ -1,15 +1,13 @@
-//! Waiting for others: a creation for the writers under way, a writer for the creation under way, a mapper for the pushers.
+//! Waiting for others: a creation for the writers under way, a mapper for the pushers.
 //!
 //! No process waits for the dead, and none waits for ever.
-
-use core::time::Duration;
 
 use rustix::io::Errno;
 
 use super::liveness::{self, Liveness};
 use super::locate::target_of_stat;
 use super::thread_state::{CallingThread, ThreadSyscall};
-use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::creation::Scope;
 use crate::protocol::gate::{Announcement, CallFrame, NO_DESCRIPTOR};
 use crate::protocol::origin::{Origin, Target};
 use crate::protocol::process::Process;
@@ -18,7 +16,6 @@ use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::procfs::ProcPath;
 use crate::sys::sync::{Ordering, fence};
 use crate::sys::wait::{Backoff, Deadline};
-use crate::sys::{futex, raw};
 use crate::table::Table;
 
 /// The thread that did not answer in time.
@@ -128,7 +125,7 @@ impl Table {
         })
     }
 
-    fn straggler(&self, slot: &WriterSlot) -> Straggler {
+    pub(super) fn straggler(&self, slot: &WriterSlot) -> Straggler {
         let lease = slot.lease();
         let pid = self.owner(lease.process()).map_or(0, |(_, _, id)| id.pid());
         Straggler { pid, tid: slot.thread(lease) }
@@ -199,30 +196,6 @@ impl Table {
         !covered && is_telling && frame.load().1 == announcement && frame.target_at(announcement) == Target::Unknown
     }
 
-    /// Waits until the creation `seen` is over. Ends it if its owner is dead or has taken too long.
-    pub fn await_creation(&self, seen: Ticket) {
-        let creation = &self.header.creation;
-        let first_seen = raw::now();
-        let mut backoff = Backoff::default();
-        while creation.load() == seen {
-            backoff.pause();
-            if !backoff.is_sleeping() {
-                continue;
-            }
-            let owner = self.creation_owner(seen).map_or(0, |slot| slot.lease().process());
-            let dead = owner == 0 || self.reap_if_dead(owner);
-            let deadline = creation.deadline(seen, self).unwrap_or(first_seen);
-            if deadline > first_seen + LONGEST_CREATION {
-                self.declare_damaged();
-            }
-            if dead || self.is_damaged() || raw::now() > deadline {
-                self.end_creation(seen);
-            } else {
-                futex::wait(creation.futex(), seen.low_half(), Duration::from_millis(2));
-            }
-        }
-    }
-
     /// Waits until no thread pushes into snapshot `index`, whose generation is odd. With `only_bytes` it waits only for pushers
     /// that store bytes. False: a thread still pushes when `deadline` has come.
     #[must_use]
@@ -270,9 +243,6 @@ fn under_way(frame: &CallFrame, scope: Scope) -> Option<Announcement> {
         };
     concerned.then_some(announcement)
 }
-
-/// The longest SNAPSHIM_TIMEOUT_MS, in nanoseconds: no creator gives itself longer.
-const LONGEST_CREATION: u64 = 60_000_000_000;
 
 /// PID_MAX_LIMIT of linux/threads.h.
 const MOST_THREADS: u32 = 4 << 20;

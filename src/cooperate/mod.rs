@@ -11,6 +11,7 @@
 
 pub mod aio_idle;
 pub mod arming;
+mod creations;
 pub mod drain;
 pub mod foreign;
 pub mod inspection;

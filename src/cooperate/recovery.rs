@@ -49,13 +49,13 @@ impl Table {
     pub fn reap(&self, index: u32, record: &Process, id: ProcessId) {
         let dead = Dead { index, record, id };
         let owner = dead.owner();
-        let creation = self.header.creation.load();
+        let creations = &self.header.creations;
         let is_theirs =
-            creation.is_busy() && self.creation_owner(creation).is_none_or(|slot| slot.lease().process() == owner);
-        self.decide_forks_of(&dead, is_theirs && creation.is_committed());
-        if is_theirs {
-            self.end_creation(creation);
-        }
+            |creation: &Ticket| self.creation_owner(*creation).is_none_or(|slot| slot.lease().process() == owner);
+        // A process makes one creation at a time: it holds the lock over its mappings meanwhile.
+        let is_committed = creations.under_way().filter(is_theirs).any(|creation| creation.is_committed());
+        self.decide_forks_of(&dead, is_committed);
+        creations.under_way().filter(is_theirs).for_each(|creation| self.end_creation(creation));
         for slot in self.writers_used() {
             let lease = slot.lease();
             if lease.process() == owner {
@@ -150,12 +150,13 @@ impl Table {
 
     /// Ends a creation in the place of its owner, and wakes its waiters.
     pub fn end_creation(&self, seen: Ticket) {
-        if self.header.creation.clear_impossible(seen) {
+        let creations = &self.header.creations;
+        if creations.clear_impossible(seen) {
             self.declare_damaged();
         } else {
-            self.header.creation.end(seen);
+            creations.end(seen);
         }
-        futex::wake(self.header.creation.futex());
+        futex::wake(creations.futex(seen));
     }
 
     /// A record for process `id`, if one is free, can be freed, or can be had.

@@ -39,10 +39,7 @@ impl Table {
 
     #[cold]
     fn retire_the_dead(&self) {
-        let creation = self.header.creation.load();
-        if creation.is_busy() {
-            self.end_if_dead(creation);
-        }
+        self.header.creations.under_way().for_each(|creation| self.end_if_dead(creation));
         let mut seen = [0; REMEMBERED];
         // A single walk: the next search meets a segment that was split off beside this one.
         for (_, view) in self.walk_once().live() {

@@ -1,25 +1,28 @@
-//! The creation record: the one place in the table that decides a snapshot's instant.
+//! The creation records: each decides the instant of one snapshot.
 //!
-//! One creation is under way at a time. Its state is one word. One compare-exchange decides whether it comes about: the creator's
-//! `commit` against an `abort` by any other process. The record is also the gate of the origins: a writer waits if the record names
-//! its origin.
+//! A creation's state is one word. One compare-exchange decides whether it comes about: the creator's `commit` against an `abort`
+//! by any other process. The record is also the gate of the origins that it names: a writer waits if any record names its origin.
+//!
+//! Creations of different origins are made side by side, each in its own record. Of one origin only one is under way: otherwise those
+//! who make snapshots of one file again and again would take all records, and leave its writers no gap. So a creator *proposes* its
+//! creation, and compares it with the others before it goes on ([`Creations::rival`]).
 
+use super::limits::CREATIONS;
 use super::origin::{AtomicTarget, Origin, Target};
 use crate::sys::sync::{AtomicU64, Fault, Ordering, fence, planted};
 
-/// All-zero is "free".
+/// The creation records. All-zero is "free".
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Creation {
+pub struct Creations {
     /// phase:8 | number:40 | owner:16. The low half, with the phase and the number's low 24 bits, is a futex.
-    state: AtomicU64,
-    reserved: [AtomicU64; 7],
+    records: [AtomicU64; CREATIONS],
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Creation>() == 64);
+const _: () = assert!(size_of::<Creations>() == 128);
 
 /// What a thread's creation covers and how long it may take. It stands in the creator's own writer slot, and is written only while
 /// no creation of that thread is under way: a creator that was stopped and aborted cannot overwrite the intent of its successor.
@@ -34,7 +37,7 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Says what the next [`Creation::claim`] of this thread is for.
+    /// Says what the next [`Creations::claim`] of this thread is for.
     pub fn declare(&self, scope: Scope, deadline: u64) {
         // Release: pairs with the fence in `still`: a thread that reads these stores finds the creator's last creation over.
         fence(Ordering::Release);
@@ -67,12 +70,25 @@ pub struct Aborted;
 
 /// One state of one creation, as a thread read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(u64);
+pub struct Ticket {
+    state: u64,
+    record: u8,
+}
+
+/// How another creation stands in the way of a proposed one, which it excludes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rival {
+    /// It goes first. The proposed one is to be given up, and proposed again when this one is over.
+    First(Ticket),
+    /// It is proposed too, and gives way, or has not seen the other. That is known in a moment.
+    Undecided(Ticket),
+}
 
 const FREE: u64 = 0;
 const COLLECTING: u64 = 1;
 const COMMITTED: u64 = 2;
 const ARMING: u64 = 3;
+const PROPOSED: u64 = 4;
 
 const NUMBER_SHIFT: u32 = 8;
 const NUMBER_BITS: u64 = (1 << 40) - 1;
@@ -84,13 +100,19 @@ const fn state(phase: u64, number: u64, owner: u16) -> u64 {
 
 impl Ticket {
     const fn phase(self) -> u64 {
-        self.0 & 0xff
+        self.state & 0xff
     }
 
-    /// Tells this creation from all others there ever were.
+    /// Tells this creation from all others there ever were in its record.
     #[must_use]
     pub const fn number(self) -> u64 {
-        self.0 >> NUMBER_SHIFT & NUMBER_BITS
+        self.state >> NUMBER_SHIFT & NUMBER_BITS
+    }
+
+    /// The index of its record.
+    #[must_use]
+    pub const fn record(self) -> usize {
+        self.record as usize
     }
 
     /// Whether a creation is under way, decided or not.
@@ -101,7 +123,7 @@ impl Ticket {
 
     /// Whether the writers are drained, and every process that shares what is covered is to arm its mappings.
     #[must_use]
-    pub const fn is_arming(self) -> bool {
+    pub const fn is_arming(&self) -> bool {
         self.phase() == ARMING
     }
 
@@ -114,42 +136,100 @@ impl Ticket {
     /// The writer slot of the creator.
     #[must_use]
     pub const fn owner(self) -> u16 {
-        (self.0 >> OWNER_SHIFT) as u16
+        (self.state >> OWNER_SHIFT) as u16
     }
 
-    /// The half of the state that `Creation::futex` waits on.
+    /// The half of the state that `Creations::futex` waits on.
     #[must_use]
     pub const fn low_half(self) -> u32 {
-        self.0 as u32
+        self.state as u32
+    }
+
+    /// The same creation in another phase.
+    const fn in_phase(self, phase: u64) -> Self {
+        Self { state: state(phase, self.number(), self.owner()), ..self }
+    }
+
+    /// Its record when it is over.
+    const fn over(self) -> Self {
+        Self { state: state(FREE, self.number(), 0), ..self }
     }
 }
 
-impl Creation {
-    /// The state as it is now. Acquire: pairs with the Release in `commit` and `release`; what a past creation published is
-    /// visible.
-    pub fn load(&self) -> Ticket {
-        Ticket(self.state.load(Ordering::Acquire))
+impl Creations {
+    /// The state of record `index` as it is now. Acquire: pairs with the Release in `commit` and `release`; what a past creation
+    /// published is visible.
+    fn load(&self, index: usize) -> Ticket {
+        Ticket { state: self.records[index].load(Ordering::Acquire), record: index as u8 }
     }
 
-    /// Free -> collecting, by compare-exchange against other creators. The error is the creation under way.
+    /// The creations under way.
+    pub fn under_way(&self) -> impl Iterator<Item = Ticket> + '_ {
+        (0..CREATIONS).map(|index| self.load(index)).filter(|seen| seen.is_busy())
+    }
+
+    /// Whether a record is free.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.under_way().count() < CREATIONS
+    }
+
+    /// Whether the creation is in the state `seen` still.
+    #[must_use]
+    pub fn is(&self, seen: Ticket) -> bool {
+        self.load(seen.record()) == seen
+    }
+
+    /// From `from` to `to`, which are states of one record, by compare-exchange against all others.
     ///
-    /// `owner` is the creator's writer slot, whose [`Intent`] has been declared.
-    pub fn claim(&self, owner: u16) -> Result<Ticket, Ticket> {
-        loop {
-            let free = self.load();
-            if free.is_busy() {
-                return Err(free);
-            }
-            let mine = state(COLLECTING, free.number() + 1, owner);
-            // AcqRel: pairs with the Acquire in `load`: a thread that sees the claim sees the intent. A number is used once.
-            match self.state.compare_exchange(free.0, mine, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(Ticket(mine)),
-                Err(now) if planted(Fault::ClaimAgain) => return Err(Ticket(now)),
-                // Another creation has come, and may be over already. A caller that waited for the end of one that is over would
-                // never be woken: so look again.
-                Err(_) => {}
-            }
+    /// AcqRel: pairs with the Acquire in `load`: who sees the new state sees what came before it.
+    fn step(&self, from: Ticket, to: Ticket) -> bool {
+        let word = &self.records[from.record()];
+        word.compare_exchange(from.state, to.state, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Free -> proposed, by compare-exchange against other creators. `None`: no record is free.
+    ///
+    /// `owner` is the creator's writer slot, whose [`Intent`] has been declared. Writers of what it covers wait from here on.
+    #[must_use]
+    pub fn claim(&self, owner: u16) -> Option<Ticket> {
+        (0..CREATIONS).find_map(|index| {
+            let free = self.load(index);
+            // A number is used once.
+            let mine = Ticket { state: state(PROPOSED, free.number() + 1, owner), ..free };
+            (!free.is_busy() && self.step(free, mine)).then_some(mine)
+        })
+    }
+
+    /// What stands in the way of the creation `mine`, which is proposed. The caller has raised the active word since.
+    ///
+    /// Each creator claims, makes a full fence (`ActiveWord::raise`), and then looks here. So of two that exclude each other at
+    /// least one sees the other, and only one of them goes on: the one that was no longer proposed, or has the lower index.
+    pub fn rival(&self, mine: Ticket, scope: Scope, intents: &impl Intents) -> Option<Rival> {
+        if planted(Fault::RivalLook) {
+            return None;
         }
+        let mut rivals =
+            self.under_way().filter(|seen| seen.record != mine.record && self.excludes(*seen, scope, intents));
+        let goes_first = |seen: &Ticket| seen.phase() != PROPOSED || seen.record < mine.record;
+        let first = rivals.next()?;
+        let found = if goes_first(&first) { Some(first) } else { rivals.find(goes_first) };
+        Some(found.map_or(Rival::Undecided(first), Rival::First))
+    }
+
+    /// A creation under way that a creation of `scope` would have to wait for.
+    pub fn in_the_way_of(&self, scope: Scope, intents: &impl Intents) -> Option<Ticket> {
+        self.under_way().find(|seen| self.excludes(*seen, scope, intents))
+    }
+
+    fn excludes(&self, seen: Ticket, scope: Scope, intents: &impl Intents) -> bool {
+        self.scope(seen, intents).is_some_and(|other| other.excludes(scope))
+    }
+
+    /// Proposed -> collecting, when no rival is left. The error: another process aborted the creation.
+    pub fn settle(&self, mine: Ticket) -> Result<Ticket, Aborted> {
+        let collecting = mine.in_phase(COLLECTING);
+        if self.step(mine, collecting) { Ok(collecting) } else { Err(Aborted) }
     }
 
     /// Collecting -> arming, once the writers are drained. The error: another process aborted the creation.
@@ -157,40 +237,31 @@ impl Creation {
     /// Arming must follow the drain: a writer that passed the gate earlier may still open a mapping again that was armed before the
     /// writer finished.
     pub fn start_arming(&self, mine: Ticket) -> Result<Ticket, Aborted> {
-        let arming = state(ARMING, mine.number(), mine.owner());
-        // AcqRel: against `abort`; pairs with the Acquire in `load`.
-        let started = self.state.compare_exchange(mine.0, arming, Ordering::AcqRel, Ordering::Relaxed);
-        started.map(|_| Ticket(arming)).map_err(|_| Aborted)
+        let arming = mine.in_phase(ARMING);
+        if self.step(mine, arming) { Ok(arming) } else { Err(Aborted) }
     }
 
     /// Collecting or arming -> committed. False: another process aborted the creation, and no snapshot has come about.
     #[must_use]
     pub fn commit(&self, mine: Ticket) -> bool {
-        let committed = state(COMMITTED, mine.number(), mine.owner());
+        let committed = mine.in_phase(COMMITTED);
         if planted(Fault::CommitExchange) {
-            self.state.store(committed, Ordering::Release);
+            self.records[mine.record()].store(committed.state, Ordering::Release);
             return true;
         }
-        // AcqRel: against `abort`. Release: pairs with the Acquire in `load`; the published snapshots are visible to writers that
-        // waited.
-        self.state.compare_exchange(mine.0, committed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        // The Release in `step`: the published snapshots are visible to writers that waited.
+        self.step(mine, committed)
     }
 
     /// Committed -> free, when everything that the commit decided has been carried out. Any process may do it, and more than once.
     pub fn release(&self, mine: Ticket) {
-        let committed = state(COMMITTED, mine.number(), mine.owner());
-        // Release: pairs with the Acquire in `load`.
-        let _ =
-            self.state.compare_exchange(committed, state(FREE, mine.number(), 0), Ordering::Release, Ordering::Relaxed);
+        self.step(mine.in_phase(COMMITTED), mine.over());
     }
 
-    /// Collecting or arming, as it was seen -> free: by another process if the owner is dead or too late, or by a creator that
-    /// gives up.
+    /// Proposed, collecting or arming, as it was seen -> free: by another process if the owner is dead or too late, or by a creator
+    /// that gives up.
     pub fn abort(&self, seen: Ticket) -> bool {
-        let free = state(FREE, seen.number(), 0);
-        // AcqRel: against `start_arming` and `commit`.
-        matches!(seen.phase(), COLLECTING | ARMING)
-            && self.state.compare_exchange(seen.0, free, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        matches!(seen.phase(), PROPOSED | COLLECTING | ARMING) && self.step(seen, seen.over())
     }
 
     /// Ends a creation, as it was seen, in the place of its owner. One that is not committed has not happened; one that is
@@ -205,35 +276,48 @@ impl Creation {
 
     /// A state that no creation can have -> free. False: it is a possible one.
     pub fn clear_impossible(&self, seen: Ticket) -> bool {
-        seen.phase() > ARMING
-            && self
-                .state
-                .compare_exchange(seen.0, state(FREE, seen.number(), 0), Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+        seen.phase() > PROPOSED && self.step(seen, seen.over())
     }
 
-    /// The creation under way, if writers of `origin` have to wait for it.
-    pub fn naming(&self, origin: Origin, intents: &impl Intents) -> Option<Ticket> {
-        loop {
-            let seen = self.load();
-            if !seen.is_busy() {
-                return None;
+    /// A creation under way that a writer to `target` has to wait for. `is_excused`: it need not wait for this one.
+    ///
+    /// A creation that is claimed behind this look finds the writer announced.
+    pub fn naming(
+        &self,
+        target: Target,
+        intents: &impl Intents,
+        is_excused: impl Fn(Ticket) -> bool,
+    ) -> Option<Ticket> {
+        let looked_at = if planted(Fault::EachCreation) { 1 } else { CREATIONS };
+        (0..looked_at).find_map(|index| {
+            loop {
+                let seen = self.load(index);
+                if !seen.is_busy() {
+                    return None;
+                }
+                // `None`: it is over, and the record may have another creation by now.
+                if let Some(covers) = self.covers(seen, target, intents) {
+                    return (covers && !is_excused(seen)).then_some(seen);
+                }
             }
-            let scope = intents.intent(seen.owner()).map(|intent| intent.scope.load());
-            if self.still(seen) {
-                let spared = matches!(scope, Some(Target::Origin(other)) if other != origin);
-                return (!spared).then_some(seen);
-            }
-        }
+        })
+    }
+
+    /// Whether the creation `seen` may cover `target`; `None` if it is over.
+    pub fn covers(&self, seen: Ticket, target: Target, intents: &impl Intents) -> Option<bool> {
+        // Without an intent, in a damaged table, it may cover everything.
+        let scope = intents.intent(seen.owner()).map_or(Scope::All, Intent::scope);
+        let covers = match target {
+            Target::Origin(origin) => scope.covers(origin),
+            Target::Elsewhere => false,
+            Target::Unknown => true,
+        };
+        self.still(seen).then_some(covers)
     }
 
     /// What the creation `seen` covers; `None` if it is over.
     pub fn scope(&self, seen: Ticket, intents: &impl Intents) -> Option<Scope> {
-        let place = intents.intent(seen.owner())?.scope.load();
-        let scope = match place {
-            Target::Origin(origin) => Scope::One(origin),
-            Target::Unknown | Target::Elsewhere => Scope::All,
-        };
+        let scope = intents.intent(seen.owner())?.scope();
         self.still(seen).then_some(scope)
     }
 
@@ -247,18 +331,34 @@ impl Creation {
     fn still(&self, seen: Ticket) -> bool {
         // Acquire: pairs with the Release in `declare`; orders the loads of the intent before the second look.
         fence(Ordering::Acquire);
-        let now = Ticket(self.state.load(Ordering::Relaxed));
+        let state = self.records[seen.record()].load(Ordering::Relaxed);
+        let now = Ticket { state, ..seen };
         planted(Fault::IntentOfOther) || now.is_busy() && now.number() == seen.number()
     }
 
-    /// The half of the state that changes at every transition: a futex.
+    /// The half of the state that changes at every transition of a creation: a futex.
     #[cfg(not(loom))]
-    pub fn futex(&self) -> &crate::sys::sync::AtomicU32 {
-        crate::sys::futex::low_half(&self.state)
+    pub fn futex(&self, seen: Ticket) -> &crate::sys::sync::AtomicU32 {
+        crate::sys::futex::low_half(&self.records[seen.record()])
+    }
+}
+
+impl Intent {
+    fn scope(&self) -> Scope {
+        match self.scope.load() {
+            Target::Origin(origin) => Scope::One(origin),
+            Target::Unknown | Target::Elsewhere => Scope::All,
+        }
     }
 }
 
 impl Scope {
+    /// Whether creations of these scopes are made one after the other. A fork and a creation of one file are not: each is right
+    /// beside the other.
+    fn excludes(self, other: Self) -> bool {
+        self == other
+    }
+
     /// Whether snapshots of `origin` may come about.
     #[must_use]
     pub fn covers(self, origin: Origin) -> bool {

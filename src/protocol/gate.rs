@@ -8,7 +8,7 @@
 //! takes the first frame that is idle. The frames in front of it are those of the calls that it may have interrupted. A creation
 //! looks at them first: so it finds the later call when it has waited for an earlier one.
 
-use super::creation::{Creation, Intents, Ticket};
+use super::creation::{Creations, Intents, Ticket};
 use super::origin::{AtomicTarget, Origin, Target};
 use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence, planted, set_own, signal_fence};
 
@@ -430,9 +430,9 @@ struct TurnedAway {
 pub struct Gate<'a, I> {
     /// Whether there is anything to look for.
     pub active: &'a ActiveWord,
-    /// The creation under way.
-    pub creation: &'a Creation,
-    /// What it covers.
+    /// The creations under way.
+    pub creations: &'a Creations,
+    /// What they cover.
     pub intents: &'a I,
 }
 
@@ -540,28 +540,19 @@ impl<I: Intents> Gate<'_, I> {
             Target::Elsewhere => return Ok(Entry::Elsewhere),
             Target::Unknown => Entry::Anywhere,
         };
-        match self.creation_concerning(target) {
-            Some(seen) if !planted(Fault::CreationCheck) && !self.waits_for_us(outer, writer) => Err(seen),
+        let is_excused = |seen| self.waits_for_us(seen, outer, writer);
+        match self.creations.naming(target, self.intents, is_excused) {
+            Some(seen) if !planted(Fault::CreationCheck) => Err(seen),
             _ => Ok(entry),
         }
     }
 
-    /// The creation under way if it may cover `target`.
-    fn creation_concerning(&self, target: Target) -> Option<Ticket> {
-        match target {
-            Target::Origin(origin) => self.creation.naming(origin, self.intents),
-            Target::Elsewhere => None,
-            Target::Unknown => Some(self.creation.load()).filter(|seen| seen.is_busy()),
-        }
-    }
-
-    /// Whether the creation under way cannot reach its instant before a call in an earlier frame is over. The creation looks at
-    /// this frame behind the earlier one. So nothing is lost if the earlier call is suspended on another stack and this one ends
-    /// first.
+    /// Whether the creation `seen` cannot reach its instant before a call in an earlier frame is over. The creation looks at this
+    /// frame behind the earlier one. So nothing is lost if the earlier call is suspended on another stack and this one ends first.
     ///
     /// What a descriptor means now tells what the creation found only if it has meant the same all the time: a creation that found
     /// it to lead elsewhere no longer waits.
-    fn waits_for_us(&self, outer: &[CallFrame], writer: &impl Writer) -> bool {
+    fn waits_for_us(&self, seen: Ticket, outer: &[CallFrame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
             let (phase, announcement) = frame.load();
             if phase != Phase::Passed {
@@ -569,12 +560,12 @@ impl<I: Intents> Gate<'_, I> {
             }
             let target = match frame.target_at(announcement) {
                 Target::Unknown => {
-                    let (descriptor, seen) = frame.descriptor();
-                    writer.target_since(descriptor, seen)
+                    let (descriptor, since) = frame.descriptor();
+                    writer.target_since(descriptor, since)
                 }
                 known => known,
             };
-            self.creation_concerning(target).is_some()
+            self.creations.covers(seen, target, self.intents) == Some(true)
         })
     }
 }

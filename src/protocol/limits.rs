@@ -6,5 +6,11 @@ pub const PROCESSES: usize = 65535;
 pub const WRITERS: usize = 65536;
 /// Snapshot segments that can exist at once.
 pub const SNAPSHOTS: usize = 4096;
+/// Creations that can be under way at once. A fork counts as one.
+#[cfg(not(loom))]
+pub const CREATIONS: usize = 16;
+/// Creations that can be under way at once, in a model.
+#[cfg(loom)]
+pub const CREATIONS: usize = 2;
 /// Blocks of preserved bits: 64 MiB of them, taken from the file system as they come into use.
 pub const BLOCKS: usize = 16384;

@@ -42,7 +42,7 @@ pub struct Process {
     pub executing: Executing,
     /// epoch:32 | 1 + the user for which a child may act in the process's memory (vfork(2)) and outlive it, 0: none may:32.
     mm_shared: AtomicU64,
-    rest: [AtomicU64; 3],
+    rest: [AtomicU64; 4],
 }
 
 const DESCRIPTOR_GROUPS: usize = 16;
@@ -50,7 +50,7 @@ const NO_AGENT: u32 = u32::MAX;
 const COOKIE_BITS: u32 = 36;
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Process>() == 192);
+const _: () = assert!(size_of::<Process>() == 320);
 
 /// `value` if `word` carries the epoch of `id` in its high half.
 fn of_image(word: u64, id: ProcessId) -> Option<u32> {

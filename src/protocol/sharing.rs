@@ -6,10 +6,11 @@
 //! the snapshot, or behind the gate.
 
 use super::creation::{Scope, Ticket};
+use super::limits::CREATIONS;
 use super::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
-/// What a process record says of shared mappings. Both words are written by the process itself.
+/// What a process record says of shared mappings. All words are written by the process itself.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
@@ -18,8 +19,9 @@ pub struct Sharing {
     /// Two bits for each origin that the process has mapped shared and writable, one in each half. Other origins may have the same
     /// bits.
     origins: AtomicU64,
-    /// Low bits of the image epoch:24 | number of the last creation that the process has armed for:40.
-    armed: AtomicU64,
+    /// For each creation record: low bits of the image epoch:24 | number of the last creation there that the process has armed
+    /// for:40.
+    armed: [AtomicU64; CREATIONS],
 }
 
 const NUMBER_BITS: u32 = 40;
@@ -57,16 +59,20 @@ impl Sharing {
         })
     }
 
+    fn armed_for(&self, creation: Ticket) -> &AtomicU64 {
+        &self.armed[if planted(Fault::ArmedRecord) { 0 } else { creation.record() }]
+    }
+
     /// From now on stores of the image `epoch` through its shared mappings of what `creation` covers trap.
     pub fn acknowledge(&self, epoch: u32, creation: Ticket) {
         // Release: pairs with the Acquire in `is_armed_for`.
-        self.armed.store(acknowledgement(epoch, creation), Ordering::Release);
+        self.armed_for(creation).store(acknowledgement(epoch, creation), Ordering::Release);
     }
 
     /// Whether the image `epoch` has acknowledged `creation`.
     pub fn is_armed_for(&self, epoch: u32, creation: Ticket) -> bool {
         // Acquire: pairs with the Release in `acknowledge`; the stores that came before the arming are visible.
-        self.armed.load(Ordering::Acquire) == acknowledgement(epoch, creation)
+        self.armed_for(creation).load(Ordering::Acquire) == acknowledgement(epoch, creation)
     }
 }
 

@@ -83,8 +83,12 @@ pub enum Fault {
     NestedWithdraw,
     /// The tag that ties a preserved bit to one incarnation of a snapshot.
     BitTag,
-    /// The second look of a creator when another creator was faster.
-    ClaimAgain,
+    /// The look for a creation of the same origin between a creation's proposal and its going on.
+    RivalLook,
+    /// The look at each of the creation records, and not at the first alone.
+    EachCreation,
+    /// The word of its own for each creation record, in which a process says that it has armed.
+    ArmedRecord,
     /// The arming of shared mappings before the instant.
     Arming,
     /// The delay of arming until the writers are drained.

@@ -2,7 +2,7 @@
 
 use super::room::Room;
 use crate::protocol::changes::Changes;
-use crate::protocol::creation::Creation;
+use crate::protocol::creation::Creations;
 use crate::protocol::gate::{ActiveWord, UnplacedBytes};
 use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
@@ -62,14 +62,14 @@ pub struct Header {
     continued: AtomicU64,
     pub(crate) search: SearchClock,
     reserved_line: [AtomicU64; 4],
-    pub(crate) creation: Creation,
+    pub(crate) creations: Creations,
     /// Counters of the origins whose fingerprints begin with the index.
     changes: [Changes; COUNTERS],
     pub(crate) process_room: Room,
     pub(crate) writer_room: Room,
     /// The processes whose changes are not announced.
     pub(crate) unseen: Unseen,
-    rest: [AtomicU64; 164],
+    rest: [AtomicU64; 156],
 }
 
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);

@@ -116,7 +116,7 @@ impl Table {
 
     /// The gate that all writers and creations go through.
     pub fn gate(&self) -> Gate<'_, Self> {
-        Gate { active: &self.header.active, creation: &self.header.creation, intents: self }
+        Gate { active: &self.header.active, creations: &self.header.creations, intents: self }
     }
 
     /// The process record `index`, if it was ever used.
@@ -200,8 +200,9 @@ impl Table {
     /// Lowers the active word if nothing needs it.
     pub fn lower_active(&self) {
         self.header.active.lower_if(|| {
-            // The creation record comes first: a creation that is over has published its snapshots before.
-            !self.header.creation.load().is_busy() && self.find_over_splits(|walk| walk.live().next()).is_none()
+            // The creation records come first: a creation that is over has published its snapshots before.
+            self.header.creations.under_way().next().is_none()
+                && self.find_over_splits(|walk| walk.live().next()).is_none()
         });
     }
 

@@ -120,7 +120,7 @@ fn assert_unused(table: &Table, about: &str) {
         assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
     }
     assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
-    assert!(!table.gate().creation.load().is_busy(), "{about}: creation");
+    assert!(table.gate().creations.under_way().next().is_none(), "{about}: creation");
     assert!(!table.gate().active.is_raised(), "{about}: active word");
     assert!(!table.is_damaged(), "{about}: damaged");
 }

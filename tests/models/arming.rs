@@ -5,9 +5,9 @@ use std::cell::Cell;
 use loom::sync::atomic::Ordering;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use snapshim::protocol::creation::Scope;
+use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::gate::{Call, Entry};
-use snapshim::protocol::origin::Target;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::sharing::Sharing;
 use snapshim::sys::sync::{Fault, planted};
 
@@ -62,9 +62,12 @@ impl Shared {
         }
     }
 
-    /// What the agent does for the creation that it finds.
+    /// What the agent does for each creation that it finds.
     fn arm(&self) {
-        let seen = self.world.creation.load();
+        self.world.creations.under_way().for_each(|seen| self.arm_for(seen));
+    }
+
+    fn arm_for(&self, seen: Ticket) {
         let is_time = seen.is_arming() || planted(Fault::ArmingAfterDrain) && seen.is_busy();
         if is_time && !self.sharing.is_armed_for(EPOCH, seen) {
             *self.is_open.lock().unwrap() = false;
@@ -86,15 +89,15 @@ fn a_snapshot_beside_a_storer() {
     let world = &shared.world;
     let scope = Scope::One(ORIGIN);
     let ticket = world.collect(scope);
-    let ticket = world.creation.start_arming(ticket).expect("nobody aborts");
+    let ticket = world.creations.start_arming(ticket).expect("nobody aborts");
     if shared.sharing.includes(scope) && !shared.sharing.is_armed_for(EPOCH, ticket) {
         shared.arm();
         assert!(shared.sharing.is_armed_for(EPOCH, ticket));
     }
     let instant = world.file.load(Ordering::Relaxed);
     world.pages[0].publish(1);
-    assert!(world.creation.commit(ticket));
-    world.creation.release(ticket);
+    assert!(world.creations.commit(ticket));
+    world.creations.release(ticket);
     storer.join().unwrap();
     agent.join().unwrap();
     assert_eq!(world.pages[0].shows(&world.file), instant);
@@ -104,4 +107,18 @@ fn a_snapshot_beside_a_storer() {
 fn a_store_through_a_shared_mapping_is_before_the_instant_or_preserved() {
     // Three threads: the faults need no more than two preemptions.
     model_within(2, a_snapshot_beside_a_storer);
+}
+
+/// Two creations wait for one process at once.
+#[test]
+fn a_process_that_arms_for_one_creation_takes_no_answer_from_another() {
+    model_within(1, || {
+        let world = World::new();
+        let sharing = Sharing::default();
+        // The first record has been used before: the creations have different numbers.
+        assert!(world.creations.abort(world.propose(0, Scope::One(ORIGIN))));
+        let tickets = [world.propose(0, Scope::One(ORIGIN)), world.propose(1, Scope::One(Origin::file(1, 3)))];
+        tickets.iter().for_each(|ticket| sharing.acknowledge(EPOCH, *ticket));
+        assert!(tickets.iter().all(|ticket| sharing.is_armed_for(EPOCH, *ticket)));
+    });
 }

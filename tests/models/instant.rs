@@ -1,11 +1,11 @@
 //! The instant: a write is before it or sees the snapshot, whatever becomes of the creator.
 
 use loom::sync::Arc;
-use loom::sync::atomic::Ordering;
+use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::protocol::creation::{Creation, Scope};
+use snapshim::protocol::creation::{Rival, Scope};
 use snapshim::protocol::gate::{Call, Phase};
-use snapshim::protocol::origin::Origin;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::writer_slot::WriterSlot;
 use snapshim::sys::sync::{Fault, planted};
@@ -20,8 +20,8 @@ fn a_write_is_before_the_instant_or_preserved() {
         let ticket = world.collect(Scope::One(ORIGIN));
         let instant = world.file.load(Ordering::Relaxed);
         world.pages[0].publish(1);
-        assert!(world.creation.commit(ticket));
-        world.creation.release(ticket);
+        assert!(world.creations.commit(ticket));
+        world.creations.release(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
     });
@@ -35,13 +35,13 @@ fn commit_and_abort_exclude_each_other() {
         let ticket = world.collect(Scope::One(ORIGIN));
         let instant = world.file.load(Ordering::Relaxed);
         world.pages[0].publish(1);
-        let committed = world.creation.commit(ticket);
-        world.creation.release(ticket);
+        let committed = world.creations.commit(ticket);
+        world.creations.release(ticket);
         writer.join().unwrap();
         if committed {
             assert_eq!(world.pages[0].shows(&world.file), instant);
         }
-        assert!(!world.creation.load().is_busy());
+        assert!(world.creations.under_way().next().is_none());
     });
 }
 
@@ -49,30 +49,63 @@ fn commit_and_abort_exclude_each_other() {
 fn an_aborted_creation_stays_aborted() {
     model(|| {
         let world = World::new();
-        world.intent.declare(Scope::One(ORIGIN), 0);
-        let ticket = world.creation.claim(0).expect("free");
+        world.intents[0].declare(Scope::One(ORIGIN), 0);
+        let ticket = world.creations.claim(0).expect("free");
         let other = Arc::clone(&world);
-        let aborter = thread::spawn(move || other.creation.abort(ticket));
-        let committed = world.creation.commit(ticket);
+        let aborter = thread::spawn(move || other.creations.abort(ticket));
+        let committed = world.creations.commit(ticket);
         assert_ne!(committed, aborter.join().unwrap());
     });
 }
 
-#[test]
-fn a_creator_who_has_to_wait_is_told_of_a_creation_that_will_end() {
-    model(|| {
-        let creation = Arc::new(Creation::default());
-        let other = Arc::clone(&creation);
-        let creator = thread::spawn(move || {
-            if let Ok(ticket) = other.claim(1) {
-                assert!(other.abort(ticket));
+/// A creator proposes a creation of the file, and goes on if no other is in the way. False: it has given way.
+fn creates(world: &World, owner: u16, going: &AtomicU64) -> bool {
+    let ticket = world.propose(owner, Scope::One(ORIGIN));
+    loop {
+        match world.creations.rival(ticket, Scope::One(ORIGIN), world) {
+            None => break,
+            Some(Rival::Undecided(_)) => thread::yield_now(),
+            Some(Rival::First(_)) => {
+                assert!(world.creations.abort(ticket));
+                return false;
             }
-        });
-        match creation.claim(0) {
-            Ok(ticket) => assert!(creation.commit(ticket)),
-            Err(seen) => assert!(seen.is_busy()),
         }
-        creator.join().unwrap();
+    }
+    let ticket = world.creations.settle(ticket).expect("nobody aborts");
+    assert_eq!(going.fetch_add(1, Ordering::Relaxed), 0, "two at once");
+    going.fetch_sub(1, Ordering::Relaxed);
+    assert!(world.creations.commit(ticket));
+    world.creations.release(ticket);
+    true
+}
+
+#[test]
+fn of_two_creations_of_one_file_one_goes_on_and_never_both_at_once() {
+    model(|| {
+        let world = World::new();
+        let going = Arc::new(AtomicU64::new(0));
+        let (other, others) = (Arc::clone(&world), Arc::clone(&going));
+        let creator = thread::spawn(move || creates(&other, 1, &others));
+        let has_gone_on = creates(&world, 0, &going);
+        assert!(creator.join().unwrap() || has_gone_on, "both gave way");
+    });
+}
+
+/// The creation of another file comes first, and lasts.
+#[test]
+fn a_write_waits_for_the_creation_of_its_file_and_for_no_other() {
+    model(|| {
+        let world = World::new();
+        let lasting = world.propose(1, Scope::One(ELSEWHERE));
+        let writer = spawn_writer(&world, false, None);
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creations.commit(ticket));
+        world.creations.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+        assert!(world.creations.is(lasting));
     });
 }
 
@@ -86,8 +119,8 @@ fn a_handler_that_writes_inside_a_write_neither_deadlocks_nor_is_missed() {
         let ticket = world.collect(Scope::One(ORIGIN));
         let instant = world.file.load(Ordering::Relaxed);
         world.pages[0].publish(1);
-        assert!(world.creation.commit(ticket));
-        world.creation.release(ticket);
+        assert!(world.creations.commit(ticket));
+        world.creations.release(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
     });
@@ -107,8 +140,8 @@ fn fork_of_a_mapper_is_one_instant_for_both() {
         world.pages[1].publish(2);
         world.pages[1].copy.store(world.pages[0].copy.load(Ordering::Relaxed), Ordering::Relaxed);
         world.pages[1].preserved.store(bits, Ordering::Release);
-        assert!(world.creation.commit(ticket));
-        world.creation.release(ticket);
+        assert!(world.creations.commit(ticket));
+        world.creations.release(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), OLD);
         assert_eq!(world.pages[1].shows(&world.file), OLD);
@@ -122,12 +155,14 @@ fn the_flag_stays_up_for_a_snapshot_that_comes_while_the_last_one_goes() {
         world.active.raise();
         let other = Arc::clone(&world);
         let retirer = thread::spawn(move || {
-            other.active.lower_if(|| !other.creation.load().is_busy() && other.pages[0].snapshot.view().is_none());
+            other
+                .active
+                .lower_if(|| other.creations.under_way().next().is_none() && other.pages[0].snapshot.view().is_none());
         });
         let ticket = world.collect(Scope::One(ORIGIN));
         world.pages[0].publish(1);
-        assert!(world.creation.commit(ticket));
-        world.creation.release(ticket);
+        assert!(world.creations.commit(ticket));
+        world.creations.release(ticket);
         retirer.join().unwrap();
         assert!(world.active.is_raised());
     });
@@ -152,7 +187,7 @@ fn a_call_without_a_slot_is_before_the_instant_or_sees_the_snapshot() {
             thread::yield_now();
         }
         let instant = world.file.load(Ordering::Relaxed);
-        assert!(world.creation.commit(ticket));
+        assert!(world.creations.commit(ticket));
         writer.join().unwrap();
         assert_eq!(world.file.load(Ordering::Relaxed), instant);
     });
@@ -188,7 +223,7 @@ fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {
             }
         }
         let instant = world.file.load(Ordering::Relaxed);
-        assert!(world.creation.commit(ticket));
+        assert!(world.creations.commit(ticket));
         writer.join().unwrap();
         assert_eq!(world.file.load(Ordering::Relaxed), instant);
     });
@@ -201,20 +236,20 @@ const ELSEWHERE: Origin = Origin::file(1, 3);
 fn what_a_creation_covers_is_its_own() {
     model(|| {
         let world = World::new();
-        world.intent.declare(Scope::One(ORIGIN), 0);
-        let first = world.creation.claim(0).expect("free");
+        world.intents[0].declare(Scope::One(ORIGIN), 0);
+        let first = world.creations.claim(0).expect("free");
         let other = Arc::clone(&world);
         let creator = thread::spawn(move || {
-            assert!(other.creation.abort(first));
-            other.intent.declare(Scope::One(ELSEWHERE), 0);
-            other.creation.claim(0).expect("free")
+            assert!(other.creations.abort(first));
+            other.intents[0].declare(Scope::One(ELSEWHERE), 0);
+            other.creations.claim(0).expect("free")
         });
-        let covers = world.creation.scope(first, &*world);
-        let spared = world.creation.naming(ORIGIN, &*world);
+        let covers = world.creations.scope(first, &*world);
+        let spared = world.creations.naming(Target::Origin(ORIGIN), &*world, |_| false);
         assert!(covers.is_none_or(|scope| scope == Scope::One(ORIGIN)));
         let second = creator.join().unwrap();
         assert!(spared.is_none_or(|seen| seen == first), "waits for a creation that does not concern it");
-        assert_eq!(world.creation.naming(ELSEWHERE, &*world), Some(second));
+        assert_eq!(world.creations.naming(Target::Origin(ELSEWHERE), &*world, |_| false), Some(second));
     });
 }
 
@@ -225,12 +260,12 @@ fn a_creation_whose_owner_died_behind_its_commit_is_carried_out() {
         let world = World::new();
         let ticket = world.collect(Scope::One(ORIGIN));
         world.pages[0].publish(1);
-        assert!(world.creation.commit(ticket));
+        assert!(world.creations.commit(ticket));
         let other = Arc::clone(&world);
-        let waiter = thread::spawn(move || other.creation.end(other.creation.load()));
-        world.creation.end(world.creation.load());
+        let waiter = thread::spawn(move || other.end_all());
+        world.end_all();
         waiter.join().unwrap();
-        assert!(!world.creation.load().is_busy());
+        assert!(world.creations.under_way().next().is_none());
         assert!(world.pages[0].snapshot.view().is_some());
     });
 }

@@ -47,7 +47,7 @@ fn is_exact_or_says_so_after(tidy: impl Fn(&World, &Unseen), writer: impl Fn(&Wo
     if !vouches(before.get()) {
         world.pages[0].snapshot.mark(1, State::Doubtful);
     }
-    assert!(world.creation.commit(ticket));
+    assert!(world.creations.commit(ticket));
     writer.join().unwrap();
     let state = world.pages[0].snapshot.head().state();
     assert!(world.file.load(Ordering::Relaxed) == instant || state == State::Doubtful);

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use snapshim::protocol::creation::{Creation, Intent, Intents, Scope, Ticket};
+use snapshim::protocol::creation::{Creations, Intent, Intents, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame, Entry, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process_id::ProcessId;
@@ -77,16 +77,17 @@ impl Page {
 /// The table, as far as a model needs it. `pages[0]` is the parent's, `pages[1]` the child's.
 pub struct World {
     pub active: ActiveWord,
-    pub creation: Creation,
-    pub intent: Intent,
+    pub creations: Creations,
+    /// Of each creator, by its slot.
+    pub intents: [Intent; 2],
     pub frames: [CallFrame; 2],
     pub pages: [Page; 2],
     pub file: AtomicU64,
 }
 
 impl Intents for World {
-    fn intent(&self, _owner: u16) -> Option<&Intent> {
-        Some(&self.intent)
+    fn intent(&self, owner: u16) -> Option<&Intent> {
+        self.intents.get(usize::from(owner))
     }
 }
 
@@ -94,8 +95,8 @@ impl World {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             active: ActiveWord::default(),
-            creation: Creation::default(),
-            intent: Intent::default(),
+            creations: Creations::default(),
+            intents: [Intent::default(), Intent::default()],
             frames: [CallFrame::default(), CallFrame::default()],
             pages: [Page::new(), Page::new()],
             file: AtomicU64::new(OLD),
@@ -103,7 +104,7 @@ impl World {
     }
 
     pub fn gate(&self) -> Gate<'_, Self> {
-        Gate { active: &self.active, creation: &self.creation, intents: self }
+        Gate { active: &self.active, creations: &self.creations, intents: self }
     }
 
     /// A whole write in frame `depth`.
@@ -131,12 +132,26 @@ impl World {
         }
     }
 
-    pub fn collect(&self, scope: Scope) -> Ticket {
-        self.intent.declare(scope, 0);
-        let ticket = self.creation.claim(0).expect("one creator");
+    /// Proposes a creation by creator `owner`.
+    pub fn propose(&self, owner: u16, scope: Scope) -> Ticket {
+        self.intents[usize::from(owner)].declare(scope, 0);
+        let ticket = self.creations.claim(owner).expect("a free record");
         self.active.raise();
+        ticket
+    }
+
+    pub fn collect(&self, scope: Scope) -> Ticket {
+        let ticket = self.propose(0, scope);
+        let ticket = self.creations.settle(ticket).unwrap_or(ticket);
         self.drain();
         ticket
+    }
+}
+
+impl World {
+    /// Ends every creation under way in the place of its owner.
+    pub fn end_all(&self) {
+        self.creations.under_way().for_each(|seen| self.creations.end(seen));
     }
 }
 
@@ -165,10 +180,10 @@ impl Writer for Thread<'_> {
     }
 
     fn wait_for(&self, seen: Ticket) {
-        if self.aborts && self.world.creation.abort(seen) {
+        if self.aborts && self.world.creations.abort(seen) {
             return;
         }
-        while self.world.creation.load() == seen {
+        while self.world.creations.is(seen) {
             thread::yield_now();
         }
     }

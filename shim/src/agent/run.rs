@@ -87,7 +87,7 @@ impl<'a> Work<'a> {
             own.table.retire_all_of(own.owner());
             return ControlFlow::Break(self.last_thread.last_status(&own));
         };
-        if arm::answer_creation(&own) {
+        if arm::answer_creations(&own) {
             self.prefault.begin_anew();
         }
         let proc_fds = self.proc_fds;
@@ -155,7 +155,7 @@ impl Service<'_> {
         }
         let begun = foreign_maps::time_used();
         self.bell = bell;
-        self.has_armed |= arm::answer_creation(self.own);
+        self.has_armed |= arm::answer_creations(self.own);
         self.is_answered = answer_requests(self.own, self.proc_fds);
         foreign_maps::time_used().saturating_sub(begun)
     }

@@ -98,9 +98,10 @@ impl<'a> Prepared<'a> {
             return Err(Errno::DEADLK);
         }
         let own = &mappings.own;
-        let ticket = instant::begin(&thread, Scope::All)?;
+        const EVERY_FILE: &str = "every file (a process with snapshots forks)";
+        let ticket = instant::begin(&thread, Scope::All, &EVERY_FILE)?;
         let pending = ProcessId::pending_child(own.index, raw::random() as u32);
-        let claimed = instant::drained(&thread, Scope::All, &"every file (a process with snapshots forks)")
+        let claimed = instant::drained(&thread, Scope::All, &EVERY_FILE)
             .and_then(|()| mappings.begin_all())
             .and_then(|()| own.table.claim_process(pending).ok_or(Errno::NFILE));
         let (index, record) = match claimed {
@@ -156,11 +157,11 @@ impl<'a> Prepared<'a> {
         let child = ProcessId::new(pid as u32, self.pending.epoch());
         self.record.describe_start(child, procfs::start_of(child.pid()));
         self.record.set_pid(self.pending, child);
-        let creation = table.gate().creation;
-        let committed = creation.commit(self.ticket);
+        let creations = table.gate().creations;
+        let committed = creations.commit(self.ticket);
         self.record.decide_fork(child, if committed { ForkOutcome::Settled } else { ForkOutcome::Failed });
-        creation.release(self.ticket);
-        futex::wake(creation.futex());
+        creations.release(self.ticket);
+        futex::wake(creations.futex(self.ticket));
         self.mappings.end_all();
     }
 

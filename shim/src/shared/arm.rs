@@ -37,20 +37,22 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
     list.entries().iter().filter(|entry| scope.covers(entry.origin)).try_for_each(arm_entry)
 }
 
-/// The agent's part: arms for a creation that waits for this process, and answers it. True if there was one.
-pub fn answer_creation(own: &ThisProcess) -> bool {
+/// The agent's part: arms for the creations that wait for this process, and answers them. True if there was one.
+pub fn answer_creations(own: &ThisProcess) -> bool {
     let Some(record) = own.record() else { return false };
-    let Some((creation, scope)) = own.table.creation_to_arm_for(record, own.id) else { return false };
-    let is_wanted = || own.table.gate().creation.load() == creation;
-    match arm(scope, is_wanted) {
-        Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
-        Err(error) => say!(
-            Level::Error,
-            "process {} cannot write-protect its shared mapping of a file of which a snapshot is being made (errno {}), so the \
-             snapshot will be refused; raise vm.max_map_count",
-            raw::own_pid(),
-            error.raw_os_error()
-        ),
+    let mut has_armed = false;
+    for (creation, scope) in own.table.creations_to_arm_for(record, own.id) {
+        has_armed = true;
+        match arm(scope, || own.table.gate().creations.is(creation)) {
+            Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
+            Err(error) => say!(
+                Level::Error,
+                "process {} cannot write-protect its shared mapping of a file of which a snapshot is being made (errno {}), so \
+                 the snapshot will be refused; raise vm.max_map_count",
+                raw::own_pid(),
+                error.raw_os_error()
+            ),
+        }
     }
-    true
+    has_armed
 }

@@ -213,7 +213,7 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 /// Everything from the closing of the gate to its opening.
 fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
     let origin = wanted.origin;
-    let mut ticket = begin(thread, Scope::One(origin))?;
+    let mut ticket = begin(thread, Scope::One(origin), &origin)?;
     let made = drained(thread, Scope::One(origin), &origin)
         .and_then(|()| landed(thread, origin))
         .and_then(|()| armed(thread, origin, &mut ticket))

@@ -30,21 +30,17 @@ pub fn too_late(origin: Origin) -> Errno {
 }
 
 /// Closes the gate: from here on no change of what `scope` covers begins.
-pub fn begin(thread: &Thread, scope: Scope) -> Result<Ticket, Errno> {
-    let table = thread.own.table;
-    let gate = table.gate();
-    let give_up = raw::now() + 2 * config().timeout;
-    loop {
-        thread.slot.intent().declare(scope, raw::now() + config().timeout);
-        match gate.creation.claim(thread.index as u16) {
-            Ok(ticket) => {
-                gate.active.raise();
-                return Ok(ticket);
-            }
-            Err(_) if raw::now() > give_up => return Err(Errno::TIMEDOUT),
-            Err(other) => table.await_creation(other),
-        }
-    }
+pub fn begin(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<Ticket, Errno> {
+    thread.own.table.begin_creation(thread.index, scope, config().timeout).map_err(|Straggler { pid, .. }| {
+        say!(
+            Level::Warn,
+            "snapshot of {what} refused: {} was making another one, and so were others before it, for {} ms; set \
+             SNAPSHIM_TIMEOUT_MS higher",
+            Program(pid),
+            2 * config().timeout / 1_000_000
+        );
+        Errno::TIMEDOUT
+    })
 }
 
 /// Waits until the writers under way have ended.
@@ -65,9 +61,9 @@ pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> 
 /// Arms the origin's shared mappings in every process that could store through one, the calling process included.
 pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Errno> {
     let (own, scope) = (&thread.own, Scope::One(origin));
-    *ticket = own.table.gate().creation.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
+    *ticket = own.table.gate().creations.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     let arming = *ticket;
-    arm::arm(scope, || own.table.gate().creation.load() == arming)?;
+    arm::arm(scope, || own.table.gate().creations.is(arming))?;
     let deadline = raw::now() + config().timeout;
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Straggler { pid, .. }| {
         say!(
@@ -101,12 +97,12 @@ pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
 
 /// Commits the creation and opens the gate. False: a waiting process had aborted it.
 pub fn commit(thread: &Thread, ticket: Ticket) -> bool {
-    let creation = thread.own.table.gate().creation;
-    let committed = creation.commit(ticket);
+    let creations = thread.own.table.gate().creations;
+    let committed = creations.commit(ticket);
     if committed {
-        creation.release(ticket);
+        creations.release(ticket);
     }
-    futex::wake(creation.futex());
+    futex::wake(creations.futex(ticket));
     committed
 }
 

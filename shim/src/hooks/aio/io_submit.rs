@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use snapshim::PAGE;
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::protocol::aio_queues::Queue;
-use snapshim::protocol::creation::Scope;
+use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::origin::Target;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
@@ -222,15 +222,13 @@ impl Submitter {
     /// Lets a creation pass that waits for the context to be idle: further requests would keep it busy.
     fn let_creation_pass(&self) {
         let (Some(own), Some(queue)) = (self.own, self.queue) else { return };
-        let creation = own.table.gate().creation;
-        let seen = creation.load();
-        if seen.is_busy()
-            && let Some(Scope::One(origin)) = creation.scope(seen, own.table)
-            && queue.aims_at(origin)
+        let creations = own.table.gate().creations;
+        let waits = |seen: &Ticket| matches!(creations.scope(*seen, own.table), Some(Scope::One(origin)) if queue.aims_at(origin));
+        for seen in creations.under_way().filter(waits) {
             // In a handler, the creation may wait for the call that the handler interrupted.
-            && thread::current().is_ok_and(|thread| !thread.is_inside())
-        {
-            own.table.await_creation(seen);
+            if thread::current().is_ok_and(|thread| !thread.is_inside()) {
+                own.table.await_creation(seen);
+            }
         }
     }
 }
