@@ -88,6 +88,9 @@ fn a_value_that_cannot_be_used_is_named_once_with_what_is_used_instead() {
         ("SNAPSHIM_DISABLE", "perhaps", "0"),
         ("SNAPSHIM_FILES", "[", "no"),
         ("SNAPSHIM_SHARED_FILES", "{*.npy", "no"),
+        ("SNAPSHIM_KEEP", "*.[", "no"),
+        ("SNAPSHIM_SHORT", "long", "sigbus"),
+        ("SNAPSHIM_LOG", "info,xml", "warn"),
     ];
     for (name, value, instead) in cases {
         let scratch = scratch();
@@ -161,6 +164,10 @@ fn values_that_can_be_used_are_not_remarked_on() {
         ("SNAPSHIM_FILES", "*.db:/data/{a,b}/*"),
         ("SNAPSHIM_SHARED_FILES", ""),
         ("SNAPSHIM_SHARED_FILES", "*.npy:/data/{a,b}/*"),
+        ("SNAPSHIM_KEEP", "*.npy:/data/{a,b}/*"),
+        ("SNAPSHIM_SHORT", "refuse"),
+        ("SNAPSHIM_LOG", "json"),
+        ("SNAPSHIM_LOG", "json,error"),
     ];
     for (name, value) in cases {
         let scratch = scratch();

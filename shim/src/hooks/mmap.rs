@@ -14,21 +14,22 @@ use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
-use snapshim::protocol::snapshot::{LOCKED, NEVER_WRITABLE, NOT_INHERITED, SegmentFlags};
-use snapshim::sys::raw;
+use snapshim::protocol::snapshot::{LOCKED, NOT_INHERITED};
+use snapshim::sys::{procfs, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::base::config::config;
-use crate::base::file_patterns;
+use crate::base::file_patterns::{self, Kind, OtherKind, Wish};
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::base::user_memory::{IOV_MAX, each_buffer};
 use crate::interpose::answer::{answer, status};
 use crate::interpose::beside::{EntryHook, for_libc_beside};
 use crate::process::identity;
+use crate::process::log::{Bytes, Level, say_once};
 use crate::shared::{calls, list};
-use crate::snapshot::create::{ADDRESSES, create};
+use crate::snapshot::create::{ADDRESSES, By, create};
 use crate::writer::touch::LONGEST_WRITE;
 
 /// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc,
@@ -150,7 +151,9 @@ fn addresses(address: *mut c_void, length: size_t) -> Range<u64> {
 enum Request {
     /// A snapshot.
     Snapshot,
-    /// A shared mapping that becomes a snapshot, because `SNAPSHIM_SHARED_FILES` names the file. It can never be made writable.
+    /// A private mapping that becomes a snapshot, because the environment names the file.
+    NamedSnapshot,
+    /// The same of a shared mapping. It can never be made writable.
     SharedSnapshot,
     /// A shared mapping of an origin.
     Shared(Origin),
@@ -163,11 +166,14 @@ enum Request {
 impl Request {
     fn of(arguments: &Mmap) -> Self {
         if !config().is_disabled {
-            if arguments.flags & MAP_SNAPSHOT != 0 || file_patterns::matches_files(arguments) {
+            if arguments.flags & MAP_SNAPSHOT != 0 {
                 return Self::Snapshot;
             }
-            if file_patterns::matches_shared_files(arguments) {
-                return Self::SharedSnapshot;
+            match file_patterns::wish(arguments) {
+                Wish::Snapshot => return Self::NamedSnapshot,
+                Wish::SharedSnapshot => return Self::SharedSnapshot,
+                Wish::OtherKind(other) => log_other_kind(&other, arguments.descriptor),
+                Wish::Nothing => {}
             }
         }
         match calls::origin_shared(arguments) {
@@ -181,12 +187,35 @@ impl Request {
 fn map(arguments: Mmap) -> *mut c_void {
     let arguments = if arguments.replaces() { in_whole_units(arguments) } else { arguments };
     answer(match Request::of(&arguments) {
-        Request::Snapshot => create(&arguments, SegmentFlags::NONE),
-        Request::SharedSnapshot => create(&arguments.as_private(), NEVER_WRITABLE),
+        Request::Snapshot => create(&arguments, By::Flag),
+        Request::NamedSnapshot => create(&arguments, By::Name),
+        Request::SharedSnapshot => create(&arguments.as_private(), By::NameOfShared),
         Request::Shared(origin) => calls::map(&arguments, origin, &start::start),
         Request::Over => take_away(&addresses(arguments.address, arguments.length), || arguments.call()),
         Request::Plain => arguments.call(),
     })
+}
+
+/// Says that a variable names the file, and that its mapping is none of those that the variable is for.
+#[cold]
+fn log_other_kind(other: &OtherKind, descriptor: c_int) {
+    let mut buffer = [core::mem::MaybeUninit::uninit(); 400];
+    let link = procfs::ProcPath::thread_self("fd").slash(descriptor as u32);
+    let path = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
+    let path = Bytes(path.as_ref().map_or(b"?", |(path, _)| path));
+    let (level, how, what_to_do) = match other.kind {
+        Kind::Private => (Level::Warn, "privately", "set SNAPSHIM_FILES or SNAPSHIM_KEEP"),
+        Kind::Shared => (Level::Warn, "shared, for reading", "set SNAPSHIM_SHARED_FILES or SNAPSHIM_KEEP"),
+        Kind::SharedToWrite => (Level::Info, "shared, through a descriptor that can write", "open it for reading only"),
+    };
+    say_once!(
+        level,
+        file = path;
+        "process {} maps {path} {how}, so {}={} makes no snapshot of it; {what_to_do}",
+        raw::own_pid(),
+        other.variable,
+        Bytes(other.pattern)
+    );
 }
 
 /// mmap(2) for callers of libc's own function, libc itself included.
@@ -198,7 +227,7 @@ fn map_for_libc(arguments: Mmap) -> *mut c_void {
     let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
     if is_plain
         && file_patterns::is_for_reading_only(arguments.descriptor)
-        && !file_patterns::matches_shared_files(&arguments)
+        && (config().is_disabled || !file_patterns::is_named(&arguments))
     {
         return answer(arguments.call());
     }

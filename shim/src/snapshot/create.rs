@@ -4,7 +4,7 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::OFlags;
@@ -13,7 +13,7 @@ use snapshim::PAGE;
 use snapshim::cooperate::locate::target_of_stat;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Target};
-use snapshim::protocol::snapshot::{Extent, LOCKED, SegmentFlags, SnapshotMeta, State};
+use snapshim::protocol::snapshot::{Extent, LOCKED, NEVER_WRITABLE, SegmentFlags, SnapshotMeta, State};
 use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{procfs, raw};
 use snapshim::table;
@@ -22,7 +22,7 @@ use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, obs
 use super::place::{map, read_origin};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
-use crate::base::config::config;
+use crate::base::config::{Short, config};
 use crate::base::mmap_call::Mmap;
 use crate::mapper::{faults, preserve_own};
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
@@ -37,14 +37,36 @@ const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
 /// The end of a program's address space: 47 bits without the last page.
 pub const ADDRESSES: u64 = (1 << 47) - PAGE;
 
+/// Why a mapping is a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The program asks for it.
+    Flag,
+    /// The environment names the file of a private mapping.
+    Name,
+    /// The environment names the file of a shared mapping, which can never be made writable.
+    NameOfShared,
+}
+
+impl By {
+    /// What is mapped past the end of the file. A program that asks for a snapshot by itself can ask for its size as well.
+    fn short(self) -> Short {
+        if self == Self::Flag { Short::Sigbus } else { config().short }
+    }
+
+    fn flags(self) -> SegmentFlags {
+        if self == Self::NameOfShared { NEVER_WRITABLE } else { SegmentFlags::NONE }
+    }
+}
+
 /// mmap(2) of a snapshot.
 ///
 /// Errors: those of mmap(2), and `EINVAL` (shared or anonymous), `ENODEV` (neither file nor block device),
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
 /// or claimed by another process where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
 /// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
-/// damaged), and the error that kept the process from joining the table. `flags` are the snapshot's: none or `NEVER_WRITABLE`.
-pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
+/// damaged), `ENXIO` (`SNAPSHIM_SHORT=refuse`, and the file is shorter), and the error that kept the process from joining the table.
+pub fn create(mmap: &Mmap, by: By) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
     }
@@ -66,7 +88,12 @@ pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
     if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
         return Err(Errno::NOMEM);
     }
-    let mut made = make(&thread, &Wanted { origin, worth, flags, file: file.as_fd(), mmap, scratch: wants_fixed })?;
+    let wanted = Wanted { origin, worth, by, file: file.as_fd(), mmap, scratch: wants_fixed };
+    let made = make(&thread, &wanted);
+    if by != By::Flag {
+        log_if_short(&wanted, &made);
+    }
+    let mut made = made?;
     finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
     alias_users::log_users(&thread.own, origin);
     foreign_maps::request_search(&thread.own);
@@ -77,6 +104,7 @@ pub fn create(mmap: &Mmap, flags: SegmentFlags) -> Result<*mut c_void, Errno> {
 fn table_is_gone(origin: Origin) -> Errno {
     say!(
         Level::Error,
+        file = origin;
         "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
          cooperate",
         origin,
@@ -102,6 +130,7 @@ fn open_origin(descriptor: i32) -> Result<(AppFd, Origin, State), Errno> {
     if !is_known && !config().takes_any_file_system {
         say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the \
              file, keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
             origin
@@ -111,6 +140,7 @@ fn open_origin(descriptor: i32) -> Result<(AppFd, Origin, State), Errno> {
     if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
         say!(
             Level::Warn,
+            file = origin;
             "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by \
              stores that the shim does not see; use memfd_create or a file in /dev/shm",
             origin
@@ -188,7 +218,7 @@ impl Made {
 struct Wanted<'a> {
     origin: Origin,
     worth: State,
-    flags: SegmentFlags,
+    by: By,
     file: BorrowedFd<'a>,
     mmap: &'a Mmap,
     /// Whether it is mapped at an address of the kernel's choice first, and moved to its place later.
@@ -237,19 +267,22 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
 
 /// The instant: maps the file as it is now, and publishes the snapshot.
 fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
-    let Wanted { origin, worth, flags, file, mmap, scratch } = *wanted;
+    let Wanted { origin, worth, by, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
     let before = observe_unseen(table);
     let modified = read_origin(file, origin)?;
     let seen = table.observation_at_instant(origin, modified);
     let size = modified.size;
+    if by.short() == Short::Refuse && is_short(mmap, size) {
+        return Err(Errno::NXIO);
+    }
     let first = mmap.offset as u64 / PAGE;
     let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
     let (index, head) = table.obtain_snapshot(thread.own.owner()).ok_or_else(|| {
-        say!(Level::Error, "snapshot of {} refused: the table is full (4096 segments); end some snapshots", origin);
+        say!(Level::Error, file = origin; "snapshot of {} refused: the table is full (4096 segments); end some snapshots", origin);
         Errno::NFILE
     })?;
-    let address = map(file, mmap, size, first, backed, scratch)
+    let address = map(file, mmap, size, first..first + backed, by.short(), scratch)
         .inspect_err(|_| table.retire_snapshot(index, head.incarnation()))?;
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     if !identity::own_ranges().add(&(extent.address..extent.end())) {
@@ -260,7 +293,7 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     }
     let meta = SnapshotMeta { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
-        snapshot.describe(head, &meta, &extent, flags);
+        snapshot.describe(head, &meta, &extent, by.flags());
         snapshot.record_observation(&seen);
         table.publish_fingerprint(index, origin);
         snapshot.publish(head, worth);
@@ -273,6 +306,46 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         }
     }
     Ok(Made { address, pages: mmap.pages(), backed, index, incarnation: head.incarnation() })
+}
+
+/// Whether a file of this size has less than the mapping is to show. A length of whole pages may have been rounded up.
+fn is_short(mmap: &Mmap, size: u64) -> bool {
+    let has = if (mmap.length as u64).is_multiple_of(PAGE) { size.next_multiple_of(PAGE) } else { size };
+    (mmap.offset as u64).saturating_add(mmap.length as u64) > has
+}
+
+/// Says that the file is shorter than its reader was told: each time that a mapping is refused for it, else once.
+#[cold]
+fn log_if_short(wanted: &Wanted<'_>, made: &Result<Made, Errno>) {
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    let end = (wanted.mmap.offset as u64).saturating_add(wanted.mmap.length as u64);
+    let origin = wanted.origin;
+    let (backed, what) = match (made, wanted.by.short()) {
+        (Err(Errno::NXIO), Short::Refuse) => {
+            say!(
+                Level::Warn,
+                file = origin;
+                "snapshot of {} refused (ENXIO): the file has become shorter than the {end} bytes that process {} asks for; map it \
+                 again at its present size, or set SNAPSHIM_SHORT=zero or sigbus",
+                origin,
+                raw::own_pid()
+            );
+            return;
+        }
+        (Ok(made), Short::Zero) => (made.backed, "are zero"),
+        (Ok(made), Short::Sigbus) => (made.backed, "raise SIGBUS"),
+        _ => return,
+    };
+    if backed < wanted.mmap.pages() && !IS_SAID.swap(true, Ordering::Relaxed) {
+        say!(
+            Level::Warn,
+            file = origin;
+            "snapshot of {} in process {}: the file has become shorter than the {end} bytes that are mapped, so pages past its end \
+             {what}; SNAPSHIM_SHORT says what they are to be (sigbus, zero), or that the mapping is to fail (refuse)",
+            origin,
+            raw::own_pid()
+        );
+    }
 }
 
 /// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take

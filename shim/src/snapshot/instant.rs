@@ -22,6 +22,7 @@ use crate::shared::arm;
 pub fn too_late(origin: Origin) -> Errno {
     say!(
         Level::Warn,
+        file = origin;
         "snapshot of {} refused: it took longer than {} ms and a writer that waited ended it; set SNAPSHIM_TIMEOUT_MS higher",
         origin,
         config().timeout / 1_000_000
@@ -49,6 +50,7 @@ pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> 
     thread.own.table.drain(scope, thread.index, deadline).map_err(|Straggler { pid, tid }| {
         say!(
             Level::Warn,
+            file = what, process = pid;
             "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it \
              stopped?); continue it, or set SNAPSHIM_TIMEOUT_MS higher",
             Program(pid),
@@ -68,6 +70,7 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Straggler { pid, .. }| {
         say!(
             Level::Warn,
+            file = origin, process = pid;
             "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, \
              or set SNAPSHIM_TIMEOUT_MS higher",
             origin,
@@ -85,6 +88,7 @@ pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     thread.own.table.await_queues(origin, deadline).map_err(|Straggler { pid, .. }| {
         say!(
             Level::Warn,
+            file = origin, process = pid;
             "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, \
              or cannot be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
             origin,
@@ -133,6 +137,7 @@ pub fn doubt_if_unseen(
 fn log_doubted(table: &Table, what: &dyn core::fmt::Display) {
     say!(
         Level::Warn,
+        file = what;
         "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that \
          its log names, and take the snapshot again",
         Unseen(table)

@@ -1,17 +1,19 @@
 //! The kernel's mapping of a snapshot: the file as it is at the instant, and past its end pages that fault.
 
 use core::ffi::c_void;
+use core::ops::Range;
 use core::ptr;
 
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MprotectFlags, madvise};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise};
 use snapshim::PAGE;
 use snapshim::preserve::local;
 use snapshim::protocol::changes::Modified;
 use snapshim::protocol::origin::Origin;
 use snapshim::sys::raw;
 
+use crate::base::config::Short;
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::process::log::{Level, say};
 
@@ -29,33 +31,46 @@ pub fn read_origin(file: BorrowedFd<'_>, origin: Origin) -> Result<Modified, Err
     Ok(Modified { time: 0, size })
 }
 
-/// Maps the file. The page that holds the end of the file is private, and zero after the end. Pages past it raise SIGBUS.
+/// Maps the file, whose pages `backed` are in the mapping. The page that holds the end of the file is private, and zero after the
+/// end. Pages past it are zero as well, or raise SIGBUS.
 pub fn map(
     file: BorrowedFd<'_>,
     mmap: &Mmap,
     size: u64,
-    first: u64,
-    backed: u64,
+    backed: Range<u64>,
+    short: Short,
     scratch: bool,
 ) -> Result<*mut c_void, Errno> {
-    let tail = !size.is_multiple_of(PAGE) && (first..first + backed).contains(&(size / PAGE));
+    let tail = !size.is_multiple_of(PAGE) && backed.contains(&(size / PAGE));
     let address = if scratch { map_elsewhere(file, mmap)? } else { real_map(file, mmap, mmap.address, mmap.flags)? };
     let start = address as u64;
+    let length = backed.end - backed.start;
     let finish = || {
         if tail {
-            zero_tail(start + (size / PAGE - first) * PAGE, size % PAGE, mmap.protection)?;
+            zero_tail(start + (size / PAGE - backed.start) * PAGE, size % PAGE, mmap.protection)?;
         }
-        let past = mmap.pages() - backed;
-        if past > 0 {
-            local::map_faulting(start + backed * PAGE, (past * PAGE) as usize)?;
-            protect(start + backed * PAGE, past * PAGE, mmap.protection)?;
+        let (end, past) = (start + length * PAGE, mmap.pages() - length);
+        match short {
+            _ if past == 0 => Ok(()),
+            Short::Zero => map_zeros(end, past * PAGE, mmap.protection),
+            Short::Sigbus | Short::Refuse => {
+                local::map_faulting(end, (past * PAGE) as usize)?;
+                protect(end, past * PAGE, mmap.protection)
+            }
         }
-        Ok(())
     };
     finish()
         // SAFETY: the mapping was just made, and no other code has its address.
         .inspect_err(|_| unsafe { rustix::mm::munmap(address, mmap.length) }.unwrap_or(()))
         .map(|()| address)
+}
+
+/// Pages of zeros, in the place of those past the end of a file.
+fn map_zeros(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
+    let access = ProtFlags::from_bits_retain(protection as u32);
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+    // SAFETY: the range is a part of the mapping in the making.
+    unsafe { rustix::mm::mmap_anonymous(address as *mut c_void, length as usize, access, flags) }.map(drop)
 }
 
 /// Makes the kernel's mapping of the file.
