@@ -73,8 +73,8 @@ const EXPORTS: &[&str] = &[
     "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp",
     // message
     "herror",
-    // what has a libc of its own
-    "dlmopen",
+    // what loads libraries
+    "dlopen dlmopen",
     // whose child acts in the caller's memory
     "vfork __vfork",
     "aio_write aio_write64 lio_listio lio_listio64",

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Output};
 
-use common::{Scratch, WAYS, program, run, text};
+use common::{Scratch, WAYS, compile, program, run, text};
 
 fn named(scratch: &Scratch, variable: &str, arguments: &[&str]) -> Command {
     let mut command = scratch.shimmed(program("mapping/named"), "auto");
@@ -136,4 +136,35 @@ fn a_snapshot_that_is_asked_for_is_none_of_these() {
     let shown = "page 0: 4096 bytes, 0 zeros\npage 1: 904 bytes, 3192 zeros\npage 2: SIGBUS\n";
     assert_eq!(out(&output), shown.repeat(2), "{}", err(&output));
     assert_eq!(err(&output), "");
+}
+
+/// ld.so maps by itself, and dlclose(3) takes away by itself: such a file is no snapshot, which once went unsaid.
+#[test]
+fn what_is_loaded_is_no_snapshot_and_that_is_said_once() {
+    let plugin = compile("mapping/plugin", &["-shared", "-fPIC"]);
+    let folder = plugin.parent().unwrap().display().to_string();
+    // The caller's own search path is looked up by libc at the return address.
+    let loader = compile("mapping/named", &[&format!("-Wl,-rpath,{folder}")]);
+    let (path, name) = (plugin.to_str().unwrap(), plugin.file_name().unwrap().to_str().unwrap());
+    let cases = [
+        (path, "plugin*", Some("/plugin-shared-fPIC mapped by ld.so")),
+        (name, "plugin*", Some("/plugin-shared-fPIC mapped by ld.so")),
+        (name, "libc.so*", Some("/libc.so.6 mapped by ld.so")),
+        (name, "other*", None),
+    ];
+    for (load, pattern, wanted) in cases {
+        for variable in ["SNAPSHIM_KEEP", "SNAPSHIM_FILES", "SNAPSHIM_SHARED_FILES"] {
+            let scratch = Scratch::on_tmpfs();
+            let output = run(scratch.shimmed(&loader, "auto").args(["load", load, load]).env(variable, pattern));
+            assert_eq!(out(&output), "answer: 42\nanswer: 42\n", "{}", err(&output));
+            let said = err(&output);
+            let wanted = wanted.filter(|_| variable != "SNAPSHIM_SHARED_FILES");
+            assert_eq!(said.lines().count(), usize::from(wanted.is_some()), "{variable}={pattern}: {said}");
+            let remark = format!("so {variable}={pattern} makes no snapshot of it");
+            assert!(
+                wanted.is_none_or(|text| said.contains(text) && said.contains(&remark)),
+                "{variable}={pattern}: {said}"
+            );
+        }
+    }
 }

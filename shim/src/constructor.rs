@@ -45,6 +45,7 @@ extern "C" fn construct(_: c_int, _: *mut *mut c_char, variables: *mut *mut u8) 
     thread::watch_ends();
     shared_mm::note_pid();
     membership::join_if_in_use();
+    hooks::loader::log_loaded();
 }
 
 fn open_entry_points() {

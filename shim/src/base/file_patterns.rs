@@ -20,6 +20,8 @@ pub enum Kind {
     Shared,
     /// Shared, and stored to, now or later: always left alone.
     SharedToWrite,
+    /// Private, by a call that no hook has seen.
+    Unseen,
 }
 
 /// What the environment asks of a mapping.
@@ -102,6 +104,20 @@ fn wish_for_file(config: &Config, mmap: &Mmap) -> Wish {
     }
 }
 
+/// The pattern for private mappings that names a path which is mapped and is no snapshot, where that is to be said.
+pub fn loaded(path: &[u8]) -> Option<OtherKind> {
+    let lists = LISTS.iter().enumerate().filter(|(_, list)| list.kinds.contains(&Kind::Private));
+    let mut named = lists.filter_map(|(number, list)| {
+        let (place, pattern) = matching((list.patterns)(config()), path)?;
+        is_first(number, place, Kind::Unseen).then_some(OtherKind {
+            variable: list.variable,
+            pattern,
+            kind: Kind::Unseen,
+        })
+    });
+    named.next()
+}
+
 /// Whether a mapping is private; `None`: it is neither that nor an ordinary shared one.
 ///
 /// MAP_SHARED_VALIDATE has the kernel refuse flags that it does not know. A mapping with flags that are not ordinary is left to it.
@@ -141,7 +157,7 @@ fn path_of_file(descriptor: u32, buffer: &mut [core::mem::MaybeUninit<u8>]) -> O
 }
 
 /// The first pattern of a list that names a path, and its place in the list.
-pub fn matching(patterns: &'static [u8], path: &[u8]) -> Option<(usize, &'static [u8])> {
+fn matching(patterns: &'static [u8], path: &[u8]) -> Option<(usize, &'static [u8])> {
     patterns.split(|byte| *byte == b':').enumerate().find(|(_, pattern)| matches_pattern(pattern, path))
 }
 
@@ -154,7 +170,7 @@ fn matches_pattern(pattern: &[u8], path: &[u8]) -> bool {
 
 /// Whether the pattern at a place of a list meets a kind that it is not for the first time in this process.
 fn is_first(list: usize, place: usize, kind: Kind) -> bool {
-    static MET: [[AtomicU64; 3]; LISTS.len()] = [const { [const { AtomicU64::new(0) }; 3] }; LISTS.len()];
+    static MET: [[AtomicU64; 4]; LISTS.len()] = [const { [const { AtomicU64::new(0) }; 4] }; LISTS.len()];
     // Relaxed: the bit is all there is.
     let bit = 1 << (place % 64);
     MET[list][kind as usize].fetch_or(bit, Ordering::Relaxed) & bit == 0

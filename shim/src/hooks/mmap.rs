@@ -204,7 +204,7 @@ fn log_other_kind(other: &OtherKind, descriptor: c_int) {
     let path = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     let path = Bytes(path.as_ref().map_or(b"?", |(path, _)| path));
     let (level, how, what_to_do) = match other.kind {
-        Kind::Private => (Level::Warn, "privately", "set SNAPSHIM_FILES or SNAPSHIM_KEEP"),
+        Kind::Private | Kind::Unseen => (Level::Warn, "privately", "set SNAPSHIM_FILES or SNAPSHIM_KEEP"),
         Kind::Shared => (Level::Warn, "shared, for reading", "set SNAPSHIM_SHARED_FILES or SNAPSHIM_KEEP"),
         Kind::SharedToWrite => (Level::Info, "shared, through a descriptor that can write", "open it for reading only"),
     };

@@ -1,7 +1,7 @@
 //! Hooks: one file for each family of libc's calls. A hook says what its call would touch, hands it over, and answers as libc does.
 //!
 //! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Beside these
-//! folders stand [`mmap`], [`syscall`] (the same calls made by number), [`namespace`] and the lists of all hooks.
+//! folders stand [`mmap`], [`syscall`] (the same calls made by number), [`namespace`], [`loader`] and the lists of all hooks.
 //!
 //! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors.
 //!
@@ -15,6 +15,7 @@
 pub mod aio;
 pub mod beside;
 pub mod file;
+pub mod loader;
 pub mod mmap;
 pub mod namespace;
 pub mod process;
@@ -44,9 +45,10 @@ static OF_PROCESSES: [EntryPoints; 12] = [
 
 /// The calls that have an exported symbol alone: functions that change files by libc's own calls, of use where those do not reach
 /// the hooks, and functions that make processes or load libraries.
-static EXPORTED: [EntryPoints; 7] = [
+static EXPORTED: [EntryPoints; 8] = [
     stdio::fopen::ENTRY_POINTS,
     file::open_fortified::ENTRY_POINTS,
+    loader::ENTRY_POINTS,
     namespace::ENTRY_POINTS,
     process::spawn::ENTRY_POINTS,
     aio::posix_aio::ENTRY_POINTS,

@@ -86,7 +86,7 @@ unsafe extern "C" fn call_from(
 
 /// The address of a return instruction after the return address `caller`, in the same code. `None` if there is none near, or if the
 /// processor keeps a second copy of return addresses (a shadow stack).
-fn return_near(caller: u64) -> Option<u64> {
+pub fn return_near(caller: u64) -> Option<u64> {
     const RETURN: u8 = 0xc3;
     let mut shadow: u64 = 0;
     // SAFETY: the instruction reads a register; without a shadow stack it does nothing.

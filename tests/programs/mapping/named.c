@@ -1,8 +1,11 @@
 /* named map KIND...: maps the file "victim" so, each time anew, and says whether the mapping is a snapshot.
  * named short SIZE LENGTH: asks for the file's size, has the file truncated to SIZE, maps LENGTH bytes (0: the size that it was told),
  * and says what each page shows. `asked` is the same with a snapshot that the program asks for.
+ * named load NAME...: loads each library (dlopen(3)) and calls it.
  */
 #include "check.h"
+
+#include <dlfcn.h>
 
 enum { PAGES = 3 };
 
@@ -64,6 +67,15 @@ static void map_short(size_t size, size_t length, int flags)
     CHECK(munmap(at, length) == 0);
 }
 
+static void load(const char *name)
+{
+    void *library = dlopen(name, RTLD_NOW);
+    CHECK(library != NULL);
+    int (*answer)(void) = (int (*)(void))(uintptr_t)dlsym(library, "answer");
+    CHECK(answer != NULL);
+    printf("answer: %d\n", answer());
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc >= 2);
@@ -74,6 +86,9 @@ int main(int argc, char **argv)
         map_short(strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10), MAP_SHARED);
     else if (strcmp(argv[1], "asked") == 0 && argc == 4)
         map_short(strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10), MAP_PRIVATE | MAP_SNAPSHOT);
+    else if (strcmp(argv[1], "load") == 0)
+        for (int i = 2; i < argc; i++)
+            load(argv[i]);
     else
         CHECK(!"known");
     return 0;
