@@ -204,6 +204,12 @@ fn a_process_ends_with_its_own_last_thread_however_that_ends() {
     same(&program("transparency/threads"), &["ends-unseen"]);
 }
 
+/// In the library that `make` builds. Once a push took 5 KiB of the program's stack, and handlers on small alternate ones died.
+#[test]
+fn writes_take_little_of_the_programs_stack() {
+    same(&compile("transparency/small_stacks", &["-Wl,-z,now"]), &[]);
+}
+
 /// With a shell's redirections: descriptors 0, 1 and 2 do not exist from the start.
 #[test]
 fn programs_start_with_closed_standard_descriptors() {

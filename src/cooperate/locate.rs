@@ -4,7 +4,7 @@ use core::ffi::c_char;
 use core::mem::MaybeUninit;
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev, statx};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev};
 use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
@@ -18,16 +18,23 @@ use crate::sys::raw;
 /// It asks for type and inode only. A file system with multigrain timestamps updates the times at every later write once it has
 /// been asked for them (Documentation/filesystems/multigrain-ts.rst).
 pub fn target_of_descriptor(descriptor: u32) -> Target {
-    let wanted = StatxFlags::TYPE | StatxFlags::INO;
-    match statx(raw::borrow(descriptor), c"", AtFlags::EMPTY_PATH, wanted) {
-        Ok(found) => target_of_statx(&found),
-        Err(Errno::BADF) => Target::Elsewhere,
+    let mut found = MaybeUninit::<Statx>::uninit();
+    let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
+    let flags = AtFlags::EMPTY_PATH.bits();
+    // SAFETY: `found` is a struct statx, and the path is an empty string. rustix's function would keep two such structures on the
+    // stack, which is the application's.
+    let done = unsafe { syscall!(Sysno::statx, descriptor as i32, c"".as_ptr(), flags, wanted, found.as_mut_ptr()) };
+    match done {
+        // SAFETY: the call filled it in.
+        Ok(_) => target_of_statx(unsafe { found.assume_init_ref() }),
+        Err(syscalls::Errno::EBADF) => Target::Elsewhere,
         Err(_) => target_of_descriptor_otherwise(descriptor),
     }
 }
 
 /// The same by older calls: a filter may know one of them and not the others.
 #[cold]
+#[inline(never)]
 fn target_of_descriptor_otherwise(descriptor: u32) -> Target {
     let file = raw::borrow(descriptor);
     match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
@@ -76,7 +83,7 @@ fn is_of_the_path(error: syscalls::Errno) -> bool {
 /// Where a descriptor leads, when that file was modified, and its size. It is to be asked seldom: see [`target_of_descriptor`].
 pub fn modified_behind(file: BorrowedFd<'_>) -> Option<(Target, Modified)> {
     let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MTIME | StatxFlags::SIZE;
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
     let modified = Modified::new(found.stx_mtime.tv_sec, u64::from(found.stx_mtime.tv_nsec), found.stx_size);
     StatxFlags::from_bits_retain(found.stx_mask).contains(wanted).then(|| (target_of_statx(&found), modified))
 }

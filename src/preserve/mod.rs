@@ -37,10 +37,10 @@ use crate::protocol::process_id::{Caller, ProcessId};
 use crate::protocol::snapshot::{Extent, FOREIGN_TRUNCATION, SERVED, Snapshot, State, View};
 use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use crate::sys::wait::{Backoff, TimeBudget};
-use crate::sys::{futex, raw, signal_block};
+use crate::sys::{futex, raw};
 use crate::table::Table;
 use headroom::Headroom;
-use local::LocalPreserver;
+use local::{Handled, LocalPreserver};
 use policy::{Failure, OnFailure, PushMode, Reason, Report};
 use proc_fd_cache::ProcFdCache;
 use record::record;
@@ -88,6 +88,9 @@ pub struct Pusher<'a, R, S> {
     pub ahead: &'a dyn Fn() -> u64,
     /// How large the origin is now, in bytes, where that can be told.
     pub size: &'a dyn Fn() -> Option<u64>,
+    /// Does work that takes much stack and waits for nothing for long, with signals blocked, on a stack of the library's own: the
+    /// caller may be a handler on a small alternate one.
+    pub aside: fn(&mut dyn FnMut()),
 }
 
 /// What a change does to the bytes of an origin.
@@ -107,6 +110,9 @@ impl<R, S> core::fmt::Debug for Pusher<'_, R, S> {
 
 /// How often a push that achieved nothing is tried again: for some milliseconds, by `Backoff`.
 const RETRIES: u32 = 64;
+
+/// How long pages are pushed at once, with signals blocked, nanoseconds.
+const AT_ONCE: u64 = 5_000_000;
 
 /// Why one push of one run preserved nothing.
 enum NotPushed {
@@ -142,6 +148,14 @@ impl MapperTime {
     fn is_exhausted(&mut self) -> bool {
         self.budget.is_exhausted()
     }
+}
+
+/// What came of one step: the pages that it was for, and how many of them are preserved.
+enum Step {
+    /// The mapper has no room for them.
+    NoRoom,
+    /// These were pushed, the pages ahead included.
+    Pushed(Range<u64>, Result<u64, NotPushed>),
 }
 
 /// How far one call has come with one snapshot.
@@ -191,7 +205,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             } else {
                 self.ask_agent(&view, task)
             };
-            if !is_done && !self.table.retire_if_gone(view.meta.owner) {
+            if !is_done && !self.is_gone(view.meta.owner) {
                 let is_truncated = self.is_truncated_before(view.covered_pages().end - 1);
                 if self.has_moved(index, &view) {
                     continue;
@@ -199,7 +213,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 // Only its own process knows how much memory it needed.
                 let reason = if is_truncated {
                     Reason::ForeignTruncation
-                } else if self.has_room(&view, relocate::Pages::MOST) {
+                } else if self.aside(|| self.has_room(&view, relocate::Pages::MOST)) {
                     Reason::NoAgent
                 } else {
                     Reason::NoMemory
@@ -219,7 +233,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             let owner = self.table.owner(view.meta.owner);
             owner.is_some_and(|(_, process, id)| matches!(process.agent(id), Agent::Thread(_)))
         };
-        is_long && has_agent() && self.ask_agent(view, task) || self.local_preserver().handle_whole(&task)
+        is_long && has_agent() && self.ask_agent(view, task) || self.handle_here(&task)
     }
 
     /// What this process may use to preserve in its own snapshots.
@@ -227,6 +241,39 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         let deadline = raw::now() + self.timeout;
         let Self { table, own, proc_fds, own_ranges, store_barrier: stores, headroom, .. } = *self;
         LocalPreserver { table, own, proc_fds, own_ranges, store_barrier: stores, headroom, open: &|_| None, deadline }
+    }
+
+    /// The same for `bytes`, as far as it goes without waiting and within some milliseconds. False: it has to be done by
+    /// [`Pusher::make_way`].
+    ///
+    /// The caller is on a stack of the library's own, with signals blocked: see [`Pusher::aside`].
+    pub fn make_way_at_once(&self, origin: Origin, bytes: &Range<u64>) -> bool {
+        let until = raw::now() + AT_ONCE;
+        let is_left =
+            |(index, view): &(u32, View)| !self.preserve_at_once(*index, view.head.incarnation(), bytes, until);
+        self.table.find_over_splits(|walk| walk.of(origin).find(is_left)).is_none()
+    }
+
+    /// Preserves what the bytes `range` touch of one segment, as far as it goes at once, in steps of which none begins after `until`.
+    fn preserve_at_once(&self, index: u32, incarnation: u32, range: &Range<u64>, until: u64) -> bool {
+        let Some(snapshot) = self.table.snapshot(index) else { return true };
+        let (mut done, mut goes_ahead) = (0, self.mode != PushMode::Agent);
+        while !self.table.is_damaged() {
+            let view = self.table.view(index).filter(|view| is_to_be_kept(view, incarnation));
+            let Some(view) = view else { return true };
+            let Some(missing) = missing(self.table, index, &view, range, done) else { return true };
+            if raw::now() > until {
+                return false;
+            }
+            match self.step(index, snapshot, &view, range, &missing, goes_ahead) {
+                Step::Pushed(_, Ok(pages)) => done = missing.end.min(missing.start + pages),
+                Step::Pushed(pushed, Err(_)) if pushed != missing => goes_ahead = false,
+                // A mapper that has died holds no snapshot any more.
+                Step::Pushed(..) if self.table.retire_if_gone(view.meta.owner) => {}
+                Step::NoRoom | Step::Pushed(..) => return false,
+            }
+        }
+        false
     }
 
     /// Preserves, in every snapshot of `origin`, the pages that the bytes `range` touch. After success the bytes may change.
@@ -246,33 +293,69 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
         let mut progress = None;
         loop {
-            let view =
-                self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
-            // A segment that has been moved off the file meanwhile shows what it showed.
-            let Some(view) = view.filter(|view| !view.is_relocated()) else { return Ok(()) };
+            let view = self.table.view(index).filter(|view| is_to_be_kept(view, incarnation));
+            let Some(view) = view else { return Ok(()) };
             let progress = progress.get_or_insert_with(|| self.start(&view));
             progress.time.note(Some(view.extent.pages));
             if self.table.is_damaged() {
                 return self.give_up(index, &view, Reason::Damaged);
             }
-            let Some(missing) = self.missing(index, &view, range, progress.done) else { return Ok(()) };
-            if !self.has_room(&view, missing.end - missing.start) {
-                self.give_up(index, &view, Reason::NoMemory)?;
-                continue;
-            }
-            let pushed = self.with_ahead(index, &view, range, &missing, progress.goes_ahead);
-            if missing.end - missing.start <= FEW {
-                (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
-            }
-            match self.push_if_allowed(index, snapshot, &view, &pushed) {
-                Ok(pages) => progress.done = missing.end.min(missing.start + pages),
+            let Some(missing) = missing(self.table, index, &view, range, progress.done) else { return Ok(()) };
+            let step = self.aside(|| self.step(index, snapshot, &view, range, &missing, progress.goes_ahead));
+            match step {
+                Step::NoRoom => self.give_up(index, &view, Reason::NoMemory)?,
+                Step::Pushed(_, Ok(pages)) => progress.done = missing.end.min(missing.start + pages),
                 // Perhaps only the pages ahead cannot be preserved.
-                Err(_) if pushed != missing => progress.goes_ahead = false,
-                Err(why) => {
+                Step::Pushed(pushed, Err(_)) if pushed != missing => progress.goes_ahead = false,
+                Step::Pushed(_, Err(why)) => {
                     if let Some(reason) = self.reason_after_retries(&why, &view, progress) {
                         self.preserve_by_agent(index, &view, &missing, reason, progress)?;
                     }
                 }
+            }
+        }
+    }
+
+    /// Pushes `missing`, and pages ahead of `range`, if there is room for them.
+    fn step(
+        &self,
+        index: u32,
+        snapshot: &Snapshot,
+        view: &View,
+        range: &Range<u64>,
+        missing: &Range<u64>,
+        goes_ahead: bool,
+    ) -> Step {
+        if !self.has_room(view, missing.end - missing.start) {
+            return Step::NoRoom;
+        }
+        let pushed = self.with_ahead(index, view, range, missing, goes_ahead);
+        if missing.end - missing.start <= FEW {
+            (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
+        }
+        let result = self.push_if_allowed(index, snapshot, view, &pushed);
+        Step::Pushed(pushed, result)
+    }
+
+    /// See [`Pusher::aside`].
+    fn aside<T>(&self, act: impl FnOnce() -> T) -> T {
+        let (mut act, mut result) = (Some(act), None);
+        (self.aside)(&mut || result = act.take().map(|act| act()));
+        // The work is done exactly once.
+        result.unwrap_or_else(|| raw::abort())
+    }
+
+    /// [`Table::retire_if_gone`], which reads files of /proc.
+    fn is_gone(&self, owner: u64) -> bool {
+        self.aside(|| self.table.retire_if_gone(owner))
+    }
+
+    /// Does what `request` asks in a snapshot of the calling process, to its end.
+    fn handle_here(&self, request: &Request) -> bool {
+        loop {
+            match self.aside(|| self.local_preserver().handle(request)) {
+                Handled::InPart => {}
+                handled => return handled == Handled::Done,
             }
         }
     }
@@ -314,7 +397,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         }
         progress.backoff.pause();
         match why {
-            NotPushed::Moved if progress.backoff.is_sleeping() => _ = self.table.retire_if_gone(view.meta.owner),
+            NotPushed::Moved if progress.backoff.is_sleeping() => _ = self.is_gone(view.meta.owner),
             NotPushed::Moved => {}
             NotPushed::Nothing | NotPushed::Refused => progress.failures += 1,
         }
@@ -330,7 +413,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         reason: Reason,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
-        if self.table.retire_if_gone(view.meta.owner) {
+        if self.is_gone(view.meta.owner) {
             return Ok(());
         }
         let may_answer = reason != Reason::MapperBusy;
@@ -378,18 +461,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         self.table.owner(view.meta.owner).is_none_or(|(_, _, id)| self.headroom.allows(id, pages))
     }
 
-    /// The first pages of the range, from `done` on, that still have to be preserved; at most one push.
-    fn missing(&self, index: u32, view: &View, range: &Range<u64>, done: u64) -> Option<Range<u64>> {
-        let pages = Table::touched(view, range);
-        let pages = pages.start.max(done)..pages.end;
-        let base = view.meta.base;
-        let pool = self.table.blocks_for(index);
-        let bits = self.table.bits(&pool, view);
-        let missing = bits.first_missing(pages.start.saturating_sub(base)..pages.end.saturating_sub(base))?;
-        Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
-    }
-
-    /// The same pages, which have to be preserved, and behind `range` some that seem to be next, follow on them, have no copy, and
+    /// `missing`, which has to be preserved, and behind `range` some pages that seem to be next, follow on it, have no copy, and
     /// find room with the mapper. They take no room that another page of the segment may need: the mapper has room for all of it.
     fn with_ahead(
         &self,
@@ -440,9 +512,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             return Err(NotPushed::Refused);
         }
         let by_bytes = !unshare::is_writable(view.extent.protection);
-        // No handler may come in between: a mapper that changes the snapshot waits for this frame, and a handler's write, in a
-        // frame above this one, would wait for that mapper.
-        let _signals = signal_block::SignalsBlocked::except_of_sandboxes();
+        // No handler may come in between (signals are blocked, see `aside`): a mapper that changes the snapshot waits for this
+        // frame, and a handler's write, in a frame above this one, would wait for that mapper.
         self.frame.start_pushing(index, by_bytes);
         let pushed = if process.executing.is_under_way(id) {
             // Its agent may preserve as long as the image lasts, and no other process may afterwards.
@@ -532,7 +603,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         while process.agent(id) == Agent::NotYet && !budget.is_exhausted() {
             backoff.pause();
             // The agent may not have been there when the image was replaced.
-            if backoff.is_sleeping() && self.table.retire_if_gone(owner) {
+            if backoff.is_sleeping() && self.is_gone(owner) {
                 return true;
             }
         }
@@ -551,7 +622,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             now.is_none_or(|head| head.incarnation() != request.incarnation || !head.wants_pages())
         };
         let is_unanswered = self.slot.look_for_answer(number) == Answer::Asked;
-        let is_moot = is_unanswered && (is_over() || self.table.retire_if_gone(view.meta.owner));
+        let is_moot = is_unanswered && (is_over() || self.is_gone(view.meta.owner));
         if is_moot {
             self.slot.withdraw_request(number);
         }
@@ -576,7 +647,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         // No policy brings back pages that are gone.
         if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
             if !self.is_over(index, view) {
-                self.report.broken(pid, view.meta.origin, reason);
+                self.aside(|| self.report.broken(pid, view.meta.origin, reason));
             }
             return Ok(());
         }
@@ -585,7 +656,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     /// Whether the snapshot has ended with its mapper, or before.
     fn is_over(&self, index: u32, view: &View) -> bool {
-        self.table.retire_if_gone(view.meta.owner)
+        self.is_gone(view.meta.owner)
             || self.table.view(index).is_none_or(|now| now.head.incarnation() != view.head.incarnation())
     }
 
@@ -593,12 +664,33 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
         let request =
             Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Break, first: 0, count: 0 };
-        if self.own.may_change(view.meta.owner) {
-            self.local_preserver().handle_whole(&request)
-        } else {
-            self.ask_agent(view, request)
-        }
+        if self.own.may_change(view.meta.owner) { self.handle_here(&request) } else { self.ask_agent(view, request) }
     }
+}
+
+/// Whether every snapshot of `origin` has its own copy of what `bytes` touches: nothing is left to do for a change of them. It takes
+/// little stack.
+#[must_use]
+pub fn is_preserved(table: &Table, origin: Origin, bytes: &Range<u64>) -> bool {
+    let is_left =
+        |index: &u32| table.has_wanting(*index, origin, |view| missing(table, *index, view, bytes, 0).is_some());
+    !table.is_damaged() && table.find_over_splits(|walk| walk.perhaps_of(origin).find(is_left)).is_none()
+}
+
+/// Whether a segment is of that incarnation, and lies on its file: one that has been moved off it shows what it showed.
+fn is_to_be_kept(view: &View, incarnation: u32) -> bool {
+    view.head.incarnation() == incarnation && view.head.wants_pages() && !view.is_relocated()
+}
+
+/// The first pages of the range, from `done` on, that still have to be preserved; at most one push.
+fn missing(table: &Table, index: u32, view: &View, range: &Range<u64>, done: u64) -> Option<Range<u64>> {
+    let pages = Table::touched(view, range);
+    let pages = pages.start.max(done)..pages.end;
+    let base = view.meta.base;
+    let pool = table.blocks_for(index);
+    let bits = table.bits(&pool, view);
+    let missing = bits.first_missing(pages.start.saturating_sub(base)..pages.end.saturating_sub(base))?;
+    Some(missing.start + base..missing.end.min(missing.start + RUN) + base)
 }
 
 /// Whether a segment shows what it showed before.

@@ -402,6 +402,7 @@ impl Snapshot {
 
     /// Everything about the segment at one generation; `None` if there is none. The state word may say that a change is under way:
     /// then only the mapper, which makes the change, may use the extent.
+    #[inline]
     pub fn view(&self) -> Option<View> {
         loop {
             let head = self.head();

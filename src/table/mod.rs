@@ -105,6 +105,7 @@ impl Table {
         self.plausible_view(self.snapshot(index)?)
     }
 
+    #[inline(always)]
     fn plausible_view(&self, snapshot: &Snapshot) -> Option<View> {
         let view = snapshot.view()?;
         if !view.is_plausible() {
@@ -147,7 +148,18 @@ impl Table {
 
     /// Whether any snapshot of `origin` wants its pages preserved.
     pub fn is_origin_in_use(&self, origin: Origin) -> bool {
-        self.find_over_splits(|walk| walk.of(origin).next()).is_some()
+        self.find_over_splits(|walk| walk.perhaps_of(origin).find(|index| self.has_wanting(*index, origin, |_| true)))
+            .is_some()
+    }
+
+    /// Whether snapshot `index` is of `origin`, wants its pages preserved, and is `like`. It takes little stack, as a write asks that
+    /// on the stack of the application.
+    #[inline(never)]
+    pub fn has_wanting(&self, index: u32, origin: Origin, like: impl FnOnce(&View) -> bool) -> bool {
+        let view = self.snapshot(index).and_then(|snapshot| self.plausible_view(snapshot));
+        view.is_some_and(|view| {
+            view.meta.origin == origin && view.head.wants_pages() && !view.is_relocated() && like(&view)
+        })
     }
 
     /// Raises the high-water mark of the snapshots, so that walks look at snapshot `index`.

@@ -41,16 +41,20 @@ impl<'a> Walk<'a> {
     /// The snapshots of `origin` that want their pages preserved.
     pub fn of(self, origin: Origin) -> impl Iterator<Item = (u32, View)> + use<'a> {
         let table = self.table;
+        self.perhaps_of(origin).filter_map(move |index| {
+            let view = table.view(index)?;
+            let wanted = view.meta.origin == origin && view.head.wants_pages() && !view.is_relocated();
+            wanted.then_some((index, view))
+        })
+    }
+
+    /// The indices of the snapshots of `origin`, and perhaps of others.
+    pub fn perhaps_of(self, origin: Origin) -> impl Iterator<Item = u32> + use<'a> {
         let fingerprint = origin.fingerprint();
-        let used = &table.origin_fingerprints[..table.header.snapshots_used()];
+        let used = &self.table.origin_fingerprints[..self.table.header.snapshots_used()];
         // Acquire: pairs with the Release in `publish_fingerprint`.
-        used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == fingerprint).filter_map(
-            move |(index, _)| {
-                let view = table.plausible_view(&table.snapshots[index])?;
-                let wanted = view.meta.origin == origin && view.head.wants_pages() && !view.is_relocated();
-                wanted.then_some((index as u32, view))
-            },
-        )
+        let matches = used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == fingerprint);
+        matches.map(|(index, _)| index as u32)
     }
 }
 

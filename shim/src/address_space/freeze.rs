@@ -20,7 +20,7 @@ use snapshim::sys::{futex, raw};
 
 use super::lock;
 use crate::base::config::config;
-use crate::base::fault_stacks::Outcome;
+use crate::base::own_stacks::Outcome;
 use crate::process::identity;
 use crate::signals::frame::Access;
 use crate::signals::{self, Asked};

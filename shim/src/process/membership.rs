@@ -21,6 +21,7 @@ use super::identity::{
 };
 use super::log::{self, Level, say};
 use crate::base::config::config;
+use crate::base::own_stacks;
 
 /// The errno with which `mmap(MAP_SNAPSHOT)` fails because joining was refused for good; 0: it was not.
 static REFUSED: AtomicU8 = AtomicU8::new(0);
@@ -40,7 +41,7 @@ pub fn has_left() -> bool {
 pub fn join() -> Result<ThisProcess, Errno> {
     match attached() {
         Some(own) => Ok(own),
-        None => join_now(false),
+        None => join_aside(false),
     }
 }
 
@@ -48,7 +49,7 @@ pub fn join() -> Result<ThisProcess, Errno> {
 pub fn join_at_once() -> Result<ThisProcess, Errno> {
     match attached() {
         Some(own) => Ok(own),
-        None => join_now(true),
+        None => join_aside(true),
     }
 }
 
@@ -58,6 +59,14 @@ pub fn join_if_in_use() {
     if attach::is_in_use(&table_location()) {
         let _ = attach_table().map(claim);
     }
+}
+
+/// Joins on a stack of the shim's own: the caller may be a handler on a small alternate one.
+#[cold]
+fn join_aside(is_eager: bool) -> Result<ThisProcess, Errno> {
+    let mut joined = Err(Errno::NOMEM);
+    own_stacks::aside(&mut || joined = join_now(is_eager));
+    joined
 }
 
 #[cold]
@@ -397,13 +406,20 @@ pub fn check_table_now_and_then(own: &ThisProcess) {
 
 #[cold]
 fn check_table_path(own: &ThisProcess, second: u32) {
-    static SAID: AtomicBool = AtomicBool::new(false);
     let before = TABLE_CHECKED.swap(second, Ordering::Relaxed);
     if before != second {
-        own.table.search_by_writer();
+        // The caller may be a handler on a small alternate stack.
+        own_stacks::aside(&mut || {
+            own.table.search_by_writer();
+            warn_if_elsewhere(own);
+        });
     }
+}
+
+fn warn_if_elsewhere(own: &ThisProcess) {
+    static SAID: AtomicBool = AtomicBool::new(false);
     let standing = ATTACHED.get().map_or(Standing::Current, |attached| attached.standing());
-    if before == second || standing == Standing::Current {
+    if standing == Standing::Current {
         return;
     }
     // The processes that use the table at the path do not see what this one changes. Mappers with snapshots in this process's own

@@ -12,6 +12,7 @@ use snapshim::sys::{raw, signal_block};
 
 use super::identity::{self, ThisProcess};
 use super::membership;
+use crate::base::own_stacks;
 use crate::base::stack_pointer::stack_pointer;
 
 /// The calling thread, ready to announce a call.
@@ -101,6 +102,15 @@ pub fn take_first(stack: u64) -> Option<Thread> {
     CLAIMED.get().filter(|thread| thread.own.is_this_image() && thread.first_frame().take(stack))
 }
 
+/// The same for a thread that has no slot yet, and claims one.
+#[cold]
+pub fn claim_first(stack: u64) -> Option<Thread> {
+    if is_concurrent_child() || known().is_some() {
+        return None;
+    }
+    current().ok().filter(|thread| thread.first_frame().take(stack))
+}
+
 /// The calling thread with its slot, which is claimed if need be; the error is why it has none.
 pub fn current() -> Result<Thread, Errno> {
     if is_concurrent_child() {
@@ -108,8 +118,16 @@ pub fn current() -> Result<Thread, Errno> {
     }
     match CLAIMED.get() {
         Some(thread) if thread.own.is_this_image() => Ok(thread),
-        _ => claim(),
+        _ => claim_aside(),
     }
+}
+
+/// Claims on a stack of the shim's own: the caller may be a handler on a small alternate one.
+#[cold]
+fn claim_aside() -> Result<Thread, Errno> {
+    let mut claimed = Err(Errno::NOMEM);
+    own_stacks::aside(&mut || claimed = claim());
+    claimed
 }
 
 /// The calling thread, if it has a slot, and shares it with no child that runs beside it.
@@ -126,7 +144,6 @@ pub fn take(thread: Thread) {
     note_end_of_thread();
 }
 
-#[cold]
 fn claim() -> Result<Thread, Errno> {
     let own = membership::join()?;
     // A handler that writes between the claim and the note of it would claim a second slot, and the first would be lost.

@@ -20,7 +20,7 @@ use snapshim::sys::{procfs, raw};
 use super::list::{self, Entry, List};
 use super::protection::{self, set_protection};
 use crate::base::config::config;
-use crate::base::fault_stacks::Outcome;
+use crate::base::own_stacks::Outcome;
 use crate::process::log::{Level, Program, say};
 use crate::signals::frame::Access;
 use crate::signals::{self, Asked};

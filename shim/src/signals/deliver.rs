@@ -16,7 +16,7 @@ use super::action::{Action, FAULT, RESTORER, SUBSTITUTE, disposition};
 use super::frame::{Access, SignalFrame};
 use super::guarded;
 use super::waiting::WAITING;
-use crate::base::fault_stacks::{self, Outcome};
+use crate::base::own_stacks::{self, Outcome};
 
 /// Where `on_signal` goes on.
 #[repr(C)]
@@ -76,7 +76,7 @@ extern "C" fn decide(signal: c_int, information: *mut libc::siginfo_t, context: 
 /// An instruction faulted.
 fn on_fault(frame: &SignalFrame) -> Next {
     let outcome = match frame.code() {
-        SEGV_ACCERR => fault_stacks::call(resolve, frame.address(), frame.access().0),
+        SEGV_ACCERR => own_stacks::call(resolve, frame.address(), frame.access().0),
         _ => Outcome::Foreign,
     };
     match outcome {
@@ -107,7 +107,7 @@ fn on_fault(frame: &SignalFrame) -> Next {
 /// Says of a fault, by its address and the kind of access, whether the shim has caused it, and resolves it.
 ///
 /// It is called by the thread that faulted, in the middle of whatever it was doing, with all signals blocked, on a stack of the
-/// shim's ([`fault_stacks`]).
+/// shim's ([`own_stacks`]).
 pub type Resolve = fn(u64, Access) -> Outcome;
 
 /// The functions that are asked, in this order.

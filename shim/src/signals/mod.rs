@@ -58,7 +58,7 @@ pub fn install(asked: Asked, resolve: Resolve) -> bool {
     }
     // The end of this block gives the thread a mask in which SIGSEGV is open.
     let _signals = SignalsBlocked::new();
-    crate::base::fault_stacks::prepare();
+    crate::base::own_stacks::prepare();
     let is_first = !is_installed();
     // This comes before the actions are adopted: a thread that sets one from now on waits for that, and changes the virtual one.
     masks::reserve_sigsegv();

@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use snapshim::cooperate::locate::target_of_descriptor;
-use snapshim::preserve::policy::OnFailure;
-use snapshim::preserve::{Mutation, Pusher};
+use snapshim::preserve::policy::{Failure, OnFailure};
+use snapshim::preserve::{self, Mutation, Pusher};
 use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
@@ -19,7 +19,7 @@ use super::sequence;
 use super::slot::{enter, pusher, seat_for};
 use super::touch::Touch;
 use crate::address_space::freeze::Freezer;
-use crate::base::stack_pointer;
+use crate::base::{own_stacks, stack_pointer};
 use crate::interpose::answer::fail;
 use crate::process::log::{Level, Program, say};
 use crate::process::membership;
@@ -32,13 +32,14 @@ use crate::process::thread::{self, Thread};
 /// Holds nothing that needs dropping while the real call runs.
 #[inline]
 pub fn through_gate(descriptor: i32, touch: impl Touch, call: impl Fn() -> isize) -> isize {
-    match thread::take_first(stack_pointer::stack_pointer()) {
+    let stack = stack_pointer::stack_pointer();
+    match thread::take_first(stack).or_else(|| thread::claim_first(stack)) {
         Some(thread) => through_gate_in(&thread, (&[], thread.first_frame()), descriptor, &touch, &call),
         None => through_gate_nested(descriptor, &touch, &call),
     }
 }
 
-/// The same for a call that interrupts another, or whose thread has no slot yet.
+/// The same for a call that interrupts another, or whose thread can have no slot.
 #[cold]
 fn through_gate_nested(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> isize) -> isize {
     match seat_for(call) {
@@ -108,9 +109,8 @@ fn change_origin(
         return call();
     }
     thread.own.table.note_change(origin);
-    let pusher = Pusher { size: &|| size_behind(descriptor), ..pusher(thread, frame) };
     if let Some(from) = touch.truncates_from() {
-        return match pusher.make_way(origin, &Mutation::Truncate(from)) {
+        return match make_way(thread, frame, descriptor, origin, &Mutation::Truncate(from)) {
             Ok(()) => call(),
             Err(_) if thread.own.leaves_damaged() => call(),
             Err(failure) => refuse(origin, &failure),
@@ -118,21 +118,59 @@ fn change_origin(
     }
     let reach = reach_of(thread, frame, descriptor, origin, touch);
     let ahead = sequence::pages_ahead(origin, &reach.bytes);
-    // Each snapshot asks.
-    let may_go = OnceCell::new();
-    let ahead = || {
-        let goes = || ahead > 0 && (origin.is_block_device() || has_no_holes(descriptor));
-        if *may_go.get_or_init(goes) { ahead } else { 0 }
-    };
-    let pusher = Pusher { read_in: &|bytes| read_in(descriptor, bytes), ahead: &ahead, ..pusher };
-    if let Err(failure) = pusher.make_way(origin, &Mutation::Bytes(reach.bytes.clone())) {
-        return if thread.own.leaves_damaged() { call() } else { refuse(origin, &failure) };
+    let is_open = preserve::is_preserved(thread.own.table, origin, &reach.bytes)
+        || make_way_aside(thread, frame, descriptor, origin, &reach.bytes, ahead);
+    if !is_open
+        && let Err(failure) = make_way(thread, frame, descriptor, origin, &Mutation::Bytes(reach.bytes.clone()))
+        && !thread.own.leaves_damaged()
+    {
+        return refuse(origin, &failure);
     }
     let result = call();
     if result > 0 && !reach.stayed_within(thread, descriptor, result as u64) {
-        break_after_the_fact(thread, &pusher, origin);
+        break_after_the_fact(thread, &pusher(thread, frame), origin);
     }
     result
+}
+
+/// Preserves `bytes`, as far as it goes at once, and `ahead` pages behind them. False: it has to be done by [`make_way`].
+///
+/// What takes much stack is done on one of the shim's own: the caller may be a handler on a small alternate stack.
+#[inline(never)]
+fn make_way_aside(
+    thread: &Thread,
+    frame: &CallFrame,
+    descriptor: i32,
+    origin: Origin,
+    bytes: &Range<u64>,
+    ahead: u64,
+) -> bool {
+    let mut is_made = false;
+    own_stacks::aside(&mut || {
+        // Each snapshot asks.
+        let may_go = OnceCell::new();
+        let ahead = || {
+            let goes = || ahead > 0 && (origin.is_block_device() || has_no_holes(descriptor));
+            if *may_go.get_or_init(goes) { ahead } else { 0 }
+        };
+        let (size, read_in) = (|| size_behind(descriptor), |bytes: &Range<u64>| read_in(descriptor, bytes));
+        let pusher = Pusher { size: &size, read_in: &read_in, ahead: &ahead, ..pusher(thread, frame) };
+        is_made = pusher.make_way_at_once(origin, bytes);
+    });
+    is_made
+}
+
+/// Preserves for `mutation`, and waits for mappers and their agents where that is needed.
+#[inline(never)]
+fn make_way(
+    thread: &Thread,
+    frame: &CallFrame,
+    descriptor: i32,
+    origin: Origin,
+    mutation: &Mutation,
+) -> Result<(), Failure> {
+    let (size, read_in) = (|| size_behind(descriptor), |bytes: &Range<u64>| read_in(descriptor, bytes));
+    Pusher { size: &size, read_in: &read_in, ..pusher(thread, frame) }.make_way(origin, mutation)
 }
 
 /// Makes a call of which the kernel does not say which file it changes. What the call may change is preserved in every snapshot. A

@@ -17,8 +17,8 @@ use snapshim::table::Table;
 use super::report::LogReporter;
 use super::touch::Touch;
 use crate::address_space::freeze::Freezer;
-use crate::base::arena;
 use crate::base::config::config;
+use crate::base::{arena, own_stacks};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
@@ -149,6 +149,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, LogRep
         read_in: &|_| (),
         ahead: &|| 0,
         size: &|| None,
+        aside: own_stacks::aside,
     }
 }
 

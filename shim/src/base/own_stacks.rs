@@ -1,6 +1,8 @@
-//! Stacks on which faults are resolved: the application's own may be nearly full, or a small alternate one.
+//! Stacks on which faults are resolved and pages are preserved: the application's own may be nearly full, or a small alternate one.
 //!
-//! A thread that finds none free resolves its fault on the stack that it is on.
+//! A thread on such a stack has its signals blocked, but for those that a sandbox or a debugger needs: no handler of the application
+//! runs there, and no longjmp(3) leaves it. No call of the application is made there, so no thread is cancelled there and none
+//! forks. A thread that finds no stack free stays on the one that it is on.
 
 use core::arch::naked_asm;
 use core::ffi::c_void;
@@ -9,8 +11,10 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
+use snapshim::sys::signal_block::SignalsBlocked;
 
-use super::arena;
+use super::stack_pointer::stack_pointer;
+use super::{agent_stack, arena};
 
 const COUNT: usize = 12;
 const STACK: usize = 32 << 10;
@@ -71,6 +75,30 @@ pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u6
     // Release: pairs with the Acquire of the thread that takes the stack next.
     head.taken.fetch_and(!(1 << stack), Ordering::Release);
     result
+}
+
+/// Does `work` on a stack of the pool, with signals blocked. A thread that is on one already, or on the agent's, goes on there.
+pub fn aside(work: &mut dyn FnMut()) {
+    if is_caller_on_one() || agent_stack::is_caller() {
+        return work();
+    }
+    let _signals = SignalsBlocked::except_of_sandboxes();
+    prepare();
+    let mut work = work;
+    call(run, (&raw mut work).expose_provenance() as u64, 0);
+}
+
+extern "C" fn run(work: u64, _: u64) -> Outcome {
+    // SAFETY: `aside` passes the address of such a reference, and waits.
+    let work = unsafe { &mut *ptr::with_exposed_provenance_mut::<&mut dyn FnMut()>(work as usize) };
+    work();
+    Outcome::Resolved
+}
+
+/// Whether the calling thread is on a stack of the pool.
+fn is_caller_on_one() -> bool {
+    let start = POOL.load(Ordering::Relaxed) as u64;
+    start != 0 && (start + HEAD as u64..start + LENGTH as u64).contains(&stack_pointer())
 }
 
 /// Switches to the stack that ends at `top`, calls `function` there, and switches back.
