@@ -65,7 +65,16 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
     let (own, scope) = (&thread.own, Scope::One(origin));
     *ticket = own.table.gate().creations.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     let arming = *ticket;
-    arm::arm(scope, || own.table.gate().creations.is(arming))?;
+    arm::arm(scope, || own.table.gate().creations.is(arming)).inspect_err(|error| {
+        say!(
+            Level::Error,
+            file = origin;
+            "snapshot of {} refused: this process has it mapped shared and cannot write-protect that mapping (errno {}); raise \
+             vm.max_map_count, or unmap it",
+            origin,
+            error.raw_os_error()
+        );
+    })?;
     let deadline = raw::now() + config().timeout;
     own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Straggler { pid, .. }| {
         say!(
