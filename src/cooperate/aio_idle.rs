@@ -4,6 +4,7 @@
 
 use super::drain::Straggler;
 use crate::protocol::aio_queues::{CLAIMED, ENDING, FREE, QUEUES, QUEUES_AT, WORDS, is_aimed};
+use crate::protocol::delay::Cause;
 use crate::protocol::origin::Origin;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
@@ -35,19 +36,28 @@ impl Ring {
 
 impl Table {
     /// Waits until no direct write of `origin` is under way. The gate is closed and drained. The error names a process that still
-    /// has one.
+    /// has one. A process that never wrote the origin past the page cache is not waited for, and its memory not looked at.
     pub fn await_queues(&self, origin: Origin, deadline: u64) -> Result<(), Straggler> {
         for (index, record) in self.processes_used().iter().enumerate() {
-            let Some(id) = record.id().filter(|id| record.has_queues(*id)) else { continue };
+            let has_written = |id: &ProcessId| record.has_queues(*id) && record.direct.may_include(origin);
+            let Some(id) = record.id().filter(has_written) else { continue };
             let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
+            let mut is_noted = false;
             while !is_idle(record, id, origin) {
                 if backoff.is_sleeping() && self.reap_if_dead(id.owner_word(index as u32)) {
                     break;
                 }
+                if backoff.is_sleeping() {
+                    record.delay.note(id, Cause::DirectWrite, 0, Some(origin), raw::now());
+                    is_noted = true;
+                }
                 if deadline.expired_twice(&backoff) {
-                    return Err(Straggler { pid: id.pid(), tid: 0 });
+                    return Err(Straggler { pid: id.pid(), delay: record.delay.of(id) });
                 }
                 backoff.pause();
+            }
+            if is_noted {
+                record.delay.clear();
             }
         }
         Ok(())

@@ -2,48 +2,68 @@
 
 use super::drain::Straggler;
 use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::delay::Cause;
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
+use crate::sys::{procfs, raw};
 use crate::sys::wait::{Backoff, Deadline};
 use crate::table::Table;
 
+/// What a creation waits for.
+#[derive(Clone, Copy)]
+struct Arming<'a> {
+    origin: Origin,
+    creation: Ticket,
+    maps_none: &'a dyn Fn(u32) -> bool,
+    deadline: u64,
+}
+
+impl Arming<'_> {
+    fn is_awaited(&self, record: &Process, id: ProcessId) -> bool {
+        record.sharing.includes(Scope::One(self.origin)) && !record.sharing.is_armed_for(id.epoch(), self.creation)
+    }
+
+    /// The list of mappings is that of the image only if the image's own word is in it: that of a zombie is empty, and the pid may
+    /// be another process's by now.
+    fn is_mapped_nowhere(&self, record: &Process, id: ProcessId) -> bool {
+        let is_of_image = || record.cookie(id).and_then(|word| procfs::is_mapped(id.pid(), word)) == Some(true);
+        (self.maps_none)(id.pid()) && is_of_image()
+    }
+}
+
 impl Table {
-    /// Asks every other process to arm that may have what `scope` covers mapped shared and writable, and waits for the answers.
+    /// Asks every other process to arm that may have `origin` mapped shared and writable, and waits for the answers.
     ///
-    /// The gate is closed by `creation`, and the writers are drained: no process begins to map, or to open what has been armed.
-    pub fn arm_others(&self, scope: Scope, creation: Ticket, own: ProcessId, deadline: u64) -> Result<(), Straggler> {
+    /// The gate is closed by `creation`, and the writers are drained: no process begins to map, or to open what has been armed. So
+    /// a process that does not answer is not waited for if `maps_none` finds that none of its mappings of the origin is writable:
+    /// its record says only that it may have one.
+    pub fn arm_others(
+        &self,
+        origin: Origin,
+        creation: Ticket,
+        own: ProcessId,
+        maps_none: &dyn Fn(u32) -> bool,
+        deadline: u64,
+    ) -> Result<(), Straggler> {
+        let wanted = Arming { origin, creation, maps_none, deadline };
         let sharers = || {
             let records = self.processes_used().iter().enumerate();
             records.filter_map(move |(index, record)| {
                 let id = record.id().filter(|id| *id != own)?;
-                (record.sharing.includes(scope) && !record.sharing.is_armed_for(id.epoch(), creation)).then_some((
-                    index as u32,
-                    record,
-                    id,
-                ))
+                wanted.is_awaited(record, id).then_some((index as u32, record, id))
             })
         };
         for (_, record, _) in sharers() {
             record.ring();
         }
-        sharers().try_for_each(|(index, record, id)| self.await_arming(index, record, id, scope, creation, deadline))
+        sharers().try_for_each(|(index, record, id)| self.await_arming(index, record, id, &wanted))
     }
 
-    fn await_arming(
-        &self,
-        index: u32,
-        record: &Process,
-        id: ProcessId,
-        scope: Scope,
-        creation: Ticket,
-        deadline: u64,
-    ) -> Result<(), Straggler> {
-        let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
-        while record.id() == Some(id)
-            && record.sharing.includes(scope)
-            && !record.sharing.is_armed_for(id.epoch(), creation)
-        {
+    fn await_arming(&self, index: u32, record: &Process, id: ProcessId, wanted: &Arming<'_>) -> Result<(), Straggler> {
+        let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(wanted.deadline));
+        let mut looks = 0;
+        while record.id() == Some(id) && wanted.is_awaited(record, id) {
             backoff.pause();
             if !backoff.is_sleeping() {
                 continue;
@@ -51,11 +71,21 @@ impl Table {
             if self.reap_if_dead(id.owner_word(index)) {
                 return Ok(());
             }
-            if deadline.expired_twice(&backoff) {
-                let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
-                return Err(Straggler { pid: id.pid(), tid });
+            let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
+            record.delay.note(id, Cause::Mapping, tid, Some(wanted.origin), raw::now());
+            let is_last = deadline.expired_twice(&backoff);
+            // At first, and ever more seldom: most processes answer in this time, and the look costs the more the more they map.
+            looks += 1u32;
+            if (looks.is_power_of_two() || is_last) && wanted.is_mapped_nowhere(record, id) {
+                break;
+            }
+            if is_last {
+                return Err(Straggler { pid: id.pid(), delay: record.delay.of(id) });
             }
             record.ring();
+        }
+        if looks > 0 {
+            record.delay.clear();
         }
         Ok(())
     }

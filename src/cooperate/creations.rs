@@ -70,7 +70,7 @@ impl Table {
     fn creator(&self, creation: Option<Ticket>) -> Straggler {
         let slot =
             creation.or_else(|| self.header.creations.under_way().next()).and_then(|seen| self.creation_owner(seen));
-        slot.map_or(Straggler { pid: 0, tid: 0 }, |slot| self.straggler(slot))
+        slot.map_or(Straggler { pid: 0, delay: None }, |slot| self.straggler(slot))
     }
 
     /// Waits until a record may be free, or `give_up` has come. Ends creations that are to be ended.

@@ -1,7 +1,10 @@
 //! What the thread behind a slot is doing, as far as the kernel shows it.
 
+use rustix::io::Errno;
 use syscalls::Sysno;
 
+use super::locate::target_of_stat;
+use crate::protocol::origin::Target;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, ProcStat};
@@ -11,8 +14,41 @@ pub(crate) struct CallingThread<'a> {
     pub(crate) process: &'a Process,
     pub(crate) id: ProcessId,
     pub(crate) thread: u32,
-    pub(crate) syscall: ThreadSyscall,
 }
+
+impl CallingThread<'_> {
+    /// Where `descriptor` leads in the thread's descriptor table. What cannot be looked up is unknown.
+    pub(crate) fn target_of(&self, descriptor: u32) -> Target {
+        let pid = self.id.pid();
+        let table =
+            if self.thread == pid { ProcPath::of(pid, "fd") } else { ProcPath::of(pid, "task").slash(self.thread).then("/fd") };
+        match rustix::fs::stat(table.slash(descriptor).as_c_str()) {
+            Ok(stat) => target_of_stat(&stat),
+            Err(Errno::NOENT) => Target::Elsewhere,
+            Err(_) => Target::Unknown,
+        }
+    }
+
+    /// Whether the thread changes no file at this moment: it waits in a call that writes nothing, or in a place where only writes
+    /// to pipes, sockets and terminals wait.
+    pub(crate) fn is_waiting_elsewhere(&self) -> bool {
+        let pid = self.id.pid();
+        ThreadSyscall::read(pid, self.thread).is_waiting_elsewhere()
+            || procfs::is_waiting_in(pid, self.thread, |place| PLACES.contains(&place))
+    }
+}
+
+/// Functions of the kernel in which a thread waits that writes to a pipe, a socket or a terminal, or opens a FIFO. No file system
+/// and no block device waits there (fs/pipe.c, net/core/sock.c, net/core/stream.c, net/unix/af_unix.c, drivers/tty/n_tty.c).
+const PLACES: [&[u8]; 7] = [
+    b"pipe_write",
+    b"anon_pipe_write",
+    b"fifo_pipe_write",
+    b"wait_for_partner",
+    b"sock_alloc_send_pskb",
+    b"unix_wait_for_peer",
+    b"wait_woken",
+];
 
 /// What a thread is doing in the kernel, as far as the caller may see it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +63,7 @@ impl ThreadSyscall {
     }
 
     /// Whether it waits in a call that writes nothing.
-    pub(crate) fn is_waiting_elsewhere(&self) -> bool {
+    fn is_waiting_elsewhere(&self) -> bool {
         self.call.is_some_and(|call| !is_one_of(call, &WRITING))
     }
 

@@ -52,6 +52,51 @@ const NAME: u64 = !0xfff;
 pub(crate) const WORDS: usize = 5;
 const SEVERAL: u64 = u64::MAX;
 
+/// The origins that a process has ever written past the page cache, in its record: for every process to see, also where the counts
+/// cannot be read. Four bits for each, and other origins may have the same ones. Nothing takes a bit away but the image's end.
+#[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
+#[cfg_attr(loom, derive(Default))]
+#[derive(Debug)]
+#[repr(C)]
+pub struct DirectTargets([AtomicU64; 2]);
+
+impl DirectTargets {
+    /// No origin. Called by a process that has submitted nothing yet.
+    pub fn clear(&self) {
+        self.0.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// Notes `origin`, after the gate let its write pass and before the kernel has it: a creation that waits for the call finds it.
+    pub fn add(&self, origin: Origin) {
+        for (word, bits) in self.0.iter().zip(Self::bits_of(origin)) {
+            if word.load(Ordering::Relaxed) & bits != bits {
+                // SeqCst: before the call is over, whose end the creation waits for.
+                word.fetch_or(bits, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Notes every origin: what is written is not known.
+    pub fn add_all(&self) {
+        self.0.iter().for_each(|word| word.store(u64::MAX, Ordering::SeqCst));
+    }
+
+    /// Whether `origin` may be among them.
+    pub fn may_include(&self, origin: Origin) -> bool {
+        self.0.iter().zip(Self::bits_of(origin)).all(|(word, bits)| word.load(Ordering::SeqCst) & bits == bits)
+    }
+
+    const fn bits_of(origin: Origin) -> [u64; 2] {
+        let fingerprint = origin.fingerprint();
+        [pair(fingerprint >> 20), pair(fingerprint >> 32)]
+    }
+}
+
+/// Two bits, by twelve bits of a fingerprint.
+const fn pair(of: u64) -> u64 {
+    1 << (of & 63) | 1 << (of >> 6 & 63)
+}
+
 /// The contexts of one process.
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]

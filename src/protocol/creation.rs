@@ -44,7 +44,7 @@ impl Intent {
         self.deadline.store(deadline, Ordering::Relaxed);
         self.scope.store(match scope {
             Scope::One(origin) => Target::Origin(origin),
-            Scope::All => Target::Elsewhere,
+            Scope::Held => Target::Elsewhere,
         });
     }
 }
@@ -53,6 +53,9 @@ impl Intent {
 pub trait Intents {
     /// The intent in writer slot `owner`; `None` if there is no such slot (a damaged table).
     fn intent(&self, owner: u16) -> Option<&Intent>;
+    /// Whether the process of the creator with writer slot `owner` may have snapshots of `origin`. It makes and ends none during
+    /// its creation.
+    fn is_held(&self, owner: u16, origin: Origin) -> bool;
 }
 
 /// What a creation covers.
@@ -60,8 +63,8 @@ pub trait Intents {
 pub enum Scope {
     /// One origin.
     One(Origin),
-    /// Every origin there is (a mapper forks).
-    All,
+    /// Every origin that the creator's process has snapshots of (a mapper forks).
+    Held,
 }
 
 /// Another process aborted the creation, because it took too long.
@@ -305,12 +308,13 @@ impl Creations {
 
     /// Whether the creation `seen` may cover `target`; `None` if it is over.
     pub fn covers(&self, seen: Ticket, target: Target, intents: &impl Intents) -> Option<bool> {
-        // Without an intent, in a damaged table, it may cover everything.
-        let scope = intents.intent(seen.owner()).map_or(Scope::All, Intent::scope);
-        let covers = match target {
-            Target::Origin(origin) => scope.covers(origin),
-            Target::Elsewhere => false,
-            Target::Unknown => true,
+        let covers = match (target, intents.intent(seen.owner()).map(Intent::scope)) {
+            (Target::Elsewhere, _) => false,
+            (Target::Origin(origin), Some(scope)) => {
+                scope.covers(origin, |origin| intents.is_held(seen.owner(), origin))
+            }
+            // Without an intent, in a damaged table, it may cover everything.
+            (Target::Origin(_), None) | (Target::Unknown, _) => true,
         };
         self.still(seen).then_some(covers)
     }
@@ -347,7 +351,7 @@ impl Intent {
     fn scope(&self) -> Scope {
         match self.scope.load() {
             Target::Origin(origin) => Scope::One(origin),
-            Target::Unknown | Target::Elsewhere => Scope::All,
+            Target::Unknown | Target::Elsewhere => Scope::Held,
         }
     }
 }
@@ -359,12 +363,12 @@ impl Scope {
         self == other
     }
 
-    /// Whether snapshots of `origin` may come about.
+    /// Whether snapshots of `origin` may come about. `is_held`: whether the creator's process has snapshots of it.
     #[must_use]
-    pub fn covers(self, origin: Origin) -> bool {
+    pub fn covers(self, origin: Origin, is_held: impl FnOnce(Origin) -> bool) -> bool {
         match self {
             Self::One(one) => one == origin,
-            Self::All => true,
+            Self::Held => is_held(origin),
         }
     }
 }

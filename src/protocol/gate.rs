@@ -82,12 +82,22 @@ impl Phase {
 }
 
 /// One announcement of one frame: tells it from the frame's earlier and later ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Announcement(u64);
 
 const PHASE_BITS: u32 = 8;
 
 impl Announcement {
+    /// The announcement of this number.
+    pub(super) const fn of_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number, which no other announcement of the frame has.
+    pub(super) const fn number(self) -> u64 {
+        self.0
+    }
+
     const fn next(self) -> Self {
         Self(self.0.wrapping_add(1) & (u64::MAX >> PHASE_BITS))
     }
@@ -126,7 +136,8 @@ impl UnplacedBytes {
 
 /// One call of a thread, interrupted or not. All-zero is "idle".
 ///
-/// `phase` is written by the owning thread, and by a process that proves that thread gone; the rest by the owning thread only.
+/// `phase` is written by the owning thread, and by a process that proves that thread gone; `elsewhere` by creations too; the rest
+/// by the owning thread only.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
@@ -139,7 +150,10 @@ pub struct CallFrame {
     /// Bytes that a call at a shared position, or at the end of the file, still has to place; else 0.
     unplaced: AtomicU64,
     /// The snapshot this frame pushes pages into: index + 1, with [`WRITES_BYTES`].
-    pushing: AtomicU64,
+    pushing: AtomicU32,
+    /// Low half of the announcement whose call a creation found to go elsewhere; 0: none. Creations write it, and the owner clears
+    /// it at each announcement.
+    elsewhere: AtomicU32,
     descriptor: AtomicU32,
     /// The process's descriptor-table generation when the call was announced.
     descriptors_seen: AtomicU32,
@@ -151,7 +165,7 @@ pub struct CallFrame {
 const _: () = assert!(size_of::<CallFrame>() == 64);
 
 /// Set in [`CallFrame::pushing`] while the push stores bytes into the mapper instead of only breaking copy-on-write.
-const WRITES_BYTES: u64 = 1 << 63;
+const WRITES_BYTES: u32 = 1 << 31;
 
 impl CallFrame {
     /// Gives the frame to the caller, whose stack pointer is `stack`, until [`CallFrame::clear`]. False: it is in use.
@@ -188,6 +202,7 @@ impl CallFrame {
         self.target.store(call.target);
         self.unplaced.store(0, Ordering::Relaxed);
         self.pushing.store(0, Ordering::Relaxed);
+        self.elsewhere.store(0, Ordering::Relaxed);
         self.descriptor.store(call.descriptor, Ordering::Relaxed);
         self.descriptors_seen.store(call.descriptors_seen, Ordering::Relaxed);
         // Release: pairs with the Acquire in `load`; the fields above belong to this announcement.
@@ -329,6 +344,37 @@ impl CallFrame {
         if self.load().1 == announcement { target } else { Target::Unknown }
     }
 
+    /// Notes that the call of `announcement` was found to go elsewhere. A later creation believes that as long as the descriptor's
+    /// generation is the one of the announcement.
+    ///
+    /// The caller looks at the phase afterwards. If the call is still under way then, its thread finds the note when the call is
+    /// over, and looks for itself where the descriptor leads.
+    pub fn note_elsewhere(&self, announcement: Announcement) {
+        self.elsewhere.store(announcement.0 as u32, Ordering::Relaxed);
+        // SeqCst: pairs with the order of a call: it lands, and then its thread looks for the note. A call that lands after the
+        // caller has gone on finds the note.
+        full_fence();
+    }
+
+    /// Whether a creation has found that the call of `announcement` goes elsewhere.
+    #[must_use]
+    pub fn is_noted_elsewhere(&self, announcement: Announcement) -> bool {
+        let noted = self.elsewhere.load(Ordering::Relaxed);
+        noted != 0 && noted == announcement.0 as u32
+    }
+
+    /// Whether the frame is at `announcement` still.
+    #[must_use]
+    pub fn is_at(&self, announcement: Announcement) -> bool {
+        self.load().1 == announcement
+    }
+
+    /// Whether a creation relies on where the call goes that has the frame. The call's own thread asks, after the call.
+    #[inline]
+    pub fn is_relied_on(&self) -> bool {
+        self.elsewhere.load(Ordering::Relaxed) != 0 && !planted(Fault::ReliedOn)
+    }
+
     /// Bytes that this frame will place at a movable position of `origin`.
     pub fn unplaced_on(&self, origin: Origin) -> u64 {
         let (phase, announcement) = self.load();
@@ -352,7 +398,7 @@ impl CallFrame {
     /// Announces that pages are about to be pushed into snapshot `index`, before its generation is read.
     pub fn start_pushing(&self, index: u32, writes_bytes: bool) {
         let flag = if writes_bytes { WRITES_BYTES } else { 0 };
-        self.pushing.store((u64::from(index) + 1) | flag, Ordering::Relaxed);
+        self.pushing.store((index + 1) | flag, Ordering::Relaxed);
         // SeqCst: pairs with the fences in `Snapshot::begin_change` and `Executing::begin`: the announcement comes before the look
         // at the generation.
         full_fence();
@@ -374,7 +420,7 @@ impl CallFrame {
     pub fn is_pushing(&self, index: u32, only_bytes: bool) -> bool {
         // Acquire: pairs with the Release in `stop_pushing`.
         let pushing = self.pushing.load(Ordering::Acquire);
-        pushing & !WRITES_BYTES == u64::from(index) + 1
+        pushing & !WRITES_BYTES == index + 1
             && (!only_bytes || pushing & WRITES_BYTES != 0)
             && self.load().0.is_under_way()
     }
@@ -555,7 +601,9 @@ impl<I: Intents> Gate<'_, I> {
     fn waits_for_us(&self, seen: Ticket, outer: &[CallFrame], writer: &impl Writer) -> bool {
         outer.iter().any(|frame| {
             let (phase, announcement) = frame.load();
-            if phase != Phase::Passed {
+            // A creation that noted the call does not wait for it. It noted that before it looked at this frame, with a fence in
+            // between, as there is between this frame's announcement and the look here.
+            if phase != Phase::Passed || frame.is_noted_elsewhere(announcement) {
                 return false;
             }
             let target = match frame.target_at(announcement) {

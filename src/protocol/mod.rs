@@ -16,6 +16,7 @@ pub mod block_owner;
 pub mod bytes;
 pub mod changes;
 pub mod creation;
+pub mod delay;
 pub mod executing;
 pub mod gate;
 pub mod limits;

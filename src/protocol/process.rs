@@ -1,6 +1,8 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
+use super::aio_queues::DirectTargets;
 use super::executing::Executing;
+use super::delay::AtomicDelay;
 use super::process_id::{ProcessId, owner_epoch};
 use super::sharing::Sharing;
 use crate::sys::futex;
@@ -29,9 +31,6 @@ pub struct Process {
     /// The agent sleeps on it.
     doorbell: AtomicU32,
     reserved: AtomicU32,
-    /// Counts changes of the descriptor table that can make a number mean another file: one counter for each value of the number's
-    /// low bits.
-    descriptors: [AtomicU32; DESCRIPTOR_GROUPS],
     /// Its shared mappings of files.
     pub sharing: Sharing,
     /// epoch:32 | calls under way that found no free slot:32.
@@ -42,15 +41,39 @@ pub struct Process {
     pub executing: Executing,
     /// epoch:32 | 1 + the user for which a child may act in the process's memory (vfork(2)) and outlive it, 0: none may:32.
     mm_shared: AtomicU64,
-    rest: [AtomicU64; 4],
+    /// What its direct writes concern.
+    pub direct: DirectTargets,
+    rest: [AtomicU64; 2],
+    /// The creation that it holds back.
+    pub delay: AtomicDelay,
+    rest_of_line: [AtomicU64; 2],
+    /// Counts changes of the descriptor table that can make a number mean another file, by [`group_of`] the number: ended:32 |
+    /// begun:32.
+    descriptors: [AtomicU64; DESCRIPTOR_GROUPS],
 }
 
-const DESCRIPTOR_GROUPS: usize = 16;
+/// Descriptors below this have a counter each. Most calls that wait for long go to one of them.
+const COUNTED_ALONE: u32 = if cfg!(loom) { 4 } else { 48 };
+const SHARED_COUNTERS: usize = if cfg!(loom) { 4 } else { 16 };
+const DESCRIPTOR_GROUPS: usize = COUNTED_ALONE as usize + SHARED_COUNTERS;
+
+/// A generation that stands for none that changes lead to for a long time.
+#[must_use]
+pub const fn distrusted(generation: u32) -> u32 {
+    generation ^ 1 << 31
+}
+
+/// The counter of `descriptor`: its own, or one that it shares with others that have the same low bits.
+const fn group_of(descriptor: u32) -> usize {
+    let descriptor = descriptor as usize;
+    if descriptor < COUNTED_ALONE as usize { descriptor } else { COUNTED_ALONE as usize + descriptor % SHARED_COUNTERS }
+}
+
 const NO_AGENT: u32 = u32::MAX;
 const COOKIE_BITS: u32 = 36;
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Process>() == 320);
+const _: () = assert!(size_of::<Process>() == 832);
 
 /// `value` if `word` carries the epoch of `id` in its high half.
 fn of_image(word: u64, id: ProcessId) -> Option<u32> {
@@ -181,25 +204,56 @@ impl Process {
         of_image(self.queues.load(Ordering::Acquire), id) == Some(1)
     }
 
-    /// The descriptor-table generation that `descriptor` falls under.
+    /// The descriptor-table generation that `descriptor` falls under: how many changes have begun.
     #[inline]
     pub fn descriptors(&self, descriptor: u32) -> u32 {
-        self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].load(Ordering::Relaxed)
+        self.descriptors[group_of(descriptor)].load(Ordering::Relaxed) as u32
+    }
+
+    /// The generation that a call with `descriptor` notes, read before the call. While a change is under way it is none that
+    /// [`Process::descriptors`] will give: the number may mean the one file or the other.
+    #[inline]
+    pub fn descriptors_for_call(&self, descriptor: u32) -> u32 {
+        // Acquire: pairs with the Release in `end_change`: the call comes after every change that has ended.
+        let word = self.descriptors[group_of(descriptor)].load(Ordering::Acquire);
+        let is_between = (word >> 32) as u32 == word as u32 || planted(Fault::EndedChanges);
+        if is_between { word as u32 } else { distrusted(word as u32) }
     }
 
     /// `descriptor` may mean another file from now on. The process itself calls this before the change.
     #[inline]
-    pub fn change_descriptor(&self, descriptor: u32) {
+    pub fn begin_change(&self, descriptor: u32) {
         // Release: pairs with the Acquire fence in `Table::is_elsewhere`: a creation that looks the descriptor up and then finds
         // the generation unchanged has looked before the change.
-        self.descriptors[descriptor as usize % DESCRIPTOR_GROUPS].fetch_add(1, Ordering::Release);
+        self.descriptors[group_of(descriptor)].fetch_add(1, Ordering::Release);
     }
 
-    /// Every descriptor may mean another file from now on.
-    pub fn change_all_descriptors(&self) {
+    /// The change is made. If a thread never comes to this, calls with the number are not believed to be unchanged any more.
+    #[inline]
+    pub fn end_change(&self, descriptor: u32) {
+        // Release: pairs with the Acquire in `descriptors_for_call`.
+        self.descriptors[group_of(descriptor)].fetch_add(1 << 32, Ordering::Release);
+    }
+
+    /// Begins, or ends, a change of the descriptors from `first` to `last`.
+    pub fn change_range(&self, first: u32, last: u32, change: impl Fn(&Self, u32)) {
+        let sharing = first.max(COUNTED_ALONE)..=last;
+        let alone = first..=last.min(COUNTED_ALONE - 1);
+        alone.chain(sharing.take(SHARED_COUNTERS)).for_each(|descriptor| change(self, descriptor));
+    }
+
+    /// No change is under way: an image begins. What an earlier image of the record did not end, never ends.
+    pub fn begin_descriptors(&self) {
         for group in &self.descriptors {
-            group.fetch_add(1, Ordering::Release);
+            let begun = group.load(Ordering::Relaxed) & 0xffff_ffff;
+            group.store(begun << 32 | begun, Ordering::Relaxed);
         }
+    }
+
+    /// How often `descriptor` came to mean another file since its generation was `seen`; `None`: it shares its counter with others.
+    #[must_use]
+    pub fn replacements_of(&self, descriptor: u32, seen: u32) -> Option<u32> {
+        (descriptor < COUNTED_ALONE).then(|| self.descriptors(descriptor).wrapping_sub(seen))
     }
 
     /// The word that the agent sleeps on.

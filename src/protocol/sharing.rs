@@ -45,7 +45,7 @@ impl Sharing {
         match scope {
             _ if planted(Fault::Arming) => false,
             Scope::One(origin) => bits & bits_of(origin.fingerprint()) == bits_of(origin.fingerprint()),
-            Scope::All => bits != 0,
+            Scope::Held => bits != 0,
         }
     }
 

@@ -246,6 +246,15 @@ pub fn waiting_call(pid: u32, thread: u32) -> Option<u64> {
     parse_call(core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?)
 }
 
+/// Whether `thread` of process `pid` waits in a function of the kernel that is `wanted` (proc_pid_wchan(5)). False where the kernel
+/// does not say.
+#[must_use]
+pub fn is_waiting_in(pid: u32, thread: u32, wanted: impl FnOnce(&[u8]) -> bool) -> bool {
+    let mut buffer = [0u8; 64];
+    let path = ProcPath::of(pid, "task").slash(thread).then("/wchan");
+    read_file(path.as_c_str(), &mut buffer).is_ok_and(|place| !place.is_empty() && wanted(place))
+}
+
 /// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
 ///
 /// Where the stack pointer is says nothing of a call further up: the thread may be in a handler on another stack.

@@ -69,6 +69,12 @@ pub enum Fault {
     FrameTaken,
     /// The wait for writers that are already under way.
     Drain,
+    /// The look, after a call that a creation found to go elsewhere, where its descriptor leads.
+    ReliedOn,
+    /// The look whether a descriptor's number was given another file since a call with it was announced.
+    DescriptorCount,
+    /// The look, before a call, whether a change of its descriptor's number is under way.
+    EndedChanges,
     /// The look at the creation record between announcing and passing.
     CreationCheck,
     /// The second look at the generation after a push.

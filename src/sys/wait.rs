@@ -27,6 +27,12 @@ impl Backoff {
         self.rounds = self.rounds.saturating_add(1);
     }
 
+    /// Whether the time in which most calls end is over.
+    #[must_use]
+    pub fn has_spun(&self) -> bool {
+        self.spinning.is_completed()
+    }
+
     /// Whether the wait has become long. Then it is worth system calls to find out whether the other still lives, which a short
     /// wait should not pay for.
     #[must_use]

@@ -85,6 +85,15 @@ impl Intents for Table {
     fn intent(&self, owner: u16) -> Option<&Intent> {
         self.writer(u32::from(owner)).map(|slot| &slot.intent)
     }
+
+    fn is_held(&self, owner: u16, origin: Origin) -> bool {
+        // Without a process in the slot the creator is gone: whoever waits for its creation finds that out.
+        self.writer(u32::from(owner)).map(|slot| slot.lease()).is_none_or(|lease| {
+            let process = lease.process();
+            let mut is_theirs = |(_, view): (u32, View)| (view.meta.owner == process).then_some(());
+            lease.is_vacant() || self.find_over_splits(|walk| walk.of(origin).find_map(&mut is_theirs)).is_some()
+        })
+    }
 }
 
 impl Table {

@@ -133,7 +133,7 @@ fn fork_of_a_mapper_is_one_instant_for_both() {
         world.active.raise();
         world.pages[0].publish(1);
         let writer = spawn_writer(&world, false, None);
-        let ticket = world.collect(Scope::All);
+        let ticket = world.collect(Scope::Held);
         // The child's record is published with the parent's bits, then the address space is copied: a page whose bit is not
         // copied has to be shared still.
         let bits = world.pages[0].preserved.load(Ordering::Acquire);

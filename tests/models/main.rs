@@ -5,6 +5,7 @@
 //! | state machine | in the core | models |
 //! |---|---|---|
 //! | active word, frames' phases, creation record | `protocol::gate`, `protocol::creation` | [`instant`] |
+//! | a call that is found to go elsewhere, and its note | `protocol::gate`, `protocol::process` | [`elsewhere`] |
 //! | a creation's intent | `protocol::creation::Intent` | [`instant`] |
 //! | calls without a slot; the high-water marks of the records | `protocol::process`, `table::header` | [`instant`] |
 //! | shared mappings and their arming | `protocol::sharing` | [`arming`] |
@@ -21,7 +22,7 @@
 //! Some words have no model, because nothing follows from their order: words that one thread writes once for its image, and that
 //! say nothing without its epoch (start, cookie, agent, whether there are queues or other stacks); counters of which only another
 //! value is wanted (incarnations, ids of mappings); the word that says that the table is damaged; guesses that cost a look if they
-//! are wrong (headroom, cached files, `Snapshot::flags` but for what a program's own thread sets under its lock). A thread may
+//! are wrong (headroom, cached files, what a process is said to hold back, `Snapshot::flags` but for what a program's own thread sets under its lock). A thread may
 //! change a descriptor while another thread writes through it: that is found out afterwards (`tests/programs/write_calls.c`).
 
 #![cfg(loom)]
@@ -29,6 +30,7 @@
 mod arming;
 mod asking;
 mod bits;
+mod elsewhere;
 mod foreign_changes;
 mod instant;
 mod mapping;

@@ -89,6 +89,10 @@ impl Intents for World {
     fn intent(&self, owner: u16) -> Option<&Intent> {
         self.intents.get(usize::from(owner))
     }
+
+    fn is_held(&self, _owner: u16, origin: Origin) -> bool {
+        origin == ORIGIN
+    }
 }
 
 impl World {

@@ -28,7 +28,7 @@ use beside::{EntryPoints, OF_FILES, each};
 use crate::interpose::EntryPoint;
 
 /// The calls beside those of [`OF_FILES`] that have an exported symbol and a detour.
-static OF_PROCESSES: [EntryPoints; 12] = [
+static OF_PROCESSES: [EntryPoints; 13] = [
     aio::io_submit::ENTRY_POINTS,
     process::fork::ENTRY_POINTS,
     process::daemon::ENTRY_POINTS,
@@ -40,6 +40,7 @@ static OF_PROCESSES: [EntryPoints; 12] = [
     signal::jump::ENTRY_POINTS,
     process::credentials::ENTRY_POINTS,
     process::confine::ENTRY_POINTS,
+    process::prctl::ENTRY_POINTS,
     stdio::message::ENTRY_POINTS,
 ];
 

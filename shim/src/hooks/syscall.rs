@@ -8,7 +8,7 @@ use syscalls::{Sysno, raw_syscall};
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
 use super::mmap;
-use super::process::{clone, confine, credentials, exec, exit};
+use super::process::{clone, confine, credentials, exec, exit, prctl};
 use super::signal::{action, jump, mask, wait};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::read_value;
@@ -182,7 +182,8 @@ fn on_syscall(
         _ if confine::shuts_in_by_number(number, arguments) => {
             confine::join_before();
             // SAFETY: the application's arguments, as they are.
-            unsafe { real(number, a, b, c, d, e, f) }
+            let call = || unsafe { real(number, a, b, c, d, e, f) };
+            if number == libc::SYS_prctl { prctl::noting_dumpable(a as i32, b as u64, call) } else { call() }
         }
         libc::SYS_io_uring_setup if io_uring::is_denied() => io_uring::deny().into(),
         // SAFETY: the application's arguments, as they are.

@@ -98,10 +98,10 @@ impl<'a> Prepared<'a> {
             return Err(Errno::DEADLK);
         }
         let own = &mappings.own;
-        const EVERY_FILE: &str = "every file (a process with snapshots forks)";
-        let ticket = instant::begin(&thread, Scope::All, &EVERY_FILE)?;
+        const ITS_FILES: &str = "the files that a forking process has snapshots of";
+        let ticket = instant::begin(&thread, Scope::Held, &ITS_FILES)?;
         let pending = ProcessId::pending_child(own.index, raw::random() as u32);
-        let claimed = instant::drained(&thread, Scope::All, &EVERY_FILE)
+        let claimed = instant::drained(&thread, Scope::Held, &ITS_FILES)
             .and_then(|()| mappings.begin_all())
             .and_then(|()| own.table.claim_process(pending).ok_or(Errno::NFILE));
         let (index, record) = match claimed {

@@ -72,9 +72,8 @@ pub fn forget_unneeded(held: &Mappings) {
         watched.stop_fanotify();
         if is_ours {
             let number = watched.number.load(Ordering::Relaxed) as i32;
-            descriptors::count_change(number);
             // SAFETY: `watch` opened it, and this module alone knows the number.
-            drop(unsafe { raw::adopt_fd(number) });
+            descriptors::changing(number, || drop(unsafe { raw::adopt_fd(number) }));
         }
     }
 }
@@ -121,9 +120,8 @@ impl Watched {
     fn stop_fanotify(&self) {
         let number = self.fanotify.swap(0, Ordering::Relaxed);
         if number != 0 && fanotify::is_group(number) {
-            descriptors::count_change(number as i32);
             // SAFETY: `start_fanotify` opened it, and this module alone knows the number.
-            drop(unsafe { raw::adopt_fd(number as i32) });
+            descriptors::changing(number as i32, || drop(unsafe { raw::adopt_fd(number as i32) }));
         }
     }
 

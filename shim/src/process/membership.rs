@@ -20,6 +20,7 @@ use super::identity::{
     table_location,
 };
 use super::log::{self, Level, say};
+use super::descriptors;
 use crate::base::config::config;
 use crate::base::own_stacks;
 
@@ -487,6 +488,9 @@ fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) 
     PROC_FDS.lower_floor();
     // Empty before any thread finds the record and describes a shared mapping there.
     record.sharing.describe(core::iter::empty());
+    record.direct.clear();
+    record.begin_descriptors();
+    descriptors::find_out_whether_hidden();
     if SHARES_MM.load(Ordering::Relaxed) {
         record.note_shared_mm(id);
     }

@@ -34,7 +34,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
     if !is_wanted() {
         return Ok(());
     }
-    list.entries().iter().filter(|entry| scope.covers(entry.origin)).try_for_each(arm_entry)
+    list.entries().iter().filter(|entry| scope.covers(entry.origin, |_| true)).try_for_each(arm_entry)
 }
 
 /// The agent's part: arms for the creations that wait for this process, and answers them. True if there was one.

@@ -246,7 +246,7 @@ fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Re
     let mut ticket = begin(thread, Scope::One(origin), &origin)?;
     let made = drained(thread, Scope::One(origin), &origin)
         .and_then(|()| landed(thread, origin))
-        .and_then(|()| armed(thread, origin, &mut ticket))
+        .and_then(|()| armed(thread, origin, wanted.file, &mut ticket))
         .and_then(|()| fill(thread, wanted));
     match made {
         Ok(made) => {

@@ -4,6 +4,7 @@
 //! Arming follows draining: a writer that passed the gate earlier may still open a mapping again that was armed before it ended.
 //! A wait that ends without success says in the log which process did not answer.
 
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use snapshim::cooperate::drain::Straggler;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
@@ -12,6 +13,8 @@ use snapshim::protocol::unseen::UnseenCount;
 use snapshim::sys::{futex, raw};
 use snapshim::table::Table;
 
+use super::delays::Delaying;
+use super::maps::Sharers;
 use crate::base::config::config;
 use crate::process::log::{Level, Program, Unseen, say};
 use crate::process::membership;
@@ -47,25 +50,16 @@ pub fn begin(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Re
 /// Waits until the writers under way have ended.
 pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
-    thread.own.table.drain(scope, thread.index, deadline).map_err(|Straggler { pid, tid }| {
-        say!(
-            Level::Warn,
-            file = what, process = pid;
-            "snapshot of {what} refused: {} (thread {tid}) is in the middle of a write and did not finish within {} ms (is it \
-             stopped?); continue it, or set SNAPSHIM_TIMEOUT_MS higher",
-            Program(pid),
-            config().timeout / 1_000_000
-        );
-        Errno::TIMEDOUT
-    })
+    let drained = thread.own.table.drain(scope, thread.index, deadline);
+    drained.map_err(|straggler| refused(what, straggler, "if it is stopped, continue it"))
 }
 
 /// Arms the origin's shared mappings in every process that could store through one, the calling process included.
-pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(), Errno> {
-    let (own, scope) = (&thread.own, Scope::One(origin));
+pub fn armed(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, ticket: &mut Ticket) -> Result<(), Errno> {
+    let own = &thread.own;
     *ticket = own.table.gate().creations.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     let arming = *ticket;
-    arm::arm(scope, || own.table.gate().creations.is(arming)).inspect_err(|error| {
+    arm::arm(Scope::One(origin), || own.table.gate().creations.is(arming)).inspect_err(|error| {
         say!(
             Level::Error,
             file = origin;
@@ -76,36 +70,30 @@ pub fn armed(thread: &Thread, origin: Origin, ticket: &mut Ticket) -> Result<(),
         );
     })?;
     let deadline = raw::now() + config().timeout;
-    own.table.arm_others(scope, *ticket, own.id, deadline).map_err(|Straggler { pid, .. }| {
-        say!(
-            Level::Warn,
-            file = origin, process = pid;
-            "snapshot of {} refused: {} may have it mapped shared and did not answer within {} ms (is it stopped?); continue it, \
-             or set SNAPSHIM_TIMEOUT_MS higher",
-            origin,
-            Program(pid),
-            config().timeout / 1_000_000
-        );
-        Errno::TIMEDOUT
-    })
+    let sharers = Sharers::of(file, origin);
+    let armed = own.table.arm_others(origin, *ticket, own.id, &|pid| sharers.map_none(pid), deadline);
+    armed.map_err(|straggler| refused(&origin, straggler, "if it is stopped, continue it"))
 }
 
 /// Waits for the asynchronous writes under way that bypass the page cache. A fork needs no such wait: for the inherited snapshots
 /// these writes have preserved already.
 pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
-    thread.own.table.await_queues(origin, deadline).map_err(|Straggler { pid, .. }| {
-        say!(
-            Level::Warn,
-            file = origin, process = pid;
-            "snapshot of {} refused: {} has asynchronous direct writes (io_submit) to it under way that did not end within {} ms, \
-             or cannot be looked at; set SNAPSHIM_TIMEOUT_MS higher, or run both as the same user",
-            origin,
-            Program(pid),
-            config().timeout / 1_000_000
-        );
-        Errno::TIMEDOUT
-    })
+    let landed = thread.own.table.await_queues(origin, deadline);
+    landed.map_err(|straggler| refused(&origin, straggler, "if it cannot be looked at, run both as the same user"))
+}
+
+/// The refusal of a creation that waited for another process in vain.
+#[cold]
+fn refused(what: &dyn core::fmt::Display, straggler: Straggler, remedy: &str) -> Errno {
+    say!(
+        Level::Warn,
+        file = what, process = straggler.pid;
+        "snapshot of {what} refused: {}, longer than {} ms; {remedy}, or set SNAPSHIM_TIMEOUT_MS higher",
+        Delaying(straggler),
+        config().timeout / 1_000_000
+    );
+    Errno::TIMEDOUT
 }
 
 /// Commits the creation and opens the gate. False: a waiting process had aborted it.

@@ -22,7 +22,7 @@ use crate::address_space::freeze::Freezer;
 use crate::base::{own_stacks, stack_pointer};
 use crate::interpose::answer::fail;
 use crate::process::log::{Level, Program, say};
-use crate::process::membership;
+use crate::process::{descriptors, membership};
 use crate::process::thread::{self, Thread};
 
 /// Makes `call`, which changes `touch` of the file behind `descriptor`, after what snapshots need of that has been preserved.
@@ -59,8 +59,11 @@ fn through_gate_in(
     call: &impl Fn() -> isize,
 ) -> isize {
     membership::check_table_now_and_then(&thread.own);
-    let descriptors_seen = thread.record.map_or(0, |record| record.descriptors(descriptor as u32));
-    let about = Call { descriptor: descriptor as u32, descriptors_seen, target: touch.known_target() };
+    let descriptors_seen = thread.record.map_or(0, |record| record.descriptors_for_call(descriptor as u32));
+    let mut about = Call { descriptor: descriptor as u32, descriptors_seen, target: touch.known_target() };
+    if descriptors::are_obscure() {
+        about = looked_up(about, touch);
+    }
     enter(thread, (outer, frame), about, touch, |entry| match entry {
         Entry::Free | Entry::Elsewhere => watch_descriptor(thread, frame, &about, None, call()),
         Entry::Origin(origin) => {
@@ -71,20 +74,39 @@ fn through_gate_in(
     })
 }
 
+/// The same call where no other process can tell where its descriptor leads. It says so itself, for creations that come while it is
+/// under way. The descriptor is looked up after its count was read, so a change in between is found after the call.
+#[cold]
+fn looked_up(about: Call, touch: &impl Touch) -> Call {
+    let target = match about.target {
+        Target::Unknown => touch.target(about.descriptor),
+        known => known,
+    };
+    Call { target, descriptors_seen: descriptors::generation_for_call(about.descriptors_seen), ..about }
+}
+
 /// Checks, after the call, that the descriptor's number led to the same file all the time: another thread may have put another file
 /// under it. `seen`: the origin that was preserved for.
 #[inline]
 fn watch_descriptor(thread: &Thread, frame: &CallFrame, about: &Call, seen: Option<Origin>, result: isize) -> isize {
     let is_same = thread.record.is_none_or(|record| record.descriptors(about.descriptor) == about.descriptors_seen);
-    if !is_same && result >= 0 {
-        doubt_if_replaced(thread, frame, about.descriptor, seen);
+    if (!is_same || frame.is_relied_on()) && result >= 0 {
+        doubt_if_replaced(thread, frame, about, seen);
     }
     result
 }
 
 /// Breaks the snapshots of the file that the number leads to now, if that is another origin than was preserved for.
+///
+/// Where a creation relied on where the number led, and the number has come to mean another file more than once since, a file that
+/// it meant in between may have been written: every snapshot is doubtful then.
 #[cold]
-fn doubt_if_replaced(thread: &Thread, frame: &CallFrame, descriptor: u32, seen: Option<Origin>) {
+fn doubt_if_replaced(thread: &Thread, frame: &CallFrame, about: &Call, seen: Option<Origin>) {
+    let descriptor = about.descriptor;
+    let replacements = thread.record.and_then(|record| record.replacements_of(descriptor, about.descriptors_seen));
+    if frame.is_relied_on() && replacements.is_some_and(|count| (2..1 << 31).contains(&count)) {
+        return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot());
+    }
     let now = match target_of_descriptor(descriptor) {
         Target::Origin(now) => now,
         Target::Elsewhere => return,

@@ -166,7 +166,7 @@ impl<T: Touch> Writer for GateContext<'_, T> {
 
     fn target_since(&self, descriptor: u32, seen: u32) -> Target {
         let target = target_of_descriptor(descriptor);
-        // Acquire: pairs with the Release in `Process::change_descriptor`. If the count is the same, the number was looked up
+        // Acquire: pairs with the Release in `Process::begin_change`. If the count is the same, the number was looked up
         // before any change that followed `seen`.
         fence(Ordering::Acquire);
         let is_same = self.thread.record.is_some_and(|record| record.descriptors(descriptor) == seen);

@@ -209,12 +209,17 @@ impl Submitter {
         if !is_direct {
             return;
         }
-        match (queue, target_of_descriptor(descriptor)) {
+        let target = target_of_descriptor(descriptor);
+        match (queue, target) {
             (_, Target::Elsewhere) => return,
             (Some(queue), Target::Origin(origin)) => queue.aim_at(origin),
             _ => own.queues().overflow(),
         }
         if let Some(record) = own.record() {
+            match target {
+                Target::Origin(origin) => record.direct.add(origin),
+                Target::Elsewhere | Target::Unknown => record.direct.add_all(),
+            }
             record.note_queues(own.id);
         }
     }

@@ -15,7 +15,7 @@ use syscalls::{Sysno, syscall};
 use crate::base::errno::as_libc;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
-use crate::process::descriptors::{count_all, count_change};
+use crate::process::descriptors::{changing, changing_all};
 use crate::process::identity;
 
 interpose! {
@@ -80,27 +80,25 @@ fn with_proc_fds<T>(last: u32, act: impl FnOnce(Option<&ProcFdCache>) -> T) -> T
 }
 
 pub fn on_close(real: close::Function, fd: c_int) -> c_int {
-    count_change(fd);
-    with_proc_fds(fd as u32, |proc_fds| {
+    let close = |proc_fds: Option<&ProcFdCache>| {
         if proc_fds.is_some_and(|proc_fds| proc_fds.guards(fd as u32)) {
             // As natively, where the program has nothing open at that number.
             return fail(libc::EBADF);
         }
         // SAFETY: the application's argument, as it is.
         unsafe { real(fd) }
-    })
+    };
+    changing(fd, || with_proc_fds(fd as u32, close))
 }
 
 pub fn on_dup2(real: dup2::Function, old: c_int, new: c_int) -> c_int {
-    count_change(new);
     // SAFETY: the application's arguments, as they are.
-    onto(old, new, || unsafe { real(old, new) })
+    changing(new, || onto(old, new, || unsafe { real(old, new) }))
 }
 
 pub fn on_dup3(real: dup3::Function, old: c_int, new: c_int, flags: c_int) -> c_int {
-    count_change(new);
     // SAFETY: the application's arguments, as they are.
-    onto(old, new, || unsafe { real(old, new, flags) })
+    changing(new, || onto(old, new, || unsafe { real(old, new, flags) }))
 }
 
 /// Makes `call`, which duplicates the file at `old` to `new`.
@@ -126,13 +124,12 @@ fn onto(old: c_int, new: c_int, call: impl Fn() -> c_int) -> c_int {
 }
 
 pub fn on_close_range(real: close_range::Function, first: c_uint, last: c_uint, flags: c_int) -> c_int {
-    count_all();
     // SAFETY: the application's arguments, or a part of its range.
     let call = |first, last| unsafe { real(first, last, flags) };
     if first > last || flags & CLOSE_RANGE_CLOEXEC != 0 {
         return call(first, last);
     }
-    with_proc_fds(last, |proc_fds| {
+    let close = |proc_fds: Option<&ProcFdCache>| {
         let Some(proc_fds) = proc_fds else { return call(first, last) };
         let mut at = first;
         while let Some(guarded) = proc_fds.first_guarded(at, last) {
@@ -144,5 +141,6 @@ pub fn on_close_range(real: close_range::Function, first: c_uint, last: c_uint, 
             at = guarded + 1;
         }
         call(at, last)
-    })
+    };
+    changing_all(first, last, || with_proc_fds(last, close))
 }

@@ -14,7 +14,7 @@ use crate::interpose::answer::fail;
 use crate::interpose::interpose;
 use crate::interpose::originals::Main;
 use crate::lifecycle::fork::forked;
-use crate::process::shared_mm;
+use crate::process::{descriptors, shared_mm};
 
 interpose! {
     /// clone(3); variadic in C, every argument that there can be is passed on as it comes
@@ -60,6 +60,13 @@ fn on_clone(
 pub fn note_shared_mm(flags: u64) {
     if flags & (SHARES_MEMORY | libc::CLONE_THREAD as u64) == SHARES_MEMORY {
         shared_mm::note_shared_mm(flags & libc::CLONE_VFORK as u64 == 0);
+    }
+}
+
+/// Notes, before the call, a child with memory of its own that shares the descriptor table.
+fn note_shared_descriptors(flags: u64) {
+    if flags & libc::CLONE_FILES as u64 != 0 {
+        descriptors::note_sharer();
     }
 }
 
@@ -109,6 +116,7 @@ pub fn by_number([flags, _, parent_tid, child_tid, storage]: [usize; 5]) -> c_lo
 }
 
 fn by_arguments([flags, stack, parent_tid, child_tid, storage]: [u64; 5]) -> pid_t {
+    note_shared_descriptors(flags);
     let pid = forked(flags, &|| {
         // SAFETY: the application's arguments; the child goes on here, on a copy of this stack.
         as_libc(unsafe { syscall!(Sysno::clone, flags & !SETS_STORAGE, stack, parent_tid, child_tid, 0) }) as pid_t
@@ -154,6 +162,7 @@ impl Arguments {
 pub fn by_structure(mut arguments: Arguments, size: usize) -> c_long {
     let [flags, storage] = [FLAGS, STORAGE].map(|at| arguments.0[at]);
     arguments.0[FLAGS] &= !SETS_STORAGE;
+    note_shared_descriptors(flags);
     let pid = forked(flags, &|| {
         // SAFETY: as in `by_arguments`; the structure is as large as the application's.
         as_libc(unsafe { syscall!(Sysno::clone3, arguments.0.as_ptr(), size) }) as pid_t

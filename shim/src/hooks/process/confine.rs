@@ -92,9 +92,6 @@ joined_before! {
     setfsuid, c"setfsuid": setfsuid(user: uid_t) => setfsuid(user);
     /// setfsgid(2)
     setfsgid, c"setfsgid": setfsgid(group: gid_t) => setfsgid(group);
-    /// prctl(2); variadic in C, five arguments are passed on as they come
-    prctl, c"prctl": prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) if shuts_in(option)
-    => prctl(option, a, b, c, d);
 }
 
 /// Whether mount(2) can put something over the table's directory: all forms can, but those that only say where later mounts appear.
@@ -113,7 +110,7 @@ fn is_this_process(pid: pid_t) -> bool {
 }
 
 /// Whether prctl(2) sets a filter of system calls, takes the process's own /proc files away, or leads system calls to a handler.
-fn shuts_in(option: c_int) -> bool {
+pub(super) fn shuts_in(option: c_int) -> bool {
     const PR_SET_SYSCALL_USER_DISPATCH: c_int = 59;
     [libc::PR_SET_SECCOMP, libc::PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH].contains(&option)
 }

@@ -14,5 +14,6 @@ pub mod daemon;
 pub mod exec;
 pub mod exit;
 pub mod fork;
+pub mod prctl;
 pub mod spawn;
 pub mod vfork;

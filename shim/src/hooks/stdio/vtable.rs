@@ -11,7 +11,7 @@ use libc::ssize_t;
 
 use crate::interpose::interpose;
 use crate::interpose::stdio_vtables::{Stream, descriptor_of, fail};
-use crate::process::descriptors::count_change;
+use crate::process::descriptors::changing;
 use crate::writer::enter::through_gate;
 use crate::writer::touch::Plain;
 
@@ -45,7 +45,6 @@ fn on_file_write(real: file_write::Function, stream: *mut Stream, data: *const c
 fn on_file_close(real: file_close::Function, stream: *mut Stream) -> c_int {
     // SAFETY: stdio's own argument, as it is.
     unsafe {
-        count_change(descriptor_of(stream));
-        real(stream)
+        changing(descriptor_of(stream), || real(stream))
     }
 }
