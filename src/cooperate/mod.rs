@@ -12,6 +12,7 @@
 pub mod aio_idle;
 pub mod arming;
 mod creations;
+pub mod delays;
 pub mod drain;
 pub mod foreign;
 pub mod inspection;

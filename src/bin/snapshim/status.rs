@@ -1,11 +1,14 @@
 //! `snapshim status`: the processes in the table, and the snapshots that they hold, one line each.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 use snapshim::cooperate::liveness::{self, Liveness};
+use snapshim::protocol::delay::Cause;
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUNCATION, SegmentFlags, State, View};
 use snapshim::sys::escaped::Escaped;
+use snapshim::sys::raw;
 use snapshim::table::Table;
 use snapshim::table::attach::Attached;
 
@@ -31,6 +34,7 @@ pub fn run(attached: &Attached) {
     if table.unseen().has_nameless() {
         println!("{:>8}  {:<16}  {:<8}  {:>9}", "-", "(other pids)", "unseen", "-");
     }
+    print_delays(table);
     table.doubt_if_unseen();
     println!();
     println!("{:>8}  {:<32}  {:<8}  {:>12}  {:>10}", "pid", "origin", "state", "pages", "preserved");
@@ -38,6 +42,31 @@ pub fn run(attached: &Attached) {
     for (index, view) in table.walk_once().live() {
         print_snapshot(table, index, &view);
     }
+}
+
+/// Prints which processes hold snapshots back that others want to make: what they do, to which file, and since when a snapshot waits
+/// for it.
+fn print_delays(table: &Table) {
+    for (at, (id, delay)) in table.delays().enumerate() {
+        if at == 0 {
+            println!();
+            println!("{:>8}  {:<16}  {:>8}  {:>10}  holds back", "pid", "program", "thread", "seconds");
+        }
+        let seconds = raw::now().saturating_sub(delay.since) as f64 / 1e9;
+        let what = delay.origin.map_or_else(|| "a fork with snapshots".into(), |origin| format!("snapshots of {origin}"));
+        let why = match delay.cause {
+            Cause::Write(_, descriptor) => format!("it writes to {}", open_file(id.pid(), delay.thread, descriptor)),
+            Cause::Mapping => "it may have that mapped shared, and does not answer".into(),
+            Cause::DirectWrite => "it has direct writes under way".into(),
+        };
+        println!("{:>8}  {:<16}  {:>8}  {seconds:>10.1}  {what}: {why}", id.pid(), name(id), delay.thread);
+    }
+}
+
+/// The file that a thread has open at a number, by its path.
+fn open_file(pid: u32, thread: u32, descriptor: u32) -> String {
+    let path = fs::read_link(format!("/proc/{pid}/task/{thread}/fd/{descriptor}"));
+    path.map_or_else(|_| "a file".into(), |path| Escaped(path.as_os_str().as_bytes()).to_string())
 }
 
 fn print_snapshot(table: &Table, index: u32, view: &View) {
