@@ -4,7 +4,7 @@
 //!
 //! | state machine | in the core | models |
 //! |---|---|---|
-//! | active word, frames' phases, creation record | `protocol::gate`, `protocol::creation` | [`instant`] |
+//! | active word, frames' phases, creation records | `protocol::gate`, `protocol::creation` | [`instant`] |
 //! | a call that is found to go elsewhere, and its note | `protocol::gate`, `protocol::process` | [`elsewhere`] |
 //! | a creation's intent | `protocol::creation::Intent` | [`instant`] |
 //! | calls without a slot; the high-water marks of the records | `protocol::process`, `table::header` | [`instant`] |
