@@ -117,6 +117,19 @@ pub fn read_at_boundaries(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
     result.unwrap_or(0)
 }
 
+/// Reads `length` bytes at each of up to 32 addresses in `tid`'s address space, one piece after the other, until one cannot be read
+/// whole. The result is how many bytes were read (process_vm_readv(2)).
+pub fn read_remote_pieces(tid: u32, addresses: &[u64], into: &mut [u8], length: usize) -> usize {
+    const MOST: usize = 32;
+    let count = addresses.len().min(MOST).min(into.len() / length.max(1));
+    let local = [into.as_mut_ptr() as usize, count * length];
+    let remote: [[usize; 2]; MOST] =
+        core::array::from_fn(|index| [addresses.get(index).map_or(0, |address| *address as usize), length]);
+    // SAFETY: the local iovec names a part of `into`; the kernel checks the remote ones.
+    let result = unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), count, 0) };
+    result.unwrap_or(0)
+}
+
 /// Random bits for names that must not repeat. The clock stands in where getrandom(2) would block.
 #[must_use]
 pub fn random() -> u64 {

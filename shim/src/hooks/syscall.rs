@@ -172,7 +172,12 @@ fn on_syscall(
         }
         libc::SYS_exit => clone::end_by_number(fd),
         libc::SYS_exit_group => exit::by_number(fd),
-        libc::SYS_execve | libc::SYS_execveat => exec::by_number(pass),
+        libc::SYS_execve => exec::by_number(number, [a, b, c, d, e], |environment| {
+            pass_with([a, b, environment.expose_provenance(), d, e, f])
+        }),
+        libc::SYS_execveat => exec::by_number(number, [a, b, c, d, e], |environment| {
+            pass_with([a, b, c, environment.expose_provenance(), e, f])
+        }),
         _ if credentials::NUMBERS.contains(&number) => {
             if credentials::takes_rights_away(number, a) {
                 confine::join_before();

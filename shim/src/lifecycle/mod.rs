@@ -4,6 +4,7 @@
 //! - [`inherit`]: the child's records of snapshots
 //! - [`fork_in_handler`]: a fork inside a call that a handler interrupted
 //! - [`exec`]: the end of this image
+//! - [`program`], [`environment`]: whether the library will be in the next one
 //! - [`exit`]: the end of the process
 //!
 //! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
@@ -13,8 +14,10 @@
 //!
 //! Must not: depend on how the fork was called. clone(2), fork(3) and a fork by number lead to one function.
 
+pub mod environment;
 pub mod exec;
 pub mod exit;
 pub mod fork;
 pub mod fork_in_handler;
 pub mod inherit;
+pub mod program;

@@ -2,17 +2,18 @@
 //! shim's, and a program that the shim does not reach is found before it runs.
 
 use core::ffi::{CStr, c_char, c_int, c_long};
+use core::ptr::with_exposed_provenance as pointer;
 
-use rustix::fs::OFlags;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
 use crate::base::errno::as_libc;
-use crate::base::user_memory::{read_own, read_value};
-use crate::interpose::answer::fail;
+use crate::interpose::answer::{Answer, fail};
 use crate::interpose::interpose;
+use crate::lifecycle::environment::{self, Array, Without};
 use crate::lifecycle::exec;
+use crate::lifecycle::program::{self, Fate, Program};
 use crate::process::log::{Bytes, Level, say, say_once};
 use crate::process::{identity, membership};
 use crate::signals;
@@ -61,56 +62,75 @@ fn with_signals_for_exec<R>(call: impl FnOnce() -> R) -> R {
     failed
 }
 
-/// execve(2) and execveat(2) by number.
-pub fn by_number(call: impl FnOnce() -> c_long) -> c_long {
-    with_signals_for_exec(call)
+/// execve(2) and execveat(2) by number. `call` is given the environment.
+pub fn by_number(number: c_long, arguments: [usize; 5], call: impl FnOnce(Array) -> c_long) -> c_long {
+    let [a, b, c, d, e] = arguments;
+    let (program, environment) = if number == libc::SYS_execve {
+        (Program::at(pointer(a)), c)
+    } else {
+        (Program { directory: a as c_int, path: pointer(b), flags: e as c_int }, d)
+    };
+    execute(&program, pointer(environment), call)
 }
 
 fn on_execveat(
     real: execveat::Function,
     directory: c_int,
     path: *const c_char,
-    arguments: *const *const c_char,
-    environment: *const *const c_char,
+    arguments: Array,
+    environment: Array,
     flags: c_int,
 ) -> c_int {
-    // SAFETY: the application's arguments, as they are.
-    with_signals_for_exec(|| unsafe { real(directory, path, arguments, environment, flags) })
+    let program = Program { directory, path, flags };
+    // SAFETY: the application's arguments; the environment is its own, or that without the library.
+    execute(&program, environment, |environment| unsafe { real(directory, path, arguments, environment, flags) })
 }
 
-fn on_fexecve(
-    real: fexecve::Function,
-    fd: c_int,
-    arguments: *const *const c_char,
-    environment: *const *const c_char,
-) -> c_int {
-    // SAFETY: the application's arguments, as they are.
-    with_signals_for_exec(|| unsafe { real(fd, arguments, environment) })
+fn on_fexecve(real: fexecve::Function, fd: c_int, arguments: Array, environment: Array) -> c_int {
+    let program = Program { directory: fd, path: c"".as_ptr(), flags: libc::AT_EMPTY_PATH };
+    // SAFETY: as above.
+    execute(&program, environment, |environment| unsafe { real(fd, arguments, environment) })
 }
 
-fn on_execve(
-    real: execve::Function,
-    path: *const c_char,
-    arguments: *const *const c_char,
-    environment: *const *const c_char,
-) -> c_int {
-    if is_asked()
-        && let Some(why) = unreached(path, || preloads(environment))
-    {
-        // SAFETY: the kernel has opened a file by this path, so the path can be read to its end.
-        log_unreached(unsafe { CStr::from_ptr(path) }, why);
-        if config().is_strict {
-            return fail(libc::EPERM);
-        }
+fn on_execve(real: execve::Function, path: *const c_char, arguments: Array, environment: Array) -> c_int {
+    // SAFETY: as above.
+    execute(&Program::at(path), environment, |environment| unsafe { real(path, arguments, environment) })
+}
+
+/// Makes `call`, an exec of `program`, with the environment that suits it, or refuses it.
+fn execute<R: Answer>(program: &Program, environment: Array, call: impl FnOnce(Array) -> R) -> R {
+    let fate = fate_of(program, environment);
+    if !matches!(fate, Fate::Loaded) && config().is_strict {
+        return fail(libc::EPERM);
     }
-    // SAFETY: the application's arguments, as they are.
-    with_signals_for_exec(|| unsafe { real(path, arguments, environment) })
+    let without = matches!(fate, Fate::Refused(_)).then(|| Without::new(environment)).flatten();
+    with_signals_for_exec(|| call(without.as_ref().map_or(environment, Without::array)))
 }
 
-/// Whether to look at the program: that costs a few system calls, so it is done only where the answer is of use.
+/// What the library will be to the program. It is said, where that is of use.
+fn fate_of(program: &Program, environment: Array) -> Fate {
+    if config().is_disabled {
+        return Fate::Loaded;
+    }
+    // First of all: a search along PATH asks for many that are not there.
+    let Some(file) = program.open() else { return Fate::Loaded };
+    let (is_asked, preloads) = (is_asked(), environment::preloads(environment));
+    let fate = match (preloads, is_asked) {
+        (true, _) => program::fate(file, is_asked),
+        (false, true) => Fate::Absent("LD_PRELOAD does not name it in the new environment"),
+        (false, false) => Fate::Loaded,
+    };
+    if let (true, Fate::Absent(why) | Fate::Refused(why)) = (is_asked, fate) {
+        // SAFETY: the kernel has opened a file by this path.
+        log_unreached(unsafe { program.name() }, why);
+    }
+    fate
+}
+
+/// Whether it matters that a program runs without the library: to find out costs a few system calls more.
 fn is_asked() -> bool {
     let is_active = || identity::attached().is_some_and(|own| own.table.gate().active.is_raised());
-    !config().is_disabled && (config().is_strict || config().log.level >= Level::Info || is_active())
+    config().is_strict || config().log.level >= Level::Info || is_active()
 }
 
 fn log_unreached(path: &CStr, why: &str) {
@@ -122,86 +142,5 @@ fn log_unreached(path: &CStr, why: &str) {
     } else {
         let answer = "its changes are NOT held back from snapshots";
         say_once!(Level::Warn, file = name; "process {own} executes {name}, which the shim does not reach because {why}: {answer}");
-    }
-}
-
-/// Why the shim will not be in the program at `path`; `None` if it will, or if the kernel cannot open the file.
-fn unreached(path: *const c_char, preloads: impl Fn() -> bool) -> Option<&'static str> {
-    // SAFETY: the kernel checks the application's pointer.
-    let opened = unsafe { syscall!(Sysno::openat, libc::AT_FDCWD, path, (OFlags::RDONLY | OFlags::CLOEXEC).bits()) };
-    // SAFETY: opened for this function alone.
-    let file = unsafe { raw::adopt_fd(opened.ok()? as c_int) };
-    let stat = rustix::fs::fstat(&file).ok()?;
-    if !preloads() {
-        return Some("LD_PRELOAD does not name it in the new environment");
-    }
-    const SET_ID: u32 = 0o6000;
-    let changes_rights = stat.st_mode & SET_ID != 0
-        && (stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o2000 != 0);
-    if changes_rights {
-        return Some("it is setuid or setgid");
-    }
-    let mut header = [0u8; 1000];
-    let length = rustix::io::pread(&file, &mut header, 0).ok()?;
-    is_static(&header[..length]).then_some("it is statically linked")
-}
-
-/// Whether these are the first bytes of an ELF64 program without an interpreter (elf(5)).
-fn is_static(header: &[u8]) -> bool {
-    const PT_INTERP: u32 = 3;
-    let half = |at: usize| header.get(at..at + 2).map(|bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
-    if !header.starts_with(b"\x7fELF\x02\x01") {
-        return false;
-    }
-    let Some(table) = header.get(32..40).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes) else {
-        return false;
-    };
-    let (Some(size), Some(count)) = (half(54), half(56)) else { return false };
-    (0..count).all(|index| {
-        let at = table as usize + index * size;
-        header.get(at..at + 4).is_none_or(|kind| kind != PT_INTERP.to_le_bytes())
-    })
-}
-
-/// Whether LD_PRELOAD in `environment` names the shim. An environment that cannot be read to its end names it: the kernel refuses
-/// such an exec.
-fn preloads(environment: *const *const c_char) -> bool {
-    const NAME: &[u8] = b"LD_PRELOAD=";
-    let mut at = environment as u64;
-    // For the kernel, no array is an empty one.
-    while at != 0 {
-        let Some(variable) = read_value::<u64>(at) else { return true };
-        if variable == 0 {
-            break;
-        }
-        let mut name = [0u8; NAME.len()];
-        match read_own(variable, name.as_mut_ptr() as u64, NAME.len() as u64) {
-            _ if name == NAME => return contains(variable + NAME.len() as u64, b"libsnapshim"),
-            0 => return true,
-            _ => {}
-        }
-        at += size_of::<u64>() as u64;
-    }
-    false
-}
-
-/// Whether the string at `address` contains `part`; true if it cannot be read to its end.
-fn contains(mut address: u64, part: &[u8]) -> bool {
-    let mut chunk = [0u8; 256];
-    loop {
-        let length = read_own(address, chunk.as_mut_ptr() as u64, chunk.len() as u64) as usize;
-        let read = &chunk[..length];
-        let end = read.iter().position(|byte| *byte == 0);
-        if read[..end.unwrap_or(length)].windows(part.len()).any(|found| found == part) {
-            return true;
-        }
-        if end.is_some() {
-            return false;
-        }
-        if length < part.len() {
-            return true;
-        }
-        // The part may begin in this chunk and end in the next.
-        address += (length + 1 - part.len()) as u64;
     }
 }

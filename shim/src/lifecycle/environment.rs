@@ -1,0 +1,266 @@
+//! The environment of an exec: whether LD_PRELOAD names the library there, and the same environment without it, for a program whose
+//! loader cannot load it.
+//!
+//! The application's array and strings are read through the kernel: what cannot be read is the kernel's to refuse. They are never
+//! changed: other threads read them. The new array lies in one of a few pieces of memory that are used again. A child of vfork(2)
+//! that has executed its program leaves its piece taken, so a piece also says who took it.
+
+use core::ffi::{CStr, c_char};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use snapshim::sys::procfs::{ProcPath, ProcStat};
+use snapshim::sys::raw;
+use syscalls::{Errno, Sysno, syscall};
+
+use crate::base::arena;
+use crate::base::user_memory::{read_own, read_value};
+use crate::process::identity;
+
+/// As execve(2) takes it.
+pub type Array = *const *const c_char;
+
+const NAME: &[u8] = b"LD_PRELOAD=";
+/// What the library's file is called, whatever stands behind.
+const LIBRARY: &[u8] = b"libsnapshim";
+
+unsafe extern "C" {
+    /// libc's: what execv(3) and its kin pass on.
+    static environ: Array;
+}
+
+/// The address of LD_PRELOAD's string, and its place in the array; `None`: it is not there, or the array cannot be read.
+fn find(environment: Array) -> Option<(u64, usize)> {
+    // SAFETY: libc's variable.
+    if environment == unsafe { environ } {
+        // SAFETY: libc and the program read it so at any time.
+        return unsafe { find_in_own(environment) };
+    }
+    const AT_ONCE: usize = 32;
+    let mut chunk = [0u64; AT_ONCE];
+    let mut index = 0;
+    while !environment.is_null() {
+        let at = environment.wrapping_add(index) as u64;
+        // Up to the end of the page: the next one need not be there.
+        let whole = ((snapshim::PAGE - at % snapshim::PAGE) / 8).clamp(1, AT_ONCE as u64);
+        let length = read_own(at, chunk.as_mut_ptr() as u64, whole * 8) as usize / 8;
+        let variables = &chunk[..chunk[..length].iter().position(|variable| *variable == 0).unwrap_or(length)];
+        if let Some(found) = variables_named(variables) {
+            return Some((variables[found], index + found));
+        }
+        if variables.is_empty() || variables.len() < length {
+            return None;
+        }
+        index += variables.len();
+    }
+    None
+}
+
+/// # Safety
+/// `environment` is null or a null-terminated array of C strings.
+unsafe fn find_in_own(environment: Array) -> Option<(u64, usize)> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (0..)
+            .map_while(|index| environment.as_ref().map(|_| *environment.add(index)).filter(|string| !string.is_null()))
+            .position(|string| CStr::from_ptr(string).to_bytes().starts_with(NAME))
+            .map(|index| (*environment.add(index) as u64, index))
+    }
+}
+
+/// Which of some strings begins with [`NAME`].
+fn variables_named(variables: &[u64]) -> Option<usize> {
+    const LENGTH: usize = NAME.len();
+    let mut names = [[0u8; LENGTH]; 32];
+    let mut done = 0;
+    while done < variables.len() {
+        let rest = &variables[done..];
+        let read = raw::read_remote_pieces(raw::own_tid(), rest, names.as_flattened_mut(), LENGTH) / LENGTH;
+        if let Some(found) = names[..read].iter().position(|name| name == NAME) {
+            return Some(done + found);
+        }
+        // The next one is shorter than the name, and lies at the end of what can be read.
+        done += read + 1;
+    }
+    None
+}
+
+/// Whether LD_PRELOAD in `environment` names the library.
+pub fn preloads(environment: Array) -> bool {
+    find(environment).is_some_and(|(string, _)| contains(string + NAME.len() as u64, LIBRARY))
+}
+
+/// Whether the string at `address` contains `part`.
+fn contains(mut address: u64, part: &[u8]) -> bool {
+    let mut chunk = [0u8; 256];
+    loop {
+        let length = read_own(address, chunk.as_mut_ptr() as u64, chunk.len() as u64) as usize;
+        let read = &chunk[..length];
+        let end = read.iter().position(|byte| *byte == 0);
+        if read[..end.unwrap_or(length)].windows(part.len()).any(|found| found == part) {
+            return true;
+        }
+        if end.is_some() || length < part.len() {
+            return false;
+        }
+        // The part may begin in this chunk and end in the next.
+        address += (length + 1 - part.len()) as u64;
+    }
+}
+
+/// Enough for some thousand variables; what is larger is left as it is.
+const LENGTH: usize = 64 << 10;
+
+struct Piece {
+    /// The thread that took it, and whether that is a child of vfork(2) in its lowest bit; 0: it is free.
+    taker: AtomicU32,
+    memory: AtomicPtr<u8>,
+}
+
+static PIECES: [Piece; 4] = [const { Piece { taker: AtomicU32::new(0), memory: AtomicPtr::new(ptr::null_mut()) } }; 4];
+
+/// An environment without the library.
+pub struct Without {
+    piece: &'static Piece,
+}
+
+impl Without {
+    /// Makes it; `None`: there is no memory, or `environment` is too large or cannot be read.
+    pub fn new(environment: Array) -> Option<Self> {
+        let (string, place) = find(environment)?;
+        let taken = Self { piece: PIECES.iter().find(|piece| piece.take())? };
+        let memory = taken.piece.memory()?;
+        // SAFETY: the memory is this piece's, which this thread alone has taken, and lives as long as the process.
+        let memory = unsafe { core::slice::from_raw_parts_mut(memory, LENGTH) };
+        let (text, array) = memory.split_at_mut(LENGTH / 2);
+        let is_left = write_value(string + NAME.len() as u64, text)?;
+        copy_array(environment, place, is_left.then_some(text.as_ptr()), array)?;
+        Some(taken)
+    }
+
+    /// The array.
+    pub fn array(&self) -> Array {
+        // Relaxed: this thread has taken the piece.
+        self.piece.memory.load(Ordering::Relaxed).wrapping_add(LENGTH / 2) as Array
+    }
+}
+
+impl Drop for Without {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `take`: what is written next comes after what was read.
+        self.piece.taker.store(0, Ordering::Release);
+    }
+}
+
+impl Piece {
+    fn take(&self) -> bool {
+        let own = raw::own_tid() << 1 | u32::from(identity::is_vfork_child());
+        let taker = self.taker.load(Ordering::Relaxed);
+        if taker != 0 && !is_gone(taker) {
+            return false;
+        }
+        // Acquire: pairs with the Release in `drop`.
+        self.taker.compare_exchange(taker, own, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Relaxed: only the taker makes the memory, or uses it.
+    fn memory(&self) -> Option<*mut u8> {
+        let known = self.memory.load(Ordering::Relaxed);
+        if !known.is_null() {
+            return Some(known);
+        }
+        let made = arena::memory(LENGTH)?.cast();
+        self.memory.store(made, Ordering::Relaxed);
+        Some(made)
+    }
+}
+
+/// Whether a taker was a child of vfork(2) and has executed its program, or has ended. Any other gives its piece back.
+fn is_gone(taker: u32) -> bool {
+    let (thread, is_child) = (taker >> 1, taker & 1 == 1);
+    // SAFETY: signal 0 only asks.
+    let is_there = || unsafe { syscall!(Sysno::kill, thread, 0) } != Err(Errno::ESRCH);
+    is_child && (!is_there() || ProcStat::read(&ProcPath::of(thread, "stat")).is_ok_and(|stat| stat.has_executed()))
+}
+
+/// Writes `LD_PRELOAD=` and the parts of the value at `address` that do not name the library. False: no part is left; `None`: it is
+/// too long, or cannot be read.
+fn write_value(address: u64, to: &mut [u8]) -> Option<bool> {
+    to[..NAME.len()].copy_from_slice(NAME);
+    let value = &mut to[NAME.len()..];
+    let length = read_own(address, value.as_mut_ptr() as u64, value.len() as u64) as usize;
+    let end = value[..length].iter().position(|byte| *byte == 0)?;
+    let mut written = 0;
+    let mut begin = 0;
+    // ld.so(8): the parts are separated by spaces or colons.
+    while begin < end {
+        let length = value[begin..end].iter().position(|byte| matches!(byte, b' ' | b':')).unwrap_or(end - begin);
+        let part = begin..begin + length;
+        begin += length + 1;
+        if part.is_empty() || value[part.clone()].windows(LIBRARY.len()).any(|found| found == LIBRARY) {
+            continue;
+        }
+        if written > 0 {
+            value[written] = b':';
+            written += 1;
+        }
+        value.copy_within(part.clone(), written);
+        written += part.len();
+    }
+    value[written] = 0;
+    Some(written > 0)
+}
+
+/// Copies the array with another string at `place`, or without one there. `None`: it does not fit, or cannot be read.
+fn copy_array(from: Array, place: usize, string: Option<*const u8>, to: &mut [u8]) -> Option<()> {
+    let mut words = to.chunks_exact_mut(8);
+    for index in 0.. {
+        let variable = match string {
+            _ if index != place => read_value::<u64>(from.wrapping_add(index) as u64)?,
+            Some(string) => string as u64,
+            None => continue,
+        };
+        words.next()?.copy_from_slice(&variable.to_ne_bytes());
+        if variable == 0 {
+            return Some(());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest_of(value: &[u8]) -> Option<Vec<u8>> {
+        let mut to = [0u8; 256];
+        let is_left = write_value(value.as_ptr() as u64, &mut to)?;
+        let end = to.iter().position(|byte| *byte == 0).unwrap();
+        is_left.then(|| to[NAME.len()..end].to_vec())
+    }
+
+    #[test]
+    fn only_the_library_is_taken_out() {
+        assert_eq!(rest_of(b"/a/libsnapshim.so\0"), None);
+        assert_eq!(rest_of(b"/a/x.so /b/libsnapshim.so:/c/y.so\0").unwrap(), b"/a/x.so:/c/y.so");
+        assert_eq!(rest_of(b":/b/libsnapshim.so.1: z.so\0").unwrap(), b"z.so");
+    }
+
+    #[test]
+    fn the_other_variables_stay() {
+        let strings = [c"A=1", c"LD_PRELOAD=/x/libsnapshim.so", c"B=2"];
+        let array = [strings[0].as_ptr(), strings[1].as_ptr(), strings[2].as_ptr(), ptr::null()];
+        assert!(preloads(array.as_ptr()));
+        let without = Without::new(array.as_ptr()).unwrap();
+        // SAFETY: the array ends with a null pointer.
+        let left = unsafe { core::slice::from_raw_parts(without.array(), 3) };
+        assert_eq!(left, [array[0], array[2], ptr::null()]);
+        assert!(!preloads(without.array()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_to_the_kernel() {
+        assert!(!preloads(ptr::without_provenance(16)));
+        assert!(Without::new(ptr::without_provenance(16)).is_none());
+    }
+}
