@@ -21,6 +21,8 @@ const HOOK_PATH: &[&str] = &[
     // This thread's storage and errno: ours is in the static block, because the library is there from the start.
     "__errno_location",
     "__tls_get_addr",
+    // Data: which environment an exec passes on.
+    "environ",
     // Plain reads of what ld.so has noted.
     "__libc_stack_end",
     "getauxval",
@@ -70,7 +72,7 @@ const EXPORTS: &[&str] = &[
     "futimens utimensat utimes lutimes futimes futimesat utime",
     "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at",
     // taken as a whole where libc's code cannot be patched
-    "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp",
+    "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp pidfd_spawn pidfd_spawnp",
     // message
     "herror",
     // what loads libraries

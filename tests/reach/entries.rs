@@ -10,7 +10,7 @@ use crate::words;
 
 /// They open, write or allocate by functions of libc's that are taken at their entries.
 const COME_TO_ANOTHER: &str = "
-    fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp
+    fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp pidfd_spawn pidfd_spawnp
     aio_write aio_write64 lio_listio lio_listio64
 ";
 

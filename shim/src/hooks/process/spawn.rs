@@ -32,6 +32,22 @@ interpose! {
         next_or libc::ENOSYS,
         hook on_spawn,
     }
+    /// pidfd_spawn(3) of glibc 2.39, which stores a descriptor in place of the number
+    pidfd_spawn, c"pidfd_spawn": pidfd_spawn => fn(
+        pidfd: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const c_void,
+        arguments: *const *const c_char, environment: *const *const c_char
+    ) -> c_int {
+        next_or libc::ENOSYS,
+        hook on_spawn,
+    }
+    /// pidfd_spawnp(3)
+    pidfd_spawnp, c"pidfd_spawnp": pidfd_spawnp => fn(
+        pidfd: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const c_void,
+        arguments: *const *const c_char, environment: *const *const c_char
+    ) -> c_int {
+        next_or libc::ENOSYS,
+        hook on_spawn,
+    }
 }
 
 /// The first fields of `posix_spawn_file_actions_t` (spawn.h).
