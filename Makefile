@@ -3,7 +3,7 @@ DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
 
-.PHONY: all setup test check tests-built unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
+.PHONY: all setup test test-libc check tests-built unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
 
 all:
 	+$(CARGO) build --release --workspace
@@ -16,6 +16,10 @@ setup:
 test: setup
 	$(MAKE) --jobs=3 --output-sync=target all check models tests-built
 	$(MAKE) unit integration
+
+# The integration tests with other versions of glibc, in Debian roots. Needs root and a mirror; says what it could not make.
+test-libc: all
+	tests/libc_roots.sh
 
 # Licences and sources of dependencies are looked at where cargo-deny is installed (cargo install --locked cargo-deny).
 check:

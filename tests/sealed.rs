@@ -38,6 +38,15 @@ fn can_seal(test: &str) -> bool {
     can
 }
 
+/// What is written by dprintf(3) alone is not seen there from glibc 2.37 on (docs/not-covered.md). A warning says so, to each program.
+fn is_dprintf_seen() -> bool {
+    common::glibc_minor() < 37
+}
+
+fn is_to_be_held_back(way: &str) -> bool {
+    way != "dprintf" || is_dprintf_seen()
+}
+
 /// A program under the shim whose libc cannot be patched.
 fn sealed(scratch: &Scratch, program_: impl AsRef<OsStr>) -> Command {
     let mut command = scratch.shimmed(program("reach/sealed"), "auto");
@@ -59,7 +68,12 @@ fn the_seal_keeps_the_doors_closed() {
     let said = text(&run(sealed(&scratch, "true").env("SNAPSHIM_LOG", "info")));
     assert_eq!(said.matches("cannot be patched here").count(), 1, "{said}");
     assert!(said.contains("stdio is seen through its tables"), "{said}");
-    assert_eq!(text(&run(&mut sealed(&scratch, "true"))), "", "it is no reason to worry");
+    let said = text(&run(&mut sealed(&scratch, "true")));
+    if is_dprintf_seen() {
+        assert_eq!(said, "", "it is no reason to worry");
+    } else {
+        assert_eq!(said.matches("what dprintf writes to files is NOT held back").count(), 1, "{said}");
+    }
 }
 
 #[test]
@@ -68,9 +82,9 @@ fn every_way_leaves_a_snapshot_as_it_was() {
         return;
     }
     for scratch in scratches() {
-        for way in listed("writing/coverage_matrix") {
+        for way in listed("writing/coverage_matrix").iter().filter(|way| is_to_be_held_back(way)) {
             let file = victim(&scratch);
-            if run(scratch.native(program("writing/coverage_matrix")).arg(&way).arg(&file)).status.code() == Some(3) {
+            if run(scratch.native(program("writing/coverage_matrix")).arg(way).arg(&file)).status.code() == Some(3) {
                 continue;
             }
             let natively = reads(&file);
@@ -78,14 +92,14 @@ fn every_way_leaves_a_snapshot_as_it_was() {
                 let about = format!("{way}, {protection}, {}", scratch.path.display());
                 let file = victim(&scratch);
                 let holder = Holder::start(&scratch, "auto", &file, protection);
-                let output = run(sealed(&scratch, program("writing/coverage_matrix")).arg(&way).arg(&file));
+                let output = run(sealed(&scratch, program("writing/coverage_matrix")).arg(way).arg(&file));
                 assert!(output.status.success(), "{about}: {}", text(&output));
                 holder.finish_exact(&about);
                 assert!(reads(&file) == natively, "{about}: the file is not what it is natively");
 
                 let file = victim(&scratch);
                 let output =
-                    run(sealed(&scratch, program("writing/coverage_matrix")).arg(&way).arg(&file).arg(protection));
+                    run(sealed(&scratch, program("writing/coverage_matrix")).arg(way).arg(&file).arg(protection));
                 assert!(output.status.success(), "{about}, same process: {}", text(&output));
                 assert!(reads(&file) == natively, "{about}, same process: not what it is natively");
             }
@@ -132,8 +146,8 @@ fn bytes_that_waited_in_a_stream_do_not_reach_a_snapshot() {
         return;
     }
     for scratch in scratches() {
-        for how in listed("reach/late_streams") {
-            late(&how, &scratch, true);
+        for how in listed("reach/late_streams").iter().filter(|how| is_to_be_held_back(how)) {
+            late(how, &scratch, true);
         }
     }
 }
@@ -191,13 +205,14 @@ fn programs_run_as_natively() {
             (output.status, text(&output), reads(&file))
         };
         let natively = outcome(scratch.native(program("reach/sealed")).arg(program(name)));
-        let found = outcome(&mut sealed(&scratch, program(name)));
+        let found = outcome(sealed(&scratch, program(name)).env("SNAPSHIM_LOG", "error"));
         assert!(found == natively, "{name} {arguments:?}: {} {}", found.0, found.1);
     }
     for shell in ["dash", "bash"] {
         let script = "echo one > made; echo two >> made; exec 3<> made; echo x >&3; cat made; (exit 3); echo $?; ls -d . | wc -l";
         let natively = text(&run(scratch.native(shell).args(["-c", script])));
-        assert_eq!(text(&run(sealed(&scratch, shell).args(["-c", script]))), natively, "{shell}");
+        let found = text(&run(sealed(&scratch, shell).args(["-c", script]).env("SNAPSHIM_LOG", "error")));
+        assert_eq!(found, natively, "{shell}");
     }
 }
 

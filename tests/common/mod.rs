@@ -20,6 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -73,7 +74,10 @@ pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
         // A global name of a program takes the place of the same name in no library.
         let visibility = if arguments.contains(&"-shared") { "default" } else { "hidden" };
         make(&made, |partial| {
-            gcc(visibility).arg("-o").arg(partial).args(&sources).args(&parts).args(arguments).status()
+            // Functions of these libraries are in libc itself from 2.34 on.
+            let libraries = if arguments.contains(&"-nostdlib") { &[][..] } else { &["-lrt", "-ldl", "-lutil"] };
+            let mut gcc = gcc(visibility);
+            gcc.arg("-o").arg(partial).args(&sources).args(&parts).args(arguments).args(libraries).status()
         });
     }
     made
@@ -119,7 +123,23 @@ fn gcc(visibility: &str) -> Command {
     gcc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]);
     gcc.arg(format!("-fvisibility={visibility}"));
     gcc.arg("-I").arg(root().join("shim/include")).arg("-I").arg(source("common"));
+    if has_older_libc() {
+        gcc.arg("-include").arg(source("common/older_libc.h"));
+    }
     gcc
+}
+
+/// Whether libc lacks functions that the programs use.
+fn has_older_libc() -> bool {
+    static OLDER: LazyLock<bool> = LazyLock::new(|| glibc_minor() < 36);
+    *OLDER
+}
+
+/// The second number of glibc's version.
+pub fn glibc_minor() -> u32 {
+    let said = run_ok(Command::new("ldd").arg("--version"));
+    let minor = said.lines().next().and_then(|line| line.rsplit_once("2.")?.1.parse().ok());
+    minor.unwrap_or_else(|| panic!("a version of glibc: {said}"))
 }
 
 fn ending_in(extension: &str, directory: &Path) -> Vec<PathBuf> {

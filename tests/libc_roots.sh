@@ -1,0 +1,82 @@
+#!/bin/sh
+# Runs the integration tests with other versions of glibc: in Debian roots that debootstrap makes, each once, in target/roots.
+#
+#   tests/libc_roots.sh [SUITE...]     SNAPSHIM_TESTS="start transparent" runs these alone
+#
+# The tests themselves are linked statically, so that they run in any root; their programs are compiled there. The root sees this
+# directory at its own path, and the machine's /dev, /proc and /sys. What could not be made is said aloud.
+set -u
+cd "$(dirname "$0")/.." && here=$(pwd)
+mirror="${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+packages=gcc,g++,libc6-dev,binutils,strace,procps,perl,python3,sqlite3
+# Of bullseye 2.31, bookworm 2.36, trixie 2.41, sid the newest.
+suites="${*:-bullseye bookworm trixie sid}"
+# Tests that have themselves loaded under the library: they are static here.
+skipped="--skip a_death_without_a_slot_is_noticed --skip thousands_of_short_threads_leave_no_slot_behind"
+target=x86_64-unknown-linux-gnu
+# By chance alone, or about this machine and this source, not about libc.
+unasked="models soak storm oracle architecture layers readme coverage_matrix devices programs_unharmed real_writers saving_over
+    namespaces"
+
+skip() {
+    echo "SKIPPED test-libc $1: $2"
+}
+
+# Makes the root of a suite, under another name first: a run that is killed leaves nothing half done.
+make_root() {
+    [ -d "target/roots/$1" ] && return 0
+    if ! command -v debootstrap >/dev/null && ! apt-get install -qq -y debootstrap >/dev/null 2>&1; then
+        skip "$1" "debootstrap is not installed"
+        return 1
+    fi
+    rm -rf "target/roots/$1.partial" && mkdir -p target/roots
+    if ! debootstrap --variant=minbase --include="$packages" "$1" "target/roots/$1.partial" "$mirror" \
+        >"target/roots/$1.log" 2>&1; then
+        skip "$1" "debootstrap failed: $(tail -n 1 "target/roots/$1.log")"
+        return 1
+    fi
+    mv "target/roots/$1.partial" "target/roots/$1"
+}
+
+# In a mount namespace of its own: the root with what it sees of this machine, and programs of its own.
+if [ "${1:-}" = inside ]; then
+    root=$here/target/roots/$2
+    shift 2
+    mkdir -p "$root$here" "$root/dev/shm" "$here/target/programs-of-roots/${root##*/}" "$here/target/test-programs"
+    mount --make-rprivate / && mount --rbind "$here" "$root$here" || exit 1
+    for directory in /dev /proc /sys; do
+        mount --rbind "$directory" "$root$directory" || exit 1
+    done
+    mount --bind "$here/target/programs-of-roots/${root##*/}" "$root$here/target/test-programs" || exit 1
+    exec chroot "$root" sh -c 'cd "$0" && exec "$@"' "$here" "$@"
+fi
+
+if [ "$(id -u)" != 0 ]; then
+    for suite in $suites; do skip "$suite" "only root makes a root"; done
+    exit 0
+fi
+if ! RUSTFLAGS="-C target-feature=+crt-static" "${CARGO:-cargo}" test -p snapshim --tests --no-run --target "$target" \
+    --target-dir target/static --color never 2>target/static.log; then
+    cat target/static.log
+    exit 1
+fi
+binaries=$(sed -n 's/^ *Executable tests\/\([a-z_]*\)[^ ]* (\(.*\))$/\1=\2/p' target/static.log)
+status=0
+for suite in $suites; do
+    make_root "$suite" || continue
+    logs=target/roots/$suite.tests && rm -rf "$logs" && mkdir -p "$logs"
+    echo "--- $suite: $(chroot "target/roots/$suite" ldd --version | head -n 1)"
+    for binary in $binaries; do
+        name=${binary%%=*}
+        case " ${SNAPSHIM_TESTS:-$name} " in *" $name "*) ;; *) continue ;; esac
+        [ -z "${SNAPSHIM_TESTS:-}" ] && case " $(echo $unasked) " in *" $name "*) continue ;; esac
+        if unshare --mount "$0" inside "$suite" "${binary#*=}" --nocapture $skipped >"$logs/$name" 2>&1 </dev/null; then
+            echo "$suite $name: ok"
+        else
+            echo "$suite $name: FAILED ($logs/$name)"
+            status=1
+        fi
+    done
+    grep -h '^SKIPPED' "$logs"/* || true
+done
+exit $status
