@@ -375,6 +375,17 @@ fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_wa
 fn a_terminal_stops_no_writer_in_the_middle_of_a_push() {
     for scratch in scratches() {
         let test = "a_terminal_stops_no_writer_in_the_middle_of_a_push";
-        succeeds(test, &mut scratch.shimmed(program("mapping/stopped_writer"), "direct"));
+        succeeds(test, scratch.shimmed(program("mapping/stopped_writer"), "direct").arg("terminal"));
+    }
+}
+
+/// Once munmap waited for such a writer as long as for any other, and failed.
+#[test]
+fn a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push() {
+    for scratch in scratches() {
+        for part in [&["stop"][..], &["stop", "part"]] {
+            let test = "a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push";
+            succeeds(test, scratch.shimmed(program("mapping/stopped_writer"), "direct").args(part));
+        }
     }
 }

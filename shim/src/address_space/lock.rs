@@ -2,6 +2,7 @@
 //!
 //! A thread that holds the lock has its signals blocked: a handler that came in between would wait for the lock for ever.
 
+use core::cell::Cell;
 use core::ops::Range;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -11,6 +12,7 @@ use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::until_some;
 use snapshim::table::walk::Walk;
 
+use crate::base::config::config;
 use crate::process::identity::{self, ThisProcess};
 
 /// No thread ever parks on it: a forked child releases what its parent's thread took, and finds no queue of threads that it does
@@ -20,6 +22,8 @@ static LOCK: Mutex<()> = Mutex::new(());
 /// The lock over the process's mappings, held. Signals are blocked meanwhile.
 pub struct Mappings {
     pub own: ThisProcess,
+    /// How long a change of the mappings waits for writers that store bytes into them, nanoseconds.
+    pub patience: Cell<u64>,
     _lock: MutexGuard<'static, ()>,
     _signals: SignalsBlocked,
 }
@@ -47,13 +51,14 @@ fn touching_any(own: ThisProcess, range: &Range<u64>) -> Option<Mappings> {
 pub fn hold(own: ThisProcess) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
-    Mappings { own, _lock: until_some(|| LOCK.try_lock()), _signals: signals }
+    let lock = until_some(|| LOCK.try_lock());
+    Mappings { own, patience: Cell::new(config().timeout), _lock: lock, _signals: signals }
 }
 
 /// The same if no other thread holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
-    Some(Mappings { own, _lock: LOCK.try_lock()?, _signals: signals })
+    Some(Mappings { own, patience: Cell::new(config().timeout), _lock: LOCK.try_lock()?, _signals: signals })
 }
 
 /// The segments of this process that a range of addresses touches, as far as `walk` meets them.

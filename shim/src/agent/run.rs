@@ -164,7 +164,10 @@ impl Service<'_> {
 /// Compares the table with what this process knows; the process leaves a table that is damaged.
 fn check_table(own: &ThisProcess) {
     match lock::try_hold(*own) {
-        Some(_mappings) => own.leaves_after_long_inspection(),
+        Some(mappings) => {
+            mappings.release_reserved(&lock::EVERYWHERE);
+            own.leaves_after_long_inspection()
+        }
         None => own.leaves_damaged(),
     };
 }

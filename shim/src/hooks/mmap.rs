@@ -279,7 +279,14 @@ fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> 
 pub fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
     // SAFETY: the application's arguments, as they are.
     let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
-    take_away(&addresses(address, length), call)
+    let range = addresses(address, length);
+    if list::may_touch(&range) {
+        return take_away(&range, call);
+    }
+    match lock::touching(&range) {
+        None => call(),
+        Some(mappings) => mappings.unmap(&range, call),
+    }
 }
 
 /// mprotect(2).

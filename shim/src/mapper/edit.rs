@@ -19,6 +19,7 @@ use snapshim::sys::raw;
 use crate::address_space::lock::{EVERYWHERE, Mappings, find_segment, overlap, segments};
 use crate::base::config::config;
 use crate::base::user_memory;
+use crate::mapper::reserved;
 use crate::origins::{claim, watch};
 use crate::process::identity;
 
@@ -51,6 +52,11 @@ impl Mappings {
         raw::now() + config().timeout
     }
 
+    /// When a wait for writers that begins now ends.
+    fn pusher_deadline(&self) -> u64 {
+        raw::now() + self.patience.get()
+    }
+
     /// Makes the generation of every segment in `ranges` odd, does `body`, makes them even.
     ///
     /// The segments are split at the ends of the ranges first, so that each lies wholly inside or outside.
@@ -69,15 +75,21 @@ impl Mappings {
     /// Splits the segments at the ends of the range, and makes those inside odd. Repeats until nothing is left to do: while this
     /// waits for the agent, the agent may split a segment that is not reached yet.
     fn split_and_begin(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let left = || find_segment(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
-        while let Some((index, view)) = left() {
-            self.begin(index, &view)?;
-        }
+        self.begin_in(range)?;
         let inside = || self.odd_segments(range).map(|(index, view)| (index, overlap(&view, range), view.extent));
         while let Some((index, inside, extent)) =
             inside().find(|(_, inside, extent)| inside.start != extent.address || inside.end != extent.end())
         {
             self.split(index, if inside.end != extent.end() { inside.end } else { inside.start })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the segments that the range touches odd.
+    pub fn begin_in(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let left = || find_segment(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
+        while let Some((index, view)) = left() {
+            self.begin(index, &view)?;
         }
         Ok(())
     }
@@ -122,7 +134,7 @@ impl Mappings {
     /// Splits a segment at `address`, if that lies inside. The new segment after it is published odd as well.
     fn split(&self, index: u32, address: u64) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
-        if !self.own.table.await_pushers_of_split(index, Self::deadline()) {
+        if !self.own.table.await_pushers_of_split(index, self.pusher_deadline()) {
             return Err(Errno::NOMEM);
         }
         let view = snapshot.view().ok_or(Errno::NOMEM)?;
@@ -140,7 +152,7 @@ impl Mappings {
 
     /// Waits for writers that preserve by storing bytes: the segments are about to change their place or protection.
     fn await_byte_pushers(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let deadline = Self::deadline();
+        let deadline = self.pusher_deadline();
         let all = self.odd_segments(range).all(|(index, view)| {
             unshare::is_writable(view.extent.protection) || self.own.table.await_pushers(index, true, deadline)
         });
@@ -153,13 +165,25 @@ impl Mappings {
             self.own.table.retire_snapshot(index, view.head.incarnation());
         }
         identity::own_ranges().remove(range);
+        self.forget_unneeded();
+    }
+
+    /// Forgets what no snapshot needs any more.
+    pub fn forget_unneeded(&self) {
         watch::forget_unneeded(self);
-        self.own.image.forget_if_none(|| find_segment(&self.own, &EVERYWHERE, |_, _| true).is_none());
+        let is_none = || find_segment(&self.own, &EVERYWHERE, |_, _| true).is_none() && !reserved::is_any(&self.own);
+        self.own.image.forget_if_none(is_none);
         claim::release_unused(&self.own);
     }
 
-    /// Makes `call`, which takes the mapping of `range` away.
+    /// Makes `call`, which puts something in place of what is mapped in `range`.
     pub fn replace<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.await_reserved(range)?;
+        self.replace_free(range, call)
+    }
+
+    /// The same where no addresses are reserved.
+    pub fn replace_free<T>(&self, range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         // The last chance to find a foreign change and say so: after munmap there is no snapshot to ask about.
         watch::check_range(&self.own, range);
         self.changing(&[range], || {
@@ -241,6 +265,7 @@ impl Mappings {
             return Ok(());
         }
         let to = target..target.saturating_add(range.end - range.start);
+        self.await_reserved(&to)?;
         self.changing(&[range, &to], || {
             self.await_byte_pushers(range)?;
             self.await_byte_pushers(&to)?;
