@@ -3,7 +3,7 @@
 //! No process waits for the dead, and none waits for ever.
 
 use super::liveness::{self, Liveness};
-use super::thread_state::{CallingThread, ThreadSyscall};
+use super::thread_state::{self, CallingThread, ThreadSyscall};
 use crate::protocol::creation::{Intents, Scope};
 use crate::protocol::delay::{Cause, Delay};
 use crate::protocol::gate::{Announcement, CallFrame, NO_DESCRIPTOR};
@@ -244,8 +244,8 @@ impl Table {
         is_caller.then_some(CallingThread { process, id, thread })
     }
 
-    /// Whether the descriptor of a call that has not noted its target leads to nothing that is covered. What is found to lead to
-    /// no file at all is noted for later creations. A call by path has no descriptor, so it may go anywhere.
+    /// Whether a call that has not noted its target goes to nothing that is covered: by its descriptor, or, for an open(2) by path,
+    /// by where its thread waits. A descriptor that is found to lead to no file at all is noted for later creations.
     fn is_elsewhere(&self, slot: &WriterSlot, frame: &CallFrame, announcement: Announcement, covered: Covered) -> bool {
         if frame.target_at(announcement) != Target::Unknown {
             return false;
@@ -255,6 +255,11 @@ impl Table {
             return false;
         }
         let Some(calling_thread) = self.calling_thread(slot) else { return false };
+        if descriptor == NO_DESCRIPTOR {
+            let CallingThread { id, thread, .. } = calling_thread;
+            let opens_none = thread_state::waits_to_open_no_file(id.pid(), thread, frame.stack());
+            return opens_none && frame.is_at(announcement) && frame.target_at(announcement) == Target::Unknown;
+        }
         let target = calling_thread.target_of(descriptor);
         // Acquire: pairs with the Release in `Process::begin_change`: the look at the descriptor comes before any change that
         // is not counted yet.

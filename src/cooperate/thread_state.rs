@@ -79,6 +79,27 @@ impl ThreadSyscall {
     }
 }
 
+/// Where the kernel waits inside open(2) for the other end of a FIFO, or for the carrier of a serial line: functions that open
+/// nothing else (fs/pipe.c, drivers/tty/tty_port.c).
+const WAITS_OF_OPEN: [&[u8]; 3] = [b"wait_for_partner", b"fifo_open", b"tty_port_block_til_ready"];
+
+/// Whether a thread waits in open(2) of something that has no content, for the call whose hook's stack pointer is `stack`. Such a
+/// call truncates nothing when it goes on.
+///
+/// A signal handler may have interrupted another open(2), which will be made again, and open a FIFO itself. Its system call then
+/// is further away from the hook than the frame that the kernel pushes for a handler is large.
+pub(crate) fn waits_to_open_no_file(pid: u32, thread: u32, stack: u64) -> bool {
+    /// Less than a signal frame: red zone, floating point state and registers (arch/x86/kernel/signal_64.c).
+    const NEAR: u64 = 1024;
+    let Some((call, pointer)) = procfs::waiting_call_and_stack(pid, thread) else { return false };
+    let opens = is_one_of(call, &[Sysno::open, Sysno::openat, Sysno::openat2, Sysno::creat]);
+    let mut buffer = [0u8; 64];
+    let path = ProcPath::of(pid, "task").slash(thread).then("/wchan");
+    opens
+        && pointer.abs_diff(stack) < NEAR
+        && procfs::read_file(path.as_c_str(), &mut buffer).is_ok_and(|found| WAITS_OF_OPEN.contains(&found))
+}
+
 /// The system calls that the hooks announce.
 const WRITING: [Sysno; 22] = [
     Sysno::write,

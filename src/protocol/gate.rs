@@ -523,6 +523,27 @@ impl<I: Intents> Gate<'_, I> {
         }
     }
 
+    /// Announces a call of which it is not known which file it changes. `None`: a snapshot exists or is being made, and the frame is
+    /// free again; the call must not be made so.
+    ///
+    /// A creation that begins later waits for the call.
+    #[inline]
+    pub fn enter_unused(&self, frame: &CallFrame, outer: &[CallFrame]) -> Option<Announcement> {
+        let call = Call { descriptor: NO_DESCRIPTOR, ..Call::default() };
+        withdraw_interrupted(outer);
+        loop {
+            let announcement = frame.announce(&call);
+            if self.active.is_raised() && !planted(Fault::UnusedLook) {
+                frame.reclaim(announcement);
+                frame.reset();
+                return None;
+            }
+            if frame.pass(announcement) {
+                return Some(announcement);
+            }
+        }
+    }
+
     /// Does what [`Gate::enter`] does, but gives `None` where it would have to wait: for a thread that a creation needs to go on.
     pub fn enter_without_waiting(
         &self,

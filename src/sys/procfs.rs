@@ -262,6 +262,19 @@ pub(crate) fn parse_call(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// The number of the system call that a thread waits in, and its stack pointer there.
+#[must_use]
+pub fn waiting_call_and_stack(pid: u32, thread: u32) -> Option<(u64, u64)> {
+    let mut buffer = [0u8; 256];
+    let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
+    let text = core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let call = words.next()?.parse().ok()?;
+    // Six arguments stand in between.
+    let stack = words.nth(6)?.strip_prefix("0x")?;
+    Some((call, u64::from_str_radix(stack, 16).ok()?))
+}
+
 /// Whether anything is mapped at `address` in process `pid` (proc_pid_maps(5)). `None`: it cannot be told.
 #[must_use]
 pub fn is_mapped(pid: u32, address: u64) -> Option<bool> {

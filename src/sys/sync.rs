@@ -77,6 +77,8 @@ pub enum Fault {
     EndedChanges,
     /// The look at the creation record between announcing and passing.
     CreationCheck,
+    /// The look at the active word between the announcement of a call by path and the call.
+    UnusedLook,
     /// The second look at the generation after a push.
     GenerationCheck,
     /// The odd generation while a mapper changes its mapping.

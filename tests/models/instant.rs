@@ -193,6 +193,31 @@ fn a_call_without_a_slot_is_before_the_instant_or_sees_the_snapshot() {
     });
 }
 
+/// Which file the call changes is not known before it has ended.
+#[test]
+fn a_call_by_path_is_before_the_instant_or_is_not_made_so() {
+    model(|| {
+        let world = World::new();
+        let other = Arc::clone(&world);
+        let writer = thread::spawn(move || {
+            let [frame, ..] = &other.frames;
+            assert!(frame.take(1));
+            if let Some(announcement) = other.gate().enter_unused(frame, &[]) {
+                other.file.store(NEW, Ordering::Relaxed);
+                assert!(frame.clear(announcement));
+            }
+            assert!(!frame.is_in_use());
+        });
+        let ticket = world.collect(Scope::One(ORIGIN));
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        assert!(world.creation.commit(ticket));
+        world.creation.release(ticket);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+    });
+}
+
 /// A thread that has no slot yet takes the first, and writes.
 #[test]
 fn a_slot_that_was_never_used_is_looked_at_from_its_first_call_on() {

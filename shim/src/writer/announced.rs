@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use snapshim::preserve::policy::{Failure, OnFailure, PushMode};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::preserve::{Mutation, Pusher};
-use snapshim::protocol::gate::{Call, CallFrame, Entry};
+use snapshim::protocol::gate::{Call, CallFrame, Entry, NO_DESCRIPTOR};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::table::Table;
 
@@ -85,7 +85,7 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
 
 /// What the gate is told of such a change.
 fn without_descriptor(origin: Origin) -> Call {
-    Call { descriptor: u32::MAX, descriptors_seen: 0, target: Target::Origin(origin) }
+    Call { descriptor: NO_DESCRIPTOR, descriptors_seen: 0, target: Target::Origin(origin) }
 }
 
 /// The same for the agent, which does not wait: a creation may be waiting for the agent itself. `None`: a creation is under way.

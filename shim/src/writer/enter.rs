@@ -16,7 +16,7 @@ use snapshim::table::{self, Table};
 use super::reach::reach_of;
 use super::report::{LogReporter, refuse};
 use super::sequence;
-use super::slot::{enter, pusher, seat_for};
+use super::slot::{clear, enter, pusher, seat_for};
 use super::touch::Touch;
 use crate::address_space::freeze::Freezer;
 use crate::base::{own_stacks, stack_pointer};
@@ -49,7 +49,35 @@ fn through_gate_nested(descriptor: i32, touch: &impl Touch, call: &impl Fn() -> 
     }
 }
 
-/// The same in a frame that is taken, behind those of calls that this one may have interrupted.
+/// Makes `call`, which finds the file that it changes by a path, as the program made it, if no snapshot exists or is being made
+/// anywhere. A creation that begins meanwhile waits for the call. `None`: the call has not been made.
+///
+/// Holds nothing that needs dropping while the call runs.
+#[inline]
+pub fn while_unused(call: impl Fn() -> isize) -> Option<isize> {
+    match thread::take_first(stack_pointer::stack_pointer()) {
+        Some(thread) => while_unused_in(&thread, (&[], thread.first_frame()), &call),
+        None => match seat_for(&call) {
+            Ok(seat) => while_unused_in(&seat.thread, seat.frames(), &call),
+            Err(made) => made,
+        },
+    }
+}
+
+#[inline(always)]
+fn while_unused_in(
+    thread: &Thread,
+    (outer, frame): (&[CallFrame], &CallFrame),
+    call: &impl Fn() -> isize,
+) -> Option<isize> {
+    membership::check_table_now_and_then(&thread.own);
+    let announcement = thread.own.table.gate().enter_unused(frame, outer)?;
+    let result = call();
+    clear(thread, frame, announcement);
+    Some(result)
+}
+
+/// Does what [`through_gate`] does in a frame that is taken, behind those of calls that this one may have interrupted.
 #[inline(always)]
 fn through_gate_in(
     thread: &Thread,

@@ -22,7 +22,7 @@ use crate::base::errno::{as_libc, errno, set_errno};
 use crate::interpose::interpose;
 use crate::process::identity;
 use crate::process::log::{Level, say};
-use crate::writer::enter::through_gate;
+use crate::writer::enter::{through_gate, while_unused};
 use crate::writer::touch::Touch;
 
 interpose! {
@@ -101,8 +101,17 @@ pub fn truncate_by_name(directory: c_int, path: *const c_char, call: impl Fn() -
     truncate_named(directory, path, 0, call)
 }
 
+/// Makes `call`, which opens a file of `origin` so that it is truncated to nothing.
+pub fn truncate_known(origin: Origin, call: impl Fn() -> c_int) -> c_int {
+    let target = Some(Target::Origin(origin));
+    through_gate(NO_DESCRIPTOR as c_int, Truncation { from: 0, target }, || call() as isize) as c_int
+}
+
 /// The same for a call that leaves `length` bytes.
 fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
+    if let Some(result) = while_unused(&call) {
+        return result;
+    }
     let seen = target_named(directory, path);
     let result = match seen {
         Target::Elsewhere => call(),
@@ -192,6 +201,9 @@ pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> 
 pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let by_name = || unsafe { real(path, length) };
+    if let Some(result) = while_unused(|| by_name() as isize) {
+        return result as c_int;
+    }
     let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
         // No descriptor is left; or the path leads nowhere, and the call fails as the lookup did.
         return truncate_named(libc::AT_FDCWD, path, length, || by_name() as isize) as c_int;
