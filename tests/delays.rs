@@ -115,7 +115,11 @@ fn the_log_and_the_status_name_what_holds_a_snapshot_back() {
     let file = scratch.file("file");
     let line = status.lines().find(|line| line.contains("snapshots of inode"));
     let line = line.unwrap_or_else(|| panic!("{status}"));
-    assert!(line.trim_start().starts_with(&writer) && line.ends_with(&format!("it writes to {}", file.display())), "{line}");
-    let expected = format!("process {writer} (delays), thread {writer}, is in a write to {}, and holds", file.display());
+    assert!(
+        line.trim_start().starts_with(&writer) && line.ends_with(&format!("it writes to {}", file.display())),
+        "{line}"
+    );
+    let expected =
+        format!("process {writer} (delays), thread {writer}, is in a write to {}, and holds", file.display());
     assert!(log.contains(&expected), "{log}");
 }

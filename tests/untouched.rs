@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Instant;
 
 use common::holder::Holder;
-use common::{Scratch, program, run_ok, skip, wait_until};
+use common::{Scratch, each_at_once, program, run, run_ok, skip, text, wait_until};
 
 const SIZE: usize = 16 * 4096;
 
@@ -74,4 +74,68 @@ fn a_program_that_waits_for_the_other_end_of_a_fifo_hinders_no_snapshot() {
         assert!(!fs::read(scratch.file("got")).unwrap().is_empty(), "{way}");
         holder.finish_exact(way);
     }
+}
+
+/// Once the library's helper thread began with the mapping.
+#[test]
+fn a_program_that_maps_a_file_shared_has_the_threads_that_it_started() {
+    let outcome = |shimmed: bool| {
+        let scratch = Scratch::on_tmpfs();
+        fs::write(scratch.file("file"), vec![b'o'; SIZE]).unwrap();
+        let program = program("transparency/alone");
+        let mut command = if shimmed { scratch.shimmed(program, "auto") } else { scratch.native(program) };
+        run_ok(command.args(["counts", "file"]))
+    };
+    let natively = outcome(false);
+    assert!(natively.contains("threads: 1\n"), "{natively}");
+    assert_eq!(outcome(true), natively);
+}
+
+#[test]
+fn python_does_not_warn_of_a_fork_beside_threads() {
+    const TEST: &str = "python_does_not_warn_of_a_fork_beside_threads";
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), vec![b'o'; SIZE]).unwrap();
+    let code = "import mmap, os; m = mmap.mmap(os.open('file', os.O_RDWR), 0); m[0] = 1\n\
+                p = os.fork()\nif p == 0: os._exit(0)\nprint(os.waitpid(p, 0)[1])";
+    if scratch.native("python3").arg("--version").output().is_err() {
+        return skip(TEST, "python3 is not installed");
+    }
+    let output = run(scratch.shimmed("python3", "auto").args(["-W", "always", "-c", code]));
+    assert_eq!(text(&output), "0\n");
+}
+
+/// A process without an agent is asked by a signal to start one. Whatever its threads do, they do not see that.
+#[test]
+fn a_wait_is_not_interrupted_by_the_snapshot_of_another_process() {
+    let kinds = ["poll", "epoll", "select", "nanosleep", "sleep", "read", "child", "stores", "two-poll", "two-stores"];
+    each_at_once(kinds, |kind| {
+        let scratch = Scratch::on_tmpfs();
+        let file = scratch.file("file");
+        fs::write(&file, vec![b'o'; SIZE]).unwrap();
+        let sharer = Holder::run(scratch.shimmed(program("transparency/alone"), "auto").args(["waits", "file", kind]));
+        let holder = Holder::start_at_once(&scratch, &file, "r", SIZE);
+        if kind != "read" {
+            std::thread::sleep(std::time::Duration::from_secs(4));
+        }
+        let threads = if kind.starts_with("two-") { 3 } else { 2 };
+        assert_eq!(sharer.finish(), format!("0 Success\nthreads: {threads}\n"), "{kind}");
+        holder.finish_exact(kind);
+    });
+}
+
+/// A signal that is pending at exec would end the next program, which has no handler for it.
+#[test]
+fn a_program_that_executes_another_is_not_ended_by_the_snapshot_of_another_process() {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), vec![b'o'; SIZE]).unwrap();
+    let alone = program("transparency/alone");
+    let mapper = Holder::run(scratch.shimmed(&alone, "auto").args(["snapshots", "file"]));
+    let executers: Vec<_> =
+        (0..3).map(|_| scratch.shimmed(&alone, "auto").args(["executes", "file", "60"]).spawn().unwrap()).collect();
+    for mut executer in executers {
+        let status = executer.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+    assert!(mapper.finish().starts_with("taken: "));
 }

@@ -1,13 +1,14 @@
 //! Waiting until every process that shares an origin has armed its mappings; see [`crate::protocol::sharing`].
 
 use super::drain::Straggler;
+use super::summon::summon;
 use crate::protocol::creation::{Scope, Ticket};
 use crate::protocol::delay::Cause;
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
-use crate::sys::{procfs, raw};
 use crate::sys::wait::{Backoff, Deadline};
+use crate::sys::{procfs, raw};
 use crate::table::Table;
 
 /// What a creation waits for.
@@ -54,14 +55,20 @@ impl Table {
                 wanted.is_awaited(record, id).then_some((index as u32, record, id))
             })
         };
-        for (_, record, _) in sharers() {
+        for (_, record, id) in sharers() {
             record.ring();
+            if record.agent(id) == Agent::NotYet {
+                summon(record, id);
+            }
         }
         sharers().try_for_each(|(index, record, id)| self.await_arming(index, record, id, &wanted))
     }
 
     fn await_arming(&self, index: u32, record: &Process, id: ProcessId, wanted: &Arming<'_>) -> Result<(), Straggler> {
+        /// A signal may be lost, or the thread that has it may be kept from running.
+        const NEXT_SUMMONS: u64 = 200_000_000;
         let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(wanted.deadline));
+        let mut next_summons = raw::now() + NEXT_SUMMONS;
         let mut looks = 0;
         while record.id() == Some(id) && wanted.is_awaited(record, id) {
             backoff.pause();
@@ -83,6 +90,10 @@ impl Table {
                 return Err(Straggler { pid: id.pid(), delay: record.delay.of(id) });
             }
             record.ring();
+            if raw::now() > next_summons && record.agent(id) == Agent::NotYet {
+                summon(record, id);
+                next_summons = raw::now() + NEXT_SUMMONS;
+            }
         }
         if looks > 0 {
             record.delay.clear();

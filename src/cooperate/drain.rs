@@ -322,6 +322,5 @@ impl Table {
     }
 }
 
-
 /// PID_MAX_LIMIT of linux/threads.h.
 const MOST_THREADS: u32 = 4 << 20;

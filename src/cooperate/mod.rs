@@ -22,6 +22,7 @@ pub mod recovery;
 pub mod search;
 pub mod segments;
 pub mod shared_mm;
+pub mod summon;
 mod thread_state;
 pub mod unseen;
 mod vacancies;

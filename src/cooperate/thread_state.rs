@@ -20,8 +20,11 @@ impl CallingThread<'_> {
     /// Where `descriptor` leads in the thread's descriptor table. What cannot be looked up is unknown.
     pub(crate) fn target_of(&self, descriptor: u32) -> Target {
         let pid = self.id.pid();
-        let table =
-            if self.thread == pid { ProcPath::of(pid, "fd") } else { ProcPath::of(pid, "task").slash(self.thread).then("/fd") };
+        let table = if self.thread == pid {
+            ProcPath::of(pid, "fd")
+        } else {
+            ProcPath::of(pid, "task").slash(self.thread).then("/fd")
+        };
         match rustix::fs::stat(table.slash(descriptor).as_c_str()) {
             Ok(stat) => target_of_stat(&stat),
             Err(Errno::NOENT) => Target::Elsewhere,
@@ -60,6 +63,11 @@ pub(crate) struct ThreadSyscall {
 impl ThreadSyscall {
     pub(crate) fn read(pid: u32, thread: u32) -> Self {
         Self { call: procfs::waiting_call(pid, thread) }
+    }
+
+    /// The number of the call that it waits in; `None`: in none, or the kernel does not say.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.call
     }
 
     /// Whether it waits in a call that writes nothing.
@@ -126,7 +134,7 @@ const WRITING: [Sysno; 22] = [
     Sysno::utimensat,
 ];
 
-fn is_one_of(call: u64, calls: &[Sysno]) -> bool {
+pub(crate) fn is_one_of(call: u64, calls: &[Sysno]) -> bool {
     calls.iter().any(|one| one.id() as u64 == call)
 }
 

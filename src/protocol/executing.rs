@@ -27,7 +27,8 @@ impl Executing {
     /// The image `id` calls exec. A writer that begins to push into it afterwards finds that out by [`Executing::is_under_way`].
     pub fn begin(&self, id: ProcessId) {
         self.0.store(u64::from(id.epoch()) << 32 | u64::from(id.pid()), Ordering::Relaxed);
-        // SeqCst: pairs with the fence in `CallFrame::start_pushing`: the word before the look at the pushers.
+        // SeqCst: pairs with the fences in `CallFrame::start_pushing` and `Process::begin_summons`: the word before the look at the
+        // pushers and the summoner.
         full_fence();
     }
 

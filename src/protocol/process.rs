@@ -1,8 +1,8 @@
 //! A process that cooperates: one image, from its attach to its exec or death.
 
 use super::aio_queues::DirectTargets;
-use super::executing::Executing;
 use super::delay::AtomicDelay;
+use super::executing::Executing;
 use super::process_id::{ProcessId, owner_epoch};
 use super::sharing::Sharing;
 use crate::sys::futex;
@@ -30,7 +30,8 @@ pub struct Process {
     parent: AtomicU64,
     /// The agent sleeps on it.
     doorbell: AtomicU32,
-    reserved: AtomicU32,
+    /// Which process is about to send this one a signal (see [`Process::begin_summons`]); 0: none.
+    summoner: AtomicU32,
     /// Its shared mappings of files.
     pub sharing: Sharing,
     /// epoch:32 | calls under way that found no free slot:32.
@@ -275,6 +276,40 @@ impl Process {
             Some(NO_AGENT) => Agent::None,
             Some(tid) => Agent::Thread(tid),
         }
+    }
+
+    /// The process `summoner` is about to send the image `id` a signal, whose handler starts an agent. False: it must not, because
+    /// another process does, or because the image calls exec: the next one has no handler.
+    ///
+    /// AcqRel: against other summoners.
+    pub fn begin_summons(&self, id: ProcessId, summoner: u32) -> bool {
+        let is_first = self.summoner.compare_exchange(0, summoner, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if !planted(Fault::SummonsFence) {
+            // SeqCst: pairs with the fence in `Executing::begin`: the word before the look whether an exec is under way.
+            full_fence();
+        }
+        if is_first && self.executing.is_under_way(id) {
+            self.end_summons(summoner);
+            return false;
+        }
+        is_first
+    }
+
+    /// The signal has been sent, or will not be.
+    pub fn end_summons(&self, summoner: u32) {
+        // Release: pairs with the Acquire in `is_summoned`: a process that finds no summoner has the signal.
+        let _ = self.summoner.compare_exchange(summoner, 0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Whether a process is about to send this one a signal. Ask after [`Executing::begin`].
+    pub fn is_summoned(&self) -> bool {
+        // Acquire: pairs with the Release in `end_summons`.
+        self.summoner.load(Ordering::Acquire) != 0
+    }
+
+    /// Which process is about to send this one a signal; 0: none.
+    pub fn summoner(&self) -> u32 {
+        self.summoner.load(Ordering::Relaxed)
     }
 
     /// Notes the thread id of the agent of `id`; `None`: there will be no agent.

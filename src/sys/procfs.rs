@@ -314,6 +314,23 @@ pub fn blocked_signals(pid: u32, thread: u32) -> Option<u64> {
     fields_behind_name(read_file(path.as_c_str(), &mut buffer).ok()?)?.nth(BLOCKED - 3)?.parse().ok()
 }
 
+/// Whether a thread of process `pid` has a handler for a signal, and does not block it (proc_pid_status(5)). `None`: it cannot be
+/// told.
+#[must_use]
+pub fn handles_signal(pid: u32, thread: u32, signal: u32) -> Option<bool> {
+    let has = |line: &[u8], start: &[u8]| {
+        let mask = core::str::from_utf8(line.strip_prefix(start)?).ok()?;
+        Some(u64::from_str_radix(mask.trim(), 16).ok()? >> (signal - 1) & 1 == 1)
+    };
+    let mut is_blocked = None;
+    find_line(ProcPath::of(pid, "task").slash(thread).then("/status").as_c_str(), |line| {
+        is_blocked = is_blocked.or_else(|| has(line, b"SigBlk:"));
+        // This line comes after the other.
+        Some(has(line, b"SigCgt:")? && is_blocked == Some(false))
+    })
+    .ok()?
+}
+
 /// The start time of process `pid`, 0 if /proc does not say.
 #[must_use]
 pub fn start_of(pid: u32) -> u64 {

@@ -79,6 +79,8 @@ pub enum Fault {
     CreationCheck,
     /// The look at the active word between the announcement of a call by path and the call.
     UnusedLook,
+    /// The fence between a summoner's announcement and its look whether the process calls exec.
+    SummonsFence,
     /// The second look at the generation after a push.
     GenerationCheck,
     /// The odd generation while a mapper changes its mapping.

@@ -7,7 +7,7 @@ use snapshim::protocol::process::Process;
 use snapshim::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use snapshim::sys::sync::{Fault, planted};
 
-use super::world::model;
+use super::world::{NEXT, model};
 
 /// The distance from one request's number to the next.
 const NUMBERS: u64 = 4;
@@ -70,5 +70,28 @@ fn an_agent_finds_what_it_was_rung_for() {
         record.ring();
         agent.join().unwrap();
         assert_eq!(slot.look_for_answer(number), Answer::Done);
+    });
+}
+
+/// The signal that asks a process for an agent would end the program that it executes next.
+#[test]
+fn no_summons_is_sent_to_a_program_that_has_no_handler() {
+    model(|| {
+        let record = Arc::new(Process::default());
+        assert!(record.claim(NEXT));
+        let has_handler = Arc::new(AtomicU64::new(1));
+        let (other, handler) = (Arc::clone(&record), Arc::clone(&has_handler));
+        let executer = thread::spawn(move || {
+            other.executing.begin(NEXT);
+            while other.is_summoned() {
+                thread::yield_now();
+            }
+            handler.store(0, Ordering::Relaxed);
+        });
+        if record.begin_summons(NEXT, 1) {
+            assert_eq!(has_handler.load(Ordering::Relaxed), 1, "the signal ends the program");
+            record.end_summons(1);
+        }
+        executer.join().unwrap();
     });
 }

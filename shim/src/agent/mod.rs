@@ -1,9 +1,10 @@
-//! Agent: the shim's one helper thread in a process that has snapshots or writable shared mappings.
+//! Agent: the shim's one helper thread in a process that has snapshots, or has a file mapped shared and writable of which a snapshot
+//! was made.
 //!
 //! [`start`] creates it, [`run`] is its loop, [`alone`] finds out whether it is the last thread, [`exclusion`] makes calls that
 //! exclude it.
 //!
-//! May import: `shared`, `mapper`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
+//! May import: `shared`, `mapper`, `origins`, `address_space`, `signals`, `process`, `interpose`, `base` and the core crate.
 //!
 //! Promises: what writers and creations ask of this process is answered although all threads of the application are stopped in
 //! calls. A process that needs no agent has none.

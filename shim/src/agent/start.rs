@@ -5,17 +5,23 @@ use core::ptr;
 use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
+use snapshim::protocol::origin::Origin;
+use snapshim::sys::procfs::{ProcPath, ProcStat};
 use snapshim::sys::sync::Ordering;
 use snapshim::sys::wait::Backoff;
 use snapshim::sys::{futex, raw, signal_block};
 
 use super::run::run;
 use crate::base::agent_stack::{STACK, take_stack};
+use crate::base::config::config;
 use crate::base::errno;
+use crate::base::own_stacks::Outcome;
 use crate::interpose::originals;
-use crate::process::agent_state::HAS_BEGUN;
+use crate::process::agent_state::{ABSENT, HAS_BEGUN};
 use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say_once};
+use crate::shared::list;
+use crate::signals::threads;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
 pub fn start_for_snapshots(own: &ThisProcess) {
@@ -25,6 +31,59 @@ pub fn start_for_snapshots(own: &ThisProcess) {
         allow_access();
     }
     start(own);
+}
+
+/// Makes the process ready to map `origin` shared and writable: when a snapshot of it is made, the mapping has to be armed. Another
+/// process that makes one asks for an agent then ([`snapshim::cooperate::summon`]). So there is none before, unless snapshots of the
+/// origin exist, or other users may make them: they may not ask.
+pub fn be_ready(own: &ThisProcess, origin: Origin) {
+    if !own.image.agent_state().is(ABSENT) {
+        return;
+    }
+    if IS_FILTERED.load(Ordering::Relaxed) {
+        return give_up_agent(own);
+    }
+    let can_be_asked = || is_table_private() && threads::expect_summons(answer_summons);
+    if own.table.is_origin_in_use(origin) || !can_be_asked() {
+        start(own);
+    }
+}
+
+extern "C" fn answer_summons(_: u64, _: u64) -> Outcome {
+    if let Some(own) = identity::attached() {
+        start(&own);
+    }
+    Outcome::Resolved
+}
+
+/// Whether the table's directory is open to its owner only, who is the user of this process.
+fn is_table_private() -> bool {
+    let stat = rustix::fs::stat(config().directory);
+    stat.is_ok_and(|stat| stat.st_mode & 0o077 == 0 && stat.st_uid == rustix::process::geteuid().as_raw())
+}
+
+/// Whether the program has set a filter of seccomp(2), which may end a process that makes a thread. Forked children have it too.
+static IS_FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// To be called before the program sets such a filter. The agent of a program that has other threads is started before it; a
+/// program of one thread may want to stay that: snapshots of files that it maps shared and writable are refused from now on.
+pub fn before_filter() {
+    let Some(own) = identity::attached().filter(|_| !identity::is_vfork_child()) else { return };
+    if list::is_any() && own.image.agent_state().is(ABSENT) {
+        let stat = ProcStat::read(&ProcPath::of(raw::own_pid(), "stat"));
+        if stat.is_ok_and(|stat| stat.threads > 1) {
+            start(&own);
+        } else {
+            give_up_agent(&own);
+        }
+    }
+    IS_FILTERED.store(true, Ordering::Relaxed);
+}
+
+fn give_up_agent(own: &ThisProcess) {
+    if let Some(record) = own.record() {
+        record.set_agent(own.id, None);
+    }
 }
 
 /// Starts the agent, once. Never from a vfork child: the thread would be created in the child's thread group, and end with the

@@ -190,7 +190,7 @@ fn map(arguments: Mmap) -> *mut c_void {
         Request::Snapshot => create(&arguments, By::Flag),
         Request::NamedSnapshot => create(&arguments, By::Name),
         Request::SharedSnapshot => create(&arguments.as_private(), By::NameOfShared),
-        Request::Shared(origin) => calls::map(&arguments, origin, &start::start),
+        Request::Shared(origin) => calls::map(&arguments, origin, &start::be_ready),
         Request::Over => take_away(&addresses(arguments.address, arguments.length), || arguments.call()),
         Request::Plain => arguments.call(),
     })
@@ -322,7 +322,7 @@ fn protect_by(
             Some(mappings) => mappings.protect(&range, known, |allowed| part(allowed, protection)),
         };
     };
-    calls::protect(&lock::hold(own), &range, protection, &part, &start::start)
+    calls::protect(&lock::hold(own), &range, protection, &part, &start::be_ready)
 }
 
 /// remap_file_pages(2).

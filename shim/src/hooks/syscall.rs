@@ -186,6 +186,7 @@ fn on_syscall(
         }
         _ if confine::shuts_in_by_number(number, arguments) => {
             confine::join_before();
+            confine::prepare_for_filter(number, a);
             // SAFETY: the application's arguments, as they are.
             let call = || unsafe { real(number, a, b, c, d, e, f) };
             if number == libc::SYS_prctl { prctl::noting_dumpable(a as i32, b as u64, call) } else { call() }

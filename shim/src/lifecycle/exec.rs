@@ -7,7 +7,9 @@
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 
+use snapshim::protocol::process::Process;
 use snapshim::sys::raw;
+use snapshim::sys::wait::Backoff;
 
 use crate::address_space::lock::{self, EVERYWHERE};
 use crate::base::config::config;
@@ -22,6 +24,7 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
     let Some(record) = own.record() else { return call() };
     record.executing.begin(own.id);
     await_pushers(&own);
+    await_summoner(record);
     let list = RobustList::of_this_thread().filter(|list| list.begin(record.executing.futex()));
     let failed = call();
     if let Some(list) = list {
@@ -37,6 +40,17 @@ fn await_pushers(own: &ThisProcess) {
     let deadline = raw::now() + config().timeout;
     if own.image.is_mapper() {
         lock::find_segment(own, &EVERYWHERE, |index, _| !own.table.await_pushers(index, false, deadline));
+    }
+}
+
+/// Waits until a process that is about to send this one a signal has done so: the next image has no handler. The signal comes before
+/// the next system call of the thread that it goes to.
+fn await_summoner(record: &Process) {
+    const LONGEST_WAIT: u64 = 50_000_000;
+    let until = raw::now() + LONGEST_WAIT;
+    let mut backoff = Backoff::default();
+    while record.is_summoned() && raw::now() < until {
+        backoff.pause();
     }
 }
 

@@ -62,7 +62,7 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
         if leaves {
             membership::refuse_in_child(&own);
         }
-        shared_fork::join_in_child(&start::start);
+        shared_fork::join_in_child(&start::be_ready);
         membership::join_with_unseen_mapping();
     }
     pid

@@ -15,12 +15,12 @@ use snapshim::sys::{procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
+use super::descriptors;
 use super::identity::{
     ATTACHED, ImagePage, OWN_RANGES, PROC_FDS, SHARES_MM, ThisProcess, attached, image_page, is_vfork_child, table,
     table_location,
 };
 use super::log::{self, Level, say};
-use super::descriptors;
 use crate::base::config::config;
 use crate::base::own_stacks;
 

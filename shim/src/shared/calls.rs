@@ -42,8 +42,8 @@ pub fn origin_shared(mmap: &Mmap) -> Option<Origin> {
     }
 }
 
-/// mmap(2) of `origin`, shared. `start_agent` starts the agent, which arms for later snapshots.
-pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&ThisProcess)) -> Result<*mut c_void, Errno> {
+/// mmap(2) of `origin`, shared. `be_ready` sees to it that the mapping can be armed for later snapshots.
+pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin)) -> Result<*mut c_void, Errno> {
     let own = match membership::join() {
         Ok(own) => own,
         Err(_) if membership::note_unseen_mapping() => return mmap.call(),
@@ -56,7 +56,7 @@ pub fn map(mmap: &Mmap, origin: Origin, start_agent: &dyn Fn(&ThisProcess)) -> R
     let target = if replaces { start..start.saturating_add(mmap.pages().saturating_mul(PAGE)) } else { 0..0 };
     let is_writable = mmap.protection & libc::PROT_WRITE != 0;
     if is_writable {
-        start_agent(&own);
+        be_ready(&own, origin);
     }
     let call = |announced: Option<&Announced<'_>>| {
         let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
@@ -155,13 +155,14 @@ pub fn take_away<T>(
 
 /// mprotect(2) of a range that shared mappings touch: `call` changes one part of it.
 ///
-/// As in the kernel, the parts come from the lowest address on, and the first that fails ends it. `start_agent` starts the agent.
+/// As in the kernel, the parts come from the lowest address on, and the first that fails ends it. `be_ready` sees to
+/// it that the parts can be armed for later snapshots.
 pub fn protect(
     mappings: &Mappings,
     range: &Range<u64>,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
-    start_agent: &dyn Fn(&ThisProcess),
+    be_ready: &dyn Fn(&ThisProcess, Origin),
 ) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
@@ -173,7 +174,7 @@ pub fn protect(
             mappings.protect(&between, known as u32, |allowed| call(allowed, protection))?;
         }
         let Some((part, origin)) = next else { return Ok(()) };
-        protect_part(mappings, &part, origin, protection, call, start_agent)?;
+        protect_part(mappings, &part, origin, protection, call, be_ready)?;
         at = part.end;
     }
     Ok(())
@@ -193,11 +194,11 @@ fn protect_part(
     origin: Origin,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
-    start_agent: &dyn Fn(&ThisProcess),
+    be_ready: &dyn Fn(&ThisProcess, Origin),
 ) -> Result<(), Errno> {
     let is_writable = protection & libc::PROT_WRITE != 0;
     if is_writable {
-        start_agent(&mappings.own);
+        be_ready(&mappings.own, origin);
     }
     let act = |announced: Option<&Announced<'_>>| {
         let in_use = announced.filter(|announced| announced.is_in_use());

@@ -1,6 +1,7 @@
 //! What becomes of shared mappings when the process forks, or leaves the table.
 
 use libc::pid_t;
+use snapshim::protocol::origin::Origin;
 
 use super::protection::describe;
 use crate::process::identity::ThisProcess;
@@ -30,14 +31,14 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
 /// In a forked child, before it can store: describes its mappings in the table, and arms those of whose origin a snapshot exists.
 ///
 /// A creation that did not know of the child has committed by then, and the child has stored nothing since its instant.
-/// `start_agent` starts the agent.
-pub fn join_in_child(start_agent: &dyn Fn(&ThisProcess)) {
+/// `be_ready` sees to it that they can be armed for later snapshots.
+pub fn join_in_child(be_ready: &dyn Fn(&ThisProcess, Origin)) {
     // A function, so that the list is not held while a mapping is armed.
     let origin_of = |at: usize| super::list::read().entries().get(at).map(|entry| entry.origin);
     let mut at = 0;
     while let Some(origin) = origin_of(at) {
         let Ok(own) = membership::join() else { return };
-        start_agent(&own);
+        be_ready(&own, origin);
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)

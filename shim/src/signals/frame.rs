@@ -7,6 +7,8 @@ use core::ptr;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
+use crate::base::user_memory::read_value;
+
 /// The siginfo_t and the ucontext_t that a handler is called with.
 #[derive(Clone, Copy)]
 pub struct SignalFrame {
@@ -41,6 +43,32 @@ const INFORMATION: usize = 128;
 const FRAME: usize = 8 + CONTEXT + INFORMATION;
 /// Bytes below the stack pointer that leaf functions use (System V ABI).
 const RED_ZONE: usize = 128;
+
+/// Calls that return EINTR after each handler (signal(7)), or where a time limit was set for them.
+const REPEATED: [i64; 22] = [
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_select,
+    libc::SYS_pselect6,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_pause,
+    libc::SYS_rt_sigsuspend,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_futex,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_msgrcv,
+    libc::SYS_msgsnd,
+    libc::SYS_io_getevents,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+];
 
 /// The beginning of a siginfo_t.
 #[repr(C)]
@@ -157,6 +185,43 @@ impl SignalFrame {
         // SAFETY: a place inside the context.
         let result = unsafe { *self.register(libc::REG_RAX) };
         result == -i64::from(libc::EINTR) && stack.wrapping_sub(self.stack() as u64) < FEW_FRAMES
+    }
+
+    /// The value that was sent along (sigqueue(3)).
+    pub fn value(&self) -> u64 {
+        // SAFETY: the promise of `new`; a siginfo_t has these bytes, whatever the signal.
+        unsafe { (*self.information).si_value().sival_ptr as u64 }
+    }
+
+    /// Has the program make the system call again that the signal interrupted, where the kernel does not: the program has not asked
+    /// for the signal, and need not expect EINTR. A sleep goes on with what is left of it, if the kernel has said how much that is;
+    /// another wait begins anew.
+    ///
+    /// The call's number is in the instruction before it, as in libc's code. The kernel keeps the arguments.
+    pub fn repeat_call(&self) {
+        // SAFETY: a place inside the context.
+        let get = |number| unsafe { *self.register(number) };
+        if get(libc::REG_RAX) != -i64::from(libc::EINTR) {
+            return;
+        }
+        let code = read_value::<u64>(self.instruction().wrapping_sub(8)).unwrap_or(0).to_le_bytes();
+        // mov eax, number; syscall
+        let [_, 0xb8, a, b, c, d, 0x0f, 0x05] = code else { return };
+        let call = i64::from(u32::from_le_bytes([a, b, c, d]));
+        if !REPEATED.contains(&call) {
+            return;
+        }
+        // SAFETY: as above.
+        let set = |number, value| unsafe { *self.register(number) = value };
+        match call {
+            libc::SYS_nanosleep if get(libc::REG_RSI) != 0 => set(libc::REG_RDI, get(libc::REG_RSI)),
+            libc::SYS_clock_nanosleep if get(libc::REG_R10) != 0 && get(libc::REG_RSI) & 1 == 0 => {
+                set(libc::REG_RDX, get(libc::REG_R10));
+            }
+            _ => {}
+        }
+        set(libc::REG_RAX, call);
+        set(libc::REG_RIP, get(libc::REG_RIP) - 2);
     }
 
     /// Has the kernel end the process, as it does without the shim, if the instruction faults again.

@@ -19,7 +19,7 @@ pub mod action;
 mod deliver;
 pub mod frame;
 pub mod guarded;
-mod threads;
+pub mod threads;
 pub mod waiting;
 
 use core::ffi::c_int;

@@ -1,26 +1,66 @@
-//! Threads that blocked SIGSEGV before the handler was installed: each of them has to set its own mask anew.
+//! What a thread is asked to do where it is, by a signal.
 //!
-//! They are asked by the signal by which libc's setuid(2) reaches every thread (SIGSETXID), because libc keeps it out of every
-//! mask. The shim's request is recognised by its siginfo_t; libc's own goes on to libc's handler.
+//! Threads that blocked SIGSEGV before the handler was installed have each to set their own mask anew. And a process without an
+//! agent is asked by another process to start one ([`snapshim::cooperate::summon`]).
+//!
+//! The signal is the one by which libc's setuid(2) reaches every thread (SIGSETXID), because libc keeps it out of every mask. The
+//! shim's requests are recognised by their siginfo_t; libc's own goes on to libc's handler.
 
 use core::arch::naked_asm;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
+use core::{mem, ptr};
 
+use snapshim::cooperate::summon::{self, SI_QUEUE, SUMMONS};
 use snapshim::protocol::process::Agent;
 use snapshim::sys::{masks, procfs, raw};
 use syscalls::{Sysno, syscall};
 
 use super::action::{Action, RESTORER};
 use super::frame::SignalFrame;
+use crate::base::own_stacks::{self, Outcome};
 use crate::process::identity;
 
-/// SIGSETXID (glibc, internal-signals.h).
-const REQUEST: c_int = 33;
+const REQUEST: c_int = summon::SIGNAL;
 /// si_errno of a request.
 const OPEN_FAULTS: c_int = 0x736e_6173;
-const SI_QUEUE: c_int = -1;
+
+/// What answers a summons; null: no summons is expected.
+static ANSWERER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// A function that answers a summons; both words are 0.
+pub type Answer = extern "C" fn(u64, u64) -> Outcome;
+
+/// Has `answer` called, by some thread, when another process summons this one; false: that is not possible. It is called in the
+/// middle of whatever the thread is doing, on a stack of the shim's.
+pub fn expect_summons(answer: Answer) -> bool {
+    own_stacks::prepare();
+    // Release: pairs with the Acquire in `answer_summons`.
+    ANSWERER.store(answer as *mut (), Ordering::Release);
+    put_handler_in()
+}
+
+/// Puts the handler in again where libc has put in its own, as it does, once, before it makes its first thread.
+pub fn keep_expecting_summons() {
+    static IS_FIRST_OVER: AtomicBool = AtomicBool::new(false);
+    if !ANSWERER.load(Ordering::Relaxed).is_null() && !IS_FIRST_OVER.swap(true, Ordering::Relaxed) {
+        put_handler_in();
+    }
+}
+
+/// Answers a summons that may come. To be called where this process waits for another one's creation: that may wait for this process
+/// in turn, and the signal may not come through, because all signals are blocked.
+pub fn answer_summons() {
+    // Acquire: pairs with the Release in `expect_summons`.
+    let answer = ANSWERER.load(Ordering::Acquire);
+    if answer.is_null() {
+        return;
+    }
+    // SAFETY: `expect_summons` has stored a function of this type.
+    let answer = unsafe { mem::transmute::<*mut (), Answer>(answer) };
+    own_stacks::call(answer, 0, 0);
+}
 
 /// libc's handler for the signal; 0 if it has none.
 static LIBC_HANDLER: AtomicUsize = AtomicUsize::new(0);
@@ -54,11 +94,11 @@ fn put_handler_in() -> bool {
         // Release: pairs with the Acquire in `answer`.
         LIBC_HANDLER.store(found.handler, Ordering::Release);
     }
-    let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | RESTORER;
-    // SAFETY: the handler takes what SA_SIGINFO gives; the restorer is libc's.
-    unsafe {
-        Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found }.give_to_kernel(REQUEST)
-    }
+    let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK) as u64 | RESTORER;
+    let ours = Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found };
+    let ours = if ours.restorer == 0 { ours.returning() } else { ours };
+    // SAFETY: the handler takes what SA_SIGINFO gives; the restorer is libc's or the shim's.
+    unsafe { ours.give_to_kernel(REQUEST) }
 }
 
 /// The shim's handler: answers a request, or jumps to libc's handler with the kernel's own frame.
@@ -85,9 +125,20 @@ unsafe extern "C" fn on_request(signal: c_int, information: *mut libc::siginfo_t
 extern "C" fn answer(_signal: c_int, information: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> usize {
     // SAFETY: called with what the kernel passed to the handler.
     let frame = unsafe { SignalFrame::new(information, context) };
-    if frame.errno() == OPEN_FAULTS && frame.code() == SI_QUEUE {
-        frame.open_faults();
-        return 0;
+    match frame.errno() {
+        OPEN_FAULTS if frame.code() == SI_QUEUE => {
+            frame.open_faults();
+            return 0;
+        }
+        SUMMONS if frame.code() == SI_QUEUE => {
+            // A value of another image: the signal was meant for the one before.
+            if identity::attached().is_some_and(|own| frame.value() == own.id.to_word()) {
+                answer_summons();
+            }
+            frame.repeat_call();
+            return 0;
+        }
+        _ => {}
     }
     // Acquire: pairs with the Release in `put_handler_in`.
     LIBC_HANDLER.load(Ordering::Acquire)

@@ -48,7 +48,8 @@ impl<'a> Sharers<'a> {
         }
         let length = PAGE as usize;
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let address = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, self.file, 0) }.ok()?;
+        let address =
+            unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, self.file, 0) }.ok()?;
         let mut found = None;
         let seen = maps_of(raw::own_pid()).and_then(|maps| {
             each_mapping(&maps, Filter::At(address as u64), |mapping| {

@@ -22,8 +22,8 @@ use crate::address_space::freeze::Freezer;
 use crate::base::{own_stacks, stack_pointer};
 use crate::interpose::answer::fail;
 use crate::process::log::{Level, Program, say};
-use crate::process::{descriptors, membership};
 use crate::process::thread::{self, Thread};
+use crate::process::{descriptors, membership};
 
 /// Makes `call`, which changes `touch` of the file behind `descriptor`, after what snapshots need of that has been preserved.
 ///

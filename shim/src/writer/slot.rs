@@ -22,6 +22,7 @@ use crate::base::{arena, own_stacks};
 use crate::process::log::{Level, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
+use crate::signals::threads;
 
 /// Does `act` announced, in a frame that is taken, behind those of calls that this one may have interrupted: no snapshot that the
 /// call may spoil comes into being meanwhile.
@@ -178,6 +179,7 @@ impl<T: Touch> Writer for GateContext<'_, T> {
     }
 
     fn wait_for(&self, seen: Ticket) {
+        threads::answer_summons();
         self.thread.own.table.await_creation(seen);
     }
 }

@@ -53,7 +53,8 @@ fn print_delays(table: &Table) {
             println!("{:>8}  {:<16}  {:>8}  {:>10}  holds back", "pid", "program", "thread", "seconds");
         }
         let seconds = raw::now().saturating_sub(delay.since) as f64 / 1e9;
-        let what = delay.origin.map_or_else(|| "a fork with snapshots".into(), |origin| format!("snapshots of {origin}"));
+        let what =
+            delay.origin.map_or_else(|| "a fork with snapshots".into(), |origin| format!("snapshots of {origin}"));
         let why = match delay.cause {
             Cause::Write(_, descriptor) => format!("it writes to {}", open_file(id.pid(), delay.thread, descriptor)),
             Cause::Mapping => "it may have that mapped shared, and does not answer".into(),

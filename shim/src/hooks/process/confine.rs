@@ -9,9 +9,17 @@ use libc::{gid_t, pid_t, rlimit64, uid_t};
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
+use crate::agent::start;
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 use crate::process::thread;
+
+/// Does what has to be done before the program sets a filter of seccomp(2) by the call with this number, if it does.
+pub fn prepare_for_filter(number: i64, option: usize) {
+    if number == libc::SYS_seccomp || number == libc::SYS_prctl && option as c_int == libc::PR_SET_SECCOMP {
+        start::before_filter();
+    }
+}
 
 /// Joins the table, if that is possible. A refusal is noted or logged, as at a change.
 pub fn join_before() {

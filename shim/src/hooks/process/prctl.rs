@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_ulong};
 
 use syscalls::{Sysno, syscall};
 
-use super::confine::{join_before, shuts_in};
+use super::confine::{join_before, prepare_for_filter, shuts_in};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
 use crate::process::descriptors;
@@ -22,6 +22,7 @@ interpose! {
 fn on_prctl(real: prctl::Function, option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     if shuts_in(option) {
         join_before();
+        prepare_for_filter(libc::SYS_prctl, option as usize);
     }
     // SAFETY: the application's arguments, as they are.
     noting_dumpable(option, a, || unsafe { real(option, a, b, c, d) })

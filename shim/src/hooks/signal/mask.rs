@@ -12,7 +12,7 @@ use crate::base::errno::as_libc;
 use crate::interpose::answer::{fail, status};
 use crate::interpose::interpose;
 use crate::process::leaving;
-use crate::signals::{self, guarded};
+use crate::signals::{self, guarded, threads};
 
 interpose! {
     /// sigprocmask(2)
@@ -149,6 +149,8 @@ fn on_swapcontext(real: swapcontext::Function, old: *mut ucontext_t, new: *const
 
 /// The thread begins with the mask of the caller, which must not block SIGSEGV. libc blocks all signals around the creation of
 /// its own threads, and these store results where a user of aio(7) or getaddrinfo_a(3) wants them, perhaps in an armed mapping.
+///
+/// Before it makes its first thread, libc puts in its handler for the signal by which this process is summoned.
 fn on_create_thread(
     real: pthread_create::Function,
     thread: *mut pthread_t,
@@ -158,7 +160,9 @@ fn on_create_thread(
 ) -> c_int {
     signals::open_faults_of_thread();
     // SAFETY: the application's arguments, as they are.
-    unsafe { real(thread, attributes, start, argument) }
+    let result = unsafe { real(thread, attributes, start, argument) };
+    threads::keep_expecting_summons();
+    result
 }
 
 fn on_set_attribute_mask(

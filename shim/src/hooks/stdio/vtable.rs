@@ -44,7 +44,5 @@ fn on_file_write(real: file_write::Function, stream: *mut Stream, data: *const c
 
 fn on_file_close(real: file_close::Function, stream: *mut Stream) -> c_int {
     // SAFETY: stdio's own argument, as it is.
-    unsafe {
-        changing(descriptor_of(stream), || real(stream))
-    }
+    unsafe { changing(descriptor_of(stream), || real(stream)) }
 }
