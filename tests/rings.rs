@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
+use common::holder::Holder;
 use common::{Scratch, copy_program, program, run, run_ok, skip, text};
 
 /// Whether the kernel lets a program have a ring at all.
@@ -112,4 +113,68 @@ fn programs_executed_one_after_another_set_up_one_filter() {
     let native = run_ok(Command::new("grep").args(["Seccomp_filters", "/proc/self/status"]));
     let count = |text: &str| text.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap();
     assert_eq!(count(&found), count(&native) + 1);
+}
+
+const SIZE: usize = 16 * 4096;
+
+/// A process that may have a ring, and what it said at standard error.
+fn ring_writer(scratch: &Scratch, words: &[&str]) -> Holder {
+    let mut command = scratch.shimmed(program("transparency/ring_writer"), "auto");
+    Holder::run(command.args(words).env("SNAPSHIM_IO_URING", "allow"))
+}
+
+/// A process with a snapshot of `file`; its standard error goes to the file "said".
+fn mapper(scratch: &Scratch, file: &str, more: &[&str]) -> Holder {
+    let said = fs::File::create(scratch.file("said")).unwrap();
+    let mut command = scratch.shimmed(program("common/hold"), "auto");
+    Holder::run(command.arg(file).args(["r", &SIZE.to_string()]).args(more).stderr(said))
+}
+
+/// Once such a snapshot passed for exact, and showed the bytes that the ring wrote.
+#[test]
+fn a_snapshot_of_what_a_ring_may_write_is_doubtful_from_the_start() {
+    if !has_rings("a_snapshot_of_what_a_ring_may_write_is_doubtful_from_the_start") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    for name in ["written", "read", "other"] {
+        fs::write(scratch.file(name), vec![b'o'; SIZE]).unwrap();
+    }
+    let users = [ring_writer(&scratch, &["written", "rw"]), ring_writer(&scratch, &["read", "r"])];
+    let found = mapper(&scratch, "written", &[]).finish();
+    assert!(found.contains("state=1 "), "{found}");
+    let said = fs::read_to_string(scratch.file("said")).unwrap();
+    assert!(said.contains("doubtful from the start") && said.contains("(ring_writer)"), "{said}");
+    for exact in ["read", "other"] {
+        mapper(&scratch, exact, &[]).finish_exact(exact);
+        assert_eq!(fs::read_to_string(scratch.file("said")).unwrap(), "", "{exact}");
+    }
+    for user in users {
+        assert_eq!(user.finish(), "done\n");
+    }
+}
+
+#[test]
+fn a_snapshot_is_doubtful_once_a_process_that_writes_its_file_makes_a_ring() {
+    if !has_rings("a_snapshot_is_doubtful_once_a_process_that_writes_its_file_makes_a_ring") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("written"), vec![b'o'; SIZE]).unwrap();
+    let user = ring_writer(&scratch, &["written", "rw", "late"]);
+    let mapper = mapper(&scratch, "written", &["doubtful"]);
+    assert_eq!(user.finish(), "done\n");
+    let found = mapper.finish();
+    assert!(found.contains("state=1 "), "{found}");
+}
+
+#[test]
+fn a_program_that_asks_for_a_ring_is_told_what_to_set() {
+    if !has_rings("a_program_that_asks_for_a_ring_is_told_what_to_set") {
+        return;
+    }
+    let (_, told) = said("deny", &[]);
+    assert_eq!(told.matches("SNAPSHIM_IO_URING=allow").count(), 1, "{told}");
+    let (_, told) = said("allow", &[]);
+    assert_eq!(told, "");
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use common::holder::Holder;
@@ -138,4 +139,60 @@ fn a_program_that_executes_another_is_not_ended_by_the_snapshot_of_another_proce
         assert!(status.success(), "{status}");
     }
     assert!(mapper.finish().starts_with("taken: "));
+}
+
+/// The system calls of each process of a command, in the order in which the processes were made: names, and the arguments of those
+/// that open a file.
+fn traced(scratch: &Scratch, command: &Command) -> Vec<Vec<String>> {
+    let log = scratch.file("calls");
+    fs::create_dir(&log).unwrap();
+    let mut strace = scratch.native("strace");
+    strace.args(["-ff", "-o"]).arg(log.join("of"));
+    for (name, value) in command.get_envs() {
+        strace.arg("-E").arg(format!("{}={}", name.to_str().unwrap(), value.unwrap().to_str().unwrap()));
+    }
+    run_ok(strace.arg(command.get_program()).args(command.get_args()));
+    let mut logs: Vec<_> = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
+    logs.sort_by_key(|path| path.extension().unwrap().to_str().unwrap().parse::<u32>().unwrap());
+    let calls = |log| fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+    let all = logs.into_iter().map(calls).collect();
+    fs::remove_dir_all(&log).unwrap();
+    all
+}
+
+/// A call without what differs from run to run. `None`: it is none, or it asks who the caller is, and touches nothing.
+fn essence(line: &str) -> Option<String> {
+    if line.starts_with(['-', '+']) {
+        return None;
+    }
+    let name = line.split('(').next().unwrap();
+    match name {
+        "getpid" | "gettid" | "geteuid" => None,
+        "openat" => Some(line.split(')').next().unwrap().to_owned()),
+        _ => Some(name.to_owned()),
+    }
+}
+
+/// Start-up ends when the process has joined the table, which it does at its first change: the last look at the table's path.
+#[test]
+fn after_start_up_a_program_makes_its_own_calls_and_no_others() {
+    const TEST: &str = "after_start_up_a_program_makes_its_own_calls_and_no_others";
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip(TEST, "strace is not installed");
+    }
+    let scratch = Scratch::on_tmpfs();
+    let words = ["-c", "echo x > f; cat f"];
+    let (mut native, mut shimmed) = (scratch.native("sh"), scratch.shimmed("sh", "auto"));
+    let natively = traced(&scratch, native.args(words));
+    let found = traced(&scratch, shimmed.args(words));
+    assert_eq!(found.len(), natively.len());
+    let table = scratch.table().to_str().unwrap().to_owned();
+    for (own, natives) in found.iter().zip(&natively) {
+        let joined = own.iter().rposition(|line| line.contains(&table)).expect("each process joins");
+        let calls: Vec<_> = own[joined + 1..].iter().filter_map(|line| essence(line)).collect();
+        let natives: Vec<_> = natives.iter().filter_map(|line| essence(line)).collect();
+        assert!(natives.ends_with(&calls), "{calls:#?}, natively {natives:#?}");
+        let changes = |call: &String| call.contains("O_TRUNC") || ["write", "copy_file_range"].contains(&call.as_str());
+        assert!(calls.iter().any(changes), "{calls:#?}");
+    }
 }

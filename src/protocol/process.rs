@@ -44,7 +44,9 @@ pub struct Process {
     mm_shared: AtomicU64,
     /// What its direct writes concern.
     pub direct: DirectTargets,
-    rest: [AtomicU64; 2],
+    /// epoch:32 | 1 once the process has a ring of io_uring, whose writes are not announced:32.
+    rings: AtomicU64,
+    rest: AtomicU64,
     /// The creation that it holds back.
     pub delay: AtomicDelay,
     rest_of_line: [AtomicU64; 2],
@@ -203,6 +205,18 @@ impl Process {
     /// Whether `id` submits such writes.
     pub fn has_queues(&self, id: ProcessId) -> bool {
         of_image(self.queues.load(Ordering::Acquire), id) == Some(1)
+    }
+
+    /// Notes that `id` has a ring of io_uring. Called before the ring is made.
+    pub fn note_rings(&self, id: ProcessId) {
+        self.rings.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `origins::ring_users`: the note before the look at the snapshots.
+        full_fence();
+    }
+
+    /// Whether `id` has a ring of io_uring.
+    pub fn has_rings(&self, id: ProcessId) -> bool {
+        of_image(self.rings.load(Ordering::Relaxed), id) == Some(1)
     }
 
     /// The descriptor-table generation that `descriptor` falls under: how many changes have begun.

@@ -192,6 +192,11 @@ fn on_syscall(
             if number == libc::SYS_prctl { prctl::noting_dumpable(a as i32, b as u64, call) } else { call() }
         }
         libc::SYS_io_uring_setup if io_uring::is_denied() => io_uring::deny().into(),
+        libc::SYS_io_uring_setup => {
+            io_uring::note();
+            // SAFETY: the application's arguments, as they are.
+            unsafe { real(number, a, b, c, d, e, f) }
+        }
         // SAFETY: the application's arguments, as they are.
         _ => unsafe { real(number, a, b, c, d, e, f) },
     }

@@ -26,6 +26,7 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
             if pid == 0 {
                 shared_mm::note_pid();
                 membership::join_with_unseen_mapping();
+                membership::join_with_ring();
             }
             pid
         }

@@ -21,5 +21,6 @@ pub mod doubt;
 pub mod fanotify;
 pub mod filesystem;
 pub mod foreign_maps;
+pub mod ring_users;
 pub mod rounds;
 pub mod watch;

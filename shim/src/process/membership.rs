@@ -30,6 +30,25 @@ static REFUSED: AtomicU8 = AtomicU8::new(0);
 /// Whether a shared mapping was made that the table does not know of: stores through it stay unseen, in children too.
 static HAS_UNSEEN_MAPPING: AtomicBool = AtomicBool::new(false);
 
+/// Whether this process, or the one that it was forked from, has made a ring of io_uring.
+static HAS_RING: AtomicBool = AtomicBool::new(false);
+
+/// Notes in the table that this process is about to make a ring of io_uring.
+pub fn note_ring(own: &ThisProcess) {
+    HAS_RING.store(true, Ordering::Relaxed);
+    if let Some(record) = own.record() {
+        record.note_rings(own.id);
+    }
+}
+
+/// In a forked child: its parent's ring is its own as well.
+pub fn join_with_ring() {
+    if HAS_RING.load(Ordering::Relaxed) {
+        // A process that cannot join says so in the table by itself.
+        let _ = join();
+    }
+}
+
 /// Whether this process has left a damaged table.
 pub fn has_left() -> bool {
     // Acquire: pairs with the Release in `leave`.
@@ -493,6 +512,9 @@ fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) 
     descriptors::find_out_whether_hidden();
     if SHARES_MM.load(Ordering::Relaxed) {
         record.note_shared_mm(id);
+    }
+    if HAS_RING.load(Ordering::Relaxed) {
+        record.note_rings(id);
     }
     image.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.

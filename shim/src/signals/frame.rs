@@ -45,29 +45,29 @@ const FRAME: usize = 8 + CONTEXT + INFORMATION;
 const RED_ZONE: usize = 128;
 
 /// Calls that return EINTR after each handler (signal(7)), or where a time limit was set for them.
-const REPEATED: [i64; 22] = [
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_select,
-    libc::SYS_pselect6,
-    libc::SYS_epoll_wait,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_pause,
-    libc::SYS_rt_sigsuspend,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_futex,
-    libc::SYS_semop,
-    libc::SYS_semtimedop,
-    libc::SYS_msgrcv,
-    libc::SYS_msgsnd,
-    libc::SYS_io_getevents,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_accept,
-    libc::SYS_accept4,
+const REPEATED: [Sysno; 22] = [
+    Sysno::poll,
+    Sysno::ppoll,
+    Sysno::select,
+    Sysno::pselect6,
+    Sysno::epoll_wait,
+    Sysno::epoll_pwait,
+    Sysno::epoll_pwait2,
+    Sysno::nanosleep,
+    Sysno::clock_nanosleep,
+    Sysno::pause,
+    Sysno::rt_sigsuspend,
+    Sysno::rt_sigtimedwait,
+    Sysno::futex,
+    Sysno::semop,
+    Sysno::semtimedop,
+    Sysno::msgrcv,
+    Sysno::msgsnd,
+    Sysno::io_getevents,
+    Sysno::recvfrom,
+    Sysno::recvmsg,
+    Sysno::accept,
+    Sysno::accept4,
 ];
 
 /// The beginning of a siginfo_t.
@@ -207,20 +207,18 @@ impl SignalFrame {
         let code = read_value::<u64>(self.instruction().wrapping_sub(8)).unwrap_or(0).to_le_bytes();
         // mov eax, number; syscall
         let [_, 0xb8, a, b, c, d, 0x0f, 0x05] = code else { return };
-        let call = i64::from(u32::from_le_bytes([a, b, c, d]));
-        if !REPEATED.contains(&call) {
-            return;
-        }
+        let number = u32::from_le_bytes([a, b, c, d]) as usize;
+        let Some(call) = REPEATED.into_iter().find(|call| call.id() as usize == number) else { return };
         // SAFETY: as above.
         let set = |number, value| unsafe { *self.register(number) = value };
         match call {
-            libc::SYS_nanosleep if get(libc::REG_RSI) != 0 => set(libc::REG_RDI, get(libc::REG_RSI)),
-            libc::SYS_clock_nanosleep if get(libc::REG_R10) != 0 && get(libc::REG_RSI) & 1 == 0 => {
+            Sysno::nanosleep if get(libc::REG_RSI) != 0 => set(libc::REG_RDI, get(libc::REG_RSI)),
+            Sysno::clock_nanosleep if get(libc::REG_R10) != 0 && get(libc::REG_RSI) & 1 == 0 => {
                 set(libc::REG_RDX, get(libc::REG_R10));
             }
             _ => {}
         }
-        set(libc::REG_RAX, call);
+        set(libc::REG_RAX, i64::from(call.id()));
         set(libc::REG_RIP, get(libc::REG_RIP) - 2);
     }
 

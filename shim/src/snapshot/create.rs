@@ -26,7 +26,7 @@ use crate::base::config::{Short, config};
 use crate::base::mmap_call::Mmap;
 use crate::mapper::{faults, preserve_own};
 use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
-use crate::origins::{alias_users, claim, device, foreign_maps, watch};
+use crate::origins::{alias_users, claim, device, foreign_maps, ring_users, watch};
 use crate::process::fd_table::AppFd;
 use crate::process::log::{Bytes, Level, say};
 use crate::process::thread::{self, Thread};
@@ -95,6 +95,7 @@ pub fn create(mmap: &Mmap, by: By) -> Result<*mut c_void, Errno> {
     }
     let mut made = made?;
     finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
+    ring_users::doubt_if_written(&thread.own, origin, "from the start");
     alias_users::log_users(&thread.own, origin);
     foreign_maps::request_search(&thread.own);
     Ok(made.address)

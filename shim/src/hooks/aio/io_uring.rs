@@ -1,4 +1,5 @@
-//! io_uring: its writes cannot be seen, so by default it is denied, and programs fall back to calls that can be seen.
+//! io_uring: its writes cannot be seen, so by default it is denied, and programs fall back to calls that can be seen. Where it is
+//! allowed, snapshots of what its users have open for writing are doubtful.
 //!
 //! A program that makes the system call itself is reached only by a filter (seccomp(2)). The filter stays with all children, those
 //! without the shim included, and costs a little at every system call. So it is set only where `SNAPSHIM_IO_URING` asks for it.
@@ -13,7 +14,8 @@ use syscalls::{Sysno, syscall};
 use crate::base::config::config;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
-use crate::process::log::{Level, say_once};
+use crate::origins::ring_users;
+use crate::process::log::{Level, Program, say_once};
 
 interpose! {
     /// liburing's io_uring_queue_init(3)
@@ -51,6 +53,13 @@ pub fn is_denied() -> bool {
     !config().allows_rings && !config().is_disabled
 }
 
+/// Notes a ring that is about to be made.
+pub fn note() {
+    if !config().is_disabled {
+        ring_users::note_ring();
+    }
+}
+
 /// Answers the system call as a kernel without io_uring does.
 pub fn deny() -> c_int {
     log_denial();
@@ -61,10 +70,11 @@ fn log_denial() {
     static IS_LOGGED: AtomicBool = AtomicBool::new(false);
     if !IS_LOGGED.swap(true, Ordering::Relaxed) {
         say_once!(
-            Level::Info,
-            "process {}: io_uring is denied (ENOSYS), because its writes cannot be held back from snapshots; \
-             SNAPSHIM_IO_URING=allow permits it and loses that",
-            raw::own_pid()
+            // Where it is asked for, the filter is no news.
+            if config().filters_rings { Level::Info } else { Level::Warn },
+            "{}: io_uring is denied (ENOSYS), because its writes cannot be held back from snapshots. \
+             SNAPSHIM_IO_URING=allow permits it, and snapshots of what this program has open for writing are doubtful then",
+            Program(raw::own_pid())
         );
     }
 }
@@ -75,6 +85,7 @@ fn unless_denied<T>(denied: T, call: impl FnOnce() -> T) -> T {
         log_denial();
         return denied;
     }
+    note();
     call()
 }
 
