@@ -106,6 +106,7 @@ fn the_log_and_the_status_name_what_holds_a_snapshot_back() {
     let count = refused.stdout.as_mut().unwrap().read(&mut told).unwrap();
     let told = String::from_utf8_lossy(&told[..count]).into_owned();
     let Some(writer) = told.strip_prefix("ready ").map(|pid| pid.trim_end().to_owned()) else {
+        refused.wait().unwrap();
         return skip("the_log_and_the_status_name_what_holds_a_snapshot_back", &told);
     };
     let mut status = Command::new(root().join("target/release/snapshim"));

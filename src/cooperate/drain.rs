@@ -119,8 +119,7 @@ impl Table {
         }
         let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(deadline));
         let mut is_noted = false;
-        loop {
-            let Some(announcement) = self.concerning(slot, frame, covered) else { break };
+        while let Some(announcement) = self.concerning(slot, frame, covered) {
             let is_over = self.is_elsewhere(slot, frame, announcement, covered)
                 || backoff.is_sleeping() && self.is_over(slot, frame, announcement);
             if is_over {

@@ -10,7 +10,7 @@ use crate::sys::sync::Ordering;
 
 /// Process records, and slots, that have memory from the start. Most tables never use more, so a tmpfs that becomes full takes none
 /// of these away.
-const FIRST_PROCESSES: usize = 1024;
+const FIRST_PROCESSES: usize = 384;
 const FIRST_WRITERS: usize = 4096;
 /// Records and slots whose memory is asked for together.
 const PROCESSES_AT_ONCE: usize = 64;
