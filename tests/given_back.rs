@@ -99,8 +99,10 @@ fn a_writer_that_goes_on_finds_a_death_within_a_second() {
         writeln!(lines, "further").unwrap();
         std::thread::sleep(Duration::from_millis(10));
     }
-    println!("found after {:?}", died.elapsed());
-    assert!(died.elapsed() < Duration::from_secs(2), "{:?}", died.elapsed());
+    let took = died.elapsed();
+    println!("found after {took:?}");
+    // The rest is for a machine that has other things to do.
+    assert!(took < Duration::from_secs(5), "{took:?}");
     drop(lines);
     assert!(writer.wait().unwrap().success());
 }
