@@ -23,7 +23,7 @@ pub const CHANGES: &str = "
 pub const SEEN: &str = "
     read pread64 readv preadv preadv2 recvfrom recvmsg recvmmsg getrandom process_vm_readv
     rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend signalfd4 sigaltstack ppoll pselect6 epoll_pwait epoll_pwait2
-    mlock mlock2 munlock mlockall munlockall userfaultfd
+    mlock mlock2 munlock mlockall munlockall mseal userfaultfd
     setuid setgid setreuid setregid setresuid setresgid setgroups capset unshare setns
     chroot pivot_root mount_setattr setrlimit prlimit64 setfsuid setfsgid prctl seccomp landlock_restrict_self
     exit exit_group
@@ -64,7 +64,7 @@ pub const CANNOT_CHANGE: &str = "
     lgetxattr link linkat listen listmount listns listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lsm_get_self_attr
     lsm_list_modules lsm_set_self_attr lstat map_shadow_stack mbind membarrier memfd_create memfd_secret migrate_pages mincore mkdir
     mkdirat mknod mknodat modify_ldt move_pages mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend
-    mq_unlink mseal msgctl msgget msgrcv msgsnd msync name_to_handle_at nanosleep newfstatat open_tree open_tree_attr pause
+    mq_unlink msgctl msgget msgrcv msgsnd msync name_to_handle_at nanosleep newfstatat open_tree open_tree_attr pause
     perf_event_open personality pidfd_getfd pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free poll     process_mrelease readahead readlink readlinkat reboot removexattr removexattrat rename renameat renameat2 request_key
     restart_syscall rmdir rseq rt_sigqueueinfo rt_sigreturn rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
     sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr

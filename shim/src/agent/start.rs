@@ -2,7 +2,6 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use snapshim::protocol::origin::Origin;
@@ -20,16 +19,13 @@ use crate::interpose::originals;
 use crate::process::agent_state::{ABSENT, HAS_BEGUN};
 use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say_once};
+use crate::process::ptracer;
 use crate::shared::list;
 use crate::signals::threads;
 
 /// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
 pub fn start_for_snapshots(own: &ThisProcess) {
-    static ALLOWED: AtomicBool = AtomicBool::new(false);
-    // A forked child inherits the permission together with this flag.
-    if !ALLOWED.swap(true, Ordering::Relaxed) {
-        allow_access();
-    }
+    ptracer::allow(own);
     start(own);
 }
 
@@ -169,11 +165,4 @@ fn clone_beside_exec(own: &ThisProcess, stack: *mut c_void) -> Option<u32> {
         backoff.pause();
     }
     None
-}
-
-/// Lets processes of the same user reach this process's memory where Yama would not (PR_SET_PTRACER, prctl(2)).
-pub fn allow_access() {
-    const PR_SET_PTRACER: usize = 0x5961_6d61;
-    // SAFETY: the arguments are values; without Yama the kernel answers EINVAL.
-    let _ = unsafe { syscalls::syscall!(syscalls::Sysno::prctl, PR_SET_PTRACER, usize::MAX, 0, 0, 0) };
 }

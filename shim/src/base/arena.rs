@@ -33,6 +33,13 @@ pub fn reserve() {
     START.store(reserved.map_or(0, |start| start as usize), Ordering::Release);
 }
 
+/// The addresses that are reserved.
+pub fn reservation() -> core::ops::Range<u64> {
+    // Acquire: as in `carve`.
+    let start = START.load(Ordering::Acquire) as u64;
+    start..start + if start == 0 { 0 } else { LENGTH as u64 }
+}
+
 /// The address at which the table is to be mapped; null: the kernel chooses.
 pub fn place_for_table() -> *mut c_void {
     // Acquire: pairs with the Release in `reserve`.

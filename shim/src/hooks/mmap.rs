@@ -24,8 +24,10 @@ use crate::base::config::config;
 use crate::base::file_patterns::{self, Kind, OtherKind, Wish};
 use crate::base::mmap_call::{MAP_SNAPSHOT, Mmap};
 use crate::base::user_memory::{IOV_MAX, each_buffer};
+use crate::hooks::mlockall::{lock_all, unlock_all};
 use crate::interpose::answer::{answer, status};
 use crate::interpose::beside::{EntryHook, for_libc_beside};
+use crate::mapper::preserve_own;
 use crate::process::identity;
 use crate::process::log::{Bytes, Level, say_once};
 use crate::shared::{calls, list};
@@ -482,24 +484,16 @@ pub fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) 
     }
 }
 
-/// mlockall(2).
-pub fn lock_all(flags: c_int) -> Result<(), Errno> {
-    // SAFETY: the application's argument, as it is.
-    let call = || plain(unsafe { syscall!(Sysno::mlockall, flags) }).map(drop);
-    match lock::touching(&lock::EVERYWHERE) {
-        Some(mappings) if flags & libc::MCL_CURRENT != 0 => mappings.note(&lock::EVERYWHERE, LOCKED, true, call),
-        _ => call(),
+/// mseal(2), after which no mapping can be replaced. So snapshots leave their files first: a truncation moves them no more.
+pub fn seal(address: *mut c_void, length: size_t, flags: size_t) -> Result<(), Errno> {
+    const MSEAL: usize = 462;
+    let range = addresses(address, length);
+    if !preserve_own::move_off(&range) {
+        return Err(Errno::NOMEM);
     }
-}
-
-/// munlockall(2).
-pub fn unlock_all() -> Result<(), Errno> {
-    // SAFETY: the call has no argument.
-    let call = || plain(unsafe { syscall!(Sysno::munlockall) }).map(drop);
-    match lock::touching(&lock::EVERYWHERE) {
-        None => call(),
-        Some(mappings) => mappings.note(&lock::EVERYWHERE, LOCKED, false, call),
-    }
+    let number = Sysno::new(MSEAL).ok_or(Errno::NOSYS)?;
+    // SAFETY: the application's arguments, as they are.
+    plain(unsafe { syscall!(number, address, length, flags) }).map(drop)
 }
 
 fn is_advice_of_interest(advice: c_int) -> bool {

@@ -7,16 +7,16 @@ use syscalls::{Sysno, raw_syscall};
 
 use super::aio::{io_submit, io_uring};
 use super::file::{close, ioctl, open, read, recv, splice, truncate, utime, write};
-use super::mmap;
 use super::process::{clone, confine, credentials, exec, exit, prctl};
 use super::signal::{action, jump, mask, wait};
+use super::{mlockall, mmap};
 use crate::base::errno::as_libc;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::{answer, fail, status};
 use crate::interpose::interpose;
 use crate::lifecycle::fork;
 use crate::mapper::faults;
-use crate::process::shared_mm;
+use crate::process::{ptracer, shared_mm};
 
 interpose! {
     /// syscall(2); variadic in C, six arguments are passed on as they come
@@ -132,8 +132,13 @@ fn on_syscall(
         libc::SYS_mlock => status(mmap::lock(Sysno::mlock, pointer(a), b, 0)),
         libc::SYS_munlock => status(mmap::lock(Sysno::munlock, pointer(a), b, 0)),
         libc::SYS_mlock2 => status(mmap::lock(Sysno::mlock2, pointer(a), b, c as u32)),
-        libc::SYS_mlockall => status(mmap::lock_all(a as c_int)),
-        libc::SYS_munlockall => status(mmap::unlock_all()),
+        libc::SYS_mlockall => status(mlockall::lock_all(a as c_int)),
+        libc::SYS_munlockall => status(mlockall::unlock_all()),
+        libc::SYS_mseal => status(mmap::seal(pointer(a), b, c)),
+        // SAFETY: the application's arguments, as they are.
+        libc::SYS_prctl if a as u64 == ptracer::SET => {
+            prctl::noting(a as i32, b as u64, || unsafe { real(number, a, b, c, d, e, f) })
+        }
         libc::SYS_remap_file_pages => status(mmap::show_other_pages(pointer(a), b, c as c_int, d, e as c_int)),
         libc::SYS_mremap => answer(mmap::remap(pointer(a), b, c, d as c_int, pointer(e))) as c_long,
         libc::SYS_close => close::on_close(close::close::raw, fd).into(),
@@ -189,7 +194,7 @@ fn on_syscall(
             confine::prepare_for_filter(number, a);
             // SAFETY: the application's arguments, as they are.
             let call = || unsafe { real(number, a, b, c, d, e, f) };
-            if number == libc::SYS_prctl { prctl::noting_dumpable(a as i32, b as u64, call) } else { call() }
+            if number == libc::SYS_prctl { prctl::noting(a as i32, b as u64, call) } else { call() }
         }
         libc::SYS_io_uring_setup if io_uring::is_denied() => io_uring::deny().into(),
         libc::SYS_io_uring_setup => {

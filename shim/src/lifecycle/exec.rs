@@ -16,6 +16,7 @@ use crate::base::config::config;
 use crate::base::robust_list::RobustListHead;
 use crate::base::user_memory::read_value;
 use crate::process::identity::{self, ThisProcess};
+use crate::process::ptracer;
 
 /// Makes `call`, which returns only if exec fails.
 pub fn announced<R>(call: impl FnOnce() -> R) -> R {
@@ -25,10 +26,15 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
     record.executing.begin(own.id);
     await_pushers(&own);
     await_summoner(record);
+    // Yama keeps the permission across exec, and the new program has not asked for it.
+    ptracer::take_back(&own);
     let list = RobustList::of_this_thread().filter(|list| list.begin(record.executing.futex()));
     let failed = call();
     if let Some(list) = list {
         list.end();
+    }
+    if own.image.is_mapper() {
+        ptracer::allow(&own);
     }
     record.executing.end();
     failed

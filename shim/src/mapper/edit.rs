@@ -21,7 +21,7 @@ use crate::base::config::config;
 use crate::base::user_memory;
 use crate::mapper::reserved;
 use crate::origins::{claim, watch};
-use crate::process::identity;
+use crate::process::{identity, ptracer};
 
 /// Moves memory that may consist of several kernel mappings. mremap(2) does not move those in one call.
 fn move_memory(from: u64, length: u64, to: u64) -> Result<(), Errno> {
@@ -173,6 +173,9 @@ impl Mappings {
         watch::forget_unneeded(self);
         let is_none = || find_segment(&self.own, &EVERYWHERE, |_, _| true).is_none() && !reserved::is_any(&self.own);
         self.own.image.forget_if_none(is_none);
+        if !self.own.image.is_mapper() {
+            ptracer::take_back(&self.own);
+        }
         claim::release_unused(&self.own);
     }
 

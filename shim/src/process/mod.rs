@@ -2,7 +2,8 @@
 //!
 //! From the lowest on: [`agent_state`] (whether there is an agent), [`identity`] (this image), [`fd_table`] and [`descriptors`]
 //! (its descriptor tables), [`first_thread`] (whether its first thread lives), [`log`] (messages, with [`log_line`], [`log_target`]
-//! and [`said`]), [`errand`] (calls of a process at its limits), [`other_tables`] (tables of other
+//! and [`said`]), [`errand`] (calls of a process at its limits), [`ptracer`] (who
+//! may reach its memory), [`other_tables`] (tables of other
 //! versions), [`membership`] (joining and leaving), [`thread`] (a writer slot for each), [`shared_mm`] (memory that a child shares)
 //! and [`leaving`] (calls that a thread has jumped out of).
 //!
@@ -25,6 +26,7 @@ pub mod log_line;
 pub mod log_target;
 pub mod membership;
 pub mod other_tables;
+pub mod ptracer;
 pub mod said;
 pub mod shared_mm;
 pub mod thread;

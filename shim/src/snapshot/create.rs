@@ -30,7 +30,7 @@ use crate::origins::{alias_users, claim, device, foreign_maps, ring_users, watch
 use crate::process::fd_table::AppFd;
 use crate::process::log::{Bytes, Level, say};
 use crate::process::thread::{self, Thread};
-use crate::process::{identity, membership};
+use crate::process::{identity, membership, ptracer};
 use crate::shared::calls;
 
 const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
@@ -233,10 +233,12 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     if thread.own.leaves_after_inspection() {
         return Err(Errno::UCLEAN);
     }
+    // The last snapshot may have ended since.
+    ptracer::allow(&thread.own);
     claim::take(&mappings, wanted.file, origin)?;
     let made = make_claimed(thread, wanted, &mappings);
     if made.is_err() {
-        claim::release_unused(&mappings.own);
+        mappings.forget_unneeded();
     }
     made
 }

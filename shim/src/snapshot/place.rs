@@ -47,7 +47,8 @@ pub fn map(
     let length = backed.end - backed.start;
     let finish = || {
         if tail {
-            zero_tail(start + (size / PAGE - backed.start) * PAGE, size % PAGE, mmap.protection)?;
+            zero_tail(start + (size / PAGE - backed.start) * PAGE, size % PAGE, mmap.protection)
+                .map_err(|error| if error == Errno::FAULT { without_page(file) } else { error })?;
         }
         let (end, past) = (start + length * PAGE, mmap.pages() - length);
         match short {
@@ -118,6 +119,19 @@ fn log_old_kernel(error: Errno) {
             raw::own_pid()
         );
     }
+}
+
+/// Says why a page of the file cannot be had, where populating fails as a store into it would (SIGBUS): on tmpfs a hole takes memory
+/// even for a private copy (shmem_get_folio_gfp, mm/shmem.c).
+fn without_page(file: BorrowedFd<'_>) -> Errno {
+    let is_full = rustix::fs::fstatfs(file).is_ok_and(|found| found.f_bavail == 0);
+    let (error, why) = if is_full { (Errno::NOSPC, "is full") } else { (Errno::IO, "does not give it") };
+    say!(
+        Level::Warn,
+        "snapshot of process {} refused: the page that holds the end of the file has to be copied, and its file system {why}",
+        raw::own_pid()
+    );
+    error
 }
 
 /// Makes the page private and zeroes it after the end of the file: a shared store may have put bytes there, and an append would.

@@ -1,5 +1,5 @@
 //! prctl(2): the process joins before it shuts itself in ([`confine`](super::confine)), and notes whether other processes may look
-//! at it.
+//! at it, and which may reach its memory.
 
 use core::ffi::{c_int, c_ulong};
 
@@ -8,7 +8,7 @@ use syscalls::{Sysno, syscall};
 use super::confine::{join_before, prepare_for_filter, shuts_in};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
-use crate::process::descriptors;
+use crate::process::{descriptors, ptracer};
 
 interpose! {
     /// prctl(2); variadic in C, five arguments are passed on as they come
@@ -25,12 +25,12 @@ fn on_prctl(real: prctl::Function, option: c_int, a: c_ulong, b: c_ulong, c: c_u
         prepare_for_filter(libc::SYS_prctl, option as usize);
     }
     // SAFETY: the application's arguments, as they are.
-    noting_dumpable(option, a, || unsafe { real(option, a, b, c, d) })
+    noting(option, a, || unsafe { real(option, a, b, c, d) })
 }
 
-/// Makes a call of prctl(2), and notes whether other processes may look at this one's descriptors. It is noted as long as they may
-/// not for a part of the call's time.
-pub fn noting_dumpable<T: PartialEq + From<i8>>(option: c_int, value: c_ulong, call: impl FnOnce() -> T) -> T {
+/// Makes a call of prctl(2), and notes whether other processes may look at this one's descriptors, and which the program lets reach
+/// its memory. That they may not look is noted as long as that is so for a part of the call's time.
+pub fn noting<T: PartialEq + From<i8>>(option: c_int, value: c_ulong, call: impl FnOnce() -> T) -> T {
     const DUMPABLE: c_ulong = 1;
     let is_about_it = option == libc::PR_SET_DUMPABLE;
     if is_about_it && value != DUMPABLE {
@@ -39,6 +39,9 @@ pub fn noting_dumpable<T: PartialEq + From<i8>>(option: c_int, value: c_ulong, c
     let result = call();
     if is_about_it && value == DUMPABLE && result == T::from(0) {
         descriptors::note_hidden(false);
+    }
+    if option == ptracer::SET as c_int && result == T::from(0) {
+        ptracer::note_programs(value);
     }
     result
 }
