@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use snapshim::protocol::origin::Origin;
