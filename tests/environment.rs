@@ -89,6 +89,7 @@ fn a_value_that_cannot_be_used_is_named_once_with_what_is_used_instead() {
         ("SNAPSHIM_FILES", "[", "no"),
         ("SNAPSHIM_SHARED_FILES", "{*.npy", "no"),
         ("SNAPSHIM_KEEP", "*.[", "no"),
+        ("SNAPSHIM_GUARD_FILES", "{a", "no"),
         ("SNAPSHIM_SHORT", "long", "sigbus"),
         ("SNAPSHIM_LOG", "info,xml", "warn"),
     ];

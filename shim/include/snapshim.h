@@ -31,7 +31,8 @@ enum {
     SNAPSHIM_DOUBTFUL = 1, /* readable, but the shim can no longer vouch for it (a program without the shim changed the file, for one);
                             * or the table was damaged; the log says why. Of a process that left a damaged table only state and pages
                             * are known */
-    SNAPSHIM_BROKEN = 2    /* a page could not be preserved; the broken part raises SIGBUS */
+    SNAPSHIM_BROKEN = 2,   /* a page could not be preserved; the broken part raises SIGBUS */
+    SNAPSHIM_LIVE = 3      /* no snapshot: SNAPSHIM_GUARD_FILES has the mapping keep what truncations take away, and show the rest live */
 };
 
 enum {
@@ -41,7 +42,7 @@ enum {
 };
 
 struct snapshim_stat {
-    int state;           /* SNAPSHIM_EXACT, SNAPSHIM_DOUBTFUL or SNAPSHIM_BROKEN: the worst of all parts of the mapping */
+    int state;           /* SNAPSHIM_EXACT and its kin: the worst of all parts of the mapping */
     int cause;           /* why it is not exact, where a program without the shim is why: a sum of SNAPSHIM_FOREIGN_*, else 0 */
     uint64_t size;       /* of the file or device at the instant, bytes */
     uint64_t pages;      /* 4 KiB pages of the file that the mapping still shows */

@@ -57,6 +57,7 @@ extern "C" fn __snapshim_version() -> *const c_char {
 const EXACT: c_int = 0;
 const DOUBTFUL: c_int = 1;
 const BROKEN: c_int = 2;
+const LIVE: c_int = 3;
 
 /// SNAPSHIM_FOREIGN_CHANGE and its kin.
 const CAUSES: [(SegmentFlags, c_int); 3] = [(FOREIGN_CHANGE, 1), (FOREIGN_TRUNCATION, 2), (FOREIGN_MAPPING, 4)];
@@ -98,5 +99,8 @@ fn sum(own: &identity::ThisProcess, walk: Walk<'_>, here: &View) -> SnapshimStat
         stat.held += own.table.blocks_for(index).taken(view.head.incarnation()) * snapshim::PAGE;
     }
     stat.held += stat.preserved * snapshim::PAGE;
+    if here.is_guarded() && stat.state == EXACT {
+        stat.state = LIVE;
+    }
     stat
 }

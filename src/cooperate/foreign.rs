@@ -42,7 +42,7 @@ impl Table {
         // from.
         let is_ours = |view: &View| {
             let is_younger = view.meta.mapping > newest;
-            view.meta.owner == own && view.head.state() == State::Exact && !is_younger
+            view.meta.owner == own && view.head.state() == State::Exact && !is_younger && !view.is_guarded()
         };
         let mut doubted = None;
         self.over_splits(|walk| {
@@ -70,7 +70,7 @@ impl Table {
     /// Makes the exact snapshots that process `own` has of `origin` doubtful because of `cause`. True if there were any.
     pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: SegmentFlags) -> bool {
         let mut doubted = false;
-        let is_exact = |view: &View| view.meta.owner == own && view.head.state() == State::Exact;
+        let is_exact = |view: &View| view.meta.owner == own && view.head.state() == State::Exact && !view.is_guarded();
         self.over_splits(|walk| {
             for (index, view) in walk.of(origin).filter(|(_, view)| is_exact(view)) {
                 let Some(snapshot) = self.snapshot(index) else { continue };

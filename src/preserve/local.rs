@@ -127,11 +127,62 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
         let shown = view.covered_pages();
         let start = request.first.max(shown.start);
         let end = request.first.saturating_add(request.count).min(shown.end);
+        if request.task == Task::Keep {
+            return (start >= end || self.keep(request.snapshot, view, start..end).is_ok()).into();
+        }
         let is_done = start >= end
             || view.is_relocated()
+            || view.is_guarded()
             || copy(self.table, request.snapshot, view, start..end, self.proc_fds).is_ok();
         is_done.into()
     }
+}
+
+impl<S: StoreBarrier> LocalPreserver<'_, S> {
+    /// Moves `pages` of a guarded segment off the file. Those that cannot be read are past the end of the file, or another truncation
+    /// has taken them: there is nothing to keep.
+    fn keep(&self, index: u32, view: &View, pages: Range<u64>) -> Result<(), Errno> {
+        if !view.is_guarded() {
+            return Err(Errno::INVAL);
+        }
+        let address = view.address_of(pages.start);
+        let replace = |count: u64| {
+            let length = (count * PAGE) as usize;
+            let act = || relocate::replace_by_copy(address, length, view);
+            relocate::with_frozen(address, length, view, self.store_barrier, act)
+        };
+        let wanted = pages.end - pages.start;
+        let kept = match replace(wanted) {
+            Ok(()) => wanted,
+            Err(error) => {
+                let readable = readable_pages(address, wanted);
+                if readable == wanted {
+                    return Err(error);
+                }
+                if readable > 0 {
+                    replace(readable)?;
+                }
+                readable
+            }
+        };
+        record(self.table, index, view, pages.start..pages.start + kept);
+        Ok(())
+    }
+}
+
+/// How many of the pages at `address` can be read, from the first on.
+fn readable_pages(address: u64, count: u64) -> u64 {
+    let mut bytes = [0u8; raw::PAGES_AT_ONCE];
+    let mut done = 0;
+    while done < count {
+        let wanted = ((count - done) as usize).min(bytes.len());
+        let read = raw::read_at_boundaries(raw::own_tid(), address + done * PAGE, &mut bytes[..wanted]);
+        done += read as u64;
+        if read < wanted {
+            break;
+        }
+    }
+    done
 }
 
 /// Makes the whole segment fault (SIGBUS) and says so in its state.

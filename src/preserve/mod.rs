@@ -24,6 +24,7 @@ pub mod slices;
 pub mod unshare;
 pub mod verify;
 
+use core::cell::Cell;
 use core::ffi::c_void;
 use core::ops::Range;
 use core::time::Duration;
@@ -180,9 +181,74 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 // moved.
                 let whole = from.next_multiple_of(PAGE);
                 self.preserve(origin, *from..whole)?;
-                self.relocate(origin, whole / PAGE)
+                self.relocate(origin, whole / PAGE)?;
+                self.keep(origin, *from)
             }
         }
+    }
+
+    /// Has every guarded mapping of `origin` keep what goes with a truncation to `from` bytes.
+    fn keep(&self, origin: Origin, from: u64) -> Result<(), Failure> {
+        let size = Cell::new(None);
+        self.in_each(origin, |index, incarnation| {
+            if self.table.view(index).is_none_or(|view| !view.is_guarded()) {
+                return Ok(());
+            }
+            // Where the size is not known, pages past the end of the file are asked for as well: they cannot be read, and are left
+            // out.
+            let end = size.get().unwrap_or_else(|| (self.size)().unwrap_or(u64::MAX / 2));
+            size.set(Some(end));
+            if from < end { self.keep_in(index, incarnation, &(from..end)) } else { Ok(()) }
+        })
+    }
+
+    fn keep_in(&self, index: u32, incarnation: u32, taken: &Range<u64>) -> Result<(), Failure> {
+        let mut done = 0;
+        loop {
+            let view =
+                self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
+            let Some(view) = view else { return Ok(()) };
+            let Some(missing) = missing(self.table, index, &view, taken, done) else { return Ok(()) };
+            if !self.aside(|| self.has_room(&view, missing.end - missing.start)) {
+                return self.let_go(index, &view, Reason::NoMemory);
+            }
+            let count = missing.end - missing.start;
+            let task = Request { snapshot: index, incarnation, task: Task::Keep, first: missing.start, count };
+            let is_done = if self.own.may_change(view.meta.owner) {
+                self.handle_here(&task)
+            } else {
+                self.ask_agent(&view, task)
+            };
+            if is_done {
+                // What was split off meanwhile is found by walking again.
+                if self.table.view(index).is_some_and(|now| is_same_place(&now, &view)) {
+                    done = missing.end;
+                }
+            } else if !self.is_gone(view.meta.owner) && !self.has_moved(index, &view) {
+                return self.let_go(index, &view, Reason::NoAgent);
+            }
+        }
+    }
+
+    /// A guarded mapping cannot keep what a truncation takes away. The mapping never held that it would be exact, so by default the
+    /// truncation goes on, and the mapping faults there, as it would without the shim.
+    fn let_go(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
+        let pid = self.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
+        let is_over = self.is_over(index, view);
+        if self.table.is_damaged() {
+            return Err(Failure { pid, reason: Reason::Damaged });
+        }
+        if is_over {
+            return Ok(());
+        }
+        if self.on_failure == OnFailure::FailWrite {
+            return Err(Failure { pid, reason });
+        }
+        if let Some(snapshot) = self.table.snapshot(index) {
+            snapshot.mark(view.head.incarnation(), State::Doubtful);
+        }
+        self.aside(|| self.report.unkept(pid, view.meta.origin, reason));
+        Ok(())
     }
 
     /// Has every snapshot of `origin` moved off the file from page `first` on.
@@ -195,7 +261,10 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             let view =
                 self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
             let Some(view) = view.filter(|view| {
-                !view.is_relocated() && first < view.covered_pages().end && !view.covered_pages().is_empty()
+                !view.is_guarded()
+                    && !view.is_relocated()
+                    && first < view.covered_pages().end
+                    && !view.covered_pages().is_empty()
             }) else {
                 return Ok(());
             };
@@ -660,8 +729,11 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             || self.table.view(index).is_none_or(|now| now.head.incarnation() != view.head.incarnation())
     }
 
-    /// Makes the snapshot fault in its mapper. False: that could not be made to take effect.
+    /// Makes the snapshot fault in its mapper. False: that could not be made to take effect. A guarded mapping has nothing to break.
     pub fn break_mapping(&self, index: u32, view: &View) -> bool {
+        if view.is_guarded() {
+            return true;
+        }
         let request =
             Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Break, first: 0, count: 0 };
         if self.own.may_change(view.meta.owner) { self.handle_here(&request) } else { self.ask_agent(view, request) }
@@ -672,14 +744,15 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 /// little stack.
 #[must_use]
 pub fn is_preserved(table: &Table, origin: Origin, bytes: &Range<u64>) -> bool {
-    let is_left =
-        |index: &u32| table.has_wanting(*index, origin, |view| missing(table, *index, view, bytes, 0).is_some());
+    let is_left = |index: &u32| {
+        table.has_wanting(*index, origin, |view| !view.is_guarded() && missing(table, *index, view, bytes, 0).is_some())
+    };
     !table.is_damaged() && table.find_over_splits(|walk| walk.perhaps_of(origin).find(is_left)).is_none()
 }
 
-/// Whether a segment is of that incarnation, and lies on its file: one that has been moved off it shows what it showed.
+/// Whether a segment is of that incarnation, lies on its file, and is a snapshot: one that has been moved off it shows what it showed.
 fn is_to_be_kept(view: &View, incarnation: u32) -> bool {
-    view.head.incarnation() == incarnation && view.head.wants_pages() && !view.is_relocated()
+    view.head.incarnation() == incarnation && view.head.wants_pages() && !view.is_relocated() && !view.is_guarded()
 }
 
 /// The first pages of the range, from `done` on, that still have to be preserved; at most one push.

@@ -56,4 +56,7 @@ pub struct Failure {
 pub trait Report {
     /// Snapshot segments of `pid` were broken, for `reason`, so that a write could go on.
     fn broken(&self, pid: u32, origin: Origin, reason: Reason);
+
+    /// A guarded mapping of `pid` loses what a truncation takes away, for `reason`.
+    fn unkept(&self, pid: u32, origin: Origin, reason: Reason);
 }

@@ -192,6 +192,12 @@ impl View {
         self.flags.contains(RELOCATED)
     }
 
+    /// Whether changes of bytes are none of its concern, because it shows them: it only keeps what is truncated.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.flags.contains(GUARDED)
+    }
+
     /// The origin's pages that the segment shows: from the extent's first page to the end of the file at the instant.
     #[must_use]
     pub fn covered_pages(&self) -> core::ops::Range<u64> {
@@ -232,6 +238,10 @@ pub const FOREIGN_CHANGE: SegmentFlags = SegmentFlags(128);
 pub const FOREIGN_TRUNCATION: SegmentFlags = SegmentFlags(256);
 /// A program without the shim had the file mapped shared and writable.
 pub const FOREIGN_MAPPING: SegmentFlags = SegmentFlags(512);
+
+/// It is no snapshot: the mapping shows the file as it is, and keeps only the pages that a truncation takes away. A bit says that a
+/// page lies in memory that is not the file's.
+pub const GUARDED: SegmentFlags = SegmentFlags(1024);
 
 impl SegmentFlags {
     /// None.

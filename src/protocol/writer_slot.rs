@@ -111,6 +111,8 @@ pub enum Task {
     Relocate = 1,
     /// Make the whole segment fault.
     Break = 2,
+    /// Move the pages of a guarded mapping to memory that does not belong to the file, as far as they can be read.
+    Keep = 3,
 }
 
 const TASK_SHIFT: u32 = 56;
@@ -223,6 +225,7 @@ impl WriterSlot {
             task: match count >> TASK_SHIFT {
                 0 => Task::Preserve,
                 1 => Task::Relocate,
+                3 => Task::Keep,
                 _ => Task::Break,
             },
             first: self.first.load(Ordering::Relaxed),

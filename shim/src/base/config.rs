@@ -72,6 +72,8 @@ pub struct Config {
     pub shared_files: &'static [u8],
     /// `SNAPSHIM_KEEP`: the same for both kinds of mapping.
     pub keep: &'static [u8],
+    /// `SNAPSHIM_GUARD_FILES`: mappings of these files stay live, and keep what a truncation takes away.
+    pub guard_files: &'static [u8],
     /// `SNAPSHIM_SHORT`
     pub short: Short,
     /// `SNAPSHIM_PUSH`
@@ -157,6 +159,7 @@ fn parse(environment: &Environment) -> Config {
         files: values.patterns("SNAPSHIM_FILES"),
         shared_files: values.patterns("SNAPSHIM_SHARED_FILES"),
         keep: values.patterns("SNAPSHIM_KEEP"),
+        guard_files: values.patterns("SNAPSHIM_GUARD_FILES"),
         short: [Short::Sigbus, Short::Zero, Short::Refuse]
             [values.choose("SNAPSHIM_SHORT", &["sigbus", "zero", "refuse"])],
         push_mode: [PushMode::Auto, PushMode::Direct, PushMode::Agent]

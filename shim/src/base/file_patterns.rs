@@ -1,5 +1,5 @@
-//! `SNAPSHIM_KEEP`, `SNAPSHIM_FILES` and `SNAPSHIM_SHARED_FILES`: whether a mapping is of a file that they name, and becomes a
-//! snapshot.
+//! `SNAPSHIM_KEEP`, `SNAPSHIM_FILES`, `SNAPSHIM_SHARED_FILES` and `SNAPSHIM_GUARD_FILES`: whether a mapping is of a file that they
+//! name, and becomes a snapshot, or is guarded.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,6 +31,10 @@ pub enum Wish {
     Snapshot,
     /// A shared one does, that is never stored to.
     SharedSnapshot,
+    /// A private mapping is guarded.
+    Guard,
+    /// A shared one is.
+    SharedGuard,
     /// The file is named, but for another kind of mapping than this. Said once for each pattern.
     OtherKind(OtherKind),
 }
@@ -46,13 +50,30 @@ pub struct OtherKind {
 struct List {
     variable: &'static str,
     kinds: &'static [Kind],
+    guards: bool,
     patterns: fn(&Config) -> &'static [u8],
 }
 
-const LISTS: [List; 3] = [
-    List { variable: "SNAPSHIM_KEEP", kinds: &[Kind::Private, Kind::Shared], patterns: |config| config.keep },
-    List { variable: "SNAPSHIM_FILES", kinds: &[Kind::Private], patterns: |config| config.files },
-    List { variable: "SNAPSHIM_SHARED_FILES", kinds: &[Kind::Shared], patterns: |config| config.shared_files },
+const LISTS: [List; 4] = [
+    List {
+        variable: "SNAPSHIM_KEEP",
+        kinds: &[Kind::Private, Kind::Shared],
+        guards: false,
+        patterns: |config| config.keep,
+    },
+    List { variable: "SNAPSHIM_FILES", kinds: &[Kind::Private], guards: false, patterns: |config| config.files },
+    List {
+        variable: "SNAPSHIM_SHARED_FILES",
+        kinds: &[Kind::Shared],
+        guards: false,
+        patterns: |config| config.shared_files,
+    },
+    List {
+        variable: "SNAPSHIM_GUARD_FILES",
+        kinds: &[Kind::Private, Kind::Shared],
+        guards: true,
+        patterns: |config| config.guard_files,
+    },
 ];
 
 /// What the environment asks of what is mapped.
@@ -71,9 +92,15 @@ pub fn is_named(mmap: &Mmap) -> bool {
 
 #[inline]
 fn may_be_named(mmap: &Mmap) -> bool {
+    is_any() && mmap.descriptor >= 0 && mmap.flags & libc::MAP_ANONYMOUS == 0
+}
+
+/// Whether there is any pattern.
+#[inline]
+pub fn is_any() -> bool {
     let config = config();
-    let is_any = !config.keep.is_empty() || !config.files.is_empty() || !config.shared_files.is_empty();
-    is_any && mmap.descriptor >= 0 && mmap.flags & libc::MAP_ANONYMOUS == 0
+    let Config { keep, files, shared_files, guard_files, .. } = config;
+    [keep, files, shared_files, guard_files].iter().any(|patterns| !patterns.is_empty())
 }
 
 /// PATH_MAX bytes are more than a hook may take of the stack; a longer path matches nothing.
@@ -94,7 +121,12 @@ fn wish_for_file(config: &Config, mmap: &Mmap) -> Wish {
             false => Kind::SharedToWrite,
         });
         if list.kinds.contains(&kind) {
-            return if is_private { Wish::Snapshot } else { Wish::SharedSnapshot };
+            return match (list.guards, is_private) {
+                (false, true) => Wish::Snapshot,
+                (false, false) => Wish::SharedSnapshot,
+                (true, true) => Wish::Guard,
+                (true, false) => Wish::SharedGuard,
+            };
         }
         other = other.or(Some((number, place, OtherKind { variable: list.variable, pattern, kind })));
     }

@@ -9,6 +9,7 @@ pub const NAMES: &[&str] = &[
     "SNAPSHIM_DISABLE",
     "SNAPSHIM_FANOTIFY",
     "SNAPSHIM_FILES",
+    "SNAPSHIM_GUARD_FILES",
     "SNAPSHIM_IO_URING",
     "SNAPSHIM_KEEP",
     "SNAPSHIM_LOG",

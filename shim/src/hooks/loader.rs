@@ -58,8 +58,7 @@ extern "C" fn target() -> *const () {
 }
 
 fn is_any_named() -> bool {
-    let config = config();
-    !config.is_disabled && (!config.keep.is_empty() || !config.files.is_empty())
+    !config().is_disabled && file_patterns::is_any()
 }
 
 extern "C" fn on_dlopen(file: *const c_char, mode: c_int, caller: u64) -> *mut c_void {

@@ -157,6 +157,8 @@ enum Request {
     NamedSnapshot,
     /// The same of a shared mapping. It can never be made writable.
     SharedSnapshot,
+    /// A mapping that stays live, and keeps what a truncation takes away.
+    Guard(By),
     /// A shared mapping of an origin.
     Shared(Origin),
     /// Any other mapping, in place of what is mapped there.
@@ -174,10 +176,17 @@ impl Request {
             match file_patterns::wish(arguments) {
                 Wish::Snapshot => return Self::NamedSnapshot,
                 Wish::SharedSnapshot => return Self::SharedSnapshot,
+                Wish::Guard => return Self::Guard(By::Guard),
+                Wish::SharedGuard => return Self::Guard(By::GuardOfShared),
                 Wish::OtherKind(other) => log_other_kind(&other, arguments.descriptor),
                 Wish::Nothing => {}
             }
         }
+        Self::unnamed(arguments)
+    }
+
+    /// The same where the environment does not name the file.
+    fn unnamed(arguments: &Mmap) -> Self {
         match calls::origin_shared(arguments) {
             Some(origin) => Self::Shared(origin),
             None if arguments.replaces() => Self::Over,
@@ -188,14 +197,23 @@ impl Request {
 
 fn map(arguments: Mmap) -> *mut c_void {
     let arguments = if arguments.replaces() { in_whole_units(arguments) } else { arguments };
-    answer(match Request::of(&arguments) {
-        Request::Snapshot => create(&arguments, By::Flag),
-        Request::NamedSnapshot => create(&arguments, By::Name),
+    answer(make(&arguments, Request::of(&arguments)))
+}
+
+fn make(arguments: &Mmap, request: Request) -> Result<*mut c_void, Errno> {
+    match request {
+        Request::Snapshot => create(arguments, By::Flag),
+        Request::NamedSnapshot => create(arguments, By::Name),
         Request::SharedSnapshot => create(&arguments.as_private(), By::NameOfShared),
-        Request::Shared(origin) => calls::map(&arguments, origin, &start::be_ready),
+        // A guard adds to a mapping that is good without it, so the mapping is made in any case. The log says why it has no guard.
+        Request::Guard(by) => match create(&arguments.as_private(), by) {
+            Err(error) if error != Errno::NXIO => make(arguments, Request::unnamed(arguments)),
+            made => made,
+        },
+        Request::Shared(origin) => calls::map(arguments, origin, &start::be_ready),
         Request::Over => take_away(&addresses(arguments.address, arguments.length), || arguments.call()),
         Request::Plain => arguments.call(),
-    })
+    }
 }
 
 /// Says that a variable names the file, and that its mapping is none of those that the variable is for.

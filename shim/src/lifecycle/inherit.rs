@@ -28,6 +28,8 @@ use crate::snapshot::instant;
 
 /// The ranges that the child inherits, listed under the lock over the mappings, in memory that no limit can refuse.
 static INHERITED: OwnRanges = OwnRanges::new();
+/// The same of guarded mappings, which show the file as it is: there is nothing to break.
+static INHERITED_GUARDED: OwnRanges = OwnRanges::new();
 
 pub struct Inheritance;
 
@@ -37,10 +39,12 @@ impl Inheritance {
         let own = &mappings.own;
         own.table.over_splits(|walk| {
             INHERITED.clear();
+            INHERITED_GUARDED.clear();
             for (_, view) in lock::segments(own, walk, &EVERYWHERE)
                 .filter(|(index, view)| is_inherited(own, *index) && lock::is_own_range(own, *index, view))
             {
-                let _ = INHERITED.add(&(view.extent.address..view.extent.end()));
+                let list = if view.is_guarded() { &INHERITED_GUARDED } else { &INHERITED };
+                let _ = list.add(&(view.extent.address..view.extent.end()));
             }
         });
         Self
@@ -50,7 +54,7 @@ impl Inheritance {
     pub fn be_held(&self) {
         let own_ranges = identity::own_ranges();
         own_ranges.clear();
-        for range in INHERITED.ranges() {
+        for range in INHERITED.ranges().chain(INHERITED_GUARDED.ranges()) {
             let _ = own_ranges.add(&range);
         }
     }

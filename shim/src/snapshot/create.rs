@@ -13,13 +13,13 @@ use snapshim::PAGE;
 use snapshim::cooperate::locate::target_of_stat;
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Target};
-use snapshim::protocol::snapshot::{Extent, LOCKED, NEVER_WRITABLE, SegmentFlags, SnapshotMeta, State};
+use snapshim::protocol::snapshot::{Extent, GUARDED, LOCKED, NEVER_WRITABLE, SegmentFlags, SnapshotMeta, State};
 use snapshim::protocol::writer_slot::{Request, Task};
 use snapshim::sys::{procfs, raw};
 use snapshim::table;
 
 use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, observe_unseen, too_late};
-use super::place::{map, read_origin};
+use super::place::{map, map_live, read_origin};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::base::config::{Short, config};
@@ -46,6 +46,10 @@ pub enum By {
     Name,
     /// The environment names the file of a shared mapping, which can never be made writable.
     NameOfShared,
+    /// It is none: the environment asks that the mapping stays live, and keeps what a truncation takes away.
+    Guard,
+    /// The same of a shared mapping.
+    GuardOfShared,
 }
 
 impl By {
@@ -55,7 +59,17 @@ impl By {
     }
 
     fn flags(self) -> SegmentFlags {
-        if self == Self::NameOfShared { NEVER_WRITABLE } else { SegmentFlags::NONE }
+        match self {
+            Self::Flag | Self::Name => SegmentFlags::NONE,
+            Self::NameOfShared => NEVER_WRITABLE,
+            Self::Guard => GUARDED,
+            Self::GuardOfShared => GUARDED.with(NEVER_WRITABLE),
+        }
+    }
+
+    /// Whether the mapping is to show the file as it is.
+    fn is_live(self) -> bool {
+        self.flags().contains(GUARDED)
     }
 }
 
@@ -95,9 +109,11 @@ pub fn create(mmap: &Mmap, by: By) -> Result<*mut c_void, Errno> {
     }
     let mut made = made?;
     finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
-    ring_users::doubt_if_written(&thread.own, origin, "from the start");
-    alias_users::log_users(&thread.own, origin);
-    foreign_maps::request_search(&thread.own);
+    if !by.is_live() {
+        ring_users::doubt_if_written(&thread.own, origin, "from the start");
+        alias_users::log_users(&thread.own, origin);
+        foreign_maps::request_search(&thread.own);
+    }
     Ok(made.address)
 }
 
@@ -247,13 +263,22 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
 fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
     let origin = wanted.origin;
     let mut ticket = begin(thread, Scope::One(origin), &origin)?;
-    let made = drained(thread, Scope::One(origin), &origin)
-        .and_then(|()| landed(thread, origin))
-        .and_then(|()| armed(thread, origin, wanted.file, &mut ticket))
-        .and_then(|()| fill(thread, wanted));
+    let is_live = wanted.by.is_live();
+    // No direct write and no store truncates a file: a guarded mapping does not wait for them.
+    let mut settled = || {
+        if is_live {
+            Ok(())
+        } else {
+            landed(thread, origin).and_then(|()| armed(thread, origin, wanted.file, &mut ticket))
+        }
+    };
+    let made =
+        drained(thread, Scope::One(origin), &origin).and_then(|()| settled()).and_then(|()| fill(thread, wanted));
     match made {
         Ok(made) => {
-            watch::watch(mappings, origin, wanted.file);
+            if !is_live {
+                watch::watch(mappings, origin, wanted.file);
+            }
             if commit(thread, ticket) {
                 return Ok(made);
             }
@@ -285,8 +310,13 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         say!(Level::Error, file = origin; "snapshot of {} refused: the table is full (4096 segments); end some snapshots", origin);
         Errno::NFILE
     })?;
-    let address = map(file, mmap, size, first..first + backed, by.short(), scratch)
-        .inspect_err(|_| table.retire_snapshot(index, head.incarnation()))?;
+    let shown = first..first + backed;
+    let address = if by.is_live() {
+        map_live(file, mmap, &shown, by.short(), scratch)
+    } else {
+        map(file, mmap, size, shown, by.short(), scratch)
+    }
+    .inspect_err(|_| table.retire_snapshot(index, head.incarnation()))?;
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     if !identity::own_ranges().add(&(extent.address..extent.end())) {
         table.retire_snapshot(index, head.incarnation());
@@ -294,6 +324,8 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
         return Err(Errno::NFILE);
     }
+    // The file behind a guarded mapping may grow: it may have any of its pages to keep one day.
+    let size = if by.is_live() { (first + mmap.pages()) * PAGE } else { size };
     let meta = SnapshotMeta { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
     if let Some(snapshot) = table.snapshot(index) {
         snapshot.describe(head, &meta, &extent, by.flags());
@@ -317,38 +349,27 @@ fn is_short(mmap: &Mmap, size: u64) -> bool {
     (mmap.offset as u64).saturating_add(mmap.length as u64) > has
 }
 
-/// Says that the file is shorter than its reader was told: each time that a mapping is refused for it, else once.
+/// Says that the file is shorter than its reader was told: the first time in this process, and then to whom wants more of the log.
 #[cold]
 fn log_if_short(wanted: &Wanted<'_>, made: &Result<Made, Errno>) {
     static IS_SAID: AtomicBool = AtomicBool::new(false);
-    let end = (wanted.mmap.offset as u64).saturating_add(wanted.mmap.length as u64);
-    let origin = wanted.origin;
-    let (backed, what) = match (made, wanted.by.short()) {
-        (Err(Errno::NXIO), Short::Refuse) => {
-            say!(
-                Level::Warn,
-                file = origin;
-                "snapshot of {} refused (ENXIO): the file has become shorter than the {end} bytes that process {} asks for; map it \
-                 again at its present size, or set SNAPSHIM_SHORT=zero or sigbus",
-                origin,
-                raw::own_pid()
-            );
-            return;
-        }
-        (Ok(made), Short::Zero) => (made.backed, "are zero"),
-        (Ok(made), Short::Sigbus) => (made.backed, "raise SIGBUS"),
+    let Wanted { origin, mmap, .. } = *wanted;
+    let what = match (made, wanted.by.short()) {
+        (Err(Errno::NXIO), Short::Refuse) => "the mapping fails (ENXIO); map it again at its present size",
+        (Ok(made), Short::Zero) if made.backed < mmap.pages() => "pages past its end are zero",
+        (Ok(made), Short::Sigbus) if made.backed < mmap.pages() => "pages past its end raise SIGBUS",
         _ => return,
     };
-    if backed < wanted.mmap.pages() && !IS_SAID.swap(true, Ordering::Relaxed) {
-        say!(
-            Level::Warn,
-            file = origin;
-            "snapshot of {} in process {}: the file has become shorter than the {end} bytes that are mapped, so pages past its end \
-             {what}; SNAPSHIM_SHORT says what they are to be (sigbus, zero), or that the mapping is to fail (refuse)",
-            origin,
-            raw::own_pid()
-        );
-    }
+    let level = if IS_SAID.swap(true, Ordering::Relaxed) { Level::Info } else { Level::Warn };
+    let end = (mmap.offset as u64).saturating_add(mmap.length as u64);
+    say!(
+        level,
+        file = origin;
+        "mapping of {} in process {}: the file has become shorter than the {end} bytes that are asked for, so {what}; SNAPSHIM_SHORT \
+         is what decides (sigbus, zero or refuse)",
+        origin,
+        raw::own_pid()
+    );
 }
 
 /// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take

@@ -66,6 +66,26 @@ pub fn map(
         .map(|()| address)
 }
 
+/// Maps the file so that the mapping shows what is written to it later, and how it grows. Pages past its end, which is behind
+/// `backed`, raise SIGBUS until then, or are zero for good.
+pub fn map_live(
+    file: BorrowedFd<'_>,
+    mmap: &Mmap,
+    backed: &Range<u64>,
+    short: Short,
+    scratch: bool,
+) -> Result<*mut c_void, Errno> {
+    let address = if scratch { map_elsewhere(file, mmap)? } else { real_map(file, mmap, mmap.address, mmap.flags)? };
+    let length = backed.end - backed.start;
+    let past = mmap.pages() - length;
+    if short == Short::Zero && past > 0 {
+        map_zeros(address as u64 + length * PAGE, past * PAGE, mmap.protection)
+            // SAFETY: the mapping was just made, and no other code has its address.
+            .inspect_err(|_| unsafe { rustix::mm::munmap(address, mmap.length) }.unwrap_or(()))?;
+    }
+    Ok(address)
+}
+
 /// Pages of zeros, in the place of those past the end of a file.
 fn map_zeros(address: u64, length: u64, protection: i32) -> Result<(), Errno> {
     let access = ProtFlags::from_bits_retain(protection as u32);

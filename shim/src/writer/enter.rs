@@ -287,7 +287,10 @@ pub fn read_in(descriptor: i32, bytes: &Range<u64>) {
 /// Breaks the snapshots of an origin after a write that may have landed outside the preserved bytes.
 fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, LogReporter, Freezer>, origin: Origin) {
     let table = thread.own.table;
-    table.over_splits(|walk| walk.of(origin).for_each(|(index, view)| break_one(table, pusher, index, &view)));
+    table.over_splits(|walk| {
+        let snapshots = walk.of(origin).filter(|(_, view)| !view.is_guarded());
+        snapshots.for_each(|(index, view)| break_one(table, pusher, index, &view));
+    });
 }
 
 fn break_one(table: &Table, pusher: &Pusher<'_, LogReporter, Freezer>, index: u32, view: &View) {

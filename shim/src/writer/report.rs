@@ -25,6 +25,18 @@ impl Report for LogReporter {
             }
         );
     }
+
+    fn unkept(&self, pid: u32, origin: Origin, reason: Reason) {
+        say!(
+            Level::Warn,
+            file = origin, process = pid;
+            "{}'s guarded mapping of {} loses what process {} truncates, and raises SIGBUS there: {}",
+            Program(pid),
+            origin,
+            raw::own_pid(),
+            why(reason)
+        );
+    }
 }
 
 /// Refuses a write: -1 with ENOSPC, and a line in the log.

@@ -73,6 +73,7 @@ fn open_file(pid: u32, thread: u32, descriptor: u32) -> String {
 fn print_snapshot(table: &Table, index: u32, view: &View) {
     let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     let state = match view.head.state() {
+        State::Exact if view.is_guarded() => "live",
         State::Exact => "exact",
         State::Doubtful => "doubtful",
         _ => "broken",
