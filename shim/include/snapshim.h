@@ -32,7 +32,7 @@ enum {
                             * or the table was damaged; the log says why. Of a process that left a damaged table only state and pages
                             * are known */
     SNAPSHIM_BROKEN = 2,   /* a page could not be preserved; the broken part raises SIGBUS */
-    SNAPSHIM_LIVE = 3      /* no snapshot: SNAPSHIM_GUARD_FILES has the mapping keep what truncations take away, and show the rest live */
+    SNAPSHIM_LIVE = 3      /* no snapshot: it shows the file as it is, and keeps what truncations take away (SNAPSHIM_GUARD_FILES) */
 };
 
 enum {

@@ -139,8 +139,8 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
 }
 
 impl<S: StoreBarrier> LocalPreserver<'_, S> {
-    /// Moves `pages` of a guarded segment off the file. Those that cannot be read are past the end of the file, or another truncation
-    /// has taken them: there is nothing to keep.
+    /// Moves `pages` of a guarded segment off the file. Those that cannot be read are past the end of the file, or another
+    /// truncation has taken them: there is nothing to keep.
     fn keep(&self, index: u32, view: &View, pages: Range<u64>) -> Result<(), Errno> {
         if !view.is_guarded() {
             return Err(Errno::INVAL);

@@ -38,8 +38,8 @@ const PREFIX: &str = "SNAPSHIM";
 /// A name that is longer is cut: no variable's is nearly as long.
 const LONGEST: usize = 40;
 
-/// Whether a name begins as the variables' names do, or nearly so: one letter is wrong, is missing, is too many or has changed places
-/// with the next, or letters are small. Other programs have names that are further away (SNAPSHOT_DIR).
+/// Whether a name begins as the variables' names do, or nearly so: one letter is wrong, is missing, is too many or has changed
+/// places with the next, or letters are small. Other programs have names that are further away (SNAPSHOT_DIR).
 pub fn is_nearly_own(name: &[u8]) -> bool {
     let mut candidates = (PREFIX.len() - 1..=PREFIX.len() + 1).filter_map(|length| {
         let separator = *name.get(length)?;
@@ -63,8 +63,8 @@ pub fn nearest(name: &[u8]) -> Option<&'static str> {
     near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
 
-/// How many letters are to be changed, put in, left out or swapped with the next, to make one name of the other; small letters count
-/// as capitals, and `-` as `_` (optimal string alignment).
+/// How many letters are to be changed, put in, left out or swapped with the next, to make one name of the other; small letters
+/// count as capitals, and `-` as `_` (optimal string alignment).
 fn distance(one: &[u8], other: &[u8]) -> usize {
     let (one, other) = (&one[..one.len().min(LONGEST)], &other[..other.len().min(LONGEST)]);
     let letter = |byte: u8| if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() };

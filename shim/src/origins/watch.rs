@@ -192,8 +192,8 @@ fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, 
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     let name = Bytes(path.as_ref().map_or(b"?", |(path, _)| path));
     let message = format_args!(
-        "{}'s snapshot of {name} ({origin}) is doubtful from now on: {} {} the file without the shim, so {}; run every program that \
-         writes it under the shim, on the same table, and take the snapshot again",
+        "{}'s snapshot of {name} ({origin}) is doubtful from now on: {} {} the file without the shim, so {}; run every program \
+         that writes it under the shim, on the same table, and take the snapshot again",
         Program(raw::own_pid()),
         Offender(offender),
         if cause == FOREIGN_TRUNCATION { "truncated" } else { "changed" },

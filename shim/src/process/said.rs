@@ -2,8 +2,8 @@
 //!
 //! A family is a process and its children; those of one parent in one session are siblings. What was said stands in a file beside
 //! the table. Each process appends a note, and then looks for the first one by its parent or a sibling about the same: appending is
-//! atomic, so exactly one finds its own. Where the file cannot be had, a line is written twice rather than not at all. After a minute
-//! a thing may be said again: a service that starts then has a log of its own.
+//! atomic, so exactly one finds its own. Where the file cannot be had, a line is written twice rather than not at all. After a
+//! minute a thing may be said again: a service that starts then has a log of its own.
 
 use rustix::fd::OwnedFd;
 use rustix::time::{ClockId, clock_gettime};

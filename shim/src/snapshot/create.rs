@@ -79,7 +79,8 @@ impl By {
 /// `EOPNOTSUPP` (a file system whose files can change without any system call here), `EBUSY` (a block device in use by the kernel,
 /// or claimed by another process where `SNAPSHIM_CLAIM` asks for a claim), `ETIMEDOUT` (a writer did not finish in time), `EDEADLK`
 /// (inside a write that a signal interrupted), `ENFILE` (the table is full), `ESTALE` (the table was replaced), `EUCLEAN` (it is
-/// damaged), `ENXIO` (`SNAPSHIM_SHORT=refuse`, and the file is shorter), and the error that kept the process from joining the table.
+/// damaged), `ENXIO` (`SNAPSHIM_SHORT=refuse`, and the file is shorter), and the error that kept the process from joining the
+/// table.
 pub fn create(mmap: &Mmap, by: By) -> Result<*mut c_void, Errno> {
     if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
         return Err(Errno::INVAL);
@@ -365,8 +366,8 @@ fn log_if_short(wanted: &Wanted<'_>, made: &Result<Made, Errno>) {
     say!(
         level,
         file = origin;
-        "mapping of {} in process {}: the file has become shorter than the {end} bytes that are asked for, so {what}; SNAPSHIM_SHORT \
-         is what decides (sigbus, zero or refuse)",
+        "mapping of {} in process {}: the file has become shorter than the {end} bytes that are asked for, so {what}; \
+         SNAPSHIM_SHORT is what decides (sigbus, zero or refuse)",
         origin,
         raw::own_pid()
     );

@@ -1,5 +1,6 @@
-/* guarded SCENARIO WRITER: a mapping that shows its file as it is, and what it shows when the file is truncated. WRITER is `itself` (the
- * process truncates the file that it has mapped) or `another`. The file "victim" has 5 pages and a half; the environment guards it.
+/* guarded SCENARIO WRITER: a mapping that shows its file as it is, and what it shows when the file is truncated. WRITER is `itself`
+ * (the process truncates the file that it has mapped) or `another`. The file "victim" has 5 pages and a half; the environment
+ * guards it.
  */
 #include "check.h"
 

@@ -1,6 +1,6 @@
 /* named map KIND...: maps the file "victim" so, each time anew, and says whether the mapping is a snapshot.
- * named short SIZE LENGTH: asks for the file's size, has the file truncated to SIZE, maps LENGTH bytes (0: the size that it was told),
- * and says what each page shows. `asked` is the same with a snapshot that the program asks for.
+ * named short SIZE LENGTH: asks for the file's size, has the file truncated to SIZE, maps LENGTH bytes (0: the size that it was
+ * told), and says what each page shows. `asked` is the same with a snapshot that the program asks for.
  * named load NAME...: loads each library (dlopen(3)) and calls it.
  */
 #include "check.h"

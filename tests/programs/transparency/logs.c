@@ -1,5 +1,7 @@
-/* logs SCENARIO: has the library write lines of its log where they could do harm, and says what became of the program. What standard
- * error is, is prepared first; then the program executes itself, because it counts what standard error is when a process starts.
+/* logs SCENARIO: has the library write lines of its log where they could do harm, and says what became of the program.
+ *
+ * What standard error is, is prepared first; then the program executes itself, because it counts what standard error is when a process
+ * starts.
  */
 #include "check.h"
 
