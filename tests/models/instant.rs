@@ -211,8 +211,8 @@ fn a_call_by_path_is_before_the_instant_or_is_not_made_so() {
         let ticket = world.collect(Scope::One(ORIGIN));
         let instant = world.file.load(Ordering::Relaxed);
         world.pages[0].publish(1);
-        assert!(world.creation.commit(ticket));
-        world.creation.release(ticket);
+        assert!(world.creations.commit(ticket));
+        world.creations.release(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
     });
