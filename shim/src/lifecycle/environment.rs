@@ -29,12 +29,13 @@ unsafe extern "C" {
     static environ: Array;
 }
 
-/// The address of LD_PRELOAD's string, and its place in the array; `None`: it is not there, or the array cannot be read.
-fn find(environment: Array) -> Option<(u64, usize)> {
+/// The address of LD_PRELOAD's string, and its place in the array; `None`: it is not there. Error: the array cannot be read to its
+/// end.
+fn find(environment: Array) -> Result<Option<(u64, usize)>, Errno> {
     // SAFETY: libc's variable.
     if environment == unsafe { environ } {
         // SAFETY: libc and the program read it so at any time.
-        return unsafe { find_in_own(environment) };
+        return Ok(unsafe { find_in_own(environment) });
     }
     const AT_ONCE: usize = 32;
     let mut chunk = [0u64; AT_ONCE];
@@ -45,15 +46,18 @@ fn find(environment: Array) -> Option<(u64, usize)> {
         let whole = ((snapshim::PAGE - at % snapshim::PAGE) / 8).clamp(1, AT_ONCE as u64);
         let length = read_own(at, chunk.as_mut_ptr() as u64, whole * 8) as usize / 8;
         let variables = &chunk[..chunk[..length].iter().position(|variable| *variable == 0).unwrap_or(length)];
-        if let Some(found) = variables_named(variables) {
-            return Some((variables[found], index + found));
+        if let Some(found) = variable_named(variables)? {
+            return Ok(Some((variables[found], index + found)));
         }
-        if variables.is_empty() || variables.len() < length {
-            return None;
+        if length == 0 {
+            return Err(Errno::EFAULT);
+        }
+        if variables.len() < length {
+            return Ok(None);
         }
         index += variables.len();
     }
-    None
+    Ok(None)
 }
 
 /// # Safety
@@ -68,8 +72,8 @@ unsafe fn find_in_own(environment: Array) -> Option<(u64, usize)> {
     }
 }
 
-/// Which of some strings begins with [`NAME`].
-fn variables_named(variables: &[u64]) -> Option<usize> {
+/// Which of some strings begins with [`NAME`]. Error: one cannot be read.
+fn variable_named(variables: &[u64]) -> Result<Option<usize>, Errno> {
     const LENGTH: usize = NAME.len();
     let mut names = [[0u8; LENGTH]; 32];
     let mut done = 0;
@@ -77,17 +81,21 @@ fn variables_named(variables: &[u64]) -> Option<usize> {
         let rest = &variables[done..];
         let read = raw::read_remote_pieces(raw::own_tid(), rest, names.as_flattened_mut(), LENGTH) / LENGTH;
         if let Some(found) = names[..read].iter().position(|name| name == NAME) {
-            return Some(done + found);
+            return Ok(Some(done + found));
         }
-        // The next one is shorter than the name, and lies at the end of what can be read.
-        done += read + 1;
+        done += read;
+        // It may be shorter than the name, and lie at the end of what can be read.
+        if rest.get(read).is_some_and(|next| read_value::<u8>(*next).is_none()) && read < names.len() {
+            return Err(Errno::EFAULT);
+        }
+        done += usize::from(read < names.len());
     }
-    None
+    Ok(None)
 }
 
-/// Whether LD_PRELOAD in `environment` names the library.
-pub fn preloads(environment: Array) -> bool {
-    find(environment).is_some_and(|(string, _)| contains(string + NAME.len() as u64, LIBRARY))
+/// Whether LD_PRELOAD in `environment` names the library. Error: the kernel will refuse the environment, which cannot be read.
+pub fn preloads(environment: Array) -> Result<bool, Errno> {
+    Ok(find(environment)?.is_some_and(|(string, _)| contains(string + NAME.len() as u64, LIBRARY)))
 }
 
 /// Whether the string at `address` contains `part`.
@@ -127,7 +135,7 @@ pub struct Without {
 impl Without {
     /// Makes it; `None`: there is no memory, or `environment` is too large or cannot be read.
     pub fn new(environment: Array) -> Option<Self> {
-        let (string, place) = find(environment)?;
+        let (string, place) = find(environment).ok()??;
         let taken = Self { piece: PIECES.iter().find(|piece| piece.take())? };
         let memory = taken.piece.memory()?;
         // SAFETY: the memory is this piece's, which this thread alone has taken, and lives as long as the process.
@@ -250,17 +258,17 @@ mod tests {
     fn the_other_variables_stay() {
         let strings = [c"A=1", c"LD_PRELOAD=/x/libsnapshim.so", c"B=2"];
         let array = [strings[0].as_ptr(), strings[1].as_ptr(), strings[2].as_ptr(), ptr::null()];
-        assert!(preloads(array.as_ptr()));
+        assert_eq!(preloads(array.as_ptr()), Ok(true));
         let without = Without::new(array.as_ptr()).unwrap();
         // SAFETY: the array ends with a null pointer.
         let left = unsafe { core::slice::from_raw_parts(without.array(), 3) };
         assert_eq!(left, [array[0], array[2], ptr::null()]);
-        assert!(!preloads(without.array()));
+        assert_eq!(preloads(without.array()), Ok(false));
     }
 
     #[test]
     fn what_cannot_be_read_is_left_to_the_kernel() {
-        assert!(!preloads(ptr::without_provenance(16)));
+        assert!(preloads(ptr::without_provenance(16)).is_err());
         assert!(Without::new(ptr::without_provenance(16)).is_none());
     }
 }

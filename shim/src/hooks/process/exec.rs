@@ -114,7 +114,8 @@ fn fate_of(program: &Program, environment: Array) -> Fate {
     }
     // First of all: a search along PATH asks for many that are not there.
     let Some(file) = program.open() else { return Fate::Loaded };
-    let (is_asked, preloads) = (is_asked(), environment::preloads(environment));
+    let Ok(preloads) = environment::preloads(environment) else { return Fate::Loaded };
+    let is_asked = is_asked();
     let fate = match (preloads, is_asked) {
         (true, _) => program::fate(file, is_asked),
         (false, true) => Fate::Absent("LD_PRELOAD does not name it in the new environment"),
