@@ -751,7 +751,7 @@ pub fn is_preserved(table: &Table, origin: Origin, bytes: &Range<u64>) -> bool {
     !table.is_damaged() && table.find_over_splits(|walk| walk.perhaps_of(origin).find(is_left)).is_none()
 }
 
-/// Whether a segment is of that incarnation, lies on its file, and is a snapshot: one that has been moved off it shows what it showed.
+/// Whether a segment is of that incarnation, lies on its file, and is a snapshot. One that has been moved off shows what it showed.
 fn is_to_be_kept(view: &View, incarnation: u32) -> bool {
     view.head.incarnation() == incarnation && view.head.wants_pages() && !view.is_relocated() && !view.is_guarded()
 }
