@@ -63,6 +63,7 @@ pub fn doubt_if_written(own: &ThisProcess, origin: Origin, when: &str) {
     {
         say!(
             Level::Warn,
+            file = origin, process = writer;
             "snapshot of {} in {} is doubtful {when}: {} has the file open for writing and uses io_uring, whose writes are not \
              seen; end it, or run it without SNAPSHIM_IO_URING=allow, and take the snapshot again",
             origin,
