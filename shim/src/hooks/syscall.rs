@@ -135,8 +135,8 @@ fn on_syscall(
         libc::SYS_mlockall => status(mlockall::lock_all(a as c_int)),
         libc::SYS_munlockall => status(mlockall::unlock_all()),
         libc::SYS_mseal => status(mmap::seal(pointer(a), b, c)),
-        // SAFETY: the application's arguments, as they are.
         libc::SYS_prctl if a as u64 == ptracer::SET => {
+            // SAFETY: the application's arguments, as they are.
             prctl::noting(a as i32, b as u64, || unsafe { real(number, a, b, c, d, e, f) })
         }
         libc::SYS_remap_file_pages => status(mmap::show_other_pages(pointer(a), b, c as c_int, d, e as c_int)),

@@ -34,7 +34,7 @@ impl Mappings {
         let result = self.replace_free(range, || call.take().map_or(Err(Errno::NOMEM), |call| call()));
         self.patience.set(config().timeout);
         match call {
-            Some(call) if self.leaves_reserved(range) => Ok(drop(call)),
+            Some(_) if self.leaves_reserved(range) => Ok(()),
             // Either the writers have ended by now, or there is no other way than to wait for them.
             Some(call) => self.replace_free(range, call),
             None => result,
