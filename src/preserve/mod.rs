@@ -315,7 +315,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     /// The same for `bytes`, as far as it goes without waiting and within some milliseconds. False: it has to be done by
     /// [`Pusher::make_way`].
     ///
-    /// The caller is on a stack of the library's own, with signals blocked: see [`Pusher::aside`].
+    /// The caller is on a stack of the library's own, with signals blocked: see `Pusher::aside`.
     pub fn make_way_at_once(&self, origin: Origin, bytes: &Range<u64>) -> bool {
         let until = raw::now() + AT_ONCE;
         let is_left =
