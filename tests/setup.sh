@@ -1,13 +1,13 @@
 #!/bin/sh
 # Installs what the tests use and the machine lacks: sqlite3, perl and fsx as writers, numpy as a mapper, libraries that save over
-# what they map, debuggers and Python's own tests.
+# what they map, debuggers, Python's own tests, and programs that confine themselves.
 set -u
 cd "$(dirname "$0")/.."
 missing=""
 # The command, and its package where that is called otherwise.
 for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless go:golang-go mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
-    gdb strace valgrind ps:procps; do
-    command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
+    gdb strace valgrind ps:procps file man:man-db ssh:openssh-client sshd:openssh-server chronyd:chrony; do
+    command -v "${tool%%:*}" >/dev/null || [ -x "/usr/sbin/${tool%%:*}" ] || missing="$missing ${tool##*:}"
 done
 
 python3 -c 'import test.test_mmap' 2>/dev/null || /usr/bin/python3 -c 'import test.test_mmap' 2>/dev/null || missing="$missing libpython3-testsuite"

@@ -250,9 +250,6 @@ impl Table {
             return false;
         }
         let (descriptor, seen) = frame.descriptor();
-        if descriptor == NO_DESCRIPTOR {
-            return false;
-        }
         let Some(calling_thread) = self.calling_thread(slot) else { return false };
         if descriptor == NO_DESCRIPTOR {
             let CallingThread { id, thread, .. } = calling_thread;

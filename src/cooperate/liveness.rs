@@ -5,13 +5,12 @@
 //! user, another mount of /proc) is unknown, and unknown is treated as alive.
 
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 
 use super::shared_mm::is_memory_in_use;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::procfs::{self, ProcPath, ProcStat};
-use crate::sys::raw::read_remote_word;
+use crate::sys::raw::{read_remote_word, test_process};
 
 /// The three answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +33,9 @@ pub fn of(record: &Process, id: ProcessId) -> Liveness {
 
 /// Judges the process alone: whether there still is a process that sees its snapshots.
 pub fn of_image(record: &Process, id: ProcessId) -> Liveness {
-    let Some(pid) = Pid::from_raw(id.pid() as i32) else { return Liveness::Unknown };
+    if id.pid() == 0 || id.pid() > i32::MAX as u32 {
+        return Liveness::Unknown;
+    }
     // The mark is read before the state: a first thread that was killed in exec is exiting by then, and other threads may still be
     // at work.
     let was_replaced = record.executing.is_marked(id);
@@ -46,7 +47,7 @@ pub fn of_image(record: &Process, id: ProcessId) -> Liveness {
         }
         Ok(_) => {}
         // /proc may hide the process or not be mounted, so the kernel is asked as well.
-        Err(_) if test_kill_process(pid) == Err(Errno::SRCH) => return Liveness::Dead,
+        Err(_) if test_process(id.pid()) == Err(Errno::SRCH) => return Liveness::Dead,
         Err(_) => return Liveness::Unknown,
     }
     let Some(cookie) = record.cookie(id) else { return Liveness::Alive };

@@ -8,9 +8,10 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, makedev};
 use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
+use super::remembered;
 use crate::protocol::changes::Modified;
 use crate::protocol::origin::{Origin, Target};
-use crate::sys::raw;
+use crate::sys::{permission, raw};
 
 /// Where a descriptor leads. [`Target::Unknown`]: the kernel does not say, for want of memory or because a filter of seccomp(2)
 /// refuses the question.
@@ -18,6 +19,9 @@ use crate::sys::raw;
 /// It asks for type and inode only. A file system with multigrain timestamps updates the times at every later write once it has
 /// been asked for them (Documentation/filesystems/multigrain-ts.rst).
 pub fn target_of_descriptor(descriptor: u32) -> Target {
+    if permission::forbids(Sysno::statx) {
+        return target_of_descriptor_otherwise(descriptor);
+    }
     let mut found = MaybeUninit::<Statx>::uninit();
     let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
     let flags = AtFlags::EMPTY_PATH.bits();
@@ -37,18 +41,28 @@ pub fn target_of_descriptor(descriptor: u32) -> Target {
 #[inline(never)]
 fn target_of_descriptor_otherwise(descriptor: u32) -> Target {
     let file = raw::borrow(descriptor);
-    match rustix::fs::fstat(file).or_else(|_| rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)) {
+    match if_allowed(Sysno::fstat, || rustix::fs::fstat(file))
+        .or_else(|_| if_allowed(Sysno::newfstatat, || rustix::fs::statat(file, c"", AtFlags::EMPTY_PATH)))
+    {
         Ok(found) => target_of_stat(&found),
         Err(Errno::BADF) => Target::Elsewhere,
         // A descriptor without a position is neither a file nor a block device.
-        Err(_) if rustix::fs::tell(file) == Err(Errno::SPIPE) => Target::Elsewhere,
-        Err(_) => Target::Unknown,
+        Err(_) if if_allowed(Sysno::lseek, || rustix::fs::tell(file)) == Err(Errno::SPIPE) => Target::Elsewhere,
+        Err(_) => remembered::target(descriptor),
     }
+}
+
+/// The answer to `ask`, which makes `call`, if no filter of the program's forbids that.
+fn if_allowed<T>(call: Sysno, ask: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    if permission::forbids(call) { Err(Errno::PERM) } else { ask() }
 }
 
 /// Where a path leads from `directory`. The path is the application's, the flags are those of newfstatat(2). The result is
 /// [`Target::Elsewhere`] also where the call that will look up the path fails as this look does.
 pub fn target_at_path(directory: u32, path: *const c_char, flags: u32) -> Target {
+    if permission::forbids(Sysno::statx) {
+        return target_at_path_otherwise(directory, path, flags);
+    }
     let mut found = MaybeUninit::<Statx>::uninit();
     let wanted = (StatxFlags::TYPE | StatxFlags::INO).bits();
     // SAFETY: `found` is a struct statx; the kernel checks the application's pointer.
@@ -63,6 +77,9 @@ pub fn target_at_path(directory: u32, path: *const c_char, flags: u32) -> Target
 
 #[cold]
 fn target_at_path_otherwise(directory: u32, path: *const c_char, flags: u32) -> Target {
+    if permission::forbids(Sysno::newfstatat) {
+        return Target::Unknown;
+    }
     let mut found = MaybeUninit::<rustix::fs::Stat>::uninit();
     // SAFETY: `found` is a struct stat; the kernel checks the application's pointer.
     let done = unsafe { syscall!(Sysno::newfstatat, directory as i32, path, found.as_mut_ptr(), flags) };

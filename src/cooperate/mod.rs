@@ -19,6 +19,7 @@ pub mod inspection;
 pub mod liveness;
 pub mod locate;
 pub mod recovery;
+pub mod remembered;
 pub mod search;
 pub mod segments;
 pub mod shared_mm;

@@ -1,11 +1,11 @@
 //! Unseen processes, as the table has them: which they are, whether they are over, and what becomes of the snapshots there are.
 
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 
 use crate::protocol::snapshot::State;
 use crate::protocol::unseen::{Unseen, Who};
 use crate::sys::procfs::{self, ProcPath, ProcStat};
+use crate::sys::raw::test_process;
 use crate::table::{self, Table};
 
 impl Who {
@@ -20,7 +20,7 @@ impl Who {
         match ProcStat::read(&ProcPath::of(self.pid, "stat")) {
             Ok(stat) => stat.is_over() || self.start != 0 && stat.start as u32 != self.start,
             // /proc may hide the process or not be mounted.
-            Err(_) => Pid::from_raw(self.pid as i32).is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH)),
+            Err(_) => test_process(self.pid) == Err(Errno::SRCH),
         }
     }
 }

@@ -399,7 +399,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             return Step::NoRoom;
         }
         let pushed = self.with_ahead(index, view, range, missing, goes_ahead);
-        if missing.end - missing.start <= FEW {
+        if missing.end - missing.start <= FEW && self.mode != PushMode::Agent {
             (self.read_in)(&(pushed.start * PAGE..pushed.end * PAGE));
         }
         let result = self.push_if_allowed(index, snapshot, view, &pushed);

@@ -17,6 +17,10 @@ pub mod futex;
 pub mod masks;
 pub mod mix;
 #[cfg(not(loom))]
+pub mod permission;
+#[cfg(not(loom))]
+pub mod probe;
+#[cfg(not(loom))]
 pub mod procfs;
 #[cfg(not(loom))]
 pub mod raw;

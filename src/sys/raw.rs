@@ -1,5 +1,7 @@
 //! System calls that must never pass through a hook: rustix's `linux_raw` where it has them, `syscalls` for the few it has not.
 //!
+//! A call that a filter of the program's forbids ([`permission`]) is not made: it fails with EPERM, or does nothing.
+//!
 //! Everything here is async-signal-safe, allocates nothing and leaves errno alone.
 
 use core::ffi::{CStr, c_void};
@@ -10,8 +12,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
-use super::clock;
 use super::mix::mix;
+use super::procfs::ProcPath;
+use super::{clock, permission, probe};
 
 /// The error of a call by number ([`syscall!`]), as rustix names it.
 #[must_use]
@@ -21,23 +24,51 @@ pub fn errno(error: syscalls::Errno) -> Errno {
 
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // SECCOMP_MODE_STRICT also takes the processor's counter away, which the kernel's code in this process reads for the exact
+    // clock (disable_TSC, kernel/seccomp.c). The coarse one is a few milliseconds late, and needs neither that nor a system call.
+    let id = match permission::forbids(Sysno::clock_gettime) {
+        true => rustix::time::ClockId::MonotonicCoarse,
+        false => rustix::time::ClockId::Monotonic,
+    };
+    let time = rustix::time::clock_gettime(id);
     clock::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
 }
 
 /// sched_yield(2).
 pub fn yield_now() {
+    if permission::forbids(Sysno::sched_yield) {
+        return core::hint::spin_loop();
+    }
     rustix::thread::sched_yield();
 }
 
 /// nanosleep(2), shorter if a signal comes.
 pub fn nap(time: Duration) {
+    // rustix makes it by clock_nanosleep(2) or nanosleep(2).
+    if permission::forbids_any(&[Sysno::nanosleep, Sysno::clock_nanosleep]) {
+        return spin(time);
+    }
     let time = rustix::fs::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
     let _ = rustix::thread::nanosleep(&time);
 }
 
+/// Passes the time, for a thread that may not sleep.
+pub fn spin(time: Duration) {
+    let until = now() + time.as_nanos() as u64;
+    while now() < until {
+        core::hint::spin_loop();
+    }
+}
+
+/// What is done with files of /proc that are opened: none of it may be forbidden, or they are not opened.
+const WITH_FILES: &[Sysno] =
+    &[Sysno::openat, Sysno::newfstatat, Sysno::read, Sysno::pread64, Sysno::lseek, Sysno::getdents64, Sysno::close];
+
 /// open(2), close-on-exec.
 pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    if permission::forbids_any(WITH_FILES) {
+        return Err(Errno::PERM);
+    }
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
@@ -55,6 +86,9 @@ pub fn borrow(descriptor: u32) -> BorrowedFd<'static> {
 /// process_vm_writev(2) pins the remote pages for writing before it reads the local buffer (mm/process_vm_access.c). The local
 /// buffer is `unreadable`, so the call always ends in EFAULT. The caller verifies whether it had its effect.
 pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *const c_void) -> Errno {
+    if probe::forbids(Sysno::process_vm_writev) {
+        return Errno::PERM;
+    }
     let length = (pages * crate::PAGE) as usize;
     let local = [unreadable as usize, length];
     let remote = [address as usize, length];
@@ -69,10 +103,25 @@ pub fn break_copy_on_write(tid: u32, address: u64, pages: u64, unreadable: *cons
 /// # Safety
 /// `to` is writable for `length` bytes.
 pub unsafe fn read_remote(tid: u32, address: u64, to: *mut c_void, length: usize) -> Result<usize, Errno> {
+    if probe::forbids(Sysno::process_vm_readv) {
+        // SAFETY: the caller's promise.
+        return read_by_file(tid, address, unsafe { core::slice::from_raw_parts_mut(to.cast(), length) });
+    }
     let local = [to as usize, length];
     let remote = [address as usize, length];
     // SAFETY: the local iovec names what the caller promises to be writable; the kernel checks the remote one.
     unsafe { syscall!(Sysno::process_vm_readv, tid, local.as_ptr(), 1, remote.as_ptr(), 1, 0) }.map_err(errno)
+}
+
+/// The same by /proc/PID/mem, which also reads what no load may.
+#[cold]
+fn read_by_file(tid: u32, address: u64, to: &mut [u8]) -> Result<usize, Errno> {
+    let path = if tid == 0 { ProcPath::thread_self("mem") } else { ProcPath::of(tid, "mem") };
+    let memory = open(path.as_c_str(), OFlags::RDONLY)?;
+    match rustix::io::pread(memory, to, address) {
+        Ok(0) | Err(Errno::IO) => Err(Errno::FAULT),
+        read => read,
+    }
 }
 
 /// Reads eight bytes at `address` in `tid`'s address space.
@@ -87,6 +136,9 @@ pub fn read_remote_word(tid: u32, address: u64) -> Result<u64, Errno> {
 
 /// Writes eight bytes at `address` in the caller's own address space. An error where a store would fault.
 pub fn write_own_word(address: u64, word: u64) -> Result<(), Errno> {
+    if probe::forbids(Sysno::process_vm_writev) {
+        return Err(Errno::PERM);
+    }
     let local = [&raw const word as usize, 8];
     let remote = [address as usize, 8];
     // SAFETY: the local iovec names `word`; the kernel checks the remote one, whose bytes the caller may change.
@@ -105,6 +157,9 @@ pub const PAGES_AT_ONCE: usize = 48;
 /// page and the first of the next. Of a page that is left over it reads the first byte. The result is how many pages were read,
 /// from the first on (process_vm_readv(2)).
 pub fn read_at_boundaries(tid: u32, address: u64, bytes: &mut [u8]) -> usize {
+    if probe::forbids(Sysno::process_vm_readv) {
+        return 0;
+    }
     let count = bytes.len().min(PAGES_AT_ONCE);
     let local = [bytes.as_mut_ptr() as usize, count];
     let remote: [[usize; 2]; PAGES_AT_ONCE / 2] = core::array::from_fn(|pair| {
@@ -134,6 +189,9 @@ pub fn read_remote_pieces(tid: u32, addresses: &[u64], into: &mut [u8], length: 
 #[must_use]
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
+    if permission::forbids(Sysno::getrandom) {
+        return mix(now(), u64::from(own_pid()) << 32);
+    }
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_ne_bytes(bytes),
         _ => mix(now(), u64::from(own_pid()) << 32),
@@ -143,13 +201,25 @@ pub fn random() -> u64 {
 /// getpid(2).
 #[must_use]
 pub fn own_pid() -> u32 {
-    rustix::process::getpid().as_raw_nonzero().get() as u32
+    permission::known_pid().unwrap_or_else(|| rustix::process::getpid().as_raw_nonzero().get() as u32)
 }
 
-/// gettid(2).
+/// gettid(2); 0 if the caller may not ask.
 #[must_use]
 pub fn own_tid() -> u32 {
+    if permission::forbids(Sysno::gettid) {
+        return 0;
+    }
     rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+/// Whether a process exists, as far as the caller may ask (kill(2), signal 0): `Err(SRCH)` if it does not.
+pub fn test_process(pid: u32) -> Result<(), Errno> {
+    if permission::forbids(Sysno::kill) {
+        return Err(Errno::PERM);
+    }
+    let pid = rustix::process::Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+    rustix::process::test_kill_process(pid)
 }
 
 /// ioctl(2) with a pointer or value argument; the result on success.
@@ -158,6 +228,9 @@ pub fn own_tid() -> u32 {
 /// `argument` is what `request` takes: see the documentation of the request.
 pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Result<usize, Errno> {
     use rustix::fd::AsRawFd;
+    if permission::forbids(Sysno::ioctl) {
+        return Err(Errno::PERM);
+    }
     let number = descriptor.as_fd().as_raw_fd();
     // SAFETY: the caller's promise.
     unsafe { syscall!(Sysno::ioctl, number, request, argument) }.map_err(errno)
@@ -183,6 +256,9 @@ pub fn move_up(file: OwnedFd) -> Result<OwnedFd, Errno> {
 /// closed them (dup_fd, fs/file.c).
 pub fn take_empty_table() -> bool {
     const UNSHARE: u32 = 1 << 1;
+    if probe::forbids(Sysno::close_range) {
+        return false;
+    }
     // SAFETY: the arguments are values; the calling thread has nothing open that it relies on.
     unsafe { syscall!(Sysno::close_range, 0, u32::MAX, UNSHARE) }.is_ok()
 }
@@ -192,6 +268,9 @@ pub fn take_empty_table() -> bool {
 pub fn copy_descriptor(thread: u32, number: u32) -> Result<OwnedFd, Errno> {
     use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+    if probe::forbids(Sysno::pidfd_open) || permission::forbids_any(&[Sysno::pidfd_getfd, Sysno::close]) {
+        return Err(Errno::PERM);
+    }
     let kind = if thread == own_pid() { PidfdFlags::empty() } else { THREAD };
     let holder = pidfd_open(Pid::from_raw(thread as i32).ok_or(Errno::SRCH)?, kind)?;
     pidfd_getfd(holder, number as i32, PidfdGetfdFlags::empty())

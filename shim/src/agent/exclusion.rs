@@ -5,8 +5,8 @@
 use core::sync::atomic::Ordering;
 
 use snapshim::protocol::process::Agent;
-use snapshim::sys::raw;
 use snapshim::sys::wait::Backoff;
+use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
 use super::start;
@@ -31,8 +31,10 @@ pub fn with_agent_stopped<R>(call: impl FnOnce() -> R) -> R {
         );
     }
     let result = call();
-    // The call may have been setns(2).
-    identity::note_time_space();
+    if !permission::is_confined() {
+        // The call may have been setns(2).
+        identity::note_time_space();
+    }
     // SeqCst: pairs with the load in `AgentState::take_start`. The last exclusion that ends starts the agent.
     if agent_state.exclusions.fetch_sub(1, Ordering::SeqCst) == 1 && agent_state.step(AWAY, PRESENT) {
         start::start_anew(&own);

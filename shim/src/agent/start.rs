@@ -9,7 +9,7 @@ use snapshim::protocol::origin::Origin;
 use snapshim::sys::procfs::{ProcPath, ProcStat};
 use snapshim::sys::sync::Ordering;
 use snapshim::sys::wait::Backoff;
-use snapshim::sys::{futex, raw, signal_block};
+use snapshim::sys::{futex, permission, raw, signal_block};
 
 use super::run::run;
 use crate::base::agent_stack::{STACK, take_stack};
@@ -77,6 +77,14 @@ pub fn before_filter() {
     IS_FILTERED.store(true, Ordering::Relaxed);
 }
 
+/// The process has no agent from now on, unless it has one already, and says so to processes that would ask for one.
+pub fn stay_without() {
+    IS_FILTERED.store(true, Ordering::Relaxed);
+    if let Some(own) = identity::attached().filter(|own| own.image.agent_state().is(ABSENT)) {
+        give_up_agent(&own);
+    }
+}
+
 fn give_up_agent(own: &ThisProcess) {
     if let Some(record) = own.record() {
         record.set_agent(own.id, None);
@@ -93,6 +101,13 @@ pub fn start(own: &ThisProcess) {
 
 /// Starts the agent where it has ended.
 pub fn start_anew(own: &ThisProcess) {
+    if permission::is_confined() {
+        // A filter would hold for the new thread as well.
+        if let Some(record) = own.record() {
+            record.set_agent(own.id, None);
+        }
+        return;
+    }
     if !start_thread(own) {
         say_once!(
             Level::Warn,

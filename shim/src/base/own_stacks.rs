@@ -11,7 +11,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use snapshim::PAGE;
+use snapshim::sys::permission;
 use snapshim::sys::signal_block::SignalsBlocked;
+use syscalls::Sysno;
 
 use super::stack_pointer::stack_pointer;
 use super::{agent_stack, arena};
@@ -35,6 +37,9 @@ static POOL: AtomicPtr<PoolHeader> = AtomicPtr::new(ptr::null_mut());
 pub fn prepare() {
     // Acquire: as in `pool`.
     if !POOL.load(Ordering::Acquire).is_null() {
+        return;
+    }
+    if permission::forbids_any(&[Sysno::mmap, Sysno::mprotect, Sysno::madvise]) {
         return;
     }
     let Some(memory) = arena::memory(LENGTH) else { return };

@@ -13,9 +13,10 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use snapshim::PAGE;
-use snapshim::protocol::origin::Origin;
+use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{LOCKED, NOT_INHERITED};
-use snapshim::sys::{procfs, raw};
+use snapshim::sys::{permission, procfs, raw};
 use syscalls::{Sysno, raw_syscall, syscall};
 
 use crate::address_space::lock::{self, Mappings};
@@ -28,8 +29,8 @@ use crate::hooks::mlockall::{lock_all, unlock_all};
 use crate::interpose::answer::{answer, status};
 use crate::interpose::beside::{EntryHook, for_libc_beside};
 use crate::mapper::preserve_own;
-use crate::process::identity;
 use crate::process::log::{Bytes, Level, say_once};
+use crate::process::{identity, membership};
 use crate::shared::{calls, list};
 use crate::snapshot::create::{ADDRESSES, By, create};
 use crate::writer::touch::LONGEST_WRITE;
@@ -196,6 +197,9 @@ impl Request {
 }
 
 fn map(arguments: Mmap) -> *mut c_void {
+    if permission::is_confined() || list::is_sealed() {
+        return answer(map_confined(&arguments));
+    }
     let arguments = if arguments.replaces() { in_whole_units(arguments) } else { arguments };
     answer(make(&arguments, Request::of(&arguments)))
 }
@@ -238,11 +242,30 @@ fn log_other_kind(other: &OtherKind, descriptor: c_int) {
     );
 }
 
+/// mmap(2) in a process that is confined: it can make no snapshot, and no mapping that the table knows of.
+#[cold]
+fn map_confined(arguments: &Mmap) -> Result<*mut c_void, Errno> {
+    if !config().is_disabled && arguments.flags & MAP_SNAPSHOT != 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let is_shared = matches!(arguments.flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
+    if is_shared && arguments.flags & libc::MAP_ANONYMOUS == 0 {
+        // One that is read-only may become writable.
+        if target_of_descriptor(arguments.descriptor as u32) != Target::Elsewhere {
+            membership::stay_unseen_confined("maps a file shared");
+        }
+    }
+    arguments.call()
+}
+
 /// mmap(2) for callers of libc's own function, libc itself included.
 ///
 /// libc maps tables shared (iconv(3)), through descriptors that are open for reading only. No store can ever come through such a
 /// mapping, so it is no reason to join the table.
 fn map_for_libc(arguments: Mmap) -> *mut c_void {
+    if permission::is_confined() {
+        return map(arguments);
+    }
     const WHAT: c_int = libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | MAP_SNAPSHOT;
     let is_plain = arguments.flags & WHAT == libc::MAP_SHARED && arguments.protection & libc::PROT_WRITE == 0;
     if is_plain
@@ -334,6 +357,9 @@ fn protect_by(
     call: &impl Fn(u64, u64, c_int) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
+    if permission::is_confined() && protection & libc::PROT_WRITE != 0 && list::was_any() {
+        membership::stay_unseen_confined("changes the protection of memory, and has files mapped shared");
+    }
     let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);
     let Some(own) = identity::attached().filter(|_| !range.is_empty() && list::may_touch(&range)) else {
         let known = (protection & KNOWN_PROTECTION) as u32;

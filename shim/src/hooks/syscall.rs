@@ -14,7 +14,7 @@ use crate::base::errno::as_libc;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::{answer, fail, status};
 use crate::interpose::interpose;
-use crate::lifecycle::fork;
+use crate::lifecycle::{confinement, fork};
 use crate::mapper::faults;
 use crate::process::{ptracer, shared_mm};
 
@@ -189,9 +189,12 @@ fn on_syscall(
             }
             crate::agent::exclusion::with_agent_stopped(pass)
         }
+        _ if let Some(filter) = confine::filter_by_number(number, arguments) => {
+            // SAFETY: the application's arguments, as they are.
+            confinement::confined(filter, || unsafe { real(number, a, b, c, d, e, f) })
+        }
         _ if confine::shuts_in_by_number(number, arguments) => {
             confine::join_before();
-            confine::prepare_for_filter(number, a);
             // SAFETY: the application's arguments, as they are.
             let call = || unsafe { real(number, a, b, c, d, e, f) };
             if number == libc::SYS_prctl { prctl::noting(a as i32, b as u64, call) } else { call() }

@@ -5,7 +5,8 @@
 
 use libc::pid_t;
 use rustix::io::Errno;
-use snapshim::sys::{procfs, raw};
+use snapshim::cooperate::remembered;
+use snapshim::sys::{permission, procfs, raw};
 
 use super::fork_in_handler::ChildCall;
 use super::inherit::{Inheritance, Prepared};
@@ -16,10 +17,13 @@ use crate::origins::{claim, foreign_maps, watch};
 use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
 use crate::process::{membership, shared_mm, thread};
-use crate::shared::fork as shared_fork;
+use crate::shared::{fork as shared_fork, list};
 
 /// Makes `real`, which returns twice: in this process, and in a child that has a copy of its memory. `flags` are those of clone(2).
 pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
+    if permission::is_confined() {
+        return fork_confined(real);
+    }
     match identity::attached() {
         None => {
             let pid = real();
@@ -32,6 +36,21 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
         }
         Some(own) => fork_attached(own, flags, real),
     }
+}
+
+/// The same in a process that is confined. It has no snapshots, and its child takes no part.
+#[cold]
+fn fork_confined(real: &dyn Fn() -> pid_t) -> pid_t {
+    let pid = real();
+    if pid == 0 {
+        remembered::forget();
+        shared_mm::note_pid();
+        if list::was_any() {
+            // The child may store through an inherited mapping without a call.
+            let _ = membership::join();
+        }
+    }
+    pid
 }
 
 /// The same in a process that takes part in the table. The lock is taken even without snapshots, because another thread may be

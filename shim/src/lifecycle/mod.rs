@@ -14,6 +14,7 @@
 //!
 //! Must not: depend on how the fork was called. clone(2), fork(3) and a fork by number lead to one function.
 
+pub mod confinement;
 pub mod environment;
 pub mod exec;
 pub mod exit;

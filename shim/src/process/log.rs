@@ -7,7 +7,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use snapshim::sys::escaped::Escaped;
+use snapshim::sys::permission;
 use snapshim::table::Table;
+use syscalls::Sysno;
 
 use super::log_line::{Gist, Line, Name};
 use super::{log_target, said};
@@ -71,7 +73,7 @@ impl fmt::Display for Program {
 #[cold]
 pub fn write_line(level: Level, about: About<'_>, message: fmt::Arguments<'_>) {
     let log = &config().log;
-    if level <= log.level {
+    if level <= log.level && !permission::forbids_any(WRITING) {
         log_target::write(log.path, Line::new(log.format, level, about, message).as_bytes());
     }
 }
@@ -79,10 +81,32 @@ pub fn write_line(level: Level, about: About<'_>, message: fmt::Arguments<'_>) {
 /// Logs a line that no sibling and not the parent has logged of late; see [`say_once`].
 #[cold]
 pub fn write_line_once(level: Level, about: About<'_>, message: fmt::Arguments<'_>) {
-    if level <= config().log.level && said::is_news(Gist::of(message)) {
+    if level <= config().log.level && !permission::forbids_any(WRITING) && said::is_news(Gist::of(message)) {
         write_line(level, about, message);
     }
 }
+
+/// The calls by which a line is written. A process that a filter keeps from one of them writes none: what it does to a snapshot is
+/// said by the snapshot's own process.
+const WRITING: &[Sysno] = &[
+    Sysno::openat,
+    Sysno::fstat,
+    Sysno::newfstatat,
+    Sysno::fcntl,
+    Sysno::lseek,
+    Sysno::pread64,
+    Sysno::write,
+    Sysno::pwritev2,
+    Sysno::sendto,
+    Sysno::ftruncate,
+    Sysno::close,
+    Sysno::clock_gettime,
+    Sysno::rt_sigprocmask,
+    Sysno::rt_sigpending,
+    Sysno::rt_sigtimedwait,
+    Sysno::getsid,
+    Sysno::getppid,
+];
 
 /// Logs, once, what the environment asks for in vain: values that cannot be used, and names that are no variable's.
 pub fn report_unusable() {

@@ -11,7 +11,7 @@ use snapshim::cooperate::inspection::Knowledge;
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::unseen::Who;
-use snapshim::sys::{procfs, raw, signal_block, time_space};
+use snapshim::sys::{permission, procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
@@ -100,6 +100,9 @@ fn join_now(is_eager: bool) -> Result<ThisProcess, Errno> {
         errno => return Err(Errno::from_raw_os_error(i32::from(errno))),
     }
     let image = image_page();
+    if permission::is_confined() {
+        return Err(stay_out_confined(image));
+    }
     if let Some(image) = image
         && !is_eager
         && raw::now() < image.next_try.load(Ordering::Relaxed)
@@ -111,6 +114,39 @@ fn join_now(is_eager: bool) -> Result<ThisProcess, Errno> {
         Ok(Some(own)) => Ok(own),
         Ok(None) => Err(note_refusal(image, Hindrance::Full, begun)),
         Err(refusal) => Err(note_refusal(image, Hindrance::Refusal(refusal), begun)),
+    }
+}
+
+/// For a process that is confined ([`permission`]) and has no record: a child of one that has, or one whose table is out of reach.
+/// Joining takes calls that it may not make.
+#[cold]
+fn stay_out_confined(image: Option<&ImagePage>) -> Errno {
+    let is_first = image.is_none_or(|image| image.said.swap(1, Ordering::Relaxed) == 0);
+    if is_first && let Some(table) = table() {
+        table.raise_unseen(Who { pid: raw::own_pid(), start: 0 });
+        say!(
+            Level::Warn,
+            "process {} takes no part: it was forked by a process that a filter of seccomp confines. Its changes are not held back, \
+             so all snapshots in the table are doubtful while it lives",
+            raw::own_pid()
+        );
+    }
+    Errno::PERM
+}
+
+/// Makes all snapshots doubtful while this process lives, which is confined: what it does now stays unseen, for the reason `why`.
+#[cold]
+pub fn stay_unseen_confined(why: &str) {
+    HAS_UNSEEN_MAPPING.store(true, Ordering::Relaxed);
+    let Some(own) = attached() else { return };
+    // In a vfork child the pid is the child's.
+    own.table.raise_unseen(Who { pid: raw::own_pid(), start: 0 });
+    if own.table.unseen().begin_to_say() {
+        say!(
+            Level::Warn,
+            "process {} {why}, and a filter of seccomp keeps the library from seeing it: all snapshots are doubtful while it lives",
+            own.image.pid()
+        );
     }
 }
 
@@ -418,6 +454,9 @@ static TABLE_CHECKED: AtomicU32 = AtomicU32::new(0);
 /// removed, or the path may lead to another one after a change of mounts.
 #[inline]
 pub fn check_table_now_and_then(own: &ThisProcess) {
+    if permission::is_confined() {
+        return;
+    }
     let second = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec as u32;
     if TABLE_CHECKED.load(Ordering::Relaxed) != second {
         check_table_path(own, second);

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 
 use super::identity::{SHARES_MM, attached, image_page, note_time_space, table};
 use super::{first_thread, thread};
@@ -25,7 +25,7 @@ pub fn note_shared_mm(is_concurrent: bool) {
 pub fn note_pid() {
     first_thread::note();
     thread::forget_shared_mm();
-    if table().is_some() {
+    if table().is_some() && !permission::is_confined() {
         note_time_space();
     }
     if let Some(image) = image_page() {

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use snapshim::protocol::gate::{self, CallFrame};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::writer_slot::{FRAMES, WriterSlot};
-use snapshim::sys::{raw, signal_block};
+use snapshim::sys::{permission, raw, signal_block};
+use syscalls::Sysno;
 
 use super::identity::{self, ThisProcess};
 use super::membership;
@@ -146,6 +147,10 @@ pub fn take(thread: Thread) {
 
 fn claim() -> Result<Thread, Errno> {
     let own = membership::join()?;
+    if permission::forbids(Sysno::gettid) {
+        // The slot would not say whose it is.
+        return Err(Errno::AGAIN);
+    }
     // A handler that writes between the claim and the note of it would claim a second slot, and the first would be lost.
     let _signals = signal_block::SignalsBlocked::new();
     // The slot that a vfork child claims stays with the thread whose stack it has; the child's own id is no thread's soon.

@@ -40,6 +40,10 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
 /// The agent's part: arms for the creations that wait for this process, and answers them. True if there was one.
 pub fn answer_creations(own: &ThisProcess) -> bool {
     let Some(record) = own.record() else { return false };
+    if list::is_sealed() {
+        // The stores of a thread that is confined cannot be led through a trap. The creation is refused in time.
+        return false;
+    }
     let mut has_armed = false;
     for (creation, scope) in own.table.creations_to_arm_for(record, own.id) {
         has_armed = true;

@@ -12,6 +12,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
+use snapshim::sys::permission;
 use snapshim::sys::wait::until_some;
 
 /// One contiguous shared mapping of a file or block device.
@@ -269,12 +270,34 @@ fn note(list: &List) {
 /// Whether an entry may touch `range`. A mapping that another thread makes at this moment may be missed.
 #[inline]
 pub fn may_touch(range: &Range<u64>) -> bool {
-    range.start < HIGHEST.load(Ordering::Relaxed) && LOWEST.load(Ordering::Relaxed) < range.end
+    !permission::is_confined()
+        && range.start < HIGHEST.load(Ordering::Relaxed)
+        && LOWEST.load(Ordering::Relaxed) < range.end
 }
 
 /// Whether there is any entry.
 #[inline]
 pub fn is_any() -> bool {
+    !permission::is_confined() && HIGHEST.load(Ordering::Relaxed) != 0
+}
+
+/// Whether the mappings stay open from now on, whatever snapshots are made.
+static IS_SEALED: AtomicBool = AtomicBool::new(false);
+
+/// See [`seal`].
+pub fn is_sealed() -> bool {
+    // SeqCst: pairs with the store in `seal`.
+    IS_SEALED.load(Ordering::SeqCst)
+}
+
+/// Has every mapping stay open from now on (`is_sealed`), because its process is about to be confined, or as it was.
+pub fn seal(is_sealed: bool) {
+    // SeqCst: an arming that does not see this is over before the list can be held again.
+    IS_SEALED.store(is_sealed, Ordering::SeqCst);
+}
+
+/// The same in a process that is confined, where no call is led around the mappings any more.
+pub fn was_any() -> bool {
     HIGHEST.load(Ordering::Relaxed) != 0
 }
 

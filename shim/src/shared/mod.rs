@@ -5,6 +5,7 @@
 //! chunk is opened, the store runs again. The application's own calls on such mappings come in through [`calls`]; what it asked for
 //! stands in the list, what the kernel has may be less. Its calls that have the kernel store into such mappings come in through
 //! [`kernel_store`]; what the kernel may have to store without a call is opened beforehand ([`robust_futex`]).
+//! Where no store may trap any more all mappings are opened for good ([`stay_open`]).
 //!
 //! May import: `mapper`, `writer`, `origins`, `address_space`, `signals`, `process`, `interpose`, `base` and the core crate.
 //!
@@ -25,3 +26,4 @@ pub mod prefault;
 pub mod protection;
 pub mod robust_futex;
 pub mod spare;
+pub mod stay_open;

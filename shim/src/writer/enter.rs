@@ -10,8 +10,9 @@ use snapshim::preserve::{self, Mutation, Pusher};
 use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use snapshim::table::{self, Table};
+use syscalls::Sysno;
 
 use super::reach::reach_of;
 use super::report::{LogReporter, refuse};
@@ -166,6 +167,9 @@ fn change_origin(
             Err(failure) => refuse(origin, &failure),
         };
     }
+    if permission::forbids_any(FINDING_REACH) {
+        return change_without_reach(thread, frame, descriptor, origin, touch, call);
+    }
     let reach = reach_of(thread, frame, descriptor, origin, touch);
     let ahead = sequence::pages_ahead(origin, &reach.bytes);
     let is_open = preserve::is_preserved(thread.own.table, origin, &reach.bytes)
@@ -223,6 +227,32 @@ fn make_way(
     Pusher { size: &size, read_in: &read_in, ..pusher(thread, frame) }.make_way(origin, mutation)
 }
 
+/// The calls that find out where the bytes of a write can land, and have landed.
+const FINDING_REACH: &[Sysno] = &[Sysno::lseek, Sysno::fcntl, Sysno::statx, Sysno::fadvise64];
+
+/// Makes a call of a process that may not ask where its bytes go: all that they can change is preserved.
+#[cold]
+fn change_without_reach(
+    thread: &Thread,
+    frame: &CallFrame,
+    descriptor: i32,
+    origin: Origin,
+    touch: &impl Touch,
+    call: &impl Fn() -> isize,
+) -> isize {
+    // An append touches no page that is not preserved (`reach_of`).
+    let bytes = match touch.offset().map(u64::try_from) {
+        Some(Ok(start)) => start..start.saturating_add(touch.length()),
+        // The kernel refuses a negative offset.
+        Some(Err(_)) => 0..0,
+        None => 0..u64::MAX,
+    };
+    match make_way(thread, frame, descriptor, origin, &Mutation::Bytes(bytes)) {
+        Err(failure) if !thread.own.leaves_damaged() => refuse(origin, &failure),
+        _ => call(),
+    }
+}
+
 /// Makes a call of which the kernel does not say which file it changes. What the call may change is preserved in every snapshot. A
 /// snapshot in which that fails becomes doubtful, and is not broken: the call may change another file.
 #[cold]
@@ -262,6 +292,9 @@ fn log_doubted_by_unknown_target(doubted: usize) {
 }
 
 fn size_behind(descriptor: i32) -> Option<u64> {
+    if permission::forbids(Sysno::statx) {
+        return None;
+    }
     let file = raw::borrow(descriptor as u32);
     let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::SIZE).ok()?;
     let is_file = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;

@@ -7,12 +7,14 @@ use core::sync::atomic::{Ordering, fence};
 use rustix::io::Errno;
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::Pusher;
+use snapshim::preserve::policy::PushMode;
 use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Announcement, Call, CallFrame, Entry, Writer};
 use snapshim::protocol::origin::Target;
-use snapshim::sys::raw;
 use snapshim::sys::wait::{Backoff, Deadline};
+use snapshim::sys::{permission, raw};
 use snapshim::table::Table;
+use syscalls::Sysno;
 
 use super::report::LogReporter;
 use super::touch::Touch;
@@ -118,6 +120,10 @@ fn without_slot<T>(call: &impl Fn() -> T) -> Result<Option<T>, Seat> {
         if let Ok(seat) = Seat::take() {
             return Err(seat);
         }
+        if permission::is_confined() {
+            membership::stay_unseen_confined("writes in a thread that has no slot");
+            return Ok(Some(call()));
+        }
         if deadline.expired_twice(&backoff) {
             say!(
                 Level::Error,
@@ -142,7 +148,7 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, LogRep
         headroom: identity::headroom(),
         own_ranges: identity::own_ranges(),
         unreadable: arena::unreadable_page(),
-        mode: config().push_mode,
+        mode: push_mode(),
         on_failure: config().on_failure,
         timeout: config().timeout,
         report: &LogReporter,
@@ -152,6 +158,30 @@ pub fn pusher<'a>(thread: &'a Thread, frame: &'a CallFrame) -> Pusher<'a, LogRep
         size: &|| None,
         aside: own_stacks::aside,
     }
+}
+
+/// By which means: a process that may not make the calls of a push asks the mappers' agents.
+fn push_mode() -> PushMode {
+    use Sysno as S;
+    const PUSHING: &[S] = &[
+        S::openat,
+        S::newfstatat,
+        S::read,
+        S::pread64,
+        S::pwrite64,
+        S::lseek,
+        S::close,
+        S::fcntl,
+        S::fstatfs,
+        S::ioctl,
+        S::madvise,
+        S::fadvise64,
+        S::mmap,
+        S::mprotect,
+        S::gettid,
+        S::rt_sigprocmask,
+    ];
+    if permission::forbids_any(PUSHING) { PushMode::Agent } else { config().push_mode }
 }
 
 /// What the gate asks of this thread.

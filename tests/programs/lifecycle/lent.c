@@ -332,7 +332,7 @@ static void watch_reading_of(pid_t pid)
     };
     struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
     CHECK(signal(SIGSYS, note_look) != SIG_ERR);
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    install_unseen(&program);
 }
 
 /* A process that is wedged would wedge who reads its memory. */

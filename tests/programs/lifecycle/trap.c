@@ -35,6 +35,18 @@ static void on_trap(int signal, siginfo_t *info, void *context)
     registers[REG_RAX] = call(info->si_syscall, registers);
 }
 
+void install_unseen(const struct sock_fprog *program)
+{
+    long result;
+    register long no_flags __asm__("r10") = 0;
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(SYS_seccomp), "D"(SECCOMP_SET_MODE_FILTER), "S"(0L), "d"(program), "r"(no_flags)
+                     : "rcx", "r11", "memory");
+    CHECK(result == 0);
+}
+
 void trap(void)
 {
     struct sock_filter filter[] = {
@@ -54,7 +66,7 @@ void install(struct sock_filter *filter, unsigned short count)
     struct sock_fprog program = {count, filter};
     struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | flags};
     CHECK(sigaction(SIGSYS, &action, NULL) == 0);
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    install_unseen(&program);
 }
 
 int to_parent[2], to_child[2], from_both[2];

@@ -9,7 +9,7 @@
 use core::ffi::{c_int, c_uint};
 
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::as_libc;
@@ -69,11 +69,11 @@ fn raw_dup2(old: c_int, new: c_int) -> Result<usize, syscalls::Errno> {
 }
 
 /// Makes a call that may close or replace what the shim keeps open: `act` gets the shim's files. It gets none in a vfork child,
-/// whose descriptor table is a copy.
+/// whose descriptor table is a copy, and in a process that is confined, which uses none any more.
 #[inline]
 fn with_proc_fds<T>(last: u32, act: impl FnOnce(Option<&ProcFdCache>) -> T) -> T {
     let proc_fds = identity::proc_fds();
-    if !proc_fds.may_guard(last) || identity::is_vfork_child() {
+    if !proc_fds.may_guard(last) || permission::is_confined() || identity::is_vfork_child() {
         return act(None);
     }
     proc_fds.replacing(|| act(Some(proc_fds)))

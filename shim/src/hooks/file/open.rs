@@ -16,10 +16,10 @@ use rustix::fs::FileType;
 use snapshim::cooperate::locate::{target_of_descriptor, target_of_stat};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::procfs::ProcPath;
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
-use super::truncate::{doubt, is_without_proc, truncate_file, truncate_known};
+use super::truncate::{doubt, is_without_proc, truncate_file, truncate_known, truncate_somewhere};
 use crate::base::errno::{as_libc, errno, set_errno};
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
@@ -121,9 +121,22 @@ fn opened_as(flags: c_int, as_made: impl Fn() -> c_int, open: impl Fn(c_int) -> 
     }
     match while_unused(|| as_made() as isize) {
         Some(result) => result as c_int,
+        None if permission::forbids_any(TRUNCATING) => truncate_somewhere(|| as_made() as isize) as c_int,
         None => open_beside_snapshots(flags, &open),
     }
 }
+
+/// The calls that truncate what has been opened, and look which file it is.
+const TRUNCATING: &[Sysno] = &[
+    Sysno::openat,
+    Sysno::fstat,
+    Sysno::statx,
+    Sysno::fstatfs,
+    Sysno::ftruncate,
+    Sysno::truncate,
+    Sysno::dup3,
+    Sysno::close,
+];
 
 /// Whether a file that exists is truncated.
 fn truncates(flags: c_int) -> bool {

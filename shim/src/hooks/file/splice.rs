@@ -6,7 +6,7 @@ use core::ffi::{c_int, c_uint};
 use libc::{iovec, off64_t, pollfd, size_t, ssize_t};
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::protocol::origin::Target;
-use snapshim::sys::{raw, signal_block};
+use snapshim::sys::{permission, raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::{as_libc, errno, set_errno};
@@ -104,6 +104,9 @@ pub fn on_sendfile(
 
 const SPLICE_F_NONBLOCK: c_uint = 2;
 
+/// The calls that find out whether to wait for input, and wait.
+const WAITING: &[Sysno] = &[Sysno::fcntl, Sysno::ppoll, Sysno::rt_sigprocmask, Sysno::rt_sigaction];
+
 pub fn on_splice(
     real: splice::Function,
     from: c_int,
@@ -118,7 +121,7 @@ pub fn on_splice(
     if !is_file(to) {
         return call(flags);
     }
-    if flags & SPLICE_F_NONBLOCK != 0 || !is_patient(from) {
+    if flags & SPLICE_F_NONBLOCK != 0 || permission::forbids_any(WAITING) || !is_patient(from) {
         return through_gate(to, Incoming { length, offset: to_offset }, || call(flags));
     }
     // Never wait for an empty pipe while announced: a creation would wait for this call. A call that fails at once fails here as

@@ -13,7 +13,7 @@ use snapshim::protocol::gate::NO_DESCRIPTOR;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::ProcPath;
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use snapshim::table;
 use syscalls::{Sysno, syscall};
 
@@ -96,6 +96,11 @@ pub fn truncate_in(descriptor: c_int, call: impl Fn() -> isize) -> isize {
     through_gate(descriptor, Truncation { from: 0, target: None }, call)
 }
 
+/// The same for a call that truncates a file which is not known.
+pub fn truncate_somewhere(call: impl Fn() -> isize) -> isize {
+    through_gate(NO_DESCRIPTOR as c_int, Truncation { from: 0, target: Some(Target::Unknown) }, call)
+}
+
 /// Makes `call`, which looks `path` up itself and truncates the file to nothing.
 pub fn truncate_by_name(directory: c_int, path: *const c_char, call: impl Fn() -> isize) -> isize {
     truncate_named(directory, path, 0, call)
@@ -111,6 +116,9 @@ pub fn truncate_known(origin: Origin, call: impl Fn() -> c_int) -> c_int {
 fn truncate_named(directory: c_int, path: *const c_char, length: off64_t, call: impl Fn() -> isize) -> isize {
     if let Some(result) = while_unused(&call) {
         return result;
+    }
+    if permission::forbids_any(LOOKING_UP) {
+        return truncate_somewhere(call);
     }
     let seen = target_named(directory, path);
     let result = match seen {
@@ -197,12 +205,18 @@ pub fn on_ftruncate(real: ftruncate64::Function, fd: c_int, length: off64_t) -> 
     truncate_file(fd, length, || unsafe { real(fd, length) })
 }
 
+/// The calls by which a path is looked up.
+const LOOKING_UP: &[Sysno] = &[Sysno::openat, Sysno::statx, Sysno::close];
+
 /// The path is looked up once, where that is possible, so that the preserved file is the truncated one.
 pub fn on_truncate(real: truncate64::Function, path: *const c_char, length: off64_t) -> c_int {
     // SAFETY: the application's arguments, as they are.
     let by_name = || unsafe { real(path, length) };
     if let Some(result) = while_unused(|| by_name() as isize) {
         return result as c_int;
+    }
+    if permission::forbids_any(LOOKING_UP) {
+        return truncate_somewhere(|| by_name() as isize) as c_int;
     }
     let Some(descriptor) = open_path(libc::AT_FDCWD, path) else {
         // No descriptor is left; or the path leads nowhere, and the call fails as the lookup did.

@@ -6,23 +6,19 @@
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use libc::{gid_t, pid_t, rlimit64, uid_t};
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
-use crate::agent::start;
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
+use crate::lifecycle::confinement::Filter;
 use crate::process::thread;
-
-/// Does what has to be done before the program sets a filter of seccomp(2) by the call with this number, if it does.
-pub fn prepare_for_filter(number: i64, option: usize) {
-    if number == libc::SYS_seccomp || number == libc::SYS_prctl && option as c_int == libc::PR_SET_SECCOMP {
-        start::before_filter();
-    }
-}
 
 /// Joins the table, if that is possible. A refusal is noted or logged, as at a change.
 pub fn join_before() {
+    if permission::is_confined() {
+        return;
+    }
     let _ = thread::current();
 }
 
@@ -100,6 +96,27 @@ joined_before! {
     setfsuid, c"setfsuid": setfsuid(user: uid_t) => setfsuid(user);
     /// setfsgid(2)
     setfsgid, c"setfsgid": setfsgid(group: gid_t) => setfsgid(group);
+}
+
+/// The filter that prctl(2) is to install.
+pub fn filter_of_prctl(option: c_int, mode: c_ulong, program: c_ulong) -> Option<Filter> {
+    const STRICT: c_ulong = libc::SECCOMP_MODE_STRICT as c_ulong;
+    const FILTER: c_ulong = libc::SECCOMP_MODE_FILTER as c_ulong;
+    match (option, mode) {
+        (libc::PR_SET_SECCOMP, STRICT) => Some(Filter::Strict),
+        (libc::PR_SET_SECCOMP, FILTER) => Some(Filter::Program(program)),
+        _ => None,
+    }
+}
+
+/// The filter that a call by number is to install.
+pub fn filter_by_number(number: i64, [a, b, c, ..]: [usize; 6]) -> Option<Filter> {
+    match (number, a as c_uint) {
+        (libc::SYS_prctl, _) => filter_of_prctl(a as c_int, b as c_ulong, c as c_ulong),
+        (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_STRICT) => Some(Filter::Strict),
+        (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER) => Some(Filter::Program(c as u64)),
+        _ => None,
+    }
 }
 
 /// Whether mount(2) can put something over the table's directory: all forms can, but those that only say where later mounts appear.

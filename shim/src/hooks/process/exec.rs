@@ -4,10 +4,11 @@
 use core::ffi::{CStr, c_char, c_int, c_long};
 use core::ptr::with_exposed_provenance as pointer;
 
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
+use crate::base::environment_without::without_library;
 use crate::base::errno::as_libc;
 use crate::interpose::answer::{Answer, fail};
 use crate::interpose::interpose;
@@ -73,6 +74,14 @@ pub fn by_number(number: c_long, arguments: [usize; 5], call: impl FnOnce(Array)
     execute(&program, pointer(environment), call)
 }
 
+/// An exec in a process that is confined: the program runs without the library, whose start would end it.
+#[cold]
+fn by_confined<R>(environment: Array, call: impl FnOnce(Array) -> R) -> R {
+    membership::stay_unseen_confined("executes a program that runs without the library");
+    // SAFETY: the kernel reads the same strings.
+    unsafe { without_library(environment, call) }.0
+}
+
 fn on_execveat(
     real: execveat::Function,
     directory: c_int,
@@ -99,6 +108,9 @@ fn on_execve(real: execve::Function, path: *const c_char, arguments: Array, envi
 
 /// Makes `call`, an exec of `program`, with the environment that suits it, or refuses it.
 fn execute<R: Answer>(program: &Program, environment: Array, call: impl FnOnce(Array) -> R) -> R {
+    if permission::is_confined() {
+        return by_confined(environment, call);
+    }
     let fate = fate_of(program, environment);
     if !matches!(fate, Fate::Loaded) && config().is_strict {
         return fail(libc::EPERM);

@@ -1,13 +1,14 @@
 //! prctl(2): the process joins before it shuts itself in ([`confine`](super::confine)), and notes whether other processes may look
-//! at it, and which may reach its memory.
+//! at it, and which may reach its memory. It may install a filter of system calls.
 
 use core::ffi::{c_int, c_ulong};
 
 use syscalls::{Sysno, syscall};
 
-use super::confine::{join_before, prepare_for_filter, shuts_in};
+use super::confine::{filter_of_prctl, join_before, shuts_in};
 use crate::base::errno::as_libc;
 use crate::interpose::interpose;
+use crate::lifecycle::confinement::confined;
 use crate::process::{descriptors, ptracer};
 
 interpose! {
@@ -20,12 +21,15 @@ interpose! {
 }
 
 fn on_prctl(real: prctl::Function, option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    // SAFETY: the application's arguments, as they are.
+    let call = || unsafe { real(option, a, b, c, d) };
+    if let Some(filter) = filter_of_prctl(option, a, b) {
+        return confined(filter, || call().into()) as c_int;
+    }
     if shuts_in(option) {
         join_before();
-        prepare_for_filter(libc::SYS_prctl, option as usize);
     }
-    // SAFETY: the application's arguments, as they are.
-    noting(option, a, || unsafe { real(option, a, b, c, d) })
+    noting(option, a, call)
 }
 
 /// Makes a call of prctl(2), and notes whether other processes may look at this one's descriptors, and which the program lets reach

@@ -1,0 +1,41 @@
+//! Opening the shared mappings for good, in a process in which no store may trap any more.
+
+use snapshim::preserve::policy::Failure;
+use snapshim::sys::signal_block::SignalsBlocked;
+
+use super::fault::open_whole;
+use super::list;
+use crate::process::identity::ThisProcess;
+use crate::process::log::{Level, say};
+use crate::writer::announced::announced;
+
+/// Opens every writable mapping, after what snapshots have of it is preserved. The list is sealed, so nothing arms them again. The
+/// result is how many there were.
+pub fn open_for_good(own: &ThisProcess) -> u32 {
+    let mut count = 0;
+    let mut at = 0;
+    loop {
+        let next = {
+            let _signals = SignalsBlocked::new();
+            let list = list::read();
+            let behind = list.entries().iter().filter(|entry| entry.is_writable() && entry.range.start >= at);
+            let first = behind.min_by_key(|entry| entry.range.start);
+            first.map(|entry| (entry.range.clone(), entry.origin, entry.bytes(&entry.range)))
+        };
+        let Some((range, origin, bytes)) = next else { return count };
+        let _ = announced(origin, |announced| {
+            let made = announced.map_or(Ok(()), |announced| announced.make_way(bytes.clone()));
+            if let Err(Failure { pid, .. }) = made {
+                own.table.doubt_every_snapshot();
+                say!(Level::Warn, "all snapshots are doubtful: pages of one of process {pid} could not be preserved");
+            }
+            let _signals = SignalsBlocked::new();
+            let list = list::read();
+            for entry in list.touching(&range).filter(|entry| entry.is_writable() && entry.origin == origin) {
+                let _ = open_whole(entry);
+            }
+        });
+        count += 1;
+        at = range.start + 1;
+    }
+}
