@@ -6,7 +6,6 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 
-use super::locate::target_of_descriptor;
 use crate::protocol::origin::{AtomicTarget, Target};
 use crate::protocol::process::Process;
 use crate::sys::procfs::{self, ProcPath};
@@ -26,8 +25,8 @@ static REMEMBERED: [Remembered; NUMBERS] =
 /// The record of the process that was confined; null: nothing is remembered.
 static RECORD: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
-/// Asks the kernel for each descriptor that is open. `record` is the calling process's.
-pub fn remember(record: &'static Process) {
+/// Asks for each descriptor that is open, by `ask`, where it leads. `record` is the calling process's.
+pub fn remember(record: &'static Process, ask: impl Fn(u32) -> Target) {
     let mut highest = None;
     procfs::any_number(ProcPath::thread_self("fd").as_c_str(), |number| {
         highest = highest.max(Some(number as usize));
@@ -37,7 +36,7 @@ pub fn remember(record: &'static Process) {
     for (number, place) in REMEMBERED.iter().enumerate().take(highest.map_or(NUMBERS, |highest| highest + 1)) {
         let seen = record.descriptors(number as u32);
         let is_open = rustix::io::fcntl_getfd(raw::borrow(number as u32)).is_ok();
-        place.target.store(if is_open { target_of_descriptor(number as u32) } else { Target::Unknown });
+        place.target.store(if is_open { ask(number as u32) } else { Target::Unknown });
         place.seen.store(seen, Ordering::Relaxed);
     }
     // Release: pairs with the Acquire in `target`.

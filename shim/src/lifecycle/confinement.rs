@@ -17,6 +17,7 @@ use core::ptr;
 
 use libc::{sock_filter, sock_fprog};
 use rustix::mm::{MapFlags, ProtFlags};
+use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::cooperate::remembered;
 use snapshim::sys::permission::{self, Before, Calls};
 use snapshim::sys::{probe, raw};
@@ -115,7 +116,7 @@ fn prepare() {
     let deadline = Mappings::deadline();
     let _ = own.table.await_pushers_of(own.owner(), deadline);
     if let Some(record) = own.record() {
-        remembered::remember(record);
+        remembered::remember(record, target_of_descriptor);
     }
 }
 
