@@ -84,7 +84,7 @@ pub fn forbid(calls: &Calls, confines: bool) {
     if calls.is_empty() {
         return;
     }
-    PID.store(super::raw::own_pid(), Ordering::Relaxed);
+    PID.store(rustix::process::getpid().as_raw_nonzero().get() as u32, Ordering::Relaxed);
     for (word, more) in FORBIDDEN.iter().zip(calls.words) {
         word.fetch_or(more, Ordering::Relaxed);
     }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
 use super::mix::mix;
-use super::procfs::ProcPath;
+use super::stack_str::StackStr;
 use super::{clock, permission, probe};
 
 /// The error of a call by number ([`syscall!`]), as rustix names it.
@@ -116,7 +116,10 @@ pub unsafe fn read_remote(tid: u32, address: u64, to: *mut c_void, length: usize
 /// The same by /proc/PID/mem, which also reads what no load may.
 #[cold]
 fn read_by_file(tid: u32, address: u64, to: &mut [u8]) -> Result<usize, Errno> {
-    let path = if tid == 0 { ProcPath::thread_self("mem") } else { ProcPath::of(tid, "mem") };
+    let path = match tid {
+        0 => StackStr::<32>::whole(format_args!("/proc/thread-self/mem")),
+        tid => StackStr::<32>::whole(format_args!("/proc/{tid}/mem")),
+    };
     let memory = open(path.as_c_str(), OFlags::RDONLY)?;
     match rustix::io::pread(memory, to, address) {
         Ok(0) | Err(Errno::IO) => Err(Errno::FAULT),
