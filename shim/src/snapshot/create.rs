@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::cooperate::locate::target_of_stat;
-use snapshim::protocol::creation::Scope;
+use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{Extent, GUARDED, LOCKED, NEVER_WRITABLE, SegmentFlags, SnapshotMeta, State};
 use snapshim::protocol::writer_slot::{Request, Task};
@@ -243,6 +243,60 @@ struct Wanted<'a> {
     scratch: bool,
 }
 
+/// What a creation has done so far. Dropped before [`Undo::keep`], it undoes that, the last first.
+struct Undo<'a> {
+    thread: &'a Thread,
+    mappings: &'a Mappings,
+    /// The gate is closed.
+    ticket: Option<Ticket>,
+    /// The number and the incarnation of a record that is not published.
+    record: Option<(u32, u32)>,
+    /// A mapping that is in no record.
+    mapping: Option<(*mut c_void, usize)>,
+    /// A snapshot that is published.
+    made: Option<Made>,
+}
+
+impl<'a> Undo<'a> {
+    const fn new(thread: &'a Thread, mappings: &'a Mappings) -> Self {
+        Self { thread, mappings, ticket: None, record: None, mapping: None, made: None }
+    }
+
+    /// The record has the mapping now.
+    fn publish(&mut self, made: Made) {
+        (self.record, self.mapping, self.made) = (None, None, Some(made));
+    }
+
+    /// The creation has succeeded.
+    fn keep(mut self) -> Option<Made> {
+        let made = self.made.take();
+        core::mem::forget(self);
+        made
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let table = self.thread.own.table;
+        if let Some(made) = &self.made {
+            made.unmake(self.mappings);
+        }
+        if let Some((address, length)) = self.mapping {
+            // SAFETY: the creation made this mapping, and no other code has its address.
+            let _ = unsafe { rustix::mm::munmap(address, length) };
+        }
+        if let Some((index, incarnation)) = self.record {
+            table.retire_snapshot(index, incarnation);
+        }
+        if let Some(ticket) = self.ticket.take() {
+            table.end_creation(ticket);
+            table.lower_active();
+        }
+        self.mappings.forget_unneeded();
+    }
+}
+
+/// Everything from the closing of the gate to its opening.
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let origin = wanted.origin;
     // Held so that no other thread forks between the mapping and its record.
@@ -250,52 +304,28 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     if thread.own.leaves_after_inspection() {
         return Err(Errno::UCLEAN);
     }
+    let mut undo = Undo::new(thread, &mappings);
     // The last snapshot may have ended since.
     ptracer::allow(&thread.own);
     claim::take(&mappings, wanted.file, origin)?;
-    let made = make_claimed(thread, wanted, &mappings);
-    if made.is_err() {
-        mappings.forget_unneeded();
-    }
-    made
-}
-
-/// Everything from the closing of the gate to its opening.
-fn make_claimed(thread: &Thread, wanted: &Wanted<'_>, mappings: &Mappings) -> Result<Made, Errno> {
-    let origin = wanted.origin;
-    let mut ticket = begin(thread, Scope::One(origin), &origin)?;
-    let is_live = wanted.by.is_live();
+    let ticket = undo.ticket.insert(begin(thread, Scope::One(origin), &origin)?);
+    drained(thread, Scope::One(origin), &origin)?;
     // No direct write and no store truncates a file: a guarded mapping does not wait for them.
-    let mut settled = || {
-        if is_live {
-            Ok(())
-        } else {
-            landed(thread, origin).and_then(|()| armed(thread, origin, wanted.file, &mut ticket))
-        }
-    };
-    let made =
-        drained(thread, Scope::One(origin), &origin).and_then(|()| settled()).and_then(|()| fill(thread, wanted));
-    match made {
-        Ok(made) => {
-            if !is_live {
-                watch::watch(mappings, origin, wanted.file);
-            }
-            if commit(thread, ticket) {
-                return Ok(made);
-            }
-            made.unmake(mappings);
-            Err(too_late(origin))
-        }
-        Err(error) => {
-            thread.own.table.end_creation(ticket);
-            thread.own.table.lower_active();
-            Err(error)
-        }
+    if !wanted.by.is_live() {
+        landed(thread, origin)?;
+        armed(thread, origin, wanted.file, ticket)?;
     }
+    fill(&mut undo, wanted)?;
+    if !wanted.by.is_live() {
+        watch::watch(&mappings, origin, wanted.file);
+    }
+    let is_committed = undo.ticket.take().is_some_and(|ticket| commit(thread, ticket));
+    if is_committed { undo.keep().ok_or(Errno::NFILE) } else { Err(too_late(origin)) }
 }
 
 /// The instant: maps the file as it is now, and publishes the snapshot.
-fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
+fn fill(undo: &mut Undo<'_>, wanted: &Wanted<'_>) -> Result<(), Errno> {
+    let thread = undo.thread;
     let Wanted { origin, worth, by, file, mmap, scratch } = *wanted;
     let table = thread.own.table;
     let before = observe_unseen(table);
@@ -311,18 +341,16 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         say!(Level::Error, file = origin; "snapshot of {} refused: the table is full (4096 segments); end some snapshots", origin);
         Errno::NFILE
     })?;
+    undo.record = Some((index, head.incarnation()));
     let shown = first..first + backed;
     let address = if by.is_live() {
         map_live(file, mmap, &shown, by.short(), scratch)
     } else {
         map(file, mmap, size, shown, by.short(), scratch)
-    }
-    .inspect_err(|_| table.retire_snapshot(index, head.incarnation()))?;
+    }?;
+    undo.mapping = Some((address, mmap.length));
     let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
     if !identity::own_ranges().add(&(extent.address..extent.end())) {
-        table.retire_snapshot(index, head.incarnation());
-        // SAFETY: the mapping was just made, and no other code has its address.
-        let _ = unsafe { rustix::mm::munmap(address, mmap.length) };
         return Err(Errno::NFILE);
     }
     // The file behind a guarded mapping may grow: it may have any of its pages to keep one day.
@@ -341,7 +369,8 @@ fn fill(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
             record.ring();
         }
     }
-    Ok(Made { address, pages: mmap.pages(), backed, index, incarnation: head.incarnation() })
+    undo.publish(Made { address, pages: mmap.pages(), backed, index, incarnation: head.incarnation() });
+    Ok(())
 }
 
 /// Whether a file of this size has less than the mapping is to show. A length of whole pages may have been rounded up.
