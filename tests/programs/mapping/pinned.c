@@ -13,7 +13,7 @@
 #include <sys/user.h>
 #include <time.h>
 
-enum { PAGES = 4, SIZE = PAGES * 4096, STACK = 256 << 10 };
+enum { PAGES = 4, SIZE = PAGES * 4096 };
 
 /* What the processes tell each other. */
 static struct {
@@ -36,27 +36,32 @@ static void *first_writer(void *unused)
     return unused;
 }
 
-/* The first writer's process: the stack of the thread that writes is memory in which a store of the kernel's can be held. */
+/* Has `faults` hear of stores into the page at `page`: 0 if the kernel refuses. */
+static int watches(int faults, void *page)
+{
+    struct uffdio_register range = {.range = {(uintptr_t)page, PAGE}, .mode = UFFDIO_REGISTER_MODE_WP};
+    return ioctl(faults, UFFDIO_REGISTER, &range) == 0;
+}
+
+/* The first writer's process. The page that holds the buffer into which the thread reads, whatever stack it is on by then, becomes
+ * memory in which a store of the kernel's is held. */
 static void __attribute__((noreturn)) hold_first_writer(void)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    void *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(stack != MAP_FAILED);
-    memset(stack, 0, STACK);
+    void *any = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(any != MAP_FAILED);
     int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
     struct uffdio_api api = {.api = UFFD_API};
-    struct uffdio_register range = {.range = {(uintptr_t)stack, STACK}, .mode = UFFDIO_REGISTER_MODE_WP};
-    int can_hold = faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0 && ioctl(faults, UFFDIO_REGISTER, &range) == 0;
+    int can_hold = faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0 && watches(faults, any);
     atomic_store(&told->can_hold, can_hold ? 1 : -1);
     if (!can_hold)
         _exit(0);
-    pthread_attr_t attributes;
     pthread_t thread;
-    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstack(&attributes, stack, STACK) == 0);
-    CHECK(pthread_create(&thread, &attributes, first_writer, NULL) == 0);
+    CHECK(pthread_create(&thread, NULL, first_writer, NULL) == 0);
     while (!atomic_load(&told->buffer))
         usleep(200);
     struct uffdio_writeprotect page = {.range = {atomic_load(&told->buffer) / PAGE * PAGE, PAGE}};
+    CHECK(watches(faults, (void *)(uintptr_t)page.range.start));
     page.mode = UFFDIO_WRITEPROTECT_MODE_WP;
     CHECK(ioctl(faults, UFFDIO_WRITEPROTECT, &page) == 0);
     atomic_store(&told->is_protected, 1);
