@@ -78,10 +78,14 @@ static void prepare_nothing(void)
 
 static unsigned char *shared;
 
+/* The process has to arm the mapping while its only thread is held. A thread that is held starts no agent, so it has one before: a
+ * process that has had a snapshot has one. */
 static void map_shared(void)
 {
-    if (shared == NULL)
+    if (shared == NULL) {
+        CHECK(munmap(snapshot(file, 0, PAGE, PROT_READ), PAGE) == 0);
         shared = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    }
     CHECK(shared != MAP_FAILED);
 }
 
