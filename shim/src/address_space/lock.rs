@@ -12,6 +12,7 @@ use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::until_some;
 use snapshim::table::walk::Walk;
 
+use super::reserved;
 use crate::base::config::config;
 use crate::process::identity::{self, ThisProcess};
 
@@ -28,7 +29,7 @@ pub struct Mappings {
     _signals: SignalsBlocked,
 }
 
-/// Holds the mappings if a range of addresses touches a snapshot; `None` if it touches none, which costs next to nothing to find
+/// Holds the mappings if a range of addresses touches a snapshot, or addresses that one has left reserved; `None` if it touches none, which costs next to nothing to find
 /// out.
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
@@ -41,7 +42,8 @@ pub fn touching(range: &Range<u64>) -> Option<Mappings> {
 
 #[cold]
 fn touching_any(own: ThisProcess, range: &Range<u64>) -> Option<Mappings> {
-    if !identity::own_ranges().touches(range) || own.leaves_damaged() {
+    let is_touched = identity::own_ranges().touches(range) || reserved::touching(&own, range).next().is_some();
+    if !is_touched || own.leaves_damaged() {
         return None;
     }
     Some(hold(own))

@@ -1,6 +1,7 @@
 //! Address space: the process's own snapshot mappings, as far as every layer above needs them.
 //!
 //! - [`lock`]: the one lock over these mappings, and walks over the segments that lie in a range of addresses
+//! - [`reserved`]: addresses of given up snapshots into which a stopped writer may store a byte yet
 //! - [`freeze`]: holds other threads' stores into a range back while it is copied
 //!
 //! May import: `signals`, `process`, `base` and the core crate.
@@ -12,3 +13,4 @@
 
 pub mod freeze;
 pub mod lock;
+pub mod reserved;

@@ -17,9 +17,9 @@ use snapshim::protocol::snapshot::{
 use snapshim::sys::raw;
 
 use crate::address_space::lock::{EVERYWHERE, Mappings, find_segment, overlap, segments};
+use crate::address_space::reserved;
 use crate::base::config::config;
 use crate::base::user_memory;
-use crate::mapper::reserved;
 use crate::origins::{claim, watch};
 use crate::process::{identity, ptracer};
 

@@ -2,7 +2,7 @@
 //!
 //! - [`edit`]: munmap, mprotect, mremap and madvise over snapshots, and mappings in their place
 //! - [`preserve_own`]: preserving in them before their pages are held by reference
-//! - [`unmap`]: munmap of a snapshot whose writer is stopped; [`reserved`]: the addresses that it leaves behind for a while
+//! - [`unmap`]: munmap of a snapshot whose writer is stopped
 //! - [`keep`]: copying them whole, for a process that can do nothing more for them
 //! - [`faults`]: memory whose faults the program answers (userfaultfd), which no snapshot may become
 //!
@@ -17,5 +17,4 @@ pub mod edit;
 pub mod faults;
 pub mod keep;
 pub mod preserve_own;
-pub mod reserved;
 pub mod unmap;

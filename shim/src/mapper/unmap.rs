@@ -9,9 +9,10 @@ use snapshim::protocol::snapshot::View;
 use snapshim::sys::raw;
 use snapshim::sys::wait::{Backoff, Deadline};
 
-use super::reserved;
 use crate::address_space::lock::{EVERYWHERE, Mappings, overlap};
+use crate::address_space::reserved;
 use crate::base::config::config;
+use crate::process::identity;
 
 /// How long munmap(2) waits for a writer that stores bytes into the snapshot: such a push takes microseconds, unless its thread is
 /// stopped or finds no processor. Nanoseconds.
@@ -94,6 +95,7 @@ impl Mappings {
         reserved::note(&self.own, part, index);
         if is_whole {
             self.own.table.retire_snapshot(index, view.head.incarnation());
+            identity::own_ranges().remove(part);
             self.forget_unneeded();
         }
         true

@@ -1,5 +1,6 @@
 /* stopped_writer terminal|stop [part]: a writer is stopped while it makes pages of a snapshot private. The mapper gives its
- * snapshot, or a part of it, up meanwhile, without failing or waiting, and uses the addresses for what it likes.
+ * snapshot, or a part of it, up meanwhile, without failing or waiting, and uses the addresses for what it likes. Its other snapshots
+ * stay exact, and it can have new ones.
  *
  * A terminal stops no writer in the middle of a push, which has no handlers (SIGTSTP). SIGSTOP may: then the writer stores a byte
  * of a page when it goes on. */
@@ -45,6 +46,14 @@ static void is_unchanged(unsigned char *memory)
     CHECK(munmap(memory, SIZE) == 0);
 }
 
+/* The library compares the table with what it knows of the process's memory at both calls. */
+static void can_have_another(int other)
+{
+    unsigned char *at = snapshot(other, 0, PAGE, PROT_READ);
+    CHECK(stat_of(at).state == SNAPSHIM_EXACT && shows(at, 0, PAGE, 0));
+    CHECK(munmap(at, PAGE) == 0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc >= 2);
@@ -53,6 +62,7 @@ int main(int argc, char **argv)
     int to_writer[2], from_writer[2], status;
     char byte;
     file = make_file("file", SIZE);
+    int other = make_file("other", PAGE);
     CHECK(pipe(to_writer) == 0 && pipe(from_writer) == 0);
     pid_t writer = fork();
     CHECK(writer >= 0);
@@ -71,6 +81,7 @@ int main(int argc, char **argv)
         CHECK(munmap(at + kept, SIZE - kept) == 0);
         CHECK(seconds() - begun < 0.5);
         unsigned char *memory = fill_memory(at + kept);
+        can_have_another(other);
         CHECK(kill(writer, SIGCONT) == 0 && read(from_writer[0], &byte, 1) == 1);
         is_unchanged(memory);
         CHECK(shows(at, 0, kept, round));

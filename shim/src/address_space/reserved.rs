@@ -5,15 +5,17 @@
 //! such a snapshot, which waits for no stopped process, leaves memory of the shim's there. It takes the store, and is unmapped by a
 //! later call or by the agent once the writer is through, or dead. No other mapping can come there meanwhile, but one that the
 //! program forces there (MAP_FIXED), which waits.
+//!
+//! A snapshot that was given up whole is over: neither the table nor `own_ranges` has it any more, so what both say still agrees.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::process::identity::ThisProcess;
 
-/// One such range. The lock over the mappings is held wherever an entry is read or written, so its words need no order.
+/// One such range. The lock over the mappings is held wherever an entry is written.
 struct Entry {
-    /// 0: the entry is free.
+    /// 0: the entry is free. It is written last, and read first.
     start: AtomicU64,
     end: AtomicU64,
     /// The snapshot's record, by which its writers are found.
@@ -30,7 +32,8 @@ static RESERVED: [Entry; ENTRIES] = [const {
 
 impl Entry {
     fn is_in_use(&self, own: u64) -> bool {
-        self.start.load(Ordering::Relaxed) != 0 && self.image.load(Ordering::Relaxed) == own
+        // Acquire: pairs with the Release in `note`: the rest of the entry belongs to this start.
+        self.start.load(Ordering::Acquire) != 0 && self.image.load(Ordering::Relaxed) == own
     }
 }
 
@@ -56,7 +59,8 @@ pub fn note(own: &ThisProcess, range: &Range<u64>, snapshot: u32) {
         entry.end.store(range.end, Ordering::Relaxed);
         entry.snapshot.store(snapshot, Ordering::Relaxed);
         entry.image.store(word, Ordering::Relaxed);
-        entry.start.store(range.start, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `Entry::is_in_use`: a thread that finds the start finds the rest.
+        entry.start.store(range.start, Ordering::Release);
     }
 }
 
