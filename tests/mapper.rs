@@ -383,7 +383,7 @@ fn a_terminal_stops_no_writer_in_the_middle_of_a_push() {
 #[test]
 fn a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push() {
     for scratch in scratches() {
-        for part in [&["stop"][..], &["stop", "part"]] {
+        for part in [&["stop"][..], &["stop", "part"], &["stop", "between"]] {
             let test = "a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push";
             succeeds(test, scratch.shimmed(program("mapping/stopped_writer"), "direct").args(part));
         }

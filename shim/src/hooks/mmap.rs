@@ -28,7 +28,7 @@ use crate::base::user_memory::{IOV_MAX, each_buffer};
 use crate::hooks::mlockall::{lock_all, unlock_all};
 use crate::interpose::answer::{answer, status};
 use crate::interpose::beside::{EntryHook, for_libc_beside};
-use crate::mapper::preserve_own;
+use crate::mapper::{preserve_own, unmap};
 use crate::process::log::{Bytes, Level, say_once};
 use crate::process::{identity, membership};
 use crate::shared::{calls, list};
@@ -320,15 +320,15 @@ fn take_away<T>(range: &Range<u64>, call: impl FnOnce() -> Result<T, Errno>) -> 
 
 /// munmap(2).
 pub fn unmap(address: *mut c_void, length: size_t) -> Result<(), Errno> {
-    // SAFETY: the application's arguments, as they are.
-    let call = || plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop);
     let range = addresses(address, length);
-    if list::may_touch(&range) {
-        return take_away(&range, call);
+    if let Some(own) = identity::attached().filter(|_| list::may_touch(&range)) {
+        let take = |part: &Range<u64>| calls::take_away(&own, part, || unmap::take_away(part));
+        return lock::hold(own).unmap(&range, &take);
     }
     match lock::touching(&range) {
-        None => call(),
-        Some(mappings) => mappings.unmap(&range, call),
+        // SAFETY: the application's arguments, as they are.
+        None => plain(unsafe { syscall!(Sysno::munmap, address, length) }).map(drop),
+        Some(mappings) => mappings.unmap(&range, &unmap::take_away),
     }
 }
 

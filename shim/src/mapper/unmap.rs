@@ -1,5 +1,6 @@
 //! munmap(2) of snapshots: it neither fails nor waits because a writer is stopped.
 
+use core::cell::Cell;
 use core::ffi::c_void;
 use core::ops::Range;
 
@@ -18,38 +19,46 @@ use crate::process::identity;
 /// stopped or finds no processor. Nanoseconds.
 const MOMENT: u64 = 10_000_000;
 
+/// Unmaps a range of addresses.
+type Take<'a> = dyn Fn(&Range<u64>) -> Result<(), Errno> + 'a;
+
 impl Mappings {
-    /// munmap(2): makes `call`, which unmaps `range`, or leaves addresses reserved ([`reserved`]).
-    pub fn unmap(&self, range: &Range<u64>, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    /// munmap(2) of `range`, in which `take` unmaps a part or all, or leaves addresses reserved ([`reserved`]).
+    pub fn unmap(&self, range: &Range<u64>, take: &Take<'_>) -> Result<(), Errno> {
         self.release_reserved(&EVERYWHERE);
         if reserved::touching(&self.own, range).next().is_some() {
-            return self.unmap_between(range);
+            return self.unmap_between(range, take);
         }
-        self.unmap_free(range, call)
+        self.unmap_free(range, take)
     }
 
     /// The same where no addresses are reserved.
-    fn unmap_free(&self, range: &Range<u64>, call: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-        let mut call = Some(call);
+    fn unmap_free(&self, range: &Range<u64>, take: &Take<'_>) -> Result<(), Errno> {
+        let is_made = Cell::new(false);
         self.patience.set(MOMENT);
-        let result = self.replace_free(range, || call.take().map_or(Err(Errno::NOMEM), |call| call()));
+        let result = self.replace_free(range, || {
+            is_made.set(true);
+            take(range)
+        });
         self.patience.set(config().timeout);
-        match call {
-            Some(_) if self.leaves_reserved(range) => Ok(()),
-            // Either the writers have ended by now, or there is no other way than to wait for them.
-            Some(call) => self.replace_free(range, call),
-            None => result,
+        if is_made.get() {
+            return result;
         }
+        if self.leaves_reserved(range, take) {
+            return Ok(());
+        }
+        // Either the writers have ended by now, or there is no other way than to wait for them.
+        self.replace_free(range, || take(range))
     }
 
     /// What the program has unmapped before, and is still reserved, stays so.
-    fn unmap_between(&self, range: &Range<u64>) -> Result<(), Errno> {
+    fn unmap_between(&self, range: &Range<u64>, take: &Take<'_>) -> Result<(), Errno> {
         let mut at = range.start;
         while at < range.end {
             let next = reserved::touching(&self.own, &(at..range.end)).min_by_key(|(found, _)| found.start);
             let (end, resume) = next.map_or((range.end, range.end), |(found, _)| (found.start.max(at), found.end));
             if at < end {
-                self.unmap_free(&(at..end), || take_away(&(at..end)))?;
+                self.unmap_free(&(at..end), take)?;
             }
             at = resume;
         }
@@ -61,7 +70,7 @@ impl Mappings {
     ///
     /// A segment that lies in the range in part stays in the table until the addresses are released, as it cannot be split now. The
     /// memory that takes its pages has its protection, so that the rest can be preserved as ever.
-    fn leaves_reserved(&self, range: &Range<u64>) -> bool {
+    fn leaves_reserved(&self, range: &Range<u64>, take: &Take<'_>) -> bool {
         if self.begin_in(range).is_err() || self.odd_segments(range).count() > reserved::room(&self.own) {
             self.end_all();
             return false;
@@ -72,7 +81,7 @@ impl Mappings {
             let next = self.odd_segments(range).filter(|(_, view)| view.extent.end() > at);
             let next = next.min_by_key(|(_, view)| view.extent.address);
             let gap = at..next.as_ref().map_or(range.end, |(_, view)| view.extent.address.max(at));
-            is_done &= gap.is_empty() || take_away(&gap).is_ok();
+            is_done &= gap.is_empty() || take(&gap).is_ok();
             let Some((index, view)) = next else { break };
             is_done &= self.reserve(index, &view, &overlap(&view, range));
             at = view.extent.end();
@@ -130,7 +139,8 @@ impl Mappings {
     }
 }
 
-fn take_away(range: &Range<u64>) -> Result<(), Errno> {
+/// Unmaps a range that the program unmaps, or has unmapped.
+pub fn take_away(range: &Range<u64>) -> Result<(), Errno> {
     // SAFETY: the program unmaps the range, or has done so.
     unsafe { munmap(range.start as *mut c_void, (range.end - range.start) as usize) }
 }

@@ -1,6 +1,6 @@
-/* stopped_writer terminal|stop [part]: a writer is stopped while it makes pages of a snapshot private. The mapper gives its
- * snapshot, or a part of it, up meanwhile, without failing or waiting, and uses the addresses for what it likes. Its other snapshots
- * stay exact, and it can have new ones.
+/* stopped_writer terminal|stop [part|between]: a writer is stopped while it makes pages of a snapshot private. The mapper gives its
+ * snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without failing or waiting, and uses
+ * the addresses for what it likes. Its other snapshots stay exact, and it can have new ones.
  *
  * A terminal stops no writer in the middle of a push, which has no handlers (SIGTSTP). SIGSTOP may: then the writer stores a byte
  * of a page when it goes on. */
@@ -54,11 +54,22 @@ static void can_have_another(int other)
     CHECK(munmap(at, PAGE) == 0);
 }
 
+/* A snapshot of the whole file, between a shared mapping before it and one behind it. */
+static unsigned char *snapshot_between(int other)
+{
+    unsigned char *at = free_range(SIZE + 2 * PAGE) + PAGE;
+    CHECK(mmap(at - PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, other, 0) != MAP_FAILED);
+    CHECK(mmap(at, SIZE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT | MAP_FIXED, file, 0) == at);
+    CHECK(mmap(at + SIZE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, other, 0) != MAP_FAILED);
+    return at;
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc >= 2);
     int stop = strcmp(argv[1], "stop") == 0 ? SIGSTOP : SIGTSTP;
-    size_t kept = argc > 2 ? SIZE / 4 : 0;
+    size_t kept = argc > 2 && strcmp(argv[2], "part") == 0 ? SIZE / 4 : 0;
+    size_t around = argc > 2 && strcmp(argv[2], "between") == 0 ? PAGE : 0;
     int to_writer[2], from_writer[2], status;
     char byte;
     file = make_file("file", SIZE);
@@ -72,13 +83,13 @@ int main(int argc, char **argv)
     }
     for (int round = 0; round < 6; round++) {
         overwrite(file, 0, SIZE, round);
-        unsigned char *at = snapshot(file, 0, SIZE, PROT_READ);
+        unsigned char *at = around ? snapshot_between(other) : snapshot(file, 0, SIZE, PROT_READ);
         CHECK(write(to_writer[1], "", 1) == 1 && read(from_writer[0], &byte, 1) == 1);
         usleep(1000 + 3000 * (useconds_t)round);
         CHECK(kill(writer, stop) == 0);
         CHECK(waitpid(writer, &status, WUNTRACED) == writer && WIFSTOPPED(status));
         double begun = seconds();
-        CHECK(munmap(at + kept, SIZE - kept) == 0);
+        CHECK(munmap(at + kept - around, SIZE - kept + 2 * around) == 0);
         CHECK(seconds() - begun < 0.5);
         unsigned char *memory = fill_memory(at + kept);
         can_have_another(other);
