@@ -69,6 +69,13 @@ fn a_program_that_ends_gives_its_snapshots_back() {
     }
 }
 
+/// Once the agent took what its own process had given back for damage of the table, and every process left it.
+#[test]
+fn a_mapper_that_is_slow_to_end_harms_no_other() {
+    let scratch = Scratch::on_tmpfs();
+    run_ok(&mut scratch.shimmed(program("lifecycle/held_at_exit"), "auto"));
+}
+
 #[test]
 fn the_next_write_after_the_death_of_a_mapper_is_the_last_slow_one() {
     for how in ["killed", "aborted", "threads"] {

@@ -92,9 +92,10 @@ impl Table {
         is_record_ours && (known.index as usize) < self.header.processes_used() && self.shows(known)
     }
 
-    /// Whether the segments in the table are those that the process holds, and writers find them.
+    /// Whether the segments in the table are those that the process holds, and writers find them. A process that has given them back
+    /// holds them until it ends, which may take a while on a busy machine.
     fn shows(&self, known: &Knowledge<'_>) -> bool {
-        self.over_splits(|walk| self.shows_in(walk, known))
+        self.over_splits(|walk| self.shows_in(walk, known)) || known.own_ranges.are_given_back()
     }
 
     fn shows_in(&self, walk: Walk<'_>, known: &Knowledge<'_>) -> bool {

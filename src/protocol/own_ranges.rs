@@ -27,6 +27,8 @@ pub struct OwnRanges {
     used: AtomicU32,
     /// Threads that change segments without holding all mappings still: the agent, and writers of what their own process holds.
     changing: AtomicU32,
+    /// Not 0: the snapshots are given back.
+    given_back: AtomicU32,
 }
 
 const PAGES_BITS: u32 = 28;
@@ -50,7 +52,8 @@ impl OwnRanges {
         const fn zero() -> AtomicU32 {
             AtomicU32::new(0)
         }
-        Self { ranges: [const { AtomicU64::new(0) }; CAPACITY], moved: zero(), used: zero(), changing: zero() }
+        let ranges = [const { AtomicU64::new(0) }; CAPACITY];
+        Self { ranges, moved: zero(), used: zero(), changing: zero(), given_back: zero() }
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -164,9 +167,22 @@ impl OwnRanges {
         self.changing.load(Ordering::Acquire) != 0
     }
 
+    /// Notes that the process is about to end and gives its snapshots back: from now on the table has fewer of them than are held.
+    pub fn note_given_back(&self) {
+        // Release: as the store that takes a record out of the table comes later, and is a Release as well, the thread that acquires
+        // that finds this.
+        self.given_back.store(1, Ordering::Release);
+    }
+
+    /// Whether the snapshots are given back.
+    pub fn are_given_back(&self) -> bool {
+        self.given_back.load(Ordering::Acquire) != 0
+    }
+
     /// Takes all out, in a process that has none yet.
     pub fn clear(&self) {
         self.changing.store(0, Ordering::Relaxed);
+        self.given_back.store(0, Ordering::Relaxed);
         self.words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }

@@ -20,6 +20,8 @@ pub fn give_back() {
     // No handler reads a snapshot from here on.
     core::mem::forget(SignalsBlocked::new());
     if is_only_thread(&own) {
+        // The agent compares both until the process ends.
+        identity::own_ranges().note_given_back();
         own.table.retire_all_of(own.owner());
     } else {
         own.table.expect_death();
