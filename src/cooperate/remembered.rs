@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 use crate::protocol::origin::{AtomicTarget, Target};
 use crate::protocol::process::Process;
 use crate::sys::procfs::{self, ProcPath};
+use crate::sys::rare::Rare;
 use crate::sys::raw;
 
 /// Numbers from this one on are not remembered.
@@ -20,8 +21,9 @@ struct Remembered {
     seen: AtomicU32,
 }
 
-static REMEMBERED: [Remembered; NUMBERS] =
-    [const { Remembered { target: AtomicTarget::new(), seen: AtomicU32::new(0) } }; NUMBERS];
+#[unsafe(link_section = ".bss.rare")]
+static REMEMBERED: Rare<[Remembered; NUMBERS]> =
+    Rare([const { Remembered { target: AtomicTarget::new(), seen: AtomicU32::new(0) } }; NUMBERS]);
 /// The record of the process that was confined; null: nothing is remembered.
 static RECORD: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 

@@ -181,8 +181,12 @@ impl OwnRanges {
 
     /// Takes all out, in a process that has none yet.
     pub fn clear(&self) {
-        self.changing.store(0, Ordering::Relaxed);
-        self.given_back.store(0, Ordering::Relaxed);
+        // A store would give the process a page of its own, for ranges that most processes do not have.
+        for word in [&self.changing, &self.given_back] {
+            if word.load(Ordering::Relaxed) != 0 {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
         self.words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }

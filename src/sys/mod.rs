@@ -23,6 +23,8 @@ pub mod probe;
 #[cfg(not(loom))]
 pub mod procfs;
 #[cfg(not(loom))]
+pub mod rare;
+#[cfg(not(loom))]
 pub mod raw;
 #[cfg(not(loom))]
 pub mod signal_block;

@@ -12,6 +12,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::process::identity::ThisProcess;
+use snapshim::sys::rare::Rare;
 
 /// One such range. The lock over the mappings is held wherever an entry is written.
 struct Entry {
@@ -26,9 +27,17 @@ struct Entry {
 
 const ENTRIES: usize = 32;
 
-static RESERVED: [Entry; ENTRIES] = [const {
-    Entry { start: AtomicU64::new(0), end: AtomicU64::new(0), snapshot: AtomicU32::new(0), image: AtomicU64::new(0) }
-}; ENTRIES];
+#[unsafe(link_section = ".bss.rare")]
+static RESERVED: Rare<[Entry; ENTRIES]> = Rare(
+    [const {
+        Entry {
+            start: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            snapshot: AtomicU32::new(0),
+            image: AtomicU64::new(0),
+        }
+    }; ENTRIES],
+);
 
 impl Entry {
     fn is_in_use(&self, own: u64) -> bool {

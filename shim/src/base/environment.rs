@@ -7,9 +7,10 @@
 //! A program that runs with more rights than its caller obeys none of the shim's variables but `SNAPSHIM_DISABLE`
 //! ([`is_obeyed`]).
 
+use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use snapshim::sys::raw;
 
@@ -113,18 +114,37 @@ fn all_variables() -> *const *const c_char {
     }
 }
 
+/// Zeroed memory of the library's own, each part of which is given out once. It has room for what every process leaks: from the
+/// arena that would take a page for each.
+#[repr(align(64))]
+struct Room(UnsafeCell<[u8; ROOM]>);
+
+const ROOM: usize = 1792;
+
+// SAFETY: `memory` gives each part to one caller.
+unsafe impl Sync for Room {}
+
+static FIRST: Room = Room(UnsafeCell::new([0; ROOM]));
+/// How many bytes of `FIRST` have been given out.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
 /// Zeroed memory that lives as long as the process.
 fn memory(size: usize) -> Option<&'static mut [u8]> {
-    let address = crate::base::arena::memory(size)?;
-    // SAFETY: the arena gives this memory out once, `size` bytes of it, and never takes it back.
+    let end_of = |used: usize| used.checked_add(size.checked_next_multiple_of(align_of::<Room>())?);
+    let taken = USED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| end_of(used).filter(|end| *end <= ROOM));
+    let address = match taken {
+        Ok(start) => FIRST.0.get().cast::<c_void>().wrapping_byte_add(start),
+        Err(_) => crate::base::arena::memory(size)?,
+    };
+    // SAFETY: `FIRST` or the arena gives this memory out once, `size` bytes of it, and never takes it back.
     Some(unsafe { core::slice::from_raw_parts_mut(address.cast::<u8>(), size) })
 }
 
 /// Moves `value` to memory that lives as long as the process; `None` if there is no memory.
 pub fn try_leak<T>(value: T) -> Option<&'static T> {
-    const { assert!(align_of::<T>() <= 4096) };
+    const { assert!(align_of::<T>() <= align_of::<Room>()) };
     let place = memory(size_of::<T>())?.as_mut_ptr().cast::<T>();
-    // SAFETY: the memory is aligned to a page, large enough, and known to this function alone.
+    // SAFETY: the memory is aligned as a `Room` or to a page, large enough, and known to this function alone.
     unsafe {
         place.write(value);
         Some(&*place)

@@ -5,6 +5,7 @@ use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use snapshim::sys::permission;
+use snapshim::sys::rare::Rare;
 use syscalls::Sysno;
 
 use super::arena;
@@ -21,8 +22,9 @@ struct Room {
 // SAFETY: only the thread that has set `IS_TAKEN` uses it.
 unsafe impl Sync for Room {}
 
-static ROOM: Room =
-    Room { variables: UnsafeCell::new([core::ptr::null(); VARIABLES]), text: UnsafeCell::new([0; BYTES]) };
+#[unsafe(link_section = ".bss.rare")]
+static ROOM: Rare<Room> =
+    Rare(Room { variables: UnsafeCell::new([core::ptr::null(); VARIABLES]), text: UnsafeCell::new([0; BYTES]) });
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 const NAME: &[u8] = b"LD_PRELOAD=";

@@ -28,3 +28,4 @@ pub mod sysfs;
 pub mod system_call_filter;
 pub mod user_memory;
 pub mod variables;
+pub mod wiped_page;

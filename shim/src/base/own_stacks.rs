@@ -7,78 +7,62 @@
 use core::arch::naked_asm;
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
+use rustix::mm::{MprotectFlags, mprotect};
 use snapshim::PAGE;
 use snapshim::sys::permission;
 use snapshim::sys::signal_block::SignalsBlocked;
 use syscalls::Sysno;
 
 use super::stack_pointer::stack_pointer;
-use super::{agent_stack, arena};
+use super::{agent_stack, arena, wiped_page};
 
 const COUNT: usize = 12;
 const STACK: usize = 32 << 10;
-const HEAD: usize = PAGE as usize;
-const LENGTH: usize = HEAD + COUNT * STACK;
+const LENGTH: usize = COUNT * STACK;
 
-/// The first page of the pool. A forked child finds it wiped: it has only that thread of its parent which forks, and this one uses
-/// no stack of the pool then.
-#[repr(C)]
-struct PoolHeader {
-    /// A bit for each stack that is in use.
-    taken: AtomicU32,
-}
-
-static POOL: AtomicPtr<PoolHeader> = AtomicPtr::new(ptr::null_mut());
+/// The stacks, one behind the other; null before `prepare`.
+///
+/// Which of them are in use stands in the page that a fork wipes: the child has only that thread of its parent which forks, and
+/// this one uses no stack of the pool then.
+static POOL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes the stacks; they cost memory when they are first used.
 pub fn prepare() {
-    // Acquire: as in `pool`.
+    // Acquire: as in `call`.
     if !POOL.load(Ordering::Acquire).is_null() {
         return;
     }
-    if permission::forbids_any(&[Sysno::mmap, Sysno::mprotect, Sysno::madvise]) {
+    if permission::forbids_any(&[Sysno::mmap, Sysno::mprotect, Sysno::madvise]) || wiped_page::page().is_none() {
         return;
     }
     let Some(memory) = arena::memory(LENGTH) else { return };
-    // SAFETY: memory of the arena, which only this function knows of yet.
-    let is_wiped = unsafe { madvise(memory, HEAD, Advice::LinuxWipeOnFork) }.is_ok();
-    if !is_wiped {
-        return;
-    }
     for stack in 0..COUNT {
-        let guard = memory.wrapping_byte_add(HEAD + stack * STACK);
-        // SAFETY: as above; the lowest page of each stack.
-        let _ = unsafe { mprotect(guard, PAGE as usize, MprotectFlags::empty()) };
+        // SAFETY: memory of the arena, which only this function knows of yet; the lowest page of each stack.
+        let _ = unsafe { mprotect(memory.wrapping_byte_add(stack * STACK), PAGE as usize, MprotectFlags::empty()) };
     }
-    // Release: pairs with the Acquire in `pool`. The first of two threads wins, and the memory of the other is lost, once.
-    let _ = POOL.compare_exchange(ptr::null_mut(), memory.cast(), Ordering::Release, Ordering::Relaxed);
-}
-
-/// The pool; `None` before `prepare`.
-fn pool() -> Option<&'static PoolHeader> {
-    // Acquire: pairs with the Release in `prepare`: the head is wiped at a fork, and the guard pages are set.
-    // SAFETY: once set, the memory stays; all-zero is a valid head.
-    unsafe { POOL.load(Ordering::Acquire).as_ref() }
+    // Release: pairs with the Acquire in `call`. The first of two threads wins, and the memory of the other is lost, once.
+    let _ = POOL.compare_exchange(ptr::null_mut(), memory, Ordering::Release, Ordering::Relaxed);
 }
 
 /// Calls `function` with both words on a free stack of the pool.
 pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u64) -> Outcome {
-    let Some(head) = pool() else { return function(first, second) };
+    // Acquire: pairs with the Release in `prepare`: the guard pages are set.
+    let pool = POOL.load(Ordering::Acquire);
+    let Some(in_use) = wiped_page::stacks_in_use().filter(|_| !pool.is_null()) else { return function(first, second) };
     // Acquire: pairs with the Release below: the thread before has left the stack.
-    let taken = head.taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, |taken| {
+    let taken = in_use.fetch_update(Ordering::Acquire, Ordering::Relaxed, |taken| {
         let free = taken.trailing_ones();
         (free < COUNT as u32).then_some(taken | 1 << free)
     });
     let Ok(taken) = taken else { return function(first, second) };
     let stack = taken.trailing_ones() as usize;
-    let top = ptr::from_ref(head).cast::<c_void>().wrapping_byte_add(HEAD + (stack + 1) * STACK);
+    let top = pool.wrapping_byte_add((stack + 1) * STACK);
     // SAFETY: the stack belongs to this call until its bit is cleared, and its top is aligned.
     let result = unsafe { call_on(top, function, first, second) };
     // Release: pairs with the Acquire of the thread that takes the stack next.
-    head.taken.fetch_and(!(1 << stack), Ordering::Release);
+    in_use.fetch_and(!(1 << stack), Ordering::Release);
     result
 }
 
@@ -103,7 +87,7 @@ extern "C" fn run(work: u64, _: u64) -> Outcome {
 /// Whether the calling thread is on a stack of the pool.
 fn is_caller_on_one() -> bool {
     let start = POOL.load(Ordering::Relaxed) as u64;
-    start != 0 && (start + HEAD as u64..start + LENGTH as u64).contains(&stack_pointer())
+    start != 0 && (start..start + LENGTH as u64).contains(&stack_pointer())
 }
 
 /// Switches to the stack that ends at `top`, calls `function` there, and switches back.

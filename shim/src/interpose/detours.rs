@@ -18,7 +18,7 @@ pub fn find_next_of_each(libraries: &Libraries, entry_points: impl Iterator<Item
 }
 
 fn find_both(libraries: &Libraries, entry_point: &EntryPoint) -> FoundBoth {
-    let found = libraries.find(entry_point.name);
+    let found = libraries.find(entry_point.name());
     if !found.next.is_null() {
         entry_point.set_next(found.next);
     }

@@ -25,7 +25,7 @@ pub mod late;
 pub mod originals;
 pub mod stdio_vtables;
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Whether the calls that libc makes for itself reach the hooks. Until the constructor has run it is taken to be so.
@@ -56,8 +56,8 @@ pub fn next_symbol(name: &CStr) -> Option<*const ()> {
 
 /// The entry point of one interposed operation: where calls come from, and where they go on to.
 pub struct EntryPoint {
-    /// libc's name for the operation.
-    pub name: &'static CStr,
+    /// libc's name for the operation. Its length is not kept: the entry points are written, so each process has its own.
+    name: *const c_char,
     /// What the exported symbol goes on to: the next library's function; before the constructor has run, the raw system call.
     next: AtomicPtr<()>,
     /// What the detour goes on to: libc's own function.
@@ -69,19 +69,25 @@ pub struct EntryPoint {
     pub beside: *const (),
 }
 
-// SAFETY: `detoured` and `beside` are addresses of functions and never change.
+// SAFETY: the name is a constant; `detoured` and `beside` are addresses of functions and never change.
 unsafe impl Sync for EntryPoint {}
 
 impl EntryPoint {
     /// An entry point that leads to the raw system call until it is opened.
     pub const fn new(name: &'static CStr, raw: *const (), detoured: *const (), beside: *const ()) -> Self {
         let (next, original) = (AtomicPtr::new(raw.cast_mut()), AtomicPtr::new(raw.cast_mut()));
-        Self { name, next, original, patched: AtomicBool::new(false), detoured, beside }
+        Self { name: name.as_ptr(), next, original, patched: AtomicBool::new(false), detoured, beside }
+    }
+
+    /// libc's name for the operation.
+    pub const fn name(&self) -> &'static CStr {
+        // SAFETY: `new` has it from a C string that stays.
+        unsafe { CStr::from_ptr(self.name) }
     }
 
     /// The entry point for a libc beside.
     pub const fn entry_hook(&self) -> beside::EntryHook {
-        beside::EntryHook { name: self.name, hook: self.beside }
+        beside::EntryHook { name: self.name(), hook: self.beside }
     }
 
     /// Whether libc's own calls arrive here too.

@@ -28,7 +28,7 @@ pub fn open(entry_points: &[&'static EntryPoint]) -> bool {
 }
 
 fn redirect_tables(entry_point: &EntryPoint, data: Range<u64>) -> bool {
-    let function = find(Where::Libc, entry_point.name);
+    let function = find(Where::Libc, entry_point.name());
     if function.is_null() {
         return false;
     }

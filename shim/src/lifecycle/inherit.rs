@@ -16,6 +16,7 @@ use snapshim::protocol::own_ranges::OwnRanges;
 use snapshim::protocol::process::{ForkOutcome, Process};
 use snapshim::protocol::process_id::ProcessId;
 use snapshim::protocol::snapshot::{CHANGED_BY_HOOK, NOT_INHERITED, SnapshotMeta};
+use snapshim::sys::rare::Rare;
 use snapshim::sys::{futex, procfs, raw};
 
 use crate::address_space::lock::{self, EVERYWHERE, Mappings};
@@ -27,9 +28,11 @@ use crate::process::thread::Thread;
 use crate::snapshot::instant;
 
 /// The ranges that the child inherits, listed under the lock over the mappings, in memory that no limit can refuse.
-static INHERITED: OwnRanges = OwnRanges::new();
+#[unsafe(link_section = ".bss.rare")]
+static INHERITED: Rare<OwnRanges> = Rare(OwnRanges::new());
 /// The same of guarded mappings, which show the file as it is: there is nothing to break.
-static INHERITED_GUARDED: OwnRanges = OwnRanges::new();
+#[unsafe(link_section = ".bss.rare")]
+static INHERITED_GUARDED: Rare<OwnRanges> = Rare(OwnRanges::new());
 
 pub struct Inheritance;
 

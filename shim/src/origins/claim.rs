@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::cooperate::locate::{target_of_descriptor, target_of_stat};
 use snapshim::protocol::origin::{Origin, Target};
+use snapshim::sys::rare::Rare;
 use snapshim::sys::{procfs, raw};
 use snapshim::table::walk::Walk;
 use syscalls::{Sysno, syscall};
@@ -31,7 +32,8 @@ struct Claim {
     number: AtomicU32,
 }
 
-static CLAIMS: [Claim; 64] = [const { Claim { device: AtomicU64::new(0), number: AtomicU32::new(0) } }; 64];
+#[unsafe(link_section = ".bss.rare")]
+static CLAIMS: Rare<[Claim; 64]> = Rare([const { Claim { device: AtomicU64::new(0), number: AtomicU32::new(0) } }; 64]);
 
 /// Claims the device before the first snapshot of it. EBUSY: another process has a claim.
 pub fn take(mappings: &Mappings, file: BorrowedFd<'_>, origin: Origin) -> Result<(), Errno> {

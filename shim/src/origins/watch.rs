@@ -16,6 +16,7 @@ use snapshim::protocol::changes::Modified;
 use snapshim::protocol::origin::{AtomicTarget, Origin, Target};
 use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, View};
 use snapshim::sys::procfs::ProcPath;
+use snapshim::sys::rare::Rare;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::Backoff;
@@ -39,8 +40,10 @@ struct Watched {
 /// The most origins that are watched.
 const MOST: usize = 64;
 
-static WATCHED: [Watched; MOST] =
-    [const { Watched { origin: AtomicTarget::new(), number: AtomicU32::new(0), fanotify: AtomicU32::new(0) } }; MOST];
+#[unsafe(link_section = ".bss.rare")]
+static WATCHED: Rare<[Watched; MOST]> = Rare(
+    [const { Watched { origin: AtomicTarget::new(), number: AtomicU32::new(0), fanotify: AtomicU32::new(0) } }; MOST],
+);
 
 /// Watches `origin`, which `file` leads to, from now on.
 pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
@@ -65,7 +68,7 @@ pub fn forget_unneeded(held: &Mappings) {
     let own = &held.own;
     let is_ours = |segment: &(u32, View)| segment.1.meta.owner == own.owner();
     let is_needed = |origin| own.table.find_over_splits(|walk| walk.of(origin).find(is_ours)).is_some();
-    for watched in &WATCHED {
+    for watched in WATCHED.iter() {
         let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
         let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
         watched.origin.store(Target::Unknown);
@@ -172,7 +175,7 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
         }
         backoff.pause();
     }
-    for watched in &WATCHED {
+    for watched in WATCHED.iter() {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
         let offender = watched.fanotify_group().and_then(|group| fanotify::read_offender(group.as_fd(), own.table));
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));

@@ -6,7 +6,6 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use once_cell::race::OnceRef;
-use rustix::mm::{Advice, madvise};
 use snapshim::cooperate::locate::target_of_stat;
 use snapshim::preserve::headroom::Headroom;
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
@@ -15,12 +14,14 @@ use snapshim::protocol::origin::Target;
 use snapshim::protocol::own_ranges::OwnRanges;
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::{Caller, ProcessId};
+use snapshim::sys::rare::Rare;
 use snapshim::sys::{raw, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached};
 
 use super::agent_state::AgentState;
 use crate::base::config::config;
+use crate::base::wiped_page;
 
 /// What names this image. Its page is wiped when the process forks, so a child never takes itself for its parent.
 #[repr(C)]
@@ -52,7 +53,8 @@ pub struct ImagePage {
 static IMAGE_PAGE: AtomicPtr<ImagePage> = AtomicPtr::new(ptr::null_mut());
 pub static ATTACHED: OnceRef<'static, Attached> = OnceRef::new();
 pub static PROC_FDS: ProcFdCache = ProcFdCache::new();
-pub static OWN_RANGES: OwnRanges = OwnRanges::new();
+#[unsafe(link_section = ".bss.rare")]
+pub static OWN_RANGES: Rare<OwnRanges> = Rare(OwnRanges::new());
 static HEADROOM: Headroom = Headroom::new();
 
 /// This process, attached.
@@ -175,25 +177,17 @@ pub fn is_vfork_child() -> bool {
 
 /// The page that names this image, made at the first call; `None`: there is no memory, or the kernel cannot wipe it at a fork.
 pub fn image_page() -> Option<&'static ImagePage> {
-    // Acquire: pairs with the AcqRel below.
+    // Acquire: pairs with the Release below.
     let known = IMAGE_PAGE.load(Ordering::Acquire);
     if !known.is_null() {
         // SAFETY: once set, the page is never unmapped.
         return Some(unsafe { &*known });
     }
-    // SAFETY: a zeroed page that the arena gives out once; all-zero is a valid ImagePage.
-    let page = unsafe {
-        let page = crate::base::arena::memory(snapshim::PAGE as usize)?;
-        madvise(page, snapshim::PAGE as usize, Advice::LinuxWipeOnFork).ok()?;
-        page.cast::<ImagePage>()
-    };
-    // AcqRel: pairs with itself and with the Acquire above and in `attached`. The first of two threads wins, and the page of the
-    // other is lost, once.
-    let page = match IMAGE_PAGE.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => page,
-        Err(first) => first,
-    };
-    // SAFETY: either page is mapped for the life of the process.
+    const { assert!(size_of::<ImagePage>() <= wiped_page::FOR_IMAGE) };
+    let page = wiped_page::page()?.cast::<ImagePage>();
+    // Release: pairs with the Acquire above and in `attached`. Each thread finds the same page.
+    IMAGE_PAGE.store(page, Ordering::Release);
+    // SAFETY: the page is mapped for the life of the process, this part of it is for the image, and all-zero is a valid ImagePage.
     Some(unsafe { &*page })
 }
 
