@@ -10,6 +10,7 @@ use snapshim::sys::{raw, signal_block};
 use syscalls::{Sysno, syscall};
 
 use crate::base::user_memory::read_value;
+use crate::base::valgrind;
 use crate::process::identity::{self, ThisProcess};
 use crate::process::{fd_table, first_thread};
 use crate::signals::action::Action;
@@ -44,8 +45,8 @@ pub struct LastThreadCheck {
 
 impl LastThreadCheck {
     pub fn new() -> Self {
-        // A filter of seccomp(2) may end the program for a call that it does not know.
-        let word = first_thread::word().filter(|_| !fd_table::may_be_filtered());
+        // A filter of seccomp(2) may end the program for a call that it does not know, and valgrind warns of one.
+        let word = first_thread::word().filter(|_| !fd_table::may_be_filtered() && !valgrind::is_there());
         Self { word, raw_exits: 0, before_first: 0, looks: 0, next: 0 }
     }
 

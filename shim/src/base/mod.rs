@@ -27,5 +27,6 @@ pub mod standard_error;
 pub mod sysfs;
 pub mod system_call_filter;
 pub mod user_memory;
+pub mod valgrind;
 pub mod variables;
 pub mod wiped_page;

@@ -16,7 +16,7 @@ use snapshim::sys::signal_block::SignalsBlocked;
 use syscalls::Sysno;
 
 use super::stack_pointer::stack_pointer;
-use super::{agent_stack, arena, wiped_page};
+use super::{agent_stack, arena, valgrind, wiped_page};
 
 const COUNT: usize = 12;
 const STACK: usize = 32 << 10;
@@ -43,7 +43,9 @@ pub fn prepare() {
         let _ = unsafe { mprotect(memory.wrapping_byte_add(stack * STACK), PAGE as usize, MprotectFlags::empty()) };
     }
     // Release: pairs with the Acquire in `call`. The first of two threads wins, and the memory of the other is lost, once.
-    let _ = POOL.compare_exchange(ptr::null_mut(), memory, Ordering::Release, Ordering::Relaxed);
+    if POOL.compare_exchange(ptr::null_mut(), memory, Ordering::Release, Ordering::Relaxed).is_ok() {
+        (0..COUNT).for_each(|stack| valgrind::note_stack(memory as usize + stack * STACK, STACK));
+    }
 }
 
 /// Calls `function` with both words on a free stack of the pool.
@@ -58,7 +60,8 @@ pub fn call(function: extern "C" fn(u64, u64) -> Outcome, first: u64, second: u6
     });
     let Ok(taken) = taken else { return function(first, second) };
     let stack = taken.trailing_ones() as usize;
-    let top = pool.wrapping_byte_add((stack + 1) * STACK);
+    // An address of this stack, and not the first of the next one: valgrind tells the stacks apart by it.
+    let top = pool.wrapping_byte_add((stack + 1) * STACK - 16);
     // SAFETY: the stack belongs to this call until its bit is cleared, and its top is aligned.
     let result = unsafe { call_on(top, function, first, second) };
     // Release: pairs with the Acquire of the thread that takes the stack next.
