@@ -142,7 +142,7 @@ fn doubt_if_replaced(thread: &Thread, frame: &CallFrame, about: &Call, seen: Opt
         Target::Unknown => return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot()),
     };
     if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
-        break_after_the_fact(thread, &pusher(thread, frame), now);
+        break_after_the_fact(thread, frame, now);
     }
 }
 
@@ -161,11 +161,7 @@ fn change_origin(
     }
     thread.own.table.note_change(origin);
     if let Some(from) = touch.truncates_from() {
-        return match make_way(thread, frame, descriptor, origin, &Mutation::Truncate(from)) {
-            Ok(()) => call(),
-            Err(_) if thread.own.leaves_damaged() => call(),
-            Err(failure) => refuse(origin, &failure),
-        };
+        return make_way_or_refuse(thread, frame, descriptor, origin, &Mutation::Truncate(from)).unwrap_or_else(call);
     }
     if permission::forbids_any(FINDING_REACH) {
         return change_without_reach(thread, frame, descriptor, origin, touch, call);
@@ -174,17 +170,41 @@ fn change_origin(
     let ahead = sequence::pages_ahead(origin, &reach.bytes);
     let is_open = preserve::is_preserved(thread.own.table, origin, &reach.bytes)
         || make_way_aside(thread, frame, descriptor, origin, &reach.bytes, ahead);
-    if !is_open
-        && let Err(failure) = make_way(thread, frame, descriptor, origin, &Mutation::Bytes(reach.bytes.clone()))
-        && !thread.own.leaves_damaged()
-    {
-        return refuse(origin, &failure);
+    if !is_open && let Some(refused) = make_way_for_bytes(thread, frame, descriptor, origin, &reach.bytes) {
+        return refused;
     }
     let result = call();
     if result > 0 && !reach.stayed_within(thread, descriptor, result as u64) {
-        break_after_the_fact(thread, &pusher(thread, frame), origin);
+        break_after_the_fact(thread, frame, origin);
     }
     result
+}
+
+/// [`make_way_or_refuse`] for a change of `bytes`, where [`make_way_aside`] did not go to the end.
+#[cold]
+#[inline(never)]
+fn make_way_for_bytes(
+    thread: &Thread,
+    frame: &CallFrame,
+    descriptor: i32,
+    origin: Origin,
+    bytes: &Range<u64>,
+) -> Option<isize> {
+    make_way_or_refuse(thread, frame, descriptor, origin, &Mutation::Bytes(bytes.clone()))
+}
+
+/// [`make_way`]; what the call returns if it is refused.
+fn make_way_or_refuse(
+    thread: &Thread,
+    frame: &CallFrame,
+    descriptor: i32,
+    origin: Origin,
+    mutation: &Mutation,
+) -> Option<isize> {
+    match make_way(thread, frame, descriptor, origin, mutation) {
+        Err(failure) if !thread.own.leaves_damaged() => Some(refuse(origin, &failure)),
+        _ => None,
+    }
 }
 
 /// Preserves `bytes`, as far as it goes at once, and `ahead` pages behind them. False: it has to be done by [`make_way`].
@@ -247,10 +267,7 @@ fn change_without_reach(
         Some(Err(_)) => 0..0,
         None => 0..u64::MAX,
     };
-    match make_way(thread, frame, descriptor, origin, &Mutation::Bytes(bytes)) {
-        Err(failure) if !thread.own.leaves_damaged() => refuse(origin, &failure),
-        _ => call(),
-    }
+    make_way_or_refuse(thread, frame, descriptor, origin, &Mutation::Bytes(bytes)).unwrap_or_else(call)
 }
 
 /// Makes a call of which the kernel does not say which file it changes. What the call may change is preserved in every snapshot. A
@@ -318,11 +335,13 @@ pub fn read_in(descriptor: i32, bytes: &Range<u64>) {
 }
 
 /// Breaks the snapshots of an origin after a write that may have landed outside the preserved bytes.
-fn break_after_the_fact(thread: &Thread, pusher: &Pusher<'_, LogReporter, Freezer>, origin: Origin) {
-    let table = thread.own.table;
+#[cold]
+#[inline(never)]
+fn break_after_the_fact(thread: &Thread, frame: &CallFrame, origin: Origin) {
+    let (table, pusher) = (thread.own.table, pusher(thread, frame));
     table.over_splits(|walk| {
         let snapshots = walk.of(origin).filter(|(_, view)| !view.is_guarded());
-        snapshots.for_each(|(index, view)| break_one(table, pusher, index, &view));
+        snapshots.for_each(|(index, view)| break_one(table, &pusher, index, &view));
     });
 }
 

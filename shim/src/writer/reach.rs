@@ -48,8 +48,7 @@ pub fn reach_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Ori
         let source = if touch.appends(false) {
             PositionSource::Call
         } else {
-            // statx(2) without the file's times: see `target_of_descriptor`.
-            let end = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size);
+            let end = size_of_file(file);
             PositionSource::Flag(rustix::fs::tell(file).unwrap_or(end), end)
         };
         return WriteReach { bytes: 0..0, length, source };
@@ -62,6 +61,12 @@ pub fn reach_of(thread: &Thread, frame: &CallFrame, descriptor: i32, origin: Ori
         length,
         source: PositionSource::Position(position, announced),
     }
+}
+
+/// statx(2) without the file's times: see `target_of_descriptor`. Its answer is large: it lies on the stack during this call alone.
+#[inline(never)]
+fn size_of_file(file: BorrowedFd<'_>) -> u64 {
+    statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE).map_or(0, |found| found.stx_size)
 }
 
 /// Whether a file was opened with O_APPEND.
