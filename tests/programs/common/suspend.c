@@ -1,27 +1,60 @@
 #include "suspend.h"
 
-static void each_thread(pid_t pid, void (*act)(pid_t thread))
+/* The threads that are traced, all of them stopped. */
+static pid_t traced[64];
+static size_t traced_count;
+
+static int is_traced(pid_t thread)
 {
+    for (size_t i = 0; i < traced_count; i++)
+        if (traced[i] == thread)
+            return 1;
+    return 0;
+}
+
+/* Stops a thread. One that ends meanwhile needs no stop. */
+static void attach(pid_t thread)
+{
+    int status;
+    if (ptrace(PTRACE_SEIZE, thread, NULL, NULL) != 0 || ptrace(PTRACE_INTERRUPT, thread, NULL, NULL) != 0) {
+        CHECK(errno == ESRCH);
+        return;
+    }
+    CHECK(waitpid(thread, &status, __WALL) == thread);
+    if (WIFSTOPPED(status)) {
+        CHECK(traced_count < sizeof traced / sizeof *traced);
+        traced[traced_count++] = thread;
+    }
+}
+
+/* Stops the threads that the list has and that run still; how many that are. */
+static size_t attach_listed(pid_t pid)
+{
+    size_t before = traced_count;
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     DIR *tasks = opendir(path);
     CHECK(tasks);
     for (struct dirent *entry; (entry = readdir(tasks)) != NULL;)
-        if (entry->d_name[0] != '.')
-            act(atoi(entry->d_name));
+        if (entry->d_name[0] != '.' && !is_traced(atoi(entry->d_name)))
+            attach(atoi(entry->d_name));
     closedir(tasks);
+    return traced_count - before;
 }
 
-static void attach(pid_t thread)
+/* A thread that still runs may start another one behind the place that the list was read to. */
+static void attach_all(pid_t pid)
 {
-    int status;
-    CHECK(ptrace(PTRACE_SEIZE, thread, NULL, NULL) == 0 && ptrace(PTRACE_INTERRUPT, thread, NULL, NULL) == 0);
-    CHECK(waitpid(thread, &status, __WALL) == thread && WIFSTOPPED(status));
+    while (attach_listed(pid) > 0)
+        ;
 }
 
-static void detach(pid_t thread)
+/* Those that were stopped: a thread that goes on may start others, which nobody traces, before the last has been let go. */
+static void detach_all(void)
 {
-    CHECK(ptrace(PTRACE_DETACH, thread, NULL, NULL) == 0);
+    for (size_t i = 0; i < traced_count; i++)
+        CHECK(ptrace(PTRACE_DETACH, traced[i], NULL, NULL) == 0);
+    traced_count = 0;
 }
 
 static void put(const char *directory, const char *file, const char *text)
@@ -83,7 +116,7 @@ void suspend(pid_t pid)
     if (strcmp(way, "stop") == 0) {
         CHECK(kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, WUNTRACED) == pid);
     } else if (strcmp(way, "trace") == 0) {
-        each_thread(pid, attach);
+        attach_all(pid);
     } else {
         char number[24];
         snprintf(number, sizeof number, "%d", (int)pid);
@@ -98,7 +131,7 @@ void resume(pid_t pid)
     if (strcmp(way, "stop") == 0)
         CHECK(kill(pid, SIGCONT) == 0);
     else if (strcmp(way, "trace") == 0)
-        each_thread(pid, detach);
+        detach_all();
     else
         freeze(way, 0);
 }
