@@ -99,6 +99,36 @@ fn a_filter_that_kills_finds_no_call_of_the_librarys() {
     });
 }
 
+/// Whatever call of the library's a filter knows, the library does without. Once it opened files by open(2), and looked whether
+/// openat(2) was forbidden.
+#[test]
+fn a_filter_that_kills_for_one_call_finds_none_of_the_librarys() {
+    /// More than Linux 6.18 has.
+    const NUMBERS: u32 = 480;
+    let test = "a_filter_that_kills_for_one_call_finds_none_of_the_librarys";
+    if !can_confine(test) {
+        return;
+    }
+    let own = [libc::SYS_pwrite64, libc::SYS_write, libc::SYS_exit_group].map(|number| number as u32);
+    for (scratch, way) in scratches().iter().zip(WAYS) {
+        fs::write(scratch.file("file"), vec![1; NUMBERS as usize * 4096]).unwrap();
+        let holder = Holder::start(scratch, way, &scratch.file("file"), "r");
+        each_at_once((0..8).collect::<Vec<_>>(), |first| {
+            for number in (first..NUMBERS).step_by(8).filter(|number| !own.contains(number)) {
+                let mut command = scratch.shimmed(program("reach/confined"), way);
+                let output = run(command.args(["but", &number.to_string()]));
+                let is_alive = output.status.success() && output.stdout == b"done\n";
+                assert!(is_alive, "{way}, without system call {number}: {}: {}", output.status, text(&output));
+            }
+        });
+        let found = holder.finish();
+        assert!(found.contains("same\n") || !found.contains("state=0 "), "{way}: {found}");
+        let written = fs::read(scratch.file("file")).unwrap();
+        let is_written = |page: &&[u8]| page.starts_with(b"written");
+        assert_eq!(written.chunks(4096).filter(is_written).count(), NUMBERS as usize - own.len(), "{way}");
+    }
+}
+
 #[test]
 fn strict_mode_finds_no_call_of_the_librarys() {
     if !can_confine("strict_mode_finds_no_call_of_the_librarys") {

@@ -8,7 +8,7 @@ use core::ffi::{CStr, c_void};
 use core::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use syscalls::{Sysno, syscall};
 
@@ -64,12 +64,12 @@ pub fn spin(time: Duration) {
 const WITH_FILES: &[Sysno] =
     &[Sysno::openat, Sysno::newfstatat, Sysno::read, Sysno::pread64, Sysno::lseek, Sysno::getdents64, Sysno::close];
 
-/// open(2), close-on-exec.
+/// openat(2), close-on-exec.
 pub fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     if permission::forbids_any(WITH_FILES) {
         return Err(Errno::PERM);
     }
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Borrows a descriptor number of the application for one system call.

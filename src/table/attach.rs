@@ -18,7 +18,7 @@ use super::{LAYOUT, Table};
 use crate::protocol::unseen::{Unseen, Who};
 use crate::sys::procfs::{self, ProcPath};
 use crate::sys::sync::Ordering;
-use crate::sys::{raw, time_space};
+use crate::sys::{permission, raw, time_space};
 
 /// [`FILE_NAME`], for texts that are put together at compile time.
 #[macro_export]
@@ -226,7 +226,7 @@ pub fn open_notes(location: &TableLocation<'_>) -> Option<OwnedFd> {
     let flags = OPENED.union(OFlags::CREATE).union(OFlags::APPEND);
     let file = rustix::fs::openat(&directory, NAME, flags, Mode::from_raw_mode(mode)).ok()?;
     let stat = rustix::fs::fstat(&file).ok()?;
-    if stat.st_mode & 0o777 != mode {
+    if stat.st_mode & 0o777 != mode && !permission::forbids(Sysno::fchmod) {
         // The process that made it had a mask. Only its user can change that.
         let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(mode));
     }
@@ -346,7 +346,7 @@ impl Attached {
     #[must_use]
     pub fn is_held_by_nameless(&self) -> bool {
         let Ok(path) = CStr::from_bytes_until_nul(&self.path) else { return true };
-        let Ok(file) = rustix::fs::open(path, OPENED, Mode::empty()) else { return true };
+        let Ok(file) = rustix::fs::openat(CWD, path, OPENED, Mode::empty()) else { return true };
         if !rustix::fs::fstat(&file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.file) {
             return true;
         }
@@ -397,6 +397,9 @@ const SHARED: u32 = 0o660;
 
 /// Makes the directory unless it is there. True if it was made.
 fn make_directory(location: &TableLocation<'_>) -> Result<bool, Refusal> {
+    if permission::forbids(Sysno::mkdirat) {
+        return Ok(false);
+    }
     match rustix::fs::mkdir(location.directory, Mode::from_raw_mode(0o700)) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
@@ -441,6 +444,9 @@ fn open_table(directory: &OwnedFd, mode: u32) -> Result<(OwnedFd, bool), Refusal
     }
     if own_namespace() == 0 {
         return Err(Refusal::WithoutProc);
+    }
+    if permission::forbids_any(&[Sysno::fchmod, Sysno::linkat]) {
+        return Err(Refusal::File(Errno::PERM));
     }
     let made = make(directory, mode)?;
     let unnamed = ProcPath::thread_self("fd").slash(rustix::fd::AsRawFd::as_raw_fd(&made) as u32);

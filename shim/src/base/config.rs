@@ -7,7 +7,7 @@ use core::ffi::CStr;
 
 use once_cell::race::OnceRef;
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use snapshim::preserve::policy::{OnFailure, PushMode};
 use snapshim::sys::stack_str::StackStr;
@@ -339,5 +339,5 @@ pub fn is_log(stat: &Stat) -> bool {
 /// Opens the log file, and makes it if there is none. The open of a FIFO does not wait.
 pub fn open_log(path: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
+    rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o600))
 }

@@ -275,6 +275,13 @@ pub const OPTIONAL: &[Call] = &{
         Call(S::rt_sigtimedwait, &[]),
         Call(S::getsid, &[]),
         Call(S::getppid, &[]),
+        Call(S::mkdirat, &[]),
+        Call(S::linkat, &[]),
+        Call(S::fchmod, &[]),
+        Call(S::getuid, &[]),
+        Call(S::fgetxattr, &[]),
+        Call(S::fanotify_init, &[]),
+        Call(S::fanotify_mark, &[]),
         Call(S::ioctl, PAGEMAP_SCAN),
     ]
 };

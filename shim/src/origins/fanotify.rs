@@ -11,7 +11,7 @@ use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::sys::procfs::ProcPath;
-use snapshim::sys::raw;
+use snapshim::sys::{permission, raw};
 use snapshim::table::Table;
 use syscalls::{Sysno, syscall};
 
@@ -30,6 +30,9 @@ pub fn of(file: BorrowedFd<'_>) -> Option<OwnedFd> {
 }
 
 fn begin(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    if permission::forbids_any(&[Sysno::fanotify_init, Sysno::fanotify_mark, Sysno::capget]) {
+        return Err(Errno::PERM);
+    }
     if !rustix::thread::capabilities(None)?.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
         return Err(Errno::PERM);
     }

@@ -2,7 +2,8 @@
  * HOW is kill or trap: what a filter does at any other call, or strict (SECCOMP_MODE_STRICT), for scenarios that only write. With
  * "more" it may also make the calls that a thread sleeps and wakes by. Says "done"; whatever a call does natively is in "file".
  *
- * confined under COMMAND...: executes a program under a filter. */
+ * confined under COMMAND...: executes a program under a filter.
+ * confined but NUMBER: may make every system call but that one, and writes to page NUMBER of "file". */
 #include "check.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -255,9 +256,29 @@ static int execute_under_filter(char **command)
     return 1;
 }
 
+/* Writes, under a filter that kills for one system call. */
+static int write_under_filter(unsigned number)
+{
+    file = open("file", O_RDWR);
+    CHECK(file >= 0);
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    CHECK(pwrite(file, "written", 7, (off_t)(number * PAGE)) == 7);
+    CHECK(write(1, "done\n", 5) == 5);
+    _exit(0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc >= 3);
+    if (strcmp(argv[1], "but") == 0)
+        return write_under_filter((unsigned)atoi(argv[2]));
     if (strcmp(argv[1], "under") == 0)
         return execute_under_filter(argv + 2);
     memset(page, 0x77, sizeof page);

@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int};
 
 use libc::pid_t;
 use rustix::fd::{AsRawFd, IntoRawFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
@@ -62,7 +62,7 @@ fn end(status: c_int) -> ! {
 }
 
 fn lead_streams_nowhere() -> Result<(), Errno> {
-    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())?;
+    let null = rustix::fs::openat(CWD, c"/dev/null", OFlags::RDWR, Mode::empty())?;
     for stream in 0..3 {
         // SAFETY: dup2(2), which is the shim's own.
         if unsafe { libc::dup2(null.as_raw_fd(), stream) } == -1 {
