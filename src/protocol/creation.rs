@@ -53,8 +53,8 @@ impl Intent {
 pub trait Intents {
     /// The intent in writer slot `owner`; `None` if there is no such slot (a damaged table).
     fn intent(&self, owner: u16) -> Option<&Intent>;
-    /// Whether the process of the creator with writer slot `owner` may have snapshots of `origin`. It makes and ends none during
-    /// its creation.
+    /// Whether the process of the creator with writer slot `owner` may have snapshots of `origin`. A creation for which it makes
+    /// one meanwhile is proposed anew.
     fn is_held(&self, owner: u16, origin: Origin) -> bool;
 }
 

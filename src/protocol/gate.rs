@@ -551,15 +551,29 @@ impl<I: Intents> Gate<'_, I> {
         call: Call,
         writer: &impl Writer,
     ) -> Option<(Entry, Announcement)> {
+        self.enter_at_once(frame, &[], call, writer)
+            .inspect_err(|_| {
+                frame.reclaim(frame.load().1);
+                frame.reset();
+            })
+            .ok()
+    }
+
+    /// Does what [`Gate::enter`] does, but gives the creation that it would have to wait for. The frame stays the caller's then,
+    /// and no creation waits for it: the caller gives up what other threads wait for, waits for that creation, and enters again.
+    pub fn enter_at_once(
+        &self,
+        frame: &CallFrame,
+        outer: &[CallFrame],
+        call: Call,
+        writer: &impl Writer,
+    ) -> Result<(Entry, Announcement), Ticket> {
+        withdraw_interrupted(outer);
         loop {
             let announcement = frame.announce(&call);
-            match self.try_enter(frame, &[], &call, announcement, writer) {
-                Ok(entry) => return Some((entry, announcement)),
-                Err(TurnedAway { seen: Some(_) }) => {
-                    frame.reclaim(announcement);
-                    frame.reset();
-                    return None;
-                }
+            match self.try_enter(frame, outer, &call, announcement, writer) {
+                Ok(entry) => return Ok((entry, announcement)),
+                Err(TurnedAway { seen: Some(seen) }) => return Err(seen),
                 Err(TurnedAway { seen: None }) => {}
             }
         }

@@ -95,6 +95,8 @@ pub enum Fault {
     BitTag,
     /// The look for a creation of the same origin between a creation's proposal and its going on.
     RivalLook,
+    /// The look, before a fork, for snapshots that the process has published since the gate was closed for the fork.
+    PublishedBeside,
     /// The look at each of the creation records, and not at the first alone.
     EachCreation,
     /// The word of its own for each creation record, in which a process says that it has armed.

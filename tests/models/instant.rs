@@ -10,7 +10,7 @@ use snapshim::protocol::process::Process;
 use snapshim::protocol::writer_slot::WriterSlot;
 use snapshim::sys::sync::{Fault, planted};
 
-use super::world::{NEW, NEXT, OLD, ORIGIN, World, model, spawn_writer};
+use super::world::{NEW, NEXT, OLD, ORIGIN, World, model, model_within, spawn_writer};
 
 #[test]
 fn a_write_is_before_the_instant_or_preserved() {
@@ -145,6 +145,42 @@ fn fork_of_a_mapper_is_one_instant_for_both() {
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), OLD);
         assert_eq!(world.pages[1].shows(&world.file), OLD);
+    });
+}
+
+/// A thread makes a snapshot of a file that its process has none of. It publishes it while another thread, which forks, has closed
+/// the gate and waits for the lock over the mappings: the fork drains again.
+#[test]
+fn a_fork_beside_a_creation_of_its_process_is_exact() {
+    // The yields are where the writer has to come in.
+    model_within(1, || {
+        let world = World::new();
+        // The record that a writer looks at first is left for the fork.
+        let first = world.propose(1, Scope::One(ELSEWHERE));
+        let creation = world.propose(1, Scope::One(ORIGIN));
+        assert!(world.creations.abort(first));
+        let mut fork = world.collect(Scope::Held);
+        let writer = spawn_writer(&world, false, None);
+        thread::yield_now();
+        let instant = world.file.load(Ordering::Relaxed);
+        world.pages[0].publish(1);
+        let creation = world.creations.settle(creation).expect("no process aborts it");
+        assert!(world.creations.commit(creation));
+        world.creations.release(creation);
+        if !planted(Fault::PublishedBeside) {
+            assert!(world.creations.abort(fork));
+            fork = world.collect(Scope::Held);
+        }
+        let bits = world.pages[0].preserved.load(Ordering::Acquire);
+        thread::yield_now();
+        world.pages[1].publish(2);
+        world.pages[1].copy.store(world.pages[0].copy.load(Ordering::Relaxed), Ordering::Relaxed);
+        world.pages[1].preserved.store(bits, Ordering::Release);
+        assert!(world.creations.commit(fork));
+        world.creations.release(fork);
+        writer.join().unwrap();
+        assert_eq!(world.pages[0].shows(&world.file), instant);
+        assert_eq!(world.pages[1].shows(&world.file), instant);
     });
 }
 

@@ -91,7 +91,7 @@ impl Intents for World {
     }
 
     fn is_held(&self, _owner: u16, origin: Origin) -> bool {
-        origin == ORIGIN
+        origin == ORIGIN && self.pages[0].snapshot.view().is_some()
     }
 }
 

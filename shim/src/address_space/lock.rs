@@ -1,9 +1,11 @@
 //! The lock over the process's own snapshot mappings, and what can be asked of them.
 //!
-//! A thread that holds the lock has its signals blocked: a handler that came in between would wait for the lock for ever.
+//! A thread that holds the lock has its signals blocked: a handler that came in between would wait for the lock for ever. It waits
+//! for no creation and for no call of a writer: a creation takes the lock behind its gate, once the writers under way have ended.
 
 use core::cell::Cell;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use snapshim::preserve::unshare;
@@ -55,6 +57,22 @@ pub fn hold(own: ThisProcess) -> Mappings {
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
     let lock = until_some(|| LOCK.try_lock());
     Mappings { own, patience: Cell::new(config().timeout), _lock: lock, _signals: signals }
+}
+
+/// How many snapshots this process has published, ever. It moves only while the lock is held.
+static PUBLISHED: AtomicU64 = AtomicU64::new(0);
+
+/// How many snapshots this process has published. Acquire: pairs with the Release in `note_published`; what follows comes after the
+/// publication of as many.
+pub fn published() -> u64 {
+    PUBLISHED.load(Ordering::Acquire)
+}
+
+impl Mappings {
+    /// Counts a snapshot that was just published.
+    pub fn note_published(&self) {
+        PUBLISHED.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// The same if no other thread holds them; for the agent, which waits for no thread of the application.

@@ -7,9 +7,10 @@
 //! May import: `signals`, `process`, `base` and the core crate.
 //!
 //! Promises: while [`lock::Mappings`] is held, no other thread of this process maps, unmaps or moves a snapshot, and signals are
-//! blocked. The lock comes before the gate, and before the list of shared mappings.
+//! blocked. The lock comes after the gate, and before the list of shared mappings.
 //!
-//! Must not: change a mapping (`mapper` does), nor park: parking_lot would allocate.
+//! Must not: change a mapping (`mapper` does), nor park: parking_lot would allocate. No thread that holds the lock waits at the
+//! gate, or for writers under way: each call on memory of the process would wait with it, and the creation may need the lock.
 
 pub mod freeze;
 pub mod lock;

@@ -368,7 +368,7 @@ fn protect_by(
             Some(mappings) => mappings.protect(&range, known, |allowed| part(allowed, protection)),
         };
     };
-    calls::protect(&lock::hold(own), &range, protection, &part, &start::be_ready)
+    calls::protect(own, &range, protection, &part, &start::be_ready)
 }
 
 /// remap_file_pages(2).
@@ -385,10 +385,12 @@ pub fn show_other_pages(
     // The kernel rounds both down (mm/mmap.c).
     let start = address as u64 / PAGE * PAGE;
     let range = start..start.saturating_add(length as u64 / PAGE * PAGE);
-    let origin = if range.is_empty() || !list::may_touch(&range) { None } else { calls::origin_in(&range) };
-    match identity::attached().zip(origin) {
-        None => call(),
-        Some((own, origin)) => calls::show_other_pages(&lock::hold(own), &range, first as u64, origin, &call),
+    loop {
+        let origin = if range.is_empty() || !list::may_touch(&range) { None } else { calls::origin_in(&range) };
+        let Some((own, origin)) = identity::attached().zip(origin) else { return call() };
+        if let Some(done) = calls::show_other_pages(own, &range, first as u64, origin, &call)? {
+            return Ok(done);
+        }
     }
 }
 
@@ -592,14 +594,16 @@ pub fn remap(
         target: if is_fixed { addresses(target, new) } else { 0..0 },
     };
     let from = &wanted.from;
-    if let Some(own) = identity::attached().filter(|_| list::may_touch(&(from.start..from.end.max(from.start + 1))))
+    while let Some(own) = identity::attached().filter(|_| list::may_touch(&(from.start..from.end.max(from.start + 1))))
         && let Some(origin) = calls::origin_in(from)
     {
         if lock::touching(from).is_some() {
             // A snapshot and a shared mapping do not move in one call, as no two mappings do before Linux 6.17.
             return Err(Errno::FAULT);
         }
-        return calls::remap(&lock::hold(own), &wanted, origin, &call);
+        if let Some(at) = calls::remap(own, &wanted, origin, &call)? {
+            return Ok(at);
+        }
     }
     let Some(mappings) = lock::touching(from) else { return take_away(&wanted.target, call) };
     remap_snapshots(&mappings, &wanted).map(|()| if is_fixed { target } else { address })

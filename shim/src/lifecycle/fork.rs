@@ -6,10 +6,11 @@
 use libc::pid_t;
 use rustix::io::Errno;
 use snapshim::cooperate::remembered;
+use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::{permission, procfs, raw};
 
 use super::fork_in_handler::ChildCall;
-use super::inherit::{Inheritance, Prepared};
+use super::inherit::{Closed, Inheritance, Prepared};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::interpose::answer::fail;
@@ -18,6 +19,7 @@ use crate::process::identity::{self, ThisProcess};
 use crate::process::log::{Level, say};
 use crate::process::{membership, shared_mm, thread};
 use crate::shared::{fork as shared_fork, list};
+use crate::snapshot::instant::ForkGoesFirst;
 
 /// Makes `real`, which returns twice: in this process, and in a child that has a copy of its memory. `flags` are those of clone(2).
 pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
@@ -56,18 +58,18 @@ fn fork_confined(real: &dyn Fn() -> pid_t) -> pid_t {
 /// The same in a process that takes part in the table. The lock is taken even without snapshots, because another thread may be
 /// making the first.
 fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
-    let mappings = lock::hold(own);
+    let _signals = SignalsBlocked::new();
     let leaves = flags & libc::CLONE_NEWPID as u64 != 0 || !procfs::are_children_in_own_namespace();
+    let (mappings, closed) = hold(own, hindrance(flags, leaves));
     // A child in another pid namespace takes no part in the table, so no process waits for its calls.
     let child_call = if leaves { Ok(None) } else { ChildCall::prepare(&mappings) };
     let child_call = match child_call {
         Ok(child_call) => child_call,
         Err(error) => return fail(error.raw_os_error()),
     };
-    let pid = if own.image.is_mapper() && !own.leaves_damaged() {
-        fork_mapper(&mappings, hindrance(flags, leaves), real)
-    } else {
-        shared_fork::fork(real)
+    let pid = match closed {
+        Some(closed) => fork_mapper(&mappings, closed, real),
+        None => shared_fork::fork(real),
     };
     match (pid, child_call) {
         (0, Some(child_call)) => {
@@ -79,6 +81,7 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
     }
     if pid == 0 {
         shared_mm::note_pid();
+        ForkGoesFirst::begin_anew_in_child();
         if leaves {
             membership::refuse_in_child(&own);
         }
@@ -86,6 +89,28 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
         membership::join_with_unseen_mapping();
     }
     pid
+}
+
+/// The gate of a mapper's fork, or why it is not closed.
+type MaybeClosed = Result<Closed, Errno>;
+
+/// Takes the lock over the mappings; for a mapper, behind a gate that is closed for the files of all its snapshots.
+fn hold(own: ThisProcess, hindrance: Option<Errno>) -> (Mappings, Option<MaybeClosed>) {
+    let is_mapper = || own.image.is_mapper() && !own.leaves_damaged();
+    let mut goes_first = None;
+    loop {
+        let closed = is_mapper().then(|| hindrance.map_or_else(thread::current, Err).and_then(Closed::new));
+        let mappings = lock::hold(own);
+        match closed {
+            Some(closed) if !is_mapper() => drop(closed),
+            Some(Ok(closed)) if !closed.is_for_all(&mappings) => drop(closed),
+            None if is_mapper() => {}
+            closed => return (mappings, closed),
+        }
+        drop(mappings);
+        // Creations that are under way end, and no new one begins before this fork has been made.
+        goes_first.get_or_insert_with(ForkGoesFirst::new);
+    }
 }
 
 /// What keeps the child from inheriting the snapshots.
@@ -105,8 +130,8 @@ fn hindrance(flags: u64, leaves: bool) -> Option<Errno> {
 }
 
 #[cold]
-fn fork_mapper(mappings: &Mappings, hindrance: Option<Errno>, real: &dyn Fn() -> pid_t) -> pid_t {
-    let prepared = hindrance.map_or_else(thread::current, Err).and_then(|thread| Prepared::new(mappings, thread));
+fn fork_mapper(mappings: &Mappings, closed: MaybeClosed, real: &dyn Fn() -> pid_t) -> pid_t {
+    let prepared = closed.and_then(|closed| Prepared::new(mappings, closed));
     // Listed while the gate is closed, so that the list is what the child inherits.
     let inheritance = Inheritance::list(mappings);
     let pid = shared_fork::fork(real);

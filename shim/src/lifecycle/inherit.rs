@@ -11,7 +11,7 @@ use libc::pid_t;
 use rustix::io::Errno;
 use snapshim::cooperate::segments::NewSegment;
 use snapshim::preserve::local;
-use snapshim::protocol::creation::Scope;
+use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::own_ranges::OwnRanges;
 use snapshim::protocol::process::{ForkOutcome, Process};
 use snapshim::protocol::process_id::ProcessId;
@@ -87,40 +87,73 @@ fn is_inherited(own: &ThisProcess, index: u32) -> bool {
     own.table.snapshot(index).is_some_and(|snapshot| !snapshot.flags().contains(NOT_INHERITED))
 }
 
+/// The gate, closed for a fork: the writers of the files that the process has snapshots of have ended, and none begins.
+pub struct Closed {
+    thread: Thread,
+    ticket: Ticket,
+    /// How many snapshots the process had published before.
+    published: u64,
+}
+
+impl Closed {
+    /// Closes the gate, and waits for the writers under way. The lock over the mappings is not held, so that calls on memory do not
+    /// wait.
+    ///
+    /// Errors: `EDEADLK` inside a write that a signal interrupted; `ETIMEDOUT`.
+    pub fn new(thread: Thread) -> Result<Self, Errno> {
+        if thread.is_inside() {
+            return Err(Errno::DEADLK);
+        }
+        const ITS_FILES: &str = "the files that a forking process has snapshots of";
+        // Read before the gate closes: of each snapshot that is counted, the file is covered from there on.
+        let published = lock::published();
+        let ticket = instant::begin(&thread, Scope::Held, &ITS_FILES)?;
+        let closed = Self { thread, ticket, published };
+        instant::drained(&closed.thread, Scope::Held, &ITS_FILES)?;
+        Ok(closed)
+    }
+
+    /// Whether the gate is closed for the files of all snapshots of the process. False: another thread has published one meanwhile,
+    /// and a writer of its file may have passed the gate before.
+    pub fn is_for_all(&self, _held: &Mappings) -> bool {
+        lock::published() == self.published
+    }
+
+    fn into_ticket(self) -> Ticket {
+        let ticket = self.ticket;
+        core::mem::forget(self);
+        ticket
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let table = self.thread.own.table;
+        table.end_creation(self.ticket);
+        table.lower_active();
+    }
+}
+
 /// A child's records, published while the gate is closed.
 pub struct Prepared<'a> {
     mappings: &'a Mappings,
-    ticket: snapshim::protocol::creation::Ticket,
+    ticket: Ticket,
     record: &'static Process,
     pending: ProcessId,
     index: u32,
 }
 
 impl<'a> Prepared<'a> {
-    /// Closes the gate, waits for the writers under way, and publishes the child's records.
+    /// Publishes the child's records.
     ///
-    /// Errors: `EDEADLK` inside a write that a signal interrupted; `ETIMEDOUT`; `ENFILE` or `ENOMEM` where the table has no room.
-    pub fn new(mappings: &'a Mappings, thread: Thread) -> Result<Self, Errno> {
-        if thread.is_inside() {
-            return Err(Errno::DEADLK);
-        }
+    /// Errors: `ENFILE` or `ENOMEM` where the table has no room.
+    pub fn new(mappings: &'a Mappings, closed: Closed) -> Result<Self, Errno> {
         let own = &mappings.own;
-        const ITS_FILES: &str = "the files that a forking process has snapshots of";
-        let ticket = instant::begin(&thread, Scope::Held, &ITS_FILES)?;
         let pending = ProcessId::pending_child(own.index, raw::random() as u32);
-        let claimed = instant::drained(&thread, Scope::Held, &ITS_FILES)
-            .and_then(|()| mappings.begin_all())
-            .and_then(|()| own.table.claim_process(pending).ok_or(Errno::NFILE));
-        let (index, record) = match claimed {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                own.table.end_creation(ticket);
-                mappings.end_all();
-                return Err(error);
-            }
-        };
+        let claimed = mappings.begin_all().and_then(|()| own.table.claim_process(pending).ok_or(Errno::NFILE));
+        let (index, record) = claimed.inspect_err(|_| mappings.end_all())?;
         record.expect_fork(pending, own.owner());
-        let prepared = Self { mappings, ticket, record, pending, index };
+        let prepared = Self { mappings, ticket: closed.into_ticket(), record, pending, index };
         match prepared.publish() {
             Ok(()) => Ok(prepared),
             Err(error) => {

@@ -21,7 +21,7 @@ use crate::base::mmap_call::Mmap;
 use crate::base::user_memory;
 use crate::process::identity::ThisProcess;
 use crate::process::membership;
-use crate::writer::announced::{Announced, announced};
+use crate::writer::announced::{Announced, announced, announced_holding};
 
 /// The origin that a call of mmap(2) would map shared; `None` if it maps none.
 #[inline]
@@ -49,7 +49,6 @@ pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin))
         Err(_) if membership::note_unseen_mapping() => return mmap.call(),
         Err(_) => membership::join()?,
     };
-    let mappings = lock::hold(own);
     let start = mmap.address as u64;
     // The kernel refuses an address at which no page begins, and replaces nothing there.
     let replaces = mmap.replaces() && start.is_multiple_of(PAGE);
@@ -58,7 +57,7 @@ pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin))
     if is_writable {
         be_ready(&own, origin);
     }
-    let call = |announced: Option<&Announced<'_>>| {
+    let call = |mappings: &Mappings, announced: Option<&Announced<'_>>| {
         let is_armed = is_writable && announced.is_some_and(Announced::is_in_use);
         mappings.replace(&target, || {
             let mut list = list_with_room(&target)?;
@@ -83,12 +82,21 @@ pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin))
             Ok(at)
         })
     };
-    act_announced(origin, call)
+    act_under_lock(own, origin, call)
 }
 
 /// Does `act` announced. ENOMEM also says that the table has no slot for it although snapshots exist.
 fn act_announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> Result<T, Errno>) -> Result<T, Errno> {
     announced(origin, act).map_err(|_| Errno::NOMEM)?
+}
+
+/// The same with the lock over the mappings, which no thread holds while it waits for a creation: the creation may need it.
+fn act_under_lock<T>(
+    own: ThisProcess,
+    origin: Origin,
+    act: impl Fn(&Mappings, Option<&Announced<'_>>) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    announced_holding(origin, || lock::hold(own), act).map_err(|_| Errno::NOMEM)?
 }
 
 /// The list, held alone, with room for what a change of `range` may add.
@@ -158,7 +166,7 @@ pub fn take_away<T>(
 /// As in the kernel, the parts come from the lowest address on, and the first that fails ends it. `be_ready` sees to
 /// it that the parts can be armed for later snapshots.
 pub fn protect(
-    mappings: &Mappings,
+    own: ThisProcess,
     range: &Range<u64>,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
@@ -166,18 +174,39 @@ pub fn protect(
 ) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
-        let next = next_part(&(at..range.end));
-        let start = next.as_ref().map_or(range.end, |(part, _)| part.start);
-        if at < start {
-            let between = at..start;
-            let known = protection & (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
-            mappings.protect(&between, known as u32, |allowed| call(allowed, protection))?;
+        let left = at..range.end;
+        let Some(origin) = origin_at(at) else {
+            at = protect_between(&lock::hold(own), &left, protection, call)?;
+            continue;
+        };
+        if protection & libc::PROT_WRITE != 0 {
+            be_ready(&own, origin);
         }
-        let Some((part, origin)) = next else { return Ok(()) };
-        protect_part(mappings, &part, origin, protection, call, be_ready)?;
-        at = part.end;
+        let act = |mappings: &Mappings, announced: Option<&Announced<'_>>| {
+            // Another thread may have mapped something else there before the lock was taken.
+            match next_part(&left).filter(|(part, there)| part.start == left.start && *there == origin) {
+                Some((part, _)) => protect_part(mappings, announced, &part, protection, call).map(|()| part.end),
+                None => Ok(left.start),
+            }
+        };
+        at = act_under_lock(own, origin, act)?;
     }
     Ok(())
+}
+
+/// mprotect(2) of what lies in front of the next shared mapping, whose address is the result.
+fn protect_between(
+    mappings: &Mappings,
+    range: &Range<u64>,
+    protection: i32,
+    call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
+) -> Result<u64, Errno> {
+    let between = range.start..next_part(range).map_or(range.end, |(part, _)| part.start);
+    if !between.is_empty() {
+        let known = protection & (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
+        mappings.protect(&between, known as u32, |allowed| call(allowed, protection))?;
+    }
+    Ok(between.end)
 }
 
 /// The first part of a range that lies in a shared mapping.
@@ -190,45 +219,37 @@ fn next_part(range: &Range<u64>) -> Option<(Range<u64>, Origin)> {
 /// mprotect(2) of a part of one shared mapping.
 fn protect_part(
     mappings: &Mappings,
+    announced: Option<&Announced<'_>>,
     part: &Range<u64>,
-    origin: Origin,
     protection: i32,
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
-    be_ready: &dyn Fn(&ThisProcess, Origin),
 ) -> Result<(), Errno> {
-    let is_writable = protection & libc::PROT_WRITE != 0;
-    if is_writable {
-        be_ready(&mappings.own, origin);
+    let in_use = announced.filter(|announced| announced.is_in_use());
+    let watched = in_use.filter(|_| protection & libc::PROT_WRITE != 0);
+    if let Some(watched) = watched {
+        make_way_for_first_page(watched, part)?;
     }
-    let act = |announced: Option<&Announced<'_>>| {
-        let in_use = announced.filter(|announced| announced.is_in_use());
-        let watched = in_use.filter(|_| is_writable);
-        if let Some(watched) = watched {
-            make_way_for_first_page(watched, part, origin)?;
+    let mut list = list_with_room(part)?;
+    if watched.is_some() && !fault::install() {
+        return Err(Errno::NOMEM);
+    }
+    let change = || {
+        if watched.is_none() {
+            return call(part, protection);
         }
-        let mut list = list_with_room(part)?;
-        if watched.is_some() && !fault::install() {
-            return Err(Errno::NOMEM);
-        }
-        let change = || {
-            if watched.is_none() {
-                return call(part, protection);
-            }
-            // The kernel refuses PROT_WRITE if the file may not be mapped so. It says that only if a page becomes writable, so the
-            // first one does, for a moment.
-            let first_page = part.start..part.start + PAGE;
-            call(&first_page, protection)?;
-            call(part, armed(protection))?;
-            protection::request_scan();
-            Ok(())
-        };
-        change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;
-        note_changes(&mappings.own, &list, part);
-        list.replace(part, |entry| Some(Entry { protection, ..entry }));
-        describe(&mappings.own, &list);
+        // The kernel refuses PROT_WRITE if the file may not be mapped so. It says that only if a page becomes writable, so the
+        // first one does, for a moment.
+        let first_page = part.start..part.start + PAGE;
+        call(&first_page, protection)?;
+        call(part, armed(protection))?;
+        protection::request_scan();
         Ok(())
     };
-    act_announced(origin, act)
+    change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;
+    note_changes(&mappings.own, &list, part);
+    list.replace(part, |entry| Some(Entry { protection, ..entry }));
+    describe(&mappings.own, &list);
+    Ok(())
 }
 
 /// Gives a part back the protection that the list has for it: mprotect(2) may have changed some of it before it failed.
@@ -244,8 +265,8 @@ fn take_back(list: &List, part: &Range<u64>, is_open: bool) {
 }
 
 /// Preserves what snapshots have of the part's first page.
-fn make_way_for_first_page(watched: &Announced<'_>, part: &Range<u64>, origin: Origin) -> Result<(), Errno> {
-    let bytes = list::read().at(part.start).filter(|entry| entry.origin == origin).map(|entry| {
+fn make_way_for_first_page(watched: &Announced<'_>, part: &Range<u64>) -> Result<(), Errno> {
+    let bytes = list::read().at(part.start).map(|entry| {
         let page = part.start..part.start + PAGE;
         entry.bytes(&page)
     });
@@ -262,14 +283,17 @@ pub struct Move {
     pub target: Range<u64>,
 }
 
-/// mremap(2) of what lies in a shared mapping. `call` is the system call.
+/// mremap(2) of what lies in a shared mapping of `origin`. `call` is the system call. `None`: there is no such mapping any more.
 pub fn remap(
-    mappings: &Mappings,
+    own: ThisProcess,
     wanted: &Move,
     origin: Origin,
     call: &impl Fn() -> Result<*mut c_void, Errno>,
-) -> Result<*mut c_void, Errno> {
-    let act = |announced: Option<&Announced<'_>>| {
+) -> Result<Option<*mut c_void>, Errno> {
+    let act = |mappings: &Mappings, announced: Option<&Announced<'_>>| {
+        if origin_in(&wanted.from) != Some(origin) {
+            return Ok(None);
+        }
         let is_in_use = announced.is_some_and(Announced::is_in_use);
         mappings.replace(&wanted.target, || {
             let mut list = list_with_room(&wanted.from)?;
@@ -282,10 +306,10 @@ pub fn remap(
             let at = call()?;
             note_move(&mut list, wanted, at as u64);
             describe(&mappings.own, &list);
-            Ok(at)
+            Ok(Some(at))
         })
     };
-    act_announced(origin, act)
+    act_under_lock(own, origin, act)
 }
 
 /// Makes a range one mapping of the kernel's, as mremap(2) wants it: all of a mapping is armed, or all of it is open.
@@ -327,15 +351,19 @@ fn note_move(list: &mut List, wanted: &Move, at: u64) {
     list.stretch(at + (from.end - from.start), new.end);
 }
 
-/// remap_file_pages(2): `range` shows the file from page `first` on; `call` is the system call.
+/// remap_file_pages(2): `range` shows `origin` from page `first` on; `call` is the system call. `None`: there is no such mapping any
+/// more.
 pub fn show_other_pages(
-    mappings: &Mappings,
+    own: ThisProcess,
     range: &Range<u64>,
     first: u64,
     origin: Origin,
     call: &impl Fn() -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    let act = |announced: Option<&Announced<'_>>| {
+) -> Result<Option<()>, Errno> {
+    let act = |mappings: &Mappings, announced: Option<&Announced<'_>>| {
+        if origin_in(range) != Some(origin) {
+            return Ok(None);
+        }
         let is_in_use = announced.is_some_and(Announced::is_in_use);
         let mut list = list_with_room(range)?;
         // The kernel gives the new mapping the protection of the old one.
@@ -343,9 +371,15 @@ pub fn show_other_pages(
         call()?;
         list.replace(range, |entry| Some(Entry { first: first + (entry.range.start - range.start) / PAGE, ..entry }));
         describe(&mappings.own, &list);
-        Ok(())
+        Ok(Some(()))
     };
-    act_announced(origin, act)
+    act_under_lock(own, origin, act)
+}
+
+/// The origin of the shared mapping at an address.
+fn origin_at(address: u64) -> Option<Origin> {
+    let _signals = signal_block::SignalsBlocked::new();
+    list::read().at(address).map(|entry| entry.origin)
 }
 
 /// The origin of the first shared mapping in a range. For an empty range: of the mapping at its start.

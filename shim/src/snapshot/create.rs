@@ -15,10 +15,13 @@ use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{Extent, GUARDED, LOCKED, NEVER_WRITABLE, SegmentFlags, SnapshotMeta, State};
 use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::{procfs, raw};
 use snapshim::table;
 
-use super::instant::{armed, begin, commit, doubt_if_unseen, drained, landed, observe_unseen, too_late};
+use super::instant::{
+    armed, begin, commit, doubt_if_unseen, drained, landed, let_forks_go_first, observe_unseen, too_late,
+};
 use super::place::{map, map_live, read_origin};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
@@ -246,7 +249,9 @@ struct Wanted<'a> {
 /// What a creation has done so far. Dropped before [`Undo::keep`], it undoes that, the last first.
 struct Undo<'a> {
     thread: &'a Thread,
-    mappings: &'a Mappings,
+    /// The lock over the mappings, held from the end of the drain on.
+    mappings: Option<Mappings>,
+    is_kept: bool,
     /// The gate is closed.
     ticket: Option<Ticket>,
     /// The number and the incarnation of a record that is not published.
@@ -258,28 +263,36 @@ struct Undo<'a> {
 }
 
 impl<'a> Undo<'a> {
-    const fn new(thread: &'a Thread, mappings: &'a Mappings) -> Self {
-        Self { thread, mappings, ticket: None, record: None, mapping: None, made: None }
+    const fn new(thread: &'a Thread) -> Self {
+        Self { thread, mappings: None, is_kept: false, ticket: None, record: None, mapping: None, made: None }
+    }
+
+    /// Takes the lock over the mappings.
+    fn hold(&mut self) -> &Mappings {
+        self.mappings.get_or_insert_with(|| lock::hold(self.thread.own))
     }
 
     /// The record has the mapping now.
     fn publish(&mut self, made: Made) {
+        self.hold().note_published();
         (self.record, self.mapping, self.made) = (None, None, Some(made));
     }
 
     /// The creation has succeeded.
     fn keep(mut self) -> Option<Made> {
-        let made = self.made.take();
-        core::mem::forget(self);
-        made
+        self.is_kept = true;
+        self.made.take()
     }
 }
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         let table = self.thread.own.table;
-        if let Some(made) = &self.made {
-            made.unmake(self.mappings);
+        if let Some(made) = self.made.take() {
+            made.unmake(self.hold());
         }
         if let Some((address, length)) = self.mapping {
             // SAFETY: the creation made this mapping, and no other code has its address.
@@ -292,22 +305,19 @@ impl Drop for Undo<'_> {
             table.end_creation(ticket);
             table.lower_active();
         }
-        self.mappings.forget_unneeded();
+        self.hold().forget_unneeded();
     }
 }
 
 /// Everything from the closing of the gate to its opening.
+///
+/// The lock over the mappings is not held while this waits: calls on memory that has nothing to do with the snapshot go on.
 fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
     let origin = wanted.origin;
-    // Held so that no other thread forks between the mapping and its record.
-    let mappings = lock::hold(thread.own);
-    if thread.own.leaves_after_inspection() {
-        return Err(Errno::UCLEAN);
-    }
-    let mut undo = Undo::new(thread, &mappings);
-    // The last snapshot may have ended since.
-    ptracer::allow(&thread.own);
-    claim::take(&mappings, wanted.file, origin)?;
+    let _signals = SignalsBlocked::new();
+    let_forks_go_first();
+    prepare(thread, wanted)?;
+    let mut undo = Undo::new(thread);
     let ticket = undo.ticket.insert(begin(thread, Scope::One(origin), &origin)?);
     drained(thread, Scope::One(origin), &origin)?;
     // No direct write and no store truncates a file: a guarded mapping does not wait for them.
@@ -315,12 +325,26 @@ fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
         landed(thread, origin)?;
         armed(thread, origin, wanted.file, ticket)?;
     }
+    // Held so that no other thread forks between the mapping and its record.
+    let mappings = undo.hold();
+    // The last snapshot may have ended since, and what only snapshots need has gone with it.
+    ptracer::allow(&thread.own);
+    claim::take(mappings, wanted.file, origin)?;
     fill(&mut undo, wanted)?;
     if !wanted.by.is_live() {
-        watch::watch(&mappings, origin, wanted.file);
+        watch::watch(undo.hold(), origin, wanted.file);
     }
     let is_committed = undo.ticket.take().is_some_and(|ticket| commit(thread, ticket));
     if is_committed { undo.keep().ok_or(Errno::NFILE) } else { Err(too_late(origin)) }
+}
+
+/// What a creation asks for before it closes the gate, so that writers do not wait where it is refused.
+fn prepare(thread: &Thread, wanted: &Wanted<'_>) -> Result<(), Errno> {
+    let mappings = lock::hold(thread.own);
+    if thread.own.leaves_after_inspection() {
+        return Err(Errno::UCLEAN);
+    }
+    claim::take(&mappings, wanted.file, wanted.origin)
 }
 
 /// The instant: maps the file as it is now, and publishes the snapshot.

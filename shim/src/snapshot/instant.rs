@@ -4,12 +4,15 @@
 //! Arming follows draining: a writer that passed the gate earlier may still open a mapping again that was armed before it ended.
 //! A wait that ends without success says in the log which process did not answer.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use snapshim::cooperate::drain::Straggler;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::unseen::UnseenCount;
+use snapshim::sys::wait::{Backoff, Deadline};
 use snapshim::sys::{futex, raw};
 use snapshim::table::Table;
 
@@ -45,6 +48,39 @@ pub fn begin(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Re
         );
         Errno::TIMEDOUT
     })
+}
+
+/// Forks of this process that have to drain again, because a snapshot was published beside them.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Such a fork, which new creations of this process wait for: a program that makes snapshots all the time forks nevertheless.
+pub struct ForkGoesFirst(());
+
+impl ForkGoesFirst {
+    pub fn new() -> Self {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+
+    /// In a forked child, which has none of its parent's threads.
+    pub fn begin_anew_in_child() {
+        FORKS.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ForkGoesFirst {
+    fn drop(&mut self) {
+        // In a child the count was set to zero.
+        let _ = FORKS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+    }
+}
+
+/// Lets forks go first that have to drain again, for as long as a creation may take.
+pub fn let_forks_go_first() {
+    let (mut deadline, mut backoff) = (Deadline::at(raw::now() + config().timeout), Backoff::default());
+    while FORKS.load(Ordering::Relaxed) != 0 && !deadline.expired_twice(&backoff) {
+        backoff.pause();
+    }
 }
 
 /// Waits until the writers under way have ended.

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use snapshim::preserve::policy::{Failure, OnFailure, PushMode};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::preserve::{Mutation, Pusher};
-use snapshim::protocol::gate::{Call, CallFrame, Entry, NO_DESCRIPTOR};
+use snapshim::protocol::gate::{Call, CallFrame, Entry, NO_DESCRIPTOR, Writer};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::table::Table;
 
@@ -81,6 +81,39 @@ pub fn announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> T) -
         let is_watched = matches!(entry, Entry::Origin(_));
         act(Some(&Announced { thread, frame: frames.1, origin, is_watched }))
     }))
+}
+
+/// Does `act` announced, with what `hold` takes: a lock that a creation may need. So a thread that has to wait for a creation gives
+/// it up, and takes it again.
+///
+/// Errors: as of [`announced`].
+pub fn announced_holding<H, T>(
+    origin: Origin,
+    hold: impl Fn() -> H,
+    act: impl Fn(&H, Option<&Announced<'_>>) -> T,
+) -> Result<T, Errno> {
+    let seat = match seat_for(&|| act(&hold(), None)) {
+        Ok(seat) => seat,
+        Err(made) => return made.ok_or(Errno::NOSPC),
+    };
+    let (thread, (outer, frame)) = (&seat.thread, seat.frames());
+    membership::check_table_now_and_then(&thread.own);
+    let context = GateContext { thread, touch: &NoBytes };
+    loop {
+        let held = hold();
+        match thread.own.table.gate().enter_at_once(frame, outer, without_descriptor(origin), &context) {
+            Ok((entry, announcement)) => {
+                let is_watched = matches!(entry, Entry::Origin(_));
+                let result = act(&held, Some(&Announced { thread, frame, origin, is_watched }));
+                clear(thread, frame, announcement);
+                return Ok(result);
+            }
+            Err(seen) => {
+                drop(held);
+                context.wait_for(seen);
+            }
+        }
+    }
 }
 
 /// What the gate is told of such a change.
