@@ -47,6 +47,17 @@ fn kernel_stores_are_as_natively_beside_snapshots() {
 }
 
 #[test]
+fn large_reads_answer_as_natively_and_take_little_memory() {
+    for scratch in scratches() {
+        let natively = run_ok(&mut scratch.native(program("sharing/large_reads")));
+        for way in WAYS {
+            let shimmed = run_ok(&mut scratch.shimmed(program("sharing/large_reads"), way));
+            assert_eq!(shimmed, natively, "{way}, {}", scratch.path.display());
+        }
+    }
+}
+
+#[test]
 fn every_snapshot_is_one_cut_while_the_kernel_stores() {
     for scratch in scratches() {
         let said = run_ok(scratch.shimmed(program("storm/shared_storm"), "auto").args(["storm", "5", "kernel"]));

@@ -241,6 +241,7 @@ fn protect_part(
         // first one does, for a moment.
         let first_page = part.start..part.start + PAGE;
         call(&first_page, protection)?;
+        super::protection::note_arming();
         call(part, armed(protection))?;
         protection::request_scan();
         Ok(())
@@ -351,8 +352,8 @@ fn note_move(list: &mut List, wanted: &Move, at: u64) {
     list.stretch(at + (from.end - from.start), new.end);
 }
 
-/// remap_file_pages(2): `range` shows `origin` from page `first` on; `call` is the system call. `None`: there is no such mapping any
-/// more.
+/// remap_file_pages(2): `range` shows `origin` from page `first` on; `call` is the system call. `None`: there is no such mapping
+/// any more.
 pub fn show_other_pages(
     own: ThisProcess,
     range: &Range<u64>,

@@ -168,6 +168,30 @@ fn open_preserved(
     Ok(true)
 }
 
+/// Preserves what snapshots have of shared mappings in `range`, and opens them, for stores of the kernel's. False: one of them
+/// shows another origin, or could not be preserved or opened. Signals are blocked.
+pub fn open_for_kernel(watched: &Announced<'_>, origin: Origin, range: &Range<u64>) -> bool {
+    let mut at = range.start / PAGE * PAGE;
+    let end = range.end.checked_next_multiple_of(PAGE).unwrap_or(range.end);
+    while let Some((there, part)) = next_writable(&(at..end)) {
+        let store = Store { origin, address: part.start, is_read_in: false };
+        let is_open = there == origin && matches!(open_preserved(watched, &store, |entry| entry.part(&part)), Ok(true));
+        if !is_open {
+            return false;
+        }
+        at = part.end;
+    }
+    true
+}
+
+/// The first part of a range that lies in a shared mapping which the application may store into. A function, so that the list is
+/// not held afterwards.
+fn next_writable(range: &Range<u64>) -> Option<(Origin, Range<u64>)> {
+    let list = list::read();
+    let writable = list.touching(range).filter(|entry| entry.is_writable());
+    writable.map(|entry| (entry.origin, entry.part(range))).min_by_key(|(_, part)| part.start)
+}
+
 /// Has the kernel read `bytes` from the disk, by madvise(2) on the mapping that is stored to.
 fn read_in(address: u64, bytes: &Range<u64>) {
     // SAFETY: the advice changes nothing, whatever is mapped there.

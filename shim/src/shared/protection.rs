@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
@@ -19,10 +19,27 @@ pub fn armed(protection: i32) -> i32 {
     if protection & libc::PROT_WRITE == 0 { protection } else { protection & !libc::PROT_WRITE | libc::PROT_READ }
 }
 
+/// How often a part of a mapping has been armed.
+static ARMINGS: AtomicU32 = AtomicU32::new(0);
+
+/// How often a part of a mapping has been armed so far. If that has not changed since before a call, the kernel found what was open
+/// then open all the time. Acquire: pairs with the AcqRel in `note_arming`.
+pub fn armings() -> u32 {
+    ARMINGS.load(Ordering::Acquire)
+}
+
+/// Counts an arming, before the protection changes.
+pub fn note_arming() {
+    ARMINGS.fetch_add(1, Ordering::AcqRel);
+}
+
 /// Opens a part of a mapping, which gives it the protection that the application set, or arms it.
 pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result<(), Errno> {
     let protection = if is_open { entry.protection } else { armed(entry.protection) };
     let flags = MprotectFlags::from_bits_retain(protection as u32);
+    if !is_open {
+        note_arming();
+    }
     // SAFETY: the part lies in a mapping of the application that cannot change while the list is held; PROT_WRITE is only taken
     // away or given back to what had it.
     unsafe { rustix::mm::mprotect(part.start as *mut c_void, (part.end - part.start) as usize, flags) }?;

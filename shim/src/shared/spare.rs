@@ -11,13 +11,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use snapshim::PAGE;
+use snapshim::sys::signal_block::SignalsBlocked;
 
 use super::{bounce, list};
 use crate::address_space::lock;
 use crate::base::arena;
 
 /// The most bytes that are stored into one.
-const LENGTH: usize = 64 << 10;
+pub const LENGTH: u64 = 64 << 10;
 const COUNT: usize = 8;
 
 /// A bit for each buffer: whether a call has it.
@@ -37,8 +38,19 @@ impl Spare {
     /// A buffer for a call that has the kernel store into `user`, if all of that lies in a snapshot and can be accessed. `None`:
     /// the call is to be made in another way.
     pub fn take(user: &Range<u64>) -> Option<Self> {
+        let is_in_snapshot = !list::may_touch(user) && lock::may_move_whole(user);
+        if is_in_snapshot { Self::take_within(user) } else { None }
+    }
+
+    /// The same for a piece of a longer buffer, which may lie in a shared mapping as well.
+    pub fn take_for_piece(user: &Range<u64>) -> Option<Self> {
+        let is_in_one = if list::may_touch(user) { is_in_one_mapping(user) } else { lock::may_move_whole(user) };
+        if is_in_one { Self::take_within(user) } else { None }
+    }
+
+    fn take_within(user: &Range<u64>) -> Option<Self> {
         let length = user.end.checked_sub(user.start)?;
-        if length == 0 || length > LENGTH as u64 || list::may_touch(user) || !lock::may_move_whole(user) {
+        if length == 0 || length > LENGTH {
             return None;
         }
         // A program without the shim may have truncated the file. The kernel answers EFAULT then, where a store would be SIGBUS.
@@ -77,6 +89,12 @@ impl Spare {
     }
 }
 
+/// Whether all of a range lies in one shared mapping that the application may store into.
+fn is_in_one_mapping(user: &Range<u64>) -> bool {
+    let _signals = SignalsBlocked::new();
+    list::read().at(user.start).is_some_and(|entry| entry.is_writable() && user.end <= entry.range.end)
+}
+
 fn take_bit() -> Option<usize> {
     let mut taken = TAKEN.load(Ordering::Relaxed);
     loop {
@@ -103,7 +121,7 @@ fn memory(index: usize) -> Option<*mut u8> {
     if !known.is_null() {
         return Some(known);
     }
-    let made = arena::memory(LENGTH + PAGE as usize)?.cast();
+    let made = arena::memory((LENGTH + PAGE) as usize)?.cast();
     MEMORY[index].store(made, Ordering::Relaxed);
     Some(made)
 }

@@ -78,7 +78,7 @@ pub fn on_read(real: read::Function, fd: c_int, data: *mut c_void, length: size_
     if !may_touch(data as u64, length) {
         return call();
     }
-    fill_one(Source::Descriptor(fd), data, length, call, |parts| match parts {
+    fill_one(Source::Descriptor(fd), data, length, call, |_, parts| match parts {
         // SAFETY: the shim's memory, or the application's where the call is to store.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len) },
         // SAFETY: as above.
@@ -93,11 +93,14 @@ pub fn on_pread(real: pread64::Function, fd: c_int, data: *mut c_void, length: s
     if !may_touch(data as u64, length) {
         return call();
     }
-    fill_one(Source::DescriptorAt(fd), data, length, call, |parts| match parts {
-        // SAFETY: the shim's memory, or the application's where the call is to store.
-        [part] => unsafe { real(fd, part.iov_base, part.iov_len, offset) },
-        // SAFETY: as above.
-        parts => unsafe { preadv64::original()(fd, parts.as_ptr(), parts.len() as c_int, offset) },
+    fill_one(Source::DescriptorAt(fd, offset), data, length, call, |done, parts| {
+        let offset = offset.saturating_add_unsigned(done);
+        match parts {
+            // SAFETY: the shim's memory, or the application's where the call is to store.
+            [part] => unsafe { real(fd, part.iov_base, part.iov_len, offset) },
+            // SAFETY: as above.
+            parts => unsafe { preadv64::original()(fd, parts.as_ptr(), parts.len() as c_int, offset) },
+        }
     })
 }
 
@@ -129,7 +132,7 @@ pub fn on_preadv(real: preadv64::Function, fd: c_int, vector: *const iovec, coun
     // SAFETY: as in `on_readv`.
     let call = |vector, count| unsafe { real(fd, vector, count, offset) };
     let bounced = |parts, length| call(parts, length as c_int);
-    fill_vector(Source::Descriptor(fd), vector, count, bounced, || call(vector, count))
+    fill_vector(Source::DescriptorAt(fd, offset), vector, count, bounced, || call(vector, count))
 }
 
 #[inline]
@@ -144,7 +147,8 @@ pub fn on_preadv2(
     // SAFETY: as in `on_readv`.
     let call = |vector, count| unsafe { real(fd, vector, count, offset, flags) };
     let bounced = |parts, length| call(parts, length as c_int);
-    fill_vector(Source::Descriptor(fd), vector, count, bounced, || call(vector, count))
+    let source = if offset == -1 { Source::Descriptor(fd) } else { Source::DescriptorAt(fd, offset) };
+    fill_vector(source, vector, count, bounced, || call(vector, count))
 }
 
 #[inline]
@@ -170,7 +174,7 @@ pub fn on_getrandom(real: getrandom::Function, data: *mut c_void, length: size_t
         return call();
     }
     // getrandom(2) has no form for several buffers.
-    fill_one(Source::Other, data, length, call, |parts| {
+    fill_one(Source::Random, data, length, call, |_, parts| {
         let mut done = 0;
         for part in parts {
             // SAFETY: the shim's memory, or the application's where the call is to store.

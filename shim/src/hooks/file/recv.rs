@@ -64,7 +64,7 @@ pub fn on_recv(real: recv::Function, fd: c_int, data: *mut c_void, length: size_
     if !may_touch(data as u64, length) {
         return call();
     }
-    fill_one(source(flags), data, length, call, |parts| match parts {
+    fill_one(source(flags), data, length, call, |_, parts| match parts {
         // SAFETY: the shim's memory, or the application's where the call is to store.
         [part] => unsafe { real(fd, part.iov_base, part.iov_len, flags) },
         parts => {
