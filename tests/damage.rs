@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +41,23 @@ impl Words {
             std::slice::from_raw_parts(at.cast::<AtomicU64>(), length / 8)
         };
         Self(words)
+    }
+}
+
+/// Where the word stands in the header whose high half bounds walks over the snapshots.
+const SNAPSHOTS_USED: usize = 3;
+
+impl Words {
+    /// Whether a writer waits for the agent of a mapper.
+    fn has_request(&self) -> bool {
+        let slots = records().into_iter().find(|records| records.name == "writers").unwrap();
+        // The word behind the lease; 1 is "asked".
+        (0..64).any(|slot| self.0[slots.start + slot * slots.words + 1].load(Ordering::Relaxed) & 3 == 1)
+    }
+
+    /// Lets walks over the snapshots find none.
+    fn hide_snapshots(&self) {
+        self.0[SNAPSHOTS_USED].fetch_and(u64::from(u32::MAX), Ordering::Relaxed);
     }
 }
 
@@ -186,6 +203,40 @@ fn snapshots_that_end_while_other_threads_look_at_them_damage_nothing() {
     let scratch = Scratch::on_tmpfs();
     let output = run(&mut scratch.shimmed(program("storm/damage_none"), "auto"));
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+}
+
+/// Starts a program; it, the rest of what it prints, and its first line.
+fn start(command: &mut Command) -> (Child, BufReader<ChildStdout>, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    (child, output, line)
+}
+
+/// The program ends, and has said that the table is damaged. Its own alarm ends a wait without end.
+fn ends_saying_so(child: Child, about: &str) {
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("is damaged"), "{about}: {}: {said}", output.status);
+}
+
+#[test]
+fn a_writer_waits_for_no_dead_mapper_whose_snapshot_no_walk_finds() {
+    for (call, way) in [("truncate", "auto"), ("write", "agent")] {
+        let scratch = Scratch::on_tmpfs();
+        let (child, _output, line) = start(scratch.shimmed(program("storm/damage_walk"), way).arg(call));
+        let mapper: i32 = line.trim().parse().unwrap();
+        let words = Words::of(scratch.table());
+        while !words.has_request() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        words.hide_snapshots();
+        // SAFETY: the mapper is a child of a child that lives.
+        assert_eq!(unsafe { libc::kill(mapper, libc::SIGKILL) }, 0);
+        ends_saying_so(child, call);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::protocol::gate::CallFrame;
 use crate::protocol::limits::WRITERS;
 use crate::protocol::process::{Child, Dead, Process};
 use crate::protocol::process_id::{ProcessId, owner_index};
+use crate::protocol::snapshot::View;
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::futex;
 use crate::table::Table;
@@ -41,6 +42,20 @@ impl Table {
         let gone = self.owner(owner).is_none_or(is_gone);
         if gone && !self.reap_if_dead(owner) {
             self.retire_all_of(owner);
+        }
+        gone
+    }
+
+    /// The same of the mapper of `view`, which is the snapshot at `index`. If the result is true, that snapshot is over: a caller
+    /// that found it once, and looks by its index, does not find it again.
+    pub fn retire_with_mapper(&self, index: u32, view: &View) -> bool {
+        let gone = self.retire_if_gone(view.meta.owner);
+        let incarnation = view.head.incarnation();
+        // The walk that takes out what the mapper had meets every snapshot that was published before. If it has missed this one, it
+        // was misled, and walks miss snapshots of the living as well.
+        if gone && self.view(index).is_some_and(|left| left.head.incarnation() == incarnation) {
+            self.retire_snapshot(index, incarnation);
+            self.declare_damaged();
         }
         gone
     }

@@ -205,6 +205,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     fn keep_in(&self, index: u32, incarnation: u32, taken: &Range<u64>) -> Result<(), Failure> {
         let mut done = 0;
         loop {
+            self.trust_table()?;
             let view =
                 self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
             let Some(view) = view else { return Ok(()) };
@@ -224,7 +225,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 if self.table.view(index).is_some_and(|now| is_same_place(&now, &view)) {
                     done = missing.end;
                 }
-            } else if !self.is_gone(view.meta.owner) && !self.has_moved(index, &view) {
+            } else if !self.is_gone(index, &view) && !self.has_moved(index, &view) {
                 return self.let_go(index, &view, Reason::NoAgent);
             }
         }
@@ -235,9 +236,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     fn let_go(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
         let pid = self.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
         let is_over = self.is_over(index, view);
-        if self.table.is_damaged() {
-            return Err(Failure { pid, reason: Reason::Damaged });
-        }
+        self.trust_table()?;
         if is_over {
             return Ok(());
         }
@@ -258,6 +257,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     fn relocate_in(&self, index: u32, incarnation: u32, first: u64) -> Result<(), Failure> {
         loop {
+            self.trust_table()?;
             let view =
                 self.table.view(index).filter(|view| view.head.incarnation() == incarnation && view.head.wants_pages());
             let Some(view) = view.filter(|view| {
@@ -274,7 +274,9 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             } else {
                 self.ask_agent(&view, task)
             };
-            if !is_done && !self.is_gone(view.meta.owner) {
+            if is_done {
+                self.check_relocated(index, &view);
+            } else if !self.is_gone(index, &view) {
                 let is_truncated = self.is_truncated_before(view.covered_pages().end - 1);
                 if self.has_moved(index, &view) {
                     continue;
@@ -290,6 +292,19 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 self.give_up(index, &view, reason)?;
             }
         }
+    }
+
+    /// Checks the answer that a segment has been moved off the file: in a good table it is over by now, or its record tells. To ask
+    /// again for what was answered already could go on for ever.
+    fn check_relocated(&self, index: u32, before: &View) {
+        if self.table.view(index).is_some_and(|now| now.head.wants_pages()) && !self.has_moved(index, before) {
+            self.table.declare_damaged();
+        }
+    }
+
+    /// The error: the table is damaged. No process acts by it any more, nor waits for what it says.
+    fn trust_table(&self) -> Result<(), Failure> {
+        if self.table.is_damaged() { Err(Failure { pid: 0, reason: Reason::Damaged }) } else { Ok(()) }
     }
 
     /// The same in a segment of the calling process. If the segment is long, its agent does it where there is one: the agent can
@@ -338,7 +353,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 Step::Pushed(_, Ok(pages)) => done = missing.end.min(missing.start + pages),
                 Step::Pushed(pushed, Err(_)) if pushed != missing => goes_ahead = false,
                 // A mapper that has died holds no snapshot any more.
-                Step::Pushed(..) if self.table.retire_if_gone(view.meta.owner) => {}
+                Step::Pushed(..) if self.table.retire_with_mapper(index, &view) => {}
                 Step::NoRoom | Step::Pushed(..) => return false,
             }
         }
@@ -362,13 +377,11 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         let Some(snapshot) = self.table.snapshot(index) else { return Ok(()) };
         let mut progress = None;
         loop {
+            self.trust_table()?;
             let view = self.table.view(index).filter(|view| is_to_be_kept(view, incarnation));
             let Some(view) = view else { return Ok(()) };
             let progress = progress.get_or_insert_with(|| self.start(&view));
             progress.time.note(Some(view.extent.pages));
-            if self.table.is_damaged() {
-                return self.give_up(index, &view, Reason::Damaged);
-            }
             let Some(missing) = missing(self.table, index, &view, range, progress.done) else { return Ok(()) };
             let step = self.aside(|| self.step(index, snapshot, &view, range, &missing, progress.goes_ahead));
             match step {
@@ -377,7 +390,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 // Perhaps only the pages ahead cannot be preserved.
                 Step::Pushed(pushed, Err(_)) if pushed != missing => progress.goes_ahead = false,
                 Step::Pushed(_, Err(why)) => {
-                    if let Some(reason) = self.reason_after_retries(&why, &view, progress) {
+                    if let Some(reason) = self.reason_after_retries(&why, index, &view, progress) {
                         self.preserve_by_agent(index, &view, &missing, reason, progress)?;
                     }
                 }
@@ -414,9 +427,9 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         result.unwrap_or_else(|| raw::abort())
     }
 
-    /// [`Table::retire_if_gone`], which reads files of /proc.
-    fn is_gone(&self, owner: u64) -> bool {
-        self.aside(|| self.table.retire_if_gone(owner))
+    /// [`Table::retire_with_mapper`], which reads files of /proc.
+    fn is_gone(&self, index: u32, view: &View) -> bool {
+        self.aside(|| self.table.retire_with_mapper(index, view))
     }
 
     /// Does what `request` asks in a snapshot of the calling process, to its end.
@@ -455,7 +468,13 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     ///
     /// The kernel can fail for a moment: while a page is migrated, or while the mapper is on its way out, its memory gone before it
     /// is known to be dead. Where an agent can be asked, the wait for its answer finds that out.
-    fn reason_after_retries(&self, why: &NotPushed, view: &View, progress: &mut Progress) -> Option<Reason> {
+    fn reason_after_retries(
+        &self,
+        why: &NotPushed,
+        index: u32,
+        view: &View,
+        progress: &mut Progress,
+    ) -> Option<Reason> {
         let (is_over, reason) = match why {
             NotPushed::Moved => (progress.time.is_exhausted(), Reason::MapperBusy),
             NotPushed::Nothing => (progress.failures >= RETRIES, Reason::NoCopy),
@@ -466,7 +485,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         }
         progress.backoff.pause();
         match why {
-            NotPushed::Moved if progress.backoff.is_sleeping() => _ = self.is_gone(view.meta.owner),
+            NotPushed::Moved if progress.backoff.is_sleeping() => _ = self.is_gone(index, view),
             NotPushed::Moved => {}
             NotPushed::Nothing | NotPushed::Refused => progress.failures += 1,
         }
@@ -482,7 +501,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         reason: Reason,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
-        if self.is_gone(view.meta.owner) {
+        if self.is_gone(index, view) {
             return Ok(());
         }
         let may_answer = reason != Reason::MapperBusy;
@@ -632,8 +651,10 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     /// Has the mapper's agent do what `request` asks. True once it is done and verified.
     fn ask_agent(&self, view: &View, request: Request) -> bool {
-        let Some((_, process, id)) = self.table.owner(view.meta.owner) else { return true };
-        if self.is_gone_before_its_agent(process, id, view.meta.owner) {
+        let Some((_, process, id)) = self.table.owner(view.meta.owner) else {
+            return self.is_gone(request.snapshot, view);
+        };
+        if self.is_gone_before_its_agent(process, id, || self.is_gone(request.snapshot, view)) {
             return true;
         }
         if !matches!(process.agent(id), Agent::Thread(_)) {
@@ -666,13 +687,13 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     }
 
     /// Waits until a process that was just forked has an agent, or says that it has none. True: it is gone.
-    fn is_gone_before_its_agent(&self, process: &Process, id: ProcessId, owner: u64) -> bool {
+    fn is_gone_before_its_agent(&self, process: &Process, id: ProcessId, is_gone: impl Fn() -> bool) -> bool {
         let mut budget = TimeBudget::of(self.timeout);
         let mut backoff = Backoff::default();
         while process.agent(id) == Agent::NotYet && !budget.is_exhausted() {
             backoff.pause();
             // The agent may not have been there when the image was replaced.
-            if backoff.is_sleeping() && self.is_gone(owner) {
+            if backoff.is_sleeping() && is_gone() {
                 return true;
             }
         }
@@ -691,7 +712,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             now.is_none_or(|head| head.incarnation() != request.incarnation || !head.wants_pages())
         };
         let is_unanswered = self.slot.look_for_answer(number) == Answer::Asked;
-        let is_moot = is_unanswered && (is_over() || self.is_gone(view.meta.owner));
+        let is_moot = is_unanswered && (is_over() || self.is_gone(request.snapshot, view));
         if is_moot {
             self.slot.withdraw_request(number);
         }
@@ -703,9 +724,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         let pid = self.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
         // Its mapper may have died, or given the snapshot up, only just now.
         let is_over = self.is_over(index, view);
-        if reason == Reason::Damaged || self.table.is_damaged() {
-            return Err(Failure { pid, reason: Reason::Damaged });
-        }
+        self.trust_table()?;
         if is_over {
             return Ok(());
         }
@@ -725,7 +744,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     /// Whether the snapshot has ended with its mapper, or before.
     fn is_over(&self, index: u32, view: &View) -> bool {
-        self.is_gone(view.meta.owner)
+        self.is_gone(index, view)
             || self.table.view(index).is_none_or(|now| now.head.incarnation() != view.head.incarnation())
     }
 

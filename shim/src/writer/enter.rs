@@ -156,7 +156,7 @@ fn change_origin(
     touch: &impl Touch,
     call: &impl Fn() -> isize,
 ) -> isize {
-    if !thread.own.table.is_origin_in_use(origin) || thread.own.leaves_damaged() {
+    if thread.own.leaves_damaged() || !thread.own.table.is_origin_in_use(origin) {
         return call();
     }
     thread.own.table.note_change(origin);
