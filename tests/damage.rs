@@ -44,8 +44,10 @@ impl Words {
     }
 }
 
-/// Where the word stands in the header whose high half bounds walks over the snapshots.
+/// Where words stand in the header.
 const SNAPSHOTS_USED: usize = 3;
+const ACTIVE: usize = 8;
+const DAMAGED: usize = 9;
 
 impl Words {
     /// Whether a writer waits for the agent of a mapper.
@@ -237,6 +239,18 @@ fn a_writer_waits_for_no_dead_mapper_whose_snapshot_no_walk_finds() {
         assert_eq!(unsafe { libc::kill(mapper, libc::SIGKILL) }, 0);
         ends_saying_so(child, call);
     }
+}
+
+#[test]
+fn no_thread_waits_for_one_that_has_joined_and_left() {
+    let scratch = Scratch::on_tmpfs();
+    let (mut child, _output, line) = start(&mut scratch.shimmed(program("storm/damage_join"), "auto"));
+    assert_eq!(line, "ready\n");
+    let words = Words::of(scratch.table());
+    words.0[ACTIVE].fetch_or(1, Ordering::Relaxed);
+    words.0[DAMAGED].store(1, Ordering::Relaxed);
+    drop(child.stdin.take());
+    ends_saying_so(child, "join");
 }
 
 #[test]

@@ -112,6 +112,7 @@ fn join_now(is_eager: bool) -> Result<ThisProcess, Errno> {
     let begun = raw::now();
     match attach_table().map(claim) {
         Ok(Some(own)) => Ok(own),
+        Ok(None) if has_left() => Err(Errno::UCLEAN),
         Ok(None) => Err(note_refusal(image, Hindrance::Full, begun)),
         Err(refusal) => Err(note_refusal(image, Hindrance::Refusal(refusal), begun)),
     }
@@ -512,8 +513,9 @@ fn claim(table: &'static Table) -> Option<ThisProcess> {
     let mut backoff = snapshim::sys::wait::Backoff::default();
     // Acquire: pairs with the Release in `become_known`.
     while image.word.load(Ordering::Acquire) == 0 {
-        // Acquire: pairs with the Release above: the thread that claimed has failed.
-        if image.claiming.load(Ordering::Acquire) == 0 {
+        // Acquire: pairs with the Release above: the thread that claimed has failed. Or the process had its record, and has left a
+        // damaged table since: then it has no name for good.
+        if image.claiming.load(Ordering::Acquire) == 0 || has_left() {
             return None;
         }
         backoff.pause();
