@@ -66,6 +66,9 @@ impl Table {
             if self.header.continued() == continued {
                 break;
             }
+            if raw::now() > deadline {
+                return Err(Straggler { pid: 0, delay: None });
+            }
         }
         self.await_unannounced(covered.origin(), deadline)
     }

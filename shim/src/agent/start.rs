@@ -164,13 +164,16 @@ fn await_beginning() {
 /// How many attempts are made to create a thread: some milliseconds, by `Backoff`.
 const TRIES: u32 = 64;
 
+/// How long an exec may take, nanoseconds. The record says that one is under way, and a record may be damaged.
+const LONGEST_EXEC: u64 = 60_000_000_000;
+
 /// Creates the agent's thread. While another thread is in exec, the kernel creates none (copy_fs, kernel/fork.c), so attempts go
 /// on until that has failed: else the process would be without its agent.
 fn clone_beside_exec(own: &ThisProcess, stack: *mut c_void) -> Option<u32> {
     let is_executing = || own.record().is_some_and(|record| record.executing.is_under_way(own.id));
     let mut backoff = Backoff::default();
-    let mut tries = 0;
-    while tries < TRIES || is_executing() {
+    let (mut tries, until) = (0, raw::now() + LONGEST_EXEC);
+    while tries < TRIES || is_executing() && raw::now() < until {
         // SAFETY: `run` has a stack of its own and returns to the end of its thread. It uses no thread-local storage, so that it
         // has this thread's register is harmless.
         let tid = unsafe { originals::start_thread(run, stack.byte_add(STACK), THREAD, ptr::null_mut()) };
