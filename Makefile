@@ -12,9 +12,10 @@ all:
 setup:
 	@tests/setup.sh
 
-# What has to be compiled is compiled side by side (cargo shares make's jobs where a line has a +); then the tests have the machine.
-test: setup
-	$(MAKE) --jobs=3 --output-sync=target all check models tests-built
+# What has to be compiled is compiled side by side (cargo shares make's jobs where a line has a +), and beside it what the tests use is
+# fetched; then the tests have the machine.
+test:
+	$(MAKE) --jobs=4 --output-sync=target setup all check models tests-built
 	$(MAKE) unit integration
 
 # The integration tests with other versions of glibc, in Debian roots. Needs root and a mirror; says what it could not make.

@@ -458,7 +458,7 @@ fn soak(seconds: u64, seed: u64) {
 
 #[test]
 fn nothing_goes_wrong_for_a_minute() {
-    nothing_goes_wrong(55);
+    nothing_goes_wrong(30);
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn every_snapshot_is_one_cut(seconds: u64, seed: u64) {
 
 #[test]
 fn every_snapshot_is_one_cut_for_a_minute() {
-    every_snapshot_is_one_cut(15, 1);
+    every_snapshot_is_one_cut(10, 1);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn store(scratch: &Scratch, seconds: u64, change: impl Fn(&mut Command)) -> Outp
 
 #[test]
 fn every_snapshot_is_one_cut_across_stores_for_a_minute() {
-    every_snapshot_is_one_cut_across_stores(25, "trap");
+    every_snapshot_is_one_cut_across_stores(15, "trap");
     every_snapshot_is_one_cut_across_stores(5, "eager");
 }
 
