@@ -371,21 +371,25 @@ fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_wa
     }
 }
 
+/// Half a second is far less than munmap would wait for a writer.
+fn stopped_writer(test: &str, arguments: &[&str]) {
+    for scratch in scratches() {
+        in_good_time(test, 500, |limit| {
+            let mut command = scratch.shimmed(program("mapping/stopped_writer"), "direct");
+            succeeds(test, command.args(arguments).env("MUNMAP_MS", limit));
+        });
+    }
+}
+
 #[test]
 fn a_terminal_stops_no_writer_in_the_middle_of_a_push() {
-    for scratch in scratches() {
-        let test = "a_terminal_stops_no_writer_in_the_middle_of_a_push";
-        succeeds(test, scratch.shimmed(program("mapping/stopped_writer"), "direct").arg("terminal"));
-    }
+    stopped_writer("a_terminal_stops_no_writer_in_the_middle_of_a_push", &["terminal"]);
 }
 
 /// Once munmap waited for such a writer as long as for any other, and failed.
 #[test]
 fn a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push() {
-    for scratch in scratches() {
-        for part in [&["stop"][..], &["stop", "part"], &["stop", "between"]] {
-            let test = "a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push";
-            succeeds(test, scratch.shimmed(program("mapping/stopped_writer"), "direct").args(part));
-        }
+    for arguments in [&["stop"][..], &["stop", "part"], &["stop", "between"]] {
+        stopped_writer("a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push", arguments);
     }
 }
