@@ -242,7 +242,9 @@ pub unsafe fn ioctl(descriptor: impl AsFd, request: u32, argument: usize) -> Res
 /// The least number that [`move_up`] moves to.
 #[must_use]
 pub fn least_high_number() -> u32 {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024).min(1024) as u32;
+    const MOST: u64 = 1024;
+    let limit = || rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = if permission::forbids(Sysno::prlimit64) { None } else { limit() }.unwrap_or(MOST).min(MOST) as u32;
     most - (most / 2).min(256)
 }
 

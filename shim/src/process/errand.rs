@@ -10,8 +10,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use snapshim::sys::signal_block;
 use snapshim::sys::wait::Backoff;
+use snapshim::sys::{permission, signal_block};
 use syscalls::{Sysno, syscall};
 
 use super::fd_table;
@@ -86,7 +86,8 @@ unsafe extern "C-unwind" fn go<F: FnOnce() -> T, T>(errand: *mut c_void) -> c_in
 /// Raises the child's limits and frees descriptors. Both are the child's own.
 fn make_room() {
     // The limit of the address space stays: if the child mapped beyond it, the program could map nothing more itself.
-    for resource in [Resource::Nofile, Resource::Memlock, Resource::Fsize] {
+    let may_raise = !permission::forbids(Sysno::prlimit64);
+    for resource in [Resource::Nofile, Resource::Memlock, Resource::Fsize].into_iter().filter(|_| may_raise) {
         let Rlimit { maximum, .. } = getrlimit(resource);
         let _ = setrlimit(resource, Rlimit { current: maximum, maximum });
     }

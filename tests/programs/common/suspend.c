@@ -17,7 +17,8 @@ static void attach(pid_t thread)
 {
     int status;
     if (ptrace(PTRACE_SEIZE, thread, NULL, NULL) != 0 || ptrace(PTRACE_INTERRUPT, thread, NULL, NULL) != 0) {
-        CHECK(errno == ESRCH);
+        /* EPERM: it is about to be gone (ptrace_attach, kernel/ptrace.c). */
+        CHECK(errno == ESRCH || errno == EPERM);
         return;
     }
     CHECK(waitpid(thread, &status, __WALL) == thread);

@@ -3,7 +3,7 @@
  * "more" it may also make the calls that a thread sleeps and wakes by. Says "done"; whatever a call does natively is in "file".
  *
  * confined under COMMAND...: executes a program under a filter.
- * confined but NUMBER: may make every system call but that one, and writes to page NUMBER of "file". */
+ * confined but NUMBER: may make every system call but that one, writes to page 20 * NUMBER of "file", stores into one behind it, and asks for a ring. */
 #include "check.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -14,7 +14,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-enum { PAGES = 16 };
+/* DISTANCE: pages between two writers. No writer preserves pages of the next one, ahead of its own. */
+enum { PAGES = 16, DISTANCE = 20 };
 
 static int file, other, ends[2];
 static unsigned char *shared;
@@ -261,6 +262,8 @@ static int write_under_filter(unsigned number)
 {
     file = open("file", O_RDWR);
     CHECK(file >= 0);
+    shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, (off_t)((number * DISTANCE + 10) * PAGE));
+    CHECK(shared != MAP_FAILED);
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
@@ -269,7 +272,11 @@ static int write_under_filter(unsigned number)
     };
     struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
-    CHECK(pwrite(file, "written", 7, (off_t)(number * PAGE)) == 7);
+    CHECK(pwrite(file, "written", 7, (off_t)(number * DISTANCE * PAGE)) == 7);
+    shared[0] = 0x77;
+    /* The library has to say something, unless it may not: that a ring is refused. */
+    unsigned char parameters[120] = {0};
+    syscall(SYS_io_uring_setup, 1, parameters);
     CHECK(write(1, "done\n", 5) == 5);
     _exit(0);
 }
