@@ -88,7 +88,7 @@ const EXPORTS: &[&str] = &[
     // descriptors
     "close __close close_range dup2 __dup2 dup3 __dup3",
     // map
-    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect mlock mlock2 munlock mlockall munlockall shmat",
+    "mmap mmap64 munmap mremap remap_file_pages mprotect pkey_mprotect mlock mlock2 munlock mlockall munlockall mseal shmat",
     "madvise posix_madvise process_madvise",
     // process
     "daemon forkpty",

@@ -3,7 +3,7 @@
 //! None of them is a cancellation point, so redhook declares them. They go on by raw system calls, never by `real!`: an allocator
 //! may call them under its own lock, and the lookup of the real function could allocate.
 
-use core::ffi::{CStr, c_int, c_long, c_uint, c_void};
+use core::ffi::{CStr, c_int, c_long, c_uint, c_ulong, c_void};
 use core::ops::Range;
 
 use libc::{iovec, off_t, off64_t, size_t, ssize_t};
@@ -129,6 +129,9 @@ by_all_ways! {
         => status(lock(Sysno::munlock, address, length, 0));
     mlockall as on_mlockall(flags: c_int) -> c_int => status(lock_all(flags));
     munlockall as on_munlockall() -> c_int => status(unlock_all());
+    // glibc 2.43.
+    mseal as on_mseal(address: *mut c_void, length: size_t, flags: c_ulong) -> c_int
+        => status(seal(address, length, flags as size_t));
 }
 
 /// mmap(2) by number.
