@@ -1,5 +1,5 @@
-//! A damaged table: whatever stands in it, nobody crashes, hangs, or touches memory that is not a snapshot's; who finds out says so
-//! and leaves.
+//! A damaged table: whatever stands in it, no process crashes, hangs, or touches memory that is not a snapshot's; the one that
+//! finds out says so and leaves.
 
 mod common;
 

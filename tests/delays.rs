@@ -1,6 +1,6 @@
-//! What cannot change a snapshot's file holds its creation back neither long nor at all: threads blocked in writes to pipes, sockets
-//! and terminals, stopped processes that map other files, direct writes to other files, writes to other files beside a fork. What
-//! does hold one back is named.
+//! What cannot change a snapshot's file holds its creation back neither long nor at all: threads blocked in writes to pipes,
+//! sockets and terminals, stopped processes that map other files, direct writes to other files, writes to other files beside a
+//! fork. What does hold one back is named.
 
 mod common;
 
@@ -68,7 +68,7 @@ fn a_fork_that_waits_holds_no_write_to_an_unrelated_file_up() {
     holds_nothing_up("own");
 }
 
-/// Runs as a user who may not look into processes that are not dumpable.
+/// Runs as a user that may not look into processes that are not dumpable.
 fn holds_nothing_up_for_nobody(test: &str, scenario: &str, scratch: &Scratch) {
     // SAFETY: geteuid(2) cannot fail.
     if unsafe { libc::geteuid() } != 0 {

@@ -64,7 +64,7 @@ fn messages_come_through_where_the_first_thread_has_ended() {
     is_said_while_held("the first thread ended");
 }
 
-/// A filter that knows no descriptor tables ends nobody.
+/// A filter that knows no descriptor tables ends no process.
 #[test]
 fn a_filter_of_system_calls_is_borne() {
     is_said_while_held("filtered before");

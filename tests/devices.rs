@@ -78,7 +78,7 @@ impl Disk {
         sh(&["mount", path(device), path(&at)]).map(|_| Mount(at))
     }
 
-    /// Whether somebody has an exclusive claim on the device.
+    /// Whether any process has an exclusive claim on the device.
     fn is_claimed(&self) -> bool {
         match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&self.device) {
             Ok(_) => false,

@@ -405,7 +405,7 @@ fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
         let mut waiting = Waiting::start(probe(&scratch, &verbs).env("SNAPSHIM_PUSH", way));
         assert_eq!(waiting.line() + &waiting.line(), "snapshot: taken\nready\n");
         fs::remove_file(scratch.table().join("table-5")).unwrap();
-        // Somebody else starts a new one there.
+        // Another process starts a new one there.
         assert_eq!(out(&run(&mut probe(&scratch, &["active"]))), "active: 1\n");
         waiting.go_on();
         let (out, err) = waiting.finish();
@@ -414,8 +414,8 @@ fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
     }
 }
 
-/// It has no snapshot, and nothing tells it of the new table but its own look. The mapper's own write hides the other from whoever looks
-/// at the file's times.
+/// It has no snapshot, and nothing tells it of the new table but its own look. The mapper's own write hides the other from a
+/// process that looks at the file's times.
 #[test]
 fn a_writer_that_was_left_behind_at_a_removed_table_makes_the_next_ones_snapshots_doubtful() {
     let scratch = scratch();
@@ -467,7 +467,7 @@ fn a_writer_that_does_not_finish_is_named() {
     assert_eq!(out(&take("300")), "snapshot: taken\n");
 }
 
-/// Killed in the middle of a write: nobody waits for the dead.
+/// Killed in the middle of a write: no process waits for the dead.
 #[test]
 fn a_writer_that_was_killed_in_a_write_holds_nobody_up() {
     let scratch = scratch();

@@ -64,7 +64,7 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
             foreign(&scratch, verb);
             let found = holder.finish();
             let about = format!("{verb}, {}", scratch.path.display());
-            // Cut off by somebody else, it cannot even be compared.
+            // Cut off by another process, it cannot even be compared.
             assert!(found.contains("state=1 "), "{about}: {found}");
             assert_named_once(&scratch, &about);
             let cause =
@@ -111,7 +111,7 @@ fn a_cooperating_write_hides_no_foreign_truncation() {
     for scratch in scratches() {
         lay(&scratch);
         let holder = hold_to_be_doubtful(&scratch);
-        // SAFETY: kill(2) of our own child, who has not been waited for.
+        // SAFETY: kill(2) of our own child, which has not been waited for.
         unsafe { libc::kill(holder.pid() as i32, libc::SIGSTOP) };
         foreign(&scratch, "cut");
         run_ok(scratch.shimmed("sh", "direct").args(["-c", "printf new | dd of=victim conv=notrunc status=none"]));
@@ -207,7 +207,7 @@ fn a_program_that_still_runs_is_named_where_the_kernel_gives_notices() {
     run_ok(
         scratch.shimmed("sh", "auto").args(["-c", "echo ours >>victim; sleep 0.1 >>victim & echo ours >>victim; wait"]),
     );
-    // One name all the time, whenever somebody looks.
+    // One name all the time, whenever a process looks.
     let script = "exec 3>>victim; echo foreign >&3; read line";
     let mut culprit = scratch.native("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
     while !fs::read(scratch.file("victim")).unwrap().ends_with(b"foreign\n") {
@@ -368,7 +368,7 @@ impl Stores {
     }
 }
 
-/// A test that fails leaves nobody behind.
+/// A test that fails leaves no process behind.
 impl Drop for Stores {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -405,7 +405,7 @@ fn the_death_of_a_process_that_shares_another_file_hides_no_foreign_change() {
         let mapper = scratch.shimmed(program("foreign/mapper"), "auto");
         let mut sharer = stores(&scratch, mapper, &unrelated, "mmap");
         sharer.store();
-        // SAFETY: kill(2) of our own children, who have not been waited for.
+        // SAFETY: kill(2) of our own children, which have not been waited for.
         unsafe { libc::kill(holder.pid() as i32, libc::SIGSTOP) };
         foreign(&scratch, "write");
         drop(sharer);
@@ -434,7 +434,7 @@ fn the_death_of_a_process_that_stored_into_the_file_raises_no_doubt() {
     }
 }
 
-/// Its record said for ever that the file may be stored into at any time, as nobody came to take it out of the table.
+/// Its record said for ever that the file may be stored into at any time, as no process came to take it out of the table.
 #[test]
 fn a_process_that_had_the_file_mapped_hides_no_foreign_change_once_it_is_gone() {
     for (scratch, is_killed) in scratches().iter().flat_map(|scratch| [true, false].map(|how| (scratch, how))) {

@@ -75,7 +75,7 @@ impl Fsx {
         }
     }
 
-    /// Waits until fsx cannot name its next step, because nobody reads: proc_pid_syscall(5).
+    /// Waits until fsx cannot name its next step, because no process reads: proc_pid_syscall(5).
     fn stands_still(&self) {
         let path = format!("/proc/{}/syscall", self.child.id());
         let is_naming = || {

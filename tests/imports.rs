@@ -1,7 +1,7 @@
 //! What the library takes from libc, and what it puts in front of it.
 //!
 //! A hook may run in a signal handler, under malloc's locks, and before libc's constructors: what it calls has to stand that. A new
-//! import is put into its group here after a look at who calls it; one that is no longer needed is taken out.
+//! import is put into its group here after a look at its callers; one that is no longer needed is taken out.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! No writer is unseen that could have been seen: a process joins before it shuts itself in, tries again when it was refused, and says
-//! in the table what stays unseen. What says so is doubtful, and nothing else is.
+//! No writer is unseen that could have been seen: a process joins before it shuts itself in, tries again when it was refused, and
+//! says in the table what stays unseen. What says so is doubtful, and nothing else is.
 
 mod common;
 
@@ -88,7 +88,7 @@ fn who_uses_a_table_of_another_version_makes_snapshots_doubtful_as_long_as_it_li
     }
 }
 
-/// It is there already: whoever makes the new table tells, and nobody after that.
+/// It is there already: the maker of the new table tells, and no process after that.
 #[test]
 fn a_table_of_another_version_in_use_is_said_once() {
     let scratch = Scratch::on_tmpfs();

@@ -1,4 +1,4 @@
-//! Calls that have the kernel store into a shared mapping whose file somebody has a snapshot of: they return what they return
+//! Calls that have the kernel store into a shared mapping whose file a process has a snapshot of: they return what they return
 //! natively, the bytes get where they belong, and no snapshot changes.
 
 mod common;

@@ -119,7 +119,7 @@ fn preserving_can_be_killed_anywhere() {
     ]);
 }
 
-/// Of a mapper while somebody else changes the file: its agent is at work, or it is reached without.
+/// Of a mapper while another process changes the file: its agent is at work, or it is reached without.
 #[test]
 fn preserving_for_others_can_be_killed_anywhere_in_the_mapper() {
     let asked = |operation| Scene { is_witnessed: true, way: "agent", ..Scene::new(operation) };

@@ -58,7 +58,7 @@ fn becomes(scratch: &Scratch, way: &str, how: &str, target: &Path, environment: 
     let told = status(scratch, NOBODY);
     let (processes, snapshots) = told.split_once("\n\n").unwrap();
     assert_eq!(snapshots.lines().count(), 1, "{about}: {told}");
-    // Who has ended altogether ("?") may be there until somebody needs the place.
+    // A thread that has ended altogether ("?") may be there until another one needs the place.
     assert!(processes.lines().all(|line| !line.contains(" dead ") || line.contains(" ? ")), "{about}: {told}");
     assert_eq!(holder.finish(), "status 0\n", "{about}");
 }
@@ -276,7 +276,7 @@ fn a_call_below_a_boost_context_is_waited_for() {
     });
 }
 
-/// Who may not look into the child, or into what its parent left, waits for it all the same.
+/// A process that may not look into the child, or into what its parent left, waits for it all the same.
 #[test]
 fn a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it() {
     const TEST: &str = "a_call_of_a_vfork_child_is_waited_for_by_who_may_not_look_into_it";

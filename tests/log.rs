@@ -1,4 +1,4 @@
-//! The log harms nobody: it waits for no reader, raises no signal, and is not written into a program's data. What it says is said
+//! The log does no harm: it waits for no reader, raises no signal, and is not written into a program's data. What it says is said
 //! once, with a time, and as JSON where that is asked for.
 
 mod common;
@@ -165,7 +165,7 @@ fn lines_are_objects_where_that_is_asked_for() {
     check_objects(&scratch, &fs::read_to_string(log).unwrap(), &checks);
 }
 
-/// A name of a program went to the terminal of who ran `snapshim status`, and could end a line of the log.
+/// A name of a program went to the terminal of the user of `snapshim status`, and could end a line of the log.
 #[test]
 fn control_characters_in_names_are_escaped() {
     let scratch = Scratch::on_tmpfs();

@@ -1,4 +1,4 @@
-//! More processes, and more threads, than one would think of: whoever takes a snapshot waits for all of them, and each of them keeps
+//! More processes, and more threads, than one would think of: a creation waits for all of them, and each of them keeps
 //! what it is about to overwrite.
 
 mod common;

@@ -1,4 +1,4 @@
-//! The mapper's side: whatever a mapper does to its mappings, and whoever writes, its snapshots stay what they were.
+//! The mapper's side: whatever a mapper does to its mappings, and whichever process writes, its snapshots stay what they were.
 //!
 //! Each test is a scenario of a program in `tests/programs/mapping/`. The programs run it read-only and writable, written by the
 //! mapper itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both

@@ -1,4 +1,5 @@
-//! Mapper and writer in different namespaces (namespaces(7)): the snapshot stays what it is, or who cannot take part says so.
+//! Mapper and writer in different namespaces (namespaces(7)): the snapshot stays what it is, or the process that cannot take part
+//! says so.
 
 mod common;
 
@@ -175,7 +176,7 @@ fn inside_alone(how: &[&str], command: &Command) -> Command {
     inside
 }
 
-/// A change that hides the others' from whoever looks at the file's times.
+/// A change that hides the others' from a process that looks at the file's times.
 fn hide(scratch: &Scratch, change: &mut Command) -> String {
     let said = text(&run(change));
     run_ok(
@@ -195,7 +196,8 @@ fn is_exact(scratch: &Scratch) -> bool {
     Holder::run(&mut hold(scratch, "auto")).finish().contains("state=0 ")
 }
 
-/// From all sides: whoever was forked there, whoever comes second, and the others where the first one came from there.
+/// From all sides: the child that was forked there, the process that comes second, and the others where the first one came from
+/// there.
 #[test]
 fn who_is_in_another_pid_namespace_makes_snapshots_doubtful_as_long_as_it_lives() {
     const TEST: &str = "who_is_in_another_pid_namespace_makes_snapshots_doubtful_as_long_as_it_lives";
@@ -226,11 +228,11 @@ fn overwrite(scratch: &Scratch) -> Command {
     command
 }
 
-/// A user that makes itself root in a namespace of its own would meet nobody in the directory of root's.
+/// A user that makes itself root in a namespace of its own would meet no process in the directory of root's.
 #[test]
 fn root_in_a_namespace_of_a_user_stays_with_the_users_table() {
     const TEST: &str = "root_in_a_namespace_of_a_user_stays_with_the_users_table";
-    // No test of anybody else's runs as this user.
+    // No other test runs as this user.
     const USER: &str = "61723";
     let become_user: &[&str] = &["--reuid", USER, "--regid", USER, "--clear-groups"];
     let with = |how: &[&str], rest: &[&str]| {

@@ -1,8 +1,8 @@
 //! Programs that know nothing of the shim, and those that look closely at other programs, do under it what they do without: the
 //! same output, the same exit status. Each is a script `tests/programs/real/unharmed_*.sh`.
 //!
-//! Shimmed they run twice: alone, and *busy*, where every process they start holds a shared mapping that somebody has a snapshot
-//! of.
+//! Shimmed they run twice: alone, and *busy*, where every process they start holds a shared mapping that another process has a
+//! snapshot of.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Who may reach a table: its user, and whom its user lets in by group. Nobody else can read or write it, or put another in its
-//! place.
+//! The users that reach a table: its own, and those that it lets in by group. No other user can read or write it, or put another in
+//! its place.
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{Scratch, copy_program, program, run, skip, text};
 const STRANGER: u32 = 65534;
 const VICTIM: u32 = 23456;
 
-/// Somewhere that everybody may make things in, as in /tmp.
+/// A directory that every user may make things in, as in /tmp.
 fn meeting_place() -> Scratch {
     let scratch = Scratch::on_tmpfs();
     fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o1777)).unwrap();
@@ -23,7 +23,7 @@ fn meeting_place() -> Scratch {
     scratch
 }
 
-/// Programs and library where everybody can reach them.
+/// Programs and library where every user can reach them.
 fn copied(scratch: &Scratch, file: &Path) -> PathBuf {
     let copy = scratch.file(file.file_name().unwrap().to_str().unwrap());
     if !copy.exists() {
@@ -112,7 +112,7 @@ fn nothing_that_a_stranger_made_before_is_taken() {
         ("mkdir -m 755 other; ln -s other table", "cannot be opened"),
         ("ln -s /etc table", "cannot be opened"),
         ("mkfifo table", "cannot be opened"),
-        // A table for everybody, in a directory that looks like one shared by group.
+        // A table for all users, in a directory that looks like one shared by group.
         ("mkdir -m 775 table; cp seed table/table-5; chmod 666 table/table-5", "another user owns the directory"),
     ] {
         let scratch = meeting_place();

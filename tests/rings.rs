@@ -1,4 +1,4 @@
-//! io_uring is not there for whoever runs under the shim; with a filter, not even for who makes the system call itself.
+//! io_uring is not there for a program under the shim; with a filter, not even for one that makes the system call itself.
 
 mod common;
 
@@ -26,11 +26,11 @@ fn is_root() -> bool {
 fn said(value: &str, words: &[&str]) -> (String, String) {
     let scratch = Scratch::on_tmpfs();
     if words.contains(&"as-nobody") {
-        // It joins as root, and again when it has become nobody and executed a program.
+        // It joins as root, and again when it has become the user nobody and executed a program.
         std::os::unix::fs::chown(scratch.table(), None, Some(65534)).unwrap();
         fs::set_permissions(scratch.table(), fs::Permissions::from_mode(0o2770)).unwrap();
     }
-    // Nobody may not read the build directory everywhere.
+    // The user nobody may not read the build directory everywhere.
     let (library, made) = (scratch.file("libsnapshim.so"), scratch.file("ring"));
     copy_program(&common::library(), &library);
     copy_program(&program("transparency/ring"), &made);
@@ -66,7 +66,7 @@ fn a_filter_denies_it_to_who_makes_the_system_call_itself() {
         let privileges = u8::from(words.contains(&"no-new-privs"));
         let expected = format!("syscall: ENOSYS\ninstruction: ENOSYS\nx32: ENOSYS\nno_new_privs: {privileges}\n");
         assert_eq!(found, expected, "{words:?}");
-        // As root the program before the last exec may have it, too; as nobody only who has no new privileges.
+        // As root the program before the last exec may have it, too; as the user nobody only one without new privileges.
         assert_eq!(complaint, "", "{words:?}");
     }
 }

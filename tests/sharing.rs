@@ -1,5 +1,5 @@
-//! Shared mappings of writers: each call that makes, changes or removes one does what it does natively, whoever holds snapshots of
-//! the file, and stores through them reach the file and never a snapshot.
+//! Shared mappings of writers: each call that makes, changes or removes one does what it does natively, whichever process holds
+//! snapshots of the file, and stores through them reach the file and never a snapshot.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::busy::in_good_time;
 use common::suspend::in_each_way;
 use common::{DISK, Scratch, fails_natively, program, root, run, run_ok, run_within, scratches, skip, text};
 
-/// Who holds snapshots of the file, with which protection.
+/// The holder of snapshots of the file, with which protection.
 const KEEPERS: [[&str; 2]; 5] = [["nobody", "r"], ["own", "r"], ["own", "rw"], ["other", "r"], ["other", "rw"]];
 
 /// One page, so that stores trap again and again; the default, so that one trap opens a lot.

@@ -1,5 +1,5 @@
 //! Thirty processes do everything that the shim knows of, at random, while they are killed, stopped, forked and executed at random:
-//! no snapshot shows a wrong byte, nobody hangs, and nothing is left in the table.
+//! no snapshot shows a wrong byte, no process hangs, and nothing is left in the table.
 //!
 //! What the processes do, and how they know which bytes are right, is in tests/programs/storm/soak. Here they are started, killed,
 //! stopped, and watched. A run cannot be repeated, but the seed makes one like it: SNAPSHIM_SOAK_SEED, SNAPSHIM_SOAK_SECONDS.
@@ -29,9 +29,9 @@ const SEATS: usize = 96;
 /// than fifteen seconds for a page, does so too.
 const LONGEST: Duration = Duration::from_secs(90);
 const LONGEST_STOP_MS: usize = 400;
-/// Nobody is to give anybody up.
+/// No process is to give another one up.
 const TIMEOUT_MS: &str = "60000";
-/// Who watches, and lets those go on who were stopped, is not kept from it for so long but by a kernel that stands still: where few
+/// The watch, which lets stopped processes go on, is not kept from it for so long but by a kernel that stands still: where few
 /// processors have many processes come and go, for a minute.
 const STANDSTILL: Duration = Duration::from_secs(20);
 /// The longest so far, milliseconds.
@@ -78,9 +78,9 @@ struct Soak {
     log: PathBuf,
     id: i32,
     shared: &'static Shared,
-    /// Who was stopped, and when it goes on.
+    /// The process that was stopped, and when it goes on.
     stopped: Vec<(i32, Instant)>,
-    /// Who was started and has perhaps not sat down yet.
+    /// The process that was started and has perhaps not sat down yet.
     started: Vec<i32>,
     watched: Instant,
     kills: u64,
@@ -179,7 +179,7 @@ impl Soak {
         self.started.push(command.spawn().unwrap().id() as i32);
     }
 
-    /// Kills or stops somebody now and then, and lets those go on whose time has come.
+    /// Kills or stops a process now and then, and lets those go on whose time has come.
     fn disturb(&mut self) {
         let holders = self.holders();
         if holders.is_empty() {
@@ -205,7 +205,7 @@ impl Soak {
         self.stopped.retain(|(pid, until)| *until > now || !signal(*pid, libc::SIGCONT));
     }
 
-    /// Buries who ended, and looks for failures and for who hangs.
+    /// Buries the processes that ended, and looks for failures and for those that hang.
     fn watch(&mut self) {
         STOOD_STILL.fetch_max(self.watched.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.watched = Instant::now();
@@ -320,7 +320,7 @@ impl Soak {
     }
 }
 
-/// Whatever happened: nobody is left behind.
+/// Whatever happened: no process is left behind.
 impl Drop for Soak {
     fn drop(&mut self) {
         self.shared.stop.store(1, Ordering::SeqCst);
@@ -431,7 +431,7 @@ fn nothing_goes_wrong(seconds: u64) {
     }
 }
 
-/// Whether a failure is only that somebody was given up, or did not come to an end.
+/// Whether a failure is only that a process was given up, or did not come to an end.
 fn is_late(failure: &str) -> bool {
     let mut failures = failure.lines().filter(|line| line.starts_with("FAILED")).peekable();
     let is_refused = failures.peek().is_some() && failures.all(|line| line.contains("(errno 110: "));

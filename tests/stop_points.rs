@@ -18,8 +18,8 @@ use common::{Scratch, program, root};
 
 /// How long the stopped process and those beside it wait for each other.
 const TIMEOUT_MS: &str = "200";
-/// How often a point is tried where another process is named than the stopped one: on a busy machine a process that runs may be slow
-/// to answer once, and hardly again and again.
+/// How often a point is tried where another process is named than the stopped one: on a busy machine a process that runs may be
+/// slow to answer once, and hardly again and again.
 const TRIES: usize = 5;
 
 /// Stops the operation everywhere; how many points there were, and what became of it.
@@ -100,7 +100,7 @@ fn live_on(
     use_by_others(scratch, file, about);
     victim.end_input();
     for other in others {
-        // Who asked the stopped one for something is kept by it from going on.
+        // A process that asked the stopped one for something is kept by it from going on.
         let name = if scene.operation.starts_with("asked") { "(kill_point)" } else { &*format!("process {pid} (") };
         match other.finish(name, about) {
             Answer::Had => {}
@@ -151,10 +151,10 @@ impl Forker {
 #[derive(Debug, Default)]
 struct Outcomes {
     points: usize,
-    /// How often another process, that was stopped, or who came to its end with it, could not have what it wanted.
+    /// How often another process, that was stopped, or that came to its end with it, could not have what it wanted.
     refused: usize,
     broken: usize,
-    /// Who was refused something at this point without being told of who is stopped.
+    /// The process that was refused something at this point without being told which one is stopped.
     misnamed: Option<String>,
 }
 
@@ -197,7 +197,7 @@ impl Victim {
         self.end_input();
         self.output.read_to_string(&mut self.said).unwrap();
         let errors = errors_of(&mut self.child);
-        // The tracer has waited already for who came to its end.
+        // The tracer has waited already for the process that came to its end.
         let is_well = self.child.wait().is_ok_and(|status| status.success());
         assert!(!self.said.contains("WRONG"), "{about}: {}{errors}", self.said);
         assert!(!has_lived || is_well, "{about}: {}{errors}", self.said);

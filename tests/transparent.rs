@@ -218,7 +218,7 @@ fn programs_start_with_closed_standard_descriptors() {
     same(Path::new("/bin/bash"), &["-c", script]);
 }
 
-/// Its entries stand before libc's even then: they have to lead on to them, not to bare system calls, which nobody can cancel.
+/// Its entries stand before libc's even then: they have to lead on to them, not to bare system calls, which cannot be cancelled.
 #[test]
 fn switched_off_the_shim_changes_nothing() {
     let cases = [

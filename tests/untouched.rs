@@ -160,7 +160,7 @@ fn traced(scratch: &Scratch, command: &Command) -> Vec<Vec<String>> {
     all
 }
 
-/// A call without what differs from run to run. `None`: it is none, or it asks who the caller is, and touches nothing.
+/// A call without what differs from run to run. `None`: it is none, or it asks for the caller's identity, and touches nothing.
 fn essence(line: &str) -> Option<String> {
     if line.starts_with(['-', '+']) {
         return None;

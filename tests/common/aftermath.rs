@@ -20,7 +20,7 @@ use super::{Scratch, program, run_within, text};
 const PAGE: usize = 4096;
 const PAGES: usize = 8;
 
-/// The file that everybody is after.
+/// The file that all processes are after.
 pub fn fill(file: &Path) {
     let stamp = |page: usize| (1 + page * 7 % 255) as u8;
     let bytes: Vec<u8> = (0..PAGES).flat_map(|page| [stamp(page); PAGE]).collect();
@@ -45,8 +45,8 @@ pub fn recover(scratch: &Scratch) -> Command {
     command
 }
 
-/// Two processes take snapshots and write, two take out the dead, all at once. Nobody may have to wait for who is gone: all of them
-/// succeed, well before they would give up.
+/// Two processes take snapshots and write, two take out the dead, all at once. No process may have to wait for one that is gone:
+/// all of them succeed, well before they would give up.
 pub fn use_by_others(scratch: &Scratch, file: &Path, about: &str) {
     let users = ["0", "1"].map(|page| {
         let mut command = scratch.shimmed(program("lifecycle/after_kill"), "direct");
@@ -75,7 +75,7 @@ pub fn assert_recovered(scratch: &Scratch, about: &str) {
     let table = attached.table;
     table.free_abandoned_slots();
     let patience = Instant::now() + Duration::from_secs(60);
-    // Who has closed its files is not dead yet.
+    // A process that has closed its files is not dead yet.
     let mut was_late = false;
     while is_named(table) && !was_late {
         was_late = Instant::now() > patience;
@@ -95,8 +95,8 @@ fn is_named(table: &Table) -> bool {
     table.processes_used().iter().any(|record| record.id().is_some())
 }
 
-/// The invariants of a table that nobody uses: no record, no slot, no call under way, no snapshot, no claim, no block, no creation
-/// has an owner, writers do not look for snapshots, and nothing that is left in a record counts for who gets it next.
+/// The invariants of a table that no process uses: no record, no slot, no call under way, no snapshot, no claim, no block, no
+/// creation has an owner, writers do not look for snapshots, and nothing that is left in a record counts for its next owner.
 fn assert_unused(table: &Table, about: &str) {
     let next = ProcessId::new(1, 0xfeed_5eed);
     for index in 0..PROCESSES as u32 {

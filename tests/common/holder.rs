@@ -62,7 +62,7 @@ impl Holder {
     }
 }
 
-/// A test that fails leaves nobody behind, stopped or not.
+/// A test that fails leaves no process behind, stopped or not.
 impl Drop for Holder {
     fn drop(&mut self) {
         let _ = self.child.kill();

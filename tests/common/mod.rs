@@ -206,8 +206,8 @@ impl Scratch {
         make_table_directory(&self.table);
     }
 
-    /// A program under the shim, on this scratch's table, preserving in `way`. Nobody is refused anything because a busy machine was
-    /// slow: who wants a refusal sets a shorter time.
+    /// A program under the shim, on this scratch's table, preserving in `way`. No process is refused anything because a busy
+    /// machine was slow: a test that wants a refusal sets a shorter time.
     pub fn shimmed(&self, program: impl AsRef<OsStr>, way: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -277,13 +277,13 @@ pub fn run(command: &mut Command) -> Output {
     run_within(command, LONGEST)
 }
 
-/// With all that it started, if they stay in its process group, the command is killed at the limit: whoever is left would keep its
+/// With all that it started, if they stay in its process group, the command is killed at the limit: what is left would keep its
 /// output open.
 pub fn run_within(command: &mut Command, limit: Duration) -> Output {
     wait_within(command.process_group(0), limit, |pid| -pid)
 }
 
-/// As `run_within`, but the command is in the group of who runs the tests, as a shell that controls jobs on a terminal has to be.
+/// As `run_within`, but the command is in the group of the tests' runner, as a shell that controls jobs on a terminal has to be.
 pub fn run_in_this_group(command: &mut Command, limit: Duration) -> Output {
     wait_within(command, limit, |pid| pid)
 }

@@ -25,7 +25,7 @@ impl Freezer {
     }
 }
 
-/// A test that fails leaves nobody frozen.
+/// A test that fails leaves no process frozen.
 impl Drop for Freezer {
     fn drop(&mut self) {
         for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {

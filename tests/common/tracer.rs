@@ -89,7 +89,7 @@ pub fn run_to(command: &mut Command, target: Target, is_marked: bool, number: us
     (child, ended)
 }
 
-/// A process that is stopped as by SIGSTOP, and traced by nobody.
+/// A process that is stopped as by SIGSTOP, and traced by none.
 pub struct Stopped {
     pub pid: u32,
     is_going_on: bool,
@@ -104,7 +104,7 @@ impl Stopped {
     }
 }
 
-/// A test that fails leaves nobody behind stopped.
+/// A test that fails leaves no process behind stopped.
 impl Drop for Stopped {
     fn drop(&mut self) {
         if !self.is_going_on {
@@ -446,7 +446,7 @@ impl Tracer {
         } else {
             let mut information = MaybeUninit::<libc::siginfo_t>::uninit();
             let until_dead = libc::WEXITED | libc::WNOWAIT;
-            // Its zombie is left to who started it.
+            // Its zombie is left to its parent.
             // SAFETY: waitid(2) of a child that has just been killed, with room for the answer.
             unsafe { libc::waitid(libc::P_PID, victim as u32, information.as_mut_ptr(), until_dead) };
         }

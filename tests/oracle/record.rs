@@ -1,6 +1,6 @@
 //! What the processes of a history left behind: see tests/programs/storm/oracle/shared.h, which writes it.
 
-/// Who changed a file; 0 filled it.
+/// The thread that changed a file; 0 filled it.
 pub type Actor = usize;
 pub const ACTORS: usize = 32;
 

@@ -17,7 +17,7 @@ use super::history::kinds;
 use super::model::judge;
 use super::record::Records;
 
-/// Whoever has not ended by then after the history's time is over hangs: nobody waits for anything but others' calls.
+/// A process that has not ended by then after the history's time is over hangs: none waits for anything but others' calls.
 const LONGEST: u64 = 90;
 
 #[derive(Default)]
@@ -65,7 +65,7 @@ pub fn live(script: &str) -> Outcome {
             None => sleep(Duration::from_millis(3)),
         }
     };
-    // SAFETY: kill(2) of the group that the child began; whoever is left of it.
+    // SAFETY: kill(2) of the group that the child began; what is left of it.
     unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
     let status = status.unwrap_or_else(|| child.wait().unwrap());
     let said = String::from_utf8_lossy(&fs::read(&said).unwrap_or_default()).into_owned();

@@ -14,12 +14,12 @@ pid_t own_tid(void);
 /* Waits until thread `tid` of this process sleeps in system call `number`. */
 void await_blocked(pid_t tid, long number);
 
-/* A pipe that takes no further byte: the end that blocks who writes into it. */
+/* A pipe that takes no further byte: the end that blocks a writer. */
 void full_pipe(int ends[2]);
 
 double milliseconds(void);
 
-/* Under the shim: a snapshot of the file is to be had, and no call that is over holds it up. Another process asks, because nobody waits
+/* Under the shim: a snapshot of the file is to be had, and no call that is over holds it up. Another process asks, because no process waits
  * for their own calls. */
 void snapshot_is_prompt(const char *path);
 

@@ -90,7 +90,7 @@ void await_asleep(pid_t pid);
 /* Overwrites [offset, offset + length) with version `version` in one call; 0 or errno. */
 int try_overwrite(int fd, size_t offset, size_t length, int version);
 
-/* Who writes the file: the mapper, or a process that it forked before or after it took its snapshot. */
+/* The writer of the file: the mapper, or a process that it forked before or after it took its snapshot. */
 enum who { ITSELF, FORKED_BEFORE, FORKED_AFTER, WRITERS };
 
 struct writer {

@@ -50,7 +50,7 @@ static void attach_all(pid_t pid)
         ;
 }
 
-/* Those that were stopped: a thread that goes on may start others, which nobody traces, before the last has been let go. */
+/* Those that were stopped: a thread that goes on may start others, which no tracer has, before the last has been let go. */
 static void detach_all(void)
 {
     for (size_t i = 0; i < traced_count; i++)
@@ -97,7 +97,7 @@ static const char *way_to_suspend(void)
     return way ? way : "stop";
 }
 
-/* However the program ends but by a signal, it leaves nobody frozen: a frozen process would keep the program's output open. */
+/* However the program ends but by a signal, it leaves no process frozen: a frozen process would keep the program's output open. */
 static void __attribute__((destructor)) thaw(void)
 {
     static const char *const files[][2] = {{"freezer.state", "THAWED"}, {"cgroup.freeze", "0"}};

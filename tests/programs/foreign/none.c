@@ -79,7 +79,7 @@ static void by_copying(int turn)
     CHECK(sendfile(fd, other, NULL, 3000) == 3000);
 }
 
-/* The times of a file that nobody else changes are what was set, and what cannot be set is refused as natively. */
+/* The times of a file that no other process changes are what was set, and what cannot be set is refused as natively. */
 static void check_times(int turn, const struct timespec *fine, const struct timeval *coarse, const struct utimbuf *whole)
 {
     char own[4096];

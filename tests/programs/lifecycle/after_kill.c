@@ -1,5 +1,5 @@
-/* after_kill FILE PAGE: what any process may want after another one died: a snapshot, and to write one page of the file. Who waited for
- * the dead one may come through only now, and write the page once. */
+/* after_kill FILE PAGE: what any process may want after another one died: a snapshot, and to write one page of the file. A process that
+ * waited for the dead one may come through only now, and write the page once. */
 #include "check.h"
 
 static unsigned char before[4096], after[4096];
@@ -9,7 +9,7 @@ static void look(int fd, size_t offset, unsigned char *bytes)
     CHECK(pread(fd, bytes, PAGE, (off_t)offset) == (ssize_t)PAGE);
 }
 
-/* A snapshot of the page, which nobody wrote while it was taken. */
+/* A snapshot of the page, which no process wrote while it was taken. */
 static unsigned char *quiet_snapshot(int fd, size_t offset)
 {
     for (;;) {

@@ -1,5 +1,5 @@
-/* beside_stopped FILE VERSION [cut]: what anybody may want while another process is stopped in the middle of something. Takes a
- * snapshot and writes two pages, which nobody else does meanwhile, or with cut makes the file shorter; either may be refused. Then
+/* beside_stopped FILE VERSION [cut]: what any process may want while another process is stopped in the middle of something. Takes a
+ * snapshot and writes two pages, which no other process does meanwhile, or with cut makes the file shorter; either may be refused. Then
  * waits for the end of standard input, and says whether the snapshot still is what it was. */
 #include "check.h"
 

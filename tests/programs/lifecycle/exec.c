@@ -1,4 +1,4 @@
-/* A mapper that executes something else: nobody waits for what it held, and nobody touches what comes after it. */
+/* A mapper that executes something else: no process waits for what it held, and none touches what comes after it. */
 #include "check.h"
 #include <pthread.h>
 #include <stdatomic.h>

@@ -145,7 +145,7 @@ static void __attribute__((noreturn)) lend_memory_and_end(enum end end, int is_k
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (is_known)
         overwrite(file, 0, PAGE, 0);
-    /* Nobody but root may look into it. */
+    /* Only root may look into it. */
     CHECK(prctl(PR_SET_DUMPABLE, 0) == 0);
     trap();
     if (end == REPLACED)
@@ -335,7 +335,7 @@ static void watch_reading_of(pid_t pid)
     install_unseen(&program);
 }
 
-/* A process that is wedged would wedge who reads its memory. */
+/* A process that is wedged would wedge a process that reads its memory. */
 static void the_memory_of_strangers_is_left_alone(int protection, enum who who)
 {
     (void)who;

@@ -5,7 +5,7 @@
 /* Writes version 1, or 2 in the child, with the handler in between; then, when told, version 3 without. */
 static void write_in_both(void)
 {
-    /* With a signal blocked, nobody takes a call for over because its thread waits elsewhere. */
+    /* With a signal blocked, no process takes a call for over because its thread waits elsewhere. */
     sigset_t blocked;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
@@ -77,7 +77,7 @@ static void a_call_that_a_handler_forked_in_is_waited_for(int protection, enum w
 {
     (void)who;
     a_call_goes_on_in_both(protection);
-    /* A handler that blocks no signal, as who left a call by a jump does not. */
+    /* A handler that blocks no signal, as a thread that left a call by a jump does not. */
     flags = SA_NODEFER;
     a_call_goes_on_in_both(protection);
 }

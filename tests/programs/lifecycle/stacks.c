@@ -326,7 +326,7 @@ static void *leave_calls_in_thread(void *unused)
     return unused;
 }
 
-/* A thread that has left many calls, by each kind of jump, holds nobody up, writes on, and is waited for then. */
+/* A thread that has left many calls, by each kind of jump, holds no creation up, writes on, and is waited for then. */
 static void calls_that_are_left_by_jumps_hold_nobody_up(int protection, enum who who)
 {
     (void)who;
@@ -382,7 +382,7 @@ static void *leave_without_proof(void *unused)
     return unused;
 }
 
-/* Nobody knows whether it comes back: the file it wrote to has no snapshot until it ends, and it writes on. */
+/* No process knows whether it comes back: the file it wrote to has no snapshot until it ends, and it writes on. */
 static void a_call_that_is_left_without_proof_counts_until_its_thread_ends(int protection, enum who who)
 {
     (void)who;

@@ -1,4 +1,4 @@
-/* What a mapper executes: maps a file where the mapper had its snapshot, and looks whether anybody touched it there.
+/* What a mapper executes: maps a file where the mapper had its snapshot, and looks whether any process touched it there.
  * Also built without the shim in reach: static, unreadable, setuid. */
 #define _GNU_SOURCE
 #include <fcntl.h>

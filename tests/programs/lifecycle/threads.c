@@ -127,7 +127,7 @@ static void a_process_without_threads_ends(int protection, enum who who)
     }
 }
 
-/* Until somebody waits in a write to the pipe. */
+/* Until a thread waits in a write to the pipe. */
 static void await_full(int end)
 {
     int size = fcntl(end, F_GETPIPE_SZ), filled = 0;
@@ -231,7 +231,7 @@ static void __attribute__((noreturn)) snapshot_when_told(int told, int judged, i
     _exit(!shows(at, 0, SIZE, 0));
 }
 
-/* The snapshot has to wait for who is stopped, and the writer for the snapshot. The writer is forked last: another fork would take away
+/* The snapshot has to wait for the stopped thread, and the writer for the snapshot. The writer is forked last: another fork would take away
  * what it left, and nothing would be left to be taken for the write that it makes then. */
 static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, enum who who)
 {
@@ -244,7 +244,7 @@ static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, e
     volatile unsigned char *own = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     CHECK(has_jumped != MAP_FAILED && own != MAP_FAILED);
     CHECK(pipe(said) == 0 && pipe(told) == 0 && pipe(go) == 0 && pipe(judged) == 0);
-    /* Nobody has to preserve this page any more. */
+    /* No writer has to preserve this page any more. */
     own[0] = own[0];
     pid_t mapper = fork();
     if (mapper == 0)
@@ -261,7 +261,7 @@ static void a_hook_that_was_left_by_a_jump_lets_nobody_through(int protection, e
     await_asleep(writer);
     own[0] = own[0];
     CHECK(is_open(getpid(), (const void *)own) && write(go[1], &byte, 1) == 1);
-    /* Who shares the file is asked to arm once the snapshot has waited for the writers. */
+    /* A sharer of the file is asked to arm once the snapshot has waited for the writers. */
     while (snapshim_active() && is_open(getpid(), (const void *)own))
         usleep(1000);
     CHECK(write(told[1], &byte, 1) == 1);
@@ -296,7 +296,7 @@ static void try_to_fork(int number)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-/* All slots are taken, and whoever comes then dies in a call that it could not announce. */
+/* All slots are taken, and the thread that comes then dies in a call that it could not announce. */
 static void a_death_without_a_slot_is_noticed(int protection, enum who who)
 {
     (void)who;
@@ -337,7 +337,7 @@ static void a_death_without_a_slot_is_noticed(int protection, enum who who)
     await_full(full[0]);
     await_asleep(last);
     CHECK_ERRNO(mmap(NULL, SIZE, protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0), MAP_FAILED, ETIMEDOUT);
-    /* A child of a handler would go on with the call, and nobody could wait for that. */
+    /* A child of a handler would go on with the call, and no process could wait for that. */
     CHECK(kill(last, SIGUSR1) == 0);
     while (*fork_error == 0)
         usleep(1000);
@@ -345,7 +345,7 @@ static void a_death_without_a_slot_is_noticed(int protection, enum who who)
     CHECK(kill(last, SIGKILL) == 0 && waitpid(last, &status, 0) == last);
     unsigned char *at = snapshot(file, 0, SIZE, protection);
     CHECK(shows(at, 0, PAGE, 2) && shows(at + PAGE, PAGE, SIZE - PAGE, 0));
-    /* While there are snapshots, who finds no slot waits; the death of others makes room. */
+    /* While there are snapshots, a thread that finds no slot waits; the death of others makes room. */
     pid_t late = fork();
     if (late == 0) {
         overwrite(file, 0, SIZE, 3);

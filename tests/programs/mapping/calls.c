@@ -395,7 +395,7 @@ static void what_a_failed_call_took_away_is_known(int protection, enum who who)
     struct snapshim_stat stat;
     if (mincore(at, PAGE, &in_memory) != 0) {
         CHECK_ERRNO(snapshim_stat(at, &stat), -1, EINVAL);
-        /* What comes to that place is nobody's but the program's. */
+        /* What comes to that place is the program's alone. */
         CHECK(mmap(at, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == at);
         memset(at, 9, SIZE);
         writer_writes(&writer, 0, SIZE, 1);

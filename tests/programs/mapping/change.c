@@ -302,7 +302,7 @@ static void mprotect_both_ways_while_a_process_writes(int protection, enum who w
     storm_end(&storm);
 }
 
-/* Moved, cut and shrunk while somebody pushes: every page that is left is still the one that was there. */
+/* Moved, cut and shrunk while another process pushes: every page that is left is still the one that was there. */
 static void mremap_and_munmap_while_a_process_writes(int protection, enum who who)
 {
     (void)protection, (void)who;

@@ -1,4 +1,4 @@
-/* crowd: eight processes with so many shared mappings that whoever looks through them all takes a while. They stay until the input
+/* crowd: eight processes with so many shared mappings that a look through them all takes a while. They stay until the input
  * ends. */
 #include "check.h"
 

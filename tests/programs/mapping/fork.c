@@ -1,4 +1,4 @@
-/* fork of a mapper: child and parent both keep their snapshots, whoever writes. */
+/* fork of a mapper: child and parent both keep their snapshots, whichever process writes. */
 #include "check.h"
 #include <pty.h>
 

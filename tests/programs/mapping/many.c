@@ -23,7 +23,7 @@ static void check_taken(const struct taken *taken, size_t count)
         CHECK(!taken[i].at || memcmp(taken[i].at, taken[i].wanted, taken[i].length) == 0);
 }
 
-/* What a snapshot should show is read from the file with pread, while nobody writes. */
+/* What a snapshot should show is read from the file with pread, while no process writes. */
 static void many_moments_of_overlapping_ranges(int protection, enum who who)
 {
     enum { COUNT = 60 };

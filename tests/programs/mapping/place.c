@@ -128,7 +128,7 @@ static void noreplace_never_replaces(int protection, enum who who)
     writer_end(&writer);
 }
 
-/* The mapper is stopped, so that nobody could push with its help; timeouts and failing writes would show. */
+/* The mapper is stopped, so that no writer could push with its help; timeouts and failing writes would show. */
 static void populate_leaves_nothing_to_push(int protection, enum who who)
 {
     if (who == FORKED_AFTER)

@@ -13,7 +13,7 @@ static const char *error_of(long result)
     return result < 0 ? strerrorname_np(errno) : "ok";
 }
 
-/* For a user who may not lock what he likes. */
+/* For a user that may not lock all memory. */
 static void lock_all(void)
 {
     struct rlimit limit;

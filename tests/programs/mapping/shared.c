@@ -103,7 +103,7 @@ static void mprotect_over_it_ends_there(int protection, enum who who)
     }
 }
 
-/* Who could store through the mapping, or mapped privately, or maps another file, was not named. */
+/* A process that could not store through the mapping, or mapped privately, or maps another file, was not named. */
 static void others_see_the_changes(int protection, enum who who)
 {
     (void)protection, (void)who;

@@ -42,7 +42,7 @@ int main(int argc, char **argv)
 {
     CHECK(argc == 3);
     if (strcmp(argv[2], "name") == 0) {
-        /* Found by the RUNPATH of who calls. */
+        /* Found by the RUNPATH of the caller. */
         changes(loaded(strrchr(argv[1], '/') + 1), "write");
         return 0;
     }

@@ -112,7 +112,7 @@ static void beside(char **argv, const char *what, void (*prepare)(void), int how
         usleep(10000);
     CHECK(stat_of(beside).state == SNAPSHIM_DOUBTFUL);
     CHECK(!before || stat_of(before).state == SNAPSHIM_DOUBTFUL);
-    /* A cooperating write hides the foreign one from who looks at the file's times. */
+    /* A cooperating write hides the foreign one from a process that looks at the file's times. */
     overwrite(fd, 3 * PAGE, PAGE, 1);
     go_on(writer);
     overwrite(fd, 4 * PAGE, PAGE, 1);
@@ -174,7 +174,7 @@ static void nothing(void)
 {
 }
 
-/* Who may not does not try it. */
+/* A user without the right does not try it. */
 static void or_skip(int is_done)
 {
     if (is_done)
@@ -349,7 +349,7 @@ static void with_unnamed_files(int is_told)
             return;
         }
         CHECK(WEXITSTATUS(status) == 0);
-        /* Hides what the other did from who looks at the file's times. */
+        /* Hides what the other did from a process that looks at the file's times. */
         overwrite(other, 0, PAGE, 1);
         if (what < CUT || what > CUT_BY_PATH)
             overwrite(fd, (PAGES - 1) * PAGE, PAGE, 1);

@@ -1,5 +1,5 @@
-/* A preloaded library that gives every process a shared, writable mapping of $UNHARMED_SHARED and stores into it: somebody has a snapshot of
- * that file, so the process has an agent and armed pages, its SIGSEGV is the shim's, and the store traps. */
+/* A preloaded library that gives every process a shared, writable mapping of $UNHARMED_SHARED and stores into it: another process has a
+ * snapshot of that file, so the process has an agent and armed pages, its SIGSEGV is the shim's, and the store traps. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* The calls by which a program makes, changes and removes shared mappings, each as natively, whoever holds snapshots of the file. */
+/* The calls by which a program makes, changes and removes shared mappings, each as natively, whichever process holds snapshots of the
+ * file. */
 #include "sharing.h"
 
 static void every_protection(void)

@@ -123,7 +123,7 @@ static void a_stopped_process_is_killed_meanwhile(int protection, enum who who)
     CHECK(waitpid(pid, &status, 0) == pid);
 }
 
-/* Killed at any moment of a store that traps: nobody waits for it, and what it leaves is none of a snapshot's. */
+/* Killed at any moment of a store that traps: no process waits for it, and what it leaves is none of a snapshot's. */
 static void a_killed_process_leaves_nothing_behind(int protection, enum who who)
 {
     (void)protection, (void)who;
@@ -319,7 +319,7 @@ static void who_arms_too_late_disturbs_nobody(int protection, enum who who)
     enum { LARGE = 8 << 20 };
     int fd = open("file", O_RDWR | O_CREAT, 0600), source = open("source", O_RDWR | O_CREAT, 0600);
     CHECK(fd >= 0 && ftruncate(fd, LARGE) == 0 && source >= 0 && ftruncate(source, LARGE) == 0);
-    /* Who takes the snapshot may have been kept from running for longer than the arming takes. */
+    /* The creator may have been kept from running for longer than the arming takes. */
     while (!arms_too_late(fd, source, LARGE))
         ;
     CHECK(unlink("source") == 0);

@@ -17,7 +17,7 @@ struct moment {
     size_t size;
 };
 
-/* Who holds the snapshots: nobody, this process, or another. */
+/* The holder of the snapshots: none, this process, or another. */
 enum keeper { NOBODY, OWN, OTHER };
 
 extern int file, is_device;
@@ -28,10 +28,10 @@ extern unsigned char *arena;
 
 enum { ARENA = 64 };
 
-/* A snapshot of the file as it is now, if somebody is to hold any. */
+/* A snapshot of the file as it is now, if a process is to hold any. */
 void moment(void);
 
-/* Says what is in the file, and checks that nobody sees it otherwise and that no snapshot has changed. */
+/* Says what is in the file, and checks that no process sees it otherwise and that no snapshot has changed. */
 void look(const char *after);
 
 /* A call that returns a number. */

@@ -638,7 +638,7 @@ static void vfork_children_change_their_own_actions(void)
     raise(SIGSEGV);
 }
 
-/* What the shim uses in SIGSEGV's place is still there for who asks for it. */
+/* What the shim uses in SIGSEGV's place is still there for a program that asks for it. */
 static void the_signal_that_stands_in(void)
 {
     struct sigaction now;

@@ -1,5 +1,5 @@
 /* stores FILE ROUNDS: threads that block SIGSEGV, each in its own way, store into a writable snapshot while another process cuts
- * the file. No store is lost and nobody dies: a thread that has to wait for a moment does not need its signals for that. */
+ * the file. No store is lost and no process dies: a thread that has to wait for a moment does not need its signals for that. */
 #include "check.h"
 
 #include <pthread.h>

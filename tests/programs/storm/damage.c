@@ -1,6 +1,6 @@
 /* damage FILE SECONDS: writers by write(2) and by a shared mapping, and mappers that take, read, change, inherit and drop snapshots,
- * while somebody damages the table. Nobody may crash, hang, or find memory of its own changed; how many snapshots changed, and how many of
- * them did not say so, is printed with the longest call: damage that is made good before it is seen can go unsaid. */
+ * while another process damages the table. No process may crash, hang, or find memory of its own changed; how many snapshots changed, and
+ * how many of them did not say so, is printed with the longest call: damage that is made good before it is seen can go unsaid. */
 #include "check.h"
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,4 +1,4 @@
-/* More processes, and more threads, than one would think of: each is seen by whoever takes a snapshot. */
+/* More processes, and more threads, than one would think of: each is seen by a process that takes a snapshot. */
 #include "check.h"
 
 #include <pthread.h>
@@ -83,7 +83,7 @@ static void each_of_many_processes_is_seen(void)
                 skip("so many processes");
             if (pid == 0) {
                 take_part(i, NULL);
-                /* Nobody ends before all have written. */
+                /* No process ends before all have written. */
                 for (;;)
                     pause();
             }

@@ -1,5 +1,5 @@
-/* shared_storm FILE SECONDS [kernel]: two processes store through shared mappings of FILE, a third writes it, a fourth stores as well and takes
- * snapshots; a fifth only takes snapshots. Prints what was done; fails on the first snapshot that is not one cut, or that changes.
+/* shared_storm FILE SECONDS [kernel]: two processes store through shared mappings of FILE, a third writes it, a fourth stores as well and
+ * takes snapshots; a fifth only takes snapshots. Prints what was done; fails on the first snapshot that is not one cut, or that changes.
  *
  * Each storer numbers its stores. Where store `n` goes follows from the storer and n, and every storer passes all its words before it
  * comes to the first again: so the newest number that a snapshot shows of a storer says what each of its words has to be. A word also
@@ -143,7 +143,7 @@ static void take_snapshots(void)
             control->looks++;
         }
         take(one, fd, round % 2 ? PROT_READ : PROT_READ | PROT_WRITE);
-        /* Now and then nobody has a snapshot at all. */
+        /* Now and then no process has a snapshot at all. */
         if (round % 20 == 19)
             for (size_t i = 0; i < HELD; i++)
                 if (held[i].at) {

@@ -45,7 +45,7 @@ static void take_lowest(int lowest)
     CHECK(dup(0) == lowest + 1);
     CHECK(pipe(ends) == 0 && ends[0] == lowest + 2 && ends[1] == lowest + 3);
     CHECK(close(lowest + 1) == 0 && socket(AF_UNIX, SOCK_STREAM, 0) == lowest + 1);
-    /* As everybody does who redirects. */
+    /* As every program that redirects does. */
     CHECK(close(0) == 0 && open("/dev/null", O_RDONLY) == 0);
     for (int number = lowest; number < lowest + 4; number++)
         CHECK(close(number) == 0);

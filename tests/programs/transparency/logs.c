@@ -109,7 +109,7 @@ static void on_child(int number)
     (void)number;
 }
 
-/* The process is in the background of a terminal that stops who writes there. */
+/* The process is in the background of a terminal that stops a process that writes there. */
 static void background(void)
 {
     int slave = terminal();
@@ -209,7 +209,7 @@ static void own_in_child(void)
     IN_CHILD(write_around_a_line(open("own", O_RDONLY)));
 }
 
-/* The agent finds a foreign change and says so where nobody reads. Afterwards it has to answer another process, which takes a
+/* The agent finds a foreign change and says so where no process reads. Afterwards it has to answer another process, which takes a
  * snapshot of a file that this one has mapped shared. */
 static void agent_goes_on(void)
 {

@@ -1,4 +1,4 @@
-/* solitude FILE SIZE CALL: takes a snapshot of FILE, makes CALL, prints who its threads are, then "ready"; when standard input ends it
+/* solitude FILE SIZE CALL: takes a snapshot of FILE, makes CALL, prints the names of its threads, then "ready"; when standard input ends it
  * compares the snapshot with a copy made before. */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -2,7 +2,7 @@
  *
  *   own        submits writes of all of it, takes snapshots while they are under way, and compares each with what it was at first
  *   other      submits writes of all of it and says "ready" at once; waits for the end of standard input
- *   unfetched  the same, but they have ended before "ready"; nobody fetches the events
+ *   unfetched  the same, but they have ended before "ready"; no thread fetches the events
  *   busy       reads and writes without a pause, eight at a time, until standard input ends; says "ready" when it began
  *   reading    the same, but after the first eight it only reads
  *   mixed      two threads submit batches of all kinds to one context, which is destroyed and set up again; takes snapshots meanwhile

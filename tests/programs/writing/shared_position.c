@@ -1,5 +1,5 @@
 /* shared_position FILE HOW: processes that share one file position write records at it, all at once. Every second of them goes on as a
- * program without the shim. Nothing may get lost, and nobody's records may change their order: that is what a shared position gives
+ * program without the shim. Nothing may get lost, and the records of no writer may change their order: that is what a shared position gives
  * natively. HOW is plain (write), vector (writev), or append (O_APPEND descriptors of their own).
  *
  * shared_position write FD HOW WRITER: such a process. */

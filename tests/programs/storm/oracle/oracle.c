@@ -1,7 +1,7 @@
 /* oracle SCRIPT RECORDS DIRECTORY DIRECTORY SECONDS OFFSET LENGTH
  *
  * Lives through the history that SCRIPT tells, with files in the two directories, and leaves in RECORDS what every thread did and
- * saw. SECONDS: who takes longer hangs. OFFSET, LENGTH: the part of the table that threads may have to wait for.
+ * saw. SECONDS: a process that takes longer hangs. OFFSET, LENGTH: the part of the table that threads may have to wait for.
  *
  * tests/oracle.rs makes the history and judges the records. Exit status 3: a process hung, 4: one died. */
 #include "script.h"
@@ -272,7 +272,7 @@ static void disturb(void)
     }
 }
 
-/* Where everybody is, who hangs included. */
+/* Where each thread is, those that hang included. */
 static void report_hung(void)
 {
     for (int i = 0; i < thread_count; i++)

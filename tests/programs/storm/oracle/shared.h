@@ -1,7 +1,7 @@
 /* What all processes of a history share: the clock, what each writer did and each snapshot showed, and how words of files
  * are made.
  *
- * Every change of a file is an entry in the record of who made it, with the tick of the clock before and after.
+ * Every change of a file is an entry in the record of the thread that made it, with the tick of the clock before and after.
  * tests/oracle/model.rs judges from that what a snapshot may show. A word that a write puts at word `at` of a file names both: no
  * other change puts it there. */
 #ifndef ORACLE_SHARED_H

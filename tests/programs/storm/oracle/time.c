@@ -1,6 +1,6 @@
 #include "time.h"
 
-/* Of a process: who answers the faults, late. */
+/* Of a process: the thread that answers the faults, late. */
 static int faults = -1;
 unsigned char *missing[THREADS], *source[THREADS], *stacks[THREADS];
 unsigned char *handler_stacks[THREADS];
@@ -10,7 +10,7 @@ _Thread_local int own_thread = -1;
 size_t table_offset, table_length;
 unsigned char *table;
 
-/* Who answers faults makes its calls past the shim, which may touch what is waited for. */
+/* The thread that answers faults makes its calls past the shim, which may touch what is waited for. */
 static long raw(long number, long a, long b, long c)
 {
 #if defined(__x86_64__)
@@ -154,7 +154,7 @@ static void hold_table(void)
         raw(SYS_madvise, (long)table, (long)table_length, MADV_DONTNEED);
 }
 
-/* From now on who touches a stack, or the table, waits. */
+/* From now on a thread that touches a stack, or the table, waits. */
 static void hold_memory(void)
 {
     for (int thread = 0; thread < THREADS; thread++)
@@ -163,7 +163,7 @@ static void hold_memory(void)
     hold_table();
 }
 
-/* Who waits in the middle of a copy waits until half of the threads have gone on, so that what it copies from is changed meanwhile,
+/* A thread in the middle of a copy waits until half of the threads have gone on, so that what it copies from is changed meanwhile,
  * however busy the machine is; but not for long, because some wait for it. */
 static void sleep_beside_others(void)
 {

@@ -32,7 +32,7 @@ unsigned char *anonymous(size_t length);
 
 void prepare_held_memory(int thread, int has_held_stack);
 
-/* Where this process has the table mapped: by its inode, because who made it has it under no name. */
+/* Where this process has the table mapped: by its inode, because its maker has it under no name. */
 void prepare_held_table(void);
 
 /* A copy of bytes whose second half the kernel has to wait for; NULL if this thread has no such memory. */

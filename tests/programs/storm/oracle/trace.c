@@ -9,7 +9,8 @@ static void have_stack_held(int thread)
     shared->wishes[thread] = 0;
 }
 
-/* Whether a call that copies into the thread's memory copies no more than a byte or two from each place, as who preserves does. */
+/* Whether a call that copies into the thread's memory copies no more than a byte or two from each place, as a thread that preserves
+ * does. */
 static int is_of_bytes(pid_t tid, const struct __ptrace_syscall_info *information)
 {
     const uint64_t *arguments = (const uint64_t *)information->entry.args;

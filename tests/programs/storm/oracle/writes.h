@@ -11,7 +11,7 @@ enum way {
     SPLICE, WAYS
 };
 
-/* Who changes files: a role of a thread. */
+/* A thread that changes files: a role of a thread. */
 struct actor {
     int number, role;
     int fds[FILES];

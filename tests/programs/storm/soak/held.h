@@ -1,5 +1,5 @@
 /* Snapshots that a thread holds: taken, judged once, and looked at again and again, whatever happens to the files, to the mapping and to
- * who holds it. A forked child goes on with those of the thread that forked. */
+ * the thread that holds it. A forked child goes on with those of the thread that forked. */
 #ifndef SOAK_HELD_H
 #define SOAK_HELD_H
 

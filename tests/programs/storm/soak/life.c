@@ -49,7 +49,7 @@ static void fork_and_wait(void)
     shared->forks++;
 }
 
-/* The grandchild is nobody's here. */
+/* No process here waits for the grandchild. */
 static void fork_away(void)
 {
     if (seats_taken() >= MOST_PROCESSES)

@@ -1,4 +1,5 @@
-/* What all processes of the soak share: who is there, what each thread does, a clock that numbers events, and how a failure is told.
+/* What all processes of the soak share: which processes there are, what each thread does, a clock that numbers events, and how a failure is
+ * told.
  *
  * It is System V shared memory: no file, so the shim has nothing to do with it. The first part is known to tests/soak.rs too. */
 #ifndef SOAK_SHARED_H

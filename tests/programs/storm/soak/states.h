@@ -1,8 +1,8 @@
 /* Files that one process changes at a time, in any way at all, its size above all. Each change leads from one state to the next, and all
  * bytes of each state are kept for a while: a snapshot has to be one of the states that there were while it was taken.
  *
- * Who changes a file holds its lock. If it dies, the next one finds the lock with the dead, reads what the file has become, and takes
- * that for the state that the change led to. */
+ * A thread that changes a file holds its lock. If it dies, the next one finds the lock with the dead, reads what the file has become, and
+ * takes that for the state that the change led to. */
 #ifndef SOAK_STATES_H
 #define SOAK_STATES_H
 
@@ -19,7 +19,7 @@ struct state {
 };
 
 struct history {
-    _Atomic uint64_t lock; /* `own_name` of who changes the file */
+    _Atomic uint64_t lock; /* `own_name` of the thread that changes the file */
     _Atomic uint32_t begun, reached;
     struct state states[STATES]; /* by number: a ring */
 };
@@ -31,7 +31,7 @@ void reach_state(size_t file, const char *path);
 
 void begin_state(size_t file, int is_mixed);
 
-/* Returns 0 if somebody else is changing the file. */
+/* Returns 0 if another thread is changing the file. */
 int lock_state(size_t file, const char *path);
 
 void unlock_state(size_t file);

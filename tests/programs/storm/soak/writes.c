@@ -22,7 +22,7 @@ static ssize_t write_by_own_stream(const char *path, const void *data, size_t le
     return count;
 }
 
-/* Returns the bytes written, -1 if it failed. `fd` has a file position that nobody else uses. */
+/* Returns the bytes written, -1 if it failed. `fd` has a file position that no other thread uses. */
 static ssize_t write_by(int way, int fd, const char *path, unsigned char *data, size_t length, off_t offset)
 {
     struct iovec parts[] = {{data, length / 3}, {data + length / 3, length - length / 3}};

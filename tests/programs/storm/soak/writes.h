@@ -1,4 +1,4 @@
-/* How files are changed: cells by everybody at once, states by one at a time. */
+/* How files are changed: cells by all threads at once, states by one at a time. */
 #ifndef SOAK_WRITES_H
 #define SOAK_WRITES_H
 
@@ -17,7 +17,7 @@ extern _Thread_local unsigned char *stored[2];
 
 void store_some_words(void);
 
-/* Changes of a file that nobody else is changing. */
+/* Changes of a file that no other thread is changing. */
 void change_a_state(void);
 
 #endif
