@@ -19,13 +19,14 @@ use snapshim::protocol::snapshot::Snapshot;
 use snapshim::protocol::writer_slot::WriterSlot;
 use snapshim::table::Table;
 use snapshim::table::header::Header;
+use snapshim::table_file_name;
 
 /// The table's words, mapped as an intruder would.
 struct Words(&'static [AtomicU64]);
 
 impl Words {
     fn of(table: &Path) -> Self {
-        let file = OpenOptions::new().read(true).write(true).open(table.join("table-5")).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(table.join(table_file_name!())).unwrap();
         let length = size_of::<Table>();
         // SAFETY: a new shared mapping of the whole file; every bit pattern is a word, and all access is atomic.
         let words = unsafe {

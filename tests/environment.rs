@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use common::{DISK, Scratch, WAYS, program, run, run_within, skip};
+use snapshim::table_file_name;
 
 fn scratch() -> Scratch {
     let scratch = Scratch::on_tmpfs();
@@ -269,7 +270,7 @@ fn directories_that_others_could_tamper_with_are_refused() {
 fn used_table() -> (Scratch, PathBuf) {
     let scratch = scratch();
     assert_eq!(out(&run(&mut probe(&scratch, &["active"]))), "active: 1\n");
-    let table = scratch.table().join("table-5");
+    let table = scratch.table().join(table_file_name!());
     assert!(table.exists());
     (scratch, table)
 }
@@ -404,7 +405,7 @@ fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
         let verbs = ["snapshot", "wait", "snapshot", "doubtful", "write", "compare"];
         let mut waiting = Waiting::start(probe(&scratch, &verbs).env("SNAPSHIM_PUSH", way));
         assert_eq!(waiting.line() + &waiting.line(), "snapshot: taken\nready\n");
-        fs::remove_file(scratch.table().join("table-5")).unwrap();
+        fs::remove_file(scratch.table().join(table_file_name!())).unwrap();
         // Another process starts a new one there.
         assert_eq!(out(&run(&mut probe(&scratch, &["active"]))), "active: 1\n");
         waiting.go_on();
@@ -421,7 +422,7 @@ fn a_writer_that_was_left_behind_at_a_removed_table_makes_the_next_ones_snapshot
     let scratch = scratch();
     let mut writer = Waiting::start(&mut probe(&scratch, &["write", "wait", "write"]));
     assert_eq!(writer.line(), "ready\n");
-    fs::remove_file(scratch.table().join("table-5")).unwrap();
+    fs::remove_file(scratch.table().join(table_file_name!())).unwrap();
     let mut mapper = Waiting::start(&mut probe(&scratch, &["snapshot", "wait", "write", "doubtful"]));
     assert_eq!(mapper.line() + &mapper.line(), "snapshot: taken\nready\n");
     // A writer looks once a second.

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{Scratch, WAYS, make_table_directory, program, run, run_ok, skip, text};
+use snapshim::table_file_name;
 
 /// What shuts a process in also keeps it from the mapper's pages: only the agent is left to preserve them.
 fn shuts_itself_in(how: &str) {
@@ -107,7 +108,7 @@ fn a_table_of_another_version_in_use_is_said_once() {
         "{first}"
     );
     assert_eq!(second, "");
-    fs::remove_file(scratch.table().join("table-5")).unwrap();
+    fs::remove_file(scratch.table().join(table_file_name!())).unwrap();
     assert_eq!(said(), "", "nobody uses it any more");
 }
 
@@ -181,7 +182,7 @@ fn a_thread_that_joins_while_another_leaves_the_root_stays_at_the_same_table() {
             make_table_directory(&inside);
             if has_table {
                 run_ok(scratch.shimmed("sh", way).env("SNAPSHIM_DIR", &inside).args(["-c", "echo made >made"]));
-                assert!(inside.join("table-5").exists());
+                assert!(inside.join(table_file_name!()).exists());
             }
             let output = run(scratch.shimmed(program("reach/joining"), way).arg(how));
             let said = text(&output);

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::holder::Holder;
 use common::{Scratch, WAYS, new_name, program, root, run, run_ok, scratches, skip, text};
+use snapshim::table_file_name;
 
 const SIZE: usize = 200_000;
 
@@ -248,7 +249,7 @@ fn root_in_a_namespace_of_a_user_stays_with_the_users_table() {
     let file = Path::new("/dev/shm").join(new_name());
     let script = format!("echo new >{}", file.display());
     let said = text(&run(&mut with(become_user, &["unshare", "-U", "-r", "sh", "-c", &script])));
-    let is_made = directory.join("table-5").exists();
+    let is_made = directory.join(table_file_name!()).exists();
     let _ = fs::remove_dir_all(&directory);
     let _ = fs::remove_file(&file);
     assert!(is_made && said.is_empty(), "{}: {said}", directory.display());

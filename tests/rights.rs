@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Scratch, copy_program, program, run, skip, text};
+use snapshim::table_file_name;
 
 const STRANGER: u32 = 65534;
 const VICTIM: u32 = 23456;
@@ -91,8 +92,14 @@ fn the_table_is_its_users_alone_whatever_the_creation_mask() {
         "{said}"
     );
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
-    assert_eq!((mode(&directory), mode(&directory.join("table-5"))), (0o700, 0o600));
-    for attempt in ["cat table/table-5", "echo >table/table-5", "rm -f table/table-5", "ls table", "mv table other"] {
+    assert_eq!((mode(&directory), mode(&directory.join(table_file_name!()))), (0o700, 0o600));
+    for attempt in [
+        concat!("cat table/", table_file_name!()),
+        concat!("echo >table/", table_file_name!()),
+        concat!("rm -f table/", table_file_name!()),
+        "ls table",
+        "mv table other",
+    ] {
         assert!(!stranger(&scratch, attempt), "{attempt}");
     }
     let said = probe(&scratch, STRANGER, &directory);
@@ -113,13 +120,16 @@ fn nothing_that_a_stranger_made_before_is_taken() {
         ("ln -s /etc table", "cannot be opened"),
         ("mkfifo table", "cannot be opened"),
         // A table for all users, in a directory that looks like one shared by group.
-        ("mkdir -m 775 table; cp seed table/table-5; chmod 666 table/table-5", "another user owns the directory"),
+        (
+            concat!("mkdir -m 775 table; cp seed table/", table_file_name!(), "; chmod 666 table/", table_file_name!()),
+            "another user owns the directory",
+        ),
     ] {
         let scratch = meeting_place();
         let seed = scratch.file("own");
         let said = probe(&scratch, STRANGER, &seed);
         assert!(said.contains("active: 1\n"), "{said}");
-        fs::copy(seed.join("table-5"), scratch.file("seed")).unwrap();
+        fs::copy(seed.join(table_file_name!()), scratch.file("seed")).unwrap();
         fs::set_permissions(scratch.file("seed"), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(stranger(&scratch, made), "{made}");
         let said = probe(&scratch, VICTIM, &scratch.file("table"));
@@ -135,7 +145,7 @@ fn what_stands_in_the_tables_place_is_refused_and_left_alone() {
     let scratch = meeting_place();
     let directory = scratch.file("table");
     assert!(probe(&scratch, VICTIM, &directory).contains("active: 1\n"));
-    let table = directory.join("table-5");
+    let table = directory.join(table_file_name!());
     let length = fs::metadata(&table).unwrap().len();
 
     // A hard link of another file, as long as a table.
@@ -175,9 +185,9 @@ fn a_directory_shared_by_group_lets_its_members_in_and_nobody_else() {
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o2775)).unwrap();
     let said = probe(&scratch, VICTIM, &directory);
     assert!(said.contains("active: 1\n"), "{said}");
-    let table = fs::metadata(directory.join("table-5")).unwrap();
+    let table = fs::metadata(directory.join(table_file_name!())).unwrap();
     assert_eq!((table.mode() & 0o777, table.gid()), (0o660, VICTIM));
     let said = probe(&scratch, STRANGER, &directory);
     assert!(said.contains("active: 0\nsnapshot: EACCES"), "{said}");
-    assert!(!stranger(&scratch, "cat table/table-5"));
+    assert!(!stranger(&scratch, concat!("cat table/", table_file_name!())));
 }

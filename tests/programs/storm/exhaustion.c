@@ -3,6 +3,8 @@
  *
  * The failing is done by seccomp(2): the program's calls of one kind come to its parent, which lets all but one go on. */
 #include "check.h"
+
+#include <glob.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
@@ -214,16 +216,26 @@ static int run(const struct kind *kind, int which)
     return count;
 }
 
+/* The table's name has the number of its layout. */
+static void remove_table(const char *directory)
+{
+    glob_t tables;
+    char pattern[300];
+    snprintf(pattern, sizeof pattern, "%s/table-*", directory);
+    if (glob(pattern, 0, NULL, &tables) == 0) {
+        for (size_t i = 0; i < tables.gl_pathc; i++)
+            unlink(tables.gl_pathv[i]);
+        globfree(&tables);
+    }
+    rmdir(directory);
+}
+
 /* In a process of its own: this one stays away from the table, so that each run makes or finds it anew. */
 static void begin_anew(const char *directory)
 {
-    char table[300];
-    snprintf(table, sizeof table, "%s/table-5", directory);
-    unlink(table);
-    rmdir(directory);
+    remove_table(directory);
     IN_CHILD(close(make_file("file", LENGTH)));
-    unlink(table);
-    rmdir(directory);
+    remove_table(directory);
 }
 
 static void limit(int resource, rlim_t most)
