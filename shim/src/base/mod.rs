@@ -20,6 +20,7 @@ pub mod file_mappings;
 pub mod file_patterns;
 pub mod heap;
 pub mod mmap_call;
+pub mod own_file;
 pub mod own_stacks;
 pub mod robust_list;
 pub mod stack_pointer;

@@ -21,6 +21,7 @@ use syscalls::{Sysno, syscall};
 
 use super::truncate::{doubt, is_without_proc, truncate_file, truncate_known, truncate_somewhere};
 use crate::base::errno::{as_libc, errno, set_errno};
+use crate::base::own_file::is_own_file;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
@@ -153,6 +154,8 @@ enum Found {
     Nothing,
     /// A regular file, by an O_PATH descriptor of the shim's own, on a file system that holds no origins.
     Apart(c_int, Origin),
+    /// The file that the library was loaded from.
+    Library,
     /// Anything else, or not to be told.
     Other,
 }
@@ -181,6 +184,8 @@ fn open_beside_snapshots(flags: c_int, open: &impl Fn(c_int) -> c_int) -> c_int 
                 set_errno(before);
                 break;
             }
+            // As for a program that is executed (open(2)): what runs here would be gone.
+            Found::Library => return fail(libc::ETXTBSY),
             _ => break,
         }
     }
@@ -203,6 +208,10 @@ fn look_up(flags: c_int, open: &impl Fn(c_int) -> c_int) -> Found {
         Target::Origin(origin) if !origin.is_block_device() => Some(origin),
         _ => None,
     });
+    if !permission::is_confined() && stat.is_ok_and(|stat| is_own_file(stat.st_dev, stat.st_ino)) {
+        close(file);
+        return Found::Library;
+    }
     let is_apart = kind_of_file_system(raw::borrow(file as u32)).is_ok_and(|kind| !ALLOWED.contains(&kind));
     match origin {
         Some(origin) if is_apart => Found::Apart(file, origin),
