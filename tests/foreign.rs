@@ -80,6 +80,33 @@ fn status(scratch: &Scratch) -> String {
     run_ok(command.arg("status").env("SNAPSHIM_DIR", scratch.table()))
 }
 
+#[test]
+fn a_program_that_was_executed_without_the_library_is_suspected_as_long_as_it_runs() {
+    let scratch = Scratch::on_tmpfs();
+    let linger = compile("foreign/linger", &["-static"]);
+    for runs_on in [true, false] {
+        lay(&scratch);
+        let holder = hold_to_be_doubtful(&scratch);
+        let mut shell = scratch.shimmed("sh", "auto");
+        shell.env("SNAPSHIM_LOG", "off").arg("-c").arg(format!("echo >> other; {} victim; :", linger.display()));
+        let lingers = Holder::run(&mut shell);
+        let told = status(&scratch);
+        let line = told.lines().find(|line| line.contains("linger")).unwrap_or_else(|| panic!("{told}"));
+        assert!(line.contains(" alive ") && line.contains("it is statically linked"), "{told}");
+        if !runs_on {
+            assert_eq!(lingers.finish(), "");
+            holder.finish();
+            assert!(log(&scratch).contains("something changed the file"), "{}", log(&scratch));
+            assert!(status(&scratch).contains(" ended "), "{}", status(&scratch));
+            continue;
+        }
+        assert!(holder.finish().contains("state=1 "));
+        let log = log(&scratch);
+        assert!(log.contains("something (perhaps process ") && log.contains("statically linked) changed"), "{log}");
+        lingers.finish();
+    }
+}
+
 /// An agent was blamed that had done what could be done.
 #[test]
 fn a_foreign_truncation_is_what_a_writer_names_who_meets_it() {

@@ -25,5 +25,6 @@ pub mod segments;
 pub mod shared_mm;
 pub mod summon;
 mod thread_state;
+mod unreached;
 pub mod unseen;
 mod vacancies;

@@ -8,7 +8,7 @@
 //!
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
 //! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
-//! ([`process`], [`writer_slot`], [`block_owner`], [`executing`], [`changes`], [`unseen`]), or what a process knows of itself
+//! ([`process`], [`writer_slot`], [`block_owner`], [`executing`], [`changes`], [`unseen`], [`unreached`]), or what a process knows of itself
 //! ([`own_ranges`], [`aio_queues`]).
 
 pub mod aio_queues;
@@ -27,5 +27,6 @@ pub mod process;
 pub mod process_id;
 pub mod sharing;
 pub mod snapshot;
+pub mod unreached;
 pub mod unseen;
 pub mod writer_slot;

@@ -8,6 +8,7 @@ use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
 use crate::protocol::sharing::Sharing;
 use crate::protocol::snapshot::Splits;
+use crate::protocol::unreached::Unreached;
 use crate::protocol::unseen::Unseen;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -69,7 +70,8 @@ pub struct Header {
     pub(crate) writer_room: Room,
     /// The processes whose changes are not announced.
     pub(crate) unseen: Unseen,
-    rest: [AtomicU64; 156],
+    pub(super) unreached: Unreached,
+    rest: [AtomicU64; 27],
 }
 
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);

@@ -30,6 +30,7 @@ use crate::protocol::origin::Origin;
 use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
+use crate::protocol::unreached::Unreached;
 use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
@@ -101,6 +102,12 @@ impl Table {
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.header.is_damaged(LAYOUT)
+    }
+
+    /// The last programs that were executed without the library.
+    #[must_use]
+    pub fn unreached(&self) -> &Unreached {
+        &self.header.unreached
     }
 
     /// Makes every process that uses the table leave it.

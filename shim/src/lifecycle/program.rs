@@ -13,6 +13,7 @@ use elf::parse::ParseAt;
 use elf::segment::ProgramHeader;
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
+use snapshim::protocol::unreached::Why;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
@@ -30,9 +31,19 @@ pub enum Fate {
     /// It is loaded, as far as can be told.
     Loaded,
     /// The program runs without it.
-    Absent(&'static str),
+    Absent(Why),
     /// The program's loader cannot load it, and complains or ends the program for that.
-    Refused(&'static str),
+    Refused(Why),
+}
+
+impl Fate {
+    /// Why the program runs without the library; `None`: it is loaded.
+    pub const fn why(self) -> Option<Why> {
+        match self {
+            Self::Loaded => None,
+            Self::Absent(why) | Self::Refused(why) => Some(why),
+        }
+    }
 }
 
 /// The beginning of a file: as much as the loader reads at once, so that the program headers are in it.
@@ -119,10 +130,10 @@ impl Image<'_> {
     fn fate(&self, is_asked: bool) -> Option<Fate> {
         let header = self.header()?;
         if header.class != Class::ELF64 {
-            return Some(Fate::Refused("it is a program of 32 bits"));
+            return Some(Fate::Refused(Why::Bits32));
         }
         if header.e_machine != abi::EM_X86_64 {
-            return Some(Fate::Refused("it is a program for another processor"));
+            return Some(Fate::Refused(Why::Processor));
         }
         let loader = match self.segment(&header, abi::PT_INTERP) {
             Some(segment) => self.loader(&segment)?,
@@ -130,14 +141,18 @@ impl Image<'_> {
         };
         match loader {
             Loader::Foreign(why) => return Some(Fate::Refused(why)),
+            // Without a dynamic section it is not the loader itself, nor a program that moves itself.
+            Loader::Nothing if self.segment(&header, abi::PT_DYNAMIC).is_none() => {
+                return Some(Fate::Absent(Why::Static));
+            }
             _ if !is_asked => return Some(Fate::Loaded),
-            Loader::Nothing if !self.is_loader(&header) => return Some(Fate::Absent("it is statically linked")),
+            Loader::Nothing if !self.is_loader(&header) => return Some(Fate::Absent(Why::Static)),
             _ => {}
         }
         if let Some(why) = self.gain_of_rights() {
             return Some(Fate::Absent(why));
         }
-        self.is_of_go(&header).then_some(Fate::Absent("it is a Go program, which makes system calls itself"))
+        self.is_of_go(&header).then_some(Fate::Absent(Why::Go))
     }
 
     fn header(&self) -> Option<FileHeader<AnyEndian>> {
@@ -180,9 +195,9 @@ impl Image<'_> {
         Some(if name.starts_with(b"ld-linux-x86-64.so") {
             Loader::Glibc
         } else if name.starts_with(b"ld-musl") {
-            Loader::Foreign("it is a program of musl's")
+            Loader::Foreign(Why::Musl)
         } else {
-            Loader::Foreign("its loader is not glibc's")
+            Loader::Foreign(Why::Loader)
         })
     }
 
@@ -197,7 +212,7 @@ impl Image<'_> {
     }
 
     /// Whether the loader will ignore LD_PRELOAD, because the program gets more rights than this process has (AT_SECURE).
-    fn gain_of_rights(&self) -> Option<&'static str> {
+    fn gain_of_rights(&self) -> Option<Why> {
         const SET_ID: u32 = 0o6000;
         let stat = rustix::fs::fstat(self.file).ok()?;
         let own = rustix::process::geteuid().as_raw();
@@ -208,9 +223,9 @@ impl Image<'_> {
             && (permission::forbids(Sysno::fgetxattr)
                 || rustix::fs::fgetxattr(self.file, c"security.capability", &mut [0u8; 32][..]).is_ok());
         let why = if sets_id {
-            "it is setuid or setgid"
+            Why::SetId
         } else if has_capabilities {
-            "it has capabilities of its own (setcap)"
+            Why::Capabilities
         } else {
             return None;
         };
@@ -236,7 +251,7 @@ impl Image<'_> {
 
 enum Loader {
     Glibc,
-    Foreign(&'static str),
+    Foreign(Why),
     /// The program has none.
     Nothing,
 }

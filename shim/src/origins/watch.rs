@@ -20,6 +20,7 @@ use snapshim::sys::rare::Rare;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::Backoff;
+use snapshim::table::Table;
 
 use super::fanotify;
 use crate::address_space::lock::{self, Mappings};
@@ -181,14 +182,20 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
         let is_named = || offender.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
         if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
-            log_foreign_change(watched, origin, offender, cause);
+            log_foreign_change(own, watched, origin, offender, cause);
         }
     }
     own.image.end_search();
 }
 
 #[cold]
-fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, cause: SegmentFlags) {
+fn log_foreign_change(
+    own: &ThisProcess,
+    watched: &Watched,
+    origin: Origin,
+    offender: Option<u32>,
+    cause: SegmentFlags,
+) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let file = watched.file();
     let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, AppFd::number));
@@ -198,7 +205,7 @@ fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, 
         "{}'s snapshot of {name} ({origin}) is doubtful from now on: {} {} the file without the shim, so {}; run every program \
          that writes it under the shim, on the same table, and take the snapshot again",
         Program(raw::own_pid()),
-        Offender(offender),
+        Offender(own.table, offender),
         if cause == FOREIGN_TRUNCATION { "truncated" } else { "changed" },
         if cause == FOREIGN_TRUNCATION {
             "pages of the snapshot may be gone (SIGBUS)"
@@ -209,14 +216,26 @@ fn log_foreign_change(watched: &Watched, origin: Origin, offender: Option<u32>, 
     log::write_line(Level::Warn, About { file: Some(&name), process: offender }, message);
 }
 
-/// The process that changed a file, as far as it is known.
-struct Offender(Option<u32>);
+/// The process that changed a file, as far as it is known. A program that runs without the library, and is among the last that were
+/// executed so, is suspected.
+struct Offender(&'static Table, Option<u32>);
 
 impl core::fmt::Display for Offender {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0 {
-            Some(pid) => Program(pid).fmt(formatter),
-            None => formatter.write_str("something"),
+        if let Some(pid) = self.1 {
+            return Program(pid).fmt(formatter);
+        }
+        formatter.write_str("something")?;
+        match self.0.unreached().programs().find(|suspect| suspect.is_running()) {
+            Some(suspect) => {
+                write!(
+                    formatter,
+                    " (perhaps {}, without the shim because {})",
+                    Program(suspect.pid),
+                    suspect.why.text()
+                )
+            }
+            None => Ok(()),
         }
     }
 }

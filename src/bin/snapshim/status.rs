@@ -42,6 +42,21 @@ pub fn run(attached: &Attached) {
     for (index, view) in table.walk_once().live() {
         print_snapshot(table, index, &view);
     }
+    print_unreached(table);
+}
+
+/// Prints which programs were executed last without the library: those that may change files unseen.
+fn print_unreached(table: &Table) {
+    for (at, unreached) in table.unreached().programs().enumerate() {
+        if at == 0 {
+            println!();
+            println!("{:>8}  {:<16}  {:<8}  {:>9}  executed without the library", "pid", "program", "state", "seconds");
+        }
+        let seconds = raw::now().saturating_sub(unreached.time) / 1_000_000_000;
+        let state = if unreached.is_running() { "alive" } else { "ended" };
+        let name = Escaped(unreached.name()).to_string();
+        println!("{:>8}  {name:<16}  {state:<8}  {seconds:>9}  {}", unreached.pid, unreached.why.text());
+    }
 }
 
 /// Prints which processes hold snapshots back that others want to make: what they do, to which file, and since when a snapshot waits

@@ -4,6 +4,7 @@
 use core::ffi::{CStr, c_char, c_int, c_long};
 use core::ptr::with_exposed_provenance as pointer;
 
+use snapshim::protocol::unreached::Why;
 use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
@@ -116,7 +117,17 @@ fn execute<R: Answer>(program: &Program, environment: Array, call: impl FnOnce(A
         return fail(libc::EPERM);
     }
     let without = matches!(fate, Fate::Refused(_)).then(|| Without::new(environment)).flatten();
-    with_signals_for_exec(|| call(without.as_ref().map_or(environment, Without::array)))
+    // The table says so for as long as the program may be asked about.
+    let noted = identity::attached().zip(fate.why()).map(|(own, why)| {
+        // SAFETY: the kernel has opened a file by this path.
+        let name = unsafe { program.name() };
+        (own, own.table.unreached().note(raw::own_pid(), name.to_bytes(), why, raw::now()))
+    });
+    let failed = with_signals_for_exec(|| call(without.as_ref().map_or(environment, Without::array)));
+    if let Some((own, number)) = noted {
+        own.table.unreached().take_back(number);
+    }
+    failed
 }
 
 /// What the library will be to the program. It is said, where that is of use.
@@ -128,14 +139,13 @@ fn fate_of(program: &Program, environment: Array) -> Fate {
     let Some(file) = program.open() else { return Fate::Loaded };
     let Ok(preloads) = environment::preloads(environment) else { return Fate::Loaded };
     let is_asked = is_asked();
-    let fate = match (preloads, is_asked) {
-        (true, _) => program::fate(file, is_asked),
-        (false, true) => Fate::Absent("LD_PRELOAD does not name it in the new environment"),
-        (false, false) => Fate::Loaded,
+    let fate = match preloads {
+        true => program::fate(file, is_asked),
+        false => Fate::Absent(Why::NotPreloaded),
     };
-    if let (true, Fate::Absent(why) | Fate::Refused(why)) = (is_asked, fate) {
+    if let (true, Some(why)) = (is_asked, fate.why()) {
         // SAFETY: the kernel has opened a file by this path.
-        log_unreached(unsafe { program.name() }, why);
+        log_unreached(unsafe { program.name() }, why.text());
     }
     fate
 }
