@@ -2,19 +2,37 @@
 
 use super::drain::Straggler;
 use super::summon::summon;
-use crate::protocol::creation::{Scope, Ticket};
+use crate::protocol::creation::Ticket;
 use crate::protocol::delay::Cause;
 use crate::protocol::origin::Origin;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::ProcessId;
+use crate::protocol::sharing::OriginBits;
 use crate::sys::wait::{Backoff, Deadline};
 use crate::sys::{procfs, raw};
 use crate::table::Table;
 
+/// The origins of one creation.
+#[derive(Clone, Copy, Debug)]
+pub struct Origins {
+    bits: OriginBits,
+    /// The only one, if they are not several.
+    one: Option<Origin>,
+}
+
+impl Origins {
+    /// These.
+    pub fn of(origins: impl Iterator<Item = Origin> + Clone) -> Self {
+        let mut others = origins.clone();
+        let first = others.next();
+        Self { bits: origins.collect(), one: first.filter(|one| others.all(|other| other == *one)) }
+    }
+}
+
 /// What a creation waits for.
 #[derive(Clone, Copy)]
 struct Arming<'a> {
-    origin: Origin,
+    origins: &'a Origins,
     creation: Ticket,
     maps_none: &'a dyn Fn(u32) -> bool,
     deadline: u64,
@@ -22,7 +40,7 @@ struct Arming<'a> {
 
 impl Arming<'_> {
     fn is_awaited(&self, record: &Process, id: ProcessId) -> bool {
-        record.sharing.includes(Scope::One(self.origin)) && !record.sharing.is_armed_for(id.epoch(), self.creation)
+        record.sharing.includes_any(&self.origins.bits) && !record.sharing.is_armed_for(id.epoch(), self.creation)
     }
 
     /// The list of mappings is that of the image only if the image's own word is in it: that of a zombie is empty, and the pid may
@@ -34,20 +52,20 @@ impl Arming<'_> {
 }
 
 impl Table {
-    /// Asks every other process to arm that may have `origin` mapped shared and writable, and waits for the answers.
+    /// Asks every other process to arm that may have one of `origins` mapped shared and writable, and waits for the answers.
     ///
     /// The gate is closed by `creation`, and the writers are drained: no process begins to map, or to open what has been armed. So
-    /// a process that does not answer is not waited for if `maps_none` finds that none of its mappings of the origin is writable:
-    /// its record says only that it may have one.
+    /// a process that does not answer is not waited for if `maps_none` finds that none of its mappings of them is writable: its
+    /// record says only that it may have one.
     pub fn arm_others(
         &self,
-        origin: Origin,
+        origins: &Origins,
         creation: Ticket,
         own: ProcessId,
         maps_none: &dyn Fn(u32) -> bool,
         deadline: u64,
     ) -> Result<(), Straggler> {
-        let wanted = Arming { origin, creation, maps_none, deadline };
+        let wanted = Arming { origins, creation, maps_none, deadline };
         let sharers = || {
             let records = self.processes_used().iter().enumerate();
             records.filter_map(move |(index, record)| {
@@ -79,7 +97,7 @@ impl Table {
                 return Ok(());
             }
             let tid = if let Agent::Thread(tid) = record.agent(id) { tid } else { 0 };
-            record.delay.note(id, Cause::Mapping, tid, Some(wanted.origin), raw::now());
+            record.delay.note(id, Cause::Mapping, tid, wanted.origins.one, raw::now());
             let is_last = deadline.expired_twice(&backoff);
             // At first, and ever more seldom: most processes answer in this time, and the look costs the more the more they map.
             looks += 1u32;
@@ -107,18 +125,15 @@ impl Table {
     /// A sharer that is dead is taken out of the table here, which counts its stores: maybe no other process ever comes to do it.
     #[must_use]
     pub fn is_shared(&self, origin: Origin) -> bool {
-        let scope = Scope::One(origin);
         self.processes_used().iter().enumerate().any(|(index, record)| {
-            let sharer = record.id().filter(|_| record.sharing.includes(scope));
+            let sharer = record.id().filter(|_| record.sharing.includes(origin));
             sharer.is_some_and(|id| !self.reap_if_dead(id.owner_word(index as u32)))
         })
     }
 
-    /// The creations that wait for process `id` to arm, and what each covers.
-    pub fn creations_to_arm_for(&self, record: &Process, id: ProcessId) -> impl Iterator<Item = (Ticket, Scope)> {
-        let creations = &self.header.creations;
-        let waiting = creations.under_way().filter(Ticket::is_arming);
-        let waiting = waiting.filter(move |seen| !record.sharing.is_armed_for(id.epoch(), *seen));
-        waiting.filter_map(|seen| Some((seen, creations.scope(seen, self)?)))
+    /// The creations that wait for process `id` to arm.
+    pub fn creations_to_arm_for(&self, record: &Process, id: ProcessId) -> impl Iterator<Item = Ticket> {
+        let waiting = self.header.creations.under_way().filter(Ticket::is_arming);
+        waiting.filter(move |seen| !record.sharing.is_armed_for(id.epoch(), *seen))
     }
 }

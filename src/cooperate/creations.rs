@@ -41,7 +41,7 @@ impl Table {
     fn propose(&self, slot: u32, scope: Scope, timeout: u64) -> Result<Ticket, Option<Ticket>> {
         let creations = &self.header.creations;
         // Without this look a creator of a file that others make snapshots of would close the gate to its writers for nothing.
-        if let Some(other) = creations.in_the_way_of(scope, self) {
+        if let Some(other) = creations.in_the_way_of(slot as u16, scope, self) {
             return Err(Some(other));
         }
         if let Some(slot) = self.writer(slot) {

@@ -1,6 +1,5 @@
 //! Which processes hold creations back at this moment, for a person who asks.
 
-use crate::protocol::creation::Scope;
 use crate::protocol::delay::{Cause, Delay};
 use crate::protocol::gate::CallFrame;
 use crate::protocol::process::Process;
@@ -30,7 +29,7 @@ impl Table {
                 self.writers_used().iter().filter(is_threads).any(|slot| slot.frames().iter().any(is_the_call))
             }
             // Whether it has armed its mappings meanwhile is known when a creation asks it again.
-            Cause::Mapping => delay.origin.is_some_and(|origin| record.sharing.includes(Scope::One(origin))),
+            Cause::Mapping => delay.origin.map_or(record.sharing.is_any(), |origin| record.sharing.includes(origin)),
             Cause::DirectWrite => record.has_queues(id),
         }
     }

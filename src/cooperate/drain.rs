@@ -4,7 +4,7 @@
 
 use super::liveness::{self, Liveness};
 use super::thread_state::{self, CallingThread, ThreadSyscall};
-use crate::protocol::creation::{Intents, Scope};
+use crate::protocol::creation::Scope;
 use crate::protocol::delay::{Cause, Delay};
 use crate::protocol::gate::{Announcement, CallFrame, NO_DESCRIPTOR};
 use crate::protocol::origin::{Origin, Target};
@@ -35,7 +35,7 @@ struct Covered {
 
 impl Covered {
     fn includes(self, table: &Table, origin: Origin) -> bool {
-        self.scope.covers(origin, |origin| table.is_held(self.creator as u16, origin))
+        self.scope.covers(origin, self.creator as u16, table)
     }
 
     fn origin(self) -> Option<Origin> {

@@ -1,4 +1,4 @@
-//! The creation records: each decides the instant of one snapshot.
+//! The creation records: each decides the instant of one snapshot, or of a group of them.
 //!
 //! A creation's state is one word. One compare-exchange decides whether it comes about: the creator's `commit` against an `abort`
 //! by any other process. The record is also the gate of the origins that it names: a writer waits if any record names its origin.
@@ -45,6 +45,7 @@ impl Intent {
         self.scope.store(match scope {
             Scope::One(origin) => Target::Origin(origin),
             Scope::Held => Target::Elsewhere,
+            Scope::Group => Target::Unknown,
         });
     }
 }
@@ -56,6 +57,9 @@ pub trait Intents {
     /// Whether the process of the creator with writer slot `owner` may have snapshots of `origin`. A creation for which it makes
     /// one meanwhile is proposed anew.
     fn is_held(&self, owner: u16, origin: Origin) -> bool;
+    /// Whether the process of the creator with writer slot `owner` has, or is making, snapshots of `origin`. The creator has said so
+    /// before it claims its creation.
+    fn is_in_group(&self, owner: u16, origin: Origin) -> bool;
 }
 
 /// What a creation covers.
@@ -65,6 +69,9 @@ pub enum Scope {
     One(Origin),
     /// Every origin that the creator's process has snapshots of (a mapper forks).
     Held,
+    /// Several origins at one instant: those that the creator's process has snapshots of, or records that it has claimed and that
+    /// name them.
+    Group,
 }
 
 /// Another process aborted the creation, because it took too long.
@@ -212,21 +219,31 @@ impl Creations {
         if planted(Fault::RivalLook) {
             return None;
         }
-        let mut rivals =
-            self.under_way().filter(|seen| seen.record != mine.record && self.excludes(*seen, scope, intents));
+        let mut rivals = self
+            .under_way()
+            .filter(|seen| seen.record != mine.record && self.excludes(*seen, (mine.owner(), scope), intents));
         let goes_first = |seen: &Ticket| seen.phase() != PROPOSED || seen.record < mine.record;
         let first = rivals.next()?;
         let found = if goes_first(&first) { Some(first) } else { rivals.find(goes_first) };
         Some(found.map_or(Rival::Undecided(first), Rival::First))
     }
 
-    /// A creation under way that a creation of `scope` would have to wait for.
-    pub fn in_the_way_of(&self, scope: Scope, intents: &impl Intents) -> Option<Ticket> {
-        self.under_way().find(|seen| self.excludes(*seen, scope, intents))
+    /// A creation under way that a creation of `scope` by the creator with writer slot `owner` would have to wait for.
+    pub fn in_the_way_of(&self, owner: u16, scope: Scope, intents: &impl Intents) -> Option<Ticket> {
+        self.under_way().find(|seen| self.excludes(*seen, (owner, scope), intents))
     }
 
-    fn excludes(&self, seen: Ticket, scope: Scope, intents: &impl Intents) -> bool {
-        self.scope(seen, intents).is_some_and(|other| other.excludes(scope))
+    /// Whether the creation `seen` and one of this owner and scope are made one after the other.
+    ///
+    /// A fork is made beside all others: each is right beside the other.
+    fn excludes(&self, seen: Ticket, (owner, scope): (u16, Scope), intents: &impl Intents) -> bool {
+        match (self.scope(seen, intents), scope) {
+            (Some(Scope::One(one)), Scope::One(other)) => one == other,
+            (Some(Scope::Group), Scope::Group) => true,
+            (Some(Scope::Group), Scope::One(origin)) => intents.is_in_group(seen.owner(), origin),
+            (Some(Scope::One(origin)), Scope::Group) => intents.is_in_group(owner, origin),
+            (Some(Scope::Held), _) | (_, Scope::Held) | (None, _) => false,
+        }
     }
 
     /// Proposed -> collecting, when no rival is left. The error: another process aborted the creation.
@@ -310,9 +327,7 @@ impl Creations {
     pub fn covers(&self, seen: Ticket, target: Target, intents: &impl Intents) -> Option<bool> {
         let covers = match (target, intents.intent(seen.owner()).map(Intent::scope)) {
             (Target::Elsewhere, _) => false,
-            (Target::Origin(origin), Some(scope)) => {
-                scope.covers(origin, |origin| intents.is_held(seen.owner(), origin))
-            }
+            (Target::Origin(origin), Some(scope)) => scope.covers(origin, seen.owner(), intents),
             // Without an intent, in a damaged table, it may cover everything.
             (Target::Origin(_), None) | (Target::Unknown, _) => true,
         };
@@ -351,24 +366,19 @@ impl Intent {
     fn scope(&self) -> Scope {
         match self.scope.load() {
             Target::Origin(origin) => Scope::One(origin),
-            Target::Unknown | Target::Elsewhere => Scope::Held,
+            Target::Elsewhere => Scope::Held,
+            Target::Unknown => Scope::Group,
         }
     }
 }
 
 impl Scope {
-    /// Whether creations of these scopes are made one after the other. A fork and a creation of one file are not: each is right
-    /// beside the other.
-    fn excludes(self, other: Self) -> bool {
-        self == other
-    }
-
-    /// Whether snapshots of `origin` may come about. `is_held`: whether the creator's process has snapshots of it.
-    #[must_use]
-    pub fn covers(self, origin: Origin, is_held: impl FnOnce(Origin) -> bool) -> bool {
+    /// Whether snapshots of `origin` may come about. `owner`: the creator's writer slot.
+    pub fn covers(self, origin: Origin, owner: u16, intents: &impl Intents) -> bool {
         match self {
             Self::One(one) => one == origin,
-            Self::Held => is_held(origin),
+            Self::Held => intents.is_held(owner, origin),
+            Self::Group => intents.is_in_group(owner, origin),
         }
     }
 }

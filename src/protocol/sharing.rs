@@ -5,7 +5,7 @@
 //! traps and goes through the gate like a write. Only then is the instant chosen. So a store is either before the arming, and in
 //! the snapshot, or behind the gate.
 
-use super::creation::{Scope, Ticket};
+use super::creation::Ticket;
 use super::limits::CREATIONS;
 use super::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
@@ -31,6 +31,22 @@ const fn bits_of(fingerprint: u64) -> u64 {
     1 << (fingerprint >> 59) | 1 << (32 + (fingerprint >> 54 & 31))
 }
 
+/// The bits that [`Sharing`] has of several origins. It lists, for each bit of the low half, the bits of the high half with which an
+/// origin has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OriginBits([u32; 32]);
+
+impl FromIterator<Origin> for OriginBits {
+    fn from_iter<T: IntoIterator<Item = Origin>>(origins: T) -> Self {
+        let mut all = Self::default();
+        for origin in origins {
+            let bits = bits_of(origin.fingerprint());
+            all.0[(bits as u32).trailing_zeros() as usize] |= (bits >> 32) as u32;
+        }
+        all
+    }
+}
+
 impl Sharing {
     /// Notes which origins the process has mapped shared and writable. For each that is new the call is announced.
     pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
@@ -38,15 +54,24 @@ impl Sharing {
         self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.fingerprint())), Ordering::Release);
     }
 
-    /// Whether the process may have an origin that `scope` covers mapped shared and writable.
-    pub fn includes(&self, scope: Scope) -> bool {
+    /// Whether the process may have `origin` mapped shared and writable.
+    pub fn includes(&self, origin: Origin) -> bool {
+        self.includes_any(&[origin].into_iter().collect())
+    }
+
+    /// Whether the process may have one of `origins` mapped shared and writable.
+    pub fn includes_any(&self, origins: &OriginBits) -> bool {
         // Acquire: pairs with the Release in `describe`; a mapping whose announcement is over is in it.
         let bits = self.origins.load(Ordering::Acquire);
-        match scope {
-            _ if planted(Fault::Arming) => false,
-            Scope::One(origin) => bits & bits_of(origin.fingerprint()) == bits_of(origin.fingerprint()),
-            Scope::Held => bits != 0,
-        }
+        let high = (bits >> 32) as u32;
+        let mut low = (0..32).filter(|bit| bits >> bit & 1 == 1);
+        !planted(Fault::Arming) && low.any(|bit| origins.0[bit] & high != 0)
+    }
+
+    /// Whether the process has any origin mapped shared and writable.
+    pub fn is_any(&self) -> bool {
+        // Acquire: pairs with the Release in `describe`.
+        self.origins.load(Ordering::Acquire) != 0
     }
 
     /// Whether the process may have an origin mapped shared and writable whose fingerprint begins with the bits `first`.
@@ -96,20 +121,27 @@ mod tests {
         for inode in 1..2000 {
             let origin = Origin::file(64, inode);
             let sharing = sharing([origin].into_iter());
-            assert!(
-                sharing.includes(Scope::One(origin))
-                    && sharing.includes_fingerprint_of((origin.fingerprint() >> 56) as u8)
-            );
+            assert!(sharing.includes(origin) && sharing.includes_fingerprint_of((origin.fingerprint() >> 56) as u8));
         }
     }
 
     #[test]
     fn one_shared_file_is_seldom_taken_for_another() {
         let shared = sharing([Origin::file(64, 1)].into_iter());
-        let mistaken = (2..10_002).filter(|inode| shared.includes(Scope::One(Origin::file(64, *inode)))).count();
+        let mistaken = (2..10_002).filter(|inode| shared.includes(Origin::file(64, *inode))).count();
         let counted = (0..=u8::MAX).filter(|first| shared.includes_fingerprint_of(*first)).count();
         assert!(mistaken < 40, "{mistaken} of 10000");
         assert_eq!(counted, 1);
         assert!(!sharing(core::iter::empty()).includes_fingerprint_of(0));
+    }
+
+    #[test]
+    fn each_of_several_origins_is_found_and_no_mixture_of_them_is() {
+        let all: OriginBits = (1..100).map(|inode| Origin::file(64, inode)).collect();
+        assert!((1..100).all(|inode| sharing([Origin::file(64, inode)].into_iter()).includes_any(&all)));
+        let few: OriginBits = (1..4).map(|inode| Origin::file(64, inode)).collect();
+        let mistaken = (4..10_004).filter(|inode| sharing([Origin::file(64, *inode)].into_iter()).includes_any(&few));
+        assert!(mistaken.count() < 120);
+        assert!(!sharing(core::iter::empty()).includes_any(&all));
     }
 }

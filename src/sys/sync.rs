@@ -97,6 +97,8 @@ pub enum Fault {
     RivalLook,
     /// The look, before a fork, for snapshots that the process has published since the gate was closed for the fork.
     PublishedBeside,
+    /// The naming of a group's files before its creation is claimed.
+    GroupNames,
     /// The look at each of the creation records, and not at the first alone.
     EachCreation,
     /// The word of its own for each creation record, in which a process says that it has armed.

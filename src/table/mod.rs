@@ -95,6 +95,17 @@ impl Intents for Table {
             lease.is_vacant() || self.find_over_splits(|walk| walk.of(origin).find_map(&mut is_theirs)).is_some()
         })
     }
+
+    fn is_in_group(&self, owner: u16, origin: Origin) -> bool {
+        let process = self.writer(u32::from(owner)).map_or(0, |slot| slot.lease().process());
+        // A record that is published beside this look counts all the time: either as claimed, or as a snapshot of the process.
+        let is_theirs = |index: &u32| {
+            let Some(snapshot) = self.snapshot(*index) else { return false };
+            let head = snapshot.head();
+            head.claimer() == Some(process as u32) || head.state() != State::Free && snapshot.owner() == process
+        };
+        process == 0 || self.find_over_splits(|walk| walk.perhaps_of(origin).find(is_theirs)).is_some()
+    }
 }
 
 impl Table {

@@ -90,7 +90,7 @@ fn a_snapshot_beside_a_storer() {
     let scope = Scope::One(ORIGIN);
     let ticket = world.collect(scope);
     let ticket = world.creations.start_arming(ticket).expect("nobody aborts");
-    if shared.sharing.includes(scope) && !shared.sharing.is_armed_for(EPOCH, ticket) {
+    if shared.sharing.includes(ORIGIN) && !shared.sharing.is_armed_for(EPOCH, ticket) {
         shared.arm();
         assert!(shared.sharing.is_armed_for(EPOCH, ticket));
     }

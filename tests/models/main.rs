@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | active word, frames' phases, creation records | `protocol::gate`, `protocol::creation` | [`instant`] |
 //! | a call that is found to go elsewhere, and its note | `protocol::gate`, `protocol::process` | [`elsewhere`] |
+//! | a group's names | `protocol::creation` | [`group`] |
 //! | a creation's intent | `protocol::creation::Intent` | [`instant`] |
 //! | calls without a slot; the high-water marks of the records | `protocol::process`, `table::header` | [`instant`] |
 //! | shared mappings and their arming | `protocol::sharing` | [`arming`] |
@@ -32,6 +33,7 @@ mod asking;
 mod bits;
 mod elsewhere;
 mod foreign_changes;
+mod group;
 mod instant;
 mod mapping;
 mod own;

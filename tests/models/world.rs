@@ -93,6 +93,10 @@ impl Intents for World {
     fn is_held(&self, _owner: u16, origin: Origin) -> bool {
         origin == ORIGIN && self.pages[0].snapshot.view().is_some()
     }
+
+    fn is_in_group(&self, _owner: u16, _origin: Origin) -> bool {
+        false
+    }
 }
 
 impl World {

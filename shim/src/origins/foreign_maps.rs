@@ -19,7 +19,6 @@ use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::cooperate::locate::target_of_stat;
-use snapshim::protocol::creation::Scope;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
@@ -323,7 +322,7 @@ fn is_past_the_hooks(
             raw::nap(Duration::from_millis(1));
         }
         own.table.is_quiet(origin)
-            && !record.sharing.includes(Scope::One(origin))
+            && !record.sharing.includes(origin)
             && record.id() == Some(id)
             && is_there(maps, mapping)
     })

@@ -7,7 +7,7 @@
 //! and splits large folios.
 
 use rustix::io::Errno;
-use snapshim::protocol::creation::Scope;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 
@@ -17,12 +17,12 @@ use super::protection::arm_entry;
 use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, say};
 
-/// Arms every mapping of this process that `scope` covers, if `is_wanted` is true while the list is held.
+/// Arms this process's mappings of every origin that `covers` names, if `is_wanted` is true while the list is held.
 ///
 /// The gate is closed, or was until a moment ago. A thread that has passed the gate since may open a mapping, to have the kernel
 /// store into it. It holds the list either before, and then no arming is wanted any more, or afterwards, and then it opens what
 /// was armed.
-pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> {
+pub fn arm(covers: impl Fn(Origin) -> bool, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> {
     if !list::is_any() {
         return Ok(());
     }
@@ -34,7 +34,7 @@ pub fn arm(scope: Scope, is_wanted: impl FnOnce() -> bool) -> Result<(), Errno> 
     if !is_wanted() {
         return Ok(());
     }
-    list.entries().iter().filter(|entry| scope.covers(entry.origin, |_| true)).try_for_each(arm_entry)
+    list.entries().iter().filter(|entry| covers(entry.origin)).try_for_each(arm_entry)
 }
 
 /// The agent's part: arms for the creations that wait for this process, and answers them. True if there was one.
@@ -45,9 +45,11 @@ pub fn answer_creations(own: &ThisProcess) -> bool {
         return false;
     }
     let mut has_armed = false;
-    for (creation, scope) in own.table.creations_to_arm_for(record, own.id) {
+    let creations = own.table.gate().creations;
+    for creation in own.table.creations_to_arm_for(record, own.id) {
         has_armed = true;
-        match arm(scope, || own.table.gate().creations.is(creation)) {
+        let covers = |origin| creations.covers(creation, Target::Origin(origin), own.table) == Some(true);
+        match arm(covers, || creations.is(creation)) {
             Ok(()) => record.sharing.acknowledge(own.id.epoch(), creation),
             Err(error) => say!(
                 Level::Error,

@@ -42,8 +42,7 @@ pub fn join_in_child(be_ready: &dyn Fn(&ThisProcess, Origin)) {
         let arm = |announced: Option<&Announced<'_>>| {
             describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
-                || super::fault::install()
-                    && super::arm::arm(snapshim::protocol::creation::Scope::One(origin), || true).is_ok();
+                || super::fault::install() && super::arm::arm(|other| other == origin, || true).is_ok();
             if !is_armed {
                 say!(
                     Level::Error,

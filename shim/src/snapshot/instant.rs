@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use snapshim::cooperate::arming::Origins;
 use snapshim::cooperate::drain::Straggler;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
 use snapshim::protocol::origin::Origin;
@@ -95,7 +96,7 @@ pub fn armed(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, ticket: &mut
     let own = &thread.own;
     *ticket = own.table.gate().creations.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
     let arming = *ticket;
-    arm::arm(Scope::One(origin), || own.table.gate().creations.is(arming)).inspect_err(|error| {
+    arm::arm(|other| other == origin, || own.table.gate().creations.is(arming)).inspect_err(|error| {
         say!(
             Level::Error,
             file = origin;
@@ -107,7 +108,13 @@ pub fn armed(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, ticket: &mut
     })?;
     let deadline = raw::now() + config().timeout;
     let sharers = Sharers::of(file, origin);
-    let armed = own.table.arm_others(origin, *ticket, own.id, &|pid| sharers.map_none(pid), deadline);
+    let armed = own.table.arm_others(
+        &Origins::of([origin].into_iter()),
+        *ticket,
+        own.id,
+        &|pid| sharers.map_none(pid),
+        deadline,
+    );
     armed.map_err(|straggler| refused(&origin, straggler, "if it is stopped, continue it"))
 }
 

@@ -228,7 +228,12 @@ impl Submitter {
     fn let_creation_pass(&self) {
         let (Some(own), Some(queue)) = (self.own, self.queue) else { return };
         let creations = own.table.gate().creations;
-        let waits = |seen: &Ticket| matches!(creations.scope(*seen, own.table), Some(Scope::One(origin)) if queue.aims_at(origin));
+        let waits = |seen: &Ticket| match creations.scope(*seen, own.table) {
+            Some(Scope::One(origin)) => queue.aims_at(origin),
+            // It may have the file among others.
+            Some(Scope::Group) => true,
+            Some(Scope::Held) | None => false,
+        };
         for seen in creations.under_way().filter(waits) {
             // In a handler, the creation may wait for the call that the handler interrupted.
             if thread::current().is_ok_and(|thread| !thread.is_inside()) {
