@@ -103,6 +103,7 @@ fn a_creation_can_be_killed_anywhere() {
     kill_all(&[
         (Scene::new("create"), 20),
         (Scene { is_witnessed: true, ..Scene::new("create_fixed") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("create_group") }, 20),
         (Scene::new("retire"), 5),
     ]);
 }

@@ -288,6 +288,7 @@ fn who_is_stopped_in_a_creation_has_one_instant_or_none() {
     stop_all(&[
         (Scene::new("create"), 20),
         (Scene { is_witnessed: true, ..Scene::new("create_fixed") }, 20),
+        (Scene { is_witnessed: true, ..Scene::new("create_group") }, 20),
         (Scene { has_dead: true, is_witnessed: true, ..Scene::new("create") }, 20),
     ]);
 }

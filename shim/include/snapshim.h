@@ -14,6 +14,8 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
+#include <sys/types.h>
 
 /* A flag for mmap(2), with MAP_PRIVATE. Checked to be free in every Linux ABI (include/uapi/asm-generic/mman-common.h, mman.h, and
  * arch/{alpha,mips,parisc,powerpc,sparc,xtensa,x86}/include/uapi/asm/mman.h): the flags end at bit 20 (MAP_FIXED_NOREPLACE; bit 21 on
@@ -50,6 +52,20 @@ struct snapshim_stat {
     uint64_t bytes_held; /* memory that the snapshot costs beyond a plain mapping: copies and their bookkeeping */
 };
 
+/* One of the snapshots that snapshim_mapv() takes. The first four are the arguments of mmap(2). */
+struct snapshim_map {
+    int fd;        /* the file or block device */
+    int prot;      /* PROT_READ, with PROT_WRITE for stores that stay private */
+    off_t offset;  /* where in the file it begins: bytes, a multiple of the page size */
+    size_t length; /* bytes, not 0. More than the file has is allowed: what lies past its end at the instant raises SIGBUS */
+    void *addr;    /* in: a hint, or NULL, or the place for MAP_FIXED; out: where the snapshot lies */
+    int flags;     /* 0, or a sum of MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_POPULATE, MAP_NORESERVE */
+    int error;     /* out: why this one keeps all from being taken (an errno), else 0 */
+};
+
+/* Snapshots that snapshim_mapv() takes at once. */
+#define SNAPSHIM_GROUP 16384
+
 /* Weak: absent without the shim. In a program that is linked at a fixed address (-no-pie) the linker would settle on "absent" for good,
  * unless the address is loaded from the global offset table, which noplt asks for. */
 #if defined(__has_attribute)
@@ -62,6 +78,7 @@ struct snapshim_stat {
 #endif
 extern int __snapshim_active(void) SNAPSHIM_WEAK_;
 extern int __snapshim_stat(const void *, struct snapshim_stat *) SNAPSHIM_WEAK_;
+extern int __snapshim_mapv(struct snapshim_map *, int) SNAPSHIM_WEAK_;
 extern const char *__snapshim_version(void) SNAPSHIM_WEAK_;
 
 /* 1 if this process can make snapshots; 0 without the shim, with SNAPSHIM_DISABLE=1, or if the shared table cannot be used. */
@@ -77,6 +94,34 @@ static inline int snapshim_stat(const void *addr, struct snapshim_stat *stat)
         return __snapshim_stat(addr, stat);
     errno = ENOSYS;
     return -1;
+}
+
+/* Takes n snapshots, of one file or of several, at one instant: what one of them shows of a change, all of them show. All or none.
+ *
+ * 0, and each addr is set; or -1 with errno, and nothing is mapped: EINVAL (n < 1, or as for mmap), E2BIG (n > SNAPSHIM_GROUP), EBADF,
+ * ENODEV (neither a file nor a block device), EOPNOTSUPP (a file system whose files change without a system call here), ENFILE (the table
+ * is full), ENOMEM, ETIMEDOUT (a writer did not finish in time), EDEADLK (in a handler that interrupted a write), ENOSYS (no shim). The
+ * error of the entry that is the reason is the same number. */
+static inline int snapshim_mapv(struct snapshim_map *maps, int n)
+{
+    if (__snapshim_mapv)
+        return __snapshim_mapv(maps, n);
+    errno = ENOSYS;
+    return -1;
+}
+
+/* A snapshot of one file, where mmap() with MAP_SNAPSHOT would be an ordinary mapping without the shim. Its address, or MAP_FAILED with
+ * errno: as snapshim_mapv(). munmap(2) ends it. */
+static inline void *snapshim_map(int fd, off_t offset, size_t length, int prot)
+{
+    struct snapshim_map map;
+    map.fd = fd;
+    map.prot = prot;
+    map.offset = offset;
+    map.length = length;
+    map.addr = NULL;
+    map.flags = map.error = 0;
+    return snapshim_mapv(&map, 1) == 0 ? map.addr : MAP_FAILED;
 }
 
 /* The version of the shim, "MAJOR.MINOR.PATCH"; NULL without it. */

@@ -6,9 +6,10 @@ use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUN
 use snapshim::table::walk::Walk;
 
 use crate::address_space::lock;
-use crate::interpose::answer::fail;
+use crate::interpose::answer::{fail, status};
 use crate::origins::{foreign_maps, watch};
 use crate::process::{identity, membership};
+use crate::snapshot::group::{SnapshimMap, map_all};
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
@@ -46,6 +47,17 @@ unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Snapshim
         },
         None => fail(libc::EINVAL),
     }
+}
+
+/// `snapshim_mapv()`: several snapshots at one instant.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __snapshim_mapv(maps: *mut SnapshimMap, count: c_int) -> c_int {
+    let count = usize::try_from(count).unwrap_or(0);
+    if count == 0 {
+        return fail(libc::EINVAL);
+    }
+    // SAFETY: the caller passes so many struct snapshim_map, as the header says.
+    status(map_all(unsafe { core::slice::from_raw_parts_mut(maps, count) }))
 }
 
 /// `snapshim_version()`: `"MAJOR.MINOR.PATCH"`.

@@ -34,7 +34,7 @@ impl Origins {
 struct Arming<'a> {
     origins: &'a Origins,
     creation: Ticket,
-    maps_none: &'a dyn Fn(u32) -> bool,
+    maps_none: &'a dyn Fn(&Process, u32) -> bool,
     deadline: u64,
 }
 
@@ -47,7 +47,7 @@ impl Arming<'_> {
     /// be another process's by now.
     fn is_mapped_nowhere(&self, record: &Process, id: ProcessId) -> bool {
         let is_of_image = || record.cookie(id).and_then(|word| procfs::is_mapped(id.pid(), word)) == Some(true);
-        (self.maps_none)(id.pid()) && is_of_image()
+        (self.maps_none)(record, id.pid()) && is_of_image()
     }
 }
 
@@ -62,7 +62,7 @@ impl Table {
         origins: &Origins,
         creation: Ticket,
         own: ProcessId,
-        maps_none: &dyn Fn(u32) -> bool,
+        maps_none: &dyn Fn(&Process, u32) -> bool,
         deadline: u64,
     ) -> Result<(), Straggler> {
         let wanted = Arming { origins, creation, maps_none, deadline };

@@ -6,6 +6,8 @@ pub const PROCESSES: usize = 65535;
 pub const WRITERS: usize = 65536;
 /// Snapshot segments that can exist at once.
 pub const SNAPSHOTS: usize = 4096;
+/// Snapshots that can be taken at one instant.
+pub const GROUP: usize = 16384;
 /// Creations that can be under way at once. A fork counts as one.
 #[cfg(not(loom))]
 pub const CREATIONS: usize = 16;

@@ -117,7 +117,8 @@ fn assert_unused(table: &Table, about: &str) {
         assert!(slot.frames().iter().all(|frame| !frame.load().0.is_under_way()), "{about}: slot {index}");
     }
     for index in 0..SNAPSHOTS as u32 {
-        assert_eq!(table.snapshot(index).unwrap().head().state(), State::Free, "{about}: snapshot {index}");
+        let Some(snapshot) = table.snapshot(index) else { break };
+        assert_eq!(snapshot.head().state(), State::Free, "{about}: snapshot {index}");
     }
     assert_eq!(table.blocks_in_use(), 0, "{about}: blocks");
     assert!(table.gate().creations.under_way().next().is_none(), "{about}: creation");

@@ -23,6 +23,7 @@ pub mod mmap_call;
 pub mod own_file;
 pub mod own_stacks;
 pub mod robust_list;
+pub mod scratch;
 pub mod stack_pointer;
 pub mod standard_error;
 pub mod sysfs;

@@ -32,7 +32,8 @@ use crate::mapper::{preserve_own, unmap};
 use crate::process::log::{Bytes, Level, say_once};
 use crate::process::{identity, membership};
 use crate::shared::{calls, list};
-use crate::snapshot::create::{ADDRESSES, By, create};
+use crate::snapshot::create::create;
+use crate::snapshot::request::{ADDRESSES, By};
 use crate::writer::touch::LONGEST_WRITE;
 
 /// Declares each function three times: as the exported symbol, which redhook declares; for the entry in the program's own libc,

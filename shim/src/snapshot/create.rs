@@ -1,80 +1,32 @@
-//! The creation of a snapshot: mmap(MAP_PRIVATE|MAP_SNAPSHOT).
+//! The creation of a snapshot, mmap(MAP_PRIVATE|MAP_SNAPSHOT), and of several at one instant.
 //!
 //! Nothing of a snapshot stays where a step fails: not its record, not its mapping, and the gate is open again.
 
 use core::ffi::c_void;
-use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::fmt::{self, Display};
 
-use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::OFlags;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
-use snapshim::PAGE;
-use snapshim::cooperate::locate::target_of_stat;
+use snapshim::cooperate::arming::Origins;
 use snapshim::protocol::creation::{Scope, Ticket};
-use snapshim::protocol::origin::{Origin, Target};
-use snapshim::protocol::snapshot::{Extent, GUARDED, LOCKED, NEVER_WRITABLE, SegmentFlags, SnapshotMeta, State};
-use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::protocol::process::Process;
 use snapshim::sys::signal_block::SignalsBlocked;
-use snapshim::sys::{procfs, raw};
-use snapshim::table;
 
+use super::finish::{finish, log_if_short};
 use super::instant::{
     armed, begin, commit, doubt_if_unseen, drained, landed, let_forks_go_first, observe_unseen, too_late,
 };
-use super::place::{map, map_live, read_origin};
+use super::maps::Sharers;
+use super::part::{Made, Part};
+use super::request::{By, Wanted};
 use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
-use crate::base::config::{Short, config};
+use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
-use crate::mapper::{faults, preserve_own};
-use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
-use crate::origins::{alias_users, claim, device, foreign_maps, ring_users, watch};
-use crate::process::fd_table::AppFd;
+use crate::origins::{alias_users, claim, foreign_maps, ring_users};
 use crate::process::log::{Bytes, Level, say};
 use crate::process::thread::{self, Thread};
-use crate::process::{identity, membership, ptracer};
-use crate::shared::calls;
-
-const TYPE: i32 = libc::MAP_SHARED | libc::MAP_PRIVATE;
-/// The end of a program's address space: 47 bits without the last page.
-pub const ADDRESSES: u64 = (1 << 47) - PAGE;
-
-/// Why a mapping is a snapshot.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// The program asks for it.
-    Flag,
-    /// The environment names the file of a private mapping.
-    Name,
-    /// The environment names the file of a shared mapping, which can never be made writable.
-    NameOfShared,
-    /// It is none: the environment asks that the mapping stays live, and keeps what a truncation takes away.
-    Guard,
-    /// The same of a shared mapping.
-    GuardOfShared,
-}
-
-impl By {
-    /// What is mapped past the end of the file. A program that asks for a snapshot by itself can ask for its size as well.
-    fn short(self) -> Short {
-        if self == Self::Flag { Short::Sigbus } else { config().short }
-    }
-
-    fn flags(self) -> SegmentFlags {
-        match self {
-            Self::Flag | Self::Name => SegmentFlags::NONE,
-            Self::NameOfShared => NEVER_WRITABLE,
-            Self::Guard => GUARDED,
-            Self::GuardOfShared => GUARDED.with(NEVER_WRITABLE),
-        }
-    }
-
-    /// Whether the mapping is to show the file as it is.
-    fn is_live(self) -> bool {
-        self.flags().contains(GUARDED)
-    }
-}
+use crate::process::{membership, ptracer};
 
 /// mmap(2) of a snapshot.
 ///
@@ -85,203 +37,101 @@ impl By {
 /// damaged), `ENXIO` (`SNAPSHIM_SHORT=refuse`, and the file is shorter), and the error that kept the process from joining the
 /// table.
 pub fn create(mmap: &Mmap, by: By) -> Result<*mut c_void, Errno> {
-    if mmap.flags & TYPE != libc::MAP_PRIVATE || mmap.flags & libc::MAP_ANONYMOUS != 0 {
-        return Err(Errno::INVAL);
+    let mut parts = [Part::new(Wanted::of(mmap, by)?)];
+    let taken = take(&mut parts);
+    let [part] = &parts;
+    let made = taken.map_err(|failure| failure.error).and_then(|()| part.made.as_ref().ok_or(Errno::NFILE));
+    if by != By::Flag {
+        log_if_short(&part.wanted, made);
     }
-    if mmap.length == 0 || !(mmap.offset as u64).is_multiple_of(PAGE) {
-        return Err(Errno::INVAL);
+    made.map(|made| made.address)
+}
+
+/// Why no snapshot has come about.
+#[derive(Clone, Copy)]
+pub struct Failure {
+    pub error: Errno,
+    /// The part that failed, if it was one.
+    pub part: Option<usize>,
+}
+
+impl Failure {
+    fn of(part: usize) -> impl Fn(Errno) -> Self {
+        move |error| Self { error, part: Some(part) }
     }
-    let (file, origin, worth) = open_origin(mmap.descriptor)?;
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Self {
+        Self { error, part: None }
+    }
+}
+
+/// Takes all of `parts` at one instant, or none.
+pub fn take(parts: &mut [Part]) -> Result<(), Failure> {
     membership::join_at_once()?;
     let thread = thread::current()?;
     if thread.is_inside() {
-        return Err(Errno::DEADLK);
+        return Err(Errno::DEADLK.into());
     }
     if !membership::is_table_current() {
-        return Err(table_is_gone(origin));
+        return Err(table_is_gone(&What(parts)).into());
     }
     start::start_for_snapshots(&thread.own);
-
-    let wants_fixed = mmap.replaces();
-    if wants_fixed && (mmap.address as u64).saturating_add(mmap.length as u64) > ADDRESSES {
-        return Err(Errno::NOMEM);
+    make(&thread, parts)?;
+    finish_all(&thread, parts)?;
+    let mut is_live = true;
+    for part in parts.iter().filter(|part| !part.wanted.by.is_live()) {
+        ring_users::doubt_if_written(&thread.own, part.origin(), "from the start");
+        alias_users::log_users(&thread.own, part.origin());
+        is_live = false;
     }
-    let wanted = Wanted { origin, worth, by, file: file.as_fd(), mmap, scratch: wants_fixed };
-    let made = make(&thread, &wanted);
-    if by != By::Flag {
-        log_if_short(&wanted, &made);
-    }
-    let mut made = made?;
-    finish(&thread, mmap, &mut made).inspect_err(|_| made.unmake(&lock::hold(thread.own)))?;
-    if !by.is_live() {
-        ring_users::doubt_if_written(&thread.own, origin, "from the start");
-        alias_users::log_users(&thread.own, origin);
+    if !is_live {
         foreign_maps::request_search(&thread.own);
     }
-    Ok(made.address)
+    Ok(())
 }
 
 #[cold]
-fn table_is_gone(origin: Origin) -> Errno {
+fn table_is_gone(what: &dyn Display) -> Errno {
     say!(
         Level::Error,
-        file = origin;
-        "snapshot of {} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
+        file = what;
+        "snapshot of {what} refused: the table in {} was removed or replaced while this process used it; restart the programs that \
          cooperate",
-        origin,
         Bytes(config().directory.to_bytes())
     );
     Errno::STALE
 }
 
-/// The file to map, its origin, and the state of a snapshot of it: exact or doubtful.
-fn open_origin(descriptor: i32) -> Result<(AppFd, Origin, State), Errno> {
-    if descriptor < 0 {
-        return Err(Errno::BADF);
-    }
-    let file = raw::borrow(descriptor as u32);
-    let stat = rustix::fs::fstat(file)?;
-    let Target::Origin(origin) = target_of_stat(&stat) else { return Err(Errno::NODEV) };
-    if origin.is_block_device() {
-        device::refuse_if_busy(origin)?;
-        return Ok((AppFd::Borrowed(file), origin, State::Exact));
-    }
-    let kind = kind_of_file_system(file)?;
-    let is_known = ALLOWED.contains(&kind) && !is_dax(file);
-    if !is_known && !config().takes_any_file_system {
-        say!(
-            Level::Warn,
-            file = origin;
-            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the \
-             file, keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
-            origin
-        );
-        return Err(Errno::OPNOTSUPP);
-    }
-    if kind == TMPFS && is_memory_without_file(descriptor, stat.st_dev) {
-        say!(
-            Level::Warn,
-            file = origin;
-            "snapshot of {} refused: it is shared memory without a file (MAP_SHARED|MAP_ANONYMOUS, shmget), which changes by \
-             stores that the shim does not see; use memfd_create or a file in /dev/shm",
-            origin
-        );
-        return Err(Errno::OPNOTSUPP);
-    }
-    let worth = if is_known { State::Exact } else { State::Doubtful };
-    if kind == OVERLAYFS {
-        // A descriptor that was opened before the file was copied up maps the lower file. So the file is opened anew.
-        let path = procfs::ProcPath::thread_self("fd").slash(descriptor as u32);
-        return Ok((AppFd::Copied(raw::open(path.as_c_str(), OFlags::RDONLY)?), origin, worth));
-    }
-    Ok((AppFd::Borrowed(file), origin, worth))
-}
+/// What a creation makes snapshots of, in words.
+struct What<'a>(&'a [Part]);
 
-/// Whether a file on a tmpfs is memory that was mapped without a file, reached through /proc/PID/map_files.
-///
-/// The kernel keeps such memory, and that of memfd_create(2), on a tmpfs of its own, where only names tell the two apart
-/// (mm/shmem.c: "dev/zero", ipc/shm.c: "SYSV...", mm/memfd.c: "memfd:..."). A memfd is mapped like any file, so it is as good as
-/// one.
-fn is_memory_without_file(descriptor: i32, device: u64) -> bool {
-    let own_tmpfs = device_of_memfds();
-    if own_tmpfs != 0 && device != own_tmpfs {
-        return false;
-    }
-    let mut buffer = [core::mem::MaybeUninit::uninit(); 300];
-    let link = procfs::ProcPath::thread_self("fd").slash(descriptor as u32);
-    let name = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
-    // Without /proc no descriptor can lead to such memory.
-    name.is_ok_and(|(name, _)| match own_tmpfs {
-        // Which tmpfs is the kernel's is not known. No other file has these names.
-        0 => name.starts_with(b"/dev/zero (deleted)") || name.starts_with(b"/SYSV"),
-        _ => !name.starts_with(b"/memfd:"),
-    })
-}
-
-/// The device number of the kernel's own tmpfs; 0 if it cannot be found out.
-fn device_of_memfds() -> u64 {
-    static DEVICE: AtomicU64 = AtomicU64::new(0);
-    // Relaxed: the word is all there is; it makes nothing else visible.
-    let known = DEVICE.load(Ordering::Relaxed);
-    if known != 0 {
-        return known;
-    }
-    let probe = rustix::fs::memfd_create(c"snapshim", rustix::fs::MemfdFlags::CLOEXEC);
-    let device = probe.and_then(rustix::fs::fstat).map_or(0, |stat| stat.st_dev);
-    DEVICE.store(device, Ordering::Relaxed);
-    device
-}
-
-/// A snapshot that the program has not been told of yet.
-struct Made {
-    address: *mut c_void,
-    pages: u64,
-    /// How many of its pages lie within the file.
-    backed: u64,
-    index: u32,
-    incarnation: u32,
-}
-
-impl Made {
-    fn range(&self) -> Range<u64> {
-        self.address as u64..self.address as u64 + self.pages * PAGE
-    }
-
-    /// Takes the snapshot away again. Writers may be preserving in it at this moment, so it goes as by munmap(2).
-    fn unmake(&self, mappings: &Mappings) {
-        let length = (self.pages * PAGE) as usize;
-        // SAFETY: the mapping is the snapshot's own, which the program does not know yet.
-        let _ = mappings.replace(&self.range(), || unsafe { rustix::mm::munmap(self.address, length) });
+impl Display for What<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => formatter.write_str("nothing"),
+            [one] => one.origin().fmt(formatter),
+            [first, others @ ..] => write!(formatter, "{} and {} more", first.origin(), others.len()),
+        }
     }
 }
 
-/// A snapshot in the making.
-struct Wanted<'a> {
-    origin: Origin,
-    worth: State,
-    by: By,
-    file: BorrowedFd<'a>,
-    mmap: &'a Mmap,
-    /// Whether it is mapped at an address of the kernel's choice first, and moved to its place later.
-    scratch: bool,
-}
-
-/// What a creation has done so far. Dropped before [`Undo::keep`], it undoes that, the last first.
+/// A creation under way. Dropped before [`Undo::keep`], it undoes what has been done, the last first.
 struct Undo<'a> {
     thread: &'a Thread,
+    parts: &'a mut [Part],
     /// The lock over the mappings, held from the end of the drain on.
     mappings: Option<Mappings>,
     is_kept: bool,
     /// The gate is closed.
     ticket: Option<Ticket>,
-    /// The number and the incarnation of a record that is not published.
-    record: Option<(u32, u32)>,
-    /// A mapping that is in no record.
-    mapping: Option<(*mut c_void, usize)>,
-    /// A snapshot that is published.
-    made: Option<Made>,
 }
 
-impl<'a> Undo<'a> {
-    const fn new(thread: &'a Thread) -> Self {
-        Self { thread, mappings: None, is_kept: false, ticket: None, record: None, mapping: None, made: None }
-    }
-
-    /// Takes the lock over the mappings.
-    fn hold(&mut self) -> &Mappings {
-        self.mappings.get_or_insert_with(|| lock::hold(self.thread.own))
-    }
-
-    /// The record has the mapping now.
-    fn publish(&mut self, made: Made) {
-        self.hold().note_published();
-        (self.record, self.mapping, self.made) = (None, None, Some(made));
-    }
-
+impl Undo<'_> {
     /// The creation has succeeded.
-    fn keep(mut self) -> Option<Made> {
+    fn keep(mut self) {
         self.is_kept = true;
-        self.made.take()
     }
 }
 
@@ -290,194 +140,119 @@ impl Drop for Undo<'_> {
         if self.is_kept {
             return;
         }
-        let table = self.thread.own.table;
-        if let Some(made) = self.made.take() {
-            made.unmake(self.hold());
-        }
-        if let Some((address, length)) = self.mapping {
-            // SAFETY: the creation made this mapping, and no other code has its address.
-            let _ = unsafe { rustix::mm::munmap(address, length) };
-        }
-        if let Some((index, incarnation)) = self.record {
-            table.retire_snapshot(index, incarnation);
-        }
+        let (thread, table) = (self.thread, self.thread.own.table);
+        let mappings = self.mappings.take().unwrap_or_else(|| lock::hold(thread.own));
+        self.parts.iter_mut().for_each(|part| part.undo(thread, &mappings));
         if let Some(ticket) = self.ticket.take() {
             table.end_creation(ticket);
             table.lower_active();
         }
-        self.hold().forget_unneeded();
+        mappings.forget_unneeded();
     }
 }
 
 /// Everything from the closing of the gate to its opening.
 ///
-/// The lock over the mappings is not held while this waits: calls on memory that has nothing to do with the snapshot go on.
-fn make(thread: &Thread, wanted: &Wanted<'_>) -> Result<Made, Errno> {
-    let origin = wanted.origin;
+/// The lock over the mappings is not held while this waits: calls on memory that has nothing to do with the snapshots go on.
+fn make(thread: &Thread, parts: &mut [Part]) -> Result<(), Failure> {
     let _signals = SignalsBlocked::new();
     let_forks_go_first();
-    prepare(thread, wanted)?;
-    let mut undo = Undo::new(thread);
-    let ticket = undo.ticket.insert(begin(thread, Scope::One(origin), &origin)?);
-    drained(thread, Scope::One(origin), &origin)?;
-    // No direct write and no store truncates a file: a guarded mapping does not wait for them.
-    if !wanted.by.is_live() {
-        landed(thread, origin)?;
-        armed(thread, origin, wanted.file, ticket)?;
+    prepare(thread, parts)?;
+    let mut undo = Undo { thread, parts, mappings: None, is_kept: false, ticket: None };
+    // Before the gate closes: by these records writers find what a group covers.
+    for (at, part) in undo.parts.iter_mut().enumerate() {
+        part.claim_record(thread).map_err(Failure::of(at))?;
     }
-    // Held so that no other thread forks between the mapping and its record.
-    let mappings = undo.hold();
+    let scope = scope_of(undo.parts);
+    let ticket = undo.ticket.insert(begin(thread, scope, &What(undo.parts))?);
+    drained(thread, scope, &What(undo.parts))?;
+    land(thread, undo.parts)?;
+    arm(thread, undo.parts, ticket)?;
+    // Held so that no other thread forks between a mapping and its record.
+    let mappings = &*undo.mappings.insert(lock::hold(thread.own));
     // The last snapshot may have ended since, and what only snapshots need has gone with it.
     ptracer::allow(&thread.own);
-    claim::take(mappings, wanted.file, origin)?;
-    fill(&mut undo, wanted)?;
-    if !wanted.by.is_live() {
-        watch::watch(undo.hold(), origin, wanted.file);
+    let before = observe_unseen(thread.own.table);
+    for (at, part) in undo.parts.iter_mut().enumerate() {
+        claim_device(mappings, part).and_then(|()| part.fill(thread, mappings)).map_err(Failure::of(at))?;
     }
-    let is_committed = undo.ticket.take().is_some_and(|ticket| commit(thread, ticket));
-    if is_committed { undo.keep().ok_or(Errno::NFILE) } else { Err(too_late(origin)) }
+    let parts = &*undo.parts;
+    doubt_if_unseen(thread.own.table, before, &What(parts), || {
+        parts.iter().fold(false, |is_any, part| part.doubt(thread) || is_any)
+    });
+    if thread.own.image.note_snapshot()
+        && let Some(record) = thread.own.record()
+    {
+        record.ring();
+    }
+    if undo.ticket.take().is_some_and(|ticket| commit(thread, ticket)) {
+        undo.keep();
+        return Ok(());
+    }
+    Err(too_late(&What(undo.parts)).into())
 }
 
 /// What a creation asks for before it closes the gate, so that writers do not wait where it is refused.
-fn prepare(thread: &Thread, wanted: &Wanted<'_>) -> Result<(), Errno> {
+fn prepare(thread: &Thread, parts: &[Part]) -> Result<(), Failure> {
     let mappings = lock::hold(thread.own);
     if thread.own.leaves_after_inspection() {
-        return Err(Errno::UCLEAN);
+        return Err(Errno::UCLEAN.into());
     }
-    claim::take(&mappings, wanted.file, wanted.origin)
+    parts.iter().enumerate().try_for_each(|(at, part)| claim_device(&mappings, part).map_err(Failure::of(at)))
 }
 
-/// The instant: maps the file as it is now, and publishes the snapshot.
-fn fill(undo: &mut Undo<'_>, wanted: &Wanted<'_>) -> Result<(), Errno> {
-    let thread = undo.thread;
-    let Wanted { origin, worth, by, file, mmap, scratch } = *wanted;
-    let table = thread.own.table;
-    let before = observe_unseen(table);
-    let modified = read_origin(file, origin)?;
-    let seen = table.observation_at_instant(origin, modified);
-    let size = modified.size;
-    if by.short() == Short::Refuse && is_short(mmap, size) {
-        return Err(Errno::NXIO);
+fn claim_device(mappings: &Mappings, part: &Part) -> Result<(), Errno> {
+    if !part.origin().is_block_device() {
+        return Ok(());
     }
-    let first = mmap.offset as u64 / PAGE;
-    let backed = size.div_ceil(PAGE).saturating_sub(first).min(mmap.pages());
-    let (index, head) = table.obtain_snapshot(thread.own.owner()).ok_or_else(|| {
-        say!(Level::Error, file = origin; "snapshot of {} refused: the table is full (4096 segments); end some snapshots", origin);
-        Errno::NFILE
-    })?;
-    undo.record = Some((index, head.incarnation()));
-    let shown = first..first + backed;
-    let address = if by.is_live() {
-        map_live(file, mmap, &shown, by.short(), scratch)
-    } else {
-        map(file, mmap, size, shown, by.short(), scratch)
-    }?;
-    undo.mapping = Some((address, mmap.length));
-    let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
-    if !identity::own_ranges().add(&(extent.address..extent.end())) {
-        return Err(Errno::NFILE);
-    }
-    // The file behind a guarded mapping may grow: it may have any of its pages to keep one day.
-    let size = if by.is_live() { (first + mmap.pages()) * PAGE } else { size };
-    let meta = SnapshotMeta { origin, owner: thread.own.owner(), size, base: first, mapping: table.next_mapping() };
-    if let Some(snapshot) = table.snapshot(index) {
-        snapshot.describe(head, &meta, &extent, by.flags());
-        snapshot.record_observation(&seen);
-        table.publish_fingerprint(index, origin);
-        snapshot.publish(head, worth);
-        faults::mark(snapshot);
-        doubt_if_unseen(table, before, &origin, || table::doubt(table, index, head.incarnation()));
-        if thread.own.image.note_snapshot()
-            && let Some(record) = thread.own.record()
-        {
-            record.ring();
-        }
-    }
-    undo.publish(Made { address, pages: mmap.pages(), backed, index, incarnation: head.incarnation() });
-    Ok(())
+    claim::take(mappings, part.wanted.source.file()?.as_fd(), part.origin())
 }
 
-/// Whether a file of this size has less than the mapping is to show. A length of whole pages may have been rounded up.
-fn is_short(mmap: &Mmap, size: u64) -> bool {
-    let has = if (mmap.length as u64).is_multiple_of(PAGE) { size.next_multiple_of(PAGE) } else { size };
-    (mmap.offset as u64).saturating_add(mmap.length as u64) > has
+fn scope_of(parts: &[Part]) -> Scope {
+    match parts {
+        [first, others @ ..] if others.iter().all(|other| other.origin() == first.origin()) => Scope::One(first.origin()),
+        _ => Scope::Group,
+    }
 }
 
-/// Says that the file is shorter than its reader was told: the first time in this process, and then to whom wants more of the log.
-#[cold]
-fn log_if_short(wanted: &Wanted<'_>, made: &Result<Made, Errno>) {
-    static IS_SAID: AtomicBool = AtomicBool::new(false);
-    let Wanted { origin, mmap, .. } = *wanted;
-    let what = match (made, wanted.by.short()) {
-        (Err(Errno::NXIO), Short::Refuse) => "the mapping fails (ENXIO); map it again at its present size",
-        (Ok(made), Short::Zero) if made.backed < mmap.pages() => "pages past its end are zero",
-        (Ok(made), Short::Sigbus) if made.backed < mmap.pages() => "pages past its end raise SIGBUS",
-        _ => return,
+/// The parts that are to show the file as it is at the instant. No direct write and no store truncates a file, so a guarded mapping
+/// waits for neither.
+fn frozen(parts: &[Part]) -> impl Iterator<Item = (usize, &Part)> + Clone {
+    parts.iter().enumerate().filter(|(_, part)| !part.wanted.by.is_live())
+}
+
+/// Waits for the asynchronous writes under way.
+fn land(thread: &Thread, parts: &[Part]) -> Result<(), Failure> {
+    frozen(parts).try_for_each(|(at, part)| landed(thread, part.origin()).map_err(Failure::of(at)))
+}
+
+/// Has all shared mappings of the origins armed.
+fn arm(thread: &Thread, parts: &[Part], ticket: &mut Ticket) -> Result<(), Failure> {
+    if frozen(parts).next().is_none() {
+        return Ok(());
+    }
+    let origins = Origins::of(frozen(parts).map(|(_, part)| part.origin()));
+    let maps_none = |record: &Process, pid| {
+        let mut perhaps = frozen(parts).filter(|(_, part)| record.sharing.includes(part.origin()));
+        perhaps.all(|(_, part)| {
+            let source = &part.wanted.source;
+            source.file().is_ok_and(|file| Sharers::of(file.as_fd(), source.origin).map_none(pid))
+        })
     };
-    let level = if IS_SAID.swap(true, Ordering::Relaxed) { Level::Info } else { Level::Warn };
-    let end = (mmap.offset as u64).saturating_add(mmap.length as u64);
-    say!(
-        level,
-        file = origin;
-        "mapping of {} in process {}: the file has become shorter than the {end} bytes that are asked for, so {what}; \
-         SNAPSHIM_SHORT is what decides (sigbus, zero or refuse)",
-        origin,
-        raw::own_pid()
-    );
+    Ok(armed(thread, &origins, &What(parts), &maps_none, ticket)?)
 }
 
-/// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take
-/// long, so the gate is open.
-fn finish(thread: &Thread, mmap: &Mmap, made: &mut Made) -> Result<(), Errno> {
-    if mmap.replaces() {
-        move_to(thread, made, mmap.address)?;
+/// What may take long, with the gate open. Where it fails for one part, all are taken away again.
+fn finish_all(thread: &Thread, parts: &mut [Part]) -> Result<(), Failure> {
+    let finish_one = |part: &mut Part| {
+        let Part { wanted, made: Some(made), .. } = part else { return Ok(()) };
+        finish(thread, &wanted.mmap, made)
+    };
+    let finished =
+        parts.iter_mut().enumerate().try_for_each(|(at, part)| finish_one(part).map_err(Failure::of(at)));
+    if finished.is_err() {
+        let mappings = lock::hold(thread.own);
+        parts.iter().filter_map(|part| part.made.as_ref()).for_each(|made: &Made| made.unmake(&mappings));
     }
-    apply_map_flags(thread, mmap, made)
-}
-
-/// MAP_FIXED: puts the snapshot at `target`, in place of what is there. It may have been split into several segments by now.
-fn move_to(thread: &Thread, made: &mut Made, target: *mut c_void) -> Result<(), Errno> {
-    let mappings = lock::hold(thread.own);
-    let from = made.range();
-    let to = target as u64..(target as u64).saturating_add(from.end - from.start);
-    if !to.start.is_multiple_of(PAGE) {
-        return Err(Errno::INVAL);
-    }
-    if !mappings.is_all(&from) {
-        return Err(Errno::UCLEAN);
-    }
-    calls::take_away(&thread.own, &to, || mappings.shift(&from, to.start))?;
-    made.address = target;
-    Ok(())
-}
-
-/// MAP_LOCKED and MAP_POPULATE.
-fn apply_map_flags(thread: &Thread, mmap: &Mmap, made: &Made) -> Result<(), Errno> {
-    if mmap.flags & libc::MAP_LOCKED != 0 && made.backed > 0 {
-        // SAFETY: locking changes no byte.
-        let locked = unsafe { rustix::mm::mlock(made.address, (made.backed * PAGE) as usize) };
-        // mmap(2) says EAGAIN where mlock(2) says ENOMEM.
-        locked.map_err(|error| if error == Errno::NOMEM { Errno::AGAIN } else { error })?;
-        lock::hold(thread.own).note(&made.range(), LOCKED, true, || Ok(()))?;
-    }
-    if mmap.flags & libc::MAP_POPULATE != 0 {
-        populate(thread, mmap, made);
-    }
-    Ok(())
-}
-
-/// Preserves everything now, so that no writer has to later. As for the kernel's MAP_POPULATE, failure is no error.
-fn populate(thread: &Thread, mmap: &Mmap, made: &Made) {
-    let first = mmap.offset as u64 / PAGE;
-    let mut page = first;
-    while page < first + made.backed {
-        let count = snapshim::preserve::RUN.min(first + made.backed - page);
-        let request =
-            Request { snapshot: made.index, incarnation: made.incarnation, task: Task::Preserve, first: page, count };
-        let deadline = raw::now() + config().timeout;
-        if !preserve_own::local_preserver(&thread.own, deadline).handle_whole(&request) {
-            return;
-        }
-        page += count;
-    }
+    finished
 }

@@ -4,21 +4,21 @@
 //! Arming follows draining: a writer that passed the gate earlier may still open a mapping again that was armed before it ended.
 //! A wait that ends without success says in the log which process did not answer.
 
+use core::fmt::Display;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use snapshim::cooperate::arming::Origins;
 use snapshim::cooperate::drain::Straggler;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
-use snapshim::protocol::origin::Origin;
+use snapshim::protocol::origin::{Origin, Target};
+use snapshim::protocol::process::Process;
 use snapshim::protocol::unseen::UnseenCount;
 use snapshim::sys::wait::{Backoff, Deadline};
 use snapshim::sys::{futex, raw};
 use snapshim::table::Table;
 
 use super::delays::Delaying;
-use super::maps::Sharers;
 use crate::base::config::config;
 use crate::process::log::{Level, Program, Unseen, say};
 use crate::process::membership;
@@ -26,19 +26,18 @@ use crate::process::thread::Thread;
 use crate::shared::arm;
 
 /// The refusal of a creation that was aborted.
-pub fn too_late(origin: Origin) -> Errno {
+pub fn too_late(what: &dyn Display) -> Errno {
     say!(
         Level::Warn,
-        file = origin;
-        "snapshot of {} refused: it took longer than {} ms and a writer that waited ended it; set SNAPSHIM_TIMEOUT_MS higher",
-        origin,
+        file = what;
+        "snapshot of {what} refused: it took longer than {} ms and a writer that waited ended it; set SNAPSHIM_TIMEOUT_MS higher",
         config().timeout / 1_000_000
     );
     Errno::TIMEDOUT
 }
 
 /// Closes the gate: from here on no change of what `scope` covers begins.
-pub fn begin(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<Ticket, Errno> {
+pub fn begin(thread: &Thread, scope: Scope, what: &dyn Display) -> Result<Ticket, Errno> {
     thread.own.table.begin_creation(thread.index, scope, config().timeout).map_err(|Straggler { pid, .. }| {
         say!(
             Level::Warn,
@@ -85,37 +84,38 @@ pub fn let_forks_go_first() {
 }
 
 /// Waits until the writers under way have ended.
-pub fn drained(thread: &Thread, scope: Scope, what: &dyn core::fmt::Display) -> Result<(), Errno> {
+pub fn drained(thread: &Thread, scope: Scope, what: &dyn Display) -> Result<(), Errno> {
     let deadline = raw::now() + config().timeout;
     let drained = thread.own.table.drain(scope, thread.index, deadline);
     drained.map_err(|straggler| refused(what, straggler, "if it is stopped, continue it"))
 }
 
-/// Arms the origin's shared mappings in every process that could store through one, the calling process included.
-pub fn armed(thread: &Thread, origin: Origin, file: BorrowedFd<'_>, ticket: &mut Ticket) -> Result<(), Errno> {
+/// Arms the shared mappings of `origins` in every process that could store through one, the calling process included. `maps_none`:
+/// whether a process, whose record says that it may have some, certainly has none.
+pub fn armed(
+    thread: &Thread,
+    origins: &Origins,
+    what: &dyn Display,
+    maps_none: &dyn Fn(&Process, u32) -> bool,
+    ticket: &mut Ticket,
+) -> Result<(), Errno> {
     let own = &thread.own;
-    *ticket = own.table.gate().creations.start_arming(*ticket).map_err(|Aborted| too_late(origin))?;
+    let creations = own.table.gate().creations;
+    *ticket = creations.start_arming(*ticket).map_err(|Aborted| too_late(what))?;
     let arming = *ticket;
-    arm::arm(|other| other == origin, || own.table.gate().creations.is(arming)).inspect_err(|error| {
+    let covers = |origin| creations.covers(arming, Target::Origin(origin), own.table) == Some(true);
+    arm::arm(covers, || creations.is(arming)).inspect_err(|error| {
         say!(
             Level::Error,
-            file = origin;
-            "snapshot of {} refused: this process has it mapped shared and cannot write-protect that mapping (errno {}); raise \
+            file = what;
+            "snapshot of {what} refused: this process has it mapped shared and cannot write-protect that mapping (errno {}); raise \
              vm.max_map_count, or unmap it",
-            origin,
             error.raw_os_error()
         );
     })?;
     let deadline = raw::now() + config().timeout;
-    let sharers = Sharers::of(file, origin);
-    let armed = own.table.arm_others(
-        &Origins::of([origin].into_iter()),
-        *ticket,
-        own.id,
-        &|pid| sharers.map_none(pid),
-        deadline,
-    );
-    armed.map_err(|straggler| refused(&origin, straggler, "if it is stopped, continue it"))
+    let armed = own.table.arm_others(origins, *ticket, own.id, maps_none, deadline);
+    armed.map_err(|straggler| refused(what, straggler, "if it is stopped, continue it"))
 }
 
 /// Waits for the asynchronous writes under way that bypass the page cache. A fork needs no such wait: for the inherited snapshots
@@ -128,7 +128,7 @@ pub fn landed(thread: &Thread, origin: Origin) -> Result<(), Errno> {
 
 /// The refusal of a creation that waited for another process in vain.
 #[cold]
-fn refused(what: &dyn core::fmt::Display, straggler: Straggler, remedy: &str) -> Errno {
+fn refused(what: &dyn Display, straggler: Straggler, remedy: &str) -> Errno {
     say!(
         Level::Warn,
         file = what, process = straggler.pid;
@@ -164,7 +164,7 @@ pub fn observe_unseen(table: &Table) -> UnseenCount {
 pub fn doubt_if_unseen(
     table: &Table,
     before: UnseenCount,
-    what: &dyn core::fmt::Display,
+    what: &dyn Display,
     doubt: impl FnOnce() -> bool,
 ) {
     let after = table.unseen().observe_after_publishing();
@@ -174,7 +174,7 @@ pub fn doubt_if_unseen(
 }
 
 #[cold]
-fn log_doubted(table: &Table, what: &dyn core::fmt::Display) {
+fn log_doubted(table: &Table, what: &dyn Display) {
     say!(
         Level::Warn,
         file = what;

@@ -6,7 +6,7 @@
  *   compare     is every snapshot what FILE was when it was taken?
  *   wait        says "ready" and waits for a line on standard input
  *   doubtful    waits until the first snapshot is doubtful, a minute at the most
- *   fill        takes 4096 snapshots, or as many as can be had; then gives half of them back
+ *   fill        takes as many snapshots as can be had; then gives half of them back
  *   stuck       begins a write of FILE that cannot go on before a line came on standard input; says "ready" when it is stuck
  */
 #include "blocked.h"
@@ -14,7 +14,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
-enum { MOST = 5000 };
+enum { MOST = 30000 };
 
 static const char *path;
 static int file, taken, version;
@@ -29,6 +29,21 @@ static const char *name_of(int error)
 static unsigned char *try_snapshot(void)
 {
     return mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+}
+
+static int try_group(int count)
+{
+    static struct snapshim_map maps[SNAPSHIM_GROUP];
+    unsigned char *place = free_range((size_t)count * PAGE);
+    for (int i = 0; i < count; i++)
+        maps[i] = (struct snapshim_map){.fd = file, .prot = PROT_READ, .length = PAGE, .addr = place + (size_t)i * PAGE};
+    if (taken + count > MOST || snapshim_mapv(maps, count) != 0)
+        return 0;
+    for (int i = 0; i < count; i++) {
+        versions[taken] = version;
+        held[taken++] = maps[i].addr;
+    }
+    return 1;
 }
 
 static void take(void)
@@ -75,14 +90,21 @@ static void await_doubt(void)
 static void fill(void)
 {
     int first = taken;
-    unsigned char *at;
-    while (taken < MOST && (at = try_snapshot()) != MAP_FAILED) {
-        versions[taken] = version;
-        held[taken++] = at;
+    /* Half as many at once each time that so many cannot be had. */
+    for (int count = SNAPSHIM_GROUP; count > 0;)
+        if (!try_group(count))
+            count /= 2;
+    int error = errno;
+    printf("fill: %d, then %s\n", taken - first, name_of(error));
+    int kept = taken / 2;
+    while (taken > kept) {
+        /* Those of one group lie side by side. */
+        int from = taken - 1;
+        while (from > kept && held[from - 1] == held[from] - PAGE)
+            from--;
+        CHECK(munmap(held[from], (size_t)(taken - from) * PAGE) == 0);
+        taken = from;
     }
-    printf("fill: %d, then %s\n", taken - first, name_of(errno));
-    while (taken > (first + 4096) / 2)
-        CHECK(munmap(held[--taken], PAGE) == 0);
 }
 
 /* Writes from memory whose page does not come until `go` is set (userfaultfd(2)). */

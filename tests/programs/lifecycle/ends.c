@@ -16,6 +16,19 @@ static void end_in_handler(int number)
     _exit(number == SIGUSR1 ? 0 : 1);
 }
 
+static void take(int fd, unsigned char **taken, size_t count)
+{
+    static struct snapshim_map maps[SNAPSHIM_GROUP];
+    for (size_t done = 0; done < count;) {
+        size_t now = count - done < SNAPSHIM_GROUP ? count - done : SNAPSHIM_GROUP;
+        for (size_t i = 0; i < now; i++)
+            maps[i] = (struct snapshim_map){.fd = fd, .prot = PROT_READ, .length = 3 * PAGE};
+        CHECK(snapshim_mapv(maps, (int)now) == 0);
+        for (size_t i = 0; i < now; i++)
+            taken[done++] = maps[i].addr;
+    }
+}
+
 /* A part of each of the first `count` snapshots is unmapped, so that it becomes two. */
 static void split(unsigned char *const *taken, size_t count)
 {
@@ -31,8 +44,7 @@ int main(int argc, char **argv)
     int fd = open(argv[1], O_RDWR);
     CHECK(fd >= 0);
     unsigned char **taken = calloc(count, sizeof *taken);
-    for (size_t i = 0; i < count; i++)
-        taken[i] = snapshot(fd, 0, 3 * PAGE, PROT_READ);
+    take(fd, taken, count);
     if (strcmp(how, "exit") == 0)
         exit(0);
     if (strcmp(how, "_exit") == 0)

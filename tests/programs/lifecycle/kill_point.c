@@ -3,14 +3,14 @@
  *
  * Where two processes come out of it, and with stopped, each then says that it is done, waits for the end of standard input and says
  * what its snapshot shows. With stopped what would have to wait for too long may fail. */
-#include <pthread.h>
-
 #include "check.h"
+
+#include <pthread.h>
 
 #define BYTES (8 * PAGE)
 #define PAGES (BYTES / PAGE)
 
-static int fd, may_fail;
+static int fd, other_fd, may_fail;
 
 /* The snapshot, how it was when it was taken, and whether that lies between the traps. */
 static unsigned char *held, before[BYTES];
@@ -51,6 +51,17 @@ static unsigned char *take_at(unsigned char *at, int flags)
 static unsigned char *take(void)
 {
     return take_at(NULL, 0);
+}
+
+/* The same with a snapshot of another file, at one instant. */
+static void take_group(void)
+{
+    CHECK(pread(fd, before, BYTES, 0) == (ssize_t)BYTES);
+    is_taken_between = is_begun;
+    struct snapshim_map maps[] = {{.fd = other_fd, .prot = PROT_READ, .length = BYTES},
+                                  {.fd = fd, .prot = PROT_READ | PROT_WRITE, .length = BYTES}};
+    if (is_done(snapshim_mapv(maps, 2) == 0))
+        held = maps[1].addr;
 }
 
 static void change(void)
@@ -131,6 +142,16 @@ static void create(void)
     change();
     mark();
     take();
+    mark();
+}
+
+static void create_group(void)
+{
+    other_fd = memfd_create("other", MFD_CLOEXEC);
+    CHECK(other_fd >= 0 && ftruncate(other_fd, BYTES) == 0);
+    change();
+    mark();
+    take_group();
     mark();
 }
 
@@ -341,6 +362,7 @@ static const struct {
     void (*run)(void);
 } operations[] = {
     {"attach", attach}, {"announce", announce}, {"create", create}, {"create_fixed", create_fixed},
+    {"create_group", create_group},
     {"retire", retire}, {"preserve", preserve}, {"relocate", relocate}, {"divide", divide},
     {"arm", arm}, {"end_thread", end_thread}, {"fork", fork_both}, {"exec", replace_image}, {"die", die},
     {"arm_in_threads", arm_in_threads},

@@ -1,0 +1,60 @@
+//! Several files at one instant: a state that there was, or nothing at all.
+
+mod common;
+
+use std::process::Output;
+
+use common::{Scratch, program, run, skip, text};
+
+fn group(scratch: &Scratch, arguments: &[&str]) -> Output {
+    run(scratch.shimmed(program("group/group"), "auto").args(arguments))
+}
+
+fn holds(arguments: &[&str]) {
+    for scratch in common::scratches() {
+        let output = group(&scratch, arguments);
+        let said = text(&output);
+        if let Some(why) = said.strip_prefix("SKIPPED ") {
+            return skip(&arguments.join(" "), why.trim_end());
+        }
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_group_shows_a_state_that_there_was() {
+    holds(&["cut", "400", "group"]);
+}
+
+/// So the test above can fail.
+#[test]
+fn snapshots_one_after_the_other_show_states_that_there_never_were() {
+    holds(&["cut", "50", "singly"]);
+}
+
+#[test]
+fn all_are_taken_or_none() {
+    holds(&["errors"]);
+}
+
+#[test]
+fn each_is_mapped_as_it_is_asked_for() {
+    holds(&["places"]);
+}
+
+#[test]
+fn a_file_may_be_in_a_group_more_than_once() {
+    holds(&["one_file"]);
+}
+
+#[test]
+fn a_group_may_have_thousands_of_files() {
+    holds(&["many", "3000"]);
+}
+
+#[test]
+fn without_the_shim_there_is_an_error_and_no_mapping() {
+    let scratch = Scratch::on_tmpfs();
+    let output = run(&mut scratch.native(program("group/native")));
+    assert!(output.status.success(), "{}", text(&output));
+}
