@@ -9,8 +9,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-use snapshim::protocol::limits::SNAPSHOTS;
 use common::{DISK, Scratch, WAYS, program, run, run_within, skip};
+use snapshim::protocol::limits::SNAPSHOTS;
 use snapshim::table_file_name;
 
 fn scratch() -> Scratch {

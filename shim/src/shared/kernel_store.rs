@@ -9,7 +9,7 @@
 //!   meanwhile.
 //! - Else the kernel stores into a [`bounce`] buffer, and the call may wait as long as it likes. A call that is left by
 //!   pthread_cancel(3) or longjmp(3) leaks that memory and nothing more.
-//! - For one buffer in a snapshot there are faster ways. A little comes by a [`spare`](super::spare) buffer; much that comes from a
+//! - For one buffer in a snapshot there are faster ways. A little comes by a [`spare`] buffer; much that comes from a
 //!   file is stored into the snapshot itself ([`fill_promptly`]).
 //!
 //! A bounce buffer takes as much memory as bytes come. Where many may come, and other calls cannot tell one call from several, each

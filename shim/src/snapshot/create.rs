@@ -210,7 +210,9 @@ fn claim_device(mappings: &Mappings, part: &Part) -> Result<(), Errno> {
 
 fn scope_of(parts: &[Part]) -> Scope {
     match parts {
-        [first, others @ ..] if others.iter().all(|other| other.origin() == first.origin()) => Scope::One(first.origin()),
+        [first, others @ ..] if others.iter().all(|other| other.origin() == first.origin()) => {
+            Scope::One(first.origin())
+        }
         _ => Scope::Group,
     }
 }
@@ -248,8 +250,7 @@ fn finish_all(thread: &Thread, parts: &mut [Part]) -> Result<(), Failure> {
         let Part { wanted, made: Some(made), .. } = part else { return Ok(()) };
         finish(thread, &wanted.mmap, made)
     };
-    let finished =
-        parts.iter_mut().enumerate().try_for_each(|(at, part)| finish_one(part).map_err(Failure::of(at)));
+    let finished = parts.iter_mut().enumerate().try_for_each(|(at, part)| finish_one(part).map_err(Failure::of(at)));
     if finished.is_err() {
         let mappings = lock::hold(thread.own);
         parts.iter().filter_map(|part| part.made.as_ref()).for_each(|made: &Made| made.unmake(&mappings));

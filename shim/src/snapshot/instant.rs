@@ -161,12 +161,7 @@ pub fn observe_unseen(table: &Table) -> UnseenCount {
 
 /// After publication: calls `doubt`, which makes the snapshot doubtful, if such a process may have changed the file since
 /// `before`, or may still do so.
-pub fn doubt_if_unseen(
-    table: &Table,
-    before: UnseenCount,
-    what: &dyn Display,
-    doubt: impl FnOnce() -> bool,
-) {
+pub fn doubt_if_unseen(table: &Table, before: UnseenCount, what: &dyn Display, doubt: impl FnOnce() -> bool) {
     let after = table.unseen().observe_after_publishing();
     if !before.vouches_until(&after) && doubt() {
         log_doubted(table, what);
