@@ -178,7 +178,7 @@ fn make(thread: &Thread, parts: &mut [Part]) -> Result<(), Failure> {
     }
     let parts = &*undo.parts;
     doubt_if_unseen(thread.own.table, before, &What(parts), || {
-        parts.iter().fold(false, |is_any, part| part.doubt(thread) || is_any)
+        parts.iter().filter(|part| part.doubt(thread)).count() > 0
     });
     if thread.own.image.note_snapshot()
         && let Some(record) = thread.own.record()
