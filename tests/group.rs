@@ -33,6 +33,11 @@ fn snapshots_one_after_the_other_show_states_that_there_never_were() {
 }
 
 #[test]
+fn a_foreign_change_of_a_file_that_is_not_watched_is_found() {
+    holds(&["foreign"]);
+}
+
+#[test]
 fn all_are_taken_or_none() {
     holds(&["errors"]);
 }

@@ -78,6 +78,7 @@ struct snapshim_map {
 #endif
 extern int __snapshim_active(void) SNAPSHIM_WEAK_;
 extern int __snapshim_stat(const void *, struct snapshim_stat *) SNAPSHIM_WEAK_;
+extern int __snapshim_check(const void *, int, struct snapshim_stat *) SNAPSHIM_WEAK_;
 extern int __snapshim_mapv(struct snapshim_map *, int) SNAPSHIM_WEAK_;
 extern const char *__snapshim_version(void) SNAPSHIM_WEAK_;
 
@@ -92,6 +93,17 @@ static inline int snapshim_stat(const void *addr, struct snapshim_stat *stat)
 {
     if (__snapshim_stat)
         return __snapshim_stat(addr, stat);
+    errno = ENOSYS;
+    return -1;
+}
+
+/* The same, after a look through fd, a descriptor of the file, whether a program without the shim has changed it. snapshim_stat() looks at
+ * up to 64 files by descriptors of its own; with snapshots of more files ask by this one, before what was read is believed. 0, or -1 with
+ * errno: EINVAL (no snapshot there, or fd leads to another file), EAGAIN (another thread is at it), ENOSYS (no shim). */
+static inline int snapshim_check(const void *addr, int fd, struct snapshim_stat *stat)
+{
+    if (__snapshim_check)
+        return __snapshim_check(addr, fd, stat);
     errno = ENOSYS;
     return -1;
 }

@@ -49,6 +49,18 @@ unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Snapshim
     }
 }
 
+/// `snapshim_check()`: the same, after a look at the file through a descriptor of the program's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __snapshim_check(address: *const c_void, file: c_int, stat: *mut SnapshimStat) -> c_int {
+    let here = address as u64..(address as u64).saturating_add(1);
+    let checked = identity::attached().map_or(Ok(()), |own| watch::check_through(&own, &here, file));
+    match checked {
+        // SAFETY: as the caller of `snapshim_stat()`, the caller passes a writable struct snapshim_stat.
+        Ok(()) => unsafe { __snapshim_stat(address, stat) },
+        Err(error) => fail(error.raw_os_error()),
+    }
+}
+
 /// `snapshim_mapv()`: several snapshots at one instant.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_mapv(maps: *mut SnapshimMap, count: c_int) -> c_int {

@@ -19,7 +19,7 @@ use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::rare::Rare;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
-use snapshim::sys::wait::Backoff;
+use snapshim::sys::wait::{Backoff, Deadline};
 use snapshim::table::Table;
 
 use super::fanotify;
@@ -182,23 +182,52 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
         let is_named = || offender.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
         if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
-            log_foreign_change(own, watched, origin, offender, cause);
+            log_foreign_change(own, watched.file().as_ref().map(AppFd::number), origin, offender, cause);
         }
     }
     own.image.end_search();
 }
 
+/// Observes the origin of the snapshot at `addresses` through `descriptor`, which the program says leads to it: only so many origins
+/// are watched by descriptors of the library's own.
+///
+/// Errors: `EINVAL` (no snapshot there, or the descriptor leads to another file), `EAGAIN` (another thread has observed origins for
+/// as long as a writer is waited for).
+pub fn check_through(own: &ThisProcess, addresses: &Range<u64>, descriptor: i32) -> Result<(), Errno> {
+    let (_, view) = lock::find_segment(own, addresses, |_, _| true).ok_or(Errno::INVAL)?;
+    let origin = view.meta.origin;
+    if descriptor < 0 || target_of_descriptor(descriptor as u32) != Target::Origin(origin) {
+        return Err(Errno::INVAL);
+    }
+    if origin.is_block_device() {
+        return Ok(());
+    }
+    let _signals = SignalsBlocked::new();
+    let (mut backoff, mut deadline) = (Backoff::default(), Deadline::at(raw::now() + config().timeout));
+    while !own.image.begin_search() {
+        if deadline.expired_twice(&backoff) {
+            return Err(Errno::AGAIN);
+        }
+        backoff.pause();
+    }
+    let modified = || Some(modified_behind(raw::borrow(descriptor as u32))?.1);
+    if let Some(cause) = own.table.doubt_if_changed(own.owner(), origin, modified) {
+        log_foreign_change(own, Some(descriptor as u32), origin, None, cause);
+    }
+    own.image.end_search();
+    Ok(())
+}
+
 #[cold]
 fn log_foreign_change(
     own: &ThisProcess,
-    watched: &Watched,
+    file: Option<u32>,
     origin: Origin,
     offender: Option<u32>,
     cause: SegmentFlags,
 ) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
-    let file = watched.file();
-    let link = ProcPath::thread_self("fd").slash(file.as_ref().map_or(u32::MAX, AppFd::number));
+    let link = ProcPath::thread_self("fd").slash(file.unwrap_or(u32::MAX));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     let name = Bytes(path.as_ref().map_or(b"?", |(path, _)| path));
     let message = format_args!(

@@ -2,7 +2,7 @@
  *
  * cut ROUNDS group|singly: a writer changes pages of three files in turn, by calls and by stores, and counts up. What a group shows must
  * be a state that there was: no page is behind a page that is written later, and none is more than one round ahead.
- * errors, places, one_file, many COUNT: see the functions.
+ * foreign, errors, places, one_file, many COUNT: see the functions.
  */
 #include "check.h"
 
@@ -210,6 +210,31 @@ static int one_file(void)
     return 0;
 }
 
+/* A program without the shim changes one of so many files that not all can be watched. */
+static int foreign(void)
+{
+    enum { MANY = 100 };
+    static struct snapshim_map maps[MANY];
+    struct snapshim_stat stat;
+    for (int i = 0; i < MANY; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "file-%d", i);
+        maps[i] = (struct snapshim_map){make_file(name, PAGE), PROT_READ, 0, PAGE, NULL, 0, 0};
+    }
+    CHECK(snapshim_mapv(maps, MANY) == 0);
+    CHECK(system("unset LD_PRELOAD; sleep 0.05; printf x | dd of=file-90 conv=notrunc status=none") == 0);
+    overwrite(maps[91].fd, 0, PAGE, 1);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(snapshim_check(maps[i].addr, maps[i].fd, &stat) == 0);
+        CHECK(stat.state == (i == 90 ? SNAPSHIM_DOUBTFUL : SNAPSHIM_EXACT));
+        CHECK(stat.cause == (i == 90 ? SNAPSHIM_FOREIGN_CHANGE : 0));
+    }
+    CHECK_ERRNO(snapshim_check(maps[0].addr, maps[1].fd, &stat), -1, EINVAL);
+    CHECK_ERRNO(snapshim_check(maps[0].addr, -1, &stat), -1, EINVAL);
+    CHECK_ERRNO(snapshim_check(&stat, maps[1].fd, &stat), -1, EINVAL);
+    return 0;
+}
+
 static double now(void)
 {
     struct timespec time;
@@ -254,6 +279,8 @@ int main(int argc, char **argv)
     CHECK(argc > 1);
     if (strcmp(argv[1], "cut") == 0)
         return cut(atoi(argv[2]), strcmp(argv[3], "group") == 0);
+    if (strcmp(argv[1], "foreign") == 0)
+        return foreign();
     if (strcmp(argv[1], "errors") == 0)
         return errors();
     if (strcmp(argv[1], "places") == 0)
