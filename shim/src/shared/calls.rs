@@ -91,11 +91,14 @@ fn act_announced<T>(origin: Origin, act: impl Fn(Option<&Announced<'_>>) -> Resu
 }
 
 /// The same with the lock over the mappings, which no thread holds while it waits for a creation: the creation may need it.
+///
+/// Signals are blocked meanwhile as well: a handler that forked would have the call go on in the child, for the parent's record.
 fn act_under_lock<T>(
     own: ThisProcess,
     origin: Origin,
     act: impl Fn(&Mappings, Option<&Announced<'_>>) -> Result<T, Errno>,
 ) -> Result<T, Errno> {
+    let _signals = signal_block::SignalsBlocked::new();
     announced_holding(origin, || lock::hold(own), act).map_err(|_| Errno::NOMEM)?
 }
 
