@@ -359,6 +359,39 @@ fn a_full_file_system_is_refused() {
     assert_eq!(fs::read_dir(&full.0).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// Room for the table, but none for more processes than it has records for from the start.
+#[test]
+fn processes_that_a_table_on_a_full_file_system_has_no_memory_for_say_so() {
+    const TEST: &str = "processes_that_a_table_on_a_full_file_system_has_no_memory_for_say_so";
+    let scratch = scratch();
+    let Some(small) = Mounted::tmpfs(scratch.file("small"), "64m") else {
+        return skip(TEST, "mounting a tmpfs needs root");
+    };
+    assert_eq!(out(&run(probe(&scratch, &["active"]).env("SNAPSHIM_DIR", &small.0))), "active: 1\n");
+    fill(&small);
+    let mut command = scratch.shimmed(program("lifecycle/grown"), "auto");
+    let output = run(command.arg("400").env("SNAPSHIM_DIR", &small.0));
+    let (found, said) = (out(&output), err(&output));
+    let count = |what: &str| found.lines().filter(|line| *line == what).count();
+    assert!(output.status.success() && count("ENOSPC") > 0, "{found}{said}");
+    assert_eq!(count("taken") + count("ENOSPC"), 400, "{found}{said}");
+    assert!(
+        said.contains("its table cannot grow, as its file system is full") && said.contains("free 4 MiB"),
+        "{said}"
+    );
+}
+
+/// Takes all that a file system has left.
+fn fill(small: &Mounted) {
+    let filled = Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096", "status=none"])
+        .env("LC_ALL", "C")
+        .arg(format!("of={}", small.0.join("filler").display()))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&filled.stderr).contains("No space left"));
+}
+
 /// Room for the table, but none for what writers note in it later: they preserve again what they cannot remember.
 #[test]
 fn snapshots_stay_exact_when_the_tables_file_system_fills_up() {
@@ -367,13 +400,7 @@ fn snapshots_stay_exact_when_the_tables_file_system_fills_up() {
         return skip("snapshots_stay_exact_when_the_tables_file_system_fills_up", "mounting a tmpfs needs root");
     };
     assert_eq!(out(&run(probe(&scratch, &["active"]).env("SNAPSHIM_DIR", &small.0))), "active: 1\n");
-    let filled = Command::new("dd")
-        .args(["if=/dev/zero", "bs=4096", "status=none"])
-        .env("LC_ALL", "C")
-        .arg(format!("of={}", small.0.join("filler").display()))
-        .output()
-        .unwrap();
-    assert!(String::from_utf8_lossy(&filled.stderr).contains("No space left"));
+    fill(&small);
     for way in WAYS {
         let verbs = ["active", "snapshot", "write", "compare", "write", "write", "compare"];
         let output = run(probe(&scratch, &verbs).env("SNAPSHIM_DIR", &small.0).env("SNAPSHIM_PUSH", way));

@@ -46,6 +46,13 @@ impl Table {
             && header.writers_used() <= self.writers_backed()
     }
 
+    /// Whether all process records that have memory are taken, and more could have some.
+    #[must_use]
+    pub fn lacks_memory(&self) -> bool {
+        let backed = self.processes_backed();
+        self.header.processes_used() >= backed && backed < PROCESSES
+    }
+
     /// Makes sure that process record `index` has memory.
     pub(crate) fn reach_process(&self, index: usize) -> bool {
         self.header.process_room.reach(&self.processes, FIRST_PROCESSES, PROCESSES_AT_ONCE, index)

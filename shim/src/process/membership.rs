@@ -113,7 +113,7 @@ fn join_now(is_eager: bool) -> Result<ThisProcess, Errno> {
     match attach_table().map(claim) {
         Ok(Some(own)) => Ok(own),
         Ok(None) if has_left() => Err(Errno::UCLEAN),
-        Ok(None) => Err(note_refusal(image, Hindrance::Full, begun)),
+        Ok(None) => Err(note_refusal(image, Hindrance::of_table_without_room(), begun)),
         Err(refusal) => Err(note_refusal(image, Hindrance::Refusal(refusal), begun)),
     }
 }
@@ -157,13 +157,20 @@ enum Hindrance {
     Refusal(Refusal),
     /// All records are taken, or there is no memory for what names this image.
     Full,
+    /// All records that have memory are taken, and the file system of the table has no more.
+    NoMemory,
 }
 
 impl Hindrance {
+    fn of_table_without_room() -> Self {
+        if table().is_some_and(Table::lacks_memory) { Self::NoMemory } else { Self::Full }
+    }
+
     fn errno(self) -> Errno {
         match self {
             Self::Refusal(refusal) => errno_for(refusal),
             Self::Full => Errno::NFILE,
+            Self::NoMemory => Errno::NOSPC,
         }
     }
 
@@ -244,6 +251,7 @@ fn log_refused(hindrance: Hindrance, is_raised: bool) {
     let (what, remedy) = match hindrance {
         Hindrance::Refusal(refusal) => (refusal.what(), refusal.remedy()),
         Hindrance::Full => ("its table is full", "end some of the processes that use it"),
+        Hindrance::NoMemory => ("its table cannot grow, as its file system is full", "free 4 MiB there"),
     };
     // What stands in the table is said once by itself; on a full file system nothing is left behind.
     let is_full = matches!(hindrance, Hindrance::Refusal(Refusal::Full));
