@@ -63,6 +63,7 @@ scenarios! {
         procfs_is_eopnotsupp
         hugetlbfs_is_eopnotsupp
         the_descriptor_is_not_needed_any_more
+        a_place_that_mremap_refuses_leaves_it
     }
     end {
         appended_pages_stay_sigbus_and_the_tail_zero

@@ -92,7 +92,8 @@ pub fn segments<'a>(
 ) -> impl Iterator<Item = (u32, View)> + use<'a> {
     let range = range.clone();
     walk.owned_by(own.owner()).filter(move |(index, view)| {
-        view.extent.address < range.end
+        !range.is_empty()
+            && view.extent.address < range.end
             && range.start < view.extent.end()
             && (range == EVERYWHERE || is_own_range(own, *index, view))
     })

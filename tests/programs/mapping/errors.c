@@ -144,6 +144,24 @@ static void the_descriptor_is_not_needed_any_more(int protection, enum who who)
     writer_end(&writer);
 }
 
+/* Once the snapshot was split where no page begins, and the table was damaged. */
+static void a_place_that_mremap_refuses_leaves_it(int protection, enum who who)
+{
+    int fd = make_file("file", 4 * PAGE);
+    struct writer writer = writer_before(who, "file");
+    unsigned char *at = snapshot(fd, 0, 4 * PAGE, protection);
+    int shared = make_file("shared", PAGE);
+    void *other = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
+    CHECK(other != MAP_FAILED);
+    CHECK_ERRNO(mremap(other, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at + PAGE + 1), MAP_FAILED, EINVAL);
+    CHECK_ERRNO(mremap(other, PAGE, (size_t)-1, MREMAP_MAYMOVE | MREMAP_FIXED, at + PAGE), MAP_FAILED, EINVAL);
+    writer_after(&writer);
+    writer_writes(&writer, 0, 4 * PAGE, 1);
+    CHECK(shows(at, 0, 4 * PAGE, 0) && stat_of(at).state == SNAPSHIM_EXACT);
+    CHECK(munmap(snapshot(fd, 0, 4 * PAGE, protection), 4 * PAGE) == 0 && munmap(other, PAGE) == 0);
+    writer_end(&writer);
+}
+
 static const struct scenario scenarios[] = {
     ONCE(shared_and_anonymous_are_einval),
     ONCE(neither_file_nor_block_device_is_enodev),
@@ -151,5 +169,6 @@ static const struct scenario scenarios[] = {
     ONCE(hugetlbfs_is_eopnotsupp),
     ONCE(other_arguments_are_judged_as_by_mmap),
     EACH(the_descriptor_is_not_needed_any_more),
+    EACH(a_place_that_mremap_refuses_leaves_it),
 };
 MAIN(scenarios)
