@@ -57,11 +57,21 @@ pub const fn empty_root(incarnation: u32) -> u64 {
 }
 
 /// Why there is no word for a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Absent {
     /// No bit near it was ever set.
     Never,
     /// It cannot be told: a word of another incarnation stands in its place, or no block is left.
     Lost,
+}
+
+/// What is known of a page and of those behind it.
+struct Known {
+    /// The bits of the 32 pages around the page. Where there is no word, they are all the same.
+    bits: u32,
+    /// The page behind those that are alike known: the next word's, or the first behind a block that is not there. So a walk costs
+    /// what the blocks hold, and not what the snapshot could hold.
+    end: u64,
 }
 
 /// The preserved bits of one incarnation of one snapshot.
@@ -89,16 +99,35 @@ impl<P: Pool> Bits<'_, P> {
         depth
     }
 
-    /// The word that holds `page`'s bit, made if it does not exist and `grow` is set.
-    fn word(&self, page: u64, grow: bool) -> Result<&AtomicU64, Absent> {
+    /// The word that holds `page`'s bit, made if it does not exist and `grow` is set. If there is none: why, and the first page
+    /// behind those that have none for that reason.
+    fn word(&self, page: u64, grow: bool) -> Result<&AtomicU64, (Absent, u64)> {
         let word = page / WORD_PAGES;
         let mut entry = self.root;
         for level in (0..=self.depth()).rev() {
-            let block = self.follow(entry, grow)?;
-            let index = (word / (BLOCK_WORDS as u64).pow(level)) % BLOCK_WORDS as u64;
+            let words = (BLOCK_WORDS as u64).pow(level);
+            let block = self.follow(entry, grow).map_err(|why| {
+                let pages = words.saturating_mul(LEAF_PAGES);
+                (why, (page / pages + 1).saturating_mul(pages))
+            })?;
+            let index = (word / words) % BLOCK_WORDS as u64;
             entry = &block.0[index as usize];
         }
         Ok(entry)
+    }
+
+    /// What is known of `page`, with `bits` of a word, and where there is none, by the reason.
+    fn known(&self, page: u64, bits: impl Fn(Result<u64, Absent>) -> u32) -> Known {
+        // Acquire: pairs with the AcqRel in `set_word`; a writer that sees the bit may let newer bytes land.
+        match self.word(page, false).map(|word| word.load(Ordering::Acquire)) {
+            Ok(word) => Known { bits: bits(Ok(word)), end: (page / WORD_PAGES + 1) * WORD_PAGES },
+            Err((why, end)) => Known { bits: bits(Err(why)), end },
+        }
+    }
+
+    /// The bits that are known to be set.
+    fn set_at(&self, page: u64) -> Known {
+        self.known(page, |word| word.ok().filter(|word| is_of(*word, self.incarnation)).map_or(0, |word| word as u32))
     }
 
     /// The block that `entry` names, taking one for it if there is none and `grow` is set.
@@ -135,9 +164,7 @@ impl<P: Pool> Bits<'_, P> {
 
     /// The bits of the 32 pages around `page`, page `page / 32 * 32` in bit 0.
     pub fn load(&self, page: u64) -> u32 {
-        // Acquire: pairs with the AcqRel in `set_word`; a writer that sees the bit may let newer bytes land.
-        let word = self.word(page, false).map_or(0, |word| word.load(Ordering::Acquire));
-        if is_of(word, self.incarnation) { word as u32 } else { 0 }
+        self.set_at(page).bits
     }
 
     /// Whether `page` is known to be preserved.
@@ -147,7 +174,7 @@ impl<P: Pool> Bits<'_, P> {
 
     /// The first run of pages in `range` that have no bit: the pages to push.
     pub fn first_missing(&self, range: Range<u64>) -> Option<Range<u64>> {
-        first_run(range, |page| self.load(page))
+        first_run(range, |page| self.set_at(page))
     }
 
     /// How many pages in `range` have their bit.
@@ -162,17 +189,17 @@ impl<P: Pool> Bits<'_, P> {
 
     /// Whether some bits of `range` may have been lost: a word of another incarnation stands where one of this should.
     pub fn is_any_lost(&self, range: Range<u64>) -> bool {
-        let words = range.start / WORD_PAGES..range.end.div_ceil(WORD_PAGES);
-        words.map(|word| word * WORD_PAGES).any(|page| match self.word(page, false) {
-            Ok(word) => !is_of(word.load(Ordering::Relaxed), self.incarnation),
-            Err(Absent::Lost) => true,
-            Err(Absent::Never) => false,
-        })
+        let lost = |word| match word {
+            Ok(word) if is_of(word, self.incarnation) => 0,
+            Err(Absent::Never) => 0,
+            Ok(_) | Err(Absent::Lost) => u32::MAX,
+        };
+        find(range.start / WORD_PAGES * WORD_PAGES..range.end, |page| self.known(page, lost)).is_some()
     }
 
     /// The first run of pages in `range` that have their bit.
     pub fn first_set(&self, range: Range<u64>) -> Option<Range<u64>> {
-        first_run(range, |page| !self.load(page))
+        first_run(range, |page| inverse(self.set_at(page)))
     }
 
     /// The first run of pages in `range` that were certainly never preserved: the pages that may be dropped.
@@ -180,11 +207,12 @@ impl<P: Pool> Bits<'_, P> {
     /// A word of another incarnation inside a block of this one says that bits may have been lost: all its pages count as
     /// preserved.
     pub fn first_droppable(&self, range: Range<u64>) -> Option<Range<u64>> {
-        first_run(range, |page| match self.word(page, false).map(|word| word.load(Ordering::Acquire)) {
+        let kept = |word| match word {
             Ok(word) if is_of(word, self.incarnation) => word as u32,
             Err(Absent::Never) => 0,
             Ok(_) | Err(Absent::Lost) => u32::MAX,
-        })
+        };
+        first_run(range, |page| self.known(page, kept))
     }
 
     /// Sets the bits of `range`; how many were new, or `None` if some could not be recorded.
@@ -217,23 +245,28 @@ impl<P: Pool> Bits<'_, P> {
     }
 }
 
-/// The first run of pages in `range` whose bit is clear in the words that `bits` gives.
-fn first_run(range: Range<u64>, bits: impl Fn(u64) -> u32) -> Option<Range<u64>> {
-    let start = find(range.clone(), |page| !bits(page))?;
-    let end = find(start..range.end, bits).unwrap_or(range.end);
+fn inverse(known: Known) -> Known {
+    Known { bits: !known.bits, ..known }
+}
+
+/// The first run of pages in `range` whose bit is clear in what `known` tells.
+fn first_run(range: Range<u64>, known: impl Fn(u64) -> Known) -> Option<Range<u64>> {
+    let start = find(range.clone(), |page| inverse(known(page)))?;
+    let end = find(start..range.end, known).unwrap_or(range.end);
     Some(start..end)
 }
 
-/// The first page in `range` whose bit is set in the words that `bits` gives.
-fn find(range: Range<u64>, bits: impl Fn(u64) -> u32) -> Option<u64> {
+/// The first page in `range` whose bit is set in what `known` tells.
+fn find(range: Range<u64>, known: impl Fn(u64) -> Known) -> Option<u64> {
     let mut page = range.start;
     while page < range.end {
-        let candidates = bits(page) >> (page % WORD_PAGES);
+        let Known { bits, end } = known(page);
+        let candidates = bits >> (page % WORD_PAGES);
         if candidates != 0 {
             let found = page + u64::from(candidates.trailing_zeros());
             return (found < range.end).then_some(found);
         }
-        page = (page / WORD_PAGES + 1) * WORD_PAGES;
+        page = end;
     }
     None
 }
@@ -306,6 +339,14 @@ mod tests {
         check(5, &[0..1, 3..5]);
         check(LEAF_PAGES, &[31..33, 64..96, LEAF_PAGES - 1..LEAF_PAGES]);
         check(LEAF_PAGES * 3, &[5..6, LEAF_PAGES - 2..LEAF_PAGES + 40, LEAF_PAGES * 2 + 7..LEAF_PAGES * 2 + 8]);
+    }
+
+    /// It would take minutes if each word was looked at.
+    #[test]
+    fn what_was_never_there_is_not_walked() {
+        let tib = (1 << 40) / crate::PAGE;
+        check(16 * tib, &[5..6, 3 * tib..3 * tib + 40, 16 * tib - 1..16 * tib]);
+        check(16 * tib, &[]);
     }
 
     #[test]
