@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Scratch, program, run, text};
 use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
+use snapshim::protocol::place::{GROUPS, Group};
 use snapshim::protocol::preserved::Block;
 use snapshim::protocol::process::Process;
 use snapshim::protocol::snapshot::Snapshot;
@@ -80,12 +81,13 @@ struct Records {
     count: usize,
 }
 
-fn records() -> [Records; 8] {
+fn records() -> [Records; 9] {
     let mut start = 0;
     let sizes = [
         ("header", size_of::<Header>(), 1),
         ("snapshots", size_of::<Snapshot>(), SNAPSHOTS),
-        ("marks", 8, SNAPSHOTS),
+        ("fingerprints", 8, SNAPSHOTS),
+        ("marks", size_of::<Group>(), GROUPS),
         ("block owners", 8, BLOCKS),
         ("processes", size_of::<Process>(), PROCESSES),
         ("nothing", size_of::<Process>(), 1),

@@ -33,7 +33,7 @@ extern "C" fn __snapshim_active() -> c_int {
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut SnapshimStat) -> c_int {
     let held = identity::attached().filter(|own| {
         let _mappings = lock::hold(*own);
-        !own.leaves_after_long_inspection()
+        !own.leaves_after_long_inspection_of(&(address as u64..(address as u64).saturating_add(1)))
     });
     let found = match held {
         Some(own) => describe(&own, address as u64),
@@ -106,7 +106,8 @@ fn describe(own: &identity::ThisProcess, address: u64) -> Option<SnapshimStat> {
 /// The state and the sums of all segments of the mmap that `here` is a segment of.
 fn sum(own: &identity::ThisProcess, walk: Walk<'_>, here: &View) -> SnapshimStat {
     let mut stat = SnapshimStat { state: EXACT, cause: 0, size: here.meta.size, pages: 0, preserved: 0, held: 0 };
-    let same = walk.owned_by(own.owner()).filter(|(_, view)| view.meta.mapping == here.meta.mapping);
+    let is_same = |view: &View| view.meta.owner == own.owner() && view.meta.mapping == here.meta.mapping;
+    let same = walk.near(here.meta.origin).filter(|(_, view)| is_same(view));
     for (index, view) in same {
         let covered = view.covered_pages();
         stat.pages += covered.end - covered.start;

@@ -4,10 +4,12 @@
 //! in the header, and each process that sees that leaves the table. From then on no process vouches for a snapshot, and none acts
 //! on memory by what a record says.
 
+use core::ops::Range;
+
 use super::liveness;
 use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::sync::Ordering;
+use crate::protocol::snapshot::View;
 use crate::sys::wait::Backoff;
 use crate::table::Table;
 use crate::table::walk::Walk;
@@ -32,22 +34,27 @@ impl Table {
     /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
     /// makes, moves or unmaps a snapshot meanwhile.
     pub fn inspect(&self, known: &Knowledge<'_>) {
-        let mut backoff = Backoff::default();
-        for _ in 0..ROUNDS {
-            if self.is_damaged() || self.is_as_known(known) {
-                return;
-            }
-            backoff.pause();
-        }
-        self.declare_damaged();
+        self.inspect_until(|| self.is_record_known(known) && self.shows_all(known));
     }
 
-    /// The same, and checks that walks over processes and writers would find every living process.
-    pub fn inspect_all(&self, known: &Knowledge<'_>) {
+    /// The same as far as `addresses` are concerned: it costs what lies there.
+    pub fn inspect_in(&self, known: &Knowledge<'_>, addresses: &Range<u64>) {
+        self.inspect_until(|| {
+            self.is_record_known(known)
+                && (self.over_splits(|walk| self.shows_in(walk, known, addresses)) || known.own_ranges.are_given_back())
+        });
+    }
+
+    /// Checks that walks over processes and writers would find every living process.
+    pub fn inspect_reach(&self) {
+        self.inspect_until(|| self.finds_all());
+    }
+
+    fn inspect_until(&self, is_as_known: impl Fn() -> bool) {
         let mut backoff = Backoff::default();
         for _ in 0..ROUNDS {
-            if self.is_damaged() || self.finds_all() {
-                return self.inspect(known);
+            if self.is_damaged() || is_as_known() {
+                return;
             }
             backoff.pause();
         }
@@ -85,34 +92,54 @@ impl Table {
             })
     }
 
-    fn is_as_known(&self, known: &Knowledge<'_>) -> bool {
-        let is_record_ours = self
+    fn is_record_known(&self, known: &Knowledge<'_>) -> bool {
+        let is_ours = self
             .process(known.index)
             .is_some_and(|record| record.id() == Some(known.id) && record.cookie(known.id) == Some(known.cookie));
-        is_record_ours && (known.index as usize) < self.header.processes_used() && self.shows(known)
+        let is_mapper = known.own_ranges.pages() > 0;
+        is_ours
+            && (known.index as usize) < self.header.processes_used()
+            && (!is_mapper || self.header.active.is_raised())
     }
 
     /// Whether the segments in the table are those that the process holds, and writers find them. A process that has given them back
     /// holds them until it ends, which may take a while on a busy machine.
-    fn shows(&self, known: &Knowledge<'_>) -> bool {
-        self.over_splits(|walk| self.shows_in(walk, known)) || known.own_ranges.are_given_back()
+    fn shows_all(&self, known: &Knowledge<'_>) -> bool {
+        let is_all = self.over_splits(|walk| {
+            let owner = known.id.owner_word(known.index);
+            self.shown(walk.owned_by(owner), known).is_none_or(|pages| pages == known.own_ranges.pages())
+        });
+        is_all || known.own_ranges.are_given_back()
     }
 
-    fn shows_in(&self, walk: Walk<'_>, known: &Knowledge<'_>) -> bool {
+    /// The same of those that touch `addresses`.
+    fn shows_in(&self, walk: Walk<'_>, known: &Knowledge<'_>, addresses: &Range<u64>) -> bool {
         let owner = known.id.owner_word(known.index);
-        let mut pages = 0;
-        for (index, view) in walk.owned_by(owner) {
+        let segments = || walk.held_in(owner, known.own_ranges, addresses);
+        let mut at = addresses.start;
+        // What is held and in no segment is missing.
+        let is_covered = |(_, view): (u32, View)| {
+            let gap = at..view.extent.address.min(addresses.end);
+            at = view.extent.end();
+            gap.is_empty() || !known.own_ranges.touches(&gap)
+        };
+        let are_covered = segments().all(is_covered);
+        let is_end_covered = at >= addresses.end || !known.own_ranges.touches(&(at..addresses.end));
+        self.shown(segments(), known).is_none_or(|pages| pages < u64::MAX && are_covered && is_end_covered)
+    }
+
+    /// How many pages `segments` show; `None`: one of them is changing. All of them are held, and writers find them, or it is as if
+    /// there were more pages than any process holds.
+    fn shown(&self, segments: impl Iterator<Item = (u32, View)>, known: &Knowledge<'_>) -> Option<u64> {
+        let mut pages = 0u64;
+        for (index, view) in segments {
             if view.head.is_changing() {
-                return known.own_ranges.is_changing();
+                return if known.own_ranges.is_changing() { None } else { Some(u64::MAX) };
             }
-            let is_found = view.is_relocated()
-                // Acquire: as in `Walk::of`.
-                || self.origin_fingerprints[index as usize].load(Ordering::Acquire) == view.meta.origin.fingerprint();
-            if !is_found || !known.own_ranges.contains(&(view.extent.address..view.extent.end())) {
-                return false;
-            }
-            pages += view.extent.pages;
+            let is_good = self.is_met(index, view.meta.origin, !view.is_relocated())
+                && known.own_ranges.contains(&(view.extent.address..view.extent.end()));
+            pages = pages.saturating_add(if is_good { view.extent.pages } else { u64::MAX });
         }
-        pages == known.own_ranges.pages() && (pages == 0 || self.header.active.is_raised())
+        Some(pages)
     }
 }

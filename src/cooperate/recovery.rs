@@ -100,8 +100,11 @@ impl Table {
 
     /// Retires the snapshots that were claimed for `dead` and never published.
     fn retire_claims_of(&self, dead: &Dead<'_>) {
-        for snapshot in &self.snapshots {
-            snapshot.retire_claim(dead.index, || dead.has_record());
+        for index in self.used_records() {
+            let snapshot = self.snapshot(index);
+            if snapshot.is_some_and(|snapshot| snapshot.retire_claim(dead.index, || dead.has_record())) {
+                self.lower_marks(index);
+            }
         }
     }
 

@@ -54,7 +54,7 @@ impl Table {
     /// Publishes a new segment of the snapshot at `index`, which is changing, with its preserved bits. `None`: the table is
     /// full.
     pub fn publish_segment(&self, index: u32, view: &View, new: &NewSegment) -> Option<u32> {
-        let (copy_index, head) = self.obtain_snapshot(new.meta.owner)?;
+        let (copy_index, head) = self.obtain_snapshot(new.meta.owner, new.meta.origin)?;
         let copy = self.snapshot(copy_index)?;
         let NewSegment { meta, extent, flags } = *new;
         copy.describe(head, &meta, &extent, flags);
@@ -69,7 +69,6 @@ impl Table {
             }
             self.publish_fingerprint(copy_index, meta.origin);
         }
-        self.note_snapshot(copy_index);
         if flags.contains(CHANGED_BY_HOOK) {
             copy.publish_changing(head, view.head.state());
         } else {

@@ -4,6 +4,7 @@
 //! processes and slots grow where none is to be had.
 
 use crate::protocol::limits::{PROCESSES, WRITERS};
+use crate::protocol::origin::Origin;
 use crate::protocol::process_id::ProcessId;
 use crate::protocol::snapshot::StateWord;
 use crate::sys::sync::Ordering;
@@ -86,12 +87,12 @@ impl Table {
 }
 
 impl Table {
-    /// A free snapshot record, claimed for a new incarnation by the process that `claimer` refers to. Where all are taken, those of
-    /// the dead are free again.
-    pub fn obtain_snapshot(&self, claimer: u64) -> Option<(u32, StateWord)> {
-        self.claim_snapshot(claimer).or_else(|| {
+    /// A free snapshot record, claimed for a new incarnation of `origin` by the process that `claimer` refers to. Where all are
+    /// taken, those of the dead are free again.
+    pub fn obtain_snapshot(&self, claimer: u64, origin: Origin) -> Option<(u32, StateWord)> {
+        self.claim_snapshot(claimer, origin).or_else(|| {
             self.reap_the_dead();
-            self.claim_snapshot(claimer)
+            self.claim_snapshot(claimer, origin)
         })
     }
 }

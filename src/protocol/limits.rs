@@ -4,8 +4,8 @@
 pub const PROCESSES: usize = 65535;
 /// Threads that can have a slot at once.
 pub const WRITERS: usize = 65536;
-/// Snapshot segments that can exist at once.
-pub const SNAPSHOTS: usize = 4096;
+/// Snapshot segments that can exist at once. A fork of a process that has many needs as many again.
+pub const SNAPSHOTS: usize = 16384;
 /// Snapshots that can be taken at one instant.
 pub const GROUP: usize = 16384;
 /// Creations that can be under way at once. A fork counts as one.

@@ -8,7 +8,8 @@
 //!
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
 //! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
-//! ([`process`], [`writer_slot`], [`block_owner`], [`executing`], [`changes`], [`unseen`], [`unreached`]), or what a process knows of itself
+//! ([`process`], [`writer_slot`], [`place`], [`block_owner`], [`executing`], [`changes`], [`unseen`], [`unreached`]), or what a
+//! process knows of itself
 //! ([`own_ranges`], [`aio_queues`]).
 
 pub mod aio_queues;
@@ -22,6 +23,7 @@ pub mod gate;
 pub mod limits;
 pub mod origin;
 pub mod own_ranges;
+pub mod place;
 pub mod preserved;
 pub mod process;
 pub mod process_id;

@@ -352,6 +352,14 @@ impl Snapshot {
         self.owner.load(Ordering::Relaxed)
     }
 
+    /// The origin, as far as the record has one.
+    pub fn origin(&self) -> Option<Origin> {
+        match self.origin.load() {
+            Target::Origin(origin) => Some(origin),
+            Target::Unknown | Target::Elsewhere => None,
+        }
+    }
+
     /// Free -> claimed, with `incarnation` new, by the process that `claimer` (an owner word) refers to. The claim names its
     /// process record, so that a process that reaps it finds the claim.
     pub fn claim(&self, incarnation: u32, claimer: u64) -> Option<StateWord> {
@@ -552,12 +560,10 @@ impl Snapshot {
     }
 
     /// Claimed for process record `claimer` and never published -> free. `is_theirs` tells, after the look at the claim, whether
-    /// the record still is the dead process's.
-    pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) {
+    /// the record still is the dead process's. True if it was this call that did it.
+    pub fn retire_claim(&self, claimer: u32, is_theirs: impl FnOnce() -> bool) -> bool {
         let head = self.head();
-        if head.claimer() == Some(claimer + 1) && is_theirs() {
-            self.retire(head.incarnation());
-        }
+        head.claimer() == Some(claimer + 1) && is_theirs() && self.retire(head.incarnation())
     }
 
     /// Notes an observation of the origin: when the segment is described, and later by the mapper.

@@ -155,6 +155,8 @@ pub enum Fault {
     UnusedQueue,
     /// The number that tells the end of a queue from the end of a later queue of the same name.
     EndNumber,
+    /// The count of the raises of a mark, which tells a raise that changes nothing.
+    MarkRaises,
     /// The high-water mark that counts a slot as used before it is claimed.
     UsedFirst,
     /// The look at the pages between the read of bytes and their store.

@@ -96,7 +96,7 @@ impl Refusal {
             Self::DirectoryOwner(_) => "set SNAPSHIM_DIR to one of your own",
             Self::DirectoryOpen => "take the permission away (chmod o-w)",
             Self::File(_) => "check its permissions and the memory limits",
-            Self::Full => "free 4 MiB there or set SNAPSHIM_DIR to another tmpfs",
+            Self::Full => "free 5 MiB there or set SNAPSHIM_DIR to another tmpfs",
             Self::NotATable => "remove that file",
             Self::FileOwner(_) => "remove it or set SNAPSHIM_DIR",
             Self::OtherNamespace => "set SNAPSHIM_DIR to a directory of this container's own",

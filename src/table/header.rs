@@ -4,7 +4,7 @@ use super::room::Room;
 use crate::protocol::changes::Changes;
 use crate::protocol::creation::Creations;
 use crate::protocol::gate::{ActiveWord, UnplacedBytes};
-use crate::protocol::limits::{PROCESSES, SNAPSHOTS, WRITERS};
+use crate::protocol::limits::{PROCESSES, WRITERS};
 use crate::protocol::origin::Origin;
 use crate::protocol::sharing::Sharing;
 use crate::protocol::snapshot::Splits;
@@ -49,7 +49,7 @@ pub struct Header {
     /// Records below these indices may be in use; never lowered.
     processes: AtomicU32,
     writers: AtomicU32,
-    snapshots: AtomicU32,
+    reserved: AtomicU32,
     /// Ids of mappings handed out.
     mappings: AtomicU64,
     pub(crate) unplaced: UnplacedBytes,
@@ -142,10 +142,6 @@ impl Header {
         (self.writers.load(Ordering::Acquire) as usize).min(WRITERS)
     }
 
-    pub(super) fn snapshots_used(&self) -> usize {
-        (self.snapshots.load(Ordering::Acquire) as usize).min(SNAPSHOTS)
-    }
-
     // AcqRel: a scan that acquires the high-water mark sees every record claimed below it. The fence of an announcement orders the
     // rest.
     pub(crate) fn note_process(&self, index: u32) {
@@ -154,10 +150,6 @@ impl Header {
 
     pub(crate) fn note_writer(&self, index: u32) {
         self.writers.fetch_max(index + 1, Ordering::AcqRel);
-    }
-
-    pub(super) fn note_snapshot(&self, index: u32) {
-        self.snapshots.fetch_max(index + 1, Ordering::AcqRel);
     }
 }
 

@@ -4,8 +4,8 @@
 //! other by index. Whatever a process was doing when it died, any other process can undo it from the table alone.
 //!
 //! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
-//! `growth`), walks over its snapshots ([`walk`]) and the pool of preserved bits ([`blocks`]). The records themselves, and what may
-//! happen to them, are in [`protocol`](crate::protocol).
+//! `growth`), where snapshots stand (`places`), walks over them ([`walk`], `held`) and the pool of preserved bits ([`blocks`]). The records
+//! themselves, and what may happen to them, are in [`protocol`](crate::protocol).
 //!
 //! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). It waits for no other process, does not judge whether one lives,
 //! and touches no memory but its own.
@@ -17,6 +17,8 @@ pub mod attach;
 pub mod blocks;
 mod growth;
 pub mod header;
+mod held;
+mod places;
 mod room;
 pub mod walk;
 
@@ -27,6 +29,7 @@ use crate::protocol::creation::{Intent, Intents};
 use crate::protocol::gate::{Gate, UnplacedBytes};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
+use crate::protocol::place::{GROUPS, Group};
 use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
@@ -45,6 +48,8 @@ pub struct Table {
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
     /// `Origin::fingerprint` of each snapshot, 0 for none. Writers scan these words.
     pub(crate) origin_fingerprints: [AtomicU64; SNAPSHOTS],
+    /// The marks of each group of snapshot records.
+    pub(crate) groups: [Group; GROUPS],
     block_owners: [BlockOwner; BLOCKS],
     pub(crate) processes: [Process; PROCESSES],
     /// It makes slots lie at the same offsets in all pages.
@@ -69,6 +74,7 @@ pub const LAYOUT: u64 = {
         PROCESSES,
         WRITERS,
         SNAPSHOTS,
+        GROUPS,
         BLOCKS,
         header::COUNTERS,
         core::mem::offset_of!(Process, executing),
@@ -189,14 +195,8 @@ impl Table {
         })
     }
 
-    /// Raises the high-water mark of the snapshots, so that walks look at snapshot `index`.
-    pub fn note_snapshot(&self, index: u32) {
-        self.header.note_snapshot(index);
-    }
-
     /// Lets writers of `origin` find snapshot `index`. Called before the snapshot's creation commits.
     pub fn publish_fingerprint(&self, index: u32, origin: Origin) {
-        self.header.note_snapshot(index);
         // Release: pairs with the Acquire in `Walk::of`.
         self.origin_fingerprints[index as usize].store(origin.fingerprint(), Ordering::Release);
     }
@@ -216,22 +216,13 @@ impl Table {
         self.header.newest_mapping()
     }
 
-    /// A free snapshot record, claimed for a new incarnation.
-    pub fn claim_snapshot(&self, claimer: u64) -> Option<(u32, crate::protocol::snapshot::StateWord)> {
-        self.snapshots.iter().enumerate().find_map(|(index, snapshot)| {
-            let free = snapshot.head().state() == crate::protocol::snapshot::State::Free;
-            free.then(|| snapshot.claim(self.header.next_incarnation(), claimer & 0xffff_ffff))
-                .flatten()
-                .map(|head| (index as u32, head))
-        })
-    }
-
     /// Ends one incarnation of snapshot `index`, and lowers the active word if it was the last snapshot.
     pub fn retire_snapshot(&self, index: u32, incarnation: u32) {
         let Some(snapshot) = self.snapshot(index) else { return };
         // The fingerprint stays: the record's next incarnation may have the same one already, and a stale one costs a look, no
         // more.
         if snapshot.retire(incarnation) {
+            self.lower_marks(index);
             self.lower_active();
         }
     }

@@ -29,8 +29,17 @@ impl<'a> Walk<'a> {
     /// The snapshots there are, with their indices.
     pub fn live(self) -> impl Iterator<Item = (u32, View)> + use<'a> {
         let table = self.table;
-        let used = &table.snapshots[..table.header.snapshots_used()];
-        used.iter().enumerate().filter_map(|(index, snapshot)| Some((index as u32, table.plausible_view(snapshot)?)))
+        table.used_records().filter_map(|index| Some((index, table.view(index)?)))
+    }
+
+    pub(super) fn view(self, index: u32) -> Option<View> {
+        self.table.view(index)
+    }
+
+    /// The snapshots that stand near others of `origin`: all of `origin`, moved ones as well, and perhaps some of others.
+    pub fn near(self, origin: Origin) -> impl Iterator<Item = (u32, View)> + use<'a> {
+        let table = self.table;
+        table.records_near(origin).filter_map(|index| Some((index, table.view(index)?)))
     }
 
     /// The snapshots of the process that `owner` refers to.
@@ -51,10 +60,13 @@ impl<'a> Walk<'a> {
     /// The indices of the snapshots of `origin`, and perhaps of others.
     pub fn perhaps_of(self, origin: Origin) -> impl Iterator<Item = u32> + use<'a> {
         let fingerprint = origin.fingerprint();
-        let used = &self.table.origin_fingerprints[..self.table.header.snapshots_used()];
+        let table = self.table;
         // Acquire: pairs with the Release in `publish_fingerprint`.
-        let matches = used.iter().enumerate().filter(move |(_, word)| word.load(Ordering::Acquire) == fingerprint);
-        matches.map(|(index, _)| index as u32)
+        let is_like = move |index: &u32| {
+            let word = table.origin_fingerprints.get(*index as usize);
+            word.is_some_and(|word| word.load(Ordering::Acquire) == fingerprint)
+        };
+        table.records_near(origin).filter(is_like)
     }
 }
 

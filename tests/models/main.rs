@@ -11,6 +11,7 @@
 //! | calls without a slot; the high-water marks of the records | `protocol::process`, `table::header` | [`instant`] |
 //! | shared mappings and their arming | `protocol::sharing` | [`arming`] |
 //! | generation, pushers, extents of a snapshot; segments split off | `protocol::snapshot` | [`mapping`] |
+//! | marks of where snapshots stand | `protocol::place` | [`places`] |
 //! | bytes that are stored into read-only snapshots | `protocol::bytes` | [`mapping`] |
 //! | preserved bits, and the owners of their blocks | `protocol::preserved`, `protocol::block_owner` | [`bits`] |
 //! | process records, forks, claims, slots, and their recovery | `protocol::process`, `protocol::writer_slot` | [`reaping`] |
@@ -37,6 +38,7 @@ mod group;
 mod instant;
 mod mapping;
 mod own;
+mod places;
 mod positions;
 mod reaping;
 mod unseen;

@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 fn what_is_kept_of_a_range_never_seems_not_to_be_held() {
     model(|| {
         let own_ranges = Arc::new(OwnRanges::default());
-        assert!(own_ranges.add(&(PAGE..9 * PAGE)));
+        assert!(own_ranges.add(&(PAGE..9 * PAGE), 1));
         let other = Arc::clone(&own_ranges);
         let unmapper = thread::spawn(move || other.remove(&(4 * PAGE..5 * PAGE)));
         assert!(own_ranges.contains(&(6 * PAGE..8 * PAGE)));

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use snapshim::preserve::unshare;
-use snapshim::protocol::snapshot::{Extent, View};
+use snapshim::protocol::snapshot::View;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::until_some;
 use snapshim::table::walk::Walk;
@@ -27,9 +27,14 @@ pub struct Mappings {
     pub own: ThisProcess,
     /// How long a change of the mappings waits for writers that store bytes into them, nanoseconds.
     pub patience: Cell<u64>,
+    /// From where to where segments may have been made odd; empty where the end is not behind the start.
+    pub begun: Cell<(u64, u64)>,
     _lock: MutexGuard<'static, ()>,
     _signals: SignalsBlocked,
 }
+
+/// No segment has been made odd.
+const NOTHING: Cell<(u64, u64)> = Cell::new((u64::MAX, 0));
 
 /// Holds the mappings if a range of addresses touches a snapshot, or addresses that one has left reserved; `None` if it touches none, which costs next to nothing to find
 /// out.
@@ -56,7 +61,7 @@ pub fn hold(own: ThisProcess) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
     let lock = until_some(|| LOCK.try_lock());
-    Mappings { own, patience: Cell::new(config().timeout), _lock: lock, _signals: signals }
+    Mappings { own, patience: Cell::new(config().timeout), begun: NOTHING, _lock: lock, _signals: signals }
 }
 
 /// How many snapshots this process has published, ever. It moves only while the lock is held.
@@ -78,7 +83,13 @@ impl Mappings {
 /// The same if no other thread holds them; for the agent, which waits for no thread of the application.
 pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
     let signals = SignalsBlocked::new();
-    Some(Mappings { own, patience: Cell::new(config().timeout), _lock: LOCK.try_lock()?, _signals: signals })
+    Some(Mappings {
+        own,
+        patience: Cell::new(config().timeout),
+        begun: NOTHING,
+        _lock: LOCK.try_lock()?,
+        _signals: signals,
+    })
 }
 
 /// The segments of this process that a range of addresses touches, as far as `walk` meets them.
@@ -90,13 +101,9 @@ pub fn segments<'a>(
     walk: Walk<'a>,
     range: &Range<u64>,
 ) -> impl Iterator<Item = (u32, View)> + use<'a> {
-    let range = range.clone();
-    walk.owned_by(own.owner()).filter(move |(index, view)| {
-        !range.is_empty()
-            && view.extent.address < range.end
-            && range.start < view.extent.end()
-            && (range == EVERYWHERE || is_own_range(own, *index, view))
-    })
+    let is_asked = *range != EVERYWHERE;
+    let held = walk.held_in(own.owner(), identity::own_ranges(), range);
+    held.filter(move |(index, view)| !is_asked || is_own_range(own, *index, view))
 }
 
 /// A segment that a range of addresses touches and that `is_wanted`.
@@ -108,10 +115,9 @@ pub fn find_segment(
     own.table.find_over_splits(|walk| segments(own, walk, range).find(|(index, view)| is_wanted(*index, view)))
 }
 
-/// The place of the first segment that a range of addresses touches.
-pub fn first_segment(own: &ThisProcess, range: &Range<u64>) -> Option<Extent> {
-    own.table
-        .over_splits(|walk| segments(own, walk, range).map(|(_, view)| view.extent).min_by_key(|extent| extent.address))
+/// The first segment that a range of addresses touches.
+pub fn first_segment(own: &ThisProcess, range: &Range<u64>) -> Option<View> {
+    own.table.over_splits(|walk| segments(own, walk, range).next().map(|(_, view)| view))
 }
 
 /// Does `act` with every segment that a range of addresses touches, with some of them more than once.

@@ -565,7 +565,7 @@ fn is_advice_of_interest(advice: c_int) -> bool {
 fn advise_between(mappings: &Mappings, range: &Range<u64>, advice: c_int) -> Result<(), Errno> {
     let mut at = range.start;
     while at < range.end {
-        let next = lock::first_segment(&mappings.own, &(at..range.end));
+        let next = lock::first_segment(&mappings.own, &(at..range.end)).map(|view| view.extent);
         let (end, resume) = next.map_or((range.end, range.end), |extent| (extent.address.max(at), extent.end()));
         if end > at {
             // SAFETY: the application's own advice on its own memory.

@@ -43,11 +43,13 @@ impl Inheritance {
         own.table.over_splits(|walk| {
             INHERITED.clear();
             INHERITED_GUARDED.clear();
-            for (_, view) in lock::segments(own, walk, &EVERYWHERE)
-                .filter(|(index, view)| is_inherited(own, *index) && lock::is_own_range(own, *index, view))
-            {
-                let list = if view.is_guarded() { &INHERITED_GUARDED } else { &INHERITED };
-                let _ = list.add(&(view.extent.address..view.extent.end()));
+            // From the highest to the lowest, which is how the lists are filled soonest.
+            for held in identity::own_ranges().ranges() {
+                for (index, view) in lock::segments(own, walk, &held).filter(|(index, _)| is_inherited(own, *index)) {
+                    let list = if view.is_guarded() { &INHERITED_GUARDED } else { &INHERITED };
+                    let part = lock::overlap(&view, &held);
+                    let _ = list.add(&part, index);
+                }
             }
         });
         Self
@@ -58,7 +60,12 @@ impl Inheritance {
         let own_ranges = identity::own_ranges();
         own_ranges.clear();
         for range in INHERITED.ranges().chain(INHERITED_GUARDED.ranges()) {
-            let _ = own_ranges.add(&range);
+            let _ = own_ranges.add(&range, 0);
+        }
+        // One walk tells in which records they are. A segment that is split meanwhile is searched for later.
+        let Some(own) = identity::attached() else { return };
+        for (index, view) in own.table.walk_once().owned_by(own.owner()) {
+            own_ranges.note_record(view.extent.address, index);
         }
     }
 

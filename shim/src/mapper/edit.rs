@@ -11,6 +11,7 @@ use rustix::mm::{Advice, MremapFlags, madvise};
 use snapshim::PAGE;
 use snapshim::cooperate::segments::{NewSegment, sub_extent};
 use snapshim::preserve::{local, unshare};
+use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::{
     BITS_INCOMPLETE, CHANGED_BY_HOOK, Extent, NEVER_WRITABLE, SegmentFlags, Snapshot, SnapshotMeta, State, View,
 };
@@ -39,6 +40,28 @@ fn move_memory(from: u64, length: u64, to: u64) -> Result<(), Errno> {
             move_memory(from + half, length - half, to + half)
         }
         other => other.map(drop),
+    }
+}
+
+/// The origins of segments that were ended, and perhaps others: a bit for each.
+#[derive(Clone, Copy, Default)]
+pub struct Retired(u64);
+
+impl Retired {
+    /// All origins.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// One origin.
+    pub fn of(origin: Origin) -> Self {
+        Self(1 << (origin.fingerprint() % 64))
+    }
+
+    fn note(&mut self, origin: Origin) {
+        self.0 |= Self::of(origin).0;
+    }
+
+    fn perhaps_includes(self, origin: Origin) -> bool {
+        self.0 & Self::of(origin).0 != 0
     }
 }
 
@@ -87,9 +110,13 @@ impl Mappings {
 
     /// Makes the segments that the range touches odd.
     pub fn begin_in(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let left = || find_segment(&self.own, range, |_, view| !view.flags.contains(CHANGED_BY_HOOK));
-        while let Some((index, view)) = left() {
-            self.begin(index, &view)?;
+        let is_left = |view: &View| !view.flags.contains(CHANGED_BY_HOOK);
+        self.note_begun(range);
+        while find_segment(&self.own, range, |_, view| is_left(view)).is_some() {
+            // One walk for all of them: a search from the start for each would cost time by the square of their number.
+            for (index, view) in self.odd_segments(range).filter(|(_, view)| is_left(view)) {
+                self.begin(index, &view)?;
+            }
         }
         Ok(())
     }
@@ -105,6 +132,8 @@ impl Mappings {
                 return if is_there { Err(Errno::NOMEM) } else { Ok(()) };
             }
             snapshot.add_flags(CHANGED_BY_HOOK);
+            // What is split off from it may lie outside of the range that is changed.
+            self.note_begun(&(view.extent.address..view.extent.end()));
         }
         Ok(())
     }
@@ -120,10 +149,17 @@ impl Mappings {
         segments(&self.own, self.own.table.walk_once(), range)
     }
 
+    /// Notes that segments in a range are being made odd.
+    fn note_begun(&self, range: &Range<u64>) {
+        let (start, end) = self.begun.get();
+        self.begun.set((start.min(range.start), end.max(range.end)));
+    }
+
     /// Makes every segment that a hook made odd even again.
     pub fn end_all(&self) {
         // A segment that a single walk misses was split off by the agent, so no hook made it odd.
-        for (index, _) in self.odd_segments(&EVERYWHERE) {
+        let begun = self.begun.replace((u64::MAX, 0));
+        for (index, _) in self.odd_segments(&(begun.0..begun.1)) {
             if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags().contains(CHANGED_BY_HOOK)) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);
                 snapshot.end_change();
@@ -145,8 +181,9 @@ impl Mappings {
         let behind = sub_extent(extent, address..extent.end());
         let meta = SnapshotMeta { base: behind.first, ..view.meta };
         let new = NewSegment { meta, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
-        self.own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
+        let behind = self.own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
         snapshot.set_extent(&sub_extent(extent, extent.address..address));
+        identity::own_ranges().split_at(address, behind);
         Ok(())
     }
 
@@ -161,16 +198,18 @@ impl Mappings {
 
     /// Ends the segments in a range, and what no snapshot needs any more.
     fn retire(&self, range: &Range<u64>) {
+        let mut retired = Retired::default();
         for (index, view) in self.odd_segments(range) {
             self.own.table.retire_snapshot(index, view.head.incarnation());
+            retired.note(view.meta.origin);
         }
         identity::own_ranges().remove(range);
-        self.forget_unneeded();
+        self.forget_unneeded(retired);
     }
 
     /// Forgets what no snapshot needs any more.
-    pub fn forget_unneeded(&self) {
-        watch::forget_unneeded(self);
+    pub fn forget_unneeded(&self, retired: Retired) {
+        watch::forget_unneeded(self, |origin| retired.perhaps_includes(origin));
         let is_none = || find_segment(&self.own, &EVERYWHERE, |_, _| true).is_none() && !reserved::is_any(&self.own);
         self.own.image.forget_if_none(is_none);
         if !self.own.image.is_mapper() {
@@ -294,7 +333,7 @@ impl Mappings {
             snapshot.set_extent(&Extent { address: target, ..view.extent });
         }
         identity::own_ranges().remove(&old);
-        if !identity::own_ranges().add(&(target..target + total)) {
+        if !identity::own_ranges().add(&(target..target + total), index) {
             self.own.table.declare_damaged();
         }
         Ok(())

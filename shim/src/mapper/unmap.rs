@@ -10,6 +10,7 @@ use snapshim::protocol::snapshot::View;
 use snapshim::sys::raw;
 use snapshim::sys::wait::{Backoff, Deadline};
 
+use super::edit::Retired;
 use crate::address_space::lock::{EVERYWHERE, Mappings, overlap};
 use crate::address_space::reserved;
 use crate::base::config::config;
@@ -105,7 +106,7 @@ impl Mappings {
         if is_whole {
             self.own.table.retire_snapshot(index, view.head.incarnation());
             identity::own_ranges().remove(part);
-            self.forget_unneeded();
+            self.forget_unneeded(Retired::of(view.meta.origin));
         }
         true
     }

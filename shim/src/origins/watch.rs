@@ -64,13 +64,14 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     }
 }
 
-/// Stops watching origins that this process has no snapshot of any more.
-pub fn forget_unneeded(held: &Mappings) {
+/// Stops watching those of `origins` that this process has no snapshot of any more.
+pub fn forget_unneeded(held: &Mappings, is_concerned: impl Fn(Origin) -> bool) {
     let own = &held.own;
     let is_ours = |segment: &(u32, View)| segment.1.meta.owner == own.owner();
     let is_needed = |origin| own.table.find_over_splits(|walk| walk.of(origin).find(is_ours)).is_some();
     for watched in WATCHED.iter() {
-        let Some(origin) = watched.origin().filter(|origin| !is_needed(*origin)) else { continue };
+        let concerned = watched.origin().filter(|origin| is_concerned(*origin));
+        let Some(origin) = concerned.filter(|origin| !is_needed(*origin)) else { continue };
         let is_ours = watched.leads_to(origin) && watched.file().is_some_and(|file| is_path(file.as_fd()));
         watched.origin.store(Target::Unknown);
         watched.stop_fanotify();
@@ -159,6 +160,12 @@ pub fn check_all(own: &ThisProcess) {
 
 /// Observes the origins of the snapshots that a range of addresses touches.
 pub fn check_range(own: &ThisProcess, addresses: &Range<u64>) {
+    // A range mostly touches one: then the others are not compared with it.
+    let Some(first) = lock::first_segment(own, addresses).map(|view| view.meta.origin) else { return };
+    let is_other = |view: &View| view.meta.origin != first;
+    if lock::find_segment(own, addresses, |_, view| is_other(view)).is_none() {
+        return check(own, |origin| origin == first);
+    }
     check(own, |origin| lock::find_segment(own, addresses, |_, view| view.meta.origin == origin).is_some());
 }
 

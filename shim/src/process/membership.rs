@@ -3,6 +3,7 @@
 //! A process joins on first need, in the call that needs the table. A process that cannot join says in the table, if it can reach
 //! it, that its changes are not seen: it is *unseen* ([`snapshim::protocol::unseen`]), and snapshots are doubtful while it lives.
 
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -634,10 +635,22 @@ impl ThisProcess {
         self.leaves_damaged()
     }
 
-    /// The same with a look at the records of other processes: some hundred microseconds.
-    pub fn leaves_after_long_inspection(&self) -> bool {
-        self.table.inspect_all(&self.knowledge());
+    /// The same as far as `addresses` are concerned.
+    pub fn leaves_after_inspection_of(&self, addresses: &Range<u64>) -> bool {
+        self.table.inspect_in(&self.knowledge(), addresses);
         self.leaves_damaged()
+    }
+
+    /// The same with a look at the records of other processes: some hundred microseconds.
+    pub fn leaves_after_long_inspection_of(&self, addresses: &Range<u64>) -> bool {
+        self.table.inspect_reach();
+        self.leaves_after_inspection_of(addresses)
+    }
+
+    /// The same of all addresses.
+    pub fn leaves_after_long_inspection(&self) -> bool {
+        self.table.inspect_reach();
+        self.leaves_after_inspection()
     }
 
     fn knowledge(&self) -> Knowledge<'static> {

@@ -23,6 +23,7 @@ use crate::address_space::lock::{self, Mappings};
 use crate::agent::start;
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
+use crate::mapper::edit::Retired;
 use crate::origins::{alias_users, claim, foreign_maps, ring_users};
 use crate::process::log::{Bytes, Level, say};
 use crate::process::thread::{self, Thread};
@@ -147,7 +148,7 @@ impl Drop for Undo<'_> {
             table.end_creation(ticket);
             table.lower_active();
         }
-        mappings.forget_unneeded();
+        mappings.forget_unneeded(Retired::ALL);
     }
 }
 
@@ -195,7 +196,8 @@ fn make(thread: &Thread, parts: &mut [Part]) -> Result<(), Failure> {
 /// What a creation asks for before it closes the gate, so that writers do not wait where it is refused.
 fn prepare(thread: &Thread, parts: &[Part]) -> Result<(), Failure> {
     let mappings = lock::hold(thread.own);
-    if thread.own.leaves_after_inspection() {
+    // The snapshots that it has are looked at once a second.
+    if thread.own.leaves_after_inspection_of(&(0..0)) {
         return Err(Errno::UCLEAN.into());
     }
     parts.iter().enumerate().try_for_each(|(at, part)| claim_device(&mappings, part).map_err(Failure::of(at)))

@@ -69,7 +69,7 @@ impl Part {
     /// Takes a record for the snapshot, by which writers find its origin in a creation that covers several.
     pub fn claim_record(&mut self, thread: &Thread) -> Result<(), Errno> {
         let (table, origin) = (thread.own.table, self.origin());
-        let (index, head) = table.obtain_snapshot(thread.own.owner()).ok_or_else(|| {
+        let (index, head) = table.obtain_snapshot(thread.own.owner(), origin).ok_or_else(|| {
             say!(
                 Level::Error,
                 file = origin;
@@ -105,7 +105,7 @@ impl Part {
         }?;
         self.mapping = Some((address, mmap.length));
         let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
-        if !identity::own_ranges().add(&(extent.address..extent.end())) {
+        if !identity::own_ranges().add(&(extent.address..extent.end()), index) {
             return Err(Errno::NFILE);
         }
         // The file behind a guarded mapping may grow: it may have any of its pages to keep one day.

@@ -412,7 +412,7 @@ static void a_full_table_loses_no_byte(int protection, enum who who)
 {
     (void)protection;
     (void)who;
-    enum { PIECES = 5000 };
+    enum { PIECES = 20000 };
     const size_t size = 8 * MIB;
     int fd = make_file("file", size), other = make_file("other", PIECES * PAGE), tell[2];
     alarm(200);
