@@ -3,10 +3,13 @@
 //! A process that finds none free looks for the dead and takes what they left. The arrays of
 //! processes and slots grow where none is to be had.
 
+use rustix::io::Errno;
+
 use crate::protocol::limits::{PROCESSES, WRITERS};
 use crate::protocol::origin::Origin;
 use crate::protocol::process_id::ProcessId;
 use crate::protocol::snapshot::StateWord;
+use crate::sys::raw;
 use crate::sys::sync::Ordering;
 use crate::table::Table;
 
@@ -41,11 +44,8 @@ impl Table {
         let used = || self.header.processes_used().min(self.processes_backed());
         let hint = self.header.process_room.hint.load(Ordering::Relaxed) as usize;
         let found = likely(used(), hint).find(claim).or_else(|| {
-            if is_landmark(used(), 32) {
-                self.reap_the_dead();
-                if let Some(freed) = (0..used()).find(claim) {
-                    return Some(freed);
-                }
+            if let Some(freed) = self.reap_a_few().filter(claim) {
+                return Some(freed);
             }
             (used()..PROCESSES).take_while(|index| self.reach_process(*index)).find(claim)
         });
@@ -55,6 +55,20 @@ impl Table {
         })?;
         self.header.process_room.hint.store(found as u32 + 1, Ordering::Relaxed);
         Some(found)
+    }
+
+    /// Takes a process out of the table that is dead, of those whose turn it is. A new process does so where no record is free,
+    /// so that not one of them does it for all that died before. The result is the index of the record that is free then.
+    fn reap_a_few(&self) -> Option<usize> {
+        const LOOKED_AT: u32 = 8;
+        let used = self.processes_used();
+        let start = self.header.process_room.cursor.fetch_add(LOOKED_AT, Ordering::Relaxed) as usize;
+        let mut turns = (0..used.len().min(LOOKED_AT as usize)).map(|step| start.wrapping_add(step) % used.len());
+        // A process that is gone has no pid. What is left of the others is found where the table is full.
+        turns.find_map(|index| {
+            let id = used[index].id().filter(|id| id.pid() != 0 && raw::test_process(id.pid()) == Err(Errno::SRCH))?;
+            self.reap_if_dead(id.owner_word(index as u32)).then_some(index)
+        })
     }
 
     /// Claims a free slot for thread `tid` of process `owner`. Like a record, it counts as used before it is claimed.

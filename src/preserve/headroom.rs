@@ -25,7 +25,10 @@ struct Found {
     room: AtomicU64,
 }
 
-const ENTRIES: usize = 16;
+/// Findings, of many mappers.
+const ENTRIES: usize = 256;
+/// Places in which a mapper's finding may stand.
+const PLACES: usize = 8;
 const BELIEVED: u64 = 1_000_000_000;
 /// Bytes left alone: the kernel charges in batches for each processor, and page tables too.
 const RESERVE: u64 = 4 << 20;
@@ -56,7 +59,7 @@ impl Headroom {
 
     /// Whether process `id` can be made to hold `pages` pages more. True where that cannot be told.
     pub fn allows(&self, id: ProcessId, pages: u64) -> bool {
-        let found = &self.found[id.epoch() as usize % ENTRIES];
+        let found = self.place_for(id);
         let is_known = found.image.load(Ordering::Relaxed) == id.to_word()
             && raw::now() < found.until.load(Ordering::Relaxed)
             && found.budget.load(Ordering::Relaxed) >= pages;
@@ -74,9 +77,17 @@ impl Headroom {
         true
     }
 
+    /// Where what was found of process `id` stands, or may be put: in the place of what is believed least long.
+    fn place_for(&self, id: ProcessId) -> &Found {
+        let places = || (0..PLACES).map(|step| &self.found[(id.epoch() as usize + step) % ENTRIES]);
+        let is_its = |found: &&Found| found.image.load(Ordering::Relaxed) == id.to_word();
+        let oldest = || places().min_by_key(|found| found.until.load(Ordering::Relaxed));
+        places().find(is_its).or_else(oldest).unwrap_or(&self.found[0])
+    }
+
     /// Whether process `id` had room for `pages` pages when [`Headroom::allows`] looked last. False where that is not known.
     pub fn had_room(&self, id: ProcessId, pages: u64) -> bool {
-        let found = &self.found[id.epoch() as usize % ENTRIES];
+        let found = self.place_for(id);
         found.image.load(Ordering::Relaxed) == id.to_word() && found.room.load(Ordering::Relaxed) >= pages
     }
 }

@@ -15,6 +15,9 @@
 //! offsets). The position is compared before bytes may be written, so that none go to a file that took the number, and after a look
 //! at a pagemap, so that nothing is believed that came from another file. A file is bound to the address space that it was opened
 //! on.
+//!
+//! There is room for the files of many mappers. The files of those that have ended are closed when another is opened, and by writers
+//! that go on: about once a second.
 
 use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};
@@ -26,7 +29,7 @@ use crate::sys::raw;
 use crate::sys::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 use crate::sys::wait::{Backoff, Deadline};
 
-const ENTRIES: usize = 16;
+const ENTRIES: usize = 128;
 /// Files that are open for one use only, because no entry is free.
 const GUESTS: usize = 8;
 
@@ -39,6 +42,18 @@ struct Entry {
     /// Its number + 1. The number is guarded as long as it stands here.
     number: AtomicU32,
     service: AtomicU32,
+    /// Uses under way that found the entry serving.
+    users: AtomicU32,
+}
+
+/// A use of a cached file.
+struct InUse<'a>(&'a Entry);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `give_back`. The count does not go below zero where `forget_calls` came in between.
+        let _ = self.0.users.fetch_update(Ordering::Release, Ordering::Relaxed, |users| users.checked_sub(1));
+    }
 }
 
 /// No use finds the entry: its file is being opened, or is open for one use.
@@ -57,6 +72,8 @@ pub struct ProcFdCache {
     floor: AtomicU32,
     /// Calls under way that may close or replace a number from the floor on.
     replacing: AtomicU32,
+    /// When the files of processes that have ended were closed last.
+    given_back: AtomicU64,
 }
 
 /// How long a first use waits for calls that may replace its number, and a dup2 for uses, nanoseconds. Both take a few system
@@ -74,6 +91,7 @@ impl ProcFdCache {
                 position: AtomicU64::new(0),
                 number: AtomicU32::new(0),
                 service: AtomicU32::new(NOT_YET),
+                users: AtomicU32::new(0),
             }
         }
         Self {
@@ -82,6 +100,7 @@ impl ProcFdCache {
             guests: [const { entry() }; GUESTS],
             floor: AtomicU32::new(u32::MAX),
             replacing: AtomicU32::new(0),
+            given_back: AtomicU64::new(0),
         }
     }
 
@@ -99,7 +118,7 @@ impl ProcFdCache {
             let result = read(entry.file());
             if entry.is_intact() { result } else { Err(Errno::BADF) }
         };
-        if let Some(entry) = find(&self.pagemaps, id) {
+        if let Some(InUse(entry)) = &find(&self.pagemaps, id) {
             let result = checked(entry);
             if !matches!(result, Err(Errno::BADF)) {
                 return result;
@@ -118,7 +137,9 @@ impl ProcFdCache {
         cookie: u64,
         act: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        if let Some(entry) = find(&self.memories, id).filter(|entry| entry.is_intact()) {
+        if let Some(InUse(entry)) = &find(&self.memories, id)
+            && entry.is_intact()
+        {
             return act(entry.file());
         }
         let file = || open(id, thread, "mem", OFlags::RDWR);
@@ -141,6 +162,7 @@ impl ProcFdCache {
         open: impl FnOnce() -> Result<OwnedFd, Errno>,
         act: impl FnOnce(&Entry) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
+        self.give_back_in_time();
         let has_one = places.iter().any(|entry| entry.image.load(Ordering::Relaxed) == id.to_word());
         let place = if has_one { None } else { claim(places, id) };
         let entry = place.or_else(|| claim(&self.guests, id)).ok_or(Errno::BUSY)?;
@@ -231,6 +253,18 @@ impl ProcFdCache {
         result
     }
 
+    /// Closes the files of processes that have ended, unless that was done in this second.
+    pub fn give_back_in_time(&self) {
+        const SECOND: u64 = 1_000_000_000;
+        let (now, last) = (raw::now(), self.given_back.load(Ordering::Relaxed));
+        if now / SECOND != last / SECOND
+            // Relaxed: the word only spreads the work.
+            && self.given_back.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.pagemaps.iter().chain(&self.memories).for_each(Entry::give_back);
+        }
+    }
+
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.pagemaps.iter().chain(&self.memories).chain(&self.guests)
     }
@@ -288,6 +322,7 @@ impl ProcFdCache {
     /// In a forked child: forgets the calls of the parent's other threads, which do not go on here.
     pub fn forget_calls(&self) {
         self.replacing.store(0, Ordering::Relaxed);
+        self.entries().for_each(|entry| entry.users.store(0, Ordering::Relaxed));
         // A file that was being opened, replaced or used once is not there any more, or never serves again. It stays open.
         for entry in self.entries().filter(|entry| entry.service.load(Ordering::Relaxed) != SERVING) {
             entry.free();
@@ -311,18 +346,28 @@ fn is_in_proc(file: &OwnedFd) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == PROC)
 }
 
-fn find(entries: &[Entry], id: ProcessId) -> Option<&Entry> {
-    entries.iter().find(|entry| {
-        // Acquire: pairs with the Release in `with_new`.
-        entry.image.load(Ordering::Relaxed) == id.to_word() && entry.service.load(Ordering::Acquire) == SERVING
-    })
+fn find(entries: &[Entry], id: ProcessId) -> Option<InUse<'_>> {
+    let is_its = |entry: &&Entry| entry.image.load(Ordering::Relaxed) == id.to_word();
+    let entry = from_its_place(entries, id).find(is_its)?;
+    entry.users.fetch_add(1, Ordering::Relaxed);
+    let in_use = InUse(entry);
+    // SeqCst: pairs with the fence in `give_back`: the count comes before the look whether the entry serves.
+    full_fence();
+    // Acquire: pairs with the Release in `with_new`.
+    (entry.service.load(Ordering::Acquire) == SERVING && is_its(&entry)).then_some(in_use)
 }
 
 fn claim(entries: &[Entry], id: ProcessId) -> Option<&Entry> {
     // Acquire: pairs with the Release in `free`.
     let claim =
         |entry: &&Entry| entry.image.compare_exchange(0, id.to_word(), Ordering::Acquire, Ordering::Relaxed).is_ok();
-    entries.iter().find(claim)
+    from_its_place(entries, id).find(claim)
+}
+
+/// All entries, from the one on in which the file of a process is likely.
+fn from_its_place(entries: &[Entry], id: ProcessId) -> impl Iterator<Item = &Entry> {
+    let place = id.epoch() as usize % entries.len();
+    entries[place..].iter().chain(&entries[..place])
 }
 
 impl Entry {
@@ -333,6 +378,31 @@ impl Entry {
     /// Whether the number still is the file that was opened.
     fn is_intact(&self) -> bool {
         tell(self.file()) == Ok(self.position.load(Ordering::Relaxed))
+    }
+
+    /// Closes the file if its process has ended, and no use of it is under way.
+    fn give_back(&self) {
+        if self.service.load(Ordering::Acquire) != SERVING
+            || !self.has_ended()
+            || self.service.compare_exchange(SERVING, WITHDRAWN, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        // SeqCst: pairs with the fence in `find`: a use that is not counted by now does not find the entry serving.
+        full_fence();
+        // Acquire: pairs with the Release in `InUse::drop`.
+        if self.users.load(Ordering::Acquire) == 0 {
+            self.close();
+        } else {
+            // Release: pairs with the Acquire in `find`.
+            self.service.store(SERVING, Ordering::Release);
+        }
+    }
+
+    /// Whether the address space that the file was opened on is gone: then nothing is read from it, and no error is told
+    /// (pagemap_read in fs/proc/task_mmu.c, mem_rw in fs/proc/base.c). The same of a file that took its number does no harm.
+    fn has_ended(&self) -> bool {
+        rustix::io::pread(self.file(), &mut [0u8; 8], 0) == Ok(0)
     }
 
     /// Closes the file, if it still is that, while the number is guarded.

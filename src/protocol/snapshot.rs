@@ -352,6 +352,13 @@ impl Snapshot {
         self.owner.load(Ordering::Relaxed)
     }
 
+    /// Whether the record is, or was last, one of the process that `owner` refers to.
+    pub fn is_owned_by(&self, owner: u64) -> bool {
+        // The head comes first: a thread that sees the state sees the description.
+        self.head();
+        self.owner() == owner
+    }
+
     /// The origin, as far as the record has one.
     pub fn origin(&self) -> Option<Origin> {
         match self.origin.load() {

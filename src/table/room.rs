@@ -19,7 +19,8 @@ pub(crate) struct Room {
     backed: AtomicU64,
     /// The index at which a free record is likely.
     pub(crate) hint: AtomicU32,
-    reserved: AtomicU32,
+    /// The index from which on the dead are looked for next.
+    pub(crate) cursor: AtomicU32,
 }
 
 impl Room {
@@ -77,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_damaged_count_leads_nobody_into_a_hole() {
-        let room = Room { backed: AtomicU64::new(0), hint: AtomicU32::new(0), reserved: AtomicU32::new(0) };
+        let room = Room { backed: AtomicU64::new(0), hint: AtomicU32::new(0), cursor: AtomicU32::new(0) };
         assert!(room.is_sound(PROCESSES) && room.backed(64) == 64);
         room.raise(128);
         room.raise(64);

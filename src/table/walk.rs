@@ -44,7 +44,11 @@ impl<'a> Walk<'a> {
 
     /// The snapshots of the process that `owner` refers to.
     pub fn owned_by(self, owner: u64) -> impl Iterator<Item = (u32, View)> + use<'a> {
-        self.live().filter(move |(_, view)| view.meta.owner == owner)
+        let table = self.table;
+        // The look at the whole record is for those that are the owner's.
+        let is_theirs = move |index: &u32| table.snapshot(*index).is_some_and(|snapshot| snapshot.is_owned_by(owner));
+        let views = table.used_records().filter(is_theirs).filter_map(move |index| Some((index, table.view(index)?)));
+        views.filter(move |(_, view)| view.meta.owner == owner)
     }
 
     /// The snapshots of `origin` that want their pages preserved.

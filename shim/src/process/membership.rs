@@ -480,6 +480,7 @@ fn check_table_path(own: &ThisProcess, second: u32) {
         // The caller may be a handler on a small alternate stack.
         own_stacks::aside(&mut || {
             own.table.search_by_writer();
+            PROC_FDS.give_back_in_time();
             warn_if_elsewhere(own);
         });
     }

@@ -1,0 +1,422 @@
+/* What a call costs with little and with much around it. Prints lines: the name of a cost, nanoseconds with little, with much. Works in
+ * the current directory. */
+#include "check.h"
+
+#include <dirent.h>
+#include <sys/resource.h>
+#include <time.h>
+
+enum { MOST = 400 };
+
+/* Of which file the snapshots are that are held: each of one of its own, or all of one. */
+static int is_one_file;
+
+static double time_by(clockid_t clock)
+{
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+static double now(void)
+{
+    return time_by(CLOCK_MONOTONIC);
+}
+
+static int by_size(const void *one, const void *other)
+{
+    double first = *(const double *)one, second = *(const double *)other;
+    return (first > second) - (first < second);
+}
+
+static double median(double *times, int count)
+{
+    qsort(times, (size_t)count, sizeof *times, by_size);
+    return times[count / 2];
+}
+
+static void report(const char *name, double little, double much)
+{
+    printf("%s %.0f %.0f\n", name, little, much);
+    fflush(stdout);
+}
+
+/* One operation, and what was measured of it with little and with much around it. */
+struct operation {
+    const char *name;
+    int count;
+    double (*measure)(void);
+    double times[2][2 * MOST];
+    int had[2];
+};
+
+static int file, unrelated;
+static unsigned char *kept;
+
+static unsigned char *take(int fd)
+{
+    return snapshot(fd, 0, PAGE, PROT_READ);
+}
+
+static double of_stat(void)
+{
+    struct snapshim_stat stat;
+    double start = now();
+    CHECK(snapshim_stat(kept, &stat) == 0);
+    return now() - start;
+}
+
+static double of_mmap(void)
+{
+    double start = now();
+    unsigned char *at = take(file);
+    double took = now() - start;
+    munmap(at, PAGE);
+    return took;
+}
+
+static double of_munmap(void)
+{
+    unsigned char *at = take(file);
+    double start = now();
+    munmap(at, PAGE);
+    return now() - start;
+}
+
+static double of_mprotect(void)
+{
+    double start = now();
+    CHECK(mprotect(kept, PAGE, PROT_READ | PROT_WRITE) == 0);
+    double took = now() - start;
+    CHECK(mprotect(kept, PAGE, PROT_READ) == 0);
+    return took;
+}
+
+/* The processor time: a long fork has other processes run in between. */
+static double of_fork(void)
+{
+    double start = time_by(CLOCK_THREAD_CPUTIME_ID);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    double took = time_by(CLOCK_THREAD_CPUTIME_ID) - start;
+    CHECK(child > 0 && waitpid(child, NULL, 0) == child);
+    return took;
+}
+
+/* The processor's clock is asked once for many of these, which are short. */
+enum { SHORT = 50 };
+
+static double of_write(void)
+{
+    double start = now();
+    for (int i = 0; i < SHORT; i++)
+        CHECK(pwrite(unrelated, "byte", 4, 0) == 4);
+    return (now() - start) / SHORT;
+}
+
+static double of_memory(void)
+{
+    double start = now();
+    for (int i = 0; i < SHORT; i++) {
+        void *at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(at != MAP_FAILED && munmap(at, PAGE) == 0);
+    }
+    return (now() - start) / SHORT;
+}
+
+static struct operation operations[] = {
+    {.name = "stat", .count = 100, .measure = of_stat},
+    {.name = "mmap", .count = 200, .measure = of_mmap},
+    {.name = "munmap", .count = 200, .measure = of_munmap},
+    {.name = "mprotect", .count = 200, .measure = of_mprotect},
+    {.name = "fork", .count = 20, .measure = of_fork},
+    {.name = "write", .count = 200, .measure = of_write},
+    {.name = "memory", .count = 200, .measure = of_memory},
+};
+
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+static void measure(int is_much)
+{
+    for (int i = 0; i < OPERATIONS; i++) {
+        struct operation *it = &operations[i];
+        it->measure();
+        for (int round = 0; round < it->count; round++)
+            it->times[is_much][it->had[is_much]++] = it->measure();
+    }
+}
+
+static unsigned char *held[8192];
+
+static void hold(int count)
+{
+    for (int i = 0; i < count; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "held.%d", is_one_file ? 0 : i);
+        int fd = make_file(name, PAGE);
+        held[i] = take(fd);
+        close(fd);
+    }
+}
+
+static void drop(int count)
+{
+    for (int i = 0; i < count; i++)
+        CHECK(munmap(held[i * 7919 % count], PAGE) == 0);
+}
+
+/* A process that holds `count` snapshots until it is told to go. */
+static pid_t other_that_holds(int count, int *tell)
+{
+    int ready[2], go[2];
+    char byte;
+    CHECK(pipe(ready) == 0 && pipe(go) == 0);
+    pid_t other = fork();
+    CHECK(other >= 0);
+    if (other == 0) {
+        close(go[1]);
+        hold(count);
+        CHECK(write(ready[1], "", 1) == 1);
+        CHECK(read(go[0], &byte, 1) == 0);
+        _exit(0);
+    }
+    close(go[0]);
+    CHECK(read(ready[0], &byte, 1) == 1);
+    *tell = go[1];
+    return other;
+}
+
+/* held COUNT: with `count` snapshots held by the process itself. */
+static void with_own_held(int count)
+{
+    kept = take(file);
+    measure(0);
+    hold(count);
+    measure(1);
+    drop(count);
+    measure(0);
+}
+
+/* other COUNT: the same with snapshots that another process holds. */
+static void with_others_held(int count)
+{
+    for (int round = 0; round < 2; round++) {
+        int tell;
+        pid_t other = other_that_holds(round ? 1 : count, &tell);
+        kept = take(file);
+        measure(!round);
+        munmap(kept, PAGE);
+        close(tell);
+        CHECK(waitpid(other, NULL, 0) == other);
+    }
+}
+
+static void report_all(void)
+{
+    for (int i = 0; i < OPERATIONS; i++) {
+        struct operation *it = &operations[i];
+        report(it->name, median(it->times[0], it->had[0]), median(it->times[1], it->had[1]));
+    }
+}
+
+/* forks COUNT: what each further snapshot adds to a fork, few and many of them. */
+static void forks(int count)
+{
+    static double times[3][20];
+    int counts[] = {1, count / 10, count};
+    for (int which = 0; which < 3; which++) {
+        hold(counts[which]);
+        for (int round = 0; round < 20; round++)
+            times[which][round] = of_fork();
+        drop(counts[which]);
+    }
+    double one = median(times[0], 20), few = median(times[1], 20), many = median(times[2], 20);
+    report("fork", (few - one) / counts[1], (many - one) / counts[2]);
+}
+
+/* gone COUNT: a write before and after `count` snapshots came and went. */
+static void gone(int count)
+{
+    static double times[2][MOST];
+    kept = take(file);
+    for (int is_after = 0; is_after < 2; is_after++) {
+        for (int round = 0; round < MOST; round++)
+            times[is_after][round] = of_write();
+        if (!is_after) {
+            hold(count);
+            drop(count);
+        }
+    }
+    report("write", median(times[0], MOST), median(times[1], MOST));
+}
+
+static double *answer;
+
+/* The first write of a new process. */
+static double of_newcomer(void)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        double start = now();
+        CHECK(pwrite(unrelated, "byte", 4, 0) == 4);
+        *answer = now() - start;
+        _exit(0);
+    }
+    CHECK(waitpid(child, NULL, 0) == child);
+    return *answer;
+}
+
+/* newcomers COUNT: with no other process, with `count` that are idle, and with as many that were killed. */
+static void newcomers(int count)
+{
+    static double times[3][MOST];
+    static pid_t others[4096];
+    int tell;
+    answer = shared_page();
+    pid_t mapper = other_that_holds(1, &tell);
+    int ready[2];
+    CHECK(pipe(ready) == 0);
+    for (int which = 0; which < 3; which++) {
+        if (which == 1) {
+            for (int i = 0; i < count; i++) {
+                char byte;
+                others[i] = fork();
+                CHECK(others[i] >= 0);
+                if (others[i] == 0) {
+                    CHECK(pwrite(unrelated, "byte", 4, 0) == 4 && write(ready[1], "", 1) == 1);
+                    pause();
+                }
+                CHECK(read(ready[0], &byte, 1) == 1);
+            }
+        } else if (which == 2) {
+            for (int i = 0; i < count; i++)
+                CHECK(kill(others[i], SIGKILL) == 0);
+            for (int i = 0; i < count; i++)
+                CHECK(waitpid(others[i], NULL, 0) == others[i]);
+        }
+        for (int round = 0; round < 100; round++)
+            times[which][round] = of_newcomer();
+    }
+    close(tell);
+    CHECK(waitpid(mapper, NULL, 0) == mapper);
+    double worst = 0;
+    for (int round = 0; round < 100; round++)
+        worst = times[2][round] > worst ? times[2][round] : worst;
+    double alone = median(times[0], 100);
+    report("idle", alone, median(times[1], 100));
+    report("dead", alone, median(times[2], 100));
+    report("worst", alone, worst);
+}
+
+/* sparse: a snapshot of 16 TiB, none of which is there, beside one of a page. */
+static void sparse(void)
+{
+    size_t size = ((size_t)16 << 40) - PAGE;
+    int fd = make_file("sparse", 0);
+    if (ftruncate(fd, (off_t)size) != 0) {
+        printf("SKIPPED no file can be as long (errno %d)\n", errno);
+        return;
+    }
+    kept = take(file);
+    measure(0);
+    munmap(kept, PAGE);
+    kept = snapshot(fd, 0, size, PROT_READ);
+    CHECK(pwrite(fd, "byte", 4, (off_t)(size / 2)) == 4);
+    measure(1);
+    struct snapshim_stat stat;
+    CHECK(snapshim_stat(kept, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
+}
+
+static int descriptors(void)
+{
+    int count = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    CHECK(directory != NULL);
+    while (readdir(directory) != NULL)
+        count++;
+    closedir(directory);
+    return count;
+}
+
+enum { PAGES = 256 };
+
+/* What a first write to a page takes while `count` processes have a snapshot of the file. */
+static double first_write_beside(int count)
+{
+    static double times[PAGES];
+    int ready[2], go[2];
+    char byte;
+    CHECK(pipe(ready) == 0 && pipe(go) == 0);
+    for (int i = 0; i < count; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            close(go[1]);
+            snapshot(file, 0, PAGES * PAGE, PROT_READ | PROT_WRITE);
+            CHECK(write(ready[1], "", 1) == 1);
+            CHECK(read(go[0], &byte, 1) == 0);
+            _exit(0);
+        }
+        CHECK(read(ready[0], &byte, 1) == 1);
+    }
+    for (int i = 0; i < PAGES; i++) {
+        off_t offset = (off_t)((size_t)i * 101 % PAGES * PAGE);
+        double start = now();
+        CHECK(pwrite(file, "byte", 4, offset) == 4);
+        times[i] = now() - start;
+    }
+    close(go[1]);
+    while (wait(NULL) > 0)
+        continue;
+    close(go[0]);
+    close(ready[0]);
+    close(ready[1]);
+    return median(times, PAGES);
+}
+
+/* mappers COUNT: a first write beside `count` mappers, for each of them, and beside one; then what the writer has open. */
+static void mappers(int count)
+{
+    overwrite(file, 0, PAGES * PAGE, 1);
+    double one = first_write_beside(1);
+    int before = descriptors() + 2;
+    double many = first_write_beside(count);
+    report("first", one, many / count);
+    /* A process that goes on with writes finds within a second that they have ended. */
+    int tell;
+    pid_t mapper = other_that_holds(1, &tell);
+    for (double start = now(); now() - start < 1.2e9;)
+        CHECK(pwrite(unrelated, "byte", 4, 0) == 4);
+    report("open", before, descriptors());
+    close(tell);
+    CHECK(waitpid(mapper, NULL, 0) == mapper);
+}
+
+int main(int argc, char **argv)
+{
+    CHECK(argc >= 2);
+    const char *scenario = argv[1];
+    int count = argc > 2 ? atoi(argv[2]) : 0;
+    is_one_file = argc > 3 && strcmp(argv[3], "one") == 0;
+    file = make_file("file", PAGE);
+    unrelated = make_file("unrelated", PAGE);
+    if (strcmp(scenario, "own") == 0)
+        with_own_held(count), report_all();
+    else if (strcmp(scenario, "other") == 0)
+        with_others_held(count), report_all();
+    else if (strcmp(scenario, "forks") == 0)
+        forks(count);
+    else if (strcmp(scenario, "gone") == 0)
+        gone(count);
+    else if (strcmp(scenario, "newcomers") == 0)
+        newcomers(count);
+    else if (strcmp(scenario, "sparse") == 0)
+        sparse(), report_all();
+    else if (strcmp(scenario, "mappers") == 0)
+        mappers(count);
+    else
+        CHECK(!"a scenario");
+    return 0;
+}
