@@ -2,11 +2,17 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
+# Man pages and completions.
+PAGES = target/pages
+SHARE = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: all setup test test-libc check tests-built unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
 
+# The library is built by itself: crates that it shares with the command would get more features from that (command/Cargo.toml).
 all:
-	+$(CARGO) build --release --workspace
+	+$(CARGO) build --release --package libsnapshim
+	+$(CARGO) build --release --package snapshim-command
+	target/release/snapshim generate $(PAGES)
 
 # What the tests use beyond Rust, gcc, make and python3. Without root or apt-get they skip, aloud, what is missing.
 setup:
@@ -29,6 +35,7 @@ check:
 	+RUSTFLAGS="--cfg loom" $(CARGO) clippy --no-default-features --lib --target-dir target/loom -- -D warnings
 	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p snapshim
 	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p libsnapshim
+	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p snapshim-command --bins
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
 	    else echo "SKIPPED cargo deny: it is not installed"; fi
 
@@ -75,14 +82,22 @@ bench: all
 demo: all
 	examples/demo.sh
 
-install: all
+# Needs no cargo, so that root can do it after a user's `make`.
+install:
+	@test -e $(LIBRARY) && test -e $(PAGES)/man/snapshim.1 || { echo "install: nothing is built; run make first" >&2; exit 1; }
 	install -Dm755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsnapshim.so
 	install -Dm644 shim/include/snapshim.h $(DESTDIR)$(PREFIX)/include/snapshim.h
 	install -Dm755 target/release/snapshim $(DESTDIR)$(PREFIX)/bin/snapshim
+	install -Dm644 -t $(SHARE)/man/man1 $(PAGES)/man/*.1
+	install -Dm644 $(PAGES)/bash/snapshim $(SHARE)/bash-completion/completions/snapshim
+	install -Dm644 $(PAGES)/zsh/_snapshim $(SHARE)/zsh/site-functions/_snapshim
+	install -Dm644 $(PAGES)/fish/snapshim.fish $(SHARE)/fish/vendor_completions.d/snapshim.fish
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/lib/libsnapshim.so $(DESTDIR)$(PREFIX)/include/snapshim.h \
-	    $(DESTDIR)$(PREFIX)/bin/snapshim
+	    $(DESTDIR)$(PREFIX)/bin/snapshim $(SHARE)/man/man1/snapshim.1 $(SHARE)/man/man1/snapshim-*.1 \
+	    $(SHARE)/bash-completion/completions/snapshim $(SHARE)/zsh/site-functions/_snapshim \
+	    $(SHARE)/fish/vendor_completions.d/snapshim.fish
 
 clean:
 	$(CARGO) clean

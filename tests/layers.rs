@@ -9,15 +9,12 @@ use std::path::{Path, PathBuf};
 /// A layer is a file or a folder of the crate's sources; a sub-folder named here is a layer of its own.
 struct Crate {
     sources: &'static str,
-    /// How its library is called by its other targets.
-    name: &'static str,
     layers: &'static [&'static str],
 }
 
-const CRATES: [Crate; 2] = [
+const CRATES: [Crate; 3] = [
     Crate {
         sources: "shim/src",
-        name: "libsnapshim",
         layers: &[
             "constructor",
             "c_api",
@@ -41,7 +38,22 @@ const CRATES: [Crate; 2] = [
             "base",
         ],
     },
-    Crate { sources: "src", name: "snapshim", layers: &["bin", "preserve", "cooperate", "table", "protocol", "sys"] },
+    Crate { sources: "src", layers: &["preserve", "cooperate", "table", "protocol", "sys"] },
+    Crate {
+        sources: "command/src",
+        layers: &[
+            "commands",
+            "copy",
+            "verdict",
+            "snapshot",
+            "library",
+            "processes",
+            "table",
+            "interrupt",
+            "failure",
+            "cli",
+        ],
+    },
 ];
 
 /// A place in the modules of a crate: `a::b` as ["a", "b"].
@@ -96,7 +108,7 @@ impl Crate {
                 faults.push(format!("{}: in no layer of the list", place(module, 1)));
                 continue;
             };
-            for Arrow { from, to, line } in arrows(module, &text(module), &files, self.name) {
+            for Arrow { from, to, line } in arrows(module, &text(module), &files) {
                 if self.layer(&to).is_some_and(|other| other < layer) {
                     faults.push(format!("{}: runs up: {} -> {}", place(&from, line), from.join("::"), to.join("::")));
                 }
@@ -258,10 +270,10 @@ fn inline_modules(code: &str) -> Vec<std::ops::Range<usize>> {
 }
 
 /// The imports of a file, and the paths that stand in its code, as far as they lead to other files of its crate.
-fn arrows(module: &Module, text: &str, files: &BTreeMap<Module, PathBuf>, name: &str) -> Vec<Arrow> {
+fn arrows(module: &Module, text: &str, files: &BTreeMap<Module, PathBuf>) -> Vec<Arrow> {
     let code = code(text);
     let inline = inline_modules(&code);
-    let scope = Scope { module, files, name };
+    let scope = Scope { module, files };
     let mut names: BTreeMap<String, Module> = BTreeMap::new();
     let mut found = Vec::new();
     let mut add = |target: &Module, at: usize| {
@@ -307,20 +319,14 @@ fn arrows(module: &Module, text: &str, files: &BTreeMap<Module, PathBuf>, name: 
 struct Scope<'a> {
     module: &'a Module,
     files: &'a BTreeMap<Module, PathBuf>,
-    name: &'a str,
 }
 
 impl Scope<'_> {
-    /// Programs are crates of their own.
-    fn root(&self) -> &[String] {
-        if self.module.first().is_some_and(|it| it == "bin") { &self.module[..2] } else { &[] }
-    }
-
     /// Where in the crate a path leads; `None`: elsewhere. `depth` modules inside the file stand around it.
     fn resolve(&self, path: &[String], depth: usize, names: &BTreeMap<String, Module>) -> Option<Module> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
-            "crate" => Some([self.root(), rest].concat()),
+            "crate" => Some(rest.to_vec()),
             "super" => {
                 let supers = path.iter().take_while(|part| *part == "super").count();
                 // Within the file.
@@ -330,8 +336,6 @@ impl Scope<'_> {
             }
             "self" => (depth == 0).then(|| [self.module.as_slice(), rest].concat()),
             _ if names.contains_key(first) => Some([names[first].as_slice(), rest].concat()),
-            // The program of the crate imports its library by name.
-            name if name == self.name && !self.root().is_empty() => Some(rest.to_vec()),
             _ => {
                 let child = [self.module.as_slice(), std::slice::from_ref(first)].concat();
                 self.files.contains_key(&child).then(|| [self.module.as_slice(), path].concat())
@@ -455,6 +459,11 @@ fn no_import_of_the_core_runs_up_or_round() {
     check(1);
 }
 
+#[test]
+fn no_import_of_the_command_runs_up_or_round() {
+    check(2);
+}
+
 /// What is read of a file, by an example of each kind.
 #[test]
 fn paths_are_found_where_code_names_them() {
@@ -470,10 +479,8 @@ mod inner { use super::*; fn six() { super::super::super::e::seven() } }
 #[cfg(test)]
 mod tests { use crate::f; }
 "##;
-    let found: BTreeSet<(String, usize)> = arrows(&words("a::x"), text, &files, "name")
-        .into_iter()
-        .map(|arrow| (arrow.to.join("::"), arrow.line))
-        .collect();
+    let found: BTreeSet<(String, usize)> =
+        arrows(&words("a::x"), text, &files).into_iter().map(|arrow| (arrow.to.join("::"), arrow.line)).collect();
     let expected = [("a", 3), ("a", 6), ("a::b", 3), ("a::c", 4), ("a::c", 6), ("d", 5), ("e", 7)];
     assert_eq!(found, expected.map(|(path, line)| (path.to_owned(), line)).into());
 }

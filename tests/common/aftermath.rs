@@ -15,7 +15,7 @@ use snapshim::table::Table;
 use snapshim::table::attach::{TableLocation, attach_existing};
 
 use super::tracer::{Target, run_to};
-use super::{Scratch, program, run_within, text};
+use super::{Scratch, command, program, run_within, text};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 8;
@@ -40,7 +40,7 @@ pub fn leave_dead(scratch: &Scratch, file: &Path) {
 
 /// `snapshim recover`.
 pub fn recover(scratch: &Scratch) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snapshim"));
+    let mut command = Command::new(command());
     command.arg("recover").env("SNAPSHIM_DIR", scratch.table());
     command
 }

@@ -34,6 +34,13 @@ pub fn library() -> PathBuf {
     library
 }
 
+/// The command, built by `make`.
+pub fn command() -> PathBuf {
+    let command = root().join("target/release/snapshim");
+    assert!(command.exists(), "{} is missing: run `make` first", command.display());
+    command
+}
+
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

@@ -12,6 +12,7 @@ pub const NAMES: &[&str] = &[
     "SNAPSHIM_GUARD_FILES",
     "SNAPSHIM_IO_URING",
     "SNAPSHIM_KEEP",
+    "SNAPSHIM_LIBRARY",
     "SNAPSHIM_LOG",
     "SNAPSHIM_ON_FAILURE",
     "SNAPSHIM_PUSH",
@@ -130,7 +131,7 @@ mod tests {
     fn each_variable_in_the_sources_is_listed() {
         let mut found = BTreeSet::new();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for folder in [root.join("src"), root.join("../src/bin")] {
+        for folder in [root.join("src"), root.join("../command/src")] {
             collect(&folder, &mut found);
         }
         assert_eq!(found, NAMES.iter().map(|name| (*name).to_owned()).collect());

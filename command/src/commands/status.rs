@@ -1,7 +1,8 @@
 //! `snapshim status`: the processes in the table, and the snapshots that they hold, one line each.
 
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use anstream::println;
 
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::protocol::delay::Cause;
@@ -10,10 +11,14 @@ use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUN
 use snapshim::sys::escaped::Escaped;
 use snapshim::sys::raw;
 use snapshim::table::Table;
-use snapshim::table::attach::Attached;
+
+use crate::failure::Outcome;
+use crate::processes;
+use crate::table;
 
 /// Prints which processes are attached, and which snapshots they hold. The dead are taken out first, so none of them is listed.
-pub fn run(attached: &Attached) {
+pub fn run() -> Outcome<ExitCode> {
+    let attached = table::attached()?;
     let table = attached.table;
     table.reap_the_dead();
     println!("{:>8}  {:<16}  {:<8}  {:>9}", "pid", "program", "state", "snapshots");
@@ -29,7 +34,7 @@ pub fn run(attached: &Attached) {
         println!("{:>8}  {:<16}  {state:<8}  {held:>9}", id.pid(), name(id));
     }
     for who in table.unseen().named() {
-        println!("{:>8}  {:<16}  {:<8}  {:>9}", who.pid, program(who.pid), "unseen", "-");
+        println!("{:>8}  {:<16}  {:<8}  {:>9}", who.pid, processes::program(who.pid), "unseen", "-");
     }
     if table.unseen().has_nameless() {
         println!("{:>8}  {:<16}  {:<8}  {:>9}", "-", "(other pids)", "unseen", "-");
@@ -43,6 +48,7 @@ pub fn run(attached: &Attached) {
         print_snapshot(table, index, &view);
     }
     print_unreached(table);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints which programs were executed last without the library: those that may change files unseen.
@@ -71,18 +77,15 @@ fn print_delays(table: &Table) {
         let what =
             delay.origin.map_or_else(|| "a fork with snapshots".into(), |origin| format!("snapshots of {origin}"));
         let why = match delay.cause {
-            Cause::Write(_, descriptor) => format!("it writes to {}", open_file(id.pid(), delay.thread, descriptor)),
+            Cause::Write(_, descriptor) => format!(
+                "it writes to {}",
+                processes::open_file(id.pid(), delay.thread, descriptor).unwrap_or_else(|| "a file".into())
+            ),
             Cause::Mapping => "it may have that mapped shared, and does not answer".into(),
             Cause::DirectWrite => "it has direct writes under way".into(),
         };
         println!("{:>8}  {:<16}  {:>8}  {seconds:>10.1}  {what}: {why}", id.pid(), name(id), delay.thread);
     }
-}
-
-/// The file that a thread has open at a number, by its path.
-fn open_file(pid: u32, thread: u32, descriptor: u32) -> String {
-    let path = fs::read_link(format!("/proc/{pid}/task/{thread}/fd/{descriptor}"));
-    path.map_or_else(|_| "a file".into(), |path| Escaped(path.as_os_str().as_bytes()).to_string())
 }
 
 fn print_snapshot(table: &Table, index: u32, view: &View) {
@@ -113,11 +116,5 @@ fn why(flags: SegmentFlags) -> &'static str {
 }
 
 fn name(id: ProcessId) -> String {
-    program(id.pid())
-}
-
-fn program(pid: u32) -> String {
-    // The kernel ends the name with a newline of its own.
-    fs::read(format!("/proc/{pid}/comm"))
-        .map_or_else(|_| "?".into(), |name| Escaped(name.strip_suffix(b"\n").unwrap_or(&name)).to_string())
+    processes::program(id.pid())
 }

@@ -1,0 +1,87 @@
+//! What may be typed: the commands, their arguments, and what help and man pages say of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const AFTER: &str = "\
+Exit status:
+  0  ok
+  1  failed: nothing of it was done, unless the message says so
+  2  the arguments cannot be used
+  3  done in part: what is missing was said
+  4  a snapshot is doubtful or broken: nothing was put in its place
+  5  there is no table that can be used
+  125, 126, 127  of `run`: it failed itself, CMD cannot be run, CMD is not there; else the status of CMD
+
+The table is the one in SNAPSHIM_DIR, by default /dev/shm/snapshim-<uid>.";
+
+/// Copies files as they were at one instant, while programs go on writing them.
+#[derive(Debug, Parser)]
+#[command(name = "snapshim", version, after_help = AFTER, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Cp(Cp),
+    Cat(Cat),
+    Status(Status),
+    Gc(Gc),
+    #[command(hide = true)]
+    Generate(Generate),
+}
+
+/// Copies files and directories, all as they were at one instant.
+///
+/// The programs that write the files have to run under the library. They are not stopped: a write waits some microseconds while the
+/// instant is chosen. A copy gets its name when it is whole, exact and on the disk. If a snapshot turns out to be doubtful or broken,
+/// nothing is put in place.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Cp {
+    /// Copy directories with all that is in them.
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Say what was copied as a JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+    /// Copy more files than one group holds in several groups. Each group is of an instant of its own.
+    #[arg(long)]
+    pub split: bool,
+    /// What to copy: files, block devices; directories with -r.
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<PathBuf>,
+    /// Where to: a new name, or a directory.
+    #[arg(value_name = "DEST")]
+    pub destination: PathBuf,
+}
+
+/// Writes a file or a block device, as it was at one instant, to standard output.
+///
+/// The exit status says whether it was exact: a reader of the pipe has its bytes before that is known.
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// The file or the block device.
+    pub source: PathBuf,
+}
+
+/// Lists the processes and the snapshots in the table, and which process holds a snapshot back.
+#[derive(Debug, Args)]
+pub struct Status {}
+
+/// Takes out of the table what dead processes left in it.
+///
+/// Every process does that when it meets one of them. This does it for all of them at once.
+#[derive(Debug, Args)]
+#[command(visible_alias = "recover")]
+pub struct Gc {}
+
+/// Writes the man pages and the completions for shells into a directory.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// The directory; it is made.
+    pub directory: PathBuf,
+}

@@ -1,0 +1,270 @@
+//! `snapshim cp`: files and directories as they were at one instant.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anstream::println;
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::cli::Cp;
+use crate::copy::attributes;
+use crate::copy::group::{self, Group, Listing};
+use crate::copy::pipeline::{self, Sink};
+use crate::copy::place::{self, Directories};
+use crate::copy::target::{Target, folder};
+use crate::copy::tree::{self, Root};
+use crate::failure::{Code, Failure, Outcome, shown, warn};
+use crate::interrupt;
+use crate::library::{Library, Stat};
+use crate::snapshot::{LARGEST_GROUP, Snapshot, Source};
+use crate::verdict;
+
+/// Descriptors for other things than sources and targets.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
+    let started = Instant::now();
+    let roots = roots(arguments)?;
+    // What cannot be copied is said before this process becomes one under the library.
+    let files = tree::list(&roots, arguments.recursive)?.len();
+    let library = Library::enter()?;
+    interrupt::catch();
+    let limit = raise_limit();
+    let prepares = |files| may_hold(files, limit, arguments.split);
+    let taken = group::take(library, &roots, arguments.recursive, prepares)?;
+    if let Some(name) = &taken.unstable {
+        warn(format!(
+            "names came and went while the files were listed ({}); the bytes are of one instant, the names are not",
+            shown(name)
+        ));
+    }
+    // A nameless target takes a descriptor until all is copied.
+    let nameless = 2 * files as u64 + SPARE_DESCRIPTORS < limit;
+    let mut copying =
+        Copying { listing: taken.listing, nameless, targets: Vec::new(), copied: Vec::new(), done: 0, bar: bar() };
+    let mut directories = Directories::default();
+    directories.make(&copying.listing)?;
+    let groups = copying.all(library, taken.first)?;
+    place::sync(&copying.targets)?;
+    interrupt::check()?;
+    let is_whole = place::name(&copying.listing, std::mem::take(&mut copying.targets))?;
+    directories.keep();
+    copying.bar.finish_and_clear();
+    if arguments.json {
+        println!("{}", copying.report(groups, taken.unstable.is_none(), started));
+    }
+    let is_all = is_whole && taken.unstable.is_none();
+    Ok(if is_all { ExitCode::SUCCESS } else { Code::Partly.into() })
+}
+
+/// What goes where.
+fn roots(arguments: &Cp) -> Outcome<Vec<Root>> {
+    let Cp { sources, destination, .. } = arguments;
+    // As cp(1), through a link.
+    let is_link = fs::symlink_metadata(destination).is_ok_and(|found| found.is_symlink());
+    let followed = is_link.then(|| destination.canonicalize().ok()).flatten();
+    let destination = followed.as_ref().unwrap_or(destination);
+    let is_directory = destination.is_dir();
+    if sources.len() > 1 && !is_directory {
+        return Err(Failure::new(Code::Usage, format!("{} is not a directory", shown(&destination)))
+            .helped_by("several files go into a directory: make it first"));
+    }
+    let mut targets = BTreeSet::new();
+    let mut roots = Vec::new();
+    for source in sources {
+        let target = match source.components().next_back() {
+            Some(Component::Normal(name)) if is_directory => destination.join(name),
+            _ => destination.clone(),
+        };
+        if !targets.insert(target.clone()) {
+            return Err(Failure::new(Code::Usage, format!("two files would become {}", shown(&target)))
+                .helped_by("copy them into different directories"));
+        }
+        check_target(source, &target)?;
+        roots.push(Root { source: source.clone(), target });
+    }
+    Ok(roots)
+}
+
+/// Refuses a target in whose place no copy can be put.
+fn check_target(source: &Path, target: &Path) -> Outcome {
+    let Ok(of_source) = fs::metadata(source) else { return Ok(()) };
+    let inside =
+        folder(target).canonicalize().map_err(|error| Failure::of_file("write into", folder(target), &error))?;
+    if of_source.is_dir() && source.canonicalize().is_ok_and(|source| inside.starts_with(source)) {
+        return Err(Failure::failed(
+            format!("cannot copy {} into itself, as {}", shown(source), shown(target)),
+            "name a directory outside of it",
+        ));
+    }
+    let Ok(found) = fs::metadata(target) else { return Ok(()) };
+    if (found.dev(), found.ino()) == (of_source.dev(), of_source.ino()) {
+        return Err(Failure::failed(
+            format!("{} and {} are one file", shown(source), shown(target)),
+            "name another target",
+        ));
+    }
+    if found.is_dir() != of_source.is_dir() {
+        let is = if found.is_dir() { "a directory" } else { "no directory" };
+        return Err(Failure::failed(
+            format!("cannot put {} in the place of {}: that is {is}", shown(source), shown(target)),
+            "name another target",
+        ));
+    }
+    let kind = found.file_type();
+    if kind.is_block_device() || kind.is_char_device() || kind.is_fifo() || kind.is_socket() {
+        return Err(Failure::failed(
+            format!("cannot put a copy in the place of {}: it is no file", shown(target)),
+            "write into it by `snapshim cat SRC >DEST`",
+        ));
+    }
+    Ok(())
+}
+
+/// Lets this process open as many files as its user may have it open, and says how many these are.
+fn raise_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+}
+
+fn may_hold(files: usize, limit: u64, is_split: bool) -> Outcome {
+    if files > LARGEST_GROUP && !is_split {
+        return Err(Failure::failed(
+            format!("{files} files are more than one group holds ({LARGEST_GROUP})"),
+            "copy parts of them, or set --split: then each group is of an instant of its own",
+        ));
+    }
+    let open = files.min(LARGEST_GROUP) as u64 + SPARE_DESCRIPTORS;
+    if open > limit {
+        return Err(Failure::failed(
+            format!("{files} files are more than this process may open ({limit})"),
+            "raise the limit on open files (ulimit -Hn)",
+        ));
+    }
+    Ok(())
+}
+
+fn bar() -> ProgressBar {
+    // It is hidden where standard error is no terminal.
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
+    bar.with_style(style.expect("the template is a constant"))
+}
+
+/// A file that was copied.
+struct Copied {
+    item: usize,
+    size: u64,
+    written: u64,
+    stat: Stat,
+}
+
+/// What was copied so far, and is not in its place yet.
+struct Copying {
+    listing: Listing,
+    nameless: bool,
+    targets: Vec<Target>,
+    copied: Vec<Copied>,
+    /// Bytes of the files that were copied as a whole.
+    done: u64,
+    bar: ProgressBar,
+}
+
+impl Copying {
+    /// Copies all groups; how many they are.
+    fn all(&mut self, library: Library, first: Group) -> Outcome<usize> {
+        let files = self.listing.files.clone();
+        let mut first = Some(first);
+        let mut groups = 0;
+        for files in files.chunks(LARGEST_GROUP) {
+            let group = match first.take() {
+                Some(group) => group,
+                None => group::take_further(library, &self.listing, files)?.ok_or_else(|| {
+                    Failure::failed("a name came to lead to another file between two groups", "try again")
+                })?,
+            };
+            self.group(files, group)?;
+            groups += 1;
+        }
+        Ok(groups)
+    }
+
+    fn group(&mut self, files: &[usize], mut group: Group) -> Outcome {
+        self.bar.inc_length(group.snapshots.iter().map(Snapshot::size).sum());
+        let before = self.targets.len();
+        let mut sink = Files { copying: self, files, sources: &group.sources, first: before };
+        pipeline::run(&group.sources, &mut group.snapshots, &mut sink)?;
+        for (index, (source, snapshot)) in group.sources.iter().zip(&group.snapshots).enumerate() {
+            let stat =
+                verdict::exact(source, snapshot).map_err(|failure| failure.noting("nothing was put in its place"))?;
+            let written = self.targets[before + index].written();
+            self.copied.push(Copied { item: files[index], size: snapshot.size(), written, stat });
+        }
+        Ok(())
+    }
+
+    fn report(&self, groups: usize, same_names: bool, started: Instant) -> Value {
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let file = |copied: &Copied| {
+            let item = &self.listing.items[copied.item];
+            json!({
+                "source": path(&item.source), "target": path(&item.target), "bytes": copied.size, "written": copied.written,
+                "state": "exact", "preserved_pages": copied.stat.preserved,
+            })
+        };
+        json!({
+            "files": self.copied.iter().map(file).collect::<Vec<_>>(), "names": self.listing.items.len(), "instants": groups,
+            "names_are_of_the_instant": same_names, "seconds": started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Where the bytes of one group go.
+struct Files<'a> {
+    copying: &'a mut Copying,
+    files: &'a [usize],
+    sources: &'a [Source],
+    /// The place of the group's first target.
+    first: usize,
+}
+
+impl Files<'_> {
+    fn target(&mut self, index: usize) -> Outcome<&mut Target> {
+        let copying = &mut *self.copying;
+        if self.first + index == copying.targets.len() {
+            let path = &copying.listing.items[self.files[index]].target;
+            let target =
+                Target::new(path, copying.nameless).map_err(|error| Failure::of_file("write", path, &error))?;
+            copying.targets.push(target);
+        }
+        Ok(&mut copying.targets[self.first + index])
+    }
+}
+
+impl Sink for Files<'_> {
+    fn write(&mut self, index: usize, offset: u64, bytes: &[u8]) -> Outcome {
+        let target = self.target(index)?;
+        target.write(bytes, offset).map_err(|error| Failure::of_file("write", target.path(), &error))?;
+        self.copying.bar.set_position(self.copying.done + offset);
+        Ok(())
+    }
+
+    fn end(&mut self, index: usize, size: u64) -> Outcome {
+        let source = &self.sources[index].file;
+        let found = self.copying.listing.items[self.files[index]].found.clone();
+        let target = self.target(index)?;
+        let is_device = found.file_type().is_block_device();
+        let set = target
+            .set_size(size)
+            .and_then(|()| if is_device { Ok(()) } else { attributes::copy(source, &found, target.file()) });
+        set.map_err(|error| Failure::of_file("write", target.path(), &error))?;
+        self.copying.done += size;
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Files that are copied as they were at one instant: listed, opened, taken, and listed again.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::tree::{self, Item, Kind, Root};
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::library::Library;
+use crate::snapshot::{self, LARGEST_GROUP, Snapshot, Source};
+
+/// How often the names are listed anew because they changed around the instant.
+const ATTEMPTS: u32 = 5;
+
+/// What is listed, and which of it has bytes.
+#[derive(Debug)]
+pub struct Listing {
+    pub items: Vec<Item>,
+    /// The files, as places in `items`: of several names of one file the first.
+    pub files: Vec<usize>,
+    /// The other names of a file, and the first one's.
+    pub other_names: Vec<(usize, usize)>,
+}
+
+impl Listing {
+    fn new(roots: &[Root], recursive: bool) -> Outcome<Self> {
+        let items = tree::list(roots, recursive)?;
+        let mut first_names = HashMap::new();
+        let (mut files, mut other_names) = (Vec::new(), Vec::new());
+        for (index, item) in items.iter().enumerate().filter(|(_, item)| item.kind() == Kind::File) {
+            match first_names.insert(item.identity(), index) {
+                Some(first) => {
+                    first_names.insert(item.identity(), first);
+                    other_names.push((index, first));
+                }
+                None => files.push(index),
+            }
+        }
+        Ok(Self { items, files, other_names })
+    }
+
+    /// Opens files; `None`: a name of them leads elsewhere by now.
+    fn open(&self, files: &[usize]) -> Outcome<Option<Vec<Source>>> {
+        let mut sources = Vec::with_capacity(files.len());
+        for item in files.iter().map(|index| &self.items[*index]) {
+            let Some(file) = item.open()? else { return Ok(None) };
+            sources.push(Source { path: item.source.clone(), file });
+        }
+        Ok(Some(sources))
+    }
+}
+
+/// Snapshots of one instant.
+#[derive(Debug)]
+pub struct Group {
+    pub sources: Vec<Source>,
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// What was taken first, and what of the names is not of its instant.
+#[derive(Debug)]
+pub struct Taken {
+    pub listing: Listing,
+    /// The first of the groups; the others have not been taken yet.
+    pub first: Group,
+    /// A name that came or went around the instant, each time.
+    pub unstable: Option<PathBuf>,
+}
+
+/// Lists the names and takes snapshots of the files, as many as one group holds. `prepares` sees how many files there are.
+pub fn take(library: Library, roots: &[Root], recursive: bool, prepares: impl Fn(usize) -> Outcome) -> Outcome<Taken> {
+    let mut attempt = 1;
+    loop {
+        interrupt::check()?;
+        let listing = Listing::new(roots, recursive)?;
+        prepares(listing.files.len())?;
+        let files = &listing.files[..listing.files.len().min(LARGEST_GROUP)];
+        let taken = match listing.open(files)? {
+            Some(sources) => Some(Group { snapshots: snapshot::take(library, &sources)?, sources }),
+            None => None,
+        };
+        let unstable = tree::difference(&listing.items, &tree::list(roots, recursive)?);
+        match taken {
+            Some(first) if unstable.is_none() || attempt >= ATTEMPTS => return Ok(Taken { listing, first, unstable }),
+            None if attempt >= 10 * ATTEMPTS => {
+                return Err(Failure::failed("names lead to other files faster than they can be opened", "try again"));
+            }
+            _ => attempt += 1,
+        }
+    }
+}
+
+/// A further group of a listing. `None`: a name leads elsewhere by now.
+pub fn take_further(library: Library, listing: &Listing, files: &[usize]) -> Outcome<Option<Group>> {
+    let Some(sources) = listing.open(files)? else { return Ok(None) };
+    Ok(Some(Group { snapshots: snapshot::take(library, &sources)?, sources }))
+}

@@ -1,0 +1,145 @@
+//! Where copies are put: all of them, when all are whole and exact.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, SFlag, mknod};
+
+use super::attributes;
+use super::group::Listing;
+use super::target::{Target, folder, temporary_name};
+use super::tree::{Item, Kind};
+use crate::failure::{Failure, Outcome, shown, warn};
+
+/// More files than these are brought to the disk by one call for the whole file system.
+const SYNCED_SINGLY: usize = 64;
+
+/// Directories that were made for a copy. Dropped, they are taken away again.
+#[derive(Debug, Default)]
+pub struct Directories {
+    made: Vec<PathBuf>,
+}
+
+impl Directories {
+    /// Makes the directories of a listing that are not there.
+    pub fn make(&mut self, listing: &Listing) -> Outcome {
+        for item in listing.items.iter().filter(|item| item.kind() == Kind::Directory) {
+            match fs::DirBuilder::new().mode(0o700).create(&item.target) {
+                Ok(()) => self.made.push(item.target.clone()),
+                Err(_) if item.target.is_dir() => {}
+                Err(error) => return Err(Failure::of_file("make the directory", &item.target, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn keep(mut self) {
+        self.made.clear();
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        for path in self.made.iter().rev() {
+            _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Brings what was written to the disk.
+pub fn sync(targets: &[Target]) -> Outcome {
+    let failed = |target: &Target, error| Failure::of_file("write", target.path(), &error);
+    if targets.len() <= SYNCED_SINGLY {
+        return targets.iter().try_for_each(|target| target.sync().map_err(|error| failed(target, error)));
+    }
+    let mut seen = BTreeSet::new();
+    for target in targets {
+        let device = target.file().metadata().map_err(|error| failed(target, error))?.dev();
+        if seen.insert(device) {
+            nix::unistd::syncfs(target.file()).map_err(|error| failed(target, error.into()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives all copies their names. `false`: something that has no bytes could not be made, and was said.
+pub fn name(listing: &Listing, targets: Vec<Target>) -> Outcome<bool> {
+    let mut folders: BTreeSet<PathBuf> = targets.iter().map(|target| folder(target.path()).to_owned()).collect();
+    for (count, target) in targets.into_iter().enumerate() {
+        let path = target.path().to_owned();
+        target.name().map_err(|error| {
+            let failure = Failure::of_file("put a copy in the place of", &path, &error);
+            if count == 0 { failure } else { failure.noting(format!("{count} other files are in their places")) }
+        })?;
+    }
+    let mut is_whole = true;
+    for (index, first) in &listing.other_names {
+        let (item, first) = (&listing.items[*index], &listing.items[*first]);
+        replace(&item.target, |path| fs::hard_link(&first.target, path))
+            .map_err(|error| Failure::of_file("link", &item.target, &error))?;
+    }
+    for item in &listing.items {
+        match item.kind() {
+            Kind::Link => link(item)?,
+            Kind::Special => is_whole &= make_special(item),
+            Kind::File | Kind::Directory => {}
+        }
+        if item.kind() == Kind::Link {
+            folders.insert(folder(&item.target).to_owned());
+        }
+    }
+    // What is in a directory changes its times: the innermost first, after all is in it.
+    for item in listing.items.iter().rev().filter(|item| item.kind() == Kind::Directory) {
+        let both = File::open(&item.source).and_then(|source| Ok((source, File::open(&item.target)?)));
+        both.and_then(|(source, target)| attributes::copy(&source, &item.found, &target))
+            .map_err(|error| Failure::of_file("set the attributes of", &item.target, &error))?;
+        folders.insert(item.target.clone());
+    }
+    for folder in folders {
+        File::open(&folder)
+            .and_then(|opened| opened.sync_all())
+            .or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) })
+            .map_err(|error| Failure::of_file("bring to the disk", &folder, &error))?;
+    }
+    Ok(is_whole)
+}
+
+fn link(item: &Item) -> Outcome {
+    fs::read_link(&item.source)
+        .and_then(|content| replace(&item.target, |path| symlink(&content, path)))
+        .map_err(|error| Failure::of_file("link", &item.target, &error))
+}
+
+/// A FIFO, a socket or a device node, by its name alone.
+fn make_special(item: &Item) -> bool {
+    let kind = SFlag::from_bits_truncate(item.found.mode() & libc::S_IFMT);
+    let mode = Mode::from_bits_truncate(item.found.mode());
+    let made = replace(&item.target, |path| Ok(mknod(path, kind, mode, item.found.rdev())?));
+    if let Err(error) = &made {
+        let failure = Failure::of_file("make", &item.target, error);
+        warn(format!("{} is passed over: {}", shown(&item.source), failure.what));
+    }
+    made.is_ok()
+}
+
+/// Makes something under a temporary name, and renames it.
+fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    loop {
+        let temporary = temporary_name(path);
+        match make(&temporary) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            // Two names of one file: rename(2) would leave both.
+            Ok(()) if is_same(&temporary, path) => return fs::remove_file(&temporary),
+            Ok(()) => return fs::rename(&temporary, path).inspect_err(|_| _ = fs::remove_file(&temporary)),
+        }
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some() && identity(one) == identity(other)
+}

@@ -1,0 +1,59 @@
+//! Ctrl-C and its kin: noted, so that what is under way stops and takes away what it has begun. Then the command ends by the signal,
+//! as its caller expects.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+
+use crate::failure::{Code, Failure, Outcome};
+
+/// The signal that came; 0 for none.
+static CAUGHT: AtomicI32 = AtomicI32::new(0);
+
+const ASKING_TO_END: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+extern "C" fn note(signal: i32) {
+    // Relaxed: the number is all there is to see.
+    CAUGHT.store(signal, Ordering::Relaxed);
+}
+
+/// From now on the signals that ask a program to end are noted. One that the caller has ignored stays ignored (nohup).
+pub fn catch() {
+    // A file that would be too large is an error of the write, which is said.
+    // SAFETY: no code of ours runs for it.
+    unsafe {
+        _ = sigaction(Signal::SIGXFSZ, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()));
+    }
+    // Without SA_RESTART: a call that waits comes back.
+    let noted = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+    for signal in ASKING_TO_END {
+        // SAFETY: the handler stores into an atomic and does nothing else.
+        unsafe {
+            if let Ok(before) = sigaction(signal, &noted)
+                && matches!(before.handler(), SigHandler::SigIgn)
+            {
+                _ = sigaction(signal, &before);
+            }
+        }
+    }
+}
+
+pub fn is_caught() -> bool {
+    CAUGHT.load(Ordering::Relaxed) != 0
+}
+
+/// A failure once a signal has come.
+pub fn check() -> Outcome {
+    if is_caught() { Err(Failure::new(Code::Failed, "interrupted; nothing was left behind")) } else { Ok(()) }
+}
+
+/// Ends this process by the signal that came, if one did: a shell then ends its loop, too.
+pub fn end_as_interrupted() {
+    let Ok(signal) = Signal::try_from(CAUGHT.load(Ordering::Relaxed)) else { return };
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action is no code of ours.
+    unsafe {
+        _ = sigaction(signal, &default);
+    }
+    _ = raise(signal);
+}

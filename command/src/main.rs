@@ -1,0 +1,37 @@
+//! The command `snapshim`: copies files as they were at one instant, and shows what cooperating processes do.
+//!
+//! `cli` says what may be typed; each subcommand is one file of `commands`. What takes snapshots runs itself under the library
+//! (`library`), as any other program does: the command knows no protocol.
+
+mod cli;
+mod commands;
+mod copy;
+mod failure;
+mod interrupt;
+mod library;
+mod processes;
+mod snapshot;
+mod table;
+mod verdict;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Cp(arguments) => commands::cp::run(&arguments),
+        Command::Cat(arguments) => commands::cat::run(&arguments),
+        Command::Status(_) => commands::status::run(),
+        Command::Gc(_) => commands::gc::run(),
+        Command::Generate(arguments) => commands::generate::run(&arguments),
+    };
+    let code = done.unwrap_or_else(|failure| {
+        failure.say();
+        failure.code.into()
+    });
+    interrupt::end_as_interrupted();
+    code
+}

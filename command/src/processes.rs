@@ -1,0 +1,63 @@
+//! Other processes, as /proc shows them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use snapshim::sys::escaped::Escaped;
+
+use crate::table;
+
+/// A program by its name; `?` if it is gone.
+pub fn program(pid: u32) -> String {
+    // The kernel ends the name with a newline of its own.
+    fs::read(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "?".into(), |name| Escaped(name.strip_suffix(b"\n").unwrap_or(&name)).to_string())
+}
+
+/// Where a thread has a file open at a number, by its path.
+pub fn open_file(pid: u32, thread: u32, descriptor: u32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/task/{thread}/fd/{descriptor}")).ok()?;
+    Some(Escaped(path.as_os_str().as_bytes()).to_string())
+}
+
+/// Numbers of all processes that /proc shows.
+pub fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The processes that can write the file of this device and inode, and are not in the table.
+pub fn foreign_writers(device: u64, inode: u64) -> Vec<u32> {
+    let cooperating = cooperating();
+    let own = std::process::id();
+    let strangers = all().into_iter().filter(|pid| *pid != own && !cooperating.contains(pid));
+    strangers.filter(|pid| writes(*pid, device, inode)).collect()
+}
+
+fn cooperating() -> BTreeSet<u32> {
+    let Ok(attached) = table::attached() else { return BTreeSet::new() };
+    attached.table.processes_used().iter().filter_map(|record| Some(record.id()?.pid())).collect()
+}
+
+/// Whether a process has the file open for writing.
+fn writes(pid: u32, device: u64, inode: u64) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors.flatten().any(|entry| {
+        let is_file = fs::metadata(entry.path()).is_ok_and(|found| {
+            (found.dev(), found.ino()) == (device, inode) || (found.rdev() != 0 && found.rdev() == device && inode == 0)
+        });
+        is_file && is_open_for_writing(pid, &entry.file_name().to_string_lossy())
+    })
+}
+
+fn is_open_for_writing(pid: u32, descriptor: &str) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+}

@@ -1,0 +1,59 @@
+//! What a snapshot is worth, and which program is why.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use crate::failure::{Code, Failure, Outcome, shown};
+use crate::library::Stat;
+use crate::processes;
+use crate::snapshot::{Snapshot, Source};
+
+/// States of `struct snapshim_stat`.
+const EXACT: i32 = 0;
+const DOUBTFUL: i32 = 1;
+
+/// SNAPSHIM_FOREIGN_CHANGE and its kin, in words.
+const CAUSES: [(i32, &str); 3] = [
+    (2, "a program without the library truncated it"),
+    (1, "a program without the library changed it"),
+    (4, "a program without the library had it mapped shared and writable"),
+];
+
+/// The statistics of an exact snapshot; a failure of code [`Code::Inexact`] for any other.
+pub fn exact(source: &Source, snapshot: &Snapshot) -> Outcome<Stat> {
+    match snapshot.stat() {
+        Some(stat) if stat.state == EXACT => Ok(stat),
+        stat => Err(inexact(source, stat)),
+    }
+}
+
+fn inexact(source: &Source, stat: Option<Stat>) -> Failure {
+    let is_doubtful = stat.is_some_and(|stat| stat.state == DOUBTFUL);
+    let state = if is_doubtful { "doubtful" } else { "broken" };
+    let cause = stat.map_or(0, |stat| stat.cause);
+    let why =
+        CAUSES.iter().find(|(flag, _)| cause & flag != 0).map_or("the library's log says why", |(_, words)| words);
+    let mut failure = Failure::new(Code::Inexact, format!("the snapshot of {} is {state}: {why}", shown(&source.path)));
+    let writers = writers(source);
+    for pid in &writers {
+        let name = processes::program(*pid);
+        failure = failure
+            .noting(format!("process {pid} ({name}) has it open for writing and does not run under the library"));
+    }
+    if cause != 0 && writers.is_empty() {
+        failure = failure.noting("no such program has it open any more");
+    }
+    failure.helped_by(match (cause != 0, is_doubtful) {
+        (true, _) => "start that program by `snapshim run -- PROGRAM`, or end it, and copy again",
+        (false, true) => "`snapshim doctor FILE` looks for what changes it",
+        (false, false) => "free some memory, or copy again",
+    })
+}
+
+fn writers(source: &Source) -> Vec<u32> {
+    let Ok(found) = source.file.metadata() else { return Vec::new() };
+    if found.file_type().is_block_device() {
+        processes::foreign_writers(found.rdev(), 0)
+    } else {
+        processes::foreign_writers(found.dev(), found.ino())
+    }
+}

@@ -1,0 +1,259 @@
+//! The command: what it prints is what tests/command shows, and what it copies is of one instant.
+//!
+//! Each page of tests/command is run from its first line to its last in a directory of its own. A line `$ ...` is a command for the
+//! shell, what follows is what it prints on both outputs, and `? N` its exit status if that is not 0. `[..]` stands for anything within
+//! a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Scratch, command, library, program, root, run, run_ok, run_within, text, wait_until};
+
+/// One command of a page.
+struct Step<'a> {
+    command: String,
+    /// In whose place what it prints now can be put.
+    lines: Vec<&'a str>,
+    status: i32,
+}
+
+/// The commands in the blocks that show a console.
+fn steps(page: &str) -> Vec<Step<'_>> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut is_inside = false;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            is_inside = line == "```console";
+        } else if !is_inside {
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step { command: command.to_owned(), lines: Vec::new(), status: 0 });
+        } else if let Some(more) = line.strip_prefix("> ") {
+            let step = steps.last_mut().expect("a command goes on");
+            step.command += &format!("\n{more}");
+        } else if let Some(status) = line.strip_prefix("? ") {
+            steps.last_mut().expect("a status is of a command").status = status.parse().unwrap();
+        } else {
+            steps.last_mut().expect("lines are of a command").lines.push(line);
+        }
+    }
+    // A block may end with an empty line, and one may stand between two commands.
+    for step in &mut steps {
+        let shown = step.lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
+        step.lines.truncate(shown);
+    }
+    steps
+}
+
+/// Whether a line is as a page has it.
+fn is_line(line: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split("[..]");
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else { return false };
+    let parts: Vec<_> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+/// Whether lines are as a page has them.
+fn are_lines(lines: &[&str], patterns: &[&str]) -> bool {
+    match (lines, patterns) {
+        ([], []) => true,
+        (_, ["...", rest @ ..]) => (0..=lines.len()).any(|skipped| are_lines(&lines[skipped..], rest)),
+        ([line, lines @ ..], [pattern, rest @ ..]) => is_line(line, pattern) && are_lines(lines, rest),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_page_is_compared_line_by_line() {
+    assert!(is_line("a 12 b 3", "a [..] b [..]") && is_line("a", "a") && is_line("ab", "[..]b"));
+    assert!(!is_line("a 12 c", "a [..] b") && !is_line("ab", "a") && !is_line("aXbY", "a[..]b"));
+    assert!(are_lines(&["a", "x", "y", "b"], &["a", "...", "b"]) && are_lines(&["a"], &["a", "..."]));
+    assert!(!are_lines(&["a", "b"], &["a"]) && !are_lines(&["a"], &["a", "b"]) && !are_lines(&["a"], &["...", "b"]));
+}
+
+/// Runs a page; what differs.
+fn run_page(path: &Path) -> Vec<String> {
+    let page = fs::read_to_string(path).unwrap();
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    if page.contains("needs: root") && !rustix::process::geteuid().is_root() {
+        println!("SKIPPED {name}: it needs root");
+        return Vec::new();
+    }
+    let scratch = Scratch::new(&root().join("target/scratch"));
+    let mut differences = Vec::new();
+    for step in steps(&page) {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("exec 2>&1; {}", step.command)).current_dir(&scratch.path).stdin(Stdio::null());
+        let path = format!("{}:{}", command().parent().unwrap().display(), std::env::var("PATH").unwrap());
+        shell.env("PATH", path).env("SNAPSHIM_DIR", scratch.table()).env("LC_ALL", "C");
+        shell.env("HOLD_SHARED", program("command/hold_shared")).env("SNAPSHIM_TIMEOUT_MS", "20000");
+        shell.env("LIBRARY", library());
+        let output = run_within(&mut shell, Duration::from_secs(100));
+        let printed = String::from_utf8_lossy(&output.stdout).replace(scratch.path.to_str().unwrap(), "[SCRATCH]");
+        let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap());
+        let is_as_shown = status == step.status && are_lines(&printed.lines().collect::<Vec<_>>(), &step.lines);
+        if !is_as_shown {
+            let shown = step.lines.join("\n");
+            differences.push(format!(
+                "{name}.md: $ {}\n--- shown ({}):\n{shown}\n--- is ({status}):\n{printed}",
+                step.command, step.status
+            ));
+        }
+    }
+    // What a page leaves running in the background says so in a file.
+    for entry in fs::read_dir(&scratch.path).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.extension().is_some_and(|extension| extension == "pid") {
+            run(Command::new("kill").arg("-9").arg(fs::read_to_string(&entry).unwrap().trim()));
+        }
+    }
+    differences
+}
+
+#[test]
+fn what_is_printed_is_what_the_pages_show() {
+    let mut pages: Vec<PathBuf> =
+        fs::read_dir(root().join("tests/command")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    let chosen = std::env::var("PAGE").unwrap_or_default();
+    pages.retain(|page| page.to_str().unwrap().contains(&chosen));
+    let differences: Vec<String> = pages.iter().flat_map(|page| run_page(page)).collect();
+    assert!(!pages.is_empty() && differences.is_empty(), "{}", differences.join("\n\n"));
+}
+
+/// A program that writes stamps under the library, and is through with filling its files.
+struct Writer(Child);
+
+impl Writer {
+    fn start(scratch: &Scratch, blocks: &str, files: &[&str]) -> Self {
+        let mut writer = scratch.shimmed(program("command/stamps"), "auto");
+        writer.args(["write", blocks]).args(files).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = writer.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    /// Ends it; blocks a second.
+    fn end(mut self) -> f64 {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+    }
+}
+
+fn snapshim(scratch: &Scratch) -> Command {
+    let mut snapshim = Command::new(command());
+    snapshim.env("SNAPSHIM_DIR", scratch.table()).env("SNAPSHIM_TIMEOUT_MS", "60000").current_dir(&scratch.path);
+    snapshim.stdin(Stdio::null());
+    snapshim
+}
+
+fn check(scratch: &Scratch, blocks: &str, files: &[&str]) -> u64 {
+    let last = run_ok(scratch.native(program("command/stamps")).args(["check", blocks]).args(files));
+    last.trim().parse().unwrap()
+}
+
+/// 256 MiB, of which each block that the writer touches is copied before.
+#[test]
+fn a_copy_of_a_file_that_is_written_is_of_one_instant() {
+    const BLOCKS: &str = "65536";
+    let scratch = Scratch::on_tmpfs();
+    let writer = Writer::start(&scratch, BLOCKS, &["file"]);
+    for round in 0..3 {
+        run_ok(snapshim(&scratch).args(["cp", "file", "copy"]));
+        let last = check(&scratch, BLOCKS, &["copy"]);
+        println!("round {round}: the copy is of write {last}");
+    }
+    let piped = run_ok(
+        Command::new("sh")
+            .arg("-c")
+            .arg("\"$0\" cat file >piped")
+            .arg(command())
+            .envs([("SNAPSHIM_DIR", scratch.table().as_os_str())])
+            .current_dir(&scratch.path),
+    );
+    assert_eq!(piped, "");
+    check(&scratch, BLOCKS, &["piped"]);
+    println!("the writer wrote {} blocks a second", writer.end());
+}
+
+/// Ends before it has put anything in place.
+#[test]
+fn an_interrupted_copy_leaves_nothing() {
+    let scratch = Scratch::on_tmpfs();
+    run_ok(scratch.native("dd").args(["if=/dev/urandom", "of=file", "bs=1M", "count=200", "status=none"]));
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut cp = snapshim(&scratch);
+        let child = cp.args(["cp", "file", "copy"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        // The target has no name: only the descriptor shows it.
+        let is_writing = || {
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+            let mut names = links.filter_map(|link| link.to_str().map(str::to_owned));
+            names.any(|name| name.starts_with(scratch.path.to_str().unwrap()) && name.ends_with("(deleted)"))
+        };
+        let is_over = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+        wait_until("a copy under way", || is_writing() || is_over());
+        // SAFETY: kill(2) of our own child, which has not been waited for.
+        unsafe { libc::kill(pid as i32, libc::SIGINT) };
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() && attempts < 20 {
+            fs::remove_file(scratch.file("copy")).unwrap();
+            continue;
+        }
+        assert_eq!(output.status.signal(), Some(libc::SIGINT), "{}", text(&output));
+        assert!(text(&output).contains("error: interrupted; nothing was left behind"), "{}", text(&output));
+        let left: Vec<_> = fs::read_dir(&scratch.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["file"]);
+        return;
+    }
+}
+
+#[test]
+fn what_make_installs_works_without_cargo_and_is_taken_away_again() {
+    let scratch = Scratch::on_tmpfs();
+    run_ok(Command::new(command()).arg("generate").arg(scratch.file("pages")));
+    let make = |target: &str| {
+        let mut make = Command::new("make");
+        make.current_dir(root()).arg(target).arg("CARGO=false").env_remove("MAKEFLAGS");
+        make.arg(format!("DESTDIR={}", scratch.file("root").display()));
+        make.arg(format!("PAGES={}", scratch.file("pages").display()));
+        run_ok(&mut make)
+    };
+    make("install");
+    let installed = scratch.file("root/usr/local");
+    let wanted = [
+        "bin/snapshim",
+        "lib/libsnapshim.so",
+        "include/snapshim.h",
+        "share/man/man1/snapshim.1",
+        "share/man/man1/snapshim-cp.1",
+        "share/bash-completion/completions/snapshim",
+        "share/zsh/site-functions/_snapshim",
+        "share/fish/vendor_completions.d/snapshim.fish",
+    ];
+    wanted.iter().for_each(|name| assert!(installed.join(name).is_file(), "{name}"));
+    fs::write(scratch.file("file"), "bytes").unwrap();
+    let mut cp = Command::new(installed.join("bin/snapshim"));
+    cp.args(["cp", "file", "copy"]).env("SNAPSHIM_DIR", scratch.table()).current_dir(&scratch.path);
+    run_ok(&mut cp);
+    assert_eq!(fs::read_to_string(scratch.file("copy")).unwrap(), "bytes");
+    make("uninstall");
+    let left = run_ok(Command::new("find").arg(scratch.file("root")).args(["-type", "f"]));
+    assert_eq!(left, "");
+}
