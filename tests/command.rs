@@ -2,7 +2,7 @@
 //!
 //! Each page of tests/command is run from its first line to its last in a directory of its own. A line `$ ...` is a command for the
 //! shell, what follows is what it prints on both outputs, and `? N` its exit status if that is not 0. `[..]` stands for anything within
-//! a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
+//! a line, a line `...` for any lines. `needs: root`, `needs: groups` in a page is what it cannot be run without.
 
 mod common;
 
@@ -81,12 +81,22 @@ fn a_page_is_compared_line_by_line() {
     assert!(!are_lines(&["a", "b"], &["a"]) && !are_lines(&["a"], &["a", "b"]) && !are_lines(&["a"], &["...", "b"]));
 }
 
+/// Whether the library takes snapshots of several files at one instant.
+fn has_groups() -> bool {
+    let name = b"\0__snapshim_mapv\0";
+    fs::read(library()).unwrap().windows(name.len()).any(|bytes| bytes == name)
+}
+
 /// Runs a page; what differs.
 fn run_page(path: &Path) -> Vec<String> {
     let page = fs::read_to_string(path).unwrap();
     let name = path.file_stem().unwrap().to_str().unwrap();
     if page.contains("needs: root") && !rustix::process::geteuid().is_root() {
         println!("SKIPPED {name}: it needs root");
+        return Vec::new();
+    }
+    if page.contains("needs: groups") && !has_groups() {
+        println!("SKIPPED {name}: the library takes no snapshots of several files at one instant");
         return Vec::new();
     }
     let scratch = Scratch::new(&root().join("target/scratch"));
@@ -97,7 +107,7 @@ fn run_page(path: &Path) -> Vec<String> {
         let path = format!("{}:{}", command().parent().unwrap().display(), std::env::var("PATH").unwrap());
         shell.env("PATH", path).env("SNAPSHIM_DIR", scratch.table()).env("LC_ALL", "C");
         shell.env("HOLD_SHARED", program("command/hold_shared")).env("SNAPSHIM_TIMEOUT_MS", "20000");
-        shell.env("LIBRARY", library());
+        shell.env("LIBRARY", library()).env("LOOK", program("common/look"));
         let output = run_within(&mut shell, Duration::from_secs(100));
         let printed = String::from_utf8_lossy(&output.stdout).replace(scratch.path.to_str().unwrap(), "[SCRATCH]");
         let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap());
@@ -186,6 +196,27 @@ fn a_copy_of_a_file_that_is_written_is_of_one_instant() {
     );
     assert_eq!(piped, "");
     check(&scratch, BLOCKS, &["piped"]);
+    println!("the writer wrote {} blocks a second", writer.end());
+}
+
+/// A database and its log, for one: what was written first into one file and then into the other is never the other way round.
+#[test]
+fn copies_of_several_files_are_of_one_instant() {
+    const BLOCKS: &str = "2048";
+    const FILES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    if !has_groups() {
+        println!("SKIPPED: the library takes no snapshots of several files at one instant");
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    let live = FILES.map(|name| format!("live/{name}"));
+    let writer = Writer::start(&scratch, BLOCKS, &live.each_ref().map(String::as_str));
+    for round in 0..5 {
+        run_ok(snapshim(&scratch).args(["cp", "-r", "live", &format!("copy{round}")]));
+        let copies = FILES.map(|name| format!("copy{round}/{name}"));
+        println!("round {round}: of write {}", check(&scratch, BLOCKS, &copies.each_ref().map(String::as_str)));
+    }
     println!("the writer wrote {} blocks a second", writer.end());
 }
 

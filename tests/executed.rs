@@ -196,3 +196,14 @@ fn programs_of_musl_and_of_32_bits_run_as_natively() {
         }
     }
 }
+
+/// An empty file ended the program that executed it.
+#[test]
+fn the_beginning_of_a_program_is_refused_as_without_the_library() {
+    let scratch = Scratch::on_tmpfs();
+    for length in [0, 1, 3, 4, 15, 16, 17, 63, 64, 65, 119, 120, 500] {
+        let part = changed(&scratch, &format!("part{length}"), |bytes| bytes.truncate(length));
+        let native = run(scratch.native(program("lifecycle/executes")).arg("execve").arg(&part));
+        assert_eq!(executed(&scratch, "execve", &part, false), text(&native), "{length} bytes");
+    }
+}

@@ -45,6 +45,7 @@ const CRATES: [Crate; 3] = [
             "commands",
             "copy",
             "verdict",
+            "survey",
             "snapshot",
             "library",
             "processes",

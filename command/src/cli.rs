@@ -1,5 +1,6 @@
 //! What may be typed: the commands, their arguments, and what help and man pages say of them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -28,6 +29,7 @@ pub struct Cli {
 pub enum Command {
     Cp(Cp),
     Cat(Cat),
+    Run(Run),
     Status(Status),
     Gc(Gc),
     #[command(hide = true)]
@@ -68,9 +70,39 @@ pub struct Cat {
     pub source: PathBuf,
 }
 
+/// Runs a program under the library, so that it can take snapshots, and others can take snapshots of what it writes.
+///
+/// What the program starts runs under the library as well. A program that the library does not reach (static, of Go, of another libc,
+/// setuid) is named before it starts, with the reason: its writes are in no exact snapshot.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Have the program's mappings of matching files stay as they were when they were made (SNAPSHIM_KEEP).
+    #[arg(long, value_name = "GLOB")]
+    pub keep: Vec<OsString>,
+    /// Start no program that the library does not reach, and let it start none (SNAPSHIM_STRICT).
+    #[arg(long)]
+    pub strict: bool,
+    /// The directory with the table in which cooperating programs meet (SNAPSHIM_DIR).
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// What is logged, and where to: off, error, warn, info or debug, json, and a file (SNAPSHIM_LOG).
+    #[arg(long, value_name = "LEVEL[:FILE]")]
+    pub log: Option<OsString>,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
 /// Lists the processes and the snapshots in the table, and which process holds a snapshot back.
 #[derive(Debug, Args)]
-pub struct Status {}
+pub struct Status {
+    /// Print a JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Print it again each second.
+    #[arg(long)]
+    pub watch: bool,
+}
 
 /// Takes out of the table what dead processes left in it.
 ///

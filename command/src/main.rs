@@ -11,6 +11,7 @@ mod interrupt;
 mod library;
 mod processes;
 mod snapshot;
+mod survey;
 mod table;
 mod verdict;
 
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Cp(arguments) => commands::cp::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
-        Command::Status(_) => commands::status::run(),
+        Command::Run(arguments) => commands::run::run(&arguments),
+        Command::Status(arguments) => commands::status::run(&arguments),
         Command::Gc(_) => commands::gc::run(),
         Command::Generate(arguments) => commands::generate::run(&arguments),
     };

@@ -18,6 +18,7 @@ pub mod foreign;
 pub mod inspection;
 pub mod liveness;
 pub mod locate;
+pub mod program;
 pub mod recovery;
 pub mod remembered;
 pub mod search;

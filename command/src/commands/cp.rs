@@ -72,7 +72,7 @@ fn roots(arguments: &Cp) -> Outcome<Vec<Root>> {
     let destination = followed.as_ref().unwrap_or(destination);
     let is_directory = destination.is_dir();
     if sources.len() > 1 && !is_directory {
-        return Err(Failure::new(Code::Usage, format!("{} is not a directory", shown(&destination)))
+        return Err(Failure::new(Code::Usage, format!("{} is not a directory", shown(destination)))
             .helped_by("several files go into a directory: make it first"));
     }
     let mut targets = BTreeSet::new();

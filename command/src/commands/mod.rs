@@ -4,4 +4,5 @@ pub mod cat;
 pub mod cp;
 pub mod gc;
 pub mod generate;
+pub mod run;
 pub mod status;

@@ -4,7 +4,7 @@
 //! - [`inherit`]: the child's records of snapshots
 //! - [`fork_in_handler`]: a fork inside a call that a handler interrupted
 //! - [`exec`]: the end of this image
-//! - [`program`], [`environment`]: whether the library will be in the next one
+//! - [`environment`]: what the next one gets; whether the library will be in it, [`snapshim::cooperate::program`] says
 //! - [`exit`]: the end of the process
 //!
 //! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
@@ -21,4 +21,3 @@ pub mod exit;
 pub mod fork;
 pub mod fork_in_handler;
 pub mod inherit;
-pub mod program;

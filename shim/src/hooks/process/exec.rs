@@ -4,6 +4,7 @@
 use core::ffi::{CStr, c_char, c_int, c_long};
 use core::ptr::with_exposed_provenance as pointer;
 
+use snapshim::cooperate::program::{self, Fate, Program};
 use snapshim::protocol::unreached::Why;
 use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
@@ -15,7 +16,6 @@ use crate::interpose::answer::{Answer, fail};
 use crate::interpose::interpose;
 use crate::lifecycle::environment::{self, Array, Without};
 use crate::lifecycle::exec;
-use crate::lifecycle::program::{self, Fate, Program};
 use crate::process::log::{Bytes, Level, say, say_once};
 use crate::process::{identity, membership};
 use crate::signals;

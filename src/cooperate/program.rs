@@ -1,4 +1,4 @@
-//! What an exec runs, and whether the library will be in it: one question for every way to ask for an exec.
+//! What an exec runs, and whether the library will be in it: one question for every way to ask for an exec, and for the command.
 //!
 //! The file is read as the kernel and the loader will read it (execve(2), elf(5), ld.so(8)). A script is its interpreter. What
 //! cannot be opened or read is the kernel's to refuse.
@@ -11,17 +11,22 @@ use elf::file::{Class, FileHeader, parse_ident};
 use elf::note::{Note, NoteIterator};
 use elf::parse::ParseAt;
 use elf::segment::ProgramHeader;
-use rustix::fd::OwnedFd;
-use rustix::fs::OFlags;
-use snapshim::protocol::unreached::Why;
-use snapshim::sys::procfs::ProcPath;
-use snapshim::sys::{permission, raw};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, OFlags};
 use syscalls::{Sysno, syscall};
 
+use crate::protocol::unreached::Why;
+use crate::sys::procfs::ProcPath;
+use crate::sys::{permission, raw};
+
 /// What is to be executed, as execveat(2) has it.
+#[derive(Debug)]
 pub struct Program {
+    /// The directory that a relative path begins at.
     pub directory: c_int,
+    /// The path, as the program has it.
     pub path: *const c_char,
+    /// AT_EMPTY_PATH and AT_SYMLINK_NOFOLLOW.
     pub flags: c_int,
 }
 
@@ -38,6 +43,7 @@ pub enum Fate {
 
 impl Fate {
     /// Why the program runs without the library; `None`: it is loaded.
+    #[must_use]
     pub const fn why(self) -> Option<Why> {
         match self {
             Self::Loaded => None,
@@ -58,7 +64,7 @@ const INTERPRETERS: usize = 5;
 impl Program {
     /// The program of execve(2).
     pub fn at(path: *const c_char) -> Self {
-        Self { directory: libc::AT_FDCWD, path, flags: 0 }
+        Self { directory: CWD.as_raw_fd(), path, flags: 0 }
     }
 
     /// The path, for a message.
@@ -74,7 +80,7 @@ impl Program {
     /// Opens the file to read it; `None` if the kernel does not let this process.
     pub fn open(&self) -> Option<OwnedFd> {
         let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        if self.flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+        if self.flags & AtFlags::SYMLINK_NOFOLLOW.bits() as c_int != 0 {
             flags |= OFlags::NOFOLLOW;
         }
         // SAFETY: the kernel checks the application's pointer.
@@ -83,7 +89,7 @@ impl Program {
             // SAFETY: opened for this function alone.
             Ok(number) => Some(unsafe { raw::adopt_fd(number as c_int) }),
             // The path is empty, and the descriptor is what is executed.
-            Err(syscalls::Errno::ENOENT) if self.flags & libc::AT_EMPTY_PATH != 0 => {
+            Err(syscalls::Errno::ENOENT) if self.flags & AtFlags::EMPTY_PATH.bits() as c_int != 0 => {
                 let number = u32::try_from(self.directory).ok()?;
                 raw::open(ProcPath::thread_self("fd").slash(number).as_c_str(), flags).ok()
             }
@@ -156,7 +162,8 @@ impl Image<'_> {
     }
 
     fn header(&self) -> Option<FileHeader<AnyEndian>> {
-        let ident = parse_ident::<AnyEndian>(self.start).ok()?;
+        // Of fewer bytes the crate takes more than there are.
+        let ident = parse_ident::<AnyEndian>(self.start.get(..abi::EI_NIDENT)?).ok()?;
         FileHeader::parse_tail(ident, self.start.get(abi::EI_NIDENT..)?).ok()
     }
 

@@ -1,0 +1,189 @@
+//! What stands in the table at this moment, with names: the processes, the snapshots, and which process holds a snapshot back.
+
+use serde_json::{Value, json};
+use snapshim::cooperate::liveness::{self, Liveness};
+use snapshim::protocol::delay::Cause;
+use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUNCATION, SegmentFlags, State, View};
+use snapshim::sys::escaped::Escaped;
+use snapshim::sys::raw;
+use snapshim::table::Table;
+
+use crate::processes;
+use crate::snapshot::PAGE;
+
+/// A process that takes part, or cannot.
+pub struct Process {
+    /// `None`: processes of another pid namespace.
+    pub pid: Option<u32>,
+    pub program: String,
+    pub state: &'static str,
+    /// `None`: it cannot take part.
+    pub snapshots: Option<usize>,
+}
+
+/// A process that holds snapshots back which others want to make.
+pub struct Delay {
+    pub pid: u32,
+    pub program: String,
+    pub thread: u32,
+    pub seconds: f64,
+    pub what: String,
+    pub why: String,
+}
+
+/// A segment of a snapshot.
+pub struct Snapshot {
+    pub pid: u32,
+    pub program: String,
+    /// The file as its mapper's memory map names it; `None`: it has left the file, or the map cannot be read.
+    pub file: Option<String>,
+    pub origin: String,
+    pub state: &'static str,
+    /// Why it is not exact, where that is known.
+    pub why: Option<&'static str>,
+    pub offset: u64,
+    pub pages: u64,
+    pub preserved: u64,
+    /// Memory that it costs.
+    pub held: u64,
+}
+
+/// A program that was executed without the library, and may change files unseen.
+pub struct Unreached {
+    pub pid: u32,
+    pub program: String,
+    pub is_running: bool,
+    pub seconds: u64,
+    pub why: &'static str,
+}
+
+pub struct Survey {
+    pub processes: Vec<Process>,
+    pub delays: Vec<Delay>,
+    pub snapshots: Vec<Snapshot>,
+    pub unreached: Vec<Unreached>,
+}
+
+impl Survey {
+    /// Looks at all of the table. The dead are taken out first, so that none of them is listed.
+    pub fn of(table: &Table) -> Self {
+        table.reap_the_dead();
+        let processes = processes(table);
+        let delays = delays(table);
+        table.doubt_if_unseen();
+        // A single walk: each entry is about one record.
+        let snapshots = table.walk_once().live().map(|(index, view)| snapshot(table, index, &view)).collect();
+        let unreached = table.unreached().programs().map(|it| Unreached {
+            pid: it.pid,
+            program: Escaped(it.name()).to_string(),
+            is_running: it.is_running(),
+            seconds: raw::now().saturating_sub(it.time) / 1_000_000_000,
+            why: it.why.text(),
+        });
+        Self { processes, delays, snapshots, unreached: unreached.collect() }
+    }
+
+    pub fn as_json(&self) -> Value {
+        let process = |it: &Process| json!({ "pid": it.pid, "program": it.program, "state": it.state, "snapshots": it.snapshots });
+        let delay = |it: &Delay| {
+            json!({
+                "pid": it.pid, "program": it.program, "thread": it.thread, "seconds": it.seconds, "what": it.what, "why": it.why,
+            })
+        };
+        let snapshot = |it: &Snapshot| {
+            json!({
+                "pid": it.pid, "program": it.program, "file": it.file, "origin": it.origin, "state": it.state, "why": it.why,
+                "offset": it.offset, "bytes": it.pages * PAGE, "preserved_bytes": it.preserved * PAGE, "held_bytes": it.held,
+            })
+        };
+        let unreached = |it: &Unreached| {
+            json!({
+                "pid": it.pid, "program": it.program, "is_running": it.is_running, "seconds": it.seconds, "why": it.why,
+            })
+        };
+        json!({
+            "unreached": self.unreached.iter().map(unreached).collect::<Vec<_>>(),
+            "processes": self.processes.iter().map(process).collect::<Vec<_>>(),
+            "delays": self.delays.iter().map(delay).collect::<Vec<_>>(),
+            "snapshots": self.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn processes(table: &Table) -> Vec<Process> {
+    let mut found = Vec::new();
+    for (index, record) in table.processes_used().iter().enumerate() {
+        let Some(id) = record.id() else { continue };
+        let owner = id.owner_word(index as u32);
+        let held = table.over_splits(|walk| walk.owned_by(owner).count());
+        let state = match liveness::of(record, id) {
+            Liveness::Alive => "alive",
+            Liveness::Dead => "dead",
+            Liveness::Unknown => "unknown",
+        };
+        let program = processes::program(id.pid());
+        found.push(Process { pid: Some(id.pid()), program, state, snapshots: Some(held) });
+    }
+    let unseen = |pid, program| Process { pid, program, state: "unseen", snapshots: None };
+    found.extend(table.unseen().named().map(|who| unseen(Some(who.pid), processes::program(who.pid))));
+    if table.unseen().has_nameless() {
+        found.push(unseen(None, "(other pids)".to_owned()));
+    }
+    found
+}
+
+/// Which processes hold snapshots back that others want to make: what they do, to which file, and since when a snapshot waits for it.
+fn delays(table: &Table) -> Vec<Delay> {
+    let describe = |(id, delay): (snapshim::protocol::process_id::ProcessId, snapshim::protocol::delay::Delay)| {
+        let seconds = raw::now().saturating_sub(delay.since) as f64 / 1e9;
+        let what =
+            delay.origin.map_or_else(|| "a fork with snapshots".into(), |origin| format!("snapshots of {origin}"));
+        let why = match delay.cause {
+            Cause::Write(_, descriptor) => {
+                let file = processes::open_file(id.pid(), delay.thread, descriptor);
+                format!("it writes to {}", file.unwrap_or_else(|| "a file".into()))
+            }
+            Cause::Mapping => "it may have that mapped shared, and does not answer".into(),
+            Cause::DirectWrite => "it has direct writes under way".into(),
+        };
+        Delay { pid: id.pid(), program: processes::program(id.pid()), thread: delay.thread, seconds, what, why }
+    };
+    table.delays().map(describe).collect()
+}
+
+fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
+    let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
+    let state = match view.head.state() {
+        State::Exact if view.is_guarded() => "live",
+        State::Exact => "exact",
+        State::Doubtful => "doubtful",
+        _ => "broken",
+    };
+    let covered = view.covered_pages();
+    let preserved = table.preserved_pages(index, view);
+    let bookkeeping = table.blocks_for(index).taken(view.head.incarnation());
+    Snapshot {
+        pid,
+        program: processes::program(pid),
+        file: processes::mapped_file(pid, view.extent.address),
+        origin: view.meta.origin.to_string(),
+        state,
+        why: if view.head.state() == State::Exact { None } else { why(view.flags) },
+        offset: view.extent.first * PAGE,
+        pages: covered.end - covered.start,
+        preserved,
+        held: (preserved + bookkeeping) * PAGE,
+    }
+}
+
+fn why(flags: SegmentFlags) -> Option<&'static str> {
+    if flags.contains(FOREIGN_TRUNCATION) {
+        Some("a program without the shim truncated the file")
+    } else if flags.contains(FOREIGN_CHANGE) {
+        Some("a program without the shim changed the file")
+    } else if flags.contains(FOREIGN_MAPPING) {
+        Some("a program without the shim had the file mapped shared and writable")
+    } else {
+        None
+    }
+}
