@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Scratch, program, run, text};
 use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
-use snapshim::protocol::place::{GROUPS, Group};
+use snapshim::protocol::place::{BUCKETS, Bucket};
 use snapshim::protocol::preserved::Block;
 use snapshim::protocol::process::Process;
 use snapshim::protocol::snapshot::Snapshot;
@@ -87,7 +87,7 @@ fn records() -> [Records; 9] {
         ("header", size_of::<Header>(), 1),
         ("snapshots", size_of::<Snapshot>(), SNAPSHOTS),
         ("fingerprints", 8, SNAPSHOTS),
-        ("marks", size_of::<Group>(), GROUPS),
+        ("marks", size_of::<Bucket>(), BUCKETS),
         ("block owners", 8, BLOCKS),
         ("processes", size_of::<Process>(), PROCESSES),
         ("nothing", size_of::<Process>(), 1),

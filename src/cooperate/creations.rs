@@ -75,12 +75,12 @@ impl Table {
 
     /// Waits until a record may be free, or `give_up` has come. Ends creations that are to be ended.
     fn await_room(&self, give_up: u64) {
-        let (begun, creations) = (raw::now(), &self.header.creations);
+        let creations = &self.header.creations;
         let mut backoff = Backoff::default();
         while !creations.has_room() && raw::now() <= give_up {
             backoff.pause();
             if backoff.is_sleeping() {
-                creations.under_way().for_each(|seen| _ = self.end_if_overdue(seen, begun));
+                creations.under_way().for_each(|seen| _ = self.end_if_overdue(seen, raw::now()));
             }
         }
     }

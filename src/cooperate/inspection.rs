@@ -10,6 +10,7 @@ use super::liveness;
 use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::ProcessId;
 use crate::protocol::snapshot::View;
+use crate::sys::raw;
 use crate::sys::wait::Backoff;
 use crate::table::Table;
 use crate::table::walk::Walk;
@@ -27,8 +28,10 @@ pub struct Knowledge<'a> {
     pub own_ranges: &'a OwnRanges,
 }
 
-/// Rounds before what does not fit counts as damage: another thread may be splitting a segment.
+/// Rounds, and nanoseconds, before what does not fit counts as damage: another thread may be splitting a segment, and on a busy
+/// machine it may have no processor for a while.
 const ROUNDS: u32 = 40;
+const PATIENCE: u64 = 250_000_000;
 
 impl Table {
     /// Compares the table with what a process knows of itself, and declares it damaged if they differ. No thread of the process
@@ -51,11 +54,12 @@ impl Table {
     }
 
     fn inspect_until(&self, is_as_known: impl Fn() -> bool) {
-        let mut backoff = Backoff::default();
-        for _ in 0..ROUNDS {
+        let (mut backoff, begun, mut rounds) = (Backoff::default(), raw::now(), 0);
+        while rounds < ROUNDS || raw::now() < begun + PATIENCE {
             if self.is_damaged() || is_as_known() {
                 return;
             }
+            rounds += 1;
             backoff.pause();
         }
         self.declare_damaged();

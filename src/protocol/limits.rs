@@ -7,7 +7,7 @@ pub const WRITERS: usize = 65536;
 /// Snapshot segments that can exist at once. A fork of a process that has many needs as many again.
 pub const SNAPSHOTS: usize = 16384;
 /// Snapshots that can be taken at one instant.
-pub const GROUP: usize = 16384;
+pub const GROUP: usize = SNAPSHOTS;
 /// Creations that can be under way at once. A fork counts as one.
 #[cfg(not(loom))]
 pub const CREATIONS: usize = 16;

@@ -1,7 +1,7 @@
 //! Places: in which records snapshots stand, so that no walk looks at records that are free.
 //!
-//! Records stand in groups. Each origin has a home, the group at which the search for a free record begins; further groups follow
-//! in order. Two marks of each group say how far a walk has to look: which of its records may be in use, and how many groups, from
+//! Records stand in buckets. Each origin has a home, the bucket at which the search for a free record begins; further buckets follow
+//! in order. Two marks of each bucket say how far a walk has to look: which of its records may be in use, and how many buckets, from
 //! this one on, may hold snapshots of the origins whose home it is.
 //!
 //! A mark is raised between the claim of a record and its publication. It is lowered by a process that finds, after it has read the
@@ -12,11 +12,11 @@ use super::limits::SNAPSHOTS;
 use super::origin::Origin;
 use crate::sys::sync::{AtomicU64, Fault, Ordering, planted};
 
-/// Records in a group: as many as a mark has bits.
-pub const GROUP: usize = 32;
-/// Groups.
-pub const GROUPS: usize = SNAPSHOTS / GROUP;
-const _: () = assert!(SNAPSHOTS.is_multiple_of(GROUP));
+/// Records in a bucket: as many as a mark has bits.
+pub const BUCKET: usize = 32;
+/// Buckets.
+pub const BUCKETS: usize = SNAPSHOTS / BUCKET;
+const _: () = assert!(SNAPSHOTS.is_multiple_of(BUCKET));
 
 /// A number that says how far to look, and how often it was raised. All-zero: nothing to look at.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
@@ -62,22 +62,22 @@ impl Mark {
     }
 }
 
-/// A group's marks. All-zero: no record of it was ever claimed.
+/// A bucket's marks. All-zero: no record of it was ever claimed.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]
 #[repr(C)]
-pub struct Group {
+pub struct Bucket {
     /// Which of its records may be in use, a bit for each.
     pub used: Mark,
-    /// How many groups from this one on may hold snapshots of the origins whose home this is.
+    /// How many buckets from this one on may hold snapshots of the origins whose home this is.
     pub reach: Mark,
 }
 
 /// The home of an origin.
 #[must_use]
 pub const fn home_of(origin: Origin) -> usize {
-    (origin.fingerprint() >> 32) as usize % GROUPS
+    (origin.fingerprint() >> 32) as usize % BUCKETS
 }
 
 /// The places of the bits that are set.

@@ -29,7 +29,7 @@ use crate::protocol::creation::{Intent, Intents};
 use crate::protocol::gate::{Gate, UnplacedBytes};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
-use crate::protocol::place::{GROUPS, Group};
+use crate::protocol::place::{BUCKETS, Bucket};
 use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
@@ -48,8 +48,8 @@ pub struct Table {
     pub(crate) snapshots: [Snapshot; SNAPSHOTS],
     /// `Origin::fingerprint` of each snapshot, 0 for none. Writers scan these words.
     pub(crate) origin_fingerprints: [AtomicU64; SNAPSHOTS],
-    /// The marks of each group of snapshot records.
-    pub(crate) groups: [Group; GROUPS],
+    /// The marks of each bucket of snapshot records.
+    pub(crate) buckets: [Bucket; BUCKETS],
     block_owners: [BlockOwner; BLOCKS],
     pub(crate) processes: [Process; PROCESSES],
     /// It makes slots lie at the same offsets in all pages.
@@ -74,7 +74,7 @@ pub const LAYOUT: u64 = {
         PROCESSES,
         WRITERS,
         SNAPSHOTS,
-        GROUPS,
+        BUCKETS,
         BLOCKS,
         header::COUNTERS,
         core::mem::offset_of!(Process, executing),

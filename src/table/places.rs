@@ -2,61 +2,62 @@
 
 use super::Table;
 use crate::protocol::origin::Origin;
-use crate::protocol::place::{GROUP, GROUPS, Group, each_bit, home_of};
+use crate::protocol::place::{BUCKET, BUCKETS, Bucket, each_bit, home_of};
 use crate::protocol::snapshot::{State, StateWord};
 use crate::sys::sync::Ordering;
 
-/// The group that is `distance` behind `home`.
+/// The bucket that is `distance` behind `home`.
 const fn behind(home: usize, distance: usize) -> usize {
-    (home + distance) % GROUPS
+    (home + distance) % BUCKETS
 }
 
-/// The indices of the records of group `group` that may be in use.
-fn used(groups: &[Group; GROUPS], group: usize) -> impl Iterator<Item = u32> + use<> {
-    each_bit(groups[group].used.value()).map(move |at| (group * GROUP + at) as u32)
+/// The indices of the records of bucket `bucket` that may be in use.
+fn used(buckets: &[Bucket; BUCKETS], bucket: usize) -> impl Iterator<Item = u32> + use<> {
+    each_bit(buckets[bucket].used.value()).map(move |at| (bucket * BUCKET + at) as u32)
 }
 
 impl Table {
     /// The indices of the records that may be in use.
     pub(crate) fn used_records(&self) -> impl Iterator<Item = u32> + use<'_> {
-        (0..GROUPS).flat_map(|group| used(&self.groups, group))
+        (0..BUCKETS).flat_map(|bucket| used(&self.buckets, bucket))
     }
 
     /// The indices of the records that may hold snapshots of `origin`, and perhaps of others.
     pub(super) fn records_near(&self, origin: Origin) -> impl Iterator<Item = u32> + use<'_> {
         let home = home_of(origin);
-        let reach = self.groups[home].reach.value() as usize;
-        (0..reach.min(GROUPS)).flat_map(move |distance| used(&self.groups, behind(home, distance)))
+        let reach = self.buckets[home].reach.value() as usize;
+        (0..reach.min(BUCKETS)).flat_map(move |distance| used(&self.buckets, behind(home, distance)))
     }
 
     /// A free snapshot record, claimed for a new incarnation that is to be one of `origin`.
     pub fn claim_snapshot(&self, claimer: u64, origin: Origin) -> Option<(u32, StateWord)> {
         let home = home_of(origin);
-        let free = |distance| each_bit(!self.groups[behind(home, distance)].used.value()).map(move |at| (distance, at));
+        let free =
+            |distance| each_bit(!self.buckets[behind(home, distance)].used.value()).map(move |at| (distance, at));
         // A process that was killed may have left bits of records that are free. They are looked at last.
-        let all = |distance| (0..GROUP).map(move |at| (distance, at));
-        let mut likely = (0..GROUPS).flat_map(free);
-        let mut rest = (0..GROUPS).flat_map(all);
+        let all = |distance| (0..BUCKET).map(move |at| (distance, at));
+        let mut likely = (0..BUCKETS).flat_map(free);
+        let mut rest = (0..BUCKETS).flat_map(all);
         let claim = |(distance, at)| self.claim_at(claimer, home, distance, at);
         likely.find_map(claim).or_else(|| rest.find_map(claim))
     }
 
     fn claim_at(&self, claimer: u64, home: usize, distance: usize, at: usize) -> Option<(u32, StateWord)> {
-        let group = behind(home, distance);
-        let index = group * GROUP + at;
+        let bucket = behind(home, distance);
+        let index = bucket * BUCKET + at;
         let snapshot = &self.snapshots[index];
         if snapshot.head().state() != State::Free {
             return None;
         }
-        let used = &self.groups[group].used;
+        let used = &self.buckets[bucket].used;
         let raise = || used.raise(|bits| bits | 1 << at);
         // The record is marked before it is claimed, so that a claim whose process is killed is found.
         raise();
         let head = snapshot.claim(self.header.next_incarnation(), claimer & 0xffff_ffff)?;
         // The claim before the raise: a process that lowers the mark sees the one or the other.
         raise();
-        let reach = &self.groups[home].reach;
-        // The first group of a home stays in its reach.
+        let reach = &self.buckets[home].reach;
+        // The first bucket of a home stays in its reach.
         if distance > 0 || reach.value() == 0 {
             reach.raise(|reach| reach.max(distance as u32 + 1));
         }
@@ -65,15 +66,15 @@ impl Table {
 
     /// Lowers the marks that record `index`, which is free, has raised.
     pub(crate) fn lower_marks(&self, index: u32) {
-        let (group, at) = (index as usize / GROUP, index as usize % GROUP);
+        let (bucket, at) = (index as usize / BUCKET, index as usize % BUCKET);
         let is_free = || self.snapshots[index as usize].head().state() == State::Free;
-        self.groups[group].used.lower(|bits| if is_free() { bits & !(1 << at) } else { bits });
+        self.buckets[bucket].used.lower(|bits| if is_free() { bits & !(1 << at) } else { bits });
         // What it was of last. A claim that was never published may have been of another origin: that one's reach stays as it is,
         // which costs a look, no more.
         let Some(origin) = self.snapshots[index as usize].origin() else { return };
         let home = home_of(origin);
-        let distance = (group + GROUPS - home) % GROUPS;
-        let reach = &self.groups[home].reach;
+        let distance = (bucket + BUCKETS - home) % BUCKETS;
+        let reach = &self.buckets[home].reach;
         if distance > 0 && reach.value() as usize == distance + 1 {
             reach.lower(|reach| self.reach_needed(home, reach));
         }
@@ -90,8 +91,8 @@ impl Table {
                 _ => snapshot.origin().is_none_or(|origin| home_of(origin) == home),
             }
         };
-        let is_empty = |distance: usize| !used(&self.groups, behind(home, distance)).any(is_needed);
-        let mut needed = (reach as usize).min(GROUPS);
+        let is_empty = |distance: usize| !used(&self.buckets, behind(home, distance)).any(is_needed);
+        let mut needed = (reach as usize).min(BUCKETS);
         while needed > 1 && is_empty(needed - 1) {
             needed -= 1;
         }
@@ -100,13 +101,13 @@ impl Table {
 
     /// Whether walks meet record `index`, which is a snapshot of `origin`; writers as well, if it `wants_writers`.
     pub(crate) fn is_met(&self, index: u32, origin: Origin, wants_writers: bool) -> bool {
-        let (group, at) = (index as usize / GROUP, index as usize % GROUP);
+        let (bucket, at) = (index as usize / BUCKET, index as usize % BUCKET);
         let home = home_of(origin);
-        let distance = (group + GROUPS - home) % GROUPS;
+        let distance = (bucket + BUCKETS - home) % BUCKETS;
         // Acquire: as in `Walk::of`.
         let fingerprint = self.origin_fingerprints[index as usize].load(Ordering::Acquire);
-        self.groups[group].used.value() & 1 << at != 0
+        self.buckets[bucket].used.value() & 1 << at != 0
             && (!wants_writers
-                || fingerprint == origin.fingerprint() && self.groups[home].reach.value() as usize > distance)
+                || fingerprint == origin.fingerprint() && self.buckets[home].reach.value() as usize > distance)
     }
 }

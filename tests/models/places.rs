@@ -2,17 +2,17 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use snapshim::protocol::place::Group;
+use snapshim::protocol::place::Bucket;
 use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, State};
 
 use super::world::{ORIGIN, model};
 
-/// A record, the only one of its group, which is the third from its origin's home.
+/// A record, the only one of its bucket, which is the third from its origin's home.
 #[derive(Default)]
 struct Place {
     record: Snapshot,
-    group: Group,
-    home: Group,
+    bucket: Bucket,
+    home: Bucket,
 }
 
 const DISTANCE: u32 = 2;
@@ -20,7 +20,7 @@ const DISTANCE: u32 = 2;
 impl Place {
     fn claim_and_publish(&self, incarnation: u32) -> bool {
         let Some(head) = self.record.claim(incarnation, 1) else { return false };
-        self.group.used.raise(|bits| bits | 1);
+        self.bucket.used.raise(|bits| bits | 1);
         self.home.reach.raise(|reach| reach.max(DISTANCE + 1));
         let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
@@ -32,12 +32,12 @@ impl Place {
     fn retire(&self, incarnation: u32) {
         self.record.retire(incarnation);
         let is_free = || self.record.head().state() == State::Free;
-        self.group.used.lower(|bits| if is_free() { bits & !1 } else { bits });
+        self.bucket.used.lower(|bits| if is_free() { bits & !1 } else { bits });
         self.home.reach.lower(|reach| if is_free() { 1 } else { reach });
     }
 
     fn is_met(&self) -> bool {
-        self.home.reach.value() > DISTANCE && self.group.used.value() & 1 == 1 && self.record.view().is_some()
+        self.home.reach.value() > DISTANCE && self.bucket.used.value() & 1 == 1 && self.record.view().is_some()
     }
 }
 
