@@ -1,4 +1,4 @@
-//! `make bench`: what the shim costs. With the argument `shared` only what shared mappings cost; with `against LIBRARY` how this
+//! `make bench`: what the shim costs. With the argument `shared` only what shared mappings cost; with `costs` only what grows with what exists; with `against LIBRARY` how this
 //! build compares with another.
 //!
 //! Each figure is the median of the ratios of many rounds. In each round both sides run one after the other on the same processor,
@@ -6,6 +6,8 @@
 
 #[path = "bench/against.rs"]
 mod against;
+#[path = "bench/costs.rs"]
+mod costs;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -425,6 +427,9 @@ fn main() {
         bench.arming();
         return;
     }
+    if std::env::args().nth(1).as_deref() == Some("costs") {
+        return costs::run(&mut bench);
+    }
     bench.starts();
     bench.private_memory();
     bench.writes_without_snapshots();
@@ -440,6 +445,7 @@ fn main() {
     bench.stores_into_open_pages();
     bench.first_stores();
     bench.arming();
+    costs::run(&mut bench);
     println!(
         "{}",
         if bench.missed == 0 { "all within their limits".to_owned() } else { format!("{} missed", bench.missed) }

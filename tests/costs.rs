@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Scratch, program, run_within, text};
+use common::{Scratch, program, run_within, skip, text};
 
 /// What a scenario measured: the name of a cost, nanoseconds with little and with much.
 fn measured(arguments: &[&str]) -> Vec<(String, f64, f64)> {
@@ -21,6 +21,10 @@ fn measured(arguments: &[&str]) -> Vec<(String, f64, f64)> {
         let name = words.next()?.to_owned();
         Some((name, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     };
+    if let Some(why) = said.lines().find_map(|line| line.strip_prefix("SKIPPED ")) {
+        skip(&arguments.join(" "), why);
+        return Vec::new();
+    }
     let found: Vec<_> = said.lines().filter_map(line).collect();
     assert!(!found.is_empty(), "{arguments:?}: {said}");
     found

@@ -34,7 +34,7 @@ pub struct Mappings {
 }
 
 /// No segment has been made odd.
-const NOTHING: Cell<(u64, u64)> = Cell::new((u64::MAX, 0));
+pub const NOTHING: (u64, u64) = (u64::MAX, 0);
 
 /// Holds the mappings if a range of addresses touches a snapshot, or addresses that one has left reserved; `None` if it touches none, which costs next to nothing to find
 /// out.
@@ -61,7 +61,7 @@ pub fn hold(own: ThisProcess) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
     let lock = until_some(|| LOCK.try_lock());
-    Mappings { own, patience: Cell::new(config().timeout), begun: NOTHING, _lock: lock, _signals: signals }
+    Mappings { own, patience: Cell::new(config().timeout), begun: Cell::new(NOTHING), _lock: lock, _signals: signals }
 }
 
 /// How many snapshots this process has published, ever. It moves only while the lock is held.
@@ -86,7 +86,7 @@ pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
     Some(Mappings {
         own,
         patience: Cell::new(config().timeout),
-        begun: NOTHING,
+        begun: Cell::new(NOTHING),
         _lock: LOCK.try_lock()?,
         _signals: signals,
     })

@@ -17,7 +17,7 @@ use snapshim::protocol::snapshot::{
 };
 use snapshim::sys::raw;
 
-use crate::address_space::lock::{EVERYWHERE, Mappings, find_segment, overlap, segments};
+use crate::address_space::lock::{EVERYWHERE, Mappings, NOTHING, find_segment, overlap, segments};
 use crate::address_space::reserved;
 use crate::base::config::config;
 use crate::base::user_memory;
@@ -158,7 +158,7 @@ impl Mappings {
     /// Makes every segment that a hook made odd even again.
     pub fn end_all(&self) {
         // A segment that a single walk misses was split off by the agent, so no hook made it odd.
-        let begun = self.begun.replace((u64::MAX, 0));
+        let begun = self.begun.replace(NOTHING);
         for (index, _) in self.odd_segments(&(begun.0..begun.1)) {
             if let Some(snapshot) = self.snapshot(index).filter(|snapshot| snapshot.flags().contains(CHANGED_BY_HOOK)) {
                 snapshot.remove_flags(CHANGED_BY_HOOK);

@@ -327,6 +327,7 @@ static void sparse(void)
     measure(1);
     struct snapshim_stat stat;
     CHECK(snapshim_stat(kept, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
+    report_all();
 }
 
 static int descriptors(void)
@@ -413,7 +414,7 @@ int main(int argc, char **argv)
     else if (strcmp(scenario, "newcomers") == 0)
         newcomers(count);
     else if (strcmp(scenario, "sparse") == 0)
-        sparse(), report_all();
+        sparse();
     else if (strcmp(scenario, "mappers") == 0)
         mappers(count);
     else
