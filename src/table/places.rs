@@ -1,4 +1,5 @@
-//! Where snapshots stand in the table: claiming a record near its origin's home, and giving it back ([`protocol::place`](crate::protocol::place)).
+//! Where snapshots stand in the table: claiming a record near its origin's home, and giving it back
+//! ([`protocol::place`](crate::protocol::place)).
 
 use super::Table;
 use crate::protocol::origin::Origin;
