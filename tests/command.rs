@@ -2,7 +2,7 @@
 //!
 //! Each page of tests/command is run from its first line to its last in a directory of its own. A line `$ ...` is a command for the
 //! shell, what follows is what it prints on both outputs, and `? N` its exit status if that is not 0. `[..]` stands for anything within
-//! a line, a line `...` for any lines. `needs: root`, `needs: groups` in a page is what it cannot be run without.
+//! a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
 
 mod common;
 
@@ -81,22 +81,12 @@ fn a_page_is_compared_line_by_line() {
     assert!(!are_lines(&["a", "b"], &["a"]) && !are_lines(&["a"], &["a", "b"]) && !are_lines(&["a"], &["...", "b"]));
 }
 
-/// Whether the library takes snapshots of several files at one instant.
-fn has_groups() -> bool {
-    let name = b"\0__snapshim_mapv\0";
-    fs::read(library()).unwrap().windows(name.len()).any(|bytes| bytes == name)
-}
-
 /// Runs a page; what differs.
 fn run_page(path: &Path) -> Vec<String> {
     let page = fs::read_to_string(path).unwrap();
     let name = path.file_stem().unwrap().to_str().unwrap();
     if page.contains("needs: root") && !rustix::process::geteuid().is_root() {
         println!("SKIPPED {name}: it needs root");
-        return Vec::new();
-    }
-    if page.contains("needs: groups") && !has_groups() {
-        println!("SKIPPED {name}: the library takes no snapshots of several files at one instant");
         return Vec::new();
     }
     let scratch = Scratch::new(&root().join("target/scratch"));
@@ -204,10 +194,6 @@ fn a_copy_of_a_file_that_is_written_is_of_one_instant() {
 fn copies_of_several_files_are_of_one_instant() {
     const BLOCKS: &str = "2048";
     const FILES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    if !has_groups() {
-        println!("SKIPPED: the library takes no snapshots of several files at one instant");
-        return;
-    }
     let scratch = Scratch::on_tmpfs();
     fs::create_dir(scratch.file("live")).unwrap();
     let live = FILES.map(|name| format!("live/{name}"));

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -88,10 +89,12 @@ pub struct Map {
 #[derive(Clone, Copy, Debug)]
 pub struct Library {
     stat: StatFunction,
-    mapv: Option<MapFunction>,
+    check: CheckFunction,
+    mapv: MapFunction,
 }
 
 type StatFunction = unsafe extern "C" fn(*const c_void, *mut Stat) -> c_int;
+type CheckFunction = unsafe extern "C" fn(*const c_void, c_int, *mut Stat) -> c_int;
 type MapFunction = unsafe extern "C" fn(*mut Map, c_int) -> c_int;
 
 impl Library {
@@ -104,12 +107,14 @@ impl Library {
             return Err(not_active());
         }
         let stat = symbol(c"__snapshim_stat").ok_or_else(other_version)?;
-        let mapv = symbol(c"__snapshim_mapv");
+        let check = symbol(c"__snapshim_check").ok_or_else(other_version)?;
+        let mapv = symbol(c"__snapshim_mapv").ok_or_else(other_version)?;
         // SAFETY: as above.
         unsafe {
             Ok(Self {
                 stat: std::mem::transmute::<*mut c_void, StatFunction>(stat),
-                mapv: mapv.map(|mapv| std::mem::transmute::<*mut c_void, MapFunction>(mapv)),
+                check: std::mem::transmute::<*mut c_void, CheckFunction>(check),
+                mapv: std::mem::transmute::<*mut c_void, MapFunction>(mapv),
             })
         }
     }
@@ -121,17 +126,30 @@ impl Library {
         (unsafe { (self.stat)(address as *const c_void, &raw mut stat) } == 0).then_some(stat)
     }
 
-    /// Whether it takes snapshots of several files at one instant.
-    pub fn has_groups(&self) -> bool {
-        self.mapv.is_some()
+    /// The same, after a look through a descriptor of the file whether a program that does not cooperate has changed it.
+    pub fn check(&self, address: usize, file: BorrowedFd<'_>) -> std::io::Result<Stat> {
+        let mut stat = Stat::default();
+        loop {
+            // SAFETY: as above.
+            let found = unsafe { (self.check)(address as *const c_void, file.as_raw_fd(), &raw mut stat) };
+            match std::io::Error::last_os_error() {
+                _ if found == 0 => return Ok(stat),
+                // The agent looks at this moment.
+                error if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                error => return Err(error),
+            }
+        }
     }
 
     /// Maps snapshots of one instant: all of them, or none. Each entry says why it has none.
     pub fn map(&self, maps: &mut [Map]) -> std::io::Result<()> {
-        let Some(mapv) = self.mapv else { return Err(std::io::Error::from_raw_os_error(libc::ENOSYS)) };
         let count = c_int::try_from(maps.len()).map_err(|_| std::io::Error::from_raw_os_error(libc::EINVAL))?;
         // SAFETY: `maps` is as many writable entries.
-        if unsafe { mapv(maps.as_mut_ptr(), count) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        if unsafe { (self.mapv)(maps.as_mut_ptr(), count) } == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
     }
 }
 
@@ -174,5 +192,8 @@ fn not_active() -> Failure {
 }
 
 fn other_version() -> Failure {
-    Failure::failed("the library in this process is of another version", "take it out of LD_PRELOAD")
+    Failure::failed(
+        "the library in this process is of another version",
+        "take it out of LD_PRELOAD; is an older one installed?",
+    )
 }

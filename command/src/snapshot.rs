@@ -1,6 +1,5 @@
 //! Snapshots of several files at one instant, given back piece by piece.
 
-use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -8,15 +7,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
-use nix::sys::mman::{MapFlags, ProtFlags};
+use nix::sys::mman::ProtFlags;
 
 use crate::failure::{Code, Failure, Outcome, shown, words};
 use crate::library::{Library, Map, Stat};
 
 pub const PAGE: u64 = 4096;
-
-/// MAP_SNAPSHOT of snapshim.h.
-const MAP_SNAPSHOT: c_int = 0x0100_0000;
 
 /// So many files one group holds.
 pub const LARGEST_GROUP: usize = 16384;
@@ -90,8 +86,13 @@ impl Snapshot {
         debug_assert_eq!(gone, 0, "{}", io::Error::last_os_error());
     }
 
-    /// What the library says of it, after a look for changes by programs that do not cooperate.
-    pub fn stat(&self) -> Option<Stat> {
+    /// What the library says of it, after a look at its file whether a program that does not cooperate has changed it.
+    pub fn check(&self, source: &Source) -> Option<Stat> {
+        self.library.check(self.address + self.left.start as usize, source.file.as_fd()).ok()
+    }
+
+    /// What the library says of it.
+    fn stat(&self) -> Option<Stat> {
         self.library.stat(self.address + self.left.start as usize)
     }
 }
@@ -124,10 +125,7 @@ pub fn take(library: Library, sources: &[Source]) -> Outcome<Vec<Snapshot>> {
 }
 
 fn map(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<Snapshot>> {
-    let addresses = match (sources, lengths) {
-        ([source], [length]) => vec![map_one(source, *length)?],
-        _ => map_group(library, sources, lengths)?,
-    };
+    let addresses = map_all(library, sources, lengths)?;
     let mut taken: Vec<_> = addresses
         .iter()
         .zip(lengths)
@@ -142,29 +140,7 @@ fn map(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<Sna
     Ok(taken)
 }
 
-fn map_one(source: &Source, length: u64) -> Outcome<usize> {
-    let flags = MapFlags::MAP_PRIVATE.bits() | MAP_SNAPSHOT;
-    // SAFETY: a new mapping, wherever the kernel has room for it.
-    let mapped = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            length as usize,
-            ProtFlags::PROT_READ.bits(),
-            flags,
-            source.file.as_raw_fd(),
-            0,
-        )
-    };
-    if mapped == libc::MAP_FAILED { Err(refused(source, &io::Error::last_os_error())) } else { Ok(mapped as usize) }
-}
-
-fn map_group(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<usize>> {
-    if !library.has_groups() {
-        return Err(Failure::failed(
-            format!("the library takes no snapshots of several files ({}) at one instant", sources.len()),
-            "install the library that belongs to this command, or copy one file at a time",
-        ));
-    }
+fn map_all(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<usize>> {
     let mut maps: Vec<_> = sources
         .iter()
         .zip(lengths)
@@ -180,13 +156,19 @@ fn map_group(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<V
         .collect();
     library.map(&mut maps).map_err(|error| match maps.iter().zip(sources).find(|(map, _)| map.error != 0) {
         Some((map, source)) => refused(source, &io::Error::from_raw_os_error(map.error)),
-        None => refused_all(&error),
+        None => refused_all(sources, &error),
     })?;
     Ok(maps.iter().map(|map| map.address as usize).collect())
 }
 
-fn refused_all(error: &io::Error) -> Failure {
-    Failure::failed(format!("no snapshots of these files: {}", words(error)), remedy(error))
+/// The library does not say of which file.
+fn refused_all(sources: &[Source], error: &io::Error) -> Failure {
+    match sources {
+        [source] => refused(source, error),
+        _ => {
+            Failure::failed(format!("no snapshot of one of {} files: {}", sources.len(), meaning(error)), remedy(error))
+        }
+    }
 }
 
 fn refused(source: &Source, error: &io::Error) -> Failure {

@@ -20,7 +20,7 @@ const CAUSES: [(i32, &str); 3] = [
 
 /// The statistics of an exact snapshot; a failure of code [`Code::Inexact`] for any other.
 pub fn exact(source: &Source, snapshot: &Snapshot) -> Outcome<Stat> {
-    match snapshot.stat() {
+    match snapshot.check(source) {
         Some(stat) if stat.state == EXACT => Ok(stat),
         stat => Err(inexact(source, stat)),
     }

@@ -264,6 +264,7 @@ impl Sink for Files<'_> {
             .set_size(size)
             .and_then(|()| if is_device { Ok(()) } else { attributes::copy(source, &found, target.file()) });
         set.map_err(|error| Failure::of_file("write", target.path(), &error))?;
+        target.rest();
         self.copying.done += size;
         Ok(())
     }

@@ -57,9 +57,10 @@ pub fn sync(targets: &[Target]) -> Outcome {
     }
     let mut seen = BTreeSet::new();
     for target in targets {
-        let device = target.file().metadata().map_err(|error| failed(target, error))?.dev();
+        let file = target.opened().map_err(|error| failed(target, error))?;
+        let device = file.metadata().map_err(|error| failed(target, error))?.dev();
         if seen.insert(device) {
-            nix::unistd::syncfs(target.file()).map_err(|error| failed(target, error.into()))?;
+            nix::unistd::syncfs(&file).map_err(|error| failed(target, error.into()))?;
         }
     }
     Ok(())

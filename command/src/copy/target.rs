@@ -15,7 +15,8 @@ static ZEROS: [u8; BLOCK] = [0; BLOCK];
 pub struct Target {
     /// The name that it is to have.
     path: PathBuf,
-    file: File,
+    /// `None`: all is written, and its temporary name keeps it.
+    file: Option<File>,
     /// Its name until then; `None`: it has none at all.
     temporary: Option<PathBuf>,
     written: u64,
@@ -24,7 +25,7 @@ pub struct Target {
 impl Target {
     /// A new file beside `path`. `nameless`: nothing of it is left even if this process is killed; it takes a descriptor until the end.
     pub fn new(path: &Path, nameless: bool) -> io::Result<Self> {
-        let made = |file, temporary| Self { path: path.to_owned(), file, temporary, written: 0 };
+        let made = |file, temporary| Self { path: path.to_owned(), file: Some(file), temporary, written: 0 };
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
         if nameless && let Ok(file) = options.clone().custom_flags(libc::O_TMPFILE).open(folder(path)) {
@@ -43,8 +44,24 @@ impl Target {
         &self.path
     }
 
+    /// The file, while it is written.
     pub fn file(&self) -> &File {
-        &self.file
+        self.file.as_ref().expect("it is being written")
+    }
+
+    /// All is written: one that has a temporary name needs no descriptor any more.
+    pub fn rest(&mut self) {
+        if self.temporary.is_some() {
+            self.file = None;
+        }
+    }
+
+    /// The file, whether it rests or not.
+    pub fn opened(&self) -> io::Result<File> {
+        match (&self.file, &self.temporary) {
+            (None, Some(temporary)) => File::open(temporary),
+            _ => self.file().try_clone(),
+        }
     }
 
     /// Bytes that were written; the rest are holes.
@@ -61,7 +78,7 @@ impl Target {
             let skipped: usize = blocks.take_while(|block| is_zero(block)).map(<[u8]>::len).sum();
             at += skipped;
             let run: usize = bytes[at..].chunks(BLOCK).take_while(|block| !is_zero(block)).map(<[u8]>::len).sum();
-            self.file.write_all_at(&bytes[at..at + run], offset + at as u64)?;
+            self.file().write_all_at(&bytes[at..at + run], offset + at as u64)?;
             self.written += run as u64;
             at += run;
         }
@@ -69,11 +86,11 @@ impl Target {
     }
 
     pub fn set_size(&self, size: u64) -> io::Result<()> {
-        self.file.set_len(size)
+        self.file().set_len(size)
     }
 
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.opened()?.sync_all()
     }
 
     /// Gives it its name, in the place of what has the name.
@@ -95,7 +112,7 @@ impl Target {
     }
 
     fn link(&self, path: &Path) -> io::Result<()> {
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let own = format!("/proc/self/fd/{}", self.file().as_raw_fd());
         let flags = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
         Ok(nix::unistd::linkat(nix::fcntl::AT_FDCWD, own.as_str(), nix::fcntl::AT_FDCWD, path, flags)?)
     }
