@@ -31,6 +31,16 @@ extern "C" fn __snapshim_active() -> c_int {
 /// `snapshim_stat()`: the state of the snapshot at `address`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut SnapshimStat) -> c_int {
+    // SAFETY: the caller passes a writable struct snapshim_stat, as the header says.
+    unsafe { tell(address, stat) }
+}
+
+/// Stores the state of the snapshot at `address` at `stat`, and returns what the functions return.
+///
+/// # Safety
+///
+/// `stat` leads to memory for a `struct snapshim_stat`.
+unsafe fn tell(address: *const c_void, stat: *mut SnapshimStat) -> c_int {
     let held = identity::attached().filter(|own| {
         let _mappings = lock::hold(*own);
         !own.leaves_after_long_inspection_of(&(address as u64..(address as u64).saturating_add(1)))
@@ -40,7 +50,7 @@ unsafe extern "C" fn __snapshim_stat(address: *const c_void, stat: *mut Snapshim
         None => describe_unvouched(address as u64),
     };
     match found {
-        // SAFETY: the caller passes a writable struct snapshim_stat, as the header says.
+        // SAFETY: as above.
         Some(found) => unsafe {
             stat.write(found);
             0
@@ -56,7 +66,7 @@ unsafe extern "C" fn __snapshim_check(address: *const c_void, file: c_int, stat:
     let checked = identity::attached().map_or(Ok(()), |own| watch::check_through(&own, &here, file));
     match checked {
         // SAFETY: as the caller of `snapshim_stat()`, the caller passes a writable struct snapshim_stat.
-        Ok(()) => unsafe { __snapshim_stat(address, stat) },
+        Ok(()) => unsafe { tell(address, stat) },
         Err(error) => fail(error.raw_os_error()),
     }
 }
