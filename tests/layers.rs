@@ -43,6 +43,7 @@ const CRATES: [Crate; 3] = [
         sources: "command/src",
         layers: &[
             "commands",
+            "view",
             "copy",
             "verdict",
             "survey",

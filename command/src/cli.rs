@@ -30,6 +30,9 @@ pub enum Command {
     Cp(Cp),
     Cat(Cat),
     Run(Run),
+    Freeze(Freeze),
+    Mount(Mount),
+    Umount(Umount),
     Status(Status),
     Gc(Gc),
     #[command(hide = true)]
@@ -91,6 +94,59 @@ pub struct Run {
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// Runs a program that finds files and directories as they were at one instant, under their own names.
+///
+/// CMD is any program that reads: restic, borg, rsync, tar, cp, sqlite3, static ones, too. It runs in a mount namespace of its own, in
+/// which a read-only view stands over the paths; all other programs see the files as they are, and go on writing them. When CMD ends,
+/// the view ends. A read of what could not be preserved fails with EIO.
+///
+/// The exit status is that of CMD, 128 and the signal's number if a signal ended it; but 4 if a snapshot turned out to be doubtful or
+/// broken, and 1 if there was no view to run CMD in.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Freeze {
+    /// Show them there, not over their own paths: one of them in the place of MOUNT, several in MOUNT under their names.
+    #[arg(long, value_name = "MOUNT")]
+    pub at: Option<PathBuf>,
+    /// Take more files than one group holds in several groups. Each group is of an instant of its own.
+    #[arg(long)]
+    pub split: bool,
+    /// Directories with all that is in them, files, and block devices.
+    #[arg(required = true, value_name = "DIR|FILE")]
+    pub paths: Vec<PathBuf>,
+    /// The program that reads, and its arguments.
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Shows a directory or a file, as it was at one instant, in another place until `snapshim umount`.
+///
+/// Every user may read there what the modes of the files allow. Without root it needs fusermount3, and only this user may read. A process
+/// stays in the background and answers; what the library logs goes to the file that SNAPSHIM_LOG names.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Mount {
+    /// Stay in the foreground; SIGINT and SIGTERM unmount.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Take more files than one group holds in several groups. Each group is of an instant of its own.
+    #[arg(long)]
+    pub split: bool,
+    /// The directory or the file.
+    #[arg(value_name = "DIR|FILE")]
+    pub source: PathBuf,
+    /// A directory, or a file for a file, in whose place the view is to be seen.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub place: PathBuf,
+}
+
+/// Ends a view that `snapshim mount` has made, and says (exit status 4) if it was not exact.
+#[derive(Debug, Args)]
+pub struct Umount {
+    #[arg(value_name = "MOUNTPOINT")]
+    pub place: PathBuf,
 }
 
 /// Lists the processes and the snapshots in the table, and which process holds a snapshot back.

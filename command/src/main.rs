@@ -14,6 +14,7 @@ mod snapshot;
 mod survey;
 mod table;
 mod verdict;
+mod view;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Run(arguments) => commands::run::run(&arguments),
         Command::Status(arguments) => commands::status::run(&arguments),
+        Command::Freeze(arguments) => commands::freeze::run(&arguments),
+        Command::Mount(arguments) => commands::mount::run(&arguments),
+        Command::Umount(arguments) => commands::umount::run(&arguments),
         Command::Gc(_) => commands::gc::run(),
         Command::Generate(arguments) => commands::generate::run(&arguments),
     };

@@ -26,6 +26,11 @@ pub fn exact(source: &Source, snapshot: &Snapshot) -> Outcome<Stat> {
     }
 }
 
+/// Whether a snapshot is as promised.
+pub fn is_exact(source: &Source, snapshot: &Snapshot) -> bool {
+    snapshot.check(source).is_some_and(|stat| stat.state == EXACT)
+}
+
 fn inexact(source: &Source, stat: Option<Stat>) -> Failure {
     let is_doubtful = stat.is_some_and(|stat| stat.state == DOUBTFUL);
     let state = if is_doubtful { "doubtful" } else { "broken" };

@@ -9,12 +9,11 @@ use std::time::Instant;
 
 use anstream::println;
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::cli::Cp;
 use crate::copy::attributes;
-use crate::copy::group::{self, Group, Listing};
+use crate::copy::group::{self, Group, Listing, SPARE_DESCRIPTORS};
 use crate::copy::pipeline::{self, Sink};
 use crate::copy::place::{self, Directories};
 use crate::copy::target::{Target, folder};
@@ -25,9 +24,6 @@ use crate::library::{Library, Stat};
 use crate::snapshot::{LARGEST_GROUP, Snapshot, Source};
 use crate::verdict;
 
-/// Descriptors for other things than sources and targets.
-const SPARE_DESCRIPTORS: u64 = 64;
-
 pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     let started = Instant::now();
     let roots = roots(arguments)?;
@@ -35,8 +31,8 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     let files = tree::list(&roots, arguments.recursive)?.len();
     let library = Library::enter()?;
     interrupt::catch();
-    let limit = raise_limit();
-    let prepares = |files| may_hold(files, limit, arguments.split);
+    let limit = group::raise_limit();
+    let prepares = |files| group::may_hold(files, limit, arguments.split);
     let taken = group::take(library, &roots, arguments.recursive, prepares)?;
     if let Some(name) = &taken.unstable {
         warn(format!(
@@ -122,29 +118,6 @@ fn check_target(source: &Path, target: &Path) -> Outcome {
         return Err(Failure::failed(
             format!("cannot put a copy in the place of {}: it is no file", shown(target)),
             "write into it by `snapshim cat SRC >DEST`",
-        ));
-    }
-    Ok(())
-}
-
-/// Lets this process open as many files as its user may have it open, and says how many these are.
-fn raise_limit() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
-    if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
-}
-
-fn may_hold(files: usize, limit: u64, is_split: bool) -> Outcome {
-    if files > LARGEST_GROUP && !is_split {
-        return Err(Failure::failed(
-            format!("{files} files are more than one group holds ({LARGEST_GROUP})"),
-            "copy parts of them, or set --split: then each group is of an instant of its own",
-        ));
-    }
-    let open = files.min(LARGEST_GROUP) as u64 + SPARE_DESCRIPTORS;
-    if open > limit {
-        return Err(Failure::failed(
-            format!("{files} files are more than this process may open ({limit})"),
-            "raise the limit on open files (ulimit -Hn)",
         ));
     }
     Ok(())

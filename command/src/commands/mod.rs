@@ -2,7 +2,10 @@
 
 pub mod cat;
 pub mod cp;
+pub mod freeze;
 pub mod gc;
 pub mod generate;
+pub mod mount;
 pub mod run;
 pub mod status;
+pub mod umount;

@@ -1,10 +1,12 @@
 //! What a file has beside its bytes: owner, mode, extended attributes, times.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// Gives `target` what `source` has. `found` is of before the instant: a copy is never called newer than its bytes are.
@@ -44,17 +46,41 @@ pub fn set_times(found: &Metadata, target: &File) -> io::Result<()> {
     target.set_times(times)
 }
 
+/// The extended attributes of an open file.
+pub fn extended_of(file: &File) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    let names = names(file)?;
+    let with_value = |name: CString| Ok(value(file, &name)?.map(|value| (OsString::from_vec(name.into_bytes()), value)));
+    names.into_iter().filter_map(|name| with_value(name).transpose()).collect()
+}
+
+/// The extended attributes of what a path leads to, be it a link. What is gone has none.
+pub fn extended_at(path: &Path) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends, and the buffer is writable for its length.
+    let list = grow(|buffer| unsafe { libc::llistxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) })?;
+    let with_value = |name: CString| {
+        // SAFETY: as above, and the name ends.
+        let value = grow(|buffer| unsafe {
+            libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        })?;
+        Ok(value.map(|value| (OsString::from_vec(name.into_bytes()), value)))
+    };
+    split(&list.unwrap_or_default()).into_iter().filter_map(|name| with_value(name).transpose()).collect()
+}
+
 /// The names of the extended attributes.
 fn names(file: &File) -> io::Result<Vec<CString>> {
     let list = grow(|buffer| {
         // SAFETY: the buffer is writable for its length.
         unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) }
     })?;
-    let list = list.unwrap_or_default();
-    Ok(list
-        .split_inclusive(|byte| *byte == 0)
+    Ok(split(&list.unwrap_or_default()))
+}
+
+fn split(list: &[u8]) -> Vec<CString> {
+    list.split_inclusive(|byte| *byte == 0)
         .filter_map(|name| CStr::from_bytes_with_nul(name).ok().map(CStr::to_owned))
-        .collect())
+        .collect()
 }
 
 fn value(file: &File, name: &CStr) -> io::Result<Option<Vec<u8>>> {
@@ -75,7 +101,7 @@ fn grow(mut ask: impl FnMut(&mut [u8]) -> isize) -> io::Result<Option<Vec<u8>>> 
             }
             Err(_) => match io::Error::last_os_error().raw_os_error() {
                 Some(libc::ERANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 16, 0),
-                Some(libc::ENODATA | libc::EOPNOTSUPP) => return Ok(None),
+                Some(libc::ENODATA | libc::EOPNOTSUPP | libc::ENOENT) => return Ok(None),
                 _ => return Err(io::Error::last_os_error()),
             },
         }

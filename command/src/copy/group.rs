@@ -3,11 +3,16 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::tree::{self, Item, Kind, Root};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::library::Library;
 use crate::snapshot::{self, LARGEST_GROUP, Snapshot, Source};
+
+/// Descriptors for other things than the files.
+pub const SPARE_DESCRIPTORS: u64 = 64;
 
 /// How often the names are listed anew because they changed around the instant.
 const ATTEMPTS: u32 = 5;
@@ -94,4 +99,27 @@ pub fn take(library: Library, roots: &[Root], recursive: bool, prepares: impl Fn
 pub fn take_further(library: Library, listing: &Listing, files: &[usize]) -> Outcome<Option<Group>> {
     let Some(sources) = listing.open(files)? else { return Ok(None) };
     Ok(Some(Group { snapshots: snapshot::take(library, &sources)?, sources }))
+}
+
+/// Lets this process open as many files as its user may have it open, and says how many these are.
+pub fn raise_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+}
+
+pub fn may_hold(files: usize, limit: u64, is_split: bool) -> Outcome {
+    if files > LARGEST_GROUP && !is_split {
+        return Err(Failure::failed(
+            format!("{files} files are more than one group holds ({LARGEST_GROUP})"),
+            "take parts of them, or set --split: then each group is of an instant of its own",
+        ));
+    }
+    let open = files.min(LARGEST_GROUP) as u64 + SPARE_DESCRIPTORS;
+    if open > limit {
+        return Err(Failure::failed(
+            format!("{files} files are more than this process may open ({limit})"),
+            "raise the limit on open files (ulimit -Hn)",
+        ));
+    }
+    Ok(())
 }

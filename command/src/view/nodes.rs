@@ -1,0 +1,267 @@
+//! What a view shows: each name with its attributes, as they were found, and each file with its snapshot.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+use crate::copy::attributes;
+use crate::copy::group::{self, Group, Listing};
+use crate::copy::tree::{Item, Kind, Root};
+use crate::failure::{Failure, Outcome};
+use crate::library::Library;
+use crate::snapshot::{LARGEST_GROUP, Snapshot};
+use crate::verdict;
+
+/// So many inexact files are told of one by one.
+const TOLD: usize = 3;
+
+/// The first of the numbers that are given to what cannot have the number of its inode.
+const OWN_NUMBERS: u64 = 1 << 56;
+
+/// The kernel's number for the root of a mount.
+const ROOT: u64 = 1;
+
+#[derive(Debug)]
+pub enum Content {
+    /// Names in their order, and the nodes that they lead to.
+    Directory(Vec<(OsString, usize)>),
+    /// Which group, and which snapshot of it.
+    File(usize, usize),
+    Link(Vec<u8>),
+    /// A FIFO, a socket, a device: a name without bytes.
+    Special,
+}
+
+/// One file, directory or link; several names may lead to it.
+#[derive(Debug)]
+pub struct Node {
+    pub attributes: FileAttr,
+    pub content: Content,
+    pub extended: Vec<(OsString, Vec<u8>)>,
+}
+
+/// Files and directories as they were at one instant.
+#[derive(Debug)]
+pub struct View {
+    nodes: Vec<Node>,
+    by_number: HashMap<u64, usize>,
+    groups: Vec<Group>,
+    /// What the user has named, as nodes.
+    pub roots: Vec<usize>,
+    /// A name that came or went around the instant.
+    pub unstable: Option<PathBuf>,
+}
+
+impl View {
+    /// Takes the files at or below the paths. `is_split`: in several groups, if there are more than one holds.
+    pub fn take(library: Library, paths: &[PathBuf], is_split: bool) -> Outcome<Self> {
+        let roots: Vec<_> =
+            paths.iter().map(|path| Root { source: path.clone(), target: path.clone() }).collect();
+        let limit = group::raise_limit();
+        let taken = group::take(library, &roots, true, |files| group::may_hold(files, limit, is_split))?;
+        let mut groups = vec![taken.first];
+        for files in taken.listing.files.chunks(LARGEST_GROUP).skip(1) {
+            let further = group::take_further(library, &taken.listing, files)?;
+            groups.push(further.ok_or_else(|| {
+                Failure::failed("a name came to lead to another file between two groups", "try again")
+            })?);
+        }
+        let mut building = Building::new(&taken.listing, groups);
+        building.all(paths)?;
+        let Building { nodes, by_number, groups, roots, .. } = building;
+        Ok(Self { nodes, by_number, groups, roots, unstable: taken.unstable })
+    }
+
+    /// Puts all roots into one directory, under their own names, with the attributes of `place`.
+    pub fn gather(&mut self, paths: &[PathBuf], place: &Path) -> Outcome {
+        let found = fs::metadata(place).map_err(|error| Failure::of_file("look at", place, &error))?;
+        let names = paths.iter().zip(&self.roots);
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_owned();
+        let mut entries: Vec<_> = names.map(|(path, root)| (name(path), *root)).collect();
+        entries.sort();
+        let attributes = attributes_of(&found, found.ino(), FileType::Directory);
+        self.nodes.push(Node { attributes, content: Content::Directory(entries), extended: Vec::new() });
+        self.roots = vec![self.nodes.len() - 1];
+        Ok(())
+    }
+
+    /// The node that the kernel means by a number, in the mount whose root is the node `root`.
+    pub fn node(&self, root: usize, number: INodeNo) -> Option<&Node> {
+        let index = if number.0 == ROOT { root } else { *self.by_number.get(&number.0)? };
+        Some(&self.nodes[index])
+    }
+
+    pub fn at(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    /// What a directory has under a name.
+    pub fn entry(&self, directory: &Node, name: &OsStr) -> Option<&Node> {
+        let Content::Directory(entries) = &directory.content else { return None };
+        let at = entries.binary_search_by(|(entry, _)| entry.as_os_str().cmp(name)).ok()?;
+        Some(&self.nodes[entries[at].1])
+    }
+
+    pub fn snapshot(&self, group: usize, index: usize) -> &Snapshot {
+        &self.groups[group].snapshots[index]
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.groups.iter().flat_map(|group| &group.snapshots).map(Snapshot::size).sum()
+    }
+
+    pub fn names(&self) -> u64 {
+        self.nodes.len() as u64
+    }
+
+    /// What is not exact: the first files one by one, and how many more there are.
+    pub fn verdict(&self) -> (Vec<Failure>, usize) {
+        let mut told = Vec::new();
+        let mut more = 0;
+        for (source, snapshot) in self.groups.iter().flat_map(|group| group.sources.iter().zip(&group.snapshots)) {
+            if told.len() == TOLD && !verdict::is_exact(source, snapshot) {
+                more += 1;
+            } else if told.len() < TOLD
+                && let Err(failure) = verdict::exact(source, snapshot)
+            {
+                told.push(failure);
+            }
+        }
+        (told, more)
+    }
+}
+
+/// A view in the making.
+struct Building<'a> {
+    listing: &'a Listing,
+    groups: Vec<Group>,
+    nodes: Vec<Node>,
+    by_number: HashMap<u64, usize>,
+    roots: Vec<usize>,
+    /// The node of each directory.
+    directories: HashMap<&'a Path, usize>,
+    /// The nodes that more than one name may lead to.
+    linked: HashMap<(u64, u64), usize>,
+    /// Where the snapshot of an item is.
+    files: HashMap<usize, (usize, usize)>,
+}
+
+impl<'a> Building<'a> {
+    fn new(listing: &'a Listing, groups: Vec<Group>) -> Self {
+        let places = listing.files.iter().enumerate();
+        let files = places.map(|(at, item)| (*item, (at / LARGEST_GROUP, at % LARGEST_GROUP))).collect();
+        Self {
+            listing,
+            groups,
+            nodes: Vec::new(),
+            by_number: HashMap::new(),
+            roots: Vec::new(),
+            directories: HashMap::new(),
+            linked: HashMap::new(),
+            files,
+        }
+    }
+
+    fn all(&mut self, paths: &[PathBuf]) -> Outcome {
+        let roots: HashSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        for (index, item) in self.listing.items.iter().enumerate() {
+            let node = self.node(index, item)?;
+            if roots.contains(item.source.as_path()) {
+                self.roots.push(node);
+                continue;
+            }
+            let parent = item.source.parent().and_then(|parent| self.directories.get(parent));
+            if let (Some(parent), Some(name)) = (parent, item.source.file_name())
+                && let Content::Directory(entries) = &mut self.nodes[*parent].content
+            {
+                entries.push((name.to_owned(), node));
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, index: usize, item: &'a Item) -> Outcome<usize> {
+        let kind = item.kind();
+        if kind != Kind::Directory
+            && let Some(node) = self.linked.get(&item.identity())
+        {
+            return Ok(*node);
+        }
+        let node = self.nodes.len();
+        let content = match kind {
+            Kind::Directory => Content::Directory(Vec::new()),
+            Kind::Link => Content::Link(target(&item.source)?),
+            Kind::Special => Content::Special,
+            Kind::File => {
+                let (group, snapshot) = self.files[&index];
+                Content::File(group, snapshot)
+            }
+        };
+        let mut attributes = self.attributes(item, node);
+        let extended = match &content {
+            Content::File(group, snapshot) => {
+                attributes.size = self.groups[*group].snapshots[*snapshot].size();
+                attributes::extended_of(&self.groups[*group].sources[*snapshot].file)
+            }
+            _ => attributes::extended_at(&item.source),
+        };
+        let extended = extended.map_err(|error| Failure::of_file("read the attributes of", &item.source, &error))?;
+        if kind == Kind::Directory {
+            self.directories.insert(&item.source, node);
+        } else {
+            self.linked.insert(item.identity(), node);
+        }
+        self.by_number.insert(attributes.ino.0, node);
+        self.nodes.push(Node { attributes, content, extended });
+        Ok(node)
+    }
+
+    /// The attributes, with the number of the inode: programs know a file by it from one backup to the next. Two of different devices
+    /// may have one number, so that the second one gets another.
+    fn attributes(&self, item: &Item, node: usize) -> FileAttr {
+        let own = item.found.ino();
+        let is_free = own != ROOT && own < OWN_NUMBERS && !self.by_number.contains_key(&own);
+        let number = if is_free { own } else { OWN_NUMBERS + node as u64 };
+        let kind = match item.kind() {
+            Kind::File => FileType::RegularFile,
+            _ => FileType::from_std(item.found.file_type()).unwrap_or(FileType::RegularFile),
+        };
+        attributes_of(&item.found, number, kind)
+    }
+}
+
+fn target(link: &Path) -> Outcome<Vec<u8>> {
+    let target = fs::read_link(link).map_err(|error| Failure::of_file("read the link", link, &error))?;
+    Ok(target.into_os_string().into_vec())
+}
+
+fn attributes_of(found: &Metadata, number: u64, kind: FileType) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(number),
+        size: found.size(),
+        blocks: found.blocks(),
+        atime: time(found.atime(), found.atime_nsec()),
+        mtime: time(found.mtime(), found.mtime_nsec()),
+        ctime: time(found.ctime(), found.ctime_nsec()),
+        crtime: UNIX_EPOCH,
+        kind,
+        perm: (found.mode() & 0o7777) as u16,
+        nlink: u32::try_from(found.nlink()).unwrap_or(u32::MAX),
+        uid: found.uid(),
+        gid: found.gid(),
+        rdev: found.rdev() as u32,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
+    let (whole, fraction) = (Duration::from_secs(seconds.unsigned_abs()), Duration::from_nanos(nanoseconds as u64));
+    if seconds < 0 { UNIX_EPOCH - whole + fraction } else { UNIX_EPOCH + whole + fraction }
+}

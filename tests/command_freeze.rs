@@ -1,0 +1,324 @@
+//! `snapshim freeze`: what programs read in a view is of one instant, whatever reads; what was lost is an error; and nothing is left
+//! behind. What the command prints stands in tests/command/freeze.md and tests/command/mount.md.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Scratch, command, library, program, run, run_ok, skip, text, wait_until};
+
+/// Of a file that the writer writes: 64 MiB.
+const BLOCKS: &str = "16384";
+
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
+/// A program that writes stamps under the library, and is through with filling its files.
+struct Writer(Child);
+
+impl Writer {
+    fn start(scratch: &Scratch, blocks: &str, files: &[&str]) -> Self {
+        let mut writer = scratch.shimmed(program("command/stamps"), "auto");
+        writer.args(["write", blocks]).args(files).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = writer.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    fn end(mut self) {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+fn has_fuse(test: &str) -> bool {
+    let has = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !has {
+        skip(test, "/dev/fuse cannot be opened");
+    }
+    has
+}
+
+/// Whether the library takes snapshots of several files at one instant.
+fn has_groups() -> bool {
+    let name = b"\0__snapshim_mapv\0";
+    fs::read(library()).unwrap().windows(name.len()).any(|bytes| bytes == name)
+}
+
+fn is_installed(test: &str, name: &str) -> bool {
+    let is_there = std::env::split_paths(&std::env::var("PATH").unwrap()).any(|folder| folder.join(name).is_file());
+    if !is_there {
+        skip(test, &format!("{name} is not installed"));
+    }
+    is_there
+}
+
+fn snapshim(scratch: &Scratch) -> Command {
+    let mut snapshim = Command::new(command());
+    snapshim.env("SNAPSHIM_DIR", scratch.table()).env("SNAPSHIM_TIMEOUT_MS", "60000").current_dir(&scratch.path);
+    snapshim.stdin(Stdio::null());
+    snapshim
+}
+
+/// Runs a line of the shell in a view of the directory `live`.
+fn freeze(scratch: &Scratch, line: &str) -> Command {
+    let mut freeze = snapshim(scratch);
+    freeze.args(["freeze", "live", "--", "sh", "-ec", line]);
+    freeze
+}
+
+fn check(scratch: &Scratch, blocks: &str, files: &[&str]) {
+    let last = run_ok(scratch.native(program("command/stamps")).args(["check", blocks]).args(files));
+    println!("{}: as after write {}", files[0], last.trim());
+}
+
+fn is_mounted(place: &Path) -> bool {
+    let place = format!(" {} ", place.display());
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.contains(&place))
+}
+
+/// One that reads by read(2), one that maps, one that copies in the kernel, and one without libc's loader.
+#[test]
+fn what_any_program_reads_is_of_one_instant() {
+    if !has_fuse("what_any_program_reads_is_of_one_instant") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    let writer = Writer::start(&scratch, BLOCKS, &["live/file"]);
+    run_ok(&mut freeze(&scratch, "cp live/file copied; tar cf archive live; dd if=live/file of=piece bs=1M skip=17 status=none"));
+    run_ok(scratch.native("tar").args(["xf", "archive", "--one-top-level=unpacked"]));
+    // Both are of the same view.
+    run_ok(scratch.native("cmp").args(["copied", "unpacked/live/file"]));
+    run_ok(scratch.native("cmp").args(["--ignore-initial=17825792:0", "copied", "piece"]));
+    check(&scratch, BLOCKS, &["copied"]);
+    if is_installed("static busybox", "busybox") {
+        run_ok(&mut freeze(&scratch, "busybox cp live/file static; busybox sha256sum live/file | cut -c-64 >sum; rm copied"));
+        check(&scratch, BLOCKS, &["static"]);
+        let sum = run_ok(scratch.native("sha256sum").arg("static"));
+        assert_eq!(sum.split(' ').next(), fs::read_to_string(scratch.file("sum")).unwrap().lines().next());
+    }
+    writer.end();
+}
+
+#[test]
+fn several_files_are_of_one_instant() {
+    const FEW: &str = "1024";
+    const FILES: [&str; 4] = ["live/a", "live/b", "live/in/c", "live/in/d"];
+    if !has_fuse("several_files_are_of_one_instant") {
+        return;
+    }
+    if !has_groups() {
+        return skip("several_files_are_of_one_instant", "the library takes no snapshots of several files at one instant");
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir_all(scratch.file("live/in")).unwrap();
+    let writer = Writer::start(&scratch, FEW, &FILES);
+    for round in 0..4 {
+        run_ok(&mut freeze(&scratch, &format!("cp -r live copy{round}")));
+        let copies = FILES.map(|name| name.replace("live", &format!("copy{round}")));
+        check(&scratch, FEW, &copies.each_ref().map(String::as_str));
+    }
+    writer.end();
+}
+
+#[test]
+fn a_database_is_whole_while_it_is_written() {
+    if !has_fuse("a_database_is_whole") || !is_installed("a_database_is_whole", "sqlite3") {
+        return;
+    }
+    if !has_groups() {
+        return skip("a_database_is_whole", "the library takes no snapshots of several files at one instant");
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    let make = "PRAGMA journal_mode=WAL; CREATE TABLE a(n); CREATE TABLE b(n); INSERT INTO a VALUES(0); INSERT INTO b VALUES(0);";
+    run_ok(scratch.native("sqlite3").args(["live/db", make]));
+    let mut writer = scratch.shimmed("sqlite3", "auto");
+    let mut writer = writer.arg("live/db").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    let feeder = std::thread::spawn(move || {
+        use std::io::Write;
+        let change = "BEGIN; UPDATE a SET n=n+1; UPDATE b SET n=n+1; COMMIT;\n";
+        while input.write_all(change.as_bytes()).is_ok() {}
+    });
+    wait_until("a database that is written", || {
+        fs::metadata(scratch.file("live/db-wal")).is_ok_and(|found| found.len() > 100_000)
+    });
+    for round in 0..3 {
+        let ask = "PRAGMA integrity_check; SELECT (SELECT n FROM a) - (SELECT n FROM b), (SELECT n FROM a) > 0;";
+        // A copy of the view, for sqlite3 writes beside a log that it reads; and the view itself, as long as nothing has to be written.
+        let line = format!("cp -r live copy{round}; sqlite3 copy{round}/db '{ask}'; sqlite3 -readonly live/db '{ask}'");
+        let told = run_ok(&mut freeze(&scratch, &line));
+        assert_eq!(told, "ok\n0|1\nok\n0|1\n");
+    }
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    feeder.join().unwrap();
+}
+
+/// The part that a program without the library has cut off cannot be had. It is an error for who reads it, and no other byte.
+#[test]
+fn what_was_lost_is_an_error() {
+    if !has_fuse("what_was_lost_is_an_error") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    fs::write(scratch.file("live/file"), vec![7; 1 << 20]).unwrap();
+    let line = "touch ready; until test -e cut; do sleep 0.02; done; dd if=live/file bs=64k of=front count=1; \
+                cat live/file >whole || touch failed; ls live";
+    let child = freeze(&scratch, line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the view", || scratch.file("ready").exists());
+    run_ok(scratch.native("truncate").args(["-s", "65536", "live/file"]));
+    fs::write(scratch.file("cut"), "").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("Input/output error") && said.contains("error: the snapshot of "), "{said}");
+    assert!(said.contains("do not use what the program has made of it"), "{said}");
+    assert!(scratch.file("failed").exists());
+    assert_eq!(fs::read(scratch.file("front")).unwrap(), vec![7; 65536]);
+    let whole = fs::read(scratch.file("whole")).unwrap();
+    assert!(whole.len() < 1 << 20 && whole.iter().all(|byte| *byte == 7), "{} bytes", whole.len());
+}
+
+/// Ctrl-C comes to all processes of the terminal, SIGTERM to the command alone.
+#[test]
+fn a_signal_ends_the_program_and_leaves_nothing() {
+    if !has_fuse("a_signal_ends_the_program") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    fs::write(scratch.file("live/file"), "bytes").unwrap();
+    for (signal, is_of_all) in [(libc::SIGINT, true), (libc::SIGTERM, false)] {
+        let mut freeze = freeze(&scratch, "echo $$ >pid.new; mv pid.new pid; cat live/file; exec sleep 1000");
+        let child = freeze.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("the program", || scratch.file("pid").exists());
+        let program: i32 = fs::read_to_string(scratch.file("pid")).unwrap().trim().parse().unwrap();
+        fs::remove_file(scratch.file("pid")).unwrap();
+        let own = child.id() as i32;
+        // SAFETY: kill(2) of our own children.
+        unsafe { libc::kill(if is_of_all { -own } else { own }, signal) };
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.signal(), Some(signal), "{}", text(&output));
+        assert!(!Path::new(&format!("/proc/{program}")).exists());
+        assert!(!is_mounted(&scratch.file("live")));
+    }
+}
+
+/// The command dies: the program gets errors, no other bytes, and ends.
+#[test]
+fn nothing_is_left_of_a_command_that_was_killed() {
+    if !has_fuse("nothing_is_left_of_a_command_that_was_killed") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    fs::write(scratch.file("live/file"), "bytes").unwrap();
+    let line = "trap '' TERM; touch ready; until test -e killed; do sleep 0.02; done; cat live/file && touch wrong; touch over";
+    let mut child = freeze(&scratch, &line.replace("cat live/file && touch wrong", "! cat live/file || touch wrong"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the view", || scratch.file("ready").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::write(scratch.file("killed"), "").unwrap();
+    wait_until("the program's end", || scratch.file("over").exists());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!scratch.file("wrong").exists() && said.contains("not connected"), "{said}");
+    assert!(!is_mounted(&scratch.file("live")));
+}
+
+/// A user without rights has a user namespace for it, and is the same user there.
+#[test]
+fn a_user_without_rights_has_a_view() {
+    const TEST: &str = "a_user_without_rights_has_a_view";
+    if !has_fuse(TEST) {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return skip(TEST, "only root can be another user");
+    }
+    let can = run(Command::new("unshare").args(["-Um", "true"]).uid(NOBODY).gid(NOBODY)).status.success();
+    if !can {
+        return skip(TEST, "no user namespaces for users without rights");
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    fs::write(scratch.file("live/file"), "old").unwrap();
+    for path in [scratch.path.clone(), scratch.table().to_owned(), scratch.file("live"), scratch.file("live/file")] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // The build directory may be closed to others.
+    for name in ["snapshim", "libsnapshim.so"] {
+        fs::copy(command().with_file_name(name), scratch.file(name)).unwrap();
+        fs::set_permissions(scratch.file(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let line = "touch ready; until test -e written; do sleep 0.02; done; id -u; cat live/file; grep CapEff /proc/self/status";
+    let mut freeze = Command::new("./snapshim");
+    freeze.args(["freeze", "live", "--", "sh", "-ec", line]).current_dir(&scratch.path).uid(NOBODY).gid(NOBODY);
+    freeze.env("SNAPSHIM_DIR", scratch.table()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = freeze.spawn().unwrap();
+    wait_until("the view", || scratch.file("ready").exists());
+    let mut writer = scratch.shimmed("sh", "auto");
+    writer.env("LD_PRELOAD", scratch.file("libsnapshim.so")).uid(NOBODY).gid(NOBODY);
+    run_ok(writer.args(["-c", "echo new >live/file; touch written"]));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "65534\noldCapEff:\t0000000000000000\n");
+}
+
+/// What was read once comes from the kernel's cache, as of any file.
+#[test]
+fn reading_through_a_view_costs_little() {
+    if !has_fuse("reading_through_a_view_costs_little") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    fs::write(scratch.file("live/file"), vec![7; 256 << 20]).unwrap();
+    fs::hard_link(scratch.file("live/file"), scratch.file("native")).unwrap();
+    let read = |path: &Path| {
+        let mut file = fs::File::open(path).unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        let started = Instant::now();
+        while file.read(&mut buffer).unwrap() > 0 {}
+        started.elapsed()
+    };
+    let child = snapshim(&scratch)
+        .args(["freeze", "--at", "live/file", "live/file", "--", "sh", "-c", "touch ready; until test -e done; do sleep 0.02; done"])
+        .spawn();
+    let mut child = child.unwrap();
+    wait_until("the view", || scratch.file("ready").exists());
+    // The mount is the program's alone: it is reached by what /proc has of that.
+    let inside = children(child.id()).into_iter().next().expect("the program runs");
+    let seen = Path::new("/proc").join(inside.to_string()).join("root").join(scratch.file("live/file").strip_prefix("/").unwrap());
+    let (native, first) = (read(&scratch.file("native")), read(&seen));
+    let pairs: Vec<_> = (0..7).map(|_| (read(&scratch.file("native")), read(&seen))).collect();
+    let ratio = |(native, seen): &(Duration, Duration)| native.as_secs_f64() / seen.as_secs_f64();
+    let mut ratios: Vec<f64> = pairs.iter().map(ratio).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("of the speed of the file: first {:.2}, cached {:.2} ({ratios:.2?})", ratio(&(native, first)), ratios[3]);
+    fs::write(scratch.file("done"), "").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(ratios[6] > 0.9, "nothing was cached");
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
