@@ -81,6 +81,17 @@ fn check(scratch: &Scratch, blocks: &str, files: &[&str]) {
     println!("{}: as after write {}", files[0], last.trim());
 }
 
+/// Waits until the program in the view has made a file; ends the test if it ends instead.
+fn wait_for(mut child: Child, made: &Path) -> Child {
+    while !made.exists() {
+        if child.try_wait().unwrap().is_some() {
+            panic!("{}", text(&child.wait_with_output().unwrap()));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child
+}
+
 fn is_mounted(place: &Path) -> bool {
     let place = format!(" {} ", place.display());
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.contains(&place))
@@ -95,14 +106,20 @@ fn what_any_program_reads_is_of_one_instant() {
     let scratch = Scratch::on_tmpfs();
     fs::create_dir(scratch.file("live")).unwrap();
     let writer = Writer::start(&scratch, BLOCKS, &["live/file"]);
-    run_ok(&mut freeze(&scratch, "cp live/file copied; tar cf archive live; dd if=live/file of=piece bs=1M skip=17 status=none"));
+    run_ok(&mut freeze(
+        &scratch,
+        "cp live/file copied; tar cf archive live; dd if=live/file of=piece bs=1M skip=17 status=none",
+    ));
     run_ok(scratch.native("tar").args(["xf", "archive", "--one-top-level=unpacked"]));
     // Both are of the same view.
     run_ok(scratch.native("cmp").args(["copied", "unpacked/live/file"]));
     run_ok(scratch.native("cmp").args(["--ignore-initial=17825792:0", "copied", "piece"]));
     check(&scratch, BLOCKS, &["copied"]);
     if is_installed("static busybox", "busybox") {
-        run_ok(&mut freeze(&scratch, "busybox cp live/file static; busybox sha256sum live/file | cut -c-64 >sum; rm copied"));
+        run_ok(&mut freeze(
+            &scratch,
+            "busybox cp live/file static; busybox sha256sum live/file | cut -c-64 >sum; rm copied",
+        ));
         check(&scratch, BLOCKS, &["static"]);
         let sum = run_ok(scratch.native("sha256sum").arg("static"));
         assert_eq!(sum.split(' ').next(), fs::read_to_string(scratch.file("sum")).unwrap().lines().next());
@@ -118,7 +135,10 @@ fn several_files_are_of_one_instant() {
         return;
     }
     if !has_groups() {
-        return skip("several_files_are_of_one_instant", "the library takes no snapshots of several files at one instant");
+        return skip(
+            "several_files_are_of_one_instant",
+            "the library takes no snapshots of several files at one instant",
+        );
     }
     let scratch = Scratch::on_tmpfs();
     fs::create_dir_all(scratch.file("live/in")).unwrap();
@@ -178,7 +198,7 @@ fn what_was_lost_is_an_error() {
     let line = "touch ready; until test -e cut; do sleep 0.02; done; dd if=live/file bs=64k of=front count=1; \
                 cat live/file >whole || touch failed; ls live";
     let child = freeze(&scratch, line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the view", || scratch.file("ready").exists());
+    let child = wait_for(child, &scratch.file("ready"));
     run_ok(scratch.native("truncate").args(["-s", "65536", "live/file"]));
     fs::write(scratch.file("cut"), "").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -204,7 +224,7 @@ fn a_signal_ends_the_program_and_leaves_nothing() {
     for (signal, is_of_all) in [(libc::SIGINT, true), (libc::SIGTERM, false)] {
         let mut freeze = freeze(&scratch, "echo $$ >pid.new; mv pid.new pid; cat live/file; exec sleep 1000");
         let child = freeze.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_until("the program", || scratch.file("pid").exists());
+        let child = wait_for(child, &scratch.file("pid"));
         let program: i32 = fs::read_to_string(scratch.file("pid")).unwrap().trim().parse().unwrap();
         fs::remove_file(scratch.file("pid")).unwrap();
         let own = child.id() as i32;
@@ -226,13 +246,9 @@ fn nothing_is_left_of_a_command_that_was_killed() {
     let scratch = Scratch::on_tmpfs();
     fs::create_dir(scratch.file("live")).unwrap();
     fs::write(scratch.file("live/file"), "bytes").unwrap();
-    let line = "trap '' TERM; touch ready; until test -e killed; do sleep 0.02; done; cat live/file && touch wrong; touch over";
-    let mut child = freeze(&scratch, &line.replace("cat live/file && touch wrong", "! cat live/file || touch wrong"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until("the view", || scratch.file("ready").exists());
+    let line = "trap '' TERM; touch ready; until test -e killed; do sleep 0.02; done; ! cat live/file || touch wrong; touch over";
+    let child = freeze(&scratch, line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = wait_for(child, &scratch.file("ready"));
     child.kill().unwrap();
     child.wait().unwrap();
     fs::write(scratch.file("killed"), "").unwrap();
@@ -257,7 +273,7 @@ fn a_user_without_rights_has_a_view() {
     if !can {
         return skip(TEST, "no user namespaces for users without rights");
     }
-    let scratch = Scratch::on_tmpfs();
+    let scratch = Scratch::new(&std::env::temp_dir());
     fs::create_dir(scratch.file("live")).unwrap();
     fs::write(scratch.file("live/file"), "old").unwrap();
     for path in [scratch.path.clone(), scratch.table().to_owned(), scratch.file("live"), scratch.file("live/file")] {
@@ -268,12 +284,15 @@ fn a_user_without_rights_has_a_view() {
         fs::copy(command().with_file_name(name), scratch.file(name)).unwrap();
         fs::set_permissions(scratch.file(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let line = "touch ready; until test -e written; do sleep 0.02; done; id -u; cat live/file; grep CapEff /proc/self/status";
-    let mut freeze = Command::new("./snapshim");
-    freeze.args(["freeze", "live", "--", "sh", "-ec", line]).current_dir(&scratch.path).uid(NOBODY).gid(NOBODY);
+    // The device has mode 0666 where udev makes it, and 0600 elsewhere.
+    let outside = "mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse; \
+                   exec setpriv --reuid 65534 --regid 65534 --clear-groups ./snapshim freeze live -- sh -ec \"$0\"";
+    let line =
+        "touch ready; until test -e written; do sleep 0.02; done; id -u; cat live/file; grep CapEff /proc/self/status";
+    let mut freeze = Command::new("unshare");
+    freeze.args(["-m", "sh", "-ec", outside, line]).current_dir(&scratch.path);
     freeze.env("SNAPSHIM_DIR", scratch.table()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = freeze.spawn().unwrap();
-    wait_until("the view", || scratch.file("ready").exists());
+    let child = wait_for(freeze.spawn().unwrap(), &scratch.file("ready"));
     let mut writer = scratch.shimmed("sh", "auto");
     writer.env("LD_PRELOAD", scratch.file("libsnapshim.so")).uid(NOBODY).gid(NOBODY);
     run_ok(writer.args(["-c", "echo new >live/file; touch written"]));
@@ -300,13 +319,24 @@ fn reading_through_a_view_costs_little() {
         started.elapsed()
     };
     let child = snapshim(&scratch)
-        .args(["freeze", "--at", "live/file", "live/file", "--", "sh", "-c", "touch ready; until test -e done; do sleep 0.02; done"])
+        .args([
+            "freeze",
+            "--at",
+            "live/file",
+            "live/file",
+            "--",
+            "sh",
+            "-c",
+            "touch ready; until test -e done; do sleep 0.02; done",
+        ])
         .spawn();
-    let mut child = child.unwrap();
-    wait_until("the view", || scratch.file("ready").exists());
+    let mut child = wait_for(child.unwrap(), &scratch.file("ready"));
     // The mount is the program's alone: it is reached by what /proc has of that.
     let inside = children(child.id()).into_iter().next().expect("the program runs");
-    let seen = Path::new("/proc").join(inside.to_string()).join("root").join(scratch.file("live/file").strip_prefix("/").unwrap());
+    let seen = Path::new("/proc")
+        .join(inside.to_string())
+        .join("root")
+        .join(scratch.file("live/file").strip_prefix("/").unwrap());
     let (native, first) = (read(&scratch.file("native")), read(&seen));
     let pairs: Vec<_> = (0..7).map(|_| (read(&scratch.file("native")), read(&seen))).collect();
     let ratio = |(native, seen): &(Duration, Duration)| native.as_secs_f64() / seen.as_secs_f64();

@@ -28,7 +28,11 @@ pub fn run(arguments: &Mount) -> Outcome<ExitCode> {
     let place = freeze::destination(&arguments.place, found.is_dir())?;
     if place.path.starts_with(&source) || source.starts_with(&place.path) {
         return Err(Failure::failed(
-            format!("cannot mount {} at {}: the programs that write it would lose it", shown(&source), shown(&place.path)),
+            format!(
+                "cannot mount {} at {}: the programs that write it would lose it",
+                shown(&source),
+                shown(&place.path)
+            ),
             "name another place, or `snapshim freeze` it for one program alone",
         ));
     }

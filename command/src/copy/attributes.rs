@@ -49,7 +49,8 @@ pub fn set_times(found: &Metadata, target: &File) -> io::Result<()> {
 /// The extended attributes of an open file.
 pub fn extended_of(file: &File) -> io::Result<Vec<(OsString, Vec<u8>)>> {
     let names = names(file)?;
-    let with_value = |name: CString| Ok(value(file, &name)?.map(|value| (OsString::from_vec(name.into_bytes()), value)));
+    let with_value =
+        |name: CString| Ok(value(file, &name)?.map(|value| (OsString::from_vec(name.into_bytes()), value)));
     names.into_iter().filter_map(|name| with_value(name).transpose()).collect()
 }
 

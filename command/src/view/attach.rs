@@ -49,13 +49,16 @@ pub fn mount_at(place: &Place, checks_modes: bool) -> Outcome<OwnedFd> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     mount(Some("snapshim"), &place.path, Some(TYPE), flags, Some(options.as_str())).map_err(|error| {
         let failure = format!("cannot mount a view over {}: {}", shown(&place.path), words(&error.into()));
-        Failure::failed(failure, match error {
-            nix::errno::Errno::ENODEV => NO_MODULE,
-            nix::errno::Errno::EPERM | nix::errno::Errno::EACCES => {
-                "be root; in a container, one that may mount (CAP_SYS_ADMIN); `snapshim cp` needs neither"
-            }
-            _ => "see dmesg",
-        })
+        Failure::failed(
+            failure,
+            match error {
+                nix::errno::Errno::ENODEV => NO_MODULE,
+                nix::errno::Errno::EPERM | nix::errno::Errno::EACCES => {
+                    "be root; in a container, one that may mount (CAP_SYS_ADMIN); `snapshim cp` needs neither"
+                }
+                _ => "see dmesg",
+            },
+        )
     })?;
     Ok(device)
 }
@@ -69,7 +72,9 @@ pub fn open() -> Outcome<OwnedFd> {
 fn unusable(error: &io::Error) -> Failure {
     let help = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => NO_MODULE,
-        _ => "its mode should let every user read and write it (0666); in a container, give it the device; `snapshim cp` needs none",
+        _ => {
+            "its mode should let every user read and write it (0666); in a container, give it the device; `snapshim cp` needs none"
+        }
     };
     Failure::failed(format!("cannot show a view: {DEVICE}: {}", words(error)), help)
 }

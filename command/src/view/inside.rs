@@ -57,7 +57,8 @@ impl Inside {
     }
 
     fn new(places: &[Place], command: &[OsString]) -> Outcome<Self> {
-        let failed = |error: Errno| Failure::new(Code::Failed, format!("cannot start a process: {}", words(&error.into())));
+        let failed =
+            |error: Errno| Failure::new(Code::Failed, format!("cannot start a process: {}", words(&error.into())));
         let (own, other) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed)?;
         // SAFETY: this process has one thread.
@@ -181,7 +182,8 @@ fn separate() -> Outcome<bool> {
     if !is_privileged {
         let (user, group) = (geteuid(), getegid());
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|error| alone(&error.into()))?;
-        let write = |file: &str, text: String| fs::write(format!("/proc/self/{file}"), text).map_err(|error| alone(&error));
+        let write =
+            |file: &str, text: String| fs::write(format!("/proc/self/{file}"), text).map_err(|error| alone(&error));
         write("setgroups", "deny".to_owned())?;
         write("uid_map", format!("{user} {user} 1"))?;
         write("gid_map", format!("{group} {group} 1"))?;

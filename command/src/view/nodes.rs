@@ -61,8 +61,7 @@ pub struct View {
 impl View {
     /// Takes the files at or below the paths. `is_split`: in several groups, if there are more than one holds.
     pub fn take(library: Library, paths: &[PathBuf], is_split: bool) -> Outcome<Self> {
-        let roots: Vec<_> =
-            paths.iter().map(|path| Root { source: path.clone(), target: path.clone() }).collect();
+        let roots: Vec<_> = paths.iter().map(|path| Root { source: path.clone(), target: path.clone() }).collect();
         let limit = group::raise_limit();
         let taken = group::take(library, &roots, true, |files| group::may_hold(files, limit, is_split))?;
         let mut groups = vec![taken.first];

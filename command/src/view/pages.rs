@@ -71,8 +71,7 @@ impl Pipe {
         let mut done = 0;
         while done < length {
             // SAFETY: the kernel reads at the address, and answers EFAULT where nothing can be read.
-            let count =
-                unsafe { libc::write(self.into.as_raw_fd(), (address + done) as *const _, length - done) };
+            let count = unsafe { libc::write(self.into.as_raw_fd(), (address + done) as *const _, length - done) };
             match usize::try_from(count) {
                 Ok(count) => done += count,
                 Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
-    SessionACL,
+    BackgroundSession, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request, Session, SessionACL,
 };
 
 use super::nodes::{Content, Node, View};
@@ -41,7 +41,8 @@ pub struct Server {
 
 /// Begins to answer what the kernel asks by `device`, for a mount whose root is the node `root`.
 pub fn start(view: &Arc<View>, root: usize, device: OwnedFd, checks_modes: bool) -> Outcome<BackgroundSession> {
-    let failed = |error: io::Error| Failure::failed(format!("the view cannot be served: {}", words(&error)), "try again");
+    let failed =
+        |error: io::Error| Failure::failed(format!("the view cannot be served: {}", words(&error)), "try again");
     let own = device.try_clone().map_err(failed)?;
     let server = Server { view: Arc::clone(view), root, device: own, checks_modes };
     let mut config = Config::default();
