@@ -50,10 +50,17 @@ pub fn check() -> Outcome {
 /// Ends this process by the signal that came, if one did: a shell then ends its loop, too.
 pub fn end_as_interrupted() {
     let Ok(signal) = Signal::try_from(CAUGHT.load(Ordering::Relaxed)) else { return };
+    end_by(signal);
+}
+
+/// Ends this process by a signal whose default action that is.
+pub fn end_by(signal: Signal) {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action is no code of ours.
     unsafe {
         _ = sigaction(signal, &default);
     }
     _ = raise(signal);
+    // It may be blocked.
+    _ = SigSet::from(signal).thread_unblock();
 }

@@ -9,9 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigaction, sigprocmask,
-};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -120,14 +118,10 @@ pub fn warn_of_names(view: &View) {
     }
 }
 
-/// From now on the signals that ask a program to end wait until they are asked for.
-fn hold_signals() -> Outcome<SigSet> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
-        signals.add(signal);
-    }
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
-        .map_err(|error| Failure::new(Code::Failed, format!("cannot hold signals: {error}")))?;
+/// From now on the signals that ask a program to end, and the one of a child's end, wait until they are asked for.
+pub fn hold_signals() -> Outcome<SigSet> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect();
+    signals.thread_block().map_err(|error| Failure::new(Code::Failed, format!("cannot hold signals: {error}")))?;
     Ok(signals)
 }
 
@@ -183,22 +177,10 @@ fn ended(status: &WaitStatus) -> Outcome<ExitCode> {
         WaitStatus::Exited(_, code) => Ok((code as u8).into()),
         WaitStatus::Signaled(_, signal, _) => {
             if matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) {
-                end_by(signal);
+                interrupt::end_by(signal);
             }
             Ok((128 + signal as u8).into())
         }
         _ => Ok(Code::Failed.into()),
     }
-}
-
-fn end_by(signal: Signal) {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    let mut unblocked = SigSet::empty();
-    unblocked.add(signal);
-    // SAFETY: the default action is no code of ours.
-    unsafe {
-        _ = sigaction(signal, &default);
-    }
-    _ = raise(signal);
-    _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&unblocked), None);
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use nix::mount::{MntFlags, umount2};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, geteuid, pipe, setsid};
 
@@ -76,12 +76,7 @@ fn serve(
     interrupt::catch();
     let view = View::take(library, &[source], is_split)?;
     freeze::warn_of_names(&view);
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
-        .map_err(|error| Failure::new(Code::Failed, format!("cannot hold signals: {error}")))?;
+    let signals = freeze::hold_signals()?;
     interrupt::check()?;
     let view = Arc::new(view);
     let is_privileged = geteuid().is_root();
@@ -90,7 +85,7 @@ fn serve(
     attach::read_ahead(place);
     let path = place.path.clone();
     std::thread::spawn(move || {
-        while signals.wait().is_err() {}
+        while matches!(signals.wait(), Err(_) | Ok(Signal::SIGCHLD)) {}
         // What still has files open there keeps them until it closes them.
         if detach(&path).is_err() {
             std::process::exit(Code::Failed as i32);

@@ -17,6 +17,7 @@ use fuser::{
 
 use super::nodes::{Content, Node, View};
 use super::pages::{self, LARGEST_READ};
+use crate::copy::bounce::Buffer;
 use crate::failure::{Failure, Outcome, words};
 use crate::snapshot::PAGE;
 
@@ -77,6 +78,18 @@ fn answer(reply: ReplyXattr, size: u32, value: &[u8]) {
         0 => reply.size(value.len() as u32),
         room if room < value.len() => reply.error(Errno::ERANGE),
         _ => reply.data(value),
+    }
+}
+
+/// Answers a read where there is no pipe for it: a user has only so many pages in pipes (pipe(7)).
+fn send_copied(reply: ReplyData, address: usize, length: usize) {
+    let filled = Buffer::new().and_then(|mut buffer| {
+        buffer.fill(address, length)?;
+        Ok(buffer)
+    });
+    match filled {
+        Ok(buffer) => reply.data(buffer.bytes(length)),
+        Err(_) => reply.error(Errno::EIO),
     }
 }
 
@@ -150,7 +163,8 @@ impl Filesystem for Server {
             // It was answered.
             Ok(()) => std::mem::forget(reply),
             // A page of the snapshot is broken. The kernel asks for pages one by one then.
-            Err(_) => reply.error(Errno::EIO),
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => reply.error(Errno::EIO),
+            Err(_) => send_copied(reply, address, length),
         }
     }
 
