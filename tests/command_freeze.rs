@@ -1,5 +1,5 @@
-//! `snapshim freeze`: what programs read in a view is of one instant, whatever reads; what was lost is an error; and nothing is left
-//! behind. What the command prints stands in tests/command/freeze.md and tests/command/mount.md.
+//! `snapshim freeze`: what programs read in a view is of one instant, whatever reads; what was lost is an error; and nothing is
+//! left behind. What the command prints stands in tests/command/freeze.md and tests/command/mount.md.
 
 mod common;
 
@@ -176,7 +176,7 @@ fn a_database_is_whole_while_it_is_written() {
     });
     for round in 0..3 {
         let ask = "PRAGMA integrity_check; SELECT (SELECT n FROM a) - (SELECT n FROM b), (SELECT n FROM a) > 0;";
-        // A copy of the view, for sqlite3 writes beside a log that it reads; and the view itself, as long as nothing has to be written.
+        // A copy of the view, for sqlite3 writes beside a log that it reads; and the view itself.
         let line = format!("cp -r live copy{round}; sqlite3 copy{round}/db '{ask}'; sqlite3 -readonly live/db '{ask}'");
         let told = run_ok(&mut freeze(&scratch, &line));
         assert_eq!(told, "ok\n0|1\nok\n0|1\n");

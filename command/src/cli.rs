@@ -98,12 +98,12 @@ pub struct Run {
 
 /// Runs a program that finds files and directories as they were at one instant, under their own names.
 ///
-/// CMD is any program that reads: restic, borg, rsync, tar, cp, sqlite3, static ones, too. It runs in a mount namespace of its own, in
-/// which a read-only view stands over the paths; all other programs see the files as they are, and go on writing them. When CMD ends,
-/// the view ends. A read of what could not be preserved fails with EIO.
+/// CMD is any program that reads: restic, borg, rsync, tar, cp, sqlite3, static ones, too. It runs in a mount namespace of its
+/// own, in which a read-only view stands over the paths; all other programs see the files as they are, and go on writing them.
+/// When CMD ends, the view ends. A read of what could not be preserved fails with EIO.
 ///
-/// The exit status is that of CMD, 128 and the signal's number if a signal ended it; but 4 if a snapshot turned out to be doubtful or
-/// broken, and 1 if there was no view to run CMD in.
+/// The exit status is that of CMD, 128 and the signal's number if a signal ended it; but 4 if a snapshot turned out to be
+/// doubtful or broken, and 1 if there was no view to run CMD in.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Freeze {
@@ -123,8 +123,8 @@ pub struct Freeze {
 
 /// Shows a directory or a file, as it was at one instant, in another place until `snapshim umount`.
 ///
-/// Every user may read there what the modes of the files allow. Without root it needs fusermount3, and only this user may read. A process
-/// stays in the background and answers; what the library logs goes to the file that SNAPSHIM_LOG names.
+/// Every user may read there what the modes of the files allow. Without root it needs fusermount3, and only this user may read. A
+/// process stays in the background and answers; what the library logs goes to the file that SNAPSHIM_LOG names.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Mount {

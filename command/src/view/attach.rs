@@ -34,8 +34,8 @@ pub struct Place {
     pub is_directory: bool,
 }
 
-/// Mounts a view that has no server yet, and returns the device by which the kernel asks one. `checks_modes`: the kernel lets a user
-/// read what the modes of the files allow; else it lets everyone read all.
+/// Mounts a view that has no server yet, and returns the device by which the kernel asks one. `checks_modes`: the kernel lets a
+/// user read what the modes of the files allow; else it lets everyone read all.
 pub fn mount_at(place: &Place, checks_modes: bool) -> Outcome<OwnedFd> {
     let device = open()?;
     let kind = if place.is_directory { libc::S_IFDIR } else { libc::S_IFREG };
@@ -84,8 +84,8 @@ pub fn is_view(path: &Path) -> bool {
     device_number(path).is_some()
 }
 
-/// Has the kernel read ahead of a reader by more than it does of itself: two answers are then on their way at once. To be asked for once
-/// the view is served. Only root may; without it all works, if slower.
+/// Has the kernel read ahead of a reader by more than it does of itself: two answers are then on their way at once. To be asked
+/// for once the view is served. Only root may; without it all works, if slower.
 pub fn read_ahead(place: &Place) {
     if let Some(device) = device_number(&place.path) {
         _ = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), AHEAD.to_string());

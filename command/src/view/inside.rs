@@ -1,9 +1,9 @@
 //! The process that has a view over the files' own paths, and becomes the user's program.
 //!
-//! It begins before this command becomes one under the library: the program then has the environment that the user gave it, and no
-//! library that the user did not ask for. It makes a mount namespace (and a user namespace where it may not make one otherwise), mounts
-//! there, and sends the devices to the command, which answers for the view from outside. When it ends, its namespace goes, and the mounts
-//! with it.
+//! It begins before this command becomes one under the library: the program then has the environment that the user gave it, and
+//! no library that the user did not ask for. It makes a mount namespace (and a user namespace where it may not make one
+//! otherwise), mounts there, and sends the devices to the command, which answers for the view from outside. When it ends, its
+//! namespace goes, and the mounts with it.
 
 use std::convert::Infallible;
 use std::env;
@@ -175,8 +175,8 @@ fn is_told_to_go(socket: &OwnedFd) -> bool {
     }
 }
 
-/// Makes this process have mounts of its own. Whether the kernel shall check the modes of files: a user in a namespace of its own reads
-/// what this command could read.
+/// Makes this process have mounts of its own. Whether the kernel shall check the modes of files: a user in a namespace of its own
+/// reads what this command could read.
 fn separate() -> Outcome<bool> {
     let is_privileged = unshare(CloneFlags::CLONE_NEWNS).is_ok();
     if !is_privileged {

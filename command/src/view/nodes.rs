@@ -221,8 +221,8 @@ impl<'a> Building<'a> {
         Ok(node)
     }
 
-    /// The attributes, with the number of the inode: programs know a file by it from one backup to the next. Two of different devices
-    /// may have one number, so that the second one gets another.
+    /// The attributes, with the number of the inode: programs know a file by it from one backup to the next. Two of different
+    /// devices may have one number, so that the second one gets another.
     fn attributes(&self, item: &Item, node: usize) -> FileAttr {
         let own = item.found.ino();
         let is_free = own != ROOT && own < OWN_NUMBERS && !self.by_number.contains_key(&own);

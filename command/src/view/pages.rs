@@ -1,9 +1,9 @@
 //! How the bytes of a snapshot come to the kernel, as the answer to a read.
 //!
-//! They go through a pipe. write(2) into it copies them with ordinary loads, and answers EFAULT where a page of a broken snapshot would
-//! raise SIGBUS; splice(2) then moves the pipe's pages into the view's page cache without another copy. A call that pins the pages of the
-//! snapshot first (writev(2) to /dev/fuse itself, vmsplice(2), process_vm_readv(2)) could copy from a page of the file that the snapshot
-//! has left in between, and so newer bytes.
+//! They go through a pipe. write(2) into it copies them with ordinary loads, and answers EFAULT where a page of a broken snapshot
+//! would raise SIGBUS; splice(2) then moves the pipe's pages into the view's page cache without another copy. A call that pins
+//! the pages of the snapshot first (writev(2) to /dev/fuse itself, vmsplice(2), process_vm_readv(2)) could copy from a page of
+//! the file that the snapshot has left in between, and so newer bytes.
 
 use std::cell::RefCell;
 use std::io;
