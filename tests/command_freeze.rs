@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, command, library, program, run, run_ok, skip, text, wait_until};
+use common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
 
 /// Of a file that the writer writes: 64 MiB.
 const BLOCKS: &str = "16384";
@@ -46,12 +46,6 @@ fn has_fuse(test: &str) -> bool {
         skip(test, "/dev/fuse cannot be opened");
     }
     has
-}
-
-/// Whether the library takes snapshots of several files at one instant.
-fn has_groups() -> bool {
-    let name = b"\0__snapshim_mapv\0";
-    fs::read(library()).unwrap().windows(name.len()).any(|bytes| bytes == name)
 }
 
 fn is_installed(test: &str, name: &str) -> bool {
@@ -134,12 +128,6 @@ fn several_files_are_of_one_instant() {
     if !has_fuse("several_files_are_of_one_instant") {
         return;
     }
-    if !has_groups() {
-        return skip(
-            "several_files_are_of_one_instant",
-            "the library takes no snapshots of several files at one instant",
-        );
-    }
     let scratch = Scratch::on_tmpfs();
     fs::create_dir_all(scratch.file("live/in")).unwrap();
     let writer = Writer::start(&scratch, FEW, &FILES);
@@ -155,9 +143,6 @@ fn several_files_are_of_one_instant() {
 fn a_database_is_whole_while_it_is_written() {
     if !has_fuse("a_database_is_whole") || !is_installed("a_database_is_whole", "sqlite3") {
         return;
-    }
-    if !has_groups() {
-        return skip("a_database_is_whole", "the library takes no snapshots of several files at one instant");
     }
     let scratch = Scratch::on_tmpfs();
     fs::create_dir(scratch.file("live")).unwrap();
