@@ -1,7 +1,7 @@
 //! The documents name what is there: files, folders, functions, faults, tests and make's targets.
 //!
-//! docs/architecture.md is how a reader finds a file. Each name in it that the sources do not have fails here, and so does a folder of
-//! the sources that it does not name.
+//! docs/architecture.md is how a reader finds a file. Each name in it that the sources do not have fails here, and so does a folder
+//! of the sources that it does not name.
 
 use std::fs;
 use std::path::{Path, PathBuf};

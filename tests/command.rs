@@ -1,8 +1,8 @@
 //! The command: what it prints is what tests/command shows, and what it copies is of one instant.
 //!
 //! Each page of tests/command is run from its first line to its last in a directory of its own. A line `$ ...` is a command for the
-//! shell, what follows is what it prints on both outputs, and `? N` its exit status if that is not 0. `[..]` stands for anything within
-//! a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
+//! shell, what follows is what it prints on both outputs, and `? N` its exit status if that is not 0. `[..]` stands for anything
+//! within a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
 
 mod common;
 

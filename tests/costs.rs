@@ -1,7 +1,7 @@
 //! A call costs what it touches, not what exists beside it: other snapshots, other processes, what came and went before.
 //!
-//! Each cost is measured twice in one run, with little and with much around it, as medians. The limits leave room for a busy machine:
-//! what grows with what exists grows by the tens here. The exact limits are those of `make bench`.
+//! Each cost is measured twice in one run, with little and with much around it, as medians. The limits leave room for a busy
+//! machine: what grows with what exists grows by the tens here. The exact limits are those of `make bench`.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! The environment is the one that the program was handed. It is obeyed where /proc does not show it; a program with more rights than
-//! its caller obeys none of it but SNAPSHIM_DISABLE.
+//! The environment is the one that the program was handed. It is obeyed where /proc does not show it; a program with more rights
+//! than its caller obeys none of it but SNAPSHIM_DISABLE.
 //!
 //! Each command runs as another user, in a mount namespace of its own with an empty /dev/shm.
 

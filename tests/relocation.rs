@@ -1,5 +1,5 @@
-//! A file is cut under a snapshot: however long the snapshot is, whatever the mapper's own threads, or the kernel for them, store into
-//! it meanwhile, no store is lost, no other byte changes, and a hole stays one.
+//! A file is cut under a snapshot: however long the snapshot is, whatever the mapper's own threads, or the kernel for them, store
+//! into it meanwhile, no store is lost, no other byte changes, and a hole stays one.
 
 mod common;
 

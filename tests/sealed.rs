@@ -38,7 +38,8 @@ fn can_seal(test: &str) -> bool {
     can
 }
 
-/// What is written by dprintf(3) alone is not seen there from glibc 2.37 on (docs/not-covered.md). A warning says so, to each program.
+/// What is written by dprintf(3) alone is not seen there from glibc 2.37 on (docs/not-covered.md). A warning says so, to each
+/// program.
 fn is_dprintf_seen() -> bool {
     common::glibc_minor() < 37
 }

@@ -42,8 +42,8 @@ pub enum Command {
 /// Copies files and directories, all as they were at one instant.
 ///
 /// The programs that write the files have to run under the library. They are not stopped: a write waits some microseconds while the
-/// instant is chosen. A copy gets its name when it is whole, exact and on the disk. If a snapshot turns out to be doubtful or broken,
-/// nothing is put in place.
+/// instant is chosen. A copy gets its name when it is whole, exact and on the disk. If a snapshot turns out to be doubtful or
+/// broken, nothing is put in place.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Cp {
@@ -75,8 +75,8 @@ pub struct Cat {
 
 /// Runs a program under the library, so that it can take snapshots, and others can take snapshots of what it writes.
 ///
-/// What the program starts runs under the library as well. A program that the library does not reach (static, of Go, of another libc,
-/// setuid) is named before it starts, with the reason: its writes are in no exact snapshot.
+/// What the program starts runs under the library as well. A program that the library does not reach (static, of Go, of another
+/// libc, setuid) is named before it starts, with the reason: its writes are in no exact snapshot.
 #[derive(Debug, Args)]
 pub struct Run {
     /// Have the program's mappings of matching files stay as they were when they were made (SNAPSHIM_KEEP).

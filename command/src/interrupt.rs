@@ -1,5 +1,5 @@
-//! Ctrl-C and its kin: noted, so that what is under way stops and takes away what it has begun. Then the command ends by the signal,
-//! as its caller expects.
+//! Ctrl-C and its kin: noted, so that what is under way stops and takes away what it has begun. Then the command ends by the
+//! signal, as its caller expects.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 

@@ -132,7 +132,8 @@ fn processes(table: &Table) -> Vec<Process> {
     found
 }
 
-/// Which processes hold snapshots back that others want to make: what they do, to which file, and since when a snapshot waits for it.
+/// Which processes hold snapshots back that others want to make: what they do, to which file, and since when a snapshot waits for
+/// it.
 fn delays(table: &Table) -> Vec<Delay> {
     let describe = |(id, delay): (snapshim::protocol::process_id::ProcessId, snapshim::protocol::delay::Delay)| {
         let seconds = raw::now().saturating_sub(delay.since) as f64 / 1e9;

@@ -106,8 +106,8 @@ impl Table {
             && (!is_mapper || self.header.active.is_raised())
     }
 
-    /// Whether the segments in the table are those that the process holds, and writers find them. A process that has given them back
-    /// holds them until it ends, which may take a while on a busy machine.
+    /// Whether the segments in the table are those that the process holds, and writers find them. A process that has given them
+    /// back holds them until it ends, which may take a while on a busy machine.
     fn shows_all(&self, known: &Knowledge<'_>) -> bool {
         let is_all = self.over_splits(|walk| {
             let owner = known.id.owner_word(known.index);

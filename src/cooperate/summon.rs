@@ -1,5 +1,5 @@
-//! Asking a process that has no agent to start one: by a signal, whose handler the process has put in before it mapped a file shared
-//! and writable.
+//! Asking a process that has no agent to start one: by a signal, whose handler the process has put in before it mapped a file
+//! shared and writable.
 //!
 //! The signal is the one by which libc's setuid(2) reaches every thread. libc keeps it out of every mask, and lets no program have
 //! it. It goes to one thread, above all to one that waits in a call which the kernel restarts.

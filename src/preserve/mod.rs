@@ -338,7 +338,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         self.table.find_over_splits(|walk| walk.of(origin).find(is_left)).is_none()
     }
 
-    /// Preserves what the bytes `range` touch of one segment, as far as it goes at once, in steps of which none begins after `until`.
+    /// Preserves what the bytes `range` touch of one segment, as far as it goes at once, in steps of which none begins after
+    /// `until`.
     fn preserve_at_once(&self, index: u32, incarnation: u32, range: &Range<u64>, until: u64) -> bool {
         let Some(snapshot) = self.table.snapshot(index) else { return true };
         let (mut done, mut goes_ahead) = (0, self.mode != PushMode::Agent);
@@ -760,8 +761,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     }
 }
 
-/// Whether every snapshot of `origin` has its own copy of what `bytes` touches: nothing is left to do for a change of them. It takes
-/// little stack.
+/// Whether every snapshot of `origin` has its own copy of what `bytes` touches: nothing is left to do for a change of them. It
+/// takes little stack.
 #[must_use]
 pub fn is_preserved(table: &Table, origin: Origin, bytes: &Range<u64>) -> bool {
     let is_left = |index: &u32| {

@@ -16,8 +16,8 @@
 //! at a pagemap, so that nothing is believed that came from another file. A file is bound to the address space that it was opened
 //! on.
 //!
-//! There is room for the files of many mappers. The files of those that have ended are closed when another is opened, and by writers
-//! that go on: about once a second.
+//! There is room for the files of many mappers. The files of those that have ended are closed when another is opened, and by
+//! writers that go on: about once a second.
 
 use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{OFlags, SeekFrom, seek, tell};

@@ -3,9 +3,9 @@
 //! A creation's state is one word. One compare-exchange decides whether it comes about: the creator's `commit` against an `abort`
 //! by any other process. The record is also the gate of the origins that it names: a writer waits if any record names its origin.
 //!
-//! Creations of different origins are made side by side, each in its own record. Of one origin only one is under way: otherwise those
-//! who make snapshots of one file again and again would take all records, and leave its writers no gap. So a creator *proposes* its
-//! creation, and compares it with the others before it goes on ([`Creations::rival`]).
+//! Creations of different origins are made side by side, each in its own record. Of one origin only one is under way: otherwise
+//! those who make snapshots of one file again and again would take all records, and leave its writers no gap. So a creator
+//! *proposes* its creation, and compares it with the others before it goes on ([`Creations::rival`]).
 
 use super::limits::CREATIONS;
 use super::origin::{AtomicTarget, Origin, Target};
@@ -57,8 +57,8 @@ pub trait Intents {
     /// Whether the process of the creator with writer slot `owner` may have snapshots of `origin`. A creation for which it makes
     /// one meanwhile is proposed anew.
     fn is_held(&self, owner: u16, origin: Origin) -> bool;
-    /// Whether the process of the creator with writer slot `owner` has, or is making, snapshots of `origin`. The creator has said so
-    /// before it claims its creation.
+    /// Whether the process of the creator with writer slot `owner` has, or is making, snapshots of `origin`. The creator has said
+    /// so before it claims its creation.
     fn is_in_group(&self, owner: u16, origin: Origin) -> bool;
 }
 

@@ -523,8 +523,8 @@ impl<I: Intents> Gate<'_, I> {
         }
     }
 
-    /// Announces a call of which it is not known which file it changes. `None`: a snapshot exists or is being made, and the frame is
-    /// free again; the call must not be made so.
+    /// Announces a call of which it is not known which file it changes. `None`: a snapshot exists or is being made, and the frame
+    /// is free again; the call must not be made so.
     ///
     /// A creation that begins later waits for the call.
     #[inline]

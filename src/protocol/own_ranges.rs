@@ -3,8 +3,8 @@
 //! The table is shared and can be damaged. This process populates, moves, replaces or drops its memory only where it has itself
 //! mapped a snapshot, whatever a record says.
 //!
-//! The ranges stand in order of their addresses, so a range is found in a few steps however many there are. The highest comes first,
-//! because the kernel maps downwards: a new one mostly goes to the end.
+//! The ranges stand in order of their addresses, so a range is found in a few steps however many there are. The highest comes
+//! first, because the kernel maps downwards: a new one mostly goes to the end.
 
 use core::ops::Range;
 
@@ -27,8 +27,8 @@ pub struct OwnRanges {
     ranges: [AtomicU64; CAPACITY],
     /// For each: the record of the table in which its pages were found last, or may be found. A guess.
     records: [AtomicU32; CAPACITY],
-    /// Odd while words are being shifted. It changes as well when the rest of a range has come to another word, before it leaves the
-    /// old word.
+    /// Odd while words are being shifted. It changes as well when the rest of a range has come to another word, before it leaves
+    /// the old word.
     moves: AtomicU32,
     /// Words below this index may be in use.
     used: AtomicU32,
@@ -129,8 +129,8 @@ impl OwnRanges {
         place.map(|(place, range)| Held { range, record: self.records[place].load(Ordering::Relaxed) })
     }
 
-    /// What `look` finds while no range is moved. While words are being shifted there is no order, but each range stands in one word
-    /// at least.
+    /// What `look` finds while no range is moved. While words are being shifted there is no order, but each range stands in one
+    /// word at least.
     fn settled<T>(&self, look: impl Fn(bool) -> T) -> T {
         loop {
             // Acquire: pairs with the Release in `moved` and `shifting`: what was moved before is found in its new place.
@@ -368,8 +368,8 @@ impl OwnRanges {
 
     /// Notes that the process is about to end and gives its snapshots back: from now on the table has fewer of them than are held.
     pub fn note_given_back(&self) {
-        // Release: as the store that takes a record out of the table comes later, and is a Release as well, the thread that acquires
-        // that finds this.
+        // Release: as the store that takes a record out of the table comes later, and is a Release as well, the thread that
+        // acquires that finds this.
         self.given_back.store(1, Ordering::Release);
     }
 
@@ -380,8 +380,8 @@ impl OwnRanges {
 
     /// Takes all out, in a process that has none yet.
     pub fn clear(&self) {
-        // The thread that was shifting words when the process was forked is not here to end that. A store would give the process a page
-        // of its own, for ranges that most processes do not have.
+        // The thread that was shifting words when the process was forked is not here to end that. A store would give the process a
+        // page of its own, for ranges that most processes do not have.
         for word in [&self.changing, &self.given_back, &self.moves, &self.empty, &self.used] {
             if word.load(Ordering::Relaxed) != 0 {
                 word.store(0, Ordering::Relaxed);

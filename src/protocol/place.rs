@@ -1,8 +1,8 @@
 //! Places: in which records snapshots stand, so that no walk looks at records that are free.
 //!
-//! Records stand in buckets. Each origin has a home, the bucket at which the search for a free record begins; further buckets follow
-//! in order. Two marks of each bucket say how far a walk has to look: which of its records may be in use, and how many buckets, from
-//! this one on, may hold snapshots of the origins whose home it is.
+//! Records stand in buckets. Each origin has a home, the bucket at which the search for a free record begins; further buckets
+//! follow in order. Two marks of each bucket say how far a walk has to look: which of its records may be in use, and how many
+//! buckets, from this one on, may hold snapshots of the origins whose home it is.
 //!
 //! A mark is raised between the claim of a record and its publication. It is lowered by a process that finds, after it has read the
 //! mark, that nothing needs it. Each raise counts, also one that changes nothing: so a process that was about to lower the mark

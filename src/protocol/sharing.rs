@@ -31,8 +31,8 @@ const fn bits_of(fingerprint: u64) -> u64 {
     1 << (fingerprint >> 59) | 1 << (32 + (fingerprint >> 54 & 31))
 }
 
-/// The bits that [`Sharing`] has of several origins. It lists, for each bit of the low half, the bits of the high half with which an
-/// origin has it.
+/// The bits that [`Sharing`] has of several origins. It lists, for each bit of the low half, the bits of the high half with which
+/// an origin has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OriginBits([u32; 32]);
 

@@ -4,8 +4,8 @@
 //! other by index. Whatever a process was doing when it died, any other process can undo it from the table alone.
 //!
 //! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
-//! `growth`), where snapshots stand (`places`), walks over them ([`walk`], `held`) and the pool of preserved bits ([`blocks`]). The records
-//! themselves, and what may happen to them, are in [`protocol`](crate::protocol).
+//! `growth`), where snapshots stand (`places`), walks over them ([`walk`], `held`) and the pool of preserved bits ([`blocks`]). The
+//! records themselves, and what may happen to them, are in [`protocol`](crate::protocol).
 //!
 //! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). It waits for no other process, does not judge whether one lives,
 //! and touches no memory but its own.
@@ -185,8 +185,8 @@ impl Table {
             .is_some()
     }
 
-    /// Whether snapshot `index` is of `origin`, wants its pages preserved, and is `like`. It takes little stack, as a write asks that
-    /// on the stack of the application.
+    /// Whether snapshot `index` is of `origin`, wants its pages preserved, and is `like`. It takes little stack, as a write asks
+    /// that on the stack of the application.
     #[inline(never)]
     pub fn has_wanting(&self, index: u32, origin: Origin, like: impl FnOnce(&View) -> bool) -> bool {
         let view = self.snapshot(index).and_then(|snapshot| self.plausible_view(snapshot));

@@ -29,9 +29,9 @@ fn runnable() -> u64 {
     stat.lines().find_map(|line| line.strip_prefix("procs_running ")?.parse().ok()).unwrap_or(0)
 }
 
-/// Runs a check with a time in milliseconds that is long enough on an idle machine: mostly a SNAPSHIM_TIMEOUT_MS that the check has to
-/// wait for. Where it fails, and the machine was so busy that the time may have been too short, it runs once more, aloud, with ten
-/// times the time.
+/// Runs a check with a time in milliseconds that is long enough on an idle machine: mostly a SNAPSHIM_TIMEOUT_MS that the check has
+/// to wait for. Where it fails, and the machine was so busy that the time may have been too short, it runs once more, aloud, with
+/// ten times the time.
 pub fn in_good_time(test: &str, timeout_ms: u64, check: impl Fn(&str)) {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| drop(std::thread::spawn(|| watch())));

@@ -210,8 +210,8 @@ fn run(program: &str, arguments: &[&str], file: &Path) -> Option<String> {
     (!output.stdout.is_empty()).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Code between two functions that describes no frame goes on with the first one, as in clone(2), and so does what follows it unaligned;
-/// but for what only fills the space.
+/// Code between two functions that describes no frame goes on with the first one, as in clone(2), and so does what follows it
+/// unaligned; but for what only fills the space.
 fn whole(described: &[Range<u64>], instructions: &[Instruction]) -> Vec<Range<u64>> {
     const ALIGNMENT: u64 = 16;
     let mut all: Vec<Range<u64>> = vec![];

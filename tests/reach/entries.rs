@@ -1,5 +1,5 @@
-//! What a handle of libc's leads to (dlsym(3)): its own functions, past the exported symbols. Each has a detour or a jump at its entry,
-//! or comes to one inside.
+//! What a handle of libc's leads to (dlsym(3)): its own functions, past the exported symbols. Each has a detour or a jump at its
+//! entry, or comes to one inside.
 
 use std::collections::BTreeSet;
 use std::fs;

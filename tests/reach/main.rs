@@ -1,8 +1,8 @@
 //! No call gets past: every way into the kernel that could change a file is sorted, and a new one fails here.
 //!
-//! The calls that the library takes by name, where libc's own entries lead, those that it takes by number, the kernel's own table of
-//! system calls and of ioctl requests, and every system call instruction of libc, of ld.so and of other libraries that make them are
-//! held side by side.
+//! The calls that the library takes by name, where libc's own entries lead, those that it takes by number, the kernel's own table
+//! of system calls and of ioctl requests, and every system call instruction of libc, of ld.so and of other libraries that make them
+//! are held side by side.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -66,7 +66,8 @@ pub const NOT_COVERED: [(&str, &str); 16] = [
     ("BTRFS_IOC_RESIZE", "a mounted block device"),
 ];
 
-/// Requests of whole groups that change no byte of a file, nor of a device that a snapshot can be of: a header of queries and settings.
+/// Requests of whole groups that change no byte of a file, nor of a device that a snapshot can be of: a header of queries and
+/// settings.
 const HARMLESS_GROUPS: [&str; 9] =
     ["CDROM", "CDC_", "CDF_", "DVD_", "HDIO_", "TASKFILE_", "UBLK_", "UBLKSRV_", "SCSI_IOCTL_"];
 

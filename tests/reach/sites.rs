@@ -166,7 +166,8 @@ fn every_system_call_instruction_of_the_loader_is_sorted() {
 const LIBRARIES: &[(&str, &[&str])] = &[
     // Its exported functions are taken; it makes them by syscall(2).
     ("libaio.so.1", &[]),
-    // It raises a limit for itself. Its setup is denied at syscall(2) or by the filter, and without that the others have no ring; see `io_uring` in docs/not-covered.md.
+    // It raises a limit for itself. Its setup is denied at syscall(2) or by the filter, and without that the others have no ring;
+    // see `io_uring` in docs/not-covered.md.
     (
         "liburing.so.2",
         &[

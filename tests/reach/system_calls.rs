@@ -8,8 +8,8 @@ pub const WRITES: &str = "
     utime utimes futimesat utimensat
 ";
 
-/// They change a file's bytes later, what memory shows of them, what a descriptor means, or which processes share them. The library has to
-/// see each: by name, and by number.
+/// They change a file's bytes later, what memory shows of them, what a descriptor means, or which processes share them. The library
+/// has to see each: by name, and by number.
 pub const CHANGES: &str = "
     io_setup io_destroy io_uring_setup vmsplice
     close close_range dup2 dup3
@@ -17,8 +17,8 @@ pub const CHANGES: &str = "
     fork vfork clone clone3 execve execveat
 ";
 
-/// They change no file, but another promise needs them seen: what the kernel stores into a shared mapping, SIGSEGV as the program set
-/// it, locked memory, credentials and limits that decide what this process may still reach, the end of a thread
+/// They change no file, but another promise needs them seen: what the kernel stores into a shared mapping, SIGSEGV as the program
+/// set it, locked memory, credentials and limits that decide what this process may still reach, the end of a thread
 /// and of the process.
 pub const SEEN: &str = "
     read pread64 readv preadv preadv2 recvfrom recvmsg recvmmsg getrandom process_vm_readv
@@ -82,8 +82,8 @@ pub const GONE: &str = "
     security tuxcall vserver
 ";
 
-/// In the kernel's symbols, but under no number of this machine's table: other machines', other word sizes', or other names of numbers
-/// above.
+/// In the kernel's symbols, but under no number of this machine's table: other machines', other word sizes', or other names of
+/// numbers above.
 pub const OTHER_TABLES: &str = "
     chown16 fchown16 getegid16 geteuid16 getgid16 getgroups16 getresgid16 getresuid16 getuid16 lchown16 setfsgid16 setfsuid16 setgid16
     setgroups16 setregid16 setresgid16 setresuid16 setreuid16 setuid16

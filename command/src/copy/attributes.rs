@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 /// Gives `target` what `source` has. `found` is of before the instant: a copy is never called newer than its bytes are.
 ///
-/// The owner stays this user where the user may not give files away. Of the extended attributes those are passed over that this user
-/// may not set (`security`, `trusted`), or that the target's file system does not have.
+/// The owner stays this user where the user may not give files away. Of the extended attributes those are passed over that this
+/// user may not set (`security`, `trusted`), or that the target's file system does not have.
 pub fn copy(source: &File, found: &Metadata, target: &File) -> io::Result<()> {
     let mut mode = found.mode() & 0o7777;
     if fchown(target, Some(found.uid()), Some(found.gid())).is_err() {

@@ -1,8 +1,8 @@
 //! Buffers into which the kernel copies bytes of a snapshot.
 //!
 //! A page of a broken snapshot raises SIGBUS when a program reads it. So the kernel reads it: a write(2) from there answers EFAULT.
-//! It writes into a memfd, and the program reads that through a mapping. The kernel copies with ordinary loads. A call that pins the
-//! pages first (process_vm_readv(2), O_DIRECT) could copy from a page that the snapshot has already left, and so newer bytes.
+//! It writes into a memfd, and the program reads that through a mapping. The kernel copies with ordinary loads. A call that pins
+//! the pages first (process_vm_readv(2), O_DIRECT) could copy from a page that the snapshot has already left, and so newer bytes.
 
 use std::fs::File;
 use std::io;
@@ -41,8 +41,8 @@ impl Buffer {
         assert!(length <= PIECE);
         let mut done = 0;
         while done < length {
-            // SAFETY: the kernel reads at the address, and answers EFAULT where nothing can be read. `self` is borrowed exclusively,
-            // so that no slice of the buffer is alive.
+            // SAFETY: the kernel reads at the address, and answers EFAULT where nothing can be read. `self` is borrowed
+            // exclusively, so that no slice of the buffer is alive.
             let count = unsafe {
                 libc::pwrite(self.file.as_raw_fd(), (address + done) as *const _, length - done, done as libc::off_t)
             };

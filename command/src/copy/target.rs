@@ -23,7 +23,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// A new file beside `path`. `nameless`: nothing of it is left even if this process is killed; it takes a descriptor until the end.
+    /// A new file beside `path`. `nameless`: nothing of it is left even if this process is killed; it takes a descriptor until the
+    /// end.
     pub fn new(path: &Path, nameless: bool) -> io::Result<Self> {
         let made = |file, temporary| Self { path: path.to_owned(), file: Some(file), temporary, written: 0 };
         let mut options = OpenOptions::new();

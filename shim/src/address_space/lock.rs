@@ -36,8 +36,8 @@ pub struct Mappings {
 /// No segment has been made odd.
 pub const NOTHING: (u64, u64) = (u64::MAX, 0);
 
-/// Holds the mappings if a range of addresses touches a snapshot, or addresses that one has left reserved; `None` if it touches none, which costs next to nothing to find
-/// out.
+/// Holds the mappings if a range of addresses touches a snapshot, or addresses that one has left reserved; `None` if it touches
+/// none, which costs next to nothing to find out.
 #[inline]
 pub fn touching(range: &Range<u64>) -> Option<Mappings> {
     let own = identity::attached()?;

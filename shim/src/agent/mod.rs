@@ -1,5 +1,5 @@
-//! Agent: the shim's one helper thread in a process that has snapshots, or has a file mapped shared and writable of which a snapshot
-//! was made.
+//! Agent: the shim's one helper thread in a process that has snapshots, or has a file mapped shared and writable of which a
+//! snapshot was made.
 //!
 //! [`start`] creates it, [`run`] is its loop, [`alone`] finds out whether it is the last thread, [`exclusion`] makes calls that
 //! exclude it.

@@ -31,8 +31,8 @@ pub fn start_for_snapshots(own: &ThisProcess) {
 }
 
 /// Makes the process ready to map `origin` shared and writable: when a snapshot of it is made, the mapping has to be armed. Another
-/// process that makes one asks for an agent then ([`snapshim::cooperate::summon`]). So there is none before, unless snapshots of the
-/// origin exist, or other users may make them: they may not ask.
+/// process that makes one asks for an agent then ([`snapshim::cooperate::summon`]). So there is none before, unless snapshots of
+/// the origin exist, or other users may make them: they may not ask.
 pub fn be_ready(own: &ThisProcess, origin: Origin) {
     if !own.image.agent_state().is(ABSENT) {
         return;

@@ -1,7 +1,7 @@
 //! The file that the library was loaded from.
 //!
-//! Each process that has the library loaded executes its pages. The kernel refuses to overwrite a program that is executed (ETXTBSY,
-//! open(2)), but not a library.
+//! Each process that has the library loaded executes its pages. The kernel refuses to overwrite a program that is executed
+//! (ETXTBSY, open(2)), but not a library.
 
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicU64, Ordering};

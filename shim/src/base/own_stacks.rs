@@ -1,8 +1,8 @@
 //! Stacks on which faults are resolved and pages are preserved: the application's own may be nearly full, or a small alternate one.
 //!
-//! A thread on such a stack has its signals blocked, but for those that a sandbox or a debugger needs: no handler of the application
-//! runs there, and no longjmp(3) leaves it. No call of the application is made there, so no thread is cancelled there and none
-//! forks. A thread that finds no stack free stays on the one that it is on.
+//! A thread on such a stack has its signals blocked, but for those that a sandbox or a debugger needs: no handler of the
+//! application runs there, and no longjmp(3) leaves it. No call of the application is made there, so no thread is cancelled there
+//! and none forks. A thread that finds no stack free stays on the one that it is on.
 
 use core::arch::naked_asm;
 use core::ffi::c_void;

@@ -36,7 +36,8 @@ pub fn page() -> Option<*mut c_void> {
     let page = arena::memory(PAGE as usize)?;
     // SAFETY: memory of the arena, which only this function knows of yet.
     unsafe { madvise(page, PAGE as usize, Advice::LinuxWipeOnFork) }.ok()?;
-    // AcqRel: pairs with itself and with the Acquires above. The first of two threads wins, and the page of the other is lost, once.
+    // AcqRel: pairs with itself and with the Acquires above. The first of two threads wins, and the page of the other is lost,
+    // once.
     match PAGE_FOUND.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Some(page),
         Err(first) => Some(first),

@@ -1,8 +1,8 @@
 //! What ld.so maps, at the start of a program and in dlopen(3): its own calls pass through no hook.
 //!
 //! Such a mapping becomes no snapshot, although the environment names its file. It could be made one afterwards, but dlclose(3)
-//! takes it away by a call that is not seen either: the record of the snapshot would then name memory that is something else. So the
-//! log says that there is none.
+//! takes it away by a call that is not seen either: the record of the snapshot would then name memory that is something else. So
+//! the log says that there is none.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};

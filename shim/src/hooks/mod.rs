@@ -1,8 +1,8 @@
 //! Hooks: one file for each family of libc's calls. A hook says what its call would touch, hands it over, and answers as libc does.
 //!
 //! [`mod@file`] is the lowest; [`aio`], [`process`], [`signal`] and [`stdio`] may import it, and none of the others. Beside these
-//! folders stand [`mmap`], [`mlockall`], [`syscall`] (the same calls made by number), [`namespace`], [`loader`] and the lists of all
-//! hooks.
+//! folders stand [`mmap`], [`mlockall`], [`syscall`] (the same calls made by number), [`namespace`], [`loader`] and the lists of
+//! all hooks.
 //!
 //! A hook runs wherever the program makes a call: in a signal handler, under malloc's locks, before libc's constructors.
 //!

@@ -49,8 +49,8 @@ fn await_pushers(own: &ThisProcess) {
     }
 }
 
-/// Waits until a process that is about to send this one a signal has done so: the next image has no handler. The signal comes before
-/// the next system call of the thread that it goes to.
+/// Waits until a process that is about to send this one a signal has done so: the next image has no handler. The signal comes
+/// before the next system call of the thread that it goes to.
 fn await_summoner(record: &Process) {
     const LONGEST_WAIT: u64 = 50_000_000;
     let until = raw::now() + LONGEST_WAIT;

@@ -195,8 +195,8 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
     own.image.end_search();
 }
 
-/// Observes the origin of the snapshot at `addresses` through `descriptor`, which the program says leads to it: only so many origins
-/// are watched by descriptors of the library's own.
+/// Observes the origin of the snapshot at `addresses` through `descriptor`, which the program says leads to it: only so many
+/// origins are watched by descriptors of the library's own.
 ///
 /// Errors: `EINVAL` (no snapshot there, or the descriptor leads to another file), `EAGAIN` (another thread has observed origins for
 /// as long as a writer is waited for).

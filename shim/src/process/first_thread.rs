@@ -10,7 +10,8 @@ use snapshim::sys::raw;
 /// The address of that word; 0: not known.
 static WORD: AtomicU64 = AtomicU64::new(0);
 
-/// Where in the thread's descriptor the id may stand. glibc has it behind the 704 bytes that the processor's ABI fixes (nptl/descr.h).
+/// Where in the thread's descriptor the id may stand. glibc has it behind the 704 bytes that the processor's ABI fixes
+/// (nptl/descr.h).
 const PLACES: core::ops::Range<u64> = 704..1024;
 
 /// Looks for the word of the calling thread, if it is the first of its process. The constructor does that, and a forked child.

@@ -49,8 +49,8 @@ pub fn keep_expecting_summons() {
     }
 }
 
-/// Answers a summons that may come. To be called where this process waits for another one's creation: that may wait for this process
-/// in turn, and the signal may not come through, because all signals are blocked.
+/// Answers a summons that may come. To be called where this process waits for another one's creation: that may wait for this
+/// process in turn, and the signal may not come through, because all signals are blocked.
 pub fn answer_summons() {
     // Acquire: pairs with the Release in `expect_summons`.
     let answer = ANSWERER.load(Ordering::Acquire);

@@ -141,8 +141,8 @@ fn log_old_kernel(error: Errno) {
     }
 }
 
-/// Says why a page of the file cannot be had, where populating fails as a store into it would (SIGBUS): on tmpfs a hole takes memory
-/// even for a private copy (shmem_get_folio_gfp, mm/shmem.c).
+/// Says why a page of the file cannot be had, where populating fails as a store into it would (SIGBUS): on tmpfs a hole takes
+/// memory even for a private copy (shmem_get_folio_gfp, mm/shmem.c).
 fn without_page(file: BorrowedFd<'_>) -> Errno {
     let is_full = rustix::fs::fstatfs(file).is_ok_and(|found| found.f_bavail == 0);
     let (error, why) = if is_full { (Errno::NOSPC, "is full") } else { (Errno::IO, "does not give it") };
