@@ -8,10 +8,11 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: all setup test test-libc check tests-built unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
 
-# The library is built by itself: crates that it shares with the command would get more features from that (command/Cargo.toml).
+# The library is built by itself: crates that it shares with the command would get more features from that (command/Cargo.toml). The
+# command gains nothing by optimization across crates, which takes longer than all the rest.
 all:
 	+$(CARGO) build --release --package libsnapshim
-	+$(CARGO) build --release --package snapshim-command
+	+CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(CARGO) build --release --package snapshim-command
 	target/release/snapshim generate $(PAGES)
 
 # What the tests use beyond Rust, gcc, make and python3. Without root or apt-get they skip, aloud, what is missing.
