@@ -2,6 +2,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
+CHECKED = target/check
 # Man pages and completions.
 PAGES = target/pages
 SHARE = $(DESTDIR)$(PREFIX)/share
@@ -29,14 +30,15 @@ test:
 test-libc: all
 	tests/libc_roots.sh
 
-# Licences and sources of dependencies are looked at where cargo-deny is installed (cargo install --locked cargo-deny).
+# In a directory of its own, so that the tests are built meanwhile: the two share next to nothing, and cargo lets one at a time into a
+# directory. Licences and sources of dependencies are looked at where cargo-deny is installed (cargo install --locked cargo-deny).
 check:
 	+$(CARGO) fmt --all --check
-	+$(CARGO) clippy --workspace --all-targets -- -D warnings
+	+$(CARGO) clippy --target-dir $(CHECKED) --workspace --all-targets -- -D warnings
 	+RUSTFLAGS="--cfg loom" $(CARGO) clippy --no-default-features --lib --target-dir target/loom -- -D warnings
-	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p snapshim
-	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p libsnapshim
-	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items -p snapshim-command --bins
+	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --target-dir $(CHECKED) --no-deps --document-private-items -p snapshim
+	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --target-dir $(CHECKED) --no-deps --document-private-items -p libsnapshim
+	+RUSTDOCFLAGS="-D warnings" $(CARGO) doc --target-dir $(CHECKED) --no-deps --document-private-items -p snapshim-command --bins
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
 	    else echo "SKIPPED cargo deny: it is not installed"; fi
 
