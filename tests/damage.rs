@@ -47,7 +47,6 @@ impl Words {
 }
 
 /// Where words stand in the header.
-const SNAPSHOTS_USED: usize = 3;
 const ACTIVE: usize = 8;
 const DAMAGED: usize = 9;
 
@@ -61,7 +60,11 @@ impl Words {
 
     /// Lets walks over the snapshots find none.
     fn hide_snapshots(&self) {
-        self.0[SNAPSHOTS_USED].fetch_and(u64::from(u32::MAX), Ordering::Relaxed);
+        let marks = records().into_iter().find(|records| records.name == "marks").unwrap();
+        // The first of a bucket's two words; its low half says which records are in use.
+        for bucket in 0..marks.count {
+            self.0[marks.start + bucket * marks.words].fetch_and(!u64::from(u32::MAX), Ordering::Relaxed);
+        }
     }
 }
 

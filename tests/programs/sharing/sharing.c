@@ -34,13 +34,23 @@ static unsigned char *content(size_t size)
     return bytes;
 }
 
+/* Far from the arena: in what is unmapped there, a part may map something else. */
+static unsigned char *snapshot_away(size_t length, size_t number)
+{
+    enum { AWAY = 1 << 30, APART = 1 << 20 };
+    unsigned char *hint = arena ? arena - AWAY - number * APART : NULL;
+    unsigned char *at = mmap(hint, length, keeper_protection, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
+    CHECK(at != MAP_FAILED && (!hint || at == hint));
+    return at;
+}
+
 static void take_moment(void)
 {
     CHECK(moments_taken < MOST_MOMENTS);
     struct moment *moment = &moments[moments_taken++];
     moment->size = size_of_file();
     moment->copy = content(moment->size);
-    moment->snapshot = snapshot(file, 0, moment->size + PAGE, keeper_protection);
+    moment->snapshot = snapshot_away(moment->size + PAGE, (size_t)(moment - moments));
 }
 
 static void check_moments(void)

@@ -50,6 +50,7 @@ void look(const char *after);
         unsigned char *at_ = (void *)(call);                                                          \
         int failure_ = errno;                                                                         \
         long page_ = at_ >= arena && at_ < arena + ARENA * PAGE ? (at_ - arena) / (long)PAGE : -1;    \
+        page_ = strncmp(#call, "mmap(NULL", 9) == 0 ? -1 : page_; /* the kernel's choice */           \
         printf("%d: " #call " = %s, page %ld, errno %d\n", __LINE__, at_ == MAP_FAILED ? "failed" : "mapped", page_, failure_); \
         look(#call);                                                                                  \
         at_;                                                                                          \
