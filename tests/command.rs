@@ -7,12 +7,12 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::stamps::Writer;
 use common::{Scratch, command, library, program, root, run, run_ok, run_within, text, wait_until};
 
 /// One command of a page.
@@ -128,29 +128,6 @@ fn what_is_printed_is_what_the_pages_show() {
     pages.retain(|page| page.to_str().unwrap().contains(&chosen));
     let differences: Vec<String> = pages.iter().flat_map(|page| run_page(page)).collect();
     assert!(!pages.is_empty() && differences.is_empty(), "{}", differences.join("\n\n"));
-}
-
-/// A program that writes stamps under the library, and is through with filling its files.
-struct Writer(Child);
-
-impl Writer {
-    fn start(scratch: &Scratch, blocks: &str, files: &[&str]) -> Self {
-        let mut writer = scratch.shimmed(program("command/stamps"), "auto");
-        writer.args(["write", blocks]).args(files).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = writer.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
-    }
-
-    /// Ends it; blocks a second.
-    fn end(mut self) -> f64 {
-        drop(self.0.stdin.take());
-        let output = self.0.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
-    }
 }
 
 fn snapshim(scratch: &Scratch) -> Command {

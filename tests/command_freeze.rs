@@ -4,13 +4,14 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::stamps::Writer;
 use common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
 
 /// Of a file that the writer writes: 64 MiB.
@@ -18,27 +19,6 @@ const BLOCKS: &str = "16384";
 
 /// A user without rights.
 const NOBODY: u32 = 65534;
-
-/// A program that writes stamps under the library, and is through with filling its files.
-struct Writer(Child);
-
-impl Writer {
-    fn start(scratch: &Scratch, blocks: &str, files: &[&str]) -> Self {
-        let mut writer = scratch.shimmed(program("command/stamps"), "auto");
-        writer.args(["write", blocks]).args(files).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = writer.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
-    }
-
-    fn end(mut self) {
-        drop(self.0.stdin.take());
-        let output = self.0.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-    }
-}
 
 fn has_fuse(test: &str) -> bool {
     let has = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();

@@ -9,6 +9,7 @@ pub mod busy;
 pub mod holder;
 #[cfg(target_arch = "x86_64")]
 pub mod scene;
+pub mod stamps;
 pub mod suspend;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
