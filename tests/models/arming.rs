@@ -94,10 +94,7 @@ fn a_snapshot_beside_a_storer() {
         shared.arm();
         assert!(shared.sharing.is_armed_for(EPOCH, ticket));
     }
-    let instant = world.file.load(Ordering::Relaxed);
-    world.pages[0].publish(1);
-    assert!(world.creations.commit(ticket));
-    world.creations.release(ticket);
+    let instant = world.take(ticket);
     storer.join().unwrap();
     agent.join().unwrap();
     assert_eq!(world.pages[0].shows(&world.file), instant);

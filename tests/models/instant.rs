@@ -18,10 +18,7 @@ fn a_write_is_before_the_instant_or_preserved() {
         let world = World::new();
         let writer = spawn_writer(&world, false, None);
         let ticket = world.collect(Scope::One(ORIGIN));
-        let instant = world.file.load(Ordering::Relaxed);
-        world.pages[0].publish(1);
-        assert!(world.creations.commit(ticket));
-        world.creations.release(ticket);
+        let instant = world.take(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
     });
@@ -99,10 +96,7 @@ fn a_write_waits_for_the_creation_of_its_file_and_for_no_other() {
         let lasting = world.propose(1, Scope::One(ELSEWHERE));
         let writer = spawn_writer(&world, false, None);
         let ticket = world.collect(Scope::One(ORIGIN));
-        let instant = world.file.load(Ordering::Relaxed);
-        world.pages[0].publish(1);
-        assert!(world.creations.commit(ticket));
-        world.creations.release(ticket);
+        let instant = world.take(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
         assert!(world.creations.is(lasting));
@@ -117,10 +111,7 @@ fn a_handler_that_writes_inside_a_write_neither_deadlocks_nor_is_missed() {
         world.active.raise();
         let writer = spawn_writer(&world, false, Some(NEW + 1));
         let ticket = world.collect(Scope::One(ORIGIN));
-        let instant = world.file.load(Ordering::Relaxed);
-        world.pages[0].publish(1);
-        assert!(world.creations.commit(ticket));
-        world.creations.release(ticket);
+        let instant = world.take(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
     });
@@ -245,10 +236,7 @@ fn a_call_by_path_is_before_the_instant_or_is_not_made_so() {
             assert!(!frame.is_in_use());
         });
         let ticket = world.collect(Scope::One(ORIGIN));
-        let instant = world.file.load(Ordering::Relaxed);
-        world.pages[0].publish(1);
-        assert!(world.creations.commit(ticket));
-        world.creations.release(ticket);
+        let instant = world.take(ticket);
         writer.join().unwrap();
         assert_eq!(world.pages[0].shows(&world.file), instant);
     });

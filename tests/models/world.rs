@@ -157,6 +157,15 @@ impl World {
 }
 
 impl World {
+    /// The instant of a creation whose writers are drained: the snapshot is published and committed. The content of the file then.
+    pub fn take(&self, ticket: Ticket) -> u64 {
+        let instant = self.file.load(Ordering::Relaxed);
+        self.pages[0].publish(1);
+        assert!(self.creations.commit(ticket));
+        self.creations.release(ticket);
+        instant
+    }
+
     /// Ends every creation under way in the place of its owner.
     pub fn end_all(&self) {
         self.creations.under_way().for_each(|seen| self.creations.end(seen));
