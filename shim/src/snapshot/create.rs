@@ -81,13 +81,11 @@ pub fn take(parts: &mut [Part]) -> Result<(), Failure> {
     start::start_for_snapshots(&thread.own);
     make(&thread, parts)?;
     finish_all(&thread, parts)?;
-    let mut is_live = true;
-    for part in parts.iter().filter(|part| !part.wanted.by.is_live()) {
+    for (_, part) in frozen(parts) {
         ring_users::doubt_if_written(&thread.own, part.origin(), "from the start");
         alias_users::log_users(&thread.own, part.origin());
-        is_live = false;
     }
-    if !is_live {
+    if frozen(parts).next().is_some() {
         foreign_maps::request_search(&thread.own);
     }
     Ok(())
