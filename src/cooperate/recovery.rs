@@ -67,7 +67,7 @@ impl Table {
         let creations = &self.header.creations;
         let is_theirs =
             |creation: &Ticket| self.creation_owner(*creation).is_none_or(|slot| slot.lease().process() == owner);
-        // A process makes one creation at a time: it holds the lock over its mappings meanwhile.
+        // A process commits one creation at a time: it holds the lock over its mappings meanwhile.
         let is_committed = creations.under_way().filter(is_theirs).any(|creation| creation.is_committed());
         self.decide_forks_of(&dead, is_committed);
         creations.under_way().filter(is_theirs).for_each(|creation| self.end_creation(creation));

@@ -198,7 +198,10 @@ fn prepare(thread: &Thread, parts: &[Part]) -> Result<(), Failure> {
     if thread.own.leaves_after_inspection_of(&(0..0)) {
         return Err(Errno::UCLEAN.into());
     }
-    parts.iter().enumerate().try_for_each(|(at, part)| claim_device(&mappings, part).map_err(Failure::of(at)))
+    let mut all = parts.iter().enumerate();
+    // The claims on devices in front of the one that is refused.
+    all.try_for_each(|(at, part)| claim_device(&mappings, part).map_err(Failure::of(at)))
+        .inspect_err(|_| mappings.forget_unneeded(Retired::ALL))
 }
 
 fn claim_device(mappings: &Mappings, part: &Part) -> Result<(), Errno> {

@@ -39,9 +39,11 @@ impl Made {
 
     /// Takes the snapshot away again. Writers may be preserving in it at this moment, so it goes as by munmap(2).
     pub fn unmake(&self, mappings: &Mappings) {
-        let length = (self.pages * PAGE) as usize;
-        // SAFETY: the mapping is the snapshot's own, which the program does not know yet.
-        let _ = mappings.replace(&self.range(), || unsafe { rustix::mm::munmap(self.address, length) });
+        let take = |part: &Range<u64>| {
+            // SAFETY: the mapping is the snapshot's own, which the program does not know yet.
+            unsafe { rustix::mm::munmap(part.start as *mut c_void, (part.end - part.start) as usize) }
+        };
+        let _ = mappings.unmap(&self.range(), &take);
     }
 }
 
