@@ -74,10 +74,10 @@ soak: planted planted-soak planted-oracle storms
 
 # Every point at which a process can be killed or stopped, and what takes minutes by chance alone.
 storms: all
-	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test kill_points -- --nocapture
-	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test stop_points -- --nocapture
-	$(CARGO) test --test storm --test damage --test exhaustion --test soak --test oracle \
-	    --test programs_unharmed -- --ignored --nocapture
+	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test integration kill_points:: -- --nocapture
+	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test integration stop_points:: -- --nocapture
+	$(CARGO) test --test integration -- --ignored --nocapture --test-threads=1 storm:: damage:: exhaustion:: soak:: oracle:: \
+	    programs_unharmed::
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

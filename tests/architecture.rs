@@ -3,6 +3,7 @@
 //! docs/architecture.md is how a reader finds a file. Each name in it that the sources do not have fails here, and so does a folder
 //! of the sources that it does not name.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -180,23 +181,48 @@ fn instructions() -> Vec<String> {
 
 #[test]
 fn every_test_that_is_to_be_run_is_there() {
+    let modules = test_modules();
     let mut wrong = Vec::new();
     let mut seen = 0;
     for document in instructions() {
         // A command may go on in the next line.
         let text = read(&document).split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut commands = text.split("--test ").skip(1);
+        let of_integration = commands.clone().filter_map(|rest| rest.strip_prefix("integration "));
+        if let Some(other) = commands.find(|rest| !["integration", "models"].iter().any(|name| rest.starts_with(name)))
+        {
+            wrong.push(format!("{document}: --test {other:.20}"));
+        }
         let end =
             |rest: &str| rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
-        let names = text.split("--test ").skip(1).map(|rest| &rest[..end(rest)]);
-        for name in names.filter(|name| !name.is_empty()) {
+        for name in of_integration.map(|rest| &rest[..end(rest)]).filter(|name| !name.is_empty()) {
             seen += 1;
-            if !["tests/{}.rs", "tests/{}/main.rs"].iter().any(|path| root().join(path.replace("{}", name)).is_file()) {
-                wrong.push(format!("{document}: --test {name}"));
+            if !modules.contains(name) {
+                wrong.push(format!("{document}: --test integration {name}"));
             }
         }
     }
     assert!(seen > 5, "the commands were read");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The modules of the integration tests.
+fn test_modules() -> BTreeSet<String> {
+    let main = read("tests/main.rs");
+    let names = main.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    names.filter(|name| *name != "common").map(str::to_owned).collect()
+}
+
+#[test]
+fn each_test_file_is_a_module() {
+    let modules = test_modules();
+    let names = |path: String| Some(path.strip_prefix("tests/")?.strip_suffix(".rs")?.to_owned());
+    let files: BTreeSet<_> = files_in("tests", ".rs").into_iter().filter_map(names).collect();
+    let files: BTreeSet<_> = files.iter().filter(|file| *file != "main").collect();
+    assert!(files.len() > 50, "the files were found");
+    for file in files {
+        assert!(modules.contains(file), "tests/{file}.rs is not in tests/main.rs");
+    }
 }
 
 /// The targets in a command line of make's; `None`: it is another command.

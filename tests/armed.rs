@@ -1,9 +1,7 @@
 //! What reaches an armed mapping without a hook, the kernel at the death of a process above all: nothing of it comes into a
 //! snapshot, and what the kernel has to leave there is left.
 
-mod common;
-
-use common::{fails_natively, program, run_ok, scratches};
+use crate::common::{fails_natively, program, run_ok, scratches};
 
 fn holds(scenario: &str) {
     for (scratch, way) in scratches().iter().zip(["direct", "agent"]) {

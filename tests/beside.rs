@@ -1,10 +1,8 @@
 //! Libraries in namespaces of their own (dlmopen) have a libc of their own: what they change through it is held back as well.
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::{compile, made_programs, run_ok, scratches};
+use crate::common::{compile, made_programs, run_ok, scratches};
 
 fn plugin() -> PathBuf {
     compile("reach/beside_plugin", &["-shared", "-fPIC"])

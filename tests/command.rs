@@ -4,16 +4,14 @@
 //! shell, what follows is what it prints on both outputs, and `? N` its exit status if that is not 0. `[..]` stands for anything
 //! within a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::stamps::Writer;
-use common::{Scratch, command, library, program, root, run, run_ok, run_within, text, wait_until};
+use crate::common::stamps::Writer;
+use crate::common::{Scratch, command, library, program, root, run, run_ok, run_within, text, wait_until};
 
 /// One command of a page.
 struct Step<'a> {

@@ -1,8 +1,6 @@
 //! `snapshim freeze`: what programs read in a view is of one instant, whatever reads; what was lost is an error; and nothing is
 //! left behind. What the command prints stands in tests/command/freeze.md and tests/command/mount.md.
 
-mod common;
-
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -11,8 +9,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::stamps::Writer;
-use common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
+use crate::common::stamps::Writer;
+use crate::common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
 
 /// Of a file that the writer writes: 64 MiB.
 const BLOCKS: &str = "16384";

@@ -1,14 +1,12 @@
 //! A program that confines itself by a filter of system calls (seccomp(2)) lives as it does natively, and what it changes is in no
 //! snapshot, or the snapshot says so.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 use std::sync::Mutex;
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, each_at_once, library, program, root, run, run_ok, scratches, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, each_at_once, library, program, root, run, run_ok, scratches, skip, text};
 
 /// Calls that change the file, each with a filter that knows no other.
 const SCENARIOS: [(&str, Worth); 20] = [

@@ -3,11 +3,9 @@
 //! Each cost is measured twice in one run, with little and with much around it, as medians. The limits leave room for a busy
 //! machine: what grows with what exists grows by the tens here. The exact limits are those of `make bench`.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Scratch, program, run_within, skip, text};
+use crate::common::{Scratch, program, run_within, skip, text};
 
 /// What a scenario measured: the name of a cost, nanoseconds with little and with much.
 fn measured(arguments: &[&str]) -> Vec<(String, f64, f64)> {

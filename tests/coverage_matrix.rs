@@ -1,16 +1,14 @@
 //! Every call that changes a file, on every file system there is here, with snapshots held read-only and writable, by the same
 //! process and by another: byte-exact. Writes docs/coverage.md from what it saw.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::holder::Holder;
-use common::{Scratch, program, root, run, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, program, root, run, skip, text};
 
 /// A place for victims: a directory, or a block device that is the victim itself.
 struct Ground {
@@ -203,11 +201,11 @@ fn every_way_leaves_a_snapshot_as_it_was() {
 
 fn write_coverage(ways: &[(&str, &str)], grounds: &[Ground], matrix: &BTreeMap<(usize, &str), &str>) {
     let mut page = String::from(
-        "# What is covered\n\nWritten by `cargo test --test coverage_matrix` (as root) from what it saw: each call was made on each \
-         file system while\nsnapshots of the file were held, read-only and writable, by the same process and by another, and compared \
-         byte by byte.\n\n- preserved: the pages were copied before the change landed\n- relocated: the snapshot was moved off the file before \
-         the change landed\n- no change: natively the call leaves the content as it is
-- –: the call cannot be made there natively\n\n",
+        "# What is covered\n\nWritten by `cargo test --test integration coverage_matrix` (as root) from what it saw: each call was \
+         made on each file system while\nsnapshots of the file were held, read-only and writable, by the same process and by \
+         another, and compared byte by byte.\n\n- preserved: the pages were copied before the change landed\n- relocated: the \
+         snapshot was moved off the file before the change landed\n- no change: natively the call leaves the content as it is\n\
+         - –: the call cannot be made there natively\n\n",
     );
     let names: Vec<&str> = grounds.iter().map(|ground| ground.name).collect();
     writeln!(page, "| call | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len())).unwrap();

@@ -1,8 +1,6 @@
 //! A damaged table: whatever stands in it, no process crashes, hangs, or touches memory that is not a snapshot's; the one that
 //! finds out says so and leaves.
 
-mod common;
-
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
@@ -11,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{Scratch, program, run, text};
+use crate::common::{Scratch, program, run, text};
 use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use snapshim::protocol::place::{BUCKETS, Bucket};
 use snapshim::protocol::preserved::Block;

@@ -2,15 +2,13 @@
 //! sockets and terminals, stopped processes that map other files, direct writes to other files, writes to other files beside a
 //! fork. What does hold one back is named.
 
-mod common;
-
 use std::io::Read;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use common::busy::in_good_time;
-use common::{Scratch, program, root, run_ok, skip, text};
+use crate::common::busy::in_good_time;
+use crate::common::{Scratch, program, root, run_ok, skip, text};
 
 /// A user without rights.
 const NOBODY: u32 = 65534;

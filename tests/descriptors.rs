@@ -1,13 +1,11 @@
 //! A program's descriptor table is its own: the agent takes no number that the program counts on, and holds nothing open or locked;
 //! its messages come through all the same.
 
-mod common;
-
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, program, run_ok, wait_until};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, program, run_ok, wait_until};
 
 fn is_as_natively(scenario: &str) {
     let scratch = Scratch::on_tmpfs();

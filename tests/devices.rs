@@ -1,8 +1,6 @@
 //! Block devices have other ways to their bytes than the device itself: mounts, partitions, loop devices. A snapshot of one is
 //! refused, kept safe by a claim, or says that it is doubtful.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, program, root, skip};
+use crate::common::{Scratch, program, root, skip};
 
 const SIZE: u64 = 128 << 20;
 
@@ -132,7 +130,7 @@ fn sh(command: &[&str]) -> Result<String, String> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
     } else {
-        Err(common::text(&output))
+        Err(crate::common::text(&output))
     }
 }
 
@@ -209,8 +207,8 @@ fn says(log: &str, parts: &[&str]) {
 }
 
 fn status(scratch: &Scratch) -> String {
-    let command = common::library().with_file_name("snapshim");
-    common::run_ok(Command::new(command).arg("status").env("SNAPSHIM_DIR", scratch.table()))
+    let command = crate::common::library().with_file_name("snapshim");
+    crate::common::run_ok(Command::new(command).arg("status").env("SNAPSHIM_DIR", scratch.table()))
 }
 
 #[test]

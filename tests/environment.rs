@@ -1,7 +1,5 @@
 //! What the environment says is obeyed or refused aloud; whatever it says, the application runs on.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-use common::{DISK, Scratch, WAYS, program, run, run_within, skip};
+use crate::common::{DISK, Scratch, WAYS, program, run, run_within, skip};
 use snapshim::protocol::limits::SNAPSHOTS;
 use snapshim::table_file_name;
 

@@ -1,15 +1,13 @@
 //! A program that the library will not be in is found before it runs, by whatever call it is executed; and a program whose loader
 //! cannot load the library is executed without it.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Scratch, compile, copy_program, library, program, run, run_ok, skip, text};
+use crate::common::{Scratch, compile, copy_program, library, program, run, run_ok, skip, text};
 
 const DOORS: [&str; 12] = [
     "execve",
@@ -113,7 +111,7 @@ fn programs_that_gain_rights_are_found() {
     if unsafe { libc::getuid() } != 0 {
         return skip("programs_that_gain_rights_are_found", "only root gives rights to files");
     }
-    let base = common::root().join("target/scratch");
+    let base = crate::common::root().join("target/scratch");
     let scratch = Scratch::new(&base);
     let (sets_id, is_capable) = (scratch.file("sets-id"), scratch.file("is-capable"));
     let (door, copy) = (scratch.file("executes"), scratch.file("library.so.libsnapshim"));
@@ -181,7 +179,7 @@ fn a_program_of_another_libc_is_executed_without_the_library() {
 fn programs_of_musl_and_of_32_bits_run_as_natively() {
     const TEST: &str = "programs_of_musl_and_of_32_bits_run_as_natively";
     let scratch = Scratch::on_tmpfs();
-    let source = common::source("lifecycle/executed.c");
+    let source = crate::common::source("lifecycle/executed.c");
     for (compiler, arguments) in [("musl-gcc", &[][..]), ("gcc", &["-m32"])] {
         let made = scratch.file(&format!("by-{compiler}"));
         let output = Command::new(compiler).args(arguments).arg("-o").arg(&made).arg(&source).output();

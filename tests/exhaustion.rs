@@ -1,14 +1,12 @@
 //! Nothing left: whatever the kernel refuses, a snapshot shows no other byte than it showed, or faults and says that it is broken;
 //! where the policy is that writes fail, it does not even fault.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, new_name, program, root, run, run_within, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, new_name, program, root, run, run_within, skip, text};
 
 fn keeps_its_bytes(policy: &str, way: &str) {
     let scratch = Scratch::on_tmpfs();

@@ -1,8 +1,6 @@
 //! Changes by programs without the shim make a snapshot doubtful, and the log says where; changes by cooperating ones, and foreign
 //! ones of attributes only, never do.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +8,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text, wait_until};
+use crate::common::holder::Holder;
+use crate::common::{
+    DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text, wait_until,
+};
 use snapshim::protocol::origin::Origin;
 
 const SIZE: usize = 200_000;
@@ -76,7 +76,7 @@ fn a_write_by_a_program_without_the_shim_makes_the_snapshot_doubtful_and_is_said
 
 /// What the table has, as a person is told.
 fn status(scratch: &Scratch) -> String {
-    let mut command = Command::new(common::root().join("target/release/snapshim"));
+    let mut command = Command::new(crate::common::root().join("target/release/snapshim"));
     run_ok(command.arg("status").env("SNAPSHIM_DIR", scratch.table()))
 }
 
@@ -225,7 +225,7 @@ fn a_program_that_still_runs_is_named_where_the_kernel_gives_notices() {
     if unsafe { libc::geteuid() } != 0 {
         return skip(TEST, "fanotify with the writer's pid needs root");
     }
-    let scratch = Scratch::new(&common::root().join("target/scratch"));
+    let scratch = Scratch::new(&crate::common::root().join("target/scratch"));
     lay(&scratch);
     let holder = hold_with(&scratch, &["doubtful"], |command| {
         command.env("SNAPSHIM_FANOTIFY", "1");
@@ -405,7 +405,7 @@ impl Drop for Stores {
 
 /// Takes what the dead left out of the table.
 fn bury(scratch: &Scratch) {
-    let mut command = Command::new(common::root().join("target/release/snapshim"));
+    let mut command = Command::new(crate::common::root().join("target/release/snapshim"));
     run_ok(command.arg("recover").env("SNAPSHIM_DIR", scratch.table()));
 }
 

@@ -2,8 +2,6 @@
 //! moments of the run other processes take snapshots of the file. fsx must find its file as it should be, and each snapshot must
 //! stay what the file was at its moment.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
@@ -11,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, root, run, scratches, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, root, run, scratches, skip, text};
 
 const OPERATIONS: &str = "10000";
 

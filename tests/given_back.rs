@@ -1,8 +1,6 @@
 //! A mapper that ends leaves nothing behind that costs another process time or room: it gives its snapshots back, and those of a
 //! killed one are found by the next process that looks, or that needs the place.
 
-mod common;
-
 use std::ffi::CString;
 use std::fs;
 use std::io::Write;
@@ -10,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::holder::Holder;
-use common::{Scratch, program, root, run, run_ok, text, wait_until};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, program, root, run, run_ok, text, wait_until};
 use snapshim::protocol::limits::SNAPSHOTS;
 use snapshim::table::attach::{TableLocation, is_in_use};
 

@@ -1,17 +1,15 @@
 //! Several files at one instant: a state that there was, or nothing at all.
 
-mod common;
-
 use std::process::Output;
 
-use common::{Scratch, program, run, skip, text};
+use crate::common::{Scratch, program, run, skip, text};
 
 fn group(scratch: &Scratch, arguments: &[&str]) -> Output {
     run(scratch.shimmed(program("group/group"), "auto").args(arguments))
 }
 
 fn holds(arguments: &[&str]) {
-    for scratch in common::scratches() {
+    for scratch in crate::common::scratches() {
         let output = group(&scratch, arguments);
         let said = text(&output);
         if let Some(why) = said.strip_prefix("SKIPPED ") {

@@ -1,13 +1,11 @@
 //! Guarded mappings (`SNAPSHIM_GUARD_FILES`): they show the file as it is, and what a truncation takes away stays.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use common::{Scratch, WAYS, program, root, run, run_ok, scratches, text, wait_until};
+use crate::common::{Scratch, WAYS, program, root, run, run_ok, scratches, text, wait_until};
 
 fn guarded(scratch: &Scratch, way: &str, arguments: [&str; 2]) -> Command {
     let mut command = scratch.shimmed(program("mapping/guarded"), way);

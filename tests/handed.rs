@@ -3,13 +3,11 @@
 //!
 //! Each command runs as another user, in a mount namespace of its own with an empty /dev/shm.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::process::{Command, Output};
 
-use common::{Scratch, library, program, root, run, skip, text};
+use crate::common::{Scratch, library, program, root, run, skip, text};
 
 /// What is prepared in the namespace before the program runs there. `$box` holds the program, and belongs to the user.
 struct Place {

@@ -1,10 +1,8 @@
 //! A program that includes snapshim.h builds and runs with and without the shim, however it is linked.
 
-mod common;
-
 use std::process::Command;
 
-use common::{Scratch, root, run_ok, skip};
+use crate::common::{Scratch, root, run_ok, skip};
 
 const SOURCE: &str = r#"
 #include <stdio.h>

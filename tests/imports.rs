@@ -3,12 +3,10 @@
 //! A hook may run in a signal handler, under malloc's locks, and before libc's constructors: what it calls has to stand that. A new
 //! import is put into its group here after a look at its callers; one that is no longer needed is taken out.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use common::{library, run_ok, skip};
+use crate::common::{library, run_ok, skip};
 
 /// Called by hooks and by the agent: no memory is allocated, no lock taken, nothing looked up, errno left alone.
 const HOOK_PATH: &[&str] = &[

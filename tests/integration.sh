@@ -1,9 +1,9 @@
 #!/bin/sh
 # Runs what needs more than the compiler, miri and the integration tests, and counts what was skipped.
 #
-# Most tests wait most of the time, so several test binaries run at once, and in each several tests. Those of chance do as much as they
-# can in the time they have: they come one after the other. The tests are built without optimization: what they run is optimized, the
-# library and C programs, and linking forty of them as the library is linked takes minutes.
+# Most tests wait most of the time, so several modules of the one test program run at once, each in a process of its own, and in each
+# several tests. Those of chance do as much as they can in the time they have: they come one after the other. The test program is built
+# without optimization: what it runs is optimized, the library and C programs.
 set -u
 cd "$(dirname "$0")/.."
 logs=target/integration
@@ -20,7 +20,8 @@ if [ "${1:-}" = run ]; then
         if [ "$name" = miri ]; then
             tests/miri.sh
         else
-            "$(cat "$logs/$name.binary")" --nocapture
+            binary=$(cat "$logs/binary")
+            "$binary" --nocapture --exact $("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
         fi >"$logs/$name.log" 2>&1 </dev/null
         ended=$?
         echo "$ended" >"$logs/$name.status"
@@ -35,19 +36,16 @@ if ! ${CARGO:-cargo} test --workspace --no-run --lib --bins --tests --color neve
     cat "$logs/build"
     exit 1
 fi
-# The models are none without loom.
-sed -n 's/^ *Executable tests\/\([a-z_]*\)[^ ]* (\(.*\))$/\1 \2/p' "$logs/build" | grep -v '^models ' >"$logs/list"
-while read -r name binary; do
-    echo "$binary" >"$logs/$name.binary"
-done <"$logs/list"
-others=$(cut -d' ' -f1 "$logs/list" | grep -vxF "$(printf '%s\n' $by_chance $long)")
+sed -n 's/^ *Executable tests\/main.rs (\(.*\))$/\1/p' "$logs/build" >"$logs/binary"
+modules=$(sed -n 's/^mod \(.*\);$/\1/p' tests/main.rs | grep -vx common)
+others=$(echo "$modules" | grep -vxF "$(printf '%s\n' $by_chance $long)")
 
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 # Each line is what one after the other runs; as many lines at once as there are processors, and one of those that mostly wait.
 printf '%s\n' "$by_chance" miri $long $others | xargs -P "$(($(nproc) + 1))" -L 1 "$0" run
 status=$?
 
-for name in miri $(cut -d' ' -f1 "$logs/list"); do
+for name in miri $modules; do
     echo "--- $name"
     cat "$logs/$name.log"
 done >target/integration.log

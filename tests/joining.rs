@@ -1,8 +1,6 @@
 //! No writer is unseen that could have been seen: a process joins before it shuts itself in, tries again when it was refused, and
 //! says in the table what stays unseen. What says so is doubtful, and nothing else is.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Scratch, WAYS, make_table_directory, program, run, run_ok, skip, text};
+use crate::common::{Scratch, WAYS, make_table_directory, program, run, run_ok, skip, text};
 use snapshim::table_file_name;
 
 /// What shuts a process in also keeps it from the mapper's pages: only the agent is left to preserve them.

@@ -1,12 +1,10 @@
 //! Calls that have the kernel store into a shared mapping whose file a process has a snapshot of: they return what they return
 //! natively, the bytes get where they belong, and no snapshot changes.
 
-mod common;
-
 use std::fs;
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, compile, program, run, run_ok, scratches, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, compile, program, run, run_ok, scratches, text};
 
 const BYTES: usize = 64 * 4096;
 

@@ -6,16 +6,14 @@
 
 #![cfg(target_arch = "x86_64")]
 
-mod common;
-
 use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::aftermath::{assert_recovered, use_by_others};
-use common::scene::{MANY, Scene};
-use common::tracer::{Ended, Point, Target, run_to};
-use common::{Scratch, root};
+use crate::common::aftermath::{assert_recovered, use_by_others};
+use crate::common::scene::{MANY, Scene};
+use crate::common::tracer::{Ended, Point, Target, run_to};
+use crate::common::{Scratch, root};
 
 /// Kills at every point of the operation; the points there were.
 fn kill_everywhere(scene: &Scene) -> Vec<Point> {

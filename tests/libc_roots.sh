@@ -12,10 +12,10 @@ packages=gcc,g++,libc6-dev,binutils,strace,procps,perl,python3,sqlite3
 # Of bullseye 2.31, bookworm 2.36, trixie 2.41, sid the newest.
 suites="${*:-bullseye bookworm trixie sid}"
 # Tests that have themselves loaded under the library: they are static here.
-skipped="--skip a_death_without_a_slot_is_noticed --skip thousands_of_short_threads_leave_no_slot_behind"
+skipped="--skip life::a_death_without_a_slot_is_noticed --skip life::thousands_of_short_threads_leave_no_slot_behind"
 target=x86_64-unknown-linux-gnu
 # By chance alone, or about this machine and this source, not about libc.
-unasked="models soak storm oracle architecture layers readme coverage_matrix devices programs_unharmed real_writers saving_over
+unasked="soak storm oracle architecture layers readme coverage_matrix devices programs_unharmed real_writers saving_over
     namespaces"
 
 skip() {
@@ -60,17 +60,18 @@ if ! RUSTFLAGS="-C target-feature=+crt-static" "${CARGO:-cargo}" test -p snapshi
     cat target/static.log
     exit 1
 fi
-binaries=$(sed -n 's/^ *Executable tests\/\([a-z_]*\)[^ ]* (\(.*\))$/\1=\2/p' target/static.log)
+binary=$(sed -n 's/^ *Executable tests\/main.rs (\(.*\))$/\1/p' target/static.log)
+modules=$(sed -n 's/^mod \(.*\);$/\1/p' tests/main.rs | grep -vx common)
 status=0
 for suite in $suites; do
     make_root "$suite" || continue
     logs=target/roots/$suite.tests && rm -rf "$logs" && mkdir -p "$logs"
     echo "--- $suite: $(chroot "target/roots/$suite" ldd --version | head -n 1)"
-    for binary in $binaries; do
-        name=${binary%%=*}
+    for name in $modules; do
         case " ${SNAPSHIM_TESTS:-$name} " in *" $name "*) ;; *) continue ;; esac
         [ -z "${SNAPSHIM_TESTS:-}" ] && case " $(echo $unasked) " in *" $name "*) continue ;; esac
-        if unshare --mount "$0" inside "$suite" "${binary#*=}" --nocapture $skipped >"$logs/$name" 2>&1 </dev/null; then
+        tests=$("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
+        if unshare --mount "$0" inside "$suite" "$binary" --nocapture --exact $skipped $tests >"$logs/$name" 2>&1 </dev/null; then
             echo "$suite $name: ok"
         else
             echo "$suite $name: FAILED ($logs/$name)"

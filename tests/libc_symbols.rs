@@ -1,13 +1,11 @@
 //! Every function of the installed libc that could change a file, or that has the kernel fill a program's memory, is known: hooked,
 //! or harmless for a reason. A new one fails this test.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use common::library;
+use crate::common::library;
 
 /// Parts of the names of what could change a file, a mapping, or what a descriptor means.
 const SUSPICIOUS: [&str; 19] = [

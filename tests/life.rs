@@ -1,17 +1,15 @@
 //! Processes that execute, fork and end threads while they hold snapshots: what they leave is taken away, what they
 //! inherit is exact, and what comes after them is left alone.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::busy::in_good_time;
-use common::holder::Holder;
-use common::{
+use crate::common::busy::in_good_time;
+use crate::common::holder::Holder;
+use crate::common::{
     Scratch, WAYS, compile, copy_program, each_at_once, fails_natively, program, root, run, run_ok, scratches, skip,
     text,
 };
@@ -222,7 +220,7 @@ fn holds_in_a_small_table(scenario: &str, timeout: &str) {
                 .args(["-m", "sh", "-c", &runs])
                 .arg(program("lifecycle/threads"))
                 .env("DIRECTORY", directory)
-                .env("LIBRARY", common::library())
+                .env("LIBRARY", crate::common::library())
                 .env("SNAPSHIM_PUSH", way)
                 .env("SNAPSHIM_TIMEOUT_MS", timeout);
             run_ok(&mut command);

@@ -1,15 +1,13 @@
 //! The log does no harm: it waits for no reader, raises no signal, and is not written into a program's data. What it says is said
 //! once, with a time, and as JSON where that is asked for.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Scratch, WAYS, program, root, run, run_ok, run_within, text};
+use crate::common::{Scratch, WAYS, program, root, run, run_ok, run_within, text};
 
 /// Runs a scenario natively and under the shim: what it says is the same.
 fn is_as_natively(scenario: &str) {

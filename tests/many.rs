@@ -1,11 +1,9 @@
 //! More processes, and more threads, than one would think of: a creation waits for all of them, and each of them keeps
 //! what it is about to overwrite.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Scratch, program, run_within, skip, text};
+use crate::common::{Scratch, program, run_within, skip, text};
 
 fn are_all_seen(scenario: &str) {
     let scratch = Scratch::on_tmpfs();

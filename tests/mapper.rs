@@ -4,16 +4,14 @@
 //! mapper itself, by a process forked before the snapshot and by one forked after it; here it runs on both file systems, in both
 //! ways.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::busy::in_good_time;
-use common::suspend::in_each_way;
-use common::{Scratch, WAYS, fails_natively, make_table_directory, program, run_ok, scratches, skip};
+use crate::common::busy::in_good_time;
+use crate::common::suspend::in_each_way;
+use crate::common::{Scratch, WAYS, fails_natively, make_table_directory, program, run_ok, scratches, skip};
 
 /// Runs a program that has to succeed, and passes on what it skipped.
 fn succeeds(test: &str, command: &mut Command) {

@@ -1,10 +1,8 @@
 //! Snapshots by name, for programs that do not ask for them: which mappings become one, and what is said where one does not.
 
-mod common;
-
 use std::process::{Command, Output};
 
-use common::{Scratch, WAYS, compile, program, run, text};
+use crate::common::{Scratch, WAYS, compile, program, run, text};
 
 fn named(scratch: &Scratch, variable: &str, arguments: &[&str]) -> Command {
     let mut command = scratch.shimmed(program("mapping/named"), "auto");

@@ -1,15 +1,13 @@
 //! Mapper and writer in different namespaces (namespaces(7)): the snapshot stays what it is, or the process that cannot take part
 //! says so.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, new_name, program, root, run, run_ok, scratches, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, new_name, program, root, run, run_ok, scratches, skip, text};
 use snapshim::table_file_name;
 
 const SIZE: usize = 200_000;
@@ -238,7 +236,12 @@ fn root_in_a_namespace_of_a_user_stays_with_the_users_table() {
     let become_user: &[&str] = &["--reuid", USER, "--regid", USER, "--clear-groups"];
     let with = |how: &[&str], rest: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(how).args(rest).env("LD_PRELOAD", common::library()).env_remove("SNAPSHIM_DIR").current_dir("/");
+        command
+            .args(how)
+            .args(rest)
+            .env("LD_PRELOAD", crate::common::library())
+            .env_remove("SNAPSHIM_DIR")
+            .current_dir("/");
         command
     };
     let tried = Command::new("setpriv").args(become_user).args(["unshare", "-U", "-r", "true"]).output();
@@ -296,7 +299,7 @@ fn a_mapper_outside_of_the_cgroup_namespace_is_not_judged_by_the_writers_limit()
         test \"$(cat /sys/fs/cgroup/memory/memory.limit_in_bytes)\" = \"$1\" &&
         exec env LD_PRELOAD=\"$2\" dd if=/dev/zero of=victim bs=4096 count=1 conv=notrunc status=none' \"$0\" \"$1\" \"$2\"";
     let mut writer = Command::new("sh");
-    writer.args(["-c", script]).arg(&group.0).arg(LIMIT.to_string()).arg(common::library());
+    writer.args(["-c", script]).arg(&group.0).arg(LIMIT.to_string()).arg(crate::common::library());
     writer.env("SNAPSHIM_DIR", scratch.table()).current_dir(&scratch.path);
     let said = text(&run(&mut writer));
     assert_eq!(said, "");

@@ -10,17 +10,10 @@
 //! SNAPSHIM_ORACLE_SECONDS  how long; SNAPSHIM_ORACLE_SEED  the histories of that seed; SNAPSHIM_ORACLE_SCRIPT  lives through the
 //! script in that file, as it was printed, instead; SNAPSHIM_ORACLE_SHRINK  how many seconds may be spent on making it shorter.
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "oracle/history.rs"]
 mod history;
-#[path = "oracle/model.rs"]
 mod model;
-#[path = "oracle/record.rs"]
 mod record;
-#[path = "oracle/run.rs"]
 mod run;
-#[path = "oracle/shrink.rs"]
 mod shrink;
 
 use std::collections::BTreeSet;
@@ -30,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use run::live;
+use self::run::live;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
@@ -81,7 +74,7 @@ fn live_through_random_histories(seconds: u64) {
         changes += outcome.changes;
         seed += 1;
     }
-    skipped.iter().for_each(|what| common::skip("oracle", what));
+    skipped.iter().for_each(|what| crate::common::skip("oracle", what));
     println!(
         "{} histories from seed {first}: {snapshots} snapshots, looked at {looks} times, beside {changes} changes",
         seed - first

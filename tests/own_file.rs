@@ -1,13 +1,11 @@
 //! The library's file is not overwritten in place by a program that runs with it, as the kernel lets no program be overwritten that
 //! runs. It may be replaced.
 
-mod common;
-
 use std::fs;
 use std::process::Output;
 
-use common::holder::Holder;
-use common::{copy_program, library, run, scratches, text};
+use crate::common::holder::Holder;
+use crate::common::{copy_program, library, run, scratches, text};
 
 #[test]
 fn the_library_is_not_overwritten_by_a_program_that_runs_with_it() {

@@ -12,7 +12,7 @@ refresh() {
 }
 
 build() {
-    (cd "$copy" && cargo build --quiet --release --package libsnapshim && cargo test --quiet --test "$1" --no-run) >"$copy/log" 2>&1
+    (cd "$copy" && cargo build --quiet --release --package libsnapshim && cargo test --quiet --test integration --no-run) >"$copy/log" 2>&1
 }
 
 found() {
@@ -38,10 +38,10 @@ plant() {
         began=$(date +%s)
         if cmp -s "$file" "$copy/$file"; then
             miss "$name: it is not in $file any more as this script knows it"
-        elif ! build "$test"; then
+        elif ! build; then
             tail -20 "$copy/log"
             miss "$name: does not compile without it"
-        elif began=$(date +%s) && (cd "$copy" && cargo test --quiet --test "$test" "$filter" -- --nocapture) >"$copy/log" 2>&1 </dev/null; then
+        elif began=$(date +%s) && (cd "$copy" && cargo test --quiet --test integration "$test::$filter" -- --nocapture) >"$copy/log" 2>&1 </dev/null; then
             miss "$name: without it the test passes"
         elif ! found=$(found "$@"); then
             tail -20 "$copy/log"

@@ -4,15 +4,15 @@
 //! Shimmed they run twice: alone, and *busy*, where every process they start holds a shared mapping that another process has a
 //! snapshot of.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::holder::Holder;
-use common::{DISK, Scratch, compile, library, made_programs, run, run_in_this_group, run_within, skip, source, text};
+use crate::common::holder::Holder;
+use crate::common::{
+    DISK, Scratch, compile, library, made_programs, run, run_in_this_group, run_within, skip, source, text,
+};
 
 const SHARED: usize = 4 * 4096;
 

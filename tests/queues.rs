@@ -1,14 +1,12 @@
 //! Asynchronous writes that bypass the page cache land after their call: a snapshot has all of one, or nothing of it.
 
-mod common;
-
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::holder::Holder;
-use common::{DISK, Scratch, program, root, run_ok, run_within, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{DISK, Scratch, program, root, run_ok, run_within, skip, text};
 
 const SIZE: usize = 48 << 20;
 

@@ -1,12 +1,10 @@
 //! Calls that a mapper makes seldom answer as natively, and a refused snapshot says why.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Scratch, WAYS, program, run, run_ok, skip, text};
+use crate::common::{Scratch, WAYS, program, run, run_ok, skip, text};
 
 fn is_root() -> bool {
     // SAFETY: geteuid(2) cannot fail.

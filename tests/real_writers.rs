@@ -1,14 +1,12 @@
 //! Unmodified programs change a file in their usual ways while another process holds snapshots of it, read-only and writable: the
 //! snapshots stay as they were to the byte, and the programs achieve what they achieve natively.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, run, run_ok, run_ok_within, run_within, scratches, skip, source, text};
+use crate::common::holder::Holder;
+use crate::common::{DISK, Scratch, WAYS, run, run_ok, run_ok_within, run_within, scratches, skip, source, text};
 
 const SIZE: usize = 200_001;
 

@@ -1,10 +1,8 @@
 //! A file is cut under a snapshot: however long the snapshot is, whatever the mapper's own threads, or the kernel for them, store
 //! into it meanwhile, no store is lost, no other byte changes, and a hole stays one.
 
-mod common;
-
-use common::busy::in_good_time;
-use common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
+use crate::common::busy::in_good_time;
+use crate::common::{Scratch, WAYS, program, run_ok, run_within, scratches, skip, text};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;

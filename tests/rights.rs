@@ -1,15 +1,13 @@
 //! The users that reach a table: its own, and those that it lets in by group. No other user can read or write it, or put another in
 //! its place.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Scratch, copy_program, program, run, skip, text};
+use crate::common::{Scratch, copy_program, program, run, skip, text};
 use snapshim::table_file_name;
 
 const STRANGER: u32 = 65534;
@@ -38,7 +36,7 @@ fn copied(scratch: &Scratch, file: &Path) -> PathBuf {
 fn probe(scratch: &Scratch, uid: u32, directory: &Path) -> String {
     let mut command = Command::new(copied(scratch, &program("common/env_probe")));
     command.args(["victim", "active", "snapshot"]).current_dir(&scratch.path);
-    command.env("LD_PRELOAD", copied(scratch, &common::library())).env("SNAPSHIM_DIR", directory);
+    command.env("LD_PRELOAD", copied(scratch, &crate::common::library())).env("SNAPSHIM_DIR", directory);
     text(&run(command.uid(uid).gid(uid).groups_of(uid)))
 }
 

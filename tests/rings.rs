@@ -1,13 +1,11 @@
 //! io_uring is not there for a program under the shim; with a filter, not even for one that makes the system call itself.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use common::holder::Holder;
-use common::{Scratch, copy_program, program, run, run_ok, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, copy_program, program, run, run_ok, skip, text};
 
 /// Whether the kernel lets a program have a ring at all.
 fn has_rings(test: &str) -> bool {
@@ -32,7 +30,7 @@ fn said(value: &str, words: &[&str]) -> (String, String) {
     }
     // The user nobody may not read the build directory everywhere.
     let (library, made) = (scratch.file("libsnapshim.so"), scratch.file("ring"));
-    copy_program(&common::library(), &library);
+    copy_program(&crate::common::library(), &library);
     copy_program(&program("transparency/ring"), &made);
     let mut command = scratch.shimmed(&made, "auto");
     let output = run(command.args(words).env("LD_PRELOAD", &library).env("SNAPSHIM_IO_URING", value));
@@ -82,7 +80,7 @@ fn a_filter_that_may_not_be_says_so_and_changes_nothing() {
         let scratch = Scratch::on_tmpfs();
         let made = scratch.file("ring");
         let library = scratch.file("libsnapshim.so");
-        copy_program(&common::library(), &library);
+        copy_program(&crate::common::library(), &library);
         copy_program(&program("transparency/ring"), &made);
         fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o777)).unwrap();
         let preload = format!("LD_PRELOAD={}", library.display());

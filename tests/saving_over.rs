@@ -1,15 +1,13 @@
 //! Real libraries, unmodified, that save over the very file they mapped: natively what they loaded becomes zeros, newer bytes or a
 //! SIGBUS; with the file named in SNAPSHIM_FILES, or SNAPSHIM_SHARED_FILES, it stays, and the file becomes what was saved.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use common::{Scratch, WAYS, root, run, run_ok, scratches, skip, source, text};
+use crate::common::{Scratch, WAYS, root, run, run_ok, scratches, skip, source, text};
 
 const SAVES: [&str; 3] = ["same", "shorter", "longer"];
 

@@ -1,15 +1,13 @@
 //! Where libc's code cannot be patched (here PR_SET_MDWE), what libc writes for itself is held back all the same: streams, queues,
 //! and what opens and truncates inside. Programs run there as natively.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::holder::Holder;
-use common::{Scratch, program, run, run_ok, scratches, skip, source, text};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, program, run, run_ok, scratches, skip, source, text};
 
 const SIZE: usize = 40 * 4096 + 777;
 
@@ -41,7 +39,7 @@ fn can_seal(test: &str) -> bool {
 /// What is written by dprintf(3) alone is not seen there from glibc 2.37 on (docs/not-covered.md). A warning says so, to each
 /// program.
 fn is_dprintf_seen() -> bool {
-    common::glibc_minor() < 37
+    crate::common::glibc_minor() < 37
 }
 
 fn is_to_be_held_back(way: &str) -> bool {

@@ -1,14 +1,12 @@
 //! Unmodified programs that store through shared mappings, while other processes take and hold snapshots of their files: the
 //! programs achieve what they achieve natively, and each snapshot is one moment of the file.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::holder::Holder;
-use common::{
+use crate::common::holder::Holder;
+use crate::common::{
     DISK, Scratch, WAYS, made_programs, program, root, run, run_ok, run_ok_within, scratches, skip, source, text,
 };
 

@@ -1,15 +1,13 @@
 //! Shared mappings of writers: each call that makes, changes or removes one does what it does natively, whichever process holds
 //! snapshots of the file, and stores through them reach the file and never a snapshot.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::busy::in_good_time;
-use common::suspend::in_each_way;
-use common::{DISK, Scratch, fails_natively, program, root, run, run_ok, run_within, scratches, skip, text};
+use crate::common::busy::in_good_time;
+use crate::common::suspend::in_each_way;
+use crate::common::{DISK, Scratch, fails_natively, program, root, run, run_ok, run_within, scratches, skip, text};
 
 /// The holder of snapshots of the file, with which protection.
 const KEEPERS: [[&str; 2]; 5] = [["nobody", "r"], ["own", "r"], ["own", "rw"], ["other", "r"], ["other", "rw"]];

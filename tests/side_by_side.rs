@@ -1,8 +1,6 @@
 //! Snapshots of different files are made side by side, and no process is refused one because others make theirs again and again.
 
-mod common;
-
-use common::{Scratch, program, run, skip, text};
+use crate::common::{Scratch, program, run, skip, text};
 
 #[test]
 fn a_file_whose_writer_is_stuck_holds_back_no_snapshot_of_another() {

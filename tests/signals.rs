@@ -3,13 +3,11 @@
 //! The scenes of `tests/programs/signals/` say what they see, how they end, and what the last SIGSEGV was about; here they are
 //! played natively and under the shim.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{Scratch, made_programs, program, root, run, run_ok, scratches, skip, source, text};
+use crate::common::{Scratch, made_programs, program, root, run, run_ok, scratches, skip, source, text};
 
 /// The shim's handler comes before the program's own actions and masks, or after.
 fn same(name: &str) {

@@ -7,8 +7,6 @@
 //! What it finds is shown by tests/planted_soak.sh. What it cannot be counted on to find in a minute has a test of its own: the
 //! wait for pushers before an exec (tests/life.rs), and before a segment is split (tests/mapper.rs).
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::panic::{catch_unwind, resume_unwind};
@@ -19,8 +17,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::aftermath::assert_recovered;
-use common::{Scratch, library, program, root, run_ok, run_within, text};
+use crate::common::aftermath::assert_recovered;
+use crate::common::{Scratch, library, program, root, run_ok, run_within, text};
 use snapshim::sys::procfs::{ProcPath, ProcStat};
 
 const PROCESSES: usize = 30;

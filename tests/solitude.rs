@@ -1,14 +1,12 @@
 //! A program that holds a snapshot, and with it the agent, gives up rights and enters namespaces as one thread does; its snapshot
 //! stays.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use common::holder::Holder;
-use common::{Scratch, WAYS, program, run_ok, skip};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, program, run_ok, skip};
 
 const SIZE: usize = 64 * 4096;
 

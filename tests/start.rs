@@ -1,11 +1,9 @@
 //! What every program pays before it runs, whether it uses the shim or not.
 
-mod common;
-
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{Scratch, program, run, run_ok, skip, text};
+use crate::common::{Scratch, program, run, run_ok, skip, text};
 
 /// How many system calls a command makes; none: strace(1) is missing.
 fn system_calls(command: &Command, scratch: &Scratch) -> Option<usize> {

@@ -1,20 +1,18 @@
 //! Any process may be stopped at any instruction, for longer than other processes wait. They go on, or are told which process keeps
 //! them waiting. When the stopped process goes on, nothing is wrong, of its own or of the others'.
 //!
-//! Each operation is done again and again, and stopped, as by SIGSTOP, at one point after the other: see [`common::tracer`].
+//! Each operation is done again and again, and stopped, as by SIGSTOP, at one point after the other: see [`crate::common::tracer`].
 
 #![cfg(target_arch = "x86_64")]
-
-mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 
-use common::aftermath::{assert_recovered, use_by_others};
-use common::scene::{MANY, Scene};
-use common::tracer::{Stopped, Target, stop_at};
-use common::{Scratch, program, root};
+use crate::common::aftermath::{assert_recovered, use_by_others};
+use crate::common::scene::{MANY, Scene};
+use crate::common::tracer::{Stopped, Target, stop_at};
+use crate::common::{Scratch, program, root};
 
 /// How long the stopped process and those beside it wait for each other.
 const TIMEOUT_MS: &str = "200";

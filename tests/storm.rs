@@ -1,12 +1,10 @@
 //! Many processes write while others take and drop snapshots: each snapshot is one consistent cut, and stays it.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Scratch, program, root, run_within, scratches, text};
+use crate::common::{Scratch, program, root, run_within, scratches, text};
 
 /// Where it blows, and the ways of preserving that its writers use in turn.
 fn rounds() -> [(Scratch, &'static str); 4] {

@@ -1,15 +1,13 @@
 //! A program under the shim does what it does without: the same output, the same exit status, the same file, whether snapshots
 //! exist or not. And the snapshots stay what they were.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::busy::in_good_time;
-use common::holder::Holder;
-use common::{Scratch, WAYS, compile, library, program, run, run_ok, skip, text};
+use crate::common::busy::in_good_time;
+use crate::common::holder::Holder;
+use crate::common::{Scratch, WAYS, compile, library, program, run, run_ok, skip, text};
 
 const PAGES: usize = 64;
 

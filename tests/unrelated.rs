@@ -1,9 +1,7 @@
 //! A call on memory waits for no snapshot that has nothing to do with that memory: neither one of another thread, nor one of
 //! another process that a thread of this one waits for.
 
-mod common;
-
-use common::{WAYS, each_at_once, program, run_ok, scratches, skip};
+use crate::common::{WAYS, each_at_once, program, run_ok, scratches, skip};
 
 fn runs(test: &str, scenario: &str) {
     each_at_once(scratches().iter().zip(WAYS), |(scratch, way)| {

@@ -1,14 +1,12 @@
 //! A program that uses no snapshot sees nothing of the library: its calls are the calls that it made, and it has the threads that
 //! it started. Where a snapshot of another file exists, what its calls do is the same.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
-use common::holder::Holder;
-use common::{Scratch, each_at_once, program, run, run_ok, skip, text, wait_until};
+use crate::common::holder::Holder;
+use crate::common::{Scratch, each_at_once, program, run, run_ok, skip, text, wait_until};
 
 const SIZE: usize = 16 * 4096;
 

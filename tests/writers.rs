@@ -1,13 +1,11 @@
 //! Every call that writes, and real programs that use them, while a snapshot is held: it never changes, the file does as natively.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::holder::Holder;
-use common::{DISK, Scratch, WAYS, program, root, run, run_ok, run_ok_within, scratches, skip, text};
+use crate::common::holder::Holder;
+use crate::common::{DISK, Scratch, WAYS, program, root, run, run_ok, run_ok_within, scratches, skip, text};
 
 /// The interpreter itself, not a script that looks for it.
 fn python() -> PathBuf {

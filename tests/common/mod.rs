@@ -1,8 +1,6 @@
 //! What the integration tests share: the library, the C programs, directories on both file systems, and running a program natively
 //! or under the shim.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 #[cfg(target_arch = "x86_64")]
 pub mod aftermath;
 pub mod busy;

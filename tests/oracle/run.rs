@@ -12,10 +12,10 @@ use snapshim::PAGE;
 use snapshim::protocol::limits::BLOCKS;
 use snapshim::table::Table;
 
-use super::common::{Scratch, program, root};
 use super::history::kinds;
 use super::model::judge;
 use super::record::Records;
+use crate::common::{Scratch, program, root};
 
 /// A process that has not ended by then after the history's time is over hangs: none waits for anything but others' calls.
 const LONGEST: u64 = 90;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
+use super::words;
 use crate::common::{Scratch, library, program, run_ok};
-use crate::words;
 
 /// They open, write or allocate by functions of libc's that are taken at their entries.
 const COME_TO_ANOTHER: &str = "

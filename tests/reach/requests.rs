@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::{sources, words};
 use crate::common::{Scratch, root, run_ok};
-use crate::{sources, words};
 
 /// Headers of file systems, of block devices, and of what fills memory.
 const HEADERS: [&str; 20] = [

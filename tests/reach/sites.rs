@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::code::{Code, Site};
+use super::code::{Code, Site};
+use super::{header, system_calls, words};
 use crate::common::{library, run_ok, skip};
-use crate::{header, system_calls, words};
 
 /// Names that only libc itself uses, with detours at their entries.
 const DETOURED: [&str; 4] = ["__open_nocancel", "__write_nocancel", "__read_nocancel", "__close_nocancel"];

@@ -4,9 +4,6 @@
 //! of system calls and of ioctl requests, and every system call instruction of libc, of ld.so and of other libraries that make them
 //! are held side by side.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod code;
 mod entries;
 mod requests;
@@ -17,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use common::{root, skip};
+use crate::common::{root, skip};
 
 /// The words of a list.
 fn words(list: &str) -> BTreeSet<&str> {
