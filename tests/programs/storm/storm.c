@@ -1,6 +1,8 @@
-/* storm FILE SECONDS SEED WAYS: four writer processes of two threads each stamp records of FILE while mapper processes take, check and
- * drop snapshots of it. WAYS (direct,agent,auto) are dealt out to the writers in turn. Prints what was done; fails on the first
- * snapshot that is not one cut of the writes, or that changes afterwards.
+/* storm FILE SECONDS SEED WAYS: four writer processes of two threads each stamp records of FILE and FILE.2 while mapper processes take,
+ * check and drop snapshots of them. WAYS (direct,agent,auto) are dealt out to the writers in turn. Prints what was done; fails on the
+ * first snapshot that is not one cut of the writes, or that changes afterwards.
+ *
+ * The second file goes on where the first ends. A snapshot of records of both is a group of two, side by side in memory.
  *
  * Each thread has a region of its own and numbers its writes; which records a write covers follows from region and number. So the
  * newest number that a snapshot shows of a region says what every record of that region has to be. A record is half a page and a
@@ -13,14 +15,14 @@
 #include <time.h>
 
 enum { WRITER_PROCESSES = 4, THREADS = 2, REGIONS = WRITER_PROCESSES * THREADS, MAPPER_PROCESSES = 3, HELD = 6 };
-enum { RECORD = 2048, REGION_RECORDS = 65, RECORDS = REGIONS * REGION_RECORDS, PAGES = RECORDS * RECORD / 4096 };
+enum { RECORD = 2048, REGION_RECORDS = 65, RECORDS = REGIONS * REGION_RECORDS, PAGES = RECORDS * RECORD / 4096, FILE_PAGES = PAGES / 2 };
 
 /* What all processes share. */
 struct control {
     _Atomic uint64_t sequence;      /* of the next write, taken before it is made */
     _Atomic uint64_t done[REGIONS]; /* number of the last write that has returned */
     _Atomic int stop;
-    _Atomic uint64_t snapshots, looks, preserved, longest_ns;
+    _Atomic uint64_t snapshots, groups, looks, preserved, longest_ns;
 };
 
 struct record {
@@ -38,7 +40,7 @@ struct cover {
 
 static struct control *control;
 static uint64_t seed;
-static const char *path;
+static char paths[2][4096];
 
 static uint64_t mix(uint64_t word)
 {
@@ -103,7 +105,8 @@ static void *write_region(void *argument)
 {
     size_t region = (size_t)argument;
     struct record *records = calloc(REGION_RECORDS, RECORD);
-    int fd = open(path, O_WRONLY);
+    size_t start = region * REGION_RECORDS * RECORD, file = start / (FILE_PAGES * 4096);
+    int fd = open(paths[file], O_WRONLY);
     CHECK(records && fd >= 0);
     for (uint64_t number = 1; !control->stop; number++) {
         struct cover cover = cover_of(region, number);
@@ -114,7 +117,7 @@ static void *write_region(void *argument)
         for (size_t i = 0; i < cover.count; i++)
             fill(&records[i], cover.first + i, sequence, number, done);
         size_t length = cover.count * RECORD;
-        CHECK(write_by(cover.call, fd, (char *)records, length, (off_t)(cover.first * RECORD)) == (ssize_t)length);
+        CHECK(write_by(cover.call, fd, (char *)records, length, (off_t)(cover.first * RECORD - file * FILE_PAGES * 4096)) == (ssize_t)length);
         control->done[region] = number;
     }
     return NULL;
@@ -189,7 +192,32 @@ static void check_cut(const struct held *held, const uint64_t *returned, uint64_
     }
 }
 
-static void take(struct held *held, int fd, uint64_t *random)
+/* A snapshot of pages of both files: a group, put side by side into memory that is kept for it. */
+static char *take_group(const int *fds, size_t page, size_t pages, int protection)
+{
+    char *at = mmap(NULL, pages * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(at != MAP_FAILED);
+    size_t first = (FILE_PAGES - page) * 4096, second = pages * 4096 - first;
+    struct snapshim_map maps[2] = {{fds[0], protection, (off_t)(page * 4096), first, at, MAP_FIXED, 0},
+                                   {fds[1], protection, 0, second, at + first, MAP_FIXED, 0}};
+    if (snapshim_active())
+        CHECK(snapshim_mapv(maps, 2) == 0 && maps[0].addr == at && maps[1].addr == at + first);
+    else
+        for (int i = 0; i < 2; i++)
+            CHECK(mmap(maps[i].addr, maps[i].length, protection, MAP_PRIVATE | MAP_FIXED, maps[i].fd, maps[i].offset) != MAP_FAILED);
+    control->groups++;
+    return at;
+}
+
+static char *take_pages(const int *fds, size_t page, size_t pages, int protection)
+{
+    if (page < FILE_PAGES && page + pages > FILE_PAGES)
+        return take_group(fds, page, pages, protection);
+    size_t file = page / FILE_PAGES;
+    return (char *)snapshot(fds[file], (page - file * FILE_PAGES) * 4096, pages * 4096, protection);
+}
+
+static void take(struct held *held, const int *fds, uint64_t *random)
 {
     size_t page = 0, pages = PAGES;
     if (draw(random) % 3 == 0) {
@@ -203,7 +231,7 @@ static void take(struct held *held, int fd, uint64_t *random)
     uint64_t returned[REGIONS], started = now();
     for (size_t i = 0; i < REGIONS; i++)
         returned[i] = control->done[i];
-    held->at = (char *)snapshot(fd, page * 4096, pages * 4096, PROT_READ | (held->writable ? PROT_WRITE : 0));
+    held->at = take_pages(fds, page, pages, PROT_READ | (held->writable ? PROT_WRITE : 0));
     uint64_t bound = control->sequence, took = now() - started;
     memcpy(held->copy, held->at, pages * 4096);
     check_cut(held, returned, bound);
@@ -250,10 +278,12 @@ static void cut(struct held *held, uint64_t *random)
 static void drop(struct held *held)
 {
     look_again(held);
-    struct snapshim_stat stat;
-    if (snapshim_stat(held->at, &stat) == 0) {
-        CHECK(stat.state == SNAPSHIM_EXACT);
-        control->preserved += stat.preserved;
+    /* The two ends of a group lie in different files. */
+    struct snapshim_stat first, last;
+    if (snapshim_stat(held->at, &first) == 0) {
+        CHECK(snapshim_stat(held->at + held->count * RECORD - 1, &last) == 0);
+        CHECK(first.state == SNAPSHIM_EXACT && last.state == SNAPSHIM_EXACT);
+        control->preserved += first.preserved;
     }
     CHECK(munmap(held->at, held->count * RECORD) == 0);
     held->at = NULL;
@@ -262,12 +292,12 @@ static void drop(struct held *held)
 static void map_until(uint64_t deadline, uint64_t random)
 {
     static struct held all[HELD];
-    int fd = open(path, O_RDONLY);
-    CHECK(fd >= 0);
+    int fds[2] = {open(paths[0], O_RDONLY), open(paths[1], O_RDONLY)};
+    CHECK(fds[0] >= 0 && fds[1] >= 0);
     while (now() < deadline && !control->stop) {
         struct held *held = &all[draw(&random) % HELD];
         if (!held->at)
-            take(held, fd, &random);
+            take(held, fds, &random);
         else if (control->sequence >= held->checked_from)
             drop(held);
         else if (held->cuts > 0 && held->cuts--)
@@ -284,15 +314,16 @@ static void map_until(uint64_t deadline, uint64_t random)
 
 static void make_records(void)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    CHECK(fd >= 0);
+    int fds[2];
+    for (int i = 0; i < 2; i++)
+        CHECK((fds[i] = open(paths[i], O_WRONLY | O_CREAT | O_TRUNC, 0600)) >= 0);
     uint64_t none[REGIONS] = {0};
     for (size_t i = 0; i < RECORDS; i++) {
         struct record record;
         fill(&record, i, 0, 0, none);
-        CHECK(write(fd, &record, RECORD) == RECORD);
+        CHECK(write(fds[i / (RECORDS / 2)], &record, RECORD) == RECORD);
     }
-    close(fd);
+    CHECK(close(fds[0]) == 0 && close(fds[1]) == 0);
 }
 
 /* Starts process `index` of the storm: this program again, a writer with its own way of preserving. */
@@ -332,16 +363,17 @@ static int run_all(char **argv)
         if (status != 0 || ended == MAPPER_PROCESSES)
             control->stop = 1;
     }
-    printf("%llu snapshots (longest mmap %.2f ms), %llu looks at them later, %llu writes, %llu pages preserved\n",
-           (unsigned long long)control->snapshots, (double)control->longest_ns / 1e6, (unsigned long long)control->looks,
+    printf("%llu snapshots (%llu groups, longest mmap %.2f ms), %llu looks at them later, %llu writes, %llu pages preserved\n",
+           (unsigned long long)control->snapshots, (unsigned long long)control->groups, (double)control->longest_ns / 1e6, (unsigned long long)control->looks,
            (unsigned long long)control->sequence - 1, (unsigned long long)control->preserved);
-    return failed != 0 || control->snapshots == 0;
+    return failed != 0 || control->snapshots == 0 || control->groups == 0;
 }
 
 int main(int argc, char **argv)
 {
     CHECK(argc == 5 || argc == 6);
-    path = argv[1];
+    snprintf(paths[0], sizeof paths[0], "%s", argv[1]);
+    snprintf(paths[1], sizeof paths[1], "%s.2", argv[1]);
     seed = strtoull(argv[3], NULL, 0);
     if (argc == 5)
         return run_all(argv);
