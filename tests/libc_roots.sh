@@ -3,12 +3,13 @@
 #
 #   tests/libc_roots.sh [SUITE...]     SNAPSHIM_TESTS="start transparent" runs these alone
 #
-# The tests themselves are linked statically, so that they run in any root; their programs are compiled there. The root sees this
-# directory at its own path, and the machine's /dev, /proc and /sys. What could not be made is said aloud.
+# The tests themselves are linked statically, so that they run in any root; their programs are compiled there. The command is linked
+# with the root's libc where that is older than the machine's. The root sees this directory at its own path, and the machine's /dev,
+# /proc and /sys. What could not be made is said aloud.
 set -u
 cd "$(dirname "$0")/.." && here=$(pwd)
 mirror="${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
-packages=gcc,g++,libc6-dev,binutils,strace,procps,perl,python3,sqlite3
+packages=gcc,g++,libc6-dev,binutils,make,strace,procps,perl,python3,sqlite3
 # Of bullseye 2.31, bookworm 2.36, trixie 2.41, sid the newest.
 suites="${*:-bullseye bookworm trixie sid}"
 # Tests that have themselves loaded under the library: they are static here.
@@ -38,17 +39,36 @@ make_root() {
     mv "target/roots/$1.partial" "target/roots/$1"
 }
 
-# In a mount namespace of its own: the root with what it sees of this machine, and programs of its own.
+# Links the command anew if the one that `make` builds asks for a newer libc than a suite has.
+make_command() {
+    made=$here/target/programs-of-roots/$1.snapshim && rm -f "$made"
+    unshare --mount "$here/tests/libc_roots.sh" inside "$1" "$here/target/release/snapshim" --version >/dev/null 2>&1 && return 0
+    mkdir -p target/roots-command/tmp
+    printf '#!/bin/sh\nexec unshare --mount "%s" inside "%s" gcc "$@"\n' "$here/tests/libc_roots.sh" "$1" >target/roots-command/gcc
+    chmod +x target/roots-command/gcc
+    # What the linker reads from elsewhere: Rust's own libraries.
+    TMPDIR=$here/target/roots-command/tmp SNAPSHIM_ROOT_SEES=$(rustc --print sysroot) \
+        CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 "${CARGO:-cargo}" rustc --quiet --release \
+        --package snapshim-command --bin snapshim --target-dir target/roots-command \
+        -- -C "linker=$here/target/roots-command/gcc" -C "metadata=$1" && cp target/roots-command/release/snapshim "$made"
+}
+
+# In a mount namespace of its own: the root with what it sees of this machine, and programs of its own. It is a mount, and the root of
+# the namespace: the tests make mounts and user namespaces, which the kernel refuses after a mere chroot(2).
 if [ "${1:-}" = inside ]; then
     root=$here/target/roots/$2
     shift 2
     mkdir -p "$root$here" "$root/dev/shm" "$here/target/programs-of-roots/${root##*/}" "$here/target/test-programs"
-    mount --make-rprivate / && mount --rbind "$here" "$root$here" || exit 1
-    for directory in /dev /proc /sys; do
+    mount --make-rprivate / && mount --bind "$root" "$root" && mount --rbind "$here" "$root$here" || exit 1
+    for directory in /dev /proc /sys ${SNAPSHIM_ROOT_SEES:-}; do
+        mkdir -p "$root$directory"
         mount --rbind "$directory" "$root$directory" || exit 1
     done
     mount --bind "$here/target/programs-of-roots/${root##*/}" "$root$here/target/test-programs" || exit 1
-    exec chroot "$root" sh -c 'cd "$0" && exec "$@"' "$here" "$@"
+    command=$here/target/programs-of-roots/${root##*/}.snapshim
+    [ ! -e "$command" ] || mount --bind "$command" "$root$here/target/release/snapshim" || exit 1
+    cd "$root" && pivot_root . mnt && exec chroot . sh -c 'umount -l /mnt && cd "$0" && exec "$@"' "$here" "$@"
+    exit 1
 fi
 
 if [ "$(id -u)" != 0 ]; then
@@ -65,13 +85,14 @@ modules=$(sed -n 's/^mod \(.*\);$/\1/p' tests/main.rs | grep -vx common)
 status=0
 for suite in $suites; do
     make_root "$suite" || continue
+    make_command "$suite" || { echo "$suite: the command does not link with its libc"; status=1; continue; }
     logs=target/roots/$suite.tests && rm -rf "$logs" && mkdir -p "$logs"
     echo "--- $suite: $(chroot "target/roots/$suite" ldd --version | head -n 1)"
     for name in $modules; do
         case " ${SNAPSHIM_TESTS:-$name} " in *" $name "*) ;; *) continue ;; esac
         [ -z "${SNAPSHIM_TESTS:-}" ] && case " $(echo $unasked) " in *" $name "*) continue ;; esac
         tests=$("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
-        if unshare --mount "$0" inside "$suite" "$binary" --nocapture --exact $skipped $tests >"$logs/$name" 2>&1 </dev/null; then
+        if unshare --mount "$here/tests/libc_roots.sh" inside "$suite" "$binary" --nocapture --exact $skipped $tests >"$logs/$name" 2>&1 </dev/null; then
             echo "$suite $name: ok"
         else
             echo "$suite $name: FAILED ($logs/$name)"

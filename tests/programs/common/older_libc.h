@@ -3,15 +3,21 @@
 #define OLDER_LIBC_H
 
 #if defined(__has_include) && !defined(__cplusplus)
+/* The first header decides what all declare. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #if __has_include(<features.h>)
 #include <features.h>
 #endif
 #if defined(__GLIBC__) && !(__GLIBC__ > 2 || __GLIBC_MINOR__ >= 36)
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <errno.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -35,6 +41,16 @@ static inline const char *strerrorname_np(int number) {
             return names[i].name;
     return strerror(number);
 }
+static inline const char *sigabbrev_np(int number) {
+    return number == SIGBUS ? "BUS" : number == SIGSEGV ? "SEGV" : "?";
+}
+/* The thread then has the mask of its creator, natively as under the shim. */
+static inline int pthread_attr_setsigmask_np(pthread_attr_t *attributes, const sigset_t *set) {
+    return attributes == NULL || set == NULL ? EINVAL : 0;
+}
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
 #endif
 #if __GLIBC_MINOR__ < 34
 #ifndef SYS_close_range
@@ -43,6 +59,31 @@ static inline const char *strerrorname_np(int number) {
 static inline int close_range(unsigned first, unsigned last, int flags) {
     return (int)syscall(SYS_close_range, first, last, flags);
 }
+static inline int execveat(int directory, const char *path, char *const arguments[], char *const environment[], int flags) {
+    return (int)syscall(SYS_execveat, directory, path, arguments, environment, flags);
+}
+static inline pid_t _Fork(void) {
+    return fork();
+}
+#endif
+#if __GLIBC_MINOR__ < 35
+static inline int epoll_pwait2(int epoll, struct epoll_event *events, int most, const struct timespec *time, const sigset_t *mask) {
+    enum { EPOLL_PWAIT2 = 441 };
+    return (int)syscall(EPOLL_PWAIT2, epoll, events, most, time, mask, _NSIG / 8);
+}
+#endif
+/* What the headers of an older kernel do not have. */
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
+#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
+#endif
+#ifndef UFFDIO_REGISTER_MODE_MINOR
+#define UFFDIO_REGISTER_MODE_MINOR ((__u64)1 << 2)
 #endif
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440

@@ -54,8 +54,10 @@ int main(int argc, char **argv)
         void *(*nested)(const char *) = function(handle, "namespace_beside");
         changes(nested(argv[1]), "write");
     } else if (strcmp(argv[2], "again") == 0) {
-        /* Namespaces go and come; there are never more than a few. */
-        for (int i = 0; i < 40; i++) {
+        /* Namespaces go and come; there are never more than a few. An older libc gives nothing of its static thread-local storage
+         * back, and has none left after some. */
+        int times = __GLIBC_MINOR__ < 34 ? 6 : 40;
+        for (int i = 0; i < times; i++) {
             CHECK(dlclose(handle) == 0);
             handle = loaded(argv[1]);
             ((void (*)(void))function(handle, "errno_beside"))();
