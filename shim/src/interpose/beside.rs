@@ -5,6 +5,7 @@
 //! The errno that the hook sets is copied to the errno of those libcs.
 
 use core::ffi::{CStr, c_int, c_void};
+use core::iter;
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -89,21 +90,46 @@ pub fn patch<I: Iterator<Item = EntryHook>>(handle: *mut c_void, entry_hooks: im
     // Never `lock`: parking_lot allocates in order to park.
     let _one = until_some(|| ONE.try_lock());
     let Some(libc) = elf_symbols::libc_beside(handle) else { return Found::Nothing };
-    if entry_hooks().any(|entry_hook| is_patched(&libc, entry_hook)) {
-        return Found::Led;
+    if !has_any(&libc, &entry_hooks, is_patched) && !note_errno(&libc) {
+        return Found::Closed;
     }
+    // Each of the libraries may have come to a namespace that was patched before.
+    let mut libraries = iter::once(libc).chain(elf_symbols::parts_of_libc_beside(handle));
+    if libraries.all(|library| lead(&library, &entry_hooks)) { Found::Led } else { Found::Closed }
+}
+
+/// Notes where errno is in a libc whose functions are about to jump to the hooks. False: that cannot be told.
+fn note_errno(libc: &Loaded) -> bool {
     let location = libc.find(c"__errno_location");
     // The libc may have been loaded at the very place of one that is gone.
     let is_of_it = |place: &&Errno| ptr::eq(place.location.load(Ordering::Relaxed), location);
     let place = ERRNOS.iter().find(is_of_it).or_else(|| ERRNOS.iter().find(|place| place.location().is_none()));
-    let (false, Some(place), Some(code)) = (location.is_null(), place, libc.code()) else { return Found::Closed };
-    if !protect(&code, MprotectFlags::READ | MprotectFlags::WRITE | MprotectFlags::EXEC) {
-        return Found::Closed;
-    }
+    let (false, Some(place)) = (location.is_null(), place) else { return false };
     place.note(location);
-    // SAFETY: no thread runs in a libc that has just been loaded, and its code was made writable.
-    entry_hooks().for_each(|entry_hook| unsafe { redirect(libc.find(entry_hook.name), &code, entry_hook.hook) });
-    if protect(&code, MprotectFlags::READ | MprotectFlags::EXEC) { Found::Led } else { Found::Closed }
+    true
+}
+
+/// Makes the functions of a library that has just been loaded jump to the hooks, if they do not. False: its code cannot be changed.
+fn lead<I: Iterator<Item = EntryHook>>(library: &Loaded, entry_hooks: &impl Fn() -> I) -> bool {
+    let has = |library: &Loaded, entry_hook: EntryHook| !library.find(entry_hook.name).is_null();
+    if has_any(library, entry_hooks, is_patched) || !has_any(library, entry_hooks, has) {
+        return true;
+    }
+    let Some(code) = library.code() else { return false };
+    if !protect(&code, MprotectFlags::READ | MprotectFlags::WRITE | MprotectFlags::EXEC) {
+        return false;
+    }
+    // SAFETY: no thread runs in a library that has just been loaded, and its code was made writable.
+    entry_hooks().for_each(|entry_hook| unsafe { redirect(library.find(entry_hook.name), &code, entry_hook.hook) });
+    protect(&code, MprotectFlags::READ | MprotectFlags::EXEC)
+}
+
+fn has_any<I: Iterator<Item = EntryHook>>(
+    library: &Loaded,
+    entry_hooks: &impl Fn() -> I,
+    holds: fn(&Loaded, EntryHook) -> bool,
+) -> bool {
+    entry_hooks().any(|entry_hook| holds(library, entry_hook))
 }
 
 /// `jmp [rip]`: the address that it jumps to follows the instruction.
@@ -117,8 +143,8 @@ fn jump_to(hook: *const ()) -> [u8; LENGTH] {
     jump
 }
 
-fn is_patched(libc: &Loaded, entry_hook: EntryHook) -> bool {
-    let (entry, mut code) = (libc.find(entry_hook.name), [0; LENGTH]);
+fn is_patched(library: &Loaded, entry_hook: EntryHook) -> bool {
+    let (entry, mut code) = (library.find(entry_hook.name), [0; LENGTH]);
     !entry.is_null()
         && read_own(entry as u64, (&raw mut code) as u64, LENGTH as u64) == LENGTH as u64
         && code == jump_to(entry_hook.hook)

@@ -142,7 +142,7 @@ unsafe extern "C" fn visit_libc(library: *mut libc::dl_phdr_info, _size: usize, 
 fn is_libc(library: &libc::dl_phdr_info) -> bool {
     // SAFETY: the name is a C string, or null.
     let name = unsafe { library.dlpi_name.as_ref().map(|name| CStr::from_ptr(name).to_bytes()) };
-    name.is_some_and(|name| name.ends_with(b"/libc.so.6"))
+    name.is_some_and(|name| name.ends_with(LIBC))
 }
 
 fn headers(library: &libc::dl_phdr_info) -> &[libc::Elf64_Phdr] {
@@ -174,32 +174,47 @@ pub struct Loaded {
     symbols: Symbols,
 }
 
+const LIBC: &[u8] = b"/libc.so.6";
+/// Libraries that before glibc 2.34 have functions of libc's beside libc: their own write(2), open(2), dlmopen(3).
+const PARTS_OF_LIBC: [&[u8]; 3] = [b"/libpthread.so.0", b"/libdl.so.2", b"/librt.so.1"];
+
 /// The libc in the namespace of a library that dlmopen(3) loaded; `None` if there is none, or if it is the program's own.
 pub fn libc_beside(handle: *mut c_void) -> Option<Loaded> {
+    namespace_of(handle).find_map(|library| library.as_one_of(&[LIBC])).filter(|libc| libc.base != base_of_libc())
+}
+
+/// The libraries in that namespace that have functions of libc's, beside libc itself.
+pub fn parts_of_libc_beside(handle: *mut c_void) -> impl Iterator<Item = Loaded> {
+    namespace_of(handle).filter_map(|library| library.as_one_of(&PARTS_OF_LIBC))
+}
+
+/// All libraries in the namespace of one that dlmopen(3) loaded.
+fn namespace_of(handle: *mut c_void) -> impl Iterator<Item = &'static LinkMap> {
     const RTLD_DI_LINKMAP: c_int = 2;
     let mut map: *const LinkMap = ptr::null();
     // SAFETY: the handle was just returned; the argument has room for a pointer.
-    if unsafe { libc::dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) } != 0 || map.is_null() {
-        return None;
-    }
+    let answer = unsafe { libc::dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) };
     // SAFETY: the libraries of one namespace form a linked list. Only the loader changes it, and the loader has returned.
-    unsafe {
-        while !(*map).previous.is_null() {
-            map = (*map).previous;
-        }
-        while !map.is_null() {
-            let LinkMap { base, name, dynamic, next, .. } = *map;
-            if !name.is_null() && CStr::from_ptr(name).to_bytes().ends_with(b"/libc.so.6") {
-                return if base == base_of_libc() {
-                    None
-                } else {
-                    Some(Loaded { base, symbols: Symbols::at(base, dynamic)? })
-                };
-            }
-            map = next;
-        }
+    let mut first = unsafe { map.as_ref() }.filter(|_| answer == 0);
+    // SAFETY: as above.
+    while let Some(previous) = first.and_then(|map| unsafe { map.previous.as_ref() }) {
+        first = Some(previous);
     }
-    None
+    // SAFETY: as above.
+    core::iter::successors(first, |map| unsafe { map.next.as_ref() })
+}
+
+impl LinkMap {
+    /// This library, if its path ends with one of these.
+    fn as_one_of(&self, endings: &[&[u8]]) -> Option<Loaded> {
+        // SAFETY: the name is a C string, or null.
+        let name = unsafe { self.name.as_ref().map(|name| CStr::from_ptr(name).to_bytes()) }?;
+        if !endings.iter().any(|ending| name.ends_with(ending)) {
+            return None;
+        }
+        // SAFETY: the library is loaded and relocated.
+        Some(Loaded { base: self.base, symbols: unsafe { Symbols::at(self.base, self.dynamic) }? })
+    }
 }
 
 /// The address that the program's own libc is loaded at.
