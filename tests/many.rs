@@ -25,3 +25,8 @@ fn each_of_many_processes_is_seen() {
 fn each_of_many_threads_is_seen() {
     are_all_seen("each_of_many_threads_is_seen");
 }
+
+#[test]
+fn threads_that_come_together_do_not_all_look_for_the_dead() {
+    are_all_seen("threads_that_come_together_do_not_all_look_for_the_dead");
+}

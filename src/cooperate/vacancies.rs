@@ -10,7 +10,7 @@ use crate::protocol::origin::Origin;
 use crate::protocol::process_id::ProcessId;
 use crate::protocol::snapshot::StateWord;
 use crate::sys::raw;
-use crate::sys::sync::Ordering;
+use crate::sys::sync::{AtomicU32, Ordering};
 use crate::table::Table;
 
 /// An array with no more records than this is looked through wholly for a free one. In a larger one as many are looked at, from
@@ -29,6 +29,20 @@ fn likely(used: usize, hint: usize) -> impl Iterator<Item = usize> {
 /// Whether `index` is one at which the dead are looked for before the array grows further. These indices lie ever farther apart.
 fn is_landmark(index: usize, least: usize) -> bool {
     index >= least && index.is_power_of_two()
+}
+
+/// Whether the caller is the one that looks for the dead at the landmark `used`. Of threads that come there together one does so, and
+/// the array grows for the others: it takes longer than their claims by far. If the one is killed, another does so a second later.
+fn takes_turn(last: &AtomicU32, used: usize, now: u64) -> bool {
+    const TIME_BITS: u32 = 27;
+    const ABOUT_A_MILLISECOND: u32 = 20;
+    const SECOND: u32 = (1_000_000_000 >> ABOUT_A_MILLISECOND) as u32;
+    let time = |word: u32| word & ((1 << TIME_BITS) - 1);
+    let turn = used.ilog2() << TIME_BITS | time((now >> ABOUT_A_MILLISECOND) as u32);
+    let seen = last.load(Ordering::Relaxed);
+    let is_fresh = seen >> TIME_BITS == turn >> TIME_BITS && time(turn.wrapping_sub(seen)) < SECOND;
+    // Relaxed: the word only spreads the work; the search itself reads everything anew.
+    !is_fresh && last.compare_exchange(seen, turn, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 impl Table {
@@ -83,7 +97,8 @@ impl Table {
         let used = || self.header.writers_used().min(self.writers_backed());
         let hint = self.header.writer_room.hint.load(Ordering::Relaxed) as usize;
         let found = likely(used(), hint).find(claim).or_else(|| {
-            if is_landmark(used(), MANY) {
+            let reached = used();
+            if is_landmark(reached, MANY) && takes_turn(&self.header.writer_room.cursor, reached, raw::now()) {
                 self.free_abandoned_slots();
                 if let Some(freed) = (0..used()).find(claim) {
                     return Some(freed);
@@ -123,5 +138,15 @@ mod tests {
         assert_eq!((first, count), (Some(900), FEW));
         assert_eq!(likely(1000, 900).nth(100), Some(0));
         assert_eq!(likely(1000, 1000).next(), Some(0));
+    }
+
+    #[test]
+    fn one_looks_for_the_dead_at_a_landmark_in_a_second() {
+        const MILLISECOND: u64 = 1_000_000;
+        let last = AtomicU32::new(0);
+        let takes = |used, milliseconds| takes_turn(&last, used, milliseconds * MILLISECOND);
+        assert!(takes(1024, 5000) && !takes(1024, 5000) && !takes(1024, 5900));
+        assert!(takes(2048, 5900) && !takes(2048, 5900));
+        assert!(takes(2048, 7000) && takes(1024, 7000));
     }
 }

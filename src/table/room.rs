@@ -19,7 +19,7 @@ pub(crate) struct Room {
     backed: AtomicU64,
     /// The index at which a free record is likely.
     pub(crate) hint: AtomicU32,
-    /// The index from which on the dead are looked for next.
+    /// Of processes: the index from which on the dead are looked for next. Of slots: where and when that was done last.
     pub(crate) cursor: AtomicU32,
 }
 

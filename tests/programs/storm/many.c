@@ -123,6 +123,48 @@ static void each_of_many_threads_is_seen(void)
     check_snapshot(THREADS);
 }
 
+static pthread_barrier_t together;
+
+static void *write_once(void *unused)
+{
+    pthread_barrier_wait(&together);
+    overwrite(other, 0, 1, 1);
+    pthread_barrier_wait(&together);
+    return unused;
+}
+
+/* The processor time, in milliseconds, of `count` threads that write for the first time at the same moment. */
+static long time_of_newcomers(size_t count)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    struct rusage before, after;
+    CHECK(pthread_barrier_init(&together, NULL, (unsigned)count + 1) == 0);
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, 65536) == 0);
+    for (size_t i = 0; i < count; i++) {
+        errno = pthread_create(&thread, &attributes, write_once, NULL);
+        if (errno != 0)
+            skip("so many threads");
+    }
+    CHECK(getrusage(RUSAGE_SELF, &before) == 0);
+    pthread_barrier_wait(&together);
+    pthread_barrier_wait(&together);
+    CHECK(getrusage(RUSAGE_SELF, &after) == 0);
+    const struct timeval ends[] = {before.ru_utime, before.ru_stime, after.ru_utime, after.ru_stime};
+    long times[4];
+    for (int i = 0; i < 4; i++)
+        times[i] = ends[i].tv_sec * 1000 + ends[i].tv_usec / 1000;
+    return times[2] + times[3] - times[0] - times[1];
+}
+
+/* At 1024 slots, and at each power of two from there on, one thread looks for those of the dead. */
+static void threads_that_come_together_do_not_all_look_for_the_dead(void)
+{
+    long few = time_of_newcomers(900), many = time_of_newcomers(4500);
+    printf("%ld ms, %ld ms\n", few, many);
+    CHECK(many < 8 * few + 1000);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
@@ -135,6 +177,8 @@ int main(int argc, char **argv)
         each_of_many_processes_is_seen();
     else if (strcmp(argv[1], "each_of_many_threads_is_seen") == 0)
         each_of_many_threads_is_seen();
+    else if (strcmp(argv[1], "threads_that_come_together_do_not_all_look_for_the_dead") == 0)
+        threads_that_come_together_do_not_all_look_for_the_dead();
     else
         return 2;
     end_all(0);
