@@ -61,6 +61,8 @@ pub struct Held {
     pub range: Range<u64>,
     /// A guess.
     pub record: u32,
+    /// The word in which it stood. The next range is likely to be found there or beside it.
+    pub place: usize,
 }
 
 impl OwnRanges {
@@ -120,13 +122,15 @@ impl OwnRanges {
 
     /// The first held range that ends behind `address`.
     pub fn first_from(&self, address: u64) -> Option<Held> {
-        let place =
-            self.settled(
-                |is_in_order| {
-                    if is_in_order { self.find_in_order(address) } else { self.find_in_any_order(address) }
-                },
-            );
-        place.map(|(place, range)| Held { range, record: self.records[place].load(Ordering::Relaxed) })
+        self.first_from_near(address, 0)
+    }
+
+    /// The same; it takes little time if the range is found at `place`, or just before that.
+    pub fn first_from_near(&self, address: u64, place: usize) -> Option<Held> {
+        let find_in_order = || self.find_in_order(address, place);
+        let find = |is_in_order| if is_in_order { find_in_order() } else { self.find_in_any_order(address) };
+        let record = |place: usize| self.records[place].load(Ordering::Relaxed);
+        self.settled(find).map(|(place, range)| Held { range, record: record(place), place })
     }
 
     /// What `look` finds while no range is moved. While words are being shifted there is no order, but each range stands in one
@@ -144,9 +148,14 @@ impl OwnRanges {
         }
     }
 
-    fn find_in_order(&self, address: u64) -> Option<(usize, Range<u64>)> {
+    fn find_in_order(&self, address: u64, near: usize) -> Option<(usize, Range<u64>)> {
         let count = self.words().len();
-        let here = self.place_of(address, count);
+        let is_behind = |place: usize| self.at(place).start > address;
+        let is_it = |here: usize| {
+            here <= count && (here == count || !is_behind(here)) && here.checked_sub(1).is_none_or(is_behind)
+        };
+        let guess = [near, near.wrapping_sub(1)].into_iter().find(|here| is_it(*here));
+        let here = guess.unwrap_or_else(|| self.place_of(address, count));
         let held = |place: usize| Some((place, self.at(place))).filter(|(_, range)| !range.is_empty());
         let before = (here..count).find_map(held).filter(|(_, range)| address < range.end);
         before.or_else(|| (0..here).rev().find_map(held))
@@ -176,7 +185,8 @@ impl OwnRanges {
 
     /// Notes that the pages at `address` are to be found in `record` of the table.
     pub fn note_record(&self, address: u64, record: u32) {
-        if let Some((place, _)) = self.settled(|is_in_order| is_in_order.then(|| self.find_in_order(address))).flatten()
+        if let Some((place, _)) =
+            self.settled(|is_in_order| is_in_order.then(|| self.find_in_order(address, 0))).flatten()
         {
             self.records[place].store(record, Ordering::Relaxed);
         }
@@ -290,7 +300,7 @@ impl OwnRanges {
 
     /// Has the pages from `address` on in a word of their own, with a guess of their own. Without room they stay where they are.
     pub fn split_at(&self, address: u64, record: u32) {
-        let Some(Held { range: here, record: before }) = self.first_from(address) else { return };
+        let Some(Held { range: here, record: before, .. }) = self.first_from(address) else { return };
         if here.start < address && self.add_part(&(address..here.end), record) {
             self.moved();
             self.put(self.place_of(here.start, self.words().len()), word(&(here.start..address)), before);
@@ -440,8 +450,14 @@ mod tests {
             }
             let from = (random >> 20) % 910;
             let next = held.iter().find(|start| from < *start + 2);
-            let found = own_ranges.first_from(from * PAGE);
-            assert_eq!(found, next.map(|start| Held { range: pages(*start..*start + 2), record: *start as u32 }));
+            let next = next.map(|start| (pages(*start..*start + 2), *start as u32));
+            let found = |place| own_ranges.first_from_near(from * PAGE, place).map(|held| (held.range, held.record));
+            assert_eq!(found(0), next);
+            // A place from which the range has gone, or that never was one, leads to the same.
+            let right = own_ranges.first_from(from * PAGE).map_or(7, |held| held.place);
+            assert!(
+                [right, right + 1, random as usize % 300, usize::MAX].into_iter().all(|place| found(place) == next)
+            );
             assert_eq!(own_ranges.pages(), held.len() as u64 * 2);
         }
         assert!(own_ranges.words().len() <= 2 * held.len() + 16);

@@ -21,9 +21,11 @@ impl<'a> Walk<'a> {
         addresses: &Range<u64>,
     ) -> impl Iterator<Item = (u32, View)> + use<'a> {
         let Range { start: mut at, end } = *addresses;
+        let mut place = 0;
         core::iter::from_fn(move || {
             while at < end {
-                let held = own_ranges.first_from(at).filter(|held| held.range.start < end)?;
+                let held = own_ranges.first_from_near(at, place).filter(|held| held.range.start < end)?;
+                place = held.place;
                 let here = at.max(held.range.start)..end.min(held.range.end);
                 if let Some((index, view)) = self.guessed(held.record, owner, here.start).or_else(|| {
                     let found = self.searched(owner, &here);

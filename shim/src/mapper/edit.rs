@@ -140,7 +140,8 @@ impl Mappings {
 
     /// Makes every segment odd, so that neither the agent nor another thread changes it until `end_all`.
     pub fn begin_all(&self) -> Result<(), Errno> {
-        self.split_and_begin(&EVERYWHERE)
+        // No segment is to be split: none lies in part outside of everything.
+        self.begin_in(&EVERYWHERE)
     }
 
     /// The segments in a range, all of which a hook has made odd. Only the thread that holds the mappings splits such a segment,
