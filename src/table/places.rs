@@ -3,14 +3,9 @@
 
 use super::Table;
 use crate::protocol::origin::Origin;
-use crate::protocol::place::{BUCKET, BUCKETS, Bucket, each_bit, home_of};
+use crate::protocol::place::{BUCKET, BUCKETS, Bucket, behind, distance_of, each_bit, home_of};
 use crate::protocol::snapshot::{State, StateWord};
 use crate::sys::sync::Ordering;
-
-/// The bucket that is `distance` behind `home`.
-const fn behind(home: usize, distance: usize) -> usize {
-    (home + distance) % BUCKETS
-}
 
 /// The indices of the records of bucket `bucket` that may be in use.
 fn used(buckets: &[Bucket; BUCKETS], bucket: usize) -> impl Iterator<Item = u32> + use<> {
@@ -74,7 +69,7 @@ impl Table {
         // which costs a look, no more.
         let Some(origin) = self.snapshots[index as usize].origin() else { return };
         let home = home_of(origin);
-        let distance = (bucket + BUCKETS - home) % BUCKETS;
+        let distance = distance_of(home, bucket);
         let reach = &self.buckets[home].reach;
         if distance > 0 && reach.value() as usize == distance + 1 {
             reach.lower(|reach| self.reach_needed(home, reach));
@@ -104,7 +99,7 @@ impl Table {
     pub(crate) fn is_met(&self, index: u32, origin: Origin, wants_writers: bool) -> bool {
         let (bucket, at) = (index as usize / BUCKET, index as usize % BUCKET);
         let home = home_of(origin);
-        let distance = (bucket + BUCKETS - home) % BUCKETS;
+        let distance = distance_of(home, bucket);
         // Acquire: as in `Walk::of`.
         let fingerprint = self.origin_fingerprints[index as usize].load(Ordering::Acquire);
         self.buckets[bucket].used.value() & 1 << at != 0
