@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::protocol::delay::Cause;
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_MAPPING, FOREIGN_TRUNCATION, SegmentFlags, State, View};
+use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::escaped::Escaped;
 use snapshim::sys::raw;
 use snapshim::table::Table;
@@ -39,8 +39,8 @@ pub struct Snapshot {
     pub file: Option<String>,
     pub origin: String,
     pub state: &'static str,
-    /// Why it is not exact, where that is known.
-    pub why: Option<&'static str>,
+    /// Why it is doubtful or broken.
+    pub why: Option<String>,
     pub offset: u64,
     pub pages: u64,
     pub preserved: u64,
@@ -169,22 +169,10 @@ fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
         file: processes::mapped_file(pid, view.extent.address),
         origin: view.meta.origin.to_string(),
         state,
-        why: if view.head.state() == State::Exact { None } else { why(view.flags) },
+        why: view.head.cause().map(|cause| table.why(cause).to_string()),
         offset: view.extent.first * PAGE,
         pages: covered.end - covered.start,
         preserved,
         held: (preserved + bookkeeping) * PAGE,
-    }
-}
-
-fn why(flags: SegmentFlags) -> Option<&'static str> {
-    if flags.contains(FOREIGN_TRUNCATION) {
-        Some("a program without the shim truncated the file")
-    } else if flags.contains(FOREIGN_CHANGE) {
-        Some("a program without the shim changed the file")
-    } else if flags.contains(FOREIGN_MAPPING) {
-        Some("a program without the shim had the file mapped shared and writable")
-    } else {
-        None
     }
 }

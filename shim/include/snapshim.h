@@ -31,7 +31,7 @@ extern "C" {
 enum {
     SNAPSHIM_EXACT = 0,    /* as promised */
     SNAPSHIM_DOUBTFUL = 1, /* readable, but the shim can no longer vouch for it (a program without the shim changed the file, for one);
-                            * or the table was damaged; the log says why. Of a process that left a damaged table only state and pages
+                            * or the table was damaged; snapshim_why() and the log say why. Of a process that left a damaged table only state and pages
                             * are known */
     SNAPSHIM_BROKEN = 2,   /* a page could not be preserved; the broken part raises SIGBUS */
     SNAPSHIM_LIVE = 3      /* no snapshot: it shows the file as it is, and keeps what truncations take away (SNAPSHIM_GUARD_FILES) */
@@ -80,6 +80,7 @@ extern int __snapshim_active(void) SNAPSHIM_WEAK_;
 extern int __snapshim_stat(const void *, struct snapshim_stat *) SNAPSHIM_WEAK_;
 extern int __snapshim_check(const void *, int, struct snapshim_stat *) SNAPSHIM_WEAK_;
 extern int __snapshim_mapv(struct snapshim_map *, int) SNAPSHIM_WEAK_;
+extern int __snapshim_why(const void *, char *, size_t) SNAPSHIM_WEAK_;
 extern const char *__snapshim_version(void) SNAPSHIM_WEAK_;
 
 /* 1 if this process can make snapshots; 0 without the shim, with SNAPSHIM_DISABLE=1, or if the shared table cannot be used. */
@@ -104,6 +105,17 @@ static inline int snapshim_check(const void *addr, int fd, struct snapshim_stat 
 {
     if (__snapshim_check)
         return __snapshim_check(addr, fd, stat);
+    errno = ENOSYS;
+    return -1;
+}
+
+/* Why the snapshot that `addr` lies in is doubtful or broken, in words for a person and with what to do: what the log says of it. Like
+ * snprintf(3), it stores at most size bytes with the '\0' behind them, and returns the length of the whole text: 0 for a snapshot that is
+ * exact or live. Otherwise -1 with errno: EINVAL (no snapshot there), ENOSYS (no shim). */
+static inline int snapshim_why(const void *addr, char *buffer, size_t size)
+{
+    if (__snapshim_why)
+        return __snapshim_why(addr, buffer, size);
     errno = ENOSYS;
     return -1;
 }

@@ -6,10 +6,11 @@
 //! The time of last status change is of no use: chmod, rename and link move it.
 
 use crate::PAGE;
+use crate::protocol::cause::{Cause, Worth};
 use crate::protocol::changes::{Changes, Modified, Observation, observe};
 use crate::protocol::origin::Origin;
-use crate::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, State, View};
-use crate::table::Table;
+use crate::protocol::snapshot::{State, View};
+use crate::table::{self, Table};
 
 impl Table {
     /// Counts a change of `origin` that has passed the gate and is about to land.
@@ -24,13 +25,8 @@ impl Table {
     }
 
     /// Makes the snapshots that process `own` has of `origin` doubtful if a process that does not cooperate changed it. The result
-    /// is why, if it made any doubtful: `FOREIGN_TRUNCATION` or `FOREIGN_CHANGE`. Only one thread of `own` looks at a time.
-    pub fn doubt_if_changed(
-        &self,
-        own: u64,
-        origin: Origin,
-        file: impl FnOnce() -> Option<Modified>,
-    ) -> Option<SegmentFlags> {
+    /// is why, if it made any doubtful. Only one thread of `own` looks at a time.
+    pub fn doubt_if_changed(&self, own: u64, origin: Origin, file: impl FnOnce() -> Option<Modified>) -> Option<Cause> {
         // `is_shared` takes the dead out, which counts their stores. It comes first, so that no store is counted between the looks.
         if self.is_shared(origin) {
             return None;
@@ -55,8 +51,8 @@ impl Table {
                 let is_truncated = !covered.is_empty() && observation.file.size.div_ceil(PAGE) < covered.end;
                 if is_truncated || observation.indicates_foreign_change_since(&seen) {
                     let is_truncated = is_truncated || observation.file.size < seen.file.size;
-                    let cause = if is_truncated { FOREIGN_TRUNCATION } else { FOREIGN_CHANGE };
-                    if snapshot.mark_because(view.head.incarnation(), State::Doubtful, cause) {
+                    let cause = if is_truncated { Cause::ForeignTruncation } else { Cause::ForeignChange };
+                    if snapshot.mark(view.head.incarnation(), Worth::Doubtful(cause)) {
                         doubted = Some(cause);
                     }
                 } else {
@@ -68,13 +64,12 @@ impl Table {
     }
 
     /// Makes the exact snapshots that process `own` has of `origin` doubtful because of `cause`. True if there were any.
-    pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: SegmentFlags) -> bool {
+    pub fn doubt_all_of(&self, own: u64, origin: Origin, cause: Cause) -> bool {
         let mut doubted = false;
         let is_exact = |view: &View| view.meta.owner == own && view.head.state() == State::Exact && !view.is_guarded();
         self.over_splits(|walk| {
             for (index, view) in walk.of(origin).filter(|(_, view)| is_exact(view)) {
-                let Some(snapshot) = self.snapshot(index) else { continue };
-                doubted |= snapshot.mark_because(view.head.incarnation(), State::Doubtful, cause);
+                doubted |= table::doubt(self, index, view.head.incarnation(), cause);
             }
         });
         doubted

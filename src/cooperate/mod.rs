@@ -29,3 +29,4 @@ mod thread_state;
 mod unreached;
 pub mod unseen;
 mod vacancies;
+pub mod why;

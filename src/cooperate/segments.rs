@@ -70,9 +70,9 @@ impl Table {
             self.publish_fingerprint(copy_index, meta.origin);
         }
         if flags.contains(CHANGED_BY_HOOK) {
-            copy.publish_changing(head, view.head.state());
+            copy.publish_changing(head, view.head.worth());
         } else {
-            copy.publish(head, view.head.state());
+            copy.publish(head, view.head.worth());
         }
         self.note_shift((index, view.head.state()), (copy_index, head.incarnation()));
         Some(copy_index)

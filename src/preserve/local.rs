@@ -18,6 +18,7 @@ use super::record::record;
 use super::relocate::{self, StoreBarrier};
 use super::{unshare, verify};
 use crate::PAGE;
+use crate::protocol::cause::{Cause, Worth};
 use crate::protocol::origin::Origin;
 use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process_id::Caller;
@@ -122,7 +123,7 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
     /// Does what `request` asks. The generation is odd, and the segment is this process's.
     fn handle_in(&self, request: &Request, snapshot: &Snapshot, view: &View) -> Handled {
         if request.task == Task::Break {
-            return break_segment(snapshot, view).into();
+            return break_segment(snapshot, view, Cause::from_code(request.first)).into();
         }
         let shown = view.covered_pages();
         let start = request.first.max(shown.start);
@@ -186,11 +187,11 @@ fn readable_pages(address: u64, count: u64) -> u64 {
 }
 
 /// Makes the whole segment fault (SIGBUS) and says so in its state.
-fn break_segment(snapshot: &Snapshot, view: &View) -> bool {
+fn break_segment(snapshot: &Snapshot, view: &View, cause: Cause) -> bool {
     let length = (view.extent.pages * PAGE) as usize;
     let broken = map_faulting(view.extent.address, length).is_ok();
     if broken {
-        snapshot.mark(view.head.incarnation(), State::Broken);
+        snapshot.mark(view.head.incarnation(), Worth::Broken(cause));
     }
     broken
 }

@@ -30,19 +30,20 @@ use core::ops::Range;
 use core::time::Duration;
 
 use crate::PAGE;
+use crate::protocol::cause::{Cause, Worth};
 use crate::protocol::gate::CallFrame;
 use crate::protocol::origin::Origin;
 use crate::protocol::own_ranges::OwnRanges;
 use crate::protocol::process::{Agent, Process};
 use crate::protocol::process_id::{Caller, ProcessId};
-use crate::protocol::snapshot::{Extent, FOREIGN_TRUNCATION, SERVED, Snapshot, State, View};
+use crate::protocol::snapshot::{Extent, SERVED, Snapshot, View};
 use crate::protocol::writer_slot::{Answer, Request, Task, WriterSlot};
 use crate::sys::wait::{Backoff, TimeBudget};
 use crate::sys::{futex, raw};
 use crate::table::Table;
 use headroom::Headroom;
 use local::{Handled, LocalPreserver};
-use policy::{Failure, OnFailure, PushMode, Reason, Report};
+use policy::{Failure, OnFailure, PushMode, Report};
 use proc_fd_cache::ProcFdCache;
 use record::record;
 use relocate::StoreBarrier;
@@ -211,7 +212,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             let Some(view) = view else { return Ok(()) };
             let Some(missing) = missing(self.table, index, &view, taken, done) else { return Ok(()) };
             if !self.aside(|| self.has_room(&view, missing.end - missing.start)) {
-                return self.let_go(index, &view, Reason::NoMemory);
+                return self.let_go(index, &view, Cause::NoMemory);
             }
             let count = missing.end - missing.start;
             let task = Request { snapshot: index, incarnation, task: Task::Keep, first: missing.start, count };
@@ -226,14 +227,14 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                     done = missing.end;
                 }
             } else if !self.is_gone(index, &view) && !self.has_moved(index, &view) {
-                return self.let_go(index, &view, Reason::NoAgent);
+                return self.let_go(index, &view, Cause::NoAgent);
             }
         }
     }
 
     /// A guarded mapping cannot keep what a truncation takes away. The mapping never held that it would be exact, so by default the
     /// truncation goes on, and the mapping faults there, as it would without the shim.
-    fn let_go(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
+    fn let_go(&self, index: u32, view: &View, reason: Cause) -> Result<(), Failure> {
         let pid = self.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
         let is_over = self.is_over(index, view);
         self.trust_table()?;
@@ -244,7 +245,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             return Err(Failure { pid, reason });
         }
         if let Some(snapshot) = self.table.snapshot(index) {
-            snapshot.mark(view.head.incarnation(), State::Doubtful);
+            snapshot.mark(view.head.incarnation(), Worth::Doubtful(reason));
         }
         self.aside(|| self.report.unkept(pid, view.meta.origin, reason));
         Ok(())
@@ -283,11 +284,11 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
                 }
                 // Only its own process knows how much memory it needed.
                 let reason = if is_truncated {
-                    Reason::ForeignTruncation
+                    Cause::PagesGone
                 } else if self.aside(|| self.has_room(&view, relocate::Pages::MOST)) {
-                    Reason::NoAgent
+                    Cause::NoAgent
                 } else {
-                    Reason::NoMemory
+                    Cause::NoMemory
                 };
                 self.give_up(index, &view, reason)?;
             }
@@ -304,7 +305,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
 
     /// The error: the table is damaged. No process acts by it any more, nor waits for what it says.
     fn trust_table(&self) -> Result<(), Failure> {
-        if self.table.is_damaged() { Err(Failure { pid: 0, reason: Reason::Damaged }) } else { Ok(()) }
+        if self.table.is_damaged() { Err(Failure { pid: 0, reason: Cause::TableDamaged }) } else { Ok(()) }
     }
 
     /// The same in a segment of the calling process. If the segment is long, its agent does it where there is one: the agent can
@@ -386,7 +387,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             let Some(missing) = missing(self.table, index, &view, range, progress.done) else { return Ok(()) };
             let step = self.aside(|| self.step(index, snapshot, &view, range, &missing, progress.goes_ahead));
             match step {
-                Step::NoRoom => self.give_up(index, &view, Reason::NoMemory)?,
+                Step::NoRoom => self.give_up(index, &view, Cause::NoMemory)?,
                 Step::Pushed(_, Ok(pages)) => progress.done = missing.end.min(missing.start + pages),
                 // Perhaps only the pages ahead cannot be preserved.
                 Step::Pushed(pushed, Err(_)) if pushed != missing => progress.goes_ahead = false,
@@ -469,17 +470,11 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     ///
     /// The kernel can fail for a moment: while a page is migrated, or while the mapper is on its way out, its memory gone before it
     /// is known to be dead. Where an agent can be asked, the wait for its answer finds that out.
-    fn reason_after_retries(
-        &self,
-        why: &NotPushed,
-        index: u32,
-        view: &View,
-        progress: &mut Progress,
-    ) -> Option<Reason> {
+    fn reason_after_retries(&self, why: &NotPushed, index: u32, view: &View, progress: &mut Progress) -> Option<Cause> {
         let (is_over, reason) = match why {
-            NotPushed::Moved => (progress.time.is_exhausted(), Reason::MapperBusy),
-            NotPushed::Nothing => (progress.failures >= RETRIES, Reason::NoCopy),
-            NotPushed::Refused => (progress.failures >= RETRIES || self.may_ask(view), Reason::NoAccess),
+            NotPushed::Moved => (progress.time.is_exhausted(), Cause::MapperBusy),
+            NotPushed::Nothing => (progress.failures >= RETRIES, Cause::NoCopy),
+            NotPushed::Refused => (progress.failures >= RETRIES || self.may_ask(view), Cause::NoAccess),
         };
         if is_over {
             return Some(reason);
@@ -499,13 +494,13 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         index: u32,
         view: &View,
         missing: &Range<u64>,
-        reason: Reason,
+        reason: Cause,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
         if self.is_gone(index, view) {
             return Ok(());
         }
-        let may_answer = reason != Reason::MapperBusy;
+        let may_answer = reason != Cause::MapperBusy;
         if may_answer
             && self.may_ask(view)
             && self.ask_agent(view, preserve_task(index, view.head.incarnation(), missing))
@@ -520,7 +515,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         if self.has_moved(index, view) {
             return Ok(());
         }
-        self.give_up(index, view, if is_truncated { Reason::ForeignTruncation } else { reason })
+        self.give_up(index, view, if is_truncated { Cause::PagesGone } else { reason })
     }
 
     /// Whether the mapper's agent may be asked.
@@ -721,7 +716,7 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
     }
 
     /// The page cannot be preserved: the policy decides between origin and snapshot.
-    fn give_up(&self, index: u32, view: &View, reason: Reason) -> Result<(), Failure> {
+    fn give_up(&self, index: u32, view: &View, reason: Cause) -> Result<(), Failure> {
         let pid = self.table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
         // Its mapper may have died, or given the snapshot up, only just now.
         let is_over = self.is_over(index, view);
@@ -729,12 +724,12 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
         if is_over {
             return Ok(());
         }
-        let is_lost = reason == Reason::ForeignTruncation;
+        let is_lost = reason == Cause::PagesGone;
         if is_lost && let Some(snapshot) = self.table.snapshot(index) {
-            snapshot.mark_because(view.head.incarnation(), State::Doubtful, FOREIGN_TRUNCATION);
+            snapshot.mark(view.head.incarnation(), Worth::Doubtful(reason));
         }
         // No policy brings back pages that are gone.
-        if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view) {
+        if (is_lost || self.on_failure == OnFailure::BreakSnapshot) && self.break_mapping(index, view, reason) {
             if !self.is_over(index, view) {
                 self.aside(|| self.report.broken(pid, view.meta.origin, reason));
             }
@@ -749,14 +744,14 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             || self.table.view(index).is_none_or(|now| now.head.incarnation() != view.head.incarnation())
     }
 
-    /// Makes the snapshot fault in its mapper. False: that could not be made to take effect. A guarded mapping has nothing to
+    /// Makes the snapshot fault in its mapper, because of `cause`. False: that could not be made to take effect. A guarded mapping has nothing to
     /// break.
-    pub fn break_mapping(&self, index: u32, view: &View) -> bool {
+    pub fn break_mapping(&self, index: u32, view: &View, cause: Cause) -> bool {
         if view.is_guarded() {
             return true;
         }
-        let request =
-            Request { snapshot: index, incarnation: view.head.incarnation(), task: Task::Break, first: 0, count: 0 };
+        let incarnation = view.head.incarnation();
+        let request = Request { snapshot: index, incarnation, task: Task::Break, first: cause.code(), count: 0 };
         if self.own.may_change(view.meta.owner) { self.handle_here(&request) } else { self.ask_agent(view, request) }
     }
 }

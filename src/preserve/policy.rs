@@ -1,5 +1,6 @@
 //! What a process wants of preserving, and what it is told.
 
+use crate::protocol::cause::Cause;
 use crate::protocol::origin::Origin;
 
 /// By which means preserving is tried.
@@ -24,39 +25,20 @@ pub enum OnFailure {
     FailWrite,
 }
 
-/// Why a page could not be preserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The kernel refuses access to the mapper, and its agent did not answer in time or does not exist.
-    NoAccess,
-    /// Access is granted, but copy-on-write could not be broken (no memory, or the mapping was changed behind the shim).
-    NoCopy,
-    /// The pages have to be moved off the file, which only the mapper's process can do, and its agent did not.
-    NoAgent,
-    /// The mapper was changing its mapping for too long: it may be stopped.
-    MapperBusy,
-    /// The mapper is at the limit of its memory cgroup: one page more could get it killed.
-    NoMemory,
-    /// A program that does not cooperate has truncated the file: the pages are gone.
-    ForeignTruncation,
-    /// The table cannot be trusted.
-    Damaged,
-}
-
 /// A snapshot that could not be kept, and a write that must not happen.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure {
     /// The mapper.
     pub pid: u32,
     /// What went wrong.
-    pub reason: Reason,
+    pub reason: Cause,
 }
 
 /// What a process is told of snapshots that it broke.
 pub trait Report {
     /// Snapshot segments of `pid` were broken, for `reason`, so that a write could go on.
-    fn broken(&self, pid: u32, origin: Origin, reason: Reason);
+    fn broken(&self, pid: u32, origin: Origin, reason: Cause);
 
     /// A guarded mapping of `pid` loses what a truncation takes away, for `reason`.
-    fn unkept(&self, pid: u32, origin: Origin, reason: Reason);
+    fn unkept(&self, pid: u32, origin: Origin, reason: Cause);
 }

@@ -8,13 +8,14 @@
 //!
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
 //! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
-//! ([`process`], [`writer_slot`], [`place`], [`block_owner`], [`executing`], [`changes`], [`unseen`], [`unreached`]), or what a
+//! ([`process`], [`writer_slot`], [`cause`], [`place`], [`block_owner`], [`executing`], [`changes`], [`unseen`], [`unreached`]), or what a
 //! process knows of itself
 //! ([`own_ranges`], [`aio_queues`]).
 
 pub mod aio_queues;
 pub mod block_owner;
 pub mod bytes;
+pub mod cause;
 pub mod changes;
 pub mod creation;
 pub mod delay;

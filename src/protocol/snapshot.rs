@@ -4,6 +4,7 @@
 //! odd. A writer that pushes pages reads the generation before and after the push. So it never takes a page for preserved that the
 //! mapper moved or dropped meanwhile.
 
+use super::cause::{Cause, Worth};
 use super::changes::{Modified, Observation};
 use super::gate::ActiveWord;
 use super::origin::{AtomicTarget, Origin, Target};
@@ -20,7 +21,7 @@ use crate::sys::sync::{AtomicU32, AtomicU64, Fault, Ordering, fence, full_fence,
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Snapshot {
-    /// state:4 | generation:28 | incarnation:32.
+    /// state:3 | cause:5 | generation:24 | incarnation:32.
     head: AtomicU64,
     /// Process record index + 1 | image epoch << 32, of the mapper.
     owner: AtomicU64,
@@ -74,8 +75,10 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateWord(u64);
 
-const GENERATION_SHIFT: u32 = 4;
-const GENERATION_MASK: u64 = (1 << 28) - 1;
+const STATE_MASK: u64 = 7;
+const CAUSE_SHIFT: u32 = 3;
+const GENERATION_SHIFT: u32 = CAUSE_SHIFT + Cause::BITS;
+const GENERATION_MASK: u64 = (1 << (INCARNATION_SHIFT - GENERATION_SHIFT)) - 1;
 const INCARNATION_SHIFT: u32 = 32;
 
 impl StateWord {
@@ -87,10 +90,45 @@ impl StateWord {
         )
     }
 
+    const fn of(worth: Worth, generation: u64, incarnation: u32) -> Self {
+        let (state, cause) = match worth {
+            Worth::Exact => (State::Exact, Cause::Untold),
+            Worth::Doubtful(cause) => (State::Doubtful, cause),
+            Worth::Broken(cause) => (State::Broken, cause),
+        };
+        Self(Self::new(state, generation, incarnation).0 | cause.code() << CAUSE_SHIFT)
+    }
+
+    /// The same with another generation.
+    const fn at(self, generation: u64) -> Self {
+        let without = self.0 & !(GENERATION_MASK << GENERATION_SHIFT);
+        Self(without | (generation & GENERATION_MASK) << GENERATION_SHIFT)
+    }
+
+    /// Why the snapshot is doubtful or broken.
+    #[must_use]
+    pub const fn cause(self) -> Option<Cause> {
+        let cause = Cause::from_code(self.0 >> CAUSE_SHIFT & ((1 << Cause::BITS) - 1));
+        match self.state() {
+            State::Doubtful | State::Broken => Some(cause),
+            State::Free | State::Claimed | State::Exact => None,
+        }
+    }
+
+    /// What the snapshot is worth.
+    #[must_use]
+    pub const fn worth(self) -> Worth {
+        match (self.state(), self.cause()) {
+            (State::Doubtful, Some(cause)) => Worth::Doubtful(cause),
+            (State::Broken, Some(cause)) => Worth::Broken(cause),
+            _ => Worth::Exact,
+        }
+    }
+
     /// The state. An unknown one, from a damaged table, counts as broken.
     #[must_use]
     pub const fn state(self) -> State {
-        match self.0 & 0xf {
+        match self.0 & STATE_MASK {
             0 => State::Free,
             1 => State::Claimed,
             2 => State::Exact,
@@ -232,16 +270,9 @@ pub const NEVER_WRITABLE: SegmentFlags = SegmentFlags(32);
 /// The mapper has a userfaultfd(2), by which it may answer faults in its memory whenever it likes. So no other process may wait in
 /// the kernel for a page of it.
 pub const SERVED: SegmentFlags = SegmentFlags(64);
-/// Why it is not exact any more: a program without the shim changed the file.
-pub const FOREIGN_CHANGE: SegmentFlags = SegmentFlags(128);
-/// A program without the shim truncated the file.
-pub const FOREIGN_TRUNCATION: SegmentFlags = SegmentFlags(256);
-/// A program without the shim had the file mapped shared and writable.
-pub const FOREIGN_MAPPING: SegmentFlags = SegmentFlags(512);
-
 /// It is no snapshot: the mapping shows the file as it is, and keeps only the pages that a truncation takes away. A bit says that a
 /// page lies in memory that is not the file's.
-pub const GUARDED: SegmentFlags = SegmentFlags(1024);
+pub const GUARDED: SegmentFlags = SegmentFlags(128);
 
 impl SegmentFlags {
     /// None.
@@ -278,7 +309,7 @@ impl Splits {
     /// Counts a split: a further segment of `split` has been published, and `split` still shows its pages too. `before` is the
     /// state of `split` when the further segment was filled in. The result is what `split` has become meanwhile, if that is worse:
     /// the further segment is no better.
-    pub fn note(&self, active: &ActiveWord, split: &Snapshot, before: State) -> Option<State> {
+    pub fn note(&self, active: &ActiveWord, split: &Snapshot, before: State) -> Option<Worth> {
         if !planted(Fault::SplitCount) {
             // AcqRel: pairs with the Acquire in `count`: a walk that finds the old segment smaller finds the count changed.
             self.0.fetch_add(1, Ordering::AcqRel);
@@ -397,18 +428,18 @@ impl Snapshot {
         self.set_extent(extent);
     }
 
-    /// Claimed -> `state`. Writers see the segment from now on.
-    pub fn publish(&self, mine: StateWord, state: State) -> StateWord {
-        self.publish_at(mine, state, 0)
+    /// Claimed -> exact, doubtful or broken. Writers see the segment from now on.
+    pub fn publish(&self, mine: StateWord, worth: Worth) -> StateWord {
+        self.publish_at(mine, worth, 0)
     }
 
-    /// Claimed -> `state` with an odd generation: the mapper publishes it while it is changing the mapping.
-    pub fn publish_changing(&self, mine: StateWord, state: State) -> StateWord {
-        self.publish_at(mine, state, 1)
+    /// The same with an odd generation: the mapper publishes it while it is changing the mapping.
+    pub fn publish_changing(&self, mine: StateWord, worth: Worth) -> StateWord {
+        self.publish_at(mine, worth, 1)
     }
 
-    fn publish_at(&self, mine: StateWord, state: State, generation: u64) -> StateWord {
-        let head = StateWord::new(state, generation, mine.incarnation());
+    fn publish_at(&self, mine: StateWord, worth: Worth, generation: u64) -> StateWord {
+        let head = StateWord::of(worth, generation, mine.incarnation());
         // Release: pairs with the Acquire in `head`; a thread that sees the state sees the description.
         self.head.store(head.0, Ordering::Release);
         head
@@ -481,7 +512,7 @@ impl Snapshot {
         if planted(Fault::OddGeneration) {
             return Some(seen);
         }
-        let odd = StateWord::new(seen.state(), seen.generation() + 1, incarnation);
+        let odd = seen.at(seen.generation() + 1);
         // AcqRel: against `mark` and other changes.
         self.head.compare_exchange(seen.0, odd.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // SeqCst: pairs with the fence in `CallFrame::start_pushing`: the odd generation comes before the look at the pushers, and
@@ -498,7 +529,7 @@ impl Snapshot {
             if !head.is_changing() {
                 return;
             }
-            let even = StateWord::new(head.state(), head.generation() + 1, head.incarnation());
+            let even = head.at(head.generation() + 1);
             // Release: pairs with the Acquire in `head`; a thread that sees the even generation sees the new extent.
             match self.head.compare_exchange(seen, even.0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -507,15 +538,16 @@ impl Snapshot {
         }
     }
 
-    /// Exact -> doubtful or broken, doubtful -> broken, by any process; never back. True if it was this call that did it.
-    pub fn mark(&self, incarnation: u32, worse: State) -> bool {
+    /// Exact -> doubtful or broken, doubtful -> broken, by any process; never back. True if it was this call that did it. The cause
+    /// of the first mark of a state stays.
+    pub fn mark(&self, incarnation: u32, worse: Worth) -> bool {
         let mut seen = self.head.load(Ordering::Relaxed);
         loop {
             let head = StateWord(seen);
-            if head.incarnation() != incarnation || !head.wants_pages() || head.state() as u8 >= worse as u8 {
+            let marked = StateWord::of(worse, head.generation(), incarnation);
+            if head.incarnation() != incarnation || !head.wants_pages() || head.state() as u8 >= marked.state() as u8 {
                 return false;
             }
-            let marked = StateWord::new(worse, head.generation(), incarnation);
             match self.head.compare_exchange(seen, marked.0, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
@@ -525,24 +557,14 @@ impl Snapshot {
 
     /// The state, if it is worse than `before`. Called after a split was counted. A mark either comes before this and is found
     /// here, or it comes behind this: then its maker finds the count changed and walks again.
-    fn worsened_since(&self, before: State) -> Option<State> {
+    fn worsened_since(&self, before: State) -> Option<Worth> {
         if planted(Fault::SplitMark) {
             return None;
         }
         // AcqRel: an exchange, because an exchange is ordered with the one in `mark`, and a load is not. Release: pairs with the
         // Acquire there; a mark that comes behind this sees the count. Acquire: as in `head`.
-        let now = StateWord(self.head.fetch_or(0, Ordering::AcqRel)).state();
-        (now as u8 > before as u8).then_some(now)
-    }
-
-    /// Does what [`Snapshot::mark`] does, and notes why: one of `FOREIGN_CHANGE` and its kin.
-    pub fn mark_because(&self, incarnation: u32, worse: State, cause: SegmentFlags) -> bool {
-        // The cause comes first, so that a thread that finds the state worse finds the cause. If this incarnation is over by now,
-        // the next one's description sets all flags anew.
-        if self.head().incarnation() == incarnation {
-            self.add_flags(cause);
-        }
-        self.mark(incarnation, worse)
+        let now = StateWord(self.head.fetch_or(0, Ordering::AcqRel));
+        (now.state() as u8 > before as u8).then(|| now.worth())
     }
 
     /// Any state -> free, by the mapper, or by a process that proved the mapper dead. False: that incarnation is over already.

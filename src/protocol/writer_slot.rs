@@ -95,7 +95,7 @@ pub struct Request {
     pub incarnation: u32,
     /// What is to be done.
     pub task: Task,
-    /// The first of the origin's pages to do it with.
+    /// The first of the origin's pages to do it with; of [`Task::Break`] the code of the cause.
     pub first: u64,
     /// How many.
     pub count: u64,

@@ -17,6 +17,8 @@ pub mod futex;
 pub mod masks;
 pub mod mix;
 #[cfg(not(loom))]
+pub mod named;
+#[cfg(not(loom))]
 pub mod permission;
 #[cfg(not(loom))]
 pub mod probe;

@@ -24,7 +24,7 @@ use crate::sys::{permission, raw, time_space};
 #[macro_export]
 macro_rules! table_file_name {
     () => {
-        "table-5"
+        "table-6"
     };
 }
 

@@ -25,6 +25,7 @@ pub mod walk;
 use core::ops::Range;
 
 use crate::protocol::block_owner::BlockOwner;
+use crate::protocol::cause::{Cause, Worth};
 use crate::protocol::creation::{Intent, Intents};
 use crate::protocol::gate::{Gate, UnplacedBytes};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
@@ -246,7 +247,7 @@ impl Table {
     }
 }
 
-/// Marks snapshot `index` doubtful, if it is exact.
-pub fn doubt(table: &Table, index: u32, incarnation: u32) -> bool {
-    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(incarnation, State::Doubtful))
+/// Marks snapshot `index` doubtful because of `cause`, if it is exact.
+pub fn doubt(table: &Table, index: u32, incarnation: u32, cause: Cause) -> bool {
+    table.snapshot(index).is_some_and(|snapshot| snapshot.mark(incarnation, Worth::Doubtful(cause)))
 }

@@ -3,6 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread;
+use snapshim::protocol::cause::{Cause, Worth};
 use snapshim::protocol::gate::{Call, CallFrame};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::snapshot::State;
@@ -51,7 +52,7 @@ impl Descriptors {
         if (!is_same || frame.is_relied_on()) && self.number.load(Ordering::Acquire) == FILE {
             for page in &self.world.pages {
                 if let Some(view) = page.snapshot.view() {
-                    page.snapshot.mark(view.head.incarnation(), State::Broken);
+                    page.snapshot.mark(view.head.incarnation(), Worth::Broken(Cause::WentElsewhere));
                 }
             }
         }

@@ -3,6 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+use snapshim::protocol::cause::Worth;
 use snapshim::protocol::creation::{Creations, Intent, Intents, Rival, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame, Entry, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Target};
@@ -150,7 +151,7 @@ impl Pair {
             let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
             let head = file.snapshot.head();
             file.snapshot.describe(head, &meta, &extent, SegmentFlags::NONE);
-            file.snapshot.publish(head, State::Exact);
+            file.snapshot.publish(head, Worth::Exact);
         }
         let ticket = self.creations.settle(ticket).expect("no other process aborts");
         assert!(self.creations.commit(ticket));

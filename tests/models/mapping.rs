@@ -5,6 +5,7 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
+use snapshim::protocol::cause::{Cause, Worth};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame};
 use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, Splits, State, StateWord, View};
 use snapshim::sys::sync::{Fault, planted};
@@ -39,7 +40,7 @@ impl Mapping {
         let head = mapping.snapshot.claim(1, 1).expect("free");
         let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         mapping.snapshot.describe(head, &meta, &extent(FIRST), SegmentFlags::NONE);
-        mapping.snapshot.publish(head, State::Exact);
+        mapping.snapshot.publish(head, Worth::Exact);
         Arc::new(mapping)
     }
 
@@ -148,7 +149,7 @@ impl Segments {
         segments.active.raise();
         let head = segments.back.claim(1, 1).expect("free");
         segments.back.describe(head, &Self::meta(), &WHOLE, SegmentFlags::NONE);
-        segments.back.publish(head, State::Exact);
+        segments.back.publish(head, Worth::Exact);
         Arc::new(segments)
     }
 
@@ -160,11 +161,11 @@ impl Segments {
     fn split(&self) {
         // A mark can come in between.
         while self.back.begin_change(1).is_none() {}
-        let before = self.back.view().expect("live").head.state();
+        let before = self.back.view().expect("live").head;
         let head = self.front.claim(2, 1).expect("free");
         self.front.describe(head, &Self::meta(), &SPLIT_OFF, SegmentFlags::NONE);
-        self.front.publish(head, before);
-        if let Some(worse) = self.splits.note(&self.active, &self.back, before) {
+        self.front.publish(head, before.worth());
+        if let Some(worse) = self.splits.note(&self.active, &self.back, before.state()) {
             self.front.mark(2, worse);
         }
         self.back.set_extent(&Extent { pages: 1, ..WHOLE });
@@ -248,13 +249,37 @@ fn a_doubt_reaches_the_segment_that_is_split_off() {
         thread::yield_now();
         segments.splits.over(|| -> Option<()> {
             for (segment, view) in segments.walk() {
-                segment.mark(view.head.incarnation(), State::Doubtful);
+                segment.mark(view.head.incarnation(), Worth::Doubtful(Cause::Unseen));
             }
             None
         });
         mapper.join().unwrap();
-        let left = segments.front.view().expect("live").head.state();
-        assert_eq!(left, State::Doubtful, "the snapshot shows what was doubted, and says exact");
+        let left = segments.front.view().expect("live").head.worth();
+        assert_eq!(left, Worth::Doubtful(Cause::Unseen), "the snapshot shows what was doubted, and says exact");
+    });
+}
+
+/// A process that asks why meets the cause of the state that it has found, whatever the mapper does meanwhile.
+#[test]
+fn a_state_and_its_cause_are_of_one_mark() {
+    model(|| {
+        let segments = Segments::new();
+        let marks = [Worth::Doubtful(Cause::Ring), Worth::Doubtful(Cause::Alias), Worth::Broken(Cause::NoMemory)];
+        let [ring, alias, memory] = marks;
+        let mark = |worth| {
+            let other = Arc::clone(&segments);
+            thread::spawn(move || other.back.mark(1, worth))
+        };
+        let (first, second) = (mark(ring), mark(memory));
+        if segments.back.begin_change(1).is_some() {
+            segments.back.end_change();
+        }
+        let marked = segments.back.mark(1, alias);
+        let found = segments.back.head().worth();
+        assert!(marks.contains(&found), "{found:?}");
+        let (first, second) = (first.join().unwrap(), second.join().unwrap());
+        assert!(second && !(first && marked), "two made it doubtful");
+        assert_eq!(segments.back.head().worth(), memory);
     });
 }
 
@@ -269,7 +294,7 @@ fn what_is_seen_of_a_snapshot_is_of_one_life() {
             let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size, base: 0, mapping: u64::from(incarnation) };
             let head = record.claim(incarnation, 1).expect("free");
             record.describe(head, &meta, &Extent { address, first: 0, pages: 1, protection: 3 }, SegmentFlags::NONE);
-            record.publish(head, State::Exact);
+            record.publish(head, Worth::Exact);
         };
         take(&record, 1);
         let other = Arc::clone(&record);

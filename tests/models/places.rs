@@ -2,6 +2,7 @@
 
 use loom::sync::Arc;
 use loom::thread;
+use snapshim::protocol::cause::Worth;
 use snapshim::protocol::place::Bucket;
 use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, State};
 
@@ -25,7 +26,7 @@ impl Place {
         let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
         self.record.describe(head, &meta, &extent, SegmentFlags::NONE);
-        self.record.publish(head, State::Exact);
+        self.record.publish(head, Worth::Exact);
         true
     }
 

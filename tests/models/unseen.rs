@@ -5,6 +5,7 @@ use std::cell::Cell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
+use snapshim::protocol::cause::{Cause, Worth};
 use snapshim::protocol::creation::Scope;
 use snapshim::protocol::snapshot::State;
 use snapshim::protocol::unseen::{Unseen, UnseenCount, Who};
@@ -18,7 +19,7 @@ const WHO: Who = Who { pid: 4711, start: 1 };
 fn doubt_all(world: &World) {
     for page in &world.pages {
         if let Some(view) = page.snapshot.view() {
-            page.snapshot.mark(view.head.incarnation(), State::Doubtful);
+            page.snapshot.mark(view.head.incarnation(), Worth::Doubtful(Cause::Unseen));
         }
     }
 }
@@ -45,7 +46,7 @@ fn is_exact_or_says_so_after(tidy: impl Fn(&World, &Unseen), writer: impl Fn(&Wo
     }
     let vouches = |before: UnseenCount| before.vouches_until(&after);
     if !vouches(before.get()) {
-        world.pages[0].snapshot.mark(1, State::Doubtful);
+        world.pages[0].snapshot.mark(1, Worth::Doubtful(Cause::Unseen));
     }
     assert!(world.creations.commit(ticket));
     writer.join().unwrap();

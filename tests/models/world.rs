@@ -5,11 +5,12 @@ use std::cell::Cell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+use snapshim::protocol::cause::Worth;
 use snapshim::protocol::creation::{Creations, Intent, Intents, Scope, Ticket};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame, Entry, Gate, Writer};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, State};
+use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta};
 use snapshim::sys::sync::{Fault, planted};
 
 pub const ORIGIN: Origin = Origin::file(1, 2);
@@ -53,7 +54,7 @@ impl Page {
         let meta = SnapshotMeta { origin: ORIGIN, owner: 1, size: 4096, base: 0, mapping: 1 };
         let extent = Extent { address: 4096, first: 0, pages: 1, protection: 3 };
         self.snapshot.describe(head, &meta, &extent, SegmentFlags::NONE);
-        self.snapshot.publish(head, State::Exact);
+        self.snapshot.publish(head, Worth::Exact);
     }
 
     pub fn push(&self, file: &AtomicU64) {

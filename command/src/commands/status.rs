@@ -74,7 +74,7 @@ fn print_delay(delay: &Delay) {
 fn print_snapshot(snapshot: &Snapshot) {
     let Snapshot { pid, origin, state, pages, preserved, .. } = snapshot;
     let file = snapshot.file.as_deref().unwrap_or("-");
-    let why = snapshot.why.map_or_else(String::new, |why| format!("  {why}"));
+    let why = snapshot.why.as_ref().map_or_else(String::new, |why| format!("  {why}"));
     println!("{pid:>8}  {origin:<32}  {state:<8}  {pages:>12}  {preserved:>10}  {file}{why}");
 }
 

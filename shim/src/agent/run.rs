@@ -12,9 +12,11 @@ use core::time::Duration;
 
 use snapshim::preserve::local::{Handled, LocalPreserver};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::snapshot::State;
 use snapshim::sys::sync::Ordering;
 use snapshim::sys::{futex, raw, signal_block};
+use snapshim::table;
 
 use super::alone::{LastThreadCheck, ROUND};
 use crate::address_space::lock;
@@ -23,7 +25,7 @@ use crate::mapper::preserve_own;
 use crate::origins::{foreign_maps, rounds, watch};
 use crate::process::agent_state::HAS_BEGUN;
 use crate::process::identity::{self, ThisProcess};
-use crate::process::log::{self, Level, say};
+use crate::process::log::{Bytes, Level, say};
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
 use crate::shared::{arm, fork, prefault};
@@ -207,11 +209,7 @@ fn answer_requests(own: &ThisProcess, proc_fds: &ProcFdCache) -> bool {
 fn doubt_if_unseen(own: &ThisProcess) {
     let doubted = own.table.doubt_if_unseen();
     if doubted > 0 {
-        say!(
-            Level::Warn,
-            "{doubted} snapshots are doubtful from now on: {} takes no part, and its changes are not seen",
-            log::Unseen(own.table)
-        );
+        say!(Level::Warn, "{doubted} snapshots are doubtful from now on: {}", own.table.why(Cause::Unseen));
     }
 }
 
@@ -224,18 +222,16 @@ fn doubt_if_table_is_gone(own: &ThisProcess) {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         for (index, view) in walk.owned_by(own.owner()) {
-            if view.head.state() == State::Exact && snapshim::table::doubt(own.table, index, view.head.incarnation()) {
-                doubted += 1;
-            }
+            let is_exact = view.head.state() == State::Exact;
+            doubted += u32::from(is_exact && table::doubt(own.table, index, view.head.incarnation(), Cause::TableGone));
         }
     });
     if doubted > 0 {
         say!(
             Level::Error,
-            "process {}: the table in {} was removed or replaced; its {doubted} snapshots are doubtful from now on. Programs that \
-             start now do not see them; restart all programs that cooperate",
+            "process {}: its {doubted} snapshots are doubtful from now on: {}",
             raw::own_pid(),
-            crate::process::log::Bytes(config().directory.to_bytes())
+            Cause::TableGone.of(format_args!("the table in {}", Bytes(config().directory.to_bytes()))).in_full()
         );
     }
 }

@@ -3,6 +3,7 @@
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
 
+use snapshim::protocol::cause::Cause;
 use snapshim::sys::raw;
 use snapshim::table;
 
@@ -12,7 +13,7 @@ use crate::base::errno;
 use crate::base::user_memory::read_own;
 use crate::interpose::beside::{self, EntryHook, Found};
 use crate::interpose::{self, EntryPoint};
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 
 static ENTRY_POINT: EntryPoint = EntryPoint::new(c"dlmopen", none as *const (), none as *const (), none as *const ());
@@ -119,9 +120,8 @@ fn see_libc_of(handle: *mut c_void) {
         Found::Closed => {
             say!(
                 Level::Warn,
-                "process {}: dlmopen loaded a second libc, whose code cannot be patched; what is written through it is NOT held \
-                 back from others' snapshots, which are doubtful from now on",
-                raw::own_pid()
+                "all snapshots are doubtful from now on: {}",
+                Cause::SecondLibc.of(Program(raw::own_pid())).in_full()
             );
             doubt_all();
         }
@@ -133,7 +133,7 @@ fn doubt_all() {
     let Ok(own) = membership::join() else { return };
     own.table.over_splits(|walk| {
         for (index, view) in walk.live() {
-            table::doubt(own.table, index, view.head.incarnation());
+            table::doubt(own.table, index, view.head.incarnation(), Cause::SecondLibc);
         }
     });
 }

@@ -12,6 +12,7 @@ use libc::pid_t;
 use rustix::io::Errno;
 use rustix::mm::MremapFlags;
 use snapshim::PAGE;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::gate::{self, CallFrame};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
@@ -20,7 +21,7 @@ use snapshim::sys::{procfs, raw};
 use snapshim::table::Table;
 
 use crate::address_space::lock::Mappings;
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Thread};
 use crate::process::{identity, membership};
 
@@ -130,13 +131,8 @@ impl ChildCall {
 #[cold]
 fn doubt_all(table: &Table, parent: u32) {
     frame_pages().for_each(hide);
-    table.doubt_every_snapshot();
-    say!(
-        Level::Error,
-        "process {} was forked by {parent} inside a call that may write a file, and no process can wait for that call (its parent \
-         died): all snapshots are doubtful",
-        raw::own_pid()
-    );
+    table.doubt_every_snapshot(Cause::ForkedInCall);
+    say!(Level::Error, "all snapshots are doubtful: {}: {parent}", Cause::ForkedInCall.of(Program(raw::own_pid())));
 }
 
 fn page_of(slot: &WriterSlot) -> u64 {

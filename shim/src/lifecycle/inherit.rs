@@ -11,6 +11,7 @@ use libc::pid_t;
 use rustix::io::Errno;
 use snapshim::cooperate::segments::NewSegment;
 use snapshim::preserve::local;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::own_ranges::OwnRanges;
 use snapshim::protocol::process::{ForkOutcome, Process};
@@ -181,7 +182,9 @@ impl<'a> Prepared<'a> {
             own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
         }
         // The child's records have copied the states of the parent's, which may become doubtful at this moment.
-        instant::doubt_if_unseen(own.table, before, &"a forked process", || own.table.doubt_every_snapshot() > 0);
+        instant::doubt_if_unseen(own.table, before, &"a forked process", || {
+            own.table.doubt_every_snapshot(Cause::Unseen) > 0
+        });
         Ok(())
     }
 

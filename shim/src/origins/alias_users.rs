@@ -7,6 +7,7 @@
 use core::fmt;
 
 use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::procfs::{self, ProcPath};
 use snapshim::sys::raw;
@@ -79,14 +80,14 @@ pub fn check_files(own: &ThisProcess) {
 }
 
 fn doubt(own: &ThisProcess, origin: Origin, alias: Alias, user: User) {
-    if doubt::doubt_snapshots_of(own, origin) > 0 {
+    if doubt::doubt_snapshots_of(own, origin, Cause::Alias) > 0 {
         say!(
             Level::Warn,
             file = origin;
-            "snapshot of {} in {} is doubtful: {user} {alias}, which has a page cache of its own, so a write there changes the \
-             snapshot unseen; end that use and take the snapshot again, or take a snapshot of the one that is written to",
+            "snapshot of {} in {} is doubtful: {}",
             origin,
-            Program(raw::own_pid())
+            Program(raw::own_pid()),
+            Cause::Alias.of(format_args!("{user} {alias},")).in_full()
         );
     }
 }

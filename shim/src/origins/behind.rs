@@ -7,6 +7,7 @@
 use core::ffi::c_int;
 
 use snapshim::cooperate::locate::target_of_descriptor;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::raw;
@@ -152,7 +153,7 @@ fn doubt(own: &ThisProcess, what: &str, named: &Named<'_>) {
     own.table.over_splits(|walk| {
         let exact = walk.live().filter(|(_, view)| view.head.state() == State::Exact && !view.is_relocated());
         for (index, view) in exact.filter(|(_, view)| named.concerns(view.meta.origin)) {
-            if table::doubt(own.table, index, view.head.incarnation()) {
+            if table::doubt(own.table, index, view.head.incarnation(), Cause::PastTheCache) {
                 log_doubtful(own, what, &view);
             }
         }
@@ -164,10 +165,10 @@ fn log_doubtful(own: &ThisProcess, what: &str, view: &View) {
     say!(
         Level::Warn,
         file = view.meta.origin, process = pid;
-        "{}'s snapshot of {} is doubtful from now on: process {} made a call that may change it past its page cache ({what}); take \
-         the snapshot again",
+        "{}'s snapshot of {} is doubtful from now on: {} ({what}); {}",
         Program(pid),
         view.meta.origin,
-        raw::own_pid()
+        Cause::PastTheCache.of(Program(raw::own_pid())),
+        Cause::PastTheCache.remedy()
     );
 }

@@ -11,6 +11,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::cooperate::locate::{target_of_descriptor, target_of_stat};
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::sys::rare::Rare;
 use snapshim::sys::{procfs, raw};
@@ -128,17 +129,16 @@ impl Claim {
     fn log_lost(&self, own: &ThisProcess) {
         let origin = self.origin();
         self.device.store(0, Ordering::Relaxed);
-        let doubted = doubt::doubt_snapshots_of(own, origin);
+        let number = self.number.load(Ordering::Relaxed);
+        let doubted = doubt::doubt_snapshots_of(own, origin, Cause::ClaimLost);
         if doubted > 0 {
             say!(
                 Level::Warn,
                 file = origin;
-                "snapshot of {} in {} is doubtful from now on: the program closed descriptor {}, which was the exclusive claim \
-                 that SNAPSHIM_CLAIM=1 asks for, so other programs can mount or overwrite the device; take the snapshot again, \
-                 after the program has closed the descriptors that it did not open",
+                "snapshot of {} in {} is doubtful from now on: {}",
                 origin,
                 Program(raw::own_pid()),
-                self.number.load(Ordering::Relaxed)
+                Cause::ClaimLost.of(format_args!("the program closed descriptor {number},")).in_full()
             );
         }
     }

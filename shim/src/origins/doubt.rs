@@ -1,7 +1,9 @@
 //! Snapshots of one origin: found in the table, and marked doubtful.
 
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;
+use snapshim::table;
 use snapshim::table::walk::Walk;
 
 use crate::process::identity::ThisProcess;
@@ -11,12 +13,12 @@ pub fn has_exact_of(own: &ThisProcess, origin: Origin) -> bool {
     own.table.find_over_splits(|walk| exact_of(own, walk, origin).next()).is_some()
 }
 
-/// Marks this process's snapshots of `origin` doubtful; how many segments were exact before.
-pub fn doubt_snapshots_of(own: &ThisProcess, origin: Origin) -> usize {
+/// Marks this process's snapshots of `origin` doubtful because of `cause`; how many segments were exact before.
+pub fn doubt_snapshots_of(own: &ThisProcess, origin: Origin, cause: Cause) -> usize {
     let mut doubted = 0;
     own.table.over_splits(|walk| {
         let exact = exact_of(own, walk, origin);
-        doubted += exact.filter(|(index, incarnation)| snapshim::table::doubt(own.table, *index, *incarnation)).count();
+        doubted += exact.filter(|(index, incarnation)| table::doubt(own.table, *index, *incarnation, cause)).count();
     });
     doubted
 }

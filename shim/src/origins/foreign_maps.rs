@@ -19,10 +19,11 @@ use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process::Process;
 use snapshim::protocol::process_id::ProcessId;
-use snapshim::protocol::snapshot::{FOREIGN_MAPPING, State};
+use snapshim::protocol::snapshot::State;
 use snapshim::sys::procfs::{ProcPath, ProcStat};
 use snapshim::sys::wait::Backoff;
 use snapshim::sys::{raw, signal_block};
@@ -232,7 +233,7 @@ fn search_process(
         if let Some(Sought { origin, .. }) = found
             && is_of(pid, &maps, &mapping, *origin)
             && is_foreign(own, pid, &maps, &mapping, *origin)
-            && own.table.doubt_all_of(own.owner(), *origin, FOREIGN_MAPPING)
+            && own.table.doubt_all_of(own.owner(), *origin, Cause::ForeignMapping)
         {
             log_mapped(pid, *origin);
         }
@@ -265,12 +266,10 @@ fn log_mapped(pid: u32, origin: Origin) {
         say!(
             Level::Warn,
             file = origin, process = pid;
-            "snapshots of {} in {} are doubtful from now on: {} has it mapped shared and writable without the shim, and its stores \
-             are not seen; run that program under the shim, on the same table, and have it map the file by libc's mmap; then take \
-             the snapshot again",
+            "snapshots of {} in {} are doubtful from now on: {}",
             origin,
             Program(raw::own_pid()),
-            Program(pid)
+            Cause::ForeignMapping.of(Program(pid)).in_full()
         );
     }
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use rustix::fs::OFlags;
 use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::procfs::{self, ProcPath};
@@ -32,15 +33,14 @@ pub fn note_ring() {
         let is_exact = |view: &View| view.head.state() == State::Exact;
         for (index, view) in walk.live().filter(|(_, view)| is_exact(view)) {
             let is_written = may_write(raw::own_pid(), view.meta.origin);
-            doubted += usize::from(is_written && table::doubt(own.table, index, view.head.incarnation()));
+            doubted += usize::from(is_written && table::doubt(own.table, index, view.head.incarnation(), Cause::Ring));
         }
     });
     if doubted > 0 {
         say!(
             Level::Warn,
-            "{doubted} snapshots are doubtful from now on: {} has their files open for writing, and makes a ring of io_uring, \
-             whose writes are not seen; unset SNAPSHIM_IO_URING=allow",
-            Program(raw::own_pid())
+            "{doubted} snapshots are doubtful from now on: of each, {}",
+            Cause::Ring.of(Program(raw::own_pid())).in_full()
         );
     }
 }
@@ -59,16 +59,15 @@ fn writer_of(own: &ThisProcess, origin: Origin) -> Option<u32> {
 /// Makes this process's snapshots of `origin` doubtful if a ring may write it. `when`: since when they are.
 pub fn doubt_if_written(own: &ThisProcess, origin: Origin, when: &str) {
     if let Some(writer) = writer_of(own, origin)
-        && doubt_snapshots_of(own, origin) > 0
+        && doubt_snapshots_of(own, origin, Cause::Ring) > 0
     {
         say!(
             Level::Warn,
             file = origin, process = writer;
-            "snapshot of {} in {} is doubtful {when}: {} has the file open for writing and uses io_uring, whose writes are not \
-             seen; end it, or run it without SNAPSHIM_IO_URING=allow, and take the snapshot again",
+            "snapshot of {} in {} is doubtful {when}: {}",
             origin,
             Program(raw::own_pid()),
-            Program(writer)
+            Cause::Ring.of(Program(writer)).in_full()
         );
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A file of its own, so that devices, aliases, claims and rings do not import one another.
 
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::State;
 use snapshim::sys::raw;
@@ -37,14 +38,14 @@ pub fn check(own: &ThisProcess) {
 
 fn check_origin(own: &ThisProcess, origin: Origin) {
     let Some(user) = user_of(origin.device()) else { return alias_users::check(own, origin) };
-    if doubt_snapshots_of(own, origin) > 0 {
+    if doubt_snapshots_of(own, origin, Cause::DeviceInUse) > 0 {
         say!(
             Level::Warn,
             file = origin;
-            "snapshot of {} in {} is doubtful from now on: {user} it, so the kernel changes it without a system call; unmount or \
-             detach it and take the snapshot again, with SNAPSHIM_CLAIM=1 to keep mounts away",
+            "snapshot of {} in {} is doubtful from now on: {}",
             origin,
-            Program(raw::own_pid())
+            Program(raw::own_pid()),
+            Cause::DeviceInUse.of(user).in_full()
         );
     }
 }

@@ -12,15 +12,15 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::cooperate::locate::{modified_behind, target_of_descriptor};
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::changes::Modified;
 use snapshim::protocol::origin::{AtomicTarget, Origin, Target};
-use snapshim::protocol::snapshot::{FOREIGN_CHANGE, FOREIGN_TRUNCATION, SegmentFlags, View};
+use snapshim::protocol::snapshot::View;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::rare::Rare;
 use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 use snapshim::sys::wait::{Backoff, Deadline};
-use snapshim::table::Table;
 
 use super::fanotify;
 use crate::address_space::lock::{self, Mappings};
@@ -187,8 +187,8 @@ fn check(own: &ThisProcess, is_wanted: impl Fn(Origin) -> bool) {
         let Some(origin) = watched.origin().filter(|origin| is_wanted(*origin)) else { continue };
         let offender = watched.fanotify_group().and_then(|group| fanotify::read_offender(group.as_fd(), own.table));
         let changed = own.table.doubt_if_changed(own.owner(), origin, || watched.modified(origin));
-        let is_named = || offender.is_some() && own.table.doubt_all_of(own.owner(), origin, FOREIGN_CHANGE);
-        if let Some(cause) = changed.or_else(|| is_named().then_some(FOREIGN_CHANGE)) {
+        let is_named = || offender.is_some() && own.table.doubt_all_of(own.owner(), origin, Cause::ForeignChange);
+        if let Some(cause) = changed.or_else(|| is_named().then_some(Cause::ForeignChange)) {
             log_foreign_change(own, watched.file().as_ref().map(AppFd::number), origin, offender, cause);
         }
     }
@@ -226,52 +226,15 @@ pub fn check_through(own: &ThisProcess, addresses: &Range<u64>, descriptor: i32)
 }
 
 #[cold]
-fn log_foreign_change(
-    own: &ThisProcess,
-    file: Option<u32>,
-    origin: Origin,
-    offender: Option<u32>,
-    cause: SegmentFlags,
-) {
+fn log_foreign_change(own: &ThisProcess, file: Option<u32>, origin: Origin, offender: Option<u32>, cause: Cause) {
     let mut buffer = [const { core::mem::MaybeUninit::uninit() }; 500];
     let link = ProcPath::thread_self("fd").slash(file.unwrap_or(u32::MAX));
     let path: Result<_, Errno> = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer);
     let name = Bytes(path.as_ref().map_or(b"?", |(path, _)| path));
-    let message = format_args!(
-        "{}'s snapshot of {name} ({origin}) is doubtful from now on: {} {} the file without the shim, so {}; run every program \
-         that writes it under the shim, on the same table, and take the snapshot again",
-        Program(raw::own_pid()),
-        Offender(own.table, offender),
-        if cause == FOREIGN_TRUNCATION { "truncated" } else { "changed" },
-        if cause == FOREIGN_TRUNCATION {
-            "pages of the snapshot may be gone (SIGBUS)"
-        } else {
-            "the snapshot may show its bytes"
-        }
-    );
-    log::write_line(Level::Warn, About { file: Some(&name), process: offender }, message);
-}
-
-/// The process that changed a file, as far as it is known. A program that runs without the library, and is among the last that were
-/// executed so, is suspected.
-struct Offender(&'static Table, Option<u32>);
-
-impl core::fmt::Display for Offender {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        if let Some(pid) = self.1 {
-            return Program(pid).fmt(formatter);
-        }
-        formatter.write_str("something")?;
-        match self.0.unreached().programs().find(|suspect| suspect.is_running()) {
-            Some(suspect) => {
-                write!(
-                    formatter,
-                    " (perhaps {}, without the shim because {})",
-                    Program(suspect.pid),
-                    suspect.why.text()
-                )
-            }
-            None => Ok(()),
-        }
+    let doubtful = format_args!("{}'s snapshot of {name} ({origin}) is doubtful from now on", Program(raw::own_pid()));
+    let write = |message| log::write_line(Level::Warn, About { file: Some(&name), process: offender }, message);
+    match offender {
+        Some(pid) => write(format_args!("{doubtful}: {}", cause.of(Program(pid)).in_full())),
+        None => write(format_args!("{doubtful}: {}", own.table.why(cause))),
     }
 }

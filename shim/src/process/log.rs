@@ -8,10 +8,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use snapshim::sys::escaped::Escaped;
 use snapshim::sys::permission;
-use snapshim::table::Table;
 use syscalls::Sysno;
 
-use super::log_line::{Gist, Line, Name};
+use super::log_line::{Gist, Line};
 use super::{log_target, said};
 use crate::base::config::config;
 use crate::base::variables;
@@ -61,13 +60,7 @@ pub(crate) use parts;
 pub use snapshim::sys::escaped::Escaped as Bytes;
 
 /// A process: its pid and command name.
-pub struct Program(pub u32);
-
-impl fmt::Display for Program {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "process {} ({})", self.0, Name(self.0))
-    }
-}
+pub use snapshim::sys::named::Program;
 
 /// Logs a line; see [`say`].
 #[cold]
@@ -131,23 +124,6 @@ pub fn report_unusable() {
                 "{} is no variable of snapshim's and has no effect; the README lists those that have",
                 Escaped(name)
             ),
-        }
-    }
-}
-
-/// The processes that change files unseen, as the log names them.
-pub struct Unseen<'a>(pub &'a Table);
-
-impl fmt::Display for Unseen<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unseen = self.0.unseen();
-        match unseen.named().next() {
-            Some(who) => Program(who.pid).fmt(formatter)?,
-            None => formatter.write_str("some process")?,
-        }
-        match unseen.named().count() {
-            0 | 1 => Ok(()),
-            count => write!(formatter, " and {} more", count - 1),
         }
     }
 }

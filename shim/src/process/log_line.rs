@@ -3,9 +3,8 @@
 use core::fmt::{self, Write};
 
 use rustix::time::{ClockId, clock_gettime};
-use snapshim::sys::escaped::Escaped;
 use snapshim::sys::mix::{SEED, mix};
-use snapshim::sys::procfs::{self, ProcPath};
+use snapshim::sys::named::Name;
 use snapshim::sys::raw;
 use snapshim::sys::stack_str::StackStr;
 
@@ -93,18 +92,6 @@ impl Write for Quoted<'_> {
             self.line.write_str(part)?;
         }
         Ok(())
-    }
-}
-
-/// The command name of a process.
-pub struct Name(pub u32);
-
-impl fmt::Display for Name {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut name = [0u8; 32];
-        let name = procfs::read_file(ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
-        // The kernel ends the name with a newline of its own; others are the program's.
-        Escaped(name.strip_suffix(b"\n").unwrap_or(name)).fmt(formatter)
     }
 }
 

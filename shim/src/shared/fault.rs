@@ -25,7 +25,6 @@ use crate::process::log::{Level, Program, say};
 use crate::signals::frame::Access;
 use crate::signals::{self, Asked};
 use crate::writer::announced::{Announced, announced};
-use crate::writer::report::why;
 
 /// Has faults of stores resolved here. To be called before anything is armed; false: that is not possible.
 pub fn install() -> bool {
@@ -115,7 +114,7 @@ impl Failed {
                     raw::own_pid(),
                     origin,
                     Program(failure.pid),
-                    why(failure.reason)
+                    failure.reason.in_full()
                 );
                 Refused
             }

@@ -1,12 +1,14 @@
 //! Opening the shared mappings for good, in a process in which no store may trap any more.
 
 use snapshim::preserve::policy::Failure;
+use snapshim::protocol::cause::Cause;
+use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 
 use super::fault::open_whole;
 use super::list;
 use crate::process::identity::ThisProcess;
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, Program, say};
 use crate::writer::announced::announced;
 
 /// Opens every writable mapping, after what snapshots have of it is preserved. The list is sealed, so nothing arms them again. The
@@ -26,8 +28,13 @@ pub fn open_for_good(own: &ThisProcess) -> u32 {
         let _ = announced(origin, |announced| {
             let made = announced.map_or(Ok(()), |announced| announced.make_way(bytes.clone()));
             if let Err(Failure { pid, .. }) = made {
-                own.table.doubt_every_snapshot();
-                say!(Level::Warn, "all snapshots are doubtful: pages of one of process {pid} could not be preserved");
+                own.table.doubt_every_snapshot(Cause::LeftOpen);
+                say!(
+                    Level::Warn,
+                    "all snapshots are doubtful: {}, for the snapshot of {}",
+                    Cause::LeftOpen.of(Program(raw::own_pid())),
+                    Program(pid)
+                );
             }
             let _signals = SignalsBlocked::new();
             let list = list::read();

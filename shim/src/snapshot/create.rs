@@ -8,6 +8,7 @@ use core::fmt::{self, Display};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use snapshim::cooperate::arming::Origins;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::process::Process;
 use snapshim::sys::signal_block::SignalsBlocked;
@@ -177,7 +178,7 @@ fn make(thread: &Thread, parts: &mut [Part]) -> Result<(), Failure> {
     }
     let parts = &*undo.parts;
     doubt_if_unseen(thread.own.table, before, &What(parts), || {
-        parts.iter().filter(|part| part.doubt(thread)).count() > 0
+        parts.iter().filter(|part| part.doubt(thread, Cause::Unseen)).count() > 0
     });
     if thread.own.image.note_snapshot()
         && let Some(record) = thread.own.record()

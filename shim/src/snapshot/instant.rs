@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use snapshim::cooperate::arming::Origins;
 use snapshim::cooperate::drain::Straggler;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::creation::{Aborted, Scope, Ticket};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::process::Process;
@@ -20,7 +21,7 @@ use snapshim::table::Table;
 
 use super::delays::Delaying;
 use crate::base::config::config;
-use crate::process::log::{Level, Program, Unseen, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::membership;
 use crate::process::thread::Thread;
 use crate::shared::arm;
@@ -173,8 +174,7 @@ fn log_doubted(table: &Table, what: &dyn Display) {
     say!(
         Level::Warn,
         file = what;
-        "snapshot of {what} is doubtful from the start: {} takes no part, and its changes are not seen; end it, or the cause that \
-         its log names, and take the snapshot again",
-        Unseen(table)
+        "snapshot of {what} is doubtful from the start: {}",
+        table.why(Cause::Unseen)
     );
 }

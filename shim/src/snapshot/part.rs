@@ -6,6 +6,7 @@ use core::ops::Range;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use snapshim::PAGE;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::limits::SNAPSHOTS;
 use snapshim::protocol::origin::Origin;
 use snapshim::protocol::snapshot::{Extent, SnapshotMeta, StateWord};
@@ -129,9 +130,9 @@ impl Part {
         Ok(())
     }
 
-    /// Makes the snapshot doubtful.
-    pub fn doubt(&self, thread: &Thread) -> bool {
-        self.made.is_some_and(|made| table::doubt(thread.own.table, made.index, made.incarnation))
+    /// Makes the snapshot doubtful because of `cause`.
+    pub fn doubt(&self, thread: &Thread, cause: Cause) -> bool {
+        self.made.is_some_and(|made| table::doubt(thread.own.table, made.index, made.incarnation, cause))
     }
 
     /// Takes away what there is of the snapshot.

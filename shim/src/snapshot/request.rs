@@ -6,8 +6,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::cooperate::locate::target_of_stat;
+use snapshim::protocol::cause::{Cause, Worth};
 use snapshim::protocol::origin::{Origin, Target};
-use snapshim::protocol::snapshot::{GUARDED, NEVER_WRITABLE, SegmentFlags, State};
+use snapshim::protocol::snapshot::{GUARDED, NEVER_WRITABLE, SegmentFlags};
 use snapshim::sys::{procfs, raw};
 
 use crate::base::config::{Short, config};
@@ -95,7 +96,7 @@ pub struct Source {
     descriptor: i32,
     pub origin: Origin,
     /// The state of a snapshot of it: exact or doubtful.
-    pub worth: State,
+    pub worth: Worth,
     /// It lies on overlayfs.
     is_reopened: bool,
 }
@@ -122,7 +123,7 @@ fn look_at(descriptor: i32) -> Result<Source, Errno> {
     let Target::Origin(origin) = target_of_stat(&stat) else { return Err(Errno::NODEV) };
     if origin.is_block_device() {
         device::refuse_if_busy(origin)?;
-        return Ok(Source { descriptor, origin, worth: State::Exact, is_reopened: false });
+        return Ok(Source { descriptor, origin, worth: Worth::Exact, is_reopened: false });
     }
     let kind = kind_of_file_system(file)?;
     let is_known = ALLOWED.contains(&kind) && !is_dax(file);
@@ -130,9 +131,9 @@ fn look_at(descriptor: i32) -> Result<Source, Errno> {
         say!(
             Level::Warn,
             file = origin;
-            "snapshot of {} refused: files on its file system (type {kind:#x}) can change without a system call here; copy the \
-             file, keep it on ext4, xfs, btrfs, f2fs, tmpfs or overlayfs, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
-            origin
+            "snapshot of {} refused: {}, or set SNAPSHIM_ANYFS=1 for a doubtful snapshot",
+            origin,
+            Cause::FileSystem.of(format_args!("{} (type {kind:#x})", Cause::FileSystem.subject())).in_full()
         );
         return Err(Errno::OPNOTSUPP);
     }
@@ -146,7 +147,7 @@ fn look_at(descriptor: i32) -> Result<Source, Errno> {
         );
         return Err(Errno::OPNOTSUPP);
     }
-    let worth = if is_known { State::Exact } else { State::Doubtful };
+    let worth = if is_known { Worth::Exact } else { Worth::Doubtful(Cause::FileSystem) };
     Ok(Source { descriptor, origin, worth, is_reopened: kind == OVERLAYFS })
 }
 

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::policy::{Failure, OnFailure};
 use snapshim::preserve::{self, Mutation, Pusher};
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::gate::{Call, CallFrame, Entry};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
@@ -134,12 +135,14 @@ fn doubt_if_replaced(thread: &Thread, frame: &CallFrame, about: &Call, seen: Opt
     let descriptor = about.descriptor;
     let replacements = thread.record.and_then(|record| record.replacements_of(descriptor, about.descriptors_seen));
     if frame.is_relied_on() && replacements.is_some_and(|count| (2..1 << 31).contains(&count)) {
-        return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot());
+        return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot(Cause::UnknownTarget));
     }
     let now = match target_of_descriptor(descriptor) {
         Target::Origin(now) => now,
         Target::Elsewhere => return,
-        Target::Unknown => return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot()),
+        Target::Unknown => {
+            return log_doubted_by_unknown_target(thread.own.table.doubt_every_snapshot(Cause::UnknownTarget));
+        }
     };
     if seen != Some(now) && thread.own.table.is_origin_in_use(now) {
         break_after_the_fact(thread, frame, now);
@@ -289,7 +292,8 @@ fn change_anywhere(thread: &Thread, frame: &CallFrame, touch: &impl Touch, call:
         for (index, view) in walk.live().filter(|(_, view)| view.head.wants_pages()) {
             table.note_change(view.meta.origin);
             let is_kept = mutation.as_ref().is_some_and(|mutation| pusher.make_way(view.meta.origin, mutation).is_ok());
-            doubted += usize::from(!is_kept && table::doubt(table, index, view.head.incarnation()));
+            let incarnation = view.head.incarnation();
+            doubted += usize::from(!is_kept && table::doubt(table, index, incarnation, Cause::UnknownTarget));
         }
     });
     log_doubted_by_unknown_target(doubted);
@@ -301,9 +305,8 @@ fn log_doubted_by_unknown_target(doubted: usize) {
     if doubted > 0 {
         say!(
             Level::Warn,
-            "{doubted} snapshots are doubtful from now on: {} writes, and the kernel does not say to which file (statx, fstat and \
-             newfstatat are refused, by a filter of seccomp or for lack of memory); allow one of these calls",
-            Program(raw::own_pid())
+            "{doubted} snapshots are doubtful from now on: {}",
+            Cause::UnknownTarget.of(Program(raw::own_pid())).in_full()
         );
     }
 }
@@ -346,16 +349,15 @@ fn break_after_the_fact(thread: &Thread, frame: &CallFrame, origin: Origin) {
 }
 
 fn break_one(table: &Table, pusher: &Pusher<'_, LogReporter, Freezer>, index: u32, view: &View) {
-    if !pusher.break_mapping(index, view) {
-        table::doubt(table, index, view.head.incarnation());
+    if !pusher.break_mapping(index, view, Cause::WentElsewhere) {
+        table::doubt(table, index, view.head.incarnation(), Cause::WentElsewhere);
     }
     let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
     say!(
         Level::Warn,
-        "{}'s snapshot of {} is no longer exact: while process {} wrote, another thread or process moved the file position, \
-         cleared O_APPEND or replaced the descriptor that it wrote to",
+        "{}'s snapshot of {} is no longer exact: {}",
         Program(pid),
         view.meta.origin,
-        raw::own_pid()
+        Cause::WentElsewhere.of(format_args!("while process {} wrote,", raw::own_pid())).in_full()
     );
 }

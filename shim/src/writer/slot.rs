@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::preserve::Pusher;
 use snapshim::preserve::policy::PushMode;
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::creation::Ticket;
 use snapshim::protocol::gate::{Announcement, Call, CallFrame, Entry, Writer};
 use snapshim::protocol::origin::Target;
@@ -21,7 +22,7 @@ use super::touch::Touch;
 use crate::address_space::freeze::Freezer;
 use crate::base::config::config;
 use crate::base::{arena, own_stacks};
-use crate::process::log::{Level, say};
+use crate::process::log::{Level, Program, say};
 use crate::process::thread::{self, Seat, Thread};
 use crate::process::{identity, membership};
 use crate::signals::threads;
@@ -67,12 +68,11 @@ pub fn clear(thread: &Thread, frame: &CallFrame, announcement: Announcement) {
 /// were made meanwhile.
 #[cold]
 fn doubt_after_return(table: &Table) {
-    table.doubt_every_snapshot();
+    table.doubt_every_snapshot(Cause::WriteCameBack);
     say!(
         Level::Error,
-        "a write of process {} went on although its thread had jumped out of it (longjmp) to a place further up the same stack; a \
-         program that divides one stack between threads of its own may do that: all snapshots are doubtful",
-        raw::own_pid()
+        "all snapshots are doubtful: {}",
+        Cause::WriteCameBack.of(format_args!("a write of {}", Program(raw::own_pid()))).in_full()
     );
 }
 

@@ -9,6 +9,7 @@ use core::ffi::{c_char, c_int};
 use libc::off64_t;
 use rustix::fs::OFlags;
 use snapshim::cooperate::locate::{target_at_path, target_of_descriptor};
+use snapshim::protocol::cause::Cause;
 use snapshim::protocol::gate::NO_DESCRIPTOR;
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::View;
@@ -180,13 +181,13 @@ fn doubt_if_other(directory: c_int, path: *const c_char, seen: Target) {
 pub fn doubt(origin: Origin) {
     let Some(own) = identity::attached() else { return };
     let doubt = |(index, view): (u32, View)| {
-        if table::doubt(own.table, index, view.head.incarnation()) {
+        if table::doubt(own.table, index, view.head.incarnation(), Cause::NameTaken) {
             say!(
                 Level::Warn,
                 file = origin;
-                "a snapshot of {} is doubtful from now on: it took the name of a file that process {} truncated at that very \
-                 moment",
+                "a snapshot of {} is doubtful from now on: {}, by process {}",
                 origin,
+                Cause::NameTaken,
                 raw::own_pid()
             );
         }
