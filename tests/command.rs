@@ -95,6 +95,7 @@ fn run_page(path: &Path) -> Vec<String> {
         let path = format!("{}:{}", command().parent().unwrap().display(), std::env::var("PATH").unwrap());
         shell.env("PATH", path).env("SNAPSHIM_DIR", scratch.table()).env("LC_ALL", "C");
         shell.env("HOLD_SHARED", program("command/hold_shared")).env("SNAPSHIM_TIMEOUT_MS", "20000");
+        shell.env("REFUSE", program("command/refuse"));
         shell.env("LIBRARY", library()).env("LOOK", program("common/look"));
         let output = run_within(&mut shell, Duration::from_secs(100));
         let printed = String::from_utf8_lossy(&output.stdout).replace(scratch.path.to_str().unwrap(), "[SCRATCH]");

@@ -34,6 +34,7 @@ pub enum Command {
     Mount(Mount),
     Umount(Umount),
     Status(Status),
+    Doctor(Doctor),
     Gc(Gc),
     #[command(hide = true)]
     Generate(Generate),
@@ -158,6 +159,25 @@ pub struct Status {
     /// Print it again each second.
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Says what is well for snapshots and what is not, and what to do about it.
+///
+/// Without an argument: of this machine. PROGRAM, by its path or as the shell finds it: whether the library reaches it. PID:
+/// whether the library is in the process, and what it can change unseen. FILE, or a block device: whether there can be snapshots
+/// of it, and which processes change it without the library; where there is a table, a snapshot is taken and given back.
+///
+/// The exit status is 0 if all is well, 3 if something is not covered, 4 if snapshots are or would be doubtful, 5 if there is no
+/// table that can be used, 1 if there can be no snapshot.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Doctor {
+    /// Print a JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// A program, the number of a process, a file or a block device (./123 for a file of that name).
+    #[arg(value_name = "PROGRAM|PID|FILE")]
+    pub subject: Option<PathBuf>,
 }
 
 /// Takes out of the table what dead processes left in it.

@@ -6,10 +6,13 @@
 mod cli;
 mod commands;
 mod copy;
+mod doctor;
 mod failure;
 mod interrupt;
 mod library;
+mod maps;
 mod processes;
+mod program;
 mod snapshot;
 mod survey;
 mod table;
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Command::Freeze(arguments) => commands::freeze::run(&arguments),
         Command::Mount(arguments) => commands::mount::run(&arguments),
         Command::Umount(arguments) => commands::umount::run(&arguments),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Gc(_) => commands::gc::run(),
         Command::Generate(arguments) => commands::generate::run(&arguments),
     };

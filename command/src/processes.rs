@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
 
 use snapshim::sys::escaped::Escaped;
 
@@ -56,8 +57,8 @@ fn cooperating() -> BTreeSet<u32> {
     attached.table.processes_used().iter().filter_map(|record| Some(record.id()?.pid())).collect()
 }
 
-/// Whether a process has the file open for writing.
-fn writes(pid: u32, device: u64, inode: u64) -> bool {
+/// Whether a process has the file of this device and inode open for writing; of inode 0, the block device.
+pub fn writes(pid: u32, device: u64, inode: u64) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     descriptors.flatten().any(|entry| {
         let is_file = fs::metadata(entry.path()).is_ok_and(|found| {
@@ -65,6 +66,27 @@ fn writes(pid: u32, device: u64, inode: u64) -> bool {
         });
         is_file && is_open_for_writing(pid, &entry.file_name().to_string_lossy())
     })
+}
+
+/// Whether this user may not see what a process has open.
+pub fn is_hidden(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd")).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// The regular files and block devices that a process has open for writing, by their paths.
+pub fn files_open_for_writing(pid: u32) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = descriptors
+        .filter(|entry| {
+            let kind = fs::metadata(entry.path()).map(|found| found.file_type());
+            kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
+                && is_open_for_writing(pid, &entry.file_name().to_string_lossy())
+        })
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .collect();
+    files.sort();
+    files.dedup();
+    files
 }
 
 fn is_open_for_writing(pid: u32, descriptor: &str) -> bool {

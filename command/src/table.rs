@@ -17,22 +17,22 @@ pub fn directory() -> (String, bool) {
 
 /// The table; a failure of code [`Code::NoTable`] if there is none that can be used.
 pub fn attached() -> Outcome<Attached> {
+    attached_or_none()?.ok_or_else(|| {
+        let shown = Escaped(directory().0.as_bytes()).to_string();
+        Failure::new(Code::NoTable, format!("no table in {shown}: no program runs under the shim there"))
+            .helped_by("start the programs by `snapshim run -- PROGRAM`, or set SNAPSHIM_DIR to where their table is")
+    })
+}
+
+/// The same; `None`: there is none so far.
+pub fn attached_or_none() -> Outcome<Option<Attached>> {
     let (directory, is_chosen) = directory();
     let shown = Escaped(directory.as_bytes()).to_string();
     let Ok(path) = CString::new(directory) else {
         return Err(Failure::new(Code::Usage, "SNAPSHIM_DIR contains a NUL byte"));
     };
-    match attach::attach_existing(&attach::TableLocation { directory: &path, is_chosen }) {
-        Ok(Some(attached)) => Ok(attached),
-        Ok(None) => {
-            Err(Failure::new(Code::NoTable, format!("no table in {shown}: no program runs under the shim there"))
-                .helped_by(
-                    "start the programs by `snapshim run -- PROGRAM`, or set SNAPSHIM_DIR to where their table is",
-                ))
-        }
-        Err(refusal) => {
-            Err(Failure::new(Code::NoTable, format!("the table in {shown} cannot be used: {}", refusal.what()))
-                .helped_by(refusal.remedy()))
-        }
-    }
+    attach::attach_existing(&attach::TableLocation { directory: &path, is_chosen }).map_err(|refusal| {
+        Failure::new(Code::NoTable, format!("the table in {shown} cannot be used: {}", refusal.what()))
+            .helped_by(refusal.remedy())
+    })
 }

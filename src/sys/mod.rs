@@ -12,6 +12,8 @@
 pub mod clock;
 #[cfg(not(loom))]
 pub mod escaped;
+#[cfg(not(loom))]
+pub mod filesystem;
 pub mod futex;
 #[cfg(not(loom))]
 pub mod masks;

@@ -2,6 +2,7 @@
 
 pub mod cat;
 pub mod cp;
+pub mod doctor;
 pub mod freeze;
 pub mod gc;
 pub mod generate;

@@ -1,18 +1,17 @@
 //! `snapshim run`: a program under the library, and what of it the library does not reach.
 
 use std::env;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use snapshim::cooperate::program::{self, Fate, Program};
+use snapshim::cooperate::program::Fate;
 
 use crate::cli::Run;
 use crate::failure::{Failure, Outcome, shown, warn};
-use crate::library;
+use crate::{library, program};
 
 /// Exit statuses of env(1): it failed itself, the program cannot be run, it is not there.
 const FAILED: u8 = 125;
@@ -29,12 +28,12 @@ pub fn run(arguments: &Run) -> Outcome<ExitCode> {
 /// Becomes the program; returns only to say why not.
 fn start(arguments: &Run) -> Result<ExitCode, (u8, Failure)> {
     let [name, rest @ ..] = arguments.command.as_slice() else { return Ok(FAILED.into()) };
-    let path = find(name).map_err(|error| {
+    let path = program::find(name).map_err(|error| {
         let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
         (code, Failure::of_file("run", Path::new(name), &error))
     })?;
     let library = library::path().map_err(|failure| (FAILED, failure))?;
-    let fate = fate(&path);
+    let fate = program::fate(&path);
     if let Some(why) = fate.why() {
         let unreached = format!("the library does not reach {}: {}", shown(&path), why.text());
         if arguments.strict {
@@ -83,30 +82,4 @@ fn set_variables(command: &mut Command, arguments: &Run) -> Outcome {
         command.env("SNAPSHIM_LOG", log);
     }
     Ok(())
-}
-
-/// The file that execvp(3) would run.
-fn find(name: &OsStr) -> io::Result<PathBuf> {
-    if name.as_bytes().contains(&b'/') {
-        let path = PathBuf::from(name);
-        return path.metadata().map(|_| path);
-    }
-    let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let mut is_forbidden = false;
-    for folder in env::split_paths(&path) {
-        let candidate = folder.join(name);
-        if candidate.is_file() {
-            if nix::unistd::access(&candidate, nix::unistd::AccessFlags::X_OK).is_ok() {
-                return Ok(candidate);
-            }
-            is_forbidden = true;
-        }
-    }
-    Err(io::Error::from_raw_os_error(if is_forbidden { libc::EACCES } else { libc::ENOENT }))
-}
-
-/// What the library will be to the program: the question that SNAPSHIM_STRICT asks.
-fn fate(path: &Path) -> Fate {
-    let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return Fate::Loaded };
-    Program::at(name.as_ptr()).open().map_or(Fate::Loaded, |file| program::fate(file, true))
 }

@@ -9,12 +9,13 @@ use snapshim::cooperate::locate::target_of_stat;
 use snapshim::protocol::cause::{Cause, Worth};
 use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{GUARDED, NEVER_WRITABLE, SegmentFlags};
+use snapshim::sys::filesystem::{ALLOWED, OVERLAYFS, TMPFS, kind_of_file_system};
 use snapshim::sys::{procfs, raw};
 
 use crate::base::config::{Short, config};
 use crate::base::mmap_call::Mmap;
 use crate::origins::device;
-use crate::origins::filesystem::{ALLOWED, OVERLAYFS, TMPFS, is_dax, kind_of_file_system};
+use crate::origins::filesystem::is_dax;
 use crate::process::fd_table::AppFd;
 use crate::process::log::{Level, say};
 

@@ -15,6 +15,7 @@ use core::ffi::{c_char, c_int, c_uint};
 use rustix::fs::FileType;
 use snapshim::cooperate::locate::{target_of_descriptor, target_of_stat};
 use snapshim::protocol::origin::{Origin, Target};
+use snapshim::sys::filesystem::{ALLOWED, kind_of_file_system};
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
@@ -25,7 +26,6 @@ use crate::base::own_file::is_own_file;
 use crate::base::user_memory::read_value;
 use crate::interpose::answer::fail;
 use crate::interpose::interpose;
-use crate::origins::filesystem::{ALLOWED, kind_of_file_system};
 use crate::writer::enter::while_unused;
 
 interpose! {
