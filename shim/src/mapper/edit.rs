@@ -168,7 +168,8 @@ impl Mappings {
         }
     }
 
-    /// Splits a segment at `address`, if that lies inside. The new segment after it is published odd as well.
+    /// Splits a segment at `address`, if that lies inside. The new segment is published odd as well. It is the smaller part: its bits
+    /// are copied, and a program that unmaps a large snapshot piece by piece pays for each piece alone.
     fn split(&self, index: u32, address: u64) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if !self.own.table.await_pushers_of_split(index, self.pusher_deadline()) {
@@ -179,12 +180,14 @@ impl Mappings {
         if address <= extent.address || address >= extent.end() {
             return Ok(());
         }
-        let behind = sub_extent(extent, address..extent.end());
-        let meta = SnapshotMeta { base: behind.first, ..view.meta };
-        let new = NewSegment { meta, extent: behind, flags: view.flags.with(CHANGED_BY_HOOK) };
-        let behind = self.own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
-        snapshot.set_extent(&sub_extent(extent, extent.address..address));
-        identity::own_ranges().split_at(address, behind);
+        let parts = (sub_extent(extent, extent.address..address), sub_extent(extent, address..extent.end()));
+        let is_front_new = parts.0.pages < parts.1.pages;
+        let (new, left) = if is_front_new { parts } else { (parts.1, parts.0) };
+        let meta = SnapshotMeta { base: new.first, ..view.meta };
+        let new = NewSegment { meta, extent: new, flags: view.flags.with(CHANGED_BY_HOOK) };
+        let new = self.own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
+        snapshot.set_extent(&left);
+        identity::own_ranges().split_at(address, if is_front_new { index } else { new });
         Ok(())
     }
 
