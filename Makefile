@@ -81,6 +81,7 @@ storms: all
 
 bench: all
 	$(CARGO) run --release --quiet --example bench
+	$(CARGO) test --quiet --test integration copying::figures -- --ignored --nocapture
 
 demo: all
 	examples/demo.sh

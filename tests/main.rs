@@ -9,6 +9,7 @@ mod beside;
 mod command;
 mod command_freeze;
 mod confined;
+mod copying;
 mod costs;
 mod coverage_matrix;
 mod damage;

@@ -60,6 +60,11 @@ pub fn preload(library: &Path) -> OsString {
     preload
 }
 
+/// States of `struct snapshim_stat`.
+pub const EXACT: c_int = 0;
+pub const DOUBTFUL: c_int = 1;
+pub const BROKEN: c_int = 2;
+
 /// `struct snapshim_stat` of snapshim.h.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

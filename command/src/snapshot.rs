@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
-use nix::sys::mman::ProtFlags;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use crate::failure::{Code, Failure, Outcome, shown, words};
-use crate::library::{Library, Map, Stat};
+use crate::library::{BROKEN, EXACT, Library, Map, Stat};
 
 pub const PAGE: u64 = 4096;
 
@@ -22,6 +23,23 @@ const SPARE: u64 = 1 << 20;
 
 /// How often a group is taken again because a file had become longer still.
 const ATTEMPTS: u32 = 8;
+
+/// So many bytes are given back at once: a writer that meets the part which is given back waits for that. A copy holds at most so
+/// much more than it has to.
+const STEP: u64 = 16 << 20;
+
+/// So many snapshots more than files a group is taken as. A write looks at the snapshots of its file.
+const MOST_PARTS: u64 = 16;
+
+/// What is done with snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// They stay until the end.
+    Kept,
+    /// They are read once, from the front, and given back meanwhile. So a file is several snapshots, side by side and of one instant:
+    /// a writer into another one than that which is given back does not wait.
+    GivenBack,
+}
 
 /// An open file of which a snapshot is wanted.
 #[derive(Debug)]
@@ -57,6 +75,8 @@ pub struct Snapshot {
     left: Range<u64>,
     /// Bytes of the file at the instant.
     size: u64,
+    /// What the library said of a part that is gone and was not exact.
+    lost: Option<Stat>,
 }
 
 impl Snapshot {
@@ -70,12 +90,19 @@ impl Snapshot {
         self.address + offset as usize
     }
 
-    /// Gives back what lies before `offset`. The last page of the file stays: by it the library knows the snapshot.
+    /// Gives back what lies before `offset`, in large steps. The last page of the file stays: by it the library knows the snapshot.
     pub fn release_before(&mut self, offset: u64) {
-        let end = offset.min(self.size.saturating_sub(1)) / PAGE * PAGE;
-        if end > self.left.start {
-            self.unmap(self.left.start..end);
-            self.left.start = end;
+        let last = self.size.saturating_sub(1) / PAGE * PAGE;
+        let end = if offset >= self.size { last } else { (offset / STEP * STEP).min(last) };
+        while self.left.start < end {
+            let next = ((self.left.start / STEP + 1) * STEP).min(end);
+            // What is gone cannot be asked for its state any more.
+            match self.stat() {
+                Some(stat) if stat.state == EXACT => {}
+                stat => self.lost = self.lost.or(stat).or(Some(Stat { state: BROKEN, ..Stat::default() })),
+            }
+            self.unmap(self.left.start..next);
+            self.left.start = next;
         }
     }
 
@@ -88,7 +115,7 @@ impl Snapshot {
 
     /// What the library says of it, after a look at its file whether a program that does not cooperate has changed it.
     pub fn check(&self, source: &Source) -> Option<Stat> {
-        self.library.check(self.address + self.left.start as usize, source.file.as_fd()).ok()
+        self.lost.or_else(|| self.library.check(self.address + self.left.start as usize, source.file.as_fd()).ok())
     }
 
     /// What the library says of it.
@@ -106,16 +133,22 @@ impl Drop for Snapshot {
 }
 
 /// Takes snapshots of all files at one instant.
-pub fn take(library: Library, sources: &[Source]) -> Outcome<Vec<Snapshot>> {
+pub fn take(library: Library, sources: &[Source], what_for: Use) -> Outcome<Vec<Snapshot>> {
     let mut spare = SPARE;
     for _ in 0..ATTEMPTS {
         let mut lengths = Vec::with_capacity(sources.len());
+        let mut sizes = 0;
         for source in sources {
             let size = source.size()?;
             let beyond = if source.is_device() { 0 } else { spare + size / 4 };
             lengths.push((size + beyond).max(1).next_multiple_of(PAGE));
+            sizes += size;
         }
-        let taken = map(library, sources, &lengths)?;
+        let part = match what_for {
+            Use::Kept => u64::MAX,
+            Use::GivenBack => (sizes / MOST_PARTS).max(1).next_multiple_of(STEP),
+        };
+        let taken = map(library, sources, &lengths, part)?;
         if taken.iter().all(|snapshot| snapshot.size <= snapshot.left.end) {
             return Ok(taken);
         }
@@ -124,13 +157,13 @@ pub fn take(library: Library, sources: &[Source]) -> Outcome<Vec<Snapshot>> {
     Err(Failure::failed("the files grow faster than snapshots of them can be taken", "try again"))
 }
 
-fn map(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<Snapshot>> {
-    let addresses = map_all(library, sources, lengths)?;
-    let mut taken: Vec<_> = addresses
-        .iter()
-        .zip(lengths)
-        .map(|(&address, &length)| Snapshot { library, address, left: 0..length, size: 0 })
-        .collect();
+fn map(library: Library, sources: &[Source], lengths: &[u64], part: u64) -> Outcome<Vec<Snapshot>> {
+    let mut taken = Vec::with_capacity(sources.len());
+    for (source, &length) in sources.iter().zip(lengths) {
+        let address = reserve(length).map_err(|error| refused(source, &error))?;
+        taken.push(Snapshot { library, address, left: 0..length, size: 0, lost: None });
+    }
+    map_all(library, sources, &taken, part)?;
     for (snapshot, source) in taken.iter_mut().zip(sources) {
         let stat = snapshot
             .stat()
@@ -140,25 +173,41 @@ fn map(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<Sna
     Ok(taken)
 }
 
-fn map_all(library: Library, sources: &[Source], lengths: &[u64]) -> Outcome<Vec<usize>> {
-    let mut maps: Vec<_> = sources
-        .iter()
-        .zip(lengths)
-        .map(|(source, &length)| Map {
-            fd: source.file.as_fd().as_raw_fd(),
-            prot: ProtFlags::PROT_READ.bits(),
-            offset: 0,
-            length: length as usize,
-            address: std::ptr::null_mut(),
-            flags: 0,
-            error: 0,
-        })
-        .collect();
-    library.map(&mut maps).map_err(|error| match maps.iter().zip(sources).find(|(map, _)| map.error != 0) {
+/// Addresses for a snapshot, at which nothing is mapped meanwhile.
+fn reserve(length: u64) -> io::Result<usize> {
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    let length = NonZeroUsize::new(length as usize).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: a new mapping.
+    Ok(unsafe { mmap_anonymous(None, length, ProtFlags::PROT_NONE, flags) }?.as_ptr() as usize)
+}
+
+/// Maps the files in parts of so many bytes at the addresses that are reserved for them.
+fn map_all(library: Library, sources: &[Source], places: &[Snapshot], part: u64) -> Outcome {
+    let mut maps = Vec::new();
+    let mut of = Vec::new();
+    let count = |place: &Snapshot| place.left.end.div_ceil(part) as usize;
+    let part = if places.iter().map(count).sum::<usize>() > LARGEST_GROUP { u64::MAX } else { part };
+    for (source, place) in sources.iter().zip(places) {
+        let mut offset = 0;
+        while offset < place.left.end {
+            let length = part.min(place.left.end - offset);
+            maps.push(Map {
+                fd: source.file.as_fd().as_raw_fd(),
+                prot: ProtFlags::PROT_READ.bits(),
+                offset: offset as libc::off_t,
+                length: length as usize,
+                address: (place.address + offset as usize) as *mut _,
+                flags: libc::MAP_FIXED,
+                error: 0,
+            });
+            of.push(source);
+            offset += length;
+        }
+    }
+    library.map(&mut maps).map_err(|error| match maps.iter().zip(of).find(|(map, _)| map.error != 0) {
         Some((map, source)) => refused(source, &io::Error::from_raw_os_error(map.error)),
         None => refused_all(sources, &error),
-    })?;
-    Ok(maps.iter().map(|map| map.address as usize).collect())
+    })
 }
 
 /// The library does not say of which file.

@@ -3,13 +3,9 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::failure::{Code, Failure, Outcome, shown};
-use crate::library::Stat;
+use crate::library::{DOUBTFUL, EXACT, Stat};
 use crate::processes;
 use crate::snapshot::{Snapshot, Source};
-
-/// States of `struct snapshim_stat`.
-const EXACT: i32 = 0;
-const DOUBTFUL: i32 = 1;
 
 /// SNAPSHIM_FOREIGN_CHANGE and its kin, in words.
 const CAUSES: [(i32, &str); 3] = [

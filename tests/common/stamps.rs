@@ -19,6 +19,23 @@ impl Writer {
         Self(child)
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    pub fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: kill(2) of our own child, which has not been waited for.
+        unsafe { libc::kill(self.0.id() as i32, signal) };
+    }
+
     /// Ends it; blocks a second.
     pub fn end(mut self) -> f64 {
         drop(self.0.stdin.take());

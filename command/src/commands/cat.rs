@@ -11,7 +11,7 @@ use crate::copy::pipeline::{self, Sink};
 use crate::failure::{Code, Failure, Outcome, shown, words};
 use crate::interrupt;
 use crate::library::Library;
-use crate::snapshot::{self, Source};
+use crate::snapshot::{self, Source, Use};
 use crate::verdict;
 
 pub fn run(arguments: &Cat) -> Outcome<ExitCode> {
@@ -27,7 +27,7 @@ pub fn run(arguments: &Cat) -> Outcome<ExitCode> {
     interrupt::catch();
     let file = fs::File::open(path).map_err(|error| Failure::of_file("read", path, &error))?;
     let sources = [Source { path: path.clone(), file }];
-    let mut snapshots = snapshot::take(library, &sources)?;
+    let mut snapshots = snapshot::take(library, &sources, Use::GivenBack)?;
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(|error| unwritable(&error))?;
     let mut stream = Stream { output: output.into(), at: 0, is_closed: false };
     match pipeline::run(&sources, &mut snapshots, &mut stream) {

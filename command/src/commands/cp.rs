@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 
 use crate::cli::Cp;
 use crate::copy::attributes;
+use crate::copy::direct::Copier;
 use crate::copy::group::{self, Group, Listing, SPARE_DESCRIPTORS};
-use crate::copy::pipeline::{self, Sink};
 use crate::copy::place::{self, Directories};
 use crate::copy::target::{Target, folder};
 use crate::copy::tree::{self, Root};
 use crate::failure::{Code, Failure, Outcome, shown, warn};
 use crate::interrupt;
 use crate::library::{Library, Stat};
-use crate::snapshot::{LARGEST_GROUP, Snapshot, Source};
+use crate::snapshot::{LARGEST_GROUP, Snapshot, Source, Use};
 use crate::verdict;
 
 pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
@@ -33,7 +33,7 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     interrupt::catch();
     let limit = group::raise_limit();
     let prepares = |files| group::may_hold(files, limit, arguments.split);
-    let taken = group::take(library, &roots, arguments.recursive, prepares)?;
+    let taken = group::take(library, &roots, arguments.recursive, Use::GivenBack, prepares)?;
     if let Some(name) = &taken.unstable {
         warn(format!(
             "names came and went while the files were listed ({}); the bytes are of one instant, the names are not",
@@ -158,7 +158,7 @@ impl Copying {
         for files in files.chunks(LARGEST_GROUP) {
             let group = match first.take() {
                 Some(group) => group,
-                None => group::take_further(library, &self.listing, files)?.ok_or_else(|| {
+                None => group::take_further(library, &self.listing, files, Use::GivenBack)?.ok_or_else(|| {
                     Failure::failed("a name came to lead to another file between two groups", "try again")
                 })?,
             };
@@ -171,14 +171,32 @@ impl Copying {
     fn group(&mut self, files: &[usize], mut group: Group) -> Outcome {
         self.bar.inc_length(group.snapshots.iter().map(Snapshot::size).sum());
         let before = self.targets.len();
-        let mut sink = Files { copying: self, files, sources: &group.sources, first: before };
-        pipeline::run(&group.sources, &mut group.snapshots, &mut sink)?;
+        let mut copier = Copier::new()?;
+        for (index, (source, snapshot)) in group.sources.iter().zip(&mut group.snapshots).enumerate() {
+            self.file(files[index], source, snapshot, &mut copier)?;
+        }
         for (index, (source, snapshot)) in group.sources.iter().zip(&group.snapshots).enumerate() {
             let stat =
                 verdict::exact(source, snapshot).map_err(|failure| failure.noting("nothing was put in its place"))?;
             let written = self.targets[before + index].written();
             self.copied.push(Copied { item: files[index], size: snapshot.size(), written, stat });
         }
+        Ok(())
+    }
+
+    fn file(&mut self, item: usize, source: &Source, snapshot: &mut Snapshot, copier: &mut Copier) -> Outcome {
+        let item = &self.listing.items[item];
+        let mut target = Target::new(&item.target, self.nameless)
+            .map_err(|error| Failure::of_file("write", &item.target, &error))?;
+        copier.copy(source, snapshot, &mut target, |offset| self.bar.set_position(self.done + offset))?;
+        let is_device = item.found.file_type().is_block_device();
+        let set = target
+            .set_size(snapshot.size())
+            .and_then(|()| if is_device { Ok(()) } else { attributes::copy(&source.file, &item.found, target.file()) });
+        set.map_err(|error| Failure::of_file("write", target.path(), &error))?;
+        target.rest();
+        self.done += snapshot.size();
+        self.targets.push(target);
         Ok(())
     }
 
@@ -195,50 +213,5 @@ impl Copying {
             "files": self.copied.iter().map(file).collect::<Vec<_>>(), "names": self.listing.items.len(), "instants": groups,
             "names_are_of_the_instant": same_names, "seconds": started.elapsed().as_secs_f64(),
         })
-    }
-}
-
-/// Where the bytes of one group go.
-struct Files<'a> {
-    copying: &'a mut Copying,
-    files: &'a [usize],
-    sources: &'a [Source],
-    /// The place of the group's first target.
-    first: usize,
-}
-
-impl Files<'_> {
-    fn target(&mut self, index: usize) -> Outcome<&mut Target> {
-        let copying = &mut *self.copying;
-        if self.first + index == copying.targets.len() {
-            let path = &copying.listing.items[self.files[index]].target;
-            let target =
-                Target::new(path, copying.nameless).map_err(|error| Failure::of_file("write", path, &error))?;
-            copying.targets.push(target);
-        }
-        Ok(&mut copying.targets[self.first + index])
-    }
-}
-
-impl Sink for Files<'_> {
-    fn write(&mut self, index: usize, offset: u64, bytes: &[u8]) -> Outcome {
-        let target = self.target(index)?;
-        target.write(bytes, offset).map_err(|error| Failure::of_file("write", target.path(), &error))?;
-        self.copying.bar.set_position(self.copying.done + offset);
-        Ok(())
-    }
-
-    fn end(&mut self, index: usize, size: u64) -> Outcome {
-        let source = &self.sources[index].file;
-        let found = self.copying.listing.items[self.files[index]].found.clone();
-        let target = self.target(index)?;
-        let is_device = found.file_type().is_block_device();
-        let set = target
-            .set_size(size)
-            .and_then(|()| if is_device { Ok(()) } else { attributes::copy(source, &found, target.file()) });
-        set.map_err(|error| Failure::of_file("write", target.path(), &error))?;
-        target.rest();
-        self.copying.done += size;
-        Ok(())
     }
 }

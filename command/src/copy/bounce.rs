@@ -13,8 +13,12 @@ use std::ptr::NonNull;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::snapshot::PAGE;
+
 /// Bytes of one buffer, and so of what is read in one go.
 pub const PIECE: usize = 1 << 20;
+
+const WORD: usize = size_of::<u64>();
 
 /// One buffer.
 #[derive(Debug)]
@@ -53,6 +57,24 @@ impl Buffer {
             }
         }
         Ok(())
+    }
+
+    /// Whether one of the pages at `address` begins with a word that is zero. What the buffer had is lost.
+    pub fn is_any_first_word_zero(&mut self, address: usize, length: usize) -> io::Result<bool> {
+        assert!(length <= PIECE);
+        let words: Vec<_> = (0..length)
+            .step_by(PAGE as usize)
+            .map(|at| libc::iovec { iov_base: (address + at) as *mut _, iov_len: WORD.min(length - at) })
+            .collect();
+        let wanted = words.iter().map(|word| word.iov_len).sum();
+        // SAFETY: as in `fill`.
+        let count = unsafe { libc::pwritev(self.file.as_raw_fd(), words.as_ptr(), words.len() as i32, 0) };
+        match usize::try_from(count) {
+            Err(_) => Err(io::Error::last_os_error()),
+            // What is there is copied before an error is said.
+            Ok(count) if count < wanted => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+            Ok(_) => Ok(self.bytes(wanted).chunks(WORD).any(|word| word.iter().all(|byte| *byte == 0))),
+        }
     }
 
     /// The first `length` bytes.
@@ -97,5 +119,8 @@ mod tests {
         assert!(buffer.bytes(4096).iter().all(|byte| *byte == 7));
         let error = buffer.fill(memory.as_ptr() as usize, 8192).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        let error = buffer.is_any_first_word_zero(memory.as_ptr() as usize, 8192).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        assert!(!buffer.is_any_first_word_zero(memory.as_ptr() as usize, 4096).unwrap());
     }
 }

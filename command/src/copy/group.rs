@@ -9,7 +9,7 @@ use super::tree::{self, Item, Kind, Root};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 use crate::library::Library;
-use crate::snapshot::{self, LARGEST_GROUP, Snapshot, Source};
+use crate::snapshot::{self, LARGEST_GROUP, Snapshot, Source, Use};
 
 /// Descriptors for other things than the files.
 pub const SPARE_DESCRIPTORS: u64 = 64;
@@ -73,7 +73,13 @@ pub struct Taken {
 }
 
 /// Lists the names and takes snapshots of the files, as many as one group holds. `prepares` sees how many files there are.
-pub fn take(library: Library, roots: &[Root], recursive: bool, prepares: impl Fn(usize) -> Outcome) -> Outcome<Taken> {
+pub fn take(
+    library: Library,
+    roots: &[Root],
+    recursive: bool,
+    what_for: Use,
+    prepares: impl Fn(usize) -> Outcome,
+) -> Outcome<Taken> {
     let mut attempt = 1;
     loop {
         interrupt::check()?;
@@ -81,7 +87,7 @@ pub fn take(library: Library, roots: &[Root], recursive: bool, prepares: impl Fn
         prepares(listing.files.len())?;
         let files = &listing.files[..listing.files.len().min(LARGEST_GROUP)];
         let taken = match listing.open(files)? {
-            Some(sources) => Some(Group { snapshots: snapshot::take(library, &sources)?, sources }),
+            Some(sources) => Some(Group { snapshots: snapshot::take(library, &sources, what_for)?, sources }),
             None => None,
         };
         let unstable = tree::difference(&listing.items, &tree::list(roots, recursive)?);
@@ -96,9 +102,9 @@ pub fn take(library: Library, roots: &[Root], recursive: bool, prepares: impl Fn
 }
 
 /// A further group of a listing. `None`: a name leads elsewhere by now.
-pub fn take_further(library: Library, listing: &Listing, files: &[usize]) -> Outcome<Option<Group>> {
+pub fn take_further(library: Library, listing: &Listing, files: &[usize], what_for: Use) -> Outcome<Option<Group>> {
     let Some(sources) = listing.open(files)? else { return Ok(None) };
-    Ok(Some(Group { snapshots: snapshot::take(library, &sources)?, sources }))
+    Ok(Some(Group { snapshots: snapshot::take(library, &sources, what_for)?, sources }))
 }
 
 /// Lets this process open as many files as its user may have it open, and says how many these are.

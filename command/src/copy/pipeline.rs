@@ -80,7 +80,7 @@ fn read(sources: &[Source], snapshots: &mut [Snapshot], filled: &Sender<Message>
     Ok(())
 }
 
-fn unreadable(source: &Source, offset: u64, error: &io::Error) -> Failure {
+pub fn unreadable(source: &Source, offset: u64, error: &io::Error) -> Failure {
     if error.raw_os_error() == Some(libc::EFAULT) {
         return Failure::new(
             Code::Inexact,

@@ -86,6 +86,11 @@ impl Target {
         Ok(())
     }
 
+    /// So many bytes were written by other means.
+    pub fn count(&mut self, bytes: u64) {
+        self.written += bytes;
+    }
+
     pub fn set_size(&self, size: u64) -> io::Result<()> {
         self.file().set_len(size)
     }

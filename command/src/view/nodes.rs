@@ -15,7 +15,7 @@ use crate::copy::group::{self, Group, Listing};
 use crate::copy::tree::{Item, Kind, Root};
 use crate::failure::{Failure, Outcome};
 use crate::library::Library;
-use crate::snapshot::{LARGEST_GROUP, Snapshot};
+use crate::snapshot::{LARGEST_GROUP, Snapshot, Use};
 use crate::verdict;
 
 /// So many inexact files are told of one by one.
@@ -63,10 +63,10 @@ impl View {
     pub fn take(library: Library, paths: &[PathBuf], is_split: bool) -> Outcome<Self> {
         let roots: Vec<_> = paths.iter().map(|path| Root { source: path.clone(), target: path.clone() }).collect();
         let limit = group::raise_limit();
-        let taken = group::take(library, &roots, true, |files| group::may_hold(files, limit, is_split))?;
+        let taken = group::take(library, &roots, true, Use::Kept, |files| group::may_hold(files, limit, is_split))?;
         let mut groups = vec![taken.first];
         for files in taken.listing.files.chunks(LARGEST_GROUP).skip(1) {
-            let further = group::take_further(library, &taken.listing, files)?;
+            let further = group::take_further(library, &taken.listing, files, Use::Kept)?;
             groups.push(further.ok_or_else(|| {
                 Failure::failed("a name came to lead to another file between two groups", "try again")
             })?);

@@ -1,0 +1,114 @@
+//! Copying snapshots into files, piece by piece. Each piece is given back at once: writers then no longer have to preserve it.
+//!
+//! The kernel takes the bytes from the snapshot itself. write(2) into the target copies them with ordinary loads, and answers EFAULT
+//! where a page of a broken snapshot would raise SIGBUS (`bounce` says why no other call will do). So each byte is copied once, by
+//! one thread: a writer that preserves a page has to interrupt every processor on which a thread of this process runs.
+//!
+//! Blocks that are zero become holes, be they of a hole that was filled since. So the first word of each page is looked at. A piece in
+//! which one is zero goes through a buffer, which this process can read.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::bounce::{Buffer, PIECE};
+use super::data::Data;
+use super::pipeline::unreadable;
+use super::target::Target;
+use crate::failure::{Failure, Outcome};
+use crate::interrupt;
+use crate::snapshot::{Snapshot, Source};
+
+/// So far ahead of the copy the kernel is asked to read.
+const AHEAD: u64 = 8 << 20;
+
+/// What copies one file after the other.
+#[derive(Debug)]
+pub struct Copier {
+    buffer: Buffer,
+    pagemap: File,
+}
+
+impl Copier {
+    pub fn new() -> Outcome<Self> {
+        let path = "/proc/self/pagemap".as_ref();
+        let pagemap = File::open(path).map_err(|error| Failure::of_file("open", path, &error))?;
+        let buffer =
+            Buffer::new().map_err(|error| Failure::failed(format!("no memory for a copy: {error}"), "try again"))?;
+        Ok(Self { buffer, pagemap })
+    }
+
+    /// Copies one file, and gives its snapshot back meanwhile. `sees` is told how far it has come.
+    pub fn copy(
+        &mut self,
+        source: &Source,
+        snapshot: &mut Snapshot,
+        target: &mut Target,
+        sees: impl Fn(u64),
+    ) -> Outcome {
+        let pagemap = self.pagemap.try_clone().map_err(|error| Failure::of_file("read", &source.path, &error))?;
+        let mut data = Data::new(&source.file, &pagemap);
+        let mut asked = 0;
+        loop {
+            interrupt::check()?;
+            let part = data.next(snapshot).map_err(|error| Failure::of_file("read", &source.path, &error))?;
+            let Some(part) = part else { break };
+            snapshot.release_before(part.start);
+            if part.end + AHEAD / 2 > asked {
+                asked = part.end + AHEAD;
+                // Where it is of no use, nothing is lost.
+                _ = posix_fadvise(&source.file, part.end as i64, AHEAD as i64, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+            }
+            self.piece(source, snapshot, target, &part)?;
+            snapshot.release_before(part.end);
+            sees(part.end);
+        }
+        snapshot.release_before(snapshot.size());
+        Ok(())
+    }
+
+    fn piece(&mut self, source: &Source, snapshot: &Snapshot, target: &mut Target, part: &Range<u64>) -> Outcome {
+        let (address, length) = (snapshot.address(part.start), (part.end - part.start) as usize);
+        debug_assert!(length <= PIECE);
+        let unread = |error: io::Error| unreadable(source, part.start, &error);
+        let written = if self.buffer.is_any_first_word_zero(address, length).map_err(unread)? {
+            self.buffer.fill(address, length).map_err(unread)?;
+            target.write(self.buffer.bytes(length), part.start)
+        } else {
+            target.write_from(address, length, part.start)
+        };
+        written.map_err(|error| match error.raw_os_error() {
+            Some(libc::EFAULT) => unread(error),
+            _ => Failure::of_file("write", target.path(), &error),
+        })
+    }
+}
+
+impl Target {
+    /// Writes bytes that the kernel takes from an address.
+    fn write_from(&mut self, address: usize, length: usize, offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            // SAFETY: the kernel reads at the address, and answers EFAULT where nothing can be read.
+            let count = unsafe {
+                libc::pwrite(
+                    self.file().as_raw_fd(),
+                    (address + done) as *const _,
+                    length - done,
+                    (offset + done as u64) as libc::off_t,
+                )
+            };
+            match usize::try_from(count) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(io::Error::last_os_error()),
+            }
+        }
+        self.count(length as u64);
+        Ok(())
+    }
+}
