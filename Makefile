@@ -77,7 +77,7 @@ storms: all
 	SNAPSHIM_KILL_EVERY=1 $(CARGO) test --test integration kill_points:: -- --nocapture
 	SNAPSHIM_STOP_EVERY=1 $(CARGO) test --test integration stop_points:: -- --nocapture
 	$(CARGO) test --test integration -- --ignored --nocapture --test-threads=1 storm:: damage:: exhaustion:: soak:: oracle:: \
-	    programs_unharmed::
+	    programs_unharmed:: recipes::
 
 bench: all
 	$(CARGO) run --release --quiet --example bench

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Installs what the tests use and the machine lacks: sqlite3, perl and fsx as writers, numpy as a mapper, libraries that save over
-# what they map, debuggers, Python's own tests, and programs that confine themselves.
+# what they map, what the recipes copy, debuggers, Python's own tests, and programs that confine themselves.
 set -u
 cd "$(dirname "$0")/.."
 missing=""
 # The command, and its package where that is called otherwise.
 for tool in sqlite3 perl git rsync fio logrotate g++ javac:openjdk-17-jdk-headless go:golang-go mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
+    qemu-img:qemu-utils nbdkit nbdcopy:libnbd-bin redis-server restic borg:borgbackup fuse2fs e2fsck:e2fsprogs \
     gdb strace valgrind ps:procps file man:man-db ssh:openssh-client sshd:openssh-server chronyd:chrony; do
     command -v "${tool%%:*}" >/dev/null || [ -x "/usr/sbin/${tool%%:*}" ] || missing="$missing ${tool##*:}"
 done
@@ -26,7 +27,7 @@ if ! python3 -c 'import numpy' 2>/dev/null && ! target/venv/bin/python3 -c 'impo
 fi
 
 install_libraries() {
-    for library in numpy safetensors pyarrow lmdb; do
+    for library in numpy safetensors pyarrow lmdb duckdb; do
         target/venv/bin/python3 -c "import $library" 2>/dev/null || pip_install "$library" ||
             echo "not installable here: $library; its test is skipped" >&2
     done

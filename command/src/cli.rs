@@ -1,6 +1,7 @@
 //! What may be typed: the commands, their arguments, and what help and man pages say of them.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -33,6 +34,7 @@ pub enum Command {
     Freeze(Freeze),
     Mount(Mount),
     Umount(Umount),
+    Export(Export),
     Status(Status),
     Doctor(Doctor),
     Gc(Gc),
@@ -148,6 +150,39 @@ pub struct Mount {
 pub struct Umount {
     #[arg(value_name = "MOUNTPOINT")]
     pub place: PathBuf,
+}
+
+/// Serves a file or a block device, as it was at one instant, to clients of NBD: a disk image while a virtual machine writes it.
+///
+/// qemu-img, nbdcopy and virtual machines read it, as often and in whatever order they like; nobody can write. A read of what could
+/// not be preserved fails with EIO. It serves until SIGINT or SIGTERM, and takes its socket away; the exit status is 4 if the snapshot
+/// turned out to be doubtful or broken by then. Other hosts that reach a tcp address may read all of it.
+///
+/// It needs nbdkit with its file plugin, and what `snapshim freeze` needs: /dev/fuse, and root or user namespaces.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Export {
+    /// The file or the block device.
+    #[arg(value_name = "FILE|DEVICE")]
+    pub source: PathBuf,
+    /// Where it listens: unix:PATH, or tcp:ADDRESS:PORT with a number for the address (127.0.0.1, [::1]).
+    #[arg(long, value_name = "unix:PATH|tcp:ADDR", value_parser = address)]
+    pub nbd: Address,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    match text.split_once(':') {
+        Some(("unix", path)) if !path.is_empty() => Ok(Address::Unix(path.into())),
+        Some(("tcp", address)) => address.parse().map(Address::Tcp).map_err(|error| error.to_string()),
+        _ => Err("it begins neither with unix: nor with tcp:".to_owned()),
+    }
 }
 
 /// Lists the processes and the snapshots in the table, and which process holds a snapshot back.

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => commands::status::run(&arguments),
         Command::Freeze(arguments) => commands::freeze::run(&arguments),
         Command::Mount(arguments) => commands::mount::run(&arguments),
+        Command::Export(arguments) => commands::export::run(&arguments),
         Command::Umount(arguments) => commands::umount::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Gc(_) => commands::gc::run(),

@@ -3,6 +3,7 @@
 pub mod cat;
 pub mod cp;
 pub mod doctor;
+pub mod export;
 pub mod freeze;
 pub mod gc;
 pub mod generate;

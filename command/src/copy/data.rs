@@ -30,7 +30,12 @@ pub struct Data<'a> {
 
 impl<'a> Data<'a> {
     pub fn new(file: &'a File, pagemap: &'a File) -> Self {
-        Self { file, pagemap, at: 0, data_end: 0 }
+        Self::from(file, pagemap, 0)
+    }
+
+    /// From an offset on, a multiple of the page size.
+    pub fn from(file: &'a File, pagemap: &'a File, offset: u64) -> Self {
+        Self { file, pagemap, at: offset, data_end: 0 }
     }
 
     /// The next part, at most a piece long; `None` at the end.

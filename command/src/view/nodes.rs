@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,11 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo};
 
 use crate::copy::attributes;
+use crate::copy::data::Data;
 use crate::copy::group::{self, Group, Listing};
 use crate::copy::tree::{Item, Kind, Root};
 use crate::failure::{Failure, Outcome};
 use crate::library::Library;
-use crate::snapshot::{LARGEST_GROUP, Snapshot, Use};
+use crate::snapshot::{LARGEST_GROUP, PAGE, Snapshot, Source, Use};
 use crate::verdict;
 
 /// So many inexact files are told of one by one.
@@ -111,6 +114,23 @@ impl View {
         &self.groups[group].snapshots[index]
     }
 
+    /// Where from `offset` on a file has data (`wants_data`) or a hole: its end counts as one. `None`: there is none.
+    pub fn seek(&self, group: usize, index: usize, offset: u64, wants_data: bool) -> io::Result<Option<u64>> {
+        let (source, snapshot) = (&self.groups[group].sources[index], &self.groups[group].snapshots[index]);
+        if offset >= snapshot.size() {
+            return Ok(None);
+        }
+        let data = data_at(source, snapshot, offset)?;
+        // A program without the library may have made the hole, or cut the file: what is lost is an error for its reader, and no zeros.
+        // So this is asked after the holes.
+        let data = if verdict::is_exact(source, snapshot) { data } else { Some(offset..snapshot.size()) };
+        Ok(match data {
+            Some(data) if wants_data => Some(data.start),
+            Some(data) if data.start == offset => Some(data.end),
+            _ => (!wants_data).then_some(offset),
+        })
+    }
+
     pub fn bytes(&self) -> u64 {
         self.groups.iter().flat_map(|group| &group.snapshots).map(Snapshot::size).sum()
     }
@@ -134,6 +154,21 @@ impl View {
         }
         (told, more)
     }
+}
+
+/// The first data of a snapshot from `offset` on, up to the hole behind it.
+fn data_at(source: &Source, snapshot: &Snapshot, offset: u64) -> io::Result<Option<Range<u64>>> {
+    let pagemap = File::open("/proc/self/pagemap")?;
+    // What lies in a page is of one kind.
+    let mut parts = Data::from(&source.file, &pagemap, offset / PAGE * PAGE);
+    let Some(first) = parts.next(snapshot)? else { return Ok(None) };
+    let mut end = first.end;
+    while let Some(part) = parts.next(snapshot)?
+        && part.start == end
+    {
+        end = part.end;
+    }
+    Ok(Some(first.start.max(offset)..end))
 }
 
 /// A view in the making.

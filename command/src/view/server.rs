@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use fuser::{
     BackgroundSession, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request, Session, SessionACL,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
 };
 
 use super::nodes::{Content, Node, View};
@@ -165,6 +165,18 @@ impl Filesystem for Server {
             // A page of the snapshot is broken. The kernel asks for pages one by one then.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => reply.error(Errno::EIO),
             Err(_) => send_copied(reply, address, length),
+        }
+    }
+
+    /// SEEK_DATA and SEEK_HOLE; the kernel answers the others by itself.
+    fn lseek(&self, _: &Request, number: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let Some(Content::File(group, index)) = self.view.node(self.root, number).map(|node| &node.content) else {
+            return reply.error(Errno::EISDIR);
+        };
+        match self.view.seek(*group, *index, offset as u64, whence == libc::SEEK_DATA) {
+            Ok(Some(found)) => reply.offset(found as i64),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(_) => reply.error(Errno::EIO),
         }
     }
 

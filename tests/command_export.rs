@@ -1,0 +1,158 @@
+//! `snapshim export`: clients of NBD read the bytes of one instant, or an error; nothing is left behind.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use crate::common::stamps::Writer;
+use crate::common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
+
+/// Of a file that the writer writes: 64 MiB.
+const BLOCKS: &str = "16384";
+
+/// Whether the tools are there; says so if one is not.
+fn has(test: &str, tools: &[&str]) -> bool {
+    let path = std::env::var("PATH").unwrap();
+    let is_there = |tool: &&&str| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
+    let missing = tools.iter().find(|tool| !is_there(tool)).map(|tool| format!("{tool} is not installed"));
+    let fuse = fs::File::options().read(true).write(true).open("/dev/fuse");
+    match missing.or_else(|| fuse.err().map(|_| "/dev/fuse cannot be opened".to_owned())) {
+        Some(why) => skip(test, &why),
+        None => return true,
+    }
+    false
+}
+
+fn export(scratch: &Scratch, source: &str, address: &str) -> Command {
+    let mut export = Command::new(command());
+    export.args(["export", source, "--nbd", address]).current_dir(&scratch.path).stdin(Stdio::null());
+    export.env("SNAPSHIM_DIR", scratch.table()).env("SNAPSHIM_TIMEOUT_MS", "60000");
+    export
+}
+
+/// An export that listens.
+fn start(scratch: &Scratch, source: &str) -> Child {
+    let child = export(scratch, source, "unix:socket").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("a socket", || scratch.file("socket").exists());
+    child
+}
+
+fn uri(scratch: &Scratch) -> String {
+    format!("nbd+unix:///?socket={}", scratch.file("socket").display())
+}
+
+/// Ends it by a signal; what it said, with its status.
+fn end(child: Child, signal: i32) -> (Option<i32>, String) {
+    // SAFETY: kill(2) of our own child, which has not been waited for.
+    unsafe { libc::kill(child.id() as i32, signal) };
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), text(&output))
+}
+
+#[test]
+fn clients_read_the_bytes_of_one_instant() {
+    if !has("clients_read_the_bytes_of_one_instant", &["nbdkit", "nbdcopy", "nbdinfo", "qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    let writer = Writer::start(&scratch, BLOCKS, &["image"]);
+    let child = start(&scratch, "image");
+    let about = run_ok(scratch.native("nbdinfo").arg(uri(&scratch)));
+    assert!(about.contains("is_read_only: true") && about.contains(&format!("export-size: {}", 64 << 20)), "{about}");
+    run_ok(scratch.native("nbdcopy").args([&uri(&scratch), "copied"]));
+    run_ok(scratch.native("qemu-img").args(["convert", "-O", "raw", &uri(&scratch), "converted"]));
+    let last = run_ok(scratch.native(program("command/stamps")).args(["check", BLOCKS, "copied"]));
+    println!("as after write {}", last.trim());
+    run_ok(scratch.native("cmp").args(["copied", "converted"]));
+    assert_eq!(end(child, libc::SIGINT), (Some(0), String::new()));
+    assert!(!scratch.file("socket").exists());
+    writer.end();
+}
+
+/// The holes of an image are not read by clients that ask for them.
+#[test]
+fn holes_are_told() {
+    if !has("holes_are_told", &["nbdkit", "nbdinfo"]) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    run_ok(
+        scratch
+            .native("sh")
+            .args(["-c", "truncate -s 16M image; head -c 1M /dev/urandom | dd of=image seek=8 bs=1M conv=notrunc"]),
+    );
+    let child = start(&scratch, "image");
+    // What is filled later was a hole at the instant.
+    run_ok(scratch.shimmed("dd", "auto").args(["if=/dev/urandom", "of=image", "bs=1M", "count=2", "conv=notrunc"]));
+    let map = run_ok(scratch.native("nbdinfo").args(["--map", &uri(&scratch)]));
+    let data: Vec<_> = map.lines().filter(|line| line.ends_with("data")).collect();
+    let is_told = data.iter().any(|line| line.split_whitespace().take(2).eq(["8388608", "1048576"]));
+    assert!(is_told && map.contains("hole,zero"), "{map}");
+    assert_eq!(end(child, libc::SIGTERM), (Some(0), String::new()));
+}
+
+#[test]
+fn what_was_lost_is_an_error_of_the_client() {
+    if !has("what_was_lost_is_an_error_of_the_client", &["nbdkit", "nbdcopy"]) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("image"), vec![7; 8 << 20]).unwrap();
+    let child = start(&scratch, "image");
+    run_ok(scratch.native("truncate").args(["-s", "1M", "image"]));
+    let output = run(scratch.native("nbdcopy").args([&uri(&scratch), "copied"]));
+    assert!(!output.status.success() && text(&output).contains("Input/output error"), "{}", text(&output));
+    let (status, said) = end(child, libc::SIGTERM);
+    assert_eq!(status, Some(4), "{said}");
+    assert!(said.contains("error: the snapshot of "), "{said}");
+    assert!(!scratch.file("socket").exists());
+}
+
+#[test]
+fn it_listens_where_it_is_told() {
+    if !has("it_listens_where_it_is_told", &["nbdkit", "nbdinfo"]) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("image"), vec![7; 4096]).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let child = export(&scratch, "image", &format!("tcp:127.0.0.1:{port}")).stderr(Stdio::piped()).spawn().unwrap();
+    let size = || run(scratch.native("nbdinfo").args(["--size", &format!("nbd://127.0.0.1:{port}")]));
+    wait_until("an answer", || size().stdout == b"4096\n");
+    assert_eq!(end(child, libc::SIGTERM).0, Some(0));
+}
+
+#[test]
+fn what_cannot_be_exported_is_said() {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("image"), "bytes").unwrap();
+    fs::write(scratch.file("taken"), "").unwrap();
+    let refused = |source: &str, address: &str, path: Option<&str>| {
+        let mut export = export(&scratch, source, address);
+        export.envs(path.map(|path| ("PATH", path)));
+        let output = run(&mut export);
+        (output.status.code(), text(&output))
+    };
+    for (source, address, status, why) in [
+        ("nowhere", "unix:socket", 1, "no such file or directory"),
+        (".", "unix:socket", 1, "it is a directory"),
+        ("image", "socket", 2, "it begins neither with unix: nor with tcp:"),
+        ("image", "tcp:localhost", 2, "invalid socket address"),
+    ] {
+        let (code, said) = refused(source, address, None);
+        assert!(code == Some(status) && said.contains(why), "{source} {address}: {said}");
+    }
+    let has_server = ["/usr/sbin/nbdkit", "/usr/local/sbin/nbdkit"].iter().any(|path| fs::exists(path).unwrap());
+    if !has_server {
+        let (code, said) = refused("image", "unix:socket", Some("/nowhere"));
+        assert!(
+            code == Some(1) && said.contains("nbdkit is not installed") && said.contains("help: install it"),
+            "{said}"
+        );
+    }
+    if has("a socket that is there", &["nbdkit"]) {
+        let (code, said) = refused("image", "unix:taken", None);
+        assert!(code == Some(1) && said.contains("taken is there already"), "{said}");
+    }
+    assert!(!scratch.file("socket").exists());
+}
