@@ -22,7 +22,7 @@ pub const TYPE: &str = "fuse.snapshim";
 const DEVICE: &str = "/dev/fuse";
 
 /// In KiB.
-const AHEAD: u32 = 1024;
+const AHEAD: u32 = 4096;
 
 const NO_MODULE: &str = "load the kernel's module for it (modprobe fuse); into a container the device has to be given \
                          (--device /dev/fuse); `snapshim cp` needs none";
