@@ -71,10 +71,11 @@ impl Table {
         let is_committed = creations.under_way().filter(is_theirs).any(|creation| creation.is_committed());
         self.decide_forks_of(&dead, is_committed);
         creations.under_way().filter(is_theirs).for_each(|creation| self.end_creation(creation));
-        for slot in self.writers_used() {
+        for (number, slot) in self.slots_of(record) {
             let lease = slot.lease();
             if lease.process() == owner {
                 slot.release(lease);
+                self.note_free_writer(number);
             }
         }
         // The process has counted itself what its calls changed. Of its stores nothing is known but which files they may have
@@ -88,19 +89,30 @@ impl Table {
         self.lower_active();
     }
 
+    /// The slots among which those of a process are, with their indices.
+    fn slots_of(&self, record: &Process) -> impl Iterator<Item = (u32, &WriterSlot)> {
+        let (slots, noted) = (self.writers_used(), record.holdings.slots());
+        let theirs = slots.get(noted.start..noted.end.min(slots.len())).unwrap_or_default();
+        (noted.start as u32..).zip(theirs)
+    }
+
     /// Retires the published snapshots of `owner`.
     pub fn retire_all_of(&self, owner: u64) {
         // Where only the image is dead, a child of vfork may still split its snapshots.
+        let mut is_any_over = false;
         self.over_splits(|walk| {
             for (snapshot, view) in walk.owned_by(owner) {
-                self.retire_snapshot(snapshot, view.head.incarnation());
+                is_any_over |= self.retire_beside_others(snapshot, view.head.incarnation());
             }
         });
+        if is_any_over {
+            self.lower_active();
+        }
     }
 
     /// Retires the snapshots that were claimed for `dead` and never published.
     fn retire_claims_of(&self, dead: &Dead<'_>) {
-        for index in self.used_records() {
+        for index in self.used_records_in(dead.record.places_of(dead.owner())) {
             let snapshot = self.snapshot(index);
             if snapshot.is_some_and(|snapshot| snapshot.retire_claim(dead.index, || dead.has_record())) {
                 self.lower_marks(index);
@@ -110,6 +122,9 @@ impl Table {
 
     /// Tells the children that `parent` was forking when it died how the fork went.
     fn decide_forks_of(&self, parent: &Dead<'_>, committed: bool) {
+        if !parent.record.holdings.has_children() {
+            return;
+        }
         for (index, record) in self.processes_used().iter().enumerate() {
             let index = index as u32;
             let retire_claims = |id| self.retire_claims_of(&Dead { index, record, id });
@@ -179,9 +194,12 @@ impl Table {
 
     /// A record for process `id`, if one is free, can be freed, or can be had.
     pub fn claim_process(&self, id: ProcessId) -> Option<(u32, &Process)> {
+        let parent = id.parent_of_pending().and_then(|parent| self.process(parent));
+        parent.inspect(|parent| parent.holdings.note_child());
         let index = self.find_process(id)?;
         // This comes before the new process describes itself: what the record's last process shared would be taken for its own.
         self.processes[index].sharing.describe(core::iter::empty());
+        self.processes[index].holdings.begin();
         self.reap_earlier_images(id);
         Some((index as u32, &self.processes[index]))
     }
@@ -211,7 +229,7 @@ impl Table {
         let claim = |index: &usize| {
             let slot = &self.writers[*index];
             let is_claimed = slot.lease().is_vacant() && can_continue(slot) && {
-                self.header.note_writer(*index as u32);
+                self.note_writer(owner, *index as u32);
                 slot.claim(owner, 0)
             };
             // Another thread may have had the slot meanwhile.

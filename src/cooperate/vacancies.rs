@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::protocol::limits::{PROCESSES, WRITERS};
 use crate::protocol::origin::Origin;
-use crate::protocol::process_id::ProcessId;
+use crate::protocol::process_id::{ProcessId, owner_index};
 use crate::protocol::snapshot::StateWord;
 use crate::sys::raw;
 use crate::sys::sync::{AtomicU32, Ordering};
@@ -85,12 +85,20 @@ impl Table {
         })
     }
 
+    /// Slot `index` is about to be claimed for a thread of `owner`: it counts as used, and as one of that process's.
+    pub(crate) fn note_writer(&self, owner: u64, index: u32) {
+        self.header.note_writer(index);
+        if let Some(process) = owner_index(owner).and_then(|index| self.process(index)) {
+            process.holdings.note_slot(index);
+        }
+    }
+
     /// Claims a free slot for thread `tid` of process `owner`. Like a record, it counts as used before it is claimed.
     pub(crate) fn find_writer(&self, owner: u64, tid: u32) -> Option<usize> {
         let claim = |index: &usize| {
             let slot = &self.writers[*index];
             slot.lease().is_vacant() && {
-                self.header.note_writer(*index as u32);
+                self.note_writer(owner, *index as u32);
                 slot.claim(owner, tid)
             }
         };

@@ -8,9 +8,8 @@
 //!
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
 //! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
-//! ([`process`], [`writer_slot`], [`cause`], [`place`], [`block_owner`], [`executing`], [`changes`], [`unseen`], [`unreached`]), or what a
-//! process knows of itself
-//! ([`own_ranges`], [`aio_queues`]).
+//! ([`process`], [`holdings`], [`writer_slot`], [`cause`], [`place`], [`block_owner`], [`executing`], [`changes`], [`unseen`],
+//! [`unreached`]), or what a process knows of itself ([`own_ranges`], [`aio_queues`]).
 
 pub mod aio_queues;
 pub mod block_owner;
@@ -21,6 +20,7 @@ pub mod creation;
 pub mod delay;
 pub mod executing;
 pub mod gate;
+pub mod holdings;
 pub mod limits;
 pub mod origin;
 pub mod own_ranges;

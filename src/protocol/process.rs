@@ -3,6 +3,7 @@
 use super::aio_queues::DirectTargets;
 use super::delay::AtomicDelay;
 use super::executing::Executing;
+use super::holdings::{Holdings, Places};
 use super::process_id::{ProcessId, owner_epoch};
 use super::sharing::Sharing;
 use crate::sys::futex;
@@ -46,10 +47,10 @@ pub struct Process {
     pub direct: DirectTargets,
     /// epoch:32 | 1 once the process has a ring of io_uring, whose writes are not announced:32.
     rings: AtomicU64,
-    rest: AtomicU64,
     /// The creation that it holds back.
     pub delay: AtomicDelay,
-    rest_of_line: [AtomicU64; 2],
+    /// Where what it has may stand.
+    pub holdings: Holdings,
     /// Counts changes of the descriptor table that can make a number mean another file, by [`group_of`] the number: ended:32 |
     /// begun:32.
     descriptors: [AtomicU64; DESCRIPTOR_GROUPS],
@@ -141,6 +142,13 @@ impl Process {
     /// The process that has the record, if it is the image that `owner` refers to.
     pub fn owner_id(&self, owner: u64) -> Option<ProcessId> {
         self.id().filter(|id| id.epoch() == owner_epoch(owner))
+    }
+
+    /// Where the image that `owner` refers to may have snapshots: anywhere, if it does not have the record.
+    pub fn places_of(&self, owner: u64) -> Places {
+        let places = self.holdings.places();
+        // The places come first: another image that has the record by now may have begun them anew.
+        if self.owner_id(owner).is_some() || planted(Fault::HoldingsOwner) { places } else { Places::ALL }
     }
 
     /// Free -> `id`.

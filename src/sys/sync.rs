@@ -157,6 +157,10 @@ pub enum Fault {
     EndNumber,
     /// The count of the raises of a mark, which tells a raise that changes nothing.
     MarkRaises,
+    /// The note, before the claim of a snapshot record, where it stands.
+    NotedHolding,
+    /// The look which image has a process record, after the look at where its snapshots stand.
+    HoldingsOwner,
     /// The high-water mark that counts a slot as used before it is claimed.
     UsedFirst,
     /// The look at the pages between the read of bytes and their store.

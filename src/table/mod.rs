@@ -219,13 +219,20 @@ impl Table {
 
     /// Ends one incarnation of snapshot `index`, and lowers the active word if it was the last snapshot.
     pub fn retire_snapshot(&self, index: u32, incarnation: u32) {
-        let Some(snapshot) = self.snapshot(index) else { return };
-        // The fingerprint stays: the record's next incarnation may have the same one already, and a stale one costs a look, no
-        // more.
-        if snapshot.retire(incarnation) {
-            self.lower_marks(index);
+        if self.retire_beside_others(index, incarnation) {
             self.lower_active();
         }
+    }
+
+    /// The same for a caller that does it with many, and lowers the active word afterwards. Whether the incarnation was there.
+    pub(crate) fn retire_beside_others(&self, index: u32, incarnation: u32) -> bool {
+        // The fingerprint stays: the record's next incarnation may have the same one already, and a stale one costs a look, no
+        // more.
+        let is_over = self.snapshot(index).is_some_and(|snapshot| snapshot.retire(incarnation));
+        if is_over {
+            self.lower_marks(index);
+        }
+        is_over
     }
 
     /// Lowers the active word if nothing needs it.

@@ -2,8 +2,10 @@
 //! ([`protocol::place`](crate::protocol::place)).
 
 use super::Table;
+use crate::protocol::holdings::Places;
 use crate::protocol::origin::Origin;
 use crate::protocol::place::{BUCKET, BUCKETS, Bucket, behind, distance_of, each_bit, home_of};
+use crate::protocol::process_id::owner_index;
 use crate::protocol::snapshot::{State, StateWord};
 use crate::sys::sync::Ordering;
 
@@ -16,6 +18,11 @@ impl Table {
     /// The indices of the records that may be in use.
     pub(crate) fn used_records(&self) -> impl Iterator<Item = u32> + use<'_> {
         (0..BUCKETS).flat_map(|bucket| used(&self.buckets, bucket))
+    }
+
+    /// The same of those in `places`.
+    pub(crate) fn used_records_in(&self, places: Places) -> impl Iterator<Item = u32> + use<'_> {
+        places.buckets().flat_map(|bucket| used(&self.buckets, bucket))
     }
 
     /// The indices of the records that may hold snapshots of `origin`, and perhaps of others.
@@ -44,6 +51,9 @@ impl Table {
         let snapshot = &self.snapshots[index];
         if snapshot.head().state() != State::Free {
             return None;
+        }
+        if let Some(process) = owner_index(claimer).and_then(|index| self.process(index)) {
+            process.holdings.note_snapshot(bucket);
         }
         let used = &self.buckets[bucket].used;
         let raise = || used.raise(|bits| bits | 1 << at);

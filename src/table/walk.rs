@@ -9,7 +9,9 @@
 //! ask for a single walk by name ([`Table::walk_once`]), and says why a segment that the walk misses does no harm.
 
 use super::Table;
+use crate::protocol::holdings::Places;
 use crate::protocol::origin::Origin;
+use crate::protocol::process_id::owner_index;
 use crate::protocol::snapshot::View;
 use crate::sys::sync::Ordering;
 
@@ -45,9 +47,13 @@ impl<'a> Walk<'a> {
     /// The snapshots of the process that `owner` refers to.
     pub fn owned_by(self, owner: u64) -> impl Iterator<Item = (u32, View)> + use<'a> {
         let table = self.table;
+        // What a process that is not in the table any more has left may stand anywhere.
+        let process = owner_index(owner).and_then(|index| table.process(index));
+        let places = process.map_or(Places::ALL, |process| process.places_of(owner));
         // The look at the whole record is for those that are the owner's.
         let is_theirs = move |index: &u32| table.snapshot(*index).is_some_and(|snapshot| snapshot.is_owned_by(owner));
-        let views = table.used_records().filter(is_theirs).filter_map(move |index| Some((index, table.view(index)?)));
+        let views =
+            table.used_records_in(places).filter(is_theirs).filter_map(move |index| Some((index, table.view(index)?)));
         views.filter(move |(_, view)| view.meta.owner == owner)
     }
 

@@ -87,6 +87,81 @@ fn a_late_burial_leaves_the_claims_of_the_records_next_owner_alone() {
     });
 }
 
+/// The bucket of the only snapshot record.
+const BUCKET: usize = 3;
+
+/// Two images that have one process record after each other, and the only snapshot record.
+#[derive(Default)]
+struct Successors {
+    record: Process,
+    snapshot: Snapshot,
+}
+
+impl Successors {
+    /// The image `id` takes the record, and claims the snapshot record. It is killed after as many steps as are `made`.
+    fn live(&self, id: ProcessId, made: usize) {
+        let steps: [&dyn Fn(); 4] = [
+            &|| assert!(self.record.claim(id)),
+            &|| self.record.holdings.begin(),
+            &|| self.record.holdings.note_snapshot(BUCKET),
+            &|| assert!(self.snapshot.claim(id.epoch(), id.owner_word(0) & 0xffff_ffff).is_some()),
+        ];
+        steps.iter().take(made).for_each(|step| step());
+    }
+
+    /// Recovery of `id`, which looks only where something of its may stand.
+    fn reap(&self, id: ProcessId) {
+        let dead = Dead { index: 0, record: &self.record, id };
+        if self.record.places_of(dead.owner()).buckets().any(|bucket| bucket == BUCKET) {
+            self.snapshot.retire_claim(0, || dead.has_record());
+        }
+        self.record.free(id);
+    }
+}
+
+#[test]
+fn a_claim_is_found_wherever_its_process_was_killed() {
+    for made in 0..=4 {
+        model(move || {
+            let successors = Arc::new(Successors::default());
+            successors.live(DEAD, 4);
+            let late = Arc::clone(&successors);
+            let late = thread::spawn(move || late.reap(DEAD));
+            successors.reap(DEAD);
+            let is_found = successors.snapshot.head().state() == State::Free;
+            if is_found {
+                successors.live(NEXT, made);
+            }
+            late.join().unwrap();
+            assert!(is_found, "the record is lost for good");
+            let is_claimed = successors.snapshot.head().state() == State::Claimed;
+            assert_eq!(is_claimed, made == 4);
+            successors.reap(NEXT);
+            assert_eq!(successors.snapshot.head().state(), State::Free);
+            assert_eq!(successors.record.id(), None);
+        });
+    }
+}
+
+/// A child that never was, and whose record was freed, has snapshots in the table until its parent's reaper retires them.
+#[test]
+fn what_a_freed_record_leaves_behind_is_found_beside_its_next_image() {
+    model(|| {
+        let successors = Arc::new(Successors::default());
+        let pending = ProcessId::pending_child(1, 7);
+        successors.live(pending, 4);
+        let reaper = Arc::clone(&successors);
+        let reaper = thread::spawn(move || {
+            assert!(reaper.record.free(pending));
+            reaper.record.places_of(pending.owner_word(0)).buckets().any(|bucket| bucket == BUCKET)
+        });
+        if successors.record.claim(NEXT) {
+            successors.record.holdings.begin();
+        }
+        assert!(reaper.join().unwrap(), "its snapshots keep the active word raised");
+    });
+}
+
 /// A parent, dead in the middle of its fork, and what it prepared for its child.
 struct Family {
     parent: Process,
