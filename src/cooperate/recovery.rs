@@ -83,6 +83,7 @@ impl Table {
         self.header.note_changes_of_sharer(&record.sharing);
         self.retire_all_of(owner);
         self.retire_claims_of(&dead);
+        self.clear_pid_hint(index);
         if record.free(id) {
             self.note_free_process(index);
         }
@@ -127,7 +128,10 @@ impl Table {
         }
         for (index, record) in self.processes_used().iter().enumerate() {
             let index = index as u32;
-            let retire_claims = |id| self.retire_claims_of(&Dead { index, record, id });
+            let retire_claims = |id| {
+                self.clear_pid_hint(index);
+                self.retire_claims_of(&Dead { index, record, id });
+            };
             if let Child::NeverForked(id) = record.resolve_orphan(parent, committed, retire_claims) {
                 self.retire_all_of(id.owner_word(index));
             }
@@ -159,11 +163,12 @@ impl Table {
     /// Takes out what had the pid of `id` before: exec put `id` in its place, or the pid was used again.
     fn reap_earlier_images(&self, id: ProcessId) {
         let is_earlier = |other: &ProcessId| id.pid() != 0 && other.pid() == id.pid() && *other != id;
-        for (index, record) in self.processes_used().iter().enumerate() {
-            if let Some(earlier) = record.id().filter(is_earlier)
+        for index in self.hinted(id.pid()) {
+            if let Some(record) = self.process(index)
+                && let Some(earlier) = record.id().filter(is_earlier)
                 && !is_memory_in_use(record, earlier)
             {
-                self.reap(index as u32, record, earlier);
+                self.reap(index, record, earlier);
             }
         }
     }

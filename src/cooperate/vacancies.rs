@@ -20,10 +20,13 @@ const FEW: usize = 256;
 /// From this number of slots on, the slots of threads that ended without a word are freed each time as many have come again.
 const MANY: usize = 1024;
 
-/// The indices, of `used` records, at which a free one is looked for.
-fn likely(used: usize, hint: usize) -> impl Iterator<Item = usize> {
-    let start = if used <= FEW || hint >= used { 0 } else { hint };
-    (0..used.min(FEW)).map(move |step| (start + step) % used)
+/// The same of an array whose records have hints, a look at which costs little.
+const MANY_HINTS: usize = 4096;
+
+/// The indices, of `used` records, at which a free one is looked for, `few` at the most.
+fn likely(used: usize, hint: usize, few: usize) -> impl Iterator<Item = usize> {
+    let start = if used <= few || hint >= used { 0 } else { hint };
+    (0..used.min(few)).map(move |step| (start + step) % used)
 }
 
 /// Whether `index` is one at which the dead are looked for before the array grows further. These indices lie ever farther apart.
@@ -50,14 +53,20 @@ impl Table {
     pub(crate) fn find_process(&self, id: ProcessId) -> Option<usize> {
         let claim = |index: &usize| {
             let record = &self.processes[*index];
-            record.id().is_none() && {
-                self.header.note_process(*index as u32);
-                record.claim(id)
-            }
+            record.id().is_none()
+                && {
+                    self.header.note_process(*index as u32);
+                    record.claim(id)
+                }
+                && {
+                    self.hint_pid(*index as u32, id);
+                    true
+                }
         };
         let used = || self.header.processes_used().min(self.processes_backed());
         let hint = self.header.process_room.hint.load(Ordering::Relaxed) as usize;
-        let found = likely(used(), hint).find(claim).or_else(|| {
+        let mut free = likely(used(), hint, MANY_HINTS).filter(|index| self.may_be_free(*index));
+        let found = free.find(claim).or_else(|| {
             if let Some(freed) = self.reap_a_few().filter(claim) {
                 return Some(freed);
             }
@@ -74,7 +83,7 @@ impl Table {
     /// Takes a process out of the table that is dead, of those whose turn it is. A new process does so where no record is free,
     /// so that not one of them does it for all that died before. The result is the index of the record that is free then.
     fn reap_a_few(&self) -> Option<usize> {
-        const LOOKED_AT: u32 = 8;
+        const LOOKED_AT: u32 = 4;
         let used = self.processes_used();
         let start = self.header.process_room.cursor.fetch_add(LOOKED_AT, Ordering::Relaxed) as usize;
         let mut turns = (0..used.len().min(LOOKED_AT as usize)).map(|step| start.wrapping_add(step) % used.len());
@@ -104,7 +113,7 @@ impl Table {
         };
         let used = || self.header.writers_used().min(self.writers_backed());
         let hint = self.header.writer_room.hint.load(Ordering::Relaxed) as usize;
-        let found = likely(used(), hint).find(claim).or_else(|| {
+        let found = likely(used(), hint, FEW).find(claim).or_else(|| {
             let reached = used();
             if is_landmark(reached, MANY) && takes_turn(&self.header.writer_room.cursor, reached, raw::now()) {
                 self.free_abandoned_slots();
@@ -140,12 +149,12 @@ mod tests {
 
     #[test]
     fn what_is_likely_begins_at_the_hint_and_goes_round() {
-        assert_eq!(likely(0, 7).count(), 0);
-        assert!(likely(3, 1).eq(0..3));
-        let (first, count) = (likely(1000, 900).next(), likely(1000, 900).count());
+        assert_eq!(likely(0, 7, FEW).count(), 0);
+        assert!(likely(3, 1, FEW).eq(0..3));
+        let (first, count) = (likely(1000, 900, FEW).next(), likely(1000, 900, FEW).count());
         assert_eq!((first, count), (Some(900), FEW));
-        assert_eq!(likely(1000, 900).nth(100), Some(0));
-        assert_eq!(likely(1000, 1000).next(), Some(0));
+        assert_eq!(likely(1000, 900, FEW).nth(100), Some(0));
+        assert_eq!(likely(1000, 1000, FEW).next(), Some(0));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! other by index. Whatever a process was doing when it died, any other process can undo it from the table alone.
 //!
 //! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
-//! `growth`), where snapshots stand (`places`), walks over them ([`walk`], `held`) and the pool of preserved bits ([`blocks`]). The
-//! records themselves, and what may happen to them, are in [`protocol`](crate::protocol).
+//! `growth`), which processes have records (`pid_hints`), where snapshots stand (`places`), walks over them ([`walk`], `held`) and
+//! the pool of preserved bits ([`blocks`]). The records themselves, and what may happen to them, are in
+//! [`protocol`](crate::protocol).
 //!
 //! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). It waits for no other process, does not judge whether one lives,
 //! and touches no memory but its own.
@@ -18,6 +19,7 @@ pub mod blocks;
 mod growth;
 pub mod header;
 mod held;
+mod pid_hints;
 mod places;
 mod room;
 pub mod walk;
@@ -39,6 +41,7 @@ use crate::protocol::writer_slot::WriterSlot;
 use crate::sys::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
 use header::Header;
+use pid_hints::PidHints;
 
 /// The table. Everything before `processes` has memory from the start. Of what follows, some records have memory from the start,
 /// and others get it before they are used.
@@ -52,6 +55,8 @@ pub struct Table {
     /// The marks of each bucket of snapshot records.
     pub(crate) buckets: [Bucket; BUCKETS],
     block_owners: [BlockOwner; BLOCKS],
+    /// Which pid each process record may be of.
+    pid_hints: PidHints,
     pub(crate) processes: [Process; PROCESSES],
     /// It makes slots lie at the same offsets in all pages.
     unused: [AtomicU64; size_of::<Process>() / 8],

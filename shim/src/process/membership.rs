@@ -545,7 +545,7 @@ fn enter(table: &'static Table, image: &'static ImagePage, id: ProcessId) -> boo
     let Some((index, record)) = table.claim_process(id) else { return false };
     // A child whose fork no hook saw has its parent's list of ranges; the snapshots there are not its own.
     OWN_RANGES.clear();
-    become_known(image, record, id, index);
+    become_known(table, image, record, (id, index));
     if table.unseen().was_ever_up() {
         image.lower_unseen(table);
     }
@@ -553,7 +553,7 @@ fn enter(table: &'static Table, image: &'static ImagePage, id: ProcessId) -> boo
 }
 
 /// Names this image `id`, and then says in its record how other processes can tell that it is this image.
-fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) {
+fn become_known(table: &Table, image: &ImagePage, record: &Process, (id, index): (ProcessId, u32)) {
     PROC_FDS.forget_calls();
     PROC_FDS.lower_floor();
     // Empty before any thread finds the record and describes a shared mapping there.
@@ -567,6 +567,8 @@ fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) 
     if HAS_RING.load(Ordering::Relaxed) {
         record.note_rings(id);
     }
+    // A parent that claimed the record did not know the pid.
+    table.hint_pid(index, id);
     image.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     image.word.store(id.to_word(), Ordering::Release);
@@ -578,7 +580,7 @@ fn become_known(image: &ImagePage, record: &Process, id: ProcessId, index: u32) 
 pub fn adopt(table: &'static Table, id: ProcessId, index: u32) -> Option<ThisProcess> {
     let image = image_page()?;
     image.claiming.store(1, Ordering::Relaxed);
-    become_known(image, table.process(index)?, id, index);
+    become_known(table, image, table.process(index)?, (id, index));
     this(table, image)
 }
 
