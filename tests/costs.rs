@@ -1,7 +1,8 @@
 //! A call costs what it touches, not what exists beside it: other snapshots, other processes, what came and went before.
 //!
-//! Each cost is measured twice in one run, with little and with much around it, as medians. The limits leave room for a busy
-//! machine: what grows with what exists grows by the tens here. The exact limits are those of `make bench`.
+//! Each cost is measured with little and with much around it, by turns where that can be, as medians. A cost is over its limit only
+//! if it is so in each of three runs: a busy machine spoils one, and what grows with what exists grows in all. The exact limits are
+//! those of `make bench`.
 
 use std::time::Duration;
 
@@ -28,15 +29,33 @@ fn measured(arguments: &[&str]) -> Vec<(String, f64, f64)> {
     found
 }
 
+/// How often a scenario is run, as long as it has costs that were over their limit each time.
+const RUNS: usize = 3;
+
 /// None of the costs but those that are `left_out` grows by more than `limit` times.
 fn costs_stay(arguments: &[&str], left_out: &[&str], limit: f64) {
-    for (name, little, much) in measured(arguments) {
-        println!("{arguments:?}: {name}: {little} ns, {much} ns");
-        assert!(
-            left_out.contains(&name.as_str()) || much <= little * limit,
-            "{arguments:?}: {name}: {little} ns, {much} ns"
-        );
+    costs_stay_within(arguments, |name| if left_out.contains(&name) { f64::INFINITY } else { limit });
+}
+
+/// No cost grows by more than `limit` says for its name.
+fn costs_stay_within(arguments: &[&str], limit: impl Fn(&str) -> f64) {
+    let mut said = String::new();
+    let mut over: Option<Vec<String>> = None;
+    for _ in 0..RUNS {
+        let measured = measured(arguments);
+        for (name, little, much) in &measured {
+            println!("{arguments:?}: {name}: {little} ns, {much} ns");
+            said += &format!("{name}: {little} ns, {much} ns\n");
+        }
+        let is_over = |(name, little, much): &(String, f64, f64)| (*much > little * limit(name)).then(|| name.clone());
+        let is_over_again = |name: &String| over.as_ref().is_none_or(|over| over.contains(name));
+        let still_over: Vec<_> = measured.iter().filter_map(is_over).filter(is_over_again).collect();
+        if still_over.is_empty() {
+            return;
+        }
+        over = Some(still_over);
     }
+    panic!("{arguments:?}: over the limit in each run: {over:?}\n{said}");
 }
 
 /// A fork touches the snapshots that the child inherits.
@@ -44,28 +63,34 @@ const FORK: &[&str] = &["fork"];
 
 #[test]
 fn calls_cost_no_more_with_thousands_of_own_snapshots() {
-    costs_stay(&["own", "3900"], FORK, 3.0);
-    costs_stay(&["own", "3900", "one"], FORK, 3.0);
+    costs_stay(&["own", "3900"], FORK, 2.0);
+    costs_stay(&["own", "3900", "one"], FORK, 2.0);
 }
 
 #[test]
 fn calls_cost_no_more_with_thousands_of_snapshots_of_another_process() {
-    costs_stay(&["other", "3900"], &[], 3.0);
+    costs_stay(&["other", "3900"], &[], 2.0);
+}
+
+#[test]
+fn a_snapshot_of_a_file_costs_no_more_beside_thousands_of_another() {
+    costs_stay(&["crowd", "3900"], &[], 2.0);
 }
 
 #[test]
 fn each_snapshot_adds_the_same_to_a_fork() {
-    costs_stay(&["forks", "4000"], &[], 3.0);
+    costs_stay(&["forks", "4000"], &[], 2.0);
 }
 
 #[test]
 fn a_write_costs_no_more_after_thousands_of_snapshots_came_and_went() {
-    costs_stay(&["gone", "3900"], &[], 1.8);
+    costs_stay(&["each", "gone", "3900"], &[], 1.8);
 }
 
 #[test]
 fn the_first_write_of_a_process_does_not_pay_for_all_that_are_idle_or_dead() {
-    costs_stay(&["newcomers", "500"], &["worst"], 3.0);
+    // One of the newcomers may search for the dead, which happens once a second, and finds what all of them left.
+    costs_stay_within(&["each", "newcomers", "500"], |name| if name == "worst" { 40.0 } else { 1.8 });
 }
 
 #[test]

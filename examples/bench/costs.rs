@@ -22,6 +22,11 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { arguments: &["other", "1000"], around: "1000 snapshots of another process / 1", limits: CALLS_AND_FORK },
     Scenario { arguments: &["other", "4000"], around: "4000 snapshots of another process / 1", limits: CALLS_AND_FORK },
     Scenario {
+        arguments: &["crowd", "4000"],
+        around: "of the files' slowest tenth, 4000 snapshots of another file / 1",
+        limits: &[("mmap", 1.5), ("munmap", 1.5)],
+    },
+    Scenario {
         arguments: &["forks", "1000"],
         around: "1000 own snapshots, each / 100, each",
         limits: &[("fork", 1.5)],
@@ -32,12 +37,12 @@ const SCENARIOS: &[Scenario] = &[
         limits: &[("fork", 1.5)],
     },
     Scenario {
-        arguments: &["newcomers", "500"],
+        arguments: &["each", "newcomers", "500"],
         around: "first write of a process beside 500 others / beside none",
         limits: &[("idle", 1.2), ("dead", 1.2)],
     },
     Scenario {
-        arguments: &["gone", "3900"],
+        arguments: &["each", "gone", "3900"],
         around: "3900 snapshots came and went / fresh",
         limits: &[("write", 1.05)],
     },

@@ -1,12 +1,15 @@
 /* What a call costs with little and with much around it. Prints lines: the name of a cost, nanoseconds with little, with much. Works in
- * the current directory. */
+ * the current directory.
+ *
+ * Where it can, it measures both by turns, and reports the turn that is in the middle: what else the machine does meanwhile slows down
+ * both sides of a turn. */
 #include "check.h"
 
 #include <dirent.h>
 #include <sys/resource.h>
 #include <time.h>
 
-enum { MOST = 400 };
+enum { MOST = 400, ROUNDS = 5 };
 
 /* Of which file the snapshots are that are held: each of one of its own, or all of one. */
 static int is_one_file;
@@ -41,13 +44,30 @@ static void report(const char *name, double little, double much)
     fflush(stdout);
 }
 
-/* One operation, and what was measured of it with little and with much around it. */
+/* What was measured of a cost in each round, with little and with much around it. */
+struct rounds {
+    double with[2][ROUNDS];
+};
+
+static void report_rounds(const char *name, const struct rounds *rounds)
+{
+    int before[ROUNDS] = {0}, middle = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        for (int j = 0; j < ROUNDS; j++) {
+            double here = rounds->with[1][i] * rounds->with[0][j], there = rounds->with[1][j] * rounds->with[0][i];
+            before[i] += there < here || (there == here && j < i);
+        }
+        middle = before[i] == ROUNDS / 2 ? i : middle;
+    }
+    report(name, rounds->with[0][middle], rounds->with[1][middle]);
+}
+
+/* One operation, and what was measured of it. */
 struct operation {
     const char *name;
     int count;
     double (*measure)(void);
-    double times[2][2 * MOST];
-    int had[2];
+    struct rounds rounds;
 };
 
 static int file, unrelated;
@@ -126,25 +146,30 @@ static double of_memory(void)
 }
 
 static struct operation operations[] = {
-    {.name = "stat", .count = 100, .measure = of_stat},
-    {.name = "mmap", .count = 200, .measure = of_mmap},
-    {.name = "munmap", .count = 200, .measure = of_munmap},
-    {.name = "mprotect", .count = 200, .measure = of_mprotect},
-    {.name = "fork", .count = 20, .measure = of_fork},
-    {.name = "write", .count = 200, .measure = of_write},
-    {.name = "memory", .count = 200, .measure = of_memory},
+    {.name = "stat", .count = 20, .measure = of_stat},
+    {.name = "mmap", .count = 40, .measure = of_mmap},
+    {.name = "munmap", .count = 40, .measure = of_munmap},
+    {.name = "mprotect", .count = 40, .measure = of_mprotect},
+    {.name = "fork", .count = 6, .measure = of_fork},
+    {.name = "write", .count = 40, .measure = of_write},
+    {.name = "memory", .count = 40, .measure = of_memory},
 };
 
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 
-static void measure(int is_much)
+static double median_of(double (*measure)(void), int count)
 {
-    for (int i = 0; i < OPERATIONS; i++) {
-        struct operation *it = &operations[i];
-        it->measure();
-        for (int round = 0; round < it->count; round++)
-            it->times[is_much][it->had[is_much]++] = it->measure();
-    }
+    double times[MOST];
+    measure();
+    for (int i = 0; i < count; i++)
+        times[i] = measure();
+    return median(times, count);
+}
+
+static void measure(int is_much, int round)
+{
+    for (int i = 0; i < OPERATIONS; i++)
+        operations[i].rounds.with[is_much][round] = median_of(operations[i].measure, operations[i].count);
 }
 
 static unsigned char *held[8192];
@@ -191,21 +216,22 @@ static pid_t other_that_holds(int count, int *tell)
 static void with_own_held(int count)
 {
     kept = take(file);
-    measure(0);
-    hold(count);
-    measure(1);
-    drop(count);
-    measure(0);
+    for (int round = 0; round < ROUNDS; round++) {
+        measure(0, round);
+        hold(count);
+        measure(1, round);
+        drop(count);
+    }
 }
 
 /* other COUNT: the same with snapshots that another process holds. */
 static void with_others_held(int count)
 {
-    for (int round = 0; round < 2; round++) {
+    for (int turn = 0; turn < 2 * ROUNDS; turn++) {
         int tell;
-        pid_t other = other_that_holds(round ? 1 : count, &tell);
+        pid_t other = other_that_holds(turn % 2 ? count : 1, &tell);
         kept = take(file);
-        measure(!round);
+        measure(turn % 2, turn / 2);
         munmap(kept, PAGE);
         close(tell);
         CHECK(waitpid(other, NULL, 0) == other);
@@ -214,100 +240,165 @@ static void with_others_held(int count)
 
 static void report_all(void)
 {
-    for (int i = 0; i < OPERATIONS; i++) {
-        struct operation *it = &operations[i];
-        report(it->name, median(it->times[0], it->had[0]), median(it->times[1], it->had[1]));
-    }
+    for (int i = 0; i < OPERATIONS; i++)
+        report_rounds(operations[i].name, &operations[i].rounds);
 }
 
 /* forks COUNT: what each further snapshot adds to a fork, few and many of them. */
 static void forks(int count)
 {
-    static double times[3][20];
+    struct rounds rounds;
     int counts[] = {1, count / 10, count};
-    for (int which = 0; which < 3; which++) {
-        hold(counts[which]);
-        for (int round = 0; round < 20; round++)
-            times[which][round] = of_fork();
-        drop(counts[which]);
+    for (int round = 0; round < ROUNDS; round++) {
+        double took[3];
+        for (int which = 0; which < 3; which++) {
+            hold(counts[which]);
+            took[which] = median_of(of_fork, 7);
+            drop(counts[which]);
+        }
+        rounds.with[0][round] = (took[1] - took[0]) / counts[1];
+        rounds.with[1][round] = (took[2] - took[0]) / counts[2];
     }
-    double one = median(times[0], 20), few = median(times[1], 20), many = median(times[2], 20);
-    report("fork", (few - one) / counts[1], (many - one) / counts[2]);
+    report_rounds("fork", &rounds);
+}
+
+enum { FILES = 64 };
+
+/* What mmap and munmap of a snapshot take, of the file of several at which most others take less: a file may have its records among
+ * those of another. */
+static void measure_files(struct rounds *rounds, int is_much, int round)
+{
+    double times[2][FILES];
+    int first = file;
+    for (int i = 0; i < FILES; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "beside.%d", i);
+        file = make_file(name, PAGE);
+        times[0][i] = median_of(of_mmap, 15);
+        times[1][i] = median_of(of_munmap, 15);
+        close(file);
+    }
+    file = first;
+    for (int which = 0; which < 2; which++) {
+        qsort(times[which], FILES, sizeof times[which][0], by_size);
+        rounds[which].with[is_much][round] = times[which][FILES * 9 / 10];
+    }
+}
+
+/* crowd COUNT: snapshots of each of several files, beside as many of one file. */
+static void crowd(int count)
+{
+    struct rounds rounds[2];
+    is_one_file = 1;
+    kept = take(file);
+    for (int round = 0; round < ROUNDS; round++) {
+        measure_files(rounds, 0, round);
+        hold(count);
+        measure_files(rounds, 1, round);
+        drop(count);
+    }
+    report_rounds("mmap", &rounds[0]);
+    report_rounds("munmap", &rounds[1]);
 }
 
 /* gone COUNT: a write before and after `count` snapshots came and went. */
 static void gone(int count)
 {
-    static double times[2][MOST];
     kept = take(file);
-    for (int is_after = 0; is_after < 2; is_after++) {
-        for (int round = 0; round < MOST; round++)
-            times[is_after][round] = of_write();
-        if (!is_after) {
-            hold(count);
-            drop(count);
-        }
-    }
-    report("write", median(times[0], MOST), median(times[1], MOST));
+    double before = median_of(of_write, MOST / 2);
+    hold(count);
+    drop(count);
+    report("write", before, median_of(of_write, MOST / 2));
 }
 
 static double *answer;
 
-/* The first write of a new process. */
+/* The first write of a new process: the processor time, as above. */
 static double of_newcomer(void)
 {
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        double start = now();
+        double start = time_by(CLOCK_THREAD_CPUTIME_ID);
         CHECK(pwrite(unrelated, "byte", 4, 0) == 4);
-        *answer = now() - start;
+        *answer = time_by(CLOCK_THREAD_CPUTIME_ID) - start;
         _exit(0);
     }
     CHECK(waitpid(child, NULL, 0) == child);
     return *answer;
 }
 
+enum { NEWCOMERS = 40 };
+
+/* The first writes of new processes, in the order of what they took. */
+static void of_newcomers(double *times)
+{
+    for (int i = 0; i < NEWCOMERS; i++)
+        times[i] = of_newcomer();
+    qsort(times, NEWCOMERS, sizeof *times, by_size);
+}
+
+static void start_idle(pid_t *others, int count)
+{
+    int ready[2];
+    CHECK(pipe(ready) == 0);
+    for (int i = 0; i < count; i++) {
+        char byte;
+        others[i] = fork();
+        CHECK(others[i] >= 0);
+        if (others[i] == 0) {
+            CHECK(pwrite(unrelated, "byte", 4, 0) == 4 && write(ready[1], "", 1) == 1);
+            pause();
+        }
+        CHECK(read(ready[0], &byte, 1) == 1);
+    }
+}
+
 /* newcomers COUNT: with no other process, with `count` that are idle, and with as many that were killed. */
 static void newcomers(int count)
 {
-    static double times[3][MOST];
+    static double alone[NEWCOMERS], idle[NEWCOMERS], dead[NEWCOMERS];
     static pid_t others[4096];
     int tell;
     answer = shared_page();
     pid_t mapper = other_that_holds(1, &tell);
-    int ready[2];
-    CHECK(pipe(ready) == 0);
-    for (int which = 0; which < 3; which++) {
-        if (which == 1) {
-            for (int i = 0; i < count; i++) {
-                char byte;
-                others[i] = fork();
-                CHECK(others[i] >= 0);
-                if (others[i] == 0) {
-                    CHECK(pwrite(unrelated, "byte", 4, 0) == 4 && write(ready[1], "", 1) == 1);
-                    pause();
-                }
-                CHECK(read(ready[0], &byte, 1) == 1);
-            }
-        } else if (which == 2) {
-            for (int i = 0; i < count; i++)
-                CHECK(kill(others[i], SIGKILL) == 0);
-            for (int i = 0; i < count; i++)
-                CHECK(waitpid(others[i], NULL, 0) == others[i]);
-        }
-        for (int round = 0; round < 100; round++)
-            times[which][round] = of_newcomer();
-    }
+    of_newcomers(alone);
+    of_newcomers(alone);
+    start_idle(others, count);
+    of_newcomers(idle);
+    for (int i = 0; i < count; i++)
+        CHECK(kill(others[i], SIGKILL) == 0);
+    for (int i = 0; i < count; i++)
+        CHECK(waitpid(others[i], NULL, 0) == others[i]);
+    of_newcomers(dead);
     close(tell);
     CHECK(waitpid(mapper, NULL, 0) == mapper);
-    double worst = 0;
-    for (int round = 0; round < 100; round++)
-        worst = times[2][round] > worst ? times[2][round] : worst;
-    double alone = median(times[0], 100);
-    report("idle", alone, median(times[1], 100));
-    report("dead", alone, median(times[2], 100));
-    report("worst", alone, worst);
+    report("idle", alone[NEWCOMERS / 2], idle[NEWCOMERS / 2]);
+    report("dead", alone[NEWCOMERS / 2], dead[NEWCOMERS / 2]);
+    report("worst", alone[NEWCOMERS / 2], dead[NEWCOMERS - 1]);
+}
+
+/* each SCENARIO COUNT: a scenario that changes the table for good, in each round with a table of its own. */
+static void each(const char *scenario, const char *count)
+{
+    enum { COSTS = 4 };
+    static struct rounds rounds[COSTS];
+    static char names[COSTS][32];
+    char self[4096] = "", directory[2048], command[9000];
+    int found = 0;
+    CHECK(readlink("/proc/self/exe", self, sizeof self - 1) > 0 && getcwd(directory, sizeof directory));
+    for (int round = 0; round < ROUNDS; round++) {
+        snprintf(command, sizeof command, "SNAPSHIM_DIR='%s/table.%d' '%s' %s %s; rm -r '%s/table.%d'", directory, round, self,
+                 scenario, count, directory, round);
+        FILE *said = popen(command, "r");
+        CHECK(said != NULL);
+        for (found = 0; found < COSTS; found++)
+            if (fscanf(said, "%31s %lf %lf", names[found], &rounds[found].with[0][round], &rounds[found].with[1][round]) != 3)
+                break;
+        CHECK(pclose(said) == 0 && found > 0);
+    }
+    for (int i = 0; i < found; i++)
+        report_rounds(names[i], &rounds[i]);
 }
 
 /* sparse: a snapshot of 16 TiB, none of which is there, beside one of a page. */
@@ -319,14 +410,17 @@ static void sparse(void)
         printf("SKIPPED no file can be as long (errno %d)\n", errno);
         return;
     }
-    kept = take(file);
-    measure(0);
-    munmap(kept, PAGE);
-    kept = snapshot(fd, 0, size, PROT_READ);
-    CHECK(pwrite(fd, "byte", 4, (off_t)(size / 2)) == 4);
-    measure(1);
-    struct snapshim_stat stat;
-    CHECK(snapshim_stat(kept, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
+    for (int round = 0; round < ROUNDS; round++) {
+        kept = take(file);
+        measure(0, round);
+        munmap(kept, PAGE);
+        kept = snapshot(fd, 0, size, PROT_READ);
+        CHECK(pwrite(fd, "byte", 4, (off_t)(size / 2)) == 4);
+        measure(1, round);
+        struct snapshim_stat stat;
+        CHECK(snapshim_stat(kept, &stat) == 0 && stat.state == SNAPSHIM_EXACT);
+        munmap(kept, size);
+    }
     report_all();
 }
 
@@ -409,6 +503,10 @@ int main(int argc, char **argv)
         with_others_held(count), report_all();
     else if (strcmp(scenario, "forks") == 0)
         forks(count);
+    else if (strcmp(scenario, "each") == 0 && argc == 4)
+        each(argv[2], argv[3]);
+    else if (strcmp(scenario, "crowd") == 0)
+        crowd(count);
     else if (strcmp(scenario, "gone") == 0)
         gone(count);
     else if (strcmp(scenario, "newcomers") == 0)
