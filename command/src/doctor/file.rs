@@ -163,7 +163,8 @@ fn is_of(mapping: &Mapping, source: &Source, found: &fs::Metadata) -> bool {
 fn trial(library: Library, source: &Source) -> Finding {
     let begun = std::time::Instant::now();
     let sources = std::slice::from_ref(source);
-    let taken = snapshot::take(library, sources, snapshot::Use::Kept).and_then(|taken| verdict::exact(source, &taken[0]).map(|_| ()));
+    let taken = snapshot::take(library, sources, snapshot::Use::Kept)
+        .and_then(|taken| verdict::exact(source, &taken[0]).map(|_| ()));
     match taken {
         Ok(()) => {
             let millis = begun.elapsed().as_secs_f64() * 1e3;
