@@ -113,7 +113,8 @@ impl Table {
 
     /// Retires the snapshots that were claimed for `dead` and never published.
     fn retire_claims_of(&self, dead: &Dead<'_>) {
-        for index in self.used_records_in(dead.record.places_of(dead.owner())) {
+        // Marked or not: a claim that was not marked in the end is met by no walk.
+        for index in Self::records_in(dead.record.places_of(dead.owner())) {
             let snapshot = self.snapshot(index);
             if snapshot.is_some_and(|snapshot| snapshot.retire_claim(dead.index, || dead.has_record())) {
                 self.lower_marks(index);

@@ -84,6 +84,20 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
     ((word >> 32) as u32 == id.epoch()).then_some(word as u32)
 }
 
+/// Changes a count that belongs to an image: when the image dies, what it counts ends with it.
+fn count(word: &AtomicU64, id: ProcessId, change: impl Fn(u32) -> u32) {
+    let mut seen = word.load(Ordering::Relaxed);
+    loop {
+        let count = change(of_image(seen, id).unwrap_or(0));
+        let counted = u64::from(id.epoch()) << 32 | u64::from(count);
+        // Release: pairs with the Acquire in `unannounced`.
+        match word.compare_exchange(seen, counted, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(now) => seen = now,
+        }
+    }
+}
+
 /// How a fork went: whether the child has inherited its snapshots exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -172,7 +186,25 @@ impl Process {
         if start == 0 {
             return;
         }
-        self.start.store(u64::from(id.epoch()) << 32 | (start & 0xffff_ffff), Ordering::Relaxed);
+        // Release: pairs with the fence in `describe_start_of_child`: a late parent that finds this start finds this image. An
+        // exchange, because it is ordered with the parent's, and a store is not.
+        self.start.swap(u64::from(id.epoch()) << 32 | (start & 0xffff_ffff), Ordering::Release);
+    }
+
+    /// Notes the start time of `id`, a child that another process describes, and that may be over by now: then the record's next
+    /// image has described itself, or will.
+    pub fn describe_start_of_child(&self, id: ProcessId, start: u64) {
+        let seen = self.start.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release in `describe_start`; orders the load above before the look at the image.
+        sync::fence(Ordering::Acquire);
+        if start == 0 || self.id() != Some(id) {
+            return;
+        }
+        let word = u64::from(id.epoch()) << 32 | (start & 0xffff_ffff);
+        if planted(Fault::LateStart) {
+            self.start.store(word, Ordering::Relaxed);
+        }
+        let _ = self.start.compare_exchange(seen, word, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Notes the page at whose start `id` stands by now.
@@ -415,7 +447,7 @@ impl Process {
 
     /// A call of `id` without a slot begins. A creation that has raised the active word sees it, or the call finds the word raised.
     pub fn enter_unannounced(&self, id: ProcessId) {
-        self.count_unannounced(id, |count| count + 1);
+        count(&self.unannounced, id, |count| count + 1);
         if !planted(Fault::UnannouncedFence) {
             // SeqCst: pairs with the fence in `ActiveWord::raise`: the count before the active word.
             full_fence();
@@ -424,27 +456,13 @@ impl Process {
 
     /// A call without a slot is over.
     pub fn leave_unannounced(&self, id: ProcessId) {
-        self.count_unannounced(id, |count| count.saturating_sub(1));
+        count(&self.unannounced, id, |count| count.saturating_sub(1));
     }
 
     /// Calls of `id` under way that found no slot.
     pub fn unannounced(&self, id: ProcessId) -> u32 {
-        // Acquire: pairs with the Release in `count_unannounced`; the changes of the calls that are over are done.
+        // Acquire: pairs with the Release in `count`; the changes of the calls that are over are done.
         of_image(self.unannounced.load(Ordering::Acquire), id).unwrap_or(0)
-    }
-
-    /// The count belongs to an image: when the image dies its calls end with it.
-    fn count_unannounced(&self, id: ProcessId, change: impl Fn(u32) -> u32) {
-        let mut seen = self.unannounced.load(Ordering::Relaxed);
-        loop {
-            let count = change(of_image(seen, id).unwrap_or(0));
-            let word = u64::from(id.epoch()) << 32 | u64::from(count);
-            // Release: pairs with the Acquire in `unannounced`.
-            match self.unannounced.compare_exchange(seen, word, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
     }
 
     /// The word that a child waits on until its parent has decided its fork.

@@ -155,6 +155,8 @@ pub enum Fault {
     UnusedQueue,
     /// The number that tells the end of a queue from the end of a later queue of the same name.
     EndNumber,
+    /// The comparison of the start time that a late parent writes.
+    LateStart,
     /// The count of the raises of a mark, which tells a raise that changes nothing.
     MarkRaises,
     /// The note, before the claim of a snapshot record, where it stands.

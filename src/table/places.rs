@@ -25,6 +25,11 @@ impl Table {
         places.buckets().flat_map(|bucket| used(&self.buckets, bucket))
     }
 
+    /// The indices of all records in `places`.
+    pub(crate) fn records_in(places: Places) -> impl Iterator<Item = u32> {
+        places.buckets().flat_map(|bucket| bucket * BUCKET..(bucket + 1) * BUCKET).map(|index| index as u32)
+    }
+
     /// The indices of the records that may hold snapshots of `origin`, and perhaps of others.
     pub(super) fn records_near(&self, origin: Origin) -> impl Iterator<Item = u32> + use<'_> {
         let home = home_of(origin);
@@ -55,13 +60,9 @@ impl Table {
         if let Some(process) = owner_index(claimer).and_then(|index| self.process(index)) {
             process.holdings.note_snapshot(bucket);
         }
-        let used = &self.buckets[bucket].used;
-        let raise = || used.raise(|bits| bits | 1 << at);
-        // The record is marked before it is claimed, so that a claim whose process is killed is found.
-        raise();
         let head = snapshot.claim(self.header.next_incarnation(), claimer & 0xffff_ffff)?;
         // The claim before the raise: a process that lowers the mark sees the one or the other.
-        raise();
+        self.buckets[bucket].used.raise(|bits| bits | 1 << at);
         let reach = &self.buckets[home].reach;
         // The first bucket of a home stays in its reach.
         if distance > 0 || reach.value() == 0 {

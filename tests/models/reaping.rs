@@ -200,6 +200,26 @@ fn a_child_whose_parent_died_hears_of_it_or_finds_its_record_gone() {
     });
 }
 
+/// The parent reads the child's start time, and writes it when the child is over, and its record another's.
+#[test]
+fn a_late_parent_leaves_the_start_of_the_records_next_owner_alone() {
+    model(|| {
+        let record = Arc::new(Process::default());
+        let (pending, forked) = (ProcessId::pending_child(0, 7), ProcessId::new(102, 7));
+        assert!(record.claim(pending));
+        let other = Arc::clone(&record);
+        let parent = thread::spawn(move || {
+            other.set_pid(pending, forked);
+            other.describe_start_of_child(forked, 1000);
+        });
+        record.set_pid(pending, forked);
+        assert!(record.free(forked) && record.claim(NEXT));
+        record.describe_start(NEXT, 5000);
+        parent.join().unwrap();
+        assert_eq!(record.is_start(NEXT, 5000), Some(true), "nobody can tell the process from a later one of that pid");
+    });
+}
+
 #[test]
 fn a_late_burial_of_a_parent_leaves_the_next_parents_child_alone() {
     model(|| {

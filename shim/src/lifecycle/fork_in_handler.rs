@@ -102,8 +102,8 @@ impl ChildCall {
             }
         } else {
             let child = ProcessId::new(pid as u32, self.pending.epoch());
-            self.record.describe_start(child, procfs::start_of(child.pid()));
             self.record.set_pid(self.pending, child);
+            self.record.describe_start_of_child(child, procfs::start_of(child.pid()));
         }
         give_back(self.table);
     }

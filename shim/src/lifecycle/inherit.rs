@@ -205,8 +205,8 @@ impl<'a> Prepared<'a> {
         }
         let table = self.mappings.own.table;
         let child = ProcessId::new(pid as u32, self.pending.epoch());
-        self.record.describe_start(child, procfs::start_of(child.pid()));
         self.record.set_pid(self.pending, child);
+        self.record.describe_start_of_child(child, procfs::start_of(child.pid()));
         let creations = table.gate().creations;
         let committed = creations.commit(self.ticket);
         self.record.decide_fork(child, if committed { ForkOutcome::Settled } else { ForkOutcome::Failed });
