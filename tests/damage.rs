@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::{Scratch, program, run, text};
 use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
+use snapshim::protocol::origin_name::OriginName;
 use snapshim::protocol::place::{BUCKETS, Bucket};
 use snapshim::protocol::preserved::Block;
 use snapshim::protocol::process::Process;
@@ -82,7 +83,7 @@ struct Records {
     count: usize,
 }
 
-fn records() -> [Records; 9] {
+fn records() -> [Records; 10] {
     let mut start = 0;
     let sizes = [
         ("header", size_of::<Header>(), 1),
@@ -92,6 +93,7 @@ fn records() -> [Records; 9] {
         ("block owners", 8, BLOCKS),
         ("processes", size_of::<Process>(), PROCESSES),
         ("nothing", size_of::<Process>(), 1),
+        ("names", size_of::<OriginName>(), BUCKETS),
         ("writers", size_of::<WriterSlot>(), WRITERS),
         ("blocks", size_of::<Block>(), 64),
     ];

@@ -186,6 +186,9 @@ fn address(text: &str) -> Result<Address, String> {
 }
 
 /// Lists the processes and the snapshots in the table, and which process holds a snapshot back.
+///
+/// Of each snapshot it says how old it is, and why it is doubtful or broken, if it is. `file` is what the mapper's memory map says; where
+/// that names no file any more, what the file was called when a snapshot of it was taken last. --json says both.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Print a JSON object.

@@ -1,5 +1,7 @@
 //! What stands in the table at this moment, with names: the processes, the snapshots, and which process holds a snapshot back.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::protocol::delay::Cause;
@@ -35,8 +37,13 @@ pub struct Delay {
 pub struct Snapshot {
     pub pid: u32,
     pub program: String,
-    /// The file as its mapper's memory map names it; `None`: it has left the file, or the map cannot be read.
+    /// The file as its mapper's memory map names it, else as it was called when a snapshot of it was taken last; `None`: neither is
+    /// known.
     pub file: Option<String>,
+    /// What the file was called when a snapshot of it was taken last.
+    pub taken_as: Option<String>,
+    /// Since the snapshot was taken.
+    pub age: Duration,
     pub origin: String,
     pub state: &'static str,
     /// Why it is doubtful or broken.
@@ -93,7 +100,7 @@ impl Survey {
         let snapshot = |it: &Snapshot| {
             json!({
                 "pid": it.pid, "program": it.program, "file": it.file, "origin": it.origin, "state": it.state, "why": it.why,
-                "offset": it.offset, "bytes": it.pages * PAGE, "preserved_bytes": it.preserved * PAGE, "held_bytes": it.held,
+                "taken_as": it.taken_as, "age_seconds": it.age.as_secs_f64(), "offset": it.offset, "bytes": it.pages * PAGE, "preserved_bytes": it.preserved * PAGE, "held_bytes": it.held,
             })
         };
         let unreached = |it: &Unreached| {
@@ -162,11 +169,14 @@ fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
     };
     let covered = view.covered_pages();
     let preserved = table.preserved_pages(index, view);
+    let taken_as = table.name_of(view.meta.origin).map(|name| shown_name(name.bytes()));
     let bookkeeping = table.blocks_for(index).taken(view.head.incarnation());
     Snapshot {
         pid,
         program: processes::program(pid),
-        file: processes::mapped_file(pid, view.extent.address),
+        file: processes::mapped_file(pid, view.extent.address).or_else(|| taken_as.clone()),
+        taken_as,
+        age: Duration::from_millis(raw::since_boot().saturating_sub(view.meta.taken_at())),
         origin: view.meta.origin.to_string(),
         state,
         why: view.head.cause().map(|cause| table.why(cause).to_string()),
@@ -175,4 +185,10 @@ fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
         preserved,
         held: (preserved + bookkeeping) * PAGE,
     }
+}
+
+/// A name as the table keeps it: of a long one it has the end.
+fn shown_name(name: &[u8]) -> String {
+    let before = if name.starts_with(b"/") { "" } else { "..." };
+    format!("{before}{}", Escaped(name))
 }

@@ -9,7 +9,7 @@
 //! Read in this order: [`gate`] (a write announces itself), [`creation`] (an instant is chosen), [`snapshot`] (what is promised),
 //! [`preserved`] (what has been kept so far) and [`sharing`] (stores that make no call). The other files are records of the table
 //! ([`process`], [`holdings`], [`writer_slot`], [`cause`], [`place`], [`block_owner`], [`executing`], [`changes`], [`unseen`],
-//! [`unreached`]), or what a process knows of itself ([`own_ranges`], [`aio_queues`]).
+//! [`unreached`], [`mapping_ids`], [`origin_name`]), or what a process knows of itself ([`own_ranges`], [`aio_queues`]).
 
 pub mod aio_queues;
 pub mod block_owner;
@@ -22,7 +22,9 @@ pub mod executing;
 pub mod gate;
 pub mod holdings;
 pub mod limits;
+pub mod mapping_ids;
 pub mod origin;
+pub mod origin_name;
 pub mod own_ranges;
 pub mod place;
 pub mod preserved;

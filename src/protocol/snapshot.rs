@@ -7,6 +7,7 @@
 use super::cause::{Cause, Worth};
 use super::changes::{Modified, Observation};
 use super::gate::ActiveWord;
+use super::mapping_ids;
 use super::origin::{AtomicTarget, Origin, Target};
 use super::preserved::empty_root;
 use crate::sys::mix;
@@ -204,8 +205,17 @@ pub struct SnapshotMeta {
     pub size: u64,
     /// Origin page of bit 0 of the preserved bits.
     pub base: u64,
-    /// Shared by all segments of one mmap.
+    /// Shared by all segments of one mmap, those that a child inherits as well: see
+    /// [`mapping_ids`](super::mapping_ids).
     pub mapping: u64,
+}
+
+impl SnapshotMeta {
+    /// When the snapshot was taken, in milliseconds since boot.
+    #[must_use]
+    pub const fn taken_at(&self) -> u64 {
+        mapping_ids::made_at(self.mapping)
+    }
 }
 
 /// A consistent copy of a segment's record.

@@ -15,6 +15,13 @@ pub(crate) fn monotonic(own: u64) -> u64 {
     own.wrapping_add_signed(MONOTONIC.load(Ordering::Relaxed).wrapping_neg())
 }
 
+/// CLOCK_BOOTTIME of the initial namespace, likewise.
+#[inline]
+pub(crate) fn boot(own: u64) -> u64 {
+    // Relaxed: as above.
+    own.wrapping_add_signed(SINCE_BOOT.load(Ordering::Relaxed).wrapping_neg())
+}
+
 /// A clock tick (proc_pid_stat(5): USER_HZ, 100 on x86), nanoseconds.
 const TICK: i64 = 10_000_000;
 

@@ -24,14 +24,23 @@ pub fn errno(error: syscalls::Errno) -> Errno {
 
 /// CLOCK_MONOTONIC in nanoseconds; the same clock in every process of the machine, in whatever time namespace.
 pub fn now() -> u64 {
+    clock::monotonic(nanoseconds(rustix::time::ClockId::Monotonic))
+}
+
+/// CLOCK_BOOTTIME in milliseconds, likewise.
+pub fn since_boot() -> u64 {
+    clock::boot(nanoseconds(rustix::time::ClockId::Boottime)) / 1_000_000
+}
+
+fn nanoseconds(id: rustix::time::ClockId) -> u64 {
     // SECCOMP_MODE_STRICT also takes the processor's counter away, which the kernel's code in this process reads for the exact
     // clock (disable_TSC, kernel/seccomp.c). The coarse one is a few milliseconds late, and needs neither that nor a system call.
     let id = match permission::forbids(Sysno::clock_gettime) {
         true => rustix::time::ClockId::MonotonicCoarse,
-        false => rustix::time::ClockId::Monotonic,
+        false => id,
     };
     let time = rustix::time::clock_gettime(id);
-    clock::monotonic((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 
 /// sched_yield(2).

@@ -1,10 +1,11 @@
 //! The first page of the table: what it is, and the words that all processes meet at.
 
-use super::room::Room;
+use super::room::{PageRoom, Room};
 use crate::protocol::changes::Changes;
 use crate::protocol::creation::Creations;
 use crate::protocol::gate::{ActiveWord, UnplacedBytes};
 use crate::protocol::limits::{PROCESSES, WRITERS};
+use crate::protocol::mapping_ids::MappingIds;
 use crate::protocol::origin::Origin;
 use crate::protocol::sharing::Sharing;
 use crate::protocol::snapshot::Splits;
@@ -50,8 +51,7 @@ pub struct Header {
     processes: AtomicU32,
     writers: AtomicU32,
     reserved: AtomicU32,
-    /// Ids of mappings handed out.
-    mappings: AtomicU64,
+    pub(super) mappings: MappingIds,
     pub(crate) unplaced: UnplacedBytes,
     pub(crate) splits: Splits,
     /// The pid namespace of the processes that meet here (inode of /proc/self/ns/pid).
@@ -71,7 +71,9 @@ pub struct Header {
     /// The processes whose changes are not announced.
     pub(crate) unseen: Unseen,
     pub(super) unreached: Unreached,
-    rest: [AtomicU64; 27],
+    /// The pages of names that have memory.
+    pub(super) name_room: PageRoom,
+    rest: [AtomicU64; 26],
 }
 
 const _: () = assert!(size_of::<Header>() == 4096 && core::mem::offset_of!(Header, active) == 64);
@@ -109,19 +111,6 @@ impl Header {
     /// The counter of `origin`'s cooperating changes.
     pub(crate) fn changes_of(&self, origin: Origin) -> &Changes {
         &self.changes[(origin.fingerprint() >> 56) as usize % COUNTERS]
-    }
-
-    /// An id for the segments of a new mapping.
-    pub fn next_mapping(&self) -> u64 {
-        // Release: pairs with the Acquire in `newest_mapping`: what the mapper has seen of the origin, it saw before the id was
-        // handed out.
-        self.mappings.fetch_add(1, Ordering::Release) + 1
-    }
-
-    /// The id that was handed out last.
-    pub(super) fn newest_mapping(&self) -> u64 {
-        // Acquire: pairs with the Release in `next_mapping`.
-        self.mappings.load(Ordering::Acquire)
     }
 
     /// Notes that the calls of a thread that is about to fork stand in its child's slot as well.

@@ -4,9 +4,9 @@
 //! other by index. Whatever a process was doing when it died, any other process can undo it from the table alone.
 //!
 //! Here are the layout ([`Table`], [`header`]), how a process comes to it ([`attach`]), how far its arrays have memory (`room`,
-//! `growth`), which processes have records (`pid_hints`), where snapshots stand (`places`), walks over them ([`walk`], `held`) and
-//! the pool of preserved bits ([`blocks`]). The records themselves, and what may happen to them, are in
-//! [`protocol`](crate::protocol).
+//! `growth`), which processes have records (`pid_hints`), where snapshots stand (`places`), what their files were called (`names`),
+//! walks over them ([`walk`], `held`) and the pool of preserved bits ([`blocks`]). The records themselves, and what may happen to
+//! them, are in [`protocol`](crate::protocol).
 //!
 //! Imports [`protocol`](crate::protocol) and [`sys`](crate::sys). It waits for no other process, does not judge whether one lives,
 //! and touches no memory but its own.
@@ -19,6 +19,7 @@ pub mod blocks;
 mod growth;
 pub mod header;
 mod held;
+mod names;
 mod pid_hints;
 mod places;
 mod room;
@@ -32,14 +33,15 @@ use crate::protocol::creation::{Intent, Intents};
 use crate::protocol::gate::{Gate, UnplacedBytes};
 use crate::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use crate::protocol::origin::Origin;
+use crate::protocol::origin_name::OriginName;
 use crate::protocol::place::{BUCKETS, Bucket};
 use crate::protocol::preserved::Block;
 use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
 use crate::protocol::unreached::Unreached;
 use crate::protocol::writer_slot::WriterSlot;
-use crate::sys::mix;
 use crate::sys::sync::{AtomicU64, Ordering};
+use crate::sys::{mix, raw};
 use header::Header;
 use pid_hints::PidHints;
 
@@ -60,6 +62,8 @@ pub struct Table {
     pub(crate) processes: [Process; PROCESSES],
     /// It makes slots lie at the same offsets in all pages.
     unused: [AtomicU64; size_of::<Process>() / 8],
+    /// The name of one origin of each home.
+    names: [OriginName; BUCKETS],
     pub(crate) writers: [WriterSlot; WRITERS],
     pub(crate) blocks: [Block; BLOCKS],
 }
@@ -67,6 +71,7 @@ pub struct Table {
 // Memory for a block is asked for by the page.
 const _: () = assert!(core::mem::offset_of!(Table, blocks).is_multiple_of(4096) && size_of::<Block>() == 4096);
 const _: () = assert!(core::mem::offset_of!(Table, processes).is_multiple_of(4096));
+const _: () = assert!(core::mem::offset_of!(Table, names).is_multiple_of(4096));
 const _: () = assert!(core::mem::offset_of!(Table, writers).is_multiple_of(4096));
 
 /// The word that stands for the layout. Two builds that disagree about the layout never share a table.
@@ -77,6 +82,7 @@ pub const LAYOUT: u64 = {
         size_of::<Process>(),
         size_of::<WriterSlot>(),
         size_of::<Snapshot>(),
+        size_of::<OriginName>(),
         PROCESSES,
         WRITERS,
         SNAPSHOTS,
@@ -212,14 +218,14 @@ impl Table {
         &self.header.unplaced
     }
 
-    /// An id for the segments of a new mapping.
+    /// An id for the segments of a mapping that is made now.
     pub fn next_mapping(&self) -> u64 {
-        self.header.next_mapping()
+        self.header.mappings.next(raw::since_boot())
     }
 
     /// The id that was handed out last. A mapping with a later id was made later.
     pub(crate) fn newest_mapping(&self) -> u64 {
-        self.header.newest_mapping()
+        self.header.mappings.newest()
     }
 
     /// Ends one incarnation of snapshot `index`, and lowers the active word if it was the last snapshot.

@@ -71,6 +71,40 @@ impl Room {
     }
 }
 
+/// Which pages of a small array have memory: a bit for each:32 | their complement:32. All-zero: none. A word that is damaged leads no
+/// process into a hole.
+#[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+#[repr(transparent)]
+pub(crate) struct PageRoom(AtomicU64);
+
+impl PageRoom {
+    /// The pages that one word can tell of.
+    pub(super) const MOST: usize = 32;
+
+    /// Whether the page has memory.
+    pub(super) fn has(&self, page: usize) -> bool {
+        Self::bits(self.0.load(Ordering::Relaxed)) & 1 << page != 0
+    }
+
+    fn bits(word: u64) -> u32 {
+        let bits = word as u32;
+        if (word >> 32) as u32 == !bits { bits } else { 0 }
+    }
+
+    /// Notes that the page has memory. Relaxed: nothing is read there that another process has to have written before.
+    pub(super) fn add(&self, page: usize) {
+        let mut seen = self.0.load(Ordering::Relaxed);
+        loop {
+            let bits = Self::bits(seen) | 1 << page;
+            let word = u64::from(!bits) << 32 | u64::from(bits);
+            match self.0.compare_exchange(seen, word, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +119,16 @@ mod tests {
         assert!(room.is_sound(PROCESSES) && room.backed(64) == 128);
         room.backed.fetch_or(1 << 20, Ordering::Relaxed);
         assert!(!room.is_sound(PROCESSES) && room.backed(64) == 64);
+    }
+
+    #[test]
+    fn damaged_bits_lead_nobody_into_a_hole() {
+        let room = PageRoom(AtomicU64::new(0));
+        assert!((0..PageRoom::MOST).all(|page| !room.has(page)));
+        room.add(0);
+        room.add(31);
+        assert!(room.has(0) && room.has(31) && !room.has(7));
+        room.0.fetch_or(1 << 7, Ordering::Relaxed);
+        assert!((0..PageRoom::MOST).all(|page| !room.has(page)));
     }
 }

@@ -51,7 +51,10 @@ fn print_text(survey: &Survey) {
         survey.delays.iter().for_each(print_delay);
     }
     println!();
-    println!("{:>8}  {:<32}  {:<8}  {:>12}  {:>10}  file", "pid", "origin", "state", "pages", "preserved");
+    println!(
+        "{:>8}  {:<32}  {:<8}  {:>8}  {:>12}  {:>10}  file",
+        "pid", "origin", "state", "age", "pages", "preserved"
+    );
     survey.snapshots.iter().for_each(print_snapshot);
     if !survey.unreached.is_empty() {
         println!();
@@ -74,12 +77,34 @@ fn print_delay(delay: &Delay) {
 fn print_snapshot(snapshot: &Snapshot) {
     let Snapshot { pid, origin, state, pages, preserved, .. } = snapshot;
     let file = snapshot.file.as_deref().unwrap_or("-");
-    let why = snapshot.why.as_ref().map_or_else(String::new, |why| format!("  {why}"));
-    println!("{pid:>8}  {origin:<32}  {state:<8}  {pages:>12}  {preserved:>10}  {file}{why}");
+    let age = age(snapshot.age);
+    println!("{pid:>8}  {origin:<32}  {state:<8}  {age:>8}  {pages:>12}  {preserved:>10}  {file}");
+    if let Some(why) = &snapshot.why {
+        println!("{:>10}{why}", "");
+    }
+}
+
+/// An age in the largest unit of which it has two at least: `7 s`, `3 min`, `26 h`, `5 d`.
+fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let units = [(86400, "d"), (3600, "h"), (60, "min")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "s"));
+    format!("{} {name}", seconds / unit)
 }
 
 fn print_unreached(unreached: &Unreached) {
     let Unreached { pid, program, is_running, seconds, why } = unreached;
     let state = if *is_running { "alive" } else { "ended" };
     println!("{pid:>8}  {program:<16}  {state:<8}  {seconds:>9}  {why}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_a_unit_that_fits() {
+        let told = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+    }
 }

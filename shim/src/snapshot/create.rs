@@ -13,7 +13,7 @@ use snapshim::protocol::creation::{Scope, Ticket};
 use snapshim::protocol::process::Process;
 use snapshim::sys::signal_block::SignalsBlocked;
 
-use super::finish::{finish, log_if_short};
+use super::finish::{finish, log_if_short, note_name};
 use super::instant::{
     armed, begin, commit, doubt_if_unseen, drained, landed, let_forks_go_first, observe_unseen, too_late,
 };
@@ -82,6 +82,7 @@ pub fn take(parts: &mut [Part]) -> Result<(), Failure> {
     start::start_for_snapshots(&thread.own);
     make(&thread, parts)?;
     finish_all(&thread, parts)?;
+    parts.iter().for_each(|part| note_name(&thread, &part.wanted));
     for (_, part) in frozen(parts) {
         ring_users::doubt_if_written(&thread.own, part.origin(), "from the start");
         alias_users::log_users(&thread.own, part.origin());

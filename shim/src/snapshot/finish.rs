@@ -1,12 +1,15 @@
 //! What comes after the instant: the place that MAP_FIXED asks for, locked and populated pages, and what is said of the snapshot.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::protocol::snapshot::LOCKED;
 use snapshim::protocol::writer_slot::{Request, Task};
+use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
 
 use super::part::Made;
@@ -41,6 +44,17 @@ pub fn log_if_short(wanted: &Wanted, made: Result<&Made, Errno>) {
         origin,
         raw::own_pid()
     );
+}
+
+/// Notes what the snapshot's file is called at this moment, for people who ask for the snapshots there are: later the file may be
+/// renamed, and the mapping may leave it.
+pub fn note_name(thread: &Thread, wanted: &Wanted) {
+    let Ok(file) = wanted.source.file() else { return };
+    let mut buffer = [const { MaybeUninit::uninit() }; 500];
+    let link = ProcPath::thread_self("fd").slash(file.as_fd().as_raw_fd() as u32);
+    if let Ok((name, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) {
+        thread.own.table.note_name(wanted.source.origin, name);
+    }
 }
 
 /// What comes after the instant: the place that MAP_FIXED asks for, and what MAP_LOCKED and MAP_POPULATE ask for. These may take
