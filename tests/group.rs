@@ -40,6 +40,17 @@ fn all_are_taken_or_none() {
     holds(&["errors"]);
 }
 
+/// Once the mapping and the record stayed for the life of the process.
+#[test]
+fn what_is_refused_beside_a_stopped_writer_leaves_no_address_behind() {
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed(program("group/refused"), "direct");
+    let output = run(command.arg("25").env("SNAPSHIM_TIMEOUT_MS", "200"));
+    let said = text(&output);
+    let late = said.lines().find_map(|line| line.strip_suffix(" late")?.parse::<u32>().ok());
+    assert!(output.status.success() && late.is_some_and(|late| late > 5), "{said}");
+}
+
 #[test]
 fn each_is_mapped_as_it_is_asked_for() {
     holds(&["places"]);
