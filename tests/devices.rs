@@ -229,14 +229,17 @@ fn a_device_that_is_mounted_later_makes_its_snapshots_doubtful() {
     let test = "a_device_that_is_mounted_later_makes_its_snapshots_doubtful";
     for mkfs in [&["mkfs.ext4", "-q", "-F"][..], &["mkfs.btrfs", "-q", "-f"]] {
         let Some(disk) = Disk::format(test, mkfs) else { continue };
-        let mut mapper = disk.start(&disk.device, &["snapshot", "state", "wait", "doubtful", "state", "wait"]);
+        let verbs = ["snapshot", "state", "wait", "doubtful", "state", "why", "wait"];
+        let mut mapper = disk.start(&disk.device, &verbs);
         assert_eq!(mapper.until_ready(), "snapshot: taken\nstate: exact\n");
         let Ok(_mount) = disk.mount(&disk.device) else {
             skip(test, &format!("{} cannot be mounted", mkfs[0]));
             continue;
         };
         mapper.go_on();
-        assert_eq!(mapper.until_ready(), "state: doubtful\n", "{mkfs:?}: {}", mapper.logged());
+        let said = mapper.until_ready();
+        assert!(said.starts_with("state: doubtful\nwhy: "), "{mkfs:?}: {said}{}", mapper.logged());
+        assert!(said.contains("uses it, so the kernel changes it without a system call; unmount"), "{said}");
         assert!(status(&disk.scratch).contains(" doubtful "), "{}", status(&disk.scratch));
         let name = mapper.name();
         let (_, log) = mapper.finish();
@@ -496,10 +499,11 @@ fn exec_ends_a_claim() {
 fn a_claim_that_the_program_closes_makes_its_snapshots_doubtful() {
     let Some(disk) = Disk::attach("a_claim_that_the_program_closes_makes_its_snapshots_doubtful") else { return };
     let mut mapper =
-        disk.start_claiming(&["snapshot", "wait", "close", "doubtful", "state", "wait", "snapshot", "wait"]);
+        disk.start_claiming(&["snapshot", "wait", "close", "doubtful", "state", "why", "wait", "snapshot", "wait"]);
     assert_eq!(mapper.until_ready(), TAKEN);
     mapper.go_on();
-    assert_eq!(mapper.until_ready(), "state: doubtful\n", "{}", mapper.logged());
+    let said = mapper.until_ready();
+    assert!(said.starts_with("state: doubtful\nwhy: the program closed the descriptor, which was"), "{said}");
     assert!(!disk.is_claimed());
     says(
         &mapper.logged(),
@@ -508,6 +512,23 @@ fn a_claim_that_the_program_closes_makes_its_snapshots_doubtful() {
     mapper.go_on();
     assert_eq!(mapper.until_ready(), TAKEN);
     assert!(disk.is_claimed(), "a new snapshot is claimed anew");
+    mapper.finish();
+}
+
+#[test]
+fn a_group_that_is_refused_a_claim_gives_up_those_that_it_had() {
+    let test = "a_group_that_is_refused_a_claim_gives_up_those_that_it_had";
+    let (Some(disk), Some(taken)) = (Disk::attach(test), Disk::attach(test)) else { return };
+    let mut other = taken.start_claiming(&["snapshot", "wait"]);
+    assert_eq!(other.until_ready(), TAKEN);
+    let group = format!("group={}", taken.device.display());
+    let mut mapper = disk.start_claiming(&[&group, "wait", &group, "wait"]);
+    assert_eq!(mapper.until_ready(), "group: EBUSY\n", "{}", mapper.logged());
+    assert!(!disk.is_claimed() && taken.is_claimed());
+    other.finish();
+    mapper.go_on();
+    assert_eq!(mapper.until_ready(), "group: taken\n", "{}", mapper.logged());
+    assert!(disk.is_claimed() && taken.is_claimed());
     mapper.finish();
 }
 

@@ -429,7 +429,7 @@ fn a_full_table_refuses_until_there_is_room_again() {
 fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
     for way in WAYS {
         let scratch = scratch();
-        let verbs = ["snapshot", "wait", "snapshot", "doubtful", "write", "compare"];
+        let verbs = ["snapshot", "wait", "snapshot", "doubtful", "why", "write", "compare"];
         let mut waiting = Waiting::start(probe(&scratch, &verbs).env("SNAPSHIM_PUSH", way));
         assert_eq!(waiting.line() + &waiting.line(), "snapshot: taken\nready\n");
         fs::remove_file(scratch.table().join(table_file_name!())).unwrap();
@@ -437,7 +437,9 @@ fn a_table_that_is_removed_makes_snapshots_doubtful_and_refuses_new_ones() {
         assert_eq!(out(&run(&mut probe(&scratch, &["active"]))), "active: 1\n");
         waiting.go_on();
         let (out, err) = waiting.finish();
-        assert_eq!(out, "snapshot: ESTALE\ndoubtful: yes\ncompare: same\n", "{way}: {err}");
+        let why = "the table was removed or replaced, and programs that start now do not see the snapshot";
+        let why = format!("why: {why}; restart all programs that cooperate");
+        assert_eq!(out, format!("snapshot: ESTALE\ndoubtful: yes\n{why}\ncompare: same\n"), "{way}: {err}");
         assert!(err.contains("doubtful") && err.contains("restart"), "{way}: {err}");
     }
 }

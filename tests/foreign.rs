@@ -128,6 +128,7 @@ fn a_foreign_truncation_is_what_a_writer_names_who_meets_it() {
             assert!(status(scratch).contains("broken") && status(scratch).contains("truncated the file"), "{about}");
             let found = holder.finish();
             assert!(found.contains("state=2 ") && found.contains("cause=2\n"), "{about}: {found}");
+            assert!(found.contains("pages of the snapshot are gone with that; run every program"), "{about}: {found}");
         }
     }
 }
@@ -158,6 +159,7 @@ fn assert_mapping_named(scratch: &Scratch, found: &str, pid: u32) {
     let said = log(scratch);
     let about = format!("{}: {found}{said}", scratch.path.display());
     assert!(found.contains("state=1 ") && found.contains("cause=4\n"), "{about}");
+    assert!(found.contains("has it mapped shared and writable without the shim"), "{about}");
     assert!(said.contains(&format!("process {pid} (")) && said.contains("mapped shared and writable"), "{about}");
     assert_eq!(said.matches("doubtful from now on").count(), 1, "{about}");
 }

@@ -11,7 +11,7 @@ int main(void)
 {
     struct snapshim_stat stat;
     const char *version = snapshim_version();
-    printf("%d %d %s\n", snapshim_active(), snapshim_stat(&stat, &stat), version ? version : "none");
+    printf("%d %d %d %s\n", snapshim_active(), snapshim_stat(&stat, &stat), snapshim_why(&stat, 0, 0), version ? version : "none");
     return 0;
 }
 "#;
@@ -19,8 +19,8 @@ int main(void)
 #[test]
 fn every_way_of_linking_finds_the_shim_if_it_is_there() {
     let scratch = Scratch::on_tmpfs();
-    let with = format!("1 -1 {}\n", env!("CARGO_PKG_VERSION"));
-    let without = "0 -1 none\n";
+    let with = format!("1 -1 -1 {}\n", env!("CARGO_PKG_VERSION"));
+    let without = "0 -1 -1 none\n";
     for (compiler, flags, name) in [
         ("gcc", "-std=c99 -pedantic", "c"),
         ("gcc", "-fno-pic -no-pie -O2", "c"),

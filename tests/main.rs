@@ -66,4 +66,5 @@ mod storm;
 mod transparent;
 mod unrelated;
 mod untouched;
+mod why;
 mod writers;

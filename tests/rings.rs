@@ -140,7 +140,7 @@ fn a_snapshot_of_what_a_ring_may_write_is_doubtful_from_the_start() {
     }
     let users = [ring_writer(&scratch, &["written", "rw"]), ring_writer(&scratch, &["read", "r"])];
     let found = mapper(&scratch, "written", &[]).finish();
-    assert!(found.contains("state=1 "), "{found}");
+    assert!(found.contains("state=1 ") && found.contains("uses io_uring, whose writes are not seen"), "{found}");
     let said = fs::read_to_string(scratch.file("said")).unwrap();
     assert!(said.contains("doubtful from the start") && said.contains("(ring_writer)"), "{said}");
     for exact in ["read", "other"] {

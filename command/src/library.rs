@@ -96,10 +96,12 @@ pub struct Library {
     stat: StatFunction,
     check: CheckFunction,
     mapv: MapFunction,
+    why: WhyFunction,
 }
 
 type StatFunction = unsafe extern "C" fn(*const c_void, *mut Stat) -> c_int;
 type CheckFunction = unsafe extern "C" fn(*const c_void, c_int, *mut Stat) -> c_int;
+type WhyFunction = unsafe extern "C" fn(*const c_void, *mut c_char, usize) -> c_int;
 type MapFunction = unsafe extern "C" fn(*mut Map, c_int) -> c_int;
 
 impl Library {
@@ -114,12 +116,14 @@ impl Library {
         let stat = symbol(c"__snapshim_stat").ok_or_else(other_version)?;
         let check = symbol(c"__snapshim_check").ok_or_else(other_version)?;
         let mapv = symbol(c"__snapshim_mapv").ok_or_else(other_version)?;
+        let why = symbol(c"__snapshim_why").ok_or_else(other_version)?;
         // SAFETY: as above.
         unsafe {
             Ok(Self {
                 stat: std::mem::transmute::<*mut c_void, StatFunction>(stat),
                 check: std::mem::transmute::<*mut c_void, CheckFunction>(check),
                 mapv: std::mem::transmute::<*mut c_void, MapFunction>(mapv),
+                why: std::mem::transmute::<*mut c_void, WhyFunction>(why),
             })
         }
     }
@@ -144,6 +148,15 @@ impl Library {
                 error => return Err(error),
             }
         }
+    }
+
+    /// Why the snapshot at `address` is doubtful or broken, in words.
+    pub fn why(&self, address: usize) -> Option<String> {
+        let mut text = [0u8; 600];
+        // SAFETY: the buffer is as long as the call is told.
+        let length = unsafe { (self.why)(address as *const c_void, text.as_mut_ptr().cast(), text.len()) };
+        let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
+        Some(String::from_utf8_lossy(&text[..length.min(text.len() - 1)]).into_owned())
     }
 
     /// Maps snapshots of one instant: all of them, or none. Each entry says why it has none.

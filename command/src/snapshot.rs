@@ -118,6 +118,11 @@ impl Snapshot {
         self.lost.or_else(|| self.library.check(self.address + self.left.start as usize, source.file.as_fd()).ok())
     }
 
+    /// Why it is doubtful or broken, in the library's words.
+    pub fn why(&self) -> Option<String> {
+        self.library.why(self.address + self.left.start as usize)
+    }
+
     /// What the library says of it.
     fn stat(&self) -> Option<Stat> {
         self.library.stat(self.address + self.left.start as usize)

@@ -18,7 +18,7 @@ const CAUSES: [(i32, &str); 3] = [
 pub fn exact(source: &Source, snapshot: &Snapshot) -> Outcome<Stat> {
     match snapshot.check(source) {
         Some(stat) if stat.state == EXACT => Ok(stat),
-        stat => Err(inexact(source, stat)),
+        stat => Err(inexact(source, snapshot, stat)),
     }
 }
 
@@ -27,12 +27,12 @@ pub fn is_exact(source: &Source, snapshot: &Snapshot) -> bool {
     snapshot.check(source).is_some_and(|stat| stat.state == EXACT)
 }
 
-fn inexact(source: &Source, stat: Option<Stat>) -> Failure {
+fn inexact(source: &Source, snapshot: &Snapshot, stat: Option<Stat>) -> Failure {
     let is_doubtful = stat.is_some_and(|stat| stat.state == DOUBTFUL);
     let state = if is_doubtful { "doubtful" } else { "broken" };
     let cause = stat.map_or(0, |stat| stat.cause);
-    let why =
-        CAUSES.iter().find(|(flag, _)| cause & flag != 0).map_or("the library's log says why", |(_, words)| words);
+    let foreign = CAUSES.iter().find(|(flag, _)| cause & flag != 0).map(|(_, words)| (*words).to_owned());
+    let why = foreign.or_else(|| snapshot.why()).unwrap_or_else(|| "the library's log says why".to_owned());
     let mut failure = Failure::new(Code::Inexact, format!("the snapshot of {} is {state}: {why}", shown(&source.path)));
     let writers = writers(source);
     for pid in &writers {

@@ -205,7 +205,7 @@ impl Cause {
     const fn words_of_device(self) -> Words {
         match self {
             Self::ClaimLost => words(
-                "the program closed the descriptor",
+                "the program closed the descriptor,",
                 "which was the exclusive claim that SNAPSHIM_CLAIM=1 asks for, so other programs can mount or overwrite the device",
                 "take the snapshot again, after the program has closed the descriptors that it did not open",
             ),
@@ -273,7 +273,7 @@ impl Cause {
                 "",
             ),
             Self::NoAgent => words(
-                "only the agent of its own process",
+                "only the agent of its process",
                 "can move it off the file, and did not answer (is it stopped?)",
                 "",
             ),

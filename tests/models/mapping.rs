@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use snapshim::protocol::bytes::{Found, Run, make_private};
 use snapshim::protocol::cause::{Cause, Worth};
 use snapshim::protocol::gate::{ActiveWord, Call, CallFrame};
-use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, Splits, State, StateWord, View};
+use snapshim::protocol::snapshot::{Extent, SegmentFlags, Snapshot, SnapshotMeta, Splits, StateWord, View};
 use snapshim::sys::sync::{Fault, planted};
 
 use super::world::{ORIGIN, model, model_within};

@@ -229,7 +229,22 @@ struct snapshim_stat stat_of(const void *at)
 {
     struct snapshim_stat stat;
     CHECK(snapshim_stat(at, &stat) == 0);
+    if (stat.state == SNAPSHIM_DOUBTFUL || stat.state == SNAPSHIM_BROKEN)
+        CHECK(*why_of(at) && !strstr(why_of(at), "log says why"));
     return stat;
+}
+
+const char *why_of(const void *at)
+{
+    static __thread char why[1000], part[12];
+    int length = snapshim_why(at, why, sizeof why);
+    CHECK(length >= 0 && (size_t)length < sizeof why && strlen(why) == (size_t)length);
+    /* As snprintf(3) does it. What the text names may have ended meanwhile. */
+    memset(part, 'x', sizeof part);
+    CHECK((snapshim_why(at, part, sizeof part - 1) > 0) == (length > 0) && part[sizeof part - 1] == 'x');
+    CHECK(strncmp(part, why, sizeof part - 2) == 0 && strlen(part) == (length < 10 ? (size_t)length : 10));
+    CHECK((snapshim_why(at, NULL, 0) > 0) == (length > 0));
+    return why;
 }
 
 unsigned char *free_range(size_t length)

@@ -133,8 +133,11 @@ struct storm storm_begin(int fd, size_t size, _Atomic int *rounds);
 /* Ends it; no other process may have its `stop` open. */
 void storm_end(const struct storm *storm);
 
-/* The statistics of the snapshot at `at`. */
+/* The statistics of the snapshot at `at`. One that is not exact says why. */
 struct snapshim_stat stat_of(const void *at);
+
+/* Why the snapshot at `at` is not exact: empty, if it is. In a buffer that the next call of the thread uses. */
+const char *why_of(const void *at);
 
 /* A range of addresses that nothing is mapped at. */
 unsigned char *free_range(size_t length);

@@ -6,6 +6,7 @@
  *   compare     is every snapshot what FILE was when it was taken?
  *   wait        says "ready" and waits for a line on standard input
  *   doubtful    waits until the first snapshot is doubtful, a minute at the most
+ *   why         prints why the first snapshot is not exact
  *   fill        takes as many snapshots as can be had; then gives half of them back
  *   stuck       begins a write of FILE that cannot go on before a line came on standard input; says "ready" when it is stuck
  */
@@ -150,6 +151,8 @@ static void obey(const char *verb)
         wait_for_line();
     else if (strcmp(verb, "doubtful") == 0)
         await_doubt();
+    else if (strcmp(verb, "why") == 0)
+        printf("why: %s\n", why_of(held[0]));
     else if (strcmp(verb, "fill") == 0)
         fill();
     else if (strcmp(verb, "stuck") == 0)

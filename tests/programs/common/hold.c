@@ -1,6 +1,6 @@
 /* hold FILE PROT SIZE [at-once|doubtful]: takes a snapshot of FILE's first SIZE bytes, prints "ready", and when standard input ends compares it
  * with a copy made before; with at-once, with a copy of the snapshot that was made right behind it. PROT is r or rw. Prints the
- * statistics of the snapshot; with doubtful, once they say that it is not exact any more, or half a minute later. */
+ * statistics of the snapshot, and why it is not exact; with doubtful, once they say that it is not exact any more, or half a minute later. */
 #include "check.h"
 
 int main(int argc, char **argv)
@@ -29,6 +29,8 @@ int main(int argc, char **argv)
     printf("state=%d preserved=%llu\n", stat.state, (unsigned long long)stat.preserved);
     if (stat.cause != 0)
         printf("cause=%d\n", stat.cause);
+    if (stat.state == SNAPSHIM_DOUBTFUL || stat.state == SNAPSHIM_BROKEN)
+        printf("why=%s\n", why_of(at));
     fflush(stdout);
     if (memcmp(copy, at, size) != 0) {
         for (size_t i = 0; i < size; i++)

@@ -228,6 +228,7 @@ static int foreign(void)
         CHECK(snapshim_check(maps[i].addr, maps[i].fd, &stat) == 0);
         CHECK(stat.state == (i == 90 ? SNAPSHIM_DOUBTFUL : SNAPSHIM_EXACT));
         CHECK(stat.cause == (i == 90 ? SNAPSHIM_FOREIGN_CHANGE : 0));
+        CHECK(i == 90 ? strstr(why_of(maps[i].addr), " changed the file without the shim") != NULL : !*why_of(maps[i].addr));
     }
     CHECK_ERRNO(snapshim_check(maps[0].addr, maps[1].fd, &stat), -1, EINVAL);
     CHECK_ERRNO(snapshim_check(maps[0].addr, -1, &stat), -1, EINVAL);

@@ -235,6 +235,7 @@ static void replaced(void)
     CHECK(snapshim_stat(shown, &found) == 0);
     /* The thread found it itself, after the call. */
     CHECK(found.state == SNAPSHIM_BROKEN);
+    CHECK(strstr(why_of(shown), "replaced the descriptor that it wrote to"));
 }
 
 static const char *directory;

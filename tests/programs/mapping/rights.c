@@ -103,6 +103,7 @@ static void check_broken(unsigned char *at)
 {
     struct snapshim_stat stat = stat_of(at);
     CHECK(stat.state == SNAPSHIM_BROKEN);
+    CHECK(strstr(why_of(at), "its process"));
     for (size_t page = 0; page < stat.pages; page++)
         CHECK(fault_of_reading(at + page * PAGE) == SIGBUS);
 }

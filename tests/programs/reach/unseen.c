@@ -111,6 +111,7 @@ static void beside(char **argv, const char *what, void (*prepare)(void), int how
     while (how & WHEN_FOUND && stat_of(beside).state != SNAPSHIM_DOUBTFUL)
         usleep(10000);
     CHECK(stat_of(beside).state == SNAPSHIM_DOUBTFUL);
+    CHECK(strstr(why_of(beside), " takes no part, and its changes are not seen; "));
     CHECK(!before || stat_of(before).state == SNAPSHIM_DOUBTFUL);
     /* A cooperating write hides the foreign one from a process that looks at the file's times. */
     overwrite(fd, 3 * PAGE, PAGE, 1);
@@ -358,6 +359,8 @@ static void with_unnamed_files(int is_told)
         if (state != (is_doubtful ? SNAPSHIM_DOUBTFUL : SNAPSHIM_EXACT))
             fprintf(stderr, "change %d: state %d\n", (int)what, state);
         CHECK(state == (is_doubtful ? SNAPSHIM_DOUBTFUL : SNAPSHIM_EXACT));
+        if (is_doubtful)
+            CHECK(strstr(why_of(seen), what == STORED ? "takes no part" : "the kernel does not say to which file"));
         if (!is_doubtful)
             CHECK(shows(seen, 0, PAGES * PAGE, 0));
         CHECK(munmap(seen, PAGES * PAGE) == 0);

@@ -5,6 +5,8 @@
  *   compare     is every snapshot what FILE was when it was taken?
  *   state       of the first snapshot
  *   doubtful    waits until the first snapshot is doubtful, a minute at the most
+ *   group=FILE  takes snapshots of the file and of another one at one instant
+ *   why         prints why the first snapshot is not exact
  *   close       closes every descriptor but the standard ones and FILE
  *   alone       the first snapshot is not inherited by a child
  *   fork        goes on in a child too; the parent waits for it and ends
@@ -44,6 +46,16 @@ static void take(void)
         taken++;
         puts("snapshot: taken");
     }
+}
+
+/* With a snapshot of another file, at one instant. */
+static void take_with(const char *name)
+{
+    int other = open(name, O_RDONLY);
+    CHECK(other >= 0);
+    struct snapshim_map maps[] = {{file, PROT_READ, 0, length, NULL, 0, 0}, {other, PROT_READ, 0, length, NULL, 0, 0}};
+    printf("group: %s\n", snapshim_mapv(maps, 2) == 0 ? "taken" : strerrorname_np(errno));
+    close(other);
 }
 
 static void compare(void)
@@ -135,6 +147,8 @@ static void obey(const char *verb)
         printf("state: %s\n", state());
     else if (strcmp(verb, "doubtful") == 0)
         await_doubt();
+    else if (strcmp(verb, "why") == 0)
+        printf("why: %s\n", why_of(held[0]));
     else if (strcmp(verb, "close") == 0)
         CHECK(close_range((unsigned)file + 1, ~0U, 0) == 0);
     else if (strcmp(verb, "alone") == 0)
@@ -157,6 +171,8 @@ static void obey(const char *verb)
         command(SG_DXFER_FROM_DEV);
     else if (strcmp(verb, "command=w") == 0)
         command(SG_DXFER_TO_DEV);
+    else if (strncmp(verb, "group=", 6) == 0)
+        take_with(verb + 6);
     else if (strncmp(verb, "open=", 5) == 0)
         CHECK(open(verb + 5, O_RDWR) >= 0);
     else if (strcmp(verb, "wait") == 0)
