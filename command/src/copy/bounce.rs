@@ -20,6 +20,9 @@ pub const PIECE: usize = 1 << 20;
 
 const WORD: usize = size_of::<u64>();
 
+/// So far from each other are the pages that are looked at: fewer zeros in a row than that may be missed.
+const LOOKED_AT: usize = 4 * PAGE as usize;
+
 /// One buffer.
 #[derive(Debug)]
 pub struct Buffer {
@@ -59,11 +62,11 @@ impl Buffer {
         Ok(())
     }
 
-    /// Whether one of the pages at `address` begins with a word that is zero. What the buffer had is lost.
-    pub fn is_any_first_word_zero(&mut self, address: usize, length: usize) -> io::Result<bool> {
+    /// Whether one of the pages at `address` that are looked at begins with a word that is zero. What the buffer had is lost.
+    pub fn is_a_word_zero(&mut self, address: usize, length: usize) -> io::Result<bool> {
         assert!(length <= PIECE);
         let words: Vec<_> = (0..length)
-            .step_by(PAGE as usize)
+            .step_by(LOOKED_AT)
             .map(|at| libc::iovec { iov_base: (address + at) as *mut _, iov_len: WORD.min(length - at) })
             .collect();
         let wanted = words.iter().map(|word| word.iov_len).sum();
@@ -119,8 +122,8 @@ mod tests {
         assert!(buffer.bytes(4096).iter().all(|byte| *byte == 7));
         let error = buffer.fill(memory.as_ptr() as usize, 8192).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-        let error = buffer.is_any_first_word_zero(memory.as_ptr() as usize, 8192).unwrap_err();
+        let error = buffer.is_a_word_zero(memory.as_ptr() as usize + 4096, 4096).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-        assert!(!buffer.is_any_first_word_zero(memory.as_ptr() as usize, 4096).unwrap());
+        assert!(!buffer.is_a_word_zero(memory.as_ptr() as usize, 4096).unwrap());
     }
 }

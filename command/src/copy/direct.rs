@@ -4,8 +4,8 @@
 //! where a page of a broken snapshot would raise SIGBUS (`bounce` says why no other call will do). So each byte is copied once, by
 //! one thread: a writer that preserves a page has to interrupt every processor on which a thread of this process runs.
 //!
-//! Blocks that are zero become holes, be they of a hole that was filled since. So the first word of each page is looked at. A piece in
-//! which one is zero goes through a buffer, which this process can read.
+//! Blocks that are zero become holes, be they of a hole that was filled since. So the first word of each fourth page is looked at. A
+//! piece in which one is zero goes through a buffer, which this process can read.
 
 use std::fs::File;
 use std::io;
@@ -74,7 +74,7 @@ impl Copier {
         let (address, length) = (snapshot.address(part.start), (part.end - part.start) as usize);
         debug_assert!(length <= PIECE);
         let unread = |error: io::Error| unreadable(source, part.start, &error);
-        let written = if self.buffer.is_any_first_word_zero(address, length).map_err(unread)? {
+        let written = if self.buffer.is_a_word_zero(address, length).map_err(unread)? {
             self.buffer.fill(address, length).map_err(unread)?;
             target.write(self.buffer.bytes(length), part.start)
         } else {
