@@ -165,7 +165,7 @@ pub struct Export {
     /// The file or the block device.
     #[arg(value_name = "FILE|DEVICE")]
     pub source: PathBuf,
-    /// Where it listens: unix:PATH, or tcp:ADDRESS:PORT with a number for the address (127.0.0.1, [::1]).
+    /// Where it listens: unix:PATH, or tcp:ADDRESS:PORT with a number for the address, as in tcp:127.0.0.1:10809.
     #[arg(long, value_name = "unix:PATH|tcp:ADDR", value_parser = address)]
     pub nbd: Address,
 }
