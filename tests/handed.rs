@@ -40,7 +40,8 @@ const PLACES: [Place; 4] = [
 
 const USER: &str = "65534";
 
-/// Runs the probe, with `variables`, as another user in `place`.
+/// Runs the probe, with `variables`, as another user in `place`. It is chroot(1) that changes the user: older versions of setpriv(1)
+/// want /proc.
 fn probe(place: &Place, variables: &[(&str, &str)], verbs: &[&str]) -> Output {
     let scratch = Scratch::new(&root().join("target/scratch"));
     let script = format!(
@@ -48,7 +49,7 @@ fn probe(place: &Place, variables: &[(&str, &str)], verbs: &[&str]) -> Output {
          mkdir -m 700 $box/table && chown {USER}:{USER} $box/table && \
          cp $library $box/libsnapshim.so && cp $program $box/probe && chmod {} $box/probe && cd $box && \
          head -c 8192 /dev/zero | tr '\\0' '\\1' > victim && chmod 666 victim && {{ {}; }} && \
-         setpriv --reuid={USER} --regid={USER} --clear-groups env \"$@\" || exit 1; ls -A $box/table /dev/shm > $listing",
+         chroot --skip-chdir --userspec={USER}:{USER} --groups= / env \"$@\" || exit 1; ls -A $box/table /dev/shm > $listing",
         place.mode, place.prepare
     );
     let mut command = Command::new("unshare");

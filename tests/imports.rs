@@ -61,7 +61,7 @@ const EXPORTS: &[&str] = &[
     // write
     "write __write pwrite pwrite64 __pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2",
     // read
-    "read __read pread pread64 __pread64 readv preadv preadv64 preadv2 preadv64v2 getrandom process_vm_readv",
+    "read __read __read_chk pread pread64 __pread64 readv preadv preadv64 preadv2 preadv64v2 getrandom process_vm_readv",
     // receive
     "recv recvfrom recvmsg recvmmsg",
     // resize

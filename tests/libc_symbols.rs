@@ -112,12 +112,13 @@ const CHANGE_NO_FILE: [&str; 24] = [
 ];
 
 /// Names without a file, or that only libc's own loader and allocator use.
-const NOT_ABOUT_FILES: [&str; 16] = [
+const NOT_ABOUT_FILES: [&str; 17] = [
     "__madvise",
     "__mmap",
     "__mprotect",
     "__munmap",
     "dlopen",
+    "__libc_dlopen_mode",
     "open_memstream",
     "open_wmemstream",
     "hcreate",
@@ -192,6 +193,7 @@ const FILLING: [&str; 7] = ["read", "recv", "getrandom", "getentropy", "arc4rand
 
 /// They fill buffers by a hooked function inside libc, through its detour.
 const FILL_BY_A_HOOK: [&str; 18] = [
+    "__libc_readline_unlocked",
     "_IO_file_read",
     "_IO_fread",
     "__fread_chk",
@@ -200,7 +202,6 @@ const FILL_BY_A_HOOK: [&str; 18] = [
     "fread_unlocked",
     "__pread64_chk",
     "__pread_chk",
-    "__read_chk",
     "__recv_chk",
     "__recvfrom_chk",
     "aio_read",

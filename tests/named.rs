@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::common::{Scratch, WAYS, compile, program, run, text};
+use crate::common::{Scratch, WAYS, compile, glibc_minor, program, run, text};
 
 fn named(scratch: &Scratch, variable: &str, arguments: &[&str]) -> Command {
     let mut command = scratch.shimmed(program("mapping/named"), "auto");
@@ -144,10 +144,16 @@ fn what_is_loaded_is_no_snapshot_and_that_is_said_once() {
     // The caller's own search path is looked up by libc at the return address.
     let loader = compile("mapping/named", &[&format!("-Wl,-rpath,{folder}")]);
     let (path, name) = (plugin.to_str().unwrap(), plugin.file_name().unwrap().to_str().unwrap());
+    // Before 2.34 `libc.so.6` is the name of a link.
+    let minor = glibc_minor();
+    let (libc, libc_mapped) = match minor {
+        34.. => ("libc.so*", "/libc.so.6 mapped by ld.so".to_owned()),
+        _ => ("libc-2*", format!("/libc-2.{minor}.so mapped by ld.so")),
+    };
     let cases = [
         (path, "plugin*", Some("/plugin-shared-fPIC mapped by ld.so")),
         (name, "plugin*", Some("/plugin-shared-fPIC mapped by ld.so")),
-        (name, "libc.so*", Some("/libc.so.6 mapped by ld.so")),
+        (name, libc, Some(&*libc_mapped)),
         (name, "other*", None),
     ];
     for (load, pattern, wanted) in cases {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::code::{Code, Site};
 use super::{header, system_calls, words};
-use crate::common::{library, run_ok, skip};
+use crate::common::{glibc_minor, library, run_ok, skip};
 
 /// Names that only libc itself uses, with detours at their entries.
 const DETOURED: [&str; 4] = ["__open_nocancel", "__write_nocancel", "__read_nocancel", "__close_nocancel"];
@@ -50,6 +50,7 @@ const HARMLESS: &[(&str, &str, &str)] = &[
     ("openat", "fchmodat", "with O_PATH"),
     ("ppoll", "arc4random", "leaves the mask as it is"),
     ("pselect6", "select", "leaves the mask as it is"),
+    ("rt_sigaction", "sigaction", "the part that makes the call, behind the entry, which is taken"),
     ("rt_sigaction", "__libc_sigaction", "its callers are taken, or set no action for SIGSEGV"),
     ("rt_sigprocmask", "_Fork", "blocks everything around the fork, which is taken"),
     ("rt_sigprocmask", "getrandom", "blocks everything while it stores nothing of the program's"),
@@ -61,6 +62,7 @@ const HARMLESS: &[(&str, &str, &str)] = &[
     ("rt_sigprocmask", "posix_spawn", "blocks everything around the child's birth, which is taken"),
     ("rt_sigprocmask", "pidfd_spawn", "as posix_spawn"),
     ("rt_sigprocmask", "pthread_create", "blocks everything while it stores nothing of the program's"),
+    ("rt_sigprocmask", "raise", "blocks everything while it stores nothing of the program's"),
     ("rt_sigprocmask", "pthread_kill", "blocks everything while it stores nothing of the program's"),
     ("rt_sigprocmask", "timer_create", "starts a thread with everything blocked"),
     ("prlimit64", "getrlimit", "reads a limit"),
@@ -120,9 +122,8 @@ fn code_of(test: &str, file: &Path) -> Option<Code> {
 
 #[test]
 fn every_system_call_instruction_of_libc_is_sorted() {
-    let Some(libc) = code_of("every_system_call_instruction_of_libc_is_sorted", &found_by_ldd("libc.so.6")) else {
-        return;
-    };
+    let test = "every_system_call_instruction_of_libc_is_sorted";
+    let Some(libc) = code_of(test, &found_by_ldd("libc.so.6")) else { return };
     let names: BTreeMap<_, _> = header().into_iter().map(|(name, number)| (number, name)).collect();
     let exported = run_ok(Command::new("nm").args(["-D", "--defined-only"]).arg(library()));
     let exported: BTreeSet<_> =
@@ -131,7 +132,17 @@ fn every_system_call_instruction_of_libc_is_sorted() {
     let sites = libc.sites();
     assert!(sites.len() > 300, "libc's instructions were found: {}", sites.len());
     let mut unsorted = BTreeSet::new();
-    for site in &sites {
+    // In older code the callers of a local function do not always show.
+    let is_older = glibc_minor() < 36;
+    let is_lost = |site: &&Site| is_older && site.is_local && site.functions.is_empty();
+    let lost = sites.iter().filter(is_lost).count();
+    if lost > 0 {
+        skip(
+            test,
+            &format!("{lost} of {} instructions are in local functions whose callers are not found", sites.len()),
+        );
+    }
+    for site in sites.iter().filter(|site| !is_lost(site)) {
         for call in suspicious(site, &names) {
             let has_reason = |(known, function, _): &(&str, &str, &str)| {
                 *known == call && site.functions.iter().any(|name| name == function)

@@ -18,6 +18,13 @@ interpose! {
         raw |fd, data, length| as_libc(unsafe { syscall!(Sysno::read, fd, data, length) }),
         hook on_read,
     }
+    /// What read(2) is in a program compiled with checks of its buffers: in an older libc it makes the system call itself
+    read_chk, c"__read_chk": __read_chk
+    => fn(fd: c_int, data: *mut c_void, length: size_t, room: size_t) -> ssize_t {
+        // SAFETY: the application's arguments, as they are.
+        raw |fd, data, length, _room| as_libc(unsafe { syscall!(Sysno::read, fd, data, length) }),
+        hook on_read_chk,
+    }
     /// read(2) that is no cancellation point, which libc calls for itself
     read_nocancel, c"__read_nocancel": => fn(fd: c_int, data: *mut c_void, length: size_t) -> ssize_t {
         // SAFETY: the caller's arguments, as they are.
@@ -69,6 +76,15 @@ interpose! {
         },
         hook on_process_vm_readv,
     }
+}
+
+/// libc ends a program that asks for more than it has room for.
+fn on_read_chk(real: read_chk::Function, fd: c_int, data: *mut c_void, length: size_t, room: size_t) -> ssize_t {
+    if length > room {
+        // SAFETY: the application's arguments, as they are.
+        return unsafe { real(fd, data, length, room) };
+    }
+    on_read(read::original(), fd, data, length)
 }
 
 #[inline]
