@@ -9,6 +9,7 @@ mod beside;
 mod command;
 mod command_export;
 mod command_freeze;
+mod command_reflink;
 mod confined;
 mod copying;
 mod costs;

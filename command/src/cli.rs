@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const AFTER: &str = "\
 Exit status:
@@ -59,12 +59,29 @@ pub struct Cp {
     /// Copy more files than one group holds in several groups. Each group is of an instant of its own.
     #[arg(long)]
     pub split: bool,
+    /// Share blocks with the source instead of copying them, where the file system can (xfs, btrfs).
+    ///
+    /// Only what was overwritten since the instant is copied. `auto`: where that works, else copy; `always`: or fail; `never`. A
+    /// clone has the file system write what is dirty of the source first, and programs that write it wait as long.
+    #[arg(
+        long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_value = "never",
+        default_missing_value = "always", verbatim_doc_comment
+    )]
+    pub reflink: Reflink,
     /// What to copy: files, block devices; directories with -r.
     #[arg(required = true, value_name = "SRC")]
     pub sources: Vec<PathBuf>,
     /// Where to: a new name, or a directory.
     #[arg(value_name = "DEST")]
     pub destination: PathBuf,
+}
+
+/// When blocks are shared with the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reflink {
+    Auto,
+    Always,
+    Never,
 }
 
 /// Writes a file or a block device, as it was at one instant, to standard output.

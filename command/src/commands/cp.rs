@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -11,14 +12,14 @@ use anstream::println;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cli::Cp;
+use crate::cli::{Cp, Reflink};
 use crate::copy::attributes;
 use crate::copy::direct::Copier;
 use crate::copy::group::{self, Group, Listing, SPARE_DESCRIPTORS};
 use crate::copy::place::{self, Directories};
 use crate::copy::target::{Target, folder};
 use crate::copy::tree::{self, Root};
-use crate::failure::{Code, Failure, Outcome, shown, warn};
+use crate::failure::{Code, Failure, Outcome, shown, warn, words};
 use crate::interrupt;
 use crate::library::{Library, Stat};
 use crate::snapshot::{LARGEST_GROUP, Snapshot, Source, Use};
@@ -42,8 +43,15 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     }
     // A nameless target takes a descriptor until all is copied.
     let nameless = 2 * files as u64 + SPARE_DESCRIPTORS < limit;
-    let mut copying =
-        Copying { listing: taken.listing, nameless, targets: Vec::new(), copied: Vec::new(), done: 0, bar: bar() };
+    let mut copying = Copying {
+        listing: taken.listing,
+        nameless,
+        reflink: arguments.reflink,
+        targets: Vec::new(),
+        copied: Vec::new(),
+        done: 0,
+        bar: bar(),
+    };
     let mut directories = Directories::default();
     directories.make(&copying.listing)?;
     let groups = copying.all(library, taken.first)?;
@@ -130,11 +138,24 @@ fn bar() -> ProgressBar {
     bar.with_style(style.expect("the template is a constant"))
 }
 
+fn not_cloned(source: &Source, target: &Path, error: &io::Error) -> Failure {
+    let what = format!("{} cannot become a clone of {}", shown(target), shown(&source.path));
+    let why = match error.raw_os_error() {
+        Some(libc::EXDEV) => "they are on different file systems".to_owned(),
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::EISDIR) => {
+            "the file system shares no blocks of such files".to_owned()
+        }
+        _ => words(error),
+    };
+    Failure::failed(format!("{what}: {why}"), "copy without --reflink=always (--reflink=auto clones where that works)")
+}
+
 /// A file that was copied.
 struct Copied {
     item: usize,
     size: u64,
     written: u64,
+    is_clone: bool,
     stat: Stat,
 }
 
@@ -142,6 +163,7 @@ struct Copied {
 struct Copying {
     listing: Listing,
     nameless: bool,
+    reflink: Reflink,
     targets: Vec<Target>,
     copied: Vec<Copied>,
     /// Bytes of the files that were copied as a whole.
@@ -178,8 +200,9 @@ impl Copying {
         for (index, (source, snapshot)) in group.sources.iter().zip(&group.snapshots).enumerate() {
             let stat =
                 verdict::exact(source, snapshot).map_err(|failure| failure.noting("nothing was put in its place"))?;
-            let written = self.targets[before + index].written();
-            self.copied.push(Copied { item: files[index], size: snapshot.size(), written, stat });
+            let target = &self.targets[before + index];
+            let (written, is_clone) = (target.written(), target.is_clone());
+            self.copied.push(Copied { item: files[index], size: snapshot.size(), written, is_clone, stat });
         }
         Ok(())
     }
@@ -188,6 +211,12 @@ impl Copying {
         let item = &self.listing.items[item];
         let mut target = Target::new(&item.target, self.nameless)
             .map_err(|error| Failure::of_file("write", &item.target, &error))?;
+        if self.reflink != Reflink::Never
+            && let Err(error) = target.clone_of(&source.file)
+            && self.reflink == Reflink::Always
+        {
+            return Err(not_cloned(source, &item.target, &error));
+        }
         copier.copy(source, snapshot, &mut target, |offset| self.bar.set_position(self.done + offset))?;
         let is_device = item.found.file_type().is_block_device();
         let set = target
@@ -206,7 +235,7 @@ impl Copying {
             let item = &self.listing.items[copied.item];
             json!({
                 "source": path(&item.source), "target": path(&item.target), "bytes": copied.size, "written": copied.written,
-                "state": "exact", "preserved_pages": copied.stat.preserved,
+                "state": "exact", "cloned": copied.is_clone, "preserved_pages": copied.stat.preserved,
             })
         };
         json!({

@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::bounce::{Buffer, PIECE};
+use super::clone::Changed;
 use super::data::Data;
 use super::pipeline::unreadable;
 use super::target::Target;
@@ -41,7 +42,8 @@ impl Copier {
         Ok(Self { buffer, pagemap })
     }
 
-    /// Copies one file, and gives its snapshot back meanwhile. `sees` is told how far it has come.
+    /// Copies one file, and gives its snapshot back meanwhile. `sees` is told how far it has come. A target that is a clone of the
+    /// file, made after the instant, gets what it lacks.
     pub fn copy(
         &mut self,
         source: &Source,
@@ -50,14 +52,21 @@ impl Copier {
         sees: impl Fn(u64),
     ) -> Outcome {
         let pagemap = self.pagemap.try_clone().map_err(|error| Failure::of_file("read", &source.path, &error))?;
+        let unread = |error: io::Error| Failure::of_file("read", &source.path, &error);
         let mut data = Data::new(&source.file, &pagemap);
+        let changed = target.is_clone().then(|| Changed::new(&source.file, &pagemap)).transpose();
+        let mut changed = changed.map_err(unread)?;
         let mut asked = 0;
         loop {
             interrupt::check()?;
-            let part = data.next(snapshot).map_err(|error| Failure::of_file("read", &source.path, &error))?;
+            let part = match &mut changed {
+                Some(changed) => changed.next(snapshot),
+                None => data.next(snapshot),
+            };
+            let part = part.map_err(unread)?;
             let Some(part) = part else { break };
             snapshot.release_before(part.start);
-            if part.end + AHEAD / 2 > asked {
+            if !target.is_clone() && part.end + AHEAD / 2 > asked {
                 asked = part.end + AHEAD;
                 // Where it is of no use, nothing is lost.
                 _ = posix_fadvise(&source.file, part.end as i64, AHEAD as i64, PosixFadviseAdvice::POSIX_FADV_WILLNEED);

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::clone;
+
 /// A block that is all zero becomes a hole.
 const BLOCK: usize = 4096;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
@@ -20,13 +22,16 @@ pub struct Target {
     /// Its name until then; `None`: it has none at all.
     temporary: Option<PathBuf>,
     written: u64,
+    /// Whether it shares the blocks of a file, so that what is not written is not zero.
+    is_clone: bool,
 }
 
 impl Target {
     /// A new file beside `path`. `nameless`: nothing of it is left even if this process is killed; it takes a descriptor until the
     /// end.
     pub fn new(path: &Path, nameless: bool) -> io::Result<Self> {
-        let made = |file, temporary| Self { path: path.to_owned(), file: Some(file), temporary, written: 0 };
+        let made =
+            |file, temporary| Self { path: path.to_owned(), file: Some(file), temporary, written: 0, is_clone: false };
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
         if nameless && let Ok(file) = options.clone().custom_flags(libc::O_TMPFILE).open(folder(path)) {
@@ -65,14 +70,26 @@ impl Target {
         }
     }
 
-    /// Bytes that were written; the rest are holes.
+    /// Makes it a clone of `source`. The error: it stays empty.
+    pub fn clone_of(&mut self, source: &File) -> io::Result<()> {
+        clone::clone(self.file(), source)?;
+        self.is_clone = true;
+        Ok(())
+    }
+
+    pub fn is_clone(&self) -> bool {
+        self.is_clone
+    }
+
+    /// Bytes that were written; the rest are holes, or those of the clone.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Writes bytes at an offset, but for the blocks that are zero: in a new file they are.
+    /// Writes bytes at an offset, but for the blocks that are zero: in a new file they are, and in a clone they may not be.
     pub fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let is_zero = |block: &[u8]| block == &ZEROS[..block.len()];
+        let is_clone = self.is_clone;
+        let is_zero = |block: &[u8]| !is_clone && block == &ZEROS[..block.len()];
         let mut at = 0;
         while at < bytes.len() {
             let blocks = bytes[at..].chunks(BLOCK);
