@@ -58,6 +58,7 @@ const OLDEST: (u32, u32) = (2, 18);
 /// What stands before libc's functions of the same names, and our own three.
 const EXPORTS: &[&str] = &[
     "__snapshim_active __snapshim_check __snapshim_mapv __snapshim_stat __snapshim_version __snapshim_why",
+    "__snapshim_active __snapshim_check __snapshim_drop __snapshim_mapv __snapshim_stat __snapshim_version",
     // write
     "write __write pwrite pwrite64 __pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2",
     // read

@@ -54,6 +54,7 @@ const CRATES: [Crate; 3] = [
             "processes",
             "maps",
             "table",
+            "number",
             "interrupt",
             "failure",
             "cli",

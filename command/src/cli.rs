@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -37,6 +38,8 @@ pub enum Command {
     Export(Export),
     Status(Status),
     Doctor(Doctor),
+    Wait(Wait),
+    Drop(Drop),
     Gc(Gc),
     #[command(hide = true)]
     Generate(Generate),
@@ -233,6 +236,45 @@ pub struct Doctor {
     /// A program, the number of a process, a file or a block device (./123 for a file of that name).
     #[arg(value_name = "PROGRAM|PID|FILE")]
     pub subject: Option<PathBuf>,
+}
+
+/// Waits until no snapshot of a file is held.
+///
+/// From then on a write to the file costs nothing for snapshots. Other snapshots of it may be taken at any time: to keep a file as it
+/// is, stop its writers. Ends with 1 if the time is over before; the processes that hold snapshots are named.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// So many seconds at most; without it, as long as it takes.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// The file or the block device.
+    pub file: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "not a number of seconds".to_owned())
+}
+
+/// Ends snapshots for good, in whatever process of this user: its writers are free of them at once.
+///
+/// The snapshot becomes broken, with the cause that it was dropped by hand: a program that reads it gets SIGBUS, as of any broken
+/// snapshot, and snapshim_check() and snapshim_why() say why. It is never left to show newer bytes. A snapshot that children have
+/// inherited ends in all of them. Its number is in the column `id` of `snapshim status`.
+///
+/// The exit status is 3 if only some could be dropped, and 1 if none could.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Drop {
+    /// All snapshots in the table.
+    #[arg(long, conflicts_with = "snapshots")]
+    pub all: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// The numbers of the snapshots.
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub snapshots: Vec<String>,
 }
 
 /// Takes out of the table what dead processes left in it.

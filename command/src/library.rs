@@ -97,11 +97,13 @@ pub struct Library {
     check: CheckFunction,
     mapv: MapFunction,
     why: WhyFunction,
+    drop: DropFunction,
 }
 
 type StatFunction = unsafe extern "C" fn(*const c_void, *mut Stat) -> c_int;
 type CheckFunction = unsafe extern "C" fn(*const c_void, c_int, *mut Stat) -> c_int;
 type WhyFunction = unsafe extern "C" fn(*const c_void, *mut c_char, usize) -> c_int;
+type DropFunction = unsafe extern "C" fn(u64, *mut u32) -> c_int;
 type MapFunction = unsafe extern "C" fn(*mut Map, c_int) -> c_int;
 
 impl Library {
@@ -117,6 +119,7 @@ impl Library {
         let check = symbol(c"__snapshim_check").ok_or_else(other_version)?;
         let mapv = symbol(c"__snapshim_mapv").ok_or_else(other_version)?;
         let why = symbol(c"__snapshim_why").ok_or_else(other_version)?;
+        let drop = symbol(c"__snapshim_drop").ok_or_else(other_version)?;
         // SAFETY: as above.
         unsafe {
             Ok(Self {
@@ -124,6 +127,7 @@ impl Library {
                 check: std::mem::transmute::<*mut c_void, CheckFunction>(check),
                 mapv: std::mem::transmute::<*mut c_void, MapFunction>(mapv),
                 why: std::mem::transmute::<*mut c_void, WhyFunction>(why),
+                drop: std::mem::transmute::<*mut c_void, DropFunction>(drop),
             })
         }
     }
@@ -159,6 +163,14 @@ impl Library {
         Some(String::from_utf8_lossy(&text[..length.min(text.len() - 1)]).into_owned())
     }
 
+    /// Ends a snapshot of whatever process, by its number in the table: it faults there from then on.
+    pub fn drop_mapping(&self, id: u64) -> Result<(), Undropped> {
+        let mut pid = 0;
+        // SAFETY: `pid` is writable, and any number may be asked for.
+        let dropped = unsafe { (self.drop)(id, &raw mut pid) };
+        if dropped >= 0 { Ok(()) } else { Err(Undropped { error: std::io::Error::last_os_error(), pid }) }
+    }
+
     /// Maps snapshots of one instant: all of them, or none. Each entry says why it has none.
     pub fn map(&self, maps: &mut [Map]) -> std::io::Result<()> {
         let count = c_int::try_from(maps.len()).map_err(|_| std::io::Error::from_raw_os_error(libc::EINVAL))?;
@@ -169,6 +181,14 @@ impl Library {
             Err(std::io::Error::last_os_error())
         }
     }
+}
+
+/// Why a snapshot was not dropped.
+#[derive(Debug)]
+pub struct Undropped {
+    pub error: std::io::Error,
+    /// The process that is why; 0: none.
+    pub pid: u32,
 }
 
 fn symbol(name: &CStr) -> Option<*mut c_void> {

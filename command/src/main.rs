@@ -11,6 +11,7 @@ mod failure;
 mod interrupt;
 mod library;
 mod maps;
+mod number;
 mod processes;
 mod program;
 mod snapshot;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Umount(arguments) => commands::umount::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
+        Command::Wait(arguments) => commands::wait::run(&arguments),
+        Command::Drop(arguments) => commands::drop::run(&arguments),
         Command::Gc(_) => commands::gc::run(),
         Command::Generate(arguments) => commands::generate::run(&arguments),
     };

@@ -1,17 +1,21 @@
 //! What stands in the table at this moment, with names: the processes, the snapshots, and which process holds a snapshot back.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use snapshim::cooperate::liveness::{self, Liveness};
+use snapshim::cooperate::locate;
 use snapshim::protocol::delay::Cause;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::escaped::Escaped;
 use snapshim::sys::raw;
 use snapshim::table::Table;
 
-use crate::processes;
 use crate::snapshot::PAGE;
+use crate::{number, processes};
 
 /// A process that takes part, or cannot.
 pub struct Process {
@@ -35,6 +39,8 @@ pub struct Delay {
 
 /// A segment of a snapshot.
 pub struct Snapshot {
+    /// All segments of one mapping have it, those that a child has inherited as well.
+    pub id: u64,
     pub pid: u32,
     pub program: String,
     /// The file as its mapper's memory map names it, else as it was called when a snapshot of it was taken last; `None`: neither is
@@ -53,6 +59,13 @@ pub struct Snapshot {
     pub preserved: u64,
     /// Memory that it costs.
     pub held: u64,
+}
+
+impl Snapshot {
+    /// Whether writers preserve pages for it.
+    pub fn wants_pages(&self) -> bool {
+        matches!(self.state, "exact" | "doubtful")
+    }
 }
 
 /// A program that was executed without the library, and may change files unseen.
@@ -99,8 +112,9 @@ impl Survey {
         };
         let snapshot = |it: &Snapshot| {
             json!({
-                "pid": it.pid, "program": it.program, "file": it.file, "origin": it.origin, "state": it.state, "why": it.why,
-                "taken_as": it.taken_as, "age_seconds": it.age.as_secs_f64(), "offset": it.offset, "bytes": it.pages * PAGE, "preserved_bytes": it.preserved * PAGE, "held_bytes": it.held,
+                "id": number::shown(it.id), "pid": it.pid, "program": it.program, "file": it.file, "taken_as": it.taken_as,
+                "origin": it.origin, "state": it.state, "why": it.why, "age_seconds": it.age.as_secs_f64(), "offset": it.offset,
+                "bytes": it.pages * PAGE, "preserved_bytes": it.preserved * PAGE, "held_bytes": it.held,
             })
         };
         let unreached = |it: &Unreached| {
@@ -172,6 +186,7 @@ fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
     let taken_as = table.name_of(view.meta.origin).map(|name| shown_name(name.bytes()));
     let bookkeeping = table.blocks_for(index).taken(view.head.incarnation());
     Snapshot {
+        id: view.meta.mapping,
         pid,
         program: processes::program(pid),
         file: processes::mapped_file(pid, view.extent.address).or_else(|| taken_as.clone()),
@@ -191,4 +206,12 @@ fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
 fn shown_name(name: &[u8]) -> String {
     let before = if name.starts_with(b"/") { "" } else { "..." };
     format!("{before}{}", Escaped(name))
+}
+
+/// A file or a block device, as the table names it.
+pub fn origin(file: &File) -> Option<Origin> {
+    match locate::target_of_descriptor(file.as_raw_fd() as u32) {
+        Target::Origin(origin) => Some(origin),
+        Target::Unknown | Target::Elsewhere => None,
+    }
 }

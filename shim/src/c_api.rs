@@ -12,6 +12,7 @@ use crate::interpose::answer::{fail, status};
 use crate::origins::{foreign_maps, watch};
 use crate::process::{identity, membership};
 use crate::snapshot::group::{SnapshimMap, map_all};
+use crate::writer::dropped;
 
 /// `struct snapshim_stat` of snapshim.h.
 #[repr(C)]
@@ -127,6 +128,20 @@ unsafe extern "C" fn __snapshim_mapv(maps: *mut SnapshimMap, count: c_int) -> c_
     }
     // SAFETY: the caller passes so many struct snapshim_map, as the header says.
     status(map_all(unsafe { core::slice::from_raw_parts_mut(maps, count) }))
+}
+
+/// Ends the snapshots with that number; see [`dropped::drop_mapping`]. For the command, so not in snapshim.h. `process` gets the
+/// number of the process that is the reason of an error.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __snapshim_drop(mapping: u64, process: *mut u32) -> c_int {
+    match membership::join_at_once().map_err(|error| (error, 0)).and_then(|_| dropped::drop_mapping(mapping)) {
+        Ok(count) => c_int::try_from(count).unwrap_or(c_int::MAX),
+        Err((error, pid)) => {
+            // SAFETY: the caller passes a writable number.
+            unsafe { process.write(pid) };
+            fail(error.raw_os_error())
+        }
+    }
 }
 
 /// `snapshim_version()`: `"MAJOR.MINOR.PATCH"`.

@@ -60,6 +60,8 @@ pub enum Cause {
     MapperBusy,
     /// The mapper is at the limit of its memory cgroup.
     NoMemory,
+    /// A person has ended it.
+    Dropped,
 }
 
 /// What a person is told: a sentence of a subject and what it did, and what to do. The log has a better subject at times.
@@ -77,7 +79,7 @@ const RUN_UNDER_THE_SHIM: &str =
     "run every program that writes it under the shim, on the same table, and take the snapshot again";
 
 impl Cause {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::Untold,
         Self::ForeignChange,
         Self::ForeignTruncation,
@@ -104,6 +106,7 @@ impl Cause {
         Self::NoAgent,
         Self::MapperBusy,
         Self::NoMemory,
+        Self::Dropped,
     ];
 
     /// Bits that hold any cause.
@@ -183,6 +186,11 @@ impl Cause {
                 "while a process wrote,",
                 "another thread or process moved the file position, cleared O_APPEND or replaced the descriptor that it wrote to",
                 "take the snapshot again",
+            ),
+            Self::Dropped => words(
+                "a user",
+                "has dropped it by hand (snapshim drop), and it faults from then on",
+                "take the snapshot again, if it is still needed",
             ),
             Self::TableGone | Self::TableDamaged => self.words_of_table(),
             Self::ClaimLost | Self::DeviceInUse | Self::Alias | Self::PastTheCache => self.words_of_device(),

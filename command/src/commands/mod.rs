@@ -3,6 +3,7 @@
 pub mod cat;
 pub mod cp;
 pub mod doctor;
+pub mod drop;
 pub mod export;
 pub mod freeze;
 pub mod gc;
@@ -11,3 +12,4 @@ pub mod mount;
 pub mod run;
 pub mod status;
 pub mod umount;
+pub mod wait;

@@ -9,6 +9,7 @@ use anstream::println;
 use crate::cli::Status;
 use crate::failure::Outcome;
 use crate::interrupt;
+use crate::number;
 use crate::survey::{Delay, Process, Snapshot, Survey, Unreached};
 use crate::table;
 
@@ -52,8 +53,8 @@ fn print_text(survey: &Survey) {
     }
     println!();
     println!(
-        "{:>8}  {:<32}  {:<8}  {:>8}  {:>12}  {:>10}  file",
-        "pid", "origin", "state", "age", "pages", "preserved"
+        "{:>13}  {:>8}  {:<32}  {:<8}  {:>8}  {:>12}  {:>10}  file",
+        "id", "pid", "origin", "state", "age", "pages", "preserved"
     );
     survey.snapshots.iter().for_each(print_snapshot);
     if !survey.unreached.is_empty() {
@@ -78,7 +79,8 @@ fn print_snapshot(snapshot: &Snapshot) {
     let Snapshot { pid, origin, state, pages, preserved, .. } = snapshot;
     let file = snapshot.file.as_deref().unwrap_or("-");
     let age = age(snapshot.age);
-    println!("{pid:>8}  {origin:<32}  {state:<8}  {age:>8}  {pages:>12}  {preserved:>10}  {file}");
+    let id = number::shown(snapshot.id);
+    println!("{id:>13}  {pid:>8}  {origin:<32}  {state:<8}  {age:>8}  {pages:>12}  {preserved:>10}  {file}");
     if let Some(why) = &snapshot.why {
         println!("{:>10}{why}", "");
     }

@@ -1,13 +1,10 @@
 //! A file or a block device: whether there can be snapshots of it, and which processes change it unseen.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use nix::sys::statfs;
-use snapshim::cooperate::locate;
-use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::State;
 use snapshim::sys::filesystem::ALLOWED;
 use snapshim::table::Table;
@@ -18,7 +15,7 @@ use crate::failure::{Failure, Outcome, shown};
 use crate::library::Library;
 use crate::maps::Mapping;
 use crate::snapshot::{self, Source};
-use crate::{processes, table, verdict};
+use crate::{processes, survey, table, verdict};
 
 /// Whether a look at the file takes the library: where there is a table, a snapshot is tried.
 pub fn needs_library() -> Outcome<bool> {
@@ -176,7 +173,7 @@ fn trial(library: Library, source: &Source) -> Finding {
 
 /// The snapshots of the file that are not exact.
 fn held(table: &Table, source: &Source) -> Vec<Finding> {
-    let Some(origin) = origin(source) else { return Vec::new() };
+    let Some(origin) = survey::origin(&source.file) else { return Vec::new() };
     let views = table.over_splits(|walk| walk.of(origin).map(|(_, view)| view).collect::<Vec<_>>());
     let inexact = views.iter().filter(|view| view.head.state() != State::Exact).count();
     match (views.len(), inexact) {
@@ -190,14 +187,5 @@ fn held(table: &Table, source: &Source) -> Vec<Finding> {
             )
             .helped_by("`snapshim status` says which, and why"),
         ],
-    }
-}
-
-/// The file, as the table names it.
-pub fn origin(source: &Source) -> Option<Origin> {
-    use std::os::fd::AsRawFd;
-    match locate::target_of_descriptor(source.file.as_fd().as_raw_fd() as u32) {
-        Target::Origin(origin) => Some(origin),
-        Target::Unknown | Target::Elsewhere => None,
     }
 }

@@ -13,6 +13,7 @@
 //! Must not: know which libc function was called.
 
 pub mod announced;
+pub mod dropped;
 pub mod enter;
 pub mod reach;
 pub mod report;
