@@ -356,6 +356,10 @@ pub enum Worth {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+
     use super::*;
 
     #[test]

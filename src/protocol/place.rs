@@ -86,7 +86,7 @@ pub const fn home_of(origin: Origin) -> usize {
 
 /// How many buckets lie between a bucket of the way of `home` and the next: an odd number, so that the way meets all buckets.
 const fn step_of(home: usize) -> usize {
-    mix::mix(mix::SEED, home as u64) as usize % BUCKETS | 1
+    (mix::mix(mix::SEED, home as u64) as usize % BUCKETS) | 1
 }
 
 /// The bucket that comes `distance` after `home` on its way.

@@ -206,7 +206,7 @@ pub struct SnapshotMeta {
     /// Origin page of bit 0 of the preserved bits.
     pub base: u64,
     /// Shared by all segments of one mmap, those that a child inherits as well: see
-    /// [`mapping_ids`](super::mapping_ids).
+    /// [`mapping_ids`].
     pub mapping: u64,
 }
 

@@ -323,8 +323,8 @@ fn configuration() -> String {
 
 /// The last line counts, and the default is yes.
 fn removes_ipc(configuration: &str) -> bool {
-    let values = configuration.lines().filter_map(|line| line.trim().strip_prefix("RemoveIPC="));
-    !values.last().is_some_and(|value| ["no", "false", "off", "0"].contains(&value.trim()))
+    let mut values = configuration.lines().filter_map(|line| line.trim().strip_prefix("RemoveIPC="));
+    !values.next_back().is_some_and(|value| ["no", "false", "off", "0"].contains(&value.trim()))
 }
 
 fn view() -> Finding {
