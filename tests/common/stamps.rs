@@ -1,7 +1,7 @@
-//! A program that writes stamps into files under the library, block by block, as fast as it can.
+//! Programs that write under the library as fast as they can, so that it can be told of which moment a copy is.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::{Scratch, program, text};
 
@@ -11,12 +11,7 @@ pub struct Writer(Child);
 impl Writer {
     pub fn start(scratch: &Scratch, blocks: &str, files: &[&str]) -> Self {
         let mut writer = scratch.shimmed(program("command/stamps"), "auto");
-        writer.args(["write", blocks]).args(files).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = writer.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
+        Self(started(writer.args(["write", blocks]).args(files)))
     }
 
     pub fn id(&self) -> u32 {
@@ -37,10 +32,36 @@ impl Writer {
     }
 
     /// Ends it; blocks a second.
-    pub fn end(mut self) -> f64 {
-        drop(self.0.stdin.take());
-        let output = self.0.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+    pub fn end(self) -> f64 {
+        ended(self.0)
     }
+}
+
+/// A program that writes a file anew again and again, from nothing on.
+pub struct Rewriter(Child);
+
+impl Rewriter {
+    pub fn start(scratch: &Scratch, blocks: &str, file: &str) -> Self {
+        let mut writer = scratch.shimmed(program("command/rewrite"), "auto");
+        Self(started(writer.args(["write", blocks, file])))
+    }
+
+    pub fn end(self) {
+        ended(self.0);
+    }
+}
+
+fn started(writer: &mut Command) -> Child {
+    let mut child = writer.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    child
+}
+
+fn ended(mut writer: Child) -> f64 {
+    drop(writer.stdin.take());
+    let output = writer.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
 }

@@ -125,15 +125,16 @@ impl Mappings {
     fn begin(&self, index: u32, view: &View) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if !snapshot.flags().contains(CHANGED_BY_HOOK) {
-            if local::begin_change(snapshot, view.head.incarnation(), Self::deadline()).is_none() {
+            let Some(begun) = local::begin_change(snapshot, view.head.incarnation(), Self::deadline()) else {
                 // The segment has ended meanwhile (the agent has joined it to another), or the agent has kept it odd for too long.
                 let head = snapshot.head();
                 let is_there = head.incarnation() == view.head.incarnation() && head.state() != State::Free;
                 return if is_there { Err(Errno::NOMEM) } else { Ok(()) };
-            }
+            };
             snapshot.add_flags(CHANGED_BY_HOOK);
-            // What is split off from it may lie outside of the range that is changed.
-            self.note_begun(&(view.extent.address..view.extent.end()));
+            // What is split off from it may lie outside of the range that is changed. As it lies now: until it was odd, the agent
+            // may have joined the one behind it to it.
+            self.note_begun(&(begun.extent.address..begun.extent.end()));
         }
         Ok(())
     }
