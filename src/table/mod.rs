@@ -40,10 +40,9 @@ use crate::protocol::process::Process;
 use crate::protocol::snapshot::{Snapshot, State, View};
 use crate::protocol::unreached::Unreached;
 use crate::protocol::writer_slot::WriterSlot;
-use crate::sys::sync::{AtomicU64, Ordering};
+use crate::sys::sync::{AtomicU16, AtomicU64, Ordering};
 use crate::sys::{mix, raw};
 use header::Header;
-use pid_hints::PidHints;
 
 /// The table. Everything before `processes` has memory from the start. Of what follows, some records have memory from the start,
 /// and others get it before they are used.
@@ -57,8 +56,8 @@ pub struct Table {
     /// The marks of each bucket of snapshot records.
     pub(crate) buckets: [Bucket; BUCKETS],
     block_owners: [BlockOwner; BLOCKS],
-    /// Which pid each process record may be of.
-    pid_hints: PidHints,
+    /// Which pid each process record may be of; 0: it may be free.
+    pid_hints: [AtomicU16; PROCESSES.next_multiple_of(64)],
     pub(crate) processes: [Process; PROCESSES],
     /// It makes slots lie at the same offsets in all pages.
     unused: [AtomicU64; size_of::<Process>() / 8],

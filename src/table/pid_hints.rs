@@ -6,15 +6,11 @@
 //! it as well.
 
 use super::Table;
-use crate::protocol::limits::PROCESSES;
 use crate::protocol::process_id::ProcessId;
 use crate::sys::mix;
-use crate::sys::sync::{AtomicU16, Ordering};
+use crate::sys::sync::Ordering;
 
-/// [`hint_of`] the process that has each record; 0: it may be free.
-pub(super) type PidHints = [AtomicU16; PROCESSES.next_multiple_of(64)];
-
-/// Never 0.
+/// The hint for `pid`, never 0: that says that the record may be free.
 fn hint_of(pid: u32) -> u16 {
     ((mix::mix(mix::SEED, u64::from(pid)) >> 32) as u16).max(1)
 }
