@@ -210,7 +210,7 @@ scenarios! {
 /// Runs a scenario with a table that has room for hardly more slots than those it has memory for from the start: it lies on a file
 /// system that is full then.
 fn holds_in_a_small_table(scenario: &str, timeout: &str) {
-    const MOUNTS: &str = "mkdir -m 700 \"$DIRECTORY\" && mount -t tmpfs -o mode=700,size=4700k none \"$DIRECTORY\"";
+    const MOUNTS: &str = "mkdir -m 700 \"$DIRECTORY\" && mount -t tmpfs -o mode=700,size=4816k none \"$DIRECTORY\"";
     let runs = format!("{MOUNTS} && exec env LD_PRELOAD=\"$LIBRARY\" SNAPSHIM_DIR=\"$DIRECTORY\" \"$0\" {scenario}");
     for scratch in scratches() {
         for way in WAYS {
