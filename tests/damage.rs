@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{Scratch, program, run, text};
+use crate::common::{Scratch, program, run, text, wait_until};
 use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS, WRITERS};
 use snapshim::protocol::origin_name::OriginName;
 use snapshim::protocol::place::{BUCKETS, Bucket};
@@ -83,7 +83,7 @@ struct Records {
     count: usize,
 }
 
-fn records() -> [Records; 10] {
+fn records() -> [Records; 11] {
     let mut start = 0;
     let sizes = [
         ("header", size_of::<Header>(), 1),
@@ -91,19 +91,22 @@ fn records() -> [Records; 10] {
         ("fingerprints", 8, SNAPSHOTS),
         ("marks", size_of::<Bucket>(), BUCKETS),
         ("block owners", 8, BLOCKS),
+        // Four in a word.
+        ("pid hints", 8, PROCESSES.div_ceil(64) * 16),
         ("processes", size_of::<Process>(), PROCESSES),
         ("nothing", size_of::<Process>(), 1),
         ("names", size_of::<OriginName>(), BUCKETS),
         ("writers", size_of::<WriterSlot>(), WRITERS),
         ("blocks", size_of::<Block>(), 64),
     ];
-    sizes.map(|(name, size, count)| {
-        let start_of_blocks = (size_of::<Table>() - size_of::<Block>() * BLOCKS) / 8;
-        let here =
-            Records { name, start: if name == "blocks" { start_of_blocks } else { start }, words: size / 8, count };
+    let records = sizes.map(|(name, size, count)| {
+        let here = Records { name, start, words: size / 8, count };
         start += here.words * count;
         here
-    })
+    });
+    let start_of_blocks = (size_of::<Table>() - size_of::<Block>() * BLOCKS) / 8;
+    assert_eq!(records.last().map(|blocks| blocks.start), Some(start_of_blocks), "the layout is another");
+    records
 }
 
 struct Random(u64);
@@ -237,9 +240,7 @@ fn a_writer_waits_for_no_dead_mapper_whose_snapshot_no_walk_finds() {
         let (child, _output, line) = start(scratch.shimmed(program("storm/damage_walk"), way).arg(call));
         let mapper: i32 = line.trim().parse().unwrap();
         let words = Words::of(scratch.table());
-        while !words.has_request() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("a request", || words.has_request());
         words.hide_snapshots();
         // SAFETY: the mapper is a child of a child that lives.
         assert_eq!(unsafe { libc::kill(mapper, libc::SIGKILL) }, 0);
