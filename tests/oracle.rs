@@ -95,7 +95,7 @@ fn live_through(script: &str, end: Instant) {
 
 #[test]
 fn a_snapshot_shows_one_cut_of_whatever_happens_for_a_minute() {
-    live_through_random_histories(30);
+    live_through_random_histories(20);
 }
 
 #[test]

@@ -456,7 +456,7 @@ fn soak(seconds: u64, seed: u64) {
 
 #[test]
 fn nothing_goes_wrong_for_a_minute() {
-    nothing_goes_wrong(30);
+    nothing_goes_wrong(20);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn every_snapshot_is_one_cut(seconds: u64, seed: u64) {
 
 #[test]
 fn every_snapshot_is_one_cut_for_a_minute() {
-    every_snapshot_is_one_cut(10, 1);
+    every_snapshot_is_one_cut(6, 1);
 }
 
 #[test]
@@ -67,8 +67,8 @@ fn store(scratch: &Scratch, seconds: u64, change: impl Fn(&mut Command)) -> Outp
 
 #[test]
 fn every_snapshot_is_one_cut_across_stores_for_a_minute() {
-    every_snapshot_is_one_cut_across_stores(15, "trap");
-    every_snapshot_is_one_cut_across_stores(5, "eager");
+    every_snapshot_is_one_cut_across_stores(8, "trap");
+    every_snapshot_is_one_cut_across_stores(4, "eager");
 }
 
 #[test]
