@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::common::holder::Holder;
 use crate::common::stamps::{Rewriter, Writer};
-use crate::common::{Scratch, command, library, program, root, run, run_ok, run_within, text, wait_until};
+use crate::common::{Scratch, command, library, program, root, run, run_ok, run_within, source, text, wait_until};
 
 /// One command of a page.
 struct Step<'a> {
@@ -229,6 +230,20 @@ fn an_interrupted_copy_leaves_nothing() {
         let left: Vec<_> = fs::read_dir(&scratch.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["file"]);
         return;
+    }
+}
+
+/// It shows what is held, and is no harm to the terminal, however it ends.
+#[test]
+fn top_leaves_the_terminal_as_it_was() {
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("held.db"), [1; 1 << 16]).unwrap();
+    let _holder = Holder::start(&scratch, "auto", &scratch.file("held.db"), "r");
+    for (end, status) in [("q", 0), ("\x1b", 0), ("\x03", 0), ("SIGTERM", -libc::SIGTERM)] {
+        let mut terminal = Command::new("python3");
+        terminal.arg(source("command/terminal.py")).args(["held.db", end]).arg(command()).arg("top");
+        terminal.env("SNAPSHIM_DIR", scratch.table()).stdin(Stdio::null());
+        assert_eq!(run_ok(&mut terminal), format!("seen status {status}, the terminal is as it was\n"), "{end:?}");
     }
 }
 

@@ -47,6 +47,7 @@ const CRATES: [Crate; 3] = [
             "view",
             "copy",
             "verdict",
+            "overview",
             "survey",
             "snapshot",
             "library",

@@ -37,6 +37,7 @@ pub enum Command {
     Umount(Umount),
     Export(Export),
     Status(Status),
+    Top(Top),
     Doctor(Doctor),
     Wait(Wait),
     Drop(Drop),
@@ -218,6 +219,12 @@ pub struct Status {
     #[arg(long)]
     pub watch: bool,
 }
+
+/// Shows processes, snapshots and files on the whole terminal, each second anew: what `snapshim status` lists, and more.
+///
+/// `q`, Esc and Ctrl-C end it; the arrows scroll the snapshots. A snapshot is ended by its number: `snapshim drop ID`.
+#[derive(Debug, Args)]
+pub struct Top {}
 
 /// Says what is well for snapshots and what is not, and what to do about it.
 ///

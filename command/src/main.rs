@@ -12,6 +12,7 @@ mod interrupt;
 mod library;
 mod maps;
 mod number;
+mod overview;
 mod processes;
 mod program;
 mod snapshot;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Umount(arguments) => commands::umount::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
+        Command::Top(_) => commands::top::run(),
         Command::Wait(arguments) => commands::wait::run(&arguments),
         Command::Drop(arguments) => commands::drop::run(&arguments),
         Command::Gc(_) => commands::gc::run(),

@@ -9,6 +9,7 @@ use snapshim::cooperate::liveness::{self, Liveness};
 use snapshim::cooperate::locate;
 use snapshim::protocol::delay::Cause;
 use snapshim::protocol::origin::{Origin, Target};
+use snapshim::protocol::process::Agent;
 use snapshim::protocol::snapshot::{State, View};
 use snapshim::sys::escaped::Escaped;
 use snapshim::sys::raw;
@@ -25,6 +26,12 @@ pub struct Process {
     pub state: &'static str,
     /// `None`: it cannot take part.
     pub snapshots: Option<usize>,
+    /// Its threads that have changed a file, or are about to.
+    pub threads: Option<usize>,
+    /// Whether it has an agent.
+    pub agent: &'static str,
+    /// Whether it has files mapped shared and writable, or may have.
+    pub shares: bool,
 }
 
 /// A process that holds snapshots back which others want to make.
@@ -104,7 +111,12 @@ impl Survey {
     }
 
     pub fn as_json(&self) -> Value {
-        let process = |it: &Process| json!({ "pid": it.pid, "program": it.program, "state": it.state, "snapshots": it.snapshots });
+        let process = |it: &Process| {
+            json!({
+                "pid": it.pid, "program": it.program, "state": it.state, "snapshots": it.snapshots, "threads": it.threads,
+                "agent": it.agent, "shares": it.shares,
+            })
+        };
         let delay = |it: &Delay| {
             json!({
                 "pid": it.pid, "program": it.program, "thread": it.thread, "seconds": it.seconds, "what": it.what, "why": it.why,
@@ -143,14 +155,33 @@ fn processes(table: &Table) -> Vec<Process> {
             Liveness::Unknown => "unknown",
         };
         let program = processes::program(id.pid());
-        found.push(Process { pid: Some(id.pid()), program, state, snapshots: Some(held) });
+        let writers = table.writers_used().iter().filter(|slot| slot.lease().process() == owner);
+        let (threads, shares) = (Some(writers.count()), record.sharing.is_any());
+        let agent = agent(record.agent(id));
+        found.push(Process { pid: Some(id.pid()), program, state, snapshots: Some(held), threads, agent, shares });
     }
-    let unseen = |pid, program| Process { pid, program, state: "unseen", snapshots: None };
+    let unseen = |pid, program| Process {
+        pid,
+        program,
+        state: "unseen",
+        snapshots: None,
+        threads: None,
+        agent: "-",
+        shares: false,
+    };
     found.extend(table.unseen().named().map(|who| unseen(Some(who.pid), processes::program(who.pid))));
     if table.unseen().has_nameless() {
         found.push(unseen(None, "(other pids)".to_owned()));
     }
     found
+}
+
+const fn agent(agent: Agent) -> &'static str {
+    match agent {
+        Agent::Thread(_) => "runs",
+        Agent::NotYet => "not yet",
+        Agent::None => "none",
+    }
 }
 
 /// Which processes hold snapshots back that others want to make: what they do, to which file, and since when a snapshot waits for

@@ -11,5 +11,6 @@ pub mod generate;
 pub mod mount;
 pub mod run;
 pub mod status;
+pub mod top;
 pub mod umount;
 pub mod wait;

@@ -10,6 +10,7 @@ use crate::cli::Status;
 use crate::failure::Outcome;
 use crate::interrupt;
 use crate::number;
+use crate::overview::age;
 use crate::survey::{Delay, Process, Snapshot, Survey, Unreached};
 use crate::table;
 
@@ -86,27 +87,8 @@ fn print_snapshot(snapshot: &Snapshot) {
     }
 }
 
-/// An age in the largest unit of which it has two at least: `7 s`, `3 min`, `26 h`, `5 d`.
-fn age(age: Duration) -> String {
-    let seconds = age.as_secs();
-    let units = [(86400, "d"), (3600, "h"), (60, "min")];
-    let (unit, name) = units.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "s"));
-    format!("{} {name}", seconds / unit)
-}
-
 fn print_unreached(unreached: &Unreached) {
     let Unreached { pid, program, is_running, seconds, why } = unreached;
     let state = if *is_running { "alive" } else { "ended" };
     println!("{pid:>8}  {program:<16}  {state:<8}  {seconds:>9}  {why}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_is_told_in_a_unit_that_fits() {
-        let told = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|seconds| age(Duration::from_secs(seconds)));
-        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
-    }
 }
