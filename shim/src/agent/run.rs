@@ -7,14 +7,16 @@
 //! its own last thread.
 
 use core::ffi::{c_int, c_void};
+use core::fmt::Display;
 use core::ops::ControlFlow;
 use core::time::Duration;
 
 use snapshim::preserve::local::{Handled, LocalPreserver};
 use snapshim::preserve::proc_fd_cache::ProcFdCache;
 use snapshim::protocol::cause::Cause;
-use snapshim::protocol::snapshot::State;
-use snapshim::sys::sync::Ordering;
+use snapshim::protocol::snapshot::{State, View};
+use snapshim::protocol::writer_slot::{Lease, Request, Task};
+use snapshim::sys::sync::{AtomicU64, Ordering};
 use snapshim::sys::{futex, raw, signal_block};
 use snapshim::table;
 
@@ -25,7 +27,7 @@ use crate::mapper::preserve_own;
 use crate::origins::{foreign_maps, rounds, watch};
 use crate::process::agent_state::HAS_BEGUN;
 use crate::process::identity::{self, ThisProcess};
-use crate::process::log::{Bytes, Level, say};
+use crate::process::log::{Bytes, Level, Program, say};
 use crate::process::{fd_table, membership};
 use crate::shared::robust_futex::Progress;
 use crate::shared::{arm, fork, prefault};
@@ -187,10 +189,8 @@ fn answer_requests(own: &ThisProcess, proc_fds: &ProcFdCache) -> bool {
     let mut is_answered = true;
     for slot in own.table.writers_used() {
         let Some((request, number)) = slot.pending() else { continue };
-        let is_ours = |view: snapshim::protocol::snapshot::View| view.meta.owner == own.owner();
-        if !own.table.view(request.snapshot).is_some_and(is_ours) {
-            continue;
-        }
+        let is_ours = |view: &View| view.meta.owner == own.owner();
+        let Some(before) = own.table.view(request.snapshot).filter(is_ours) else { continue };
         let deadline = raw::now() + config().timeout;
         let preserver = LocalPreserver {
             proc_fds,
@@ -199,10 +199,43 @@ fn answer_requests(own: &ThisProcess, proc_fds: &ProcFdCache) -> bool {
         };
         match preserver.handle(&request) {
             Handled::InPart => is_answered = false,
-            served => slot.answer(number, served == Handled::Done),
+            served => {
+                // Before the answer: until then the process that asks is there, and has a name.
+                say_if_dropped(own, &request, &before, slot.lease());
+                slot.answer(number, served == Handled::Done);
+            }
         }
     }
     is_answered
+}
+
+/// The number of the snapshot that was dropped last, 0 for none: its segments end one by one.
+static LAST_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Says which process has dropped a snapshot of this one, if that was asked for and done to the segment that was as in `before`.
+/// The program gets SIGBUS from then on, and its own log is where the reason is looked for.
+fn say_if_dropped(own: &ThisProcess, request: &Request, before: &View, asking: Lease) {
+    let is_asked = request.task == Task::Break && Cause::from_code(request.first) == Cause::Dropped;
+    let is_done = |now: View| now.head.incarnation() == request.incarnation && now.head.cause() == Some(Cause::Dropped);
+    let was_held = before.head.incarnation() == request.incarnation && before.head.wants_pages();
+    if !is_asked || !was_held || !own.table.view(request.snapshot).is_some_and(is_done) {
+        return;
+    }
+    // Relaxed: only this thread has it.
+    if LAST_DROPPED.swap(before.meta.mapping, Ordering::Relaxed) == before.meta.mapping {
+        return;
+    }
+    let by = own.table.owner(asking.process()).map_or(0, |(_, _, id)| id.pid());
+    let (program, unknown) = (Program(by), Cause::Dropped.subject());
+    let subject: &dyn Display = if by == 0 { &unknown } else { &program };
+    say!(
+        Level::Warn,
+        file = before.meta.origin, process = by;
+        "{}'s snapshot of {} is broken: {}",
+        Program(raw::own_pid()),
+        before.meta.origin,
+        Cause::Dropped.of(subject).in_full()
+    );
 }
 
 /// Makes all snapshots doubtful while the table lists a process as unseen: such a process can do no more than have itself listed.
