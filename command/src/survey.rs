@@ -26,7 +26,7 @@ pub struct Process {
     pub state: &'static str,
     /// `None`: it cannot take part.
     pub snapshots: Option<usize>,
-    /// Its threads that have changed a file, or are about to.
+    /// Its threads that are writers to the table: they have changed a file, or asked other processes for something.
     pub threads: Option<usize>,
     /// Whether it has an agent.
     pub agent: &'static str,
