@@ -41,6 +41,8 @@ static MADE: AtomicU64 = AtomicU64::new(0);
 static SEARCHED: AtomicU64 = AtomicU64::new(0);
 /// When the next search may begin, by what searches have cost.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// When the agent could have searched first.
+static FIRST_TURN: AtomicU64 = AtomicU64::new(0);
 /// What the last one cost, in nanoseconds of this process's time.
 static COST: AtomicU64 = AtomicU64::new(0);
 /// Set in a forked child: more processes search than when its parent did last.
@@ -81,13 +83,23 @@ pub fn search_if_due(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) -> Dura
         COST.fetch_max(LIKELY_COST, Ordering::Relaxed);
         rest(own);
     }
-    let next = NEXT.load(Ordering::Relaxed);
-    let due = if is_wanted() { next } else { next.saturating_add(ROUND) };
+    let due = match (is_wanted(), NEXT.load(Ordering::Relaxed)) {
+        (true, next) => next,
+        // The agent is up before the first snapshot is whole. A search by then finds nothing to search for, and its rest would have
+        // a caller that asks about that snapshot be answered without a search.
+        (false, 0) => first_turn(now).saturating_add(ROUND),
+        (false, next) => next.saturating_add(ROUND),
+    };
     if now < due {
         return Duration::from_nanos(due - now);
     }
     search_alone(own, attend);
     Duration::from_millis(1)
+}
+
+/// When the agent could have searched first: `now`, if that is its first turn.
+fn first_turn(now: u64) -> u64 {
+    FIRST_TURN.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first, |_| now)
 }
 
 /// For a caller that asks whether a snapshot is exact: searches if that snapshot may have been made since the last search.
