@@ -3,17 +3,19 @@ DESTDIR ?=
 CARGO ?= cargo
 LIBRARY = target/release/libsnapshim.so
 CHECKED = target/check
+LIBRARIES = --workspace --exclude snapshim-command
+# The command gains nothing by optimization across crates, which takes longer than all the rest.
+COMMAND = CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(CARGO)
 # Man pages and completions.
 PAGES = target/pages
 SHARE = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: all setup test test-libc check tests-built unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
+.PHONY: all setup test test-libc check tests-built unit command-unit models miri planted planted-soak planted-oracle integration soak storms bench demo install uninstall clean
 
-# The library is built by itself: crates that it shares with the command would get more features from that (command/Cargo.toml). The
-# command gains nothing by optimization across crates, which takes longer than all the rest.
+# The library is built by itself: crates that it shares with the command would get more features from that (command/Cargo.toml).
 all:
 	+$(CARGO) build --release --package libsnapshim
-	+CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(CARGO) build --release --package snapshim-command
+	+$(COMMAND) build --release --package snapshim-command
 	target/release/snapshim generate $(PAGES)
 
 # What the tests use beyond Rust, gcc, make and python3. Without root or apt-get they skip, aloud, what is missing.
@@ -23,7 +25,7 @@ setup:
 # What has to be compiled is compiled side by side (cargo shares make's jobs where a line has a +), and beside it what the tests use is
 # fetched; then the tests have the machine.
 test:
-	$(MAKE) --jobs=4 --output-sync=target setup all check models tests-built
+	$(MAKE) --jobs=4 --output-sync=target setup all check models tests-built command-unit
 	$(MAKE) unit integration
 
 # The integration tests with other versions of glibc, in Debian roots. Needs root and a mirror; says what it could not make.
@@ -43,10 +45,14 @@ check:
 	    else echo "SKIPPED cargo deny: it is not installed"; fi
 
 tests-built:
-	+$(CARGO) test --workspace --lib --bins --tests --no-run
+	+$(CARGO) test $(LIBRARIES) --lib --tests --no-run
 
-unit:
-	$(CARGO) test --workspace --lib --bins
+unit: command-unit
+	$(CARGO) test $(LIBRARIES) --lib
+
+# Optimized, as the command is: what it is made of is built once.
+command-unit: all
+	+$(COMMAND) test --release --package snapshim-command --bins
 
 models:
 	+RUSTFLAGS="--cfg loom" $(CARGO) test --profile models --no-default-features --test models --target-dir target/loom
