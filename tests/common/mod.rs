@@ -54,7 +54,7 @@ pub fn source(name: &str) -> PathBuf {
     root().join("tests/programs").join(name)
 }
 
-/// Compiles tests/programs/NAME.c, or what is in a folder of that name; once for all test binaries. NAME is `folder/program`.
+/// Compiles tests/programs/NAME.c, or what is in a folder of that name; once for all processes of the tests. NAME is `folder/program`.
 ///
 /// A NAME.c with a NAME.h beside it is no program, but a part of those programs that include NAME.h: of its own folder, or of all
 /// folders if it is in tests/programs/common.
@@ -65,7 +65,7 @@ pub fn program(name: &str) -> PathBuf {
 /// Compiles it with further arguments for gcc.
 pub fn compile(name: &str, arguments: &[&str]) -> PathBuf {
     fs::create_dir_all(made_programs()).unwrap();
-    // Other test binaries may want the same program.
+    // Other processes of the tests may want the same program.
     let lock = fs::File::create(made_programs().join("lock")).unwrap();
     lock.lock().unwrap();
     let is_folder = source(name).is_dir();
