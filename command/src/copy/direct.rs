@@ -1,8 +1,12 @@
 //! Copying snapshots into files, piece by piece. Each piece is given back at once: writers then no longer have to preserve it.
 //!
-//! The kernel takes the bytes from the snapshot itself. write(2) into the target copies them with ordinary loads, and answers EFAULT
-//! where a page of a broken snapshot would raise SIGBUS (`bounce` says why no other call will do). So each byte is copied once, by
-//! one thread: a writer that preserves a page has to interrupt every processor on which a thread of this process runs.
+//! The kernel takes the bytes from the snapshot itself. write(2) into a target on a disk or in memory copies them with ordinary loads,
+//! and answers EFAULT where a page of a broken snapshot would raise SIGBUS (`bounce` says why no other call will do). So each byte is
+//! copied once, by one thread: a writer that preserves a page has to interrupt every processor on which a thread of this process runs.
+//!
+//! Other file systems (FUSE with direct I/O, 9p, cifs) may hold the pages themselves until a server has taken the bytes, as O_DIRECT
+//! does. What is preserved meanwhile gets another page, and the held one shows the newer bytes. Into such a target all goes through a
+//! buffer.
 //!
 //! Blocks that are zero become holes, be they of a hole that was filled since. So the first word of each fourth page is looked at. A
 //! piece in which one is zero goes through a buffer, which this process can read.
@@ -10,9 +14,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use snapshim::sys::filesystem::{ALLOWED, OVERLAYFS, kind_of_file_system};
 
 use super::bounce::{Buffer, PIECE};
 use super::clone::Changed;
@@ -56,6 +61,7 @@ impl Copier {
         let mut data = Data::new(&source.file, &pagemap);
         let changed = target.is_clone().then(|| Changed::new(&source.file, &pagemap)).transpose();
         let mut changed = changed.map_err(unread)?;
+        let is_direct = copies_at_once(target.file());
         let mut asked = 0;
         loop {
             interrupt::check()?;
@@ -71,7 +77,7 @@ impl Copier {
                 // Where it is of no use, nothing is lost.
                 _ = posix_fadvise(&source.file, part.end as i64, AHEAD as i64, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
             }
-            self.piece(source, snapshot, target, &part)?;
+            self.piece(source, snapshot, target, &part, is_direct)?;
             snapshot.release_before(part.end);
             sees(part.end);
         }
@@ -79,11 +85,18 @@ impl Copier {
         Ok(())
     }
 
-    fn piece(&mut self, source: &Source, snapshot: &Snapshot, target: &mut Target, part: &Range<u64>) -> Outcome {
+    fn piece(
+        &mut self,
+        source: &Source,
+        snapshot: &Snapshot,
+        target: &mut Target,
+        part: &Range<u64>,
+        is_direct: bool,
+    ) -> Outcome {
         let (address, length) = (snapshot.address(part.start), (part.end - part.start) as usize);
         debug_assert!(length <= PIECE);
         let unread = |error: io::Error| unreadable(source, part.start, &error);
-        let written = if self.buffer.is_a_word_zero(address, length).map_err(unread)? {
+        let written = if !is_direct || self.buffer.is_a_word_zero(address, length).map_err(unread)? {
             self.buffer.fill(address, length).map_err(unread)?;
             target.write(self.buffer.bytes(length), part.start)
         } else {
@@ -94,6 +107,12 @@ impl Copier {
             _ => Failure::of_file("write", target.path(), &error),
         })
     }
+}
+
+/// Whether write(2) into a file has copied the bytes when it returns, and holds no page of the caller's meanwhile. What lies below an
+/// overlay is not known.
+fn copies_at_once(file: &File) -> bool {
+    kind_of_file_system(file.as_fd()).is_ok_and(|kind| ALLOWED.contains(&kind) && kind != OVERLAYFS)
 }
 
 impl Target {
@@ -119,5 +138,17 @@ impl Target {
         }
         self.count(length as u64);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_known_file_system_is_trusted_to_copy_at_once() {
+        let memory = File::from(nix::sys::memfd::memfd_create(c"target", nix::sys::memfd::MFdFlags::empty()).unwrap());
+        assert!(copies_at_once(&memory));
+        assert!(!copies_at_once(&File::open("/proc/version").unwrap()));
     }
 }
