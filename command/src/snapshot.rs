@@ -139,6 +139,10 @@ impl Drop for Snapshot {
 
 /// Takes snapshots of all files at one instant.
 pub fn take(library: Library, sources: &[Source], what_for: Use) -> Outcome<Vec<Snapshot>> {
+    // Directories and links alone.
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut spare = SPARE;
     for _ in 0..ATTEMPTS {
         let mut lengths = Vec::with_capacity(sources.len());
