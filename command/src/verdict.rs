@@ -1,6 +1,7 @@
 //! What a snapshot is worth, and which program is why.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::Duration;
 
 use crate::failure::{Code, Failure, Outcome, shown};
 use crate::library::{DOUBTFUL, EXACT, Stat};
@@ -13,6 +14,10 @@ const CAUSES: [(i32, &str); 3] = [
     (1, "a program without the library changed it"),
     (4, "a program without the library had it mapped shared and writable"),
 ];
+
+/// How often processes are looked at for one that has a file open for writing, before it is said that there is none.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// The statistics of an exact snapshot; a failure of code [`Code::Inexact`] for any other.
 pub fn exact(source: &Source, snapshot: &Snapshot) -> Outcome<Stat> {
@@ -41,7 +46,7 @@ fn inexact(source: &Source, snapshot: &Snapshot, stat: Option<Stat>) -> Failure 
             .noting(format!("process {pid} ({name}) has it open for writing and does not run under the library"));
     }
     if cause != 0 && writers.is_empty() {
-        failure = failure.noting("no such program has it open any more");
+        failure = failure.noting("no such program that this user may look at has it open any more");
     }
     failure.helped_by(match (cause != 0, is_doubtful) {
         (true, _) => "start that program by `snapshim run -- PROGRAM`, or end it, and copy again",
@@ -50,11 +55,16 @@ fn inexact(source: &Source, snapshot: &Snapshot, stat: Option<Stat>) -> Failure 
     })
 }
 
+/// A program that opens the file again and again has it by another number each moment, and a look may miss it.
 fn writers(source: &Source) -> Vec<u32> {
     let Ok(found) = source.file.metadata() else { return Vec::new() };
-    if found.file_type().is_block_device() {
-        processes::foreign_writers(found.rdev(), 0)
-    } else {
-        processes::foreign_writers(found.dev(), found.ino())
-    }
+    let (device, inode) =
+        if found.file_type().is_block_device() { (found.rdev(), 0) } else { (found.dev(), found.ino()) };
+    let look = |number| {
+        if number > 0 {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        Some(processes::foreign_writers(device, inode)).filter(|writers| !writers.is_empty())
+    };
+    (0..LOOKS).find_map(look).unwrap_or_default()
 }
