@@ -85,7 +85,8 @@ fn permissions(scratch: &Scratch, file: &Path) -> Option<Vec<String>> {
     run_ok(traced.arg(shimmed.get_program()).arg("allow-ptrace").arg(file));
     let calls = fs::read_to_string(trace).unwrap();
     let calls = calls.lines().filter_map(|line| Some(line.split_once("PR_SET_PTRACER, ")?.1));
-    Some(calls.map(|call| call.split([',', ')']).next().unwrap().to_string()).collect())
+    // Where another process comes between, the rest of the call stands in a line of its own.
+    Some(calls.map(|call| call.split([',', ')', ' ']).next().unwrap().to_string()).collect())
 }
 
 /// Once every process that had ever had a snapshot stayed open to all others of its user.
