@@ -188,7 +188,10 @@ impl Mappings {
         let new = NewSegment { meta, extent: new, flags: view.flags.with(CHANGED_BY_HOOK) };
         let new = self.own.table.publish_segment(index, &view, &new).ok_or(Errno::NOMEM)?;
         snapshot.set_extent(&left);
-        identity::own_ranges().split_at(address, if is_front_new { index } else { new });
+        let (front, behind) = if is_front_new { (new, index) } else { (index, new) };
+        let ranges = identity::own_ranges();
+        ranges.split_at(address, behind);
+        ranges.note_record(extent.address, front);
         Ok(())
     }
 

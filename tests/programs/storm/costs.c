@@ -103,6 +103,24 @@ static double of_munmap(void)
     return now() - start;
 }
 
+/* The next piece of a large snapshot that is unmapped from the front. */
+static double of_front(void)
+{
+    enum { LARGE = 4096 * PAGE, PIECE = 16 * PAGE };
+    static unsigned char *at, *end;
+    if (at == end) {
+        int fd = make_file("large", LARGE);
+        at = snapshot(fd, 0, LARGE, PROT_READ);
+        end = at + LARGE;
+        close(fd);
+    }
+    double start = now();
+    CHECK(munmap(at, PIECE) == 0);
+    double took = now() - start;
+    at += PIECE;
+    return took;
+}
+
 static double of_mprotect(void)
 {
     double start = now();
@@ -149,6 +167,7 @@ static struct operation operations[] = {
     {.name = "stat", .count = 20, .measure = of_stat},
     {.name = "mmap", .count = 40, .measure = of_mmap},
     {.name = "munmap", .count = 40, .measure = of_munmap},
+    {.name = "front", .count = 40, .measure = of_front},
     {.name = "mprotect", .count = 40, .measure = of_mprotect},
     {.name = "fork", .count = 6, .measure = of_fork},
     {.name = "write", .count = 40, .measure = of_write},
