@@ -86,6 +86,9 @@ impl Table {
         self.clear_pid_hint(index);
         if record.free(id) {
             self.note_free_process(index);
+        } else if let Some(next) = record.id() {
+            // Another process took `id` out before. The hint that was cleared is that of the record's next image.
+            self.hint_pid(index, next);
         }
         self.lower_active();
     }
