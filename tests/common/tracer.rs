@@ -318,7 +318,7 @@ impl Tracer {
         let address = self.table.unwrap().0 + offset / 8 * 8;
         let before = self.peek(thread, address);
         self.protect(thread, false);
-        step(thread);
+        without_signals(thread, || step(thread));
         self.protect(thread, true);
         let is_changed = self.peek(thread, address) != before && !COUNTERS.contains(&offset);
         self.is_news |= is_changed;
@@ -368,7 +368,7 @@ impl Tracer {
         let rax = number as u64;
         let call = user_regs_struct { rip: self.instruction, rax, orig_rax: u64::MAX, rdi, rsi, rdx, r10, ..registers };
         set_registers(thread, &call);
-        step(thread);
+        without_signals(thread, || step(thread));
         assert_eq!(registers_of(thread).rax, 0, "system call {number} in the tracee");
         set_registers(thread, &registers);
     }
@@ -475,6 +475,17 @@ fn is_stopped(process: pid_t) -> bool {
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     })
+}
+
+/// Signals that other threads send to a stopped thread wait while `does` has it go on. A step ends by SIGTRAP, which the kernel would
+/// let a thread that blocks it die of (force_sig_info_to_task in kernel/signal.c). SIGSTOP cannot be blocked.
+fn without_signals(thread: pid_t, does: impl FnOnce()) {
+    let mut mask = 0u64;
+    let blocked = !(1u64 << (libc::SIGTRAP - 1));
+    request(libc::PTRACE_GETSIGMASK, thread, 8, &raw mut mask as u64).unwrap();
+    request(libc::PTRACE_SETSIGMASK, thread, 8, &raw const blocked as u64).unwrap();
+    does();
+    request(libc::PTRACE_SETSIGMASK, thread, 8, &raw const mask as u64).unwrap();
 }
 
 /// Has a stopped thread do one instruction. A stop that is asked for meanwhile is put off.
