@@ -12,7 +12,7 @@ struct Scenario {
     limits: &'static [(&'static str, f64)],
 }
 
-const CALLS: &[(&str, f64)] = &[("stat", 1.5), ("mmap", 1.5), ("munmap", 1.5), ("mprotect", 1.5)];
+const CALLS: &[(&str, f64)] = &[("stat", 1.5), ("mmap", 1.5), ("munmap", 1.5), ("front", 1.5), ("mprotect", 1.5)];
 const CALLS_AND_FORK: &[(&str, f64)] =
     &[("stat", 1.5), ("mmap", 1.5), ("munmap", 1.5), ("mprotect", 1.5), ("fork", 1.5)];
 
