@@ -146,7 +146,7 @@ fn strict_mode_finds_no_call_of_the_librarys() {
     });
 }
 
-/// The program natively, and confined by a filter that kills.
+/// The program under the library, confined by a filter that kills.
 fn start(scratch: &Scratch, way: &str, scenario: &str) -> Holder {
     let mut command = scratch.shimmed(program("reach/confined"), way);
     Holder::run(command.args(["kill", scenario]))
