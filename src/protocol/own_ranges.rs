@@ -243,13 +243,17 @@ impl OwnRanges {
             self.put(end, word(part), record);
             self.set_used(count.max(end + 1));
         } else {
+            if end == count {
+                // A look that finds words being shifted finds the word that the last of them goes to.
+                self.put(count, 0, 0);
+                self.set_used(count + 1);
+            }
             self.shifting(|| {
                 if end < count {
                     self.empty.fetch_sub(1, Ordering::Relaxed);
                 }
                 for at in (place..end).rev() {
                     self.put(at + 1, self.ranges[at].load(Ordering::Relaxed), self.records[at].load(Ordering::Relaxed));
-                    self.set_used(count.max(end + 1));
                 }
                 self.put(place, word(part), record);
             });
@@ -260,7 +264,8 @@ impl OwnRanges {
     /// Does `shift`, which moves words in one direction, and overwrites none before it stands in its new place.
     fn shifting(&self, shift: impl FnOnce()) {
         let moves = self.moves.load(Ordering::Relaxed);
-        self.moves.store(moves.wrapping_add(1), Ordering::Relaxed);
+        // Release: pairs with the first Acquire in `settled`: a thread that finds words being shifted finds how many there are.
+        self.moves.store(moves.wrapping_add(1), Ordering::Release);
         // Release: pairs with the Acquire fence in `settled`: a thread that finds a word moved finds the count changed.
         fence(Ordering::Release);
         shift();

@@ -11,19 +11,25 @@ use super::world::model;
 
 const PAGE: u64 = 4096;
 
-/// One thread unmaps the middle of a range, and another looks for its end.
+/// One thread unmaps the middle of a range, and another looks for one of its ends.
 #[test]
 fn what_is_kept_of_a_range_never_seems_not_to_be_held() {
-    model(|| {
-        let own_ranges = Arc::new(OwnRanges::default());
-        assert!(own_ranges.add(&(PAGE..9 * PAGE), 1));
-        let other = Arc::clone(&own_ranges);
-        let unmapper = thread::spawn(move || other.remove(&(4 * PAGE..5 * PAGE)));
-        assert!(own_ranges.contains(&(6 * PAGE..8 * PAGE)));
-        assert!(own_ranges.contains(&(2 * PAGE..3 * PAGE)));
-        unmapper.join().unwrap();
-        assert!(!own_ranges.contains(&(4 * PAGE..6 * PAGE)));
-    });
+    for (end, goes_first) in [(2, false), (2, true), (6, false), (6, true)] {
+        model(move || {
+            let own_ranges = Arc::new(OwnRanges::default());
+            assert!(own_ranges.add(&(PAGE..9 * PAGE), 1));
+            let other = Arc::clone(&own_ranges);
+            let looker = thread::spawn(move || {
+                if goes_first {
+                    thread::yield_now();
+                }
+                other.contains(&(end * PAGE..(end + 1) * PAGE))
+            });
+            own_ranges.remove(&(4 * PAGE..5 * PAGE));
+            assert!(looker.join().unwrap());
+            assert!(!own_ranges.contains(&(4 * PAGE..6 * PAGE)));
+        });
+    }
 }
 
 /// A context is destroyed and another takes its entry, while a thread that has found the entry before submits.
