@@ -211,11 +211,13 @@ impl Image<'_> {
     /// Whether it is glibc's loader, which is given a program and loads that: a library of a name, without a loader of its own.
     fn is_loader(&self, header: &FileHeader<AnyEndian>) -> bool {
         let Some(segment) = self.segment(header, abi::PT_DYNAMIC) else { return false };
-        (0..segment.p_filesz / 16).any(|index| {
+        // Up to DT_NULL, which is 0, or the end of the file: the kernel does not look at the segment's size.
+        let tag_at = |index| {
             let mut entry = [0u8; 8];
-            let read = self.read(segment.p_offset.saturating_add(index * 16), &mut entry);
-            read.is_some_and(|tag| tag == abi::DT_SONAME.to_le_bytes())
-        })
+            let read = self.read(segment.p_offset.saturating_add(index * 16), &mut entry)?;
+            read.first_chunk::<8>().copied().filter(|tag| *tag != [0; 8])
+        };
+        (0..segment.p_filesz / 16).map_while(tag_at).any(|tag| tag == abi::DT_SONAME.to_le_bytes())
     }
 
     /// Whether the loader will ignore LD_PRELOAD, because the program gets more rights than this process has (AT_SECURE).
