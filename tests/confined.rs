@@ -226,6 +226,10 @@ fn a_program_that_is_started_under_a_filter_takes_part() {
             run_ok(scratch.shimmed("sh", "auto").args(["-c", ": >file"]));
             holder.finish_exact(protection);
         }
+        // It reads the strings of another environment than its own.
+        let executed = program("lifecycle/executed");
+        let found = run_ok(&mut under("lifecycle/executes", &["own_environment", executed.to_str().unwrap()]));
+        assert_eq!(found, "it runs\n");
     }
 }
 
