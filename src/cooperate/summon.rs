@@ -5,7 +5,6 @@
 //! it. It goes to one thread, above all to one that waits in a call which the kernel restarts.
 
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 use syscalls::{Sysno, syscall};
 
 use super::liveness::{self, Liveness};
@@ -38,9 +37,7 @@ pub fn summon(record: &Process, id: ProcessId) -> bool {
 /// A summoner that was killed before it ended its summons would keep all others away.
 fn forget_dead_summoner(record: &Process) {
     let summoner = record.summoner();
-    if let Some(pid) = Pid::from_raw(summoner as i32)
-        && test_kill_process(pid) == Err(Errno::SRCH)
-    {
+    if raw::test_process(summoner) == Err(Errno::SRCH) {
         record.end_summons(summoner);
     }
 }

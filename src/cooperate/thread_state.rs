@@ -101,11 +101,9 @@ pub(crate) fn waits_to_open_no_file(pid: u32, thread: u32, stack: u64) -> bool {
     const NEAR: u64 = 1024;
     let Some((call, pointer)) = procfs::waiting_call_and_stack(pid, thread) else { return false };
     let opens = is_one_of(call, &[Sysno::open, Sysno::openat, Sysno::openat2, Sysno::creat]);
-    let mut buffer = [0u8; 64];
-    let path = ProcPath::of(pid, "task").slash(thread).then("/wchan");
     opens
         && pointer.abs_diff(stack) < NEAR
-        && procfs::read_file(path.as_c_str(), &mut buffer).is_ok_and(|found| WAITS_OF_OPEN.contains(&found))
+        && procfs::is_waiting_in(pid, thread, |place| WAITS_OF_OPEN.contains(&place))
 }
 
 /// The system calls that the hooks announce.

@@ -3,7 +3,7 @@
 use core::fmt::{self, Display};
 
 use super::escaped::Escaped;
-use super::procfs::{self, ProcPath};
+use super::procfs;
 
 /// The command name of a process; `?` if it is gone.
 #[derive(Clone, Copy, Debug)]
@@ -11,10 +11,7 @@ pub struct Name(pub u32);
 
 impl Display for Name {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut name = [0u8; 32];
-        let name = procfs::read_file(ProcPath::of(self.0, "comm").as_c_str(), &mut name).unwrap_or(b"?");
-        // The kernel ends the name with a newline of its own; others are the program's.
-        Escaped(name.strip_suffix(b"\n").unwrap_or(name)).fmt(formatter)
+        Escaped(procfs::command_name(self.0, &mut [0; 32]).unwrap_or(b"?")).fmt(formatter)
     }
 }
 

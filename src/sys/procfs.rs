@@ -246,6 +246,13 @@ pub fn waiting_call(pid: u32, thread: u32) -> Option<u64> {
     parse_call(core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?)
 }
 
+/// The command name of a process (proc_pid_comm(5)); `None` if it is gone.
+pub fn command_name(pid: u32, buffer: &mut [u8; 32]) -> Option<&[u8]> {
+    let name = read_file(ProcPath::of(pid, "comm").as_c_str(), buffer).ok()?;
+    // The kernel ends the name with a newline of its own; others are the program's.
+    Some(name.strip_suffix(b"\n").unwrap_or(name))
+}
+
 /// Whether `thread` of process `pid` waits in a function of the kernel that is `wanted` (proc_pid_wchan(5)). False where the kernel
 /// does not say.
 #[must_use]

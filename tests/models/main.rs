@@ -23,9 +23,10 @@
 //!
 //! Some words have no model, because nothing follows from their order: words that one thread writes once for its image, and that
 //! say nothing without its epoch (start, cookie, agent, whether there are queues or other stacks); counters of which only another
-//! value is wanted (incarnations, ids of mappings); the word that says that the table is damaged; guesses that cost a look if they
-//! are wrong (headroom, cached files, what a process is said to hold back, `Snapshot::flags` but for what a program's own thread
-//! sets under its lock). A thread may change a descriptor while another thread writes through it: that is found out afterwards
+//! value is wanted (incarnations); ids of mappings, each of which one exchange makes larger than those before; the word that says
+//! that the table is damaged; guesses that cost a look if they are wrong (headroom, cached files, what a process is said to hold
+//! back, `Snapshot::flags` but for what a program's own thread sets under its lock). A thread may change a descriptor while
+//! another thread writes through it: that is found out afterwards
 //! (`tests/programs/write_calls.c`).
 
 #![cfg(loom)]
