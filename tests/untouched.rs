@@ -107,7 +107,19 @@ fn python_does_not_warn_of_a_fork_beside_threads() {
 /// A process without an agent is asked by a signal to start one. Whatever its threads do, they do not see that.
 #[test]
 fn a_wait_is_not_interrupted_by_the_snapshot_of_another_process() {
-    let kinds = ["poll", "epoll", "select", "nanosleep", "sleep", "read", "child", "stores", "two-poll", "two-stores"];
+    let kinds = [
+        "poll",
+        "numbered",
+        "epoll",
+        "select",
+        "nanosleep",
+        "sleep",
+        "read",
+        "child",
+        "stores",
+        "two-poll",
+        "two-stores",
+    ];
     each_at_once(kinds, |kind| {
         let scratch = Scratch::on_tmpfs();
         let file = scratch.file("file");
@@ -121,6 +133,30 @@ fn a_wait_is_not_interrupted_by_the_snapshot_of_another_process() {
         assert_eq!(sharer.finish(), format!("0 Success\nthreads: {threads}\n"), "{kind}");
         holder.finish_exact(kind);
     });
+}
+
+/// The handler takes as long here as no thread makes it take. A handler of the program's that ran inside would be lost on the wait,
+/// which is made again.
+#[test]
+fn a_signal_that_comes_with_the_question_for_an_agent_ends_the_wait() {
+    const TEST: &str = "a_signal_that_comes_with_the_question_for_an_agent_ends_the_wait";
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), vec![b'o'; SIZE]).unwrap();
+    // Between the handler's last look and the wait that is made again, pause(2) misses a signal, as natively one that comes before
+    // it; without the look it misses nearly each.
+    for (kind, most) in [("sigsuspend", 0), ("pause", 50)] {
+        let mut strace = scratch.shimmed("strace", "auto");
+        strace.args(["-f", "-o", "calls", "-e", "trace=process_vm_readv"]);
+        strace.args(["-e", "inject=process_vm_readv:delay_exit=2000"]);
+        let program = program("transparency/alone");
+        let Ok(output) = strace.arg(program).args(["wakes", "file", kind]).output() else {
+            return skip(TEST, "strace is not installed");
+        };
+        let went_on: u32 = text(&output).trim().parse().unwrap();
+        assert!(went_on <= most, "{kind}: {went_on}");
+        let delayed = fs::read_to_string(scratch.file("calls")).unwrap().matches("(DELAYED)").count();
+        assert!(delayed >= 50, "{kind}: {delayed}");
+    }
 }
 
 /// A signal that is pending at exec would end the next program, which has no handler for it.

@@ -11,7 +11,7 @@ use super::liveness::{self, Liveness};
 use super::thread_state::{ThreadSyscall, is_one_of};
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::procfs::{self, ProcPath, ProcStat};
+use crate::sys::procfs::{self, ProcPath, ProcStat, WaitingCall};
 use crate::sys::raw;
 
 /// SIGSETXID (glibc, internal-signals.h).
@@ -42,12 +42,27 @@ fn forget_dead_summoner(record: &Process) {
     }
 }
 
+/// Where in the siginfo_t stands what is sent along (sigqueue(3)), in words of eight bytes.
+const VALUE: usize = 3;
+/// Where stand the number of the call that the thread waits in, and the [`fingerprint`] of its registers; 0: not known. The kernel
+/// hands on 48 bytes of a siginfo_t (struct kernel_siginfo), of which this kind of signal uses 32.
+pub const CALL: usize = 4;
+
+/// By which a thread finds out whether it waits in the call that the summoner saw it wait in. `registers` are those of
+/// [`WaitingCall`].
+#[must_use]
+pub fn fingerprint(registers: &[u64; 8]) -> u64 {
+    registers.iter().fold(1, |sum, register| (sum ^ register).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23))
+}
+
 fn send(id: ProcessId, thread: u32) -> bool {
-    // A siginfo_t of 128 bytes; what is sent along begins at byte 24.
     let mut information = [0u64; 16];
     information[0] = SIGNAL as u64 | (SUMMONS as u64) << 32;
     information[1] = u64::from(SI_QUEUE as u32);
-    information[3] = id.to_word();
+    information[VALUE] = id.to_word();
+    if let Some(call) = WaitingCall::of(id.pid(), thread) {
+        information[CALL..CALL + 2].copy_from_slice(&[call.number, fingerprint(&call.registers)]);
+    }
     // SAFETY: the kernel reads the siginfo_t during the call.
     unsafe { syscall!(Sysno::rt_tgsigqueueinfo, id.pid(), thread, SIGNAL, information.as_ptr()) }.is_ok()
 }

@@ -7,7 +7,7 @@ use super::locate::target_of_stat;
 use crate::protocol::origin::Target;
 use crate::protocol::process::Process;
 use crate::protocol::process_id::ProcessId;
-use crate::sys::procfs::{self, ProcPath, ProcStat};
+use crate::sys::procfs::{self, ProcPath, ProcStat, WaitingCall};
 
 /// The thread that makes the calls of a slot.
 pub(crate) struct CallingThread<'a> {
@@ -62,7 +62,7 @@ pub(crate) struct ThreadSyscall {
 
 impl ThreadSyscall {
     pub(crate) fn read(pid: u32, thread: u32) -> Self {
-        Self { call: procfs::waiting_call(pid, thread) }
+        Self { call: WaitingCall::of(pid, thread).map(|call| call.number) }
     }
 
     /// The number of the call that it waits in; `None`: in none, or the kernel does not say.
@@ -99,10 +99,10 @@ const WAITS_OF_OPEN: [&[u8]; 3] = [b"wait_for_partner", b"fifo_open", b"tty_port
 pub(crate) fn waits_to_open_no_file(pid: u32, thread: u32, stack: u64) -> bool {
     /// Less than a signal frame: red zone, floating point state and registers (arch/x86/kernel/signal_64.c).
     const NEAR: u64 = 1024;
-    let Some((call, pointer)) = procfs::waiting_call_and_stack(pid, thread) else { return false };
-    let opens = is_one_of(call, &[Sysno::open, Sysno::openat, Sysno::openat2, Sysno::creat]);
+    let Some(call) = WaitingCall::of(pid, thread) else { return false };
+    let opens = is_one_of(call.number, &[Sysno::open, Sysno::openat, Sysno::openat2, Sysno::creat]);
     opens
-        && pointer.abs_diff(stack) < NEAR
+        && call.stack().abs_diff(stack) < NEAR
         && procfs::is_waiting_in(pid, thread, |place| WAITS_OF_OPEN.contains(&place))
 }
 
@@ -142,9 +142,13 @@ mod tests {
 
     const IN_READ: &str = "0 0x0 0x7f0000000000 0x400 0x0 0x0 0x0 0x7ffd00001000 0x7f1234567890\n";
 
+    fn in_call(text: &str) -> ThreadSyscall {
+        ThreadSyscall { call: WaitingCall::parse(text).map(|call| call.number) }
+    }
+
     #[test]
     fn a_thread_that_waits_in_read_writes_nothing() {
-        let syscall = ThreadSyscall { call: procfs::parse_call(IN_READ) };
+        let syscall = in_call(IN_READ);
         assert_eq!(syscall.call, Some(0));
         assert!(syscall.is_waiting_elsewhere());
     }
@@ -168,7 +172,7 @@ mod tests {
             "-1 0x7ffd00001000 0x7f12\n",
             "",
         ] {
-            assert!(!ThreadSyscall { call: procfs::parse_call(text) }.is_waiting_elsewhere(), "{text}");
+            assert!(!in_call(text).is_waiting_elsewhere(), "{text}");
         }
     }
 }

@@ -237,13 +237,41 @@ pub fn effective_user(pid: u32) -> Option<u32> {
     .ok()?
 }
 
-/// The number of the system call that `thread` of process `pid` waits in (proc_pid_syscall(5)). `None`: in none, or the kernel does
-/// not say. It says so to a process that may trace the thread.
-#[must_use]
-pub fn waiting_call(pid: u32, thread: u32) -> Option<u64> {
-    let mut buffer = [0u8; 256];
-    let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
-    parse_call(core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?)
+/// The system call that a thread waits in (proc_pid_syscall(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitingCall {
+    /// Its number (Sysno).
+    pub number: u64,
+    /// Six arguments, the stack pointer and the instruction behind the call.
+    pub registers: [u64; 8],
+}
+
+impl WaitingCall {
+    /// That of `thread` of process `pid`. `None`: it waits in none, or the kernel does not say. It says so to a process that may
+    /// trace the thread.
+    #[must_use]
+    pub fn of(pid: u32, thread: u32) -> Option<Self> {
+        let mut buffer = [0u8; 256];
+        let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
+        Self::parse(core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?)
+    }
+
+    /// "running", or the call's number (-1 outside of one), its arguments, the stack pointer and the program counter.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        let number = words.next()?.parse().ok()?;
+        let mut registers = [0; 8];
+        for register in &mut registers {
+            *register = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+        }
+        Some(Self { number, registers })
+    }
+
+    /// The stack pointer says nothing of a call further up: the thread may be in a handler on another stack.
+    #[must_use]
+    pub fn stack(&self) -> u64 {
+        self.registers[6]
+    }
 }
 
 /// The command name of a process (proc_pid_comm(5)); `None` if it is gone.
@@ -260,26 +288,6 @@ pub fn is_waiting_in(pid: u32, thread: u32, wanted: impl FnOnce(&[u8]) -> bool) 
     let mut buffer = [0u8; 64];
     let path = ProcPath::of(pid, "task").slash(thread).then("/wchan");
     read_file(path.as_c_str(), &mut buffer).is_ok_and(|place| !place.is_empty() && wanted(place))
-}
-
-/// "running", or the call's number (-1 outside of one) with its arguments, then the stack pointer and the program counter.
-///
-/// Where the stack pointer is says nothing of a call further up: the thread may be in a handler on another stack.
-pub(crate) fn parse_call(text: &str) -> Option<u64> {
-    text.split_ascii_whitespace().next()?.parse().ok()
-}
-
-/// The number of the system call that a thread waits in, and its stack pointer there.
-#[must_use]
-pub fn waiting_call_and_stack(pid: u32, thread: u32) -> Option<(u64, u64)> {
-    let mut buffer = [0u8; 256];
-    let path = ProcPath::of(pid, "task").slash(thread).then("/syscall");
-    let text = core::str::from_utf8(read_file(path.as_c_str(), &mut buffer).ok()?).ok()?;
-    let mut words = text.split_ascii_whitespace();
-    let call = words.next()?.parse().ok()?;
-    // Six arguments stand in between.
-    let stack = words.nth(6)?.strip_prefix("0x")?;
-    Some((call, u64::from_str_radix(stack, 16).ok()?))
 }
 
 /// Whether anything is mapped at `address` in process `pid` (proc_pid_maps(5)). `None`: it cannot be told.

@@ -16,8 +16,9 @@ const SIG_BLOCK: usize = 0;
 const SIG_SETMASK: usize = 2;
 /// The signals of pthread_cancel(3) and setuid(2), which libc lets no program block.
 const LIBC_OWN: u64 = 1 << (32 - 1) | 1 << (33 - 1);
-/// The bits of SIGSYS and SIGTRAP.
-const OF_OTHERS: u64 = 1 << (31 - 1) | 1 << (5 - 1);
+/// All but SIGSYS, by which a sandbox may answer a call (seccomp(2)), and SIGTRAP, by which a debugger stops a thread: the kernel
+/// ends a thread that has one of them blocked when it comes.
+pub const EXCEPT_OF_SANDBOXES: u64 = !(1 << (31 - 1) | 1 << (5 - 1));
 
 impl SignalsBlocked {
     /// Blocks every signal, the C library's own included; SIGSEGV by its substitute.
@@ -26,11 +27,10 @@ impl SignalsBlocked {
         Self::of(u64::MAX)
     }
 
-    /// Blocks all but SIGSYS, by which a sandbox may answer a call (seccomp(2)), and SIGTRAP, by which a debugger stops a thread:
-    /// the kernel ends a thread that has one of them blocked when it comes.
+    /// Blocks [`EXCEPT_OF_SANDBOXES`].
     #[must_use]
     pub fn except_of_sandboxes() -> Self {
-        Self::of(!OF_OTHERS)
+        Self::of(EXCEPT_OF_SANDBOXES)
     }
 
     fn of(signals: u64) -> Self {
@@ -81,4 +81,15 @@ fn change_signal_mask(how: usize, mask: u64) -> u64 {
 #[must_use]
 pub fn signal_mask() -> u64 {
     change_signal_mask(SIG_BLOCK, 0)
+}
+
+/// The signals that are pending for the calling thread or its process (rt_sigpending(2)); none where the call is forbidden.
+#[must_use]
+pub fn pending_signals() -> u64 {
+    let mut pending = 0u64;
+    if !permission::forbids(Sysno::rt_sigpending) {
+        // SAFETY: the set is eight bytes, as the last argument says.
+        let _ = unsafe { syscall!(Sysno::rt_sigpending, &raw mut pending, 8) };
+    }
+    pending
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use snapshim::sys::procfs::ProcPath;
 use snapshim::sys::raw;
-use snapshim::sys::signal_block::SignalsBlocked;
+use snapshim::sys::signal_block::{SignalsBlocked, pending_signals};
 use syscalls::{Sysno, syscall};
 
 use super::{fd_table, identity};
@@ -100,10 +100,7 @@ pub(super) struct SignalsHeld {
 impl SignalsHeld {
     pub(super) fn new() -> Self {
         let blocked = SignalsBlocked::new();
-        let mut pending = 0u64;
-        // SAFETY: the kernel stores eight bytes, as the last argument says.
-        let _ = unsafe { syscall!(Sysno::rt_sigpending, &raw mut pending, 8) };
-        Self { pending, _blocked: blocked }
+        Self { pending: pending_signals(), _blocked: blocked }
     }
 
     /// Takes the signal that the kernel sent the thread for a write which failed so: no reader, or a limit on files. One that was

@@ -4,6 +4,7 @@
 use core::ffi::c_int;
 use core::ptr;
 
+use snapshim::cooperate::summon;
 use snapshim::sys::masks;
 use syscalls::{Sysno, syscall};
 
@@ -193,22 +194,50 @@ impl SignalFrame {
         unsafe { (*self.information).si_value().sival_ptr as u64 }
     }
 
-    /// Has the program make the system call again that the signal interrupted, where the kernel does not: the program has not asked
-    /// for the signal, and need not expect EINTR. A sleep goes on with what is left of it, if the kernel has said how much that is;
-    /// another wait begins anew.
-    ///
-    /// The call's number is in the instruction before it, as in libc's code. The kernel keeps the arguments.
-    pub fn repeat_call(&self) {
+    /// The system call that a summons interrupted, where the kernel does not make it again: the program has not asked for the
+    /// signal, and need not expect EINTR.
+    pub fn interrupted_call(&self) -> Option<Sysno> {
+        // SAFETY: a place inside the context.
+        if unsafe { *self.register(libc::REG_RAX) } != -i64::from(libc::EINTR) {
+            return None;
+        }
+        let number = self.call_of_instruction().or_else(|| self.call_seen_by_summoner())?;
+        REPEATED.into_iter().find(|call| call.id() as u64 == number)
+    }
+
+    /// The call that the instruction before it names, as in libc's code.
+    fn call_of_instruction(&self) -> Option<u64> {
+        let code = read_value::<u64>(self.instruction().wrapping_sub(8))?.to_le_bytes();
+        // mov eax, number; syscall
+        let [_, 0xb8, a, b, c, d, 0x0f, 0x05] = code else { return None };
+        Some(u32::from_le_bytes([a, b, c, d]).into())
+    }
+
+    /// The call in which the summoner saw the thread wait, if it still had the same arguments there. libc makes all calls that can
+    /// be cancelled by one instruction, from version 2.41 on.
+    fn call_seen_by_summoner(&self) -> Option<u64> {
+        // SAFETY: the promise of `new`; a siginfo_t has 16 words.
+        let [number, fingerprint] = unsafe { *self.information.cast::<u64>().add(summon::CALL).cast::<[u64; 2]>() };
+        let of_call = [
+            libc::REG_RDI,
+            libc::REG_RSI,
+            libc::REG_RDX,
+            libc::REG_R10,
+            libc::REG_R8,
+            libc::REG_R9,
+            libc::REG_RSP,
+            libc::REG_RIP,
+        ];
+        // SAFETY: places inside the context.
+        let registers = of_call.map(|number| unsafe { *self.register(number) as u64 });
+        (summon::fingerprint(&registers) == fingerprint).then_some(number)
+    }
+
+    /// Has the program make an interrupted call again, whose arguments the kernel has kept. A sleep goes on with what is left of it,
+    /// if the kernel has said how much that is; another wait begins anew.
+    pub fn repeat(&self, call: Sysno) {
         // SAFETY: a place inside the context.
         let get = |number| unsafe { *self.register(number) };
-        if get(libc::REG_RAX) != -i64::from(libc::EINTR) {
-            return;
-        }
-        let code = read_value::<u64>(self.instruction().wrapping_sub(8)).unwrap_or(0).to_le_bytes();
-        // mov eax, number; syscall
-        let [_, 0xb8, a, b, c, d, 0x0f, 0x05] = code else { return };
-        let number = u32::from_le_bytes([a, b, c, d]) as usize;
-        let Some(call) = REPEATED.into_iter().find(|call| call.id() as usize == number) else { return };
         // SAFETY: as above.
         let set = |number, value| unsafe { *self.register(number) = value };
         match call {

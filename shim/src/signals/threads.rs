@@ -14,6 +14,7 @@ use core::{mem, ptr};
 
 use snapshim::cooperate::summon::{self, SI_QUEUE, SUMMONS};
 use snapshim::protocol::process::Agent;
+use snapshim::sys::signal_block::{EXCEPT_OF_SANDBOXES, pending_signals};
 use snapshim::sys::{masks, procfs, raw};
 use syscalls::{Sysno, syscall};
 
@@ -84,6 +85,9 @@ pub fn open_faults() {
 
 /// Makes the shim's handler the kernel's action for the signal; false: that failed. It stays, because a thread may answer late. If
 /// libc sets its own handler afterwards, that one ignores signals that libc did not send.
+///
+/// Signals that come while it runs wait. A handler of the application's would run on a stack of the shim's, and the wait that the
+/// shim's handler interrupted would be made again afterwards, as if that signal had not come.
 fn put_handler_in() -> bool {
     let ours = on_request as *const () as usize;
     let Some(found) = Action::of_kernel(REQUEST) else { return false };
@@ -95,7 +99,8 @@ fn put_handler_in() -> bool {
         LIBC_HANDLER.store(found.handler, Ordering::Release);
     }
     let flags = found.flags | (libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK) as u64 | RESTORER;
-    let ours = Action { handler: ours, flags, restorer: super::action::libc_restorer(), ..found };
+    let mask = masks::to_kernel(EXCEPT_OF_SANDBOXES);
+    let ours = Action { handler: ours, flags, restorer: super::action::libc_restorer(), mask };
     let ours = if ours.restorer == 0 { ours.returning() } else { ours };
     // SAFETY: the handler takes what SA_SIGINFO gives; the restorer is libc's or the shim's.
     unsafe { ours.give_to_kernel(REQUEST) }
@@ -135,13 +140,24 @@ extern "C" fn answer(_signal: c_int, information: *mut libc::siginfo_t, context:
             if identity::attached().is_some_and(|own| frame.value() == own.id.to_word()) {
                 answer_summons();
             }
-            frame.repeat_call();
+            if let Some(call) = frame.interrupted_call()
+                && !is_handler_due(frame.mask())
+            {
+                frame.repeat(call);
+            }
             return 0;
         }
         _ => {}
     }
     // Acquire: pairs with the Release in `put_handler_in`.
     LIBC_HANDLER.load(Ordering::Acquire)
+}
+
+/// Whether a handler of the application's runs as soon as the calling thread has this mask: it ends the wait that the signal before
+/// it interrupted.
+fn is_handler_due(mask: u64) -> bool {
+    let due = pending_signals() & !mask & !(1 << (REQUEST - 1));
+    (1..=64).any(|signal| due & 1 << (signal - 1) != 0 && Action::of_kernel(signal).is_some_and(|it| it.is_function()))
 }
 
 /// Sends a thread the request.
