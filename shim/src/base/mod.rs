@@ -14,7 +14,6 @@ pub mod agent_stack;
 pub mod arena;
 pub mod config;
 pub mod environment;
-pub mod environment_without;
 pub mod errno;
 pub mod file_mappings;
 pub mod file_patterns;

@@ -23,6 +23,7 @@ use snapshim::sys::permission::{self, Before, Calls};
 use snapshim::sys::{probe, raw};
 use syscalls::Sysno;
 
+use super::environment::Without;
 use crate::address_space::lock::Mappings;
 use crate::agent::{exclusion, start};
 use crate::base::config::config;
@@ -39,8 +40,18 @@ use crate::shared::{list, stay_open};
 pub enum Filter {
     /// SECCOMP_MODE_STRICT.
     Strict,
-    /// The program at this address: a `struct sock_fprog`.
-    Program(u64),
+    /// The program at this address, a `struct sock_fprog`. The call that installs it may return a descriptor
+    /// (SECCOMP_FILTER_FLAG_NEW_LISTENER).
+    Program { address: u64, gives_descriptor: bool },
+}
+
+impl Filter {
+    /// Whether an installation failed that answered so. It may name a thread that has another filter
+    /// (SECCOMP_FILTER_FLAG_TSYNC, seccomp(2)).
+    fn is_failure(self, answer: i64) -> bool {
+        let gives_descriptor = matches!(self, Self::Program { gives_descriptor: true, .. });
+        answer < 0 || answer > 0 && !gives_descriptor
+    }
 }
 
 /// Makes `call`, which installs `filter` and answers as a system call of libc's does.
@@ -58,7 +69,7 @@ pub fn confined(filter: Filter, call: impl FnOnce() -> i64) -> i64 {
     let install = || {
         permission::forbid(&forbidden, confines);
         let answer = call();
-        if answer < 0 {
+        if filter.is_failure(answer) {
             take_back(&before);
         }
         answer
@@ -94,6 +105,7 @@ fn take_back(before: &Before) {
 fn prepare() {
     list::seal(true);
     own_stacks::prepare();
+    Without::prepare();
     let Some(own) = identity::attached() else { return };
     let kept = keep::keep_whole(&own);
     let open = stay_open::open_for_good(&own);
@@ -135,7 +147,7 @@ enum Copy {
 impl Copy {
     /// `None`: the kernel refuses the filter.
     fn of(filter: Filter) -> Option<Self> {
-        let Filter::Program(address) = filter else { return Some(Self::Strict) };
+        let Filter::Program { address, .. } = filter else { return Some(Self::Strict) };
         if permission::forbids_any(&[Sysno::mmap, Sysno::munmap, Sysno::process_vm_readv]) {
             return Some(Self::Unreadable);
         }

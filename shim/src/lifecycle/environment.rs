@@ -1,17 +1,18 @@
 //! The environment of an exec: whether LD_PRELOAD names the library there, and the same environment without it, for a program whose
 //! loader cannot load it.
 //!
-//! The application's array and strings are read through the kernel: what cannot be read is the kernel's to refuse. They are never
-//! changed: other threads read them. The new array lies in one of a few pieces of memory that are used again. A child of vfork(2)
-//! that has executed its program leaves its piece taken, so a piece also says who took it.
+//! The application's array and strings are read through the kernel: what cannot be read is the kernel's to refuse. A process that
+//! is confined reads them as they are. They are never changed: other threads read them. The new array lies in one of a few pieces
+//! of memory that are used again. A child of vfork(2) that has executed its program leaves its piece taken, so a piece also says
+//! which thread took it.
 
 use core::ffi::{CStr, c_char};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use snapshim::sys::procfs::{ProcPath, ProcStat};
-use snapshim::sys::raw;
-use syscalls::{Errno, Sysno, syscall};
+use snapshim::sys::{permission, raw};
+use syscalls::{Errno, Sysno};
 
 use crate::base::arena;
 use crate::base::user_memory::{read_own, read_value};
@@ -21,8 +22,9 @@ use crate::process::identity;
 pub type Array = *const *const c_char;
 
 const NAME: &[u8] = b"LD_PRELOAD=";
-/// What the library's file is called, whatever stands behind.
+/// What the name of the library's file contains.
 const LIBRARY: &[u8] = b"libsnapshim";
+const WHOLE: usize = LIBRARY.len();
 
 unsafe extern "C" {
     /// libc's: what execv(3) and its kin pass on.
@@ -33,8 +35,8 @@ unsafe extern "C" {
 /// end.
 fn find(environment: Array) -> Result<Option<(u64, usize)>, Errno> {
     // SAFETY: libc's variable.
-    if environment == unsafe { environ } {
-        // SAFETY: libc and the program read it so at any time.
+    if environment == unsafe { environ } || permission::is_confined() {
+        // SAFETY: libc and the program read libc's array so at any time, and the kernel reads another one next.
         return Ok(unsafe { find_in_own(environment) });
     }
     const AT_ONCE: usize = 32;
@@ -95,35 +97,66 @@ fn variable_named(variables: &[u64]) -> Result<Option<usize>, Errno> {
 
 /// Whether LD_PRELOAD in `environment` names the library. Error: the kernel will refuse the environment, which cannot be read.
 pub fn preloads(environment: Array) -> Result<bool, Errno> {
-    Ok(find(environment)?.is_some_and(|(string, _)| contains(string + NAME.len() as u64, LIBRARY)))
+    Ok(find(environment)?.is_some_and(|(string, _)| names_library(string + NAME.len() as u64)))
 }
 
-/// Whether the string at `address` contains `part`.
-fn contains(mut address: u64, part: &[u8]) -> bool {
+/// How much of [`LIBRARY`] a file's name contains so far, and goes on with. No letter of it is like the first one.
+fn with_next(found: usize, byte: u8) -> usize {
+    match found {
+        _ if byte == b'/' || is_between(byte) => 0,
+        WHOLE => WHOLE,
+        _ if byte == LIBRARY[found] => found + 1,
+        _ => usize::from(byte == LIBRARY[0]),
+    }
+}
+
+/// The parts of LD_PRELOAD are separated by spaces or colons (ld.so(8)).
+fn is_between(byte: u8) -> bool {
+    matches!(byte, b' ' | b':')
+}
+
+/// Whether a part of the list at `address`, which ends with a NUL, is a file that is called as the library.
+fn names_library(mut address: u64) -> bool {
     let mut chunk = [0u8; 256];
+    let mut found = 0;
     loop {
-        let length = read_own(address, chunk.as_mut_ptr() as u64, chunk.len() as u64) as usize;
-        let read = &chunk[..length];
-        let end = read.iter().position(|byte| *byte == 0);
-        if read[..end.unwrap_or(length)].windows(part.len()).any(|found| found == part) {
-            return true;
+        let length = read_text(address, &mut chunk);
+        for byte in &chunk[..length] {
+            if found == WHOLE && (*byte == 0 || is_between(*byte)) {
+                return true;
+            }
+            found = with_next(found, *byte);
         }
-        if end.is_some() || length < part.len() {
+        if length == 0 || chunk[..length].contains(&0) {
             return false;
         }
-        // The part may begin in this chunk and end in the next.
-        address += (length + 1 - part.len()) as u64;
+        address += length as u64;
     }
+}
+
+/// Reads a string at `address`, of which `to` may be a part; how many bytes, of which the last may lie behind the string's end.
+fn read_text(address: u64, to: &mut [u8]) -> usize {
+    if !permission::is_confined() {
+        return read_own(address, to.as_mut_ptr() as u64, to.len() as u64) as usize;
+    }
+    // SAFETY: the application's promise to the kernel, which reads the string next.
+    let text = unsafe { CStr::from_ptr(ptr::with_exposed_provenance(address as usize)) }.to_bytes_with_nul();
+    let length = text.len().min(to.len());
+    to[..length].copy_from_slice(&text[..length]);
+    length
 }
 
 /// Enough for some thousand variables; what is larger is left as it is.
 const LENGTH: usize = 64 << 10;
 
 struct Piece {
-    /// The thread that took it, and whether that is a child of vfork(2) in its lowest bit; 0: it is free.
+    /// The thread that took it, with [`IS_TAKEN`], and [`BY_CHILD`] if that is a child of vfork(2); 0: it is free.
     taker: AtomicU32,
     memory: AtomicPtr<u8>,
 }
+
+const IS_TAKEN: u32 = 1 << 31;
+const BY_CHILD: u32 = 1 << 30;
 
 static PIECES: [Piece; 4] = [const { Piece { taker: AtomicU32::new(0), memory: AtomicPtr::new(ptr::null_mut()) } }; 4];
 
@@ -133,6 +166,13 @@ pub struct Without {
 }
 
 impl Without {
+    /// Has memory ready for a process that may not ask for any later.
+    pub fn prepare() {
+        if let Some(piece) = PIECES.iter().find(|piece| piece.take()) {
+            let _ = Self { piece }.piece.memory();
+        }
+    }
+
     /// Makes it; `None`: there is no memory, or `environment` is too large or cannot be read.
     pub fn new(environment: Array) -> Option<Self> {
         let (string, place) = find(environment).ok()??;
@@ -162,7 +202,7 @@ impl Drop for Without {
 
 impl Piece {
     fn take(&self) -> bool {
-        let own = raw::own_tid() << 1 | u32::from(identity::is_vfork_child());
+        let own = raw::own_tid() | IS_TAKEN | if identity::is_vfork_child() { BY_CHILD } else { 0 };
         let taker = self.taker.load(Ordering::Relaxed);
         if taker != 0 && !is_gone(taker) {
             return false;
@@ -177,6 +217,9 @@ impl Piece {
         if !known.is_null() {
             return Some(known);
         }
+        if permission::forbids_any(&[Sysno::mmap, Sysno::mprotect]) {
+            return None;
+        }
         let made = arena::memory(LENGTH)?.cast();
         self.memory.store(made, Ordering::Relaxed);
         Some(made)
@@ -185,10 +228,12 @@ impl Piece {
 
 /// Whether a taker was a child of vfork(2) and has executed its program, or has ended. Any other gives its piece back.
 fn is_gone(taker: u32) -> bool {
-    let (thread, is_child) = (taker >> 1, taker & 1 == 1);
-    // SAFETY: signal 0 only asks.
-    let is_there = || unsafe { syscall!(Sysno::kill, thread, 0) } != Err(Errno::ESRCH);
-    is_child && (!is_there() || ProcStat::read(&ProcPath::of(thread, "stat")).is_ok_and(|stat| stat.has_executed()))
+    let thread = taker & !(IS_TAKEN | BY_CHILD);
+    let has_executed = || ProcStat::read(&ProcPath::of(thread, "stat")).is_ok_and(|stat| stat.has_executed());
+    // Number 0: the thread could not ask for its own.
+    taker & BY_CHILD != 0
+        && thread != 0
+        && (raw::test_process(thread) == Err(rustix::io::Errno::SRCH) || has_executed())
 }
 
 /// Writes `LD_PRELOAD=` and the parts of the value at `address` that do not name the library. False: no part is left; `None`: it is
@@ -196,16 +241,16 @@ fn is_gone(taker: u32) -> bool {
 fn write_value(address: u64, to: &mut [u8]) -> Option<bool> {
     to[..NAME.len()].copy_from_slice(NAME);
     let value = &mut to[NAME.len()..];
-    let length = read_own(address, value.as_mut_ptr() as u64, value.len() as u64) as usize;
+    let length = read_text(address, value);
     let end = value[..length].iter().position(|byte| *byte == 0)?;
     let mut written = 0;
     let mut begin = 0;
-    // ld.so(8): the parts are separated by spaces or colons.
     while begin < end {
-        let length = value[begin..end].iter().position(|byte| matches!(byte, b' ' | b':')).unwrap_or(end - begin);
+        let length = value[begin..end].iter().position(|byte| is_between(*byte)).unwrap_or(end - begin);
         let part = begin..begin + length;
         begin += length + 1;
-        if part.is_empty() || value[part.clone()].windows(LIBRARY.len()).any(|found| found == LIBRARY) {
+        let is_library = value[part.clone()].iter().fold(0, |found, byte| with_next(found, *byte)) == WHOLE;
+        if part.is_empty() || is_library {
             continue;
         }
         if written > 0 {
@@ -252,6 +297,10 @@ mod tests {
         assert_eq!(rest_of(b"/a/libsnapshim.so\0"), None);
         assert_eq!(rest_of(b"/a/x.so /b/libsnapshim.so:/c/y.so\0").unwrap(), b"/a/x.so:/c/y.so");
         assert_eq!(rest_of(b":/b/libsnapshim.so.1: z.so\0").unwrap(), b"z.so");
+        assert_eq!(rest_of(b"library.so.liblibsnapshim z.so\0").unwrap(), b"z.so");
+        let others = b"/libsnapshim/x.so:/a/libsnapsham.so:lib\0";
+        assert_eq!(rest_of(others).unwrap(), others[..others.len() - 1]);
+        assert!(!names_library(others.as_ptr() as u64));
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub fn filter_of_prctl(option: c_int, mode: c_ulong, program: c_ulong) -> Option
     const FILTER: c_ulong = libc::SECCOMP_MODE_FILTER as c_ulong;
     match (option, mode) {
         (libc::PR_SET_SECCOMP, STRICT) => Some(Filter::Strict),
-        (libc::PR_SET_SECCOMP, FILTER) => Some(Filter::Program(program)),
+        (libc::PR_SET_SECCOMP, FILTER) => Some(Filter::Program { address: program, gives_descriptor: false }),
         _ => None,
     }
 }
@@ -114,7 +114,10 @@ pub fn filter_by_number(number: i64, [a, b, c, ..]: [usize; 6]) -> Option<Filter
     match (number, a as c_uint) {
         (libc::SYS_prctl, _) => filter_of_prctl(a as c_int, b as c_ulong, c as c_ulong),
         (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_STRICT) => Some(Filter::Strict),
-        (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER) => Some(Filter::Program(c as u64)),
+        (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER) => {
+            let gives_descriptor = b as c_ulong & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+            Some(Filter::Program { address: c as u64, gives_descriptor })
+        }
         _ => None,
     }
 }

@@ -10,7 +10,6 @@ use snapshim::sys::{permission, raw};
 use syscalls::{Sysno, syscall};
 
 use crate::base::config::config;
-use crate::base::environment_without::without_library;
 use crate::base::errno::as_libc;
 use crate::interpose::answer::{Answer, fail};
 use crate::interpose::interpose;
@@ -79,8 +78,8 @@ pub fn by_number(number: c_long, arguments: [usize; 5], call: impl FnOnce(Array)
 #[cold]
 fn by_confined<R>(environment: Array, call: impl FnOnce(Array) -> R) -> R {
     membership::stay_unseen_confined("executes a program that runs without the library");
-    // SAFETY: the kernel reads the same strings.
-    unsafe { without_library(environment, call) }.0
+    let without = Without::new(environment);
+    call(without.as_ref().map_or(environment, Without::array))
 }
 
 fn on_execveat(
