@@ -152,6 +152,20 @@ fn a_snapshot_of_what_a_ring_may_write_is_doubtful_from_the_start() {
     }
 }
 
+/// The child has the ring of its parent, and has made no call by which the library would have seen it.
+#[test]
+fn a_snapshot_of_what_the_ring_of_a_forked_child_may_write_is_doubtful() {
+    if !has_rings("a_snapshot_of_what_the_ring_of_a_forked_child_may_write_is_doubtful") {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("written"), vec![b'o'; SIZE]).unwrap();
+    let user = ring_writer(&scratch, &["written", "rw", "child"]);
+    let found = mapper(&scratch, "written", &[]).finish();
+    assert!(found.contains("state=1 "), "{found}");
+    assert_eq!(user.finish(), "done\n");
+}
+
 #[test]
 fn a_snapshot_is_doubtful_once_a_process_that_writes_its_file_makes_a_ring() {
     if !has_rings("a_snapshot_is_doubtful_once_a_process_that_writes_its_file_makes_a_ring") {

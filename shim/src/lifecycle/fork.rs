@@ -43,14 +43,17 @@ pub fn forked(flags: u64, real: &dyn Fn() -> pid_t) -> pid_t {
 /// The same in a process that is confined. It has no snapshots, and its child takes no part.
 #[cold]
 fn fork_confined(real: &dyn Fn() -> pid_t) -> pid_t {
+    // The child of a handler goes on with the call that the handler interrupted.
+    let goes_on = thread::is_in_call_without_slot() || thread::known().is_some_and(|thread| thread.is_inside());
     let pid = real();
     if pid == 0 {
         remembered::forget();
         shared_mm::note_pid();
-        if list::was_any() {
-            // The child may store through an inherited mapping without a call.
+        // The child may also store through an inherited mapping without a call.
+        if goes_on || list::was_any() {
             let _ = membership::join();
         }
+        membership::join_with_ring();
     }
     pid
 }
@@ -87,6 +90,7 @@ fn fork_attached(own: ThisProcess, flags: u64, real: &dyn Fn() -> pid_t) -> pid_
         }
         shared_fork::join_in_child(&start::be_ready);
         membership::join_with_unseen_mapping();
+        membership::join_with_ring();
     }
     pid
 }

@@ -5,9 +5,11 @@
 //! - [`fork_in_handler`]: a fork inside a call that a handler interrupted
 //! - [`exec`]: the end of this image
 //! - [`environment`]: what the next one gets; whether the library will be in it, [`snapshim::cooperate::program`] says
+//! - [`confinement`]: a filter of system calls that the process gives itself
 //! - [`exit`]: the end of the process
 //!
-//! May import: `snapshot`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core crate.
+//! May import: `snapshot`, `mapper`, `agent`, `shared`, `origins`, `address_space`, `process`, `interpose`, `base` and the core
+//! crate.
 //!
 //! Promises: a forked child has its parent's snapshots, exactly, or they fault there. No writer preserves in the image that follows
 //! exec.

@@ -1,5 +1,6 @@
-/* ring_writer FILE MODE [late]: opens FILE for MODE (r or rw), makes a ring of io_uring, prints "ready", and when standard input ends
- * writes a page of FILE through the ring, if it may. With late it makes the ring when standard input has one byte. */
+/* ring_writer FILE MODE [late|child]: opens FILE for MODE (r or rw), makes a ring of io_uring, prints "ready", and when standard
+ * input ends writes a page of FILE through the ring, if it may. With late it makes the ring when standard input has one byte. With
+ * child its child alone goes on when it has made both. */
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 
@@ -33,21 +34,28 @@ static void write_page(int fd)
 int main(int argc, char **argv)
 {
     CHECK(argc >= 3);
-    int writes = !strcmp(argv[2], "rw");
+    int writes = !strcmp(argv[2], "rw"), is_late = argc > 3 && !strcmp(argv[3], "late");
     int fd = open(argv[1], writes ? O_RDWR : O_RDONLY);
     CHECK(fd >= 0);
-    if (argc == 3)
+    if (!is_late)
         make_ring();
-    puts("ready");
-    fflush(stdout);
+    int status, has_child = argc > 3 && !is_late;
+    pid_t child = has_child ? fork() : 1;
+    CHECK(child >= 0);
+    if (child > 0) {
+        puts("ready");
+        fflush(stdout);
+    }
+    if (has_child && child > 0)
+        return close(fd) == 0 && waitpid(child, &status, 0) == child ? status : 1;
     char byte;
     while (read(0, &byte, 1) > 0)
         ;
-    if (argc > 3)
+    if (is_late)
         make_ring();
     if (ring > 0 && writes)
         write_page(fd);
-    if (argc > 3)
+    if (is_late)
         sleep(2);
     puts("done");
     return 0;
