@@ -109,7 +109,7 @@ fn a_filter_that_kills_for_one_call_finds_none_of_the_librarys() {
     if !can_confine("a_filter_that_kills_for_one_call_finds_none_of_the_librarys") {
         return;
     }
-    let own = [libc::SYS_pwrite64, libc::SYS_io_uring_setup, libc::SYS_write, libc::SYS_exit_group];
+    let own = [libc::SYS_pwrite64, libc::SYS_splice, libc::SYS_io_uring_setup, libc::SYS_write, libc::SYS_exit_group];
     let own = own.map(|number| number as u32);
     for (scratch, way) in scratches().iter().zip(WAYS) {
         fs::write(scratch.file("file"), vec![1; NUMBERS as usize * DISTANCE]).unwrap();
@@ -150,6 +150,20 @@ fn strict_mode_finds_no_call_of_the_librarys() {
 fn start(scratch: &Scratch, way: &str, scenario: &str) -> Holder {
     let mut command = scratch.shimmed(program("reach/confined"), way);
     Holder::run(command.args(["kill", scenario]))
+}
+
+/// The kernel answers with the number of a thread that has another filter, which is no error's.
+#[test]
+fn a_process_that_is_refused_a_filter_is_not_confined() {
+    if !can_confine("a_process_that_is_refused_a_filter_is_not_confined") {
+        return;
+    }
+    for (scratch, way) in with_files().iter().zip(WAYS) {
+        make_files(scratch);
+        assert_eq!(run_ok(scratch.native(program("reach/confined")).arg("refused")), "changed\n");
+        make_files(scratch);
+        assert_eq!(run_ok(scratch.shimmed(program("reach/confined"), way).arg("refused")), "kept\n", "{way}");
+    }
 }
 
 /// It can do nothing more for its snapshots, so they are made to want nothing.

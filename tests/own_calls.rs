@@ -83,7 +83,6 @@ const OF_RUSTIX: &[(&str, &[&str])] = &[
 const APART: &[(&str, &str, &str)] = &[
     ("exit_group", "src/sys/probe.rs", "a child makes it, to find out what a filter does"),
     ("exit_group", "shim/src/agent", "made in the place of the program's end"),
-    ("ppoll", "shim/src/interpose/originals.rs", "the program's own call"),
     ("stat", "shim/src/interpose/late.rs", "the program's own call"),
     ("chdir", "shim/src/hooks/process/daemon.rs", "a part of the program's daemon(3)"),
     ("setsid", "shim/src/hooks/process/daemon.rs", "a part of the program's daemon(3)"),

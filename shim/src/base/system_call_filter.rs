@@ -265,6 +265,7 @@ pub const OPTIONAL: &[Call] = &{
         Call(S::process_vm_writev, &[]),
         Call(S::sched_yield, &[]),
         Call(S::nanosleep, &[]),
+        Call(S::ppoll, &[]),
         Call(S::clock_nanosleep, &[]),
         Call(S::getrandom, &[]),
         Call(S::kill, &[]),

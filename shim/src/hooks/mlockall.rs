@@ -10,13 +10,14 @@ use core::ops::Range;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use snapshim::protocol::snapshot::LOCKED;
-use snapshim::sys::{procfs, raw};
+use snapshim::sys::{permission, procfs, raw};
 use snapshim::table::Table;
 use syscalls::{Sysno, syscall};
 
 use crate::address_space::lock;
 use crate::base::arena;
 use crate::process::identity;
+use crate::snapshot::request::ADDRESSES;
 
 /// mlockall(2).
 pub fn lock_all(flags: c_int) -> Result<(), Errno> {
@@ -48,10 +49,14 @@ fn lock_in_kernel(flags: c_int) -> Result<(), Errno> {
 /// Locks what the program has mapped. ENOMEM: that is more than the limit allows.
 fn lock_each(flags: c_int) -> Result<(), Errno> {
     const MLOCK_ONFAULT: c_uint = 1;
+    if permission::forbids_any(&[Sysno::prlimit64, Sysno::mlock2]) {
+        return Err(Errno::NOMEM);
+    }
     let limit = getrlimit(Resource::Memlock).current.ok_or(Errno::NOMEM)?;
     let mut total = 0;
     each_mapping(|range| total += range.end - range.start);
-    if total > limit {
+    // Nothing: /proc cannot be read.
+    if total == 0 || total > limit {
         return Err(Errno::NOMEM);
     }
     let how = if flags & libc::MCL_ONFAULT != 0 { MLOCK_ONFAULT } else { 0 };
@@ -64,7 +69,6 @@ fn lock_each(flags: c_int) -> Result<(), Errno> {
 
 /// Calls `each` with what is mapped, but for the shim's reservation and table.
 fn each_mapping(mut each: impl FnMut(Range<u64>)) {
-    const ADDRESSES: u64 = 1 << 47;
     let table = identity::table().map_or(0, |table| core::ptr::from_ref(table) as u64);
     let own = [arena::reservation(), table..table + size_of::<Table>() as u64];
     procfs::each_line(c"/proc/self/maps", |line| {

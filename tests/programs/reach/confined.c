@@ -3,7 +3,9 @@
  * "more" it may also make the calls that a thread sleeps and wakes by. Says "done"; whatever a call does natively is in "file".
  *
  * confined under COMMAND...: executes a program under a filter.
- * confined but NUMBER: may make every system call but that one, writes to page 20 * NUMBER of "file", stores into one behind it, and asks for a ring. */
+ * confined but NUMBER: may make every system call but that one, writes to page 20 * NUMBER of "file", stores and splices into two
+ * behind it, and asks for a ring.
+ * confined refused: asks for a filter that the kernel refuses; a snapshot taken afterwards is "kept", natively "changed". */
 #include "check.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -257,23 +259,37 @@ static int execute_under_filter(char **command)
     return 1;
 }
 
+static struct sock_fprog kills_for(unsigned number)
+{
+    static struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    code[1].k = number;
+    return (struct sock_fprog){.len = sizeof code / sizeof *code, .filter = code};
+}
+
 /* Writes, under a filter that kills for one system call. */
 static int write_under_filter(unsigned number)
 {
     file = open("file", O_RDWR);
     CHECK(file >= 0);
     shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, (off_t)((number * DISTANCE + 10) * PAGE));
-    CHECK(shared != MAP_FAILED);
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
+    CHECK(shared != MAP_FAILED && pipe(ends) == 0);
+    pid_t feeder = fork();
+    if (feeder == 0) {
+        usleep(20000);
+        CHECK(write(ends[1], "spliced", 7) == 7);
+        _exit(0);
+    }
+    struct sock_fprog program = kills_for(number);
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
     CHECK(pwrite(file, "written", 7, (off_t)(number * DISTANCE * PAGE)) == 7);
     shared[0] = 0x77;
+    loff_t behind = (off_t)((number * DISTANCE + 5) * PAGE);
+    CHECK(splice(ends[0], NULL, file, &behind, 7, 0) == 7);
     /* The library has to say something, unless it may not: that a ring is refused. */
     unsigned char parameters[120] = {0};
     syscall(SYS_io_uring_setup, 1, parameters);
@@ -281,14 +297,44 @@ static int write_under_filter(unsigned number)
     _exit(0);
 }
 
+static void *have_own_filter(void *nothing)
+{
+    char byte;
+    struct sock_fprog program = kills_for(SYS_reboot);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    CHECK(write(other, "", 1) == 1 && read(ends[0], &byte, 1) == 1);
+    return nothing;
+}
+
+/* Asks for a filter for all threads, of which one has another: the kernel answers with its number. */
+static int be_refused_filter(void)
+{
+    pthread_t thread;
+    char byte;
+    int has_filter[2];
+    file = open("file", O_RDWR);
+    CHECK(file >= 0 && pipe(ends) == 0 && pipe(has_filter) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    other = has_filter[1];
+    CHECK(pthread_create(&thread, NULL, have_own_filter, NULL) == 0 && read(has_filter[0], &byte, 1) == 1);
+    struct sock_fprog program = kills_for(SYS_memfd_create);
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) > 0);
+    unsigned char *at = snapshot(file, 0, PAGES * PAGE, PROT_READ);
+    by_pwrite();
+    printf("%s\n", at[2 * PAGE + 5] == 1 ? "kept" : "changed");
+    CHECK(write(ends[1], "", 1) == 1 && pthread_join(thread, NULL) == 0);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    memset(page, 0x77, sizeof page);
+    if (argc == 2 && strcmp(argv[1], "refused") == 0)
+        return be_refused_filter();
     CHECK(argc >= 3);
     if (strcmp(argv[1], "but") == 0)
         return write_under_filter((unsigned)atoi(argv[2]));
     if (strcmp(argv[1], "under") == 0)
         return execute_under_filter(argv + 2);
-    memset(page, 0x77, sizeof page);
     file = open("file", O_RDWR);
     int appends = strcmp(argv[2], "to_the_end") == 0;
     other = open(appends ? "file" : "other", O_RDWR | (appends ? O_APPEND : 0));
