@@ -59,7 +59,7 @@ fn a_narrow_variable_is_for_its_kind_alone_and_says_once_what_it_left_out() {
         assert_eq!(out(&output), format!("{found}{rest}").repeat(2), "{variable}");
         let said = err(&output);
         assert_eq!(said.lines().count(), 1, "{variable}: {said}");
-        let wanted = format!("{variable}=vic* makes no snapshot of it; set {what_to_do}");
+        let wanted = format!("{variable}=vic* has no effect on it; set {what_to_do}");
         assert!(said.contains(&format!("/victim {how}")) && said.contains(&wanted), "{variable}: {said}");
     }
 }
@@ -71,7 +71,7 @@ fn what_can_be_stored_to_is_said_only_where_more_is_asked_for() {
     let mut command = named(&scratch, "SNAPSHIM_KEEP", &["map", "shared-read-write", "shared-stored-read-write"]);
     assert_eq!(err(&run(&mut command)), "");
     let said = err(&run(command.env("SNAPSHIM_LOG", "info")));
-    let line = "shared, through a descriptor that can write, so SNAPSHIM_KEEP=vic* makes no snapshot of it";
+    let line = "shared, through a descriptor that can write, so SNAPSHIM_KEEP=vic* has no effect on it";
     assert_eq!(said.matches(line).count(), 1, "{said}");
 }
 
@@ -164,7 +164,7 @@ fn what_is_loaded_is_no_snapshot_and_that_is_said_once() {
             let said = err(&output);
             let wanted = wanted.filter(|_| variable != "SNAPSHIM_SHARED_FILES");
             assert_eq!(said.lines().count(), usize::from(wanted.is_some()), "{variable}={pattern}: {said}");
-            let remark = format!("so {variable}={pattern} makes no snapshot of it");
+            let remark = format!("so {variable}={pattern} has no effect on it");
             assert!(
                 wanted.is_none_or(|text| said.contains(text) && said.contains(&remark)),
                 "{variable}={pattern}: {said}"

@@ -103,6 +103,13 @@ pub fn is_any() -> bool {
     [keep, files, shared_files, guard_files].iter().any(|patterns| !patterns.is_empty())
 }
 
+/// Whether there is any pattern for private mappings.
+#[inline]
+pub fn is_any_private() -> bool {
+    let of_private = |list: &&List| list.kinds.contains(&Kind::Private);
+    LISTS.iter().filter(of_private).any(|list| !(list.patterns)(config()).is_empty())
+}
+
 /// PATH_MAX bytes are more than a hook may take of the stack; a longer path matches nothing.
 const LONGEST_PATH: usize = 1000;
 

@@ -58,7 +58,7 @@ extern "C" fn target() -> *const () {
 }
 
 fn is_any_named() -> bool {
-    !config().is_disabled && file_patterns::is_any()
+    !config().is_disabled && file_patterns::is_any_private()
 }
 
 extern "C" fn on_dlopen(file: *const c_char, mode: c_int, caller: u64) -> *mut c_void {
@@ -127,7 +127,7 @@ fn log_unkept(named: &OtherKind, path: &[u8]) {
     say_once!(
         Level::Warn,
         file = path;
-        "process {} has {path} mapped by ld.so, or by another call that is not seen, so {}={} makes no snapshot of it; replace \
+        "process {} has {path} mapped by ld.so, or by another call that is not seen, so {}={} has no effect on it; replace \
          such a file by another of its name (mv, install) rather than write into it",
         raw::own_pid(),
         named.variable,

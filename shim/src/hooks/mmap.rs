@@ -239,7 +239,7 @@ fn log_other_kind(other: &OtherKind, descriptor: c_int) {
     say_once!(
         level,
         file = path;
-        "process {} maps {path} {how}, so {}={} makes no snapshot of it; {what_to_do}",
+        "process {} maps {path} {how}, so {}={} has no effect on it; {what_to_do}",
         raw::own_pid(),
         other.variable,
         Bytes(other.pattern)
@@ -536,14 +536,12 @@ pub fn lock(call: Sysno, address: *const c_void, length: size_t, flags: c_uint) 
 
 /// mseal(2), after which no mapping can be replaced. So snapshots leave their files first: a truncation moves them no more.
 pub fn seal(address: *mut c_void, length: size_t, flags: size_t) -> Result<(), Errno> {
-    const MSEAL: usize = 462;
     let range = addresses(address, length);
     if !preserve_own::move_off(&range) {
         return Err(Errno::NOMEM);
     }
-    let number = Sysno::new(MSEAL).ok_or(Errno::NOSYS)?;
     // SAFETY: the application's arguments, as they are.
-    plain(unsafe { syscall!(number, address, length, flags) }).map(drop)
+    plain(unsafe { syscall!(Sysno::mseal, address, length, flags) }).map(drop)
 }
 
 fn is_advice_of_interest(advice: c_int) -> bool {

@@ -140,7 +140,7 @@ const TRUNCATING: &[Sysno] = &[
 ];
 
 /// Whether a file that exists is truncated.
-fn truncates(flags: c_int) -> bool {
+pub fn truncates(flags: c_int) -> bool {
     const CREATES_ONLY: c_int = libc::O_CREAT | libc::O_EXCL;
     flags & libc::O_TRUNC != 0
         && flags & libc::O_PATH == 0

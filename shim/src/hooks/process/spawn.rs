@@ -10,6 +10,7 @@ use snapshim::sys::raw;
 use syscalls::{Sysno, syscall};
 
 use crate::base::errno::errno;
+use crate::hooks::file::open::truncates;
 use crate::hooks::file::truncate::truncate_by_name;
 use crate::interpose::{self, interpose};
 use crate::process::shared_mm;
@@ -105,11 +106,6 @@ impl Action {
             }
         }
     }
-}
-
-fn truncates(flags: c_int) -> bool {
-    let creates_only = flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL;
-    flags & libc::O_TRUNC != 0 && !creates_only
 }
 
 fn on_spawn(
