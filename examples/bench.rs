@@ -1,5 +1,5 @@
-//! `make bench`: what the shim costs. With the argument `shared` only what shared mappings cost; with `costs` only what grows with what exists; with `against LIBRARY` how this
-//! build compares with another.
+//! `make bench`: what the shim costs. With the argument `shared` only what shared mappings cost; with `costs` only what grows with
+//! what exists; with `against LIBRARY` how this build compares with another.
 //!
 //! Each figure is the median of the ratios of many rounds. In each round both sides run one after the other on the same processor,
 //! by turns the one or the other first.

@@ -14,8 +14,8 @@
 //! 5. [`preserve`]: how a page is kept.
 //!
 //! Read in this order: [`protocol::gate`] (a write announces itself), [`protocol::creation`] (an instant is chosen),
-//! [`protocol::snapshot`] (what is promised), [`protocol::preserved`] (which pages have copies so far), [`protocol::sharing`] (stores
-//! that make no call), [`cooperate::drain`] (a creation waits for the writers), then [`preserve`].
+//! [`protocol::snapshot`] (what is promised), [`protocol::preserved`] (which pages have copies so far), [`protocol::sharing`]
+//! (stores that make no call), [`cooperate::drain`] (a creation waits for the writers), then [`preserve`].
 //!
 //! docs/architecture.md shows this crate and the library together: layers, protocol, journeys of a call, words, facts about the
 //! kernel.

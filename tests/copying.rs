@@ -1,8 +1,8 @@
 //! What a copy costs: `snapshim cp` of files that are written at full speed, page by page, at random places.
 //!
-//! A copy is exact, and holds little more memory than it has to. An ideal copy gives back each page when it has read it: at any time
-//! it holds the pages behind its position that were written since the instant. How many these are follows from how far the writer and
-//! the copy have come, and both are seen from outside (proc_pid_io(5)).
+//! A copy is exact, and holds little more memory than it has to. An ideal copy gives back each page when it has read it: at any
+//! time it holds the pages behind its position that were written since the instant. How many these are follows from how far the
+//! writer and the copy have come, and both are seen from outside (proc_pid_io(5)).
 //!
 //! `make bench` runs the figures for 2 GiB; they are said, and compared with what is wanted.
 

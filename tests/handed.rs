@@ -40,8 +40,8 @@ const PLACES: [Place; 4] = [
 
 const USER: &str = "65534";
 
-/// Runs the probe, with `variables`, as another user in `place`. It is chroot(1) that changes the user: older versions of setpriv(1)
-/// want /proc.
+/// Runs the probe, with `variables`, as another user in `place`. It is chroot(1) that changes the user: older versions of
+/// setpriv(1) want /proc.
 fn probe(place: &Place, variables: &[(&str, &str)], verbs: &[&str]) -> Output {
     let scratch = Scratch::new(&root().join("target/scratch"));
     let script = format!(

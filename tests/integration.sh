@@ -1,9 +1,9 @@
 #!/bin/sh
 # Runs what needs more than the compiler, miri and the integration tests, and counts what was skipped.
 #
-# Most tests wait most of the time, so several modules of the one test program run at once, each in a process of its own, and in each
-# several tests. Those of chance do as much as they can in the time they have: they come one after the other. The test program is built
-# without optimization: what it runs is optimized, the library and C programs.
+# Most tests wait most of the time, so several modules of the one test program run at once, each in a process of its own, and in
+# each several tests. Those of chance do as much as they can in the time they have: they come one after the other. The test program
+# is built without optimization: what it runs is optimized, the library and C programs.
 set -u
 cd "$(dirname "$0")/.."
 logs=target/integration

@@ -53,8 +53,8 @@ make_command() {
         -- -C "linker=$here/target/roots-command/gcc" -C "metadata=$1" && cp target/roots-command/release/snapshim "$made"
 }
 
-# In a mount namespace of its own: the root with what it sees of this machine, and programs of its own. It is a mount, and the root of
-# the namespace: the tests make mounts and user namespaces, which the kernel refuses after a mere chroot(2).
+# In a mount namespace of its own: the root with what it sees of this machine, and programs of its own. It is a mount, and the root
+# of the namespace: the tests make mounts and user namespaces, which the kernel refuses after a mere chroot(2).
 if [ "${1:-}" = inside ]; then
     root=$here/target/roots/$2
     shift 2

@@ -1,6 +1,7 @@
 # Sourced by the scripts that plant faults in a copy of the sources under target/planted and have a test find them.
 #
-# plant TEST FILTER PATTERN...   for each fault that `faults` prints (what is left out | where | as sed(1) leaves it out) the test has
+# plant TEST FILTER PATTERN...   for each fault that `faults` prints (what is left out | where | as sed(1) leaves it out) the test
+# has
 #                                to fail, and its output to have a line with one of the patterns: the first pattern that is in it
 #                                says what was found
 copy=target/planted

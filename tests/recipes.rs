@@ -1,4 +1,5 @@
-//! The recipes of examples/recipes do what they promise: each copies what a program writes, many times, and finds no copy that is wrong.
+//! The recipes of examples/recipes do what they promise: each copies what a program writes, many times, and finds no copy that is
+//! wrong.
 
 use std::process::Command;
 use std::time::Duration;

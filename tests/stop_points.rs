@@ -18,8 +18,8 @@ use crate::common::{Scratch, program, root};
 const TIMEOUT_MS: &str = "200";
 /// Why a snapshot is broken whose process was slow.
 const NO_ANSWER: &str = "did not answer";
-/// How often a point is tried where a process that runs was slow to answer, and so is named in place of the stopped one, or has lost
-/// a snapshot: on a busy machine that happens once, and hardly again and again.
+/// How often a point is tried where a process that runs was slow to answer, and so is named in place of the stopped one, or has
+/// lost a snapshot: on a busy machine that happens once, and hardly again and again.
 const TRIES: usize = 5;
 
 /// Stops the operation everywhere; how many points there were, and what became of it.

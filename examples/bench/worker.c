@@ -13,7 +13,8 @@
  *   sharehuge FILE LENGTH        the same, aligned for huge pages, of which the kernel takes as many as the file has
  *   store STRIDE                 one store into each page of the shared mapping, every STRIDE-th (odd) page next
  *   run COUNT SETTING LIBRARY    runs true(1) COUNT times with SETTING in the environment and, unless it is "-", LIBRARY preloaded
- *   trap FILE LENGTH CHUNK STRIDE     the same natively after its write permission was taken away, with a handler that gives it back
+ *   trap FILE LENGTH CHUNK STRIDE     the same natively after its write permission was taken away, with a handler that gives it
+ *   back
  *                                to CHUNK pages at a time, and one store into each page of a plain private mapping */
 #define _GNU_SOURCE
 #include <fcntl.h>

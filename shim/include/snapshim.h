@@ -2,9 +2,9 @@
  *
  *     void *p = mmap(NULL, length, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, fd, 0);
  *
- * Every byte of p equals the file's content at one instant between the call and the return of mmap(), until it is unmapped, as long as
- * every process that changes the file runs under LD_PRELOAD=libsnapshim.so with the same SNAPSHIM_DIR. Without the shim the kernel
- * ignores the flag and the mapping is an ordinary MAP_PRIVATE one: ask snapshim_active() first.
+ * Every byte of p equals the file's content at one instant between the call and the return of mmap(), until it is unmapped, as long
+ * as every process that changes the file runs under LD_PRELOAD=libsnapshim.so with the same SNAPSHIM_DIR. Without the shim the
+ * kernel ignores the flag and the mapping is an ordinary MAP_PRIVATE one: ask snapshim_active() first.
  *
  * Nothing has to be linked. C and C++.
  */
@@ -18,8 +18,8 @@
 #include <sys/types.h>
 
 /* A flag for mmap(2), with MAP_PRIVATE. Checked to be free in every Linux ABI (include/uapi/asm-generic/mman-common.h, mman.h, and
- * arch/{alpha,mips,parisc,powerpc,sparc,xtensa,x86}/include/uapi/asm/mman.h): the flags end at bit 20 (MAP_FIXED_NOREPLACE; bit 21 on
- * alpha), bit 26 is MAP_UNINITIALIZED, and bits 26 to 31 hold the size of huge pages (MAP_HUGE_SHIFT). This is bit 24. */
+ * arch/{alpha,mips,parisc,powerpc,sparc,xtensa,x86}/include/uapi/asm/mman.h): the flags end at bit 20 (MAP_FIXED_NOREPLACE; bit 21
+ * on alpha), bit 26 is MAP_UNINITIALIZED, and bits 26 to 31 hold the size of huge pages (MAP_HUGE_SHIFT). This is bit 24. */
 #ifndef MAP_SNAPSHOT
 #define MAP_SNAPSHOT 0x01000000
 #endif
@@ -31,8 +31,8 @@ extern "C" {
 enum {
     SNAPSHIM_EXACT = 0,    /* as promised */
     SNAPSHIM_DOUBTFUL = 1, /* readable, but the shim can no longer vouch for it (a program without the shim changed the file, for one);
-                            * or the table was damaged; snapshim_why() and the log say why. Of a process that left a damaged table only state and pages
-                            * are known */
+                            * or the table was damaged; snapshim_why() and the log say why. Of a process that left a damaged table
+                            * only state and pages are known */
     SNAPSHIM_BROKEN = 2,   /* a page could not be preserved; the broken part raises SIGBUS */
     SNAPSHIM_LIVE = 3      /* no snapshot: it shows the file as it is, and keeps what truncations take away (SNAPSHIM_GUARD_FILES) */
 };
@@ -66,8 +66,8 @@ struct snapshim_map {
 /* Snapshots that snapshim_mapv() takes at once. */
 #define SNAPSHIM_GROUP 16384
 
-/* Weak: absent without the shim. In a program that is linked at a fixed address (-no-pie) the linker would settle on "absent" for good,
- * unless the address is loaded from the global offset table, which noplt asks for. */
+/* Weak: absent without the shim. In a program that is linked at a fixed address (-no-pie) the linker would settle on "absent" for
+ * good, unless the address is loaded from the global offset table, which noplt asks for. */
 #if defined(__has_attribute)
 #if __has_attribute(noplt)
 #define SNAPSHIM_WEAK_ __attribute__((weak, noplt))
@@ -98,9 +98,10 @@ static inline int snapshim_stat(const void *addr, struct snapshim_stat *stat)
     return -1;
 }
 
-/* The same, after a look through fd, a descriptor of the file, whether a program without the shim has changed it. snapshim_stat() looks at
- * up to 64 files by descriptors of its own; with snapshots of more files ask by this one, before what was read is believed. 0, or -1 with
- * errno: EINVAL (no snapshot there, or fd leads to another file), EAGAIN (another thread is at it), ENOSYS (no shim). */
+/* The same, after a look through fd, a descriptor of the file, whether a program without the shim has changed it. snapshim_stat()
+ * looks at up to 64 files by descriptors of its own; with snapshots of more files ask by this one, before what was read is
+ * believed. 0, or -1 with errno: EINVAL (no snapshot there, or fd leads to another file), EAGAIN (another thread is at it), ENOSYS
+ * (no shim). */
 static inline int snapshim_check(const void *addr, int fd, struct snapshim_stat *stat)
 {
     if (__snapshim_check)
@@ -109,9 +110,9 @@ static inline int snapshim_check(const void *addr, int fd, struct snapshim_stat 
     return -1;
 }
 
-/* Why the snapshot that `addr` lies in is doubtful or broken, in words for a person and with what to do: what the log says of it. Like
- * snprintf(3), it stores at most size bytes with the '\0' behind them, and returns the length of the whole text: 0 for a snapshot that is
- * exact or live. Otherwise -1 with errno: EINVAL (no snapshot there), ENOSYS (no shim). */
+/* Why the snapshot that `addr` lies in is doubtful or broken, in words for a person and with what to do: what the log says of it.
+ * Like snprintf(3), it stores at most size bytes with the '\0' behind them, and returns the length of the whole text: 0 for a
+ * snapshot that is exact or live. Otherwise -1 with errno: EINVAL (no snapshot there), ENOSYS (no shim). */
 static inline int snapshim_why(const void *addr, char *buffer, size_t size)
 {
     if (__snapshim_why)
@@ -122,10 +123,10 @@ static inline int snapshim_why(const void *addr, char *buffer, size_t size)
 
 /* Takes n snapshots, of one file or of several, at one instant: what one of them shows of a change, all of them show. All or none.
  *
- * 0, and each addr is set; or -1 with errno, and nothing is mapped: EINVAL (n < 1, or as for mmap), E2BIG (n > SNAPSHIM_GROUP), EBADF,
- * ENODEV (neither a file nor a block device), EOPNOTSUPP (a file system whose files change without a system call here), ENFILE (the table
- * is full), ENOMEM, ETIMEDOUT (a writer did not finish in time), EDEADLK (in a handler that interrupted a write), ENOSYS (no shim). The
- * error of the entry that is the reason is the same number. */
+ * 0, and each addr is set; or -1 with errno, and nothing is mapped: EINVAL (n < 1, or as for mmap), E2BIG (n > SNAPSHIM_GROUP),
+ * EBADF, ENODEV (neither a file nor a block device), EOPNOTSUPP (a file system whose files change without a system call here),
+ * ENFILE (the table is full), ENOMEM, ETIMEDOUT (a writer did not finish in time), EDEADLK (in a handler that interrupted a write),
+ * ENOSYS (no shim). The error of the entry that is the reason is the same number. */
 static inline int snapshim_mapv(struct snapshim_map *maps, int n)
 {
     if (__snapshim_mapv)
@@ -134,8 +135,8 @@ static inline int snapshim_mapv(struct snapshim_map *maps, int n)
     return -1;
 }
 
-/* A snapshot of one file, where mmap() with MAP_SNAPSHOT would be an ordinary mapping without the shim. Its address, or MAP_FAILED with
- * errno: as snapshim_mapv(). munmap(2) ends it. */
+/* A snapshot of one file, where mmap() with MAP_SNAPSHOT would be an ordinary mapping without the shim. Its address, or MAP_FAILED
+ * with errno: as snapshim_mapv(). munmap(2) ends it. */
 static inline void *snapshim_map(int fd, off_t offset, size_t length, int prot)
 {
     struct snapshim_map map;

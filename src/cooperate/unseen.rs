@@ -59,8 +59,8 @@ impl Table {
         if self.unseen().was_ever_up() && self.unseen().is_up() { self.doubt_every_snapshot(Cause::Unseen) } else { 0 }
     }
 
-    /// Makes every exact snapshot doubtful because of `cause`, those included that are split from others meanwhile. The result is how many this call
-    /// did.
+    /// Makes every exact snapshot doubtful because of `cause`, those included that are split from others meanwhile. The result is
+    /// how many this call did.
     pub fn doubt_every_snapshot(&self, cause: Cause) -> usize {
         let mut doubted = 0;
         self.over_splits(|walk| {

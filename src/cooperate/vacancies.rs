@@ -34,8 +34,9 @@ fn is_landmark(index: usize, least: usize) -> bool {
     index >= least && index.is_power_of_two()
 }
 
-/// Whether the caller is the one that looks for the dead at the landmark `used`. Of threads that come there together one does so, and
-/// the array grows for the others: it takes longer than their claims by far. If the one is killed, another does so a second later.
+/// Whether the caller is the one that looks for the dead at the landmark `used`. Of threads that come there together one does so,
+/// and the array grows for the others: it takes longer than their claims by far. If the one is killed, another does so a second
+/// later.
 fn takes_turn(last: &AtomicU32, used: usize, now: u64) -> bool {
     const TIME_BITS: u32 = 27;
     const ABOUT_A_MILLISECOND: u32 = 20;

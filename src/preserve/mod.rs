@@ -744,8 +744,8 @@ impl<R: Report, S: StoreBarrier> Pusher<'_, R, S> {
             || self.table.view(index).is_none_or(|now| now.head.incarnation() != view.head.incarnation())
     }
 
-    /// Makes the snapshot fault in its mapper, because of `cause`. False: that could not be made to take effect. A guarded mapping has nothing to
-    /// break.
+    /// Makes the snapshot fault in its mapper, because of `cause`. False: that could not be made to take effect. A guarded mapping
+    /// has nothing to break.
     pub fn break_mapping(&self, index: u32, view: &View, cause: Cause) -> bool {
         if view.is_guarded() {
             return true;

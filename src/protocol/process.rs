@@ -10,8 +10,8 @@ use crate::sys::futex;
 use crate::sys::sync::{self, AtomicU32, AtomicU64, Fault, Ordering, full_fence, planted};
 
 /// All-zero is "free". `identity` is written by claim, set_pid and free; the rest by the process itself, or by its parent before
-/// it exists. Freeing a record clears nothing else: each word carries the epoch of the image that it belongs to, or is begun anew by
-/// the next claim. A dead `summoner` is taken out by the next one.
+/// it exists. Freeing a record clears nothing else: each word carries the epoch of the image that it belongs to, or is begun anew
+/// by the next claim. A dead `summoner` is taken out by the next one.
 #[cfg_attr(not(loom), derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout))]
 #[cfg_attr(loom, derive(Default))]
 #[derive(Debug)]

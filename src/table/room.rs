@@ -71,8 +71,8 @@ impl Room {
     }
 }
 
-/// Which pages of a small array have memory: a bit for each:32 | their complement:32. All-zero: none. A word that is damaged leads no
-/// process into a hole.
+/// Which pages of a small array have memory: a bit for each:32 | their complement:32. All-zero: none. A word that is damaged leads
+/// no process into a hole.
 #[derive(Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
 #[repr(transparent)]
 pub(crate) struct PageRoom(AtomicU64);

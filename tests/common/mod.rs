@@ -54,7 +54,8 @@ pub fn source(name: &str) -> PathBuf {
     root().join("tests/programs").join(name)
 }
 
-/// Compiles tests/programs/NAME.c, or what is in a folder of that name; once for all processes of the tests. NAME is `folder/program`.
+/// Compiles tests/programs/NAME.c, or what is in a folder of that name; once for all processes of the tests. NAME is
+/// `folder/program`.
 ///
 /// A NAME.c with a NAME.h beside it is no program, but a part of those programs that include NAME.h: of its own folder, or of all
 /// folders if it is in tests/programs/common.

@@ -477,8 +477,8 @@ fn is_stopped(process: pid_t) -> bool {
     })
 }
 
-/// Signals that other threads send to a stopped thread wait while `does` has it go on. A step ends by SIGTRAP, which the kernel would
-/// let a thread that blocks it die of (force_sig_info_to_task in kernel/signal.c). SIGSTOP cannot be blocked.
+/// Signals that other threads send to a stopped thread wait while `does` has it go on. A step ends by SIGTRAP, which the kernel
+/// would let a thread that blocks it die of (force_sig_info_to_task in kernel/signal.c). SIGSTOP cannot be blocked.
 fn without_signals(thread: pid_t, does: impl FnOnce()) {
     let mut mask = 0u64;
     let blocked = !(1u64 << (libc::SIGTRAP - 1));

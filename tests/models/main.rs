@@ -14,7 +14,8 @@
 //! | marks of where snapshots stand | `protocol::place` | [`places`] |
 //! | bytes that are stored into read-only snapshots | `protocol::bytes` | [`mapping`] |
 //! | preserved bits, and the owners of their blocks | `protocol::preserved`, `protocol::block_owner` | [`bits`] |
-//! | process records, forks, claims, slots, and their recovery | `protocol::process`, `protocol::holdings`, `protocol::writer_slot` | [`reaping`] |
+//! | process records, forks, claims, slots, and their recovery | `protocol::process`, `protocol::holdings`, `protocol::writer_slot`
+//! | [`reaping`] |
 //! | requests to an agent, and its doorbell | `protocol::writer_slot`, `protocol::process` | [`asking`] |
 //! | bytes at movable positions | `protocol::gate::UnplacedBytes` | [`positions`] |
 //! | counted changes, observations of a file | `protocol::changes` | [`foreign_changes`] |

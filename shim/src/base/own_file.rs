@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use snapshim::sys::procfs;
 
-/// Device and inode, once they are known; 0: they are not, or there is no such file any more.
 static DEVICE: AtomicU64 = AtomicU64::new(0);
+/// 0: it has not been looked for; all bits: there is no such file any more.
 static INODE: AtomicU64 = AtomicU64::new(0);
 
 /// Whether this is the library's file. The first question takes a look at /proc.

@@ -128,8 +128,8 @@ fn stay_out_confined(image: Option<&ImagePage>) -> Errno {
         table.raise_unseen(Who { pid: raw::own_pid(), start: 0 });
         say!(
             Level::Warn,
-            "process {} takes no part: it was forked by a process that a filter of seccomp confines. Its changes are not held back, \
-             so all snapshots in the table are doubtful while it lives",
+            "process {} takes no part: it was forked by a process that a filter of seccomp confines. Its changes are not held \
+             back, so all snapshots in the table are doubtful while it lives",
             raw::own_pid()
         );
     }

@@ -233,8 +233,8 @@ impl SignalFrame {
         (summon::fingerprint(&registers) == fingerprint).then_some(number)
     }
 
-    /// Has the program make an interrupted call again, whose arguments the kernel has kept. A sleep goes on with what is left of it,
-    /// if the kernel has said how much that is; another wait begins anew.
+    /// Has the program make an interrupted call again, whose arguments the kernel has kept. A sleep goes on with what is left of
+    /// it, if the kernel has said how much that is; another wait begins anew.
     pub fn repeat(&self, call: Sysno) {
         // SAFETY: a place inside the context.
         let get = |number| unsafe { *self.register(number) };
