@@ -30,3 +30,8 @@ fn each_of_many_threads_is_seen() {
 fn threads_that_come_together_do_not_all_look_for_the_dead() {
     are_all_seen("threads_that_come_together_do_not_all_look_for_the_dead");
 }
+
+#[test]
+fn what_spawned_and_died_costs_the_next_nothing() {
+    are_all_seen("what_spawned_and_died_costs_the_next_nothing");
+}

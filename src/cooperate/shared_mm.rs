@@ -11,9 +11,15 @@ use crate::sys::raw;
 
 impl Process {
     /// From now on a child may act in the memory of `id`, for the user that the caller acts for. So the end of the process is not
-    /// the end of its calls.
+    /// the end of its calls. The kernel does not say when the child leaves that memory.
     pub fn note_shared_mm(&self, id: ProcessId) {
-        self.set_lender(id, rustix::process::geteuid().as_raw());
+        self.set_lender(id, rustix::process::geteuid().as_raw(), true);
+    }
+
+    /// The same until [`Process::end_spawn`]: posix_spawn(3) returns when the child has executed its program, or has ended
+    /// (CLONE_VFORK, clone(2)).
+    pub fn begin_spawn(&self, id: ProcessId) {
+        self.set_lender(id, rustix::process::geteuid().as_raw(), false);
     }
 }
 

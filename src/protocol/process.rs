@@ -46,8 +46,9 @@ pub struct Process {
     mm_shared: AtomicU64,
     /// What its direct writes concern.
     pub direct: DirectTargets,
-    /// epoch:32 | 1 once the process has a ring of io_uring, whose writes are not announced:32.
-    rings: AtomicU64,
+    /// epoch:32 | what acts for the process, or in its memory, without a call of its own ([`HAS_RINGS`], [`SHARES_FOR_GOOD`]):2 |
+    /// calls of posix_spawn(3) under way, whose children act in its memory:30.
+    others: AtomicU64,
     /// The creation that it holds back.
     pub delay: AtomicDelay,
     /// Where what it has may stand.
@@ -85,13 +86,18 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
     ((word >> 32) as u32 == id.epoch()).then_some(word as u32)
 }
 
+/// In `others`: the process has a ring of io_uring, whose writes are not announced.
+const HAS_RINGS: u32 = 1 << 31;
+/// In `others`: a child may act in the memory until the process is gone, and longer.
+const SHARES_FOR_GOOD: u32 = 1 << 30;
+
 /// Changes a count that belongs to an image: when the image dies, what it counts ends with it.
 fn count(word: &AtomicU64, id: ProcessId, change: impl Fn(u32) -> u32) {
     let mut seen = word.load(Ordering::Relaxed);
     loop {
         let count = change(of_image(seen, id).unwrap_or(0));
         let counted = u64::from(id.epoch()) << 32 | u64::from(count);
-        // Release: pairs with the Acquire in `unannounced`.
+        // Release: pairs with the Acquire in `unannounced` and in `mm_sharer`.
         match word.compare_exchange(seen, counted, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => return,
             Err(now) => seen = now,
@@ -250,14 +256,14 @@ impl Process {
 
     /// Notes that `id` has a ring of io_uring. Called before the ring is made.
     pub fn note_rings(&self, id: ProcessId) {
-        self.rings.store(u64::from(id.epoch()) << 32 | 1, Ordering::Relaxed);
+        count(&self.others, id, |others| others | HAS_RINGS);
         // SeqCst: pairs with the fence in `origins::ring_users`: the note before the look at the snapshots.
         full_fence();
     }
 
     /// Whether `id` has a ring of io_uring.
     pub fn has_rings(&self, id: ProcessId) -> bool {
-        of_image(self.rings.load(Ordering::Relaxed), id) == Some(1)
+        of_image(self.others.load(Ordering::Relaxed), id).is_some_and(|others| others & HAS_RINGS != 0)
     }
 
     /// The descriptor-table generation that `descriptor` falls under: how many changes have begun.
@@ -378,15 +384,31 @@ impl Process {
     }
 
     /// From now on a child may act in the memory of `id`, for `user`: the end of the process is not the end of its calls.
+    /// `for_good`: it is not known for how long; else until [`Process::end_spawn`].
     #[cfg(not(loom))]
-    pub(crate) fn set_lender(&self, id: ProcessId, user: u32) {
+    pub(crate) fn set_lender(&self, id: ProcessId, user: u32, for_good: bool) {
+        count(&self.others, id, |others| if for_good { others | SHARES_FOR_GOOD } else { others + 1 });
         // No user is u32::MAX.
         self.mm_shared.store(u64::from(id.epoch()) << 32 | u64::from(user.wrapping_add(1)), Ordering::Relaxed);
     }
 
+    /// The child of a posix_spawn(3) of `id` has its own memory by now, or has ended.
+    #[cfg(not(loom))]
+    pub fn end_spawn(&self, id: ProcessId) {
+        count(
+            &self.others,
+            id,
+            |others| if others & !(HAS_RINGS | SHARES_FOR_GOOD) == 0 { others } else { others - 1 },
+        );
+    }
+
     /// For which user `id` shares its memory with a child, if it does.
     pub fn mm_sharer(&self, id: ProcessId) -> Option<u32> {
-        of_image(self.mm_shared.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))
+        let user = of_image(self.mm_shared.load(Ordering::Relaxed), id).and_then(|user| user.checked_sub(1))?;
+        // Acquire: pairs with the Release in `count`: what a child did before `end_spawn` is seen. The next image of the process
+        // may have the word by now.
+        let is_over = of_image(self.others.load(Ordering::Acquire), id).is_some_and(|others| others & !HAS_RINGS == 0);
+        (!is_over).then_some(user)
     }
 
     /// How the fork of `id` went. Acquire: pairs with the AcqRel in `decide_fork`.

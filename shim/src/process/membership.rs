@@ -16,12 +16,11 @@ use snapshim::sys::{permission, procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
-use super::descriptors;
 use super::identity::{
-    ATTACHED, ImagePage, OWN_RANGES, PROC_FDS, SHARES_MM, ThisProcess, attached, image_page, is_vfork_child, table,
-    table_location,
+    ATTACHED, ImagePage, OWN_RANGES, PROC_FDS, ThisProcess, attached, image_page, is_vfork_child, table, table_location,
 };
 use super::log::{self, Level, say};
+use super::{descriptors, shared_mm};
 use crate::base::config::config;
 use crate::base::own_stacks;
 
@@ -561,9 +560,6 @@ fn become_known(table: &Table, image: &ImagePage, record: &Process, (id, index):
     record.direct.clear();
     record.begin_descriptors();
     descriptors::find_out_whether_hidden();
-    if SHARES_MM.load(Ordering::Relaxed) {
-        record.note_shared_mm(id);
-    }
     if HAS_RING.load(Ordering::Relaxed) {
         record.note_rings(id);
     }
@@ -572,6 +568,11 @@ fn become_known(table: &Table, image: &ImagePage, record: &Process, (id, index):
     image.index.store(index, Ordering::Relaxed);
     // Release: pairs with the Acquire in `attached`.
     image.word.store(id.to_word(), Ordering::Release);
+    // SeqCst: pairs with the fence in `shared_mm`: a thread that is about to share the memory finds the word, or is found here.
+    snapshim::sys::sync::full_fence();
+    if shared_mm::is_shared() {
+        record.note_shared_mm(id);
+    }
     record.describe_start(id, snapshim::sys::procfs::start_of(id.pid()));
     record.describe_cookie(id, ptr::from_ref(&image.word) as u64);
 }

@@ -1,18 +1,26 @@
 //! Memory that a child shares: after vfork(2) while the calling thread waits, after clone(2) with CLONE_VM beside it.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use snapshim::sys::sync::full_fence;
 use snapshim::sys::{permission, raw};
 
 use super::identity::{SHARES_MM, attached, image_page, note_time_space, table};
 use super::{first_thread, thread};
 
-/// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_beside`: the
-/// calling thread is not stopped meanwhile.
+/// Whether a child that was once made may act in this memory for good.
+static FOR_GOOD: AtomicBool = AtomicBool::new(false);
+/// Calls of posix_spawn(3) under way.
+static SPAWNS: AtomicU32 = AtomicU32::new(0);
+
+/// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_concurrent`:
+/// the calling thread is not stopped meanwhile.
 pub fn note_shared_mm(is_concurrent: bool) {
     thread::note_shared_mm(is_concurrent);
     SHARES_MM.store(true, Ordering::Relaxed);
-    // Without a record now, `membership` says so when there is one.
+    FOR_GOOD.store(true, Ordering::Relaxed);
+    // SeqCst: pairs with the fence in `membership::become_known`, which says so where there is no record now.
+    full_fence();
     if let Some(own) = attached()
         && let Some(record) = own.record()
     {
@@ -20,10 +28,38 @@ pub fn note_shared_mm(is_concurrent: bool) {
     }
 }
 
+/// Makes `spawn`, a posix_spawn(3): its child shares this memory until the call returns. A process that is killed meanwhile leaves
+/// the note behind.
+pub fn while_spawning<T>(spawn: impl FnOnce() -> T) -> T {
+    thread::note_shared_mm(false);
+    SHARES_MM.store(true, Ordering::Relaxed);
+    SPAWNS.fetch_add(1, Ordering::Relaxed);
+    // SeqCst: as above.
+    full_fence();
+    let noted = attached().and_then(|own| Some((own.record()?, own.id)));
+    if let Some((record, id)) = noted {
+        record.begin_spawn(id);
+    }
+    let result = spawn();
+    if let Some((record, id)) = noted {
+        record.end_spawn(id);
+    }
+    // Release: pairs with the Acquire in `is_shared`: the child is gone.
+    SPAWNS.fetch_sub(1, Ordering::Release);
+    result
+}
+
+/// Whether a child may share this memory. Of a child that was being made when the process joined, the end is not seen.
+pub fn is_shared() -> bool {
+    FOR_GOOD.load(Ordering::Relaxed) || SPAWNS.load(Ordering::Acquire) > 0
+}
+
 /// Notes which process this memory belongs to. The constructor and a forked child do that, before a vfork child can be the first
 /// to use the memory.
 pub fn note_pid() {
     first_thread::note();
+    FOR_GOOD.store(false, Ordering::Relaxed);
+    SPAWNS.store(0, Ordering::Relaxed);
     thread::forget_shared_mm();
     if table().is_some() && !permission::is_confined() {
         note_time_space();

@@ -2,7 +2,11 @@
 #include "check.h"
 
 #include <pthread.h>
+#include <spawn.h>
 #include <sys/resource.h>
+#include <time.h>
+
+extern char **environ;
 
 enum { PROCESSES = 1100, THREADS = 4200, PAGES = 64, SIZE = PAGES * 4096 };
 
@@ -165,8 +169,64 @@ static void threads_that_come_together_do_not_all_look_for_the_dead(void)
     CHECK(many < 8 * few + 1000);
 }
 
+enum { IDLE = 300, NEWCOMERS = 21 };
+
+/* Executed by the next: the processor time, in microseconds, of the first write; then the process may spawn a program. */
+static int be_newcomer(int spawns)
+{
+    struct timespec before, after;
+    int fd = open("other", O_RDWR);
+    CHECK(fd >= 0 && clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before) == 0);
+    overwrite(fd, 0, 1, 1);
+    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after) == 0);
+    if (spawns) {
+        pid_t pid;
+        char *arguments[] = {"true", NULL};
+        CHECK(posix_spawn(&pid, "/bin/true", NULL, NULL, arguments, environ) == 0 && waitpid(pid, NULL, 0) == pid);
+    }
+    printf("%ld\n", (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000);
+    return 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    long left = *(const long *)a, right = *(const long *)b;
+    return (left > right) - (left < right);
+}
+
+/* The median of what the first write of a process takes, one after the other. */
+static long time_of_each(const char *self, const char *what)
+{
+    char command[600];
+    long times[NEWCOMERS];
+    snprintf(command, sizeof command, "exec %s %s", self, what);
+    for (int i = 0; i < NEWCOMERS; i++) {
+        FILE *newcomer = popen(command, "r");
+        CHECK(newcomer && fscanf(newcomer, "%ld", &times[i]) == 1 && pclose(newcomer) == 0);
+    }
+    qsort(times, NEWCOMERS, sizeof times[0], by_size);
+    return times[NEWCOMERS / 2];
+}
+
+static void what_spawned_and_died_costs_the_next_nothing(const char *self)
+{
+    for (int i = 0; i < IDLE; i++) {
+        pid_t pid = fork();
+        if (pid < 0)
+            skip("so many processes");
+        if (pid == 0)
+            for (;;)
+                pause();
+    }
+    long plain = time_of_each(self, "newcomer"), spawning = time_of_each(self, "spawning_newcomer");
+    printf("%ld us, %ld us\n", plain, spawning);
+    CHECK(spawning < 3 * plain + 300);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 2 && strstr(argv[1], "newcomer"))
+        return be_newcomer(argv[1][0] == 's');
     CHECK(argc == 2);
     signal(SIGTERM, SIG_DFL);
     CHECK(setpgid(0, 0) == 0);
@@ -179,6 +239,8 @@ int main(int argc, char **argv)
         each_of_many_threads_is_seen();
     else if (strcmp(argv[1], "threads_that_come_together_do_not_all_look_for_the_dead") == 0)
         threads_that_come_together_do_not_all_look_for_the_dead();
+    else if (strcmp(argv[1], "what_spawned_and_died_costs_the_next_nothing") == 0)
+        what_spawned_and_died_costs_the_next_nothing(argv[0]);
     else
         return 2;
     end_all(0);

@@ -133,7 +133,10 @@ fn on_spawn(
 }
 
 fn call_announced(actions: *const Actions, call: &dyn Fn() -> c_int) -> c_int {
-    shared_mm::note_shared_mm(false);
+    shared_mm::while_spawning(|| call_gated(actions, call))
+}
+
+fn call_gated(actions: *const Actions, call: &dyn Fn() -> c_int) -> c_int {
     if interpose::is_libc_seen() || actions.is_null() {
         return call();
     }
