@@ -505,3 +505,32 @@ pub enum Agent {
     /// This thread.
     Thread(u32),
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_lent_while_a_child_is_spawned_and_for_good_behind_a_vfork() {
+        const USER: u32 = 1000;
+        let (id, next) = (ProcessId::new(7, 1), ProcessId::new(7, 2));
+        let process = Process::new_zeroed();
+        assert_eq!(process.mm_sharer(id), None);
+        process.set_lender(id, USER, false);
+        process.set_lender(id, USER, false);
+        process.note_rings(id);
+        process.end_spawn(id);
+        assert_eq!(process.mm_sharer(id), Some(USER));
+        process.end_spawn(id);
+        assert_eq!((process.mm_sharer(id), process.has_rings(id)), (None, true));
+        process.set_lender(id, USER, true);
+        process.set_lender(id, USER, false);
+        process.end_spawn(id);
+        assert_eq!((process.mm_sharer(id), process.mm_sharer(next)), (Some(USER), None));
+        // The next image of the process has the word, and what the one before lent is lent.
+        process.note_rings(next);
+        assert_eq!((process.mm_sharer(id), process.has_rings(id)), (Some(USER), false));
+    }
+}
