@@ -108,15 +108,15 @@ fn who_is_reached_is_not_refused() {
 #[test]
 fn a_program_of_a_senseless_length_is_judged_at_once() {
     // Of a program header of 64 bits (elf(5)).
-    let (kind, size, length) = (0, 32, 56);
+    let (size, length) = (32, 56);
     let scratch = Scratch::on_tmpfs();
     let mut bytes = fs::read(compile("lifecycle/executed", &["-static"])).unwrap();
     let number =
         |at: usize, width: usize| bytes[at..at + width].iter().rfold(0, |sum, byte| sum << 8 | usize::from(*byte));
     let (headers, count) = (number(32, 8), number(56, 2));
     let at = |index| headers + index * length;
-    let stack = (0..count).map(at).find(|at| number(at + kind, 4) == libc::PT_GNU_STACK as usize).unwrap();
-    bytes[stack + kind..][..4].copy_from_slice(&libc::PT_DYNAMIC.to_le_bytes());
+    let stack = (0..count).map(at).find(|at| number(*at, 4) == libc::PT_GNU_STACK as usize).unwrap();
+    bytes[stack..][..4].copy_from_slice(&libc::PT_DYNAMIC.to_le_bytes());
     bytes[stack + size..][..8].copy_from_slice(&(u64::MAX & !15).to_le_bytes());
     let copy = changed(&scratch, "senseless", |program| *program = bytes);
     let mut command = scratch.shimmed("timeout", "auto");

@@ -161,6 +161,17 @@ pub fn table_location() -> attach::TableLocation<'static> {
 
 /// Whether a child may share this memory, or may have.
 pub static SHARES_MM: AtomicBool = AtomicBool::new(false);
+/// Whether a child that was once made may act in this memory for good.
+pub static LENDS_FOR_GOOD: AtomicBool = AtomicBool::new(false);
+/// Calls of posix_spawn(3) under way.
+pub static SPAWNS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a child may share this memory at this moment. Of a child that was being made when the process joined, the end is not
+/// seen.
+pub fn lends_memory() -> bool {
+    // Acquire: pairs with the Release in `shared_mm::while_spawning`.
+    LENDS_FOR_GOOD.load(Ordering::Relaxed) || SPAWNS.load(Ordering::Acquire) > 0
+}
 
 /// Looks which time namespace the process is in now: a forked child, or the caller of setns(2), may have come to another one.
 pub fn note_time_space() {

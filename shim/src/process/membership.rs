@@ -16,11 +16,12 @@ use snapshim::sys::{permission, procfs, raw, signal_block, time_space};
 use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached, Refusal, Standing};
 
+use super::descriptors;
 use super::identity::{
-    ATTACHED, ImagePage, OWN_RANGES, PROC_FDS, ThisProcess, attached, image_page, is_vfork_child, table, table_location,
+    ATTACHED, ImagePage, OWN_RANGES, PROC_FDS, ThisProcess, attached, image_page, is_vfork_child, lends_memory, table,
+    table_location,
 };
 use super::log::{self, Level, say};
-use super::{descriptors, shared_mm};
 use crate::base::config::config;
 use crate::base::own_stacks;
 
@@ -570,7 +571,7 @@ fn become_known(table: &Table, image: &ImagePage, record: &Process, (id, index):
     image.word.store(id.to_word(), Ordering::Release);
     // SeqCst: pairs with the fence in `shared_mm`: a thread that is about to share the memory finds the word, or is found here.
     snapshim::sys::sync::full_fence();
-    if shared_mm::is_shared() {
+    if lends_memory() {
         record.note_shared_mm(id);
     }
     record.describe_start(id, snapshim::sys::procfs::start_of(id.pid()));

@@ -1,24 +1,19 @@
 //! Memory that a child shares: after vfork(2) while the calling thread waits, after clone(2) with CLONE_VM beside it.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use snapshim::sys::sync::full_fence;
 use snapshim::sys::{permission, raw};
 
-use super::identity::{SHARES_MM, attached, image_page, note_time_space, table};
+use super::identity::{LENDS_FOR_GOOD, SHARES_MM, SPAWNS, attached, image_page, note_time_space, table};
 use super::{first_thread, thread};
-
-/// Whether a child that was once made may act in this memory for good.
-static FOR_GOOD: AtomicBool = AtomicBool::new(false);
-/// Calls of posix_spawn(3) under way.
-static SPAWNS: AtomicU32 = AtomicU32::new(0);
 
 /// Notes, before the call, that a child will share this memory. It may do so when this process is gone already. `is_concurrent`:
 /// the calling thread is not stopped meanwhile.
 pub fn note_shared_mm(is_concurrent: bool) {
     thread::note_shared_mm(is_concurrent);
     SHARES_MM.store(true, Ordering::Relaxed);
-    FOR_GOOD.store(true, Ordering::Relaxed);
+    LENDS_FOR_GOOD.store(true, Ordering::Relaxed);
     // SeqCst: pairs with the fence in `membership::become_known`, which says so where there is no record now.
     full_fence();
     if let Some(own) = attached()
@@ -44,21 +39,16 @@ pub fn while_spawning<T>(spawn: impl FnOnce() -> T) -> T {
     if let Some((record, id)) = noted {
         record.end_spawn(id);
     }
-    // Release: pairs with the Acquire in `is_shared`: the child is gone.
+    // Release: pairs with the Acquire in `lends_memory`: the child is gone.
     SPAWNS.fetch_sub(1, Ordering::Release);
     result
-}
-
-/// Whether a child may share this memory. Of a child that was being made when the process joined, the end is not seen.
-pub fn is_shared() -> bool {
-    FOR_GOOD.load(Ordering::Relaxed) || SPAWNS.load(Ordering::Acquire) > 0
 }
 
 /// Notes which process this memory belongs to. The constructor and a forked child do that, before a vfork child can be the first
 /// to use the memory.
 pub fn note_pid() {
     first_thread::note();
-    FOR_GOOD.store(false, Ordering::Relaxed);
+    LENDS_FOR_GOOD.store(false, Ordering::Relaxed);
     SPAWNS.store(0, Ordering::Relaxed);
     thread::forget_shared_mm();
     if table().is_some() && !permission::is_confined() {
