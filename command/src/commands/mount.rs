@@ -81,8 +81,14 @@ fn serve(
     let view = Arc::new(view);
     let is_privileged = geteuid().is_root();
     let device = if is_privileged { attach::mount_at(place, true)? } else { attach::mount_by_helper(place)? };
-    let session = server::start(&view, view.roots[0], device, is_privileged)?;
-    attach::read_ahead(place);
+    let started = server::start(&view, view.roots[0], device, is_privileged).and_then(|session| {
+        attach::read_ahead(place);
+        ready()
+            .map_err(|error| Failure::new(Code::Failed, format!("cannot go into the background: {}", words(&error))))?;
+        Ok(session)
+    });
+    // A mount without a server would be left behind.
+    let session = started.inspect_err(|_| _ = detach(&place.path))?;
     let path = place.path.clone();
     std::thread::spawn(move || {
         while matches!(signals.wait(), Err(_) | Ok(Signal::SIGCHLD)) {}
@@ -91,7 +97,6 @@ fn serve(
             std::process::exit(Code::Failed as i32);
         }
     });
-    ready().map_err(|error| Failure::new(Code::Failed, format!("cannot go into the background: {}", words(&error))))?;
     session.join().map_err(|error| Failure::new(Code::Failed, format!("the view has ended: {}", words(&error))))?;
     freeze::check(&view)?;
     Ok(ExitCode::SUCCESS)
