@@ -38,6 +38,20 @@ pub fn catch() {
     }
 }
 
+/// From now on this process learns of the ends of its children. Where a caller has SIGCHLD ignored, the kernel keeps no status of
+/// them, and sends no signal. What the caller had set is returned, for a child that becomes a program of the user.
+pub fn see_children() -> nix::Result<SigAction> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action is no code of ours.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }
+}
+
+/// Sets again what [`see_children`] has returned.
+pub fn see_children_as_before(before: &SigAction) {
+    // SAFETY: this command has no handler for it: what its caller has set is the default action, or none.
+    _ = unsafe { sigaction(Signal::SIGCHLD, before) };
+}
+
 pub fn is_caught() -> bool {
     CAUGHT.load(Ordering::Relaxed) != 0
 }

@@ -37,6 +37,7 @@ pub fn run(arguments: &Mount) -> Outcome<ExitCode> {
         ));
     }
     drop(attach::open()?);
+    _ = interrupt::see_children();
     let library = Library::enter()?;
     if arguments.foreground {
         return serve(library, source, &place, arguments.split, || Ok(()));

@@ -61,10 +61,12 @@ impl Inside {
             |error: Errno| Failure::new(Code::Failed, format!("cannot start a process: {}", words(&error.into())));
         let (own, other) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed)?;
+        let before = interrupt::see_children().map_err(failed)?;
         // SAFETY: this process has one thread.
         match unsafe { fork() }.map_err(failed)? {
             ForkResult::Child => {
                 drop(own);
+                interrupt::see_children_as_before(&before);
                 let Err((status, failure)) = enter(places, command, &other);
                 failure.say();
                 std::process::exit(status)
