@@ -7,8 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
 use snapshim::sys::escaped::Escaped;
-
-use crate::table;
+use snapshim::table::Table;
 
 /// A program by its name; `?` if it is gone.
 pub fn program(pid: u32) -> String {
@@ -48,17 +47,17 @@ pub fn all() -> Vec<u32> {
     pids
 }
 
-/// The processes that can write the file of this device and inode, and are not in the table.
-pub fn foreign_writers(device: u64, inode: u64) -> Vec<u32> {
-    let cooperating = cooperating();
+/// The processes that are in the table, if there is one.
+pub fn cooperating(table: Option<&Table>) -> BTreeSet<u32> {
+    let records = table.map_or(&[][..], Table::processes_used);
+    records.iter().filter_map(|record| Some(record.id()?.pid())).collect()
+}
+
+/// The processes that can write the file of this device and inode, and are none of the cooperating.
+pub fn foreign_writers(cooperating: &BTreeSet<u32>, device: u64, inode: u64) -> Vec<u32> {
     let own = std::process::id();
     let strangers = all().into_iter().filter(|pid| *pid != own && !cooperating.contains(pid));
     strangers.filter(|pid| writes(*pid, device, inode)).collect()
-}
-
-fn cooperating() -> BTreeSet<u32> {
-    let Ok(attached) = table::attached() else { return BTreeSet::new() };
-    attached.table.processes_used().iter().filter_map(|record| Some(record.id()?.pid())).collect()
 }
 
 /// Whether a process has the file of this device and inode open for writing; of inode 0, the block device.

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 
 use snapshim::sys::escaped::Escaped;
+use snapshim::table::Table;
 use snapshim::table::attach::{self, Attached};
 
 use crate::failure::{Code, Failure, Outcome};
@@ -24,7 +25,26 @@ pub fn attached() -> Outcome<Attached> {
     })
 }
 
-/// The same; `None`: there is none so far.
+/// The table for looks at it again and again. It is attached once, for nothing unmaps it.
+pub struct Watched {
+    attached: Attached,
+}
+
+impl Watched {
+    pub fn new() -> Outcome<Self> {
+        Ok(Self { attached: attached()? })
+    }
+
+    /// The table that is there by now.
+    pub fn table(&mut self) -> Outcome<&'static Table> {
+        if !self.attached.is_current() {
+            self.attached = attached()?;
+        }
+        Ok(self.attached.table)
+    }
+}
+
+/// The same as [`attached`]; `None`: there is none so far.
 pub fn attached_or_none() -> Outcome<Option<Attached>> {
     let (directory, is_chosen) = directory();
     let shown = Escaped(directory.as_bytes()).to_string();

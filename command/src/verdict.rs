@@ -7,6 +7,7 @@ use crate::failure::{Code, Failure, Outcome, shown};
 use crate::library::{DOUBTFUL, EXACT, Stat};
 use crate::processes;
 use crate::snapshot::{Snapshot, Source};
+use crate::table;
 
 /// SNAPSHIM_FOREIGN_CHANGE and its kin, in words.
 const CAUSES: [(i32, &str); 3] = [
@@ -60,11 +61,13 @@ fn writers(source: &Source) -> Vec<u32> {
     let Ok(found) = source.file.metadata() else { return Vec::new() };
     let (device, inode) =
         if found.file_type().is_block_device() { (found.rdev(), 0) } else { (found.dev(), found.ino()) };
+    // Once for all looks: nothing unmaps the table, and a look takes long enough as it is.
+    let cooperating = processes::cooperating(table::attached().ok().map(|attached| attached.table));
     let look = |number| {
         if number > 0 {
             std::thread::sleep(BETWEEN_LOOKS);
         }
-        Some(processes::foreign_writers(device, inode)).filter(|writers| !writers.is_empty())
+        Some(processes::foreign_writers(&cooperating, device, inode)).filter(|writers| !writers.is_empty())
     };
     (0..LOOKS).find_map(look).unwrap_or_default()
 }

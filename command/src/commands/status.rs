@@ -12,14 +12,15 @@ use crate::interrupt;
 use crate::number;
 use crate::overview::age;
 use crate::survey::{Delay, Process, Snapshot, Survey, Unreached};
-use crate::table;
+use crate::table::Watched;
 
 /// How often a person wants to see it.
 const PERIOD: Duration = Duration::from_secs(1);
 
 pub fn run(arguments: &Status) -> Outcome<ExitCode> {
+    let mut watched = Watched::new()?;
     if !arguments.watch {
-        print(arguments)?;
+        print(arguments, &mut watched)?;
         return Ok(ExitCode::SUCCESS);
     }
     interrupt::catch();
@@ -28,14 +29,14 @@ pub fn run(arguments: &Status) -> Outcome<ExitCode> {
             // To the upper left corner, and nothing behind it.
             println!("\x1b[H\x1b[J");
         }
-        print(arguments)?;
+        print(arguments, &mut watched)?;
         std::thread::sleep(PERIOD);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(arguments: &Status) -> Outcome {
-    let survey = Survey::of(table::attached()?.table);
+fn print(arguments: &Status, watched: &mut Watched) -> Outcome {
+    let survey = Survey::of(watched.table()?);
     if arguments.json {
         println!("{}", survey.as_json());
     } else {

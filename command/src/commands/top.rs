@@ -15,7 +15,8 @@ use crate::failure::{Code, Failure, Outcome, words};
 use crate::overview::{Fill, Origin, age, origins, size};
 use crate::snapshot::PAGE;
 use crate::survey::{Process, Snapshot, Survey};
-use crate::{interrupt, number, table};
+use crate::table::Watched;
+use crate::{interrupt, number};
 
 /// How often the table is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -27,7 +28,8 @@ const LINES: usize = 6;
 const MOMENT: Duration = Duration::from_millis(100);
 
 pub fn run() -> Outcome<ExitCode> {
-    let mut seen = Seen::now()?;
+    let mut watched = Watched::new()?;
+    let mut seen = Seen::now(&mut watched)?;
     if !stdout().is_terminal() {
         return Err(Failure::failed(
             "standard output is no terminal",
@@ -36,8 +38,9 @@ pub fn run() -> Outcome<ExitCode> {
     }
     interrupt::catch();
     // A panic restores the terminal as well, before it says what happened.
-    let shown =
-        ratatui::try_init().map_err(|error| unusable(&error)).and_then(|mut terminal| show(&mut terminal, &mut seen));
+    let shown = ratatui::try_init()
+        .map_err(|error| unusable(&error))
+        .and_then(|mut terminal| show(&mut terminal, &mut seen, &mut watched));
     // Also if it was made ready in part.
     ratatui::restore();
     shown.map(|()| ExitCode::SUCCESS)
@@ -54,8 +57,8 @@ struct Seen {
 }
 
 impl Seen {
-    fn now() -> Outcome<Self> {
-        let table = table::attached()?.table;
+    fn now(watched: &mut Watched) -> Outcome<Self> {
+        let table = watched.table()?;
         let survey = Survey::of(table);
         // After the survey, which takes the dead out.
         Ok(Self { survey, fill: Fill::of(table) })
@@ -63,7 +66,7 @@ impl Seen {
 }
 
 /// Shows it until the user has seen enough.
-fn show(terminal: &mut DefaultTerminal, seen: &mut Seen) -> Outcome {
+fn show(terminal: &mut DefaultTerminal, seen: &mut Seen, watched: &mut Watched) -> Outcome {
     let (mut first, mut next_look) = (0, Instant::now() + PERIOD);
     loop {
         terminal.draw(|frame| draw(frame, seen, first)).map_err(|error| unusable(&error))?;
@@ -73,7 +76,7 @@ fn show(terminal: &mut DefaultTerminal, seen: &mut Seen) -> Outcome {
             Wish::Up => first = first.saturating_sub(1),
             Wish::Down => first += 1,
             Wish::Redraw => {}
-            Wish::News => (*seen, next_look) = (Seen::now()?, Instant::now() + PERIOD),
+            Wish::News => (*seen, next_look) = (Seen::now(watched)?, Instant::now() + PERIOD),
         }
         first = first.min(seen.survey.snapshots.len().saturating_sub(1));
     }

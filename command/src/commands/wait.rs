@@ -11,7 +11,8 @@ use snapshim::table::Table;
 
 use crate::cli::Wait;
 use crate::failure::{Code, Failure, Outcome, shown};
-use crate::{interrupt, processes, survey, table};
+use crate::table::Watched;
+use crate::{interrupt, processes, survey};
 
 /// How often the table is looked at.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -27,8 +28,9 @@ pub fn run(arguments: &Wait) -> Outcome<ExitCode> {
     })?;
     let until = arguments.timeout.map(|seconds| Instant::now() + seconds);
     interrupt::catch();
+    let mut watched = Watched::new()?;
     loop {
-        let holders = holders(table::attached()?.table, origin);
+        let holders = holders(watched.table()?, origin);
         if holders.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
