@@ -52,13 +52,25 @@ pub fn see_children_as_before(before: &SigAction) {
     _ = unsafe { sigaction(Signal::SIGCHLD, before) };
 }
 
+/// From now on this process ends by SIGPIPE once nobody reads what it prints, as programs in a pipe do. Rust has it ignored.
+pub fn end_with_the_reader() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action is no code of ours.
+    _ = unsafe { sigaction(Signal::SIGPIPE, &default) };
+}
+
 pub fn is_caught() -> bool {
     CAUGHT.load(Ordering::Relaxed) != 0
 }
 
-/// A failure once a signal has come.
+/// A failure once a signal has come, where what was begun is taken away.
 pub fn check() -> Outcome {
-    if is_caught() { Err(Failure::new(Code::Failed, "interrupted; nothing was left behind")) } else { Ok(()) }
+    check_or("nothing was left behind")
+}
+
+/// A failure once a signal has come, which says what is left.
+pub fn check_or(left: &str) -> Outcome {
+    if is_caught() { Err(Failure::new(Code::Failed, format!("interrupted; {left}"))) } else { Ok(()) }
 }
 
 /// Ends this process by the signal that came, if one did: a shell then ends its loop, too.

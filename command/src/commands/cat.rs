@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::process::ExitCode;
 
 use crate::cli::Cat;
-use crate::copy::pipeline::{self, Sink};
+use crate::copy::pipeline::{self, Sink, UNFIT};
 use crate::failure::{Code, Failure, Outcome, shown, words};
 use crate::interrupt;
 use crate::library::Library;
@@ -33,9 +33,10 @@ pub fn run(arguments: &Cat) -> Outcome<ExitCode> {
     match pipeline::run(&sources, &mut snapshots, &mut stream) {
         // The reader of the pipe has seen enough, as `head` has.
         Err(_) if stream.is_closed => return Ok(Code::Failed.into()),
+        Err(failure) if failure.code == Code::Inexact => return Err(failure.noting(UNFIT)),
         done => done?,
     }
-    verdict::exact(&sources[0], &snapshots[0]).map_err(|failure| failure.noting("do not use what was written"))?;
+    verdict::exact(&sources[0], &snapshots[0]).map_err(|failure| failure.noting(UNFIT))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,7 +56,7 @@ struct Stream {
 impl Stream {
     fn put(&mut self, mut bytes: &[u8]) -> Outcome {
         while !bytes.is_empty() {
-            interrupt::check()?;
+            interrupt::check_or(UNFIT)?;
             match self.output.write(bytes) {
                 Ok(count) => {
                     self.at += count as u64;

@@ -18,6 +18,7 @@ use crate::table::Watched;
 const PERIOD: Duration = Duration::from_secs(1);
 
 pub fn run(arguments: &Status) -> Outcome<ExitCode> {
+    interrupt::end_with_the_reader();
     let mut watched = Watched::new()?;
     if !arguments.watch {
         print(arguments, &mut watched)?;

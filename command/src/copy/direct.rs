@@ -95,7 +95,7 @@ impl Copier {
     ) -> Outcome {
         let (address, length) = (snapshot.address(part.start), (part.end - part.start) as usize);
         debug_assert!(length <= PIECE);
-        let unread = |error: io::Error| unreadable(source, part.start, &error);
+        let unread = |error: io::Error| unreadable(source, snapshot, part.start, &error);
         let written = if !is_direct || self.buffer.is_a_word_zero(address, length).map_err(unread)? {
             self.buffer.fill(address, length).map_err(unread)?;
             target.write(self.buffer.bytes(length), part.start)

@@ -10,9 +10,13 @@ use super::data::Data;
 use crate::failure::{Code, Failure, Outcome, shown};
 use crate::interrupt;
 use crate::snapshot::{Snapshot, Source};
+use crate::verdict;
 
 /// So many pieces are on their way at once: what a slow target can hold up, and what a copy takes of memory.
 const BUFFERS: usize = 8;
+
+/// What a copy that is not whole is worth: its reader has bytes of it already.
+pub const UNFIT: &str = "do not use what was written";
 
 /// What goes from the reader to the writer.
 enum Message {
@@ -66,7 +70,7 @@ fn read(sources: &[Source], snapshots: &mut [Snapshot], filled: &Sender<Message>
             debug_assert!(length <= PIECE);
             buffer
                 .fill(snapshot.address(part.start), length)
-                .map_err(|error| unreadable(source, part.start, &error))?;
+                .map_err(|error| unreadable(source, snapshot, part.start, &error))?;
             snapshot.release_before(part.end);
             if filled.send(Message::Piece { buffer, offset: part.start, length }).is_err() {
                 return Ok(());
@@ -80,25 +84,29 @@ fn read(sources: &[Source], snapshots: &mut [Snapshot], filled: &Sender<Message>
     Ok(())
 }
 
-pub fn unreadable(source: &Source, offset: u64, error: &io::Error) -> Failure {
-    if error.raw_os_error() == Some(libc::EFAULT) {
-        return Failure::new(
-            Code::Inexact,
-            format!(
-                "the snapshot of {} is broken: the page at byte {offset} or behind it could not be preserved",
-                shown(&source.path)
-            ),
-        )
-        .helped_by("the library's log, here or of the program that writes, says why; try again");
+/// Why bytes of a snapshot cannot be read. Where a program without the library took them, it is named.
+pub fn unreadable(source: &Source, snapshot: &Snapshot, offset: u64, error: &io::Error) -> Failure {
+    if error.raw_os_error() != Some(libc::EFAULT) {
+        return Failure::of_file("read a snapshot of", &source.path, error);
     }
-    Failure::of_file("read a snapshot of", &source.path, error)
+    if let Err(failure) = verdict::exact(source, snapshot) {
+        return failure.noting(format!("the page at byte {offset} or behind it was lost"));
+    }
+    Failure::new(
+        Code::Inexact,
+        format!(
+            "the snapshot of {} is broken: the page at byte {offset} or behind it could not be preserved",
+            shown(&source.path)
+        ),
+    )
+    .helped_by("the library's log, here or of the program that writes, says why; try again")
 }
 
 /// Whether all was written; `false`: the reader stopped before.
 fn write(sizes: &[u64], to_write: &Receiver<Message>, emptied: &Sender<Buffer>, sink: &mut dyn Sink) -> Outcome<bool> {
     let mut index = 0;
     while index < sizes.len() {
-        interrupt::check()?;
+        interrupt::check_or(UNFIT)?;
         match to_write.recv() {
             Ok(Message::Piece { buffer, offset, length }) => {
                 sink.write(index, offset, buffer.bytes(length))?;
