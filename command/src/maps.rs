@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::stat::makedev;
+use snapshim::sys::escaped::Escaped;
 
 /// One line of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,18 @@ impl Mapping {
     }
 }
 
+/// What lies in the place of a snapshot that is broken.
+const FAULTING: &[u8] = b"/memfd:snapshim";
+
+/// The path of the file that is mapped at an address, as the kernel shows it; `None`: none is. `all` is as [`of`] has it.
+pub fn file_at(all: &[Mapping], address: u64) -> Option<String> {
+    let behind = all.partition_point(|mapping| mapping.addresses.start <= address);
+    let mapping = all[..behind].last().filter(|mapping| mapping.addresses.contains(&address))?;
+    let is_file = mapping.path.starts_with(b"/") && mapping.path != FAULTING;
+    let mark = if mapping.is_deleted { " (deleted)" } else { "" };
+    is_file.then(|| format!("{}{mark}", Escaped(&mapping.path)))
+}
+
 /// All of them, from the lowest address on.
 pub fn of(pid: u32) -> io::Result<Vec<Mapping>> {
     let text = fs::read(format!("/proc/{pid}/maps"))?;
@@ -82,6 +95,20 @@ mod tests {
         assert!(!heap.is_of_file() && !heap.is_shared && heap.path == b"[heap]");
         assert!(Mapping::parse(b"1000-2000 r--p 00000000 00:00 0 ").unwrap().path.is_empty());
         assert_eq!(Mapping::parse(b""), None);
+    }
+
+    #[test]
+    fn a_file_is_found_by_an_address_in_it() {
+        let lines: [&[u8]; 4] = [
+            b"1000-2000 r--p 0 fe:01 7 /a",
+            b"3000-4000 r--p 0 fe:01 8 /b (deleted)",
+            b"4000-5000 rw-p 0 00:00 0 [heap]",
+            b"5000-6000 r--p 0 00:01 9 /memfd:snapshim (deleted)",
+        ];
+        let all: Vec<_> = lines.into_iter().filter_map(Mapping::parse).collect();
+        let found = [0xfff, 0x1000, 0x1fff, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000].map(|at| file_at(&all, at));
+        let [a, b] = ["/a", "/b (deleted)"].map(|name| Some(name.to_owned()));
+        assert_eq!(found, [None, a.clone(), a, None, b, None, None, None]);
     }
 
     #[test]

@@ -22,23 +22,6 @@ pub fn open_file(pid: u32, thread: u32, descriptor: u32) -> Option<String> {
     Some(Escaped(path.as_os_str().as_bytes()).to_string())
 }
 
-/// What lies in the place of a snapshot that is broken.
-const FAULTING: &[u8] = b"/memfd:snapshim (deleted)";
-
-/// The file that a process has mapped at an address, by its path; `None`: none, or nobody may know.
-pub fn mapped_file(pid: u32, address: u64) -> Option<String> {
-    let maps = fs::read(format!("/proc/{pid}/maps")).ok()?;
-    maps.split(|byte| *byte == b'\n').find_map(|line| {
-        let mut fields = line.splitn(6, |byte| *byte == b' ');
-        let (range, path) = (std::str::from_utf8(fields.next()?).ok()?, fields.nth(4)?.trim_ascii_start());
-        let (start, end) = range.split_once('-')?;
-        let bound = |text| u64::from_str_radix(text, 16).ok();
-        let is_file = path.starts_with(b"/") && path != FAULTING;
-        let is_there = is_file && (bound(start)?..bound(end)?).contains(&address);
-        is_there.then(|| Escaped(path).to_string())
-    })
-}
-
 /// Numbers of all processes that /proc shows.
 pub fn all() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

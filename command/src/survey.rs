@@ -1,5 +1,6 @@
 //! What stands in the table at this moment, with names: the processes, the snapshots, and which process holds a snapshot back.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use snapshim::sys::escaped::Escaped;
 use snapshim::sys::raw;
 use snapshim::table::Table;
 
+use crate::maps::{self, Mapping};
 use crate::snapshot::PAGE;
 use crate::{number, processes};
 
@@ -98,8 +100,10 @@ impl Survey {
         let processes = processes(table);
         let delays = delays(table);
         table.doubt_if_unseen();
+        let mut mappers = HashMap::new();
         // A single walk: each entry is about one record.
-        let snapshots = table.walk_once().live().map(|(index, view)| snapshot(table, index, &view)).collect();
+        let snapshots =
+            table.walk_once().live().map(|(index, view)| snapshot(table, index, &view, &mut mappers)).collect();
         let unreached = table.unreached().programs().map(|it| Unreached {
             pid: it.pid,
             program: Escaped(it.name()).to_string(),
@@ -204,8 +208,21 @@ fn delays(table: &Table) -> Vec<Delay> {
     table.delays().map(describe).collect()
 }
 
-fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
+/// A process with snapshots, as /proc shows it: read once for all of them.
+struct Mapper {
+    program: String,
+    maps: Vec<Mapping>,
+}
+
+impl Mapper {
+    fn of(pid: u32) -> Self {
+        Self { program: processes::program(pid), maps: maps::of(pid).unwrap_or_default() }
+    }
+}
+
+fn snapshot(table: &Table, index: u32, view: &View, mappers: &mut HashMap<u32, Mapper>) -> Snapshot {
     let pid = table.owner(view.meta.owner).map_or(0, |(_, _, id)| id.pid());
+    let mapper = mappers.entry(pid).or_insert_with(|| Mapper::of(pid));
     let state = match view.head.state() {
         State::Exact if view.is_guarded() => "live",
         State::Exact => "exact",
@@ -219,8 +236,8 @@ fn snapshot(table: &Table, index: u32, view: &View) -> Snapshot {
     Snapshot {
         id: view.meta.mapping,
         pid,
-        program: processes::program(pid),
-        file: processes::mapped_file(pid, view.extent.address).or_else(|| taken_as.clone()),
+        program: mapper.program.clone(),
+        file: maps::file_at(&mapper.maps, view.extent.address).or_else(|| taken_as.clone()),
         taken_as,
         age: Duration::from_millis(raw::since_boot().saturating_sub(view.meta.taken_at())),
         origin: view.meta.origin.to_string(),
