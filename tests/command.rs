@@ -5,6 +5,7 @@
 //! within a line, a line `...` for any lines. `needs: root` in a page is what it cannot be run without.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +13,9 @@ use std::time::Duration;
 
 use crate::common::holder::Holder;
 use crate::common::stamps::{Rewriter, Writer};
-use crate::common::{Scratch, command, library, program, root, run, run_ok, run_within, source, text, wait_until};
+use crate::common::{
+    Scratch, command, library, program, root, run, run_ok, run_within, skip, source, text, wait_until,
+};
 
 /// One command of a page.
 struct Step<'a> {
@@ -194,6 +197,63 @@ fn copies_of_a_file_that_is_truncated_are_of_one_instant() {
         run_ok(scratch.native(program("command/rewrite")).args(["check", "copy"]));
     }
     writer.end();
+}
+
+/// The copy is stopped where all its directories are made, which is after the instant, and no name of the others is.
+#[test]
+fn links_and_attributes_are_as_they_were_listed() {
+    let scratch = Scratch::on_tmpfs();
+    let directory = scratch.file("live/in");
+    fs::create_dir_all(&directory).unwrap();
+    symlink("old", scratch.file("live/link")).unwrap();
+    let mark = |value: &[u8]| {
+        rustix::fs::setxattr(directory.to_str().unwrap(), "user.mark", value, rustix::fs::XattrFlags::empty())
+    };
+    if mark(b"old").is_err() {
+        return skip("links_and_attributes_are_as_they_were_listed", "no attributes of users here");
+    }
+    // Bytes that take a while.
+    fs::write(scratch.file("live/file"), vec![7; 512 << 20]).unwrap();
+    let mut copy = snapshim(&scratch).args(["cp", "-r", "live", "copy"]).spawn().unwrap();
+    while !scratch.file("copy/in").exists() {
+        assert!(copy.try_wait().unwrap().is_none(), "the copy has ended early");
+    }
+    // SAFETY: kill(2) of our own child, which has not been waited for.
+    unsafe { libc::kill(copy.id() as i32, libc::SIGSTOP) };
+    fs::remove_file(scratch.file("live/link")).unwrap();
+    symlink("new", scratch.file("live/link")).unwrap();
+    mark(b"new").unwrap();
+    assert!(fs::symlink_metadata(scratch.file("copy/link")).is_err(), "this test came too late");
+    // SAFETY: as above.
+    unsafe { libc::kill(copy.id() as i32, libc::SIGCONT) };
+    assert!(copy.wait().unwrap().success());
+    assert_eq!(fs::read_link(scratch.file("copy/link")).unwrap(), Path::new("old"));
+    let mut value = [0; 3];
+    assert_eq!(rustix::fs::getxattr(scratch.file("copy/in").to_str().unwrap(), "user.mark", &mut value), Ok(3));
+    assert_eq!(&value, b"old");
+}
+
+/// A process with many snapshots has a long memory map: it is read once, not once for each of them.
+#[test]
+fn a_look_reads_the_memory_map_of_a_mapper_once() {
+    const PROGRAM: &str = "import mmap, sys\nfile = open('file')\n\
+        held = [mmap.mmap(file.fileno(), 4096, mmap.MAP_PRIVATE | 0x01000000, mmap.PROT_READ) for _ in range(50)]\n\
+        print('ready', flush=True)\nsys.stdin.read()";
+    const TEST: &str = "a_look_reads_the_memory_map_of_a_mapper_once";
+    if run(Command::new("sh").args(["-c", "command -v strace"])).stdout.is_empty() {
+        return skip(TEST, "strace is not installed");
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("file"), [1; 4096]).unwrap();
+    let holder = Holder::run(scratch.shimmed("python3", "auto").args(["-c", PROGRAM]));
+    let maps = format!("\"/proc/{}/maps\"", holder.pid());
+    let mut look = Command::new("strace");
+    look.args(["-e", "trace=open,openat", "-o", "calls"]).arg(command()).args(["status", "--json"]);
+    let seen = run_ok(look.env("SNAPSHIM_DIR", scratch.table()).current_dir(&scratch.path));
+    assert_eq!(seen.matches("\"program\":\"python3\"").count(), 51, "{seen}");
+    let calls = fs::read_to_string(scratch.file("calls")).unwrap();
+    assert_eq!(calls.matches(&maps).count(), 1, "{calls}");
+    holder.finish();
 }
 
 /// Ends before it has put anything in place.

@@ -19,7 +19,7 @@ use crate::copy::group::{self, Group, Listing, SPARE_DESCRIPTORS};
 use crate::copy::place::{self, Directories};
 use crate::copy::target::{Target, folder};
 use crate::copy::tree::{self, Root};
-use crate::failure::{Code, Failure, Outcome, shown, warn, words};
+use crate::failure::{Code, Failure, Outcome, shown, words};
 use crate::interrupt;
 use crate::library::{Library, Stat};
 use crate::snapshot::{LARGEST_GROUP, Snapshot, Source, Use};
@@ -29,20 +29,15 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     let started = Instant::now();
     let roots = roots(arguments)?;
     // What cannot be copied is said before this process becomes one under the library.
-    let files = tree::list(&roots, arguments.recursive)?.len();
+    tree::check(&roots, arguments.recursive)?;
     let library = Library::enter()?;
     interrupt::catch();
     let limit = group::raise_limit();
     let prepares = |files| group::may_hold(files, limit, arguments.split);
     let taken = group::take(library, &roots, arguments.recursive, Use::GivenBack, prepares)?;
-    if let Some(name) = &taken.unstable {
-        warn(format!(
-            "names came and went while the files were listed ({}); the bytes are of one instant, the names are not",
-            shown(name)
-        ));
-    }
+    group::warn_of_names(taken.unstable.as_deref());
     // A nameless target takes a descriptor until all is copied.
-    let nameless = 2 * files as u64 + SPARE_DESCRIPTORS < limit;
+    let nameless = 2 * taken.listing.files.len() as u64 + SPARE_DESCRIPTORS < limit;
     let mut copying = Copying {
         listing: taken.listing,
         nameless,
@@ -219,9 +214,9 @@ impl Copying {
         }
         copier.copy(source, snapshot, &mut target, |offset| self.bar.set_position(self.done + offset))?;
         let is_device = item.found.file_type().is_block_device();
-        let set = target
-            .set_size(snapshot.size())
-            .and_then(|()| if is_device { Ok(()) } else { attributes::copy(&source.file, &item.found, target.file()) });
+        let set = target.set_size(snapshot.size()).and_then(|()| {
+            if is_device { Ok(()) } else { attributes::copy(&item.found, &item.extended, target.file()) }
+        });
         set.map_err(|error| Failure::of_file("write", target.path(), &error))?;
         target.rest();
         self.done += snapshot.size();

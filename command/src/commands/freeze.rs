@@ -14,7 +14,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::cli::Freeze;
-use crate::failure::{Code, Failure, Outcome, shown, warn};
+use crate::copy::group;
+use crate::failure::{Code, Failure, Outcome, shown};
 use crate::interrupt;
 use crate::library::Library;
 use crate::view::attach::Place;
@@ -39,7 +40,7 @@ pub fn run(arguments: &Freeze) -> Outcome<ExitCode> {
     if let (Some(place), [_, _, ..]) = (&arguments.at, paths.as_slice()) {
         view.gather(&paths, place)?;
     }
-    warn_of_names(&view);
+    group::warn_of_names(view.unstable.as_deref());
     let signals = hold_signals()?;
     interrupt::check()?;
     let view = Arc::new(view);
@@ -109,15 +110,6 @@ pub fn destination(place: &Path, is_directory: bool) -> Outcome<Place> {
     Ok(Place { path, is_directory })
 }
 
-pub fn warn_of_names(view: &View) {
-    if let Some(name) = &view.unstable {
-        warn(format!(
-            "names came and went while the files were listed ({}); the bytes are of one instant, the names are not",
-            shown(name)
-        ));
-    }
-}
-
 /// From now on the signals that ask a program to end, and the one of a child's end, wait until they are asked for.
 pub fn hold_signals() -> Outcome<SigSet> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect();
@@ -162,11 +154,11 @@ fn lost(error: &io::Error) -> Failure {
 
 /// Says what is not exact.
 pub fn check(view: &View) -> Outcome {
-    let (mut failures, more) = view.verdict();
-    let Some(mut last) = failures.pop() else { return Ok(()) };
-    failures.iter().for_each(Failure::say);
-    if more > 0 {
-        last = last.noting(format!("so are the snapshots of {more} more files"));
+    let mut verdict = view.verdict();
+    let Some(mut last) = verdict.told.pop() else { return Ok(()) };
+    verdict.told.iter().for_each(Failure::say);
+    if let Some(rest) = verdict.rest() {
+        last = last.noting(rest);
     }
     Err(last.noting("do not use what the program has made of it"))
 }

@@ -14,6 +14,7 @@ use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, geteui
 
 use super::freeze;
 use crate::cli::Mount;
+use crate::copy::group;
 use crate::failure::{Code, Failure, Outcome, shown, words};
 use crate::interrupt;
 use crate::library::Library;
@@ -76,7 +77,7 @@ fn serve(
 ) -> Outcome<ExitCode> {
     interrupt::catch();
     let view = View::take(library, &[source], is_split)?;
-    freeze::warn_of_names(&view);
+    group::warn_of_names(view.unstable.as_deref());
     let signals = freeze::hold_signals()?;
     interrupt::check()?;
     let view = Arc::new(view);

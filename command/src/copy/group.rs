@@ -1,12 +1,12 @@
 //! Files that are copied as they were at one instant: listed, opened, taken, and listed again.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::tree::{self, Item, Kind, Root};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, shown, warn};
 use crate::interrupt;
 use crate::library::Library;
 use crate::snapshot::{self, LARGEST_GROUP, Snapshot, Source, Use};
@@ -68,7 +68,7 @@ pub struct Taken {
     pub listing: Listing,
     /// The first of the groups; the others have not been taken yet.
     pub first: Group,
-    /// A name that came or went around the instant, each time.
+    /// A name that came, went or changed around the instant, each time.
     pub unstable: Option<PathBuf>,
 }
 
@@ -98,6 +98,16 @@ pub fn take(
             }
             _ => attempt += 1,
         }
+    }
+}
+
+/// Says that a name is not of the instant, if one is not.
+pub fn warn_of_names(unstable: Option<&Path>) {
+    if let Some(name) = unstable {
+        warn(format!(
+            "names or attributes changed while the files were listed ({}); the bytes are of one instant, these are not",
+            shown(name)
+        ));
     }
 }
 

@@ -94,8 +94,8 @@ pub fn name(listing: &Listing, targets: Vec<Target>) -> Outcome<bool> {
     }
     // What is in a directory changes its times: the innermost first, after all is in it.
     for item in listing.items.iter().rev().filter(|item| item.kind() == Kind::Directory) {
-        let both = File::open(&item.source).and_then(|source| Ok((source, File::open(&item.target)?)));
-        both.and_then(|(source, target)| attributes::copy(&source, &item.found, &target))
+        File::open(&item.target)
+            .and_then(|target| attributes::copy(&item.found, &item.extended, &target))
             .map_err(|error| Failure::of_file("set the attributes of", &item.target, &error))?;
         folders.insert(item.target.clone());
     }
@@ -109,16 +109,19 @@ pub fn name(listing: &Listing, targets: Vec<Target>) -> Outcome<bool> {
 }
 
 fn link(item: &Item) -> Outcome {
-    fs::read_link(&item.source)
-        .and_then(|content| replace(&item.target, |path| symlink(&content, path)))
-        .map_err(|error| Failure::of_file("link", &item.target, &error))
+    let Some(content) = &item.link else { return Ok(()) };
+    let make = |path: &Path| symlink(content, path).and_then(|()| attributes::copy_to_name(&item.found, path));
+    replace(&item.target, make).map_err(|error| Failure::of_file("link", &item.target, &error))
 }
 
 /// A FIFO, a socket or a device node, by its name alone.
 fn make_special(item: &Item) -> bool {
     let kind = SFlag::from_bits_truncate(item.found.mode() & libc::S_IFMT);
     let mode = Mode::from_bits_truncate(item.found.mode());
-    let made = replace(&item.target, |path| Ok(mknod(path, kind, mode, item.found.rdev())?));
+    let made = replace(&item.target, |path| {
+        mknod(path, kind, mode, item.found.rdev())?;
+        attributes::copy_to_name(&item.found, path)
+    });
     if let Err(error) = &made {
         let failure = Failure::of_file("make", &item.target, error);
         warn(format!("{} is passed over: {}", shown(&item.source), failure.what));
@@ -132,7 +135,10 @@ fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()
         let temporary = temporary_name(path);
         match make(&temporary) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                _ = fs::remove_file(&temporary);
+                return Err(error);
+            }
             // Two names of one file: rename(2) would leave both.
             Ok(()) if is_same(&temporary, path) => return fs::remove_file(&temporary),
             Ok(()) => return fs::rename(&temporary, path).inspect_err(|_| _ = fs::remove_file(&temporary)),

@@ -6,12 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use snapshim::protocol::limits::{BLOCKS, PROCESSES, SNAPSHOTS};
 use snapshim::table::{Table, attach};
 
 use super::{Finding, Grade};
 use crate::failure::shown;
 use crate::maps::{self, Mapping};
+use crate::overview::Fill;
 use crate::{processes, table};
 
 /// A table that a process has mapped.
@@ -77,13 +77,7 @@ pub fn own(table: &Table, is_current: bool) -> Vec<Finding> {
         Finding::new("table", Grade::NoTable, "the table was removed or replaced while it was looked at")
             .helped_by("start the programs that cooperate again")
     }];
-    let processes = table.processes_used().iter().filter(|record| record.id().is_some()).count();
-    let snapshots = table.walk_once().live().count();
-    findings.extend([
-        fill("processes", processes, PROCESSES),
-        fill("snapshots", snapshots, SNAPSHOTS),
-        fill("blocks", table.blocks_in_use(), BLOCKS),
-    ]);
+    findings.extend(Fill::of(table).parts.map(|(part, used, room)| fill(part, used, room)));
     let unseen = table.unseen();
     let names: Vec<String> =
         unseen.named().map(|who| format!("process {} ({})", who.pid, processes::program(who.pid))).collect();

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
-use crate::copy::attributes;
+use crate::copy::attributes::Extended;
 use crate::copy::data::Data;
 use crate::copy::group::{self, Group, Listing};
 use crate::copy::tree::{Item, Kind, Root};
@@ -46,7 +46,7 @@ pub enum Content {
 pub struct Node {
     pub attributes: FileAttr,
     pub content: Content,
-    pub extended: Vec<(OsString, Vec<u8>)>,
+    pub extended: Extended,
 }
 
 /// Files and directories as they were at one instant.
@@ -75,7 +75,7 @@ impl View {
             })?);
         }
         let mut building = Building::new(&taken.listing, groups);
-        building.all(paths)?;
+        building.all(paths);
         let Building { nodes, by_number, groups, roots, .. } = building;
         Ok(Self { nodes, by_number, groups, roots, unstable: taken.unstable })
     }
@@ -139,20 +139,34 @@ impl View {
         self.nodes.len() as u64
     }
 
-    /// What is not exact: the first files one by one, and how many more there are.
-    pub fn verdict(&self) -> (Vec<Failure>, usize) {
-        let mut told = Vec::new();
-        let mut more = 0;
+    /// What is not exact.
+    pub fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::default();
         for (source, snapshot) in self.groups.iter().flat_map(|group| group.sources.iter().zip(&group.snapshots)) {
-            if told.len() == TOLD && !verdict::is_exact(source, snapshot) {
-                more += 1;
-            } else if told.len() < TOLD
+            if verdict.told.len() == TOLD && !verdict::is_exact(source, snapshot) {
+                verdict.more += 1;
+            } else if verdict.told.len() < TOLD
                 && let Err(failure) = verdict::exact(source, snapshot)
             {
-                told.push(failure);
+                verdict.told.push(failure);
             }
         }
-        (told, more)
+        verdict
+    }
+}
+
+/// What of a view is not exact.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// The first files, one by one.
+    pub told: Vec<Failure>,
+    more: usize,
+}
+
+impl Verdict {
+    /// What there is to say of the other files.
+    pub fn rest(&self) -> Option<String> {
+        (self.more > 0).then(|| format!("so are the snapshots of {} more files", self.more))
     }
 }
 
@@ -202,10 +216,10 @@ impl<'a> Building<'a> {
         }
     }
 
-    fn all(&mut self, paths: &[PathBuf]) -> Outcome {
+    fn all(&mut self, paths: &[PathBuf]) {
         let roots: HashSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
         for (index, item) in self.listing.items.iter().enumerate() {
-            let node = self.node(index, item)?;
+            let node = self.node(index, item);
             if roots.contains(item.source.as_path()) {
                 self.roots.push(node);
                 continue;
@@ -217,20 +231,19 @@ impl<'a> Building<'a> {
                 entries.push((name.to_owned(), node));
             }
         }
-        Ok(())
     }
 
-    fn node(&mut self, index: usize, item: &'a Item) -> Outcome<usize> {
+    fn node(&mut self, index: usize, item: &'a Item) -> usize {
         let kind = item.kind();
         if kind != Kind::Directory
             && let Some(node) = self.linked.get(&item.identity())
         {
-            return Ok(*node);
+            return *node;
         }
         let node = self.nodes.len();
         let content = match kind {
             Kind::Directory => Content::Directory(Vec::new()),
-            Kind::Link => Content::Link(target(&item.source)?),
+            Kind::Link => Content::Link(item.link.clone().unwrap_or_default().into_os_string().into_vec()),
             Kind::Special => Content::Special,
             Kind::File => {
                 let (group, snapshot) = self.files[&index];
@@ -238,22 +251,17 @@ impl<'a> Building<'a> {
             }
         };
         let mut attributes = self.attributes(item, node);
-        let extended = match &content {
-            Content::File(group, snapshot) => {
-                attributes.size = self.groups[*group].snapshots[*snapshot].size();
-                attributes::extended_of(&self.groups[*group].sources[*snapshot].file)
-            }
-            _ => attributes::extended_at(&item.source),
-        };
-        let extended = extended.map_err(|error| Failure::of_file("read the attributes of", &item.source, &error))?;
+        if let Content::File(group, snapshot) = &content {
+            attributes.size = self.groups[*group].snapshots[*snapshot].size();
+        }
         if kind == Kind::Directory {
             self.directories.insert(&item.source, node);
         } else {
             self.linked.insert(item.identity(), node);
         }
         self.by_number.insert(attributes.ino.0, node);
-        self.nodes.push(Node { attributes, content, extended });
-        Ok(node)
+        self.nodes.push(Node { attributes, content, extended: item.extended.clone() });
+        node
     }
 
     /// The attributes, with the number of the inode: programs know a file by it from one backup to the next. Two of different
@@ -268,11 +276,6 @@ impl<'a> Building<'a> {
         };
         attributes_of(&item.found, number, kind)
     }
-}
-
-fn target(link: &Path) -> Outcome<Vec<u8>> {
-    let target = fs::read_link(link).map_err(|error| Failure::of_file("read the link", link, &error))?;
-    Ok(target.into_os_string().into_vec())
 }
 
 fn attributes_of(found: &Metadata, number: u64, kind: FileType) -> FileAttr {

@@ -55,12 +55,9 @@ pub fn start(view: &Arc<View>, root: usize, device: OwnedFd, checks_modes: bool)
 
 impl Server {
     fn verdict(&self) -> String {
-        let (failures, more) = self.view.verdict();
-        let mut text: String = failures.iter().map(|failure| failure.what.clone() + "\n").collect();
-        if more > 0 {
-            text += &format!("so are the snapshots of {more} more files\n");
-        }
-        text
+        let verdict = self.view.verdict();
+        let rest = verdict.rest();
+        verdict.told.into_iter().map(|failure| failure.what).chain(rest).map(|line| line + "\n").collect()
     }
 
     /// The names in a directory from `offset` on, each with its node and the offset behind it.
