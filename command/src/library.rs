@@ -214,19 +214,32 @@ fn run_again() -> Failure {
         Ok(own) => own,
         Err(error) => return Failure::new(Code::Failed, format!("cannot find myself: {}", words(&error))),
     };
-    let error = Command::new(&own).args(env::args_os().skip(1)).env("LD_PRELOAD", preload).exec();
+    let mut again = Command::new(&own);
+    again.args(env::args_os().skip(1)).env("LD_PRELOAD", preload);
+    if table::chosen().is_some() {
+        again.env(table::VARIABLE, table::directory().0);
+    }
+    let error = again.exec();
     Failure::of_file("run", &own, &error)
 }
 
 fn not_active() -> Failure {
-    let is_off = env::var("SNAPSHIM_DISABLE").is_ok_and(|value| value == "1");
-    if is_off {
-        return Failure::failed("SNAPSHIM_DISABLE=1 switches the library off", "unset it");
+    if is_off() {
+        return switched_off();
     }
     match table::attached() {
         Err(failure) => failure,
         Ok(_) => Failure::new(Code::NoTable, "the library takes no part here: its log says why"),
     }
+}
+
+/// Whether the user has switched the library off.
+pub fn is_off() -> bool {
+    env::var("SNAPSHIM_DISABLE").is_ok_and(|value| value == "1")
+}
+
+pub fn switched_off() -> Failure {
+    Failure::failed("SNAPSHIM_DISABLE=1 switches the library off", "unset it")
 }
 
 fn other_version() -> Failure {

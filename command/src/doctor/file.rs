@@ -144,7 +144,7 @@ fn holders(source: &Source, found: &fs::Metadata) -> Vec<Finding> {
     if hidden > 0 {
         findings.push(
             Finding::new("hidden", Grade::Note, format!("{hidden} processes of other users cannot be looked at"))
-                .helped_by("ask as root, if one of them may write it"),
+                .helped_by(format!("if one of them may write it: {}", standing::who_may_look())),
         );
     }
     findings

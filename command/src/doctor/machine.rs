@@ -1,5 +1,6 @@
 //! This machine: whether the calls that the library needs are made, and do what they have to.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
@@ -27,6 +28,8 @@ pub fn report() -> Report {
         |_| "this machine".to_owned(),
         |name| format!("this machine: {} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()),
     );
+    let directory = directory();
+    let can_be_made = directory.grade < Grade::NoTable;
     let mut findings = vec![
         preload_library(),
         pushing(),
@@ -36,15 +39,20 @@ pub fn report() -> Report {
         filtering(),
         yama(),
         mappings(),
-        directory(),
+        directory,
         remove_ipc(),
         view(),
     ];
+    findings.extend(relative());
     findings.extend(table::attached_or_none().map_or_else(
         |failure| vec![Finding::of("table", failure)],
         |attached| match attached {
             Some(attached) => tables::own(attached.table, attached.is_current()),
-            None => vec![Finding::well("table", "no table yet: the first program under the library makes it")],
+            None if can_be_made => {
+                vec![Finding::well("table", "no table yet: the first program under the library makes it")]
+            }
+            // It has been said that there can be none.
+            None => Vec::new(),
         },
     ));
     findings.extend(tables::strays());
@@ -245,7 +253,7 @@ fn mappings() -> Finding {
 
 /// Where the table is, or will be.
 fn directory() -> Finding {
-    let directory = PathBuf::from(table::directory().0);
+    let directory = table::directory().0;
     let existing = directory.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
     let name = shown(&directory);
     let find = match statfs::statfs(existing) {
@@ -283,6 +291,20 @@ fn directory() -> Finding {
     Finding::well("directory", format!("{name}: on a tmpfs with {} MiB free", free >> 20))
 }
 
+/// A relative SNAPSHIM_DIR: programs that get it by another way than this command use another table.
+fn relative() -> Option<Finding> {
+    let chosen = table::chosen().filter(|chosen| chosen.is_relative())?;
+    let what = format!(
+        "SNAPSHIM_DIR={} is relative: the library takes the default directory instead, and this command {}",
+        shown(&chosen),
+        shown(&table::directory().0)
+    );
+    Some(
+        Finding::new("relative", Grade::Partly, what)
+            .helped_by("set an absolute path, or start the programs by `snapshim run`, which makes it one"),
+    )
+}
+
 /// Whether logind takes the table away when its user logs out (logind.conf(5)).
 fn remove_ipc() -> Finding {
     let user = nix::unistd::geteuid().as_raw();
@@ -309,22 +331,35 @@ fn remove_ipc() -> Finding {
     )
 }
 
-/// All that configures logind, in the order in which it counts.
+/// Where programs keep their configuration, from what counts least on (logind.conf(5)).
+const FOLDERS: [&str; 4] = ["/usr/lib/systemd", "/usr/local/lib/systemd", "/run/systemd", "/etc/systemd"];
+
+/// All that configures logind, in the order in which it counts. Of the main files that which counts most is read alone.
 fn configuration() -> String {
-    let mut files = vec![PathBuf::from("/usr/lib/systemd/logind.conf"), PathBuf::from("/etc/systemd/logind.conf")];
-    for folder in ["/usr/lib/systemd", "/run/systemd", "/etc/systemd"] {
-        let entries = fs::read_dir(Path::new(folder).join("logind.conf.d")).into_iter().flatten().flatten();
-        let mut found: Vec<_> = entries.map(|entry| entry.path()).collect();
-        found.sort();
-        files.extend(found);
-    }
-    files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>().join("\n")
+    let folders = FOLDERS.map(Path::new);
+    let main = folders.iter().rev().map(|folder| folder.join("logind.conf")).find(|file| file.exists());
+    let files = main.into_iter().chain(drop_ins(&folders.map(|folder| folder.join("logind.conf.d"))));
+    files.filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>().join("\n")
 }
 
-/// The last line counts, and the default is yes.
+/// The drop-ins of all folders by their names, wherever they are; of several with one name that in the last folder.
+fn drop_ins(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    let by_name: BTreeMap<_, _> = entries.map(|entry| (entry.file_name(), entry.path())).collect();
+    by_name.into_values().filter(|path| path.extension().is_some_and(|end| end == "conf")).collect()
+}
+
+/// The last line that says yes or no counts, and the default is yes.
 fn removes_ipc(configuration: &str) -> bool {
-    let mut values = configuration.lines().filter_map(|line| line.trim().strip_prefix("RemoveIPC="));
-    !values.next_back().is_some_and(|value| ["no", "false", "off", "0"].contains(&value.trim()))
+    let values = configuration.lines().filter_map(|line| line.split_once('='));
+    let values = values.filter(|(name, _)| name.trim() == "RemoveIPC").filter_map(|(_, value)| {
+        match value.trim().to_ascii_lowercase().as_str() {
+            "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
+            "0" | "no" | "n" | "false" | "f" | "off" => Some(false),
+            _ => None,
+        }
+    });
+    values.last().unwrap_or(true)
 }
 
 fn view() -> Finding {
@@ -347,6 +382,20 @@ mod tests {
     fn the_last_line_about_ipc_counts() {
         assert!(removes_ipc("") && removes_ipc("#RemoveIPC=no\n[Login]\nRemoveIPC=yes"));
         assert!(!removes_ipc("RemoveIPC=yes\n RemoveIPC=no ") && removes_ipc("RemoveIPC=no\nRemoveIPC=yes"));
+        assert!(!removes_ipc("RemoveIPC = No") && !removes_ipc("RemoveIPC=no\nRemoveIPC=perhaps"));
+    }
+
+    #[test]
+    fn drop_ins_count_by_their_names_and_the_last_folder_masks() {
+        let path = std::env::temp_dir().join(format!("snapshim-drop-ins-{}", std::process::id()));
+        let folders = ["lib", "run", "etc"].map(|name| path.join(name));
+        folders.iter().for_each(|folder| fs::create_dir_all(folder).unwrap());
+        let files =
+            ["lib/90-a.conf", "lib/20-b.conf", "run/50-c.conf", "etc/20-b.conf", "etc/10-d.conf", "etc/99-no.txt"];
+        files.iter().for_each(|name| fs::write(path.join(name), "").unwrap());
+        let wanted = ["etc/10-d.conf", "etc/20-b.conf", "run/50-c.conf", "lib/90-a.conf"].map(|name| path.join(name));
+        assert_eq!(drop_ins(&folders), wanted);
+        fs::remove_dir_all(path).unwrap();
     }
 
     #[test]

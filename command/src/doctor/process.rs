@@ -15,15 +15,27 @@ use crate::{processes, table};
 /// So many names are listed.
 const MOST: usize = 5;
 
+/// The number of the process that starts all others.
+const FIRST: u32 = 1;
+
 pub fn report(pid: u32) -> Outcome<Report> {
     if !PathBuf::from(format!("/proc/{pid}")).exists() {
         return Err(Failure::failed(format!("there is no process {pid}"), "check the number; ps(1) lists them"));
     }
     let (standing, maps) = standing::of(pid);
-    let mut findings = vec![taking_part(&standing, &maps), state(pid)];
+    let attached = table::attached_or_none()?;
+    let is_in_table = processes::cooperating(attached.as_ref().map(|attached| attached.table)).contains(&pid);
+    let mut findings = vec![
+        if is_in_table && standing == Standing::Hidden {
+            Finding::well("library", "it takes part in this table; this user may not look at more of it")
+        } else {
+            taking_part(pid, &standing, &maps)
+        },
+        state(pid),
+    ];
     findings.extend(writable(pid, &standing));
-    findings.extend(shared(&standing, &maps));
-    match table::attached_or_none()? {
+    findings.extend(shared(pid, &standing, &maps));
+    match attached {
         Some(attached) => findings.extend(in_table(attached.table, pid)),
         None => findings.push(
             Finding::new("table", Grade::NoTable, "there is no table: no program has a snapshot")
@@ -33,7 +45,17 @@ pub fn report(pid: u32) -> Outcome<Report> {
     Ok(Report { subject: format!("process {pid} ({})", processes::program(pid)), findings })
 }
 
-fn taking_part(standing: &Standing, maps: &[Mapping]) -> Finding {
+/// What to do about a process that takes no part.
+fn remedy(pid: u32, standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Without(_) if pid == FIRST => {
+            "it is not started again; the services that it starts can be: set LD_PRELOAD and SNAPSHIM_DIR in their units"
+        }
+        _ => standing.remedy(),
+    }
+}
+
+fn taking_part(pid: u32, standing: &Standing, maps: &[Mapping]) -> Finding {
     if standing.is_seen() {
         let library = standing::library_in(maps).filter(|library| library.is_deleted);
         let found = Finding::well("library", standing.words());
@@ -47,9 +69,12 @@ fn taking_part(standing: &Standing, maps: &[Mapping]) -> Finding {
             .helped_by("start it again, to have the newer one"),
         };
     }
-    let grade = if *standing == Standing::Hidden { Grade::Note } else { Grade::Partly };
-    Finding::new("library", grade, format!("{}: what it writes is in no exact snapshot", standing.words()))
-        .helped_by(standing.remedy())
+    let (grade, meaning) = match standing {
+        Standing::Hidden => (Grade::Partly, "whether it takes part is not known"),
+        Standing::Kernel => (Grade::Note, "what it changes for others is in no exact snapshot"),
+        _ => (Grade::Partly, "what it writes is in no exact snapshot"),
+    };
+    Finding::new("library", grade, format!("{}: {meaning}", standing.words())).helped_by(remedy(pid, standing))
 }
 
 /// A stopped process cannot let go of what it is about to write.
@@ -76,12 +101,12 @@ fn writable(pid: u32, standing: &Standing) -> Option<Finding> {
     let files = processes::files_open_for_writing(pid);
     (!files.is_empty()).then(|| {
         Finding::new("open", Grade::Partly, format!("it has open for writing, unseen: {}", list(&files)))
-            .helped_by(standing.remedy())
+            .helped_by(remedy(pid, standing))
     })
 }
 
 /// The files that its stores change without a call.
-fn shared(standing: &Standing, maps: &[Mapping]) -> Option<Finding> {
+fn shared(pid: u32, standing: &Standing, maps: &[Mapping]) -> Option<Finding> {
     let is_table = |mapping: &Mapping| super::tables::used_by(std::slice::from_ref(mapping)).is_some();
     let changing = maps.iter().filter(|mapping| mapping.changes_file() && !is_table(mapping));
     let files: BTreeSet<PathBuf> = changing.map(|mapping| mapping.path().to_owned()).collect();
@@ -94,7 +119,7 @@ fn shared(standing: &Standing, maps: &[Mapping]) -> Option<Finding> {
         Finding::well("shared", format!("{what}; its first store into each part traps while there is a snapshot"))
     } else {
         Finding::new("shared", Grade::Partly, format!("{what}; a snapshot of them is doubtful"))
-            .helped_by(standing.remedy())
+            .helped_by(remedy(pid, standing))
     })
 }
 

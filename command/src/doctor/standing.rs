@@ -24,6 +24,8 @@ pub enum Standing {
     Disabled,
     /// /proc does not let this user look.
     Hidden,
+    /// A thread of the kernel.
+    Kernel,
 }
 
 impl Standing {
@@ -45,18 +47,31 @@ impl Standing {
             Self::Without(None) => "it runs without the library".to_owned(),
             Self::Disabled => "SNAPSHIM_DISABLE=1 switches the library off in it".to_owned(),
             Self::Hidden => "this user may not look at it".to_owned(),
+            Self::Kernel => "it is a thread of the kernel".to_owned(),
         }
     }
 
     /// What to do about it.
-    pub const fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> &'static str {
         match self {
             Self::TakesPart { .. } => "nothing",
             Self::Elsewhere { .. } => "start it again, with the same SNAPSHIM_DIR as the others",
             Self::Without(_) => "start it by `snapshim run -- PROGRAM`, or end it while snapshots are taken",
             Self::Disabled => "start it without SNAPSHIM_DISABLE",
-            Self::Hidden => "ask as that user, or as root",
+            Self::Hidden => who_may_look(),
+            Self::Kernel => {
+                "end what changes files by the kernel (nfsd, a loop device) while snapshots of these are taken"
+            }
         }
+    }
+}
+
+/// Who to ask as, where this user may not look.
+pub fn who_may_look() -> &'static str {
+    if nix::unistd::geteuid().is_root() {
+        "ask with CAP_SYS_PTRACE, from outside of this container"
+    } else {
+        "ask as that user, or as root"
     }
 }
 
@@ -69,8 +84,18 @@ pub fn library_in(maps: &[Mapping]) -> Option<&Mapping> {
 pub fn of(pid: u32) -> (Standing, Vec<Mapping>) {
     match maps::of(pid) {
         Err(_) => (Standing::Hidden, Vec::new()),
+        Ok(maps) if maps.is_empty() && is_of_kernel(pid) => (Standing::Kernel, maps),
         Ok(maps) => (of_maps(pid, &maps), maps),
     }
+}
+
+/// By the seventh field behind the name in /proc/PID/stat: the flags.
+fn is_of_kernel(pid: u32) -> bool {
+    /// PF_KTHREAD (linux/sched.h).
+    const KTHREAD: u32 = 0x0020_0000;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & KTHREAD != 0)
 }
 
 fn of_maps(pid: u32, maps: &[Mapping]) -> Standing {
@@ -93,7 +118,7 @@ fn will_use(pid: u32) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     let chosen = variable(pid, b"SNAPSHIM_DIR").ok()?.filter(|chosen| !chosen.is_empty());
     let theirs = PathBuf::from(std::ffi::OsString::from_vec(chosen?));
-    let ours = PathBuf::from(crate::table::directory().0);
+    let ours = crate::table::directory().0;
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     (real(&theirs) != real(&ours)).then_some(theirs)
 }

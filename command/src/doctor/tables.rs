@@ -29,7 +29,7 @@ pub fn used_by(maps: &[Mapping]) -> Option<Used> {
     let may_be_table = |mapping: &&Mapping| mapping.changes_file() && is_name(mapping);
     let table = maps.iter().find(may_be_table)?;
     let directory = table.path().parent()?.to_owned();
-    let ours = PathBuf::from(table::directory().0).join(OsStr::from_bytes(attach::FILE_NAME.to_bytes()));
+    let ours = table::directory().0.join(OsStr::from_bytes(attach::FILE_NAME.to_bytes()));
     let is_ours = fs::metadata(&ours).is_ok_and(|found| found.ino() == table.inode && found.dev() == table.device);
     let is_removed = !is_ours && !is_named_in(&directory, table.inode);
     Some(Used { directory, is_ours, is_removed })
@@ -51,7 +51,7 @@ fn is_named_in(folder: &Path, inode: u64) -> bool {
 
 /// Processes of our directory that use a table which was removed, or that is of another version.
 pub fn strays() -> Vec<Finding> {
-    let directory = PathBuf::from(table::directory().0);
+    let directory = table::directory().0;
     let directory = directory.canonicalize().unwrap_or(directory);
     let stray = |pid: u32| {
         let used = used_by(&maps::of(pid).ok()?)?;
