@@ -108,6 +108,26 @@ fn what_was_lost_is_an_error_of_the_client() {
     assert!(!scratch.file("socket").exists());
 }
 
+/// Its bytes may be newer ones: a client has nothing but the error to know that by.
+#[test]
+fn what_is_doubtful_is_an_error_of_the_client() {
+    if !has("what_is_doubtful_is_an_error_of_the_client", &["nbdkit", "nbdcopy"]) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("image"), vec![7; 8 << 20]).unwrap();
+    let log = fs::File::create(scratch.file("log")).unwrap();
+    let child = export(&scratch, "image", "unix:socket").stderr(log).spawn().unwrap();
+    wait_until("a socket", || scratch.file("socket").exists());
+    run_ok(scratch.native("dd").args(["if=/dev/zero", "of=image", "bs=4096", "count=1", "conv=notrunc"]));
+    let output = run(scratch.native("nbdcopy").args([&uri(&scratch), "copied"]));
+    assert!(!output.status.success() && text(&output).contains("Input/output error"), "{}", text(&output));
+    let said = || fs::read_to_string(scratch.file("log")).unwrap();
+    wait_until("a word about it", || said().contains("its readers get errors (EIO) from now on"));
+    assert!(said().contains("/image is doubtful: a program without the library changed it\n"), "{}", said());
+    assert_eq!(end(child, libc::SIGTERM).0, Some(4), "{}", said());
+}
+
 #[test]
 fn it_listens_where_it_is_told() {
     if !has("it_listens_where_it_is_told", &["nbdkit", "nbdinfo"]) {
@@ -136,6 +156,7 @@ fn what_cannot_be_exported_is_said() {
     for (source, address, status, why) in [
         ("nowhere", "unix:socket", 1, "no such file or directory"),
         (".", "unix:socket", 1, "it is a directory"),
+        ("/dev/null", "unix:socket", 1, "cannot export /dev/null: it is neither"),
         ("image", "socket", 2, "it begins neither with unix: nor with tcp:"),
         ("image", "tcp:localhost", 2, "invalid socket address"),
     ] {

@@ -1,7 +1,8 @@
 //! `snapshim export`: a file or a block device, as it was at one instant, for clients of NBD.
 //!
-//! nbdkit speaks the protocol. It finds the file in a view, as any program that `snapshim freeze` runs: it maps nothing, and a page that
-//! could not be preserved is an error of its read, and so of the client's.
+//! nbdkit speaks the protocol. It finds the file in a view, as any program that `snapshim freeze` runs: it maps nothing, and a page
+//! that could not be preserved is an error of its read, and so of the client's. So is each read once the snapshot is doubtful: the
+//! protocol has no other word for it.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,11 +15,12 @@ use std::process::ExitCode;
 use super::freeze;
 use crate::cli::{Address, Export, Freeze};
 use crate::failure::{Code, Failure, Outcome, shown};
+use crate::view::nodes::Serves;
 
 const SERVER: &str = "nbdkit";
 
 pub fn run(arguments: &Export) -> Outcome<ExitCode> {
-    let found = freeze::source(&arguments.source)?;
+    let found = freeze::source("export", &arguments.source)?;
     if found.is_dir() {
         return Err(Failure::failed(
             format!("cannot export {}: it is a directory", shown(&arguments.source)),
@@ -34,7 +36,7 @@ pub fn run(arguments: &Export) -> Outcome<ExitCode> {
     let mut file = OsString::from("file=");
     file.push(&source);
     command.extend(["file".into(), file]);
-    let done = freeze::run(&Freeze { at: None, split: false, paths: vec![source], command });
+    let done = freeze::show(&Freeze { at: None, split: false, paths: vec![source], command }, Serves::Exact);
     if let Address::Unix(path) = &arguments.nbd
         && fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
     {

@@ -15,15 +15,20 @@ use nix::unistd::Pid;
 
 use crate::cli::Freeze;
 use crate::copy::group;
-use crate::failure::{Code, Failure, Outcome, shown};
+use crate::failure::{Code, Failure, Outcome, shown, warn};
 use crate::interrupt;
 use crate::library::Library;
 use crate::view::attach::Place;
 use crate::view::inside::Inside;
-use crate::view::nodes::View;
+use crate::view::nodes::{Serves, View};
 use crate::view::server;
 
 pub fn run(arguments: &Freeze) -> Outcome<ExitCode> {
+    show(arguments, Serves::All)
+}
+
+/// Runs the program in a view.
+pub fn show(arguments: &Freeze, serves: Serves) -> Outcome<ExitCode> {
     let paths = paths(&arguments.paths)?;
     let places = places(arguments, &paths)?;
     let inside = Inside::start(&places, &arguments.command)?;
@@ -36,11 +41,14 @@ pub fn run(arguments: &Freeze) -> Outcome<ExitCode> {
         interrupt::check()?;
         return ended(&wait(inside.pid)?);
     };
-    let mut view = View::take(library, &paths, arguments.split)?;
+    let mut view = View::take(library, &paths, arguments.split)?.serving(serves);
     if let (Some(place), [_, _, ..]) = (&arguments.at, paths.as_slice()) {
         view.gather(&paths, place)?;
     }
     group::warn_of_names(view.unstable.as_deref());
+    if arguments.at.is_none() {
+        warn_of_live_indexes(&paths);
+    }
     let signals = hold_signals()?;
     interrupt::check()?;
     let view = Arc::new(view);
@@ -58,21 +66,37 @@ pub fn run(arguments: &Freeze) -> Outcome<ExitCode> {
 fn paths(named: &[PathBuf]) -> Outcome<Vec<PathBuf>> {
     let mut paths = BTreeSet::new();
     for path in named {
-        source(path)?;
+        source("freeze", path)?;
         paths.insert(path.canonicalize().map_err(|error| Failure::of_file("freeze", path, &error))?);
     }
     let is_inside = |path: &PathBuf| path.ancestors().skip(1).any(|above| paths.contains(above));
     Ok(paths.iter().filter(|path| !is_inside(path)).cloned().collect())
 }
 
+/// Says which logs of SQLite's are frozen without their index, which stands beside them as it is by now: a program that finds both takes
+/// the one for an index of the other.
+fn warn_of_live_indexes(paths: &[PathBuf]) {
+    for log in paths {
+        let Some(database) = log.to_str().and_then(|name| name.strip_suffix("-wal")) else { continue };
+        let index = PathBuf::from(format!("{database}-shm"));
+        if index.exists() && !paths.contains(&index) {
+            warn(format!(
+                "{} stays the live one beside the frozen {}: SQLite reads the log by it, and wrong; name it, too",
+                shown(&index),
+                shown(log)
+            ));
+        }
+    }
+}
+
 /// What can be shown as it was: a directory, a file, a block device.
-pub fn source(path: &Path) -> Outcome<Metadata> {
-    let found = fs::metadata(path).map_err(|error| Failure::of_file("freeze", path, &error))?;
+pub fn source(doing: &str, path: &Path) -> Outcome<Metadata> {
+    let found = fs::metadata(path).map_err(|error| Failure::of_file(doing, path, &error))?;
     if found.is_dir() || found.is_file() || found.file_type().is_block_device() {
         return Ok(found);
     }
     Err(Failure::failed(
-        format!("cannot freeze {}: it is neither a directory nor a file nor a block device", shown(path)),
+        format!("cannot {doing} {}: it is neither a directory nor a file nor a block device", shown(path)),
         "name a directory, a regular file or a block device",
     ))
 }

@@ -11,7 +11,8 @@ use nix::unistd::geteuid;
 
 use crate::cli::Umount;
 use crate::failure::{Code, Failure, Outcome, shown, warn, words};
-use crate::view::attach;
+use crate::processes;
+use crate::view::attach::{self, Mounted};
 use crate::view::server::VERDICT;
 
 /// Room for what three files are worth.
@@ -22,17 +23,17 @@ pub fn run(arguments: &Umount) -> Outcome<ExitCode> {
     // Where its server is gone, no question about the place is answered.
     let place = named.canonicalize().or_else(|_| std::path::absolute(named));
     let place = place.map_err(|error| Failure::of_file("unmount", named, &error))?;
-    if !attach::is_view(&place) {
-        return Err(Failure::failed(
+    let view = attach::mounted(&place).ok_or_else(|| {
+        Failure::failed(
             format!("{} is no view that `snapshim mount` has made", shown(named)),
             "see which there are: findmnt -t fuse.snapshim",
-        ));
-    }
+        )
+    })?;
     let verdict = verdict(&place);
     unmount(&place).map_err(|error| {
         let failure = Failure::new(Code::Failed, format!("cannot unmount {}: {}", shown(named), words(&error)));
         match error.raw_os_error() {
-            Some(libc::EBUSY) => failure.helped_by("end the programs that use it, or leave it: fuser -vm shows them"),
+            Some(libc::EBUSY) => busy(failure, &place, &view),
             _ => failure.helped_by("be the user who mounted it, or root"),
         }
     })?;
@@ -48,6 +49,18 @@ pub fn run(arguments: &Umount) -> Outcome<ExitCode> {
             Ok(Code::Partly.into())
         }
     }
+}
+
+/// Names the processes that use it.
+fn busy(failure: Failure, place: &Path, view: &Mounted) -> Failure {
+    let users = processes::users_of_mount(place, view.number, view.device());
+    if users.is_empty() {
+        return failure.helped_by("end the programs that use it, or have them leave it: root sees all of them");
+    }
+    let note = |failure: Failure, (pid, how): (u32, &str)| {
+        failure.noting(format!("process {pid} ({}) {how}", processes::program(pid)))
+    };
+    users.into_iter().fold(failure, note).helped_by("end these programs, or have them leave it")
 }
 
 /// What the snapshots are worth by now: empty if all of them are exact.

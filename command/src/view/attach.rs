@@ -79,21 +79,34 @@ fn unusable(error: &io::Error) -> Failure {
     Failure::failed(format!("cannot show a view: {DEVICE}: {}", words(error)), help)
 }
 
-/// Whether a view is mounted at a path.
-pub fn is_view(path: &Path) -> bool {
-    device_number(path).is_some()
+/// A view that is mounted, as /proc/self/mountinfo has it.
+#[derive(Debug)]
+pub struct Mounted {
+    /// Its number among all mounts.
+    pub number: u64,
+    /// "MAJOR:MINOR".
+    device: String,
+}
+
+impl Mounted {
+    /// The device, as stat(2) has it.
+    pub fn device(&self) -> u64 {
+        let numbers =
+            self.device.split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        numbers.map_or(0, |(major, minor)| nix::sys::stat::makedev(major, minor))
+    }
 }
 
 /// Has the kernel read ahead of a reader by more than it does of itself: two answers are then on their way at once. To be asked
 /// for once the view is served. Only root may; without it all works, if slower.
 pub fn read_ahead(place: &Place) {
-    if let Some(device) = device_number(&place.path) {
-        _ = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), AHEAD.to_string());
+    if let Some(view) = mounted(&place.path) {
+        _ = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", view.device), AHEAD.to_string());
     }
 }
 
-/// The device number, as /proc has it, of the view that is mounted at a path.
-fn device_number(path: &Path) -> Option<String> {
+/// The view that is mounted at a path.
+pub fn mounted(path: &Path) -> Option<Mounted> {
     let mounts = fs::read("/proc/self/mountinfo").ok()?;
     // What was mounted last is what is seen.
     mounts.split(|byte| *byte == b'\n').rev().find_map(|line| {
@@ -101,7 +114,8 @@ fn device_number(path: &Path) -> Option<String> {
         let kind = fields.iter().position(|field| *field == b"-").and_then(|at| fields.get(at + 1));
         let is_there = fields.get(4).is_some_and(|place| unescaped(place) == path.as_os_str().as_bytes());
         let is_ours = is_there && kind.is_some_and(|kind| *kind == TYPE.as_bytes());
-        is_ours.then(|| String::from_utf8_lossy(fields[2]).into_owned())
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        is_ours.then(|| Some(Mounted { number: text(fields[0]).parse().ok()?, device: text(fields[2]) })).flatten()
     })
 }
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
@@ -57,8 +58,19 @@ pub struct View {
     groups: Vec<Group>,
     /// What the user has named, as nodes.
     pub roots: Vec<usize>,
-    /// A name that came or went around the instant.
+    /// A name that came, went or changed around the instant.
     pub unstable: Option<PathBuf>,
+    serves: Serves,
+    has_said: AtomicBool,
+}
+
+/// Which files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Doubtful ones as well: in the end it is said what they were worth.
+    All,
+    /// Exact ones alone: who reads is told nothing else.
+    Exact,
 }
 
 impl View {
@@ -77,7 +89,39 @@ impl View {
         let mut building = Building::new(&taken.listing, groups);
         building.all(paths);
         let Building { nodes, by_number, groups, roots, .. } = building;
-        Ok(Self { nodes, by_number, groups, roots, unstable: taken.unstable })
+        Ok(Self {
+            nodes,
+            by_number,
+            groups,
+            roots,
+            unstable: taken.unstable,
+            serves: Serves::All,
+            has_said: AtomicBool::new(false),
+        })
+    }
+
+    pub fn serving(mut self, serves: Serves) -> Self {
+        self.serves = serves;
+        self
+    }
+
+    /// Whether the bytes of a file that were copied before may go to a reader.
+    pub fn may_be_read(&self, group: usize, index: usize) -> bool {
+        let (source, snapshot) = (&self.groups[group].sources[index], &self.groups[group].snapshots[index]);
+        self.serves == Serves::All || verdict::is_exact(source, snapshot)
+    }
+
+    /// Whether it has not been said yet that a file cannot be read any more. The next question is answered by no.
+    pub fn begin_to_say(&self) -> bool {
+        // Relaxed: nothing but the flag itself tells who says it.
+        !self.has_said.swap(true, Ordering::Relaxed)
+    }
+
+    /// Says that a file cannot be read any more.
+    pub fn say_unreadable(&self, group: usize, index: usize) {
+        if let Err(failure) = verdict::exact(&self.groups[group].sources[index], &self.groups[group].snapshots[index]) {
+            failure.noting("its readers get errors (EIO) from now on").say();
+        }
     }
 
     /// Puts all roots into one directory, under their own names, with the attributes of `place`.

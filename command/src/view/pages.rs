@@ -41,8 +41,15 @@ thread_local! {
     static PIPE: RefCell<Option<Pipe>> = const { RefCell::new(None) };
 }
 
-/// Answers the request `unique` by `length` bytes at `address`. An error: it was not answered.
-pub fn send(device: BorrowedFd<'_>, unique: u64, address: usize, length: usize) -> io::Result<()> {
+/// Answers the request `unique` by `length` bytes at `address`, if `is_fit` says so once they have been copied. An error: it was not
+/// answered; EFAULT: there are no such bytes.
+pub fn send(
+    device: BorrowedFd<'_>,
+    unique: u64,
+    address: usize,
+    length: usize,
+    is_fit: impl FnOnce() -> bool,
+) -> io::Result<()> {
     // A pipe that an error has left full is not used again.
     let pipe = match PIPE.take() {
         Some(pipe) => pipe,
@@ -55,6 +62,9 @@ pub fn send(device: BorrowedFd<'_>, unique: u64, address: usize, length: usize) 
     let pages = length / PAGE as usize * PAGE as usize;
     pipe.fill(address, pages)?;
     pipe.fill(address + pages, length - pages)?;
+    if !is_fit() {
+        return Err(io::Error::from_raw_os_error(libc::EFAULT));
+    }
     pipe.empty_into(device, total)?;
     PIPE.set(Some(pipe));
     Ok(())
@@ -119,9 +129,11 @@ mod tests {
             memory
         };
         let (out, into) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let error = send(into.as_fd(), 1, memory, 2 * page).unwrap_err();
+        let error = send(into.as_fd(), 1, memory, 2 * page, || true).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-        send(into.as_fd(), 2, memory, page).unwrap();
+        let error = send(into.as_fd(), 1, memory, page, || false).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        send(into.as_fd(), 2, memory, page, || true).unwrap();
         let mut answer = vec![1; HEADER + 2 * page];
         let count = nix::unistd::read(&out, &mut answer).unwrap();
         let unique = u64::from_ne_bytes(answer[8..HEADER].try_into().unwrap());

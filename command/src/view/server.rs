@@ -54,6 +54,17 @@ pub fn start(view: &Arc<View>, root: usize, device: OwnedFd, checks_modes: bool)
 }
 
 impl Server {
+    /// Whether the bytes of a file that were copied before may go to a reader. That they may not is said once.
+    fn may_be_read(&self, group: usize, index: usize) -> bool {
+        let may_be = self.view.may_be_read(group, index);
+        if !may_be && self.view.begin_to_say() {
+            // Not by this thread: who looks for the program that is why asks for files of the view as well.
+            let view = Arc::clone(&self.view);
+            std::thread::spawn(move || view.say_unreadable(group, index));
+        }
+        may_be
+    }
+
     fn verdict(&self) -> String {
         let verdict = self.view.verdict();
         let rest = verdict.rest();
@@ -79,14 +90,14 @@ fn answer(reply: ReplyXattr, size: u32, value: &[u8]) {
 }
 
 /// Answers a read where there is no pipe for it: a user has only so many pages in pipes (pipe(7)).
-fn send_copied(reply: ReplyData, address: usize, length: usize) {
+fn send_copied(reply: ReplyData, address: usize, length: usize, is_fit: impl FnOnce() -> bool) {
     let filled = Buffer::new().and_then(|mut buffer| {
         buffer.fill(address, length)?;
         Ok(buffer)
     });
     match filled {
-        Ok(buffer) => reply.data(buffer.bytes(length)),
-        Err(_) => reply.error(Errno::EIO),
+        Ok(buffer) if is_fit() => reply.data(buffer.bytes(length)),
+        _ => reply.error(Errno::EIO),
     }
 }
 
@@ -156,12 +167,14 @@ impl Filesystem for Server {
             return reply.data(&[]);
         }
         let (address, length) = (snapshot.address(offset), (end - offset) as usize);
-        match pages::send(self.device.as_fd(), request.unique().0, address, length) {
+        // After the bytes were copied: a change that came before is seen then.
+        let is_fit = || self.may_be_read(*group, *index);
+        match pages::send(self.device.as_fd(), request.unique().0, address, length, is_fit) {
             // It was answered.
             Ok(()) => std::mem::forget(reply),
             // A page of the snapshot is broken. The kernel asks for pages one by one then.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => reply.error(Errno::EIO),
-            Err(_) => send_copied(reply, address, length),
+            Err(_) => send_copied(reply, address, length, is_fit),
         }
     }
 
