@@ -318,6 +318,26 @@ fn what_make_installs_works_without_cargo_and_is_taken_away_again() {
         make.arg(format!("PAGES={}", scratch.file("pages").display()));
         run_ok(&mut make)
     };
+    let synopsis = |page: &str| {
+        let page = fs::read_to_string(scratch.file("pages/man").join(page)).unwrap();
+        page.lines()
+            .skip_while(|line| *line != ".SH SYNOPSIS")
+            .nth(1)
+            .unwrap()
+            .trim_end()
+            .replace("\\fI", "")
+            .replace("\\fR", "")
+    };
+    assert!(synopsis("snapshim-cp.1").ends_with(" <SRC>... <DEST>"), "{}", synopsis("snapshim-cp.1"));
+    assert!(
+        synopsis("snapshim-freeze.1").ends_with(" <DIR|FILE>... \\-\\- <CMD>..."),
+        "{}",
+        synopsis("snapshim-freeze.1")
+    );
+    assert!(synopsis("snapshim-drop.1").ends_with(" [ID]..."), "{}", synopsis("snapshim-drop.1"));
+    assert!(synopsis("snapshim-run.1").contains("\\-\\-keep]... "), "{}", synopsis("snapshim-run.1"));
+    let help = run_ok(Command::new(command()).arg("--help"));
+    assert!(help.contains("Completions for bash, zsh and fish") && help.contains("snapshim generate DIR"), "{help}");
     make("install");
     let installed = scratch.file("root/usr/local");
     let wanted = [

@@ -17,7 +17,10 @@ Exit status:
   5  there is no table that can be used
   125, 126, 127  of `run`: it failed itself, CMD cannot be run, CMD is not there; else the status of CMD
 
-The table is the one in SNAPSHIM_DIR, by default /dev/shm/snapshim-<uid>.";
+The table is the one in SNAPSHIM_DIR, by default /dev/shm/snapshim-<uid>.
+
+Completions for bash, zsh and fish, and man pages: `make install` puts them where shells and man(1) look,
+`snapshim generate DIR` writes them into a directory.";
 
 /// Copies files as they were at one instant, while programs go on writing them.
 #[derive(Debug, Parser)]
@@ -44,6 +47,24 @@ pub enum Command {
     Gc(Gc),
     #[command(hide = true)]
     Generate(Generate),
+}
+
+impl Cli {
+    /// What was typed. Behind `--` each argument of `cp` is a path. clap takes one that begins with a dash for an option even there, where
+    /// several paths come before the last one: it gets such a path by another spelling.
+    pub fn typed() -> Self {
+        let mut arguments: Vec<OsString> = std::env::args_os().collect();
+        if arguments.get(1).is_some_and(|command| command == "cp")
+            && let Some(end) = arguments.iter().position(|argument| argument == "--")
+        {
+            for path in &mut arguments[end + 1..] {
+                if path.as_encoded_bytes().starts_with(b"-") {
+                    *path = ["./".as_ref(), path.as_os_str()].into_iter().collect();
+                }
+            }
+        }
+        Self::parse_from(arguments)
+    }
 }
 
 /// Copies files and directories, all as they were at one instant.

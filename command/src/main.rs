@@ -23,12 +23,10 @@ mod view;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::typed().command {
         Command::Cp(arguments) => commands::cp::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Run(arguments) => commands::run::run(&arguments),

@@ -33,9 +33,31 @@ pub fn run(arguments: &Generate) -> Outcome<ExitCode> {
 
 fn page(path: &Path, command: clap::Command) -> Outcome {
     let mut text = Vec::new();
-    let rendered = clap_mangen::Man::new(command).render(&mut text);
+    let rendered = clap_mangen::Man::new(command.clone()).render(&mut text);
     rendered.map_err(|error| Failure::of_file("make", path, &error))?;
-    write(path, &text)
+    write(path, with_repetitions(&command, &String::from_utf8_lossy(&text)).as_bytes())
+}
+
+/// A page whose synopsis says which arguments may be given more than once: clap_mangen leaves that out.
+fn with_repetitions(command: &clap::Command, page: &str) -> String {
+    let Some((before, synopsis)) = page.split_once(".SH SYNOPSIS\n") else { return page.to_owned() };
+    let (line, behind) = synopsis.split_once('\n').unwrap_or((synopsis, ""));
+    let mut line = line.to_owned();
+    for argument in command.get_arguments() {
+        let is_repeated = matches!(argument.get_action(), clap::ArgAction::Append);
+        let name = match (argument.get_long(), argument.get_value_names()) {
+            (Some(long), _) => format!("\\fB\\-\\-{long}\\fR"),
+            (None, Some([name])) => format!("\\fI{name}\\fR"),
+            _ => continue,
+        };
+        let separator = if argument.is_last_set() { "\\-\\- " } else { "" };
+        let dots = if is_repeated { "..." } else { "" };
+        for (open, close) in [("<", ">"), ("[", "]")] {
+            let shown = format!("{open}{name}{close}");
+            line = line.replace(&shown, &format!("{separator}{shown}{dots}"));
+        }
+    }
+    format!("{before}.SH SYNOPSIS\n{line}\n{behind}")
 }
 
 fn write(path: &Path, text: &[u8]) -> Outcome {
