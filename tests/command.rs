@@ -308,16 +308,9 @@ fn top_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn what_make_installs_works_without_cargo_and_is_taken_away_again() {
+fn pages_and_help_say_what_may_be_repeated_and_where_completions_are() {
     let scratch = Scratch::on_tmpfs();
     run_ok(Command::new(command()).arg("generate").arg(scratch.file("pages")));
-    let make = |target: &str| {
-        let mut make = Command::new("make");
-        make.current_dir(root()).arg(target).arg("CARGO=false").env_remove("MAKEFLAGS");
-        make.arg(format!("DESTDIR={}", scratch.file("root").display()));
-        make.arg(format!("PAGES={}", scratch.file("pages").display()));
-        run_ok(&mut make)
-    };
     let synopsis = |page: &str| {
         let page = fs::read_to_string(scratch.file("pages/man").join(page)).unwrap();
         page.lines()
@@ -338,6 +331,19 @@ fn what_make_installs_works_without_cargo_and_is_taken_away_again() {
     assert!(synopsis("snapshim-run.1").contains("\\-\\-keep]... "), "{}", synopsis("snapshim-run.1"));
     let help = run_ok(Command::new(command()).arg("--help"));
     assert!(help.contains("Completions for bash, zsh and fish") && help.contains("snapshim generate DIR"), "{help}");
+}
+
+#[test]
+fn what_make_installs_works_without_cargo_and_is_taken_away_again() {
+    let scratch = Scratch::on_tmpfs();
+    run_ok(Command::new(command()).arg("generate").arg(scratch.file("pages")));
+    let make = |target: &str| {
+        let mut make = Command::new("make");
+        make.current_dir(root()).arg(target).arg("CARGO=false").env_remove("MAKEFLAGS");
+        make.arg(format!("DESTDIR={}", scratch.file("root").display()));
+        make.arg(format!("PAGES={}", scratch.file("pages").display()));
+        run_ok(&mut make)
+    };
     make("install");
     let installed = scratch.file("root/usr/local");
     let wanted = [

@@ -50,8 +50,8 @@ pub enum Command {
 }
 
 impl Cli {
-    /// What was typed. Behind `--` each argument of `cp` is a path. clap takes one that begins with a dash for an option even there, where
-    /// several paths come before the last one: it gets such a path by another spelling.
+    /// What was typed. Behind `--` each argument of `cp` is a path. clap takes one that begins with a dash for an option even
+    /// there, where several paths come before the last one: it gets such a path by another spelling.
     pub fn typed() -> Self {
         let mut arguments: Vec<OsString> = std::env::args_os().collect();
         if arguments.get(1).is_some_and(|command| command == "cp")
@@ -197,8 +197,9 @@ pub struct Umount {
 /// Serves a file or a block device, as it was at one instant, to clients of NBD: a disk image while a virtual machine writes it.
 ///
 /// qemu-img, nbdcopy and virtual machines read it, as often and in whatever order they like; nobody can write. A read of what could
-/// not be preserved fails with EIO. It serves until SIGINT or SIGTERM, and takes its socket away; the exit status is 4 if the snapshot
-/// turned out to be doubtful or broken by then. Other hosts that reach a tcp address may read all of it.
+/// not be preserved fails with EIO, and so does each read once the snapshot is doubtful. It serves until SIGINT or SIGTERM, and
+/// takes its socket away; the exit status is 4 if the snapshot turned out to be doubtful or broken by then. Other hosts that reach
+/// a tcp address may read all of it.
 ///
 /// It needs nbdkit with its file plugin, and what `snapshim freeze` needs: /dev/fuse, and root or user namespaces.
 #[derive(Debug, Args)]
@@ -229,8 +230,8 @@ fn address(text: &str) -> Result<Address, String> {
 
 /// Lists the processes and the snapshots in the table, and which process holds a snapshot back.
 ///
-/// Of each snapshot it says how old it is, and why it is doubtful or broken, if it is. `file` is what the mapper's memory map says; where
-/// that names no file any more, what the file was called when a snapshot of it was taken last. --json says both.
+/// Of each snapshot it says how old it is, and why it is doubtful or broken, if it is. `file` is what the mapper's memory map says;
+/// where that names no file any more, what the file was called when a snapshot of it was taken last. --json says both.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Print a JSON object.
@@ -268,8 +269,8 @@ pub struct Doctor {
 
 /// Waits until no snapshot of a file is held.
 ///
-/// From then on a write to the file costs nothing for snapshots. Other snapshots of it may be taken at any time: to keep a file as it
-/// is, stop its writers. Ends with 1 if the time is over before; the processes that hold snapshots are named.
+/// From then on a write to the file costs nothing for snapshots. Other snapshots of it may be taken at any time: to keep a file as
+/// it is, stop its writers. Ends with 1 if the time is over before; the processes that hold snapshots are named.
 #[derive(Debug, Args)]
 pub struct Wait {
     /// So many seconds at most; without it, as long as it takes.

@@ -36,8 +36,8 @@ const MOST_PARTS: u64 = 16;
 pub enum Use {
     /// They stay until the end.
     Kept,
-    /// They are read once, from the front, and given back meanwhile. So a file is several snapshots, side by side and of one instant:
-    /// a writer into another one than that which is given back does not wait.
+    /// They are read once, from the front, and given back meanwhile. So a file is several snapshots, side by side and of one
+    /// instant: a writer into another one than that which is given back does not wait.
     GivenBack,
 }
 

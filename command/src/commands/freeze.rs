@@ -73,8 +73,8 @@ fn paths(named: &[PathBuf]) -> Outcome<Vec<PathBuf>> {
     Ok(paths.iter().filter(|path| !is_inside(path)).cloned().collect())
 }
 
-/// Says which logs of SQLite's are frozen without their index, which stands beside them as it is by now: a program that finds both takes
-/// the one for an index of the other.
+/// Says which logs of SQLite's are frozen without their index, which stands beside them as it is by now: a program that finds both
+/// takes the one for an index of the other.
 fn warn_of_live_indexes(paths: &[PathBuf]) {
     for log in paths {
         let Some(database) = log.to_str().and_then(|name| name.strip_suffix("-wal")) else { continue };

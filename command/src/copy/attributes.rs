@@ -66,8 +66,8 @@ fn times(found: &Metadata) -> (TimeSpec, TimeSpec) {
     (TimeSpec::new(found.atime(), found.atime_nsec()), TimeSpec::new(found.mtime(), found.mtime_nsec()))
 }
 
-/// The extended attributes of what a path leads to: of a link itself, unless it is followed. What is gone has none, and none are had
-/// that this user may not read: the bytes of such a file cannot be had either.
+/// The extended attributes of what a path leads to: of a link itself, unless it is followed. What is gone has none, and none are
+/// had that this user may not read: the bytes of such a file cannot be had either.
 pub fn extended_at(path: &Path, follows: bool) -> io::Result<Extended> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let (list, get) = if follows {

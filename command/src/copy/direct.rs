@@ -1,15 +1,16 @@
 //! Copying snapshots into files, piece by piece. Each piece is given back at once: writers then no longer have to preserve it.
 //!
-//! The kernel takes the bytes from the snapshot itself. write(2) into a target on a disk or in memory copies them with ordinary loads,
-//! and answers EFAULT where a page of a broken snapshot would raise SIGBUS (`bounce` says why no other call will do). So each byte is
-//! copied once, by one thread: a writer that preserves a page has to interrupt every processor on which a thread of this process runs.
+//! The kernel takes the bytes from the snapshot itself. write(2) into a target on a disk or in memory copies them with ordinary
+//! loads, and answers EFAULT where a page of a broken snapshot would raise SIGBUS (`bounce` says why no other call will do). So
+//! each byte is copied once, by one thread: a writer that preserves a page has to interrupt every processor on which a thread of
+//! this process runs.
 //!
-//! Other file systems (FUSE with direct I/O, 9p, cifs) may hold the pages themselves until a server has taken the bytes, as O_DIRECT
-//! does. What is preserved meanwhile gets another page, and the held one shows the newer bytes. Into such a target all goes through a
-//! buffer.
+//! Other file systems (FUSE with direct I/O, 9p, cifs) may hold the pages themselves until a server has taken the bytes, as
+//! O_DIRECT does. What is preserved meanwhile gets another page, and the held one shows the newer bytes. Into such a target all
+//! goes through a buffer.
 //!
-//! Blocks that are zero become holes, be they of a hole that was filled since. So the first word of each fourth page is looked at. A
-//! piece in which one is zero goes through a buffer, which this process can read.
+//! Blocks that are zero become holes, be they of a hole that was filled since. So the first word of each fourth page is looked at.
+//! A piece in which one is zero goes through a buffer, which this process can read.
 
 use std::fs::File;
 use std::io;
@@ -109,8 +110,8 @@ impl Copier {
     }
 }
 
-/// Whether write(2) into a file has copied the bytes when it returns, and holds no page of the caller's meanwhile. What lies below an
-/// overlay is not known.
+/// Whether write(2) into a file has copied the bytes when it returns, and holds no page of the caller's meanwhile. What lies below
+/// an overlay is not known.
 fn copies_at_once(file: &File) -> bool {
     kind_of_file_system(file.as_fd()).is_ok_and(|kind| ALLOWED.contains(&kind) && kind != OVERLAYFS)
 }

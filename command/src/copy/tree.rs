@@ -147,8 +147,8 @@ fn list_below(source: &Path, target: &Path, items: &mut Vec<Item>) -> Outcome {
     Ok(())
 }
 
-/// The first name that came, went, leads to another file, or has another mode, owner or attribute. Times tell nothing here: those of a
-/// file that is written change all the time.
+/// The first name that came, went, leads to another file, or has another mode, owner or attribute. Times tell nothing here: those
+/// of a file that is written change all the time.
 pub fn difference(before: &[Item], after: &[Item]) -> Option<PathBuf> {
     fn key(item: &Item) -> impl PartialEq {
         let Item { source, found, link, extended, .. } = item;

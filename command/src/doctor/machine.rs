@@ -352,14 +352,14 @@ fn drop_ins(folders: &[PathBuf]) -> Vec<PathBuf> {
 /// The last line that says yes or no counts, and the default is yes.
 fn removes_ipc(configuration: &str) -> bool {
     let values = configuration.lines().filter_map(|line| line.split_once('='));
-    let values = values.filter(|(name, _)| name.trim() == "RemoveIPC").filter_map(|(_, value)| {
+    let mut values = values.filter(|(name, _)| name.trim() == "RemoveIPC").filter_map(|(_, value)| {
         match value.trim().to_ascii_lowercase().as_str() {
             "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
             "0" | "no" | "n" | "false" | "f" | "off" => Some(false),
             _ => None,
         }
     });
-    values.last().unwrap_or(true)
+    values.next_back().unwrap_or(true)
 }
 
 fn view() -> Finding {

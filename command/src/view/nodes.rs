@@ -165,8 +165,8 @@ impl View {
             return Ok(None);
         }
         let data = data_at(source, snapshot, offset)?;
-        // A program without the library may have made the hole, or cut the file: what is lost is an error for its reader, and no zeros.
-        // So this is asked after the holes.
+        // A program without the library may have made the hole, or cut the file: what is lost is an error for its reader, and no
+        // zeros. So this is asked after the holes.
         let data = if verdict::is_exact(source, snapshot) { data } else { Some(offset..snapshot.size()) };
         Ok(match data {
             Some(data) if wants_data => Some(data.start),

@@ -41,8 +41,8 @@ thread_local! {
     static PIPE: RefCell<Option<Pipe>> = const { RefCell::new(None) };
 }
 
-/// Answers the request `unique` by `length` bytes at `address`, if `is_fit` says so once they have been copied. An error: it was not
-/// answered; EFAULT: there are no such bytes.
+/// Answers the request `unique` by `length` bytes at `address`, if `is_fit` says so once they have been copied. An error: it was
+/// not answered; EFAULT: there are no such bytes.
 pub fn send(
     device: BorrowedFd<'_>,
     unique: u64,
