@@ -22,8 +22,13 @@ pub fn chosen() -> Option<PathBuf> {
 pub fn directory() -> (PathBuf, bool) {
     match chosen() {
         Some(chosen) => (std::path::absolute(&chosen).unwrap_or(chosen), true),
-        None => (format!("/dev/shm/snapshim-{}", attach::outer_user()).into(), false),
+        None => (default_of(attach::outer_user()), false),
     }
+}
+
+/// The directory of a user who names none.
+pub fn default_of(user: u32) -> PathBuf {
+    format!("/dev/shm/snapshim-{user}").into()
 }
 
 /// The table; a failure of code [`Code::NoTable`] if there is none that can be used.

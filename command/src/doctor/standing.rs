@@ -9,7 +9,7 @@ use snapshim::cooperate::program::Fate;
 use super::tables;
 use crate::failure::shown;
 use crate::maps::{self, Mapping};
-use crate::program;
+use crate::{program, table};
 
 /// What a process is to the table of this command.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,14 +113,22 @@ fn of_maps(pid: u32, maps: &[Mapping]) -> Standing {
     }
 }
 
-/// The directory of the table that a process will join, if it is another one than ours.
+/// The directory of the table that a process will join, if it is another one than ours. The library takes no relative path.
 fn will_use(pid: u32) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
-    let chosen = variable(pid, b"SNAPSHIM_DIR").ok()?.filter(|chosen| !chosen.is_empty());
-    let theirs = PathBuf::from(std::ffi::OsString::from_vec(chosen?));
-    let ours = crate::table::directory().0;
+    let chosen = variable(pid, table::VARIABLE.as_bytes()).ok()?.filter(|chosen| chosen.starts_with(b"/"));
+    let theirs = match chosen {
+        Some(chosen) => PathBuf::from(std::ffi::OsString::from_vec(chosen)),
+        None => table::default_of(effective_user(pid)?),
+    };
+    let ours = table::directory().0;
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     (real(&theirs) != real(&ours)).then_some(theirs)
+}
+
+fn effective_user(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// A variable of the environment that a process was started with.
