@@ -127,7 +127,7 @@ pub struct Run {
     /// Have the program's mappings of matching files stay as they were when they were made (SNAPSHIM_KEEP).
     #[arg(long, value_name = "GLOB")]
     pub keep: Vec<OsString>,
-    /// Start no program that the library does not reach, and let it start none (SNAPSHIM_STRICT).
+    /// Start no program that the library does not reach or that could not join the table, and let it start none (SNAPSHIM_STRICT).
     #[arg(long)]
     pub strict: bool,
     /// The directory with the table in which cooperating programs meet (SNAPSHIM_DIR).
