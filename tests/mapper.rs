@@ -392,3 +392,17 @@ fn a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push() {
         stopped_writer("a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push", arguments);
     }
 }
+
+/// Once seccomp(2) waited for such a writer until it went on.
+#[test]
+fn a_process_confines_itself_while_a_writer_is_stopped_in_the_middle_of_a_push() {
+    const TEST: &str = "a_process_confines_itself_while_a_writer_is_stopped_in_the_middle_of_a_push";
+    for scratch in scratches() {
+        in_good_time(TEST, 300, |timeout| {
+            let mut command = scratch.shimmed(program("mapping/stopped_writer"), "direct");
+            let limit = (10 * timeout.parse::<u64>().unwrap()).to_string();
+            command.env("SNAPSHIM_TIMEOUT_MS", timeout).env("MUNMAP_MS", limit);
+            succeeds(TEST, command.args(["stop", "confined"]));
+        });
+    }
+}

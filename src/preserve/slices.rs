@@ -60,6 +60,14 @@ impl<S: StoreBarrier> LocalPreserver<'_, S> {
         }
     }
 
+    /// Moves the pages of a segment as one slice. That splits no segment, so it waits for no writer that stores bytes into it; but
+    /// there has to be memory for all of them at once. False: it is not done.
+    pub fn relocate_at_once(&self, request: &Request) -> bool {
+        let mut course = Move { is_whole: true, ..Move::default() };
+        let act = |snapshot: &Snapshot, view: &View| self.relocate_slice(request, snapshot, view, &mut course);
+        self.changing(request, act) == Handled::Done
+    }
+
     fn relocate_slice(&self, request: &Request, snapshot: &Snapshot, view: &View, course: &mut Move) -> Handled {
         let shown = view.covered_pages();
         let pages = request.first.max(shown.start)..shown.end;

@@ -19,6 +19,7 @@ use libc::{sock_filter, sock_fprog};
 use rustix::mm::{MapFlags, ProtFlags};
 use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::cooperate::remembered;
+use snapshim::protocol::cause::Cause;
 use snapshim::sys::permission::{self, Before, Calls};
 use snapshim::sys::{probe, raw};
 use syscalls::Sysno;
@@ -30,7 +31,7 @@ use crate::base::config::config;
 use crate::base::own_stacks;
 use crate::base::system_call_filter::{self as filter, Call, LONGEST, NEEDED, OPTIONAL, STRICT};
 use crate::base::user_memory::read_own;
-use crate::mapper::keep;
+use crate::mapper::keep::{self, Kept};
 use crate::process::log::{Level, say};
 use crate::process::{identity, thread};
 use crate::shared::{list, stay_open};
@@ -109,19 +110,13 @@ fn prepare() {
     let Some(own) = identity::attached() else { return };
     let kept = keep::keep_whole(&own);
     let open = stay_open::open_for_good(&own);
-    let pid = raw::own_pid();
-    if kept > 0 {
-        say!(
-            Level::Warn,
-            "process {pid} confines itself by a filter of seccomp: its {kept} snapshots were copied whole, and are ordinary memory \
-             from now on"
-        );
-    }
+    log_kept(&kept);
     if open > 0 {
         say!(
             Level::Info,
-            "process {pid} confines itself by a filter of seccomp: new snapshots of the files in its {open} writable shared \
-             mappings are refused while it lives"
+            "process {} confines itself by a filter of seccomp: new snapshots of the files in its {open} writable shared mappings \
+             are refused while it lives",
+            raw::own_pid()
         );
     }
     // A thread that pushes makes calls that may be forbidden to it in a moment.
@@ -129,6 +124,31 @@ fn prepare() {
     let _ = own.table.await_pushers_of(own.owner(), deadline);
     if let Some(record) = own.record() {
         remembered::remember(record, target_of_descriptor);
+    }
+}
+
+fn log_kept(kept: &Kept) {
+    let (pid, Kept { whole, unquiet, doubted }) = (raw::own_pid(), *kept);
+    if whole > 0 {
+        say!(
+            Level::Warn,
+            "process {pid} confines itself by a filter of seccomp: its {whole} snapshots were copied whole, and are ordinary memory \
+             from now on"
+        );
+    }
+    if unquiet > 0 {
+        say!(
+            Level::Warn,
+            "process {pid} confines itself by a filter of seccomp: a writer that is stopped may store a byte into the memory of \
+             {unquiet} of its snapshots when it goes on, one that was there; continue it before the program changes that memory"
+        );
+    }
+    if doubted > 0 {
+        say!(
+            Level::Warn,
+            "process {pid} confines itself by a filter of seccomp: {doubted} of its snapshots are doubtful from now on: {}",
+            Cause::MapperBusy.in_full()
+        );
     }
 }
 

@@ -76,7 +76,7 @@ impl Mappings {
     }
 
     /// When a wait for writers that begins now ends.
-    fn pusher_deadline(&self) -> u64 {
+    pub fn pusher_deadline(&self) -> u64 {
         raw::now() + self.patience.get()
     }
 
@@ -244,6 +244,15 @@ impl Mappings {
                 self.retire(range);
             }
             result
+        })
+    }
+
+    /// Ends the segments in `range`, if `is_kept`, without a wait for writers that store bytes. What they show stays mapped.
+    pub fn give_out(&self, range: &Range<u64>, is_kept: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        self.changing(&[range], || {
+            is_kept()?;
+            self.retire(range);
+            Ok(())
         })
     }
 

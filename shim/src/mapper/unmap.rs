@@ -18,7 +18,7 @@ use crate::process::identity;
 
 /// How long munmap(2) waits for a writer that stores bytes into the snapshot: such a push takes microseconds, unless its thread is
 /// stopped or finds no processor. Nanoseconds.
-const MOMENT: u64 = 10_000_000;
+pub const MOMENT: u64 = 10_000_000;
 
 /// Unmaps a range of addresses.
 type Take<'a> = dyn Fn(&Range<u64>) -> Result<(), Errno> + 'a;
@@ -125,7 +125,7 @@ impl Mappings {
 
     /// Waits until no address of `range` is reserved any more. ENOMEM: a writer did not go on in time.
     pub fn await_reserved(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let mut deadline = Deadline::at(Self::deadline());
+        let mut deadline = Deadline::at(self.pusher_deadline());
         let mut backoff = Backoff::default();
         loop {
             self.release_reserved(range);

@@ -1,13 +1,18 @@
-/* stopped_writer terminal|stop [part|between]: a writer is stopped while it makes pages of a snapshot private. The mapper gives its
- * snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without failing or waiting, and uses
- * the addresses for what it likes. Its other snapshots stay exact, and it can have new ones.
+/* stopped_writer terminal|stop [part|between|confined]: a writer is stopped while it makes pages of a snapshot private. The mapper
+ * gives its snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without failing or
+ * waiting, and uses the addresses for what it likes. Its other snapshots stay exact, and it can have new ones. "confined": it
+ * confines itself by a filter of seccomp(2) meanwhile, and its snapshot shows what it showed.
  *
  * A terminal stops no writer in the middle of a push, which has no handlers (SIGTSTP). SIGSTOP may: then the writer stores a byte
  * of a page when it goes on.
  *
- * MUNMAP_MS is how long munmap may take. */
+ * MUNMAP_MS is how long that call may take. */
 #include "check.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #define SIZE ((size_t)32 << 20)
@@ -66,6 +71,63 @@ static unsigned char *snapshot_between(int other)
     return at;
 }
 
+static struct writer_process {
+    pid_t pid;
+    int commands, answers;
+} start_writer(void)
+{
+    int to_writer[2], from_writer[2];
+    CHECK(pipe(to_writer) == 0 && pipe(from_writer) == 0);
+    pid_t writer = fork();
+    CHECK(writer >= 0);
+    if (writer == 0) {
+        close(to_writer[1]);
+        write_when_told(to_writer[0], from_writer[1]);
+    }
+    return (struct writer_process){writer, to_writer[1], from_writer[0]};
+}
+
+/* Has the writer begin, and stops it. */
+static void stop_writer(const struct writer_process *writer, int signal, int round)
+{
+    int status;
+    char byte;
+    CHECK(write(writer->commands, "", 1) == 1 && read(writer->answers, &byte, 1) == 1);
+    usleep(1000 + 3000 * (useconds_t)round);
+    CHECK(kill(writer->pid, signal) == 0);
+    CHECK(waitpid(writer->pid, &status, WUNTRACED) == writer->pid && WIFSTOPPED(status));
+}
+
+/* A filter that kills for a call which the library makes. */
+static void confine(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+static void confined(int stop, int round, int other, double limit)
+{
+    char byte;
+    struct writer_process writer = start_writer();
+    overwrite(file, 0, SIZE, round);
+    /* The writer preserves in the order of the records. */
+    unsigned char *at = snapshot(file, 0, SIZE, PROT_READ), *another = snapshot(other, 0, PAGE, PROT_READ);
+    stop_writer(&writer, stop, round);
+    double begun = seconds();
+    confine();
+    CHECK(seconds() - begun < limit);
+    overwrite(other, 0, PAGE, 1);
+    CHECK(kill(writer.pid, SIGCONT) == 0 && read(writer.answers, &byte, 1) == 1);
+    CHECK(shows(at, 0, SIZE, round) && shows(another, 0, PAGE, 0));
+    CHECK(munmap(at, SIZE) == 0 && munmap(another, PAGE) == 0);
+}
+
 int main(int argc, char **argv)
 {
     const char *limit_ms = getenv("MUNMAP_MS");
@@ -74,36 +136,34 @@ int main(int argc, char **argv)
     int stop = strcmp(argv[1], "stop") == 0 ? SIGSTOP : SIGTSTP;
     size_t kept = argc > 2 && strcmp(argv[2], "part") == 0 ? SIZE / 4 : 0;
     size_t around = argc > 2 && strcmp(argv[2], "between") == 0 ? PAGE : 0;
-    int to_writer[2], from_writer[2], status;
+    int status;
     char byte;
     file = make_file("file", SIZE);
     int other = make_file("other", PAGE);
-    CHECK(pipe(to_writer) == 0 && pipe(from_writer) == 0);
-    pid_t writer = fork();
-    CHECK(writer >= 0);
-    if (writer == 0) {
-        close(to_writer[1]);
-        write_when_told(to_writer[0], from_writer[1]);
+    if (argc > 2 && strcmp(argv[2], "confined") == 0) {
+        for (int round = 0; round < 6; round++) {
+            overwrite(other, 0, PAGE, 0);
+            IN_CHILD(confined(stop, round, other, limit));
+        }
+        return 0;
     }
+    struct writer_process writer = start_writer();
     for (int round = 0; round < 6; round++) {
         overwrite(file, 0, SIZE, round);
         unsigned char *at = around ? snapshot_between(other) : snapshot(file, 0, SIZE, PROT_READ);
-        CHECK(write(to_writer[1], "", 1) == 1 && read(from_writer[0], &byte, 1) == 1);
-        usleep(1000 + 3000 * (useconds_t)round);
-        CHECK(kill(writer, stop) == 0);
-        CHECK(waitpid(writer, &status, WUNTRACED) == writer && WIFSTOPPED(status));
+        stop_writer(&writer, stop, round);
         double begun = seconds();
         CHECK(munmap(at + kept - around, SIZE - kept + 2 * around) == 0);
         CHECK(seconds() - begun < limit);
         unsigned char *memory = fill_memory(at + kept);
         can_have_another(other);
-        CHECK(kill(writer, SIGCONT) == 0 && read(from_writer[0], &byte, 1) == 1);
+        CHECK(kill(writer.pid, SIGCONT) == 0 && read(writer.answers, &byte, 1) == 1);
         is_unchanged(memory);
         CHECK(shows(at, 0, kept, round));
         CHECK(kept == 0 || munmap(at, kept) == 0);
         is_unchanged(fill_memory(at));
     }
-    close(to_writer[1]);
-    CHECK(waitpid(writer, &status, 0) == writer && status == 0);
+    close(writer.commands);
+    CHECK(waitpid(writer.pid, &status, 0) == writer.pid && status == 0);
     return 0;
 }
