@@ -182,6 +182,20 @@ fn a_snapshot_of_a_process_that_confines_itself_stays_what_it_is() {
     }
 }
 
+/// Once the second filter waited for an agent that had ended for the first, and the log said that it does not end.
+#[test]
+fn a_second_filter_waits_for_no_agent() {
+    if !can_confine("a_second_filter_waits_for_no_agent") {
+        return;
+    }
+    for (scratch, way) in with_files().iter().zip(WAYS) {
+        let mut command = scratch.shimmed(program("reach/confined"), way);
+        let confined = run(command.arg("again").env("SNAPSHIM_TIMEOUT_MS", "300"));
+        assert_eq!(confined.stdout, b"done\n");
+        assert!(!String::from_utf8_lossy(&confined.stderr).contains("does not end"), "{}", text(&confined));
+    }
+}
+
 /// Its stores cannot be led through a trap.
 #[test]
 fn a_snapshot_of_a_file_that_a_confined_process_stores_into_is_refused() {

@@ -103,12 +103,10 @@ pub fn start(own: &ThisProcess) {
 pub fn start_anew(own: &ThisProcess) {
     if permission::is_confined() {
         // A filter would hold for the new thread as well.
-        if let Some(record) = own.record() {
-            record.set_agent(own.id, None);
-        }
+        give_up_agent(own);
+    } else if start_thread(own) {
         return;
-    }
-    if !start_thread(own) {
+    } else {
         say_once!(
             Level::Warn,
             "process {} could not start its agent: its snapshots cannot be preserved when their file is truncated, or written by a \
@@ -116,6 +114,8 @@ pub fn start_anew(own: &ThisProcess) {
             raw::own_pid()
         );
     }
+    // A call that excludes the agent would wait for one that is not there.
+    own.image.agent_state().note_none();
 }
 
 /// A thread as pthread_create(3) makes it, but without thread-local storage and without a word that libc waits for.

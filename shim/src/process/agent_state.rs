@@ -22,7 +22,7 @@ pub const ABSENT: u32 = 0;
 pub const PRESENT: u32 = 1;
 /// The agent is asked to end.
 pub const ASKED: u32 = 2;
-/// The agent has ended, or was not started, for a call that excludes it.
+/// There is none for now: for a call that excludes it, or because it could not be started.
 pub const AWAY: u32 = 3;
 
 impl AgentState {
@@ -43,6 +43,11 @@ impl AgentState {
     pub fn take_start(&self) -> bool {
         // SeqCst: see [`AgentState::step`].
         self.step(ABSENT, PRESENT) && !(self.exclusions.load(Ordering::SeqCst) != 0 && self.step(PRESENT, AWAY))
+    }
+
+    /// Notes that no agent could be started. A call that excludes the agent may have asked it to end already.
+    pub fn note_none(&self) {
+        let _ = self.step(PRESENT, AWAY) || self.step(ASKED, AWAY);
     }
 
     /// Notes that a thread ends by exit(2), without libc: libc ends the process with its last thread, the kernel does not while the

@@ -5,7 +5,8 @@
  * confined under COMMAND...: executes a program under a filter.
  * confined but NUMBER: may make every system call but that one, writes to page 20 * NUMBER of "file", stores and splices into two
  * behind it, and asks for a ring.
- * confined refused: asks for a filter that the kernel refuses; a snapshot taken afterwards is "kept", natively "changed". */
+ * confined refused: asks for a filter that the kernel refuses; a snapshot taken afterwards is "kept", natively "changed".
+ * confined again: has a snapshot, installs a filter that kills, and then another one. */
 #include "check.h"
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -271,6 +272,23 @@ static struct sock_fprog kills_for(unsigned number)
     return (struct sock_fprog){.len = sizeof code / sizeof *code, .filter = code};
 }
 
+/* Installs a filter that kills for one system call. */
+static void forbid(unsigned number)
+{
+    struct sock_fprog program = kills_for(number);
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+static int confine_again(void)
+{
+    file = open("file", O_RDONLY);
+    CHECK(file >= 0 && mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, file, 0) != MAP_FAILED);
+    forbid(SYS_memfd_create);
+    forbid(SYS_memfd_create);
+    CHECK(write(1, "done\n", 5) == 5);
+    _exit(0);
+}
+
 /* Writes, under a filter that kills for one system call. */
 static int write_under_filter(unsigned number)
 {
@@ -284,8 +302,7 @@ static int write_under_filter(unsigned number)
         CHECK(write(ends[1], "spliced", 7) == 7);
         _exit(0);
     }
-    struct sock_fprog program = kills_for(number);
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    forbid(number);
     CHECK(pwrite(file, "written", 7, (off_t)(number * DISTANCE * PAGE)) == 7);
     shared[0] = 0x77;
     loff_t behind = (off_t)((number * DISTANCE + 5) * PAGE);
@@ -330,6 +347,8 @@ int main(int argc, char **argv)
     memset(page, 0x77, sizeof page);
     if (argc == 2 && strcmp(argv[1], "refused") == 0)
         return be_refused_filter();
+    if (argc == 2 && strcmp(argv[1], "again") == 0)
+        return confine_again();
     CHECK(argc >= 3);
     if (strcmp(argv[1], "but") == 0)
         return write_under_filter((unsigned)atoi(argv[2]));
