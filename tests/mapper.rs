@@ -393,6 +393,25 @@ fn a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push() {
     }
 }
 
+/// Once addresses were unmapped into which the writer stores a byte yet.
+#[test]
+fn a_call_that_cannot_be_made_leaves_reserved_what_a_stopped_writer_stores_into() {
+    at_the_limit_of_mappings("a_call_that_cannot_be_made_leaves_reserved_what_a_stopped_writer_stores_into", "refused");
+}
+
+/// Once they stayed mapped for ever.
+#[test]
+fn reserved_addresses_that_cannot_be_unmapped_are_unmapped_later() {
+    at_the_limit_of_mappings("reserved_addresses_that_cannot_be_unmapped_are_unmapped_later", "kept");
+}
+
+fn at_the_limit_of_mappings(test: &str, what: &str) {
+    for scratch in scratches() {
+        let mut command = scratch.shimmed(program("mapping/stopped_writer"), "direct");
+        succeeds(test, command.args(["stop", what]).env("SNAPSHIM_TIMEOUT_MS", "300").env("MUNMAP_MS", "0"));
+    }
+}
+
 /// Once seccomp(2) waited for such a writer until it went on.
 #[test]
 fn a_process_confines_itself_while_a_writer_is_stopped_in_the_middle_of_a_push() {

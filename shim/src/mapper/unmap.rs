@@ -48,8 +48,8 @@ impl Mappings {
         if self.leaves_reserved(range, take) {
             return Ok(());
         }
-        // Either the writers have ended by now, or there is no other way than to wait for them.
-        self.replace_free(range, || take(range))
+        // Either the writers have ended by now, or there is no other way than to wait for them. A part may be reserved.
+        self.replace(range, || take(range))
     }
 
     /// What the program has unmapped before, and is still reserved, stays so.
@@ -66,8 +66,8 @@ impl Mappings {
         Ok(())
     }
 
-    /// Puts memory of the shim's in the place of the snapshots in `range`, and unmaps what lies between them. False: nothing is
-    /// changed.
+    /// Puts memory of the shim's in the place of the snapshots in `range`, and unmaps what lies between them. False: not all of
+    /// it could be.
     ///
     /// A segment that lies in the range in part stays in the table until the addresses are released, as it cannot be split now. The
     /// memory that takes its pages has its protection, so that the rest can be preserved as ever.
@@ -113,9 +113,13 @@ impl Mappings {
 
     /// Unmaps the reserved addresses that `range` touches, whose writers are through, or dead.
     pub fn release_reserved(&self, range: &Range<u64>) {
-        while let Some((found, _)) = reserved::touching(&self.own, range).find(|(_, index)| self.is_free(*index)) {
+        while let Some((found, index)) = reserved::touching(&self.own, range).find(|(_, index)| self.is_free(*index)) {
             reserved::forget(&self.own, &found);
-            let _ = self.replace_free(&found, || take_away(&found));
+            if self.replace_free(&found, || take_away(&found)).is_err() {
+                // The kernel has no room for the parts that are left of a mapping: it is tried again.
+                reserved::note(&self.own, &found, index);
+                return;
+            }
         }
     }
 

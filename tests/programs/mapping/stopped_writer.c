@@ -1,10 +1,13 @@
-/* stopped_writer terminal|stop [part|between|confined]: a writer is stopped while it makes pages of a snapshot private. The mapper
+/* stopped_writer terminal|stop [part|between|confined|refused|kept]: a writer is stopped while it makes pages of a snapshot private. The mapper
  * gives its snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without failing or
  * waiting, and uses the addresses for what it likes. Its other snapshots stay exact, and it can have new ones. "confined": it
  * confines itself by a filter of seccomp(2) meanwhile, and its snapshot shows what it showed.
  *
  * A terminal stops no writer in the middle of a push, which has no handlers (SIGTSTP). SIGSTOP may: then the writer stores a byte
  * of a page when it goes on.
+ *
+ * "refused" and "kept" are at the kernel's limit of mappings. "refused": the mapper gives two snapshots up in one call, and one of
+ * them cannot be. "kept": addresses that it has given up are still reserved when the writer is through, and go when there is room.
  *
  * MUNMAP_MS is how long that call may take. */
 #include "check.h"
@@ -128,6 +131,75 @@ static void confined(int stop, int round, int other, double limit)
     CHECK(munmap(at, SIZE) == 0 && munmap(another, PAGE) == 0);
 }
 
+/* Mappings of one page each, as many as the kernel allows: two of them are one if nothing lies between them. */
+enum { CROWD = 1 << 17 };
+
+static unsigned char *crowd;
+
+static int crowded(void)
+{
+    size_t at = 0;
+    if (crowd == NULL)
+        crowd = mmap(NULL, CROWD * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(crowd != MAP_FAILED);
+    while (at < CROWD && mprotect(crowd + at * PAGE, PAGE, PROT_READ) == 0)
+        at += 2;
+    return at < CROWD;
+}
+
+static void disperse(void)
+{
+    CHECK(mprotect(crowd, CROWD * PAGE, PROT_NONE) == 0);
+}
+
+static void let_go_on(const struct writer_process *writer)
+{
+    char byte;
+    CHECK(kill(writer->pid, SIGCONT) == 0 && read(writer->answers, &byte, 1) == 1);
+}
+
+/* The one page is the middle of a mapping of the kernel's, which has to become three. */
+static int refuses(const struct writer_process *writer, int round, int other)
+{
+    int three = make_file("three", 3 * PAGE);
+    unsigned char *at = free_range(3 * PAGE + SIZE);
+    CHECK(mmap(at, 3 * PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, three, 0) == at);
+    CHECK(mmap(at + PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT | MAP_FIXED, three, PAGE) == at + PAGE);
+    CHECK(mmap(at + 3 * PAGE, SIZE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT | MAP_FIXED, file, 0) == at + 3 * PAGE);
+    stop_writer(writer, SIGSTOP, round);
+    int is_crowded = crowded();
+    int is_made = munmap(at + PAGE, 2 * PAGE + SIZE) == 0;
+    CHECK(is_made || errno == ENOMEM);
+    disperse();
+    unsigned char *memory = fill_memory(at + 3 * PAGE);
+    can_have_another(other);
+    let_go_on(writer);
+    is_unchanged(memory);
+    CHECK(is_made || munmap(at + PAGE, 2 * PAGE + SIZE) == 0);
+    CHECK(munmap(at, PAGE) == 0 && close(three) == 0);
+    return is_crowded;
+}
+
+/* What stays reserved joins what lies on both sides of it: to take it out makes two mappings of one. */
+static int releases_later(const struct writer_process *writer, int round, int other)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    unsigned char *around = free_range(SIZE + 2 * PAGE), *at = around + PAGE, in_core;
+    CHECK(mmap(around, SIZE + 2 * PAGE, PROT_NONE, flags, -1, 0) == around);
+    CHECK(mmap(at, SIZE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT | MAP_FIXED, file, 0) == at);
+    unsigned char *one = snapshot(other, 0, PAGE, PROT_READ), *two = snapshot(other, 0, PAGE, PROT_READ);
+    stop_writer(writer, SIGSTOP, round);
+    CHECK(munmap(at, SIZE) == 0);
+    int is_crowded = crowded();
+    let_go_on(writer);
+    CHECK(munmap(one, PAGE) == 0);
+    disperse();
+    CHECK(munmap(two, PAGE) == 0);
+    CHECK_ERRNO(mincore(at, PAGE, &in_core), -1, ENOMEM);
+    CHECK(munmap(around, PAGE) == 0 && munmap(at + SIZE, PAGE) == 0);
+    return is_crowded;
+}
+
 int main(int argc, char **argv)
 {
     const char *limit_ms = getenv("MUNMAP_MS");
@@ -150,6 +222,11 @@ int main(int argc, char **argv)
     struct writer_process writer = start_writer();
     for (int round = 0; round < 6; round++) {
         overwrite(file, 0, SIZE, round);
+        if (argc > 2 && (strcmp(argv[2], "refused") == 0 || strcmp(argv[2], "kept") == 0)) {
+            if (!(*argv[2] == 'r' ? refuses : releases_later)(&writer, round, other))
+                return puts("SKIPPED the kernel allows more mappings than the test makes") < 0;
+            continue;
+        }
         unsigned char *at = around ? snapshot_between(other) : snapshot(file, 0, SIZE, PROT_READ);
         stop_writer(&writer, stop, round);
         double begun = seconds();
