@@ -393,6 +393,15 @@ fn a_snapshot_is_given_up_while_a_writer_is_stopped_in_the_middle_of_a_push() {
     }
 }
 
+/// Once the agent closed the number in its own table.
+#[test]
+fn halves_that_the_agent_unmaps_leave_no_descriptor() {
+    const TEST: &str = "halves_that_the_agent_unmaps_leave_no_descriptor";
+    let scratch = Scratch::on_tmpfs();
+    let mut command = scratch.shimmed(program("mapping/stopped_writer"), "direct");
+    succeeds(TEST, command.args(["stop", "halves"]).env("MUNMAP_MS", "0"));
+}
+
 /// Once addresses were unmapped into which the writer stores a byte yet.
 #[test]
 fn a_call_that_cannot_be_made_leaves_reserved_what_a_stopped_writer_stores_into() {

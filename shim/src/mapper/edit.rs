@@ -5,6 +5,7 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MremapFlags, madvise};
@@ -19,6 +20,7 @@ use snapshim::sys::raw;
 
 use crate::address_space::lock::{EVERYWHERE, Mappings, NOTHING, find_segment, overlap, segments};
 use crate::address_space::reserved;
+use crate::base::agent_stack;
 use crate::base::config::config;
 use crate::base::user_memory;
 use crate::origins::{claim, watch};
@@ -64,6 +66,9 @@ impl Retired {
         self.0 & Self::of(origin).0 != 0
     }
 }
+
+/// The origins of segments that the agent has ended, as in [`Retired`].
+static LEFT_BY_AGENT: AtomicU64 = AtomicU64::new(0);
 
 impl Mappings {
     fn snapshot(&self, index: u32) -> Option<&'static Snapshot> {
@@ -216,14 +221,23 @@ impl Mappings {
     }
 
     /// Forgets what no snapshot needs any more.
+    ///
+    /// The agent closes no descriptor of the program's: its own table may have another file at that number. The next thread of the
+    /// program that ends a snapshot does it.
     pub fn forget_unneeded(&self, retired: Retired) {
-        watch::forget_unneeded(self, |origin| retired.perhaps_includes(origin));
+        // Relaxed: the lock over the mappings orders it.
+        if agent_stack::is_caller() {
+            LEFT_BY_AGENT.fetch_or(retired.0, Ordering::Relaxed);
+        } else {
+            let retired = Retired(retired.0 | LEFT_BY_AGENT.swap(0, Ordering::Relaxed));
+            watch::forget_unneeded(self, |origin| retired.perhaps_includes(origin));
+            claim::release_unused(&self.own);
+        }
         let is_none = || find_segment(&self.own, &EVERYWHERE, |_, _| true).is_none() && !reserved::is_any(&self.own);
         self.own.image.forget_if_none(is_none);
         if !self.own.image.is_mapper() {
             ptracer::take_back(&self.own);
         }
-        claim::release_unused(&self.own);
     }
 
     /// Makes `call`, which puts something in place of what is mapped in `range`.

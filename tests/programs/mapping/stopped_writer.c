@@ -1,4 +1,4 @@
-/* stopped_writer terminal|stop [part|between|confined|refused|kept]: a writer is stopped while it makes pages of a snapshot private. The mapper
+/* stopped_writer terminal|stop [part|between|confined|halves|refused|kept]: a writer is stopped while it makes pages of a snapshot private. The mapper
  * gives its snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without failing or
  * waiting, and uses the addresses for what it likes. Its other snapshots stay exact, and it can have new ones. "confined": it
  * confines itself by a filter of seccomp(2) meanwhile, and its snapshot shows what it showed.
@@ -6,12 +6,15 @@
  * A terminal stops no writer in the middle of a push, which has no handlers (SIGTSTP). SIGSTOP may: then the writer stores a byte
  * of a page when it goes on.
  *
+ * "halves": it gives the halves up one by one, and the library has no descriptor for that file in the end.
+ *
  * "refused" and "kept" are at the kernel's limit of mappings. "refused": the mapper gives two snapshots up in one call, and one of
  * them cannot be. "kept": addresses that it has given up are still reserved when the writer is through, and go when there is room.
  *
  * MUNMAP_MS is how long that call may take. */
 #include "check.h"
 
+#include <dirent.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -131,6 +134,39 @@ static void confined(int stop, int round, int other, double limit)
     CHECK(munmap(at, SIZE) == 0 && munmap(another, PAGE) == 0);
 }
 
+static void let_go_on(const struct writer_process *writer)
+{
+    char byte;
+    CHECK(kill(writer->pid, SIGCONT) == 0 && read(writer->answers, &byte, 1) == 1);
+}
+
+/* The descriptors of this process that were opened by O_PATH, as the library's are. */
+static int count_paths(void)
+{
+    int count = 0;
+    DIR *numbers = opendir("/proc/self/fd");
+    CHECK(numbers);
+    for (struct dirent *entry; (entry = readdir(numbers)) != NULL;)
+        count += (fcntl(atoi(entry->d_name), F_GETFL) & (O_PATH | 1 << 31)) == O_PATH;
+    CHECK(closedir(numbers) == 0);
+    return count;
+}
+
+/* The agent unmaps what is reserved. */
+static void give_up_halves(const struct writer_process *writer, int round, int other)
+{
+    unsigned char in_core, *at = snapshot(file, 0, SIZE, PROT_READ);
+    CHECK(count_paths() == 1);
+    stop_writer(writer, SIGSTOP, round);
+    CHECK(munmap(at, SIZE / 2) == 0 && munmap(at + SIZE / 2, SIZE / 2) == 0);
+    let_go_on(writer);
+    for (int tries = 0; tries < 1000 && mincore(at, PAGE, &in_core) == 0; tries++)
+        usleep(10000);
+    CHECK_ERRNO(mincore(at, PAGE, &in_core), -1, ENOMEM);
+    can_have_another(other);
+    CHECK(count_paths() == 0);
+}
+
 /* Mappings of one page each, as many as the kernel allows: two of them are one if nothing lies between them. */
 enum { CROWD = 1 << 17 };
 
@@ -150,12 +186,6 @@ static int crowded(void)
 static void disperse(void)
 {
     CHECK(mprotect(crowd, CROWD * PAGE, PROT_NONE) == 0);
-}
-
-static void let_go_on(const struct writer_process *writer)
-{
-    char byte;
-    CHECK(kill(writer->pid, SIGCONT) == 0 && read(writer->answers, &byte, 1) == 1);
 }
 
 /* The one page is the middle of a mapping of the kernel's, which has to become three. */
@@ -222,6 +252,10 @@ int main(int argc, char **argv)
     struct writer_process writer = start_writer();
     for (int round = 0; round < 6; round++) {
         overwrite(file, 0, SIZE, round);
+        if (argc > 2 && strcmp(argv[2], "halves") == 0) {
+            give_up_halves(&writer, round, other);
+            continue;
+        }
         if (argc > 2 && (strcmp(argv[2], "refused") == 0 || strcmp(argv[2], "kept") == 0)) {
             if (!(*argv[2] == 'r' ? refuses : releases_later)(&writer, round, other))
                 return puts("SKIPPED the kernel allows more mappings than the test makes") < 0;
