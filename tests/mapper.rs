@@ -370,6 +370,17 @@ fn what_a_handler_writes_in_the_middle_of_preserving_waits_for_no_mapper_that_wa
     }
 }
 
+/// Once the thread counted as inside a call for ever: its next snapshot was refused (EDEADLK).
+#[test]
+fn a_thread_that_has_dropped_snapshots_takes_one() {
+    for scratch in scratches() {
+        succeeds(
+            "a_thread_that_has_dropped_snapshots_takes_one",
+            &mut scratch.shimmed(program("mapping/dropped"), "auto"),
+        );
+    }
+}
+
 /// Half a second is far less than munmap would wait for a writer.
 fn stopped_writer(test: &str, arguments: &[&str]) {
     for scratch in scratches() {

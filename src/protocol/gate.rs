@@ -189,7 +189,7 @@ impl CallFrame {
         self.stack() != 0
     }
 
-    /// Says that no call has the frame. The thread that claims the slot calls it.
+    /// Says that no call has the frame. The thread that has the slot calls it.
     pub fn reset(&self) {
         self.stack.store(0, Ordering::Relaxed);
     }

@@ -42,6 +42,7 @@ pub fn drop_mapping(mapping: u64) -> Result<u32, (Errno, u32)> {
             None
         })
     });
+    frame.reset();
     match (failed, count) {
         (Some(failed), _) => Err(failed),
         (None, 0) => Err((Errno::NOENT, 0)),
