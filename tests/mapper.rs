@@ -381,6 +381,15 @@ fn a_thread_that_has_dropped_snapshots_takes_one() {
     }
 }
 
+/// Once there was a snapshot of the other file, exact, for which no writer preserved.
+#[test]
+fn another_file_that_comes_under_the_number_meanwhile_is_refused() {
+    const TEST: &str = "another_file_that_comes_under_the_number_meanwhile_is_refused";
+    for scratch in scratches() {
+        succeeds(TEST, &mut scratch.shimmed(program("mapping/renumbered"), "auto"));
+    }
+}
+
 /// Half a second is far less than munmap would wait for a writer.
 fn stopped_writer(test: &str, arguments: &[&str]) {
     for scratch in scratches() {

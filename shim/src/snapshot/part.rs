@@ -6,9 +6,10 @@ use core::ops::Range;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use snapshim::PAGE;
+use snapshim::cooperate::locate::target_of_descriptor;
 use snapshim::protocol::cause::Cause;
 use snapshim::protocol::limits::SNAPSHOTS;
-use snapshim::protocol::origin::Origin;
+use snapshim::protocol::origin::{Origin, Target};
 use snapshim::protocol::snapshot::{Extent, SnapshotMeta, StateWord};
 use snapshim::table;
 
@@ -107,6 +108,10 @@ impl Part {
             map(file.as_fd(), mmap, size, shown, by.short(), mmap.replaces())
         }?;
         self.mapping = Some((address, mmap.length));
+        // Another thread may have put another file under the number since the gate was told of the origin.
+        if target_of_descriptor(file.number()) != Target::Origin(origin) {
+            return Err(Errno::BADF);
+        }
         let extent = Extent { address: address as u64, first, pages: mmap.pages(), protection: mmap.protection as u32 };
         if !identity::own_ranges().add(&(extent.address..extent.end()), index) {
             return Err(Errno::NFILE);
