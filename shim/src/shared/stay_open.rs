@@ -6,7 +6,7 @@ use snapshim::sys::raw;
 use snapshim::sys::signal_block::SignalsBlocked;
 
 use super::fault::open_whole;
-use super::list;
+use super::list::{self, Entry};
 use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, Program, say};
 use crate::writer::announced::announced;
@@ -25,7 +25,7 @@ pub fn open_for_good(own: &ThisProcess) -> u32 {
             first.map(|entry| (entry.range.clone(), entry.origin, entry.bytes(&entry.range)))
         };
         let Some((range, origin, bytes)) = next else { return count };
-        let _ = announced(origin, |announced| {
+        let is_open = announced(origin, |announced| {
             let made = announced.map_or(Ok(()), |announced| announced.make_way(bytes.clone()));
             if let Err(Failure { pid, .. }) = made {
                 own.table.doubt_every_snapshot(Cause::LeftOpen);
@@ -38,10 +38,15 @@ pub fn open_for_good(own: &ThisProcess) -> u32 {
             }
             let _signals = SignalsBlocked::new();
             let list = list::read();
-            for entry in list.touching(&range).filter(|entry| entry.is_writable() && entry.origin == origin) {
-                let _ = open_whole(entry);
-            }
+            let is_same =
+                |entry: &Entry| entry.range == range && entry.origin == origin && entry.bytes(&range) == bytes;
+            let entry = list.at(range.start).filter(|entry| entry.is_writable() && is_same(entry));
+            entry.map(open_whole).is_some()
         });
+        if is_open == Ok(false) {
+            // Another thread has changed the mapping meanwhile: other bytes are to be preserved.
+            continue;
+        }
         count += 1;
         at = range.start + 1;
     }
