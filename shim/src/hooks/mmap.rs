@@ -361,7 +361,7 @@ fn protect_by(
     call: &impl Fn(u64, u64, c_int) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let range = addresses(address, length);
-    if permission::is_confined() && protection & libc::PROT_WRITE != 0 && list::was_any() {
+    if (permission::is_confined() || list::is_sealed()) && protection & libc::PROT_WRITE != 0 && list::was_any() {
         membership::stay_unseen_confined("changes the protection of memory, and has files mapped shared");
     }
     let part = |part: &Range<u64>, protection| call(part.start, part.end - part.start, protection);

@@ -228,7 +228,8 @@ fn protect_part(
     call: &impl Fn(&Range<u64>, i32) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let in_use = announced.filter(|announced| announced.is_in_use());
-    let watched = in_use.filter(|_| protection & libc::PROT_WRITE != 0);
+    // No store of a process that is about to be confined may trap. It is listed as unseen.
+    let watched = in_use.filter(|_| protection & libc::PROT_WRITE != 0 && !list::is_sealed());
     if let Some(watched) = watched {
         make_way_for_first_page(watched, part)?;
     }

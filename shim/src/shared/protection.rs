@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 use snapshim::table::Table;
 
-use super::list::{Entry, List};
+use super::list::{self, Entry, List};
 use crate::process::identity::{self, ThisProcess};
 
 /// The protection of a mapping when stores have to trap. Where stores are allowed, x86 allows loads, so PROT_READ is added.
@@ -84,8 +84,11 @@ pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
 
 /// Arms all mappings of whose origin a snapshot exists, so that few mappings of the kernel's are left. The list is held to write.
 ///
-/// Mappings of other origins stay open: the kernel may be storing into them.
+/// Mappings of other origins stay open: the kernel may be storing into them. Those of a process that is about to be confined do, too.
 pub fn arm_again(list: &List, table: &Table) {
+    if list::is_sealed() {
+        return;
+    }
     for entry in list.entries().iter().filter(|entry| table.is_origin_in_use(entry.origin)) {
         let _ = arm_entry(entry);
     }
