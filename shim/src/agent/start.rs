@@ -24,7 +24,8 @@ use crate::process::ptracer;
 use crate::shared::list;
 use crate::signals::threads;
 
-/// Makes the process ready to hold snapshots: lets writers of the same user reach its memory, and starts the agent once.
+/// Makes a forked child ready to hold the snapshots that it inherits: lets writers of the same user reach its memory, and starts
+/// the agent once.
 pub fn start_for_snapshots(own: &ThisProcess) {
     ptracer::allow(own);
     start(own);

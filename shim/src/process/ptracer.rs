@@ -21,7 +21,8 @@ static HOLDER: AtomicU64 = AtomicU64::new(0);
 static PROGRAMS: AtomicU64 = AtomicU64::new(0);
 static PROGRAM: AtomicU32 = AtomicU32::new(0);
 
-/// Asks for the permission, once.
+/// Asks for the permission, once. The lock over the mappings is held, or there is no other thread: else `take_back` of another
+/// thread may come between the two steps, and take back what this asks for.
 pub fn allow(own: &ThisProcess) {
     let word = own.id.to_word();
     // Relaxed: the word guards nothing else.

@@ -79,7 +79,8 @@ pub fn take(parts: &mut [Part]) -> Result<(), Failure> {
     if !membership::is_table_current() {
         return Err(table_is_gone(&What(parts)).into());
     }
-    start::start_for_snapshots(&thread.own);
+    // Writers are let in under the lock over the mappings (`make`).
+    start::start(&thread.own);
     make(&thread, parts)?;
     finish_all(&thread, parts)?;
     parts.iter().for_each(|part| note_name(&thread, &part.wanted));
