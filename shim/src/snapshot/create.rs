@@ -17,7 +17,7 @@ use super::finish::{finish, log_if_short, note_name};
 use super::instant::{
     armed, begin, commit, doubt_if_unseen, drained, landed, let_forks_go_first, observe_unseen, too_late,
 };
-use super::maps::Sharers;
+use super::maps;
 use super::part::{Made, Part};
 use super::request::{By, Wanted};
 use crate::address_space::lock::{self, Mappings};
@@ -244,7 +244,7 @@ fn arm(thread: &Thread, parts: &[Part], ticket: &mut Ticket) -> Result<(), Failu
         let mut perhaps = frozen(parts).filter(|(_, part)| record.sharing.includes(part.origin()));
         perhaps.all(|(_, part)| {
             let source = &part.wanted.source;
-            source.file().is_ok_and(|file| Sharers::of(file.as_fd(), source.origin).map_none(pid))
+            source.file().is_ok_and(|file| maps::has_none(pid, source.origin, file.as_fd()))
         })
     };
     Ok(armed(thread, &origins, &What(parts), &maps_none, ticket)?)
