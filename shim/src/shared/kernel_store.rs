@@ -40,6 +40,7 @@ use crate::interpose::answer::fail;
 use crate::mapper::preserve_own;
 use crate::origins::filesystem;
 use crate::writer::announced::{Announced, announced};
+use crate::writer::enter::size_behind;
 
 /// Where the bytes of a call come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -235,13 +236,10 @@ impl Source {
             Self::DescriptorAt(descriptor, offset) => (descriptor, Some(offset)),
             _ => return u64::MAX,
         };
-        let file = raw::borrow(descriptor as u32);
-        let position = || rustix::fs::seek(file, SeekFrom::Current(0)).ok();
+        let position = || rustix::fs::seek(raw::borrow(descriptor as u32), SeekFrom::Current(0)).ok();
         let at = offset.map_or_else(position, |offset| u64::try_from(offset).ok());
-        match (at, rustix::fs::fstat(file)) {
-            (Some(at), Ok(found)) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
-                (found.st_size as u64).saturating_sub(at)
-            }
+        match (at, size_behind(descriptor)) {
+            (Some(at), Some(size)) => size.saturating_sub(at),
             _ => u64::MAX,
         }
     }

@@ -311,7 +311,8 @@ fn log_doubted_by_unknown_target(doubted: usize) {
     }
 }
 
-fn size_behind(descriptor: i32) -> Option<u64> {
+/// The size of a regular file. It asks for no times: see [`snapshim::cooperate::locate::target_of_descriptor`].
+pub fn size_behind(descriptor: i32) -> Option<u64> {
     if permission::forbids(Sysno::statx) {
         return None;
     }
