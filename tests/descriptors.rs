@@ -2,10 +2,11 @@
 //! its messages come through all the same.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::common::holder::Holder;
-use crate::common::{Scratch, WAYS, program, run_ok, wait_until};
+use crate::common::{Scratch, WAYS, library, program, run, run_ok, skip, text, wait_until};
 
 fn is_as_natively(scenario: &str) {
     let scratch = Scratch::on_tmpfs();
@@ -21,6 +22,26 @@ fn is_as_natively(scenario: &str) {
 #[test]
 fn the_lowest_number_is_its_own() {
     is_as_natively("the_lowest_number_is_its_own");
+}
+
+/// Once a snapshot of a file on overlayfs dropped the program's record locks on it: the file was opened anew, and closed.
+#[test]
+fn what_is_locked_by_a_writer_stays_locked_on_overlayfs() {
+    const MOUNT: &str = "mkdir lower upper work merged && \
+                         mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && cd merged || exit 77; \
+                         LD_PRELOAD=$library exec \"$0\" what_is_locked_by_a_writer_stays_locked";
+    let said = |library: &Path| {
+        let scratch = Scratch::on_tmpfs();
+        let mut command = scratch.native("unshare");
+        command.args(["-m", "sh", "-c", MOUNT]).arg(program("transparency/descriptors"));
+        run(command.env("library", library).env("SNAPSHIM_DIR", scratch.table()))
+    };
+    let natively = said(Path::new(""));
+    if !natively.status.success() {
+        return skip("what_is_locked_by_a_writer_stays_locked_on_overlayfs", &text(&natively));
+    }
+    let shimmed = said(&library());
+    assert!(shimmed.status.success() && shimmed.stdout == natively.stdout, "{}", text(&shimmed));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use snapshim::PAGE;
 use snapshim::protocol::snapshot::LOCKED;
@@ -49,9 +48,8 @@ pub fn log_if_short(wanted: &Wanted, made: Result<&Made, Errno>) {
 /// Notes what the snapshot's file is called at this moment, for people who ask for the snapshots there are: later the file may be
 /// renamed, and the mapping may leave it.
 pub fn note_name(thread: &Thread, wanted: &Wanted) {
-    let Ok(file) = wanted.source.file() else { return };
     let mut buffer = [const { MaybeUninit::uninit() }; 500];
-    let link = ProcPath::thread_self("fd").slash(file.as_fd().as_raw_fd() as u32);
+    let link = ProcPath::thread_self("fd").slash(wanted.mmap.descriptor as u32);
     if let Ok((name, _)) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut buffer) {
         thread.own.table.note_name(wanted.source.origin, name);
     }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fd::BorrowedFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapshim::PAGE;
@@ -98,13 +99,13 @@ pub struct Source {
     pub origin: Origin,
     /// The state of a snapshot of it: exact or doubtful.
     pub worth: Worth,
-    /// It lies on overlayfs.
+    /// It lies on overlayfs, and the descriptor may lead to the lower file.
     is_reopened: bool,
 }
 
 impl Source {
     /// The file to map. On overlayfs a descriptor that was opened before the file was copied up maps the lower file, so the file is
-    /// opened anew.
+    /// opened anew. The close drops the record locks that the program has on it (fcntl(2)).
     pub fn file(&self) -> Result<AppFd, Errno> {
         if !self.is_reopened {
             return Ok(AppFd::Borrowed(raw::borrow(self.descriptor as u32)));
@@ -149,7 +150,12 @@ fn look_at(descriptor: i32) -> Result<Source, Errno> {
         return Err(Errno::OPNOTSUPP);
     }
     let worth = if is_known { Worth::Exact } else { Worth::Doubtful(Cause::FileSystem) };
-    Ok(Source { descriptor, origin, worth, is_reopened: kind == OVERLAYFS })
+    Ok(Source { descriptor, origin, worth, is_reopened: kind == OVERLAYFS && !is_open_for_writing(file) })
+}
+
+/// An open for writing copies the file up.
+fn is_open_for_writing(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.intersects(OFlags::WRONLY | OFlags::RDWR))
 }
 
 /// Whether a file on a tmpfs is memory that was mapped without a file, reached through /proc/PID/map_files.

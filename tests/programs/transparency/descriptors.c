@@ -144,6 +144,17 @@ static void what_is_closed_is_closed_and_what_is_locked_is_locked(int protection
     show("after the record", ends[0]);
 }
 
+/* On overlayfs, the library may open a file anew. */
+static void what_is_locked_by_a_writer_stays_locked(int protection, enum who who)
+{
+    (void)protection, (void)who;
+    int ends[2], records = make_file("records", PAGE), whole = make_file("whole", PAGE);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 5};
+    CHECK(fcntl(records, F_SETLK, &lock) == 0 && flock(whole, LOCK_EX) == 0 && pipe(ends) == 0);
+    snapshot(records, 0, PAGE, PROT_READ), snapshot(whole, 0, PAGE, PROT_READ);
+    show("with snapshots", ends[0]);
+}
+
 /* As soon as there is an agent: what it has of the table, it had before the call returned that started it. */
 static void close_at_once(void)
 {
@@ -227,6 +238,7 @@ static int hold(const char *what)
 static const struct scenario all[] = {
     ONCE(the_lowest_number_is_its_own),
     ONCE(what_is_closed_is_closed_and_what_is_locked_is_locked),
+    ONCE(what_is_locked_by_a_writer_stays_locked),
     ONCE(what_is_closed_at_once_is_closed),
 };
 
