@@ -60,8 +60,13 @@ fn touching_any(own: ThisProcess, range: &Range<u64>) -> Option<Mappings> {
 pub fn hold(own: ThisProcess) -> Mappings {
     let signals = SignalsBlocked::new();
     // Never `lock`: parking_lot allocates in order to park, and a thread that forks may hold the allocator's locks.
-    let lock = until_some(|| LOCK.try_lock());
-    Mappings { own, patience: Cell::new(config().timeout), begun: Cell::new(NOTHING), _lock: lock, _signals: signals }
+    Mappings::new(own, until_some(|| LOCK.try_lock()), signals)
+}
+
+/// The same if no other thread holds them; for the agent, which waits for no thread of the application.
+pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
+    let signals = SignalsBlocked::new();
+    Some(Mappings::new(own, LOCK.try_lock()?, signals))
 }
 
 /// How many snapshots this process has published, ever. It moves only while the lock is held.
@@ -74,22 +79,15 @@ pub fn published() -> u64 {
 }
 
 impl Mappings {
+    fn new(own: ThisProcess, lock: MutexGuard<'static, ()>, signals: SignalsBlocked) -> Self {
+        let patience = Cell::new(config().timeout);
+        Self { own, patience, begun: Cell::new(NOTHING), _lock: lock, _signals: signals }
+    }
+
     /// Counts a snapshot that was just published.
     pub fn note_published(&self) {
         PUBLISHED.fetch_add(1, Ordering::Release);
     }
-}
-
-/// The same if no other thread holds them; for the agent, which waits for no thread of the application.
-pub fn try_hold(own: ThisProcess) -> Option<Mappings> {
-    let signals = SignalsBlocked::new();
-    Some(Mappings {
-        own,
-        patience: Cell::new(config().timeout),
-        begun: Cell::new(NOTHING),
-        _lock: LOCK.try_lock()?,
-        _signals: signals,
-    })
 }
 
 /// The segments of this process that a range of addresses touches, as far as `walk` meets them.

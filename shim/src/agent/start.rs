@@ -130,11 +130,8 @@ const THREAD: c_int = libc::CLONE_VM
 fn start_thread(own: &ThisProcess) -> bool {
     // The thread inherits the mask.
     let _signals = signal_block::SignalsBlocked::new();
-    let stack = take_stack();
-    let Some(stack) = stack else {
-        if let Some(record) = own.record() {
-            record.set_agent(own.id, None);
-        }
+    let Some(stack) = take_stack() else {
+        give_up_agent(own);
         return false;
     };
     HAS_BEGUN.store(0, Ordering::Relaxed);
