@@ -125,8 +125,9 @@ static inline int snapshim_why(const void *addr, char *buffer, size_t size)
  *
  * 0, and each addr is set; or -1 with errno, and nothing is mapped: EINVAL (n < 1, or as for mmap), E2BIG (n > SNAPSHIM_GROUP),
  * EBADF, ENODEV (neither a file nor a block device), EOPNOTSUPP (a file system whose files change without a system call here),
- * ENFILE (the table is full), ENOMEM, ETIMEDOUT (a writer did not finish in time), EDEADLK (in a handler that interrupted a write),
- * ENOSYS (no shim). The error of the entry that is the reason is the same number. */
+ * ENFILE (the table is full), ENOMEM, EBUSY (the kernel uses the device, or SNAPSHIM_CLAIM cannot have it), ETIMEDOUT (a writer did
+ * not finish in time), EDEADLK (in a handler that interrupted a write), ESTALE (the table was removed or replaced), EUCLEAN (it is
+ * damaged), ENOSYS (no shim). The error of the entry that is the reason is the same number. */
 static inline int snapshim_mapv(struct snapshim_map *maps, int n)
 {
     if (__snapshim_mapv)

@@ -54,6 +54,18 @@ unsafe fn tell(address: *const c_void, stat: *mut SnapshimStat) -> c_int {
     }
 }
 
+/// `snapshim_check()`: the same as `snapshim_stat()`, after a look at the file through a descriptor of the program's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __snapshim_check(address: *const c_void, file: c_int, stat: *mut SnapshimStat) -> c_int {
+    let here = address as u64..(address as u64).saturating_add(1);
+    let checked = identity::attached().map_or(Ok(()), |own| watch::check_through(&own, &here, file));
+    match checked {
+        // SAFETY: as the caller of `snapshim_stat()`, the caller passes a writable struct snapshim_stat.
+        Ok(()) => unsafe { tell(address, stat) },
+        Err(error) => fail(error.raw_os_error()),
+    }
+}
+
 /// `snapshim_why()`: why the snapshot at `address` is doubtful or broken, as the log has it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __snapshim_why(address: *const c_void, buffer: *mut c_char, size: usize) -> c_int {
@@ -104,18 +116,6 @@ impl Write for Text {
         };
         self.length += text.len();
         Ok(())
-    }
-}
-
-/// `snapshim_check()`: the same, after a look at the file through a descriptor of the program's.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn __snapshim_check(address: *const c_void, file: c_int, stat: *mut SnapshimStat) -> c_int {
-    let here = address as u64..(address as u64).saturating_add(1);
-    let checked = identity::attached().map_or(Ok(()), |own| watch::check_through(&own, &here, file));
-    match checked {
-        // SAFETY: as the caller of `snapshim_stat()`, the caller passes a writable struct snapshim_stat.
-        Ok(()) => unsafe { tell(address, stat) },
-        Err(error) => fail(error.raw_os_error()),
     }
 }
 

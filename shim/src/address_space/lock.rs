@@ -1,7 +1,8 @@
 //! The lock over the process's own snapshot mappings, and what can be asked of them.
 //!
 //! A thread that holds the lock has its signals blocked: a handler that came in between would wait for the lock for ever. It waits
-//! for no creation and for no call of a writer: a creation takes the lock behind its gate, once the writers under way have ended.
+//! for no creation and for no call of a writer, but for one that stores bytes into the very range that is changed, for
+//! `SNAPSHIM_TIMEOUT_MS` at most: a creation takes the lock behind its gate, once the writers under way have ended.
 
 use core::cell::Cell;
 use core::ops::Range;

@@ -10,7 +10,8 @@
 //! blocked. The lock comes after the gate, and before the list of shared mappings.
 //!
 //! Must not: change a mapping (`mapper` does), nor park: parking_lot would allocate. No thread that holds the lock waits at the
-//! gate, or for writers under way: each call on memory of the process would wait with it, and the creation may need the lock.
+//! gate, or for writers under way, but for one that stores bytes into that very range, for `SNAPSHIM_TIMEOUT_MS` at most: each call
+//! on memory of the process would wait with it, and the creation may need the lock.
 
 pub mod freeze;
 pub mod lock;

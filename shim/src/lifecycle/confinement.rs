@@ -132,8 +132,8 @@ fn log_kept(kept: &Kept) {
     if whole > 0 {
         say!(
             Level::Warn,
-            "process {pid} confines itself by a filter of seccomp: its {whole} snapshots were copied whole, and are ordinary memory \
-             from now on"
+            "process {pid} confines itself by a filter of seccomp: its {whole} snapshots were copied whole, and are ordinary \
+             memory from now on"
         );
     }
     if unquiet > 0 {

@@ -174,8 +174,8 @@ impl Mappings {
         }
     }
 
-    /// Splits a segment at `address`, if that lies inside. The new segment is published odd as well. It is the smaller part: its bits
-    /// are copied, and a program that unmaps a large snapshot piece by piece pays for each piece alone.
+    /// Splits a segment at `address`, if that lies inside. The new segment is published odd as well. It is the smaller part: its
+    /// bits are copied, and a program that unmaps a large snapshot piece by piece pays for each piece alone.
     fn split(&self, index: u32, address: u64) -> Result<(), Errno> {
         let snapshot = self.snapshot(index).ok_or(Errno::NOMEM)?;
         if !self.own.table.await_pushers_of_split(index, self.pusher_deadline()) {

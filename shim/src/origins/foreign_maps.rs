@@ -125,7 +125,7 @@ fn search_alone(own: &ThisProcess, attend: &mut dyn FnMut() -> u64) {
         return;
     }
     let begun = time_used();
-    // Acquire: pairs with the Release in `want`.
+    // Acquire: pairs with the Release in `request_search`.
     let made = MADE.load(Ordering::Acquire);
     let elsewhere = search(own, attend);
     // Release: pairs with the Acquire in `is_wanted`; a thread that finds the search complete finds its results.

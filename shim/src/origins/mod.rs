@@ -2,8 +2,8 @@
 //!
 //! [`filesystem`] and [`device`] say what may be an origin at all; [`alias`] and [`alias_users`] find the same bytes behind another
 //! page cache; [`claim`] keeps mounts away; [`watch`], with [`fanotify`], sees changes after the fact; [`foreign_maps`] finds
-//! shared mappings of programs without the shim; [`behind`] takes calls that pass the page cache. [`doubt`] is what they all come
-//! to, [`rounds`] what the agent does once a second.
+//! shared mappings of programs without the shim, [`ring_users`] rings of io_uring that write a file; [`behind`] takes calls that
+//! pass the page cache. [`doubt`] is what they all come to, [`rounds`] what the agent does once a second.
 //!
 //! May import: `address_space`, `process`, `base` and the core crate.
 //!

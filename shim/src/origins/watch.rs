@@ -64,7 +64,7 @@ pub fn watch(_held: &Mappings, origin: Origin, file: BorrowedFd<'_>) {
     }
 }
 
-/// Stops watching those of `origins` that this process has no snapshot of any more.
+/// Stops watching those origins that are concerned, and that this process has no snapshot of any more.
 pub fn forget_unneeded(held: &Mappings, is_concerned: impl Fn(Origin) -> bool) {
     let own = &held.own;
     let is_ours = |segment: &(u32, View)| segment.1.meta.owner == own.owner();

@@ -245,7 +245,7 @@ fn protect_part(
         // first one does, for a moment.
         let first_page = part.start..part.start + PAGE;
         call(&first_page, protection)?;
-        super::protection::note_arming();
+        protection::note_arming();
         call(part, armed(protection))?;
         protection::request_scan();
         Ok(())

@@ -281,6 +281,11 @@ pub fn is_any() -> bool {
     !permission::is_confined() && HIGHEST.load(Ordering::Relaxed) != 0
 }
 
+/// The same in a process that is confined, where no call is led around the mappings any more.
+pub fn was_any() -> bool {
+    HIGHEST.load(Ordering::Relaxed) != 0
+}
+
 /// Whether the mappings stay open from now on, whatever snapshots are made.
 static IS_SEALED: AtomicBool = AtomicBool::new(false);
 
@@ -292,13 +297,9 @@ pub fn is_sealed() -> bool {
 
 /// Has every mapping stay open from now on (`is_sealed`), because its process is about to be confined, or as it was.
 pub fn seal(is_sealed: bool) {
-    // SeqCst: an arming that does not see this is over before the list can be held again.
+    // SeqCst: pairs with the load in `is_sealed`. An arming that does not see this holds the list, and `open_for_good` opens what
+    // it armed; or it is of a creation that the announcement in `open_for_good` waits for.
     IS_SEALED.store(is_sealed, Ordering::SeqCst);
-}
-
-/// The same in a process that is confined, where no call is led around the mappings any more.
-pub fn was_any() -> bool {
-    HIGHEST.load(Ordering::Relaxed) != 0
 }
 
 // SAFETY: the entries lie in memory of the library's own, which every thread of the process may use.

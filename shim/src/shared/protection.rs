@@ -84,7 +84,8 @@ pub fn arm_entry(entry: &Entry) -> Result<(), Errno> {
 
 /// Arms all mappings of whose origin a snapshot exists, so that few mappings of the kernel's are left. The list is held to write.
 ///
-/// Mappings of other origins stay open: the kernel may be storing into them. Those of a process that is about to be confined do, too.
+/// Mappings of other origins stay open: the kernel may be storing into them. So do those of a process that is about to be
+/// confined.
 pub fn arm_again(list: &List, table: &Table) {
     if list::is_sealed() {
         return;

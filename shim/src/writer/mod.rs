@@ -2,7 +2,7 @@
 //!
 //! [`touch`] is what a call says of itself, [`reach`] where its bytes can land, [`slot`] the thread at the gate; [`enter`] puts
 //! them together for a call with a descriptor, [`announced`] for a change without one. [`report`] has the messages, [`sequence`]
-//! how many pages are preserved ahead of a sequential writer.
+//! how many pages are preserved ahead of a sequential writer. [`dropped`] ends snapshots by hand, as a write that cannot preserve.
 //!
 //! May import: `address_space`, `signals`, `process`, `interpose`, `base` and the core crate.
 //!

@@ -1,5 +1,5 @@
-/* renumbered: while a snapshot waits for a writer, another thread puts another file under the number. There is no snapshot then: the
- * other file's writers do not know of it. */
+/* renumbered: while a snapshot waits for a writer, another thread puts another file under the number. There is no snapshot then:
+ * the other file's writers do not know of it. */
 #include "check.h"
 
 #include <pthread.h>

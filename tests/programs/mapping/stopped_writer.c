@@ -1,7 +1,7 @@
-/* stopped_writer terminal|stop [part|between|confined|halves|refused|kept]: a writer is stopped while it makes pages of a snapshot private. The mapper
- * gives its snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without failing or
- * waiting, and uses the addresses for what it likes. Its other snapshots stay exact, and it can have new ones. "confined": it
- * confines itself by a filter of seccomp(2) meanwhile, and its snapshot shows what it showed.
+/* stopped_writer terminal|stop [part|between|confined|halves|refused|kept]: a writer is stopped while it makes pages of a snapshot
+ * private. The mapper gives its snapshot, or a part of it, or it and the shared mappings around it in one call, up meanwhile, without
+ * failing or waiting, and uses the addresses for what it likes. Its other snapshots stay exact, and it can have new ones. "confined":
+ * it confines itself by a filter of seccomp(2) meanwhile, and its snapshot shows what it showed.
  *
  * A terminal stops no writer in the middle of a push, which has no handlers (SIGTSTP). SIGSTOP may: then the writer stores a byte
  * of a page when it goes on.
