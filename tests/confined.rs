@@ -9,7 +9,7 @@ use crate::common::holder::Holder;
 use crate::common::{Scratch, WAYS, each_at_once, library, program, root, run, run_ok, scratches, skip, text};
 
 /// Calls that change the file, each with a filter that knows no other.
-const SCENARIOS: [(&str, Worth); 20] = [
+const SCENARIOS: [(&str, Worth); 21] = [
     ("to_pipe", Worth::Exact),
     ("by_write", Worth::Exact),
     ("by_pwrite", Worth::Exact),
@@ -28,6 +28,8 @@ const SCENARIOS: [(&str, Worth); 20] = [
     ("after_duplicating", Worth::Said),
     ("by_storing", Worth::Exact),
     ("after_mapping", Worth::Said),
+    // Once such a mapping grew unseen.
+    ("after_growing", Worth::Said),
     ("in_a_thread", Worth::Said),
     ("in_a_child", Worth::Said),
     ("with_memory", Worth::Exact),

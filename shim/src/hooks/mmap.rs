@@ -375,6 +375,13 @@ fn protect_by(
     calls::protect(own, &range, protection, &part, &start::be_ready)
 }
 
+/// In a process that is confined, or about to be: a shared mapping in `range` may show pages afterwards that are not preserved.
+fn stay_unseen_if_sealed(range: &Range<u64>) {
+    if (permission::is_confined() || list::is_sealed()) && list::may_have_touched(range) {
+        membership::stay_unseen_confined("moves memory or makes it longer, and has files mapped shared");
+    }
+}
+
 /// remap_file_pages(2).
 pub fn show_other_pages(
     address: *mut c_void,
@@ -389,6 +396,7 @@ pub fn show_other_pages(
     // The kernel rounds both down (mm/mmap.c).
     let start = address as u64 / PAGE * PAGE;
     let range = start..start.saturating_add(length as u64 / PAGE * PAGE);
+    stay_unseen_if_sealed(&range);
     loop {
         let origin = if range.is_empty() || !list::may_touch(&range) { None } else { calls::origin_in(&range) };
         let Some((own, origin)) = identity::attached().zip(origin) else { return call() };
@@ -596,7 +604,10 @@ pub fn remap(
         target: if is_fixed { addresses(target, new) } else { 0..0 },
     };
     let from = &wanted.from;
-    while let Some(own) = identity::attached().filter(|_| list::may_touch(&(from.start..from.end.max(from.start + 1))))
+    // With a length of 0 a shared mapping is mapped once more.
+    let probe = from.start..from.end.max(from.start.saturating_add(1));
+    stay_unseen_if_sealed(&probe);
+    while let Some(own) = identity::attached().filter(|_| list::may_touch(&probe))
         && let Some(origin) = calls::origin_in(from)
     {
         if lock::touching(from).is_some() {

@@ -299,7 +299,8 @@ pub fn remap(
         if origin_in(&wanted.from) != Some(origin) {
             return Ok(None);
         }
-        let is_in_use = announced.is_some_and(Announced::is_in_use);
+        // As in `protect_part`.
+        let is_in_use = announced.is_some_and(Announced::is_in_use) && !list::is_sealed();
         mappings.replace(&wanted.target, || {
             let mut list = list_with_room(&wanted.from)?;
             let more = list.touching(&wanted.from).chain(list.touching(&wanted.target)).count() + 4;

@@ -270,9 +270,13 @@ fn note(list: &List) {
 /// Whether an entry may touch `range`. A mapping that another thread makes at this moment may be missed.
 #[inline]
 pub fn may_touch(range: &Range<u64>) -> bool {
-    !permission::is_confined()
-        && range.start < HIGHEST.load(Ordering::Relaxed)
-        && LOWEST.load(Ordering::Relaxed) < range.end
+    !permission::is_confined() && may_have_touched(range)
+}
+
+/// The same in a process that is confined, where no call is led around the mappings any more.
+#[inline]
+pub fn may_have_touched(range: &Range<u64>) -> bool {
+    range.start < HIGHEST.load(Ordering::Relaxed) && LOWEST.load(Ordering::Relaxed) < range.end
 }
 
 /// Whether there is any entry.
@@ -281,7 +285,7 @@ pub fn is_any() -> bool {
     !permission::is_confined() && HIGHEST.load(Ordering::Relaxed) != 0
 }
 
-/// The same in a process that is confined, where no call is led around the mappings any more.
+/// The same in a process that is confined.
 pub fn was_any() -> bool {
     HIGHEST.load(Ordering::Relaxed) != 0
 }

@@ -140,6 +140,13 @@ static void after_mapping(void)
     CHECK(munmap(at, PAGE) == 0);
 }
 
+static void after_growing(void)
+{
+    unsigned char *at = mremap(shared, 4 * PAGE, PAGES * PAGE, MREMAP_MAYMOVE);
+    CHECK(at != MAP_FAILED);
+    at[10 * PAGE] = 0x77;
+}
+
 static void *write_there(void *nothing)
 {
     by_pwrite();
@@ -229,6 +236,7 @@ static const struct {
     {"after_duplicating", after_duplicating, CALLS(SYS_dup2)},
     {"by_storing", by_storing, CALLS()},
     {"after_mapping", after_mapping, CALLS(SYS_mmap, SYS_munmap)},
+    {"after_growing", after_growing, CALLS(SYS_mremap)},
     {"in_a_thread", in_a_thread,
      CALLS(SYS_pwrite64, SYS_clone, SYS_clone3, SYS_mmap, SYS_munmap, SYS_mprotect, SYS_madvise, SYS_rt_sigprocmask,
            SYS_set_robust_list, SYS_rseq, SYS_futex, SYS_rt_sigaction, SYS_getrandom, SYS_brk)},
@@ -360,6 +368,8 @@ int main(int argc, char **argv)
     CHECK(file >= 0 && other >= 0 && pipe(ends) == 0);
     if (strcmp(argv[2], "by_storing") == 0 || strcmp(argv[2], "as_sharer") == 0)
         shared = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (strcmp(argv[2], "after_growing") == 0)
+        shared = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (strcmp(argv[2], "as_mapper") == 0)
         shared = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_PRIVATE | MAP_SNAPSHOT, file, 0);
     CHECK(shared != MAP_FAILED);
