@@ -2,6 +2,7 @@
 //! snapshot, or the snapshot says so.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -182,6 +183,43 @@ fn a_snapshot_of_a_process_that_confines_itself_stays_what_it_is() {
             assert_eq!(mapper.finish(), "kept\ndone\n", "{way}: {change}");
         }
     }
+}
+
+/// Has another thread change a shared mapping while the process confines itself, sooner or later. A store there is seen natively,
+/// and in no snapshot, or the snapshot says so.
+fn is_confined_beside(test: &str, how: &str) {
+    const SIZE: usize = 64 << 20;
+    if !can_confine(test) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    let path = scratch.file("file");
+    fs::write(&path, vec![1; SIZE]).unwrap();
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    for delay in (0..12).map(|step| 2000 * step) {
+        let holder = Holder::start(&scratch, "direct", &path, "rw");
+        let mut command = scratch.shimmed(program("reach/confined"), "direct");
+        let shimmed = run(command.args(["beside", &SIZE.to_string(), &delay.to_string(), how]));
+        assert!(shimmed.status.success(), "{delay}: {}: {}", shimmed.status, text(&shimmed));
+        let found = holder.finish();
+        assert!(found.contains("same\n") || !found.contains("state=0 "), "{delay}: {found}");
+        let mut stored = [0];
+        file.read_exact_at(&mut stored, SIZE as u64 / 2).unwrap();
+        assert_eq!(stored, [0x77], "{delay}");
+        file.write_all_at(&[1], SIZE as u64 / 2).unwrap();
+    }
+}
+
+/// Once what had come between the preserving and the opening was opened, too.
+#[test]
+fn a_mapping_that_grows_while_its_process_confines_itself_shows_in_no_snapshot() {
+    is_confined_beside("a_mapping_that_grows_while_its_process_confines_itself_shows_in_no_snapshot", "grow");
+}
+
+/// Once a store there was the end of the program.
+#[test]
+fn a_mapping_that_is_made_writable_while_its_process_confines_itself_is_stored_into() {
+    is_confined_beside("a_mapping_that_is_made_writable_while_its_process_confines_itself_is_stored_into", "open");
 }
 
 /// Once the second filter waited for an agent that had ended for the first, and the log said that it does not end.

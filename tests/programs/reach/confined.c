@@ -6,6 +6,8 @@
  * confined but NUMBER: may make every system call but that one, writes to page 20 * NUMBER of "file", stores and splices into two
  * behind it, and asks for a ring.
  * confined refused: asks for a filter that the kernel refuses; a snapshot taken afterwards is "kept", natively "changed".
+ * confined beside SIZE DELAY grow|open: another thread has a shared mapping of the half of "file" grow to SIZE bytes, or makes the
+ * page before it writable, DELAY microseconds after this one has begun to confine itself. Then it stores there.
  * confined again: has a snapshot, installs a filter that kills, and then another one. */
 #include "check.h"
 #include <linux/audit.h>
@@ -287,6 +289,39 @@ static void forbid(unsigned number)
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
 }
 
+static size_t half;
+static useconds_t delay;
+static _Atomic int is_mapped;
+
+static void *change_beside(void *how)
+{
+    while (!is_mapped)
+        ;
+    usleep(delay);
+    if (strcmp(how, "grow") == 0)
+        CHECK(mremap(shared, half, 2 * half, 0) == shared);
+    else
+        CHECK(mprotect(shared - 2 * PAGE, PAGE, PROT_READ | PROT_WRITE) == 0);
+    return how;
+}
+
+static int confine_beside(char *how)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, change_beside, how) == 0);
+    unsigned char *first = free_range(2 * half + 2 * PAGE);
+    file = open("file", O_RDWR);
+    shared = first + 2 * PAGE;
+    CHECK(file >= 0 && mmap(first, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, file, (off_t)half) == first);
+    CHECK(mmap(shared, half, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == shared);
+    is_mapped = 1;
+    forbid(SYS_memfd_create);
+    CHECK(pthread_join(thread, NULL) == 0);
+    *(strcmp(how, "grow") == 0 ? shared + half : first) = 0x77;
+    CHECK(write(1, "done\n", 5) == 5);
+    _exit(0);
+}
+
 static int confine_again(void)
 {
     file = open("file", O_RDONLY);
@@ -358,6 +393,12 @@ int main(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "again") == 0)
         return confine_again();
     CHECK(argc >= 3);
+    if (strcmp(argv[1], "beside") == 0) {
+        CHECK(argc == 5);
+        half = strtoul(argv[2], NULL, 0) / 2;
+        delay = (useconds_t)atoi(argv[3]);
+        return confine_beside(argv[4]);
+    }
     if (strcmp(argv[1], "but") == 0)
         return write_under_filter((unsigned)atoi(argv[2]));
     if (strcmp(argv[1], "under") == 0)
