@@ -117,7 +117,7 @@ fn a_program_of_a_senseless_length_is_judged_at_once() {
     let at = |index| headers + index * length;
     let stack = (0..count).map(at).find(|at| number(*at, 4) == libc::PT_GNU_STACK as usize).unwrap();
     bytes[stack..][..4].copy_from_slice(&libc::PT_DYNAMIC.to_le_bytes());
-    bytes[stack + size..][..8].copy_from_slice(&(u64::MAX & !15).to_le_bytes());
+    bytes[stack + size..][..8].copy_from_slice(&(!15u64).to_le_bytes());
     let copy = changed(&scratch, "senseless", |program| *program = bytes);
     let mut command = scratch.shimmed("timeout", "auto");
     command.arg("60").arg(program("lifecycle/executes")).arg("execve").arg(&copy).env("SNAPSHIM_STRICT", "1");

@@ -89,6 +89,7 @@ fn of_image(word: u64, id: ProcessId) -> Option<u32> {
 /// In `others`: the process has a ring of io_uring, whose writes are not announced.
 const HAS_RINGS: u32 = 1 << 31;
 /// In `others`: a child may act in the memory until the process is gone, and longer.
+#[cfg(not(loom))]
 const SHARES_FOR_GOOD: u32 = 1 << 30;
 
 /// Changes a count that belongs to an image: when the image dies, what it counts ends with it.
