@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 logs=target/integration
 by_chance="storm soak oracle"
 # The longest of the others, which are begun first.
-long="life mapper sharing saving_over coverage_matrix environment real_writers descriptors damage"
+long="programs_unharmed recipes mapper relocation sharing life saving_over coverage_matrix real_writers stop_points command
+    confined queues descriptors kill_points kernel_stores fsx"
 
 # One after the other; what each says goes to a file.
 if [ "${1:-}" = run ]; then
@@ -42,7 +43,7 @@ others=$(echo "$modules" | grep -vxF "$(printf '%s\n' $by_chance $long)")
 
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 # Each line is what one after the other runs; as many lines at once as there are processors, and one of those that mostly wait.
-printf '%s\n' "$by_chance" miri $long $others | xargs -P "$(($(nproc) + 1))" -L 1 "$0" run
+printf '%s\n' $long "$by_chance" miri $others | xargs -P "$(($(nproc) + 1))" -L 1 "$0" run
 status=$?
 
 for name in miri $modules; do
