@@ -133,13 +133,6 @@ fn what_is_printed_is_what_the_pages_show() {
     assert!(!pages.is_empty() && differences.is_empty(), "{}", differences.join("\n\n"));
 }
 
-fn snapshim(scratch: &Scratch) -> Command {
-    let mut snapshim = Command::new(command());
-    snapshim.env("SNAPSHIM_DIR", scratch.table()).env("SNAPSHIM_TIMEOUT_MS", "60000").current_dir(&scratch.path);
-    snapshim.stdin(Stdio::null());
-    snapshim
-}
-
 fn check(scratch: &Scratch, blocks: &str, files: &[&str]) -> u64 {
     let last = run_ok(scratch.native(program("command/stamps")).args(["check", blocks]).args(files));
     last.trim().parse().unwrap()
@@ -152,7 +145,7 @@ fn a_copy_of_a_file_that_is_written_is_of_one_instant() {
     let scratch = Scratch::on_tmpfs();
     let writer = Writer::start(&scratch, BLOCKS, &["file"]);
     for round in 0..3 {
-        run_ok(snapshim(&scratch).args(["cp", "file", "copy"]));
+        run_ok(scratch.snapshim().args(["cp", "file", "copy"]));
         let last = check(&scratch, BLOCKS, &["copy"]);
         println!("round {round}: the copy is of write {last}");
     }
@@ -179,7 +172,7 @@ fn copies_of_several_files_are_of_one_instant() {
     let live = FILES.map(|name| format!("live/{name}"));
     let writer = Writer::start(&scratch, BLOCKS, &live.each_ref().map(String::as_str));
     for round in 0..5 {
-        run_ok(snapshim(&scratch).args(["cp", "-r", "live", &format!("copy{round}")]));
+        run_ok(scratch.snapshim().args(["cp", "-r", "live", &format!("copy{round}")]));
         let copies = FILES.map(|name| format!("copy{round}/{name}"));
         println!("round {round}: of write {}", check(&scratch, BLOCKS, &copies.each_ref().map(String::as_str)));
     }
@@ -193,7 +186,7 @@ fn copies_of_a_file_that_is_truncated_are_of_one_instant() {
     let scratch = Scratch::on_tmpfs();
     let writer = Rewriter::start(&scratch, "600", "file");
     for _ in 0..60 {
-        run_ok(snapshim(&scratch).args(["cp", "file", "copy"]));
+        run_ok(scratch.snapshim().args(["cp", "file", "copy"]));
         run_ok(scratch.native(program("command/rewrite")).args(["check", "copy"]));
     }
     writer.end();
@@ -214,7 +207,7 @@ fn links_and_attributes_are_as_they_were_listed() {
     }
     // Bytes that take a while.
     fs::write(scratch.file("live/file"), vec![7; 512 << 20]).unwrap();
-    let mut copy = snapshim(&scratch).args(["cp", "-r", "live", "copy"]).spawn().unwrap();
+    let mut copy = scratch.snapshim().args(["cp", "-r", "live", "copy"]).spawn().unwrap();
     while !scratch.file("copy/in").exists() {
         assert!(copy.try_wait().unwrap().is_none(), "the copy has ended early");
     }
@@ -264,7 +257,7 @@ fn an_interrupted_copy_leaves_nothing() {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let mut cp = snapshim(&scratch);
+        let mut cp = scratch.snapshim();
         let child = cp.args(["cp", "file", "copy"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = child.id();
         // The target has no name: only the descriptor shows it.

@@ -5,22 +5,18 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::stamps::Writer;
-use crate::common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
+use crate::common::{Scratch, are_installed, command, program, run, run_ok, skip, text, wait_until};
 
 /// Of a file that the writer writes: 64 MiB.
 const BLOCKS: &str = "16384";
 
 /// Whether the tools are there; says so if one is not.
 fn has(test: &str, tools: &[&str]) -> bool {
-    let path = std::env::var("PATH").unwrap();
-    let is_there = |tool: &&&str| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
-    let missing = tools.iter().find(|tool| !is_there(tool)).map(|tool| format!("{tool} is not installed"));
-    let fuse = fs::File::options().read(true).write(true).open("/dev/fuse");
-    match missing.or_else(|| fuse.err().map(|_| "/dev/fuse cannot be opened".to_owned())) {
-        Some(why) => skip(test, &why),
-        None => return true,
+    let can_use_fuse = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !can_use_fuse {
+        skip(test, "/dev/fuse cannot be opened");
     }
-    false
+    can_use_fuse && are_installed(test, tools)
 }
 
 fn export(scratch: &Scratch, source: &str, address: &str) -> Command {

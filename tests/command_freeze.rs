@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::stamps::Writer;
-use crate::common::{Scratch, command, program, run, run_ok, skip, text, wait_until};
+use crate::common::{Scratch, are_installed, command, program, run, run_ok, skip, text, wait_until};
 
 /// Of a file that the writer writes: 64 MiB.
 const BLOCKS: &str = "16384";
@@ -26,24 +26,9 @@ fn has_fuse(test: &str) -> bool {
     has
 }
 
-fn is_installed(test: &str, name: &str) -> bool {
-    let is_there = std::env::split_paths(&std::env::var("PATH").unwrap()).any(|folder| folder.join(name).is_file());
-    if !is_there {
-        skip(test, &format!("{name} is not installed"));
-    }
-    is_there
-}
-
-fn snapshim(scratch: &Scratch) -> Command {
-    let mut snapshim = Command::new(command());
-    snapshim.env("SNAPSHIM_DIR", scratch.table()).env("SNAPSHIM_TIMEOUT_MS", "60000").current_dir(&scratch.path);
-    snapshim.stdin(Stdio::null());
-    snapshim
-}
-
 /// Runs a line of the shell in a view of the directory `live`.
 fn freeze(scratch: &Scratch, line: &str) -> Command {
-    let mut freeze = snapshim(scratch);
+    let mut freeze = scratch.snapshim();
     freeze.args(["freeze", "live", "--", "sh", "-ec", line]);
     freeze
 }
@@ -87,7 +72,7 @@ fn what_any_program_reads_is_of_one_instant() {
     run_ok(scratch.native("cmp").args(["copied", "unpacked/live/file"]));
     run_ok(scratch.native("cmp").args(["--ignore-initial=17825792:0", "copied", "piece"]));
     check(&scratch, BLOCKS, &["copied"]);
-    if is_installed("static busybox", "busybox") {
+    if are_installed("static busybox", &["busybox"]) {
         run_ok(&mut freeze(
             &scratch,
             "busybox cp live/file static; busybox sha256sum live/file | cut -c-64 >sum; rm copied",
@@ -119,7 +104,7 @@ fn several_files_are_of_one_instant() {
 
 #[test]
 fn a_database_is_whole_while_it_is_written() {
-    if !has_fuse("a_database_is_whole") || !is_installed("a_database_is_whole", "sqlite3") {
+    if !has_fuse("a_database_is_whole") || !are_installed("a_database_is_whole", &["sqlite3"]) {
         return;
     }
     let scratch = Scratch::on_tmpfs();
@@ -281,7 +266,8 @@ fn reading_through_a_view_costs_little() {
         while file.read(&mut buffer).unwrap() > 0 {}
         started.elapsed()
     };
-    let child = snapshim(&scratch)
+    let child = scratch
+        .snapshim()
         .args([
             "freeze",
             "--at",

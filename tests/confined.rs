@@ -7,7 +7,9 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use crate::common::holder::Holder;
-use crate::common::{Scratch, WAYS, each_at_once, library, program, root, run, run_ok, scratches, skip, text};
+use crate::common::{
+    Scratch, WAYS, are_installed, each_at_once, library, program, root, run, run_ok, scratches, skip, text,
+};
 
 /// Calls that change the file, each with a filter that knows no other.
 const SCENARIOS: [(&str, Worth); 21] = [
@@ -301,16 +303,6 @@ fn a_program_that_is_started_under_a_filter_takes_part() {
     }
 }
 
-/// Whether a command is there; says so if not.
-fn has(test: &str, command: &str) -> bool {
-    let found = Command::new("sh").args(["-c", "command -v \"$0\"", command]).output();
-    let is_there = found.is_ok_and(|found| found.status.success());
-    if !is_there {
-        skip(test, &format!("there is no {command}; `make setup` installs it"));
-    }
-    is_there
-}
-
 /// What a script prints natively, and under the library beside a process that holds a snapshot of "file", which stays exact.
 fn as_natively(scratch: &Scratch, script: &str) {
     make_files(scratch);
@@ -332,12 +324,12 @@ fn as_natively(scratch: &Scratch, script: &str) {
 fn man_and_file_say_what_they_say_natively() {
     const TEST: &str = "man_and_file_say_what_they_say_natively";
     let scratch = Scratch::on_tmpfs();
-    if has(TEST, "man") {
+    if are_installed(TEST, &["man"]) {
         fs::write(scratch.file("page.1"), ".TH page 1\n.SH NAME\npage \\- of a manual\n.SH TEXT\n\\fBbold\\fR\n")
             .unwrap();
         as_natively(&scratch, "LD_PRELOAD=$library man -P cat ./page.1");
     }
-    if has(TEST, "file") {
+    if are_installed(TEST, &["file"]) {
         as_natively(&scratch, "LD_PRELOAD=$library file other /bin/sh");
     }
 }
@@ -346,7 +338,7 @@ fn man_and_file_say_what_they_say_natively() {
 #[test]
 fn chronyd_writes_its_logs_under_its_filter() {
     const TEST: &str = "chronyd_writes_its_logs_under_its_filter";
-    if !has(TEST, "chronyd") {
+    if !are_installed(TEST, &["chronyd"]) {
         return;
     }
     let scratch = Scratch::new(&root().join("target/scratch"));
@@ -380,7 +372,7 @@ fn chronyd_writes_its_logs_under_its_filter() {
 #[test]
 fn sshd_lets_a_user_in() {
     const TEST: &str = "sshd_lets_a_user_in";
-    if !has(TEST, "sshd") || !has(TEST, "ssh") {
+    if !are_installed(TEST, &["sshd"]) || !are_installed(TEST, &["ssh"]) {
         return;
     }
     let scratch = Scratch::new(&root().join("target/scratch"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::holder::Holder;
 use crate::common::{
-    DISK, Scratch, WAYS, compile, program, run, run_ok, run_within, scratches, skip, text, wait_until,
+    DISK, Scratch, WAYS, compile, is_installed, program, run, run_ok, run_within, scratches, skip, text, wait_until,
 };
 use snapshim::protocol::origin::Origin;
 
@@ -284,11 +284,6 @@ fn thousands_of_cooperating_changes_raise_no_doubt_and_one_foreign_change_after_
     }
 }
 
-fn has(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status();
-    found.is_ok_and(|status| status.success())
-}
-
 #[test]
 fn programs_that_set_times_raise_no_doubt() {
     let python = run_ok(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
@@ -304,7 +299,7 @@ fn programs_that_set_times_raise_no_doubt() {
     ];
     for scratch in scratches() {
         for (writer, arguments) in &cases {
-            if !has(writer) {
+            if !is_installed(writer) {
                 skip("programs_that_set_times_raise_no_doubt", &format!("{writer} is not installed"));
                 continue;
             }

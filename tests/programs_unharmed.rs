@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::common::holder::Holder;
 use crate::common::{
-    DISK, Scratch, compile, library, made_programs, run, run_in_this_group, run_within, skip, source, text,
+    DISK, Scratch, are_installed, compile, library, made_programs, run, run_in_this_group, run_within, skip, source,
+    text,
 };
 
 const SHARED: usize = 4 * 4096;
@@ -56,15 +57,6 @@ fn same(script: &str, tidy: impl Fn(&str) -> String) {
         assert_eq!(tidy(&text(&shimmed)), tidy(&text(&native)), "{script}, {situation}");
         assert_eq!(shimmed.status, native.status, "{script}, {situation}: {}", text(&native));
     }
-}
-
-fn are_installed(test: &str, programs: &[&str]) -> bool {
-    let is_missing = |program: &&&str| Command::new(program).arg("--version").output().is_err();
-    let missing = programs.iter().find(is_missing);
-    if let Some(program) = missing {
-        skip(test, &format!("{program} is not installed"));
-    }
-    missing.is_none()
 }
 
 /// Addresses and the ids of processes and threads differ from run to run, and so do the blanks that align them.

@@ -4,12 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Scratch, WAYS, program, run, run_ok, skip, text};
-
-fn is_root() -> bool {
-    // SAFETY: geteuid(2) cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
+use crate::common::{Scratch, WAYS, is_root, program, run, run_ok, skip, text};
 
 /// What `program` says natively, and that it says the same under the shim.
 fn same(mode: &str) -> String {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::common::holder::Holder;
-use crate::common::{DISK, Scratch, WAYS, run, run_ok, run_ok_within, run_within, scratches, skip, source, text};
+use crate::common::{
+    DISK, Scratch, WAYS, are_installed, run, run_ok, run_ok_within, run_within, scratches, skip, source, text,
+};
 
 const SIZE: usize = 200_001;
 
@@ -28,19 +30,6 @@ fn lay(scratch: &Scratch) {
 fn empty(scratch: &Scratch) {
     fs::remove_dir_all(&scratch.path).unwrap();
     fs::create_dir(&scratch.path).unwrap();
-}
-
-/// Whether all of these are installed; says aloud which one is not.
-fn has(test: &str, programs: &[&str]) -> bool {
-    let finds = |program: &&&str| {
-        let status = Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status();
-        !status.is_ok_and(|status| status.success())
-    };
-    let missing = programs.iter().find(finds);
-    if let Some(program) = missing {
-        skip(test, &format!("{program} is not installed: run `make setup`"));
-    }
-    missing.is_none()
 }
 
 /// The interpreter itself, not a script that looks for it.
@@ -228,7 +217,7 @@ fn sed_and_sort_and_patch_in_place() {
 
 #[test]
 fn rsync_in_place_and_by_renaming() {
-    if !has("rsync_in_place_and_by_renaming", &["rsync"]) {
+    if !are_installed("rsync_in_place_and_by_renaming", &["rsync"]) {
         return;
     }
     let lay = |scratch: &Scratch| {
@@ -255,7 +244,7 @@ fn repository_files(scratch: &Scratch) -> Vec<PathBuf> {
 
 #[test]
 fn git_gc_and_repack_while_packs_and_index_are_held() {
-    if !has("git_gc_and_repack_while_packs_and_index_are_held", &["git"]) {
+    if !are_installed("git_gc_and_repack_while_packs_and_index_are_held", &["git"]) {
         return;
     }
     let settled = |command: &mut Command, script: &str| -> String {
@@ -354,7 +343,7 @@ fn copytruncate_of_a_log() {
 
 #[test]
 fn logrotate_with_copytruncate_and_with_create() {
-    if !has("logrotate_with_copytruncate_and_with_create", &["logrotate"]) {
+    if !are_installed("logrotate_with_copytruncate_and_with_create", &["logrotate"]) {
         return;
     }
     for how in ["copytruncate", "create", "copytruncate\ncompress"] {
@@ -371,7 +360,7 @@ fn logrotate_with_copytruncate_and_with_create() {
 
 #[test]
 fn perl_opening_truncating_printing() {
-    if !has("perl_opening_truncating_printing", &["perl"]) {
+    if !are_installed("perl_opening_truncating_printing", &["perl"]) {
         return;
     }
     let in_place = "open(my $f, '+<', 'victim') or die; seek($f, 5000, 0); print $f \"perl $_\\n\" for 1..4000;
@@ -409,7 +398,7 @@ fn python_truncating_copying_writing() {
 
 #[test]
 fn cpp_streams() {
-    if !has("cpp_streams", &["g++"]) {
+    if !are_installed("cpp_streams", &["g++"]) {
         return;
     }
     let scratch = Scratch::on_tmpfs();
@@ -421,7 +410,7 @@ fn cpp_streams() {
 
 #[test]
 fn java_files_and_channels() {
-    if !has("java_files_and_channels", &["java", "javac"]) {
+    if !are_installed("java_files_and_channels", &["java", "javac"]) {
         return;
     }
     let program = source("real/channels.java");
@@ -432,7 +421,7 @@ fn java_files_and_channels() {
 
 /// fio writes the file with this engine and verifies it; what it writes holds the time, so only fio can tell that it is right.
 fn fio_verifies(test: &str, engine: &str) {
-    if !has(test, &["fio"]) {
+    if !are_installed(test, &["fio"]) {
         return;
     }
     let engine = format!("--ioengine={engine}");

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{Scratch, copy_program, program, run, skip, text};
+use crate::common::{Scratch, copy_program, is_root_for, program, run, text};
 use snapshim::table_file_name;
 
 const STRANGER: u32 = 65534;
@@ -65,18 +65,9 @@ fn stranger(scratch: &Scratch, command: &str) -> bool {
     run(&mut shell).status.success()
 }
 
-fn is_root(test: &str) -> bool {
-    // SAFETY: geteuid(2) cannot fail.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    if !is_root {
-        skip(test, "becoming another user needs root");
-    }
-    is_root
-}
-
 #[test]
 fn the_table_is_its_users_alone_whatever_the_creation_mask() {
-    if !is_root("the_table_is_its_users_alone_whatever_the_creation_mask") {
+    if !is_root_for("the_table_is_its_users_alone_whatever_the_creation_mask", "becoming another user needs root") {
         return;
     }
     let scratch = meeting_place();
@@ -106,7 +97,7 @@ fn the_table_is_its_users_alone_whatever_the_creation_mask() {
 
 #[test]
 fn nothing_that_a_stranger_made_before_is_taken() {
-    if !is_root("nothing_that_a_stranger_made_before_is_taken") {
+    if !is_root_for("nothing_that_a_stranger_made_before_is_taken", "becoming another user needs root") {
         return;
     }
     for (made, why) in [
@@ -137,7 +128,7 @@ fn nothing_that_a_stranger_made_before_is_taken() {
 
 #[test]
 fn what_stands_in_the_tables_place_is_refused_and_left_alone() {
-    if !is_root("what_stands_in_the_tables_place_is_refused_and_left_alone") {
+    if !is_root_for("what_stands_in_the_tables_place_is_refused_and_left_alone", "becoming another user needs root") {
         return;
     }
     let scratch = meeting_place();
@@ -173,7 +164,10 @@ fn what_stands_in_the_tables_place_is_refused_and_left_alone() {
 /// A directory of one's own group, setgid: two users meet there.
 #[test]
 fn a_directory_shared_by_group_lets_its_members_in_and_nobody_else() {
-    if !is_root("a_directory_shared_by_group_lets_its_members_in_and_nobody_else") {
+    if !is_root_for(
+        "a_directory_shared_by_group_lets_its_members_in_and_nobody_else",
+        "becoming another user needs root",
+    ) {
         return;
     }
     let scratch = meeting_place();

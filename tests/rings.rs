@@ -1,11 +1,11 @@
 //! io_uring is not there for a program under the shim; with a filter, not even for one that makes the system call itself.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::common::holder::Holder;
-use crate::common::{Scratch, copy_program, program, run, run_ok, skip, text};
+use crate::common::{Scratch, copy_program, is_root, program, run, run_ok, skip, text};
 
 /// Whether the kernel lets a program have a ring at all.
 fn has_rings(test: &str) -> bool {
@@ -14,11 +14,6 @@ fn has_rings(test: &str) -> bool {
         skip(test, "the kernel gives no io_uring");
     }
     has
-}
-
-/// As whom the test runs.
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
 }
 
 fn said(value: &str, words: &[&str]) -> (String, String) {

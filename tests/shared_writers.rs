@@ -7,7 +7,8 @@ use std::process::Command;
 
 use crate::common::holder::Holder;
 use crate::common::{
-    DISK, Scratch, WAYS, made_programs, program, root, run, run_ok, run_ok_within, scratches, skip, source, text,
+    DISK, Scratch, WAYS, are_installed, made_programs, program, root, run, run_ok, run_ok_within, scratches, skip,
+    source, text,
 };
 
 /// An interpreter that has the module; says aloud if there is none.
@@ -21,15 +22,6 @@ fn python_with(test: &str, module: &str) -> Option<PathBuf> {
     let found = [root().join("target/venv/bin/python3"), system].into_iter().find(has);
     if found.is_none() {
         skip(test, &format!("{module} is not installed: run `make setup`"));
-    }
-    found
-}
-
-fn has(test: &str, name: &str) -> bool {
-    let status = Command::new("sh").args(["-c", &format!("command -v {name} >/dev/null")]).status();
-    let found = status.is_ok_and(|status| status.success());
-    if !found {
-        skip(test, &format!("{name} is not installed: run `make setup`"));
     }
     found
 }
@@ -162,7 +154,7 @@ fn stores(size: usize, command: &[&str]) {
 
 #[test]
 fn java_mapped_buffers() {
-    if !has("java_mapped_buffers", "javac") {
+    if !are_installed("java_mapped_buffers", &["javac"]) {
         return;
     }
     let classes = made_programs().join("real");
@@ -172,7 +164,7 @@ fn java_mapped_buffers() {
 
 #[test]
 fn fio_that_maps_and_verifies() {
-    if !has("fio_that_maps_and_verifies", "fio") {
+    if !are_installed("fio_that_maps_and_verifies", &["fio"]) {
         return;
     }
     for pattern in ["write", "randwrite"] {

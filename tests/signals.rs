@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::common::{Scratch, made_programs, program, root, run, run_ok, scratches, skip, source, text};
+use crate::common::{Scratch, are_installed, made_programs, program, root, run, run_ok, scratches, skip, source, text};
 
 /// The shim's handler comes before the program's own actions and masks, or after.
 fn same(name: &str) {
@@ -104,18 +104,9 @@ fn without_addresses(text: &str) -> String {
     text.lines().map(|line| words(line) + "\n").collect()
 }
 
-fn is_installed(test: &str, programs: &[&str]) -> bool {
-    let is_missing = |program: &&&str| !Command::new(program).arg("-version").output().is_ok_and(|_| true);
-    let missing = programs.iter().find(is_missing);
-    if let Some(program) = missing {
-        skip(test, &format!("{program} is not installed"));
-    }
-    missing.is_none()
-}
-
 #[test]
 fn a_java_virtual_machine_checks_for_null() {
-    if is_installed("a_java_virtual_machine_checks_for_null", &["java", "javac"]) {
+    if are_installed("a_java_virtual_machine_checks_for_null", &["java", "javac"]) {
         for mode in ["-Xint", "-Xcheck:jni"] {
             same_program("java", &[mode, source("signals/null.java").to_str().unwrap(), FILE]);
         }
@@ -132,7 +123,7 @@ fn a_python_interpreter_reports_its_fault() {
 #[test]
 fn a_go_program_with_c_code_recovers_from_nil() {
     let test = "a_go_program_with_c_code_recovers_from_nil";
-    if !is_installed(test, &["go"]) {
+    if !are_installed(test, &["go"]) {
         return;
     }
     let program = made_programs().join("signals/go");

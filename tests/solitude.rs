@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::process::Stdio;
 
 use crate::common::holder::Holder;
-use crate::common::{Scratch, WAYS, program, run_ok, skip};
+use crate::common::{Scratch, WAYS, is_root_for, program, run_ok};
 
 const SIZE: usize = 64 * 4096;
 
@@ -20,18 +20,9 @@ fn hold(scratch: &Scratch, way: &str, call: &str) -> (Holder, BTreeSet<String>) 
     (holder, lines)
 }
 
-fn is_root(test: &str) -> bool {
-    // SAFETY: no arguments.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    if !is_root {
-        skip(test, "only root has rights to give up");
-    }
-    is_root
-}
-
 #[test]
 fn no_thread_keeps_the_rights_that_the_program_gave_up() {
-    if !is_root("no_thread_keeps_the_rights_that_the_program_gave_up") {
+    if !is_root_for("no_thread_keeps_the_rights_that_the_program_gave_up", "only root has rights to give up") {
         return;
     }
     for way in WAYS {
@@ -62,7 +53,7 @@ fn a_program_of_one_thread_enters_a_namespace() {
 
 #[test]
 fn threads_that_change_rights_at_once_wait_for_each_other() {
-    if is_root("threads_that_change_rights_at_once_wait_for_each_other") {
+    if is_root_for("threads_that_change_rights_at_once_wait_for_each_other", "only root has rights to give up") {
         let scratch = Scratch::on_tmpfs();
         let (holder, rights) = hold(&scratch, "agent", "many");
         assert_eq!(rights.iter().filter(|line| line.starts_with("Uid:")).count(), 1);

@@ -5,18 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::holder::Holder;
-use crate::common::{DISK, Scratch, WAYS, program, root, run, run_ok, run_ok_within, scratches, skip, text};
+use crate::common::{
+    DISK, Scratch, WAYS, is_installed, program, root, run, run_ok, run_ok_within, scratches, skip, text,
+};
 
 /// The interpreter itself, not a script that looks for it.
 fn python() -> PathBuf {
     PathBuf::from(run_ok(Command::new("python3").args(["-c", "import sys; print(sys.executable)"])).trim_end())
-}
-
-fn has(program: &str) -> bool {
-    Command::new("sh")
-        .args(["-c", &format!("command -v {program} >/dev/null")])
-        .status()
-        .is_ok_and(|status| status.success())
 }
 
 /// `program` with `arguments` changes the file `victim` while snapshots of it are held, read-only and writable.
@@ -144,7 +139,7 @@ with open('victim', 'a') as file:
 
 #[test]
 fn perl_print_and_syswrite() {
-    if !has("perl") {
+    if !is_installed("perl") {
         return skip("perl_print_and_syswrite", "perl is not installed");
     }
     let script = "open(my $f, '+<', 'victim') or die; print $f \"perl line $_\\n\" x 7 for 1..2000; close($f) or die;
@@ -187,7 +182,7 @@ fn database_survives(write: impl Fn(&Scratch, &str, &str)) {
 
 #[test]
 fn sqlite_in_rollback_and_wal_mode() {
-    if !has("sqlite3") {
+    if !is_installed("sqlite3") {
         return skip("sqlite_in_rollback_and_wal_mode", "sqlite3 is not installed");
     }
     database_survives(|scratch, way, statements| {
@@ -197,7 +192,7 @@ fn sqlite_in_rollback_and_wal_mode() {
 
 #[test]
 fn python_sqlite_in_rollback_and_wal_mode() {
-    if !has("sqlite3") {
+    if !is_installed("sqlite3") {
         return skip("python_sqlite_in_rollback_and_wal_mode", "sqlite3 is not installed");
     }
     let python = python();

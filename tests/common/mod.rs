@@ -227,6 +227,13 @@ impl Scratch {
         command
     }
 
+    /// The command, in this directory and with its table.
+    pub fn snapshim(&self) -> Command {
+        let mut snapshim = self.native(command());
+        snapshim.env("SNAPSHIM_DIR", &self.table).env("SNAPSHIM_TIMEOUT_MS", "60000");
+        snapshim
+    }
+
     /// The same program without the shim.
     pub fn native(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
@@ -334,6 +341,36 @@ pub fn run_ok_within(command: &mut Command, limit: Duration) -> String {
 /// Both outputs, for a failure's message.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Whether a program is found along PATH, or where root's programs are.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).any(|file| file.is_file())
+}
+
+/// The same of several; a test that is skipped says which one is missing.
+pub fn are_installed(test: &str, programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !is_installed(program));
+    if let Some(program) = missing {
+        skip(test, &format!("{program} is not installed; `make setup` installs what it can"));
+    }
+    missing.is_none()
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid(2) cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The same; a test that is skipped says why it needs root.
+pub fn is_root_for(test: &str, why: &str) -> bool {
+    if !is_root() {
+        skip(test, why);
+    }
+    is_root()
 }
 
 /// Says aloud that a test could not run here; `make test` counts these lines.
