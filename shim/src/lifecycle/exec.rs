@@ -26,14 +26,18 @@ pub fn announced<R>(call: impl FnOnce() -> R) -> R {
     record.executing.begin(own.id);
     await_pushers(&own);
     await_summoner(record);
-    // Yama keeps the permission across exec, and the new program has not asked for it.
-    ptracer::take_back(&own);
+    // Yama keeps the permission across exec, and the new program has not asked for it. Another thread may be making a snapshot.
+    if ptracer::is_asked(&own) {
+        let _mappings = lock::hold(own);
+        ptracer::take_back(&own);
+    }
     let list = RobustList::of_this_thread().filter(|list| list.begin(record.executing.futex()));
     let failed = call();
     if let Some(list) = list {
         list.end();
     }
     if own.image.is_mapper() {
+        let _mappings = lock::hold(own);
         ptracer::allow(&own);
     }
     record.executing.end();

@@ -31,7 +31,12 @@ pub fn allow(own: &ThisProcess) {
     }
 }
 
-/// Takes it back: the process has no snapshot any more.
+/// Whether this image has asked for it.
+pub fn is_asked(own: &ThisProcess) -> bool {
+    HOLDER.load(Ordering::Relaxed) == own.id.to_word()
+}
+
+/// Takes it back: the process has no snapshot any more. The lock is held, as for [`allow`].
 pub fn take_back(own: &ThisProcess) {
     let word = own.id.to_word();
     if HOLDER.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -51,7 +56,7 @@ pub fn note_programs(value: u64) {
     }
     PROGRAMS.store(value, Ordering::Relaxed);
     PROGRAM.store(raw::own_pid(), Ordering::Relaxed);
-    if identity::attached().is_some_and(|own| HOLDER.load(Ordering::Relaxed) == own.id.to_word()) {
+    if identity::attached().is_some_and(|own| is_asked(&own)) {
         set(ANY);
     }
 }

@@ -370,7 +370,7 @@ pub fn show_other_pages(
         if origin_in(range) != Some(origin) {
             return Ok(None);
         }
-        let is_in_use = announced.is_some_and(Announced::is_in_use);
+        let is_in_use = announced.is_some_and(Announced::is_in_use) && !list::is_sealed();
         let mut list = list_with_room(range)?;
         // The kernel gives the new mapping the protection of the old one.
         make_one(&list, range, |entry| is_in_use || entry.origin != origin)?;
