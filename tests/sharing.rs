@@ -74,6 +74,7 @@ parts! {
     mremap_moves
     pages_in_another_order
     mremap_of_length_zero_doubles
+    mremap_moves_and_shrinks
     mremap_that_does_not_unmap
     mremap_of_several_mappings
     advice

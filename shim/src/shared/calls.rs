@@ -348,8 +348,8 @@ fn note_move(list: &mut List, wanted: &Move, at: u64) {
         list.carve(&(new.end.min(from.end)..from.end));
     } else {
         list.carve(&new);
-        list.copy(from, at);
-        list.carve(&(new.end..new.end.max(at + (from.end - from.start))));
+        // What lies behind a shorter length is unmapped first, and does not move.
+        list.copy(&(from.start..from.end.min(from.start + length)), at);
         if flags & libc::MREMAP_DONTUNMAP == 0 {
             list.carve(from);
         }

@@ -326,6 +326,21 @@ static void mremap_that_does_not_unmap(void)
     SAY_ACCESS(at + 2 * PAGE);
 }
 
+/* What lies behind the shorter mapping stays what it was. */
+static void mremap_moves_and_shrinks(void)
+{
+    unsigned char *at = map_at(0, 8, RW, 0), *to = arena + 20 * PAGE;
+    CHECK(at != MAP_FAILED && map_at(24, 4, RW, 10) != MAP_FAILED);
+    SAY_PLACE(mremap(at, 8 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to));
+    moment();
+    SAY_ACCESS(at);
+    SAY_ACCESS(at + 6 * PAGE);
+    for (size_t page = 0; page < 8; page++)
+        STORE(to + page * PAGE, page + 1);
+    moment();
+    STORE(to + 5 * PAGE, 9);
+}
+
 /* Since Linux 6.17 a move takes several mappings along; before it fails. */
 static void mremap_of_several_mappings(void)
 {
@@ -549,6 +564,7 @@ static const struct part parts[] = {
     PART(mremap_moves),
     PART(pages_in_another_order),
     PART(mremap_of_length_zero_doubles),
+    PART(mremap_moves_and_shrinks),
     PART(mremap_that_does_not_unmap),
     PART(mremap_of_several_mappings),
     PART(advice),
