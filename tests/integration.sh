@@ -22,7 +22,8 @@ if [ "${1:-}" = run ]; then
             tests/miri.sh
         else
             binary=$(cat "$logs/binary")
-            "$binary" --nocapture --exact $("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
+            # Of what runs in the background, a shell has SIGINT ignored: then no test could interrupt anything.
+            env --default-signal=INT,QUIT "$binary" --nocapture --exact $("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
         fi >"$logs/$name.log" 2>&1 </dev/null
         ended=$?
         echo "$ended" >"$logs/$name.status"

@@ -95,7 +95,7 @@ for suite in $suites; do
         case " ${asked:-$name} " in *" $name "*) ;; *) continue ;; esac
         [ -z "$asked" ] && case " $(echo $unasked) " in *" $name "*) continue ;; esac
         tests=$("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
-        if unshare --mount "$here/tests/libc_roots.sh" inside "$suite" "$binary" --nocapture --exact $skipped $tests >"$logs/$name" 2>&1 </dev/null; then
+        if unshare --mount "$here/tests/libc_roots.sh" inside "$suite" env --default-signal=INT,QUIT "$binary" --nocapture --exact $skipped $tests >"$logs/$name" 2>&1 </dev/null; then
             echo "$suite $name: ok"
         else
             echo "$suite $name: FAILED ($logs/$name)"
