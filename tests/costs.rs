@@ -73,6 +73,17 @@ fn calls_cost_no_more_with_thousands_of_snapshots_of_another_process() {
 }
 
 #[test]
+fn calls_cost_no_more_with_thousands_of_own_shared_mappings() {
+    // Between others, a call on other memory looks for them, and a new mapping has them moved up in the list.
+    costs_stay_within(&["shared", "5000"], |name| match name {
+        "fork" => f64::INFINITY,
+        "shared" => 4.0,
+        "memory" => 3.0,
+        _ => 2.0,
+    });
+}
+
+#[test]
 fn a_snapshot_of_a_file_costs_no_more_beside_thousands_of_another() {
     costs_stay(&["crowd", "3900"], &[], 2.0);
 }

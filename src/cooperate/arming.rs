@@ -27,6 +27,12 @@ impl Origins {
         let first = others.next();
         Self { bits: origins.collect(), one: first.filter(|one| others.all(|other| other == *one)) }
     }
+
+    /// Whether a process may have one of them mapped shared and writable.
+    #[must_use]
+    pub fn may_be_shared_by(&self, process: &Process) -> bool {
+        process.sharing.includes_any(&self.bits)
+    }
 }
 
 /// What a creation waits for.
@@ -40,7 +46,7 @@ struct Arming<'a> {
 
 impl Arming<'_> {
     fn is_awaited(&self, record: &Process, id: ProcessId) -> bool {
-        record.sharing.includes_any(&self.origins.bits) && !record.sharing.is_armed_for(id.epoch(), self.creation)
+        self.origins.may_be_shared_by(record) && !record.sharing.is_armed_for(id.epoch(), self.creation)
     }
 
     /// The list of mappings is that of the image only if the image's own word is in it: that of a zombie is empty, and the pid may

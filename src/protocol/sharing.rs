@@ -54,6 +54,14 @@ impl Sharing {
         self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.fingerprint())), Ordering::Release);
     }
 
+    /// Notes that it has these mapped as well. Each call of this and of [`Sharing::describe`] comes after the one before.
+    pub fn include(&self, origins: impl Iterator<Item = Origin>) {
+        let before = self.origins.load(Ordering::Relaxed);
+        // Release: as above.
+        self.origins
+            .store(origins.fold(before, |bits, origin| bits | bits_of(origin.fingerprint())), Ordering::Release);
+    }
+
     /// Whether the process may have `origin` mapped shared and writable.
     pub fn includes(&self, origin: Origin) -> bool {
         self.includes_any(&[origin].into_iter().collect())

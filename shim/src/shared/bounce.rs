@@ -183,7 +183,7 @@ pub struct UserRange {
 /// The first such part in `range`.
 pub fn first_user_range(list: &List, range: &Range<u64>) -> Option<UserRange> {
     let is_writable = |entry: &&Entry| entry.is_writable();
-    let shared = list.touching(range).filter(is_writable).min_by_key(|entry| entry.range.start);
+    let shared = list.touching(range).rfind(is_writable);
     let shared = shared.map(|entry| UserRange { part: entry.part(range), origin: Some(entry.origin) });
     let snapshot = lock::first_that_may_move(range).map(|part| UserRange { part, origin: None });
     shared.into_iter().chain(snapshot).min_by_key(|user| user.part.start)

@@ -14,7 +14,7 @@ use snapshim::sys::signal_block;
 
 use super::fault;
 use super::list::{self, Entry, FaultHistory, List, Writing};
-use super::protection::{self, armed, describe, set_protection};
+use super::protection::{self, armed, describe_change, set_protection};
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
@@ -64,7 +64,6 @@ pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin))
             note_changes(&own, &list, &target);
             let at = if is_armed { map_armed(mmap, &target)? } else { mmap.call()? };
             let range = at as u64..at as u64 + mmap.pages() * PAGE;
-            list.carve(&range);
             let (first, protection, history) = (mmap.offset as u64 / PAGE, mmap.protection, FaultHistory::default());
             let mut entry = Entry { range, first, origin, protection, is_inherited: true, history };
             // Another thread may have put another file under the number. No thread knows the mapping yet, so it can still be armed
@@ -77,8 +76,9 @@ pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin))
                     protection::arm_entry(&entry)?;
                 }
             }
+            let range = entry.range.clone();
             list.add(entry);
-            describe(&own, &list);
+            describe_change(&own, &list, &range);
             Ok(at)
         })
     };
@@ -159,7 +159,7 @@ pub fn take_away<T>(
     // A call may unmap a part before it fails.
     if result.is_ok() || first.is_some_and(|(part, _)| !user_memory::is_mapped(part.start)) {
         list.carve(range);
-        describe(own, &list);
+        describe_change(own, &list, range);
     }
     result
 }
@@ -215,8 +215,7 @@ fn protect_between(
 /// The first part of a range that lies in a shared mapping.
 fn next_part(range: &Range<u64>) -> Option<(Range<u64>, Origin)> {
     let list = list::read();
-    let parts = list.touching(range).map(|entry| (entry.part(range), entry.origin));
-    parts.min_by_key(|(part, _)| part.start)
+    list.touching(range).next_back().map(|entry| (entry.part(range), entry.origin))
 }
 
 /// mprotect(2) of a part of one shared mapping.
@@ -253,7 +252,7 @@ fn protect_part(
     change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;
     note_changes(&mappings.own, &list, part);
     list.replace(part, |entry| Some(Entry { protection, ..entry }));
-    describe(&mappings.own, &list);
+    describe_change(&mappings.own, &list, part);
     Ok(())
 }
 
@@ -311,7 +310,7 @@ pub fn remap(
             make_one(&list, &wanted.from, |entry| is_in_use || entry.origin != origin)?;
             let at = call()?;
             note_move(&mut list, wanted, at as u64);
-            describe(&mappings.own, &list);
+            describe_change(&mappings.own, &list, &(at as u64..(at as u64).saturating_add(wanted.length)));
             Ok(Some(at))
         })
     };
@@ -341,7 +340,6 @@ fn note_move(list: &mut List, wanted: &Move, at: u64) {
         // With an old length of zero the old mapping stays, and a second one of the same pages is made.
         let Some(old) = list.at(from.start) else { return };
         let doubled = old.clip(from.start..from.start);
-        list.carve(&new);
         return list.add(Entry { range: new, ..doubled });
     }
     if at == from.start {
@@ -366,7 +364,7 @@ pub fn show_other_pages(
     origin: Origin,
     call: &impl Fn() -> Result<(), Errno>,
 ) -> Result<Option<()>, Errno> {
-    let act = |mappings: &Mappings, announced: Option<&Announced<'_>>| {
+    let act = |_: &Mappings, announced: Option<&Announced<'_>>| {
         if origin_in(range) != Some(origin) {
             return Ok(None);
         }
@@ -376,7 +374,6 @@ pub fn show_other_pages(
         make_one(&list, range, |entry| is_in_use || entry.origin != origin)?;
         call()?;
         list.replace(range, |entry| Some(Entry { first: first + (entry.range.start - range.start) / PAGE, ..entry }));
-        describe(&mappings.own, &list);
         Ok(Some(()))
     };
     act_under_lock(own, origin, act)

@@ -187,8 +187,7 @@ pub fn open_for_kernel(watched: &Announced<'_>, origin: Origin, range: &Range<u6
 /// not held afterwards.
 fn next_writable(range: &Range<u64>) -> Option<(Origin, Range<u64>)> {
     let list = list::read();
-    let writable = list.touching(range).filter(|entry| entry.is_writable());
-    writable.map(|entry| (entry.origin, entry.part(range))).min_by_key(|(_, part)| part.start)
+    list.touching(range).rfind(|entry| entry.is_writable()).map(|entry| (entry.origin, entry.part(range)))
 }
 
 /// Has the kernel read `bytes` from the disk, by madvise(2) on the mapping that is stored to.

@@ -60,11 +60,6 @@ impl Entry {
         self.range.start.max(range.start)..self.range.end.min(range.end)
     }
 
-    /// An empty range touches nothing.
-    fn touches(&self, range: &Range<u64>) -> bool {
-        !range.is_empty() && self.range.start < range.end && range.start < self.range.end
-    }
-
     /// Whether `next` begins where this one ends, in memory and in the file, and is like it otherwise.
     fn goes_on_in(&self, next: &Self) -> bool {
         self.range.end == next.range.start
@@ -82,7 +77,8 @@ impl Entry {
     }
 }
 
-/// The entries, in no order.
+/// The entries, from the highest address down. No two overlap. The kernel puts a new mapping below the others (mmap_base in
+/// arch/x86/mm/mmap.c), so that mostly the last entry comes and goes.
 pub struct List {
     entries: *mut Entry,
     count: usize,
@@ -107,15 +103,22 @@ impl List {
         unsafe { core::slice::from_raw_parts_mut(self.entries, self.count) }
     }
 
-    /// The entries that `range` touches.
-    pub fn touching<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = &'a Entry> + use<'a> {
-        let range = range.clone();
-        self.entries().iter().filter(move |entry| entry.touches(&range))
+    /// The indices of the entries that `range` touches.
+    fn indices(&self, range: &Range<u64>) -> Range<usize> {
+        let entries = self.entries();
+        let first = entries.partition_point(|entry| entry.range.start >= range.end);
+        let end = entries.partition_point(|entry| entry.range.end > range.start);
+        if range.is_empty() { first..first } else { first..end.max(first) }
+    }
+
+    /// The entries that `range` touches. An empty range touches nothing.
+    pub fn touching(&self, range: &Range<u64>) -> core::slice::Iter<'_, Entry> {
+        self.entries()[self.indices(range)].iter()
     }
 
     /// The entry that covers `address`.
     pub fn at(&self, address: u64) -> Option<&Entry> {
-        self.entries().iter().find(|entry| entry.range.contains(&address))
+        self.touching(&(address..address.saturating_add(1))).next()
     }
 
     /// Makes room for so many more; false: there is no memory.
@@ -136,10 +139,11 @@ impl List {
         true
     }
 
-    /// Adds one, for which room was reserved.
+    /// Adds one in place of what is known there, for which room was reserved.
     pub fn add(&mut self, entry: Entry) {
         let range = entry.range.clone();
-        self.push(entry);
+        self.carve(&range);
+        self.insert(entry);
         self.join(&range);
         note(self);
     }
@@ -147,33 +151,31 @@ impl List {
     /// Joins entries in and around `range` that continue each other, so that a program that changes a mapping page by page does
     /// not leave an entry for each page.
     fn join(&mut self, range: &Range<u64>) {
-        let mut at = 0;
-        while at < self.count {
-            let entry = &self.entries()[at];
-            let is_around = entry.range.start <= range.end && range.start <= entry.range.end;
-            let is_next = |next: &Entry| entry.goes_on_in(next);
-            let Some(next) = is_around.then(|| self.entries().iter().position(is_next)).flatten() else {
-                at += 1;
-                continue;
-            };
-            let end = self.entries()[next].range.end;
-            let is_open = [at, next].iter().all(|at| self.entries()[*at].history.is_open.load(Ordering::Relaxed));
-            let entry = &mut self.entries_mut()[at];
-            entry.range.end = end;
-            *entry.history.is_open.get_mut() = is_open;
-            self.take_out(next);
-            // The last entry has moved, perhaps to an index that was passed.
-            at = 0;
+        let around = self.indices(&(range.start.saturating_sub(1)..range.end.saturating_add(1)));
+        // Each with the one above it, from the lowest on: what is taken out is above.
+        for at in (around.start.max(1)..around.end).rev() {
+            let [above, entry] = &mut self.entries_mut()[at - 1..=at] else { continue };
+            if entry.goes_on_in(above) {
+                entry.range.end = above.range.end;
+                let is_open = [&mut *entry, above].into_iter().all(|entry| *entry.history.is_open.get_mut());
+                *entry.history.is_open.get_mut() = is_open;
+                self.take_out(at - 1);
+            }
         }
     }
 
-    /// Adds an entry, unless it is empty.
-    fn push(&mut self, entry: Entry) {
+    /// Puts an entry in its place, unless it is empty.
+    fn insert(&mut self, entry: Entry) {
         if self.count == self.capacity || entry.range.is_empty() {
             return;
         }
-        // SAFETY: `count` is below `capacity`.
-        unsafe { self.entries.add(self.count).write(entry) };
+        let at = self.entries().partition_point(|other| other.range.start > entry.range.start);
+        // SAFETY: `count` is below `capacity`, and `at` is at most `count`.
+        unsafe {
+            let place = self.entries.add(at);
+            ptr::copy(place, place.add(1), self.count - at);
+            place.write(entry);
+        }
         self.count += 1;
     }
 
@@ -182,75 +184,80 @@ impl List {
         self.replace(range, |_| None);
     }
 
-    /// Puts `changed` in place of the part of each entry that lies in `range`. See [`List::carve`] for the room it needs.
+    /// Puts `changed`, of the same addresses, in place of the part of each entry that lies in `range`. See [`List::carve`] for the
+    /// room it needs.
     pub fn replace(&mut self, range: &Range<u64>, changed: impl Fn(Entry) -> Option<Entry>) {
-        for at in 0..self.count {
-            let entry = &self.entries()[at];
-            if !entry.touches(range) {
-                continue;
-            }
+        let touched = self.indices(range);
+        let [Some(highest), Some(lowest)] = [self.touching(range).next(), self.touching(range).next_back()] else {
+            return;
+        };
+        let after = highest.clip(range.end.min(highest.range.end)..highest.range.end);
+        let before = lowest.clip(lowest.range.start..range.start.max(lowest.range.start));
+        for entry in &mut self.entries_mut()[touched.clone()] {
             let part = entry.part(range);
-            let before = entry.clip(entry.range.start..part.start);
-            let after = entry.clip(part.end..entry.range.end);
-            let middle = changed(entry.clip(part));
-            // The rest of it, perhaps empty, keeps its index: no entry is removed before all have been visited.
-            self.entries_mut()[at] = before;
-            [Some(after), middle].into_iter().flatten().for_each(|entry| self.push(entry));
+            let gone = entry.clip(part.start..part.start);
+            *entry = changed(entry.clip(part)).unwrap_or(gone);
         }
-        self.retain(|entry| !entry.range.is_empty());
+        self.retain(touched, |entry| !entry.range.is_empty());
+        self.insert(before);
+        self.insert(after);
         self.join(range);
+        note(self);
     }
 
-    /// Adds a copy, at `to`, of what lies in `from`: at most one for each entry there, for which room was reserved.
+    /// Adds a copy, at `to`, of what lies in `from`: at most one for each entry there, for which room was reserved. Nothing lies
+    /// where the copies come.
     pub fn copy(&mut self, from: &Range<u64>, to: u64) {
-        for at in 0..self.count {
-            let entry = &self.entries()[at];
-            if entry.touches(from) {
-                let copy = entry.clip(entry.part(from));
-                let start = to + (copy.range.start - from.start);
-                let end = start + (copy.range.end - copy.range.start);
-                self.push(Entry { range: start..end, ..copy });
-            }
+        let mut end = from.end;
+        while let Some(entry) = self.touching(&(from.start..end)).next() {
+            let part = entry.part(&(from.start..end));
+            let start = to + (part.start - from.start);
+            let copy = Entry { range: start..start + (part.end - part.start), ..entry.clip(part.clone()) };
+            end = part.start;
+            self.insert(copy);
         }
         note(self);
     }
 
-    /// Extends the entry that ends at `end` to `further`, if that is behind.
+    /// Extends the entry that ends at `end` to `further`, if that is behind, in place of what is known there.
     pub fn stretch(&mut self, end: u64, further: u64) {
-        if let Some(entry) = self.entries_mut().iter_mut().find(|entry| entry.range.end == end && end < further) {
-            entry.range.end = further;
-            note(self);
-        }
+        let ends_there = |entry: &&mut Entry| entry.range.end == end && end < further;
+        let last = self.indices(&(end.saturating_sub(1)..end)).start;
+        let Some(entry) = self.entries_mut().get_mut(last).filter(ends_there) else { return };
+        let history = core::mem::take(&mut entry.history);
+        let longer = Entry { history, ..entry.clip(entry.range.start..further) };
+        self.add(longer);
     }
 
-    /// Removes all entries of which `is_kept` is false.
-    fn retain(&mut self, is_kept: impl Fn(&Entry) -> bool) {
-        let mut at = 0;
-        while at < self.count {
+    /// Removes those of the entries at `among` of which `is_kept` is false.
+    fn retain(&mut self, among: Range<usize>, is_kept: impl Fn(&Entry) -> bool) {
+        let mut kept = among.start;
+        for at in among.clone() {
             if is_kept(&self.entries()[at]) {
-                at += 1;
-            } else {
-                self.take_out(at);
+                self.entries_mut().swap(kept, at);
+                kept += 1;
             }
         }
-        note(self);
+        // SAFETY: what is overwritten is not kept and needs no drop; what lies behind `among` is filled.
+        unsafe { ptr::copy(self.entries.add(among.end), self.entries.add(kept), self.count - among.end) };
+        self.count -= among.end - kept;
     }
 
-    /// Removes an entry; the last one comes to its index.
+    /// Removes an entry.
     fn take_out(&mut self, at: usize) {
-        self.count -= 1;
-        // SAFETY: both entries are filled, the one that is overwritten needs no drop, and the last is not counted any more.
-        unsafe { ptr::copy(self.entries.add(self.count), self.entries.add(at), 1) };
+        self.retain(at..at + 1, |_| false);
     }
 
     /// Removes all.
     pub fn clear(&mut self) {
-        self.retain(|_| false);
+        self.count = 0;
+        note(self);
     }
 
     /// Removes the entries of mappings that a forked child does not have.
     pub fn retain_inherited(&mut self) {
-        self.retain(|entry| entry.is_inherited);
+        self.retain(0..self.count, |entry| entry.is_inherited);
+        note(self);
     }
 }
 
@@ -261,8 +268,8 @@ static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
 /// Notes between which addresses all entries lie.
 fn note(list: &List) {
-    let lowest = list.entries().iter().map(|entry| entry.range.start).min().unwrap_or(u64::MAX);
-    let highest = list.entries().iter().map(|entry| entry.range.end).max().unwrap_or(0);
+    let lowest = list.entries().last().map_or(u64::MAX, |entry| entry.range.start);
+    let highest = list.entries().first().map_or(0, |entry| entry.range.end);
     LOWEST.store(lowest, Ordering::Relaxed);
     HIGHEST.store(highest, Ordering::Relaxed);
 }
@@ -331,4 +338,87 @@ pub fn read() -> Reading {
 /// Holds the list alone. Never by `RwLock::write`: see [`read`].
 pub fn write() -> Writing {
     until_some(|| LIST.try_write())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each page shows, by its number: the origin's inode, the page of the origin, the protection.
+    type Model = [Option<(u64, u64, i32)>; 64];
+
+    const EMPTY: List = List { entries: ptr::null_mut(), count: 0, capacity: 0 };
+
+    fn entry(pages: Range<u64>, inode: u64, first: u64, protection: i32) -> Entry {
+        let range = pages.start * PAGE..pages.end * PAGE;
+        let origin = Origin::file(1, inode);
+        Entry { range, first, origin, protection, is_inherited: true, history: FaultHistory::default() }
+    }
+
+    fn shows(list: &List, page: u64) -> Option<(u64, u64, i32)> {
+        let entry = list.at(page * PAGE)?;
+        let inode = (1..=3).find(|inode| Origin::file(1, *inode) == entry.origin).unwrap();
+        Some((inode, entry.bytes(&(page * PAGE..(page + 1) * PAGE)).start / PAGE, entry.protection))
+    }
+
+    fn assert_like(list: &List, model: &Model) {
+        for page in 0..64 {
+            assert_eq!(shows(list, page), model[page as usize], "page {page}");
+        }
+        for [above, below] in list.entries().array_windows() {
+            assert!(below.range.end <= above.range.start && !below.goes_on_in(above), "{below:?} {above:?}");
+        }
+    }
+
+    #[test]
+    fn the_list_is_what_was_mapped() {
+        let (mut list, mut model, mut random) = (EMPTY, [None; 64], 1u64);
+        let mut below = |most: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % most
+        };
+        for _ in 0..20_000 {
+            assert!(list.reserve(70));
+            let (start, length) = (below(60), 1 + below(4));
+            let pages = start..start + length;
+            let range = pages.start * PAGE..pages.end * PAGE;
+            let slots = start as usize..(start + length) as usize;
+            match below(5) {
+                0 => {
+                    let (inode, first) = (1 + below(3), start + 8 * below(2));
+                    list.add(entry(pages, inode, first, 3));
+                    slots.for_each(|page| model[page] = Some((inode, first + page as u64 - start, 3)));
+                }
+                1 => {
+                    list.carve(&range);
+                    model[slots].fill(None);
+                }
+                2 => {
+                    let protection = 1 + 2 * below(2) as i32;
+                    list.replace(&range, |entry| Some(Entry { protection, ..entry }));
+                    model[slots].iter_mut().flatten().for_each(|shown| shown.2 = protection);
+                }
+                3 => {
+                    let to = (start + 20) % 60;
+                    list.carve(&(to * PAGE..(to + length) * PAGE));
+                    model[to as usize..(to + length) as usize].fill(None);
+                    list.copy(&range, to * PAGE);
+                    model.copy_within(slots, to as usize);
+                }
+                _ => {
+                    let Some((inode, page, protection)) = start.checked_sub(1).and_then(|last| model[last as usize])
+                    else {
+                        continue;
+                    };
+                    let ends_there = list.at((start - 1) * PAGE).unwrap().range.end == start * PAGE;
+                    list.stretch(range.start, range.end);
+                    for at in slots.filter(|_| ends_there) {
+                        model[at] = Some((inode, page + 1 + at as u64 - start, protection));
+                    }
+                }
+            }
+            list.join(&(0..64 * PAGE));
+            assert_like(&list, &model);
+        }
+    }
 }

@@ -85,8 +85,7 @@ fn open_part(thread: &Thread, part: &Range<u64>, origin: Origin, proc_fds: &Proc
 /// The first part to open at or behind `next`, and the origin that it shows.
 fn batch_from(next: u64) -> Option<(Range<u64>, Origin)> {
     let list = list::read();
-    let behind = list.touching(&(next..u64::MAX)).filter(|entry| entry.is_writable());
-    let entry = behind.min_by_key(|entry| entry.range.start.max(next))?;
+    let entry = list.touching(&(next..u64::MAX)).rfind(|entry| entry.is_writable())?;
     let start = entry.range.start.max(next);
     Some((start..entry.range.end.min(start + BATCH), entry.origin))
 }

@@ -20,8 +20,7 @@ pub fn open_for_good(own: &ThisProcess) -> u32 {
         let next = {
             let _signals = SignalsBlocked::new();
             let list = list::read();
-            let behind = list.entries().iter().filter(|entry| entry.is_writable() && entry.range.start >= at);
-            let first = behind.min_by_key(|entry| entry.range.start);
+            let first = list.entries().iter().rfind(|entry| entry.is_writable() && entry.range.start >= at);
             first.map(|entry| (entry.range.clone(), entry.origin, entry.bytes(&entry.range)))
         };
         let Some((range, origin, bytes)) = next else { return count };

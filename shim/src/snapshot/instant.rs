@@ -105,7 +105,9 @@ pub fn armed(
     *ticket = creations.start_arming(*ticket).map_err(|Aborted| too_late(what))?;
     let arming = *ticket;
     let covers = |origin| creations.covers(arming, Target::Origin(origin), own.table) == Some(true);
-    arm::arm(covers, || creations.is(arming)).inspect_err(|error| {
+    // What is mapped while the gate is open is described before it closes.
+    let is_shared = || own.record().is_none_or(|record| origins.may_be_shared_by(record));
+    arm::arm(covers, || is_shared() && creations.is(arming)).inspect_err(|error| {
         say!(
             Level::Error,
             file = what;

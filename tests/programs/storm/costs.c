@@ -257,6 +257,35 @@ static void with_others_held(int count)
     }
 }
 
+static double of_shared(void)
+{
+    double start = now();
+    void *at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, unrelated, 0);
+    CHECK(at != MAP_FAILED && munmap(at, PAGE) == 0);
+    return now() - start;
+}
+
+/* shared COUNT: with `count` pages of another file mapped shared by the process itself, none beside the one before it in that file. */
+static void with_own_shared(int count)
+{
+    struct rounds rounds;
+    int other = make_file("shared", 2 * PAGE);
+    kept = take(file);
+    CHECK(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0) != MAP_FAILED);
+    for (int round = 0; round < ROUNDS; round++) {
+        measure(0, round);
+        rounds.with[0][round] = median_of(of_shared, 200);
+        for (int i = 0; i < count; i++) {
+            held[i] = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, other, i % 2 ? (off_t)PAGE : 0);
+            CHECK(held[i] != MAP_FAILED);
+        }
+        measure(1, round);
+        rounds.with[1][round] = median_of(of_shared, 200);
+        drop(count);
+    }
+    report_rounds("shared", &rounds);
+}
+
 static void report_all(void)
 {
     for (int i = 0; i < OPERATIONS; i++)
@@ -520,6 +549,8 @@ int main(int argc, char **argv)
         with_own_held(count), report_all();
     else if (strcmp(scenario, "other") == 0)
         with_others_held(count), report_all();
+    else if (strcmp(scenario, "shared") == 0)
+        with_own_shared(count), report_all();
     else if (strcmp(scenario, "forks") == 0)
         forks(count);
     else if (strcmp(scenario, "each") == 0 && argc == 4)
