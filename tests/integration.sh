@@ -2,8 +2,9 @@
 # Runs what needs more than the compiler, miri and the integration tests, and counts what was skipped.
 #
 # Most tests wait most of the time, so several modules of the one test program run at once, each in a process of its own, and in
-# each several tests. Those of chance do as much as they can in the time they have: they come one after the other. The test program
-# is built without optimization: what it runs is optimized, the library and C programs.
+# each several tests. Those of chance do as much as they can in the time they have: they come one after the other, behind all that
+# others want of the processors. The test program is built without optimization: what it runs is optimized, the library and C
+# programs.
 set -u
 cd "$(dirname "$0")/.."
 logs=target/integration
@@ -22,8 +23,9 @@ if [ "${1:-}" = run ]; then
             tests/miri.sh
         else
             binary=$(cat "$logs/binary")
+            case " $by_chance " in *" $name "*) after="nice -n 10" ;; *) after= ;; esac
             # Of what runs in the background, a shell has SIGINT ignored: then no test could interrupt anything.
-            env --default-signal=INT,QUIT "$binary" --nocapture --exact $("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
+            $after env --default-signal=INT,QUIT "$binary" --nocapture --exact $("$binary" --list "$name::" | sed -n "s/^\($name::.*\): test$/\1/p")
         fi >"$logs/$name.log" 2>&1 </dev/null
         ended=$?
         echo "$ended" >"$logs/$name.status"
