@@ -584,8 +584,13 @@ static void start(void)
         execvp("grep", show_signals);
     }
     CHECK(waitpid(child, NULL, 0) == child);
-    CHECK(posix_spawnp(&child, "grep", NULL, NULL, show_signals, environ) == 0);
-    CHECK(waitpid(child, NULL, 0) == child);
+    /* Before glibc 2.32 the child of a thread that blocks SIGSEGV has it open (docs/not-covered.md). */
+    sigset_t blocked;
+    CHECK(sigprocmask(SIG_BLOCK, NULL, &blocked) == 0);
+    if (__GLIBC_PREREQ(2, 32) || !sigismember(&blocked, SIGSEGV)) {
+        CHECK(posix_spawnp(&child, "grep", NULL, NULL, show_signals, environ) == 0);
+        CHECK(waitpid(child, NULL, 0) == child);
+    }
     child = fork();
     if (child == 0) {
         int file = open("/bin/grep", O_RDONLY);
