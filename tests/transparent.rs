@@ -272,7 +272,11 @@ fn what_a_constructor_writes_after_ours_ran_is_held_back() {
 
 #[test]
 fn what_a_constructor_writes_before_ours_ran_is_held_back() {
+    const TEST: &str = "what_a_constructor_writes_before_ours_ran_is_held_back";
     constructor_is_preserved("calls", |shim, writer| format!("{shim}:{writer}"));
+    if crate::common::glibc_minor() < 34 {
+        return skip(TEST, "by stdio it is not, with this glibc (docs/not-covered.md)");
+    }
     constructor_is_preserved("stdio", |shim, writer| format!("{shim}:{writer}"));
 }
 
