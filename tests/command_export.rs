@@ -65,6 +65,23 @@ fn clients_read_the_bytes_of_one_instant() {
     writer.end();
 }
 
+/// The server opens the file for each client anew.
+#[test]
+fn an_image_that_is_replaced_is_served_as_it_was() {
+    if !has("an_image_that_is_replaced_is_served_as_it_was", &["nbdkit", "nbdcopy"]) {
+        return;
+    }
+    let scratch = Scratch::on_tmpfs();
+    fs::write(scratch.file("image"), vec![7; 1 << 20]).unwrap();
+    let child = start(&scratch, "image");
+    for change in ["head -c 1048576 /dev/zero >new; mv new image", "rm image"] {
+        run_ok(scratch.shimmed("sh", "auto").args(["-c", change]));
+        run_ok(scratch.native("nbdcopy").args([&uri(&scratch), "copied"]));
+        assert!(fs::read(scratch.file("copied")).unwrap().iter().all(|byte| *byte == 7), "after {change}");
+    }
+    assert_eq!(end(child, libc::SIGTERM), (Some(0), String::new()));
+}
+
 /// The holes of an image are not read by clients that ask for them.
 #[test]
 fn holes_are_told() {

@@ -19,6 +19,11 @@ use crate::view::nodes::Serves;
 
 const SERVER: &str = "nbdkit";
 
+/// Where the server, and it alone, finds the view. It opens the file for each client anew, and where the file's own path is renamed
+/// or removed, the kernel takes a mount over it away: a client would read what is newer. This is a file's path in every /proc, and
+/// leads to it as long as the machine runs.
+const PLACE: &str = "/proc/version";
+
 pub fn run(arguments: &Export) -> Outcome<ExitCode> {
     let found = freeze::source("export", &arguments.source)?;
     if found.is_dir() {
@@ -32,11 +37,9 @@ pub fn run(arguments: &Export) -> Outcome<ExitCode> {
     let server = server()?;
     let mut command: Vec<OsString> = vec![server.into(), "--foreground".into(), "--readonly".into()];
     command.extend(listen(&arguments.nbd)?);
-    // By the whole name: a file may be called like a plugin's parameter.
-    let mut file = OsString::from("file=");
-    file.push(&source);
-    command.extend(["file".into(), file]);
-    let done = freeze::show(&Freeze { at: None, split: false, paths: vec![source], command }, Serves::Exact);
+    command.extend(["file".into(), format!("file={PLACE}").into()]);
+    let view = Freeze { at: Some(PLACE.into()), split: false, paths: vec![source], command };
+    let done = freeze::show(&view, Serves::Exact);
     if let Address::Unix(path) = &arguments.nbd
         && fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
     {
