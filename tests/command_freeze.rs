@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -158,6 +158,44 @@ fn what_was_lost_is_an_error() {
     assert_eq!(fs::read(scratch.file("front")).unwrap(), vec![7; 65536]);
     let whole = fs::read(scratch.file("whole")).unwrap();
     assert!(whole.len() < 1 << 20 && whole.iter().all(|byte| *byte == 7), "{} bytes", whole.len());
+}
+
+/// The names over which a view stands are those of the live file system: a mount goes when the file below it is replaced, and with a
+/// directory that is renamed.
+#[test]
+fn a_name_that_comes_to_lead_to_newer_files_is_told() {
+    if !has_fuse("a_name_that_comes_to_lead_to_newer_files_is_told") {
+        return;
+    }
+    const KEPT: [&str; 2] = ["a/other", "a/d"];
+    let changes = [
+        ("a/d/file", "echo new >a/d/n; mv a/d/n a/d/file", 4),
+        ("a/d/file", "rm a/d/file", 4),
+        ("a/d", "mv a/d a/e; mkdir a/d; echo new >a/d/file", 4),
+        ("a/d", "mv a b; mkdir -p a/d; echo new >a/d/file", 4),
+        ("a/d", "mv a/d a/e; mkdir a/d; rmdir a/d; mv a/e a/d", 4),
+        ("link", "ln -sfn a/other link", 4),
+        ("link", "ln -sfn a/other link; ln -sfn a/d link", 4),
+        // What is in a frozen directory may come and go.
+        ("a/d", "echo new >a/d/n; mv a/d/n a/d/file; ln -sfn a/other link", 0),
+    ];
+    for (frozen, change, status) in changes {
+        let scratch = Scratch::on_tmpfs();
+        KEPT.iter().for_each(|folder| fs::create_dir_all(scratch.file(folder)).unwrap());
+        fs::write(scratch.file("a/d/file"), "old").unwrap();
+        symlink("a/d", scratch.file("link")).unwrap();
+        let line =
+            "touch ready; until test -e changed; do sleep 0.02; done; cat a/d/file link/file 2>/dev/null || true";
+        let mut freeze = snapshim(&scratch);
+        freeze.args(["freeze", frozen, "--", "sh", "-ec", line]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = wait_for(freeze.spawn().unwrap(), &scratch.file("ready"));
+        run_ok(scratch.shimmed("sh", "auto").args(["-ec", change]));
+        fs::write(scratch.file("changed"), "").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(status), "{change}: {said}");
+        assert_eq!(said.contains(" was renamed, removed or replaced meanwhile\n"), status == 4, "{change}: {said}");
+    }
 }
 
 /// Ctrl-C comes to all processes of the terminal, SIGTERM to the command alone.

@@ -148,7 +148,8 @@ pub struct Run {
 /// When CMD ends, the view ends. A read of what could not be preserved fails with EIO.
 ///
 /// The exit status is that of CMD, 128 and the signal's number if a signal ended it; but 4 if a snapshot turned out to be
-/// doubtful or broken, and 1 if there was no view to run CMD in.
+/// doubtful or broken, or if a path of the view was renamed, removed or replaced meanwhile (CMD may have found newer files there),
+/// and 1 if there was no view to run CMD in.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Freeze {

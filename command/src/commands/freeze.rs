@@ -19,9 +19,13 @@ use crate::failure::{Code, Failure, Outcome, shown, warn};
 use crate::interrupt;
 use crate::library::Library;
 use crate::view::attach::Place;
-use crate::view::inside::Inside;
+use crate::view::inside::{Inside, Mounts};
 use crate::view::nodes::{Serves, View};
+use crate::view::paths::Paths;
 use crate::view::server;
+
+/// What a program that has read what is not exact has made.
+const UNFIT: &str = "do not use what the program has made of it";
 
 pub fn run(arguments: &Freeze) -> Outcome<ExitCode> {
     show(arguments, Serves::All)
@@ -37,7 +41,7 @@ pub fn show(arguments: &Freeze, serves: Serves) -> Outcome<ExitCode> {
     }
     let library = Library::enter()?;
     interrupt::catch();
-    let Some((devices, checks_modes)) = inside.devices(places.len()) else {
+    let Some(Mounts { devices, checks_modes, namespace }) = inside.mounts(places.len()) else {
         interrupt::check()?;
         return ended(&wait(inside.pid)?);
     };
@@ -56,10 +60,24 @@ pub fn show(arguments: &Freeze, serves: Serves) -> Outcome<ExitCode> {
     for (root, device) in view.roots.iter().zip(devices) {
         sessions.push(server::start(&view, *root, device, checks_modes)?);
     }
+    let places: Vec<PathBuf> = places.into_iter().map(|place| place.path).collect();
+    let found_by = Paths::new(namespace, &places, &named(arguments))?;
     inside.go().map_err(|error| Failure::new(Code::Failed, format!("the program cannot be started: {error}")))?;
     let status = attend(inside.pid, &signals)?;
+    if let Err(failure) = found_by.check() {
+        if let Err(of_bytes) = check(&view) {
+            of_bytes.say();
+        }
+        return Err(failure.noting(UNFIT));
+    }
     check(&view)?;
     ended(&status)
+}
+
+/// The paths as the user has named them, where the view stands over them.
+fn named(arguments: &Freeze) -> Vec<PathBuf> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).ok();
+    if arguments.at.is_some() { Vec::new() } else { arguments.paths.iter().filter_map(absolute).collect() }
 }
 
 /// What is to be seen: paths without links, none of them inside of another.
@@ -184,7 +202,7 @@ pub fn check(view: &View) -> Outcome {
     if let Some(rest) = verdict.rest() {
         last = last.noting(rest);
     }
-    Err(last.noting("do not use what the program has made of it"))
+    Err(last.noting(UNFIT))
 }
 
 /// The program's exit status. By a signal that asks a program to end this command ends as well, as its caller expects.

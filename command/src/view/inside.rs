@@ -2,15 +2,17 @@
 //!
 //! It begins before this command becomes one under the library: the program then has the environment that the user gave it, and
 //! no library that the user did not ask for. It makes a mount namespace (and a user namespace where it may not make one
-//! otherwise), mounts there, and sends the devices to the command, which answers for the view from outside. When it ends, its
-//! namespace goes, and the mounts with it.
+//! otherwise), mounts there, and sends the devices and the namespace to the command, which answers for the view from outside. When
+//! both have ended, the namespace goes, and the mounts with it.
 
 use std::convert::Infallible;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -44,8 +46,54 @@ pub struct Inside {
     socket: OwnedFd,
 }
 
-/// The device of each place, and whether the kernel checks modes there.
-pub type Devices = (Vec<OwnedFd>, bool);
+/// What the process has mounted.
+#[derive(Debug)]
+pub struct Mounts {
+    /// The device of each place.
+    pub devices: Vec<OwnedFd>,
+    /// Whether the kernel checks modes there.
+    pub checks_modes: bool,
+    pub namespace: Namespace,
+}
+
+/// The mount namespace of the process.
+#[derive(Debug)]
+pub struct Namespace {
+    root: OwnedFd,
+    /// The mounts stay as long as it is open, be the process there or not.
+    _open: OwnedFd,
+}
+
+impl Namespace {
+    /// The device of the file that a path leads to in the namespace; `None`: to none.
+    pub fn device(&self, path: &Path) -> Option<u64> {
+        let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+        // A link is followed inside.
+        // SAFETY: all-zero is a value of the type.
+        let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+        (how.flags, how.resolve) = ((libc::O_PATH | libc::O_CLOEXEC) as u64, libc::RESOLVE_IN_ROOT);
+        let (root, size) = (self.root.as_raw_fd(), size_of::<libc::open_how>());
+        // SAFETY: the path ends, and `how` is of this size.
+        let mut opened = unsafe { libc::syscall(libc::SYS_openat2, root, path.as_ptr(), &raw const how, size) };
+        if opened < 0 && matches!(Errno::last(), Errno::ENOSYS | Errno::EPERM) {
+            // Before Linux 5.6, or by a filter. A path without links leads to the same; one with a link to the root does not.
+            let relative = path.to_bytes_with_nul().strip_prefix(b"/")?;
+            let flags = libc::O_PATH | libc::O_CLOEXEC;
+            // SAFETY: the path ends.
+            opened = unsafe { libc::openat(root, relative.as_ptr().cast(), flags) }.into();
+        }
+        let number = RawFd::try_from(opened).ok().filter(|number| *number >= 0)?;
+        // SAFETY: the kernel has made the number for this call.
+        let file = unsafe { OwnedFd::from_raw_fd(number) };
+        // To a process outside of the namespace's users the kernel tells of a view nothing but this.
+        let (flags, nothing) = (libc::AT_EMPTY_PATH, 0);
+        // SAFETY: all-zero is a value of the type.
+        let mut found: libc::statx = unsafe { std::mem::zeroed() };
+        // SAFETY: the path ends, and the call writes into `found`.
+        let failed = unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, nothing, &raw mut found) };
+        (failed == 0).then(|| libc::makedev(found.stx_dev_major, found.stx_dev_minor))
+    }
+}
 
 impl Inside {
     /// The process that was started before this one became one under the library; else a new one.
@@ -108,20 +156,21 @@ impl Inside {
     }
 
     /// What the process has mounted; `None`: it has failed, and has said why.
-    pub fn devices(&self, count: usize) -> Option<Devices> {
-        let mut devices = Vec::new();
+    pub fn mounts(&self, count: usize) -> Option<Mounts> {
         let mut checks_modes = false;
-        while devices.len() < count {
+        let mut received = || loop {
             match attach::received(&self.socket) {
-                Ok((device, byte)) => {
-                    devices.push(device);
+                Ok((descriptor, byte)) => {
                     checks_modes = byte == 1;
+                    return Some(descriptor);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted && !interrupt::is_caught() => {}
                 Err(_) => return None,
             }
-        }
-        Some((devices, checks_modes))
+        };
+        let devices = (0..count).map(|_| received()).collect::<Option<_>>()?;
+        let namespace = Namespace { root: received()?, _open: received()? };
+        Some(Mounts { devices, checks_modes, namespace })
     }
 
     /// Lets the process become the user's program.
@@ -156,8 +205,13 @@ fn mount_all(places: &[Place], socket: &OwnedFd) -> Outcome {
     drop(attach::open()?);
     let checks_modes = separate()?;
     let devices: Vec<_> = places.iter().map(|place| attach::mount_at(place, checks_modes)).collect::<Outcome<_>>()?;
-    for device in devices {
-        let numbers = [device.as_raw_fd()];
+    let open = |path: &str, flags| {
+        let opened = fs::File::options().read(true).custom_flags(flags).open(path);
+        opened.map(OwnedFd::from).map_err(|error| Failure::of_file("open", Path::new(path), &error))
+    };
+    let namespace = [open("/", libc::O_PATH)?, open("/proc/self/ns/mnt", 0)?];
+    for descriptor in devices.into_iter().chain(namespace) {
+        let numbers = [descriptor.as_raw_fd()];
         let byte = [u8::from(checks_modes)];
         let rights = [ControlMessage::ScmRights(&numbers)];
         // Where nobody receives it, the command has ended, and nothing is told to go.
