@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anstream::println;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -47,6 +46,7 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
         done: 0,
         bar: bar(),
     };
+    place::check(&copying.listing)?;
     let mut directories = Directories::default();
     directories.make(&copying.listing)?;
     let groups = copying.all(library, taken.first)?;
@@ -56,7 +56,9 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     directories.keep();
     copying.bar.finish_and_clear();
     if arguments.json {
-        println!("{}", copying.report(groups, taken.unstable.is_none(), started));
+        let report = copying.report(groups, taken.unstable.is_none(), started);
+        let written = writeln!(io::stdout(), "{report}");
+        written.map_err(|error| unreported(&error))?;
     }
     let is_all = is_whole && taken.unstable.is_none();
     Ok(if is_all { ExitCode::SUCCESS } else { Code::Partly.into() })
@@ -124,6 +126,11 @@ fn check_target(source: &Path, target: &Path) -> Outcome {
         ));
     }
     Ok(())
+}
+
+fn unreported(error: &io::Error) -> Failure {
+    Failure::new(Code::Failed, format!("cannot write to standard output: {}", words(error)))
+        .noting("all copies are in their places")
 }
 
 fn bar() -> ProgressBar {

@@ -9,9 +9,11 @@ use anstyle::{AnsiColor, Style};
 use crate::cli::Doctor;
 use crate::doctor::{Finding, Grade, Report, file, machine, process, program};
 use crate::failure::{Failure, Outcome, shown};
+use crate::interrupt;
 use crate::library::Library;
 
 pub fn run(arguments: &Doctor) -> Outcome<ExitCode> {
+    interrupt::end_with_the_reader();
     let report = match &arguments.subject {
         None => machine::report(),
         Some(subject) => of(subject)?,

@@ -23,6 +23,26 @@ pub struct Directories {
     made: Vec<PathBuf>,
 }
 
+/// Refuses a listing of which a name cannot be put where something else is. A link in the place of a directory is not followed, as
+/// by cp(1): it may lead into the sources.
+pub fn check(listing: &Listing) -> Outcome {
+    for item in &listing.items {
+        let Ok(found) = fs::symlink_metadata(&item.target) else { continue };
+        let is = match item.kind() {
+            Kind::Directory if found.is_symlink() => "a link",
+            Kind::Directory if !found.is_dir() => "no directory",
+            Kind::Directory if (found.dev(), found.ino()) == item.identity() => "the very same directory",
+            Kind::File | Kind::Link | Kind::Special if found.is_dir() => "a directory",
+            _ => continue,
+        };
+        return Err(Failure::failed(
+            format!("cannot put {} in the place of {}: that is {is}", shown(&item.source), shown(&item.target)),
+            "take that away, or name another target",
+        ));
+    }
+    Ok(())
+}
+
 impl Directories {
     /// Makes the directories of a listing that are not there.
     pub fn make(&mut self, listing: &Listing) -> Outcome {
@@ -68,13 +88,21 @@ pub fn sync(targets: &[Target]) -> Outcome {
 
 /// Gives all copies their names. `false`: something that has no bytes could not be made, and was said.
 pub fn name(listing: &Listing, targets: Vec<Target>) -> Outcome<bool> {
+    let mut named = 0;
+    name_all(listing, targets, &mut named).map_err(|failure| match named {
+        0 => failure,
+        _ => failure
+            .noting(format!("files that are in their places: {named}"))
+            .helped_by("copy again once that is mended: what is in its place is whole"),
+    })
+}
+
+fn name_all(listing: &Listing, targets: Vec<Target>, named: &mut usize) -> Outcome<bool> {
     let mut folders: BTreeSet<PathBuf> = targets.iter().map(|target| folder(target.path()).to_owned()).collect();
-    for (count, target) in targets.into_iter().enumerate() {
+    for target in targets {
         let path = target.path().to_owned();
-        target.name().map_err(|error| {
-            let failure = Failure::of_file("put a copy in the place of", &path, &error);
-            if count == 0 { failure } else { failure.noting(format!("{count} other files are in their places")) }
-        })?;
+        target.name().map_err(|error| Failure::of_file("put a copy in the place of", &path, &error))?;
+        *named += 1;
     }
     let mut is_whole = true;
     for (index, first) in &listing.other_names {
