@@ -223,6 +223,41 @@ fn a_signal_ends_the_program_and_leaves_nothing() {
     }
 }
 
+/// Files that are empty when they are listed have bytes at the instant. `tar --sparse` archives a file as a hole if it has no blocks.
+#[test]
+fn a_file_that_was_empty_when_it_was_listed_is_read() {
+    if !has_fuse("a_file_that_was_empty_when_it_was_listed_is_read") {
+        return;
+    }
+    const FILL: &str = "
+import os
+files = [os.open(f'live/{number}', os.O_RDWR | os.O_CREAT) for number in range(300)]
+while not os.path.exists('done'):
+    for file in files: os.ftruncate(file, 0)
+    for file in files: os.pwrite(file, b'A' * 20000, 0)
+    open('filled', 'w').close()
+";
+    let scratch = Scratch::on_tmpfs();
+    fs::create_dir(scratch.file("live")).unwrap();
+    let mut writer = scratch.shimmed("python3", "auto").args(["-c", FILL]).spawn().unwrap();
+    wait_until("files that are written", || scratch.file("filled").exists());
+    for _ in 0..6 {
+        run_ok(&mut freeze(
+            &scratch,
+            "rm -rf unpacked; tar -Scf archive live; tar xf archive --one-top-level=unpacked",
+        ));
+        for entry in fs::read_dir(scratch.file("unpacked/live")).unwrap() {
+            let bytes = fs::read(entry.unwrap().path()).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == b'A'), "{} bytes, zeros among them", bytes.len());
+        }
+    }
+    fs::write(scratch.file("done"), "").unwrap();
+    assert!(writer.wait().unwrap().success());
+    fs::File::create(scratch.file("live/0")).unwrap().set_len(1 << 20).unwrap();
+    let told = run_ok(&mut freeze(&scratch, "stat -c %b live/0; cat live/0 | tr -d '\\0' | wc -c"));
+    assert_eq!(told, "8\n0\n");
+}
+
 /// The command dies: the program gets errors, no other bytes, and ends.
 #[test]
 fn nothing_is_left_of_a_command_that_was_killed() {

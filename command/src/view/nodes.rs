@@ -28,6 +28,10 @@ const TOLD: usize = 3;
 /// The first of the numbers that are given to what cannot have the number of its inode.
 const OWN_NUMBERS: u64 = 1 << 56;
 
+/// So many blocks a file has that is not empty. One that had none when it was listed may have bytes at the instant, and tar(1) takes
+/// a file without blocks for a hole, without a look.
+const FEWEST_BLOCKS: u64 = PAGE / 512;
+
 /// The kernel's number for the root of a mount.
 const ROOT: u64 = 1;
 
@@ -297,6 +301,7 @@ impl<'a> Building<'a> {
         let mut attributes = self.attributes(item, node);
         if let Content::File(group, snapshot) = &content {
             attributes.size = self.groups[*group].snapshots[*snapshot].size();
+            attributes.blocks = attributes.blocks.max(FEWEST_BLOCKS.min(attributes.size));
         }
         if kind == Kind::Directory {
             self.directories.insert(&item.source, node);
