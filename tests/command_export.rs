@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::common::stamps::Writer;
 use crate::common::{Scratch, are_installed, command, program, run, run_ok, skip, text, wait_until};
@@ -63,6 +64,33 @@ fn clients_read_the_bytes_of_one_instant() {
     assert_eq!(end(child, libc::SIGINT), (Some(0), String::new()));
     assert!(!scratch.file("socket").exists());
     writer.end();
+}
+
+/// Of two that are started at once one listens, and goes on to be found.
+#[test]
+fn one_that_cannot_listen_takes_no_socket_away() {
+    if !has("one_that_cannot_listen_takes_no_socket_away", &["nbdkit", "nbdinfo"]) {
+        return;
+    }
+    for _ in 0..4 {
+        let scratch = Scratch::on_tmpfs();
+        fs::write(scratch.file("image"), vec![7; 1 << 20]).unwrap();
+        let begin = || export(&scratch, "image", "unix:socket").stderr(Stdio::piped()).spawn().unwrap();
+        let mut children = [begin(), begin()];
+        let has_ended = |child: &mut Child| child.try_wait().unwrap().is_some();
+        let ended = loop {
+            match children.iter_mut().position(has_ended) {
+                Some(ended) => break ended,
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let [first, second] = children;
+        let left = if ended == 0 { second } else { first };
+        wait_until("a socket", || scratch.file("socket").exists());
+        run_ok(scratch.native("nbdinfo").arg(uri(&scratch)));
+        assert_eq!(end(left, libc::SIGTERM), (Some(0), String::new()));
+        assert!(!scratch.file("socket").exists());
+    }
 }
 
 /// The server opens the file for each client anew.

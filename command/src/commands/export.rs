@@ -40,7 +40,13 @@ pub fn run(arguments: &Export) -> Outcome<ExitCode> {
     command.extend(["file".into(), format!("file={PLACE}").into()]);
     let view = Freeze { at: Some(PLACE.into()), split: false, paths: vec![source], command };
     let done = freeze::show(&view, Serves::Exact);
+    // A server that did not come to listen has made no socket: one that is there is another export's.
+    let has_listened = match &done {
+        Ok(code) => *code != ExitCode::FAILURE,
+        Err(failure) => failure.code == Code::Inexact,
+    };
     if let Address::Unix(path) = &arguments.nbd
+        && has_listened
         && fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
     {
         _ = fs::remove_file(path);
@@ -67,7 +73,7 @@ fn listen(address: &Address) -> Outcome<Vec<OsString>> {
         Address::Unix(path) => {
             if fs::symlink_metadata(path).is_ok() {
                 return Err(Failure::new(Code::Failed, format!("{} is there already", shown(path)))
-                    .helped_by("name a socket that is not there; another export may serve it"));
+                    .helped_by("name a socket that is not there, or remove this one if no export serves it"));
             }
             let folder = env::current_dir().map_err(|error| Failure::of_file("find", ".".as_ref(), &error))?;
             Ok(vec!["--unix".into(), folder.join(path).into()])
