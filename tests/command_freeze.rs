@@ -186,7 +186,7 @@ fn a_name_that_comes_to_lead_to_newer_files_is_told() {
         symlink("a/d", scratch.file("link")).unwrap();
         let line =
             "touch ready; until test -e changed; do sleep 0.02; done; cat a/d/file link/file 2>/dev/null || true";
-        let mut freeze = snapshim(&scratch);
+        let mut freeze = scratch.snapshim();
         freeze.args(["freeze", frozen, "--", "sh", "-ec", line]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = wait_for(freeze.spawn().unwrap(), &scratch.file("ready"));
         run_ok(scratch.shimmed("sh", "auto").args(["-ec", change]));
