@@ -53,7 +53,8 @@ pub fn preload(library: &Path) -> OsString {
     let mut preload = OsString::from(library);
     let before = env::var_os("LD_PRELOAD").unwrap_or_default();
     let entries = before.as_bytes().split(|byte| matches!(byte, b' ' | b':')).filter(|entry| !entry.is_empty());
-    for entry in entries.filter(|entry| !entry.ends_with(FILE_NAME.as_bytes())) {
+    let is_library = |entry: &[u8]| entry.ends_with(FILE_NAME.as_bytes()) || entry == library.as_os_str().as_bytes();
+    for entry in entries.filter(|entry| !is_library(entry)) {
         preload.push(":");
         preload.push(std::ffi::OsStr::from_bytes(entry));
     }
