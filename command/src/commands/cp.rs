@@ -32,7 +32,7 @@ pub fn run(arguments: &Cp) -> Outcome<ExitCode> {
     let library = Library::enter()?;
     interrupt::catch();
     let limit = group::raise_limit();
-    let prepares = |files| group::may_hold(files, limit, arguments.split);
+    let prepares = |files| group::may_hold(files, Use::GivenBack, limit, arguments.split);
     let taken = group::take(library, &roots, arguments.recursive, Use::GivenBack, prepares)?;
     group::warn_of_names(taken.unstable.as_deref());
     // A nameless target takes a descriptor until all is copied.

@@ -26,6 +26,16 @@ pub fn run(arguments: &Mount) -> Outcome<ExitCode> {
     let found = freeze::source("mount", &arguments.source)?;
     let source =
         arguments.source.canonicalize().map_err(|error| Failure::of_file("mount", &arguments.source, &error))?;
+    // Where a view's server is gone, no question about the place is answered.
+    let path = arguments.place.canonicalize().or_else(|_| std::path::absolute(&arguments.place));
+    if let Ok(path) = path
+        && attach::mounted(&path).is_some()
+    {
+        return Err(Failure::failed(
+            format!("cannot mount {} at {}: a view is mounted there already", shown(&source), shown(&path)),
+            "end it by `snapshim umount`, or name another place",
+        ));
+    }
     let place = freeze::destination(&arguments.place, found.is_dir())?;
     if place.path.starts_with(&source) || source.starts_with(&place.path) {
         return Err(Failure::failed(
@@ -35,12 +45,6 @@ pub fn run(arguments: &Mount) -> Outcome<ExitCode> {
                 shown(&place.path)
             ),
             "name another place, or `snapshim freeze` it for one program alone",
-        ));
-    }
-    if attach::mounted(&place.path).is_some() {
-        return Err(Failure::failed(
-            format!("cannot mount {} at {}: a view is mounted there already", shown(&source), shown(&place.path)),
-            "end it by `snapshim umount`, or name another place",
         ));
     }
     drop(attach::open()?);

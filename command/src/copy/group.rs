@@ -123,14 +123,16 @@ pub fn raise_limit() -> u64 {
     if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
 }
 
-pub fn may_hold(files: usize, limit: u64, is_split: bool) -> Outcome {
+/// Whether so many files can be taken, of which the process has those of one group open at a time, or all of them (`Use::Kept`).
+pub fn may_hold(files: usize, what_for: Use, limit: u64, is_split: bool) -> Outcome {
     if files > LARGEST_GROUP && !is_split {
         return Err(Failure::failed(
             format!("{files} files are more than one group holds ({LARGEST_GROUP})"),
             "take parts of them, or set --split: then each group is of an instant of its own",
         ));
     }
-    let open = files.min(LARGEST_GROUP) as u64 + SPARE_DESCRIPTORS;
+    let at_once = if what_for == Use::Kept { files } else { files.min(LARGEST_GROUP) };
+    let open = at_once as u64 + SPARE_DESCRIPTORS;
     if open > limit {
         return Err(Failure::failed(
             format!("{files} files are more than this process may open ({limit})"),

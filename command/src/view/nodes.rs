@@ -82,7 +82,8 @@ impl View {
     pub fn take(library: Library, paths: &[PathBuf], is_split: bool) -> Outcome<Self> {
         let roots: Vec<_> = paths.iter().map(|path| Root { source: path.clone(), target: path.clone() }).collect();
         let limit = group::raise_limit();
-        let taken = group::take(library, &roots, true, Use::Kept, |files| group::may_hold(files, limit, is_split))?;
+        let taken =
+            group::take(library, &roots, true, Use::Kept, |files| group::may_hold(files, Use::Kept, limit, is_split))?;
         let mut groups = vec![taken.first];
         for files in taken.listing.files.chunks(LARGEST_GROUP).skip(1) {
             let further = group::take_further(library, &taken.listing, files, Use::Kept)?;
