@@ -69,7 +69,7 @@ const EXPORTS: &[&str] = &[
     "truncate truncate64 ftruncate ftruncate64 fallocate fallocate64 posix_fallocate posix_fallocate64",
     // times
     "futimens utimensat utimes lutimes futimes futimesat utime",
-    "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at",
+    "open open64 openat openat64 creat creat64 __open __open64 __openat __openat64 open_by_handle_at openat2",
     // taken as a whole where libc's code cannot be patched
     "fopen fopen64 _IO_fopen freopen freopen64 __open_2 __open64_2 __openat_2 __openat64_2 posix_spawn posix_spawnp pidfd_spawn pidfd_spawnp",
     // message

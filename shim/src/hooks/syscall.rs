@@ -106,7 +106,7 @@ fn on_syscall(
         libc::SYS_utime => utime::on_utime(utime::utime::raw, pointer(a), pointer(b)).into(),
         libc::SYS_open => open::on_open(open::open64::raw, pointer(a), b as c_int, c as u32).into(),
         libc::SYS_openat => open::on_openat(open::openat64::raw, fd, pointer(b), c as c_int, d as u32).into(),
-        libc::SYS_openat2 => open::on_openat2(fd, pointer(b), pointer(c), d).into(),
+        libc::SYS_openat2 => open::on_openat2(open::openat2::raw, fd, pointer(b), pointer(c), d).into(),
         libc::SYS_creat => open::on_creat(open::creat64::raw, pointer(a), b as u32).into(),
         libc::SYS_open_by_handle_at => {
             open::on_open_by_handle(open::open_by_handle::raw, fd, pointer(b), c as c_int).into()

@@ -54,6 +54,12 @@ interpose! {
         raw |path, flags, mode| as_libc(unsafe { syscall!(Sysno::openat, libc::AT_FDCWD, path, flags, mode) }) as c_int,
         hook on_open,
     }
+    /// openat2(2), a function of libc's from glibc 2.43 on. `how` is a `struct open_how`: flags, mode, resolve
+    openat2, c"openat2": openat2 => fn(directory: c_int, path: *const c_char, how: *const u64, size: usize) -> c_int {
+        // SAFETY: the application's arguments, as they are.
+        raw |directory, path, how, size| as_libc(unsafe { syscall!(Sysno::openat2, directory, path, how, size) }) as c_int,
+        hook on_openat2,
+    }
     /// open_by_handle_at(2)
     open_by_handle, c"open_by_handle_at": open_by_handle_at => fn(mount: c_int, handle: *mut u8, flags: c_int) -> c_int {
         // SAFETY: the application's arguments, as they are.
@@ -88,14 +94,17 @@ pub fn on_open_by_handle(real: open_by_handle::Function, mount: c_int, handle: *
     opened(flags, |flags| unsafe { real(mount, handle, flags) })
 }
 
-/// openat2(2), which has no function in libc. `how` is a `struct open_how`: flags, mode, resolve.
-pub fn on_openat2(directory: c_int, path: *const c_char, how: *mut u64, size: usize) -> c_int {
+pub fn on_openat2(
+    real: openat2::Function,
+    directory: c_int,
+    path: *const c_char,
+    how: *const u64,
+    size: usize,
+) -> c_int {
     let word = |index: usize| read_value(how.wrapping_add(index) as u64).unwrap_or(0);
     let asked: [u64; 3] = [word(0), word(1), word(2)];
-    let call = |how: *const u64| {
-        // SAFETY: the application's arguments, as they are, or a copy of the structure.
-        as_libc(unsafe { syscall!(Sysno::openat2, directory, path, how, size) }) as c_int
-    };
+    // SAFETY: the application's arguments, as they are, or a copy of the structure.
+    let call = |how: *const u64| unsafe { real(directory, path, how, size) };
     let otherwise = |flags: c_int| {
         if size != size_of_val(&asked) {
             // The structure of a later kernel: the rest of what it asks for is not known.
