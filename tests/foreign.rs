@@ -167,12 +167,12 @@ fn assert_mapping_named(scratch: &Scratch, found: &str, pid: u32) {
 /// Its stores were shown, and the snapshot was called exact.
 #[test]
 fn a_program_without_the_shim_that_has_the_file_mapped_is_named_at_once() {
-    for scratch in scratches() {
-        lay(&scratch);
-        let mapper = stores(&scratch, foreign_mapper(&scratch), "victim", "mmap");
+    for (scratch, how) in scratches().iter().flat_map(|scratch| ["mmap", "leaderless"].map(|how| (scratch, how))) {
+        lay(scratch);
+        let mapper = stores(scratch, foreign_mapper(scratch), "victim", how);
         // Looks once, right behind the making.
-        let found = hold(&scratch).finish();
-        assert_mapping_named(&scratch, &found, mapper.id());
+        let found = hold(scratch).finish();
+        assert_mapping_named(scratch, &found, mapper.id());
     }
 }
 

@@ -34,6 +34,12 @@ impl ProcPath {
         self.and(format_args!("/{number}"))
     }
 
+    /// `text` behind it.
+    #[must_use]
+    pub fn with(&self, text: &str) -> Self {
+        Self(self.0.clone()).then(text)
+    }
+
     /// Appends `text`.
     #[must_use]
     pub fn then(self, text: &str) -> Self {
@@ -136,6 +142,25 @@ pub fn any_entry(directory: impl AsFd, mut wanted: impl FnMut(&str) -> bool) -> 
 pub fn any_number(directory: &CStr, mut wanted: impl FnMut(u32) -> bool) -> bool {
     let Ok(directory) = raw::open(directory, OFlags::DIRECTORY | OFlags::RDONLY) else { return false };
     any_entry(directory, |name| name.parse().is_ok_and(&mut wanted))
+}
+
+/// A thread of process `pid` that is not the first one.
+#[must_use]
+pub fn other_thread(pid: u32) -> Option<u32> {
+    let mut other = None;
+    any_number(ProcPath::of(pid, "task").as_c_str(), |thread| {
+        other = (thread != pid).then_some(thread);
+        other.is_some()
+    });
+    other
+}
+
+/// /proc/PID/task/TID of a thread that has the process's descriptors: the first one, unless that has ended (exit_files,
+/// kernel/exit.c).
+#[must_use]
+pub fn thread_with_descriptors(pid: u32) -> ProcPath {
+    let has_ended = ProcStat::read(&ProcPath::of(pid, "stat")).is_ok_and(|stat| stat.state == b'Z');
+    ProcPath::of(pid, "task").slash(has_ended.then(|| other_thread(pid)).flatten().unwrap_or(pid))
 }
 
 /// Whether a child would be in the pid namespace of its parent (unshare(2), setns(2)). Yes where /proc does not say.

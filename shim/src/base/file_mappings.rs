@@ -45,7 +45,13 @@ pub enum Filter {
 
 /// /proc/PID/maps of a process. The open file stays with the memory that the process has now: after exec it says nothing more.
 pub fn maps_of(pid: u32) -> Result<OwnedFd, Errno> {
-    raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY)
+    let maps = raw::open(ProcPath::of(pid, "maps").as_c_str(), OFlags::RDONLY)?;
+    // A first thread that has ended shows no memory any more (exit_mm, kernel/exit.c); the others do.
+    let is_empty = rustix::io::pread(&maps, &mut [0u8; 1], 0) == Ok(0);
+    match is_empty.then(|| procfs::other_thread(pid)).flatten() {
+        Some(thread) => raw::open(ProcPath::of(pid, "task").slash(thread).then("/maps").as_c_str(), OFlags::RDONLY),
+        None => Ok(maps),
+    }
 }
 
 /// Whether process `pid` has a writable shared mapping of a file that is `wanted`.

@@ -15,7 +15,6 @@ use snapshim::sys::raw;
 use super::alias::{self, Alias};
 use super::device::{self, DeviceUser};
 use super::doubt::{self, mapper_of};
-use crate::base::sysfs;
 use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, Program, say};
 
@@ -117,18 +116,16 @@ fn writer_of(own: &ThisProcess, alias: Origin) -> Option<u32> {
 }
 
 fn has_open_for_writing(pid: u32, alias: Origin) -> bool {
-    sysfs::any_entry(format_args!("/proc/{pid}/fd"), |number| {
-        number.parse().is_ok_and(|number| {
-            let path = ProcPath::of(pid, "fd").slash(number);
-            let target = rustix::fs::stat(path.as_c_str()).map(|stat| target_of_stat(&stat));
-            target == Ok(Target::Origin(alias)) && is_for_writing(pid, number)
-        })
+    let thread = procfs::thread_with_descriptors(pid);
+    procfs::any_number(thread.with("/fd").as_c_str(), |number| {
+        let target = rustix::fs::stat(thread.with("/fd").slash(number).as_c_str()).map(|stat| target_of_stat(&stat));
+        target == Ok(Target::Origin(alias)) && is_for_writing(&thread, number)
     })
 }
 
 /// Whether a descriptor is open for writing. The last octal digit of its flags is the access mode (proc_pid_fdinfo(5)).
-fn is_for_writing(pid: u32, number: u32) -> bool {
-    let path = ProcPath::of(pid, "fdinfo").slash(number);
+fn is_for_writing(thread: &ProcPath, number: u32) -> bool {
+    let path = thread.with("/fdinfo").slash(number);
     let mode = procfs::find_line(path.as_c_str(), |line| line.strip_prefix(b"flags:")?.last().copied());
     mode.is_ok_and(|digit| digit.is_some_and(|digit| matches!(digit & 3, 1 | 2)))
 }

@@ -75,16 +75,17 @@ pub fn doubt_if_written(own: &ThisProcess, origin: Origin, when: &str) {
 /// Whether a process has `origin` open for writing, or may have: its descriptors cannot be looked at, or a ring has files of its
 /// own.
 fn may_write(pid: u32, origin: Origin) -> bool {
-    let Ok(descriptors) = raw::open(ProcPath::of(pid, "fd").as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
+    let thread = procfs::thread_with_descriptors(pid);
+    let Ok(descriptors) = raw::open(thread.with("/fd").as_c_str(), OFlags::DIRECTORY | OFlags::RDONLY) else {
         return true;
     };
-    procfs::any_entry(&descriptors, |name| name.parse().is_ok_and(|number| writes_by(pid, number, origin)))
+    procfs::any_entry(&descriptors, |name| name.parse().is_ok_and(|number| writes_by(&thread, number, origin)))
 }
 
-/// The same of one descriptor.
-fn writes_by(pid: u32, number: u32, origin: Origin) -> bool {
-    let Ok(stat) = rustix::fs::stat(ProcPath::of(pid, "fd").slash(number).as_c_str()) else { return false };
-    let information = ProcPath::of(pid, "fdinfo").slash(number);
+/// The same of one descriptor of a thread.
+fn writes_by(thread: &ProcPath, number: u32, origin: Origin) -> bool {
+    let Ok(stat) = rustix::fs::stat(thread.with("/fd").slash(number).as_c_str()) else { return false };
+    let information = thread.with("/fdinfo").slash(number);
     if target_of_stat(&stat) == Target::Origin(origin) {
         let flags = procfs::find_line(information.as_c_str(), |line| number_behind(line, b"flags:", 8));
         return flags.is_ok_and(|flags| flags.is_none_or(|flags| flags & libc::O_ACCMODE as u32 != 0));

@@ -1,7 +1,10 @@
 /* mapper FILE HOW: maps FILE shared and writable, prints "ready", and stores a byte into its second page for each line
- * that it reads, answering "stored", until standard input ends. HOW is mmap: by libc's function; raw: by a system call
- * instruction of its own, in a process that has changed another file by libc before. Linked statically or not. */
+ * that it reads, answering "stored", until standard input ends. HOW is mmap: by libc's function; leaderless: so, and its first
+ * thread has ended; raw: by a system call instruction of its own, in a process that has changed another file by libc before.
+ * Linked statically or not. */
 #include "check.h"
+
+#include <pthread.h>
 
 static void *map(int fd, int is_raw)
 {
@@ -15,6 +18,20 @@ static void *map(int fd, int is_raw)
     return at;
 }
 
+static void *store(void *memory)
+{
+    volatile char *at = memory;
+    puts("ready");
+    fflush(stdout);
+    char byte;
+    for (int turn = 0; read(0, &byte, 1) > 0; turn++) {
+        at[PAGE + turn % PAGE] = 'f';
+        puts("stored");
+        fflush(stdout);
+    }
+    exit(0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
@@ -25,15 +42,12 @@ int main(int argc, char **argv)
     }
     int fd = open(argv[1], O_RDWR);
     CHECK(fd >= 0);
-    volatile char *at = map(fd, is_raw);
+    void *at = map(fd, is_raw);
     CHECK((long)at > 0);
-    puts("ready");
-    fflush(stdout);
-    char byte;
-    for (int turn = 0; read(0, &byte, 1) > 0; turn++) {
-        at[PAGE + turn % PAGE] = 'f';
-        puts("stored");
-        fflush(stdout);
+    if (strcmp(argv[2], "leaderless") == 0) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, store, at) == 0);
+        pthread_exit(NULL);
     }
-    return 0;
+    store(at);
 }
