@@ -47,19 +47,48 @@ impl FromIterator<Origin> for OriginBits {
     }
 }
 
+/// How many mappings have each bit of the word that describes them: so the word is known without a walk over all.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub struct OriginCounts([u32; 64]);
+
+#[cfg(not(loom))]
+impl OriginCounts {
+    /// Of none.
+    pub const NONE: Self = Self([0; 64]);
+
+    /// A mapping of `origin` has come.
+    pub fn add(&mut self, origin: Origin) {
+        self.each(origin, |count| *count += 1);
+    }
+
+    /// A mapping of `origin` that was added has gone.
+    pub fn remove(&mut self, origin: Origin) {
+        self.each(origin, |count| *count -= 1);
+    }
+
+    fn each(&mut self, origin: Origin, change: impl Fn(&mut u32)) {
+        let bits = bits_of(origin.fingerprint());
+        self.0.iter_mut().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).for_each(|(_, count)| change(count));
+    }
+
+    fn bits(&self) -> u64 {
+        self.0.iter().enumerate().fold(0, |bits, (bit, count)| bits | u64::from(*count > 0) << bit)
+    }
+}
+
 impl Sharing {
+    /// The same as [`Sharing::describe`], of mappings that were counted.
+    #[cfg(not(loom))]
+    pub fn describe_counted(&self, counts: &OriginCounts) {
+        // Release: pairs with the Acquire in `includes`.
+        self.origins.store(counts.bits(), Ordering::Release);
+    }
+
     /// Notes which origins the process has mapped shared and writable. For each that is new the call is announced.
     pub fn describe(&self, origins: impl Iterator<Item = Origin>) {
         // Release: pairs with the Acquire in `includes`.
         self.origins.store(origins.fold(0, |bits, origin| bits | bits_of(origin.fingerprint())), Ordering::Release);
-    }
-
-    /// Notes that it has these mapped as well. Each call of this and of [`Sharing::describe`] comes after the one before.
-    pub fn include(&self, origins: impl Iterator<Item = Origin>) {
-        let before = self.origins.load(Ordering::Relaxed);
-        // Release: as above.
-        self.origins
-            .store(origins.fold(before, |bits, origin| bits | bits_of(origin.fingerprint())), Ordering::Release);
     }
 
     /// Whether the process may have `origin` mapped shared and writable.

@@ -39,7 +39,7 @@ impl Shared {
 
     fn map(&self) {
         let make = |is_watched: bool| {
-            self.sharing.include([ORIGIN].into_iter());
+            self.sharing.describe([ORIGIN].into_iter());
             *self.is_open.lock().unwrap() = !(is_watched && self.world.pages[0].snapshot.view().is_some());
         };
         if planted(Fault::MappingAnnouncement) { make(false) } else { self.announced(make) }

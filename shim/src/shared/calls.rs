@@ -14,7 +14,7 @@ use snapshim::sys::signal_block;
 
 use super::fault;
 use super::list::{self, Entry, FaultHistory, List, Writing};
-use super::protection::{self, armed, describe_change, set_protection};
+use super::protection::{self, armed, describe, set_protection};
 use crate::address_space::lock::{self, Mappings};
 use crate::base::config::config;
 use crate::base::mmap_call::Mmap;
@@ -76,9 +76,8 @@ pub fn map(mmap: &Mmap, origin: Origin, be_ready: &dyn Fn(&ThisProcess, Origin))
                     protection::arm_entry(&entry)?;
                 }
             }
-            let range = entry.range.clone();
             list.add(entry);
-            describe_change(&own, &list, &range);
+            describe(&own, &list);
             Ok(at)
         })
     };
@@ -159,7 +158,7 @@ pub fn take_away<T>(
     // A call may unmap a part before it fails.
     if result.is_ok() || first.is_some_and(|(part, _)| !user_memory::is_mapped(part.start)) {
         list.carve(range);
-        describe_change(own, &list, range);
+        describe(own, &list);
     }
     result
 }
@@ -252,7 +251,7 @@ fn protect_part(
     change().inspect_err(|_| take_back(&list, part, in_use.is_none()))?;
     note_changes(&mappings.own, &list, part);
     list.replace(part, |entry| Some(Entry { protection, ..entry }));
-    describe_change(&mappings.own, &list, part);
+    describe(&mappings.own, &list);
     Ok(())
 }
 
@@ -310,7 +309,7 @@ pub fn remap(
             make_one(&list, &wanted.from, |entry| is_in_use || entry.origin != origin)?;
             let at = call()?;
             note_move(&mut list, wanted, at as u64);
-            describe_change(&mappings.own, &list, &(at as u64..(at as u64).saturating_add(wanted.length)));
+            describe(&mappings.own, &list);
             Ok(Some(at))
         })
     };

@@ -3,6 +3,7 @@
 use libc::pid_t;
 use snapshim::protocol::origin::Origin;
 
+use super::protection::describe;
 use crate::process::identity::ThisProcess;
 use crate::process::log::{Level, say};
 use crate::process::membership;
@@ -33,14 +34,12 @@ pub fn fork(real: &dyn Fn() -> pid_t) -> pid_t {
 /// `be_ready` sees to it that they can be armed for later snapshots.
 pub fn join_in_child(be_ready: &dyn Fn(&ThisProcess, Origin)) {
     let mut from = 0;
-    while let Some(Next { at, origin, is_writable }) = next_origin(from) {
+    while let Some((at, origin)) = next_origin(from) {
         from = at + 1;
         let Ok(own) = membership::join() else { return };
         be_ready(&own, origin);
         let arm = |announced: Option<&Announced<'_>>| {
-            if let Some(record) = own.record().filter(|_| is_writable) {
-                record.sharing.include([origin].into_iter());
-            }
+            describe(&own, &super::list::read());
             let is_armed = !announced.is_some_and(Announced::is_in_use)
                 || super::fault::install() && super::arm::arm(|other| other == origin, || true).is_ok();
             if !is_armed {
@@ -58,21 +57,11 @@ pub fn join_in_child(be_ready: &dyn Fn(&ThisProcess, Origin)) {
     }
 }
 
-/// An entry of the list, whose origin no entry before it has.
-struct Next {
-    at: usize,
-    origin: Origin,
-    /// Whether it, or another one of the origin, may be stored into.
-    is_writable: bool,
-}
-
-/// The first such entry from this index on. A function, so that the list is not held while a mapping is armed.
-fn next_origin(from: usize) -> Option<Next> {
+/// The first entry of the list, from this index on, whose origin no entry before it has. A function, so that the list is not held
+/// while a mapping is armed.
+fn next_origin(from: usize) -> Option<(usize, Origin)> {
     let list = super::list::read();
     let entries = list.entries();
     let is_first = |at: &usize| entries[..*at].iter().rev().all(|entry| entry.origin != entries[*at].origin);
-    let at = (from..entries.len()).find(is_first)?;
-    let origin = entries[at].origin;
-    let is_writable = entries[at..].iter().any(|entry| entry.origin == origin && entry.is_writable());
-    Some(Next { at, origin, is_writable })
+    (from..entries.len()).find(is_first).map(|at| (at, entries[at].origin))
 }

@@ -12,6 +12,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use snapshim::PAGE;
 use snapshim::protocol::origin::Origin;
+use snapshim::protocol::sharing::OriginCounts;
 use snapshim::sys::permission;
 use snapshim::sys::wait::until_some;
 
@@ -83,9 +84,16 @@ pub struct List {
     entries: *mut Entry,
     count: usize,
     capacity: usize,
+    /// Of what may be stored into.
+    counts: OriginCounts,
 }
 
 impl List {
+    /// What it has of each origin that may be stored into.
+    pub fn counts(&self) -> &OriginCounts {
+        &self.counts
+    }
+
     /// All entries.
     pub fn entries(&self) -> &[Entry] {
         if self.count == 0 {
@@ -169,6 +177,9 @@ impl List {
         if self.count == self.capacity || entry.range.is_empty() {
             return;
         }
+        if entry.is_writable() {
+            self.counts.add(entry.origin);
+        }
         let at = self.entries().partition_point(|other| other.range.start > entry.range.start);
         // SAFETY: `count` is below `capacity`, and `at` is at most `count`.
         unsafe {
@@ -193,10 +204,19 @@ impl List {
         };
         let after = highest.clip(range.end.min(highest.range.end)..highest.range.end);
         let before = lowest.clip(lowest.range.start..range.start.max(lowest.range.start));
-        for entry in &mut self.entries_mut()[touched.clone()] {
+        for at in touched.clone() {
+            let entry = &self.entries()[at];
             let part = entry.part(range);
-            let gone = entry.clip(part.start..part.start);
-            *entry = changed(entry.clip(part)).unwrap_or(gone);
+            let (was, gone) = (entry.clip(part.clone()), entry.clip(part.start..part.start));
+            let now = changed(entry.clip(part)).unwrap_or(gone);
+            if was.is_writable() {
+                self.counts.remove(was.origin);
+            }
+            // What is empty is taken out below, and counted off there.
+            if now.is_writable() {
+                self.counts.add(now.origin);
+            }
+            self.entries_mut()[at] = now;
         }
         self.retain(touched, |entry| !entry.range.is_empty());
         self.insert(before);
@@ -233,9 +253,13 @@ impl List {
     fn retain(&mut self, among: Range<usize>, is_kept: impl Fn(&Entry) -> bool) {
         let mut kept = among.start;
         for at in among.clone() {
-            if is_kept(&self.entries()[at]) {
+            let entry = &self.entries()[at];
+            let (is_kept, is_writable, origin) = (is_kept(entry), entry.is_writable(), entry.origin);
+            if is_kept {
                 self.entries_mut().swap(kept, at);
                 kept += 1;
+            } else if is_writable {
+                self.counts.remove(origin);
             }
         }
         // SAFETY: what is overwritten is not kept and needs no drop; what lies behind `among` is filled.
@@ -250,7 +274,7 @@ impl List {
 
     /// Removes all.
     pub fn clear(&mut self) {
-        self.count = 0;
+        (self.count, self.counts) = (0, OriginCounts::NONE);
         note(self);
     }
 
@@ -320,7 +344,7 @@ unsafe impl Sync for List {}
 
 /// The list. It stands on cache lines of its own: threads that trap count themselves into the lock.
 static LIST: CachePadded<RwLock<List>> =
-    CachePadded::new(RwLock::new(List { entries: ptr::null_mut(), count: 0, capacity: 0 }));
+    CachePadded::new(RwLock::new(List { entries: ptr::null_mut(), count: 0, capacity: 0, counts: OriginCounts::NONE }));
 
 /// The list, held against changes. Signals are blocked.
 pub type Reading = RwLockReadGuard<'static, List>;
@@ -347,7 +371,7 @@ mod tests {
     /// What each page shows, by its number: the origin's inode, the page of the origin, the protection.
     type Model = [Option<(u64, u64, i32)>; 64];
 
-    const EMPTY: List = List { entries: ptr::null_mut(), count: 0, capacity: 0 };
+    const EMPTY: List = List { entries: ptr::null_mut(), count: 0, capacity: 0, counts: OriginCounts::NONE };
 
     fn entry(pages: Range<u64>, inode: u64, first: u64, protection: i32) -> Entry {
         let range = pages.start * PAGE..pages.end * PAGE;
@@ -365,6 +389,9 @@ mod tests {
         for page in 0..64 {
             assert_eq!(shows(list, page), model[page as usize], "page {page}");
         }
+        let mut counts = OriginCounts::NONE;
+        list.entries().iter().filter(|entry| entry.is_writable()).for_each(|entry| counts.add(entry.origin));
+        assert_eq!(format!("{:?}", list.counts()), format!("{counts:?}"));
         for [above, below] in list.entries().array_windows() {
             assert!(below.range.end <= above.range.start && !below.goes_on_in(above), "{below:?} {above:?}");
         }

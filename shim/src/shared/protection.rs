@@ -5,11 +5,10 @@
 
 use core::ffi::c_void;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
-use snapshim::protocol::origin::Origin;
 use snapshim::table::Table;
 
 use super::list::{self, Entry, List};
@@ -50,37 +49,10 @@ pub fn set_protection(entry: &Entry, part: &Range<u64>, is_open: bool) -> Result
     Ok(())
 }
 
-/// Describes in the table which origins this process has mapped shared and writable.
+/// Describes in the table which origins this process has mapped shared and writable. To be called whenever that may have changed.
 pub fn describe(own: &ThisProcess, list: &List) {
     if let Some(record) = own.record() {
-        record.sharing.describe(writable_origins(list.entries()));
-        DESCRIBED.store(own.id.to_word(), Ordering::Relaxed);
-        CHANGES.store(0, Ordering::Relaxed);
-    }
-}
-
-fn writable_origins<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> impl Iterator<Item = Origin> {
-    entries.into_iter().filter(|entry| entry.is_writable()).map(|entry| entry.origin)
-}
-
-/// The image that has described the whole list.
-static DESCRIBED: AtomicU64 = AtomicU64::new(0);
-/// How often the list has changed since.
-static CHANGES: AtomicUsize = AtomicUsize::new(0);
-
-/// The same when `range` has changed. What is new there is described. What has gone may stay described for as many changes as a part
-/// of the list is long, so that no change costs as much as a walk over all mappings.
-pub fn describe_change(own: &ThisProcess, list: &List, range: &Range<u64>) {
-    const PART: usize = 16;
-    // Relaxed: the list is held alone.
-    let changes = CHANGES.load(Ordering::Relaxed);
-    let is_described = DESCRIBED.load(Ordering::Relaxed) == own.id.to_word();
-    if !is_described || changes >= list.entries().len() / PART {
-        return describe(own, list);
-    }
-    CHANGES.store(changes + 1, Ordering::Relaxed);
-    if let Some(record) = own.record() {
-        record.sharing.include(writable_origins(list.touching(range)));
+        record.sharing.describe_counted(list.counts());
     }
 }
 
